@@ -1,0 +1,24 @@
+//! The steps of tiled attention with an online softmax (Milakov and Gimelshein 2018,
+//! arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135), in the order in which a tile runs
+//! through them. [`crate::prefill`] strings them together.
+//!
+//! Lanes are query rows. Scores and the output accumulator are kept transposed: a vector holds
+//! the same key (or the same output element) for neighbouring rows, so that nothing is ever
+//! summed across lanes and a row's result cannot depend on its neighbours.
+
+pub(crate) mod accumulate;
+pub(crate) mod epilogue;
+pub(crate) mod mask;
+#[forbid(unsafe_code)]
+pub mod merge;
+pub(crate) mod scores;
+pub(crate) mod softmax;
+
+use crate::simd::MAX_LANES;
+
+/// Vectors of query rows in a tile, at most: each broadcast of K or V then feeds two
+/// multiplications, and 8 x 2 accumulators are what hides the latency of FMA without spilling.
+pub(crate) const VECTORS: usize = 2;
+
+/// Lanes of the widest tile: sizes of small arrays on the stack.
+pub(crate) const MAX_WIDTH: usize = VECTORS * MAX_LANES;

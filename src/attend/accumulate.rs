@@ -1,0 +1,140 @@
+//! Step 4: output += probabilities · V, transposed: a vector is one output element of all rows.
+
+use std::ops::Range;
+
+use super::mask::Sight;
+use crate::dtype::Rows;
+use crate::simd::Isa;
+
+/// Adds `n` keys to `output[d][lane]`, in register tiles of `R` elements; starts from 0 instead
+/// of what is there if `fresh`. Each element's sum runs over the keys in ascending order.
+///
+/// # Safety
+/// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `dim * Z` vectors, initialised
+/// unless `fresh`.
+#[inline(always)]
+pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
+    s: S,
+    p: *const f32,
+    v: Rows,
+    n: usize,
+    dim: usize,
+    output: *mut f32,
+    fresh: bool,
+) {
+    let mut d = 0;
+    // SAFETY: each tile of N elements is taken only while N are left of the caller's dim.
+    unsafe {
+        macro_rules! tiles_of {
+            ($rows:expr) => {
+                while dim - d >= $rows {
+                    let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
+                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * Z * S::LANES), fresh);
+                    d += $rows;
+                }
+            };
+        }
+        tiles_of!(R);
+        tiles_of!(4);
+        tiles_of!(2);
+        tiles_of!(1);
+    }
+}
+
+/// # Safety
+/// As [`accumulate`], for `R` elements from the first of `v` on.
+#[inline(always)]
+unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
+    s: S,
+    p: *const f32,
+    v: Rows,
+    n: usize,
+    output: *mut f32,
+    fresh: bool,
+) {
+    let mut sum = [[s.splat(0.0); Z]; R];
+    // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
+    unsafe {
+        if !fresh {
+            for (r, sum) in sum.iter_mut().enumerate() {
+                for (z, sum) in sum.iter_mut().enumerate() {
+                    *sum = s.load(output.add((r * Z + z) * S::LANES));
+                }
+            }
+        }
+        let mut p = p;
+        let mut row = v.base;
+        for _ in 0..n {
+            let mut weight = [s.splat(0.0); Z];
+            for (z, weight) in weight.iter_mut().enumerate() {
+                *weight = s.load(p.add(z * S::LANES));
+            }
+            for (r, sum) in sum.iter_mut().enumerate() {
+                let x = s.splat(row.cast::<f32>().wrapping_add(r).read_unaligned());
+                for (sum, weight) in sum.iter_mut().zip(weight) {
+                    *sum = s.fma(weight, x, *sum);
+                }
+            }
+            p = p.add(Z * S::LANES);
+            row = row.wrapping_add(v.stride);
+        }
+        for (r, sum) in sum.iter().enumerate() {
+            for (z, &sum) in sum.iter().enumerate() {
+                s.store(output.add((r * Z + z) * S::LANES), sum);
+            }
+        }
+    }
+}
+
+/// Adds one key only to the rows that see it: for values that are not finite, whose product with
+/// the probability 0 of the other rows would be NaN.
+///
+/// # Safety
+/// As [`accumulate`] for one key, with the output initialised.
+#[inline(always)]
+pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
+    s: S,
+    p: *const f32,
+    v: *const u8,
+    dim: usize,
+    output: *mut f32,
+    sight: &Sight,
+    key: usize,
+) {
+    for z in 0..Z {
+        let sees = sight.lanes(s, key, z);
+        for d in 0..dim {
+            // SAFETY: z < Z and d < dim.
+            unsafe {
+                let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
+                let at = output.add((d * Z + z) * S::LANES);
+                let old = s.load(at);
+                s.store(at, s.select(sees, s.fma(s.load(p.add(z * S::LANES)), x, old), old));
+            }
+        }
+    }
+}
+
+/// The first key in `keys` whose values are not all finite.
+///
+/// # Safety
+/// `v` has the rows `keys`, of `dim` f32.
+#[inline(always)]
+pub(crate) unsafe fn first_not_finite(v: Rows, keys: Range<usize>, dim: usize) -> Option<usize> {
+    // The exponent field, all ones in infinities and NaN.
+    const EXPONENT: u32 = 0x7f80_0000;
+    for key in keys {
+        let row = v.skip(key).base.cast::<u32>();
+        // A maximum and no early exit, so that the loop becomes vector code.
+        let mut exponent = 0;
+        for d in 0..dim {
+            // SAFETY: `key` is one of the caller's rows, d < dim.
+            let bits = unsafe { row.wrapping_add(d).read_unaligned() };
+            exponent = exponent.max(bits & EXPONENT);
+        }
+        if exponent == EXPONENT {
+            return Some(key);
+        }
+    }
+    None
+}

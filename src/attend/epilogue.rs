@@ -1,0 +1,102 @@
+//! Step 5: division by the sum, and the way back from lanes to rows of the output.
+
+use std::ops::Range;
+
+use super::MAX_WIDTH;
+use super::softmax::State;
+use crate::part::Part;
+use crate::simd::Isa;
+
+/// Writes the output rows (and LSE) of one tile of `part` from its state.
+/// `value_scale` is the quantisation scale of V.
+///
+/// A row that sees no key is 0 with LSE -inf. That is decided by what is visible, never by the
+/// sum: a row whose visible scores are all -inf, or one of which is NaN, is NaN.
+///
+/// # Safety
+/// `state` holds what [`super::softmax::update`] says, for `Z` vectors and the problem's dim_v;
+/// all of it is initialised unless every row of the tile is blind; there are at most `Z * LANES` rows.
+#[inline(always)]
+pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
+    s: S,
+    part: &Part,
+    tile_rows: Range<usize>,
+    state: State,
+    value_scale: f32,
+) {
+    let (first, n) = (tile_rows.start, tile_rows.len());
+    let problem = part.problem();
+    let dim = problem.shape().dim_v;
+    let (batch, head) = (part.batch(), part.head());
+    let width = Z * S::LANES;
+    let mut blind = [false; MAX_WIDTH];
+    let mut all_blind = true;
+    for (lane, blind) in blind[..n].iter_mut().enumerate() {
+        *blind = problem.visible(first + lane).is_empty();
+        all_blind &= *blind;
+    }
+    let stride = problem.o().layout().stride[2];
+    // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below
+    // `n` and `dim`; the state is initialised where a row is not blind (caller).
+    unsafe {
+        if !all_blind {
+            normalise::<S, Z>(s, dim, state, value_scale);
+        }
+        for from in (0..n).step_by(S::LANES) {
+            let rows = S::LANES.min(n - from);
+            let out = problem.o().row(batch, head, first + from).cast::<f32>();
+            let mut d = 0;
+            while rows == S::LANES && d + S::LANES <= dim && !all_blind {
+                s.transpose(state.output.add(d * width + from), width * 4, out.wrapping_add(d), stride);
+                d += S::LANES;
+            }
+            for lane in 0..rows {
+                let row = out.wrapping_byte_add(lane * stride);
+                if blind[from + lane] {
+                    for d in 0..dim {
+                        row.wrapping_add(d).write_unaligned(0.0);
+                    }
+                } else {
+                    for d in d..dim {
+                        let x = state.output.add(d * width + from + lane).read();
+                        row.wrapping_add(d).write_unaligned(x);
+                    }
+                }
+            }
+        }
+        if let Some(lse) = problem.lse() {
+            for (lane, &blind) in blind[..n].iter().enumerate() {
+                let x = if blind {
+                    f32::NEG_INFINITY
+                } else {
+                    let (reference, sum) = (state.reference.add(lane).read(), state.sum.add(lane).read());
+                    // From log2 units to natural logarithms, rounded once.
+                    let log2 = f64::from(reference) + f64::from(sum).log2();
+                    (log2 * std::f64::consts::LN_2) as f32
+                };
+                lse.row(batch, head, first + lane).cast::<f32>().write_unaligned(x);
+            }
+        }
+    }
+}
+
+/// Multiplies the output by `value_scale / sum`.
+///
+/// # Safety
+/// As [`epilogue`], with the state initialised.
+#[inline(always)]
+unsafe fn normalise<S: Isa, const Z: usize>(s: S, dim: usize, state: State, value_scale: f32) {
+    // SAFETY: lanes below Z * LANES and elements below dim.
+    unsafe {
+        let mut weight = [0.0; MAX_WIDTH];
+        for (lane, weight) in weight[..Z * S::LANES].iter_mut().enumerate() {
+            *weight = value_scale / state.sum.add(lane).read();
+        }
+        for d in 0..dim {
+            for z in 0..Z {
+                let at = state.output.add((d * Z + z) * S::LANES);
+                s.store(at, s.mul(s.load(at), s.load(weight.as_ptr().add(z * S::LANES))));
+            }
+        }
+    }
+}

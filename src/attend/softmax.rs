@@ -1,0 +1,153 @@
+//! Step 3: the online softmax: a running reference and a running sum for each row.
+//!
+//! The reference is the largest score so far, but *lazily*: it moves only when a score exceeds it
+//! by more than [`SLACK`], so on ordinary data the sums are rescaled once or not at all. Each
+//! lane decides for itself, so a row's bits do not depend on its neighbours.
+
+use super::{MAX_WIDTH, VECTORS};
+use crate::simd::{Body, Isa, math};
+
+/// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
+/// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
+/// precision: f32 is as dense at 2^8 as at 1.
+const SLACK: f32 = 8.0;
+
+/// Where the softmax state and the accumulator of one tile of rows are kept.
+#[derive(Clone, Copy)]
+pub(crate) struct State {
+    /// Reference of each lane: -inf before its first visible key.
+    pub(crate) reference: *mut f32,
+    /// Sum of 2^(score - reference) of each lane.
+    pub(crate) sum: *mut f32,
+    /// Transposed output, `[dim_v][lane]`, not normalised; not written before the first block.
+    pub(crate) output: *mut f32,
+}
+
+/// Moves references where the block's maximum demands it, and gives what is to be subtracted from
+/// the scores.
+///
+/// # Safety
+/// `state.reference` and `state.sum` hold `Z` vectors, `state.output` `dim_v * Z`; the output is
+/// initialised unless `first`.
+#[inline(always)]
+pub(crate) unsafe fn update<S: Isa, const Z: usize>(
+    s: S,
+    state: State,
+    dim_v: usize,
+    block_max: [S::F32; Z],
+    first: bool,
+) -> [S::F32; Z] {
+    // SAFETY: z < Z, and the caller's sizes.
+    unsafe {
+        if first {
+            for (z, &max) in block_max.iter().enumerate() {
+                s.store(state.reference.add(z * S::LANES), max);
+                s.store(state.sum.add(z * S::LANES), s.splat(0.0));
+            }
+        } else {
+            let mut moves = false;
+            for (z, &max) in block_max.iter().enumerate() {
+                moves |= s.any(exceeds(s, max, s.load(state.reference.add(z * S::LANES))));
+            }
+            if moves {
+                rescale(s, state, dim_v, block_max);
+            }
+        }
+        let mut reference = block_max;
+        for (z, reference) in reference.iter_mut().enumerate() {
+            let r = s.load(state.reference.add(z * S::LANES));
+            // A lane that has seen no key, or only scores of -inf, has the reference -inf;
+            // subtracting that from -inf would be NaN where 0 is meant.
+            *reference = s.select(s.gt(r, s.splat(f32::NEG_INFINITY)), r, s.splat(0.0));
+        }
+        reference
+    }
+}
+
+#[inline(always)]
+fn exceeds<S: Isa>(s: S, max: S::F32, reference: S::F32) -> S::Mask {
+    s.gt(max, s.add(reference, s.splat(SLACK)))
+}
+
+/// Moves the references that must move and scales sum and output of their lanes accordingly.
+///
+/// # Safety
+/// As [`update`], with the output initialised.
+#[cold]
+#[inline(never)]
+unsafe fn rescale<S: Isa, const Z: usize>(s: S, state: State, dim_v: usize, block_max: [S::F32; Z]) {
+    const { assert!(Z <= VECTORS) };
+    let mut max = [0.0; MAX_WIDTH];
+    for (z, &block_max) in block_max.iter().enumerate() {
+        // SAFETY: z < Z <= VECTORS.
+        unsafe { s.store(max.as_mut_ptr().add(z * S::LANES), block_max) };
+    }
+    s.enter(Rescale { state, dim_v, max, z: Z });
+}
+
+struct Rescale {
+    state: State,
+    dim_v: usize,
+    max: [f32; MAX_WIDTH],
+    z: usize,
+}
+
+impl Body for Rescale {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Rescale { state, dim_v, max, z: width } = self;
+        for z in 0..width {
+            let at = z * S::LANES;
+            // SAFETY: the contract of `rescale`, which made this; at + LANES is within `max`.
+            unsafe {
+                let max = s.load(max.as_ptr().add(at));
+                let old = s.load(state.reference.add(at));
+                let moves = exceeds(s, max, old);
+                let factor = s.select(moves, math::exp2(s, s.sub(old, max)), s.splat(1.0));
+                s.store(state.reference.add(at), s.select(moves, max, old));
+                let sum = state.sum.add(at);
+                s.store(sum, s.mul(s.load(sum), factor));
+                for d in 0..dim_v {
+                    let o = state.output.add(d * width * S::LANES + at);
+                    s.store(o, s.mul(s.load(o), factor));
+                }
+            }
+        }
+    }
+}
+
+/// Turns `n` rows of scores into probabilities 2^(score - reference), in place, and adds them to
+/// the sums. Each lane adds in the order of the keys, block by block.
+///
+/// # Safety
+/// `scores` holds `n * Z` vectors and `state.sum` `Z`.
+#[inline(always)]
+pub(crate) unsafe fn probabilities<S: Isa, const Z: usize>(
+    s: S,
+    scores: *mut f32,
+    n: usize,
+    reference: [S::F32; Z],
+    state: State,
+) {
+    let mut sum = [s.splat(0.0); Z];
+    for key in 0..n {
+        for z in 0..Z {
+            // SAFETY: key < n and z < Z.
+            unsafe {
+                let at = scores.add((key * Z + z) * S::LANES);
+                let p = math::exp2(s, s.sub(s.load(at), reference[z]));
+                sum[z] = s.add(sum[z], p);
+                s.store(at, p);
+            }
+        }
+    }
+    for (z, &sum) in sum.iter().enumerate() {
+        // SAFETY: z < Z.
+        unsafe {
+            let at = state.sum.add(z * S::LANES);
+            s.store(at, s.add(s.load(at), sum));
+        }
+    }
+}

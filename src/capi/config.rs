@@ -1,0 +1,148 @@
+//! `fa_config` and its constructors.
+
+use std::ptr;
+
+use super::guard;
+use super::status::fa_status;
+use crate::error::Error;
+use crate::machine;
+use crate::pool::MAX_THREADS;
+use crate::problem::Semantics;
+
+/// How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes.
+/// Fill all fields, or let a constructor fill them and change what you like.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fa_config {
+    /// Query rows per tile; 0 = chosen from this machine's caches. Any value is honoured; results
+    /// do not depend on it.
+    pub block_size_q: usize,
+    /// Keys per tile; 0 = chosen from this machine's caches. Any value is honoured; results differ
+    /// between values within rounding. Fix it to get the same bits on machines of different cache
+    /// sizes (and the same instruction set).
+    pub block_size_kv: usize,
+    /// Elements of one row of query, key, value and output; at least 1.
+    pub head_dim: usize,
+    /// Key j is visible to query i if and only if j <= i + (seq_len_kv - seq_len_q): the last
+    /// query sees all keys. A query that sees no key has an output of zeros. false: every query
+    /// sees every key.
+    pub causal: bool,
+    /// Multiplied to every dot product of a query and a key; usually 1/sqrt(head_dim). Finite; 0
+    /// weighs all visible keys alike.
+    pub softmax_scale: f32,
+    /// Threads that compute at the same time, at most: 1 = only the calling thread, 0 = one per
+    /// core that the process may use. The calling thread is one of them; the others belong to a
+    /// pool of the library's own, which the first call that needs it creates and which stays.
+    /// Small problems use fewer, none more than 256; where threads cannot be created, fewer work.
+    /// Results are the same bits for every value.
+    pub num_threads: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Fills a configuration: 64 x 64 tiles, not causal, softmax_scale 1/sqrt(head_dim), all cores.
+///
+/// @param[out] cfg   not NULL
+/// @param head_dim   at least 1
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT. cfg is untouched on errors.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_config_for_head_dim(cfg: *mut fa_config, head_dim: usize) -> fa_status {
+    // SAFETY: the caller's pointer, as documented.
+    unsafe { fill(cfg, head_dim, 64, 64) }
+}
+
+/// As fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
+/// the keys.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_config_for_long_sequence(cfg: *mut fa_config, head_dim: usize) -> fa_status {
+    // SAFETY: the caller's pointer, as documented.
+    unsafe { fill(cfg, head_dim, 32, 128) }
+}
+
+/// As fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
+/// call. The fastest.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_config_auto(cfg: *mut fa_config, head_dim: usize) -> fa_status {
+    // SAFETY: the caller's pointer, as documented.
+    unsafe { fill(cfg, head_dim, 0, 0) }
+}
+
+/// # Safety
+/// `cfg` is NULL or writable.
+unsafe fn fill(cfg: *mut fa_config, head_dim: usize, block_size_q: usize, block_size_kv: usize) -> fa_status {
+    guard(|| {
+        if cfg.is_null() {
+            return Err(Error::Null);
+        }
+        if head_dim == 0 {
+            return Err(Error::ZeroExtent);
+        }
+        let filled = fa_config {
+            block_size_q,
+            block_size_kv,
+            head_dim,
+            causal: false,
+            softmax_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            num_threads: 0,
+            reserved: 0,
+        };
+        // SAFETY: not NULL, writable by the contract; no alignment is assumed.
+        unsafe { cfg.write_unaligned(filled) };
+        Ok(())
+    })
+}
+
+/// What a configuration says, checked as far as it can be alone.
+pub(super) struct Config {
+    pub(super) head_dim: usize,
+    pub(super) semantics: Semantics,
+    pub(super) causal: bool,
+    pub(super) threads: usize,
+}
+
+impl Config {
+    /// # Safety
+    /// `cfg` is NULL or readable.
+    pub(super) unsafe fn read(cfg: *const fa_config) -> Result<Config, Error> {
+        if cfg.is_null() {
+            return Err(Error::Null);
+        }
+        // SAFETY: not NULL, readable by the contract, no alignment assumed. The fields are read
+        // one by one, and `causal` as a byte: C code can leave values in a bool that Rust forbids.
+        let (block_q, block_kv, head_dim, causal, softmax_scale, num_threads, reserved) = unsafe {
+            (
+                ptr::addr_of!((*cfg).block_size_q).read_unaligned(),
+                ptr::addr_of!((*cfg).block_size_kv).read_unaligned(),
+                ptr::addr_of!((*cfg).head_dim).read_unaligned(),
+                ptr::addr_of!((*cfg).causal).cast::<u8>().read() != 0,
+                ptr::addr_of!((*cfg).softmax_scale).read_unaligned(),
+                ptr::addr_of!((*cfg).num_threads).read_unaligned(),
+                ptr::addr_of!((*cfg).reserved).read_unaligned(),
+            )
+        };
+        if reserved != 0 {
+            return Err(Error::Reserved);
+        }
+        if head_dim == 0 {
+            return Err(Error::ZeroExtent);
+        }
+        let threads = match num_threads {
+            1 => 1,
+            0 => machine::cores(),
+            n => n as usize,
+        };
+        let semantics = Semantics { block_q, block_kv, ..Semantics::with_scale(softmax_scale) };
+        Ok(Config { head_dim, semantics, causal, threads: threads.min(MAX_THREADS) })
+    }
+
+    /// The semantics for sequences of these lengths.
+    pub(super) fn semantics(&self, len_q: usize, len_kv: usize) -> Semantics {
+        if self.causal { self.semantics.causal(len_q, len_kv) } else { self.semantics }
+    }
+}

@@ -1,0 +1,165 @@
+//! The three calls on dense arrays: builders of a [`Problem`].
+
+use super::config::{Config, fa_config};
+use super::guard;
+use super::status::fa_status;
+use crate::dtype::Dtype;
+use crate::kernel;
+use crate::machine::Machine;
+use crate::plan::Plan;
+use crate::problem::{Problem, Scales, Semantics, Tensors};
+use crate::schedule;
+use crate::view::{Layout, View, ViewMut};
+
+/// Attention of one head in f32: out = softmax(softmax_scale * q * k^T) * v.
+///
+/// @param[in] cfg   not NULL
+/// @param[in] q     [seq_len_q][head_dim]
+/// @param[in] k     [seq_len_kv][head_dim]
+/// @param[in] v     [seq_len_kv][head_dim]
+/// @param[out] out  [seq_len_q][head_dim]; overlaps no input. Written completely; what was in it
+///                  does not matter.
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_SOFTMAX_SCALE;
+///         FA_ERR_RESERVED; FA_ERR_OVERLAP; FA_ERR_ISA; FA_ERR_MEMORY; FA_ERR_INTERNAL
+///
+/// All arrays are dense and row-major; they need no alignment, and one without elements may be
+/// NULL. seq_len_q = 0 does nothing; seq_len_kv = 0 gives zeros.
+///
+/// Scores, softmax and sums are f32. Against exact arithmetic the error is that of f32 dot products
+/// and sums: at most 1e-5 times the largest |v| while |softmax_scale * q.k| stays below about 50.
+/// What a query does not see has no influence on its row, even if it is NaN. A NaN or infinity
+/// that it sees gives NaN in its row only: NaN in q in the whole row, NaN in a row of v in that
+/// column, and so on as in the formula.
+///
+/// Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
+/// common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_forward_f32(
+    cfg: *const fa_config,
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    seq_len_q: usize,
+    seq_len_kv: usize,
+    out: *mut f32,
+) -> fa_status {
+    // SAFETY: the caller's pointers, as documented.
+    unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, Scales::default(), out) }
+}
+
+/// Attention of one head of 8-bit integers: out = softmax(softmax_scale * q' * k'^T) * v', where
+/// q' = q_scale * q, and so on.
+///
+/// @param[in] cfg   not NULL
+/// @param[in] q     [seq_len_q][head_dim]
+/// @param[in] k     [seq_len_kv][head_dim]
+/// @param[in] v     [seq_len_kv][head_dim]
+/// @param q_scale, k_scale, v_scale  the real number that one step of the stored integers stands
+///                  for; finite, usually max|x| / 127
+/// @param[out] out  [seq_len_q][head_dim], f32
+/// @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
+///
+/// Dot products of q and k are exact integers; probabilities are f32, so the result is as close
+/// to attention on q', k', v' as that of fa_forward_f32. (Later versions may round probabilities
+/// to 8 bits for speed: relative RMS error up to 2 %.) The tensors are never expanded as a whole:
+/// a block of keys at a time is widened in cache.
+///
+/// Everything else is as for fa_forward_f32.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_forward_i8(
+    cfg: *const fa_config,
+    q: *const i8,
+    k: *const i8,
+    v: *const i8,
+    q_scale: f32,
+    k_scale: f32,
+    v_scale: f32,
+    seq_len_q: usize,
+    seq_len_kv: usize,
+    out: *mut f32,
+) -> fa_status {
+    let scales = Scales { q: q_scale, k: k_scale, v: v_scale };
+    // SAFETY: the caller's pointers, as documented.
+    unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, scales, out) }
+}
+
+/// Multi-head attention in f32: fa_forward_f32 for each of num_heads heads (to get a batch, pass
+/// batch * heads).
+///
+/// @param[in] cfg   not NULL
+/// @param[in] q     [num_heads][seq_len_q][head_dim]
+/// @param[in] k     [num_heads][seq_len_kv][head_dim]
+/// @param[in] v     [num_heads][seq_len_kv][head_dim]
+/// @param num_heads at least 1
+/// @param[out] out  [num_heads][seq_len_q][head_dim]
+/// @return as fa_forward_f32
+///
+/// The bits of a head are those of fa_forward_f32 on that head alone. Everything else is as for
+/// fa_forward_f32.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_mha(
+    cfg: *const fa_config,
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    num_heads: usize,
+    seq_len_q: usize,
+    seq_len_kv: usize,
+    out: *mut f32,
+) -> fa_status {
+    // SAFETY: the caller's pointers, as documented.
+    unsafe { run(cfg, q, k, v, Dense { heads: num_heads, seq_len_q, seq_len_kv }, Scales::default(), out) }
+}
+
+/// Sizes of dense `[heads][seq][head_dim]` arrays.
+#[derive(Clone, Copy)]
+pub(super) struct Dense {
+    pub(super) heads: usize,
+    pub(super) seq_len_q: usize,
+    pub(super) seq_len_kv: usize,
+}
+
+/// A storage type of the three calls.
+pub(super) trait Stored {
+    const DTYPE: Dtype;
+}
+impl Stored for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+}
+impl Stored for i8 {
+    const DTYPE: Dtype = Dtype::I8;
+}
+
+/// # Safety
+/// `cfg` is NULL or readable; the arrays are NULL or have the elements that the sizes say, and
+/// nobody writes to them, nor uses `out`, during the call.
+unsafe fn run<T: Stored>(
+    cfg: *const fa_config,
+    q: *const T,
+    k: *const T,
+    v: *const T,
+    sizes: Dense,
+    scales: Scales,
+    out: *mut f32,
+) -> fa_status {
+    guard(|| {
+        // SAFETY: the caller's contract.
+        let config = unsafe { Config::read(cfg)? };
+        let Dense { heads, seq_len_q, seq_len_kv } = sizes;
+        let layout = |dtype, tokens| Layout::dense(dtype, heads, tokens, config.head_dim);
+        // SAFETY: dense arrays of these sizes, by the caller's contract.
+        let tensors = unsafe {
+            Tensors {
+                q: View::new(q.cast(), layout(T::DTYPE, seq_len_q)?)?,
+                k: View::new(k.cast(), layout(T::DTYPE, seq_len_kv)?)?,
+                v: View::new(v.cast(), layout(T::DTYPE, seq_len_kv)?)?,
+                o: ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
+                lse: None,
+            }
+        };
+        let semantics = Semantics { scales, ..config.semantics(seq_len_q, seq_len_kv) };
+        let mut problem = Problem::new(tensors, semantics)?;
+        let plan = Plan::new(problem.shape(), kernel::select(T::DTYPE)?, Machine::get(), config.threads)?;
+        schedule::run(&mut problem, &plan)
+    })
+}

@@ -1,0 +1,44 @@
+//! Which instruction set runs, and how to hold it back.
+
+use std::ffi::{CStr, c_char};
+
+use super::guard;
+use super::status::fa_status;
+use crate::dtype::Dtype;
+use crate::error::Error;
+use crate::kernel;
+
+/// The instruction set that calls use from now on: the best that the machine has and that
+/// fa_limit_isa or FA_MAX_ISA allows. "avx512" (F, BW, DQ and VL), "avx2" (with FMA) or "scalar";
+/// later versions add names. "unknown" if FA_MAX_ISA names none of them: computing functions then
+/// return FA_ERR_ISA.
+///
+/// @return a static string, never NULL; not to be freed
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn fa_isa() -> *const c_char {
+    kernel::select(Dtype::F32).map_or(c"unknown", kernel::Row::isa).as_ptr()
+}
+
+/// Caps the instruction set of all calls in the process that start after this one returns: for
+/// tests, and for comparing results between machines. It overrides the environment variable
+/// FA_MAX_ISA, which takes the same names and is read once, at the first call that needs it.
+///
+/// @param isa  the best instruction set to use, a name as fa_isa returns it; one that the machine
+///             lacks is no error, as the next best is used. NULL takes the cap back (FA_MAX_ISA
+///             counts again).
+/// @return FA_OK, or FA_ERR_ISA for an unknown name: then nothing changes
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_limit_isa(isa: *const c_char) -> fa_status {
+    guard(|| {
+        if isa.is_null() {
+            return kernel::limit_isa(None);
+        }
+        // SAFETY: not NULL, and the caller's string ends with a zero byte.
+        let name = unsafe { CStr::from_ptr(isa) };
+        if name.is_empty() { Err(Error::Isa) } else { kernel::limit_isa(Some(name.to_bytes())) }
+    })
+}

@@ -1,0 +1,71 @@
+//! How much memory a call will take.
+
+use super::config::{Config, fa_config};
+use super::guard;
+use super::status::fa_status;
+use crate::dtype::Dtype;
+use crate::error::Error;
+use crate::kernel;
+use crate::machine::Machine;
+use crate::plan::Plan;
+use crate::problem::Shape;
+use crate::view::Layout;
+
+/// Storage types. Later versions add values.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fa_dtype {
+    /// IEEE 754 binary32.
+    FA_DTYPE_F32 = 0,
+    /// Signed 8-bit integer with a scale.
+    FA_DTYPE_I8 = 3,
+}
+
+/// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
+/// fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
+/// It grows with the sum of the sizes at most, never with their product, and with the number of
+/// threads. (Calls with more than one thread allocate some hundred bytes a thread besides, for the
+/// pool's bookkeeping, and the first one the pool itself.)
+///
+/// @param[in] cfg     not NULL
+/// @param dtype       a value of fa_dtype: the type of q, k and v
+/// @param num_heads   at least 1
+/// @param[out] bytes  not NULL; untouched on errors
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;
+///         FA_ERR_ISA
+///
+/// Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_scratch_bytes(
+    cfg: *const fa_config,
+    dtype: i32,
+    num_heads: usize,
+    seq_len_q: usize,
+    seq_len_kv: usize,
+    bytes: *mut usize,
+) -> fa_status {
+    guard(|| {
+        // SAFETY: the caller's pointer, as documented.
+        let config = unsafe { Config::read(cfg)? };
+        if bytes.is_null() {
+            return Err(Error::Null);
+        }
+        let dtype = stored(dtype)?;
+        let q = Layout::dense(dtype, num_heads, seq_len_q, config.head_dim)?;
+        let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
+        let shape = Shape::of(&q, &kv, &kv, &config.semantics(seq_len_q, seq_len_kv))?;
+        let plan = Plan::new(&shape, kernel::select(dtype)?, Machine::get(), config.threads)?;
+        // SAFETY: not NULL, writable by the contract; no alignment is assumed.
+        unsafe { bytes.write_unaligned(plan.scratch_total()) };
+        Ok(())
+    })
+}
+
+/// The storage type of an integer from C.
+fn stored(dtype: i32) -> Result<Dtype, Error> {
+    match dtype {
+        _ if dtype == fa_dtype::FA_DTYPE_F32 as i32 => Ok(Dtype::F32),
+        _ if dtype == fa_dtype::FA_DTYPE_I8 as i32 => Ok(Dtype::I8),
+        _ => Err(Error::Dtype),
+    }
+}

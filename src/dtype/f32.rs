@@ -1,0 +1,115 @@
+//! f32 storage, f32 FMA: K and V are read where they lie, Q is transposed and scaled once.
+
+use super::{Dtype, Family, Rows, Tile};
+use crate::simd::Isa;
+
+/// The f32 compute family.
+pub(crate) enum F32 {}
+
+impl Family for F32 {
+    const DTYPE: Dtype = Dtype::F32;
+    type Query = f32;
+
+    #[inline(always)]
+    fn steps(dim: usize) -> usize {
+        dim
+    }
+
+    #[inline(always)]
+    fn staged_k_row(_dim: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn staged_v_row(_dim: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    unsafe fn pack_query<S: Isa>(
+        s: S,
+        rows: Rows,
+        n: usize,
+        dim: usize,
+        lanes: usize,
+        factor: f32,
+        panel: *mut f32,
+    ) {
+        let scale = s.splat(factor);
+        for first in (0..lanes).step_by(S::LANES) {
+            let here = n.saturating_sub(first).min(S::LANES);
+            let from = rows.skip(first);
+            let mut d = 0;
+            while here == S::LANES && d + S::LANES <= dim {
+                // SAFETY: rows first..first+LANES and columns d..d+LANES exist (caller, loop
+                // bounds); the panel is `lanes` wide and `dim` high (caller).
+                unsafe {
+                    let tile = panel.add(d * lanes + first);
+                    s.transpose(from.base.cast::<f32>().wrapping_add(d), from.stride, tile, lanes * 4);
+                    for row in 0..S::LANES {
+                        let at = tile.add(row * lanes);
+                        s.store(at, s.mul(s.load(at), scale));
+                    }
+                }
+                d += S::LANES;
+            }
+            for d in d..dim {
+                for lane in 0..S::LANES {
+                    // SAFETY: as above; only rows below `n` are read.
+                    unsafe {
+                        let x = if lane < here {
+                            from.skip(lane).base.cast::<f32>().wrapping_add(d).read_unaligned()
+                        } else {
+                            0.0
+                        };
+                        panel.add(d * lanes + first + lane).write(x * factor);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stage_k<S: Isa>(_s: S, rows: Rows, _n: usize, _dim: usize, _scratch: *mut u8) -> Rows {
+        rows
+    }
+
+    #[inline(always)]
+    unsafe fn stage_v<S: Isa>(_s: S, rows: Rows, _n: usize, _dim: usize, _scratch: *mut u8) -> Rows {
+        rows
+    }
+
+    #[inline(always)]
+    unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
+        s: S,
+        panel: *const f32,
+        k: Rows,
+        dim: usize,
+        _factor: f32,
+    ) -> Tile<S, R, Z> {
+        let mut sum = [[s.splat(0.0); Z]; R];
+        let mut q = panel;
+        let mut key = k.base;
+        for _ in 0..dim {
+            let mut row = key;
+            // SAFETY: the panel has `dim` steps of Z vectors, and each of the R rows `dim`
+            // elements (caller).
+            unsafe {
+                let mut query = [s.splat(0.0); Z];
+                for (z, query) in query.iter_mut().enumerate() {
+                    *query = s.load(q.add(z * S::LANES));
+                }
+                for sum in &mut sum {
+                    let x = s.splat(row.cast::<f32>().read_unaligned());
+                    for (sum, query) in sum.iter_mut().zip(query) {
+                        *sum = s.fma(query, x, *sum);
+                    }
+                    row = row.wrapping_add(k.stride);
+                }
+                q = q.add(Z * S::LANES);
+            }
+            key = key.wrapping_add(4);
+        }
+        sum
+    }
+}

@@ -1,0 +1,179 @@
+//! THE TABLE: one row for each instruction set and compute family, best first.
+//!
+//! A new instruction set is one file in `simd/` and its rows here; a new compute family one file
+//! in `dtype/` and its rows here. Nothing else names either.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::dtype::{Dtype, Family, f32::F32, i8::I8};
+use crate::error::Error;
+use crate::machine;
+use crate::part::Part;
+use crate::prefill::{self, Prefill, Tiles};
+use crate::problem::Shape;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{avx2::Avx2, avx512::Avx512};
+use crate::simd::{Body, Isa, math, scalar::Scalar};
+use crate::workspace::Scratch;
+
+/// Best first; the rows of the last instruction set run everywhere. The number is the height of
+/// the register tile (keys of a score tile, elements of an output tile), two vectors wide.
+static TABLE: &[Row] = &[
+    // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx512, F32, 8>(),
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx512, I8, 8>(),
+    // 16 registers: 12 accumulators, 2 query vectors, 1 broadcast. One more would spill.
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx2, F32, 6>(),
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx2, I8, 6>(),
+    Row::of::<Scalar, F32, 4>(),
+    Row::of::<Scalar, I8, 4>(),
+];
+
+/// One instruction set and compute family, and what can be asked of it.
+pub struct Row {
+    isa: &'static CStr,
+    dtype: Dtype,
+    lanes: usize,
+    available: fn() -> bool,
+    scratch: fn(&Shape, Tiles) -> Option<usize>,
+    prefill: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
+    exp2: fn(&mut [f32]),
+}
+
+impl Row {
+    const fn of<S: Isa, F: Family, const R: usize>() -> Row {
+        Row {
+            isa: S::NAME,
+            dtype: F::DTYPE,
+            lanes: S::LANES,
+            available: || S::detect().is_some(),
+            scratch: prefill::scratch_bytes::<S, F>,
+            prefill: |part, tiles, scratch| {
+                let s = S::detect().ok_or(Error::Internal)?;
+                s.enter(Prefill::<F, R>::new(part, tiles, scratch));
+                Ok(())
+            },
+            exp2: |values| {
+                if let Some(s) = S::detect() {
+                    s.enter(Exp2(values));
+                }
+            },
+        }
+    }
+
+    /// The instruction set, as `fa_isa` reports it.
+    pub fn isa(&self) -> &'static CStr {
+        self.isa
+    }
+
+    /// Storage type that the family reads.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// f32 lanes of a vector.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Bytes of scratch for one part; `None` if no machine has as many.
+    pub fn scratch_bytes(&self, shape: &Shape, tiles: Tiles) -> Option<usize> {
+        (self.scratch)(shape, tiles)
+    }
+
+    /// Computes one part. Fails only if the row is not available here.
+    pub fn prefill(&self, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
+        (self.prefill)(part, tiles, scratch)
+    }
+
+    /// Replaces each value by 2^value: what the softmax of this row computes, for tests and
+    /// benches.
+    pub fn exp2(&self, values: &mut [f32]) {
+        (self.exp2)(values);
+    }
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{:?}", self.isa.to_string_lossy(), self.dtype)
+    }
+}
+
+struct Exp2<'a>(&'a mut [f32]);
+
+impl Body for Exp2<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let mut vector = [0.0; crate::simd::MAX_LANES];
+        for chunk in self.0.chunks_mut(S::LANES) {
+            vector[..chunk.len()].copy_from_slice(chunk);
+            // SAFETY: `vector` is as long as the widest vector.
+            unsafe { s.store(vector.as_mut_ptr(), math::exp2(s, s.load(vector.as_ptr()))) };
+            chunk.copy_from_slice(&vector[..chunk.len()]);
+        }
+    }
+}
+
+/// The rows that this machine can run, best first, whatever the limit is.
+pub fn available() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(|row| (row.available)())
+}
+
+/// The best row for a storage type under the current limit.
+pub fn select(dtype: Dtype) -> Result<&'static Row, Error> {
+    let limit = limit()?;
+    let mut rows = TABLE[limit..].iter();
+    rows.find(|row| row.dtype == dtype && (row.available)()).ok_or(Error::Dtype)
+}
+
+/// No limit has been set by [`limit_isa`]; no limit has been read from the environment yet.
+const UNSET: usize = usize::MAX;
+/// The environment names an instruction set that the table does not have.
+const UNKNOWN: usize = usize::MAX - 1;
+
+/// Index of the first row that may be used: what the program demanded, or [`UNSET`].
+static DEMANDED: AtomicUsize = AtomicUsize::new(UNSET);
+/// The same from the environment.
+static INHERITED: AtomicUsize = AtomicUsize::new(UNSET);
+
+/// Caps the instruction set of all later calls in the process; `None` takes the cap back.
+pub fn limit_isa(name: Option<&[u8]>) -> Result<(), Error> {
+    let limit = match name {
+        None => UNSET,
+        Some(name) => rank(name).ok_or(Error::Isa)?,
+    };
+    DEMANDED.store(limit, Ordering::Relaxed);
+    Ok(())
+}
+
+fn limit() -> Result<usize, Error> {
+    let limit = match DEMANDED.load(Ordering::Relaxed) {
+        UNSET => inherited(),
+        demanded => demanded,
+    };
+    if limit == UNKNOWN { Err(Error::Isa) } else { Ok(limit) }
+}
+
+/// Read once. Two threads that both read it first store the same value; no lock, because a lock
+/// held while another thread forks would never be released in the child.
+fn inherited() -> usize {
+    let known = INHERITED.load(Ordering::Relaxed);
+    if known != UNSET {
+        return known;
+    }
+    let limit = machine::max_isa().map_or(0, |name| rank(&name).unwrap_or(UNKNOWN));
+    INHERITED.store(limit, Ordering::Relaxed);
+    limit
+}
+
+/// Index of the first row of an instruction set, available here or not.
+fn rank(name: &[u8]) -> Option<usize> {
+    TABLE.iter().position(|row| row.isa.to_bytes() == name)
+}

@@ -1,0 +1,46 @@
+//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale)·V`, in O(n) memory, behind a C ABI.
+//!
+//! The contract is the C header `include/flash_attention.h`, generated from [`capi`]. The Rust
+//! modules are public for tests, benches and readers; their names may change in any version.
+//!
+//! One call, top to bottom:
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`capi`] | which C arguments came in, and are they usable? |
+//! | [`problem`] | *what* is computed: views of Q, K, V, O and the semantics, consistent by construction |
+//! | [`plan`] | *how*: kernel row, tile sizes, number of parts |
+//! | [`schedule`] | *who*: parts over threads |
+//! | [`kernel`] | the table of instruction sets and compute families |
+//! | [`prefill`] | one part: many queries, lanes = queries |
+//! | [`attend`] | its steps: scores, mask, softmax, accumulate, epilogue; and merging of results |
+//!
+//! What the path consults: [`part`], [`dtype`], [`view`], [`simd`], [`machine`], [`pool`],
+//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in twenty lines of f64: read it
+//! first.
+
+pub mod capi;
+#[forbid(unsafe_code)]
+pub mod problem;
+#[forbid(unsafe_code)]
+pub mod plan;
+#[forbid(unsafe_code)]
+pub mod schedule;
+pub mod kernel;
+pub mod prefill;
+pub mod attend;
+
+pub mod dtype;
+#[forbid(unsafe_code)]
+pub mod error;
+#[forbid(unsafe_code)]
+pub mod machine;
+#[forbid(unsafe_code)]
+pub mod part;
+#[forbid(unsafe_code)]
+pub mod pool;
+#[forbid(unsafe_code)]
+pub mod reference;
+pub mod simd;
+pub mod view;
+pub mod workspace;

@@ -1,0 +1,123 @@
+//! What the machine is like: the only reader of CPUID, the system's tables and the environment.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Cache sizes of one core, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// First-level data cache.
+    pub l1d: usize,
+    /// Second-level cache.
+    pub l2: usize,
+    /// Last-level cache, all of it.
+    pub l3: usize,
+}
+
+/// What is assumed where the machine does not say: the smallest caches of current server cores.
+const UNKNOWN: Machine = Machine { l1d: 32 << 10, l2: 512 << 10, l3: 8 << 20 };
+
+static L1D: AtomicUsize = AtomicUsize::new(0);
+static L2: AtomicUsize = AtomicUsize::new(0);
+static L3: AtomicUsize = AtomicUsize::new(0);
+static CORES: AtomicUsize = AtomicUsize::new(0);
+
+impl Machine {
+    /// The running machine; asked once. Threads that ask at the same time find the same answer,
+    /// so no lock is needed (see [`crate::kernel`] on forks).
+    pub fn get() -> Machine {
+        let l1d = L1D.load(Ordering::Acquire);
+        if l1d != 0 {
+            return Machine { l1d, l2: L2.load(Ordering::Relaxed), l3: L3.load(Ordering::Relaxed) };
+        }
+        let machine = detect();
+        L2.store(machine.l2, Ordering::Relaxed);
+        L3.store(machine.l3, Ordering::Relaxed);
+        L1D.store(machine.l1d, Ordering::Release);
+        machine
+    }
+}
+
+/// Cores that this process may use: affinity and container quota count. Asked once, because the
+/// answer costs several system calls.
+pub fn cores() -> usize {
+    let known = CORES.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    CORES.store(cores, Ordering::Relaxed);
+    cores
+}
+
+/// The variable `FA_MAX_ISA`, if it is set to something.
+pub fn max_isa() -> Option<Vec<u8>> {
+    let name = std::env::var_os("FA_MAX_ISA")?.into_encoded_bytes();
+    (!name.is_empty()).then_some(name)
+}
+
+fn detect() -> Machine {
+    let mut found = Machine { l1d: 0, l2: 0, l3: 0 };
+    for (level, bytes) in caches() {
+        match level {
+            1 => found.l1d = found.l1d.max(bytes),
+            2 => found.l2 = found.l2.max(bytes),
+            _ => found.l3 = found.l3.max(bytes),
+        }
+    }
+    let or = |bytes, otherwise| if bytes == 0 { otherwise } else { bytes };
+    let l1d = or(found.l1d, UNKNOWN.l1d);
+    let l2 = or(found.l2, UNKNOWN.l2);
+    // No third level, as on some small cores: the second is the last.
+    let l3 = if found.l2 != 0 && found.l3 == 0 { l2 } else { or(found.l3, UNKNOWN.l3) };
+    Machine { l1d, l2, l3 }
+}
+
+/// Level and size of each data or unified cache.
+#[cfg(target_arch = "x86_64")]
+fn caches() -> Vec<(u32, usize)> {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+    // Deterministic cache parameters: leaf 4 (Intel SDM, CPUID), or AMD's leaf of the same form.
+    const AMD_LEAF: u32 = 0x8000_001d;
+    let has = |leaf| __cpuid(leaf & 0x8000_0000).eax >= leaf;
+    let read = |leaf| {
+        let mut found = Vec::new();
+        // More levels than any machine has; a hypervisor may never report the end.
+        for index in 0..8 {
+            let r = __cpuid_count(leaf, index);
+            let (kind, level) = (r.eax & 31, r.eax >> 5 & 7);
+            match kind {
+                0 => break,
+                2 => continue, // instructions
+                _ => {}
+            }
+            let (ways, partitions, line) = ((r.ebx >> 22) + 1, (r.ebx >> 12 & 0x3ff) + 1, (r.ebx & 0xfff) + 1);
+            let sets = r.ecx as usize + 1;
+            let bytes = [ways, partitions, line].iter().fold(sets, |n, &x| n.saturating_mul(x as usize));
+            found.push((level, bytes));
+        }
+        found
+    };
+    let found = if has(4) { read(4) } else { Vec::new() };
+    // AMD leaves leaf 4 empty.
+    if found.is_empty() && has(AMD_LEAF) { read(AMD_LEAF) } else { found }
+}
+
+/// Level and size of each data or unified cache.
+#[cfg(not(target_arch = "x86_64"))]
+fn caches() -> Vec<(u32, usize)> {
+    let mut found = Vec::new();
+    for index in 0..8 {
+        let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
+        let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
+        if read("type").trim() == "Instruction" {
+            continue;
+        }
+        let level = read("level").trim().parse();
+        let size = read("size").trim().trim_end_matches('K').parse::<usize>();
+        if let (Ok(level), Ok(size)) = (level, size) {
+            found.push((level, size.saturating_mul(1024)));
+        }
+    }
+    found
+}

@@ -1,0 +1,85 @@
+//! A part: the rows of the output that one thread computes, and nobody else at the same time.
+//!
+//! Disjointness is a property of this file alone: a [`Part`] can only come from a [`Queue`], a
+//! queue borrows its problem exclusively, and it hands out each index once.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::problem::Problem;
+
+/// Consecutive query rows of one head.
+pub struct Part<'p> {
+    problem: &'p Problem<'p>,
+    batch: usize,
+    head: usize,
+    rows: Range<usize>,
+}
+
+impl<'p> Part<'p> {
+    /// The problem that the part belongs to.
+    pub fn problem(&self) -> &'p Problem<'p> {
+        self.problem
+    }
+
+    /// Its batch entry.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Its query head.
+    pub fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Its query rows; never empty.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+}
+
+/// How many parts a problem of `[batch, heads, rows]` queries has, of at most `rows_per_part`.
+pub fn count(queries: [usize; 3], rows_per_part: usize) -> usize {
+    // Cannot overflow: there are no more parts than rows of Q, which an address space holds.
+    queries[0] * queries[1] * queries[2].div_ceil(rows_per_part)
+}
+
+/// Hands out the parts of a problem, each once, from any thread.
+pub struct Queue<'p> {
+    problem: &'p Problem<'p>,
+    rows_per_part: usize,
+    count: usize,
+    next: AtomicUsize,
+}
+
+impl<'p> Queue<'p> {
+    /// All parts of `problem`, of at most `rows_per_part` (at least 1) query rows.
+    pub fn new(problem: &'p mut Problem<'_>, rows_per_part: usize) -> Queue<'p> {
+        let problem: &'p Problem<'p> = problem;
+        let count = count(problem.shape().queries, rows_per_part);
+        Queue { problem, rows_per_part, count, next: AtomicUsize::new(0) }
+    }
+
+    /// A part that nobody has had yet.
+    pub fn take(&self) -> Option<Part<'p>> {
+        // Relaxed: only uniqueness matters; the inputs were there before the threads were.
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (index < self.count).then(|| self.part(index))
+    }
+
+    fn part(&self, index: usize) -> Part<'p> {
+        let [_, heads, rows] = self.problem.shape().queries;
+        let tiles = rows.div_ceil(self.rows_per_part);
+        // Last rows first: under a causal window they see the most keys, and the longest parts
+        // must not be the ones that start last. Heads innermost would spread the threads over
+        // all of K and V; tiles innermost keeps one head's K and V in cache.
+        let tile = tiles - 1 - index % tiles;
+        let start = tile * self.rows_per_part;
+        Part {
+            problem: self.problem,
+            batch: index / tiles / heads,
+            head: index / tiles % heads,
+            rows: start..rows.min(start + self.rows_per_part),
+        }
+    }
+}

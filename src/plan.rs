@@ -1,0 +1,108 @@
+//! HOW a problem is computed: kernel row, tile sizes, threads. A pure function of the problem, the
+//! machine and the number of threads, computed once; everything below only reads it.
+//!
+//! Results depend on the kernel row and on the keys of a block, and on nothing else here: query
+//! tiles and threads can be chosen freely without changing a bit.
+
+use crate::error::Error;
+use crate::kernel::Row;
+use crate::machine::Machine;
+use crate::part;
+use crate::prefill::Tiles;
+use crate::problem::Shape;
+use crate::workspace;
+
+/// How to compute a problem.
+#[derive(Debug)]
+pub struct Plan {
+    /// Instruction set and compute family.
+    pub row: &'static Row,
+    /// Rows of a part and keys of a block.
+    pub tiles: Tiles,
+    /// Number of parts.
+    pub parts: usize,
+    /// Threads that work at the same time; at least 1.
+    pub threads: usize,
+    /// Bytes of scratch that each thread needs.
+    pub scratch: usize,
+}
+
+/// Query rows of a part, when the caller leaves the choice: enough for each block of keys, once
+/// in cache, to be used several times over (8 tiles of 16 or 4 of 32 rows).
+const ROWS: usize = 128;
+
+/// Keys of a block, when the caller leaves the choice, at most: beyond this nothing is gained.
+const KEYS: usize = 256;
+
+/// Parts for each thread, so that the last ones to finish are short against the whole.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Multiplications that are worth a second thread: waking one takes 10 to 20 µs, in which a core
+/// with wide vectors does about 10^6 of them.
+const WORK_PER_THREAD: f64 = 2e6;
+
+impl Plan {
+    /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
+    pub fn new(
+        shape: &Shape,
+        row: &'static Row,
+        machine: Machine,
+        threads: usize,
+    ) -> Result<Plan, Error> {
+        let threads = threads.clamp(1, threads_worth(shape));
+        let tiles = Tiles { q: rows(shape, row, machine, threads), kv: keys(shape, row, machine) };
+        let parts = part::count(shape.queries, tiles.q);
+        let scratch = row.scratch_bytes(shape, tiles).ok_or(Error::Overflow)?;
+        let plan = Plan { row, tiles, parts, threads: threads.min(parts.max(1)), scratch };
+        workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
+    }
+
+    /// Bytes of scratch that all threads need together.
+    pub fn scratch_total(&self) -> usize {
+        if self.parts == 0 { 0 } else { workspace::total_bytes(self.threads, self.scratch).unwrap_or(usize::MAX) }
+    }
+}
+
+/// How many threads the work is enough for.
+fn threads_worth(shape: &Shape) -> usize {
+    let [batch, heads, rows] = shape.queries.map(|n| n as f64);
+    let dims = shape.dim_qk as f64 + shape.dim_v as f64;
+    let work = batch * heads * rows * shape.len_kv as f64 * dims;
+    // `as` saturates; beyond that many threads other limits apply.
+    ((work / WORK_PER_THREAD) as usize).max(1)
+}
+
+/// Keys of a block.
+fn keys(shape: &Shape, row: &Row, machine: Machine) -> usize {
+    // What the mask counts in 32-bit lanes.
+    let longest = shape.len_kv.clamp(1, i32::MAX as usize);
+    let wanted = match shape.block_kv {
+        0 => {
+            // A tile's scores are written once and read once for every 8 output elements: half of
+            // the first-level cache for them leaves room for the rows of V that stream past.
+            let bytes_per_key = 2 * row.lanes() * 4;
+            (machine.l1d / 2 / bytes_per_key).next_multiple_of(8).clamp(64, KEYS)
+        }
+        given => given,
+    };
+    wanted.min(longest)
+}
+
+/// Query rows of a part.
+fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
+    let [batch, heads, len_q] = shape.queries;
+    let given = shape.block_q;
+    if given != 0 {
+        return given.min(len_q.max(1));
+    }
+    let tile = 2 * row.lanes();
+    // Queries and output of a part stay in a quarter of the second-level cache, next to K and V.
+    let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
+    let cached = (machine.l2 / 4 / bytes_per_row).clamp(1, ROWS);
+    let mut rows = cached.next_multiple_of(tile);
+    if threads > 1 {
+        let enough = (threads * PARTS_PER_THREAD).div_ceil(batch * heads);
+        rows = rows.min(len_q.div_ceil(enough).next_multiple_of(tile));
+    }
+    rows.min(len_q.max(1))
+}

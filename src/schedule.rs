@@ -1,0 +1,35 @@
+//! WHO computes the parts: the calling thread, and pool threads where the plan says so.
+//!
+//! Threads take parts from one queue, so that a slow or late thread just does fewer of them. A
+//! part's result does not depend on who computes it or when.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::Error;
+use crate::part::Queue;
+use crate::plan::Plan;
+use crate::pool;
+use crate::problem::Problem;
+use crate::workspace::{Scratch, Workspace};
+
+/// Computes the whole problem with scratch memory of its own, freed before it returns.
+pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
+    if plan.parts == 0 {
+        return Ok(());
+    }
+    let mut workspace = Workspace::allocate(plan.threads, plan.scratch)?;
+    let mut pieces = workspace.pieces();
+    let mine = pieces.next().ok_or(Error::Internal)?;
+    let others: Vec<Scratch> = pieces.collect();
+
+    let queue = Queue::new(problem, plan.tiles.q);
+    let failed = AtomicBool::new(false);
+    pool::run_with(others.into_iter(), mine, |mut scratch: Scratch| {
+        while let Some(part) = queue.take() {
+            if plan.row.prefill(&part, plan.tiles, scratch.reborrow()).is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    if failed.into_inner() { Err(Error::Internal) } else { Ok(()) }
+}

@@ -1,0 +1,131 @@
+//! Instruction sets: one zero-sized token each, made only by detection.
+//!
+//! A value of a type that implements [`Isa`] proves that the running CPU and its operating system
+//! support every instruction behind its methods, so arithmetic needs no further proof. Methods are
+//! `#[inline(always)]` and become single instructions inside [`Isa::enter`], the one place where
+//! code is compiled for the instruction set; called elsewhere they would be slow, never unsound.
+
+use std::ffi::CStr;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod math;
+pub(crate) mod scalar;
+
+/// A piece of code to be compiled for one instruction set.
+pub(crate) trait Body {
+    /// What it returns.
+    type Out;
+    /// The code. Implementations are `#[inline(always)]`, or they would be compiled without the
+    /// instructions that `s` stands for.
+    fn run<S: Isa>(self, s: S) -> Self::Out;
+}
+
+/// An instruction set: proof of its presence, and its operations on vectors of [`Isa::LANES`].
+///
+/// NaN handling of `max` is that of x86: the second operand is returned if either is NaN.
+pub(crate) trait Isa: Copy + 'static {
+    /// The name that `fa_isa` reports and `fa_limit_isa` takes.
+    const NAME: &'static CStr;
+    /// f32 (and i32) values in a vector; at most [`MAX_LANES`].
+    const LANES: usize;
+    /// A vector of f32.
+    type F32: Copy;
+    /// A vector of i32.
+    type I32: Copy;
+    /// One truth value a lane.
+    type Mask: Copy;
+
+    /// The token, if the running machine has the instruction set.
+    fn detect() -> Option<Self>;
+    /// Runs `body` compiled for this instruction set.
+    fn enter<B: Body>(self, body: B) -> B::Out;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F32;
+    /// `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once where the machine can.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The larger of the two; `b` if either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The nearest integer, ties to even, for |x| < 2^22.
+    fn round(self, x: Self::F32) -> Self::F32;
+    /// `x * 2^n` for integral `n`: 0 where `n < -126` (or subnormal, where the machine has an
+    /// instruction for it); NaN in `x` or `n` gives NaN. `n <= 127`, `x` in [0.5, 2].
+    fn scale_by_power(self, x: Self::F32, n: Self::F32) -> Self::F32;
+    /// `a > b`, false for NaN.
+    fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    /// `a` where the mask is true, else `b`.
+    fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Whether any lane is true.
+    fn any(self, mask: Self::Mask) -> bool;
+
+    /// `x` in every lane.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// The same numbers as f32, rounded to nearest even.
+    fn to_f32(self, x: Self::I32) -> Self::F32;
+    /// `low <= x && x < high`.
+    fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
+    /// `sum + a.even * b.even + a.odd * b.odd`, each lane a pair of i16.
+    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
+
+    /// Reads a vector; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are readable at `p`.
+    unsafe fn load(self, p: *const f32) -> Self::F32;
+    /// Writes a vector; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are writable at `p`.
+    unsafe fn store(self, p: *mut f32, x: Self::F32);
+    /// Reads a vector of i32; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are readable at `p`.
+    unsafe fn load_i32(self, p: *const i32) -> Self::I32;
+    /// Transposes `LANES` rows of `LANES` values; strides in bytes, no alignment is needed.
+    ///
+    /// # Safety
+    /// All rows are readable at `from` and writable at `to`, and the two do not overlap.
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+}
+
+/// The widest vector of any instruction set, in f32 lanes: sizes of small arrays on the stack.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Makes the token type of an instruction set from its one list of CPU features: the list that
+/// detection asks for is the list that [`Isa::enter`] compiles for, so they cannot drift apart.
+#[cfg(target_arch = "x86_64")]
+macro_rules! token {
+    ($(#[$doc:meta])* $name:ident: $($feature:tt),+) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name(());
+
+        impl $name {
+            fn probe() -> Option<Self> {
+                ($(std::arch::is_x86_feature_detected!($feature))&&+).then_some(Self(()))
+            }
+
+            #[inline(always)]
+            fn compiled_for<B: $crate::simd::Body>(self, body: B) -> B::Out {
+                $(#[target_feature(enable = $feature)])+
+                fn inner<B: $crate::simd::Body>(s: $name, body: B) -> B::Out {
+                    body.run(s)
+                }
+                // SAFETY: `self` exists, so `probe` found every feature of the same list.
+                unsafe { inner(self, body) }
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use token;

@@ -1,0 +1,170 @@
+//! AVX2 with FMA: 8 lanes, masks as vectors of all-ones and all-zeros.
+
+use std::ffi::CStr;
+
+use core::arch::x86_64::*;
+
+use super::{Body, Isa, token};
+
+token! {
+    /// AVX2 and FMA: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).
+    Avx2: "avx2", "fma"
+}
+
+/// Runs intrinsics of this file's feature list.
+macro_rules! op {
+    ($call:expr) => {{
+        // SAFETY: a method's `self` is the token, which `probe` makes only where the CPU has
+        // every feature of the list; for pointers the method's own contract holds.
+        unsafe { $call }
+    }};
+}
+
+impl Isa for Avx2 {
+    const NAME: &'static CStr = c"avx2";
+    const LANES: usize = 8;
+    type F32 = __m256;
+    type I32 = __m256i;
+    type Mask = __m256;
+
+    fn detect() -> Option<Self> {
+        Self::probe()
+    }
+
+    #[inline(always)]
+    fn enter<B: Body>(self, body: B) -> B::Out {
+        self.compiled_for(body)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        op!(_mm256_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        op!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m256) -> __m256 {
+        op!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: __m256, n: __m256) -> __m256 {
+        op!({
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
+            // Exponents at or below 0 are no powers of two: those results become 0. The
+            // comparison is false for NaN, whose product stays NaN.
+            let tiny = _mm256_cmp_ps::<_CMP_LT_OQ>(n, _mm256_set1_ps(-126.0));
+            _mm256_andnot_ps(tiny, _mm256_mul_ps(x, power))
+        })
+    }
+
+    #[inline(always)]
+    fn gt(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __m256, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_blendv_ps(b, a, mask))
+    }
+
+    #[inline(always)]
+    fn any(self, mask: __m256) -> bool {
+        op!(_mm256_movemask_ps(mask)) != 0
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m256i {
+        op!(_mm256_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn to_f32(self, x: __m256i) -> __m256 {
+        op!(_mm256_cvtepi32_ps(x))
+    }
+
+    #[inline(always)]
+    fn within(self, low: __m256i, x: __m256i, high: __m256i) -> __m256 {
+        op!({
+            let below = _mm256_cmpgt_epi32(low, x);
+            let under_high = _mm256_cmpgt_epi32(high, x);
+            _mm256_castsi256_ps(_mm256_andnot_si256(below, under_high))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        op!(_mm256_loadu_ps(p))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: __m256) {
+        op!(_mm256_storeu_ps(p, x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> __m256i {
+        op!(_mm256_loadu_si256(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        let mut r = [self.splat(0.0); 8];
+        for (i, r) in r.iter_mut().enumerate() {
+            *r = op!(_mm256_loadu_ps(from.byte_add(i * from_stride)));
+        }
+        // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
+        // of rows 4 g .. 4 g + 3; the permutation joins the two g of a column.
+        for g in [0, 4] {
+            let [a, b, c, d] = [r[g], r[g + 1], r[g + 2], r[g + 3]];
+            op!({
+                let ab_lo = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+                let ab_hi = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+                let cd_lo = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+                let cd_hi = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+                r[g] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_lo, cd_lo));
+                r[g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_lo, cd_lo));
+                r[g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_hi, cd_hi));
+                r[g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_hi, cd_hi));
+            });
+        }
+        for k in 0..4 {
+            op!({
+                let low = _mm256_permute2f128_ps::<0x20>(r[k], r[4 + k]);
+                let high = _mm256_permute2f128_ps::<0x31>(r[k], r[4 + k]);
+                _mm256_storeu_ps(to.byte_add(k * to_stride), low);
+                _mm256_storeu_ps(to.byte_add((4 + k) * to_stride), high);
+            });
+        }
+    }
+}

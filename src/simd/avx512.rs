@@ -1,0 +1,168 @@
+//! AVX-512 (F, BW, DQ, VL): 16 lanes, mask registers.
+
+use std::ffi::CStr;
+
+use core::arch::x86_64::*;
+
+use super::{Body, Isa, token};
+
+token! {
+    /// AVX-512 Foundation with the extensions of every machine since Skylake-X.
+    Avx512: "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"
+}
+
+/// Runs intrinsics of this file's feature list.
+macro_rules! op {
+    ($call:expr) => {{
+        // SAFETY: a method's `self` is the token, which `probe` makes only where the CPU has
+        // every feature of the list; for pointers the method's own contract holds.
+        unsafe { $call }
+    }};
+}
+
+impl Isa for Avx512 {
+    const NAME: &'static CStr = c"avx512";
+    const LANES: usize = 16;
+    type F32 = __m512;
+    type I32 = __m512i;
+    type Mask = __mmask16;
+
+    fn detect() -> Option<Self> {
+        Self::probe()
+    }
+
+    #[inline(always)]
+    fn enter<B: Body>(self, body: B) -> B::Out {
+        self.compiled_for(body)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        op!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: __m512, n: __m512) -> __m512 {
+        op!(_mm512_scalef_ps(x, n))
+    }
+
+    #[inline(always)]
+    fn gt(self, a: __m512, b: __m512) -> __mmask16 {
+        op!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(mask, b, a))
+    }
+
+    #[inline(always)]
+    fn any(self, mask: __mmask16) -> bool {
+        mask != 0
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        op!(_mm512_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn to_f32(self, x: __m512i) -> __m512 {
+        op!(_mm512_cvtepi32_ps(x))
+    }
+
+    #[inline(always)]
+    fn within(self, low: __m512i, x: __m512i, high: __m512i) -> __mmask16 {
+        op!(_mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(low, x), x, high))
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        op!(_mm512_loadu_ps(p))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: __m512) {
+        op!(_mm512_storeu_ps(p, x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> __m512i {
+        op!(_mm512_loadu_si512(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        let mut r = [self.splat(0.0); 16];
+        for (i, r) in r.iter_mut().enumerate() {
+            *r = op!(_mm512_loadu_ps(from.byte_add(i * from_stride)));
+        }
+        // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
+        // of rows 4 g .. 4 g + 3; the two shuffles then gather the four g of a column.
+        for g in (0..16).step_by(4) {
+            let [a, b, c, d] = [r[g], r[g + 1], r[g + 2], r[g + 3]];
+            op!({
+                let ab_lo = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+                let ab_hi = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+                let cd_lo = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+                let cd_hi = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+                r[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_lo, cd_lo));
+                r[g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_lo, cd_lo));
+                r[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_hi, cd_hi));
+                r[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_hi, cd_hi));
+            });
+        }
+        for k in 0..4 {
+            op!({
+                let even_01 = _mm512_shuffle_f32x4::<0x88>(r[k], r[4 + k]);
+                let odd_01 = _mm512_shuffle_f32x4::<0xdd>(r[k], r[4 + k]);
+                let even_23 = _mm512_shuffle_f32x4::<0x88>(r[8 + k], r[12 + k]);
+                let odd_23 = _mm512_shuffle_f32x4::<0xdd>(r[8 + k], r[12 + k]);
+                let columns = [
+                    _mm512_shuffle_f32x4::<0x88>(even_01, even_23),
+                    _mm512_shuffle_f32x4::<0x88>(odd_01, odd_23),
+                    _mm512_shuffle_f32x4::<0xdd>(even_01, even_23),
+                    _mm512_shuffle_f32x4::<0xdd>(odd_01, odd_23),
+                ];
+                for (l, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_ps(to.byte_add((4 * l + k) * to_stride), column);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Plain Rust: runs on every target, and is what the other rows are compared with.
+//!
+//! Four lanes and not one, so that compilers turn the loops into whatever 128-bit vectors the
+//! target guarantees. No fused multiply-add: without the instruction it is a slow library call.
+
+use std::ffi::CStr;
+
+use core::array::from_fn;
+
+use super::{Body, Isa};
+
+/// The instruction set of the compilation target itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Isa for Scalar {
+    const NAME: &'static CStr = c"scalar";
+    const LANES: usize = 4;
+    type F32 = [f32; 4];
+    type I32 = [i32; 4];
+    type Mask = [bool; 4];
+
+    fn detect() -> Option<Self> {
+        Some(Scalar)
+    }
+
+    #[inline(always)]
+    fn enter<B: Body>(self, body: B) -> B::Out {
+        body.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 4] {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn fma(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn round(self, x: [f32; 4]) -> [f32; 4] {
+        // Adding 1.5 * 2^23 leaves no bits behind the point; f32 rounds to nearest even.
+        const MAGIC: f32 = 12_582_912.0;
+        from_fn(|i| (x[i] + MAGIC) - MAGIC)
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: [f32; 4], n: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| {
+            // `as` saturates and gives 0 for NaN, so the addition cannot overflow.
+            let exponent = (n[i] as i32).clamp(-127, 127) + 127;
+            let y = x[i] * f32::from_bits((exponent as u32) << 23);
+            if n[i] < -126.0 { 0.0 } else { y }
+        })
+    }
+
+    #[inline(always)]
+    fn gt(self, a: [f32; 4], b: [f32; 4]) -> [bool; 4] {
+        from_fn(|i| a[i] > b[i])
+    }
+
+    #[inline(always)]
+    fn select(self, mask: [bool; 4], a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| if mask[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn any(self, mask: [bool; 4]) -> bool {
+        mask.contains(&true)
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> [i32; 4] {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    fn to_f32(self, x: [i32; 4]) -> [f32; 4] {
+        x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    fn within(self, low: [i32; 4], x: [i32; 4], high: [i32; 4]) -> [bool; 4] {
+        from_fn(|i| low[i] <= x[i] && x[i] < high[i])
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, sum: [i32; 4], a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| {
+            let (even, odd) = (i32::from(a[i] as i16) * i32::from(b[i] as i16), (a[i] >> 16) * (b[i] >> 16));
+            sum[i] + even + odd
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> [f32; 4] {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[f32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: [f32; 4]) {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(x) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> [i32; 4] {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[i32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..4 {
+            for column in 0..4 {
+                // SAFETY: this method's contract.
+                unsafe {
+                    let x = from.byte_add(row * from_stride).add(column).read_unaligned();
+                    to.byte_add(column * to_stride).add(row).write_unaligned(x);
+                }
+            }
+        }
+    }
+}

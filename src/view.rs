@@ -1,0 +1,236 @@
+//! Tensors in the caller's memory: a pointer whose extents and strides were proved once.
+//!
+//! A [`View`] can be made from a slice (safe) or from a pointer (`unsafe`: the caller vouches for
+//! the memory). From then on every row address is in range by the checks made here, and no
+//! alignment is assumed.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::dtype::Dtype;
+use crate::error::Error;
+
+/// `[batch][head][token][dim]`; the elements of a row are contiguous, everything else has a
+/// stride in bytes. A stride of 0 repeats the same data (inputs only).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Storage type.
+    pub dtype: Dtype,
+    /// Batches, heads, tokens.
+    pub extent: [usize; 3],
+    /// Elements of a row.
+    pub dim: usize,
+    /// Bytes between batches, heads, tokens.
+    pub stride: [usize; 3],
+}
+
+impl Layout {
+    /// A dense `[heads][tokens][dim]` array that fits an address space.
+    pub fn dense(dtype: Dtype, heads: usize, tokens: usize, dim: usize) -> Result<Layout, Error> {
+        let row = dim.checked_mul(dtype.size()).ok_or(Error::Overflow)?;
+        let head = row.checked_mul(tokens).ok_or(Error::Overflow)?;
+        let batch = head.checked_mul(heads).ok_or(Error::Overflow)?;
+        let layout = Layout { dtype, extent: [1, heads, tokens], dim, stride: [batch, head, row] };
+        layout.span().map(|_| layout)
+    }
+
+    /// Bytes from the first element to behind the last one; 0 without elements.
+    fn span(&self) -> Result<usize, Error> {
+        let mut end = self.dim.checked_mul(self.dtype.size()).ok_or(Error::Overflow)?;
+        for (extent, stride) in self.extent.into_iter().zip(self.stride) {
+            if extent == 0 {
+                return Ok(0);
+            }
+            let last = (extent - 1).checked_mul(stride).ok_or(Error::Overflow)?;
+            end = end.checked_add(last).ok_or(Error::Overflow)?;
+        }
+        // Pointer offsets are signed: no object is larger than half the address space.
+        if isize::try_from(end).is_err() { Err(Error::Overflow) } else { Ok(end) }
+    }
+
+    /// Offset of row (batch, head, token); in range by `span`.
+    #[inline(always)]
+    fn offset(&self, at: [usize; 3]) -> usize {
+        debug_assert!((0..3).all(|i| at[i] < self.extent[i]), "row {at:?} of {:?}", self.extent);
+        at[0] * self.stride[0] + at[1] * self.stride[1] + at[2] * self.stride[2]
+    }
+
+    /// Whether no two rows share a byte: what an output needs. Sufficient, and exact for the
+    /// nested layouts that occur: each axis steps over everything that the smaller ones span.
+    fn is_injective(&self) -> bool {
+        let mut axes: Vec3 = [0, 1, 2].map(|i| (self.stride[i], self.extent[i]));
+        axes.sort_unstable();
+        let mut inner = self.dim * self.dtype.size();
+        for (stride, extent) in axes {
+            if extent > 1 {
+                if stride < inner {
+                    return false;
+                }
+                inner += (extent - 1) * stride;
+            }
+        }
+        true
+    }
+}
+
+/// Stride and extent of the three outer axes.
+type Vec3 = [(usize, usize); 3];
+
+/// An input tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    base: *const u8,
+    layout: Layout,
+    memory: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: a view only reads, and `new` demands that nothing writes while it lives.
+unsafe impl Send for View<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for View<'_> {}
+
+impl<'a> View<'a> {
+    /// A view of memory that the caller vouches for.
+    ///
+    /// # Safety
+    /// Every byte of every row of `layout` from `data` on is readable, in one allocation, and not
+    /// written to while the view lives. `data` may be anything if there is no element.
+    pub unsafe fn new(data: *const u8, layout: Layout) -> Result<View<'a>, Error> {
+        if layout.span()? > 0 && data.is_null() {
+            return Err(Error::Null);
+        }
+        Ok(View { base: data, layout, memory: PhantomData })
+    }
+
+    /// A view of part of a slice.
+    pub fn of<T: Element>(data: &'a [T], layout: Layout) -> Result<View<'a>, Error> {
+        if layout.dtype != T::DTYPE {
+            return Err(Error::Dtype);
+        }
+        if layout.span()? > size_of_val(data) {
+            return Err(Error::Shape);
+        }
+        // SAFETY: the slice is borrowed for 'a and at least as long as what the layout spans.
+        unsafe { View::new(data.as_ptr().cast(), layout) }
+    }
+
+    /// Extents, strides and type.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The first byte of a row. All rows are readable; see [`View::new`].
+    #[inline(always)]
+    pub fn row(&self, batch: usize, head: usize, token: usize) -> *const u8 {
+        self.base.wrapping_add(self.layout.offset([batch, head, token]))
+    }
+
+    /// One element as f64, with every index checked: for the reference and for tests.
+    pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {
+        let at = [batch, head, token];
+        assert!((0..3).all(|i| at[i] < self.layout.extent[i]) && d < self.layout.dim);
+        let row = self.base.wrapping_add(self.layout.offset(at));
+        // SAFETY: the indices are in range, so by the contract of `new` the element is readable.
+        unsafe {
+            match self.layout.dtype {
+                Dtype::F32 => f64::from(row.cast::<f32>().wrapping_add(d).read_unaligned()),
+                Dtype::F64 => row.cast::<f64>().wrapping_add(d).read_unaligned(),
+                Dtype::I8 => f64::from(row.cast::<i8>().wrapping_add(d).read()),
+            }
+        }
+    }
+
+    /// The addresses between the first and the last byte used; empty without elements.
+    pub fn addresses(&self) -> Range<usize> {
+        addresses(self.base, &self.layout)
+    }
+}
+
+/// An output tensor: no two of its rows share a byte.
+///
+/// Not `Clone`: whoever holds it is the only writer. Rows are written through `&self` because
+/// [`crate::part::Queue`] hands each of them to one thread only.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    base: *mut u8,
+    layout: Layout,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the memory is exclusively borrowed, and rows are written by one holder of their part.
+unsafe impl Send for ViewMut<'_> {}
+// SAFETY: as above; `&ViewMut` alone gives only addresses.
+unsafe impl Sync for ViewMut<'_> {}
+
+impl<'a> ViewMut<'a> {
+    /// A view of memory that the caller vouches for.
+    ///
+    /// # Safety
+    /// Every byte of every row of `layout` from `data` on is writable, in one allocation, and
+    /// used by nobody else while the view lives. `data` may be anything if there is no element.
+    pub unsafe fn new(data: *mut u8, layout: Layout) -> Result<ViewMut<'a>, Error> {
+        if layout.span()? > 0 && data.is_null() {
+            return Err(Error::Null);
+        }
+        if !layout.is_injective() {
+            return Err(Error::Stride);
+        }
+        Ok(ViewMut { base: data, layout, memory: PhantomData })
+    }
+
+    /// A view of part of a slice.
+    pub fn of<T: Element>(data: &'a mut [T], layout: Layout) -> Result<ViewMut<'a>, Error> {
+        if layout.dtype != T::DTYPE {
+            return Err(Error::Dtype);
+        }
+        if layout.span()? > size_of_val(data) {
+            return Err(Error::Shape);
+        }
+        // SAFETY: the slice is exclusively borrowed for 'a and at least as long as the span.
+        unsafe { ViewMut::new(data.as_mut_ptr().cast(), layout) }
+    }
+
+    /// Extents, strides and type.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The first byte of a row. All rows are writable by whoever holds the part they belong to.
+    #[inline(always)]
+    pub(crate) fn row(&self, batch: usize, head: usize, token: usize) -> *mut u8 {
+        self.base.wrapping_add(self.layout.offset([batch, head, token]))
+    }
+
+    /// The addresses between the first and the last byte used; empty without elements.
+    pub fn addresses(&self) -> Range<usize> {
+        addresses(self.base, &self.layout)
+    }
+}
+
+fn addresses(base: *const u8, layout: &Layout) -> Range<usize> {
+    let start = base.addr();
+    start..start.saturating_add(layout.span().unwrap_or(0))
+}
+
+/// A Rust type that a slice can hold and a view can read.
+pub trait Element: Copy + sealed::Sealed {
+    /// Its storage type.
+    const DTYPE: Dtype;
+}
+
+impl Element for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+}
+impl Element for f64 {
+    const DTYPE: Dtype = Dtype::F64;
+}
+impl Element for i8 {
+    const DTYPE: Dtype = Dtype::I8;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+    impl Sealed for i8 {}
+}
