@@ -58,7 +58,8 @@ struct Case {
 impl Case {
     fn run<T: Element>(&self, scales: Scales, make: impl Fn(f32) -> T) {
         let elements = self.heads * self.len * self.dim;
-        let [q, k, v] = [1, 2, 3].map(|seed| normal(elements, seed).into_iter().map(&make).collect::<Vec<T>>());
+        let [q, k, v] =
+            [1, 2, 3].map(|seed| normal(elements, seed).into_iter().map(&make).collect::<Vec<T>>());
         let mut out = vec![0f32; elements];
         let layout = |dtype| Layout::dense(dtype, self.heads, self.len, self.dim).unwrap();
         let semantics = Semantics { scales, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };

@@ -65,3 +65,62 @@ fn silence_panics() {
 fn on_pool_thread() -> bool {
     std::thread::current().name().is_some_and(|name| name.starts_with(crate::pool::THREAD_NAME))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_status() {
+        assert_eq!(guard(|| panic!("planted")), fa_status::FA_ERR_INTERNAL);
+        assert_eq!(guard(|| Ok(())), fa_status::FA_OK);
+        assert_eq!(guard(|| Err(Error::Shape)), fa_status::FA_ERR_SHAPE);
+    }
+
+    #[test]
+    fn a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on() {
+        for round in 0..3 {
+            let planted = |i| assert!(i != round, "planted");
+            let status = guard(|| {
+                crate::pool::run_with([1, 2, 3].into_iter(), 0, planted);
+                Ok(())
+            });
+            assert_eq!(status, fa_status::FA_ERR_INTERNAL);
+        }
+        let status = guard(|| {
+            crate::pool::run_with([1].into_iter(), 0, |_| ());
+            Ok(())
+        });
+        assert_eq!(status, fa_status::FA_OK);
+    }
+
+    /// In a process of its own, whose stderr can be read; the planted panics must not be in it,
+    /// a panic outside of `guard` must.
+    #[test]
+    fn caught_panics_print_nothing() {
+        let child = |test: &str| {
+            let exe = std::env::current_exe().expect("a test binary");
+            let args = ["--exact", test, "--ignored", "--nocapture", "--test-threads=1"];
+            let output = Command::new(exe).args(args).output().expect("the test binary runs");
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        assert_eq!(child("capi::tests::child_with_caught_panics"), "");
+        assert!(child("capi::tests::child_with_a_panic_of_its_own").contains("not ours"));
+    }
+
+    #[test]
+    #[ignore = "run by caught_panics_print_nothing"]
+    fn child_with_caught_panics() {
+        a_panic_becomes_a_status();
+        a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on();
+    }
+
+    #[test]
+    #[ignore = "run by caught_panics_print_nothing"]
+    fn child_with_a_panic_of_its_own() {
+        a_panic_becomes_a_status();
+        panic!("not ours");
+    }
+}

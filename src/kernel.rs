@@ -12,9 +12,9 @@ use crate::machine;
 use crate::part::Part;
 use crate::prefill::{self, Prefill, Tiles};
 use crate::problem::Shape;
+use crate::simd::{Body, Isa, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
-use crate::simd::{Body, Isa, math, scalar::Scalar};
 use crate::workspace::Scratch;
 
 /// Best first; the rows of the last instruction set run everywhere. The number is the height of

@@ -19,16 +19,16 @@
 //! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in twenty lines of f64: read it
 //! first.
 
+pub mod attend;
 pub mod capi;
+pub mod kernel;
+#[forbid(unsafe_code)]
+pub mod plan;
+pub mod prefill;
 #[forbid(unsafe_code)]
 pub mod problem;
 #[forbid(unsafe_code)]
-pub mod plan;
-#[forbid(unsafe_code)]
 pub mod schedule;
-pub mod kernel;
-pub mod prefill;
-pub mod attend;
 
 pub mod dtype;
 #[forbid(unsafe_code)]

@@ -91,7 +91,8 @@ fn caches() -> Vec<(u32, usize)> {
                 2 => continue, // instructions
                 _ => {}
             }
-            let (ways, partitions, line) = ((r.ebx >> 22) + 1, (r.ebx >> 12 & 0x3ff) + 1, (r.ebx & 0xfff) + 1);
+            let (ways, partitions, line) =
+                ((r.ebx >> 22) + 1, (r.ebx >> 12 & 0x3ff) + 1, (r.ebx & 0xfff) + 1);
             let sets = r.ecx as usize + 1;
             let bytes = [ways, partitions, line].iter().fold(sets, |n, &x| n.saturating_mul(x as usize));
             found.push((level, bytes));

@@ -43,12 +43,7 @@ const WORK_PER_THREAD: f64 = 2e6;
 
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
-    pub fn new(
-        shape: &Shape,
-        row: &'static Row,
-        machine: Machine,
-        threads: usize,
-    ) -> Result<Plan, Error> {
+    pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
         let threads = threads.clamp(1, threads_worth(shape));
         let tiles = Tiles { q: rows(shape, row, machine, threads), kv: keys(shape, row, machine) };
         let parts = part::count(shape.queries, tiles.q);
@@ -59,7 +54,11 @@ impl Plan {
 
     /// Bytes of scratch that all threads need together.
     pub fn scratch_total(&self) -> usize {
-        if self.parts == 0 { 0 } else { workspace::total_bytes(self.threads, self.scratch).unwrap_or(usize::MAX) }
+        if self.parts == 0 {
+            0
+        } else {
+            workspace::total_bytes(self.threads, self.scratch).unwrap_or(usize::MAX)
+        }
     }
 }
 

@@ -41,15 +41,23 @@ pub struct Tiles {
     pub kv: usize,
 }
 
+/// Lanes that the tiles of a part need together: the last tile may be one vector wide.
+#[inline(always)]
+fn part_lanes<S: Isa>(tiles: Tiles) -> usize {
+    // Cannot overflow where a part has that many rows; `scratch_bytes` checks it where not.
+    tiles.q.next_multiple_of(S::LANES)
+}
+
 /// Bytes of scratch that [`Prefill`] takes for one part; `None` if no machine has as many.
 pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> Option<usize> {
-    let width = VECTORS * S::LANES;
-    let rows = tiles.q.checked_next_multiple_of(width)?;
+    tiles.q.checked_next_multiple_of(S::LANES)?;
+    let lanes = part_lanes::<S>(tiles);
+    let width = lanes.min(VECTORS * S::LANES);
     let arrays = [
-        array_bytes(rows.checked_mul(F::steps(shape.dim_qk))?, size_of::<F::Query>()),
-        array_bytes(rows.checked_mul(shape.dim_v)?, 4),
-        array_bytes(rows, 4),
-        array_bytes(rows, 4),
+        array_bytes(lanes.checked_mul(F::steps(shape.dim_qk))?, size_of::<F::Query>()),
+        array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
+        array_bytes(lanes, 4),
+        array_bytes(lanes, 4),
         array_bytes(tiles.kv.checked_mul(width)?, 4),
         array_bytes(tiles.kv, F::staged_k_row(shape.dim_qk)),
         array_bytes(tiles.kv, F::staged_v_row(shape.dim_v)),
@@ -80,15 +88,15 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         let problem = part.problem();
         assert!(problem.shape().dtype == F::DTYPE && part.rows().len() <= tiles.q);
 
-        let width = VECTORS * S::LANES;
-        let rows = tiles.q.next_multiple_of(width);
+        let lanes = part_lanes::<S>(tiles);
+        let width = lanes.min(VECTORS * S::LANES);
         let Shape { dim_qk, dim_v, .. } = *problem.shape();
         let buffers = Buffers::<F> {
-            panel: scratch.take(rows * F::steps(dim_qk)),
+            panel: scratch.take(lanes * F::steps(dim_qk)),
             state: State {
-                output: scratch.take(rows * dim_v),
-                reference: scratch.take(rows),
-                sum: scratch.take(rows),
+                output: scratch.take(lanes * dim_v),
+                reference: scratch.take(lanes),
+                sum: scratch.take(lanes),
             },
             scores: scratch.take(tiles.kv * width),
         };
@@ -106,7 +114,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
 
             let kv_head = problem.kv_head(part.head());
             let seen = seen_by(problem, &part.rows());
-            let mut start = seen.start - seen.start % tiles.kv;
+            let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
             while start < seen.end {
                 let block = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
                 let k = rows_of(problem.k(), part.batch(), kv_head, block.start);
@@ -248,8 +256,15 @@ unsafe fn visit<S: Isa, F: Family, const R: usize, const Z: usize>(
     // SAFETY: `seen` is part of `block`, so `n` rows of k, v and scores exist; the rest is the
     // caller's contract.
     unsafe {
-        let mut max =
-            scores::<S, F, R, Z>(s, panel, k, n, problem.shape().dim_qk, problem.score_factor(), block_scores);
+        let mut max = scores::<S, F, R, Z>(
+            s,
+            panel,
+            k,
+            n,
+            problem.shape().dim_qk,
+            problem.score_factor(),
+            block_scores,
+        );
         if sight.is_partial() {
             max = mask(s, block_scores, &sight);
         }

@@ -243,9 +243,9 @@ impl<'a> Problem<'a> {
         // Cannot overflow: checked by `new` for every row.
         let position = q_pos + row as i64;
         let start = window.left.map_or(0, |left| position.saturating_sub_unsigned(left)).clamp(0, len);
-        let end = window.right.map_or(len, |right| {
-            position.saturating_add_unsigned(right).saturating_add(1).clamp(0, len)
-        });
+        let end = window
+            .right
+            .map_or(len, |right| position.saturating_add_unsigned(right).saturating_add(1).clamp(0, len));
         start as usize..(end as usize).max(start as usize)
     }
 }

@@ -8,8 +8,8 @@ use super::Isa;
 const EXP2: [f32; 7] =
     [1.0, 0.693_147_24, 0.240_226_52, 0.055_503_104, 0.009_617_693, 0.001_340_664_4, 0.000_155_946_78];
 
-/// 2^x to within 1.1 ulp for x in [-126, 126]; below that exactly 0 or at most 2^-126, and
-/// exactly 0 for -inf. NaN gives NaN. `tests/exp2.rs` sweeps the whole range on every row.
+/// 2^x to within 1.1 ulp (1.4 without fused multiply-add) for x in [-126, 126]; below that exactly
+/// 0 or at most 2^-126, and exactly 0 for -inf. NaN gives NaN. `tests/numerics.rs` sweeps it.
 ///
 /// Method: n = round(x), f = x - n (exact), 2^f by Horner's rule, then scaling by 2^n.
 #[inline(always)]

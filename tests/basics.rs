@@ -1,0 +1,114 @@
+//! The first things that must be right, on problems small enough to check by hand or by eye.
+
+mod common;
+
+use common::{Inputs, Size, largest, max_error, relative_rms, rows, same_bits};
+use flash_attention::dtype::Dtype;
+use flash_attention::problem::Semantics;
+
+#[test]
+fn small_problem_against_the_naive_formula() {
+    // One query (2, 0), keys (1, 0) and (0, 1), scale 1/2: scores 1 and 0.
+    let inputs: Inputs<f32> = Inputs {
+        size: Size::new(1, 1, 2, 2),
+        q: vec![2.0, 0.0],
+        k: vec![1.0, 0.0, 0.0, 1.0],
+        v: vec![10.0, 20.0, 30.0, 40.0],
+        semantics: Semantics::with_scale(0.5),
+    };
+    let e = std::f64::consts::E;
+    let weight = e / (e + 1.0);
+    let exact = [10.0 * weight + 30.0 * (1.0 - weight), 20.0 * weight + 40.0 * (1.0 - weight)];
+    for row in rows(Dtype::F32) {
+        let out = inputs.run(row, 1);
+        assert!(max_error(&out.o, &exact) < 1e-5, "{row:?}: {:?}", out.o);
+        assert!(max_error(&out.lse, &[(e + 1.0).ln()]) < 1e-6, "{row:?}: {:?}", out.lse);
+    }
+}
+
+#[test]
+fn causal_rows_see_themselves_and_the_past() {
+    let inputs = Inputs::normal(Size::new(1, 5, 5, 4), 1).causal();
+    for row in rows(Dtype::F32) {
+        let out = inputs.run(row, 1);
+        // The first query sees one key, so its output is that key's value, to the bit.
+        assert!(same_bits(&out.o[..4], &inputs.v[..4]), "{row:?}");
+        assert!(max_error(&out.o, &inputs.exact().o) < 1e-6, "{row:?}");
+    }
+}
+
+#[test]
+fn different_lengths_align_at_the_end() {
+    // 2 queries on 4 keys: the first sees 3 of them, the second all.
+    let longer = Inputs::normal(Size::new(1, 2, 4, 3), 2).causal();
+    // 4 queries on 2 keys: the first two see nothing and are exactly 0.
+    let shorter = Inputs::normal(Size::new(1, 4, 2, 3), 3).causal();
+    for row in rows(Dtype::F32) {
+        let out = longer.run(row, 1);
+        assert!(max_error(&out.o, &longer.exact().o) < 1e-6, "{row:?}");
+        let mut poisoned = longer.clone();
+        poisoned.v[9..].fill(1e30);
+        assert!(same_bits(&poisoned.run(row, 1).o[..3], &out.o[..3]), "{row:?}: saw the fourth key");
+
+        let out = shorter.run(row, 1);
+        assert!(same_bits(&out.o[..6], &[0.0; 6]), "{row:?}: {:?}", out.o);
+        assert!(same_bits(&out.lse[..2], &[f32::NEG_INFINITY; 2]), "{row:?}: {:?}", out.lse);
+        assert!(max_error(&out.o, &shorter.exact().o) < 1e-6, "{row:?}");
+    }
+}
+
+#[test]
+fn i8_computes_what_its_numbers_mean() {
+    let inputs = Inputs::normal(Size::new(1, 40, 50, 64), 4);
+    let quantised = inputs.quantised();
+    for row in rows(Dtype::I8) {
+        let out = quantised.run(row, 1).o;
+        assert!(relative_rms(&out, &quantised.exact().o) < 1e-6, "{row:?}");
+        // Against the numbers before quantising: what 8 bits cost on normal data.
+        let rms = relative_rms(&out, &inputs.exact().o);
+        assert!((1e-4..0.03).contains(&rms), "{row:?}: {rms:.1e}");
+    }
+}
+
+#[test]
+fn heads_do_not_mix() {
+    let all = Inputs::normal(Size::new(3, 20, 30, 16), 5);
+    for row in rows(Dtype::F32) {
+        let out = all.run(row, 1);
+        for h in 0..3 {
+            let [q, kv] = [20 * 16, 30 * 16];
+            let one = Inputs {
+                size: Size::new(1, 20, 30, 16),
+                q: all.q[h * q..][..q].to_vec(),
+                k: all.k[h * kv..][..kv].to_vec(),
+                v: all.v[h * kv..][..kv].to_vec(),
+                semantics: all.semantics,
+            };
+            assert!(same_bits(&one.run(row, 1).o, &out.o[h * q..][..q]), "{row:?}: head {h}");
+        }
+    }
+}
+
+/// The running maximum and sum must give the same softmax whichever way the maximum moves: never,
+/// at every block, past the slack of the lazy rescaling or within it.
+#[test]
+fn online_softmax_state_survives_every_order_of_scores() {
+    let n = 300;
+    for step in [0.0f32, 0.01, 0.5, 3.0, 20.0, -0.01, -0.5, -20.0] {
+        let mut inputs = Inputs::normal(Size::new(1, 20, n, 2), 6);
+        inputs.semantics.softmax_scale = 1.0;
+        inputs.q.fill(1.0);
+        for (j, k) in inputs.k.chunks_mut(2).enumerate() {
+            k.copy_from_slice(&[step * j as f32, 0.0]);
+        }
+        for block_kv in [1, 2, 16, 64, n] {
+            let inputs = inputs.clone().blocks(0, block_kv);
+            let exact = inputs.exact();
+            for row in rows(Dtype::F32) {
+                let out = inputs.run(row, 1);
+                let error = max_error(&out.o, &exact.o) / largest(&inputs.v);
+                assert!(error < 1e-5, "{row:?}, step {step}, block {block_kv}: {error:.1e}");
+            }
+        }
+    }
+}

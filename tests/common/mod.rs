@@ -1,0 +1,230 @@
+//! Inputs, runs and oracles shared by the integration tests.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+
+use flash_attention::dtype::Dtype;
+use flash_attention::error::Error;
+use flash_attention::kernel::Row;
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
+use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
+use flash_attention::reference::{self, Answer};
+use flash_attention::schedule;
+use flash_attention::view::{Element, Layout, View, ViewMut};
+
+/// A 64-bit congruential generator (Knuth's constants); the same numbers everywhere.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    /// In the open interval from 0 to 1.
+    pub fn uniform(&mut self) -> f64 {
+        (f64::from(self.bits()) + 0.5) / 4_294_967_296.0
+    }
+
+    /// Normally distributed (Box and Muller 1958).
+    pub fn normal(&mut self) -> f32 {
+        ((-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()) as f32
+    }
+
+    pub fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.uniform() * n as f64) as usize
+    }
+}
+
+/// Sizes of dense tensors, `[heads][len][dim]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub heads: usize,
+    pub len_q: usize,
+    pub len_kv: usize,
+    pub dim: usize,
+}
+
+impl Size {
+    pub fn new(heads: usize, len_q: usize, len_kv: usize, dim: usize) -> Size {
+        Size { heads, len_q, len_kv, dim }
+    }
+
+    pub fn queries(&self) -> usize {
+        self.heads * self.len_q * self.dim
+    }
+
+    pub fn keys(&self) -> usize {
+        self.heads * self.len_kv * self.dim
+    }
+}
+
+/// Dense Q, K, V.
+#[derive(Clone, Debug)]
+pub struct Inputs<T> {
+    pub size: Size,
+    pub q: Vec<T>,
+    pub k: Vec<T>,
+    pub v: Vec<T>,
+    pub semantics: Semantics,
+}
+
+/// Output and log-sum-exp.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    pub o: Vec<f32>,
+    pub lse: Vec<f32>,
+}
+
+impl Inputs<f32> {
+    /// Normal data with the usual scale.
+    pub fn normal(size: Size, seed: u64) -> Self {
+        let mut random = Random(seed);
+        Inputs {
+            size,
+            q: random.normals(size.queries()),
+            k: random.normals(size.keys()),
+            v: random.normals(size.keys()),
+            semantics: Semantics::with_scale(1.0 / (size.dim as f32).sqrt()),
+        }
+    }
+
+    /// Symmetric 8-bit numbers with one scale a tensor.
+    pub fn quantised(&self) -> Inputs<i8> {
+        let [(q, q_scale), (k, k_scale), (v, v_scale)] = [&self.q, &self.k, &self.v].map(|x| {
+            let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+            (x.iter().map(|x| (x / scale).round() as i8).collect::<Vec<i8>>(), scale)
+        });
+        let scales = Scales { q: q_scale, k: k_scale, v: v_scale };
+        Inputs { size: self.size, q, k, v, semantics: Semantics { scales, ..self.semantics } }
+    }
+
+    /// Plain three-step attention in f32: scores, softmax, product, each rounded; what a careful
+    /// user would write with a matrix library.
+    pub fn three_steps(&self) -> Vec<f32> {
+        let Size { heads, len_q, len_kv, dim } = self.size;
+        let right = self.semantics.window.right;
+        assert!(self.semantics.window.left.is_none() && right.is_none_or(|right| right == 0));
+        let mut out = vec![0.0; self.size.queries()];
+        let mut p = vec![0f32; len_kv];
+        for h in 0..heads {
+            for i in 0..len_q {
+                let q = &self.q[(h * len_q + i) * dim..][..dim];
+                let o = &mut out[(h * len_q + i) * dim..][..dim];
+                let seen = match right {
+                    None => len_kv,
+                    Some(_) => (self.semantics.q_pos + i as i64 + 1).clamp(0, len_kv as i64) as usize,
+                };
+                let row =
+                    |x: &'_ [f32], j: usize| -> Vec<f32> { x[(h * len_kv + j) * dim..][..dim].to_vec() };
+                let mut max = f32::NEG_INFINITY;
+                for j in 0..seen {
+                    let k = row(&self.k, j);
+                    p[j] = self.semantics.softmax_scale * q.iter().zip(&k).map(|(q, k)| q * k).sum::<f32>();
+                    max = max.max(p[j]);
+                }
+                let mut sum = 0.0;
+                for p in &mut p[..seen] {
+                    *p = (*p - max).exp();
+                    sum += *p;
+                }
+                for j in 0..seen {
+                    let v = row(&self.v, j);
+                    for (o, v) in o.iter_mut().zip(&v) {
+                        *o += p[j] / sum * v;
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+impl<T: Element> Inputs<T> {
+    /// The same inputs, causal: the last query is on the last key.
+    pub fn causal(mut self) -> Self {
+        self.semantics = self.semantics.causal(self.size.len_q, self.size.len_kv);
+        self
+    }
+
+    /// With tiles of these sizes.
+    pub fn blocks(mut self, block_q: usize, block_kv: usize) -> Self {
+        self.semantics = Semantics { block_q, block_kv, ..self.semantics };
+        self
+    }
+
+    /// Hands a validated problem on these inputs to `f`; its outputs, filled with NaN before.
+    pub fn with_problem(&self, f: impl FnOnce(&mut Problem)) -> Output {
+        let Size { heads, len_q, len_kv, dim } = self.size;
+        let mut output =
+            Output { o: vec![f32::NAN; self.size.queries()], lse: vec![f32::NAN; heads * len_q] };
+        let tensors = Tensors {
+            q: View::of(&self.q, layout::<T>(heads, len_q, dim)).unwrap(),
+            k: View::of(&self.k, layout::<T>(heads, len_kv, dim)).unwrap(),
+            v: View::of(&self.v, layout::<T>(heads, len_kv, dim)).unwrap(),
+            o: ViewMut::of(&mut output.o, layout::<f32>(heads, len_q, dim)).unwrap(),
+            lse: Some(ViewMut::of(&mut output.lse, layout::<f32>(heads, len_q, 1)).unwrap()),
+        };
+        f(&mut Problem::new(tensors, self.semantics).unwrap());
+        output
+    }
+
+    /// What `row` computes with `threads` threads.
+    pub fn run(&self, row: &'static Row, threads: usize) -> Output {
+        self.with_problem(|problem| run(problem, row, threads).unwrap())
+    }
+
+    /// What f64 computes.
+    pub fn exact(&self) -> Answer {
+        let mut answer = None;
+        self.with_problem(|problem| answer = Some(reference::attention(problem)));
+        answer.unwrap()
+    }
+}
+
+pub fn run(problem: &mut Problem, row: &'static Row, threads: usize) -> Result<(), Error> {
+    let plan = Plan::new(problem.shape(), row, Machine::get(), threads)?;
+    schedule::run(problem, &plan)
+}
+
+pub fn layout<T: Element>(heads: usize, len: usize, dim: usize) -> Layout {
+    Layout::dense(T::DTYPE, heads, len, dim).unwrap()
+}
+
+/// The rows of the table that this machine runs.
+pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static Row> {
+    flash_attention::kernel::available().filter(move |row| row.dtype() == dtype)
+}
+
+/// Largest absolute difference; infinite if something is NaN in one only.
+pub fn max_error(out: &[f32], exact: &[f64]) -> f64 {
+    assert_eq!(out.len(), exact.len());
+    let difference = |(&x, &y): (&f32, &f64)| match (f64::from(x), y) {
+        (x, y) if x == y || (x.is_nan() && y.is_nan()) => 0.0,
+        (x, y) if x.is_nan() || y.is_nan() => f64::INFINITY,
+        (x, y) => (x - y).abs(),
+    };
+    out.iter().zip(exact).map(difference).fold(0.0, f64::max)
+}
+
+/// RMS of the difference over RMS of the exact values.
+pub fn relative_rms(out: &[f32], exact: &[f64]) -> f64 {
+    assert_eq!(out.len(), exact.len());
+    let difference: f64 = out.iter().zip(exact).map(|(&x, &y)| (f64::from(x) - y).powi(2)).sum();
+    let square: f64 = exact.iter().map(|y| y * y).sum();
+    if difference == 0.0 { 0.0 } else { (difference / square).sqrt() }
+}
+
+pub fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |m, x| m.max(f64::from(x.abs())))
+}
+
+/// The same bits, NaN included.
+pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}

@@ -1,0 +1,148 @@
+//! What the three calls allocate: what `fa_scratch_bytes` says, O(n), and nothing that stays.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::{Inputs, Size};
+use flash_attention::capi::config::{fa_config, fa_config_auto};
+use flash_attention::capi::forward::{fa_forward_f32, fa_forward_i8, fa_mha};
+use flash_attention::capi::scratch::{fa_dtype, fa_scratch_bytes};
+use flash_attention::capi::status::fa_status;
+
+/// Counts what the calling thread allocates.
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+}
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.set(CALLS.get() + 1);
+        BYTES.set(BYTES.get() + layout.size());
+        LIVE.set(LIVE.get() + layout.size() as isize);
+        // SAFETY: the caller's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get() - layout.size() as isize);
+        // SAFETY: the caller's contract.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations, their bytes, and the bytes not given back while `f` runs.
+fn count(f: impl FnOnce()) -> (usize, usize, isize) {
+    CALLS.set(0);
+    BYTES.set(0);
+    LIVE.set(0);
+    f();
+    (CALLS.get(), BYTES.get(), LIVE.get())
+}
+
+fn config(dim: usize, causal: bool) -> fa_config {
+    let mut cfg = fa_config {
+        block_size_q: 0,
+        block_size_kv: 0,
+        head_dim: 0,
+        causal,
+        softmax_scale: 0.0,
+        num_threads: 0,
+        reserved: 0,
+    };
+    // SAFETY: `cfg` is writable.
+    assert_eq!(unsafe { fa_config_auto(&mut cfg, dim) }, fa_status::FA_OK);
+    fa_config { causal, num_threads: 1, ..cfg }
+}
+
+fn scratch(cfg: &fa_config, dtype: fa_dtype, size: Size) -> usize {
+    let mut bytes = 0;
+    // SAFETY: both pointers lead to locals.
+    let status =
+        unsafe { fa_scratch_bytes(cfg, dtype as i32, size.heads, size.len_q, size.len_kv, &mut bytes) };
+    assert_eq!(status, fa_status::FA_OK);
+    bytes
+}
+
+#[test]
+fn one_thread_allocates_its_scratch_once_and_frees_it() {
+    for (len_q, len_kv, dim) in [(1, 1, 1), (1, 500, 64), (300, 40, 7), (257, 1025, 64), (128, 128, 257)] {
+        for causal in [false, true] {
+            let size = Size::new(3, len_q, len_kv, dim);
+            let inputs = Inputs::normal(size, 1);
+            let mut out = vec![0f32; size.queries()];
+            let cfg = config(dim, causal);
+            let expected = scratch(&cfg, fa_dtype::FA_DTYPE_F32, size);
+            let mut run = || {
+                // SAFETY: dense arrays of these sizes.
+                let status = unsafe {
+                    let (q, k, v) = (inputs.q.as_ptr(), inputs.k.as_ptr(), inputs.v.as_ptr());
+                    fa_mha(&cfg, q, k, v, 3, len_q, len_kv, out.as_mut_ptr())
+                };
+                assert_eq!(status, fa_status::FA_OK);
+            };
+            // The first call also reads the machine and the environment.
+            run();
+            assert_eq!(count(run), (1, expected, 0), "{size:?}");
+        }
+    }
+}
+
+#[test]
+fn i8_allocates_its_scratch_once_and_frees_it() {
+    let size = Size::new(1, 200, 700, 33);
+    let inputs = Inputs::normal(size, 2).quantised();
+    let scales = inputs.semantics.scales;
+    let mut out = vec![0f32; size.queries()];
+    let cfg = config(33, true);
+    let expected = scratch(&cfg, fa_dtype::FA_DTYPE_I8, size);
+    let mut run = || {
+        // SAFETY: dense arrays of these sizes.
+        let status = unsafe {
+            let (q, k, v) = (inputs.q.as_ptr(), inputs.k.as_ptr(), inputs.v.as_ptr());
+            fa_forward_i8(&cfg, q, k, v, scales.q, scales.k, scales.v, 200, 700, out.as_mut_ptr())
+        };
+        assert_eq!(status, fa_status::FA_OK);
+    };
+    run();
+    assert_eq!(count(run), (1, expected, 0));
+}
+
+#[test]
+fn nothing_is_allocated_for_nothing() {
+    let cfg = config(64, false);
+    let run = || {
+        let null = std::ptr::null();
+        // SAFETY: without queries nothing is read or written.
+        let status = unsafe { fa_forward_f32(&cfg, null, null, null, 0, 0, std::ptr::null_mut()) };
+        assert_eq!(status, fa_status::FA_OK);
+    };
+    run();
+    assert_eq!(count(run), (0, 0, 0));
+    assert_eq!(scratch(&cfg, fa_dtype::FA_DTYPE_F32, Size::new(1, 0, 100, 64)), 0);
+}
+
+/// Scratch stops growing with the lengths, however long; with tiles as long as the sequences, it
+/// grows with their sum.
+#[test]
+fn scratch_is_linear_in_the_lengths_at_most() {
+    for dtype in [fa_dtype::FA_DTYPE_F32, fa_dtype::FA_DTYPE_I8] {
+        let auto = config(64, false);
+        let bytes = |cfg: &fa_config, n| scratch(cfg, dtype, Size::new(1, n, n, 64));
+        assert_eq!(bytes(&auto, 1 << 12), bytes(&auto, 1 << 30));
+        assert!(bytes(&auto, 1 << 30) < 1 << 20);
+        let whole = fa_config { block_size_q: usize::MAX, block_size_kv: usize::MAX, ..auto };
+        for n in [1 << 10, 1 << 14, 1 << 20] {
+            assert!(bytes(&whole, n) <= n * 4 * (3 * 64 + 2 * 64 + 2) + 4096, "{n}: {}", bytes(&whole, n));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! exp2 over its whole range, extreme scores, and values that are not finite.
+
+mod common;
+
+use common::{Inputs, Size, largest, max_error, rows, same_bits};
+use flash_attention::dtype::Dtype;
+use flash_attention::problem::Semantics;
+
+/// Units in the last place of f32 between `x` and the exact `y`.
+fn ulps(x: f32, y: f64) -> f64 {
+    let spacing = (y as f32).abs().max(f32::MIN_POSITIVE);
+    let ulp = f64::from(f32::from_bits(spacing.to_bits() + 1) - spacing);
+    ((f64::from(x) - y) / ulp).abs()
+}
+
+#[test]
+fn exp2_is_within_its_bound_over_its_range() {
+    for row in rows(Dtype::F32) {
+        let mut worst = (0.0, 0.0);
+        // Every 61st float of both signs from 2^-30 (below, the result is 1) to 126.
+        let mut batch = Vec::new();
+        for bits in (0x3080_0000u32..=126f32.to_bits()).step_by(61) {
+            batch.extend([f32::from_bits(bits), -f32::from_bits(bits)]);
+            if batch.len() >= 1 << 16 {
+                check(row, &mut batch, &mut worst);
+            }
+        }
+        check(row, &mut batch, &mut worst);
+        let bound = if row.isa() == c"scalar" { 1.4 } else { 1.1 };
+        assert!(worst.0 <= bound, "{row:?}: {} ulp at {}", worst.0, worst.1);
+    }
+
+    fn check(row: &flash_attention::kernel::Row, batch: &mut Vec<f32>, worst: &mut (f64, f32)) {
+        let exact: Vec<_> = batch.iter().map(|&x| (x, f64::from(x).exp2())).collect();
+        row.exp2(batch);
+        for (&y, (x, exact)) in batch.iter().zip(exact) {
+            let error = ulps(y, exact);
+            if error > worst.0 {
+                *worst = (error, x);
+            }
+        }
+        batch.clear();
+    }
+}
+
+#[test]
+fn exp2_at_its_edges() {
+    for row in rows(Dtype::F32) {
+        // Integers are exact: the largest probability of a row is exactly 1.
+        let mut powers: Vec<f32> = (-126..=126).map(|n| n as f32).collect();
+        row.exp2(&mut powers);
+        for (n, power) in (-126..=126).zip(powers) {
+            assert_eq!(power, 2f32.powi(n), "{row:?}");
+        }
+        // Below: 0, or at most 2^-126 where the machine keeps subnormal numbers.
+        let mut tiny: Vec<f32> = (0..4000).map(|i| -126.0 - i as f32 / 64.0).collect();
+        tiny.extend([-1e3, -1e10, -1e30, f32::MIN]);
+        let below = tiny.clone();
+        row.exp2(&mut tiny);
+        for (x, y) in below.into_iter().zip(tiny) {
+            assert!((0.0..=f32::MIN_POSITIVE).contains(&y), "{row:?}: 2^{x} = {y:e}");
+            assert!(x > -150.0 || y == 0.0, "{row:?}: 2^{x} = {y:e}");
+        }
+        let mut special = [f32::NEG_INFINITY, 0.0, -0.0, f32::NAN, -f32::NAN];
+        row.exp2(&mut special);
+        assert_eq!(special[..3], [0.0, 1.0, 1.0], "{row:?}");
+        assert!(special[3].is_nan() && special[4].is_nan(), "{row:?}");
+    }
+}
+
+#[test]
+fn all_equal_scores_average_the_values() {
+    let mut inputs = Inputs::normal(Size::new(1, 33, 100, 16), 1);
+    inputs.k.fill(0.7);
+    let average: Vec<f64> = (0..16)
+        .map(|d| inputs.v.iter().skip(d).step_by(16).map(|&x| f64::from(x)).sum::<f64>() / 100.0)
+        .collect();
+    for row in rows(Dtype::F32) {
+        for out in inputs.run(row, 1).o.chunks(16) {
+            assert!(max_error(out, &average) < 1e-6, "{row:?}");
+        }
+    }
+}
+
+/// Scores of ±1e4: one key takes everything, and its value comes out to the bit.
+#[test]
+fn one_hot_rows_copy_a_value() {
+    let n = 200;
+    for winner in [0, 1, 15, 16, 63, 64, 127, 128, 199] {
+        let mut inputs = Inputs::normal(Size::new(1, 40, n, 2), 2);
+        inputs.semantics.softmax_scale = 1.0;
+        for q in inputs.q.chunks_mut(2) {
+            q.copy_from_slice(&[100.0, 0.0]);
+        }
+        for (j, k) in inputs.k.chunks_mut(2).enumerate() {
+            k[0] = if j == winner { 100.0 } else { -100.0 };
+        }
+        for row in rows(Dtype::F32) {
+            for out in inputs.run(row, 1).o.chunks(2) {
+                assert!(same_bits(out, &inputs.v[2 * winner..][..2]), "{row:?}: winner {winner}");
+            }
+        }
+    }
+}
+
+/// With scores spread over ±1e4 rounding of the scores themselves dominates: nobody computing in
+/// f32 does better than the three steps.
+#[test]
+fn extreme_scores_are_as_good_as_three_steps() {
+    for scale in [10.0, 100.0, 1e3, 1e4] {
+        let mut inputs = Inputs::normal(Size::new(2, 64, 300, 64), 3);
+        inputs.semantics.softmax_scale = scale / 8.0;
+        let exact = inputs.exact();
+        let plain = max_error(&inputs.three_steps(), &exact.o);
+        for row in rows(Dtype::F32) {
+            let error = max_error(&inputs.run(row, 1).o, &exact.o);
+            assert!(error <= 2.0 * plain, "{row:?}, scale {scale}: {error:.1e} against {plain:.1e}");
+        }
+    }
+}
+
+#[test]
+fn zero_and_negative_scales() {
+    for scale in [0.0, -0.5] {
+        let mut inputs = Inputs::normal(Size::new(1, 20, 77, 12), 4);
+        inputs.semantics.softmax_scale = scale;
+        for row in rows(Dtype::F32) {
+            let error = max_error(&inputs.run(row, 1).o, &inputs.exact().o);
+            assert!(error <= 1e-5 * largest(&inputs.v), "{row:?}, scale {scale}: {error:.1e}");
+        }
+    }
+}
+
+const BAD: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+/// What a row does not see cannot reach it, whatever it holds; what it sees does.
+#[test]
+fn invisible_values_do_not_leak() {
+    let (n, dim) = (150, 20);
+    for block_kv in [0, 16, 64] {
+        let clean = Inputs::normal(Size::new(1, n, n, dim), 5).causal().blocks(0, block_kv);
+        for row in rows(Dtype::F32) {
+            let expected = clean.run(row, 1);
+            for bad in BAD {
+                for key in [0, 1, 17, 31, 32, 100, 148, 149] {
+                    let mut inputs = clean.clone();
+                    inputs.k[key * dim..][..dim].fill(bad);
+                    inputs.v[key * dim..][..dim].fill(bad);
+                    let out = inputs.run(row, 1);
+                    let blind = key * dim;
+                    assert!(
+                        same_bits(&out.o[..blind], &expected.o[..blind]),
+                        "{row:?}: {bad} at {key} leaked"
+                    );
+                    assert!(same_bits(&out.lse[..key], &expected.lse[..key]), "{row:?}: {bad} at {key}, LSE");
+                    let sees = &out.o[blind..];
+                    // A key of -inf against a query of both signs gives NaN as well.
+                    assert!(sees.iter().all(|x| x.is_nan()), "{row:?}: {bad} at {key} was not seen");
+                }
+            }
+        }
+    }
+}
+
+/// One value that is not finite spoils one column of the rows that see it, and no bit more.
+#[test]
+fn a_bad_value_stays_in_its_column() {
+    let (n, dim) = (90, 21);
+    let clean = Inputs::normal(Size::new(1, n, n, dim), 6).causal();
+    for row in rows(Dtype::F32) {
+        let expected = clean.run(row, 1);
+        for bad in BAD {
+            for (key, column) in [(0, 0), (33, 20), (64, 8), (89, 3)] {
+                let mut inputs = clean.clone();
+                inputs.v[key * dim + column] = bad;
+                let out = inputs.run(row, 1);
+                for (at, (&x, &y)) in out.o.iter().zip(&expected.o).enumerate() {
+                    if at % dim == column && at / dim >= key {
+                        // A weight that underflows to 0 makes NaN of an infinity.
+                        assert!(!x.is_finite(), "{row:?}: {bad} not seen by row {}", at / dim);
+                    } else {
+                        assert_eq!(
+                            x.to_bits(),
+                            y.to_bits(),
+                            "{row:?}: row {}, column {}",
+                            at / dim,
+                            at % dim
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_query_spoils_its_own_row() {
+    let (n, dim) = (70, 24);
+    let clean = Inputs::normal(Size::new(1, n, n, dim), 7);
+    for row in rows(Dtype::F32) {
+        let expected = clean.run(row, 1);
+        for query in [0, 15, 16, 40, 69] {
+            let mut inputs = clean.clone();
+            inputs.q[query * dim + 5] = f32::NAN;
+            let out = inputs.run(row, 1);
+            for i in 0..n {
+                let (got, wanted) = (&out.o[i * dim..][..dim], &expected.o[i * dim..][..dim]);
+                if i == query {
+                    assert!(got.iter().all(|x| x.is_nan()) && out.lse[i].is_nan(), "{row:?}");
+                } else {
+                    assert!(same_bits(got, wanted), "{row:?}: row {i}");
+                }
+            }
+        }
+    }
+}
+
+/// A score of -inf is a weight of 0, also where a block or all keys before have nothing else.
+#[test]
+fn minus_infinity_as_a_score_weighs_nothing() {
+    let (n, dim) = (140, 4);
+    let mut inputs = Inputs::normal(Size::new(1, 20, n, dim), 8);
+    inputs.q.iter_mut().for_each(|q| *q = q.abs() + 0.1);
+    for hidden in [0..70, 30..100, 70..140, 0..139] {
+        let mut inputs = inputs.clone().blocks(0, 32);
+        for j in hidden.clone() {
+            inputs.k[j * dim] = f32::NEG_INFINITY;
+        }
+        let exact = inputs.exact();
+        assert!(exact.o.iter().all(|x| x.is_finite()));
+        for row in rows(Dtype::F32) {
+            let out = inputs.run(row, 1);
+            assert!(max_error(&out.o, &exact.o) < 1e-6, "{row:?}: {hidden:?}");
+            assert!(max_error(&out.lse, &exact.lse) < 1e-5, "{row:?}: {hidden:?}");
+        }
+    }
+    // Nothing but -inf is visible, which is not the same as nothing: 0/0.
+    for j in 0..n {
+        inputs.k[j * dim] = f32::NEG_INFINITY;
+    }
+    for row in rows(Dtype::F32) {
+        assert!(inputs.run(row, 1).o.iter().all(|x| x.is_nan()), "{row:?}");
+    }
+}
+
+#[test]
+fn huge_and_tiny_values_keep_their_relative_accuracy() {
+    for magnitude in [1e-38f32, 1e-30, 1e30, 1e37] {
+        let mut inputs = Inputs::normal(Size::new(1, 30, 40, 8), 9);
+        inputs.v.iter_mut().for_each(|v| *v *= magnitude);
+        let v = largest(&inputs.v);
+        for row in rows(Dtype::F32) {
+            let error = max_error(&inputs.run(row, 1).o, &inputs.exact().o);
+            assert!(error <= 1e-5 * v, "{row:?}: {error:.1e} of {v:.1e}");
+        }
+    }
+}
+
+#[test]
+fn no_keys_at_all_give_zeros() {
+    let inputs: Inputs<f32> = Inputs {
+        size: Size::new(2, 3, 0, 5),
+        q: vec![1.0; 30],
+        k: vec![],
+        v: vec![],
+        semantics: Semantics::with_scale(1.0),
+    };
+    for inputs in [inputs.clone(), inputs.causal()] {
+        for row in rows(Dtype::F32) {
+            let out = inputs.run(row, 1);
+            assert!(
+                same_bits(&out.o, &[0.0; 30]) && out.lse.iter().all(|&x| x == f32::NEG_INFINITY),
+                "{row:?}"
+            );
+        }
+    }
+}
