@@ -120,23 +120,20 @@ impl Inputs<f32> {
                     None => len_kv,
                     Some(_) => (self.semantics.q_pos + i as i64 + 1).clamp(0, len_kv as i64) as usize,
                 };
-                let row =
-                    |x: &'_ [f32], j: usize| -> Vec<f32> { x[(h * len_kv + j) * dim..][..dim].to_vec() };
-                let mut max = f32::NEG_INFINITY;
-                for j in 0..seen {
-                    let k = row(&self.k, j);
-                    p[j] = self.semantics.softmax_scale * q.iter().zip(&k).map(|(q, k)| q * k).sum::<f32>();
-                    max = max.max(p[j]);
+                let rows = |x: &[f32]| x[h * len_kv * dim..][..seen * dim].to_vec();
+                let p = &mut p[..seen];
+                for (p, k) in p.iter_mut().zip(rows(&self.k).chunks(dim)) {
+                    *p = self.semantics.softmax_scale * q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>();
                 }
+                let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let mut sum = 0.0;
-                for p in &mut p[..seen] {
+                for p in p.iter_mut() {
                     *p = (*p - max).exp();
                     sum += *p;
                 }
-                for j in 0..seen {
-                    let v = row(&self.v, j);
-                    for (o, v) in o.iter_mut().zip(&v) {
-                        *o += p[j] / sum * v;
+                for (p, v) in p.iter().zip(rows(&self.v).chunks(dim)) {
+                    for (o, v) in o.iter_mut().zip(v) {
+                        *o += p / sum * v;
                     }
                 }
             }
