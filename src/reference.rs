@@ -21,7 +21,8 @@ pub fn attention(problem: &Problem) -> Answer {
     let mut answer = Answer { o: Vec::new(), lse: Vec::new() };
     for b in 0..batch {
         for h in 0..heads {
-            let kv = problem.kv_head(h);
+            // Query heads share kv heads in groups of neighbours.
+            let kv = h / (heads / k.layout().extent[1]);
             for i in 0..rows {
                 let keys: Vec<usize> = (0..problem.shape().len_kv).filter(|&j| sees(problem, i, j)).collect();
                 let scores: Vec<f64> = keys

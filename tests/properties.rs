@@ -128,7 +128,11 @@ proptest! {
 
     /// A row alone has the bits that it has among others.
     #[test]
-    fn a_row_does_not_depend_on_its_neighbours(inputs in inputs(), pick in 0.0..1.0) {
+    fn a_row_does_not_depend_on_its_neighbours(
+        inputs in inputs(), pick in 0.0..1.0, left in prop::option::of(0..200u64),
+    ) {
+        let mut inputs = inputs;
+        inputs.semantics.window.left = left;
         let Size { len_q, len_kv, dim, .. } = inputs.size;
         let i = (pick * len_q as f64) as usize;
         let alone = Inputs {
