@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
+use crate::machine;
 use status::fa_status;
 
 /// Runs the body of a C function: errors become codes, and so do panics, without a word on
@@ -48,9 +49,12 @@ thread_local! {
 /// where they went before. Once a process.
 fn silence_panics() {
     static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::Relaxed) {
+        return;
+    }
     // `take_hook` itself panics on a panicking thread (a destructor that calls us while a Rust
-    // caller unwinds): then a later call does it.
-    if DONE.load(Ordering::Relaxed) || std::thread::panicking() || DONE.swap(true, Ordering::Relaxed) {
+    // caller unwinds), and a new hook needs a few bytes: then a later call does it.
+    if std::thread::panicking() || !machine::has_memory(1 << 10) || DONE.swap(true, Ordering::Relaxed) {
         return;
     }
     let before = std::panic::take_hook();

@@ -12,7 +12,7 @@ use crate::machine;
 use crate::part::Part;
 use crate::prefill::{self, Prefill, Tiles};
 use crate::problem::Shape;
-use crate::simd::{Body, Isa, math, scalar::Scalar};
+use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 use crate::workspace::Scratch;
@@ -42,7 +42,7 @@ pub struct Row {
     available: fn() -> bool,
     scratch: fn(&Shape, Tiles) -> Option<usize>,
     prefill: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
-    exp2: fn(&mut [f32]),
+    exp2: fn(&mut [f32; MAX_LANES]),
 }
 
 impl Row {
@@ -94,7 +94,12 @@ impl Row {
     /// Replaces each value by 2^value: what the softmax of this row computes, for tests and
     /// benches.
     pub fn exp2(&self, values: &mut [f32]) {
-        (self.exp2)(values);
+        for chunk in values.chunks_mut(MAX_LANES) {
+            let mut vectors = [0.0; MAX_LANES];
+            vectors[..chunk.len()].copy_from_slice(chunk);
+            (self.exp2)(&mut vectors);
+            chunk.copy_from_slice(&vectors[..chunk.len()]);
+        }
     }
 }
 
@@ -104,19 +109,16 @@ impl std::fmt::Debug for Row {
     }
 }
 
-struct Exp2<'a>(&'a mut [f32]);
+struct Exp2<'a>(&'a mut [f32; MAX_LANES]);
 
 impl Body for Exp2<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let mut vector = [0.0; crate::simd::MAX_LANES];
-        for chunk in self.0.chunks_mut(S::LANES) {
-            vector[..chunk.len()].copy_from_slice(chunk);
-            // SAFETY: `vector` is as long as the widest vector.
+        for vector in self.0.chunks_exact_mut(S::LANES) {
+            // SAFETY: a chunk is one vector.
             unsafe { s.store(vector.as_mut_ptr(), math::exp2(s, s.load(vector.as_ptr()))) };
-            chunk.copy_from_slice(&vector[..chunk.len()]);
         }
     }
 }

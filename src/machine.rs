@@ -44,9 +44,23 @@ pub fn cores() -> usize {
     if known != 0 {
         return known;
     }
+    // The question reads files into memory.
+    if !has_memory(64 << 10) {
+        return 1;
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     CORES.store(cores, Ordering::Relaxed);
     cores
+}
+
+/// Whether the allocator still has `bytes`. Asked before using code of others that ends the process
+/// where it has not; another thread may be faster, but on a machine that is merely full it helps.
+pub fn has_memory(bytes: usize) -> bool {
+    let mut block: Vec<u8> = Vec::new();
+    let got = block.try_reserve_exact(bytes).is_ok();
+    // Or the compiler leaves out the allocation.
+    std::hint::black_box(&block);
+    got
 }
 
 /// The variable `FA_MAX_ISA`, if it is set to something.
@@ -59,6 +73,7 @@ fn detect() -> Machine {
     let mut found = Machine { l1d: 0, l2: 0, l3: 0 };
     for (level, bytes) in caches() {
         match level {
+            0 => {}
             1 => found.l1d = found.l1d.max(bytes),
             2 => found.l2 = found.l2.max(bytes),
             _ => found.l3 = found.l3.max(bytes),
@@ -72,18 +87,19 @@ fn detect() -> Machine {
     Machine { l1d, l2, l3 }
 }
 
-/// Level and size of each data or unified cache.
+/// Level and size of each data or unified cache, 0 where there is none.
 #[cfg(target_arch = "x86_64")]
-fn caches() -> Vec<(u32, usize)> {
+fn caches() -> [(u32, usize); LEVELS] {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-    // Deterministic cache parameters: leaf 4 (Intel SDM, CPUID), or AMD's leaf of the same form.
-    const AMD_LEAF: u32 = 0x8000_001d;
-    let has = |leaf| __cpuid(leaf & 0x8000_0000).eax >= leaf;
-    let read = |leaf| {
-        let mut found = Vec::new();
-        // More levels than any machine has; a hypervisor may never report the end.
-        for index in 0..8 {
+    // Deterministic cache parameters: leaf 4 (Intel SDM, CPUID), or AMD's leaf of the same form,
+    // which leaves leaf 4 empty.
+    let read = |leaf: u32| {
+        let mut found = [(0, 0); LEVELS];
+        if __cpuid(leaf & 0x8000_0000).eax < leaf {
+            return found;
+        }
+        for (index, found) in (0..).zip(&mut found) {
             let r = __cpuid_count(leaf, index);
             let (kind, level) = (r.eax & 31, r.eax >> 5 & 7);
             match kind {
@@ -95,20 +111,19 @@ fn caches() -> Vec<(u32, usize)> {
                 ((r.ebx >> 22) + 1, (r.ebx >> 12 & 0x3ff) + 1, (r.ebx & 0xfff) + 1);
             let sets = r.ecx as usize + 1;
             let bytes = [ways, partitions, line].iter().fold(sets, |n, &x| n.saturating_mul(x as usize));
-            found.push((level, bytes));
+            *found = (level, bytes);
         }
         found
     };
-    let found = if has(4) { read(4) } else { Vec::new() };
-    // AMD leaves leaf 4 empty.
-    if found.is_empty() && has(AMD_LEAF) { read(AMD_LEAF) } else { found }
+    let found = read(4);
+    if found == [(0, 0); LEVELS] { read(0x8000_001d) } else { found }
 }
 
-/// Level and size of each data or unified cache.
+/// Level and size of each data or unified cache, 0 where there is none.
 #[cfg(not(target_arch = "x86_64"))]
-fn caches() -> Vec<(u32, usize)> {
-    let mut found = Vec::new();
-    for index in 0..8 {
+fn caches() -> [(u32, usize); LEVELS] {
+    let mut found = [(0, 0); LEVELS];
+    for (index, found) in found.iter_mut().enumerate() {
         let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
         let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
         if read("type").trim() == "Instruction" {
@@ -117,8 +132,12 @@ fn caches() -> Vec<(u32, usize)> {
         let level = read("level").trim().parse();
         let size = read("size").trim().trim_end_matches('K').parse::<usize>();
         if let (Ok(level), Ok(size)) = (level, size) {
-            found.push((level, size.saturating_mul(1024)));
+            *found = (level, size.saturating_mul(1024));
         }
     }
     found
 }
+
+/// Entries of the table of caches that are read: more than any machine has, since a hypervisor may
+/// never report the end.
+const LEVELS: usize = 8;

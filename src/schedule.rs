@@ -17,14 +17,15 @@ pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     if plan.parts == 0 {
         return Ok(());
     }
-    let mut workspace = Workspace::allocate(plan.threads, plan.scratch)?;
+    // Where memory is short, one thread does it all.
+    let mut workspace =
+        Workspace::allocate(plan.threads, plan.scratch).or_else(|_| Workspace::allocate(1, plan.scratch))?;
     let mut pieces = workspace.pieces();
     let mine = pieces.next().ok_or(Error::Internal)?;
-    let others: Vec<Scratch> = pieces.collect();
 
     let queue = Queue::new(problem, plan.tiles.q);
     let failed = AtomicBool::new(false);
-    pool::run_with(others.into_iter(), mine, |mut scratch: Scratch| {
+    pool::run_with(pieces, mine, |mut scratch: Scratch| {
         while let Some(part) = queue.take() {
             if plan.row.prefill(&part, plan.tiles, scratch.reborrow()).is_err() {
                 failed.store(true, Ordering::Relaxed);

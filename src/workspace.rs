@@ -41,7 +41,7 @@ impl Workspace {
     }
 
     /// The pieces, each for one thread.
-    pub fn pieces(&mut self) -> impl Iterator<Item = Scratch<'_>> {
+    pub fn pieces(&mut self) -> impl ExactSizeIterator<Item = Scratch<'_>> {
         let (base, piece) = (self.base.as_ptr(), self.piece);
         (0..self.layout.size() / piece).map(move |i| {
             // SAFETY: piece i lies within the block; pieces do not overlap.

@@ -53,9 +53,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             for lane in 0..rows {
                 let row = out.wrapping_byte_add(lane * stride);
                 if blind[from + lane] {
-                    for d in 0..dim {
-                        row.wrapping_add(d).write_unaligned(0.0);
-                    }
+                    blank(row, dim);
                 } else {
                     for d in d..dim {
                         let x = state.output.add(d * width + from + lane).read();
@@ -80,7 +78,8 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     }
 }
 
-/// Multiplies the output by `value_scale / sum`.
+/// Multiplies the output by `value_scale / sum`, and gives all zeros the same sign: that of a sum
+/// which underflows to 0 depends on the signs of values with weight 0, invisible ones included.
 ///
 /// # Safety
 /// As [`epilogue`], with the state initialised.
@@ -95,8 +94,21 @@ unsafe fn normalise<S: Isa, const Z: usize>(s: S, dim: usize, state: State, valu
         for d in 0..dim {
             for z in 0..Z {
                 let at = state.output.add((d * Z + z) * S::LANES);
-                s.store(at, s.mul(s.load(at), s.load(weight.as_ptr().add(z * S::LANES))));
+                let o = s.mul(s.load(at), s.load(weight.as_ptr().add(z * S::LANES)));
+                s.store(at, s.add(o, s.splat(0.0)));
             }
         }
     }
+}
+
+/// Writes a row of zeros. Out of line: it is rare, and compilers make a call of it anyway, which
+/// does not belong among the loops.
+///
+/// # Safety
+/// `dim` values are writable at `row`.
+#[cold]
+#[inline(never)]
+unsafe fn blank(row: *mut f32, dim: usize) {
+    // SAFETY: this function's contract; bytes need no alignment.
+    unsafe { row.cast::<u8>().write_bytes(0, dim * 4) };
 }

@@ -37,6 +37,7 @@ pub(crate) unsafe fn update<S: Isa, const Z: usize>(
     block_max: [S::F32; Z],
     first: bool,
 ) -> [S::F32; Z] {
+    const { assert!(Z <= VECTORS) };
     // SAFETY: z < Z, and the caller's sizes.
     unsafe {
         if first {
@@ -50,7 +51,12 @@ pub(crate) unsafe fn update<S: Isa, const Z: usize>(
                 moves |= s.any(exceeds(s, max, s.load(state.reference.add(z * S::LANES))));
             }
             if moves {
-                rescale(s, state, dim_v, block_max);
+                // Stored here, where the vectors are: `rescale` is not compiled for them.
+                let mut max = [0.0; MAX_WIDTH];
+                for (z, &block_max) in block_max.iter().enumerate() {
+                    s.store(max.as_mut_ptr().add(z * S::LANES), block_max);
+                }
+                rescale(s, Rescale { state, dim_v, max: &max, vectors: Z });
             }
         }
         let mut reference = block_max;
@@ -70,37 +76,31 @@ fn exceeds<S: Isa>(s: S, max: S::F32, reference: S::F32) -> S::Mask {
 }
 
 /// Moves the references that must move and scales sum and output of their lanes accordingly.
-///
-/// # Safety
-/// As [`update`], with the output initialised.
+/// Out of line, because it is rare and would crowd the registers of the loops around it.
 #[cold]
 #[inline(never)]
-unsafe fn rescale<S: Isa, const Z: usize>(s: S, state: State, dim_v: usize, block_max: [S::F32; Z]) {
-    const { assert!(Z <= VECTORS) };
-    let mut max = [0.0; MAX_WIDTH];
-    for (z, &block_max) in block_max.iter().enumerate() {
-        // SAFETY: z < Z <= VECTORS.
-        unsafe { s.store(max.as_mut_ptr().add(z * S::LANES), block_max) };
-    }
-    s.enter(Rescale { state, dim_v, max, z: Z });
+fn rescale<S: Isa>(s: S, body: Rescale) {
+    s.enter(body);
 }
 
-struct Rescale {
+/// Made by [`update`] alone, whose contract covers what it points to.
+struct Rescale<'a> {
     state: State,
     dim_v: usize,
-    max: [f32; MAX_WIDTH],
-    z: usize,
+    /// The block's maximum of each lane.
+    max: &'a [f32; MAX_WIDTH],
+    vectors: usize,
 }
 
-impl Body for Rescale {
+impl Body for Rescale<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Rescale { state, dim_v, max, z: width } = self;
-        for z in 0..width {
+        let Rescale { state, dim_v, max, vectors } = self;
+        for z in 0..vectors {
             let at = z * S::LANES;
-            // SAFETY: the contract of `rescale`, which made this; at + LANES is within `max`.
+            // SAFETY: the contract of `update`, which made this; at + LANES is within `max`.
             unsafe {
                 let max = s.load(max.as_ptr().add(at));
                 let old = s.load(state.reference.add(at));
@@ -110,7 +110,7 @@ impl Body for Rescale {
                 let sum = state.sum.add(at);
                 s.store(sum, s.mul(s.load(sum), factor));
                 for d in 0..dim_v {
-                    let o = state.output.add(d * width * S::LANES + at);
+                    let o = state.output.add(d * vectors * S::LANES + at);
                     s.store(o, s.mul(s.load(o), factor));
                 }
             }

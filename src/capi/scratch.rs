@@ -53,6 +53,7 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         let dtype = stored(dtype)?;
         let q = Layout::dense(dtype, num_heads, seq_len_q, config.head_dim)?;
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
+        let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
         let shape = Shape::of(&q, &kv, &kv, &config.semantics(seq_len_q, seq_len_kv))?;
         let plan = Plan::new(&shape, kernel::select(dtype)?, Machine::get(), config.threads)?;
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.

@@ -1,0 +1,104 @@
+/* Instruction sets: their names, capping them, and that all of them compute the same. */
+
+#define _POSIX_C_SOURCE 200809L
+
+#include "check.h"
+
+enum { HEADS = 2, LQ = 70, LKV = 150, DIM = 72, NQ = HEADS * LQ * DIM, NKV = HEADS * LKV * DIM };
+
+static float *q, *k, *v, *out;
+static int8_t q8[LQ * DIM], k8[LKV * DIM], v8[LKV * DIM];
+static double *want, *want_i8, bound, bound_i8;
+
+/* Results of each instruction set, f32 and i8; doubles for `distance`. */
+static double *results[ISAS][2];
+
+static void compute(void) {
+    int rank = isa_rank(fa_isa());
+    if (rank < 0) return;
+    fa_config cfg;
+    CHECK(fa_config_for_head_dim(&cfg, DIM) == FA_OK, "constructor");
+    cfg.causal = true;
+    CHECK(fa_mha(&cfg, q, k, v, HEADS, LQ, LKV, out) == FA_OK, "%s", fa_isa());
+    double error = distance(out, want, NQ);
+    CHECK(error <= bound, "%s: %g > %g from double", fa_isa(), error, bound);
+    results[rank][0] = need(NQ * sizeof(double));
+    for (int i = 0; i < NQ; i++) results[rank][0][i] = (double)out[i];
+
+    fa_status status = fa_forward_i8(&cfg, q8, k8, v8, 0x1p-5f, 0x1p-5f, 0x1p-5f, LQ, LKV, out);
+    CHECK(status == FA_OK, "%s", fa_isa());
+    error = distance(out, want_i8, LQ * DIM);
+    CHECK(error <= bound_i8, "%s, i8: %g > %g from double", fa_isa(), error, bound_i8);
+    results[rank][1] = need(LQ * DIM * sizeof(double));
+    for (int i = 0; i < LQ * DIM; i++) results[rank][1][i] = (double)out[i];
+}
+
+static float *quantised(const float *x, size_t n, int8_t *to) {
+    float *y = need(n * sizeof *y);
+    for (size_t i = 0; i < n; i++) {
+        to[i] = (int8_t)lrint(fmax(-128, fmin(127, (double)x[i] * 32)));
+        y[i] = (float)to[i] * 0x1p-5f;
+    }
+    return y;
+}
+
+static void compare_all(void) {
+    for (int a = 0; a < ISAS; a++) {
+        for (int b = 0; b < a; b++) {
+            for (int type = 0; type < 2; type++) {
+                const double *x = results[a][type], *y = results[b][type];
+                if (x == NULL || y == NULL) continue;
+                double apart = 0, most = type == 0 ? bound : bound_i8;
+                int n = type == 0 ? NQ : LQ * DIM;
+                for (int i = 0; i < n; i++) apart = fmax(apart, fabs(x[i] - y[i]));
+                CHECK(apart <= most, "%s and %s, %s: %g apart", isa_names[a], isa_names[b],
+                      type == 0 ? "f32" : "i8", apart);
+            }
+        }
+    }
+}
+
+static void names_and_caps(void) {
+    CHECK(isa_rank(fa_isa()) == machine_rank(), "%s on a machine with %s", fa_isa(),
+          isa_names[machine_rank()]);
+    for (int i = 0; i < ISAS; i++) {
+        int best = i < machine_rank() ? i : machine_rank();
+        CHECK(fa_limit_isa(isa_names[i]) == FA_OK, "%s", isa_names[i]);
+        CHECK(strcmp(fa_isa(), isa_names[best]) == 0, "capped at %s: %s", isa_names[i], fa_isa());
+        CHECK(fa_limit_isa("sse9") == FA_ERR_ISA, "an unknown name");
+        CHECK(fa_limit_isa("") == FA_ERR_ISA, "no name");
+        CHECK(strcmp(fa_isa(), isa_names[best]) == 0, "a refusal has changed it to %s", fa_isa());
+        /* The name must not be remembered by its address. */
+        char name[8] = "scalar";
+        CHECK(fa_limit_isa(name) == FA_OK, "%s", name);
+        strcpy(name, "avx512");
+        CHECK(strcmp(fa_isa(), "scalar") == 0, "%s after the name has been overwritten", fa_isa());
+    }
+    CHECK(fa_limit_isa(NULL) == FA_OK, "NULL");
+    CHECK(isa_rank(fa_isa()) == machine_rank(), "NULL does not take the cap back: %s", fa_isa());
+}
+
+int main(void) {
+    /* Here the machine alone must decide; nothing has read the variable yet. */
+    unsetenv("FA_MAX_ISA");
+    q = random_normal(NQ), k = random_normal(NKV), v = random_normal(NKV);
+    out = need(NQ * sizeof *out), want = need(NQ * sizeof *want);
+    want_i8 = need(LQ * DIM * sizeof *want_i8);
+    float *qf = quantised(q, LQ * DIM, q8), *kf = quantised(k, LKV * DIM, k8);
+    float *vf = quantised(v, LKV * DIM, v8);
+    fa_config cfg;
+    CHECK(fa_config_auto(&cfg, DIM) == FA_OK, "constructor");
+    double scale = (double)cfg.softmax_scale;
+    ref_attention(q, k, v, HEADS, LQ, LKV, DIM, true, scale, want);
+    ref_attention(qf, kf, vf, 1, LQ, LKV, DIM, true, scale, want_i8);
+    bound = 2e-6 * largest(v, NKV);
+    bound_i8 = 2e-6 * largest(vf, LKV * DIM);
+
+    names_and_caps();
+    for_each_isa(compute);
+    compare_all();
+
+    for (int i = 0; i < ISAS; i++) free(results[i][0]), free(results[i][1]);
+    free(q), free(k), free(v), free(out), free(want), free(want_i8), free(qf), free(kf), free(vf);
+    return check_result();
+}

@@ -1,0 +1,112 @@
+# Every C or C++ file in c_tests/ and examples_c/ is a program, built once with the shared and once
+# with the static library; CTest runs all of them.
+
+include(CheckLanguage)
+
+# A compiler that was missing at the last configure may have been installed since.
+if(NOT CMAKE_CXX_COMPILER)
+  unset(CMAKE_CXX_COMPILER CACHE)
+endif()
+check_language(CXX)
+if(CMAKE_CXX_COMPILER)
+  enable_language(CXX)
+endif()
+
+# Adds the programs FOLDER/NAME.shared and FOLDER/NAME.static for one source file, as targets
+# PREFIX.NAME.KIND, and leaves those in `targets`.
+function(fa_programs source folder prefix)
+  cmake_path(GET source STEM name)
+  set(targets)
+  foreach(kind IN ITEMS shared static)
+    set(target "${prefix}${name}.${kind}")
+    add_executable(${target} "${source}")
+    target_link_libraries(${target} PRIVATE flash_attention::${kind} pthread m dl)
+    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror
+      -UNDEBUG) # assert() is how a test fails, also in release builds
+    target_compile_definitions(${target} PRIVATE FA_PACKAGE_VERSION="${PROJECT_VERSION}")
+    set_target_properties(${target} PROPERTIES
+      C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
+      CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
+      RUNTIME_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/${folder}"
+      OUTPUT_NAME "${name}.${kind}")
+    list(APPEND targets ${target})
+  endforeach()
+  set_property(GLOBAL APPEND PROPERTY FA_PROGRAMS ${targets})
+  set(targets ${targets} PARENT_SCOPE)
+endfunction()
+
+# Finds the sources in one folder, without C++ where it cannot be compiled.
+function(fa_sources folder)
+  file(GLOB sources CONFIGURE_DEPENDS "${folder}/*.c" "${folder}/*.cpp")
+  if(NOT CMAKE_CXX_COMPILER)
+    list(FILTER sources EXCLUDE REGEX "[.]cpp$")
+  endif()
+  set(sources ${sources} PARENT_SCOPE)
+endfunction()
+
+# Adds a test that runs `target`; further arguments are for its environment, besides the library
+# for tests that load it at run time.
+function(fa_test name target)
+  add_test(NAME ${name} COMMAND ${target})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 120
+    ENVIRONMENT "FA_SHARED_LIBRARY=${FA_SHARED_LIB};${ARGN}")
+endfunction()
+
+if(FA_BUILD_TESTS)
+  fa_sources(c_tests)
+  foreach(source IN LISTS sources)
+    fa_programs("${source}" c_tests "")
+    foreach(target IN LISTS targets)
+      if(target MATCHES "^isa_env[.]")
+        # It tests what a wrong value does.
+        fa_test(${target} ${target} FA_MAX_ISA=nonsense)
+        continue()
+      endif()
+      fa_test(${target} ${target})
+      if(target MATCHES "^forward[.]")
+        fa_test(${target}.avx2 ${target} FA_MAX_ISA=avx2)
+        fa_test(${target}.scalar ${target} FA_MAX_ISA=scalar)
+      endif()
+    endforeach()
+  endforeach()
+
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
+  set(check_symbols Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
+  add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
+  add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
+
+  set(environment
+    "CMAKE=${CMAKE_COMMAND}"
+    "CC=${CMAKE_C_COMPILER}"
+    "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
+    "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
+    "FA_VERSION=${PROJECT_VERSION}")
+  # Alone, since add_subdirectory runs cargo on the libraries that the other tests use.
+  foreach(way IN ITEMS find_package pkg_config add_subdirectory)
+    add_test(NAME consumer.${way}
+      COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
+              "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")
+    set_tests_properties(consumer.${way} PROPERTIES
+      TIMEOUT 600 RUN_SERIAL TRUE
+      ENVIRONMENT "${environment}")
+  endforeach()
+endif()
+
+if(FA_BUILD_EXAMPLES)
+  fa_sources(examples_c)
+  foreach(source IN LISTS sources)
+    fa_programs("${source}" examples_c example.)
+    foreach(target IN LISTS targets)
+      add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
+               WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+      set_tests_properties(${target} PROPERTIES TIMEOUT 120)
+    endforeach()
+  endforeach()
+endif()
+
+get_property(programs GLOBAL PROPERTY FA_PROGRAMS)
+add_custom_target(check
+  COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error -C $<CONFIG>
+  DEPENDS flash_attention_cargo_shared flash_attention_cargo_static ${programs}
+  USES_TERMINAL VERBATIM)

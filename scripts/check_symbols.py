@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Checks a built library against the header, and that its hot loops were compiled as intended.
+
+    check_symbols.py LIB.so HEADER
+    check_symbols.py --static LIB.a HEADER
+
+An outlined SIMD intrinsic (a symbol from core_arch) or a call to memcpy in a hot loop gives right
+results slowly, so no other test notices it.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CARGO_TOML = Path(__file__).resolve().parent.parent / "Cargo.toml"
+# How the standard library finds out which instruction sets there are; it is no loop.
+STD_DETECT = "core_arch::x86::xsave::"
+
+
+def run(*command):
+    # The standard library's objects make nm complain where its plug-ins are older than Rust.
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        sys.exit(f"{command[0]} is not installed; it comes with binutils.")
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def declared(header):
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", Path(header).read_text(), flags=re.DOTALL)
+    return set(re.findall(r"\b(fa_\w+)\s*\(", text))
+
+
+def symbols(*nm_arguments):
+    """(type, name) of each line `address type name`."""
+    for line in run("nm", *nm_arguments).splitlines():
+        match = re.match(r"[0-9a-f]* *([A-Za-z]) (.+)", line)
+        if match:
+            yield match.groups()
+
+
+def outlined(names):
+    return [f"An intrinsic was not inlined: {name}." for name in sorted(set(names))
+            if "core_arch" in name and STD_DETECT not in name]
+
+
+def soname_from_version():
+    major, minor = re.search(r'^version = "(\d+)\.(\d+)\.', CARGO_TOML.read_text(), re.MULTILINE).groups()
+    return f"libflash_attention.so.0.{minor}" if major == "0" else f"libflash_attention.so.{major}"
+
+
+def exports(lib, header):
+    exported = {name.split("@")[0] for _, name in symbols("-D", "--defined-only", lib)}
+    for name in sorted(declared(header) - exported):
+        yield f"{name} is declared in the header, but the library does not export it."
+    for name in sorted(exported - declared(header)):
+        yield f"{name} is exported by the library, but the header does not declare it."
+
+
+def dynamic_section(lib):
+    dynamic = run("readelf", "--dynamic", "--wide", lib)
+    wanted = soname_from_version()
+    if f"[{wanted}]" not in "".join(line for line in dynamic.splitlines() if "(SONAME)" in line):
+        yield f"The soname is not {wanted}."
+    if "NODELETE" not in dynamic:
+        yield "The library is not marked NODELETE; dlclose would unmap code that threads still run."
+
+
+def hot_loops(lib):
+    """What the entry points compiled per instruction set refer to. Not only calls are looked at:
+    the address of memcpy may be loaded once and called through a register."""
+    function, found, bad = None, set(), set()
+    for line in run("objdump", "-d", "-C", "--no-show-raw-insn", lib).splitlines():
+        start = re.match(r"0*([0-9a-f]+) <(.*)>:$", line)
+        if start:
+            address, name = start.groups()
+            wanted = "flash_attention::simd::" in name and "compiled_for" in name
+            # The same name belongs to several instances.
+            function = f"{name} (at 0x{address})" if wanted else None
+            if function:
+                found.add(function)
+        elif function:
+            target = re.search(r"<(memcpy|memmove|memset)[@>]|<[^\t]*(core_arch)", line)
+            if target:
+                bad.add((function, target.group(1) or "an intrinsic that was not inlined"))
+    if not found:
+        yield "No function compiled for an instruction set was found, so nothing was checked."
+    for function, target in sorted(bad):
+        yield f"{function} calls {target}."
+
+
+def check_shared(lib, header):
+    yield from exports(lib, header)
+    yield from dynamic_section(lib)
+    names = [name for _, name in symbols("-C", lib)]
+    if not any("flash_attention::" in name for name in names):
+        yield "The symbol table is stripped, so inlining cannot be checked."
+        return
+    yield from outlined(names)
+    yield from hot_loops(lib)
+
+
+def check_static(lib, header):
+    # The other members belong to dependencies and to the standard library.
+    own, defined, names = False, set(), []
+    for line in run("nm", "-C", "--defined-only", lib).splitlines():
+        if line.endswith(".o:"):
+            own = line.startswith("flash_attention-")
+        elif own and line:
+            _, kind, name = line.split(maxsplit=2)
+            names.append(name)
+            if kind == "T":
+                defined.add(name)
+    if not any("flash_attention::" in name for name in names):
+        yield "The symbol table is stripped, so inlining cannot be checked."
+    for name in sorted(declared(header) - defined):
+        yield f"{name} is declared in the header, but the library does not define it."
+    yield from outlined(names)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--static", action="store_true", help="LIB is an archive")
+    parser.add_argument("lib", metavar="LIB")
+    parser.add_argument("header", metavar="HEADER")
+    arguments = parser.parse_args()
+    check = check_static if arguments.static else check_shared
+    failures = list(check(arguments.lib, arguments.header))
+    if not declared(arguments.header):
+        failures.append("The header declares no function.")
+    for failure in failures:
+        print(failure)
+    if not failures:
+        print(f"{len(declared(arguments.header))} functions, all as declared.")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three).
+# What is there is left alone. The other scripts source this file, for PATH.
+
+fa_die() {
+    echo "setup: $1" >&2
+    exit 1
+}
+
+fa_setup() {
+    local build tool missing=()
+    [ $# -gt 0 ] || set -- cmake pkg-config g++
+    build=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")/build
+
+    # Where rustup puts cargo, and where an earlier run of this script put cmake.
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$build/venv/bin
+    export PATH
+
+    command -v cargo >/dev/null || fa_die "cargo is missing; install Rust (1.89 or later) with rustup."
+    for tool in cc make python3; do
+        command -v "$tool" >/dev/null || fa_die "$tool is missing; install it with your package manager."
+    done
+
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    # The packages of Debian and its relatives are called like the tools.
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "setup: installing ${missing[*]} with apt-get"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq </dev/null || fa_die "apt-get update failed."
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null \
+            || fa_die "apt-get could not install ${missing[*]}."
+        return 0
+    fi
+
+    for tool in "${missing[@]}"; do
+        [ "$tool" = cmake ] || fa_die "$tool is missing; install it with your package manager."
+    done
+    echo "setup: installing cmake with pip, in a virtual environment in build/venv"
+    { python3 -m venv "$build/venv" && "$build/venv/bin/pip" install --quiet cmake; } </dev/null \
+        || fa_die "cmake could not be installed with pip; install it with your package manager."
+}
+
+fa_setup "$@"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# All tests: those in Rust, then those in C, of packaging, and of the examples.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/setup.sh cmake pkg-config g++
+
+# A failure in one language should not hide what the other has to say.
+failed=0
+cargo test --locked --no-fail-fast || failed=1
+{ cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
+exit $failed
