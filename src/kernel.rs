@@ -42,7 +42,8 @@ pub struct Row {
     available: fn() -> bool,
     scratch: fn(&Shape, Tiles) -> Option<usize>,
     prefill: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
-    exp2: fn(&mut [f32; MAX_LANES]),
+    /// Whole vectors only.
+    exp2: fn(&mut [f32]),
 }
 
 impl Row {
@@ -94,12 +95,12 @@ impl Row {
     /// Replaces each value by 2^value: what the softmax of this row computes, for tests and
     /// benches.
     pub fn exp2(&self, values: &mut [f32]) {
-        for chunk in values.chunks_mut(MAX_LANES) {
-            let mut vectors = [0.0; MAX_LANES];
-            vectors[..chunk.len()].copy_from_slice(chunk);
-            (self.exp2)(&mut vectors);
-            chunk.copy_from_slice(&vectors[..chunk.len()]);
-        }
+        let (vectors, rest) = values.split_at_mut(values.len() - values.len() % self.lanes);
+        (self.exp2)(vectors);
+        let mut last = [0.0; MAX_LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        (self.exp2)(&mut last[..self.lanes]);
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 
@@ -109,7 +110,7 @@ impl std::fmt::Debug for Row {
     }
 }
 
-struct Exp2<'a>(&'a mut [f32; MAX_LANES]);
+struct Exp2<'a>(&'a mut [f32]);
 
 impl Body for Exp2<'_> {
     type Out = ();

@@ -1,0 +1,197 @@
+//! One shape of attention: its data, its problem, its work.
+
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Row;
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
+use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
+use flash_attention::view::{Element, Layout, View, ViewMut};
+use flash_attention::{reference, schedule};
+
+/// What the data looks like.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Data {
+    /// Normal numbers.
+    Normal,
+    /// Scores that rise along the keys, so that every block moves every row's maximum.
+    Rising,
+}
+
+/// A shape.
+#[derive(Clone)]
+pub struct Case {
+    pub dtype: Dtype,
+    pub heads: usize,
+    pub len_q: usize,
+    pub len_kv: usize,
+    pub dim: usize,
+    pub causal: bool,
+    /// Heads interleaved, [seq][head][dim], with this many bytes from one row to the next;
+    /// 0: dense [head][seq][dim].
+    pub row_stride: usize,
+    pub data: Data,
+}
+
+impl Case {
+    /// f32, dense, not causal, as many queries as keys.
+    pub const fn square(heads: usize, len: usize, dim: usize) -> Case {
+        Case {
+            dtype: Dtype::F32,
+            heads,
+            len_q: len,
+            len_kv: len,
+            dim,
+            causal: false,
+            row_stride: 0,
+            data: Data::Normal,
+        }
+    }
+
+    /// Floating-point operations, of visible pairs only.
+    pub fn flops(&self) -> f64 {
+        let pairs: usize = if self.causal {
+            (0..self.len_q).map(|i| (i + 1 + self.len_kv).saturating_sub(self.len_q)).sum()
+        } else {
+            self.len_q * self.len_kv
+        };
+        (4 * self.heads * pairs * self.dim) as f64
+    }
+
+    /// In a few words.
+    pub fn name(&self) -> String {
+        let mut name = format!("{} x {} x {} x {}", self.heads, self.len_q, self.len_kv, self.dim);
+        for (is, word) in [
+            (self.causal, " causal".to_owned()),
+            (self.row_stride != 0, format!(" stride {}", self.row_stride)),
+            (self.data == Data::Rising, " rising".to_owned()),
+            (self.dtype == Dtype::I8, " i8".to_owned()),
+        ] {
+            if is {
+                name += &word;
+            }
+        }
+        name
+    }
+
+    pub fn semantics(&self) -> Semantics {
+        let scales = match self.dtype {
+            Dtype::I8 => Scales { q: STEP, k: STEP, v: STEP },
+            _ => Scales::default(),
+        };
+        let semantics = Semantics { scales, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };
+        if self.causal { semantics.causal(self.len_q, self.len_kv) } else { semantics }
+    }
+
+    fn layout(&self, dtype: Dtype, len: usize) -> Layout {
+        let dense = Layout::dense(dtype, self.heads, len, self.dim).expect("a size that fits");
+        match self.row_stride {
+            0 => dense,
+            stride => Layout { stride: [len * stride, self.dim * dtype.size(), stride], ..dense },
+        }
+    }
+
+    /// Elements of an array that holds `len` rows of all heads.
+    fn elements(&self, len: usize) -> usize {
+        match self.row_stride {
+            0 => self.heads * len * self.dim,
+            stride => len * stride / 4,
+        }
+    }
+}
+
+/// What one step of an 8-bit number stands for.
+const STEP: f32 = 0.03;
+
+/// The tensors of a case.
+pub struct Arrays {
+    case: Case,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    quantised: [Vec<i8>; 3],
+    out: Vec<f32>,
+}
+
+impl Arrays {
+    pub fn new(case: &Case) -> Arrays {
+        let mut q = normal(case.elements(case.len_q), 1);
+        let mut k = normal(case.elements(case.len_kv), 2);
+        let v = normal(case.elements(case.len_kv), 3);
+        if case.data == Data::Rising {
+            q.fill(1.0);
+            // One natural unit a key.
+            let rise = 1.0 / (case.dim as f32).sqrt();
+            for (i, k) in k.iter_mut().enumerate() {
+                *k = rise * ((i / case.dim) % case.len_kv) as f32;
+            }
+        }
+        let quantised = match case.dtype {
+            Dtype::I8 => [&q, &k, &v].map(|x| x.iter().map(|x| (x / STEP) as i8).collect()),
+            _ => Default::default(),
+        };
+        let out = vec![0.0; case.elements(case.len_q)];
+        Arrays { case: case.clone(), q, k, v, quantised, out }
+    }
+
+    pub fn problem(&mut self) -> Problem<'_> {
+        let case = self.case.clone();
+        let [q, k, v] = match case.dtype {
+            Dtype::I8 => {
+                let [q, k, v] = &self.quantised;
+                [view(&case, q, case.len_q), view(&case, k, case.len_kv), view(&case, v, case.len_kv)]
+            }
+            _ => [(&self.q, case.len_q), (&self.k, case.len_kv), (&self.v, case.len_kv)]
+                .map(|(x, len)| view(&case, x, len)),
+        };
+        let layout = case.layout(Dtype::F32, case.len_q);
+        let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
+        let tensors = Tensors { q, k, v, o, lse: None };
+        Problem::new(tensors, case.semantics()).expect("a consistent problem")
+    }
+
+    /// Largest error of what is in the output, against f64; None where f64 would take too long.
+    pub fn error(&mut self) -> Option<f64> {
+        if self.case.flops() > 4e9 {
+            return None;
+        }
+        let exact = reference::attention(&self.problem()).o;
+        let layout = self.case.layout(Dtype::F32, self.case.len_q);
+        let out = View::of(&self.out, layout).expect("arrays of the right size");
+        let (heads, len, dim) = (self.case.heads, self.case.len_q, self.case.dim);
+        let mut worst = 0f64;
+        for (at, exact) in exact.iter().enumerate() {
+            let (h, i, d) = (at / dim / len % heads, at / dim % len, at % dim);
+            let error = (out.get(0, h, i, d) - exact).abs();
+            worst = if error <= worst { worst } else { error };
+        }
+        Some(worst)
+    }
+
+    pub fn qkv(&self) -> (&[f32], &[f32], &[f32]) {
+        (&self.q, &self.k, &self.v)
+    }
+
+    /// A function that computes the case once, and how it does.
+    pub fn runner(&mut self, row: &'static Row, threads: usize) -> (Plan, impl FnMut()) {
+        let mut problem = self.problem();
+        let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
+        let again = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
+        (plan, move || schedule::run(&mut problem, &again).expect("scratch memory"))
+    }
+}
+
+fn view<'a, T: Element>(case: &Case, data: &'a [T], len: usize) -> View<'a> {
+    View::of(data, case.layout(T::DTYPE, len)).expect("arrays of the right size")
+}
+
+/// Normally distributed numbers (Box and Muller 1958 over a 64-bit congruential generator).
+fn normal(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut uniform = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f64 + 0.5) / f64::from(1 << 24)
+    };
+    (0..n)
+        .map(|_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .collect()
+}

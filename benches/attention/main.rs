@@ -1,0 +1,79 @@
+//! How fast attention is, as a share of what this core can multiply.
+//!
+//! ```text
+//! cargo bench --bench attention                     all tables, with floors and goals
+//! cargo bench --bench attention -- TABLE ...        floors odd few threads auto rival rising i8 call
+//! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
+//!                                  [causal] [dtype=i8] [data=rising]        one shape
+//! options: isa=NAME  threads=N  seconds=S (of each shape)  json=FILE
+//! ```
+//!
+//! Every figure is a median of at least seven rounds in which calls and a multiply-add probe of the
+//! same instruction set take turns; ± is half the distance of the quartiles. Errors are those of
+//! the very outputs that were timed, against f64.
+
+#![allow(unreachable_pub, reason = "a program: nothing is public")]
+
+mod case;
+mod measure;
+mod probe;
+mod report;
+mod rival;
+mod suite;
+mod tables;
+
+use std::time::Duration;
+
+use case::{Case, Data};
+use flash_attention::dtype::Dtype;
+use report::Report;
+use tables::Tables;
+
+fn main() {
+    let mut tables = Vec::new();
+    let mut shape = None;
+    let mut threads = 1;
+    let mut isa = None;
+    let mut seconds = 1.0;
+    let mut json = None;
+    for arg in std::env::args().skip(1).filter(|arg| arg != "--bench") {
+        let (name, value) = arg.split_once('=').unwrap_or((&arg, ""));
+        let number = || value.parse::<usize>().unwrap_or_else(|_| usage(&arg));
+        let mut set = |change: &dyn Fn(&mut Case)| change(shape.get_or_insert(Case::square(12, 512, 64)));
+        match (name, value) {
+            ("heads", _) => set(&|case| case.heads = number()),
+            ("len", _) => set(&|case| (case.len_q, case.len_kv) = (number(), number())),
+            ("len_q", _) => set(&|case| case.len_q = number()),
+            ("len_kv", _) => set(&|case| case.len_kv = number()),
+            ("dim", _) => set(&|case| case.dim = number()),
+            ("stride", _) => set(&|case| case.row_stride = number()),
+            ("causal", "") => set(&|case| case.causal = true),
+            ("dtype", "i8") => set(&|case| case.dtype = Dtype::I8),
+            ("data", "rising") => set(&|case| case.data = Data::Rising),
+            ("isa", _) => isa = Some(value.to_owned()),
+            ("threads", _) => threads = number(),
+            ("seconds", _) => seconds = value.parse().unwrap_or_else(|_| usage(&arg)),
+            ("json", _) => json = Some(value.to_owned()),
+            (name, "") if Tables::NAMES.contains(&name) => tables.push(name.to_owned()),
+            _ => usage(&arg),
+        }
+    }
+    let report = Report::new(json);
+    let mut run = Tables { report, isa, threads, time: Duration::from_secs_f64(seconds) };
+    match shape {
+        Some(case) => run.shape(&case),
+        None if tables.is_empty() => Tables::NAMES.iter().for_each(|name| run.table(name)),
+        None => tables.iter().for_each(|name| run.table(name)),
+    }
+    run.report.finish();
+}
+
+fn usage(arg: &str) -> ! {
+    eprintln!(
+        "not understood: {arg}\n\
+         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=i8] [data=rising]\n\
+         options: isa=NAME threads=N seconds=S json=FILE",
+        Tables::NAMES.join("|")
+    );
+    std::process::exit(2)
+}

@@ -1,0 +1,59 @@
+//! What the core can do: independent multiply-adds, nothing else.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use flash_attention::kernel::Row;
+
+/// FLOP/s of multiply-adds with the instruction set of `row`, on the calling thread, for about a
+/// tenth of a millisecond.
+pub fn peak(row: &Row) -> f64 {
+    const STEPS: usize = 8_000;
+    let lanes = row.lanes();
+    let start = Instant::now();
+    let chains = match lanes {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a row with this many lanes is only available where its features are.
+        16 => unsafe { fma_avx512(STEPS) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        8 => unsafe { fma_avx2(STEPS) },
+        _ => multiply_add(STEPS),
+    };
+    (2 * chains * lanes * STEPS) as f64 / start.elapsed().as_secs_f64()
+}
+
+macro_rules! probe_of {
+    ($name:ident, $chains:literal, $features:literal, $splat:ident, $fma:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        fn $name(steps: usize) -> usize {
+            use core::arch::x86_64::*;
+            let (a, b) = ($splat(black_box(0.999)), $splat(black_box(0.001)));
+            let mut sums = [b; $chains];
+            for _ in 0..steps {
+                for sum in &mut sums {
+                    *sum = $fma(*sum, a, b);
+                }
+            }
+            black_box(sums);
+            $chains
+        }
+    };
+}
+// Two pipes of four or five cycles need ten chains; a few more do no harm, spilling would.
+probe_of!(fma_avx512, 16, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps);
+probe_of!(fma_avx2, 12, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps);
+
+/// Without the instruction: a multiplication and an addition.
+fn multiply_add(steps: usize) -> usize {
+    let (a, b) = (black_box(0.999), black_box(0.001));
+    let mut sums = [[b; 4]; 10];
+    for _ in 0..steps {
+        for sum in sums.as_flattened_mut() {
+            *sum = *sum * a + b;
+        }
+    }
+    black_box(sums);
+    10
+}

@@ -1,0 +1,99 @@
+//! The table of floors and goals: shares of the peak that each shape must and should reach.
+
+use flash_attention::dtype::Dtype;
+
+use crate::case::{Case, Data};
+
+/// A shape with the percentage of the multiply-add peak below which it counts as broken, and the
+/// one that we are here for.
+pub struct Target {
+    pub isa: &'static str,
+    pub case: Case,
+    pub floor: f64,
+    pub goal: f64,
+}
+
+pub fn targets() -> Vec<Target> {
+    let mut all = Vec::new();
+    let mut add = |isa, case, floor, goal| all.push(Target { isa, case, floor, goal });
+    for (dim, floor, goal) in
+        [(32, 85., 88.), (64, 90., 93.), (80, 88., 92.), (96, 91., 94.), (128, 91., 94.), (256, 87., 92.)]
+    {
+        for len in [512, 2048, 8192] {
+            add("avx512", Case::square(heads(len), len, dim), floor, goal);
+        }
+    }
+    for dim in [64, 128] {
+        add("avx512", Case::square(16, 128, dim), 86., 89.);
+    }
+    for dim in [64, 128] {
+        for (len, floor, goal) in [(128, 71., 78.), (512, 86., 89.), (2048, 87., 91.), (8192, 87., 91.)] {
+            add("avx512", Case { causal: true, ..Case::square(heads(len), len, dim) }, floor, goal);
+        }
+    }
+    for (heads, dim) in [(16, 64), (8, 128)] {
+        for len in [512, 2048] {
+            let case = Case { row_stride: heads * dim * 4, ..Case::square(heads, len, dim) };
+            add("avx512", case, 86., 90.);
+        }
+    }
+    for dim in [64, 128, 256] {
+        for len in [512, 2048] {
+            add("avx2", Case::square(heads(len), len, dim), 87., 91.);
+        }
+    }
+    all
+}
+
+/// Enough heads that a call is not over at once.
+fn heads(len: usize) -> usize {
+    (4096 / len).clamp(1, 16)
+}
+
+/// Odd sizes, each with its even neighbour: they lose at most 8 points.
+pub fn odd() -> Vec<(Case, Case)> {
+    let even = |dim| Case::square(8, 512, dim);
+    let mut pairs: Vec<_> = [(63, 64), (65, 64), (100, 96)].map(|(odd, dim)| (even(odd), even(dim))).into();
+    for dim in [64, 128] {
+        let odd = Case { len_q: 513, len_kv: 1000, ..Case::square(4, 0, dim) };
+        pairs.push((odd.clone(), Case { len_q: 512, len_kv: 1024, ..odd }));
+    }
+    pairs
+}
+
+/// Few queries on many keys: the time grows with their number, and never jumps.
+pub fn few_queries() -> Vec<Case> {
+    (1..=33).map(|len_q| Case { len_q, len_kv: 2048, ..Case::square(1, 0, 128) }).collect()
+}
+
+/// Two threads against one: at least 1.9 times as fast.
+pub fn two_threads() -> Vec<Case> {
+    vec![Case::square(8, 2048, 64), Case::square(1, 8192, 64)]
+}
+
+/// Automatic threads against one: never more than 5 % slower.
+pub fn automatic_threads() -> Vec<Case> {
+    (0..=11).map(|log| Case::square(1, 1 << log, 64)).collect()
+}
+
+/// Never slower than three-step attention.
+pub fn against_rival() -> Vec<Case> {
+    [32, 64, 128].iter().flat_map(|&dim| (0..=13).map(move |log| Case::square(1, 1 << log, dim))).collect()
+}
+
+/// Rising scores against normal ones: at least 0.6 times as fast.
+pub fn adversarial() -> Vec<(Case, Case)> {
+    [64, 128]
+        .map(|dim| {
+            let normal = Case::square(4, 1024, dim);
+            (Case { data: Data::Rising, ..normal.clone() }, normal)
+        })
+        .into()
+}
+
+/// 8-bit shapes, as a share of the f32 peak; no floors yet.
+pub fn i8() -> Vec<Case> {
+    [(512, 64), (512, 128), (2048, 64), (2048, 128)]
+        .map(|(len, dim)| Case { dtype: Dtype::I8, ..Case::square(heads(len), len, dim) })
+        .into()
+}

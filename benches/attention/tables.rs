@@ -1,0 +1,296 @@
+//! The tables: which shapes are measured, against what.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use flash_attention::capi::config::fa_config;
+use flash_attention::capi::forward::fa_forward_f32;
+use flash_attention::capi::status::fa_status;
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::{self, Row};
+use flash_attention::machine;
+use flash_attention::part::Queue;
+use flash_attention::plan::Plan;
+use flash_attention::workspace::Workspace;
+
+use crate::case::{Arrays, Case};
+use crate::measure::{Rounds, Spread, rounds};
+use crate::report::{Bound, Line, Report};
+use crate::rival::Rival;
+use crate::suite;
+
+pub struct Tables {
+    pub report: Report,
+    pub isa: Option<String>,
+    pub threads: usize,
+    pub time: Duration,
+}
+
+impl Tables {
+    pub const NAMES: [&str; 9] = ["floors", "odd", "few", "threads", "auto", "rival", "rising", "i8", "call"];
+
+    pub fn table(&mut self, name: &str) {
+        match name {
+            "floors" => self.floors(),
+            "odd" => self.odd(),
+            "few" => self.few(),
+            "threads" => self.two_threads(),
+            "auto" => self.automatic_threads(),
+            "rival" => self.rival(),
+            "rising" => self.rising(),
+            "i8" => self.i8(),
+            _ => self.call(),
+        }
+    }
+
+    /// The row for a type: the one asked for, or `isa`, or the best.
+    fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static Row> {
+        let wanted = self.isa.as_deref().or(isa);
+        kernel::available().find(|row| {
+            row.dtype() == dtype && wanted.is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes())
+        })
+    }
+
+    /// Share of the peak that one shape reaches, in percent.
+    fn share(&self, row: &'static Row, case: &Case) -> (Rounds, Plan, Spread, Option<f64>) {
+        let mut arrays = Arrays::new(case);
+        let (plan, mut call) = arrays.runner(row, self.threads);
+        let measured = rounds(row, &mut [&mut call], self.time);
+        drop(call);
+        let possible = measured.contenders[0].possible;
+        let percent = |possible| 100.0 * case.flops() / possible / self.threads as f64;
+        let share = Spread {
+            median: percent(possible.median),
+            low: percent(possible.high),
+            high: percent(possible.low),
+        };
+        let error = arrays.error();
+        (measured, plan, share, error)
+    }
+
+    fn share_line(
+        &mut self,
+        table: &str,
+        row: &'static Row,
+        case: &Case,
+        floor: Option<f64>,
+        goal: Option<f64>,
+    ) -> f64 {
+        let (measured, plan, share, error) = self.share(row, case);
+        let line = Line {
+            table,
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error,
+            figure: share.median,
+            spread: share.median * share.relative(),
+            unit: "%",
+            floor: floor.map(Bound::AtLeast),
+            goal: goal.map(Bound::AtLeast),
+            flops: case.flops(),
+        };
+        self.report.line(&line, &measured);
+        share.median
+    }
+
+    /// One shape, on every instruction set or the one asked for.
+    pub fn shape(&mut self, case: &Case) {
+        self.report.heading("Share of the multiply-add peak");
+        let isas: Vec<_> = kernel::available().filter(|row| row.dtype() == case.dtype).collect();
+        for row in isas {
+            if self.isa.as_deref().is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes()) {
+                self.share_line("shape", row, case, None, None);
+            }
+        }
+    }
+
+    fn floors(&mut self) {
+        self.report.heading("Share of the multiply-add peak, one thread (f32)");
+        for target in suite::targets() {
+            if self.isa.as_deref().is_some_and(|isa| isa != target.isa) {
+                continue;
+            }
+            let Some(row) = self.row(Dtype::F32, Some(target.isa)) else {
+                println!("{:<34} {:<7} not on this machine", target.case.name(), target.isa);
+                continue;
+            };
+            self.share_line("floors", row, &target.case, Some(target.floor), Some(target.goal));
+        }
+    }
+
+    fn odd(&mut self) {
+        self.report.heading("Odd sizes: at most 8 points below the even neighbour, which comes first");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (odd, even) in suite::odd() {
+            let share = self.share_line("odd", row, &even, None, None);
+            self.share_line("odd", row, &odd, Some(share - 8.0), None);
+        }
+    }
+
+    fn few(&mut self) {
+        self.report.heading("Few queries on 2048 keys: microseconds over those of one query less (no cliff)");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        let mut before: Option<Case> = None;
+        for case in suite::few_queries() {
+            let less = before.replace(case.clone()).unwrap_or_else(|| case.clone());
+            self.ratio_line("few", row, (&case, 1), (&less, 1), None, None);
+        }
+    }
+
+    /// Time of one against time of another, in the same rounds.
+    fn ratio_line(
+        &mut self,
+        table: &str,
+        row: &'static Row,
+        (case, threads): (&Case, usize),
+        (other, other_threads): (&Case, usize),
+        floor: Option<Bound>,
+        goal: Option<Bound>,
+    ) {
+        let (mut arrays, mut other_arrays) = (Arrays::new(case), Arrays::new(other));
+        let (plan, mut call) = arrays.runner(row, threads);
+        let (_, mut other_call) = other_arrays.runner(row, other_threads);
+        let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
+        drop(call);
+        let ratio = measured.contenders[1].against_first;
+        let line = Line {
+            table,
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error: arrays.error(),
+            figure: ratio.median,
+            spread: ratio.median * ratio.relative(),
+            unit: "x",
+            floor,
+            goal,
+            flops: case.flops(),
+        };
+        self.report.line(&line, &measured);
+    }
+
+    fn two_threads(&mut self) {
+        self.report.heading("Two threads: times as fast as one");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for case in suite::two_threads() {
+            let (floor, goal) = (Some(Bound::AtLeast(1.9)), Some(Bound::AtLeast(1.97)));
+            self.ratio_line("threads", row, (&case, 2), (&case, 1), floor, goal);
+        }
+    }
+
+    fn automatic_threads(&mut self) {
+        self.report.heading("All cores where they are worth it: times as fast as one thread");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for case in suite::automatic_threads() {
+            self.ratio_line(
+                "auto",
+                row,
+                (&case, machine::cores()),
+                (&case, 1),
+                Some(Bound::AtLeast(0.95)),
+                None,
+            );
+        }
+    }
+
+    fn rival(&mut self) {
+        self.report
+            .heading("Against three-step attention with a tuned matrix product, same threads: times as fast");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for case in suite::against_rival() {
+            let mut arrays = Arrays::new(&case);
+            let rival_arrays = Arrays::new(&case);
+            let mut rival = Rival::new(&case);
+            let threads = self.threads;
+            let (plan, mut call) = arrays.runner(row, threads);
+            let mut rival_call = || rival.run(&case, &rival_arrays, threads);
+            let measured = rounds(row, &mut [&mut call, &mut rival_call], self.time);
+            drop(call);
+            black_box(rival.out());
+            let ratio = measured.contenders[1].against_first;
+            let line = Line {
+                table: "rival",
+                name: case.name(),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+                error: arrays.error(),
+                figure: ratio.median,
+                spread: ratio.median * ratio.relative(),
+                unit: "x",
+                floor: Some(Bound::AtLeast(1.0)),
+                goal: None,
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
+        }
+    }
+
+    fn rising(&mut self) {
+        self.report.heading("Scores rising along the keys: speed against normal data");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (rising, normal) in suite::adversarial() {
+            self.ratio_line("rising", row, (&rising, 1), (&normal, 1), Some(Bound::AtLeast(0.6)), None);
+        }
+    }
+
+    fn i8(&mut self) {
+        self.report.heading("8-bit tensors: share of the f32 multiply-add peak");
+        let Some(row) = self.row(Dtype::I8, None) else { return };
+        for case in suite::i8() {
+            self.share_line("i8", row, &case, None, None);
+        }
+    }
+
+    /// What a call costs besides computing: the C entry against the bare kernel on a prepared part.
+    fn call(&mut self) {
+        self.report.heading("Fixed cost of a call from C, one head, 16 x 64: microseconds");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        let case = Case::square(1, 16, 64);
+        let mut arrays = Arrays::new(&case);
+        let mut bare_arrays = Arrays::new(&case);
+        let cfg = fa_config {
+            block_size_q: 0,
+            block_size_kv: 0,
+            head_dim: 64,
+            causal: false,
+            softmax_scale: 0.125,
+            num_threads: 1,
+            reserved: 0,
+        };
+        let (plan, call) = arrays.runner(row, 1);
+        drop(call);
+        let mut out = vec![0f32; 16 * 64];
+        let (q, k, v) = arrays.qkv();
+        let mut from_c = || {
+            // SAFETY: dense arrays of these sizes.
+            let status =
+                unsafe { fa_forward_f32(&cfg, q.as_ptr(), k.as_ptr(), v.as_ptr(), 16, 16, out.as_mut_ptr()) };
+            assert_eq!(status, fa_status::FA_OK);
+        };
+        let mut problem = bare_arrays.problem();
+        let mut workspace = Workspace::allocate(1, plan.scratch).expect("scratch memory");
+        let mut scratch = workspace.pieces().next().expect("a piece");
+        let mut bare = || {
+            let queue = Queue::new(&mut problem, plan.tiles.q);
+            let part = queue.take().expect("a part");
+            row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+        };
+        let measured = rounds(row, &mut [&mut from_c, &mut bare], self.time);
+        let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);
+        let line = Line {
+            table: "call",
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error: None,
+            figure: 1e6 * (from_c.median - bare.median),
+            spread: 1e6 * (from_c.high - from_c.low) / 2.0,
+            unit: "u",
+            floor: Some(Bound::AtMost(0.3)),
+            goal: Some(Bound::AtMost(0.2)),
+            flops: case.flops(),
+        };
+        self.report.line(&line, &measured);
+    }
+}

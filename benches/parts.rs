@@ -1,0 +1,66 @@
+//! Regression of the parts: what criterion compares with its last run on the same machine.
+//!
+//! `cargo bench --bench parts`. Shares of the peak are in the other benchmark, `attention`.
+
+#![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel;
+use flash_attention::machine::Machine;
+use flash_attention::part::Queue;
+use flash_attention::plan::Plan;
+use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::schedule;
+use flash_attention::view::{Layout, View, ViewMut};
+use flash_attention::workspace::Workspace;
+
+fn parts(c: &mut Criterion) {
+    for row in kernel::available().filter(|row| row.dtype() == Dtype::F32) {
+        let mut group = c.benchmark_group(row.isa().to_string_lossy());
+
+        let mut values: Vec<f32> = (0..4096).map(|i| -(i as f32) / 256.0).collect();
+        group.throughput(Throughput::Elements(values.len() as u64));
+        group.bench_function("exp2", |b| b.iter(|| row.exp2(black_box(&mut values))));
+
+        // One tile against few keys is mostly packing and epilogue, against many mostly scores and
+        // accumulation.
+        for (name, len_q, len_kv, dim) in
+            [("ends", 128, 8, 64), ("middle", 32, 2048, 64), ("part", 128, 512, 64)]
+        {
+            let data: Vec<f32> = (0..len_kv.max(len_q) * dim).map(|i| (i as f32).sin()).collect();
+            let mut out = vec![0f32; len_q * dim];
+            let layout = |len| Layout::dense(Dtype::F32, 1, len, dim).expect("a size that fits");
+            let view = |len| View::of(&data, layout(len)).expect("a view");
+            let tensors = Tensors {
+                q: view(len_q),
+                k: view(len_kv),
+                v: view(len_kv),
+                o: ViewMut::of(&mut out, layout(len_q)).expect("a view"),
+                lse: None,
+            };
+            let mut problem = Problem::new(tensors, Semantics::with_scale(0.125)).expect("a problem");
+            let plan = Plan::new(problem.shape(), row, Machine::get(), 1).expect("a plan");
+            let mut workspace = Workspace::allocate(1, plan.scratch).expect("memory");
+            group.throughput(Throughput::Elements((4 * len_q * len_kv * dim) as u64));
+            group.bench_function(name, |b| {
+                let mut scratch = workspace.pieces().next().expect("a piece");
+                b.iter(|| {
+                    let queue = Queue::new(&mut problem, plan.tiles.q);
+                    while let Some(part) = queue.take() {
+                        row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+                    }
+                });
+            });
+            group.bench_function(format!("{name}, whole call"), |b| {
+                b.iter(|| schedule::run(&mut problem, &plan).expect("memory"));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, parts);
+criterion_main!(benches);
