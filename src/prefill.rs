@@ -20,11 +20,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::attend::VECTORS;
-use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite};
+use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
 use crate::attend::epilogue::epilogue;
 use crate::attend::mask::{Sight, mask};
 use crate::attend::scores::scores;
-use crate::attend::softmax::{self, State};
+use crate::attend::softmax::{self, Probabilities, State};
 use crate::dtype::{Family, Rows};
 use crate::part::Part;
 use crate::problem::{Problem, Shape};
@@ -268,26 +268,35 @@ unsafe fn visit<S: Isa, F: Family, const R: usize, const Z: usize>(
         if sight.is_partial() {
             max = mask(s, block_scores, &sight);
         }
-        let reference = softmax::update(s, state, dim_v, max, first);
-        softmax::probabilities(s, block_scores, n, reference, state);
+        let mut making = Probabilities::new(s, softmax::update(s, state, dim_v, max, first));
 
-        // Keys that every row sees go straight through. So do the others, with probability 0
-        // where they are not visible, unless their values are not finite: 0 · NaN is NaN.
-        let mut done = 0;
+        // Values that are not finite must not meet the probability 0 of a key that is not
+        // visible: 0 · NaN is NaN. All others may, so only these few keys are taken one by one.
+        let mut guarded = if sight.is_partial() { next_guarded(v, &sight, 0, dim_v) } else { None };
         let mut fresh = first;
-        loop {
-            let guarded = if sight.is_partial() { next_guarded(v, &sight, done, dim_v) } else { None };
+        let mut d = 0;
+        if guarded.is_none() {
+            d = make_and_accumulate(s, block_scores, v, n, dim_v, state.output, fresh, &mut making);
+        } else {
+            making.make_all(s, block_scores, n);
+        }
+        let mut done = 0;
+        while done < n {
             let end = guarded.unwrap_or(n);
             if end > done || fresh {
                 let p = block_scores.add(done * Z * S::LANES);
-                accumulate::<S, R, Z>(s, p, v.skip(done), end - done, dim_v, state.output, fresh);
+                accumulate::<S, R, Z>(s, p, v.skip(done), end - done, d, dim_v, state.output, fresh);
                 fresh = false;
             }
-            let Some(key) = guarded else { break };
-            let p = block_scores.add(key * Z * S::LANES);
-            accumulate_guarded::<S, Z>(s, p, v.skip(key).base, dim_v, state.output, &sight, key);
-            done = key + 1;
+            done = end;
+            if let Some(key) = guarded {
+                let p = block_scores.add(key * Z * S::LANES);
+                accumulate_guarded::<S, Z>(s, p, v.skip(key).base, dim_v, state.output, &sight, key);
+                done = key + 1;
+                guarded = next_guarded(v, &sight, done, dim_v);
+            }
         }
+        making.finish(s, state);
     }
 }
 

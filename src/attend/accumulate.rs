@@ -1,13 +1,50 @@
 //! Step 4: output += probabilities · V, transposed: a vector is one output element of all rows.
+//!
+//! The first register tile makes the probabilities while it goes through the keys: the exponential
+//! keeps pipes busy that multiply-adds leave free, which a pass of its own would not.
 
 use std::ops::Range;
 
 use super::mask::Sight;
+use super::softmax::Probabilities;
 use crate::dtype::Rows;
 use crate::simd::Isa;
 
-/// Adds `n` keys to `output[d][lane]`, in register tiles of `R` elements; starts from 0 instead
-/// of what is there if `fresh`. Each element's sum runs over the keys in ascending order.
+/// Elements of the tile that makes the probabilities: fewer than in others, so that what the
+/// exponential needs stays in registers, too.
+const FIRST: usize = 4;
+
+/// Turns `n` keys' scores into probabilities, in place, and adds them to the first elements of the
+/// output; returns how many elements that are. See [`accumulate`], which does the others.
+///
+/// # Safety
+/// As [`accumulate`].
+#[inline(always)]
+pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
+    s: S,
+    scores: *mut f32,
+    v: Rows,
+    n: usize,
+    dim: usize,
+    output: *mut f32,
+    fresh: bool,
+    making: &mut Probabilities<S, Z>,
+) -> usize {
+    // SAFETY: FIRST or 1 of the caller's dim, which is at least 1.
+    unsafe {
+        if dim >= FIRST {
+            tile::<S, FIRST, Z>(s, scores, v, n, output, fresh, Some(making));
+            FIRST
+        } else {
+            tile::<S, 1, Z>(s, scores, v, n, output, fresh, Some(making));
+            1
+        }
+    }
+}
+
+/// Adds `n` keys to `output[d][lane]` from element `d` on, in register tiles of `R` elements;
+/// starts from 0 instead of what is there if `fresh`. Each element's sum runs over the keys in
+/// ascending order.
 ///
 /// # Safety
 /// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `dim * Z` vectors, initialised
@@ -15,21 +52,21 @@ use crate::simd::Isa;
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
     s: S,
-    p: *const f32,
+    p: *mut f32,
     v: Rows,
     n: usize,
+    mut d: usize,
     dim: usize,
     output: *mut f32,
     fresh: bool,
 ) {
-    let mut d = 0;
     // SAFETY: each tile of N elements is taken only while N are left of the caller's dim.
     unsafe {
         macro_rules! tiles_of {
             ($rows:expr) => {
                 while dim - d >= $rows {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
-                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * Z * S::LANES), fresh);
+                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * Z * S::LANES), fresh, None);
                     d += $rows;
                 }
             };
@@ -42,15 +79,17 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
 }
 
 /// # Safety
-/// As [`accumulate`], for `R` elements from the first of `v` on.
+/// As [`accumulate`], for `R` elements from the first of `v` on. With `making`, `p` holds scores,
+/// which become probabilities.
 #[inline(always)]
 unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
     s: S,
-    p: *const f32,
+    p: *mut f32,
     v: Rows,
     n: usize,
     output: *mut f32,
     fresh: bool,
+    making: Option<&mut Probabilities<S, Z>>,
 ) {
     let mut sum = [[s.splat(0.0); Z]; R];
     // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
@@ -62,12 +101,20 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
                 }
             }
         }
+        // A copy, which can live in registers.
+        let mut made = making.as_deref().copied();
         let mut p = p;
         let mut row = v.base;
         for _ in 0..n {
             let mut weight = [s.splat(0.0); Z];
             for (z, weight) in weight.iter_mut().enumerate() {
                 *weight = s.load(p.add(z * S::LANES));
+            }
+            if let Some(made) = &mut made {
+                made.make(s, &mut weight);
+                for (z, &weight) in weight.iter().enumerate() {
+                    s.store(p.add(z * S::LANES), weight);
+                }
             }
             for (r, sum) in sum.iter_mut().enumerate() {
                 let x = s.splat(row.cast::<f32>().wrapping_add(r).read_unaligned());
@@ -77,6 +124,9 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
             }
             p = p.add(Z * S::LANES);
             row = row.wrapping_add(v.stride);
+        }
+        if let (Some(making), Some(made)) = (making, made) {
+            *making = made;
         }
         for (r, sum) in sum.iter().enumerate() {
             for (z, &sum) in sum.iter().enumerate() {

@@ -118,36 +118,63 @@ impl Body for Rescale<'_> {
     }
 }
 
-/// Turns `n` rows of scores into probabilities 2^(score - reference), in place, and adds them to
-/// the sums. Each lane adds in the order of the keys, block by block.
-///
-/// # Safety
-/// `scores` holds `n * Z` vectors and `state.sum` `Z`.
-#[inline(always)]
-pub(crate) unsafe fn probabilities<S: Isa, const Z: usize>(
-    s: S,
-    scores: *mut f32,
-    n: usize,
+/// Turns the scores of a block into probabilities 2^(score - reference) and sums them. Each lane
+/// adds in the order of the keys, block by block.
+#[derive(Clone, Copy)]
+pub(crate) struct Probabilities<S: Isa, const Z: usize> {
     reference: [S::F32; Z],
-    state: State,
-) {
-    let mut sum = [s.splat(0.0); Z];
-    for key in 0..n {
-        for z in 0..Z {
+    sum: [S::F32; Z],
+}
+
+impl<S: Isa, const Z: usize> Probabilities<S, Z> {
+    /// For scores against these references, from [`update`].
+    #[inline(always)]
+    pub(crate) fn new(s: S, reference: [S::F32; Z]) -> Self {
+        Probabilities { reference, sum: [s.splat(0.0); Z] }
+    }
+
+    /// One key.
+    #[inline(always)]
+    pub(crate) fn make(&mut self, s: S, scores: &mut [S::F32; Z]) {
+        for (z, x) in scores.iter_mut().enumerate() {
+            *x = math::exp2(s, s.sub(*x, self.reference[z]));
+            self.sum[z] = s.add(self.sum[z], *x);
+        }
+    }
+
+    /// `n` keys, in place.
+    ///
+    /// # Safety
+    /// `scores` holds `n * Z` vectors.
+    #[inline(always)]
+    pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
+        for key in 0..n {
+            let mut p = self.reference;
             // SAFETY: key < n and z < Z.
             unsafe {
-                let at = scores.add((key * Z + z) * S::LANES);
-                let p = math::exp2(s, s.sub(s.load(at), reference[z]));
-                sum[z] = s.add(sum[z], p);
-                s.store(at, p);
+                for (z, p) in p.iter_mut().enumerate() {
+                    *p = s.load(scores.add((key * Z + z) * S::LANES));
+                }
+                self.make(s, &mut p);
+                for (z, &p) in p.iter().enumerate() {
+                    s.store(scores.add((key * Z + z) * S::LANES), p);
+                }
             }
         }
     }
-    for (z, &sum) in sum.iter().enumerate() {
-        // SAFETY: z < Z.
-        unsafe {
-            let at = state.sum.add(z * S::LANES);
-            s.store(at, s.add(s.load(at), sum));
+
+    /// Adds the sums of the block to the state.
+    ///
+    /// # Safety
+    /// `state.sum` holds `Z` vectors.
+    #[inline(always)]
+    pub(crate) unsafe fn finish(self, s: S, state: State) {
+        for (z, &sum) in self.sum.iter().enumerate() {
+            // SAFETY: z < Z.
+            unsafe {
+                let at = state.sum.add(z * S::LANES);
+                s.store(at, s.add(s.load(at), sum));
+            }
         }
     }
 }
