@@ -167,8 +167,21 @@ static void the_pool_stays(void) {
     n = count_tasks();
     call(4), call(0), call(1);
     CHECK(count_tasks() == n, "%d threads, %d before", count_tasks(), n);
-    call(UINT32_MAX);
+}
+
+/* Many small tiles, and work for more threads than there may be. */
+static void no_more_than_256(void) {
+    enum { ROWS = 1024, KEYS = 4096 };
+    float *queries = random_normal(ROWS * DIM), *keys = random_normal(KEYS * DIM);
+    float *few = need(ROWS * DIM * sizeof *few), *many = need(ROWS * DIM * sizeof *many);
+    fa_config cfg = config_of(2, false);
+    cfg.block_size_q = 1;
+    CHECK(fa_mha(&cfg, queries, keys, keys, 1, ROWS, KEYS, few) == FA_OK, "2 threads");
+    cfg.num_threads = UINT32_MAX;
+    CHECK(fa_mha(&cfg, queries, keys, keys, 1, ROWS, KEYS, many) == FA_OK, "UINT32_MAX threads");
+    CHECK(same_bits(few, many, ROWS * DIM), "UINT32_MAX threads: other bits");
     CHECK(settled_tasks(256) <= 256, "%d threads", count_tasks());
+    free(queries), free(keys), free(few), free(many);
 }
 
 int main(void) {
@@ -183,6 +196,7 @@ int main(void) {
     one_thread_makes_none();
     first_use_at_once();
     the_pool_stays();
+    no_more_than_256();
     free(q), free(k), free(v), free(want[0]), free(want[1]);
     return check_result();
 }

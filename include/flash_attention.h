@@ -81,7 +81,7 @@ typedef enum fa_status {
   FA_ERR_SOFTMAX_SCALE = 4,
   /**
    * A quantisation scale is NaN or infinite, or the product of the scales of the query, the
-   * keys and the softmax is beyond FLT_MAX.
+   * keys and the softmax is beyond FLT_MAX / log2(e).
    */
   FA_ERR_QUANT_SCALE = 5,
   /**

@@ -98,16 +98,17 @@ pub(crate) trait Family: 'static {
     /// See the trait; `scratch` holds `n` staged rows.
     unsafe fn stage_v<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, scratch: *mut u8) -> Rows;
 
-    /// Scores, in log2 units, of `R` keys against `Z * S::LANES` packed queries. Each lane's sum
+    /// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane's sum
     /// runs over the steps in ascending order whatever `R` and `Z` are, so that a score has the
     /// same bits in every tile shape.
     ///
     /// # Safety
-    /// See the trait; `k` has at least `R` staged rows, and `panel` is a packed panel
-    /// `Z * S::LANES` wide.
+    /// See the trait; `k` has at least `R` staged rows, and `panel` is the first of `Z` neighbouring
+    /// vectors of a packed panel `lanes` wide.
     unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
         s: S,
         panel: *const Self::Query,
+        lanes: usize,
         k: Rows,
         dim: usize,
         factor: f32,

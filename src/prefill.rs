@@ -22,8 +22,8 @@ use std::ops::Range;
 use crate::attend::VECTORS;
 use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
 use crate::attend::epilogue::epilogue;
-use crate::attend::mask::{Sight, mask};
-use crate::attend::scores::scores;
+use crate::attend::mask::{self, Span, seen_by};
+use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
 use crate::dtype::{Family, Rows};
 use crate::part::Part;
@@ -97,6 +97,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 output: scratch.take(lanes * dim_v),
                 reference: scratch.take(lanes),
                 sum: scratch.take(lanes),
+                lanes,
             },
             scores: scratch.take(tiles.kv * width),
         };
@@ -108,8 +109,9 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             for tile in TileIter::<S>::new(part.rows()) {
                 let q = rows_of(problem.q(), part.batch(), part.head(), tile.rows.start);
-                let panel = buffers.of_tile::<S>(&tile, problem).panel;
+                let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
+                state.begin(s, dim_v);
             }
 
             let kv_head = problem.kv_head(part.head());
@@ -123,12 +125,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let v = F::stage_v(s, v, block.len(), dim_v, staged_v);
                 for tile in TileIter::<S>::new(part.rows()) {
                     let buffers = buffers.of_tile::<S>(&tile, problem);
-                    // One vector where one is enough: half the work for the last rows.
-                    if tile.lanes == S::LANES {
-                        visit::<S, F, R, 1>(s, problem, &tile, &block, k, v, buffers);
-                    } else {
-                        visit::<S, F, R, VECTORS>(s, problem, &tile, &block, k, v, buffers);
-                    }
+                    visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers);
                 }
                 start = start.saturating_add(tiles.kv);
             }
@@ -195,14 +192,6 @@ impl<S: Isa> Iterator for TileIter<S> {
     }
 }
 
-/// The keys that at least one of `rows` sees.
-#[inline(always)]
-fn seen_by(problem: &Problem, rows: &Range<usize>) -> Range<usize> {
-    // Windows move with the row, so the first and the last row bound all others.
-    let start = problem.visible(rows.start).start;
-    start..problem.visible(rows.end - 1).end.max(start)
-}
-
 /// Scratch arrays of a part, or of one of its tiles.
 struct Buffers<F: Family> {
     panel: *mut F::Query,
@@ -215,13 +204,14 @@ impl<F: Family> Buffers<F> {
     #[inline(always)]
     fn of_tile<S: Isa>(&self, tile: &Tile, problem: &Problem) -> Buffers<F> {
         let lane = tile.index * VECTORS * S::LANES;
-        let State { reference, sum, output } = self.state;
+        let State { reference, sum, output, .. } = self.state;
         Buffers {
             panel: self.panel.wrapping_add(lane * F::steps(problem.shape().dim_qk)),
             state: State {
                 reference: reference.wrapping_add(lane),
                 sum: sum.wrapping_add(lane),
                 output: output.wrapping_add(lane * problem.shape().dim_v),
+                lanes: tile.lanes,
             },
             scores: self.scores,
         }
@@ -234,7 +224,7 @@ impl<F: Family> Buffers<F> {
 /// `k` and `v` are the staged rows of `block`; `buffers` are the tile's arrays, with the queries
 /// packed, and the state as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa, F: Family, const R: usize, const Z: usize>(
+unsafe fn visit<S: Isa, F: Family, const R: usize>(
     s: S,
     problem: &Problem,
     tile: &Tile,
@@ -243,82 +233,152 @@ unsafe fn visit<S: Isa, F: Family, const R: usize, const Z: usize>(
     v: Rows,
     buffers: Buffers<F>,
 ) {
-    let Buffers { panel, state, scores: block_scores } = buffers;
-    let sight = Sight::new(problem, tile.rows.clone(), tile.lanes, block.clone());
-    let n = sight.seen.len();
-    if n == 0 {
-        return;
-    }
-    let first = is_first(problem, tile, block);
-    let skipped = sight.seen.start - block.start;
-    let (k, v) = (k.skip(skipped), v.skip(skipped));
-    let dim_v = problem.shape().dim_v;
-    // SAFETY: `seen` is part of `block`, so `n` rows of k, v and scores exist; the rest is the
-    // caller's contract.
+    let spans = mask::spans::<S>(problem, &tile.rows, block);
+    let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
+    // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
-        let mut max = scores::<S, F, R, Z>(
-            s,
-            panel,
-            k,
-            n,
-            problem.shape().dim_qk,
-            problem.score_factor(),
-            block_scores,
-        );
-        if sight.is_partial() {
-            max = mask(s, block_scores, &sight);
+        for span in &spans {
+            let place = Place::of::<S>(span, tile, block, k, v, &buffers);
+            match span.vectors {
+                _ if span.keys.is_empty() => {}
+                1 => {
+                    let [x] = score::<S, F, R, 1>(s, problem, span, place);
+                    max[span.vector] = s.max(x, max[span.vector]);
+                }
+                _ => {
+                    let found = score::<S, F, R, VECTORS>(s, problem, span, place);
+                    for (max, x) in max.iter_mut().zip(found) {
+                        *max = s.max(x, *max);
+                    }
+                }
+            }
         }
-        let mut making = Probabilities::new(s, softmax::update(s, state, dim_v, max, first));
+        let references = softmax::update(s, buffers.state, problem.shape().dim_v, max);
+        let mut making = Probabilities::new(s, references);
+        for span in &spans {
+            let place = Place::of::<S>(span, tile, block, k, v, &buffers);
+            match span.vectors {
+                _ if span.keys.is_empty() => {}
+                1 => weigh::<S, F, R, 1>(s, problem, span, place, &mut making),
+                _ => weigh::<S, F, R, VECTORS>(s, problem, span, place, &mut making),
+            }
+        }
+        making.finish(s, buffers.state);
+    }
+}
 
+/// Where one span finds its keys, values and arrays.
+struct Place<F: Family> {
+    k: Rows,
+    v: Rows,
+    panel: *const F::Query,
+    scores: *mut f32,
+    state: State,
+}
+
+impl<F: Family> Place<F> {
+    #[inline(always)]
+    fn of<S: Isa>(
+        span: &Span,
+        tile: &Tile,
+        block: &Range<usize>,
+        k: Rows,
+        v: Rows,
+        buffers: &Buffers<F>,
+    ) -> Place<F> {
+        let key = span.keys.start - block.start;
+        Place {
+            k: k.skip(key),
+            v: v.skip(key),
+            panel: buffers.panel.wrapping_add(span.vector * S::LANES),
+            // Spans before this one have left room for whole tiles.
+            scores: buffers.scores.wrapping_add(key * tile.lanes),
+            state: buffers.state.from::<S>(span.vector),
+        }
+    }
+}
+
+/// Scores of one span, masked; returns their maximum for each lane.
+///
+/// # Safety
+/// As [`visit`], for the span's place; the span has `Z` vectors.
+#[inline(always)]
+unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
+    s: S,
+    problem: &Problem,
+    span: &Span,
+    place: Place<F>,
+) -> [S::F32; Z] {
+    let Place { k, panel, scores, state, .. } = place;
+    let (n, dim, factor) = (span.keys.len(), problem.shape().dim_qk, problem.score_factor());
+    // SAFETY: `n` rows of k and scores exist; the rest is the caller's contract.
+    unsafe {
+        let max = scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, n, dim, factor, scores);
+        if span.is_partial() { mask::mask(s, scores, n, &span.sight::<S>(problem)) } else { max }
+    }
+}
+
+/// Probabilities of one span from its scores, and their product with the values.
+///
+/// # Safety
+/// As [`visit`], for the span's place, with its scores made; the span has `Z` vectors.
+#[inline(always)]
+unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
+    s: S,
+    problem: &Problem,
+    span: &Span,
+    place: Place<F>,
+    all_making: &mut Probabilities<S, VECTORS>,
+) {
+    let Place { v, scores: p, state, .. } = place;
+    let State { output, lanes, .. } = state;
+    let (n, dim) = (span.keys.len(), problem.shape().dim_v);
+    let mut making = all_making.part::<Z>(span.vector);
+    // SAFETY: `n` rows of v and scores exist; the rest is the caller's contract.
+    unsafe {
         // Values that are not finite must not meet the probability 0 of a key that is not
         // visible: 0 · NaN is NaN. All others may, so only these few keys are taken one by one.
-        let mut guarded = if sight.is_partial() { next_guarded(v, &sight, 0, dim_v) } else { None };
-        let mut fresh = first;
+        let mut guarded = next_guarded(v, span, 0, dim);
         let mut d = 0;
         if guarded.is_none() {
-            d = make_and_accumulate(s, block_scores, v, n, dim_v, state.output, fresh, &mut making);
+            d = make_and_accumulate(s, p, v, n, dim, output, lanes, &mut making);
         } else {
-            making.make_all(s, block_scores, n);
+            making.make_all(s, p, n);
         }
         let mut done = 0;
         while done < n {
             let end = guarded.unwrap_or(n);
-            if end > done || fresh {
-                let p = block_scores.add(done * Z * S::LANES);
-                accumulate::<S, R, Z>(s, p, v.skip(done), end - done, d, dim_v, state.output, fresh);
-                fresh = false;
-            }
+            let from = p.add(done * Z * S::LANES);
+            accumulate::<S, R, Z>(s, from, v.skip(done), end - done, d, dim, output, lanes);
             done = end;
             if let Some(key) = guarded {
-                let p = block_scores.add(key * Z * S::LANES);
-                accumulate_guarded::<S, Z>(s, p, v.skip(key).base, dim_v, state.output, &sight, key);
+                let (from, v_row) = (p.add(key * Z * S::LANES), v.skip(key).base);
+                let sight = span.sight::<S>(problem);
+                accumulate_guarded::<S, Z>(s, from, v_row, dim, output, lanes, &sight, key);
                 done = key + 1;
-                guarded = next_guarded(v, &sight, done, dim_v);
+                guarded = next_guarded(v, span, done, dim);
             }
         }
-        making.finish(s, state);
     }
+    all_making.put_back(span.vector, &making);
 }
 
-/// Whether `block` is the first one that the tile sees anything of: its state is then not
-/// initialised yet.
-#[inline(always)]
-fn is_first(problem: &Problem, tile: &Tile, block: &Range<usize>) -> bool {
-    seen_by(problem, &tile.rows).start >= block.start
-}
-
-/// The first key from `done` on, counted from `seen.start`, that some row does not see and whose
-/// values are not all finite.
+/// The first key from `done` on, counted from the span's first, that some row does not see and
+/// whose values are not all finite.
 ///
 /// # Safety
-/// `v` has the rows of `sight.seen`, of `dim` f32.
+/// `v` has the rows of `span`, of `dim` f32.
 #[inline(always)]
-unsafe fn next_guarded(v: Rows, sight: &Sight, done: usize, dim: usize) -> Option<usize> {
-    let to_seen = |key: usize| key - sight.seen.start;
-    let (start, end) = (to_seen(sight.by_all.start), to_seen(sight.by_all.end));
-    // SAFETY: both ranges lie in `seen`.
-    unsafe {
-        first_not_finite(v, done..start, dim)
-            .or_else(|| first_not_finite(v, done.max(end)..sight.seen.len(), dim))
+unsafe fn next_guarded(v: Rows, span: &Span, done: usize, dim: usize) -> Option<usize> {
+    if !span.is_partial() {
+        return None;
     }
+    for keys in span.not_by_all() {
+        // SAFETY: part of the span.
+        let found = unsafe { first_not_finite(v, keys.start.max(done)..keys.end, dim) };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
 }

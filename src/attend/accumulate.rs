@@ -27,28 +27,27 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
     n: usize,
     dim: usize,
     output: *mut f32,
-    fresh: bool,
+    lanes: usize,
     making: &mut Probabilities<S, Z>,
 ) -> usize {
     // SAFETY: FIRST or 1 of the caller's dim, which is at least 1.
     unsafe {
         if dim >= FIRST {
-            tile::<S, FIRST, Z>(s, scores, v, n, output, fresh, Some(making));
+            tile::<S, FIRST, Z>(s, scores, v, n, output, lanes, Some(making));
             FIRST
         } else {
-            tile::<S, 1, Z>(s, scores, v, n, output, fresh, Some(making));
+            tile::<S, 1, Z>(s, scores, v, n, output, lanes, Some(making));
             1
         }
     }
 }
 
-/// Adds `n` keys to `output[d][lane]` from element `d` on, in register tiles of `R` elements;
-/// starts from 0 instead of what is there if `fresh`. Each element's sum runs over the keys in
-/// ascending order.
+/// Adds `n` keys to `Z` vectors of `output[d][lane]`, which is `lanes` wide, from element `d` on,
+/// in register tiles of `R` elements. Each element's sum runs over the keys in ascending order.
 ///
 /// # Safety
-/// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `dim * Z` vectors, initialised
-/// unless `fresh`.
+/// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `Z` vectors in each of `dim` rows,
+/// initialised.
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
     s: S,
@@ -58,7 +57,7 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
     mut d: usize,
     dim: usize,
     output: *mut f32,
-    fresh: bool,
+    lanes: usize,
 ) {
     // SAFETY: each tile of N elements is taken only while N are left of the caller's dim.
     unsafe {
@@ -66,7 +65,7 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
             ($rows:expr) => {
                 while dim - d >= $rows {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
-                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * Z * S::LANES), fresh, None);
+                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * lanes), lanes, None);
                     d += $rows;
                 }
             };
@@ -88,17 +87,15 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
     v: Rows,
     n: usize,
     output: *mut f32,
-    fresh: bool,
+    lanes: usize,
     making: Option<&mut Probabilities<S, Z>>,
 ) {
     let mut sum = [[s.splat(0.0); Z]; R];
     // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
     unsafe {
-        if !fresh {
-            for (r, sum) in sum.iter_mut().enumerate() {
-                for (z, sum) in sum.iter_mut().enumerate() {
-                    *sum = s.load(output.add((r * Z + z) * S::LANES));
-                }
+        for (r, sum) in sum.iter_mut().enumerate() {
+            for (z, sum) in sum.iter_mut().enumerate() {
+                *sum = s.load(output.add(r * lanes + z * S::LANES));
             }
         }
         // A copy, which can live in registers.
@@ -130,7 +127,7 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
         }
         for (r, sum) in sum.iter().enumerate() {
             for (z, &sum) in sum.iter().enumerate() {
-                s.store(output.add((r * Z + z) * S::LANES), sum);
+                s.store(output.add(r * lanes + z * S::LANES), sum);
             }
         }
     }
@@ -140,7 +137,7 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
 /// the probability 0 of the other rows would be NaN.
 ///
 /// # Safety
-/// As [`accumulate`] for one key, with the output initialised.
+/// As [`accumulate`] for one key.
 #[inline(always)]
 pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     s: S,
@@ -148,6 +145,7 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     v: *const u8,
     dim: usize,
     output: *mut f32,
+    lanes: usize,
     sight: &Sight,
     key: usize,
 ) {
@@ -157,7 +155,7 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
             // SAFETY: z < Z and d < dim.
             unsafe {
                 let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
-                let at = output.add((d * Z + z) * S::LANES);
+                let at = output.add(d * lanes + z * S::LANES);
                 let old = s.load(at);
                 s.store(at, s.select(sees, s.fma(s.load(p.add(z * S::LANES)), x, old), old));
             }

@@ -14,8 +14,7 @@ use crate::simd::Isa;
 /// sum: a row whose visible scores are all -inf, or one of which is NaN, is NaN.
 ///
 /// # Safety
-/// `state` holds what [`super::softmax::update`] says, for `Z` vectors and the problem's dim_v;
-/// all of it is initialised unless every row of the tile is blind; there are at most `Z * LANES` rows.
+/// `state` is that of all keys, `Z` vectors wide; there are at most `Z * LANES` rows.
 #[inline(always)]
 pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     s: S,
@@ -30,23 +29,19 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     let (batch, head) = (part.batch(), part.head());
     let width = Z * S::LANES;
     let mut blind = [false; MAX_WIDTH];
-    let mut all_blind = true;
     for (lane, blind) in blind[..n].iter_mut().enumerate() {
         *blind = problem.visible(first + lane).is_empty();
-        all_blind &= *blind;
     }
     let stride = problem.o().layout().stride[2];
     // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below
-    // `n` and `dim`; the state is initialised where a row is not blind (caller).
+    // `n` and `dim`.
     unsafe {
-        if !all_blind {
-            normalise::<S, Z>(s, dim, state, value_scale);
-        }
+        normalise::<S, Z>(s, dim, state, value_scale);
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
             let out = problem.o().row(batch, head, first + from).cast::<f32>();
             let mut d = 0;
-            while rows == S::LANES && d + S::LANES <= dim && !all_blind {
+            while rows == S::LANES && d + S::LANES <= dim {
                 s.transpose(state.output.add(d * width + from), width * 4, out.wrapping_add(d), stride);
                 d += S::LANES;
             }
@@ -82,7 +77,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
 /// which underflows to 0 depends on the signs of values with weight 0, invisible ones included.
 ///
 /// # Safety
-/// As [`epilogue`], with the state initialised.
+/// As [`epilogue`].
 #[inline(always)]
 unsafe fn normalise<S: Isa, const Z: usize>(s: S, dim: usize, state: State, value_scale: f32) {
     // SAFETY: lanes below Z * LANES and elements below dim.

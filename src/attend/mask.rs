@@ -1,7 +1,7 @@
 //! Step 2: what is not visible gets the score -inf, whatever its score was (NaN included).
 //!
-//! A block of keys is *skipped* when no row of the tile sees any of it, *full* when every row
-//! sees all of it, and *partial* otherwise; only partial blocks pass through here.
+//! What a tile sees of a block is cut into spans. A key that no row sees is in none; a span is *full*
+//! when every row of its vectors sees all of it, and *partial* otherwise: only those are masked.
 
 use std::ops::Range;
 
@@ -9,48 +9,95 @@ use super::MAX_WIDTH;
 use crate::problem::Problem;
 use crate::simd::Isa;
 
-/// Which of a block's keys each row of a tile sees.
-pub(crate) struct Sight {
-    /// First visible key of each lane, counted from `seen.start`.
-    low: [i32; MAX_WIDTH],
-    /// The key behind the last visible one of each lane, likewise.
-    high: [i32; MAX_WIDTH],
-    /// The keys that at least one row sees.
-    pub(crate) seen: Range<usize>,
-    /// The keys that every row sees; empty or within `seen`.
-    pub(crate) by_all: Range<usize>,
+/// A run of keys, and the neighbouring vectors of a tile whose rows see some of them.
+pub(crate) struct Span {
+    /// The keys.
+    pub(crate) keys: Range<usize>,
+    /// The first of the vectors, and how many they are.
+    pub(crate) vector: usize,
+    pub(crate) vectors: usize,
+    /// The rows in these vectors.
+    rows: Range<usize>,
+    /// Those of the keys that every row sees.
+    by_all: Range<usize>,
 }
 
-impl Sight {
-    /// What `rows` (at most `width` of them, `width` lanes) see of the keys in `block`. Lanes
-    /// without a row see what the last row sees: their results go nowhere.
-    #[inline(always)]
-    pub(crate) fn new(problem: &Problem, rows: Range<usize>, width: usize, block: Range<usize>) -> Sight {
+/// Cuts what a tile of `rows` (at most [`super::VECTORS`] vectors) sees of a block into runs that
+/// are seen by the same vectors, in the order of the keys; empty where there are fewer. A key that
+/// only half of the tile sees then costs half a tile.
+#[inline(always)]
+pub(crate) fn spans<S: Isa>(problem: &Problem, rows: &Range<usize>, block: &Range<usize>) -> [Span; 3] {
+    let middle = rows.end.min(rows.start + S::LANES);
+    let span = |keys: Range<usize>, vector, vectors, rows: Range<usize>| {
         // Windows move with the row, so the first and the last row bound all others.
-        let first = problem.visible(rows.start);
-        let last = problem.visible(rows.end - 1);
-        let seen = clip(first.start..last.end, &block);
-        let by_all = clip(last.start..first.end, &seen);
-        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH], seen, by_all };
-        if sight.is_partial() {
-            for lane in 0..width {
-                let row = rows.end.min(rows.start + lane + 1) - 1;
-                let keys = clip(problem.visible(row), &sight.seen);
-                // A block is at most i32::MAX keys long: see `plan`.
-                sight.low[lane] = (keys.start - sight.seen.start) as i32;
-                sight.high[lane] = (keys.end - sight.seen.start) as i32;
-            }
+        let (first, last) = (problem.visible(rows.start), problem.visible(rows.end - 1));
+        Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
+    };
+    let low = clip(seen_by(problem, &(rows.start..middle)), block);
+    if middle == rows.end {
+        let nothing = low.end..low.end;
+        return [
+            span(low, 0, 1, rows.clone()),
+            span(nothing.clone(), 0, 1, rows.clone()),
+            span(nothing, 0, 1, rows.clone()),
+        ];
+    }
+    let high = clip(seen_by(problem, &(middle..rows.end)), block);
+    [
+        span(low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
+        span(clip(high.clone(), &low), 0, 2, rows.clone()),
+        span(high.start.max(low.end).min(high.end)..high.end, 1, 1, middle..rows.end),
+    ]
+}
+
+/// The keys that at least one of `rows` sees.
+#[inline(always)]
+pub(crate) fn seen_by(problem: &Problem, rows: &Range<usize>) -> Range<usize> {
+    // Windows move with the row, so the first and the last row bound all others.
+    let start = problem.visible(rows.start).start;
+    start..problem.visible(rows.end - 1).end.max(start)
+}
+
+impl Span {
+    /// Whether some row does not see some key.
+    #[inline(always)]
+    pub(crate) fn is_partial(&self) -> bool {
+        self.by_all != self.keys
+    }
+
+    /// The keys before and behind those that every row sees, counted from the first of the span.
+    #[inline(always)]
+    pub(crate) fn not_by_all(&self) -> [Range<usize>; 2] {
+        let (start, end) = (self.by_all.start - self.keys.start, self.by_all.end - self.keys.start);
+        [0..start, end..self.keys.len()]
+    }
+
+    /// What each lane sees.
+    #[inline(always)]
+    pub(crate) fn sight<S: Isa>(&self, problem: &Problem) -> Sight {
+        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
+        for lane in 0..self.vectors * S::LANES {
+            // Lanes without a row see what the last row sees: their results go nowhere.
+            let row = self.rows.end.min(self.rows.start + lane + 1) - 1;
+            let keys = clip(problem.visible(row), &self.keys);
+            // A block is at most i32::MAX keys long: see `plan`.
+            sight.low[lane] = (keys.start - self.keys.start) as i32;
+            sight.high[lane] = (keys.end - self.keys.start) as i32;
         }
         sight
     }
+}
 
-    /// Whether some row does not see some key of `seen`.
-    #[inline(always)]
-    pub(crate) fn is_partial(&self) -> bool {
-        self.by_all != self.seen
-    }
+/// Which keys of a span each lane sees.
+pub(crate) struct Sight {
+    /// First visible key, counted from the first of the span.
+    low: [i32; MAX_WIDTH],
+    /// The key behind the last visible one, likewise.
+    high: [i32; MAX_WIDTH],
+}
 
-    /// One truth value a lane: does its row see key `seen.start + key`?
+impl Sight {
+    /// One truth value a lane of the span's vector `z`: does its row see this key?
     #[inline(always)]
     pub(crate) fn lanes<S: Isa>(&self, s: S, key: usize, z: usize) -> S::Mask {
         let at = z * S::LANES;
@@ -67,12 +114,17 @@ impl Sight {
 /// Sets the scores of what is not visible to -inf and returns the maximum of the others.
 ///
 /// # Safety
-/// `scores` holds `sight.seen.len() * Z` vectors.
+/// `scores` holds `n * Z` vectors.
 #[inline(always)]
-pub(crate) unsafe fn mask<S: Isa, const Z: usize>(s: S, scores: *mut f32, sight: &Sight) -> [S::F32; Z] {
+pub(crate) unsafe fn mask<S: Isa, const Z: usize>(
+    s: S,
+    scores: *mut f32,
+    n: usize,
+    sight: &Sight,
+) -> [S::F32; Z] {
     let hidden = s.splat(f32::NEG_INFINITY);
     let mut max = [hidden; Z];
-    for key in 0..sight.seen.len() {
+    for key in 0..n {
         for (z, max) in max.iter_mut().enumerate() {
             // SAFETY: key and z are below the caller's counts.
             unsafe {

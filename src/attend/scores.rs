@@ -3,8 +3,8 @@
 use crate::dtype::{Family, Rows, Tile};
 use crate::simd::Isa;
 
-/// Writes `out[key][lane]` for `n` keys against `Z` vectors of packed queries, in register tiles
-/// of `R` keys; returns the largest score of each lane.
+/// Writes `out[key][lane]`, `Z` vectors wide, for `n` keys against `Z` vectors of a panel of packed
+/// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
 /// As [`Family::dot`] for `n` keys; `out` has room for `n * Z` vectors.
@@ -12,6 +12,7 @@ use crate::simd::Isa;
 pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     panel: *const F::Query,
+    lanes: usize,
     k: Rows,
     n: usize,
     dim: usize,
@@ -26,7 +27,7 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
         macro_rules! tiles_of {
             ($rows:expr) => {
                 while n - key >= $rows {
-                    let tile = F::dot::<S, { $rows }, Z>(s, panel, k.skip(key), dim, factor);
+                    let tile = F::dot::<S, { $rows }, Z>(s, panel, lanes, k.skip(key), dim, factor);
                     store(s, &tile, out.add(key * Z * S::LANES), &mut max);
                     key += $rows;
                 }

@@ -4,70 +4,100 @@
 //! by more than [`SLACK`], so on ordinary data the sums are rescaled once or not at all. Each
 //! lane decides for itself, so a row's bits do not depend on its neighbours.
 
-use super::{MAX_WIDTH, VECTORS};
-use crate::simd::{Body, Isa, math};
+use super::VECTORS;
+use crate::simd::{Body, Isa, MAX_LANES, math};
 
 /// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
 /// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
 /// precision: f32 is as dense at 2^8 as at 1.
 const SLACK: f32 = 8.0;
 
-/// Where the softmax state and the accumulator of one tile of rows are kept.
+/// Where the softmax state and the accumulator of one tile of rows are kept, `lanes` wide.
 #[derive(Clone, Copy)]
 pub(crate) struct State {
     /// Reference of each lane: -inf before its first visible key.
     pub(crate) reference: *mut f32,
     /// Sum of 2^(score - reference) of each lane.
     pub(crate) sum: *mut f32,
-    /// Transposed output, `[dim_v][lane]`, not normalised; not written before the first block.
+    /// Transposed output, `[dim_v][lane]`, not normalised.
     pub(crate) output: *mut f32,
+    /// Lanes of the tile: one or more vectors.
+    pub(crate) lanes: usize,
+}
+
+impl State {
+    /// The state of the vectors from `vector` on; the rows of the output keep their distance.
+    #[inline(always)]
+    pub(crate) fn from<S: Isa>(self, vector: usize) -> State {
+        let lane = vector * S::LANES;
+        State {
+            reference: self.reference.wrapping_add(lane),
+            sum: self.sum.wrapping_add(lane),
+            output: self.output.wrapping_add(lane),
+            lanes: self.lanes,
+        }
+    }
+
+    /// The state before the first key.
+    ///
+    /// # Safety
+    /// `reference` and `sum` have room for `lanes`, `output` for `dim_v * lanes`.
+    #[inline(always)]
+    pub(crate) unsafe fn begin<S: Isa>(self, s: S, dim_v: usize) {
+        for lane in (0..self.lanes).step_by(S::LANES) {
+            // SAFETY: below the caller's counts.
+            unsafe {
+                s.store(self.reference.add(lane), s.splat(f32::NEG_INFINITY));
+                s.store(self.sum.add(lane), s.splat(0.0));
+                for d in 0..dim_v {
+                    s.store(self.output.add(d * self.lanes + lane), s.splat(0.0));
+                }
+            }
+        }
+    }
 }
 
 /// Moves references where the block's maximum demands it, and gives what is to be subtracted from
-/// the scores.
+/// the scores: both for each vector of the tile.
 ///
 /// # Safety
-/// `state.reference` and `state.sum` hold `Z` vectors, `state.output` `dim_v * Z`; the output is
-/// initialised unless `first`.
+/// `state` is initialised, for at most `VECTORS` vectors and `dim_v` output elements.
 #[inline(always)]
-pub(crate) unsafe fn update<S: Isa, const Z: usize>(
+pub(crate) unsafe fn update<S: Isa>(
     s: S,
     state: State,
     dim_v: usize,
-    block_max: [S::F32; Z],
-    first: bool,
-) -> [S::F32; Z] {
-    const { assert!(Z <= VECTORS) };
-    // SAFETY: z < Z, and the caller's sizes.
-    unsafe {
-        if first {
-            for (z, &max) in block_max.iter().enumerate() {
-                s.store(state.reference.add(z * S::LANES), max);
-                s.store(state.sum.add(z * S::LANES), s.splat(0.0));
-            }
-        } else {
-            let mut moves = false;
-            for (z, &max) in block_max.iter().enumerate() {
-                moves |= s.any(exceeds(s, max, s.load(state.reference.add(z * S::LANES))));
-            }
-            if moves {
-                // Stored here, where the vectors are: `rescale` is not compiled for them.
-                let mut max = [0.0; MAX_WIDTH];
-                for (z, &block_max) in block_max.iter().enumerate() {
-                    s.store(max.as_mut_ptr().add(z * S::LANES), block_max);
-                }
-                rescale(s, Rescale { state, dim_v, max: &max, vectors: Z });
-            }
+    block_max: [S::F32; VECTORS],
+) -> [S::F32; VECTORS] {
+    let never = s.splat(f32::NEG_INFINITY);
+    let mut references = [s.splat(0.0); VECTORS];
+    for z in 0..VECTORS {
+        let at = z * S::LANES;
+        if at >= state.lanes {
+            break;
         }
-        let mut reference = block_max;
-        for (z, reference) in reference.iter_mut().enumerate() {
-            let r = s.load(state.reference.add(z * S::LANES));
+        // SAFETY: below `lanes`.
+        unsafe {
+            let old = s.load(state.reference.add(at));
+            let moves = exceeds(s, block_max[z], old);
+            if s.any(moves) {
+                if s.any(s.gt(s.select(moves, old, never), never)) {
+                    // Stored here, where the vectors are: `rescale` is not compiled for them.
+                    let mut max = [0.0; MAX_LANES];
+                    s.store(max.as_mut_ptr(), block_max[z]);
+                    rescale(s, Rescale { state: state.from::<S>(z), dim_v, max: &max });
+                } else {
+                    // Lanes that move for the first time have nothing to be scaled yet.
+                    s.store(state.reference.add(at), s.select(moves, block_max[z], old));
+                }
+            }
+            let reference = s.load(state.reference.add(at));
             // A lane that has seen no key, or only scores of -inf, has the reference -inf;
             // subtracting that from -inf would be NaN where 0 is meant.
-            *reference = s.select(s.gt(r, s.splat(f32::NEG_INFINITY)), r, s.splat(0.0));
+            references[z] = s.select(s.gt(reference, never), reference, s.splat(0.0));
         }
-        reference
     }
+    references
 }
 
 #[inline(always)]
@@ -85,11 +115,11 @@ fn rescale<S: Isa>(s: S, body: Rescale) {
 
 /// Made by [`update`] alone, whose contract covers what it points to.
 struct Rescale<'a> {
+    /// Of one vector.
     state: State,
     dim_v: usize,
     /// The block's maximum of each lane.
-    max: &'a [f32; MAX_WIDTH],
-    vectors: usize,
+    max: &'a [f32; MAX_LANES],
 }
 
 impl Body for Rescale<'_> {
@@ -97,42 +127,79 @@ impl Body for Rescale<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Rescale { state, dim_v, max, vectors } = self;
-        for z in 0..vectors {
-            let at = z * S::LANES;
-            // SAFETY: the contract of `update`, which made this; at + LANES is within `max`.
-            unsafe {
-                let max = s.load(max.as_ptr().add(at));
-                let old = s.load(state.reference.add(at));
-                let moves = exceeds(s, max, old);
-                let factor = s.select(moves, math::exp2(s, s.sub(old, max)), s.splat(1.0));
-                s.store(state.reference.add(at), s.select(moves, max, old));
-                let sum = state.sum.add(at);
-                s.store(sum, s.mul(s.load(sum), factor));
-                for d in 0..dim_v {
-                    let o = state.output.add(d * vectors * S::LANES + at);
-                    s.store(o, s.mul(s.load(o), factor));
-                }
+        let Rescale { state, dim_v, max } = self;
+        // SAFETY: the contract of `update`, which made this; `max` is as long as any vector.
+        unsafe {
+            let max = s.load(max.as_ptr());
+            let old = s.load(state.reference);
+            let moves = exceeds(s, max, old);
+            let factor = s.select(moves, math::exp2(s, s.sub(old, max)), s.splat(1.0));
+            s.store(state.reference, s.select(moves, max, old));
+            s.store(state.sum, s.mul(s.load(state.sum), factor));
+            for d in 0..dim_v {
+                let o = state.output.add(d * state.lanes);
+                s.store(o, s.mul(s.load(o), factor));
             }
         }
     }
 }
 
 /// Turns the scores of a block into probabilities 2^(score - reference) and sums them. Each lane
-/// adds in the order of the keys, block by block.
+/// adds in the order of the keys, then the block's sum to that of all blocks, so that the sum does
+/// not depend on how a tile cuts the block into spans.
 #[derive(Clone, Copy)]
 pub(crate) struct Probabilities<S: Isa, const Z: usize> {
     reference: [S::F32; Z],
     sum: [S::F32; Z],
 }
 
-impl<S: Isa, const Z: usize> Probabilities<S, Z> {
-    /// For scores against these references, from [`update`].
+impl<S: Isa> Probabilities<S, VECTORS> {
+    /// For a block of scores against the references from [`update`].
     #[inline(always)]
-    pub(crate) fn new(s: S, reference: [S::F32; Z]) -> Self {
-        Probabilities { reference, sum: [s.splat(0.0); Z] }
+    pub(crate) fn new(s: S, reference: [S::F32; VECTORS]) -> Self {
+        Probabilities { reference, sum: [s.splat(0.0); VECTORS] }
     }
 
+    /// Those of `Z` vectors from `vector` on.
+    #[inline(always)]
+    pub(crate) fn part<const Z: usize>(&self, vector: usize) -> Probabilities<S, Z> {
+        const { assert!(Z <= VECTORS) };
+        // Every index is in range, as vector + Z <= VECTORS; without the remainder the compiler
+        // would check.
+        let at = |z: usize| (vector + z) % VECTORS;
+        Probabilities {
+            reference: std::array::from_fn(|z| self.reference[at(z)]),
+            sum: std::array::from_fn(|z| self.sum[at(z)]),
+        }
+    }
+
+    /// Takes back what [`Probabilities::part`] gave.
+    #[inline(always)]
+    pub(crate) fn put_back<const Z: usize>(&mut self, vector: usize, part: &Probabilities<S, Z>) {
+        for (z, &sum) in part.sum.iter().enumerate() {
+            self.sum[(vector + z) % VECTORS] = sum;
+        }
+    }
+
+    /// Adds the sums of the block to the state.
+    ///
+    /// # Safety
+    /// `state` is initialised.
+    #[inline(always)]
+    pub(crate) unsafe fn finish(self, s: S, state: State) {
+        for (z, &sum) in self.sum.iter().enumerate() {
+            if z * S::LANES < state.lanes {
+                // SAFETY: below `lanes`.
+                unsafe {
+                    let at = state.sum.add(z * S::LANES);
+                    s.store(at, s.add(s.load(at), sum));
+                }
+            }
+        }
+    }
+}
+
+impl<S: Isa, const Z: usize> Probabilities<S, Z> {
     /// One key.
     #[inline(always)]
     pub(crate) fn make(&mut self, s: S, scores: &mut [S::F32; Z]) {
@@ -159,21 +226,6 @@ impl<S: Isa, const Z: usize> Probabilities<S, Z> {
                 for (z, &p) in p.iter().enumerate() {
                     s.store(scores.add((key * Z + z) * S::LANES), p);
                 }
-            }
-        }
-    }
-
-    /// Adds the sums of the block to the state.
-    ///
-    /// # Safety
-    /// `state.sum` holds `Z` vectors.
-    #[inline(always)]
-    pub(crate) unsafe fn finish(self, s: S, state: State) {
-        for (z, &sum) in self.sum.iter().enumerate() {
-            // SAFETY: z < Z.
-            unsafe {
-                let at = state.sum.add(z * S::LANES);
-                s.store(at, s.add(s.load(at), sum));
             }
         }
     }

@@ -21,7 +21,7 @@ pub enum fa_status {
     /// softmax_scale is NaN, infinite, or beyond FLT_MAX / log2(e).
     FA_ERR_SOFTMAX_SCALE = 4,
     /// A quantisation scale is NaN or infinite, or the product of the scales of the query, the
-    /// keys and the softmax is beyond FLT_MAX.
+    /// keys and the softmax is beyond FLT_MAX / log2(e).
     FA_ERR_QUANT_SCALE = 5,
     /// A reserved field is not 0.
     FA_ERR_RESERVED = 6,

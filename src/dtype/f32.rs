@@ -83,6 +83,7 @@ impl Family for F32 {
     unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
         s: S,
         panel: *const f32,
+        lanes: usize,
         k: Rows,
         dim: usize,
         _factor: f32,
@@ -92,7 +93,7 @@ impl Family for F32 {
         let mut key = k.base;
         for _ in 0..dim {
             let mut row = key;
-            // SAFETY: the panel has `dim` steps of Z vectors, and each of the R rows `dim`
+            // SAFETY: the panel has Z vectors in each of `dim` steps, and each of the R rows `dim`
             // elements (caller).
             unsafe {
                 let mut query = [s.splat(0.0); Z];
@@ -106,7 +107,7 @@ impl Family for F32 {
                     }
                     row = row.wrapping_add(k.stride);
                 }
-                q = q.add(Z * S::LANES);
+                q = q.wrapping_add(lanes);
             }
             key = key.wrapping_add(4);
         }

@@ -98,6 +98,7 @@ impl Family for I8 {
     unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
         s: S,
         panel: *const i32,
+        lanes: usize,
         k: Rows,
         dim: usize,
         factor: f32,
@@ -109,12 +110,12 @@ impl Family for I8 {
             let end = steps.min(start + STEPS_PER_SUM);
             let mut sum = [[s.splat_i32(0); Z]; R];
             for step in start..end {
-                // SAFETY: the panel has `steps` steps of Z vectors, and each of the R staged rows
+                // SAFETY: the panel has Z vectors in each of `steps` steps, and each of the R staged rows
                 // `steps` pairs (caller).
                 unsafe {
                     let mut query = [s.splat_i32(0); Z];
                     for (z, query) in query.iter_mut().enumerate() {
-                        *query = s.load_i32(panel.add((step * Z + z) * S::LANES));
+                        *query = s.load_i32(panel.add(step * lanes + z * S::LANES));
                     }
                     for (r, sum) in sum.iter_mut().enumerate() {
                         let row = k.base.wrapping_add(r * k.stride).cast::<i32>();
