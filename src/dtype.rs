@@ -64,11 +64,12 @@ pub(crate) trait Family: 'static {
     /// Steps in a packed query row of `dim` elements.
     fn steps(dim: usize) -> usize;
 
-    /// Bytes of scratch that one staged row of K needs; 0 when K is read where it lies.
-    fn staged_k_row(dim: usize) -> usize;
+    /// Bytes of scratch that one staged row of K needs; 0 when K is read where it lies, which
+    /// `copy` forbids.
+    fn staged_k_row(dim: usize, copy: bool) -> usize;
 
-    /// Bytes of scratch that one staged row of V needs; 0 when V is read where it lies.
-    fn staged_v_row(dim: usize) -> usize;
+    /// Bytes of scratch that one staged row of V needs, likewise.
+    fn staged_v_row(dim: usize, copy: bool) -> usize;
 
     /// Transposes `n` rows of `dim` elements into `panel[step][lane]`, `lanes` wide, the missing
     /// lanes as zeros. `factor` is what a raw dot product must be multiplied by to be a score in
@@ -90,13 +91,13 @@ pub(crate) trait Family: 'static {
     ///
     /// # Safety
     /// See the trait; `scratch` holds `n` staged rows.
-    unsafe fn stage_k<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, scratch: *mut u8) -> Rows;
+    unsafe fn stage_k<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows;
 
     /// `n` rows of V as f32.
     ///
     /// # Safety
     /// See the trait; `scratch` holds `n` staged rows.
-    unsafe fn stage_v<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, scratch: *mut u8) -> Rows;
+    unsafe fn stage_v<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows;
 
     /// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane's sum
     /// runs over the steps in ascending order whatever `R` and `Z` are, so that a score has the

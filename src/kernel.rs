@@ -39,6 +39,7 @@ pub struct Row {
     isa: &'static CStr,
     dtype: Dtype,
     lanes: usize,
+    tile: usize,
     available: fn() -> bool,
     scratch: fn(&Shape, Tiles) -> Option<usize>,
     prefill: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
@@ -52,6 +53,7 @@ impl Row {
             isa: S::NAME,
             dtype: F::DTYPE,
             lanes: S::LANES,
+            tile: R,
             available: || S::detect().is_some(),
             scratch: prefill::scratch_bytes::<S, F>,
             prefill: |part, tiles, scratch| {
@@ -80,6 +82,11 @@ impl Row {
     /// f32 lanes of a vector.
     pub fn lanes(&self) -> usize {
         self.lanes
+    }
+
+    /// Keys of a register tile.
+    pub fn tile(&self) -> usize {
+        self.tile
     }
 
     /// Bytes of scratch for one part; `None` if no machine has as many.

@@ -45,7 +45,8 @@ impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
     pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
         let threads = threads.clamp(1, threads_worth(shape));
-        let tiles = Tiles { q: rows(shape, row, machine, threads), kv: keys(shape, row, machine) };
+        let q = rows(shape, row, machine, threads);
+        let tiles = Tiles { q, kv: keys(shape, row, machine), copy: copy(shape, q) };
         let parts = part::count(shape.queries, tiles.q);
         let scratch = row.scratch_bytes(shape, tiles).ok_or(Error::Overflow)?;
         let plan = Plan { row, tiles, parts, threads: threads.min(parts.max(1)), scratch };
@@ -80,7 +81,9 @@ fn keys(shape: &Shape, row: &Row, machine: Machine) -> usize {
             // A tile's scores are written once and read once for every 8 output elements: half of
             // the first-level cache for them leaves room for the rows of V that stream past.
             let bytes_per_key = 2 * row.lanes() * 4;
-            (machine.l1d / 2 / bytes_per_key).next_multiple_of(8).clamp(64, KEYS)
+            let cached = (machine.l1d / 2 / bytes_per_key).clamp(64, KEYS);
+            // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
+            cached - cached % row.tile()
         }
         given => given,
     };
@@ -104,4 +107,13 @@ fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
         rows = rows.min(len_q.div_ceil(enough).next_multiple_of(tile));
     }
     rows.min(len_q.max(1))
+}
+
+/// Whether K and V are better copied than read in place.
+fn copy(shape: &Shape, rows: usize) -> bool {
+    // A first-level cache finds a line by the address within a 4 KiB page: rows at multiples of 1
+    // KiB share a quarter of it or less, and a register tile reads eight of them at a time.
+    let clash = shape.strides_kv.iter().any(|stride| *stride != 0 && stride.is_multiple_of(1 << 10));
+    // Each row is then used for this many query rows at least, which hides its copying.
+    clash && rows >= 64
 }

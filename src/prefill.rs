@@ -32,13 +32,16 @@ use crate::simd::{Body, Isa};
 use crate::view::View;
 use crate::workspace::{Scratch, array_bytes};
 
-/// Sizes of the pieces that a problem is cut into; at least 1 each.
+/// The pieces that a problem is cut into; sizes are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiles {
     /// Query rows of a part.
     pub q: usize,
     /// Keys of a block.
     pub kv: usize,
+    /// Whether K and V are copied, a block at a time, where they could be read in place: their
+    /// rows lie so that they displace each other from the first-level cache.
+    pub copy: bool,
 }
 
 /// Lanes that the tiles of a part need together: the last tile may be one vector wide.
@@ -59,8 +62,8 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
         array_bytes(tiles.kv.checked_mul(width)?, 4),
-        array_bytes(tiles.kv, F::staged_k_row(shape.dim_qk)),
-        array_bytes(tiles.kv, F::staged_v_row(shape.dim_v)),
+        array_bytes(tiles.kv, F::staged_k_row(shape.dim_qk, tiles.copy)),
+        array_bytes(tiles.kv, F::staged_v_row(shape.dim_v, tiles.copy)),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
@@ -101,8 +104,8 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             },
             scores: scratch.take(tiles.kv * width),
         };
-        let staged_k = scratch.take::<u8>(tiles.kv * F::staged_k_row(dim_qk));
-        let staged_v = scratch.take::<u8>(tiles.kv * F::staged_v_row(dim_v));
+        let staged_k = scratch.take::<u8>(tiles.kv * F::staged_k_row(dim_qk, tiles.copy));
+        let staged_v = scratch.take::<u8>(tiles.kv * F::staged_v_row(dim_v, tiles.copy));
 
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for, and each tile uses its own lanes of them.
@@ -121,8 +124,8 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let block = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
                 let k = rows_of(problem.k(), part.batch(), kv_head, block.start);
                 let v = rows_of(problem.v(), part.batch(), kv_head, block.start);
-                let k = F::stage_k(s, k, block.len(), dim_qk, staged_k);
-                let v = F::stage_v(s, v, block.len(), dim_v, staged_v);
+                let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
+                let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
                 for tile in TileIter::<S>::new(part.rows()) {
                     let buffers = buffers.of_tile::<S>(&tile, problem);
                     visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers);

@@ -92,6 +92,8 @@ pub struct Shape {
     pub dim_qk: usize,
     /// Elements of a row of V and O.
     pub dim_v: usize,
+    /// Bytes between the rows of K, and of V.
+    pub strides_kv: [usize; 2],
     /// Query rows per tile, 0 = automatic.
     pub block_q: usize,
     /// Keys per tile, 0 = automatic.
@@ -127,6 +129,7 @@ impl Shape {
             len_kv,
             dim_qk: q.dim,
             dim_v: v.dim,
+            strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,
         })

@@ -16,13 +16,13 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    fn staged_k_row(_dim: usize) -> usize {
-        0
+    fn staged_k_row(dim: usize, copy: bool) -> usize {
+        if copy { copied_row(dim) } else { 0 }
     }
 
     #[inline(always)]
-    fn staged_v_row(_dim: usize) -> usize {
-        0
+    fn staged_v_row(dim: usize, copy: bool) -> usize {
+        if copy { copied_row(dim) } else { 0 }
     }
 
     #[inline(always)]
@@ -70,13 +70,15 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(_s: S, rows: Rows, _n: usize, _dim: usize, _scratch: *mut u8) -> Rows {
-        rows
+    unsafe fn stage_k<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows {
+        // SAFETY: this function's contract.
+        if copy { unsafe { copied(s, rows, n, dim, scratch) } } else { rows }
     }
 
     #[inline(always)]
-    unsafe fn stage_v<S: Isa>(_s: S, rows: Rows, _n: usize, _dim: usize, _scratch: *mut u8) -> Rows {
-        rows
+    unsafe fn stage_v<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows {
+        // SAFETY: this function's contract.
+        if copy { unsafe { copied(s, rows, n, dim, scratch) } } else { rows }
     }
 
     #[inline(always)]
@@ -113,4 +115,37 @@ impl Family for F32 {
         }
         sum
     }
+}
+
+/// Bytes of a copied row: an odd number of cache lines, so that the rows of a register tile never
+/// compete for the same sets of the first-level cache.
+#[inline(always)]
+fn copied_row(dim: usize) -> usize {
+    // Saturates where no machine has the memory: the plan then finds no room.
+    (dim.div_ceil(16) | 1).saturating_mul(64)
+}
+
+/// Copies `n` rows of `dim` elements.
+///
+/// # Safety
+/// `rows` has `n` rows of `dim` elements; `scratch` has room for `n` copied rows.
+#[inline(always)]
+unsafe fn copied<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, scratch: *mut u8) -> Rows {
+    let stride = copied_row(dim);
+    for row in 0..n {
+        let from = rows.skip(row).base.cast::<f32>();
+        // SAFETY: elements below `dim` of rows below `n`.
+        unsafe {
+            let to = scratch.add(row * stride).cast::<f32>();
+            let mut d = 0;
+            while d + S::LANES <= dim {
+                s.store(to.add(d), s.load(from.wrapping_add(d)));
+                d += S::LANES;
+            }
+            for d in d..dim {
+                to.add(d).write(from.wrapping_add(d).read_unaligned());
+            }
+        }
+    }
+    Rows { base: scratch, stride }
 }

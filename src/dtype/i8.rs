@@ -26,12 +26,12 @@ impl Family for I8 {
     }
 
     #[inline(always)]
-    fn staged_k_row(dim: usize) -> usize {
+    fn staged_k_row(dim: usize, _copy: bool) -> usize {
         Self::steps(dim).saturating_mul(4)
     }
 
     #[inline(always)]
-    fn staged_v_row(dim: usize) -> usize {
+    fn staged_v_row(dim: usize, _copy: bool) -> usize {
         dim.saturating_mul(4)
     }
 
@@ -59,8 +59,8 @@ impl Family for I8 {
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(_s: S, rows: Rows, n: usize, dim: usize, scratch: *mut u8) -> Rows {
-        let stride = Self::staged_k_row(dim);
+    unsafe fn stage_k<S: Isa>(_s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows {
+        let stride = Self::staged_k_row(dim, copy);
         for row in 0..n {
             let from = rows.skip(row).base.cast::<i8>();
             // SAFETY: source row `row` has `dim` elements, and the scratch row room for `dim`
@@ -79,8 +79,8 @@ impl Family for I8 {
     }
 
     #[inline(always)]
-    unsafe fn stage_v<S: Isa>(_s: S, rows: Rows, n: usize, dim: usize, scratch: *mut u8) -> Rows {
-        let stride = Self::staged_v_row(dim);
+    unsafe fn stage_v<S: Isa>(_s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows {
+        let stride = Self::staged_v_row(dim, copy);
         for row in 0..n {
             let from = rows.skip(row).base.cast::<i8>();
             // SAFETY: source row `row` and scratch row `row` have `dim` elements (caller).
