@@ -91,11 +91,19 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_i32(self, p: *const i32) -> Self::I32;
-    /// Transposes `LANES` rows of `LANES` values; strides in bytes, no alignment is needed.
+    /// Transposes `LANES` rows of `LANES` values, each column multiplied by its lane of `factor`, all
+    /// zeros positive; strides in bytes, no alignment is needed.
     ///
     /// # Safety
     /// All rows are readable at `from` and writable at `to`, and the two do not overlap.
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+        factor: Self::F32,
+    );
 }
 
 /// The widest vector of any instruction set, in f32 lanes: sizes of small arrays on the stack.

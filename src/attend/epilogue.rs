@@ -36,13 +36,20 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below
     // `n` and `dim`.
     unsafe {
-        normalise::<S, Z>(s, dim, state, value_scale);
+        // Zeros all get the same sign: that of a sum which underflows to 0 depends on the signs of
+        // values with weight 0, invisible ones included.
+        let mut weight = [0.0; MAX_WIDTH];
+        for (lane, weight) in weight[..width].iter_mut().enumerate() {
+            *weight = value_scale / state.sum.add(lane).read();
+        }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
             let out = problem.o().row(batch, head, first + from).cast::<f32>();
+            let weights = s.load(weight.as_ptr().add(from));
             let mut d = 0;
             while rows == S::LANES && d + S::LANES <= dim {
-                s.transpose(state.output.add(d * width + from), width * 4, out.wrapping_add(d), stride);
+                let sums = state.output.add(d * width + from);
+                s.transpose(sums, width * 4, out.wrapping_add(d), stride, weights);
                 d += S::LANES;
             }
             for lane in 0..rows {
@@ -52,7 +59,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                 } else {
                     for d in d..dim {
                         let x = state.output.add(d * width + from + lane).read();
-                        row.wrapping_add(d).write_unaligned(x);
+                        row.wrapping_add(d).write_unaligned(x * weight[from + lane] + 0.0);
                     }
                 }
             }
@@ -68,29 +75,6 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                     (log2 * std::f64::consts::LN_2) as f32
                 };
                 lse.row(batch, head, first + lane).cast::<f32>().write_unaligned(x);
-            }
-        }
-    }
-}
-
-/// Multiplies the output by `value_scale / sum`, and gives all zeros the same sign: that of a sum
-/// which underflows to 0 depends on the signs of values with weight 0, invisible ones included.
-///
-/// # Safety
-/// As [`epilogue`].
-#[inline(always)]
-unsafe fn normalise<S: Isa, const Z: usize>(s: S, dim: usize, state: State, value_scale: f32) {
-    // SAFETY: lanes below Z * LANES and elements below dim.
-    unsafe {
-        let mut weight = [0.0; MAX_WIDTH];
-        for (lane, weight) in weight[..Z * S::LANES].iter_mut().enumerate() {
-            *weight = value_scale / state.sum.add(lane).read();
-        }
-        for d in 0..dim {
-            for z in 0..Z {
-                let at = state.output.add((d * Z + z) * S::LANES);
-                let o = s.mul(s.load(at), s.load(weight.as_ptr().add(z * S::LANES)));
-                s.store(at, s.add(o, s.splat(0.0)));
             }
         }
     }

@@ -44,12 +44,8 @@ impl Family for F32 {
                 // SAFETY: rows first..first+LANES and columns d..d+LANES exist (caller, loop
                 // bounds); the panel is `lanes` wide and `dim` high (caller).
                 unsafe {
-                    let tile = panel.add(d * lanes + first);
-                    s.transpose(from.base.cast::<f32>().wrapping_add(d), from.stride, tile, lanes * 4);
-                    for row in 0..S::LANES {
-                        let at = tile.add(row * lanes);
-                        s.store(at, s.mul(s.load(at), scale));
-                    }
+                    let (q, tile) = (from.base.cast::<f32>().wrapping_add(d), panel.add(d * lanes + first));
+                    s.transpose(q, from.stride, tile, lanes * 4, scale);
                 }
                 d += S::LANES;
             }

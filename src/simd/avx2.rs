@@ -138,10 +138,19 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+        factor: __m256,
+    ) {
         let mut r = [self.splat(0.0); 8];
         for (i, r) in r.iter_mut().enumerate() {
-            *r = op!(_mm256_loadu_ps(from.byte_add(i * from_stride)));
+            let row = op!(_mm256_loadu_ps(from.byte_add(i * from_stride)));
+            // A product that is -0 becomes 0.
+            *r = self.add(self.mul(row, factor), self.splat(0.0));
         }
         // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
         // of rows 4 g .. 4 g + 3; the permutation joins the two g of a column.

@@ -133,13 +133,20 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+        factor: [f32; 4],
+    ) {
         for row in 0..4 {
-            for column in 0..4 {
+            for (column, factor) in factor.into_iter().enumerate() {
                 // SAFETY: this method's contract.
                 unsafe {
                     let x = from.byte_add(row * from_stride).add(column).read_unaligned();
-                    to.byte_add(column * to_stride).add(row).write_unaligned(x);
+                    to.byte_add(column * to_stride).add(row).write_unaligned(x * factor + 0.0);
                 }
             }
         }
