@@ -9,7 +9,8 @@
 //! for each block of keys that some row sees
 //!   stage   K and V, if they cannot be read where they lie                   dtype
 //!   for each tile that sees some of it
-//!     scores -> mask (partial blocks only) -> softmax -> accumulate          attend
+//!     cut into spans that the same vectors see                               attend::mask
+//!     scores -> mask (partial spans only) -> softmax -> accumulate           attend
 //! for each tile: epilogue                                                    attend
 //! ```
 //!
@@ -110,15 +111,25 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for, and each tile uses its own lanes of them.
         unsafe {
+            let kv_head = problem.kv_head(part.head());
+            let seen = seen_by(problem, &part.rows());
+            let worth_fetching = seen.len() >= FETCH_FROM;
+            if worth_fetching {
+                for row in part.rows() {
+                    fetch(s, problem.q().row(part.batch(), part.head(), row), dim_qk * F::DTYPE.size());
+                }
+            }
             for tile in TileIter::<S>::new(part.rows()) {
                 let q = rows_of(problem.q(), part.batch(), part.head(), tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
                 state.begin(s, dim_v);
+                for row in tile.rows.filter(|_| worth_fetching) {
+                    fetch(s, problem.o().row(part.batch(), part.head(), row), dim_v * 4);
+                }
             }
 
-            let kv_head = problem.kv_head(part.head());
-            let seen = seen_by(problem, &part.rows());
+            let tile_count = part.rows().len().div_ceil(VECTORS * S::LANES);
             let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
             while start < seen.end {
                 let block = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
@@ -126,7 +137,12 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let v = rows_of(problem.v(), part.batch(), kv_head, block.start);
                 let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
+                let next = block.end..seen.end.min(block.end.saturating_add(tiles.kv));
                 for tile in TileIter::<S>::new(part.rows()) {
+                    for key in share(&next, tile.index, tile_count) {
+                        fetch(s, problem.k().row(part.batch(), kv_head, key), dim_qk * F::DTYPE.size());
+                        fetch(s, problem.v().row(part.batch(), kv_head, key), dim_v * F::DTYPE.size());
+                    }
                     let buffers = buffers.of_tile::<S>(&tile, problem);
                     visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers);
                 }
@@ -150,6 +166,27 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
 #[inline(always)]
 fn rows_of(view: &View, batch: usize, head: usize, token: usize) -> Rows {
     Rows { base: view.row(batch, head, token), stride: view.layout().stride[2] }
+}
+
+/// Keys from which on the rows of Q and O are fetched ahead: packing and epilogue touch sixteen rows
+/// at a time, which the machine does not foresee. Below, asking costs more than it hides.
+const FETCH_FROM: usize = 256;
+
+/// The keys of the next block that are fetched while tile `index` of `of` is computed: spread out,
+/// so that something is always on its way and never too much.
+#[inline(always)]
+fn share(keys: &Range<usize>, index: usize, of: usize) -> Range<usize> {
+    let each = keys.len().div_ceil(of);
+    let start = keys.end.min(keys.start + index * each);
+    start..keys.end.min(start + each)
+}
+
+/// Asks for `bytes` bytes to be brought near.
+#[inline(always)]
+fn fetch<S: Isa>(s: S, row: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        s.prefetch(row.wrapping_add(line));
+    }
 }
 
 /// Consecutive query rows that share vectors.

@@ -76,6 +76,13 @@ pub(crate) trait Isa: Copy + 'static {
     /// `sum + a.even * b.even + a.odd * b.odd`, each lane a pair of i16.
     fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
 
+    /// Asks for the cache line at `p` to be brought into the second-level cache; any address will
+    /// do, and none is read.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        let _ = p;
+    }
+
     /// Reads a vector; no alignment is needed.
     ///
     /// # Safety

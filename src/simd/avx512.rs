@@ -112,6 +112,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()));
+    }
+
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {
         op!(_mm512_loadu_ps(p))
     }
