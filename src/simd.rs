@@ -11,6 +11,7 @@ use std::ffi::CStr;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod corner;
 pub(crate) mod math;
 pub(crate) mod scalar;
 

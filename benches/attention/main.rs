@@ -41,6 +41,7 @@ fn main() {
         let number = || value.parse::<usize>().unwrap_or_else(|_| usage(&arg));
         let mut set = |change: &dyn Fn(&mut Case)| change(shape.get_or_insert(Case::square(12, 512, 64)));
         match (name, value) {
+            (name, "") if Tables::NAMES.contains(&name) => tables.push(name.to_owned()),
             ("heads", _) => set(&|case| case.heads = number()),
             ("len", _) => set(&|case| (case.len_q, case.len_kv) = (number(), number())),
             ("len_q", _) => set(&|case| case.len_q = number()),
@@ -54,7 +55,6 @@ fn main() {
             ("threads", _) => threads = number(),
             ("seconds", _) => seconds = value.parse().unwrap_or_else(|_| usage(&arg)),
             ("json", _) => json = Some(value.to_owned()),
-            (name, "") if Tables::NAMES.contains(&name) => tables.push(name.to_owned()),
             _ => usage(&arg),
         }
     }

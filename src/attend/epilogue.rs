@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::MAX_WIDTH;
 use super::softmax::State;
 use crate::part::Part;
-use crate::simd::Isa;
+use crate::simd::{Isa, corner};
 
 /// Writes the output rows (and LSE) of one tile of `part` from its state.
 /// `value_scale` is the quantisation scale of V.
@@ -47,9 +47,9 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             let out = problem.o().row(batch, head, first + from).cast::<f32>();
             let weights = s.load(weight.as_ptr().add(from));
             let mut d = 0;
-            while rows == S::LANES && d + S::LANES <= dim {
+            while d + S::LANES <= dim {
                 let sums = state.output.add(d * width + from);
-                s.transpose(sums, width * 4, out.wrapping_add(d), stride, weights);
+                corner::transpose_to(s, sums, width * 4, out.wrapping_add(d), stride, rows, weights);
                 d += S::LANES;
             }
             for lane in 0..rows {

@@ -1,7 +1,7 @@
 //! f32 storage, f32 FMA: K and V are read where they lie, Q is transposed and scaled once.
 
 use super::{Dtype, Family, Rows, Tile};
-use crate::simd::Isa;
+use crate::simd::{Isa, corner};
 
 /// The f32 compute family.
 pub(crate) enum F32 {}
@@ -40,12 +40,12 @@ impl Family for F32 {
             let here = n.saturating_sub(first).min(S::LANES);
             let from = rows.skip(first);
             let mut d = 0;
-            while here == S::LANES && d + S::LANES <= dim {
-                // SAFETY: rows first..first+LANES and columns d..d+LANES exist (caller, loop
+            while d + S::LANES <= dim {
+                // SAFETY: `here` rows from `first` on and columns d..d+LANES exist (caller, loop
                 // bounds); the panel is `lanes` wide and `dim` high (caller).
                 unsafe {
                     let (q, tile) = (from.base.cast::<f32>().wrapping_add(d), panel.add(d * lanes + first));
-                    s.transpose(q, from.stride, tile, lanes * 4, scale);
+                    corner::transpose_from(s, q, from.stride, here, tile, lanes * 4, scale);
                 }
                 d += S::LANES;
             }
