@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench attention                     all tables, with floors and goals
-//! cargo bench --bench attention -- TABLE ...        floors odd few threads auto rival rising i8 call
+//! cargo bench --bench attention -- TABLE ...        floors layers odd few threads auto rival rising i8 call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
 //!                                  [causal] [dtype=i8] [data=rising]        one shape
 //! options: isa=NAME  threads=N  seconds=S (of each shape)  json=FILE

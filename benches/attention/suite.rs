@@ -45,9 +45,17 @@ pub fn targets() -> Vec<Target> {
     all
 }
 
-/// Enough heads that a call is not over at once.
+/// One head, so that caches hold what they can; short ones several times, so that a call is not
+/// over at once.
 fn heads(len: usize) -> usize {
-    (4096 / len).clamp(1, 16)
+    if len < 512 { 16 } else { 1 }
+}
+
+/// Many heads, whose tensors no longer fit the second-level cache: what a model's layer looks like.
+pub fn layers() -> Vec<Case> {
+    [(12, 512, 64), (8, 2048, 64), (32, 512, 128), (12, 128, 64)]
+        .map(|(heads, len, dim)| Case::square(heads, len, dim))
+        .into()
 }
 
 /// Odd sizes, each with its even neighbour: they lose at most 8 points.

@@ -27,11 +27,13 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 9] = ["floors", "odd", "few", "threads", "auto", "rival", "rising", "i8", "call"];
+    pub const NAMES: [&str; 10] =
+        ["floors", "layers", "odd", "few", "threads", "auto", "rival", "rising", "i8", "call"];
 
     pub fn table(&mut self, name: &str) {
         match name {
             "floors" => self.floors(),
+            "layers" => self.layers(),
             "odd" => self.odd(),
             "few" => self.few(),
             "threads" => self.two_threads(),
@@ -116,6 +118,16 @@ impl Tables {
                 continue;
             };
             self.share_line("floors", row, &target.case, Some(target.floor), Some(target.goal));
+        }
+    }
+
+    fn layers(&mut self) {
+        self.report.heading("Whole layers: share of the multiply-add peak, from larger caches and memory");
+        for dtype in [Dtype::F32, Dtype::I8] {
+            let Some(row) = self.row(dtype, None) else { continue };
+            for case in suite::layers() {
+                self.share_line("layers", row, &Case { dtype: row.dtype(), ..case }, None, None);
+            }
         }
     }
 
