@@ -32,8 +32,9 @@
  * not compare them with stored bits.
  *
  * The library works in a child process after fork(), whatever the parent's threads were doing: a
- * child makes threads of its own when it first needs some. The shared library stays mapped after
- * dlclose().
+ * child makes threads of its own when it first needs some (one that was forked in the middle of the
+ * parent's first call with several threads computes on the calling thread alone). The shared library
+ * stays mapped after dlclose().
  *
  * Environment: FA_MAX_ISA, read once; see fa_limit_isa. Nothing else.
  */
@@ -110,11 +111,11 @@ typedef enum fa_status {
    */
   FA_ERR_INTERNAL = 11,
   /**
-   * Tensors disagree about a size that they share.
+   * Tensors disagree about a size that they share; no function of this version can say so.
    */
   FA_ERR_SHAPE = 12,
   /**
-   * A stride is unusable: rows of an output would overlap.
+   * A stride is unusable: rows of an output would overlap; no function of this version says so.
    */
   FA_ERR_STRIDE = 13,
 } fa_status;
@@ -326,8 +327,9 @@ enum fa_status fa_limit_isa(const char *isa);
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
  * It grows with the sum of the sizes at most, never with their product, and with the number of
- * threads. (Calls with more than one thread allocate some hundred bytes a thread besides, for the
- * pool's bookkeeping, and the first one the pool itself.)
+ * threads. (Calls with more than one thread allocate about a kilobyte a thread besides, for the
+ * pool's bookkeeping, and the first one the pool itself.) Where so much is not to be had, the call
+ * tries with the scratch of one thread before it returns FA_ERR_MEMORY.
  *
  * @param[in] cfg     not NULL
  * @param dtype       a value of fa_dtype: the type of q, k and v

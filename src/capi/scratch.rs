@@ -24,8 +24,9 @@ pub enum fa_dtype {
 /// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
 /// fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
 /// It grows with the sum of the sizes at most, never with their product, and with the number of
-/// threads. (Calls with more than one thread allocate some hundred bytes a thread besides, for the
-/// pool's bookkeeping, and the first one the pool itself.)
+/// threads. (Calls with more than one thread allocate about a kilobyte a thread besides, for the
+/// pool's bookkeeping, and the first one the pool itself.) Where so much is not to be had, the call
+/// tries with the scratch of one thread before it returns FA_ERR_MEMORY.
 ///
 /// @param[in] cfg     not NULL
 /// @param dtype       a value of fa_dtype: the type of q, k and v

@@ -36,9 +36,9 @@ pub enum fa_status {
     FA_ERR_MEMORY = 10,
     /// The library broke one of its own rules; please report it. Outputs may be partly written.
     FA_ERR_INTERNAL = 11,
-    /// Tensors disagree about a size that they share.
+    /// Tensors disagree about a size that they share; no function of this version can say so.
     FA_ERR_SHAPE = 12,
-    /// A stride is unusable: rows of an output would overlap.
+    /// A stride is unusable: rows of an output would overlap; no function of this version says so.
     FA_ERR_STRIDE = 13,
 }
 
