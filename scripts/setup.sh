@@ -16,7 +16,7 @@ fa_setup() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$build/venv/bin
     export PATH
 
-    command -v cargo >/dev/null || fa_die "cargo is missing; install Rust (1.89 or later) with rustup."
+    command -v cargo >/dev/null || fa_die "cargo is missing; install Rust (1.95 or later) with rustup."
     for tool in cc make python3; do
         command -v "$tool" >/dev/null || fa_die "$tool is missing; install it with your package manager."
     done
