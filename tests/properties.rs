@@ -4,7 +4,7 @@ mod common;
 
 use std::ops::Range;
 
-use common::{Inputs, Output, Random, Size, largest, max_error, rows, run, same_bits};
+use common::{Inputs, Output, Random, Size, largest, layout, max_error, rows, run, same_bits};
 use flash_attention::attend::merge::merge;
 use flash_attention::dtype::Dtype;
 use flash_attention::machine::Machine;
@@ -227,6 +227,45 @@ fn many_parts_on_many_threads_have_the_same_bits() {
         let mut shape = None;
         inputs.with_problem(|problem| shape = Some(*problem.shape()));
         shape.unwrap()
+    }
+}
+
+/// Rows at multiples of 1 KiB are copied before they are used, which must change no bit.
+#[test]
+fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
+    let (len_q, len_kv, heads) = (100, 300, 2);
+    for dim in [1, 7, 64, 100, 127] {
+        for stride in [1024, 4096] {
+            let inputs = Inputs::normal(Size::new(heads, len_q, len_kv, dim), 9).causal();
+            // [token][head][dim] with rows `stride` bytes apart; NaN between them.
+            let spread = |x: &[f32], len: usize| {
+                let mut out = vec![f32::NAN; len * stride / 4];
+                for (at, row) in x.chunks(dim).enumerate() {
+                    let (head, token) = (at / len, at % len);
+                    out[token * stride / 4 + head * dim..][..dim].copy_from_slice(row);
+                }
+                let layout =
+                    Layout { stride: [len * stride, 4 * dim, stride], ..layout::<f32>(heads, len, dim) };
+                (out, layout)
+            };
+            let (k, k_layout) = spread(&inputs.k, len_kv);
+            let (v, v_layout) = spread(&inputs.v, len_kv);
+            for row in rows(Dtype::F32) {
+                let mut o = vec![0f32; inputs.size.queries()];
+                let tensors = Tensors {
+                    q: View::of(&inputs.q, layout::<f32>(heads, len_q, dim)).unwrap(),
+                    k: View::of(&k, k_layout).unwrap(),
+                    v: View::of(&v, v_layout).unwrap(),
+                    o: ViewMut::of(&mut o, layout::<f32>(heads, len_q, dim)).unwrap(),
+                    lse: None,
+                };
+                let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
+                let plan = Plan::new(problem.shape(), row, Machine::get(), 1).unwrap();
+                assert!(plan.tiles.copy, "{plan:?}");
+                run(&mut problem, row, 1).unwrap();
+                assert!(same_bits(&o, &inputs.run(row, 1).o), "{row:?}: dim {dim}, stride {stride}");
+            }
+        }
     }
 }
 
