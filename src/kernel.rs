@@ -39,6 +39,7 @@ pub struct Row {
     isa: &'static CStr,
     dtype: Dtype,
     lanes: usize,
+    tile_rows: usize,
     tile: usize,
     available: fn() -> bool,
     scratch: fn(&Shape, Tiles) -> Option<usize>,
@@ -53,6 +54,7 @@ impl Row {
             isa: S::NAME,
             dtype: F::DTYPE,
             lanes: S::LANES,
+            tile_rows: prefill::tile_rows::<S>(),
             tile: R,
             available: || S::detect().is_some(),
             scratch: prefill::scratch_bytes::<S, F>,
@@ -82,6 +84,11 @@ impl Row {
     /// f32 lanes of a vector.
     pub fn lanes(&self) -> usize {
         self.lanes
+    }
+
+    /// Query rows of a whole tile.
+    pub fn tile_rows(&self) -> usize {
+        self.tile_rows
     }
 
     /// Keys of a register tile.

@@ -13,7 +13,7 @@ use crate::problem::Shape;
 use crate::workspace;
 
 /// How to compute a problem.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// Instruction set and compute family.
     pub row: &'static Row,
@@ -80,7 +80,7 @@ fn keys(shape: &Shape, row: &Row, machine: Machine) -> usize {
         0 => {
             // A tile's scores are written once and read once for every 8 output elements: half of
             // the first-level cache for them leaves room for the rows of V that stream past.
-            let bytes_per_key = 2 * row.lanes() * 4;
+            let bytes_per_key = row.tile_rows() * 4;
             let cached = (machine.l1d / 2 / bytes_per_key).clamp(64, KEYS);
             // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
             cached - cached % row.tile()
@@ -97,7 +97,7 @@ fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
     if given != 0 {
         return given.min(len_q.max(1));
     }
-    let tile = 2 * row.lanes();
+    let tile = row.tile_rows();
     // Queries and output of a part stay in a quarter of the second-level cache, next to K and V.
     let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
     let cached = (machine.l2 / 4 / bytes_per_row).clamp(1, ROWS);

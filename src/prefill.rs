@@ -45,6 +45,11 @@ pub struct Tiles {
     pub copy: bool,
 }
 
+/// Query rows of a whole tile.
+pub(crate) const fn tile_rows<S: Isa>() -> usize {
+    VECTORS * S::LANES
+}
+
 /// Lanes that the tiles of a part need together: the last tile may be one vector wide.
 #[inline(always)]
 fn part_lanes<S: Isa>(tiles: Tiles) -> usize {
@@ -56,7 +61,7 @@ fn part_lanes<S: Isa>(tiles: Tiles) -> usize {
 pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> Option<usize> {
     tiles.q.checked_next_multiple_of(S::LANES)?;
     let lanes = part_lanes::<S>(tiles);
-    let width = lanes.min(VECTORS * S::LANES);
+    let width = lanes.min(tile_rows::<S>());
     let arrays = [
         array_bytes(lanes.checked_mul(F::steps(shape.dim_qk))?, size_of::<F::Query>()),
         array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
@@ -93,7 +98,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         assert!(problem.shape().dtype == F::DTYPE && part.rows().len() <= tiles.q);
 
         let lanes = part_lanes::<S>(tiles);
-        let width = lanes.min(VECTORS * S::LANES);
+        let width = lanes.min(tile_rows::<S>());
         let Shape { dim_qk, dim_v, .. } = *problem.shape();
         let buffers = Buffers::<F> {
             panel: scratch.take(lanes * F::steps(dim_qk)),
@@ -129,7 +134,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
             }
 
-            let tile_count = part.rows().len().div_ceil(VECTORS * S::LANES);
+            let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
             while start < seen.end {
                 let block = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
@@ -222,7 +227,7 @@ impl<S: Isa> Iterator for TileIter<S> {
         if start == end {
             return None;
         }
-        let width = VECTORS * S::LANES;
+        let width = tile_rows::<S>();
         let rows = start..end.min(start.saturating_add(width));
         let lanes = if rows.len() <= S::LANES { S::LANES } else { width };
         let index = self.index;
@@ -243,7 +248,7 @@ impl<F: Family> Buffers<F> {
     /// The arrays of one tile.
     #[inline(always)]
     fn of_tile<S: Isa>(&self, tile: &Tile, problem: &Problem) -> Buffers<F> {
-        let lane = tile.index * VECTORS * S::LANES;
+        let lane = tile.index * tile_rows::<S>();
         let State { reference, sum, output, .. } = self.state;
         Buffers {
             panel: self.panel.wrapping_add(lane * F::steps(problem.shape().dim_qk)),

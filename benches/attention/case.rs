@@ -175,7 +175,7 @@ impl Arrays {
     pub fn runner(&mut self, row: &'static Row, threads: usize) -> (Plan, impl FnMut()) {
         let mut problem = self.problem();
         let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
-        let again = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
+        let again = plan.clone();
         (plan, move || schedule::run(&mut problem, &again).expect("scratch memory"))
     }
 }

@@ -95,9 +95,9 @@ impl Report {
             );
         }
         let bound =
-            |bound: Option<Bound>| bound.map_or(String::new(), |bound| format!("{:.1}", bound.value()));
+            |bound: Option<Bound>| bound.map_or(String::new(), |bound| format!("{:.2}", bound.value()));
         println!(
-            "{:<34} {:<7} {:>9} {:>10.1} {:>8.1} {:>7.1} {} {:>6.1}  {:>6} {:>6}  {:>8}  {:>8.1}{verdict}",
+            "{:<34} {:<7} {:>9} {:>10.1} {:>8.1} {:>7.2} {} {:>6.2}  {:>6} {:>6}  {:>8}  {:>8.1}{verdict}",
             line.name,
             line.isa,
             line.tiles,

@@ -165,13 +165,28 @@ impl Tables {
         let (_, mut other_call) = other_arrays.runner(row, other_threads);
         let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
         drop(call);
+        self.ratio(table, row, case, &plan, &measured, arrays.error(), floor, goal);
+    }
+
+    /// The line for the second contender against the first.
+    fn ratio(
+        &mut self,
+        table: &str,
+        row: &Row,
+        case: &Case,
+        plan: &Plan,
+        measured: &Rounds,
+        error: Option<f64>,
+        floor: Option<Bound>,
+        goal: Option<Bound>,
+    ) {
         let ratio = measured.contenders[1].against_first;
         let line = Line {
             table,
             name: case.name(),
             isa: &row.isa().to_string_lossy(),
             tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
-            error: arrays.error(),
+            error,
             figure: ratio.median,
             spread: ratio.median * ratio.relative(),
             unit: "x",
@@ -179,7 +194,7 @@ impl Tables {
             goal,
             flops: case.flops(),
         };
-        self.report.line(&line, &measured);
+        self.report.line(&line, measured);
     }
 
     fn two_threads(&mut self) {
@@ -220,21 +235,8 @@ impl Tables {
             let measured = rounds(row, &mut [&mut call, &mut rival_call], self.time);
             drop(call);
             black_box(rival.out());
-            let ratio = measured.contenders[1].against_first;
-            let line = Line {
-                table: "rival",
-                name: case.name(),
-                isa: &row.isa().to_string_lossy(),
-                tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
-                error: arrays.error(),
-                figure: ratio.median,
-                spread: ratio.median * ratio.relative(),
-                unit: "x",
-                floor: Some(Bound::AtLeast(1.0)),
-                goal: None,
-                flops: case.flops(),
-            };
-            self.report.line(&line, &measured);
+            let floor = Some(Bound::AtLeast(1.0));
+            self.ratio("rival", row, &case, &plan, &measured, arrays.error(), floor, None);
         }
     }
 
