@@ -50,7 +50,8 @@ fn parts(c: &mut Criterion) {
                 b.iter(|| {
                     let queue = Queue::new(&mut problem, plan.tiles.q);
                     while let Some(part) = queue.take() {
-                        row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+                        row.compute(plan.path, &part, plan.tiles, scratch.reborrow())
+                            .expect("an available row");
                     }
                 });
             });

@@ -78,7 +78,7 @@ static void bad_calls(void) {
 
 /* Scratch that is not to be had: a row so wide that one is as much as the scratch of many. */
 static void no_memory(void) {
-    size_t dim = (size_t)1 << 20, bytes = 0;
+    size_t dim = (size_t)1 << 24, bytes = 0;
     float *wide = calloc(dim, sizeof *wide), *wide_out = calloc(dim, sizeof *wide_out);
     if (wide != NULL && wide_out != NULL) {
         fa_config cfg = {.head_dim = dim, .softmax_scale = 1, .num_threads = 1};

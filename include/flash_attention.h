@@ -232,7 +232,8 @@ enum fa_status fa_config_auto(struct fa_config *cfg, size_t head_dim);
  * column, and so on as in the formula.
  *
  * Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
- * common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes.
+ * common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
+ * up to 32 KiB of stack.
  */
 enum fa_status fa_forward_f32(const struct fa_config *cfg,
                               const float *q,
@@ -327,7 +328,7 @@ enum fa_status fa_limit_isa(const char *isa);
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
  * It grows with the sum of the sizes at most, never with their product, and with the number of
- * threads. (Calls with more than one thread allocate about a kilobyte a thread besides, for the
+ * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. (Calls with more than one thread allocate about a kilobyte a thread besides, for the
  * pool's bookkeeping, and the first one the pool itself.) Where so much is not to be had, the call
  * tries with the scratch of one thread before it returns FA_ERR_MEMORY.
  *

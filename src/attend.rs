@@ -14,7 +14,9 @@ pub mod merge;
 pub(crate) mod scores;
 pub(crate) mod softmax;
 
-use crate::simd::MAX_LANES;
+use crate::dtype::Rows;
+use crate::simd::{Isa, MAX_LANES};
+use crate::view::View;
 
 /// Vectors of query rows in a tile, at most: each broadcast of K or V then feeds two
 /// multiplications, and 8 x 2 accumulators are what hides the latency of FMA without spilling.
@@ -22,3 +24,17 @@ pub(crate) const VECTORS: usize = 2;
 
 /// Lanes of the widest tile: sizes of small arrays on the stack.
 pub(crate) const MAX_WIDTH: usize = VECTORS * MAX_LANES;
+
+/// The rows of one head from `token` on.
+#[inline(always)]
+pub(crate) fn rows_of(view: &View, batch: usize, head: usize, token: usize) -> Rows {
+    Rows { base: view.row(batch, head, token), stride: view.layout().stride[2] }
+}
+
+/// Asks for `bytes` bytes to be brought near.
+#[inline(always)]
+pub(crate) fn fetch<S: Isa>(s: S, row: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        s.prefetch(row.wrapping_add(line));
+    }
+}

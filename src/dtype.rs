@@ -114,4 +114,28 @@ pub(crate) trait Family: 'static {
         dim: usize,
         factor: f32,
     ) -> Tile<S, R, Z>;
+
+    /// One row of `dim` elements as `steps(dim)` values and zeros up to whole vectors. `factor` is
+    /// as for [`Family::pack_query`], applied either here or in [`Family::finish`].
+    ///
+    /// # Safety
+    /// See the trait; `to` has room for whole vectors of `steps(dim)` values.
+    unsafe fn pack_row<S: Isa>(s: S, row: *const u8, dim: usize, factor: f32, to: *mut Self::Query);
+
+    /// Products of `R` rows of queries packed by [`Family::pack_row`], `step` values apart, with `K`
+    /// keys. The sum of a vector's lanes is a dot product; each lane runs over the row in ascending
+    /// order whatever `R` and `K` are.
+    ///
+    /// # Safety
+    /// See the trait; `k` has at least `K` staged rows.
+    unsafe fn dot_row<S: Isa, const R: usize, const K: usize>(
+        s: S,
+        queries: *const Self::Query,
+        step: usize,
+        k: Rows,
+        dim: usize,
+    ) -> Tile<S, R, K>;
+
+    /// Dot products to scores.
+    fn finish<S: Isa>(s: S, dots: S::F32, factor: f32) -> S::F32;
 }

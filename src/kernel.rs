@@ -6,11 +6,12 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::decode::{self, Decode};
 use crate::dtype::{Dtype, Family, f32::F32, i8::I8};
 use crate::error::Error;
 use crate::machine;
-use crate::part::Part;
-use crate::prefill::{self, Prefill, Tiles};
+use crate::part::{Part, Tiles};
+use crate::prefill::{self, Prefill};
 use crate::problem::Shape;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,21 @@ static TABLE: &[Row] = &[
     Row::of::<Scalar, I8, 4>(),
 ];
 
+/// Which way through a part: both give the same result within rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// For many query rows: lanes are rows.
+    Prefill,
+    /// For few: lanes are elements of a head.
+    Decode,
+}
+
+/// One path of a row.
+struct Way {
+    scratch: fn(&Shape, Tiles) -> Option<usize>,
+    run: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
+}
+
 /// One instruction set and compute family, and what can be asked of it.
 pub struct Row {
     isa: &'static CStr,
@@ -42,8 +58,8 @@ pub struct Row {
     tile_rows: usize,
     tile: usize,
     available: fn() -> bool,
-    scratch: fn(&Shape, Tiles) -> Option<usize>,
-    prefill: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
+    prefill: Way,
+    decode: Way,
     /// Whole vectors only.
     exp2: fn(&mut [f32]),
 }
@@ -57,11 +73,21 @@ impl Row {
             tile_rows: prefill::tile_rows::<S>(),
             tile: R,
             available: || S::detect().is_some(),
-            scratch: prefill::scratch_bytes::<S, F>,
-            prefill: |part, tiles, scratch| {
-                let s = S::detect().ok_or(Error::Internal)?;
-                s.enter(Prefill::<F, R>::new(part, tiles, scratch));
-                Ok(())
+            prefill: Way {
+                scratch: prefill::scratch_bytes::<S, F>,
+                run: |part, tiles, scratch| {
+                    let s = S::detect().ok_or(Error::Internal)?;
+                    s.enter(Prefill::<F, R>::new(part, tiles, scratch));
+                    Ok(())
+                },
+            },
+            decode: Way {
+                scratch: decode::scratch_bytes::<S, F>,
+                run: |part, tiles, scratch| {
+                    let s = S::detect().ok_or(Error::Internal)?;
+                    s.enter(Decode::<F>::new(part, tiles, scratch));
+                    Ok(())
+                },
             },
             exp2: |values| {
                 if let Some(s) = S::detect() {
@@ -96,14 +122,21 @@ impl Row {
         self.tile
     }
 
+    fn way(&self, path: Path) -> &Way {
+        match path {
+            Path::Prefill => &self.prefill,
+            Path::Decode => &self.decode,
+        }
+    }
+
     /// Bytes of scratch for one part; `None` if no machine has as many.
-    pub fn scratch_bytes(&self, shape: &Shape, tiles: Tiles) -> Option<usize> {
-        (self.scratch)(shape, tiles)
+    pub fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: Tiles) -> Option<usize> {
+        (self.way(path).scratch)(shape, tiles)
     }
 
     /// Computes one part. Fails only if the row is not available here.
-    pub fn prefill(&self, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
-        (self.prefill)(part, tiles, scratch)
+    pub fn compute(&self, path: Path, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
+        (self.way(path).run)(part, tiles, scratch)
     }
 
     /// Replaces each value by 2^value: what the softmax of this row computes, for tests and

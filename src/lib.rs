@@ -12,8 +12,9 @@
 //! | [`plan`] | *how*: kernel row, tile sizes, number of parts |
 //! | [`schedule`] | *who*: parts over threads |
 //! | [`kernel`] | the table of instruction sets and compute families |
-//! | [`prefill`] | one part: many queries, lanes = queries |
+//! | [`prefill`] | one part, many queries: lanes = queries |
 //! | [`attend`] | its steps: scores, mask, softmax, accumulate, epilogue; and merging of results |
+//! | [`decode`] | one part, few queries: lanes = elements of a head |
 //!
 //! What the path consults: [`part`], [`dtype`], [`view`], [`simd`], [`machine`], [`pool`],
 //! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in twenty lines of f64: read it
@@ -21,6 +22,7 @@
 
 pub mod attend;
 pub mod capi;
+pub mod decode;
 pub mod kernel;
 #[forbid(unsafe_code)]
 pub mod plan;

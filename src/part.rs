@@ -8,6 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::problem::Problem;
 
+/// The pieces that a problem is cut into; sizes are at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Query rows of a part.
+    pub q: usize,
+    /// Keys of a block.
+    pub kv: usize,
+    /// Whether K and V are copied, a block at a time, where they could be read in place: their
+    /// rows lie so that they displace each other from the first-level cache.
+    pub copy: bool,
+}
+
 /// Consecutive query rows of one head.
 pub struct Part<'p> {
     problem: &'p Problem<'p>,
@@ -69,6 +81,10 @@ impl<'p> Queue<'p> {
 
     fn part(&self, index: usize) -> Part<'p> {
         let [_, heads, rows] = self.problem.shape().queries;
+        if self.count == 1 {
+            // Small calls notice the divisions.
+            return Part { problem: self.problem, batch: 0, head: 0, rows: 0..rows };
+        }
         let tiles = rows.div_ceil(self.rows_per_part);
         // Last rows first: under a causal window they see the most keys, and the longest parts
         // must not be the ones that start last. Heads innermost would spread the threads over

@@ -4,11 +4,11 @@
 //! Results depend on the kernel row and on the keys of a block, and on nothing else here: query
 //! tiles and threads can be chosen freely without changing a bit.
 
+use crate::decode;
 use crate::error::Error;
-use crate::kernel::Row;
+use crate::kernel::{Path, Row};
 use crate::machine::Machine;
-use crate::part;
-use crate::prefill::Tiles;
+use crate::part::{self, Tiles};
 use crate::problem::Shape;
 use crate::workspace;
 
@@ -17,6 +17,8 @@ use crate::workspace;
 pub struct Plan {
     /// Instruction set and compute family.
     pub row: &'static Row,
+    /// Which way through a part.
+    pub path: Path,
     /// Rows of a part and keys of a block.
     pub tiles: Tiles,
     /// Number of parts.
@@ -44,18 +46,34 @@ const WORK_PER_THREAD: f64 = 2e6;
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
     pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
+        Plan::on(path(shape, row), shape, row, machine, threads)
+    }
+
+    /// The same on a path of the caller's choice.
+    pub fn on(
+        path: Path,
+        shape: &Shape,
+        row: &'static Row,
+        machine: Machine,
+        threads: usize,
+    ) -> Result<Plan, Error> {
         let threads = threads.clamp(1, threads_worth(shape));
-        let q = rows(shape, row, machine, threads);
-        let tiles = Tiles { q, kv: keys(shape, row, machine), copy: copy(shape, q) };
+        let q = rows(path, shape, row, machine, threads);
+        let tiles = Tiles { q, kv: keys(path, shape, row, machine), copy: copy(shape, q) };
         let parts = part::count(shape.queries, tiles.q);
-        let scratch = row.scratch_bytes(shape, tiles).ok_or(Error::Overflow)?;
-        let plan = Plan { row, tiles, parts, threads: threads.min(parts.max(1)), scratch };
+        let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
+        let plan = Plan { row, path, tiles, parts, threads: threads.min(parts.max(1)), scratch };
         workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
     }
 
-    /// Bytes of scratch that all threads need together.
+    /// Whether the scratch of the call is kept on the stack.
+    pub fn is_on_stack(&self) -> bool {
+        self.threads == 1 && self.scratch <= workspace::ON_STACK
+    }
+
+    /// Bytes of scratch that the call allocates for all threads together.
     pub fn scratch_total(&self) -> usize {
-        if self.parts == 0 {
+        if self.parts == 0 || self.is_on_stack() {
             0
         } else {
             workspace::total_bytes(self.threads, self.scratch).unwrap_or(usize::MAX)
@@ -72,12 +90,26 @@ fn threads_worth(shape: &Shape) -> usize {
     ((work / WORK_PER_THREAD) as usize).max(1)
 }
 
+/// The path that is faster for this number of query rows: not a matter of how they are cut into
+/// parts, so that the bits of a row are not, either.
+fn path(shape: &Shape, row: &Row) -> Path {
+    // Measured on both instruction sets: a row takes as long with lanes of elements as 16/13 of a lane
+    // of rows, and vectors of rows are paid for whole.
+    let rows = shape.queries[2];
+    let lanes = rows.checked_next_multiple_of(row.lanes()).unwrap_or(usize::MAX);
+    if rows.saturating_mul(16) <= lanes.saturating_mul(13) { Path::Decode } else { Path::Prefill }
+}
+
 /// Keys of a block.
-fn keys(shape: &Shape, row: &Row, machine: Machine) -> usize {
+fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
     // What the mask counts in 32-bit lanes.
     let longest = shape.len_kv.clamp(1, i32::MAX as usize);
-    let wanted = match shape.block_kv {
-        0 => {
+    let wanted = match (shape.block_kv, path) {
+        (0, Path::Decode) => {
+            let cached = machine.l1d / shape.dim_v.saturating_mul(4);
+            cached.clamp(64, KEYS).next_multiple_of(row.lanes())
+        }
+        (0, Path::Prefill) => {
             // A tile's scores are written once and read once for every 8 output elements: half of
             // the first-level cache for them leaves room for the rows of V that stream past.
             let bytes_per_key = row.tile_rows() * 4;
@@ -85,19 +117,22 @@ fn keys(shape: &Shape, row: &Row, machine: Machine) -> usize {
             // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
             cached - cached % row.tile()
         }
-        given => given,
+        (given, _) => given,
     };
     wanted.min(longest)
 }
 
 /// Query rows of a part.
-fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
+fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
     let [batch, heads, len_q] = shape.queries;
     let given = shape.block_q;
     if given != 0 {
         return given.min(len_q.max(1));
     }
-    let tile = row.tile_rows();
+    let tile = match path {
+        Path::Prefill => row.tile_rows(),
+        Path::Decode => decode::ROWS,
+    };
     // Queries and output of a part stay in a quarter of the second-level cache, next to K and V.
     let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
     let cached = (machine.l2 / 4 / bytes_per_row).clamp(1, ROWS);

@@ -20,30 +20,17 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::attend::VECTORS;
 use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
 use crate::attend::epilogue::epilogue;
 use crate::attend::mask::{self, Span, seen_by};
 use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
+use crate::attend::{VECTORS, fetch, rows_of};
 use crate::dtype::{Family, Rows};
-use crate::part::Part;
+use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
-use crate::view::View;
 use crate::workspace::{Scratch, array_bytes};
-
-/// The pieces that a problem is cut into; sizes are at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiles {
-    /// Query rows of a part.
-    pub q: usize,
-    /// Keys of a block.
-    pub kv: usize,
-    /// Whether K and V are copied, a block at a time, where they could be read in place: their
-    /// rows lie so that they displace each other from the first-level cache.
-    pub copy: bool,
-}
 
 /// Query rows of a whole tile.
 pub(crate) const fn tile_rows<S: Isa>() -> usize {
@@ -167,12 +154,6 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
     }
 }
 
-/// The rows of one head from `token` on.
-#[inline(always)]
-fn rows_of(view: &View, batch: usize, head: usize, token: usize) -> Rows {
-    Rows { base: view.row(batch, head, token), stride: view.layout().stride[2] }
-}
-
 /// Keys from which on the rows of Q and O are fetched ahead: packing and epilogue touch sixteen rows
 /// at a time, which the machine does not foresee. Below, asking costs more than it hides.
 const FETCH_FROM: usize = 256;
@@ -184,14 +165,6 @@ fn share(keys: &Range<usize>, index: usize, of: usize) -> Range<usize> {
     let each = keys.len().div_ceil(of);
     let start = keys.end.min(keys.start + index * each);
     start..keys.end.min(start + each)
-}
-
-/// Asks for `bytes` bytes to be brought near.
-#[inline(always)]
-fn fetch<S: Isa>(s: S, row: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        s.prefetch(row.wrapping_add(line));
-    }
 }
 
 /// Consecutive query rows that share vectors.

@@ -230,7 +230,8 @@ impl<'a> Problem<'a> {
 
     /// The kv head that a query head reads.
     pub fn kv_head(&self, head: usize) -> usize {
-        head / (self.shape.queries[1] / self.shape.heads_kv)
+        let heads_q = self.shape.queries[1];
+        if heads_q == self.shape.heads_kv { head } else { head / (heads_q / self.shape.heads_kv) }
     }
 
     /// What a raw dot product of stored values is multiplied by to be a score in log2 units:

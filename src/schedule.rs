@@ -10,12 +10,15 @@ use crate::part::Queue;
 use crate::plan::Plan;
 use crate::pool;
 use crate::problem::Problem;
-use crate::workspace::{Scratch, Workspace};
+use crate::workspace::{Local, Scratch, Workspace};
 
-/// Computes the whole problem with scratch memory of its own, freed before it returns.
+/// Computes the whole problem with scratch memory of its own, given back before it returns.
 pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     if plan.parts == 0 {
         return Ok(());
+    }
+    if plan.is_on_stack() {
+        return on_stack(problem, plan);
     }
     // Where memory is short, one thread does it all.
     let mut workspace =
@@ -25,12 +28,25 @@ pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
 
     let queue = Queue::new(problem, plan.tiles.q);
     let failed = AtomicBool::new(false);
-    pool::run_with(pieces, mine, |mut scratch: Scratch| {
-        while let Some(part) = queue.take() {
-            if plan.row.prefill(&part, plan.tiles, scratch.reborrow()).is_err() {
-                failed.store(true, Ordering::Relaxed);
-            }
+    pool::run_with(pieces, mine, |scratch: Scratch| {
+        if compute(&queue, plan, scratch).is_err() {
+            failed.store(true, Ordering::Relaxed);
         }
     });
     if failed.into_inner() { Err(Error::Internal) } else { Ok(()) }
+}
+
+/// A function of its own, so that only small calls take the room.
+#[inline(never)]
+fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
+    let mut memory = Local::uninit();
+    compute(&Queue::new(problem, plan.tiles.q), plan, memory.piece())
+}
+
+/// Takes parts until there are none.
+fn compute(queue: &Queue, plan: &Plan, mut scratch: Scratch) -> Result<(), Error> {
+    while let Some(part) = queue.take() {
+        plan.row.compute(plan.path, &part, plan.tiles, scratch.reborrow())?;
+    }
+    Ok(())
 }

@@ -65,6 +65,13 @@ pub(crate) trait Isa: Copy + 'static {
     fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The sum of each of the first `LANES` vectors, in the lane of its number. All are added up in
+    /// the same order, so a sum does not depend on the number.
+    fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32;
+    /// The sum of the lanes, in the same order.
+    fn total(self, x: Self::F32) -> f32;
+    /// The largest lane; none is NaN.
+    fn largest(self, x: Self::F32) -> f32;
     /// Whether any lane is true.
     fn any(self, mask: Self::Mask) -> bool;
 
@@ -89,16 +96,31 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load(self, p: *const f32) -> Self::F32;
+    /// Reads the first `n` lanes, fewer than `LANES`; the others are 0.
+    ///
+    /// # Safety
+    /// `n` values are readable at `p`.
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32;
     /// Writes a vector; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store(self, p: *mut f32, x: Self::F32);
+    /// Writes the first `n` lanes, fewer than `LANES`.
+    ///
+    /// # Safety
+    /// `n` values are writable at `p`.
+    unsafe fn store_first(self, p: *mut f32, n: usize, x: Self::F32);
     /// Reads a vector of i32; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_i32(self, p: *const i32) -> Self::I32;
+    /// Reads the first `n` lanes, fewer than `LANES`; the others are 0.
+    ///
+    /// # Safety
+    /// `n` values are readable at `p`.
+    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> Self::I32;
     /// Transposes `LANES` rows of `LANES` values, each column multiplied by its lane of `factor`, all
     /// zeros positive; strides in bytes, no alignment is needed.
     ///

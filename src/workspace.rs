@@ -1,7 +1,9 @@
-//! Scratch memory: one block a call, cut into one piece a thread, cut into the arrays of a part.
+//! Scratch memory: one block a call, cut into one piece a thread, cut into the arrays of a part. A
+//! call on one thread that needs little keeps it on the stack.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use crate::error::Error;
@@ -19,6 +21,28 @@ pub fn array_bytes(n: usize, size: usize) -> Option<usize> {
 pub fn total_bytes(pieces: usize, piece: usize) -> Result<usize, Error> {
     let piece = piece.checked_next_multiple_of(ALIGN).ok_or(Error::Overflow)?;
     piece.checked_mul(pieces).ok_or(Error::Overflow)
+}
+
+/// Scratch up to this size is kept on the stack, where it costs nothing: an allocation takes as long
+/// as the attention of a few rows. Small against the smallest stacks that threads are given.
+pub(crate) const ON_STACK: usize = 16 << 10;
+
+/// A piece of [`ON_STACK`] bytes where it stands.
+#[repr(align(64))]
+pub struct Local([MaybeUninit<u8>; ON_STACK]);
+
+impl Local {
+    /// Uninitialised.
+    #[inline(always)]
+    pub fn uninit() -> Local {
+        const { assert!(align_of::<Local>() == ALIGN) };
+        Local([const { MaybeUninit::uninit() }; ON_STACK])
+    }
+
+    /// All of it.
+    pub fn piece(&mut self) -> Scratch<'_> {
+        Scratch { base: self.0.as_mut_ptr().cast(), bytes: ON_STACK, memory: PhantomData }
+    }
 }
 
 /// An allocated block, given back when dropped.

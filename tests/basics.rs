@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Inputs, Size, largest, max_error, relative_rms, rows, same_bits};
+use common::{Inputs, Size, kernels, largest, max_error, relative_rms, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::Semantics;
 
@@ -19,21 +19,21 @@ fn small_problem_against_the_naive_formula() {
     let e = std::f64::consts::E;
     let weight = e / (e + 1.0);
     let exact = [10.0 * weight + 30.0 * (1.0 - weight), 20.0 * weight + 40.0 * (1.0 - weight)];
-    for row in rows(Dtype::F32) {
-        let out = inputs.run(row, 1);
-        assert!(max_error(&out.o, &exact) < 1e-5, "{row:?}: {:?}", out.o);
-        assert!(max_error(&out.lse, &[(e + 1.0).ln()]) < 1e-6, "{row:?}: {:?}", out.lse);
+    for kernel in kernels(Dtype::F32) {
+        let out = inputs.run(kernel, 1);
+        assert!(max_error(&out.o, &exact) < 1e-5, "{kernel:?}: {:?}", out.o);
+        assert!(max_error(&out.lse, &[(e + 1.0).ln()]) < 1e-6, "{kernel:?}: {:?}", out.lse);
     }
 }
 
 #[test]
 fn causal_rows_see_themselves_and_the_past() {
     let inputs = Inputs::normal(Size::new(1, 5, 5, 4), 1).causal();
-    for row in rows(Dtype::F32) {
-        let out = inputs.run(row, 1);
+    for kernel in kernels(Dtype::F32) {
+        let out = inputs.run(kernel, 1);
         // The first query sees one key, so its output is that key's value, to the bit.
-        assert!(same_bits(&out.o[..4], &inputs.v[..4]), "{row:?}");
-        assert!(max_error(&out.o, &inputs.exact().o) < 1e-6, "{row:?}");
+        assert!(same_bits(&out.o[..4], &inputs.v[..4]), "{kernel:?}");
+        assert!(max_error(&out.o, &inputs.exact().o) < 1e-6, "{kernel:?}");
     }
 }
 
@@ -43,17 +43,17 @@ fn different_lengths_align_at_the_end() {
     let longer = Inputs::normal(Size::new(1, 2, 4, 3), 2).causal();
     // 4 queries on 2 keys: the first two see nothing and are exactly 0.
     let shorter = Inputs::normal(Size::new(1, 4, 2, 3), 3).causal();
-    for row in rows(Dtype::F32) {
-        let out = longer.run(row, 1);
-        assert!(max_error(&out.o, &longer.exact().o) < 1e-6, "{row:?}");
+    for kernel in kernels(Dtype::F32) {
+        let out = longer.run(kernel, 1);
+        assert!(max_error(&out.o, &longer.exact().o) < 1e-6, "{kernel:?}");
         let mut poisoned = longer.clone();
         poisoned.v[9..].fill(1e30);
-        assert!(same_bits(&poisoned.run(row, 1).o[..3], &out.o[..3]), "{row:?}: saw the fourth key");
+        assert!(same_bits(&poisoned.run(kernel, 1).o[..3], &out.o[..3]), "{kernel:?}: saw the fourth key");
 
-        let out = shorter.run(row, 1);
-        assert!(same_bits(&out.o[..6], &[0.0; 6]), "{row:?}: {:?}", out.o);
-        assert!(same_bits(&out.lse[..2], &[f32::NEG_INFINITY; 2]), "{row:?}: {:?}", out.lse);
-        assert!(max_error(&out.o, &shorter.exact().o) < 1e-6, "{row:?}");
+        let out = shorter.run(kernel, 1);
+        assert!(same_bits(&out.o[..6], &[0.0; 6]), "{kernel:?}: {:?}", out.o);
+        assert!(same_bits(&out.lse[..2], &[f32::NEG_INFINITY; 2]), "{kernel:?}: {:?}", out.lse);
+        assert!(max_error(&out.o, &shorter.exact().o) < 1e-6, "{kernel:?}");
     }
 }
 
@@ -61,20 +61,20 @@ fn different_lengths_align_at_the_end() {
 fn i8_computes_what_its_numbers_mean() {
     let inputs = Inputs::normal(Size::new(1, 40, 50, 64), 4);
     let quantised = inputs.quantised();
-    for row in rows(Dtype::I8) {
-        let out = quantised.run(row, 1).o;
-        assert!(relative_rms(&out, &quantised.exact().o) < 1e-6, "{row:?}");
+    for kernel in kernels(Dtype::I8) {
+        let out = quantised.run(kernel, 1).o;
+        assert!(relative_rms(&out, &quantised.exact().o) < 1e-6, "{kernel:?}");
         // Against the numbers before quantising: what 8 bits cost on normal data.
         let rms = relative_rms(&out, &inputs.exact().o);
-        assert!((1e-4..0.03).contains(&rms), "{row:?}: {rms:.1e}");
+        assert!((1e-4..0.03).contains(&rms), "{kernel:?}: {rms:.1e}");
     }
 }
 
 #[test]
 fn heads_do_not_mix() {
     let all = Inputs::normal(Size::new(3, 20, 30, 16), 5);
-    for row in rows(Dtype::F32) {
-        let out = all.run(row, 1);
+    for kernel in kernels(Dtype::F32) {
+        let out = all.run(kernel, 1);
         for h in 0..3 {
             let [q, kv] = [20 * 16, 30 * 16];
             let one = Inputs {
@@ -84,7 +84,7 @@ fn heads_do_not_mix() {
                 v: all.v[h * kv..][..kv].to_vec(),
                 semantics: all.semantics,
             };
-            assert!(same_bits(&one.run(row, 1).o, &out.o[h * q..][..q]), "{row:?}: head {h}");
+            assert!(same_bits(&one.run(kernel, 1).o, &out.o[h * q..][..q]), "{kernel:?}: head {h}");
         }
     }
 }
@@ -104,10 +104,10 @@ fn online_softmax_state_survives_every_order_of_scores() {
         for block_kv in [1, 2, 16, 64, n] {
             let inputs = inputs.clone().blocks(0, block_kv);
             let exact = inputs.exact();
-            for row in rows(Dtype::F32) {
-                let out = inputs.run(row, 1);
+            for kernel in kernels(Dtype::F32) {
+                let out = inputs.run(kernel, 1);
                 let error = max_error(&out.o, &exact.o) / largest(&inputs.v);
-                assert!(error < 1e-5, "{row:?}, step {step}, block {block_kv}: {error:.1e}");
+                assert!(error < 1e-5, "{kernel:?}, step {step}, block {block_kv}: {error:.1e}");
             }
         }
     }

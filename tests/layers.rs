@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("capi", &["schedule", "plan", "kernel", "problem", "dtype", "view", "machine", "pool", "error"]),
     ("schedule", &["plan", "part", "problem", "pool", "workspace", "error"]),
-    ("plan", &["kernel", "prefill", "part", "problem", "machine", "workspace", "error"]),
-    ("kernel", &["prefill", "part", "problem", "dtype", "simd", "machine", "workspace", "error"]),
-    ("prefill", &["attend", "part", "problem", "dtype", "view", "simd", "workspace"]),
-    ("attend", &["part", "problem", "dtype", "simd"]),
+    ("plan", &["kernel", "part", "problem", "machine", "workspace", "error"]),
+    ("kernel", &["prefill", "decode", "part", "problem", "dtype", "simd", "machine", "workspace", "error"]),
+    ("decode", &["attend", "part", "problem", "dtype", "simd", "workspace"]),
+    ("prefill", &["attend", "part", "problem", "dtype", "simd", "workspace"]),
+    ("attend", &["part", "problem", "dtype", "view", "simd"]),
     ("part", &["problem"]),
     ("reference", &["problem"]),
     ("problem", &["dtype", "view", "error"]),
@@ -25,7 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch.
-const MAY_BE_UNSAFE: &[&str] = &["capi", "view", "simd", "dtype", "attend", "prefill", "kernel", "workspace"];
+const MAY_BE_UNSAFE: &[&str] =
+    &["capi", "view", "simd", "dtype", "attend", "prefill", "decode", "kernel", "workspace"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

@@ -92,7 +92,12 @@ fn one_thread_allocates_its_scratch_once_and_frees_it() {
             };
             // The first call also reads the machine and the environment.
             run();
-            assert_eq!(count(run), (1, expected, 0), "{size:?}");
+            assert_eq!(count(run), (usize::from(expected != 0), expected, 0), "{size:?}");
+            // What is small lies on the stack.
+            assert!(
+                if len_q == 1 { expected == 0 } else { dim < 64 || expected > 0 },
+                "{size:?}: {expected}"
+            );
         }
     }
 }

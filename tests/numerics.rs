@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Inputs, Size, largest, max_error, rows, same_bits};
+use common::{Inputs, Size, kernels, largest, max_error, rows, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::Semantics;
 
@@ -75,9 +75,9 @@ fn all_equal_scores_average_the_values() {
     let average: Vec<f64> = (0..16)
         .map(|d| inputs.v.iter().skip(d).step_by(16).map(|&x| f64::from(x)).sum::<f64>() / 100.0)
         .collect();
-    for row in rows(Dtype::F32) {
-        for out in inputs.run(row, 1).o.chunks(16) {
-            assert!(max_error(out, &average) < 1e-6, "{row:?}");
+    for kernel in kernels(Dtype::F32) {
+        for out in inputs.run(kernel, 1).o.chunks(16) {
+            assert!(max_error(out, &average) < 1e-6, "{kernel:?}");
         }
     }
 }
@@ -95,9 +95,9 @@ fn one_hot_rows_copy_a_value() {
         for (j, k) in inputs.k.chunks_mut(2).enumerate() {
             k[0] = if j == winner { 100.0 } else { -100.0 };
         }
-        for row in rows(Dtype::F32) {
-            for out in inputs.run(row, 1).o.chunks(2) {
-                assert!(same_bits(out, &inputs.v[2 * winner..][..2]), "{row:?}: winner {winner}");
+        for kernel in kernels(Dtype::F32) {
+            for out in inputs.run(kernel, 1).o.chunks(2) {
+                assert!(same_bits(out, &inputs.v[2 * winner..][..2]), "{kernel:?}: winner {winner}");
             }
         }
     }
@@ -112,9 +112,9 @@ fn extreme_scores_are_as_good_as_three_steps() {
         inputs.semantics.softmax_scale = scale / 8.0;
         let exact = inputs.exact();
         let plain = max_error(&inputs.three_steps(), &exact.o);
-        for row in rows(Dtype::F32) {
-            let error = max_error(&inputs.run(row, 1).o, &exact.o);
-            assert!(error <= 2.0 * plain, "{row:?}, scale {scale}: {error:.1e} against {plain:.1e}");
+        for kernel in kernels(Dtype::F32) {
+            let error = max_error(&inputs.run(kernel, 1).o, &exact.o);
+            assert!(error <= 2.0 * plain, "{kernel:?}, scale {scale}: {error:.1e} against {plain:.1e}");
         }
     }
 }
@@ -124,9 +124,9 @@ fn zero_and_negative_scales() {
     for scale in [0.0, -0.5] {
         let mut inputs = Inputs::normal(Size::new(1, 20, 77, 12), 4);
         inputs.semantics.softmax_scale = scale;
-        for row in rows(Dtype::F32) {
-            let error = max_error(&inputs.run(row, 1).o, &inputs.exact().o);
-            assert!(error <= 1e-5 * largest(&inputs.v), "{row:?}, scale {scale}: {error:.1e}");
+        for kernel in kernels(Dtype::F32) {
+            let error = max_error(&inputs.run(kernel, 1).o, &inputs.exact().o);
+            assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}, scale {scale}: {error:.1e}");
         }
     }
 }
@@ -139,23 +139,26 @@ fn invisible_values_do_not_leak() {
     let (n, dim) = (150, 20);
     for block_kv in [0, 16, 64] {
         let clean = Inputs::normal(Size::new(1, n, n, dim), 5).causal().blocks(0, block_kv);
-        for row in rows(Dtype::F32) {
-            let expected = clean.run(row, 1);
+        for kernel in kernels(Dtype::F32) {
+            let expected = clean.run(kernel, 1);
             for bad in BAD {
                 for key in [0, 1, 17, 31, 32, 100, 148, 149] {
                     let mut inputs = clean.clone();
                     inputs.k[key * dim..][..dim].fill(bad);
                     inputs.v[key * dim..][..dim].fill(bad);
-                    let out = inputs.run(row, 1);
+                    let out = inputs.run(kernel, 1);
                     let blind = key * dim;
                     assert!(
                         same_bits(&out.o[..blind], &expected.o[..blind]),
-                        "{row:?}: {bad} at {key} leaked"
+                        "{kernel:?}: {bad} at {key} leaked"
                     );
-                    assert!(same_bits(&out.lse[..key], &expected.lse[..key]), "{row:?}: {bad} at {key}, LSE");
+                    assert!(
+                        same_bits(&out.lse[..key], &expected.lse[..key]),
+                        "{kernel:?}: {bad} at {key}, LSE"
+                    );
                     let sees = &out.o[blind..];
                     // A key of -inf against a query of both signs gives NaN as well.
-                    assert!(sees.iter().all(|x| x.is_nan()), "{row:?}: {bad} at {key} was not seen");
+                    assert!(sees.iter().all(|x| x.is_nan()), "{kernel:?}: {bad} at {key} was not seen");
                 }
             }
         }
@@ -167,22 +170,22 @@ fn invisible_values_do_not_leak() {
 fn a_bad_value_stays_in_its_column() {
     let (n, dim) = (90, 21);
     let clean = Inputs::normal(Size::new(1, n, n, dim), 6).causal();
-    for row in rows(Dtype::F32) {
-        let expected = clean.run(row, 1);
+    for kernel in kernels(Dtype::F32) {
+        let expected = clean.run(kernel, 1);
         for bad in BAD {
             for (key, column) in [(0, 0), (33, 20), (64, 8), (89, 3)] {
                 let mut inputs = clean.clone();
                 inputs.v[key * dim + column] = bad;
-                let out = inputs.run(row, 1);
+                let out = inputs.run(kernel, 1);
                 for (at, (&x, &y)) in out.o.iter().zip(&expected.o).enumerate() {
                     if at % dim == column && at / dim >= key {
                         // A weight that underflows to 0 makes NaN of an infinity.
-                        assert!(!x.is_finite(), "{row:?}: {bad} not seen by row {}", at / dim);
+                        assert!(!x.is_finite(), "{kernel:?}: {bad} not seen by row {}", at / dim);
                     } else {
                         assert_eq!(
                             x.to_bits(),
                             y.to_bits(),
-                            "{row:?}: row {}, column {}",
+                            "{kernel:?}: row {}, column {}",
                             at / dim,
                             at % dim
                         );
@@ -197,18 +200,18 @@ fn a_bad_value_stays_in_its_column() {
 fn a_bad_query_spoils_its_own_row() {
     let (n, dim) = (70, 24);
     let clean = Inputs::normal(Size::new(1, n, n, dim), 7);
-    for row in rows(Dtype::F32) {
-        let expected = clean.run(row, 1);
+    for kernel in kernels(Dtype::F32) {
+        let expected = clean.run(kernel, 1);
         for query in [0, 15, 16, 40, 69] {
             let mut inputs = clean.clone();
             inputs.q[query * dim + 5] = f32::NAN;
-            let out = inputs.run(row, 1);
+            let out = inputs.run(kernel, 1);
             for i in 0..n {
                 let (got, wanted) = (&out.o[i * dim..][..dim], &expected.o[i * dim..][..dim]);
                 if i == query {
-                    assert!(got.iter().all(|x| x.is_nan()) && out.lse[i].is_nan(), "{row:?}");
+                    assert!(got.iter().all(|x| x.is_nan()) && out.lse[i].is_nan(), "{kernel:?}");
                 } else {
-                    assert!(same_bits(got, wanted), "{row:?}: row {i}");
+                    assert!(same_bits(got, wanted), "{kernel:?}: row {i}");
                 }
             }
         }
@@ -228,18 +231,18 @@ fn minus_infinity_as_a_score_weighs_nothing() {
         }
         let exact = inputs.exact();
         assert!(exact.o.iter().all(|x| x.is_finite()));
-        for row in rows(Dtype::F32) {
-            let out = inputs.run(row, 1);
-            assert!(max_error(&out.o, &exact.o) < 1e-6, "{row:?}: {hidden:?}");
-            assert!(max_error(&out.lse, &exact.lse) < 1e-5, "{row:?}: {hidden:?}");
+        for kernel in kernels(Dtype::F32) {
+            let out = inputs.run(kernel, 1);
+            assert!(max_error(&out.o, &exact.o) < 1e-6, "{kernel:?}: {hidden:?}");
+            assert!(max_error(&out.lse, &exact.lse) < 1e-5, "{kernel:?}: {hidden:?}");
         }
     }
     // Nothing but -inf is visible, which is not the same as nothing: 0/0.
     for j in 0..n {
         inputs.k[j * dim] = f32::NEG_INFINITY;
     }
-    for row in rows(Dtype::F32) {
-        assert!(inputs.run(row, 1).o.iter().all(|x| x.is_nan()), "{row:?}");
+    for kernel in kernels(Dtype::F32) {
+        assert!(inputs.run(kernel, 1).o.iter().all(|x| x.is_nan()), "{kernel:?}");
     }
 }
 
@@ -249,9 +252,9 @@ fn huge_and_tiny_values_keep_their_relative_accuracy() {
         let mut inputs = Inputs::normal(Size::new(1, 30, 40, 8), 9);
         inputs.v.iter_mut().for_each(|v| *v *= magnitude);
         let v = largest(&inputs.v);
-        for row in rows(Dtype::F32) {
-            let error = max_error(&inputs.run(row, 1).o, &inputs.exact().o);
-            assert!(error <= 1e-5 * v, "{row:?}: {error:.1e} of {v:.1e}");
+        for kernel in kernels(Dtype::F32) {
+            let error = max_error(&inputs.run(kernel, 1).o, &inputs.exact().o);
+            assert!(error <= 1e-5 * v, "{kernel:?}: {error:.1e} of {v:.1e}");
         }
     }
 }
@@ -266,11 +269,11 @@ fn no_keys_at_all_give_zeros() {
         semantics: Semantics::with_scale(1.0),
     };
     for inputs in [inputs.clone(), inputs.causal()] {
-        for row in rows(Dtype::F32) {
-            let out = inputs.run(row, 1);
+        for kernel in kernels(Dtype::F32) {
+            let out = inputs.run(kernel, 1);
             assert!(
                 same_bits(&out.o, &[0.0; 30]) && out.lse.iter().all(|&x| x == f32::NEG_INFINITY),
-                "{row:?}"
+                "{kernel:?}"
             );
         }
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Inputs, Size, largest, max_error, relative_rms, rows};
+use common::{Inputs, Size, kernels, largest, max_error, relative_rms, rows};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel;
 
@@ -20,14 +20,14 @@ fn check_f32(inputs: &Inputs<f32>) {
     let exact = inputs.exact();
     let plain = max_error(&inputs.three_steps(), &exact.o);
     let v = largest(&inputs.v);
-    for row in rows(Dtype::F32) {
-        let out = inputs.run(row, 1);
+    for kernel in kernels(Dtype::F32) {
+        let out = inputs.run(kernel, 1);
         let error = max_error(&out.o, &exact.o);
-        assert!(error <= BOUND * v, "{row:?} {:?}: error {error:.1e}", inputs.size);
+        assert!(error <= BOUND * v, "{kernel:?} {:?}: error {error:.1e}", inputs.size);
         let twice = AGAINST_THREE_STEPS * plain + ULPS * v;
-        assert!(error <= twice, "{row:?} {:?}: error {error:.1e}, three steps {plain:.1e}", inputs.size);
+        assert!(error <= twice, "{kernel:?} {:?}: error {error:.1e}, three steps {plain:.1e}", inputs.size);
         let lse = max_error(&out.lse, &exact.lse);
-        assert!(lse <= BOUND, "{row:?} {:?}: LSE error {lse:.1e}", inputs.size);
+        assert!(lse <= BOUND, "{kernel:?} {:?}: LSE error {lse:.1e}", inputs.size);
     }
 }
 
@@ -35,15 +35,15 @@ fn check_i8(inputs: &Inputs<i8>) {
     let exact = inputs.exact();
     let mut scalar = Vec::new();
     // Worst first, so that the others can be compared with the scalar row.
-    for row in rows(Dtype::I8).collect::<Vec<_>>().into_iter().rev() {
-        let out = inputs.run(row, 1).o;
+    for kernel in kernels(Dtype::I8).collect::<Vec<_>>().into_iter().rev() {
+        let out = inputs.run(kernel, 1).o;
         let error = relative_rms(&out, &exact.o);
-        assert!(error <= 1e-4, "{row:?} {:?}: relative RMS error {error:.1e}", inputs.size);
+        assert!(error <= 1e-4, "{kernel:?} {:?}: relative RMS error {error:.1e}", inputs.size);
         if scalar.is_empty() {
             scalar = out.iter().map(|&x| f64::from(x)).collect();
         }
         let difference = relative_rms(&out, &scalar);
-        assert!(difference <= 1e-5, "{row:?} {:?}: {difference:.1e} from scalar", inputs.size);
+        assert!(difference <= 1e-5, "{kernel:?} {:?}: {difference:.1e} from scalar", inputs.size);
     }
 }
 

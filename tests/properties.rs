@@ -4,11 +4,9 @@ mod common;
 
 use std::ops::Range;
 
-use common::{Inputs, Output, Random, Size, largest, layout, max_error, rows, run, same_bits};
+use common::{Inputs, Output, Random, Size, kernels, largest, layout, max_error, run, same_bits};
 use flash_attention::attend::merge::merge;
 use flash_attention::dtype::Dtype;
-use flash_attention::machine::Machine;
-use flash_attention::plan::Plan;
 use flash_attention::problem::{Problem, Semantics, Shape, Tensors, Window};
 use flash_attention::reference;
 use flash_attention::view::{Layout, View, ViewMut};
@@ -52,10 +50,10 @@ proptest! {
         for k in shifted.k.chunks_mut(inputs.size.dim) {
             k.iter_mut().zip(&shift).for_each(|(k, shift)| *k += shift);
         }
-        for row in rows(Dtype::F32) {
-            let [a, b] = [&inputs, &shifted].map(|inputs| inputs.run(row, 1).o);
+        for kernel in kernels(Dtype::F32) {
+            let [a, b] = [&inputs, &shifted].map(|inputs| inputs.run(kernel, 1).o);
             let b: Vec<f64> = b.into_iter().map(f64::from).collect();
-            prop_assert!(max_error(&a, &b) <= 1e-5 * largest(&inputs.v), "{row:?}");
+            prop_assert!(max_error(&a, &b) <= 1e-5 * largest(&inputs.v), "{kernel:?}");
         }
     }
 
@@ -69,8 +67,8 @@ proptest! {
         let mut masked = inputs.clone();
         masked.semantics.q_pos = kept as i64 - 1;
         masked.semantics.window.right = Some(0);
-        for row in rows(Dtype::F32) {
-            prop_assert!(same_bits(&masked.run(row, 1).o, &cut(&inputs, 0..kept).run(row, 1).o), "{row:?}");
+        for kernel in kernels(Dtype::F32) {
+            prop_assert!(same_bits(&masked.run(kernel, 1).o, &cut(&inputs, 0..kept).run(kernel, 1).o), "{kernel:?}");
         }
     }
 
@@ -86,8 +84,8 @@ proptest! {
         let mut edges: Vec<usize> = cuts.iter().map(|c| (c * len_kv as f64) as usize).collect();
         edges.extend([0, len_kv]);
         edges.sort_unstable();
-        for row in rows(Dtype::F32) {
-            let whole = inputs.run(row, 1);
+        for kernel in kernels(Dtype::F32) {
+            let whole = inputs.run(kernel, 1);
             let mut merged = Output {
                 o: vec![0.0; size.queries()],
                 lse: vec![f32::NEG_INFINITY; len_q],
@@ -96,32 +94,32 @@ proptest! {
                 let mut piece = cut(&inputs, edge[0]..edge[1]);
                 // Positions count from the piece's own first key.
                 piece.semantics.q_pos -= edge[0] as i64;
-                let piece = piece.run(row, 1);
+                let piece = piece.run(kernel, 1);
                 merge(&mut merged.o, &mut merged.lse, &piece.o, &piece.lse, dim);
             }
             let exact: Vec<f64> = whole.o.iter().map(|&x| f64::from(x)).collect();
-            prop_assert!(max_error(&merged.o, &exact) <= 1e-5 * largest(&inputs.v), "{row:?}");
+            prop_assert!(max_error(&merged.o, &exact) <= 1e-5 * largest(&inputs.v), "{kernel:?}");
             let exact: Vec<f64> = whole.lse.iter().map(|&x| f64::from(x)).collect();
-            prop_assert!(max_error(&merged.lse, &exact) <= 1e-5, "{row:?}");
+            prop_assert!(max_error(&merged.lse, &exact) <= 1e-5, "{kernel:?}");
         }
     }
 
     /// The same bits for every number of threads and every size of query tiles.
     #[test]
     fn threads_and_query_tiles_do_not_change_a_bit(inputs in inputs(), block_q in 1..200usize) {
-        for row in rows(Dtype::F32) {
-            let one = inputs.run(row, 1);
+        for kernel in kernels(Dtype::F32) {
+            let one = inputs.run(kernel, 1);
             for threads in [2, 7] {
-                prop_assert_eq!(&inputs.run(row, threads), &one);
+                prop_assert_eq!(&inputs.run(kernel, threads), &one);
             }
             let block_kv = inputs.semantics.block_kv;
-            prop_assert_eq!(&inputs.clone().blocks(block_q, block_kv).run(row, 2), &one);
+            prop_assert_eq!(&inputs.clone().blocks(block_q, block_kv).run(kernel, 2), &one);
         }
         let quantised = inputs.quantised();
-        for row in rows(Dtype::I8) {
-            let one = quantised.run(row, 1);
+        for kernel in kernels(Dtype::I8) {
+            let one = quantised.run(kernel, 1);
             for threads in [2, 7] {
-                prop_assert_eq!(&quantised.run(row, threads), &one);
+                prop_assert_eq!(&quantised.run(kernel, threads), &one);
             }
         }
     }
@@ -142,10 +140,10 @@ proptest! {
             v: inputs.v[..len_kv * dim].to_vec(),
             semantics: Semantics { q_pos: inputs.semantics.q_pos + i as i64, ..inputs.semantics },
         };
-        for row in rows(Dtype::F32) {
-            let all = inputs.run(row, 1);
-            let one = alone.run(row, 1);
-            prop_assert!(same_bits(&one.o, &all.o[i * dim..][..dim]), "{row:?}: row {i}");
+        for kernel in kernels(Dtype::F32) {
+            let all = inputs.run(kernel, 1);
+            let one = alone.run(kernel, 1);
+            prop_assert!(same_bits(&one.o, &all.o[i * dim..][..dim]), "{kernel:?}: row {i}");
             prop_assert_eq!(one.lse[0].to_bits(), all.lse[i].to_bits());
         }
     }
@@ -177,7 +175,7 @@ proptest! {
         let semantics = Semantics {
             q_pos, window: Window { left, right }, block_kv, ..Semantics::with_scale(0.3)
         };
-        for row in rows(Dtype::F32) {
+        for kernel in kernels(Dtype::F32) {
             let mut o = vec![f32::MAX; batch * len_q * heads_q * (dim_v + padding)];
             let tensors = Tensors {
                 q: View::of(&q, interleaved(len_q, heads_q, dim_qk)).unwrap(),
@@ -188,15 +186,15 @@ proptest! {
             };
             let mut problem = Problem::new(tensors, semantics).unwrap();
             let exact = reference::attention(&problem).o;
-            run(&mut problem, row, 2).unwrap();
+            run(&mut problem, kernel, 2).unwrap();
             // From [batch][token][head] to the reference's [batch][head][token]; padding untouched.
             let mut dense = vec![0.0; exact.len()];
             for (at, x) in o.chunks(dim_v + padding).enumerate() {
                 let (b, i, h) = (at / heads_q / len_q, at / heads_q % len_q, at % heads_q);
                 dense[((b * heads_q + h) * len_q + i) * dim_v..][..dim_v].copy_from_slice(&x[..dim_v]);
-                prop_assert!(x[dim_v..].iter().all(|&x| x == f32::MAX), "{row:?}: wrote into padding");
+                prop_assert!(x[dim_v..].iter().all(|&x| x == f32::MAX), "{kernel:?}: wrote into padding");
             }
-            prop_assert!(max_error(&dense, &exact) <= 1e-5 * largest(&v).max(1.0), "{row:?}");
+            prop_assert!(max_error(&dense, &exact) <= 1e-5 * largest(&v).max(1.0), "{kernel:?}");
         }
     }
 }
@@ -207,18 +205,18 @@ fn many_parts_on_many_threads_have_the_same_bits() {
     let size = Size::new(3, 300, 500, 64);
     for inputs in [Inputs::normal(size, 1), Inputs::normal(size, 2).causal()] {
         let quantised = inputs.quantised();
-        for row in rows(Dtype::F32) {
-            let plan = Plan::new(&shape(&inputs), row, Machine::get(), 7).unwrap();
+        for kernel in kernels(Dtype::F32) {
+            let plan = kernel.plan(&shape(&inputs), 7).unwrap();
             assert!(plan.threads == 7 && plan.parts >= 7, "{plan:?}");
-            let one = inputs.run(row, 1);
+            let one = inputs.run(kernel, 1);
             for threads in [2, 3, 7, 7, 7, 7] {
-                assert_eq!(inputs.run(row, threads), one, "{row:?}, {threads} threads");
+                assert_eq!(inputs.run(kernel, threads), one, "{kernel:?}, {threads} threads");
             }
         }
-        for row in rows(Dtype::I8) {
-            let one = quantised.run(row, 1);
+        for kernel in kernels(Dtype::I8) {
+            let one = quantised.run(kernel, 1);
             for threads in [2, 7, 7] {
-                assert_eq!(quantised.run(row, threads), one, "{row:?}, {threads} threads");
+                assert_eq!(quantised.run(kernel, threads), one, "{kernel:?}, {threads} threads");
             }
         }
     }
@@ -250,7 +248,7 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
             };
             let (k, k_layout) = spread(&inputs.k, len_kv);
             let (v, v_layout) = spread(&inputs.v, len_kv);
-            for row in rows(Dtype::F32) {
+            for kernel in kernels(Dtype::F32) {
                 let mut o = vec![0f32; inputs.size.queries()];
                 let tensors = Tensors {
                     q: View::of(&inputs.q, layout::<f32>(heads, len_q, dim)).unwrap(),
@@ -260,10 +258,10 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
                     lse: None,
                 };
                 let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
-                let plan = Plan::new(problem.shape(), row, Machine::get(), 1).unwrap();
+                let plan = kernel.plan(problem.shape(), 1).unwrap();
                 assert!(plan.tiles.copy, "{plan:?}");
-                run(&mut problem, row, 1).unwrap();
-                assert!(same_bits(&o, &inputs.run(row, 1).o), "{row:?}: dim {dim}, stride {stride}");
+                run(&mut problem, kernel, 1).unwrap();
+                assert!(same_bits(&o, &inputs.run(kernel, 1).o), "{kernel:?}: dim {dim}, stride {stride}");
             }
         }
     }

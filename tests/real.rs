@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Inputs, Size, largest, max_error, relative_rms, rows};
+use common::{Inputs, Size, kernels, largest, max_error, relative_rms};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::Semantics;
 
@@ -64,13 +64,13 @@ fn f32_is_as_exact_as_on_random_data() {
     assert_eq!(sets.len(), 6);
     for Set { inputs, o, lse } in sets {
         let plain = max_error(&inputs.three_steps(), &o);
-        for row in rows(Dtype::F32) {
-            let out = inputs.run(row, 2);
+        for kernel in kernels(Dtype::F32) {
+            let out = inputs.run(kernel, 2);
             let error = max_error(&out.o, &o);
-            assert!(error <= 1e-5 * largest(&inputs.v), "{row:?} {:?}: {error:.1e}", inputs.size);
-            assert!(error <= 2.0 * plain, "{row:?} {:?}: {error:.1e} against {plain:.1e}", inputs.size);
+            assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?} {:?}: {error:.1e}", inputs.size);
+            assert!(error <= 2.0 * plain, "{kernel:?} {:?}: {error:.1e} against {plain:.1e}", inputs.size);
             let error = max_error(&out.lse, &lse);
-            assert!(error <= 1e-5, "{row:?} {:?}: LSE {error:.1e}", inputs.size);
+            assert!(error <= 1e-5, "{kernel:?} {:?}: LSE {error:.1e}", inputs.size);
         }
     }
 }
@@ -82,12 +82,12 @@ fn i8_adds_nothing_to_the_error_of_quantising() {
         let exact = quantised.exact().o;
         // One scale for all heads of a tensor is coarse on real data; the kernel must not add to it.
         let cost = relative_rms(&exact.iter().map(|&x| x as f32).collect::<Vec<_>>(), &o);
-        for row in rows(Dtype::I8) {
-            let out = quantised.run(row, 2).o;
+        for kernel in kernels(Dtype::I8) {
+            let out = quantised.run(kernel, 2).o;
             let kernel = relative_rms(&out, &exact);
-            assert!(kernel <= 1e-4, "{row:?} {:?}: {kernel:.1e}", inputs.size);
+            assert!(kernel <= 1e-4, "{kernel:?} {:?}: {kernel:.1e}", inputs.size);
             let model = relative_rms(&out, &o);
-            assert!(model <= 1.001 * cost && model <= 0.15, "{row:?} {:?}: {model:.1e}", inputs.size);
+            assert!(model <= 1.001 * cost && model <= 0.15, "{kernel:?} {:?}: {model:.1e}", inputs.size);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One shape of attention: its data, its problem, its work.
 
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::Row;
+use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
@@ -30,6 +30,8 @@ pub struct Case {
     /// 0: dense [head][seq][dim].
     pub row_stride: usize,
     pub data: Data,
+    /// The way through the kernels; None: the plan chooses.
+    pub path: Option<Path>,
 }
 
 impl Case {
@@ -44,6 +46,7 @@ impl Case {
             causal: false,
             row_stride: 0,
             data: Data::Normal,
+            path: None,
         }
     }
 
@@ -65,6 +68,8 @@ impl Case {
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
             (self.data == Data::Rising, " rising".to_owned()),
             (self.dtype == Dtype::I8, " i8".to_owned()),
+            (self.path == Some(Path::Prefill), " prefill".to_owned()),
+            (self.path == Some(Path::Decode), " decode".to_owned()),
         ] {
             if is {
                 name += &word;
@@ -173,8 +178,14 @@ impl Arrays {
 
     /// A function that computes the case once, and how it does.
     pub fn runner(&mut self, row: &'static Row, threads: usize) -> (Plan, impl FnMut()) {
+        let path = self.case.path;
         let mut problem = self.problem();
-        let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
+        let (shape, machine) = (problem.shape(), Machine::get());
+        let plan = match path {
+            None => Plan::new(shape, row, machine, threads),
+            Some(path) => Plan::on(path, shape, row, machine, threads),
+        };
+        let plan = plan.expect("a plan");
         let again = plan.clone();
         (plan, move || schedule::run(&mut problem, &again).expect("scratch memory"))
     }

@@ -4,7 +4,8 @@
 //! cargo bench --bench attention                     all tables, with floors and goals
 //! cargo bench --bench attention -- TABLE ...        floors layers odd few threads auto rival rising i8 call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
-//!                                  [causal] [dtype=i8] [data=rising]        one shape
+//!                                  [causal] [dtype=i8] [data=rising]
+//!                                  [path=prefill|decode]                   one shape
 //! options: isa=NAME  threads=N  seconds=S (of each shape)  json=FILE
 //! ```
 //!
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use case::{Case, Data};
 use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Path;
 use report::Report;
 use tables::Tables;
 
@@ -50,6 +52,8 @@ fn main() {
             ("stride", _) => set(&|case| case.row_stride = number()),
             ("causal", "") => set(&|case| case.causal = true),
             ("dtype", "i8") => set(&|case| case.dtype = Dtype::I8),
+            ("path", "prefill") => set(&|case| case.path = Some(Path::Prefill)),
+            ("path", "decode") => set(&|case| case.path = Some(Path::Decode)),
             ("data", "rising") => set(&|case| case.data = Data::Rising),
             ("isa", _) => isa = Some(value.to_owned()),
             ("threads", _) => threads = number(),
@@ -71,7 +75,7 @@ fn main() {
 fn usage(arg: &str) -> ! {
     eprintln!(
         "not understood: {arg}\n\
-         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=i8] [data=rising]\n\
+         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=i8] [data=rising] [path=prefill|decode]\n\
          options: isa=NAME threads=N seconds=S json=FILE",
         Tables::NAMES.join("|")
     );

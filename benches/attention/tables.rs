@@ -288,7 +288,7 @@ impl Tables {
         let mut bare = || {
             let queue = Queue::new(&mut problem, plan.tiles.q);
             let part = queue.take().expect("a part");
-            row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+            row.compute(plan.path, &part, plan.tiles, scratch.reborrow()).expect("an available row");
         };
         let measured = rounds(row, &mut [&mut from_c, &mut bare], self.time);
         let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);

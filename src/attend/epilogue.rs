@@ -69,10 +69,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                 let x = if blind {
                     f32::NEG_INFINITY
                 } else {
-                    let (reference, sum) = (state.reference.add(lane).read(), state.sum.add(lane).read());
-                    // From log2 units to natural logarithms, rounded once.
-                    let log2 = f64::from(reference) + f64::from(sum).log2();
-                    (log2 * std::f64::consts::LN_2) as f32
+                    log_sum_exp(state.reference.add(lane).read(), state.sum.add(lane).read())
                 };
                 lse.row(batch, head, first + lane).cast::<f32>().write_unaligned(x);
             }
@@ -80,14 +77,19 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     }
 }
 
-/// Writes a row of zeros. Out of line: it is rare, and compilers make a call of it anyway, which
-/// does not belong among the loops.
+/// Writes zeros. Out of line: compilers make a call of it anyway, which does not belong among the
+/// loops.
 ///
 /// # Safety
 /// `dim` values are writable at `row`.
-#[cold]
 #[inline(never)]
-unsafe fn blank(row: *mut f32, dim: usize) {
+pub(crate) unsafe fn blank(row: *mut f32, dim: usize) {
     // SAFETY: this function's contract; bytes need no alignment.
     unsafe { row.cast::<u8>().write_bytes(0, dim * 4) };
+}
+
+/// The natural logarithm of a row's sum of exponentials, rounded once, from its state in log2 units.
+#[inline(always)]
+pub(crate) fn log_sum_exp(reference: f32, sum: f32) -> f32 {
+    ((f64::from(reference) + f64::from(sum).log2()) * std::f64::consts::LN_2) as f32
 }

@@ -140,7 +140,7 @@ pub(crate) unsafe fn mask<S: Isa, const Z: usize>(
 
 /// The part of `range` that lies in `bounds`; empty, and in bounds, if there is none.
 #[inline(always)]
-fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
+pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
     let start = range.start.clamp(bounds.start, bounds.end);
     start..range.end.clamp(start, bounds.end)
 }

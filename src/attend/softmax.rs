@@ -10,7 +10,7 @@ use crate::simd::{Body, Isa, MAX_LANES, math};
 /// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
 /// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
 /// precision: f32 is as dense at 2^8 as at 1.
-const SLACK: f32 = 8.0;
+pub(crate) const SLACK: f32 = 8.0;
 
 /// Where the softmax state and the accumulator of one tile of rows are kept, `lanes` wide.
 #[derive(Clone, Copy)]

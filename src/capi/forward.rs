@@ -32,7 +32,8 @@ use crate::view::{Layout, View, ViewMut};
 /// column, and so on as in the formula.
 ///
 /// Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
-/// common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes.
+/// common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
+/// up to 32 KiB of stack.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_forward_f32(
     cfg: *const fa_config,

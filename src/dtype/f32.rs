@@ -111,6 +111,61 @@ impl Family for F32 {
         }
         sum
     }
+
+    #[inline(always)]
+    unsafe fn pack_row<S: Isa>(s: S, row: *const u8, dim: usize, factor: f32, to: *mut f32) {
+        let from = row.cast::<f32>();
+        let factor = s.splat(factor);
+        for d in (0..dim).step_by(S::LANES) {
+            // SAFETY: elements below `dim`, and whole vectors of them (caller).
+            unsafe {
+                let from = from.wrapping_add(d);
+                let x = if d + S::LANES <= dim { s.load(from) } else { s.load_first(from, dim - d) };
+                s.store(to.add(d), s.mul(x, factor));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_row<S: Isa, const R: usize, const K: usize>(
+        s: S,
+        queries: *const f32,
+        step: usize,
+        k: Rows,
+        dim: usize,
+    ) -> Tile<S, R, K> {
+        let mut sum = [[s.splat(0.0); K]; R];
+        let whole = dim - dim % S::LANES;
+        // SAFETY: elements below `dim` of R queries and K keys (caller).
+        unsafe {
+            for d in (0..whole).step_by(S::LANES) {
+                let mut query = [s.splat(0.0); R];
+                for (r, query) in query.iter_mut().enumerate() {
+                    *query = s.load(queries.add(r * step + d));
+                }
+                for key in 0..K {
+                    let x = s.load(k.skip(key).base.cast::<f32>().wrapping_add(d));
+                    for (sum, &query) in sum.iter_mut().zip(&query) {
+                        sum[key] = s.fma(query, x, sum[key]);
+                    }
+                }
+            }
+            if whole < dim {
+                for key in 0..K {
+                    let x = s.load_first(k.skip(key).base.cast::<f32>().wrapping_add(whole), dim - whole);
+                    for (r, sum) in sum.iter_mut().enumerate() {
+                        sum[key] = s.fma(s.load(queries.add(r * step + whole)), x, sum[key]);
+                    }
+                }
+            }
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn finish<S: Isa>(_s: S, dots: S::F32, _factor: f32) -> S::F32 {
+        dots
+    }
 }
 
 /// Bytes of a copied row: an odd number of cache lines, so that the rows of a register tile never

@@ -141,6 +141,63 @@ impl Family for I8 {
         }
         total
     }
+
+    #[inline(always)]
+    unsafe fn pack_row<S: Isa>(_s: S, row: *const u8, dim: usize, _factor: f32, to: *mut i32) {
+        let row = row.cast::<i8>();
+        for step in 0..Self::steps(dim).next_multiple_of(S::LANES) {
+            // SAFETY: elements below `dim`, and whole vectors of steps (caller).
+            let at = |d: usize| if d < dim { unsafe { row.wrapping_add(d).read() } } else { 0 };
+            // SAFETY: as above.
+            unsafe { to.add(step).write(pair(at(2 * step), at(2 * step + 1))) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_row<S: Isa, const R: usize, const K: usize>(
+        s: S,
+        queries: *const i32,
+        step: usize,
+        k: Rows,
+        dim: usize,
+    ) -> Tile<S, R, K> {
+        let steps = Self::steps(dim);
+        let mut total = [[s.splat(0.0); K]; R];
+        let mut start = 0;
+        while start < steps {
+            // A vector is one step of each lane.
+            let end = steps.min(start + STEPS_PER_SUM * S::LANES);
+            let mut sum = [[s.splat_i32(0); K]; R];
+            for at in (start..end).step_by(S::LANES) {
+                for key in 0..K {
+                    let row = k.skip(key).base.cast::<i32>().wrapping_add(at);
+                    // SAFETY: `steps` pairs of each key, whole vectors of each query (caller).
+                    unsafe {
+                        let x = if at + S::LANES <= steps {
+                            s.load_i32(row)
+                        } else {
+                            s.load_first_i32(row, steps - at)
+                        };
+                        for (r, sum) in sum.iter_mut().enumerate() {
+                            sum[key] = s.dot_i16(sum[key], s.load_i32(queries.add(r * step + at)), x);
+                        }
+                    }
+                }
+            }
+            for (total, sum) in total.iter_mut().zip(sum) {
+                for (total, sum) in total.iter_mut().zip(sum) {
+                    *total = s.add(*total, s.to_f32(sum));
+                }
+            }
+            start = end;
+        }
+        total
+    }
+
+    #[inline(always)]
+    fn finish<S: Isa>(s: S, dots: S::F32, factor: f32) -> S::F32 {
+        s.mul(dots, s.splat(factor))
+    }
 }
 
 /// Two i16 in one i32, `even` in the low half as in memory on a little-endian machine.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use core::arch::x86_64::*;
 
-use super::{Body, Isa, token};
+use super::{Body, Isa, MAX_LANES, token};
 
 token! {
     /// AVX2 and FMA: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).
@@ -18,6 +18,20 @@ macro_rules! op {
         // every feature of the list; for pointers the method's own contract holds.
         unsafe { $call }
     }};
+}
+
+impl Avx2 {
+    /// In each 128-bit lane the sums of that lane of the four vectors.
+    #[inline(always)]
+    fn sums_in_halves(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
+        op!({
+            let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+            let (even, odd) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+            _mm256_add_ps(_mm256_castpd_ps(even), _mm256_castpd_ps(odd))
+        })
+    }
 }
 
 impl Isa for Avx2 {
@@ -94,6 +108,33 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn sums(self, v: &[__m256; MAX_LANES]) -> __m256 {
+        // First within 128-bit lanes: both vectors have in each lane a partial sum of four of `v`.
+        let a = self.sums_in_halves([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_halves([v[4], v[5], v[6], v[7]]);
+        op!(_mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)))
+    }
+
+    #[inline(always)]
+    fn total(self, x: __m256) -> f32 {
+        op!({
+            // As in `sums`, each lane with the one that it meets there.
+            let x = _mm256_add_ps(x, _mm256_permute_ps::<0b01_00_11_10>(x));
+            let x = _mm256_add_ps(x, _mm256_permute_ps::<0b10_11_00_01>(x));
+            _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
+        })
+    }
+
+    #[inline(always)]
+    fn largest(self, x: __m256) -> f32 {
+        op!({
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        })
+    }
+
+    #[inline(always)]
     fn any(self, mask: __m256) -> bool {
         op!(_mm256_movemask_ps(mask)) != 0
     }
@@ -135,6 +176,21 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, x: __m256) {
         op!(_mm256_storeu_ps(p, x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> __m256 {
+        op!(_mm256_maskload_ps(p, first(n)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize, x: __m256) {
+        op!(_mm256_maskstore_ps(p, first(n), x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> __m256i {
+        op!(_mm256_maskload_epi32(p, first(n)))
     }
 
     #[inline(always)]
@@ -181,4 +237,14 @@ impl Isa for Avx2 {
             });
         }
     }
+}
+
+/// True in the first `n` lanes, at most 8.
+#[inline(always)]
+fn first(n: usize) -> __m256i {
+    const MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert!(n <= 8);
+    // SAFETY: eight values from 8 - n on, in bounds by the assertion; AVX2 is there, as this is only
+    // called with a token.
+    unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - n).cast()) }
 }

@@ -20,6 +20,20 @@ macro_rules! op {
     }};
 }
 
+impl Avx512 {
+    /// In each 128-bit lane the sums of that lane of the four vectors.
+    #[inline(always)]
+    fn sums_in_quarters(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
+        op!({
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            let (even, odd) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+            _mm512_add_ps(_mm512_castpd_ps(even), _mm512_castpd_ps(odd))
+        })
+    }
+}
+
 impl Isa for Avx512 {
     const NAME: &'static CStr = c"avx512";
     const LANES: usize = 16;
@@ -87,6 +101,38 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn sums(self, v: &[__m512; 16]) -> __m512 {
+        // First within 128-bit lanes: each of the four vectors has in each lane a partial sum of
+        // four of `v`; then across lanes.
+        let a = self.sums_in_quarters([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_quarters([v[4], v[5], v[6], v[7]]);
+        let c = self.sums_in_quarters([v[8], v[9], v[10], v[11]]);
+        let d = self.sums_in_quarters([v[12], v[13], v[14], v[15]]);
+        op!({
+            let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
+        })
+    }
+
+    #[inline(always)]
+    fn total(self, x: __m512) -> f32 {
+        op!({
+            // As in `sums`, each lane with the one that it meets there.
+            let x = _mm512_add_ps(x, _mm512_permute_ps::<0b01_00_11_10>(x));
+            let x = _mm512_add_ps(x, _mm512_permute_ps::<0b10_11_00_01>(x));
+            let x = _mm512_add_ps(x, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
+            let x = _mm512_add_ps(x, _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x));
+            _mm512_cvtss_f32(x)
+        })
+    }
+
+    #[inline(always)]
+    fn largest(self, x: __m512) -> f32 {
+        op!(_mm512_reduce_max_ps(x))
+    }
+
+    #[inline(always)]
     fn any(self, mask: __mmask16) -> bool {
         mask != 0
     }
@@ -124,6 +170,21 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, x: __m512) {
         op!(_mm512_storeu_ps(p, x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> __m512 {
+        op!(_mm512_maskz_loadu_ps(first(n), p))
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize, x: __m512) {
+        op!(_mm512_mask_storeu_ps(p, first(n), x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> __m512i {
+        op!(_mm512_maskz_loadu_epi32(first(n), p))
     }
 
     #[inline(always)]
@@ -179,4 +240,10 @@ impl Isa for Avx512 {
             });
         }
     }
+}
+
+/// True in the first `n` lanes, fewer than 16.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    (1 << n) - 1
 }

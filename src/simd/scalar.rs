@@ -7,7 +7,7 @@ use std::ffi::CStr;
 
 use core::array::from_fn;
 
-use super::{Body, Isa};
+use super::{Body, Isa, MAX_LANES};
 
 /// The instruction set of the compilation target itself.
 #[derive(Clone, Copy)]
@@ -87,6 +87,21 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn sums(self, v: &[[f32; 4]; MAX_LANES]) -> [f32; 4] {
+        from_fn(|i| self.total(v[i]))
+    }
+
+    #[inline(always)]
+    fn total(self, x: [f32; 4]) -> f32 {
+        (x[0] + x[2]) + (x[1] + x[3])
+    }
+
+    #[inline(always)]
+    fn largest(self, x: [f32; 4]) -> f32 {
+        x[0].max(x[1]).max(x[2].max(x[3]))
+    }
+
+    #[inline(always)]
     fn any(self, mask: [bool; 4]) -> bool {
         mask.contains(&true)
     }
@@ -124,6 +139,26 @@ impl Isa for Scalar {
     unsafe fn store(self, p: *mut f32, x: [f32; 4]) {
         // SAFETY: this method's contract.
         unsafe { p.cast::<[f32; 4]>().write_unaligned(x) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> [f32; 4] {
+        // SAFETY: this method's contract.
+        from_fn(|i| if i < n { unsafe { p.add(i).read_unaligned() } } else { 0.0 })
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize, x: [f32; 4]) {
+        for (i, &x) in x[..n].iter().enumerate() {
+            // SAFETY: this method's contract.
+            unsafe { p.add(i).write_unaligned(x) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> [i32; 4] {
+        // SAFETY: this method's contract.
+        from_fn(|i| if i < n { unsafe { p.add(i).read_unaligned() } } else { 0 })
     }
 
     #[inline(always)]

@@ -4,10 +4,10 @@
 
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
-use flash_attention::kernel::Row;
+use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
+use flash_attention::problem::{Problem, Scales, Semantics, Shape, Tensors};
 use flash_attention::reference::{self, Answer};
 use flash_attention::schedule;
 use flash_attention::view::{Element, Layout, View, ViewMut};
@@ -171,9 +171,9 @@ impl<T: Element> Inputs<T> {
         output
     }
 
-    /// What `row` computes with `threads` threads.
-    pub fn run(&self, row: &'static Row, threads: usize) -> Output {
-        self.with_problem(|problem| run(problem, row, threads).unwrap())
+    /// What `kernel` computes with `threads` threads.
+    pub fn run(&self, kernel: Kernel, threads: usize) -> Output {
+        self.with_problem(|problem| run(problem, kernel, threads).unwrap())
     }
 
     /// What f64 computes.
@@ -184,8 +184,33 @@ impl<T: Element> Inputs<T> {
     }
 }
 
-pub fn run(problem: &mut Problem, row: &'static Row, threads: usize) -> Result<(), Error> {
-    let plan = Plan::new(problem.shape(), row, Machine::get(), threads)?;
+/// A row of the table, on one of its paths: all of them compute every problem, whichever the plan
+/// would choose for it.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    pub row: &'static Row,
+    pub path: Path,
+}
+
+impl Kernel {
+    pub fn plan(self, shape: &Shape, threads: usize) -> Result<Plan, Error> {
+        Plan::on(self.path, shape, self.row, Machine::get(), threads)
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}-{:?}", self.row, self.path)
+    }
+}
+
+/// Every path of every row of the table that this machine runs, best row first.
+pub fn kernels(dtype: Dtype) -> impl Iterator<Item = Kernel> {
+    rows(dtype).flat_map(|row| [Path::Prefill, Path::Decode].map(|path| Kernel { row, path }))
+}
+
+pub fn run(problem: &mut Problem, kernel: Kernel, threads: usize) -> Result<(), Error> {
+    let plan = kernel.plan(problem.shape(), threads)?;
     schedule::run(problem, &plan)
 }
 

@@ -1,0 +1,230 @@
+//! One part, few queries: lanes are elements of a head.
+//!
+//! With fewer query rows than a vector has lanes, [`crate::prefill`] would leave most of them idle.
+//! Here a vector holds neighbouring elements of one row of Q, K, V or the output, or the scores of
+//! one row for neighbouring keys:
+//!
+//! ```text
+//! pack    the queries: scaled, in whole vectors                              dtype
+//! for each block of keys that some row sees
+//!   stage   K and V, if they cannot be read where they lie                   dtype
+//!   scores, softmax, accumulate: each for all rows of the part               decode
+//! epilogue                                                                   decode
+//! ```
+//!
+//! What a row does not see is skipped, not masked: windows are ranges of keys, so each row takes its
+//! own range of a block.
+//!
+//! Blocks start at multiples of the block size from key 0, and a score's lane is its key's place in
+//! the block: a row's result does not depend on the rows that it shares a part with.
+
+pub(crate) mod accumulate;
+pub(crate) mod epilogue;
+pub(crate) mod scores;
+pub(crate) mod softmax;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::attend::epilogue::blank;
+use crate::attend::mask::{clip, seen_by};
+use crate::attend::rows_of;
+use crate::dtype::{Family, Rows};
+use crate::part::{Part, Tiles};
+use crate::problem::{Problem, Shape};
+use crate::simd::{Body, Isa, MAX_LANES};
+use crate::workspace::{Scratch, array_bytes};
+
+/// The number of each lane.
+const LANE: [i32; MAX_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Scratch arrays of a part, one line a query row.
+struct Lines<F: Family> {
+    /// Packed queries, and the values from one line to the next; likewise below.
+    queries: *mut F::Query,
+    queries_step: usize,
+    /// Scores of a block, later its probabilities, from the block's first key on.
+    scores: *mut f32,
+    scores_step: usize,
+    /// Not normalised.
+    output: *mut f32,
+    output_step: usize,
+    /// One vector a row: each lane sums the probabilities of its own keys.
+    sums: *mut f32,
+    /// One value a row: -inf before its first visible key.
+    references: *mut f32,
+}
+
+/// Rows that are computed at a time, at most: three are taken as four, one of them for nothing, which
+/// costs less than two and one.
+pub(crate) const ROWS: usize = 4;
+
+/// Lines of a part of `rows` rows: not fewer than those of a smaller part.
+#[inline(always)]
+fn lines_of(rows: usize) -> usize {
+    // Saturates where no machine has the memory: the plan then finds no room.
+    if rows % ROWS == ROWS - 1 { rows.saturating_add(1) } else { rows }
+}
+
+/// Values from one line to the next of an array with lines of `n` values: whole vectors.
+#[inline(always)]
+fn step<S: Isa>(n: usize) -> usize {
+    // Saturates where no machine has the memory: the plan then finds no room.
+    n.checked_next_multiple_of(S::LANES).unwrap_or(usize::MAX)
+}
+
+/// Bytes of scratch that [`Decode`] takes for one part; `None` if no machine has as many.
+pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+    let count = lines_of(tiles.q);
+    let lines = |values: usize, size| array_bytes(step::<S>(values).checked_mul(count)?, size);
+    let arrays = [
+        lines(F::steps(shape.dim_qk), size_of::<F::Query>()),
+        lines(tiles.kv, 4),
+        lines(shape.dim_v, 4),
+        lines(S::LANES, 4),
+        array_bytes(count, 4),
+        array_bytes(tiles.kv, F::staged_k_row(shape.dim_qk, tiles.copy)),
+        array_bytes(tiles.kv, F::staged_v_row(shape.dim_v, tiles.copy)),
+    ];
+    arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+}
+
+/// The computation of one part, to be entered with an instruction set.
+pub(crate) struct Decode<'a, 'p, F> {
+    part: &'a Part<'p>,
+    tiles: Tiles,
+    scratch: Scratch<'a>,
+    family: PhantomData<F>,
+}
+
+impl<'a, 'p, F> Decode<'a, 'p, F> {
+    pub(crate) fn new(part: &'a Part<'p>, tiles: Tiles, scratch: Scratch<'a>) -> Self {
+        Decode { part, tiles, scratch, family: PhantomData }
+    }
+}
+
+impl<F: Family> Body for Decode<'_, '_, F> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Decode { part, tiles, mut scratch, .. } = self;
+        let (problem, rows) = (part.problem(), part.rows());
+        assert!(problem.shape().dtype == F::DTYPE && rows.len() <= tiles.q);
+
+        let Shape { dim_qk, dim_v, .. } = *problem.shape();
+        let (queries_step, scores_step) = (step::<S>(F::steps(dim_qk)), step::<S>(tiles.kv));
+        let output_step = step::<S>(dim_v);
+        let count = lines_of(tiles.q);
+        let lines = Lines::<F> {
+            queries: scratch.take(count * queries_step),
+            queries_step,
+            scores: scratch.take(count * scores_step),
+            scores_step,
+            output: scratch.take(count * output_step),
+            output_step,
+            sums: scratch.take(count * S::LANES),
+            references: scratch.take(count),
+        };
+        let staged_k = scratch.take::<u8>(tiles.kv * F::staged_k_row(dim_qk, tiles.copy));
+        let staged_v = scratch.take::<u8>(tiles.kv * F::staged_v_row(dim_v, tiles.copy));
+
+        // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
+        // that the callees ask for.
+        unsafe {
+            let q = rows_of(problem.q(), part.batch(), part.head(), rows.start);
+            for r in 0..lines_of(rows.len()) {
+                let query = lines.queries.add(r * queries_step);
+                // Lines without a row repeat the last row: their results go nowhere.
+                let row = q.skip(r.min(rows.len() - 1)).base;
+                F::pack_row(s, row, dim_qk, problem.score_factor(), query);
+                lines.references.add(r).write(f32::NEG_INFINITY);
+                s.store(lines.sums.add(r * S::LANES), s.splat(0.0));
+            }
+            blank(lines.output, count * output_step);
+
+            let kv_head = problem.kv_head(part.head());
+            let seen = seen_by(problem, &rows);
+            let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
+            while start < seen.end {
+                let keys = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
+                let k = rows_of(problem.k(), part.batch(), kv_head, keys.start);
+                let v = rows_of(problem.v(), part.batch(), kv_head, keys.start);
+                let k = F::stage_k(s, k, keys.len(), dim_qk, tiles.copy, staged_k);
+                let v = F::stage_v(s, v, keys.len(), dim_v, tiles.copy, staged_v);
+                visit(s, problem, &rows, &Block { start, keys, k, v }, &lines);
+                start = start.saturating_add(tiles.kv);
+            }
+            epilogue::epilogue(s, part, &lines);
+        }
+    }
+}
+
+/// A block of keys.
+struct Block {
+    /// Where it starts: scores are counted from here.
+    start: usize,
+    /// Those that some row sees.
+    keys: Range<usize>,
+    /// Their rows, staged.
+    k: Rows,
+    v: Rows,
+}
+
+impl Block {
+    /// What a row sees of it, counted from its start.
+    #[inline(always)]
+    fn seen_by(&self, problem: &Problem, row: usize) -> Range<usize> {
+        let keys = clip(problem.visible(row), &self.keys);
+        keys.start - self.start..keys.end - self.start
+    }
+}
+
+/// All rows of a part meet one block of keys.
+///
+/// # Safety
+/// `lines` are the part's arrays, with the queries packed, and the rest as previous blocks left it.
+#[inline(always)]
+unsafe fn visit<S: Isa, F: Family>(
+    s: S,
+    problem: &Problem,
+    rows: &Range<usize>,
+    block: &Block,
+    lines: &Lines<F>,
+) {
+    let Shape { dim_qk, dim_v, .. } = *problem.shape();
+    // SAFETY: keys and rows are those of block and part; see the steps themselves.
+    unsafe {
+        let keys = block.keys.start - block.start..block.keys.end - block.start;
+        scores::scores(s, lines, rows.len(), &keys, block.k, dim_qk, problem.score_factor());
+        for r in 0..rows.len() {
+            let seen = block.seen_by(problem, rows.start + r);
+            if !seen.is_empty() {
+                softmax::softmax(s, lines, r, &seen);
+            }
+        }
+        // Keys that all rows see are taken for several rows at a time, the others row by row: a
+        // value that a row does not see must not reach it, not even multiplied by 0.
+        let first = block.seen_by(problem, rows.start);
+        let last = block.seen_by(problem, rows.end - 1);
+        let all = last.start..first.end.max(last.start);
+        let v = |key: usize| block.v.skip(key - keys.start);
+        for r in 0..rows.len() {
+            let seen = block.seen_by(problem, rows.start + r);
+            let before = seen.start..all.start.min(seen.end);
+            if !before.is_empty() {
+                accumulate::accumulate(s, lines, r..r + 1, &before, v(before.start), dim_v);
+            }
+        }
+        if !all.is_empty() {
+            accumulate::accumulate(s, lines, 0..rows.len(), &all, v(all.start), dim_v);
+        }
+        for r in 0..rows.len() {
+            let seen = block.seen_by(problem, rows.start + r);
+            let behind = all.end.max(seen.start)..seen.end;
+            if !behind.is_empty() {
+                accumulate::accumulate(s, lines, r..r + 1, &behind, v(behind.start), dim_v);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The online softmax of one row and one block: see [`crate::attend::softmax`] for the method.
+
+use std::ops::Range;
+
+use super::{LANE, Lines};
+use crate::attend::softmax::SLACK;
+use crate::dtype::Family;
+use crate::simd::{Isa, math};
+
+/// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
+/// its sum. Places beside them, up to whole vectors, become 0.
+///
+/// # Safety
+/// `lines` has the row, and its scores; `seen` is a part of the block, not empty.
+#[inline(always)]
+pub(super) unsafe fn softmax<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize, seen: &Range<usize>) {
+    let first = seen.start - seen.start % S::LANES;
+    let never = s.splat(f32::NEG_INFINITY);
+    // SAFETY: lines are as long as whole vectors of keys.
+    unsafe {
+        let scores = lines.scores.add(r * lines.scores_step);
+        let mut max = never;
+        for at in (first..seen.end).step_by(S::LANES) {
+            let mut x = s.load(scores.add(at));
+            if at < seen.start || at + S::LANES > seen.end {
+                // A block is at most i32::MAX keys long: see `plan`.
+                let low = s.splat_i32(seen.start as i32 - at as i32);
+                let high = s.splat_i32((seen.end - at) as i32);
+                x = s.select(s.within(low, s.load_i32(LANE.as_ptr()), high), x, never);
+                s.store(scores.add(at), x);
+            }
+            // NaN as the first operand leaves the maximum alone; it reappears as a probability.
+            max = s.max(x, max);
+        }
+        let max = s.largest(max);
+        let reference = lines.references.add(r);
+        let old = reference.read();
+        if max > old + SLACK {
+            if old > f32::NEG_INFINITY {
+                rescale(s, lines, r, old - max);
+            }
+            reference.write(max);
+        }
+        // A row that has seen only scores of -inf has the reference -inf; subtracting that from -inf
+        // would be NaN where 0 is meant.
+        let reference = reference.read();
+        let reference = s.splat(if reference > f32::NEG_INFINITY { reference } else { 0.0 });
+        let sums = lines.sums.add(r * S::LANES);
+        let mut sum = s.load(sums);
+        for at in (first..seen.end).step_by(S::LANES) {
+            let p = math::exp2(s, s.sub(s.load(scores.add(at)), reference));
+            sum = s.add(sum, p);
+            s.store(scores.add(at), p);
+        }
+        s.store(sums, sum);
+    }
+}
+
+/// Multiplies what row `r` has summed up by 2^`by`.
+///
+/// # Safety
+/// `lines` has the row.
+#[inline(always)]
+unsafe fn rescale<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize, by: f32) {
+    let factor = math::exp2(s, s.splat(by));
+    // SAFETY: lines are whole vectors.
+    unsafe {
+        let sums = lines.sums.add(r * S::LANES);
+        s.store(sums, s.mul(s.load(sums), factor));
+        for d in (0..lines.output_step).step_by(S::LANES) {
+            let at = lines.output.add(r * lines.output_step + d);
+            s.store(at, s.mul(s.load(at), factor));
+        }
+    }
+}
