@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("capi", &["schedule", "plan", "kernel", "problem", "dtype", "view", "machine", "pool", "error"]),
     ("schedule", &["plan", "part", "problem", "pool", "workspace", "error"]),
-    ("plan", &["kernel", "part", "problem", "machine", "workspace", "error"]),
+    ("plan", &["kernel", "decode", "part", "problem", "machine", "workspace", "error"]),
     ("kernel", &["prefill", "decode", "part", "problem", "dtype", "simd", "machine", "workspace", "error"]),
     ("decode", &["attend", "part", "problem", "dtype", "simd", "workspace"]),
     ("prefill", &["attend", "part", "problem", "dtype", "simd", "workspace"]),
