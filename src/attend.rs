@@ -7,6 +7,7 @@
 //! summed across lanes and a row's result cannot depend on its neighbours.
 
 pub(crate) mod accumulate;
+pub(crate) mod ahead;
 pub(crate) mod epilogue;
 pub(crate) mod mask;
 #[forbid(unsafe_code)]

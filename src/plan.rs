@@ -133,9 +133,13 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
         Path::Prefill => row.tile_rows(),
         Path::Decode => decode::ROWS,
     };
-    // Queries and output of a part stay in a quarter of the second-level cache, next to K and V.
     let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
-    let cached = (machine.l2 / 4 / bytes_per_row).clamp(1, ROWS);
+    // K and V of a head that come from memory should be worth it: they are passed half as often by
+    // twice as many rows. Other cores have their part of the last cache.
+    let far = bytes_per_row.saturating_mul(shape.len_kv) >= machine.l3 / 4;
+    let (most, share) = if far { (2 * ROWS, 2) } else { (ROWS, 4) };
+    // Queries and output of a part stay in this share of the second-level cache, next to K and V.
+    let cached = (machine.l2 / share / bytes_per_row).clamp(1, most);
     let mut rows = cached.next_multiple_of(tile);
     if threads > 1 {
         let enough = (threads * PARTS_PER_THREAD).div_ceil(batch * heads);

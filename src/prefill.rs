@@ -21,6 +21,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
+use crate::attend::ahead::Ahead;
 use crate::attend::epilogue::epilogue;
 use crate::attend::mask::{self, Span, seen_by};
 use crate::attend::scores;
@@ -131,12 +132,17 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
                 let next = block.end..seen.end.min(block.end.saturating_add(tiles.kv));
                 for tile in TileIter::<S>::new(part.rows()) {
-                    for key in share(&next, tile.index, tile_count) {
-                        fetch(s, problem.k().row(part.batch(), kv_head, key), dim_qk * F::DTYPE.size());
-                        fetch(s, problem.v().row(part.batch(), kv_head, key), dim_v * F::DTYPE.size());
-                    }
+                    let keys = share(&next, tile.index, tile_count);
+                    let mut ahead = Ahead::new(
+                        rows_of(problem.k(), part.batch(), kv_head, keys.start.min(seen.end - 1)),
+                        rows_of(problem.v(), part.batch(), kv_head, keys.start.min(seen.end - 1)),
+                        [dim_qk * F::DTYPE.size(), dim_v * F::DTYPE.size()],
+                        keys.len(),
+                        block.len() / R,
+                    );
                     let buffers = buffers.of_tile::<S>(&tile, problem);
-                    visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers);
+                    visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers, &mut ahead);
+                    ahead.finish(s);
                 }
                 start = start.saturating_add(tiles.kv);
             }
@@ -250,6 +256,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
     k: Rows,
     v: Rows,
     buffers: Buffers<F>,
+    ahead: &mut Ahead,
 ) {
     let spans = mask::spans::<S>(problem, &tile.rows, block);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
@@ -260,11 +267,11 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => {
-                    let [x] = score::<S, F, R, 1>(s, problem, span, place);
+                    let [x] = score::<S, F, R, 1>(s, problem, span, place, ahead);
                     max[span.vector] = s.max(x, max[span.vector]);
                 }
                 _ => {
-                    let found = score::<S, F, R, VECTORS>(s, problem, span, place);
+                    let found = score::<S, F, R, VECTORS>(s, problem, span, place, ahead);
                     for (max, x) in max.iter_mut().zip(found) {
                         *max = s.max(x, *max);
                     }
@@ -326,12 +333,13 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     problem: &Problem,
     span: &Span,
     place: Place<F>,
+    ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
     let (n, dim, factor) = (span.keys.len(), problem.shape().dim_qk, problem.score_factor());
     // SAFETY: `n` rows of k and scores exist; the rest is the caller's contract.
     unsafe {
-        let max = scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, n, dim, factor, scores);
+        let max = scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, n, dim, factor, scores, ahead);
         if span.is_partial() { mask::mask(s, scores, n, &span.sight::<S>(problem)) } else { max }
     }
 }

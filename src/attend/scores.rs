@@ -1,5 +1,6 @@
 //! Step 1: scores of a block of keys, in log2 units, and their maximum for each row.
 
+use super::ahead::Ahead;
 use crate::dtype::{Family, Rows, Tile};
 use crate::simd::Isa;
 
@@ -18,6 +19,7 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
     dim: usize,
     factor: f32,
     out: *mut f32,
+    ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     let mut key = 0;
@@ -29,6 +31,7 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
                 while n - key >= $rows {
                     let tile = F::dot::<S, { $rows }, Z>(s, panel, lanes, k.skip(key), dim, factor);
                     store(s, &tile, out.add(key * Z * S::LANES), &mut max);
+                    ahead.step(s);
                     key += $rows;
                 }
             };
