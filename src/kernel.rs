@@ -13,7 +13,7 @@ use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
 use crate::problem::Shape;
-use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
+use crate::simd::{Body, Isa, MAX_LANES, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 use crate::workspace::Scratch;
@@ -166,7 +166,7 @@ impl Body for Exp2<'_> {
     fn run<S: Isa>(self, s: S) {
         for vector in self.0.chunks_exact_mut(S::LANES) {
             // SAFETY: a chunk is one vector.
-            unsafe { s.store(vector.as_mut_ptr(), math::exp2(s, s.load(vector.as_ptr()))) };
+            unsafe { s.store(vector.as_mut_ptr(), s.exp2(s.load(vector.as_ptr()))) };
         }
     }
 }

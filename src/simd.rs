@@ -56,11 +56,9 @@ pub(crate) trait Isa: Copy + 'static {
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The larger of the two; `b` if either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// The nearest integer, ties to even, for |x| < 2^22.
-    fn round(self, x: Self::F32) -> Self::F32;
-    /// `x * 2^n` for integral `n`: 0 where `n < -126` (or subnormal, where the machine has an
-    /// instruction for it); NaN in `x` or `n` gives NaN. `n <= 127`, `x` in [0.5, 2].
-    fn scale_by_power(self, x: Self::F32, n: Self::F32) -> Self::F32;
+    /// 2^x to within 1.6 ulp for x in [-126, 126]; below that exactly 0 or at most 2^-126, and exactly 0
+    /// for -inf. 2^n is exact for integers n. NaN gives NaN. `tests/numerics.rs` sweeps it.
+    fn exp2(self, x: Self::F32) -> Self::F32;
     /// `a > b`, false for NaN.
     fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     /// `a` where the mask is true, else `b`.

@@ -5,7 +5,7 @@
 //! lane decides for itself, so a row's bits do not depend on its neighbours.
 
 use super::VECTORS;
-use crate::simd::{Body, Isa, MAX_LANES, math};
+use crate::simd::{Body, Isa, MAX_LANES};
 
 /// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
 /// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
@@ -133,7 +133,7 @@ impl Body for Rescale<'_> {
             let max = s.load(max.as_ptr());
             let old = s.load(state.reference);
             let moves = exceeds(s, max, old);
-            let factor = s.select(moves, math::exp2(s, s.sub(old, max)), s.splat(1.0));
+            let factor = s.select(moves, s.exp2(s.sub(old, max)), s.splat(1.0));
             s.store(state.reference, s.select(moves, max, old));
             s.store(state.sum, s.mul(s.load(state.sum), factor));
             for d in 0..dim_v {
@@ -204,7 +204,7 @@ impl<S: Isa, const Z: usize> Probabilities<S, Z> {
     #[inline(always)]
     pub(crate) fn make(&mut self, s: S, scores: &mut [S::F32; Z]) {
         for (z, x) in scores.iter_mut().enumerate() {
-            *x = math::exp2(s, s.sub(*x, self.reference[z]));
+            *x = s.exp2(s.sub(*x, self.reference[z]));
             self.sum[z] = s.add(self.sum[z], *x);
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{LANE, Lines};
 use crate::attend::softmax::SLACK;
 use crate::dtype::Family;
-use crate::simd::{Isa, math};
+use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
 /// its sum. Places beside them, up to whole vectors, become 0.
@@ -48,7 +48,7 @@ pub(super) unsafe fn softmax<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize
         let sums = lines.sums.add(r * S::LANES);
         let mut sum = s.load(sums);
         for at in (first..seen.end).step_by(S::LANES) {
-            let p = math::exp2(s, s.sub(s.load(scores.add(at)), reference));
+            let p = s.exp2(s.sub(s.load(scores.add(at)), reference));
             sum = s.add(sum, p);
             s.store(scores.add(at), p);
         }
@@ -62,7 +62,7 @@ pub(super) unsafe fn softmax<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize
 /// `lines` has the row.
 #[inline(always)]
 unsafe fn rescale<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize, by: f32) {
-    let factor = math::exp2(s, s.splat(by));
+    let factor = s.exp2(s.splat(by));
     // SAFETY: lines are whole vectors.
     unsafe {
         let sums = lines.sums.add(r * S::LANES);

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use core::arch::x86_64::*;
 
+use super::math::{self, Table};
 use super::{Body, Isa, MAX_LANES, token};
 
 token! {
@@ -30,6 +31,26 @@ impl Avx2 {
             let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
             let (even, odd) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
             _mm256_add_ps(_mm256_castpd_ps(even), _mm256_castpd_ps(odd))
+        })
+    }
+}
+
+impl Table for Avx2 {
+    #[inline(always)]
+    fn pick(self, table: &[f32; MAX_LANES], index: __m256) -> __m256 {
+        op!(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), _mm256_castps_si256(index)))
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: __m256, n: __m256, shifted: __m256) -> __m256 {
+        op!({
+            // What counts whole powers is moved to the exponent, three bits of eighths are left out.
+            let power = _mm256_slli_epi32::<20>(_mm256_castps_si256(shifted));
+            let power = _mm256_and_si256(power, _mm256_set1_epi32(-1 << 23));
+            let scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), power));
+            // Exponents at or below 0 are no powers of two, and NaN is no exponent: 0 and NaN.
+            let fits = _mm256_cmp_ps::<_CMP_GE_OQ>(n, _mm256_set1_ps(-126.0));
+            _mm256_blendv_ps(_mm256_sub_ps(n, n), scaled, fits)
         })
     }
 }
@@ -81,20 +102,8 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn round(self, x: __m256) -> __m256 {
-        op!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
-    }
-
-    #[inline(always)]
-    fn scale_by_power(self, x: __m256, n: __m256) -> __m256 {
-        op!({
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
-            // Exponents at or below 0 are no powers of two: those results become 0. The
-            // comparison is false for NaN, whose product stays NaN.
-            let tiny = _mm256_cmp_ps::<_CMP_LT_OQ>(n, _mm256_set1_ps(-126.0));
-            _mm256_andnot_ps(tiny, _mm256_mul_ps(x, power))
-        })
+    fn exp2(self, x: Self::F32) -> Self::F32 {
+        math::exp2_by_table(self, x)
     }
 
     #[inline(always)]

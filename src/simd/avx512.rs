@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use core::arch::x86_64::*;
 
-use super::{Body, Isa, token};
+use super::{Body, Isa, math, token};
 
 token! {
     /// AVX-512 Foundation with the extensions of every machine since Skylake-X.
@@ -81,13 +81,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn round(self, x: __m512) -> __m512 {
-        op!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
-    }
-
-    #[inline(always)]
-    fn scale_by_power(self, x: __m512, n: __m512) -> __m512 {
-        op!(_mm512_scalef_ps(x, n))
+    fn exp2(self, x: __m512) -> __m512 {
+        op!({
+            // x - floor(x), which is 0 for -inf; scaling takes the floor itself.
+            let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
+            _mm512_scalef_ps(math::exp2_of_fraction(self, fraction), x)
+        })
     }
 
     #[inline(always)]

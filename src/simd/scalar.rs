@@ -7,11 +7,34 @@ use std::ffi::CStr;
 
 use core::array::from_fn;
 
+use super::math::{self, Table};
 use super::{Body, Isa, MAX_LANES};
 
 /// The instruction set of the compilation target itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
+
+impl Table for Scalar {
+    #[inline(always)]
+    fn pick(self, table: &[f32; MAX_LANES], index: [f32; 4]) -> [f32; 4] {
+        index.map(|index| table[(index.to_bits() & 7) as usize])
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: [f32; 4], n: [f32; 4], shifted: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| {
+            // What counts whole powers is moved to the exponent, three bits of eighths are left out.
+            let power = (shifted[i].to_bits() << 20) & (u32::MAX << 23);
+            let scaled = f32::from_bits(x[i].to_bits().wrapping_add(power));
+            // Exponents at or below 0 are no powers of two, and NaN is no exponent: 0 and NaN.
+            match n[i] {
+                n if n >= -126.0 => scaled,
+                n if n.is_nan() => n,
+                _ => 0.0,
+            }
+        })
+    }
+}
 
 impl Isa for Scalar {
     const NAME: &'static CStr = c"scalar";
@@ -60,20 +83,8 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn round(self, x: [f32; 4]) -> [f32; 4] {
-        // Adding 1.5 * 2^23 leaves no bits behind the point; f32 rounds to nearest even.
-        const MAGIC: f32 = 12_582_912.0;
-        from_fn(|i| (x[i] + MAGIC) - MAGIC)
-    }
-
-    #[inline(always)]
-    fn scale_by_power(self, x: [f32; 4], n: [f32; 4]) -> [f32; 4] {
-        from_fn(|i| {
-            // `as` saturates and gives 0 for NaN, so the addition cannot overflow.
-            let exponent = (n[i] as i32).clamp(-127, 127) + 127;
-            let y = x[i] * f32::from_bits((exponent as u32) << 23);
-            if n[i] < -126.0 { 0.0 } else { y }
-        })
+    fn exp2(self, x: Self::F32) -> Self::F32 {
+        math::exp2_by_table(self, x)
     }
 
     #[inline(always)]
