@@ -32,6 +32,8 @@ pub(crate) trait Isa: Copy + 'static {
     const NAME: &'static CStr;
     /// f32 (and i32) values in a vector; at most [`MAX_LANES`].
     const LANES: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32.

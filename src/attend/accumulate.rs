@@ -32,7 +32,11 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
 ) -> usize {
     // SAFETY: FIRST or 1 of the caller's dim, which is at least 1.
     unsafe {
-        if dim >= FIRST {
+        if S::REGISTERS < 32 {
+            // Too few to do both: what is saved is lost to spilling, twice over.
+            making.make_all(s, scores, n);
+            0
+        } else if dim >= FIRST {
             tile::<S, FIRST, Z>(s, scores, v, n, output, lanes, Some(making));
             FIRST
         } else {

@@ -215,18 +215,19 @@ impl<S: Isa, const Z: usize> Probabilities<S, Z> {
     /// `scores` holds `n * Z` vectors.
     #[inline(always)]
     pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
-        for key in 0..n {
-            let mut p = self.reference;
-            // SAFETY: key < n and z < Z.
-            unsafe {
-                for (z, p) in p.iter_mut().enumerate() {
-                    *p = s.load(scores.add((key * Z + z) * S::LANES));
-                }
-                self.make(s, &mut p);
-                for (z, &p) in p.iter().enumerate() {
-                    s.store(scores.add((key * Z + z) * S::LANES), p);
+        // One vector of rows at a time: with two, the sums would not stay in sixteen registers.
+        for (z, sum) in self.sum.iter_mut().enumerate() {
+            let mut made = Probabilities { reference: [self.reference[z]], sum: [*sum] };
+            for key in 0..n {
+                // SAFETY: key < n and z < Z.
+                unsafe {
+                    let at = scores.add((key * Z + z) * S::LANES);
+                    let mut p = [s.load(at)];
+                    made.make(s, &mut p);
+                    s.store(at, p[0]);
                 }
             }
+            [*sum] = made.sum;
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) unsafe fn accumulate<S: Isa, F: Family>(
             }
         };
     }
-    if S::LANES >= 16 {
+    if S::REGISTERS >= 32 {
         tiles_of!(ROWS, ROWS - 1, 4);
     }
     tiles_of!(2, 2, 4);

@@ -42,15 +42,10 @@ impl Table for Avx2 {
     }
 
     #[inline(always)]
-    fn scale_by_power(self, x: __m256, n: __m256, shifted: __m256) -> __m256 {
+    fn power(self, x: __m256) -> __m256 {
         op!({
-            // What counts whole powers is moved to the exponent, three bits of eighths are left out.
-            let power = _mm256_slli_epi32::<20>(_mm256_castps_si256(shifted));
-            let power = _mm256_and_si256(power, _mm256_set1_epi32(-1 << 23));
-            let scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), power));
-            // Exponents at or below 0 are no powers of two, and NaN is no exponent: 0 and NaN.
-            let fits = _mm256_cmp_ps::<_CMP_GE_OQ>(n, _mm256_set1_ps(-126.0));
-            _mm256_blendv_ps(_mm256_sub_ps(n, n), scaled, fits)
+            let bits = _mm256_slli_epi32::<20>(_mm256_castps_si256(x));
+            _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xff << 23)))
         })
     }
 }
@@ -58,6 +53,7 @@ impl Table for Avx2 {
 impl Isa for Avx2 {
     const NAME: &'static CStr = c"avx2";
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     type F32 = __m256;
     type I32 = __m256i;
     type Mask = __m256;

@@ -37,6 +37,7 @@ impl Avx512 {
 impl Isa for Avx512 {
     const NAME: &'static CStr = c"avx512";
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     type F32 = __m512;
     type I32 = __m512i;
     type Mask = __mmask16;

@@ -26,36 +26,34 @@ const SHORT: [f32; 3] = [0.693_147_24, 0.240_257_65, 0.055_496_22];
 const LONG: [f32; 7] =
     [1.0, 0.693_147_06, 0.240_229_09, 0.055_486_184, 0.009_673_775, 0.001_248_228_8, 0.000_215_659_85];
 
-/// 1.5 · 2^20: an f32 next to it is a multiple of 1/8, so that adding it rounds, and the last three bits
-/// of the sum count eighths.
-const EIGHTHS: f32 = 1_572_864.0;
+/// 1.5 · 2^20 + 127: an f32 next to it is a multiple of 1/8, so that adding it rounds. Of the sum's bits the
+/// last three count eighths, and those before them are the exponent of f32.
+const EIGHTHS: f32 = 1_572_991.0;
 
 /// What [`exp2_by_table`] needs.
 pub(crate) trait Table: Isa {
     /// The value of a table of eight (given twice) that the last three bits of each lane name.
     fn pick(self, table: &[f32; MAX_LANES], index: Self::F32) -> Self::F32;
-    /// `x * 2^floor(n)`: 0 where `n < -126`, NaN where it is NaN. `n` is a multiple of 1/8 below 128,
-    /// `shifted` is `n` + [`EIGHTHS`], and `x` is in [0.9, 2).
-    fn scale_by_power(self, x: Self::F32, n: Self::F32, shifted: Self::F32) -> Self::F32;
+    /// The number whose exponent bits are those before the last three of `x`: 0 for all zeros.
+    fn power(self, x: Self::F32) -> Self::F32;
 }
 
 /// What [`Isa::exp2`] promises, for machines without instructions made for it.
 ///
 /// Method (Tang 1989): r = x rounded to eighths, g = x - r (exact), 2^x = 2^floor(r) · 2^(r - floor(r))
 /// · 2^g, the second factor from a table that fits a register. Where multiply-adds are what all else
-/// waits for, lookups, additions and shifts are free: four multiplications instead of the seven of a
+/// waits for, lookups, additions and shifts are free: five multiplications instead of the seven of a
 /// polynomial on [-1/2, 1/2].
 #[inline(always)]
 pub(crate) fn exp2_by_table<S: Table>(s: S, x: S::F32) -> S::F32 {
-    // -inf - round(-inf) would be NaN. 2^-160 is 0 in f32, so nothing is lost by stopping there;
+    // At -127 the exponent bits are 0, which stands for 0 and not for 2^-127: the result for -inf, too.
     // `x` is the second operand so that NaN passes through.
-    let x = s.max(s.splat(-160.0), x);
+    let x = s.max(s.splat(-127.0), x);
     let shifted = s.add(x, s.splat(EIGHTHS));
-    let r = s.sub(shifted, s.splat(EIGHTHS));
-    let g = s.sub(x, r);
-    let power = s.pick(&POWERS, shifted);
+    let g = s.sub(x, s.sub(shifted, s.splat(EIGHTHS)));
+    let root = s.pick(&POWERS, shifted);
     let q = s.fma(s.fma(s.splat(SHORT[2]), g, s.splat(SHORT[1])), g, s.splat(SHORT[0]));
-    s.scale_by_power(s.fma(s.mul(power, g), q, power), r, shifted)
+    s.mul(s.fma(s.mul(root, g), q, root), s.power(shifted))
 }
 
 /// 2^f for f in [0, 1].
