@@ -137,7 +137,7 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     // K and V of a head that come from memory should be worth it: they are passed half as often by
     // twice as many rows. Other cores have their part of the last cache.
     let far = bytes_per_row.saturating_mul(shape.len_kv) >= machine.l3 / 4;
-    let (most, share) = if far { (2 * ROWS, 2) } else { (ROWS, 4) };
+    let (most, share) = if far || clash(shape) { (2 * ROWS, 2) } else { (ROWS, 4) };
     // Queries and output of a part stay in this share of the second-level cache, next to K and V.
     let cached = (machine.l2 / share / bytes_per_row).clamp(1, most);
     let mut rows = cached.next_multiple_of(tile);
@@ -150,9 +150,13 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
 
 /// Whether K and V are better copied than read in place.
 fn copy(shape: &Shape, rows: usize) -> bool {
+    // Each row is then used for this many query rows at least, which hides its copying.
+    clash(shape) && rows >= 64
+}
+
+/// Whether rows of K or V displace each other from the first-level cache.
+fn clash(shape: &Shape) -> bool {
     // A first-level cache finds a line by the address within a 4 KiB page: rows at multiples of 1
     // KiB share a quarter of it or less, and a register tile reads eight of them at a time.
-    let clash = shape.strides_kv.iter().any(|stride| *stride != 0 && stride.is_multiple_of(1 << 10));
-    // Each row is then used for this many query rows at least, which hides its copying.
-    clash && rows >= 64
+    shape.strides_kv.iter().any(|stride| *stride != 0 && stride.is_multiple_of(1 << 10))
 }
