@@ -48,7 +48,7 @@ fn parts(c: &mut Criterion) {
             group.bench_function(name, |b| {
                 let mut scratch = workspace.pieces().next().expect("a piece");
                 b.iter(|| {
-                    let queue = Queue::new(&mut problem, plan.tiles.q);
+                    let queue = Queue::new(&mut problem, plan.tiles.q, 1);
                     while let Some(part) = queue.take() {
                         row.compute(plan.path, &part, plan.tiles, scratch.reborrow())
                             .expect("an available row");

@@ -20,12 +20,22 @@ pub struct Tiles {
     pub copy: bool,
 }
 
-/// Consecutive query rows of one head.
+/// Where a part lies: consecutive query rows of one head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Batch entry.
+    pub batch: usize,
+    /// Query head.
+    pub head: usize,
+    /// Query rows; never empty.
+    pub rows: Range<usize>,
+}
+
+/// The right to write the output rows of one place.
 pub struct Part<'p> {
     problem: &'p Problem<'p>,
-    batch: usize,
-    head: usize,
-    rows: Range<usize>,
+    place: Place,
+    next: Option<Place>,
 }
 
 impl<'p> Part<'p> {
@@ -34,19 +44,29 @@ impl<'p> Part<'p> {
         self.problem
     }
 
+    /// Where it lies.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Its batch entry.
     pub fn batch(&self) -> usize {
-        self.batch
+        self.place.batch
     }
 
     /// Its query head.
     pub fn head(&self) -> usize {
-        self.head
+        self.place.head
     }
 
     /// Its query rows; never empty.
     pub fn rows(&self) -> Range<usize> {
-        self.rows.clone()
+        self.place.rows.clone()
+    }
+
+    /// Where the part is that whoever has this one will probably get next.
+    pub fn next(&self) -> Option<&Place> {
+        self.next.as_ref()
     }
 }
 
@@ -60,30 +80,37 @@ pub fn count(queries: [usize; 3], rows_per_part: usize) -> usize {
 pub struct Queue<'p> {
     problem: &'p Problem<'p>,
     rows_per_part: usize,
+    threads: usize,
     count: usize,
     next: AtomicUsize,
 }
 
 impl<'p> Queue<'p> {
-    /// All parts of `problem`, of at most `rows_per_part` (at least 1) query rows.
-    pub fn new(problem: &'p mut Problem<'_>, rows_per_part: usize) -> Queue<'p> {
+    /// All parts of `problem`, of at most `rows_per_part` (at least 1) query rows, for about this
+    /// many threads.
+    pub fn new(problem: &'p mut Problem<'_>, rows_per_part: usize, threads: usize) -> Queue<'p> {
         let problem: &'p Problem<'p> = problem;
         let count = count(problem.shape().queries, rows_per_part);
-        Queue { problem, rows_per_part, count, next: AtomicUsize::new(0) }
+        Queue { problem, rows_per_part, threads, count, next: AtomicUsize::new(0) }
     }
 
     /// A part that nobody has had yet.
     pub fn take(&self) -> Option<Part<'p>> {
         // Relaxed: only uniqueness matters; the inputs were there before the threads were.
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        (index < self.count).then(|| self.part(index))
+        let place = self.place(index)?;
+        let next = index.checked_add(self.threads).and_then(|index| self.place(index));
+        Some(Part { problem: self.problem, place, next })
     }
 
-    fn part(&self, index: usize) -> Part<'p> {
+    fn place(&self, index: usize) -> Option<Place> {
+        if index >= self.count {
+            return None;
+        }
         let [_, heads, rows] = self.problem.shape().queries;
         if self.count == 1 {
             // Small calls notice the divisions.
-            return Part { problem: self.problem, batch: 0, head: 0, rows: 0..rows };
+            return Some(Place { batch: 0, head: 0, rows: 0..rows });
         }
         let tiles = rows.div_ceil(self.rows_per_part);
         // Last rows first: under a causal window they see the most keys, and the longest parts
@@ -91,11 +118,10 @@ impl<'p> Queue<'p> {
         // all of K and V; tiles innermost keeps one head's K and V in cache.
         let tile = tiles - 1 - index % tiles;
         let start = tile * self.rows_per_part;
-        Part {
-            problem: self.problem,
+        Some(Place {
             batch: index / tiles / heads,
             head: index / tiles % heads,
             rows: start..rows.min(start + self.rows_per_part),
-        }
+        })
     }
 }

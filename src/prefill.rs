@@ -131,19 +131,12 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
                 let next = block.end..seen.end.min(block.end.saturating_add(tiles.kv));
+                let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
-                    let keys = share(&next, tile.index, tile_count);
-                    let mut ahead = Ahead::new(
-                        rows_of(problem.k(), part.batch(), kv_head, keys.start.min(seen.end - 1)),
-                        rows_of(problem.v(), part.batch(), kv_head, keys.start.min(seen.end - 1)),
-                        [dim_qk * F::DTYPE.size(), dim_v * F::DTYPE.size()],
-                        keys.len(),
-                        block.len() / R,
-                    );
                     let buffers = buffers.of_tile::<S>(&tile, problem);
                     visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers, &mut ahead);
-                    ahead.finish(s);
                 }
+                ahead.finish(s);
                 start = start.saturating_add(tiles.kv);
             }
 
@@ -163,15 +156,6 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
 /// Keys from which on the rows of Q and O are fetched ahead: packing and epilogue touch sixteen rows
 /// at a time, which the machine does not foresee. Below, asking costs more than it hides.
 const FETCH_FROM: usize = 256;
-
-/// The keys of the next block that are fetched while tile `index` of `of` is computed: spread out,
-/// so that something is always on its way and never too much.
-#[inline(always)]
-fn share(keys: &Range<usize>, index: usize, of: usize) -> Range<usize> {
-    let each = keys.len().div_ceil(of);
-    let start = keys.end.min(keys.start + index * each);
-    start..keys.end.min(start + each)
-}
 
 /// Consecutive query rows that share vectors.
 struct Tile {

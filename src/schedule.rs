@@ -26,7 +26,7 @@ pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     let mut pieces = workspace.pieces();
     let mine = pieces.next().ok_or(Error::Internal)?;
 
-    let queue = Queue::new(problem, plan.tiles.q);
+    let queue = Queue::new(problem, plan.tiles.q, plan.threads);
     let failed = AtomicBool::new(false);
     pool::run_with(pieces, mine, |scratch: Scratch| {
         if compute(&queue, plan, scratch).is_err() {
@@ -40,7 +40,7 @@ pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
 #[inline(never)]
 fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     let mut memory = Local::uninit();
-    compute(&Queue::new(problem, plan.tiles.q), plan, memory.piece())
+    compute(&Queue::new(problem, plan.tiles.q, plan.threads), plan, memory.piece())
 }
 
 /// Takes parts until there are none.

@@ -286,7 +286,7 @@ impl Tables {
         let mut workspace = Workspace::allocate(1, plan.scratch).expect("scratch memory");
         let mut scratch = workspace.pieces().next().expect("a piece");
         let mut bare = || {
-            let queue = Queue::new(&mut problem, plan.tiles.q);
+            let queue = Queue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");
             row.compute(plan.path, &part, plan.tiles, scratch.reborrow()).expect("an available row");
         };
