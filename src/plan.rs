@@ -137,7 +137,13 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     // K and V of a head that come from memory should be worth it: they are passed half as often by
     // twice as many rows. Other cores have their part of the last cache.
     let far = bytes_per_row.saturating_mul(shape.len_kv) >= machine.l3 / 4;
-    let (most, share) = if far || clash(shape) { (2 * ROWS, 2) } else { (ROWS, 4) };
+    let (most, share) = if clash(shape) {
+        (4 * ROWS, 2)
+    } else if far {
+        (2 * ROWS, 2)
+    } else {
+        (ROWS, 4)
+    };
     // Queries and output of a part stay in this share of the second-level cache, next to K and V.
     let cached = (machine.l2 / share / bytes_per_row).clamp(1, most);
     let mut rows = cached.next_multiple_of(tile);

@@ -107,19 +107,14 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let kv_head = problem.kv_head(part.head());
             let seen = seen_by(problem, &part.rows());
             let worth_fetching = seen.len() >= FETCH_FROM;
-            if worth_fetching {
-                for row in part.rows() {
+            for tile in TileIter::<S>::new(part.rows()) {
+                for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
                     fetch(s, problem.q().row(part.batch(), part.head(), row), dim_qk * F::DTYPE.size());
                 }
-            }
-            for tile in TileIter::<S>::new(part.rows()) {
                 let q = rows_of(problem.q(), part.batch(), part.head(), tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
                 state.begin(s, dim_v);
-                for row in tile.rows.filter(|_| worth_fetching) {
-                    fetch(s, problem.o().row(part.batch(), part.head(), row), dim_v * 4);
-                }
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
@@ -142,6 +137,9 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
 
             let value_scale = problem.semantics().scales.v;
             for tile in TileIter::<S>::new(part.rows()) {
+                for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
+                    fetch(s, problem.o().row(part.batch(), part.head(), row), dim_v * 4);
+                }
                 let state = buffers.of_tile::<S>(&tile, problem).state;
                 if tile.lanes == S::LANES {
                     epilogue::<S, 1>(s, part, tile.rows, state, value_scale);
@@ -164,6 +162,16 @@ struct Tile {
     lanes: usize,
     /// Its number within the part.
     index: usize,
+}
+
+impl Tile {
+    /// The rows of a part that the tile after the next one has; for the first tile, those before, too.
+    #[inline(always)]
+    fn after_next<S: Isa>(&self, part: &Range<usize>) -> Range<usize> {
+        let ahead = 2 * tile_rows::<S>();
+        let start = if self.index == 0 { self.rows.start } else { self.rows.start + ahead };
+        start.min(part.end)..part.end.min(self.rows.start.saturating_add(ahead + tile_rows::<S>()))
+    }
 }
 
 /// The tiles of a part. A type of its own and not a closure: closures are compiled without the
