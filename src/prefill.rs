@@ -328,12 +328,34 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
-    let (n, dim, factor) = (span.keys.len(), problem.shape().dim_qk, problem.score_factor());
-    // SAFETY: `n` rows of k and scores exist; the rest is the caller's contract.
-    unsafe {
-        let max = scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, n, dim, factor, scores, ahead);
-        if span.is_partial() { mask::mask(s, scores, n, &span.sight::<S>(problem)) } else { max }
+    let (dim, factor) = (problem.shape().dim_qk, problem.score_factor());
+    let mut max = [s.splat(f32::NEG_INFINITY); Z];
+    // The keys that every row sees, as far as they fill register tiles, and those at either end, which
+    // are masked.
+    let [_, by_all, all] = span.thirds();
+    let start = by_all.start.next_multiple_of(R).min(all.end);
+    let end = (by_all.end - by_all.end % R).max(start);
+    for (third, keys) in [0..start, start..end, end..all.end].into_iter().enumerate() {
+        if keys.is_empty() {
+            continue;
+        }
+        // SAFETY: rows of k and scores exist for all keys of the span; the rest is the caller's
+        // contract.
+        unsafe {
+            let out = scores.add(keys.start * Z * S::LANES);
+            let k = k.skip(keys.start);
+            let found =
+                scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, keys.len(), dim, factor, out, ahead);
+            if third == 1 {
+                for (max, found) in max.iter_mut().zip(found) {
+                    *max = s.max(found, *max);
+                }
+            } else {
+                mask::mask(s, scores, keys, &span.sight::<S>(problem), &mut max);
+            }
+        }
     }
+    max
 }
 
 /// Probabilities of one span from its scores, and their product with the values.
@@ -388,10 +410,8 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
 /// `v` has the rows of `span`, of `dim` f32.
 #[inline(always)]
 unsafe fn next_guarded(v: Rows, span: &Span, done: usize, dim: usize) -> Option<usize> {
-    if !span.is_partial() {
-        return None;
-    }
-    for keys in span.not_by_all() {
+    let [before, _, behind] = span.thirds();
+    for keys in [before, behind] {
         // SAFETY: part of the span.
         let found = unsafe { first_not_finite(v, keys.start.max(done)..keys.end, dim) };
         if found.is_some() {

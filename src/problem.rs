@@ -242,15 +242,21 @@ impl<'a> Problem<'a> {
 
     /// The keys that a query row sees.
     pub fn visible(&self, row: usize) -> Range<usize> {
-        let Semantics { q_pos, window, .. } = self.semantics;
         let len = self.shape.len_kv as i64;
+        let [start, end] = self.window(row).map(|bound| bound.clamp(0, len) as usize);
+        start..end.max(start)
+    }
+
+    /// The keys that a query row would see if there were infinitely many in both directions: the first,
+    /// and the one behind the last. Each row's window lies one key further than that of the row before.
+    pub fn window(&self, row: usize) -> [i64; 2] {
+        let Semantics { q_pos, window, .. } = self.semantics;
         // Cannot overflow: checked by `new` for every row.
         let position = q_pos + row as i64;
-        let start = window.left.map_or(0, |left| position.saturating_sub_unsigned(left)).clamp(0, len);
-        let end = window
-            .right
-            .map_or(len, |right| position.saturating_add_unsigned(right).saturating_add(1).clamp(0, len));
-        start as usize..(end as usize).max(start as usize)
+        let start = window.left.map_or(i64::MIN, |left| position.saturating_sub_unsigned(left));
+        let end =
+            window.right.map_or(i64::MAX, |right| position.saturating_add_unsigned(right).saturating_add(1));
+        [start, end]
     }
 }
 

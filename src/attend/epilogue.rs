@@ -29,8 +29,11 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     let (batch, head) = (part.batch(), part.head());
     let width = Z * S::LANES;
     let mut blind = [false; MAX_WIDTH];
-    for (lane, blind) in blind[..n].iter_mut().enumerate() {
-        *blind = problem.visible(first + lane).is_empty();
+    // Windows move with the row: if the first and the last row see something, so do all between.
+    if problem.visible(first).is_empty() || problem.visible(first + n - 1).is_empty() {
+        for (lane, blind) in blind[..n].iter_mut().enumerate() {
+            *blind = problem.visible(first + lane).is_empty();
+        }
     }
     let stride = problem.o().layout().stride[2];
     // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below

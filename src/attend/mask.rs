@@ -59,30 +59,26 @@ pub(crate) fn seen_by(problem: &Problem, rows: &Range<usize>) -> Range<usize> {
 }
 
 impl Span {
-    /// Whether some row does not see some key.
+    /// The keys that every row sees, and those before and behind, counted from the first of the span: in
+    /// the order of the keys.
     #[inline(always)]
-    pub(crate) fn is_partial(&self) -> bool {
-        self.by_all != self.keys
-    }
-
-    /// The keys before and behind those that every row sees, counted from the first of the span.
-    #[inline(always)]
-    pub(crate) fn not_by_all(&self) -> [Range<usize>; 2] {
+    pub(crate) fn thirds(&self) -> [Range<usize>; 3] {
         let (start, end) = (self.by_all.start - self.keys.start, self.by_all.end - self.keys.start);
-        [0..start, end..self.keys.len()]
+        [0..start, start..end, end..self.keys.len()]
     }
 
     /// What each lane sees.
     #[inline(always)]
     pub(crate) fn sight<S: Isa>(&self, problem: &Problem) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
+        let window = problem.window(self.rows.start);
+        // Fits: keys are counted in i64, and a block is at most i32::MAX long (see `plan`).
+        let (origin, n) = (self.keys.start as i64, self.keys.len() as i64);
         for lane in 0..self.vectors * S::LANES {
             // Lanes without a row see what the last row sees: their results go nowhere.
-            let row = self.rows.end.min(self.rows.start + lane + 1) - 1;
-            let keys = clip(problem.visible(row), &self.keys);
-            // A block is at most i32::MAX keys long: see `plan`.
-            sight.low[lane] = (keys.start - self.keys.start) as i32;
-            sight.high[lane] = (keys.end - self.keys.start) as i32;
+            let further = lane.min(self.rows.len() - 1) as i64;
+            let bound = |bound: i64| bound.saturating_add(further).saturating_sub(origin).clamp(0, n) as i32;
+            (sight.low[lane], sight.high[lane]) = (bound(window[0]), bound(window[1]));
         }
         sight
     }
@@ -111,20 +107,20 @@ impl Sight {
     }
 }
 
-/// Sets the scores of what is not visible to -inf and returns the maximum of the others.
+/// Sets the scores of `keys` that are not visible to -inf and takes the others into the maximum.
 ///
 /// # Safety
-/// `scores` holds `n * Z` vectors.
+/// `scores` holds `Z` vectors for each of `keys` and of those before.
 #[inline(always)]
 pub(crate) unsafe fn mask<S: Isa, const Z: usize>(
     s: S,
     scores: *mut f32,
-    n: usize,
+    keys: Range<usize>,
     sight: &Sight,
-) -> [S::F32; Z] {
+    max: &mut [S::F32; Z],
+) {
     let hidden = s.splat(f32::NEG_INFINITY);
-    let mut max = [hidden; Z];
-    for key in 0..n {
+    for key in keys {
         for (z, max) in max.iter_mut().enumerate() {
             // SAFETY: key and z are below the caller's counts.
             unsafe {
@@ -135,7 +131,6 @@ pub(crate) unsafe fn mask<S: Isa, const Z: usize>(
             }
         }
     }
-    max
 }
 
 /// The part of `range` that lies in `bounds`; empty, and in bounds, if there is none.
