@@ -71,14 +71,18 @@ impl Span {
     #[inline(always)]
     pub(crate) fn sight<S: Isa>(&self, problem: &Problem) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        let window = problem.window(self.rows.start);
-        // Fits: keys are counted in i64, and a block is at most i32::MAX long (see `plan`).
-        let (origin, n) = (self.keys.start as i64, self.keys.len() as i64);
+        // Counted in 32 bits from the first key on, which makes vector code of the loop: a block is at
+        // most i32::MAX keys long (see `plan`), and what lies far before it need not be told apart.
+        let n = self.keys.len() as i64;
+        let window = problem
+            .window(self.rows.start)
+            .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
+        let (last, n) = (self.rows.len() as i32 - 1, n as i32);
         for lane in 0..self.vectors * S::LANES {
             // Lanes without a row see what the last row sees: their results go nowhere.
-            let further = lane.min(self.rows.len() - 1) as i64;
-            let bound = |bound: i64| bound.saturating_add(further).saturating_sub(origin).clamp(0, n) as i32;
-            (sight.low[lane], sight.high[lane]) = (bound(window[0]), bound(window[1]));
+            let further = last.min(lane as i32);
+            sight.low[lane] = window[0].saturating_add(further).clamp(0, n);
+            sight.high[lane] = window[1].saturating_add(further).clamp(0, n);
         }
         sight
     }
