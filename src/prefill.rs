@@ -114,7 +114,10 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let q = rows_of(problem.q(), part.batch(), part.head(), tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
-                state.begin(s, dim_v);
+                state.begin(s);
+                if seen_by(problem, &tile.rows).is_empty() {
+                    state.blank(s, dim_v);
+                }
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
@@ -270,15 +273,23 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
                 }
             }
         }
+        // The tile's first keys begin its output, unless they are seen by one of its vectors only.
+        let mut fresh = seen_by(problem, &tile.rows).start >= block.start;
+        let first = spans.iter().find(|span| !span.keys.is_empty());
+        if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
+            buffers.state.blank(s, problem.shape().dim_v);
+            fresh = false;
+        }
         let references = softmax::update(s, buffers.state, problem.shape().dim_v, max);
         let mut making = Probabilities::new(s, references);
         for span in &spans {
             let place = Place::of::<S>(span, tile, block, k, v, &buffers);
             match span.vectors {
                 _ if span.keys.is_empty() => {}
-                1 => weigh::<S, F, R, 1>(s, problem, span, place, &mut making),
-                _ => weigh::<S, F, R, VECTORS>(s, problem, span, place, &mut making),
+                1 => weigh::<S, F, R, 1>(s, problem, span, place, fresh, &mut making),
+                _ => weigh::<S, F, R, VECTORS>(s, problem, span, place, fresh, &mut making),
             }
+            fresh &= span.keys.is_empty();
         }
         making.finish(s, buffers.state);
     }
@@ -358,7 +369,8 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     max
 }
 
-/// Probabilities of one span from its scores, and their product with the values.
+/// Probabilities of one span from its scores, and their product with the values: added to the output, or
+/// the first of it if `fresh`.
 ///
 /// # Safety
 /// As [`visit`], for the span's place, with its scores made; the span has `Z` vectors.
@@ -368,6 +380,7 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     problem: &Problem,
     span: &Span,
     place: Place<F>,
+    mut fresh: bool,
     all_making: &mut Probabilities<S, VECTORS>,
 ) {
     let Place { v, scores: p, state, .. } = place;
@@ -381,7 +394,7 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
         let mut guarded = next_guarded(v, span, 0, dim);
         let mut d = 0;
         if guarded.is_none() {
-            d = make_and_accumulate(s, p, v, n, dim, output, lanes, &mut making);
+            d = make_and_accumulate(s, p, v, n, dim, output, lanes, fresh, &mut making);
         } else {
             making.make_all(s, p, n);
         }
@@ -389,7 +402,8 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
         while done < n {
             let end = guarded.unwrap_or(n);
             let from = p.add(done * Z * S::LANES);
-            accumulate::<S, R, Z>(s, from, v.skip(done), end - done, d, dim, output, lanes);
+            accumulate::<S, R, Z>(s, from, v.skip(done), end - done, d, dim, output, lanes, fresh);
+            fresh = false;
             done = end;
             if let Some(key) = guarded {
                 let (from, v_row) = (p.add(key * Z * S::LANES), v.skip(key).base);

@@ -28,6 +28,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
     dim: usize,
     output: *mut f32,
     lanes: usize,
+    fresh: bool,
     making: &mut Probabilities<S, Z>,
 ) -> usize {
     // SAFETY: FIRST or 1 of the caller's dim, which is at least 1.
@@ -37,10 +38,10 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
             making.make_all(s, scores, n);
             0
         } else if dim >= FIRST {
-            tile::<S, FIRST, Z>(s, scores, v, n, output, lanes, Some(making));
+            tile::<S, FIRST, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
             FIRST
         } else {
-            tile::<S, 1, Z>(s, scores, v, n, output, lanes, Some(making));
+            tile::<S, 1, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
             1
         }
     }
@@ -50,8 +51,8 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
 /// in register tiles of `R` elements. Each element's sum runs over the keys in ascending order.
 ///
 /// # Safety
-/// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `Z` vectors in each of `dim` rows,
-/// initialised.
+/// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `Z` vectors in each of `dim` rows:
+/// initialised, or to be if `fresh`.
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
     s: S,
@@ -62,6 +63,7 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
     dim: usize,
     output: *mut f32,
     lanes: usize,
+    fresh: bool,
 ) {
     // SAFETY: each tile of N elements is taken only while N are left of the caller's dim.
     unsafe {
@@ -69,7 +71,7 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
             ($rows:expr) => {
                 while dim - d >= $rows {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
-                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * lanes), lanes, None);
+                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * lanes), lanes, fresh, None);
                     d += $rows;
                 }
             };
@@ -92,14 +94,17 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
     n: usize,
     output: *mut f32,
     lanes: usize,
+    fresh: bool,
     making: Option<&mut Probabilities<S, Z>>,
 ) {
     let mut sum = [[s.splat(0.0); Z]; R];
     // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
     unsafe {
-        for (r, sum) in sum.iter_mut().enumerate() {
-            for (z, sum) in sum.iter_mut().enumerate() {
-                *sum = s.load(output.add(r * lanes + z * S::LANES));
+        if !fresh {
+            for (r, sum) in sum.iter_mut().enumerate() {
+                for (z, sum) in sum.iter_mut().enumerate() {
+                    *sum = s.load(output.add(r * lanes + z * S::LANES));
+                }
             }
         }
         // A copy, which can live in registers.
@@ -141,7 +146,7 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
 /// the probability 0 of the other rows would be NaN.
 ///
 /// # Safety
-/// As [`accumulate`] for one key.
+/// As [`accumulate`] for one key, initialised.
 #[inline(always)]
 pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     s: S,
