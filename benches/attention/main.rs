@@ -6,12 +6,13 @@
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
 //!                                  [causal] [dtype=i8] [data=rising]
 //!                                  [path=prefill|decode]                   one shape
-//! options: isa=NAME  threads=N  seconds=S (of each shape)  json=FILE
+//! options: isa=NAME  threads=N  seconds=S (of each shape)  runs=N (of everything)  json=FILE
 //! ```
 //!
 //! Every figure is a median of at least seven rounds in which calls and a multiply-add probe of the
 //! same instruction set take turns; ± is half the distance of the quartiles. Errors are those of
-//! the very outputs that were timed, against f64.
+//! the very outputs that were timed, against f64. With several runs, the last table has the median of each
+//! line over them.
 
 #![allow(unreachable_pub, reason = "a program: nothing is public")]
 
@@ -37,6 +38,7 @@ fn main() {
     let mut threads = 1;
     let mut isa = None;
     let mut seconds = 1.0;
+    let mut runs = 1;
     let mut json = None;
     for arg in std::env::args().skip(1).filter(|arg| arg != "--bench") {
         let (name, value) = arg.split_once('=').unwrap_or((&arg, ""));
@@ -58,16 +60,20 @@ fn main() {
             ("isa", _) => isa = Some(value.to_owned()),
             ("threads", _) => threads = number(),
             ("seconds", _) => seconds = value.parse().unwrap_or_else(|_| usage(&arg)),
+            ("runs", _) => runs = number().max(1),
             ("json", _) => json = Some(value.to_owned()),
             _ => usage(&arg),
         }
     }
     let report = Report::new(json);
     let mut run = Tables { report, isa, threads, time: Duration::from_secs_f64(seconds) };
-    match shape {
-        Some(case) => run.shape(&case),
-        None if tables.is_empty() => Tables::NAMES.iter().for_each(|name| run.table(name)),
-        None => tables.iter().for_each(|name| run.table(name)),
+    for _ in 0..runs {
+        run.report.next_run(runs);
+        match &shape {
+            Some(case) => run.shape(case),
+            None if tables.is_empty() => Tables::NAMES.iter().for_each(|name| run.table(name)),
+            None => tables.iter().for_each(|name| run.table(name)),
+        }
     }
     run.report.finish();
 }
@@ -76,7 +82,7 @@ fn usage(arg: &str) -> ! {
     eprintln!(
         "not understood: {arg}\n\
          usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=i8] [data=rising] [path=prefill|decode]\n\
-         options: isa=NAME threads=N seconds=S json=FILE",
+         options: isa=NAME threads=N seconds=S runs=N json=FILE",
         Tables::NAMES.join("|")
     );
     std::process::exit(2)

@@ -2,16 +2,26 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::{DISTURBED, Rounds};
+use crate::measure::{DISTURBED, Rounds, Spread};
 
 /// Collects what was measured and prints it as it comes.
 pub struct Report {
     json: Option<String>,
     entries: Vec<String>,
-    missed_floors: usize,
-    missed_goals: usize,
+    results: Vec<Summary>,
     disturbed: usize,
-    lines: usize,
+    run: usize,
+}
+
+/// One line over all runs.
+struct Summary {
+    table: String,
+    name: String,
+    isa: String,
+    unit: String,
+    figures: Vec<f64>,
+    floor: Option<Bound>,
+    goal: Option<Bound>,
 }
 
 /// One line: what is in the table it belongs to, besides the columns that all tables have.
@@ -53,7 +63,15 @@ impl Bound {
 
 impl Report {
     pub fn new(json: Option<String>) -> Report {
-        Report { json, entries: Vec::new(), missed_floors: 0, missed_goals: 0, disturbed: 0, lines: 0 }
+        Report { json, entries: Vec::new(), results: Vec::new(), disturbed: 0, run: 0 }
+    }
+
+    /// What follows belongs to the next run of all tables.
+    pub fn next_run(&mut self, of: usize) {
+        self.run += 1;
+        if of > 1 {
+            println!("\nRun {} of {of}", self.run);
+        }
     }
 
     /// The heading of a table.
@@ -76,16 +94,9 @@ impl Report {
     }
 
     pub fn line(&mut self, line: &Line, rounds: &Rounds) {
-        self.lines += 1;
+        self.remember(line);
         let seconds = rounds.contenders[0].seconds.median;
-        let mut verdict = String::new();
-        if line.floor.is_some_and(|bound| !bound.holds(line.figure)) {
-            self.missed_floors += 1;
-            verdict += "  BELOW FLOOR";
-        } else if line.goal.is_some_and(|bound| !bound.holds(line.figure)) {
-            self.missed_goals += 1;
-            verdict += "  goal missed";
-        }
+        let mut verdict = judge(line.figure, line.floor, line.goal).to_owned();
         if rounds.peak.relative() > DISTURBED {
             self.disturbed += 1;
             let _ = write!(
@@ -113,9 +124,10 @@ impl Report {
         );
         let number = |x: Option<f64>| x.map_or("null".to_owned(), |x| format!("{x:e}"));
         self.entries.push(format!(
-            "{{\"table\":\"{}\",\"shape\":\"{}\",\"isa\":\"{}\",\"tiles\":\"{}\",\"seconds\":{:e},\
+            "{{\"run\":{},\"table\":\"{}\",\"shape\":\"{}\",\"isa\":\"{}\",\"tiles\":\"{}\",\"seconds\":{:e},\
              \"gflops\":{:.3},\"figure\":{:.4},\"spread\":{:.4},\"unit\":\"{}\",\"floor\":{},\"goal\":{},\
              \"error\":{},\"peak_gflops\":{:.3},\"peak_spread\":{:.4},\"rounds\":{}}}",
+            self.run,
             line.table,
             line.name,
             line.isa,
@@ -134,11 +146,39 @@ impl Report {
         ));
     }
 
+    fn remember(&mut self, line: &Line) {
+        let same =
+            |old: &&mut Summary| old.table == line.table && old.name == line.name && old.isa == line.isa;
+        // A shape may stand in a table more than once; each run adds one figure to each line.
+        let runs = self.run;
+        if let Some(old) = self.results.iter_mut().find(|old| old.figures.len() < runs && same(old)) {
+            old.figures.push(line.figure);
+            return;
+        }
+        self.results.push(Summary {
+            table: line.table.to_owned(),
+            name: line.name.clone(),
+            isa: line.isa.to_owned(),
+            unit: line.unit.to_owned(),
+            figures: vec![line.figure],
+            floor: line.floor,
+            goal: line.goal,
+        });
+    }
+
     /// The summary, and the file.
     pub fn finish(&self) {
+        if self.run > 1 {
+            self.summary();
+        }
+        let verdict = |line: &Summary| judge(Spread::of(line.figures.clone()).median, line.floor, line.goal);
+        let count = |wanted: &str| self.results.iter().filter(|line| verdict(line) == wanted).count();
         println!(
-            "\n{} lines: {} below their floor, {} more below their goal, {} disturbed.",
-            self.lines, self.missed_floors, self.missed_goals, self.disturbed
+            "\n{} lines: {} below their floor, {} more below their goal; {} readings were disturbed.",
+            self.results.len(),
+            count(BELOW_FLOOR),
+            count(GOAL_MISSED),
+            self.disturbed
         );
         if let Some(path) = &self.json {
             let text = format!("[\n{}\n]\n", self.entries.join(",\n"));
@@ -147,5 +187,55 @@ impl Report {
                 std::process::exit(1);
             }
         }
+    }
+
+    /// Medians of all runs.
+    fn summary(&self) {
+        println!("\nMedians of {} runs, with the lowest and the highest", self.run);
+        println!(
+            "{:<8} {:<34} {:<7} {:>9} {:>8} {:>8}  {:>6} {:>6} {:>7}",
+            "table",
+            "heads x queries x keys x dim",
+            "ISA",
+            "median",
+            "lowest",
+            "highest",
+            "floor",
+            "goal",
+            "to goal"
+        );
+        for line in &self.results {
+            let (lowest, highest) =
+                line.figures.iter().fold((f64::INFINITY, 0f64), |(low, high), &x| (low.min(x), high.max(x)));
+            let median = Spread::of(line.figures.clone()).median;
+            let bound =
+                |bound: Option<Bound>| bound.map_or(String::new(), |bound| format!("{:.2}", bound.value()));
+            let distance = line.goal.map_or(String::new(), |goal| format!("{:+.2}", median - goal.value()));
+            println!(
+                "{:<8} {:<34} {:<7} {:>7.2} {} {:>8.2} {:>8.2}  {:>6} {:>6} {:>7}{}",
+                line.table,
+                line.name,
+                line.isa,
+                median,
+                line.unit,
+                lowest,
+                highest,
+                bound(line.floor),
+                bound(line.goal),
+                distance,
+                judge(median, line.floor, line.goal),
+            );
+        }
+    }
+}
+
+const BELOW_FLOOR: &str = "  BELOW FLOOR";
+const GOAL_MISSED: &str = "  goal missed";
+
+fn judge(figure: f64, floor: Option<Bound>, goal: Option<Bound>) -> &'static str {
+    match (floor, goal) {
+        (Some(floor), _) if !floor.holds(figure) => BELOW_FLOOR,
+        (_, Some(goal)) if !goal.holds(figure) => GOAL_MISSED,
+        _ => "",
     }
 }
