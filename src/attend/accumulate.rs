@@ -107,37 +107,76 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
                 }
             }
         }
-        // A copy, which can live in registers.
-        let mut made = making.as_deref().copied();
-        let mut p = p;
         let mut row = v.base;
-        for _ in 0..n {
-            let mut weight = [s.splat(0.0); Z];
-            for (z, weight) in weight.iter_mut().enumerate() {
-                *weight = s.load(p.add(z * S::LANES));
+        if let Some(making) = making {
+            // A copy, which can live in registers. Probabilities are made one key before they are used, so
+            // that the multiply-adds of one key never wait for its exponentials.
+            let mut made = *making;
+            let mut weight = made_at(s, p, &mut made);
+            for key in 1..n {
+                let next = made_at(s, p.add(key * Z * S::LANES), &mut made);
+                weigh(s, weight, row, &mut sum);
+                weight = next;
+                row = row.wrapping_add(v.stride);
             }
-            if let Some(made) = &mut made {
-                made.make(s, &mut weight);
-                for (z, &weight) in weight.iter().enumerate() {
-                    s.store(p.add(z * S::LANES), weight);
-                }
-            }
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let x = s.splat(row.cast::<f32>().wrapping_add(r).read_unaligned());
-                for (sum, weight) in sum.iter_mut().zip(weight) {
-                    *sum = s.fma(weight, x, *sum);
-                }
-            }
-            p = p.add(Z * S::LANES);
-            row = row.wrapping_add(v.stride);
-        }
-        if let (Some(making), Some(made)) = (making, made) {
+            weigh(s, weight, row, &mut sum);
             *making = made;
+        } else {
+            let mut p = p;
+            for _ in 0..n {
+                let mut weight = [s.splat(0.0); Z];
+                for (z, weight) in weight.iter_mut().enumerate() {
+                    *weight = s.load(p.add(z * S::LANES));
+                }
+                weigh(s, weight, row, &mut sum);
+                p = p.add(Z * S::LANES);
+                row = row.wrapping_add(v.stride);
+            }
         }
         for (r, sum) in sum.iter().enumerate() {
             for (z, &sum) in sum.iter().enumerate() {
                 s.store(output.add(r * lanes + z * S::LANES), sum);
             }
+        }
+    }
+}
+
+/// The probabilities of one key from its scores, written back.
+///
+/// # Safety
+/// `at` holds `Z` vectors.
+#[inline(always)]
+unsafe fn made_at<S: Isa, const Z: usize>(s: S, at: *mut f32, made: &mut Probabilities<S, Z>) -> [S::F32; Z] {
+    let mut weight = [s.splat(0.0); Z];
+    // SAFETY: z < Z.
+    unsafe {
+        for (z, weight) in weight.iter_mut().enumerate() {
+            *weight = s.load(at.add(z * S::LANES));
+        }
+        made.make(s, &mut weight);
+        for (z, &weight) in weight.iter().enumerate() {
+            s.store(at.add(z * S::LANES), weight);
+        }
+    }
+    weight
+}
+
+/// Adds one key to `R` elements: its probabilities times the first `R` values at `row`.
+///
+/// # Safety
+/// `row` has `R` values.
+#[inline(always)]
+unsafe fn weigh<S: Isa, const R: usize, const Z: usize>(
+    s: S,
+    weight: [S::F32; Z],
+    row: *const u8,
+    sum: &mut [[S::F32; Z]; R],
+) {
+    for (r, sum) in sum.iter_mut().enumerate() {
+        // SAFETY: r < R.
+        let x = s.splat(unsafe { row.cast::<f32>().wrapping_add(r).read_unaligned() });
+        for (sum, weight) in sum.iter_mut().zip(weight) {
+            *sum = s.fma(weight, x, *sum);
         }
     }
 }
