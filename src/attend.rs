@@ -35,7 +35,9 @@ pub(crate) fn rows_of(view: &View, batch: usize, head: usize, token: usize) -> R
 /// Asks for `bytes` bytes to be brought near.
 #[inline(always)]
 pub(crate) fn fetch<S: Isa>(s: S, row: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
+    let mut line = 0;
+    while line < bytes {
         s.prefetch(row.wrapping_add(line));
+        line += 64;
     }
 }
