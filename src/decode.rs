@@ -197,33 +197,38 @@ unsafe fn visit<S: Isa, F: Family>(
     unsafe {
         let keys = block.keys.start - block.start..block.keys.end - block.start;
         scores::scores(s, lines, rows.len(), &keys, block.k, dim_qk, problem.score_factor());
+        // Windows move with the row, so the first and the last row bound all others.
+        let first = block.seen_by(problem, rows.start);
+        let last = block.seen_by(problem, rows.end - 1);
+        let is_whole = first == keys && last == keys;
         for r in 0..rows.len() {
-            let seen = block.seen_by(problem, rows.start + r);
+            let seen = if is_whole { keys.clone() } else { block.seen_by(problem, rows.start + r) };
             if !seen.is_empty() {
                 softmax::softmax(s, lines, r, &seen);
             }
         }
-        // Keys that all rows see are taken for several rows at a time, the others row by row: a
-        // value that a row does not see must not reach it, not even multiplied by 0.
-        let first = block.seen_by(problem, rows.start);
-        let last = block.seen_by(problem, rows.end - 1);
+        // Keys that all rows see are taken for several rows at a time, those before and behind row by row:
+        // a value that a row does not see must not reach it, not even multiplied by 0.
         let all = last.start..first.end.max(last.start);
-        let v = |key: usize| block.v.skip(key - keys.start);
-        for r in 0..rows.len() {
-            let seen = block.seen_by(problem, rows.start + r);
-            let before = seen.start..all.start.min(seen.end);
-            if !before.is_empty() {
-                accumulate::accumulate(s, lines, r..r + 1, &before, v(before.start), dim_v);
-            }
-        }
-        if !all.is_empty() {
-            accumulate::accumulate(s, lines, 0..rows.len(), &all, v(all.start), dim_v);
-        }
-        for r in 0..rows.len() {
-            let seen = block.seen_by(problem, rows.start + r);
-            let behind = all.end.max(seen.start)..seen.end;
-            if !behind.is_empty() {
-                accumulate::accumulate(s, lines, r..r + 1, &behind, v(behind.start), dim_v);
+        for third in 0..3 {
+            let times = match third {
+                1 => 1,
+                _ if is_whole => 0,
+                _ => rows.len(),
+            };
+            for r in 0..times {
+                let (rows, keys_here) = if third == 1 {
+                    (0..rows.len(), all.clone())
+                } else {
+                    let seen = block.seen_by(problem, rows.start + r);
+                    let before = seen.start..all.start.min(seen.end);
+                    let behind = all.end.max(seen.start)..seen.end;
+                    (r..r + 1, if third == 0 { before } else { behind })
+                };
+                if !keys_here.is_empty() {
+                    let v = block.v.skip(keys_here.start - keys.start);
+                    accumulate::accumulate(s, lines, rows, &keys_here, v, dim_v);
+                }
             }
         }
     }
