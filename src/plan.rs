@@ -136,7 +136,8 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
     // K and V of a head that come from memory should be worth it: they are passed half as often by
     // twice as many rows. Other cores have their part of the last cache.
-    let far = bytes_per_row.saturating_mul(shape.len_kv) >= machine.l3 / 4;
+    let bytes_per_key = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(shape.dtype.size());
+    let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
     let (most, share) = if clash(shape) {
         (4 * ROWS, 2)
     } else if far {

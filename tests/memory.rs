@@ -143,7 +143,9 @@ fn scratch_is_linear_in_the_lengths_at_most() {
     for dtype in [fa_dtype::FA_DTYPE_F32, fa_dtype::FA_DTYPE_I8] {
         let auto = config(64, false);
         let bytes = |cfg: &fa_config, n| scratch(cfg, dtype, Size::new(1, n, n, 64));
-        assert_eq!(bytes(&auto, 1 << 12), bytes(&auto, 1 << 30));
+        // Tiles are twice as long where K and V come from memory, and stay so.
+        assert!(bytes(&auto, 1 << 12) <= bytes(&auto, 1 << 20));
+        assert_eq!(bytes(&auto, 1 << 20), bytes(&auto, 1 << 30));
         assert!(bytes(&auto, 1 << 30) < 1 << 20);
         let whole = fa_config { block_size_q: usize::MAX, block_size_kv: usize::MAX, ..auto };
         for n in [1 << 10, 1 << 14, 1 << 20] {
