@@ -138,6 +138,7 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     // twice as many rows. Other cores have their part of the last cache.
     let bytes_per_key = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(shape.dtype.size());
     let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
+    // And copies are worth more the more rows use them.
     let (most, share) = if clash(shape) {
         (4 * ROWS, 2)
     } else if far {
