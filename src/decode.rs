@@ -141,18 +141,19 @@ impl<F: Family> Body for Decode<'_, '_, F> {
                 lines.references.add(r).write(f32::NEG_INFINITY);
                 s.store(lines.sums.add(r * S::LANES), s.splat(0.0));
             }
-            blank(lines.output, count * output_step);
 
             let kv_head = problem.kv_head(part.head());
             let seen = seen_by(problem, &rows);
             let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
+            let mut fresh = true;
             while start < seen.end {
                 let keys = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
                 let k = rows_of(problem.k(), part.batch(), kv_head, keys.start);
                 let v = rows_of(problem.v(), part.batch(), kv_head, keys.start);
                 let k = F::stage_k(s, k, keys.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, keys.len(), dim_v, tiles.copy, staged_v);
-                visit(s, problem, &rows, &Block { start, keys, k, v }, &lines);
+                visit(s, problem, &rows, &Block { start, keys, k, v, fresh }, &lines);
+                fresh = false;
                 start = start.saturating_add(tiles.kv);
             }
             epilogue::epilogue(s, part, &lines);
@@ -169,6 +170,8 @@ struct Block {
     /// Their rows, staged.
     k: Rows,
     v: Rows,
+    /// Whether there was none before: what the lines' output holds does not matter.
+    fresh: bool,
 }
 
 impl Block {
@@ -207,6 +210,10 @@ unsafe fn visit<S: Isa, F: Family>(
                 softmax::softmax(s, lines, r, &seen);
             }
         }
+        let fresh = block.fresh && is_whole;
+        if block.fresh && !is_whole {
+            blank(lines.output, lines_of(rows.len()) * lines.output_step);
+        }
         // Keys that all rows see are taken for several rows at a time, those before and behind row by row:
         // a value that a row does not see must not reach it, not even multiplied by 0.
         let all = last.start..first.end.max(last.start);
@@ -227,7 +234,7 @@ unsafe fn visit<S: Isa, F: Family>(
                 };
                 if !keys_here.is_empty() {
                     let v = block.v.skip(keys_here.start - keys.start);
-                    accumulate::accumulate(s, lines, rows, &keys_here, v, dim_v);
+                    accumulate::accumulate(s, lines, rows, &keys_here, v, dim_v, fresh);
                 }
             }
         }

@@ -6,8 +6,8 @@ use super::{Lines, ROWS};
 use crate::dtype::{Family, Rows};
 use crate::simd::Isa;
 
-/// Adds `keys`, counted from the block's start, to the output of `rows`. Each element's sum runs over
-/// the keys in ascending order.
+/// Adds `keys`, counted from the block's start, to the output of `rows`, or begins it with them if `fresh`.
+/// Each element's sum runs over the keys in ascending order.
 ///
 /// # Safety
 /// `lines` has these rows, and a line more where [`ROWS`] say so, with probabilities for these keys; `v` has the keys' rows of `dim` f32.
@@ -19,6 +19,7 @@ pub(super) unsafe fn accumulate<S: Isa, F: Family>(
     keys: &Range<usize>,
     v: Rows,
     dim: usize,
+    fresh: bool,
 ) {
     let mut row = rows.start;
     // Rows times vectors is the number of accumulators: 16 hide FMA's latency where there are 32
@@ -27,7 +28,7 @@ pub(super) unsafe fn accumulate<S: Isa, F: Family>(
         ($rows:expr, $least:expr, $vectors:expr) => {
             while rows.end.saturating_sub(row) >= $least {
                 // SAFETY: the rows are among the caller's.
-                unsafe { all_elements::<S, F, { $rows }, { $vectors }>(s, lines, row, keys, v, dim) };
+                unsafe { all_elements::<S, F, { $rows }, { $vectors }>(s, lines, row, keys, v, dim, fresh) };
                 row += $rows;
             }
         };
@@ -49,6 +50,7 @@ unsafe fn all_elements<S: Isa, F: Family, const R: usize, const C: usize>(
     keys: &Range<usize>,
     v: Rows,
     dim: usize,
+    fresh: bool,
 ) {
     let p = lines.scores.wrapping_add(row * lines.scores_step + keys.start);
     let output = lines.output.wrapping_add(row * lines.output_step);
@@ -59,6 +61,7 @@ unsafe fn all_elements<S: Isa, F: Family, const R: usize, const C: usize>(
         n: keys.len(),
         output: output.wrapping_add(d),
         output_step: lines.output_step,
+        fresh,
     };
     let mut d = 0;
     // SAFETY: each tile is taken only while its vectors are left of the caller's dim.
@@ -91,6 +94,8 @@ struct Place {
     n: usize,
     output: *mut f32,
     output_step: usize,
+    /// Whether nothing has been added to the output yet.
+    fresh: bool,
 }
 
 /// `C` vectors of elements of `R` rows; with `only`, the last has no more than these many elements.
@@ -102,9 +107,11 @@ unsafe fn tile<S: Isa, const R: usize, const C: usize>(s: S, place: &Place, only
     let mut sum = [[s.splat(0.0); C]; R];
     // SAFETY: r < R, c < C and `n` keys.
     unsafe {
-        for (r, sum) in sum.iter_mut().enumerate() {
-            for (c, sum) in sum.iter_mut().enumerate() {
-                *sum = s.load(place.output.add(r * place.output_step + c * S::LANES));
+        if !place.fresh {
+            for (r, sum) in sum.iter_mut().enumerate() {
+                for (c, sum) in sum.iter_mut().enumerate() {
+                    *sum = s.load(place.output.add(r * place.output_step + c * S::LANES));
+                }
             }
         }
         let mut row = place.v.base;
