@@ -329,9 +329,10 @@ enum fa_status fa_limit_isa(const char *isa);
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
  * It grows with the sum of the sizes at most, never with their product, and with the number of
- * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. (Calls with more than one thread allocate about a kilobyte a thread besides, for the
- * pool's bookkeeping, and the first one the pool itself.) Where so much is not to be had, the call
- * tries with the scratch of one thread before it returns FA_ERR_MEMORY.
+ * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. (Calls with
+ * more than one thread allocate about a kilobyte a thread besides, for the pool's bookkeeping, and
+ * the first one the pool itself.) Where so much is not to be had, the call tries with the scratch of
+ * one thread before it returns FA_ERR_MEMORY.
  *
  * @param[in] cfg     not NULL
  * @param dtype       a value of fa_dtype: the type of q, k and v

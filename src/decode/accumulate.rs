@@ -10,7 +10,8 @@ use crate::simd::Isa;
 /// Each element's sum runs over the keys in ascending order.
 ///
 /// # Safety
-/// `lines` has these rows, and a line more where [`ROWS`] say so, with probabilities for these keys; `v` has the keys' rows of `dim` f32.
+/// `lines` has these rows, and a line more where [`ROWS`] say so, with probabilities for these keys; `v`
+/// has the keys' rows of `dim` f32.
 #[inline(always)]
 pub(super) unsafe fn accumulate<S: Isa, F: Family>(
     s: S,
