@@ -27,7 +27,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::attend::epilogue::blank;
-use crate::attend::mask::{clip, seen_by};
+use crate::attend::mask::{clip, first_block, next_block, seen_by};
 use crate::attend::rows_of;
 use crate::dtype::{Family, Rows};
 use crate::part::{Part, Tiles};
@@ -144,17 +144,17 @@ impl<F: Family> Body for Decode<'_, '_, F> {
 
             let kv_head = problem.kv_head(part.head());
             let seen = seen_by(problem, &rows);
-            let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
+            let mut keys = first_block(&seen, tiles.kv);
             let mut fresh = true;
-            while start < seen.end {
-                let keys = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
+            while !keys.is_empty() {
                 let k = rows_of(problem.k(), part.batch(), kv_head, keys.start);
                 let v = rows_of(problem.v(), part.batch(), kv_head, keys.start);
                 let k = F::stage_k(s, k, keys.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, keys.len(), dim_v, tiles.copy, staged_v);
+                let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
                 visit(s, problem, &rows, &Block { start, keys, k, v, fresh }, &lines);
                 fresh = false;
-                start = start.saturating_add(tiles.kv);
+                keys = next;
             }
             epilogue::epilogue(s, part, &lines);
         }

@@ -22,8 +22,8 @@ use std::ops::Range;
 
 use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
 use crate::attend::ahead::Ahead;
-use crate::attend::epilogue::epilogue;
-use crate::attend::mask::{self, Span, seen_by};
+use crate::attend::epilogue::{blank, epilogue};
+use crate::attend::mask::{self, Span, first_block, next_block, seen_by};
 use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
 use crate::attend::{VECTORS, fetch, rows_of};
@@ -116,26 +116,25 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
                 state.begin(s);
                 if seen_by(problem, &tile.rows).is_empty() {
-                    state.blank(s, dim_v);
+                    blank(state.output, dim_v * state.lanes);
                 }
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut start = if seen.is_empty() { seen.end } else { seen.start - seen.start % tiles.kv };
-            while start < seen.end {
-                let block = start.max(seen.start)..seen.end.min(start.saturating_add(tiles.kv));
+            let mut block = first_block(&seen, tiles.kv);
+            while !block.is_empty() {
                 let k = rows_of(problem.k(), part.batch(), kv_head, block.start);
                 let v = rows_of(problem.v(), part.batch(), kv_head, block.start);
                 let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
-                let next = block.end..seen.end.min(block.end.saturating_add(tiles.kv));
+                let next = next_block(&seen, &block, tiles.kv);
                 let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
                     let buffers = buffers.of_tile::<S>(&tile, problem);
                     visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers, &mut ahead);
                 }
                 ahead.finish(s);
-                start = start.saturating_add(tiles.kv);
+                block = next;
             }
 
             let value_scale = problem.semantics().scales.v;
@@ -277,7 +276,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
         let mut fresh = seen_by(problem, &tile.rows).start >= block.start;
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
-            buffers.state.blank(s, problem.shape().dim_v);
+            blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
             fresh = false;
         }
         let references = softmax::update(s, buffers.state, problem.shape().dim_v, max);

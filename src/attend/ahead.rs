@@ -2,7 +2,7 @@
 //! begins with. A few rows with each register tile, because the machine takes only some tens of requests
 //! at a time and stands still for more.
 
-use super::mask::seen_by;
+use super::mask::{first_block, seen_by};
 use super::{fetch, rows_of};
 use crate::dtype::Rows;
 use crate::part::{Part, Place};
@@ -39,8 +39,7 @@ impl Ahead {
             ahead.keys(problem, part.place(), next);
         } else if let Some(place) = part.next() {
             let seen = seen_by(problem, &place.rows);
-            let start = seen.start - seen.start % block;
-            let keys = seen.start..seen.end.min(start.saturating_add(block));
+            let keys = first_block(&seen, block);
             if !keys.is_empty() {
                 ahead.keys(problem, place, &keys);
             }

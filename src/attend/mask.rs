@@ -1,7 +1,8 @@
 //! Step 2: what is not visible gets the score -inf, whatever its score was (NaN included).
 //!
 //! What a tile sees of a block is cut into spans. A key that no row sees is in none; a span is *full*
-//! when every row of its vectors sees all of it, and *partial* otherwise: only those are masked.
+//! when every row of its vectors sees all of it, and *partial* otherwise: then the register tiles at its
+//! ends are masked.
 
 use std::ops::Range;
 
@@ -56,6 +57,20 @@ pub(crate) fn seen_by(problem: &Problem, rows: &Range<usize>) -> Range<usize> {
     // Windows move with the row, so the first and the last row bound all others.
     let start = problem.visible(rows.start).start;
     start..problem.visible(rows.end - 1).end.max(start)
+}
+
+/// What of `seen` lies in the first block that has any of it; empty if nothing is seen. Blocks of `size`
+/// keys start at multiples of `size` from key 0, whatever is seen.
+#[inline(always)]
+pub(crate) fn first_block(seen: &Range<usize>, size: usize) -> Range<usize> {
+    let start = seen.start - seen.start % size;
+    seen.start..seen.end.min(start.saturating_add(size))
+}
+
+/// What of `seen` lies in the block behind `block`; empty after the last.
+#[inline(always)]
+pub(crate) fn next_block(seen: &Range<usize>, block: &Range<usize>, size: usize) -> Range<usize> {
+    block.end..seen.end.min(block.end.saturating_add(size))
 }
 
 impl Span {

@@ -38,7 +38,8 @@ impl State {
         }
     }
 
-    /// The state before the first key. The output is written by the first keys, or by [`State::blank`].
+    /// The state before the first key. The output is written by the first keys, or
+    /// blanked.
     ///
     /// # Safety
     /// `reference` and `sum` have room for `lanes`.
@@ -49,20 +50,6 @@ impl State {
             unsafe {
                 s.store(self.reference.add(lane), s.splat(f32::NEG_INFINITY));
                 s.store(self.sum.add(lane), s.splat(0.0));
-            }
-        }
-    }
-
-    /// An output of zeros.
-    ///
-    /// # Safety
-    /// `output` has room for `dim_v * lanes`.
-    #[inline(always)]
-    pub(crate) unsafe fn blank<S: Isa>(self, s: S, dim_v: usize) {
-        for lane in (0..self.lanes).step_by(S::LANES) {
-            for d in 0..dim_v {
-                // SAFETY: below the caller's counts.
-                unsafe { s.store(self.output.add(d * self.lanes + lane), s.splat(0.0)) };
             }
         }
     }
