@@ -12,7 +12,7 @@ use flash_attention::kernel;
 use flash_attention::machine::Machine;
 use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::problem::{Batch, Problem, Semantics, Tensors};
 use flash_attention::schedule;
 use flash_attention::view::{Layout, View, ViewMut};
 use flash_attention::workspace::Workspace;
@@ -40,6 +40,7 @@ fn parts(c: &mut Criterion) {
                 v: view(len_kv),
                 o: ViewMut::of(&mut out, layout(len_q)).expect("a view"),
                 lse: None,
+                batch: Batch::default(),
             };
             let mut problem = Problem::new(tensors, Semantics::with_scale(0.125)).expect("a problem");
             let plan = Plan::new(problem.shape(), row, Machine::get(), 1).expect("a plan");

@@ -112,13 +112,41 @@ typedef enum fa_status {
    */
   FA_ERR_INTERNAL = 11,
   /**
-   * Tensors disagree about a size that they share; no function of this version can say so.
+   * Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple of
+   * heads_kv.
    */
   FA_ERR_SHAPE = 12,
   /**
-   * A stride is unusable: rows of an output would overlap; no function of this version says so.
+   * A stride is unusable: negative, no multiple of the element size, or so small that rows of an
+   * output would overlap.
    */
   FA_ERR_STRIDE = 13,
+  /**
+   * cu_len_q or cu_len_kv decreases or is negative, or a sequence is longer than len_q or len_kv
+   * says.
+   */
+  FA_ERR_LENGTHS = 14,
+  /**
+   * struct_size is not that of any version up to this one, or what lies beyond the fields that
+   * this version knows is not 0.
+   */
+  FA_ERR_STRUCT_SIZE = 15,
+  /**
+   * Legal, but not in this version; fa_attention_check says what.
+   */
+  FA_ERR_UNSUPPORTED = 16,
+  /**
+   * The workspace is NULL or smaller than fa_attention_workspace asks for.
+   */
+  FA_ERR_WORKSPACE = 17,
+  /**
+   * Not 0 <= part < n_parts, or n_parts is out of range.
+   */
+  FA_ERR_PART = 18,
+  /**
+   * A window is negative and not FA_NO_LIMIT.
+   */
+  FA_ERR_WINDOW = 19,
 } fa_status;
 
 /**

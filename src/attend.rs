@@ -16,6 +16,7 @@ pub(crate) mod scores;
 pub(crate) mod softmax;
 
 use crate::dtype::Rows;
+use crate::problem::{Problem, Sequence};
 use crate::simd::{Isa, MAX_LANES};
 use crate::view::View;
 
@@ -26,10 +27,24 @@ pub(crate) const VECTORS: usize = 2;
 /// Lanes of the widest tile: sizes of small arrays on the stack.
 pub(crate) const MAX_WIDTH: usize = VECTORS * MAX_LANES;
 
-/// The rows of one head from `token` on.
+/// The query rows of a sequence from `row` on.
 #[inline(always)]
-pub(crate) fn rows_of(view: &View, batch: usize, head: usize, token: usize) -> Rows {
-    Rows { base: view.row(batch, head, token), stride: view.layout().stride[2] }
+pub(crate) fn query_rows(problem: &Problem, sequence: &Sequence, head: usize, row: usize) -> Rows {
+    let (q, [entry, row]) = (problem.q(), problem.query_at(sequence, row));
+    Rows { base: q.row(entry, head, row), stride: q.layout().stride[2] }
+}
+
+/// The rows of a sequence in `view`, K or V, from `key` on.
+#[inline(always)]
+pub(crate) fn key_rows(
+    problem: &Problem,
+    view: &View,
+    sequence: &Sequence,
+    kv_head: usize,
+    key: usize,
+) -> Rows {
+    let [entry, row] = problem.key_at(sequence, key);
+    Rows { base: view.row(entry, kv_head, row), stride: view.layout().stride[2] }
 }
 
 /// Asks for `bytes` bytes to be brought near.

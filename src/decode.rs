@@ -28,10 +28,10 @@ use std::ops::Range;
 
 use crate::attend::epilogue::blank;
 use crate::attend::mask::{clip, first_block, next_block, seen_by};
-use crate::attend::rows_of;
+use crate::attend::{key_rows, query_rows};
 use crate::dtype::{Family, Rows};
 use crate::part::{Part, Tiles};
-use crate::problem::{Problem, Shape};
+use crate::problem::{Sequence, Shape};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::workspace::{Scratch, array_bytes};
 
@@ -109,7 +109,7 @@ impl<F: Family> Body for Decode<'_, '_, F> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Decode { part, tiles, mut scratch, .. } = self;
-        let (problem, rows) = (part.problem(), part.rows());
+        let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
         assert!(problem.shape().dtype == F::DTYPE && rows.len() <= tiles.q);
 
         let Shape { dim_qk, dim_v, .. } = *problem.shape();
@@ -132,7 +132,7 @@ impl<F: Family> Body for Decode<'_, '_, F> {
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for.
         unsafe {
-            let q = rows_of(problem.q(), part.batch(), part.head(), rows.start);
+            let q = query_rows(problem, sequence, part.head(), rows.start);
             for r in 0..lines_of(rows.len()) {
                 let query = lines.queries.add(r * queries_step);
                 // Lines without a row repeat the last row: their results go nowhere.
@@ -143,16 +143,16 @@ impl<F: Family> Body for Decode<'_, '_, F> {
             }
 
             let kv_head = problem.kv_head(part.head());
-            let seen = seen_by(problem, &rows);
+            let seen = seen_by(sequence, &rows);
             let mut keys = first_block(&seen, tiles.kv);
             let mut fresh = true;
             while !keys.is_empty() {
-                let k = rows_of(problem.k(), part.batch(), kv_head, keys.start);
-                let v = rows_of(problem.v(), part.batch(), kv_head, keys.start);
+                let k = key_rows(problem, problem.k(), sequence, kv_head, keys.start);
+                let v = key_rows(problem, problem.v(), sequence, kv_head, keys.start);
                 let k = F::stage_k(s, k, keys.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, keys.len(), dim_v, tiles.copy, staged_v);
                 let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
-                visit(s, problem, &rows, &Block { start, keys, k, v, fresh }, &lines);
+                visit(s, part, &Block { start, keys, k, v, fresh }, &lines);
                 fresh = false;
                 keys = next;
             }
@@ -177,8 +177,8 @@ struct Block {
 impl Block {
     /// What a row sees of it, counted from its start.
     #[inline(always)]
-    fn seen_by(&self, problem: &Problem, row: usize) -> Range<usize> {
-        let keys = clip(problem.visible(row), &self.keys);
+    fn seen_by(&self, sequence: &Sequence, row: usize) -> Range<usize> {
+        let keys = clip(sequence.visible(row), &self.keys);
         keys.start - self.start..keys.end - self.start
     }
 }
@@ -188,24 +188,19 @@ impl Block {
 /// # Safety
 /// `lines` are the part's arrays, with the queries packed, and the rest as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa, F: Family>(
-    s: S,
-    problem: &Problem,
-    rows: &Range<usize>,
-    block: &Block,
-    lines: &Lines<F>,
-) {
+unsafe fn visit<S: Isa, F: Family>(s: S, part: &Part, block: &Block, lines: &Lines<F>) {
+    let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
     let Shape { dim_qk, dim_v, .. } = *problem.shape();
     // SAFETY: keys and rows are those of block and part; see the steps themselves.
     unsafe {
         let keys = block.keys.start - block.start..block.keys.end - block.start;
         scores::scores(s, lines, rows.len(), &keys, block.k, dim_qk, problem.score_factor());
         // Windows move with the row, so the first and the last row bound all others.
-        let first = block.seen_by(problem, rows.start);
-        let last = block.seen_by(problem, rows.end - 1);
+        let first = block.seen_by(sequence, rows.start);
+        let last = block.seen_by(sequence, rows.end - 1);
         let is_whole = first == keys && last == keys;
         for r in 0..rows.len() {
-            let seen = if is_whole { keys.clone() } else { block.seen_by(problem, rows.start + r) };
+            let seen = if is_whole { keys.clone() } else { block.seen_by(sequence, rows.start + r) };
             if !seen.is_empty() {
                 softmax::softmax(s, lines, r, &seen);
             }
@@ -227,7 +222,7 @@ unsafe fn visit<S: Isa, F: Family>(
                 let (rows, keys_here) = if third == 1 {
                     (0..rows.len(), all.clone())
                 } else {
-                    let seen = block.seen_by(problem, rows.start + r);
+                    let seen = block.seen_by(sequence, rows.start + r);
                     let before = seen.start..all.start.min(seen.end);
                     let behind = all.end.max(seen.start)..seen.end;
                     (r..r + 1, if third == 0 { before } else { behind })

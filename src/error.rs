@@ -13,6 +13,8 @@ pub enum Error {
     Overflow,
     /// Tensors disagree about an extent that they share.
     Shape,
+    /// The lengths of sequences are negative, decrease where they are sums, or go beyond the tensors.
+    Lengths,
     /// A stride is no multiple of the element size, or rows of the output overlap.
     Stride,
     /// The softmax scale is NaN, infinite, or too large to be folded into f32.
@@ -25,6 +27,16 @@ pub enum Error {
     Overlap,
     /// No kernel takes these storage types.
     Dtype,
+    /// The size of a structure from C is not one that was ever valid.
+    StructSize,
+    /// Legal, but not in this version.
+    Unsupported,
+    /// The caller's scratch memory is too small.
+    Workspace,
+    /// A share of the work that does not exist.
+    Part,
+    /// A window that is no number of keys.
+    Window,
     /// An instruction set was named that this build does not know.
     Isa,
     /// Scratch memory could not be allocated.

@@ -44,6 +44,16 @@ pub enum Path {
     Decode,
 }
 
+impl Path {
+    /// The other one.
+    pub fn other(self) -> Path {
+        match self {
+            Path::Prefill => Path::Decode,
+            Path::Decode => Path::Prefill,
+        }
+    }
+}
+
 /// One path of a row.
 struct Way {
     scratch: fn(&Shape, Tiles) -> Option<usize>,

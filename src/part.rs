@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Sequence, Shape};
 
 /// The pieces that a problem is cut into; sizes are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Tiles {
 /// Where a part lies: consecutive query rows of one head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Batch entry.
+    /// Number of the sequence.
     pub batch: usize,
     /// Query head.
     pub head: usize,
@@ -35,6 +35,7 @@ pub struct Place {
 pub struct Part<'p> {
     problem: &'p Problem<'p>,
     place: Place,
+    sequence: Sequence,
     next: Option<Place>,
 }
 
@@ -49,9 +50,9 @@ impl<'p> Part<'p> {
         &self.place
     }
 
-    /// Its batch entry.
-    pub fn batch(&self) -> usize {
-        self.place.batch
+    /// The sequence that its rows belong to.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
     }
 
     /// Its query head.
@@ -70,58 +71,103 @@ impl<'p> Part<'p> {
     }
 }
 
-/// How many parts a problem of `[batch, heads, rows]` queries has, of at most `rows_per_part`.
-pub fn count(queries: [usize; 3], rows_per_part: usize) -> usize {
-    // Cannot overflow: there are no more parts than rows of Q, which an address space holds.
-    queries[0] * queries[1] * queries[2].div_ceil(rows_per_part)
+/// How many indices the parts of a problem have, of at most `rows` query rows each.
+///
+/// Of a ragged batch some indices stand for no part: sequence b begins at index `starts[b] / rows + b` of
+/// each head, which leaves room for its rows wherever the division falls. So an index leads to its place
+/// by a search among the starts, and nobody has to keep a list.
+pub fn count(shape: &Shape, rows: usize) -> usize {
+    let [batch, heads, len] = shape.queries;
+    // Cannot overflow: there are not many more parts than rows of Q, which an address space holds.
+    match shape.ragged {
+        None => batch * heads * len.div_ceil(rows),
+        Some(_) if len == 0 => 0,
+        Some(total) => heads * (total / rows + batch),
+    }
 }
 
 /// Hands out the parts of a problem, each once, from any thread.
 pub struct Queue<'p> {
     problem: &'p Problem<'p>,
-    rows_per_part: usize,
-    threads: usize,
+    rows: usize,
     count: usize,
+    /// The next index, and how far apart indices are.
     next: AtomicUsize,
+    step: usize,
+    /// How far the index is that whoever takes one will probably get next.
+    ahead: usize,
 }
 
 impl<'p> Queue<'p> {
-    /// All parts of `problem`, of at most `rows_per_part` (at least 1) query rows, for about this
-    /// many threads.
-    pub fn new(problem: &'p mut Problem<'_>, rows_per_part: usize, threads: usize) -> Queue<'p> {
+    /// All parts of `problem`, of at most `rows` (at least 1) query rows, for about this many threads.
+    pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> Queue<'p> {
+        Queue::share(problem, rows, [0, 1], threads)
+    }
+
+    /// Share `i` of `n` of the parts, for one thread: no two shares have a part in common.
+    pub fn of_share(problem: &'p mut Problem<'_>, rows: usize, [i, n]: [usize; 2]) -> Queue<'p> {
+        assert!(i < n);
+        Queue::share(problem, rows, [i, n], n)
+    }
+
+    fn share(problem: &'p mut Problem<'_>, rows: usize, [i, n]: [usize; 2], ahead: usize) -> Queue<'p> {
         let problem: &'p Problem<'p> = problem;
-        let count = count(problem.shape().queries, rows_per_part);
-        Queue { problem, rows_per_part, threads, count, next: AtomicUsize::new(0) }
+        let count = count(problem.shape(), rows);
+        Queue { problem, rows, count, next: AtomicUsize::new(i), step: n, ahead }
     }
 
     /// A part that nobody has had yet.
     pub fn take(&self) -> Option<Part<'p>> {
-        // Relaxed: only uniqueness matters; the inputs were there before the threads were.
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        let place = self.place(index)?;
-        let next = index.checked_add(self.threads).and_then(|index| self.place(index));
-        Some(Part { problem: self.problem, place, next })
+        loop {
+            // Relaxed: only uniqueness matters; the inputs were there before the threads were.
+            let index = self.next.fetch_add(self.step, Ordering::Relaxed);
+            if index >= self.count {
+                return None;
+            }
+            if let Some(place) = self.place(index) {
+                let next = index.checked_add(self.ahead).and_then(|index| self.place(index));
+                let sequence = self.problem.sequence(place.batch);
+                return Some(Part { problem: self.problem, place, sequence, next });
+            }
+        }
     }
 
     fn place(&self, index: usize) -> Option<Place> {
         if index >= self.count {
             return None;
         }
-        let [_, heads, rows] = self.problem.shape().queries;
+        let [_, heads, len] = self.problem.shape().queries;
         if self.count == 1 {
             // Small calls notice the divisions.
-            return Some(Place { batch: 0, head: 0, rows: 0..rows });
+            return Some(Place { batch: 0, head: 0, rows: 0..len });
         }
-        let tiles = rows.div_ceil(self.rows_per_part);
+        let (batch, index, tiles, len) = match self.problem.starts_q() {
+            None => {
+                let tiles = len.div_ceil(self.rows);
+                (index / (tiles * heads), index % (tiles * heads), tiles, len)
+            }
+            Some(starts) => {
+                let start = |b| usize::try_from(starts.get(b)).unwrap_or(0);
+                let first = |b| start(b) / self.rows + b;
+                let (mut batch, mut end) = (0, starts.len() - 1);
+                while end - batch > 1 {
+                    let middle = (batch + end) / 2;
+                    *(if first(middle) * heads <= index { &mut batch } else { &mut end }) = middle;
+                }
+                let begin = first(batch);
+                (
+                    batch,
+                    index.checked_sub(begin * heads)?,
+                    first(batch + 1) - begin,
+                    start(batch + 1) - start(batch),
+                )
+            }
+        };
         // Last rows first: under a causal window they see the most keys, and the longest parts
         // must not be the ones that start last. Heads innermost would spread the threads over
         // all of K and V; tiles innermost keeps one head's K and V in cache.
-        let tile = tiles - 1 - index % tiles;
-        let start = tile * self.rows_per_part;
-        Some(Place {
-            batch: index / tiles / heads,
-            head: index / tiles % heads,
-            rows: start..rows.min(start + self.rows_per_part),
-        })
+        let (head, tile) = (index / tiles, tiles - 1 - index % tiles);
+        let start = tile * self.rows;
+        (head < heads && start < len).then(|| Place { batch, head, rows: start..len.min(start + self.rows) })
     }
 }

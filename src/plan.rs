@@ -17,10 +17,12 @@ use crate::workspace;
 pub struct Plan {
     /// Instruction set and compute family.
     pub row: &'static Row,
-    /// Which way through a part.
+    /// Which way through a part, for the longest sequence.
     pub path: Path,
-    /// Rows of a part and keys of a block.
+    /// Rows of a part and keys of a block there.
     pub tiles: Tiles,
+    /// The same on the other path, if shorter sequences take that.
+    others: Option<Tiles>,
     /// Number of parts.
     pub parts: usize,
     /// Threads that work at the same time; at least 1.
@@ -46,7 +48,15 @@ const WORK_PER_THREAD: f64 = 2e6;
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
     pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
-        Plan::on(path(shape, row), shape, row, machine, threads)
+        let mut plan = Plan::on(path(shape.queries[2], row), shape, row, machine, threads)?;
+        if shape.ragged.is_some() {
+            let tiles = Tiles { kv: keys(plan.path.other(), shape, row, machine), ..plan.tiles };
+            let scratch = row.scratch_bytes(plan.path.other(), shape, tiles).ok_or(Error::Overflow)?;
+            plan.scratch = plan.scratch.max(scratch);
+            plan.others = Some(tiles);
+            workspace::total_bytes(plan.threads, plan.scratch)?;
+        }
+        Ok(plan)
     }
 
     /// The same on a path of the caller's choice.
@@ -60,10 +70,19 @@ impl Plan {
         let threads = threads.clamp(1, threads_worth(shape));
         let q = rows(path, shape, row, machine, threads);
         let tiles = Tiles { q, kv: keys(path, shape, row, machine), copy: copy(shape, q) };
-        let parts = part::count(shape.queries, tiles.q);
+        let parts = part::count(shape, tiles.q);
         let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
-        let plan = Plan { row, path, tiles, parts, threads: threads.min(parts.max(1)), scratch };
+        let plan =
+            Plan { row, path, tiles, others: None, parts, threads: threads.min(parts.max(1)), scratch };
         workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
+    }
+
+    /// Path and tiles for a sequence of this many query rows.
+    pub fn way(&self, len_q: usize) -> (Path, Tiles) {
+        match self.others {
+            Some(tiles) if path(len_q, self.row) != self.path => (self.path.other(), tiles),
+            _ => (self.path, self.tiles),
+        }
     }
 
     /// Whether the scratch of the call is kept on the stack.
@@ -92,10 +111,9 @@ fn threads_worth(shape: &Shape) -> usize {
 
 /// The path that is faster for this number of query rows: not a matter of how they are cut into
 /// parts, so that the bits of a row are not, either.
-fn path(shape: &Shape, row: &Row) -> Path {
+fn path(rows: usize, row: &Row) -> Path {
     // Measured on both instruction sets: a row takes as long with lanes of elements as 16/13 of a lane
     // of rows, and vectors of rows are paid for whole.
-    let rows = shape.queries[2];
     let lanes = rows.checked_next_multiple_of(row.lanes()).unwrap_or(usize::MAX);
     if rows.saturating_mul(16) <= lanes.saturating_mul(13) { Path::Decode } else { Path::Prefill }
 }

@@ -26,7 +26,7 @@ use crate::attend::epilogue::{blank, epilogue};
 use crate::attend::mask::{self, Span, first_block, next_block, seen_by};
 use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
-use crate::attend::{VECTORS, fetch, rows_of};
+use crate::attend::{VECTORS, fetch, key_rows, query_rows};
 use crate::dtype::{Family, Rows};
 use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
@@ -104,18 +104,19 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for, and each tile uses its own lanes of them.
         unsafe {
-            let kv_head = problem.kv_head(part.head());
-            let seen = seen_by(problem, &part.rows());
+            let (sequence, head) = (part.sequence(), part.head());
+            let kv_head = problem.kv_head(head);
+            let seen = seen_by(sequence, &part.rows());
             let worth_fetching = seen.len() >= FETCH_FROM;
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
-                    fetch(s, problem.q().row(part.batch(), part.head(), row), dim_qk * F::DTYPE.size());
+                    fetch(s, query_rows(problem, sequence, head, row).base, dim_qk * F::DTYPE.size());
                 }
-                let q = rows_of(problem.q(), part.batch(), part.head(), tile.rows.start);
+                let q = query_rows(problem, sequence, head, tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
                 state.begin(s);
-                if seen_by(problem, &tile.rows).is_empty() {
+                if seen_by(sequence, &tile.rows).is_empty() {
                     blank(state.output, dim_v * state.lanes);
                 }
             }
@@ -123,15 +124,15 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             let mut block = first_block(&seen, tiles.kv);
             while !block.is_empty() {
-                let k = rows_of(problem.k(), part.batch(), kv_head, block.start);
-                let v = rows_of(problem.v(), part.batch(), kv_head, block.start);
+                let k = key_rows(problem, problem.k(), sequence, kv_head, block.start);
+                let v = key_rows(problem, problem.v(), sequence, kv_head, block.start);
                 let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
                 let next = next_block(&seen, &block, tiles.kv);
                 let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
                     let buffers = buffers.of_tile::<S>(&tile, problem);
-                    visit::<S, F, R>(s, problem, &tile, &block, k, v, buffers, &mut ahead);
+                    visit::<S, F, R>(s, part, &tile, &block, k, v, buffers, &mut ahead);
                 }
                 ahead.finish(s);
                 block = next;
@@ -140,7 +141,8 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let value_scale = problem.semantics().scales.v;
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
-                    fetch(s, problem.o().row(part.batch(), part.head(), row), dim_v * 4);
+                    let [entry, row] = problem.query_at(sequence, row);
+                    fetch(s, problem.o().row(entry, head, row), dim_v * 4);
                 }
                 let state = buffers.of_tile::<S>(&tile, problem).state;
                 if tile.lanes == S::LANES {
@@ -244,7 +246,7 @@ impl<F: Family> Buffers<F> {
 #[inline(always)]
 unsafe fn visit<S: Isa, F: Family, const R: usize>(
     s: S,
-    problem: &Problem,
+    part: &Part,
     tile: &Tile,
     block: &Range<usize>,
     k: Rows,
@@ -252,7 +254,8 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
     buffers: Buffers<F>,
     ahead: &mut Ahead,
 ) {
-    let spans = mask::spans::<S>(problem, &tile.rows, block);
+    let (problem, sequence) = (part.problem(), part.sequence());
+    let spans = mask::spans::<S>(sequence, &tile.rows, block);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
@@ -261,11 +264,11 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => {
-                    let [x] = score::<S, F, R, 1>(s, problem, span, place, ahead);
+                    let [x] = score::<S, F, R, 1>(s, part, span, place, ahead);
                     max[span.vector] = s.max(x, max[span.vector]);
                 }
                 _ => {
-                    let found = score::<S, F, R, VECTORS>(s, problem, span, place, ahead);
+                    let found = score::<S, F, R, VECTORS>(s, part, span, place, ahead);
                     for (max, x) in max.iter_mut().zip(found) {
                         *max = s.max(x, *max);
                     }
@@ -273,7 +276,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             }
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
-        let mut fresh = seen_by(problem, &tile.rows).start >= block.start;
+        let mut fresh = seen_by(sequence, &tile.rows).start >= block.start;
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
@@ -285,8 +288,8 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             let place = Place::of::<S>(span, tile, block, k, v, &buffers);
             match span.vectors {
                 _ if span.keys.is_empty() => {}
-                1 => weigh::<S, F, R, 1>(s, problem, span, place, fresh, &mut making),
-                _ => weigh::<S, F, R, VECTORS>(s, problem, span, place, fresh, &mut making),
+                1 => weigh::<S, F, R, 1>(s, part, span, place, fresh, &mut making),
+                _ => weigh::<S, F, R, VECTORS>(s, part, span, place, fresh, &mut making),
             }
             fresh &= span.keys.is_empty();
         }
@@ -332,12 +335,13 @@ impl<F: Family> Place<F> {
 #[inline(always)]
 unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
-    problem: &Problem,
+    part: &Part,
     span: &Span,
     place: Place<F>,
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
+    let (problem, sequence) = (part.problem(), part.sequence());
     let (dim, factor) = (problem.shape().dim_qk, problem.score_factor());
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     // The keys that every row sees, as far as they fill register tiles, and those at either end, which
@@ -361,7 +365,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
                     *max = s.max(found, *max);
                 }
             } else {
-                mask::mask(s, scores, keys, &span.sight::<S>(problem), &mut max);
+                mask::mask(s, scores, keys, &span.sight::<S>(sequence), &mut max);
             }
         }
     }
@@ -376,7 +380,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
 #[inline(always)]
 unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
-    problem: &Problem,
+    part: &Part,
     span: &Span,
     place: Place<F>,
     mut fresh: bool,
@@ -384,7 +388,7 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
 ) {
     let Place { v, scores: p, state, .. } = place;
     let State { output, lanes, .. } = state;
-    let (n, dim) = (span.keys.len(), problem.shape().dim_v);
+    let (sequence, n, dim) = (part.sequence(), span.keys.len(), part.problem().shape().dim_v);
     let mut making = all_making.part::<Z>(span.vector);
     // SAFETY: `n` rows of v and scores exist; the rest is the caller's contract.
     unsafe {
@@ -406,7 +410,7 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
             done = end;
             if let Some(key) = guarded {
                 let (from, v_row) = (p.add(key * Z * S::LANES), v.skip(key).base);
-                let sight = span.sight::<S>(problem);
+                let sight = span.sight::<S>(sequence);
                 accumulate_guarded::<S, Z>(s, from, v_row, dim, output, lanes, &sight, key);
                 done = key + 1;
                 guarded = next_guarded(v, span, done, dim);

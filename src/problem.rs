@@ -7,136 +7,21 @@
 //! LSE = log Σ_j e^s_j
 //! ```
 
+pub mod batch;
+pub mod semantics;
+pub mod shape;
+
 use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::view::{Layout, View, ViewMut};
+use crate::view::{Array, Layout, View, ViewMut};
+pub use batch::{Batch, Sequence};
+pub use semantics::{Position, Scales, Semantics, Window};
+pub use shape::Shape;
 
-/// Which keys a query at position p sees: those from `p - left` to `p + right`, both inclusive;
-/// `None` is no limit. Causal attention is `right = Some(0)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
-    /// Keys before the query's own position.
-    pub left: Option<u64>,
-    /// Keys behind it.
-    pub right: Option<u64>,
-}
-
-/// What a stored value must be multiplied by; 1 for f32 tensors.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scales {
-    /// Of Q.
-    pub q: f32,
-    /// Of K.
-    pub k: f32,
-    /// Of V.
-    pub v: f32,
-}
-
-impl Default for Scales {
-    fn default() -> Scales {
-        Scales { q: 1.0, k: 1.0, v: 1.0 }
-    }
-}
-
-/// Everything about a problem that is not a tensor.
-#[derive(Clone, Copy, Debug)]
-pub struct Semantics {
-    /// Multiplied to every dot product, usually 1/sqrt(dim).
-    pub softmax_scale: f32,
-    /// Quantisation scales per tensor.
-    pub scales: Scales,
-    /// Key position of query row 0.
-    pub q_pos: i64,
-    /// Visible keys around a query's position.
-    pub window: Window,
-    /// Query rows per tile, 0 = automatic.
-    pub block_q: usize,
-    /// Keys per tile, 0 = automatic.
-    pub block_kv: usize,
-}
-
-impl Semantics {
-    /// Full attention with the given scale.
-    pub fn with_scale(softmax_scale: f32) -> Semantics {
-        Semantics {
-            softmax_scale,
-            scales: Scales::default(),
-            q_pos: 0,
-            window: Window::default(),
-            block_q: 0,
-            block_kv: 0,
-        }
-    }
-
-    /// Query i sees key j iff j <= i + (len_kv - len_q): the last query is on the last key.
-    pub fn causal(self, len_q: usize, len_kv: usize) -> Semantics {
-        let q_pos = len_kv as i64 - len_q as i64;
-        Semantics { q_pos, window: Window { left: None, right: Some(0) }, ..self }
-    }
-}
-
-/// Sizes and type of a problem: all that a plan depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Storage type of Q, K and V.
-    pub dtype: Dtype,
-    /// Batches, query heads, query rows.
-    pub queries: [usize; 3],
-    /// Heads of K and V; divides the number of query heads.
-    pub heads_kv: usize,
-    /// Keys of a sequence.
-    pub len_kv: usize,
-    /// Elements of a row of Q and K.
-    pub dim_qk: usize,
-    /// Elements of a row of V and O.
-    pub dim_v: usize,
-    /// Bytes between the rows of K, and of V.
-    pub strides_kv: [usize; 2],
-    /// Query rows per tile, 0 = automatic.
-    pub block_q: usize,
-    /// Keys per tile, 0 = automatic.
-    pub block_kv: usize,
-}
-
-impl Shape {
-    /// The shape of Q, K and V with these layouts, if they fit together.
-    pub fn of(q: &Layout, k: &Layout, v: &Layout, semantics: &Semantics) -> Result<Shape, Error> {
-        let [batch, heads_q, len_q] = q.extent;
-        let [_, heads_kv, len_kv] = k.extent;
-        if batch == 0 || heads_q == 0 || heads_kv == 0 || q.dim == 0 || v.dim == 0 {
-            return Err(Error::ZeroExtent);
-        }
-        let consistent = k.extent == [batch, heads_kv, len_kv]
-            && v.extent == k.extent
-            && k.dim == q.dim
-            && heads_q.is_multiple_of(heads_kv);
-        if !consistent {
-            return Err(Error::Shape);
-        }
-        if q.dtype != k.dtype || k.dtype != v.dtype || q.dtype == Dtype::F64 {
-            return Err(Error::Dtype);
-        }
-        // Positions are i64, and a position plus a length must stay one.
-        if i64::try_from(len_q.max(len_kv)).is_err() || semantics.q_pos.checked_add(len_q as i64).is_none() {
-            return Err(Error::Overflow);
-        }
-        Ok(Shape {
-            dtype: q.dtype,
-            queries: q.extent,
-            heads_kv,
-            len_kv,
-            dim_qk: q.dim,
-            dim_v: v.dim,
-            strides_kv: [k.stride[2], v.stride[2]],
-            block_q: semantics.block_q,
-            block_kv: semantics.block_kv,
-        })
-    }
-}
-
-/// The tensors of a problem.
+/// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
+/// [`Batch`].
 #[derive(Debug)]
 pub struct Tensors<'a> {
     /// Queries: `[batch][heads_q][len_q][dim_qk]`.
@@ -149,6 +34,15 @@ pub struct Tensors<'a> {
     pub o: ViewMut<'a>,
     /// Natural logarithm of the sum of exponentials, f32: `[batch][heads_q][len_q][1]`.
     pub lse: Option<ViewMut<'a>>,
+    /// Where the sequences lie.
+    pub batch: Batch<'a>,
+}
+
+impl<'a> Tensors<'a> {
+    /// Of sequences of the same lengths.
+    pub fn new(q: View<'a>, k: View<'a>, v: View<'a>, o: ViewMut<'a>) -> Tensors<'a> {
+        Tensors { q, k, v, o, lse: None, batch: Batch::default() }
+    }
 }
 
 /// A validated problem.
@@ -163,12 +57,12 @@ pub struct Problem<'a> {
 impl<'a> Problem<'a> {
     /// Checks everything that the core relies on; see [`Error`] for the refusals.
     pub fn new(tensors: Tensors<'a>, semantics: Semantics) -> Result<Problem<'a>, Error> {
-        let Tensors { q, k, v, o, lse } = &tensors;
-        let shape = Shape::of(q.layout(), k.layout(), v.layout(), &semantics)?;
+        let Tensors { q, k, v, o, lse, batch } = &tensors;
+        let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, &semantics)?;
         let is_output = |view: &ViewMut, dim| {
             let Layout { dtype, extent, dim: d, .. } = *view.layout();
             match dtype {
-                _ if extent != shape.queries || d != dim => Err(Error::Shape),
+                _ if extent != q.layout().extent || d != dim => Err(Error::Shape),
                 Dtype::F32 => Ok(()),
                 _ => Err(Error::Dtype),
             }
@@ -186,7 +80,7 @@ impl<'a> Problem<'a> {
     }
 
     fn output_overlaps_input(&self) -> bool {
-        let Tensors { q, k, v, o, lse } = &self.tensors;
+        let Tensors { q, k, v, o, lse, .. } = &self.tensors;
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
         let inputs = [q.addresses(), k.addresses(), v.addresses()];
@@ -240,23 +134,32 @@ impl<'a> Problem<'a> {
         self.score_factor
     }
 
-    /// The keys that a query row sees.
-    pub fn visible(&self, row: usize) -> Range<usize> {
-        let len = self.shape.len_kv as i64;
-        let [start, end] = self.window(row).map(|bound| bound.clamp(0, len) as usize);
-        start..end.max(start)
+    /// One sequence of the batch.
+    #[inline(always)]
+    pub fn sequence(&self, batch: usize) -> Sequence {
+        let Semantics { q_pos, window, .. } = self.semantics;
+        let rows = [self.shape.queries[2], self.shape.len_kv];
+        Sequence::new(batch, &self.tensors.batch, rows, q_pos, window)
     }
 
-    /// The keys that a query row would see if there were infinitely many in both directions: the first,
-    /// and the one behind the last. Each row's window lies one key further than that of the row before.
-    pub fn window(&self, row: usize) -> [i64; 2] {
-        let Semantics { q_pos, window, .. } = self.semantics;
-        // Cannot overflow: checked by `new` for every row.
-        let position = q_pos + row as i64;
-        let start = window.left.map_or(i64::MIN, |left| position.saturating_sub_unsigned(left));
-        let end =
-            window.right.map_or(i64::MAX, |right| position.saturating_add_unsigned(right).saturating_add(1));
-        [start, end]
+    /// The first of the sequences' query rows in the packed tensors, one more than there are sequences, if
+    /// the batch is ragged.
+    pub fn starts_q(&self) -> Option<Array<'a, i32>> {
+        self.tensors.batch.starts_q
+    }
+
+    /// Where a query row of a sequence is in Q, O and LSE: entry and row.
+    #[inline(always)]
+    pub fn query_at(&self, sequence: &Sequence, row: usize) -> [usize; 2] {
+        let [entry, first] = sequence.q;
+        [entry, first + row]
+    }
+
+    /// Where a key of a sequence is in K and V: entry and row.
+    #[inline(always)]
+    pub fn key_at(&self, sequence: &Sequence, key: usize) -> [usize; 2] {
+        let [entry, first] = sequence.kv;
+        [entry, first + key]
     }
 }
 

@@ -1,9 +1,10 @@
 //! Attention as the textbook writes it, in f64, one row at a time: the oracle of the tests, and
 //! the page to read first. It shares no code with the kernels, only the problem's description.
 
-use crate::problem::{Problem, Semantics};
+use crate::problem::{Position, Problem, Semantics, Sequence};
 
-/// `[batch][head][row][dim_v]` outputs and `[batch][head][row]` log-sum-exps.
+/// `[batch][head][row][dim_v]` outputs and `[batch][head][row]` log-sum-exps, each sequence with its own
+/// number of rows.
 #[derive(Debug)]
 pub struct Answer {
     /// Output.
@@ -14,21 +15,25 @@ pub struct Answer {
 
 /// Computes `problem` in f64 (its outputs are not touched).
 pub fn attention(problem: &Problem) -> Answer {
-    let [batch, heads, rows] = problem.shape().queries;
+    let [batch, heads, _] = problem.shape().queries;
     let (q, k, v) = (problem.q(), problem.k(), problem.v());
     let Semantics { softmax_scale, scales, .. } = *problem.semantics();
     let scale = f64::from(softmax_scale) * f64::from(scales.q) * f64::from(scales.k);
     let mut answer = Answer { o: Vec::new(), lse: Vec::new() };
     for b in 0..batch {
+        let sequence = problem.sequence(b);
         for h in 0..heads {
             // Query heads share kv heads in groups of neighbours.
             let kv = h / (heads / k.layout().extent[1]);
-            for i in 0..rows {
-                let keys: Vec<usize> = (0..problem.shape().len_kv).filter(|&j| sees(problem, i, j)).collect();
+            for i in 0..sequence.len_q {
+                let [entry, row] = problem.query_at(&sequence, i);
+                let keys: Vec<usize> =
+                    (0..sequence.len_kv).filter(|&j| sees(problem, &sequence, i, j)).collect();
                 let scores: Vec<f64> = keys
                     .iter()
                     .map(|&j| {
-                        let dot = |d| q.get(b, h, i, d) * k.get(b, kv, j, d);
+                        let [page, token] = problem.key_at(&sequence, j);
+                        let dot = |d| q.get(entry, h, row, d) * k.get(page, kv, token, d);
                         scale * (0..problem.shape().dim_qk).map(dot).sum::<f64>()
                     })
                     .collect();
@@ -37,8 +42,9 @@ pub fn attention(problem: &Problem) -> Answer {
                 let sum: f64 = weights.iter().sum();
                 let mut out = vec![0.0; problem.shape().dim_v];
                 for (&j, weight) in keys.iter().zip(&weights) {
+                    let [page, token] = problem.key_at(&sequence, j);
                     for (d, out) in out.iter_mut().enumerate() {
-                        *out += weight / sum * f64::from(scales.v) * v.get(b, kv, j, d);
+                        *out += weight / sum * f64::from(scales.v) * v.get(page, kv, token, d);
                     }
                 }
                 answer.o.extend(out);
@@ -50,9 +56,13 @@ pub fn attention(problem: &Problem) -> Answer {
 }
 
 /// The definition of a window, without clamping or cleverness.
-fn sees(problem: &Problem, row: usize, key: usize) -> bool {
+fn sees(problem: &Problem, sequence: &Sequence, row: usize, key: usize) -> bool {
     let Semantics { q_pos, window, .. } = *problem.semantics();
-    let distance = key as i128 - (i128::from(q_pos) + row as i128);
+    let first = match q_pos {
+        Position::At(position) => i128::from(position),
+        Position::End => sequence.len_kv as i128 - sequence.len_q as i128,
+    };
+    let distance = key as i128 - (first + row as i128);
     window.left.is_none_or(|left| distance >= -i128::from(left))
         && window.right.is_none_or(|right| distance <= i128::from(right))
 }

@@ -46,7 +46,8 @@ fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
 /// Takes parts until there are none.
 fn compute(queue: &Queue, plan: &Plan, mut scratch: Scratch) -> Result<(), Error> {
     while let Some(part) = queue.take() {
-        plan.row.compute(plan.path, &part, plan.tiles, scratch.reborrow())?;
+        let (path, tiles) = plan.way(part.sequence().len_q);
+        plan.row.compute(path, &part, tiles, scratch.reborrow())?;
     }
     Ok(())
 }

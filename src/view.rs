@@ -210,6 +210,53 @@ impl<'a> ViewMut<'a> {
     }
 }
 
+/// A row of plain values.
+#[derive(Clone, Copy, Debug)]
+pub struct Array<'a, T> {
+    base: *const T,
+    len: usize,
+    memory: PhantomData<&'a [T]>,
+}
+
+// SAFETY: an array only reads, and `new` demands that nothing writes while it lives.
+unsafe impl<T: Plain> Send for Array<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Plain> Sync for Array<'_, T> {}
+
+impl<'a, T: Plain> Array<'a, T> {
+    /// `len` values that the caller vouches for.
+    ///
+    /// # Safety
+    /// `len` values are readable at `data`, in one allocation, and not written to while the array lives; no
+    /// alignment is needed.
+    pub unsafe fn new(data: *const T, len: usize) -> Array<'a, T> {
+        Array { base: data, len, memory: PhantomData }
+    }
+
+    /// The values of a slice.
+    pub fn of(data: &'a [T]) -> Array<'a, T> {
+        // SAFETY: the slice is borrowed for 'a.
+        unsafe { Array::new(data.as_ptr(), data.len()) }
+    }
+
+    /// How many values there are.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// One value.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> T {
+        assert!(i < self.len);
+        // SAFETY: in range, by the contract of `new`.
+        unsafe { self.base.wrapping_add(i).read_unaligned() }
+    }
+}
+
 fn addresses(base: *const u8, layout: &Layout) -> Range<usize> {
     let start = base.addr();
     start..start.saturating_add(layout.span().unwrap_or(0))
@@ -231,8 +278,17 @@ impl Element for i8 {
     const DTYPE: Dtype = Dtype::I8;
 }
 
+/// A type of which an [`Array`] can be made: any bits are a value.
+pub trait Plain: Copy + sealed::Sealed {}
+
+impl Plain for f32 {}
+impl Plain for i32 {}
+impl Plain for u8 {}
+
 mod sealed {
     pub trait Sealed {}
+    impl Sealed for i32 {}
+    impl Sealed for u8 {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
     impl Sealed for i8 {}

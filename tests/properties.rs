@@ -7,7 +7,7 @@ use std::ops::Range;
 use common::{Inputs, Output, Random, Size, kernels, largest, layout, max_error, run, same_bits};
 use flash_attention::attend::merge::merge;
 use flash_attention::dtype::Dtype;
-use flash_attention::problem::{Problem, Semantics, Shape, Tensors, Window};
+use flash_attention::problem::{Batch, Position, Problem, Semantics, Shape, Tensors, Window};
 use flash_attention::reference;
 use flash_attention::view::{Layout, View, ViewMut};
 use proptest::prelude::*;
@@ -65,7 +65,7 @@ proptest! {
         let kept = (len as f64 * kept) as usize;
         let inputs = Inputs::normal(Size::new(1, 1, len, dim), seed).blocks(0, block_kv);
         let mut masked = inputs.clone();
-        masked.semantics.q_pos = kept as i64 - 1;
+        masked.semantics.q_pos = Position::At(kept as i64 - 1);
         masked.semantics.window.right = Some(0);
         for kernel in kernels(Dtype::F32) {
             prop_assert!(same_bits(&masked.run(kernel, 1).o, &cut(&inputs, 0..kept).run(kernel, 1).o), "{kernel:?}");
@@ -93,7 +93,7 @@ proptest! {
             for edge in edges.windows(2) {
                 let mut piece = cut(&inputs, edge[0]..edge[1]);
                 // Positions count from the piece's own first key.
-                piece.semantics.q_pos -= edge[0] as i64;
+                piece.semantics.q_pos = Position::At(inputs.q_pos() - edge[0] as i64);
                 let piece = piece.run(kernel, 1);
                 merge(&mut merged.o, &mut merged.lse, &piece.o, &piece.lse, dim);
             }
@@ -138,7 +138,7 @@ proptest! {
             q: inputs.q[i * dim..][..dim].to_vec(),
             k: inputs.k[..len_kv * dim].to_vec(),
             v: inputs.v[..len_kv * dim].to_vec(),
-            semantics: Semantics { q_pos: inputs.semantics.q_pos + i as i64, ..inputs.semantics },
+            semantics: Semantics { q_pos: Position::At(inputs.q_pos() + i as i64), ..inputs.semantics },
         };
         for kernel in kernels(Dtype::F32) {
             let all = inputs.run(kernel, 1);
@@ -173,7 +173,7 @@ proptest! {
         let k = data(len_kv, heads_kv, dim_qk);
         let v = data(len_kv, heads_kv, dim_v);
         let semantics = Semantics {
-            q_pos, window: Window { left, right }, block_kv, ..Semantics::with_scale(0.3)
+            q_pos: Position::At(q_pos), window: Window { left, right }, block_kv, ..Semantics::with_scale(0.3)
         };
         for kernel in kernels(Dtype::F32) {
             let mut o = vec![f32::MAX; batch * len_q * heads_q * (dim_v + padding)];
@@ -183,6 +183,7 @@ proptest! {
                 v: View::of(&v, interleaved(len_kv, heads_kv, dim_v)).unwrap(),
                 o: ViewMut::of(&mut o, interleaved(len_q, heads_q, dim_v)).unwrap(),
                 lse: None,
+                batch: Batch::default(),
             };
             let mut problem = Problem::new(tensors, semantics).unwrap();
             let exact = reference::attention(&problem).o;
@@ -256,6 +257,7 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
                     v: View::of(&v, v_layout).unwrap(),
                     o: ViewMut::of(&mut o, layout::<f32>(heads, len_q, dim)).unwrap(),
                     lse: None,
+                    batch: Batch::default(),
                 };
                 let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
                 let plan = kernel.plan(problem.shape(), 1).unwrap();

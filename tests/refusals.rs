@@ -5,7 +5,7 @@ mod common;
 use common::layout;
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
-use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
+use flash_attention::problem::{Batch, Position, Problem, Scales, Semantics, Tensors};
 use flash_attention::view::{Layout, View, ViewMut};
 
 /// Builds a problem of two heads, 4 queries, 6 keys, dim 8, with what `change` does to it.
@@ -22,6 +22,7 @@ fn build(change: impl FnOnce(&mut [Layout; 5], &mut Semantics)) -> Result<(), Er
         v: View::of(&data, v)?,
         o: ViewMut::of(&mut out, o)?,
         lse: Some(ViewMut::of(&mut out_lse, lse)?),
+        batch: Batch::default(),
     };
     Problem::new(tensors, semantics).map(|_| ())
 }
@@ -53,7 +54,7 @@ fn each_inconsistency_has_its_own_error() {
         let [q, k, v] = scales;
         assert_eq!(build(|_, s| s.scales = Scales { q, k, v }), Err(Error::QuantScale));
     }
-    assert_eq!(build(|_, s| s.q_pos = i64::MAX), Err(Error::Overflow));
+    assert_eq!(build(|_, s| s.q_pos = Position::At(i64::MAX)), Err(Error::Overflow));
 }
 
 #[test]
@@ -69,6 +70,7 @@ fn outputs_may_touch_inputs_but_not_overlap_them() {
                 v: View::new(base.add(24).cast(), layout::<f32>(1, 1, 8))?,
                 o: ViewMut::new(base.add(o).cast(), layout::<f32>(1, 2, 8))?,
                 lse: Some(ViewMut::new(base.add(lse).cast(), layout::<f32>(1, 2, 1))?),
+                batch: Batch::default(),
             }
         };
         Problem::new(tensors, Semantics::with_scale(1.0)).map(|_| ())

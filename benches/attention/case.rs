@@ -84,7 +84,7 @@ impl Case {
             _ => Scales::default(),
         };
         let semantics = Semantics { scales, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };
-        if self.causal { semantics.causal(self.len_q, self.len_kv) } else { semantics }
+        if self.causal { semantics.causal() } else { semantics }
     }
 
     fn layout(&self, dtype: Dtype, len: usize) -> Layout {
@@ -150,7 +150,7 @@ impl Arrays {
         };
         let layout = case.layout(Dtype::F32, case.len_q);
         let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
-        let tensors = Tensors { q, k, v, o, lse: None };
+        let tensors = Tensors::new(q, k, v, o);
         Problem::new(tensors, case.semantics()).expect("a consistent problem")
     }
 

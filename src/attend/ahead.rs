@@ -3,10 +3,10 @@
 //! at a time and stands still for more.
 
 use super::mask::{first_block, seen_by};
-use super::{fetch, rows_of};
+use super::{fetch, key_rows, query_rows};
 use crate::dtype::Rows;
 use crate::part::{Part, Place};
-use crate::problem::{Problem, Shape};
+use crate::problem::{Problem, Sequence, Shape};
 use crate::simd::Isa;
 use std::ops::Range;
 
@@ -36,16 +36,17 @@ impl Ahead {
         let problem = part.problem();
         let mut ahead = Ahead([NOTHING; 3]);
         if !next.is_empty() {
-            ahead.keys(problem, part.place(), next);
+            ahead.keys(problem, part.sequence(), part.head(), next);
         } else if let Some(place) = part.next() {
-            let seen = seen_by(problem, &place.rows);
+            let Place { batch, head, ref rows } = *place;
+            let sequence = problem.sequence(batch);
+            let seen = seen_by(&sequence, rows);
             let keys = first_block(&seen, block);
             if !keys.is_empty() {
-                ahead.keys(problem, place, &keys);
+                ahead.keys(problem, &sequence, head, &keys);
             }
-            let Place { batch, head, ref rows } = *place;
             let Shape { dtype, dim_qk, .. } = *problem.shape();
-            let q = rows_of(problem.q(), batch, head, rows.start);
+            let q = query_rows(problem, &sequence, head, rows.start);
             ahead.0[2] = Stream { rows: q, bytes: dim_qk * dtype.size(), left: rows.len(), each: 0 };
         }
         for stream in &mut ahead.0 {
@@ -55,11 +56,11 @@ impl Ahead {
     }
 
     #[inline(always)]
-    fn keys(&mut self, problem: &Problem, place: &Place, keys: &Range<usize>) {
+    fn keys(&mut self, problem: &Problem, sequence: &Sequence, head: usize, keys: &Range<usize>) {
         let Shape { dtype, dim_qk, dim_v, .. } = *problem.shape();
-        let head = problem.kv_head(place.head);
+        let head = problem.kv_head(head);
         for (i, (view, dim)) in [(problem.k(), dim_qk), (problem.v(), dim_v)].into_iter().enumerate() {
-            let rows = rows_of(view, place.batch, head, keys.start);
+            let rows = key_rows(problem, view, sequence, head, keys.start);
             self.0[i] = Stream { rows, bytes: dim * dtype.size(), left: keys.len(), each: 0 };
         }
     }

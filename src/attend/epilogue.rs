@@ -26,13 +26,14 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     let (first, n) = (tile_rows.start, tile_rows.len());
     let problem = part.problem();
     let dim = problem.shape().dim_v;
-    let (batch, head) = (part.batch(), part.head());
+    let (sequence, head) = (part.sequence(), part.head());
+    let [entry, first_row] = problem.query_at(sequence, first);
     let width = Z * S::LANES;
     let mut blind = [false; MAX_WIDTH];
     // Windows move with the row: if the first and the last row see something, so do all between.
-    if problem.visible(first).is_empty() || problem.visible(first + n - 1).is_empty() {
+    if sequence.visible(first).is_empty() || sequence.visible(first + n - 1).is_empty() {
         for (lane, blind) in blind[..n].iter_mut().enumerate() {
-            *blind = problem.visible(first + lane).is_empty();
+            *blind = sequence.visible(first + lane).is_empty();
         }
     }
     let stride = problem.o().layout().stride[2];
@@ -47,7 +48,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
-            let out = problem.o().row(batch, head, first + from).cast::<f32>();
+            let out = problem.o().row(entry, head, first_row + from).cast::<f32>();
             let weights = s.load(weight.as_ptr().add(from));
             let mut d = 0;
             while d + S::LANES <= dim {
@@ -74,7 +75,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                 } else {
                     log_sum_exp(state.reference.add(lane).read(), state.sum.add(lane).read())
                 };
-                lse.row(batch, head, first + lane).cast::<f32>().write_unaligned(x);
+                lse.row(entry, head, first_row + lane).cast::<f32>().write_unaligned(x);
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::MAX_WIDTH;
-use crate::problem::Problem;
+use crate::problem::Sequence;
 use crate::simd::Isa;
 
 /// A run of keys, and the neighbouring vectors of a tile whose rows see some of them.
@@ -27,14 +27,14 @@ pub(crate) struct Span {
 /// are seen by the same vectors, in the order of the keys; empty where there are fewer. A key that
 /// only half of the tile sees then costs half a tile.
 #[inline(always)]
-pub(crate) fn spans<S: Isa>(problem: &Problem, rows: &Range<usize>, block: &Range<usize>) -> [Span; 3] {
+pub(crate) fn spans<S: Isa>(sequence: &Sequence, rows: &Range<usize>, block: &Range<usize>) -> [Span; 3] {
     let middle = rows.end.min(rows.start + S::LANES);
     let span = |keys: Range<usize>, vector, vectors, rows: Range<usize>| {
         // Windows move with the row, so the first and the last row bound all others.
-        let (first, last) = (problem.visible(rows.start), problem.visible(rows.end - 1));
+        let (first, last) = (sequence.visible(rows.start), sequence.visible(rows.end - 1));
         Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
     };
-    let low = clip(seen_by(problem, &(rows.start..middle)), block);
+    let low = clip(seen_by(sequence, &(rows.start..middle)), block);
     if middle == rows.end {
         let nothing = low.end..low.end;
         return [
@@ -43,7 +43,7 @@ pub(crate) fn spans<S: Isa>(problem: &Problem, rows: &Range<usize>, block: &Rang
             span(nothing, 0, 1, rows.clone()),
         ];
     }
-    let high = clip(seen_by(problem, &(middle..rows.end)), block);
+    let high = clip(seen_by(sequence, &(middle..rows.end)), block);
     [
         span(low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
         span(clip(high.clone(), &low), 0, 2, rows.clone()),
@@ -53,10 +53,10 @@ pub(crate) fn spans<S: Isa>(problem: &Problem, rows: &Range<usize>, block: &Rang
 
 /// The keys that at least one of `rows` sees.
 #[inline(always)]
-pub(crate) fn seen_by(problem: &Problem, rows: &Range<usize>) -> Range<usize> {
+pub(crate) fn seen_by(sequence: &Sequence, rows: &Range<usize>) -> Range<usize> {
     // Windows move with the row, so the first and the last row bound all others.
-    let start = problem.visible(rows.start).start;
-    start..problem.visible(rows.end - 1).end.max(start)
+    let start = sequence.visible(rows.start).start;
+    start..sequence.visible(rows.end - 1).end.max(start)
 }
 
 /// What of `seen` lies in the first block that has any of it; empty if nothing is seen. Blocks of `size`
@@ -84,12 +84,12 @@ impl Span {
 
     /// What each lane sees.
     #[inline(always)]
-    pub(crate) fn sight<S: Isa>(&self, problem: &Problem) -> Sight {
+    pub(crate) fn sight<S: Isa>(&self, sequence: &Sequence) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
         // Counted in 32 bits from the first key on, which makes vector code of the loop: a block is at
         // most i32::MAX keys long (see `plan`), and what lies far before it need not be told apart.
         let n = self.keys.len() as i64;
-        let window = problem
+        let window = sequence
             .window(self.rows.start)
             .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
         let (last, n) = (self.rows.len() as i32 - 1, n as i32);

@@ -141,8 +141,8 @@ impl Config {
         Ok(Config { head_dim, semantics, causal, threads: threads.min(MAX_THREADS) })
     }
 
-    /// The semantics for sequences of these lengths.
-    pub(super) fn semantics(&self, len_q: usize, len_kv: usize) -> Semantics {
-        if self.causal { self.semantics.causal(len_q, len_kv) } else { self.semantics }
+    /// What it says of the semantics.
+    pub(super) fn semantics(&self) -> Semantics {
+        if self.causal { self.semantics.causal() } else { self.semantics }
     }
 }

@@ -150,15 +150,14 @@ unsafe fn run<T: Stored>(
         let layout = |dtype, tokens| Layout::dense(dtype, heads, tokens, config.head_dim);
         // SAFETY: dense arrays of these sizes, by the caller's contract.
         let tensors = unsafe {
-            Tensors {
-                q: View::new(q.cast(), layout(T::DTYPE, seq_len_q)?)?,
-                k: View::new(k.cast(), layout(T::DTYPE, seq_len_kv)?)?,
-                v: View::new(v.cast(), layout(T::DTYPE, seq_len_kv)?)?,
-                o: ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
-                lse: None,
-            }
+            Tensors::new(
+                View::new(q.cast(), layout(T::DTYPE, seq_len_q)?)?,
+                View::new(k.cast(), layout(T::DTYPE, seq_len_kv)?)?,
+                View::new(v.cast(), layout(T::DTYPE, seq_len_kv)?)?,
+                ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
+            )
         };
-        let semantics = Semantics { scales, ..config.semantics(seq_len_q, seq_len_kv) };
+        let semantics = Semantics { scales, ..config.semantics() };
         let mut problem = Problem::new(tensors, semantics)?;
         let plan = Plan::new(problem.shape(), kernel::select(T::DTYPE)?, Machine::get(), config.threads)?;
         schedule::run(&mut problem, &plan)

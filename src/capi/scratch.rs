@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel;
 use crate::machine::Machine;
 use crate::plan::Plan;
-use crate::problem::Shape;
+use crate::problem::{Batch, Shape};
 use crate::view::Layout;
 
 /// Storage types. Later versions add values.
@@ -56,7 +56,7 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         let q = Layout::dense(dtype, num_heads, seq_len_q, config.head_dim)?;
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
         let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
-        let shape = Shape::of(&q, &kv, &kv, &config.semantics(seq_len_q, seq_len_kv))?;
+        let shape = Shape::of(&q, &kv, &kv, &Batch::default(), &config.semantics())?;
         let plan = Plan::new(&shape, kernel::select(dtype)?, Machine::get(), config.threads)?;
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.
         unsafe { bytes.write_unaligned(plan.scratch_total()) };

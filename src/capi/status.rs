@@ -36,10 +36,26 @@ pub enum fa_status {
     FA_ERR_MEMORY = 10,
     /// The library broke one of its own rules; please report it. Outputs may be partly written.
     FA_ERR_INTERNAL = 11,
-    /// Tensors disagree about a size that they share; no function of this version can say so.
+    /// Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple of
+    /// heads_kv.
     FA_ERR_SHAPE = 12,
-    /// A stride is unusable: rows of an output would overlap; no function of this version says so.
+    /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
+    /// output would overlap.
     FA_ERR_STRIDE = 13,
+    /// cu_len_q or cu_len_kv decreases or is negative, or a sequence is longer than len_q or len_kv
+    /// says.
+    FA_ERR_LENGTHS = 14,
+    /// struct_size is not that of any version up to this one, or what lies beyond the fields that
+    /// this version knows is not 0.
+    FA_ERR_STRUCT_SIZE = 15,
+    /// Legal, but not in this version; fa_attention_check says what.
+    FA_ERR_UNSUPPORTED = 16,
+    /// The workspace is NULL or smaller than fa_attention_workspace asks for.
+    FA_ERR_WORKSPACE = 17,
+    /// Not 0 <= part < n_parts, or n_parts is out of range.
+    FA_ERR_PART = 18,
+    /// A window is negative and not FA_NO_LIMIT.
+    FA_ERR_WINDOW = 19,
 }
 
 impl From<Error> for fa_status {
@@ -56,6 +72,12 @@ impl From<Error> for fa_status {
             Error::Isa => fa_status::FA_ERR_ISA,
             Error::Memory => fa_status::FA_ERR_MEMORY,
             Error::Internal => fa_status::FA_ERR_INTERNAL,
+            Error::Lengths => fa_status::FA_ERR_LENGTHS,
+            Error::StructSize => fa_status::FA_ERR_STRUCT_SIZE,
+            Error::Unsupported => fa_status::FA_ERR_UNSUPPORTED,
+            Error::Workspace => fa_status::FA_ERR_WORKSPACE,
+            Error::Part => fa_status::FA_ERR_PART,
+            Error::Window => fa_status::FA_ERR_WINDOW,
             Error::Shape => fa_status::FA_ERR_SHAPE,
             Error::Stride => fa_status::FA_ERR_STRIDE,
         }
@@ -63,7 +85,7 @@ impl From<Error> for fa_status {
 }
 
 /// One sentence for each code; unknown codes have none.
-const WORDS: [&CStr; 14] = [
+const WORDS: [&CStr; 20] = [
     c"ok",
     c"a pointer is NULL where data is needed",
     c"head_dim or num_heads is 0",
@@ -76,8 +98,14 @@ const WORDS: [&CStr; 14] = [
     c"unknown instruction set (fa_limit_isa or FA_MAX_ISA)",
     c"scratch memory could not be allocated",
     c"internal error in flash_attention; please report it",
-    c"tensors disagree about a size that they share",
-    c"unusable stride: rows of an output would overlap",
+    c"sizes are negative or disagree",
+    c"unusable stride: negative, no multiple of the element size, or rows of an output would overlap",
+    c"sequence lengths are negative, decreasing or too large",
+    c"struct_size is not that of a known version, or fields of a later version are set",
+    c"not supported by this version",
+    c"the workspace is NULL or too small",
+    c"part is not below n_parts",
+    c"a window is negative",
 ];
 
 /// One sentence in English for a status code.

@@ -18,8 +18,9 @@ pub(super) unsafe fn epilogue<S: Isa, F: Family>(s: S, part: &Part, lines: &Line
     for (r, row) in part.rows().enumerate() {
         // SAFETY: the rows belong to `part`, which nobody else holds; lines are whole vectors.
         unsafe {
-            let out = problem.o().row(part.batch(), part.head(), row).cast::<f32>();
-            let blind = problem.visible(row).is_empty();
+            let [entry, at] = problem.query_at(part.sequence(), row);
+            let out = problem.o().row(entry, part.head(), at).cast::<f32>();
+            let blind = part.sequence().visible(row).is_empty();
             let sum = s.total(s.load(lines.sums.add(r * S::LANES)));
             if blind {
                 blank(out, dim);
@@ -36,7 +37,7 @@ pub(super) unsafe fn epilogue<S: Isa, F: Family>(s: S, part: &Part, lines: &Line
             if let Some(lse) = problem.lse() {
                 let x =
                     if blind { f32::NEG_INFINITY } else { log_sum_exp(lines.references.add(r).read(), sum) };
-                lse.row(part.batch(), part.head(), row).cast::<f32>().write_unaligned(x);
+                lse.row(entry, part.head(), at).cast::<f32>().write_unaligned(x);
             }
         }
     }

@@ -7,7 +7,7 @@ use flash_attention::error::Error;
 use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Problem, Scales, Semantics, Shape, Tensors};
+use flash_attention::problem::{Batch, Position, Problem, Scales, Semantics, Shape, Tensors};
 use flash_attention::reference::{self, Answer};
 use flash_attention::schedule;
 use flash_attention::view::{Element, Layout, View, ViewMut};
@@ -118,7 +118,7 @@ impl Inputs<f32> {
                 let o = &mut out[(h * len_q + i) * dim..][..dim];
                 let seen = match right {
                     None => len_kv,
-                    Some(_) => (self.semantics.q_pos + i as i64 + 1).clamp(0, len_kv as i64) as usize,
+                    Some(_) => (self.q_pos() + i as i64 + 1).clamp(0, len_kv as i64) as usize,
                 };
                 let rows = |x: &[f32]| x[h * len_kv * dim..][..seen * dim].to_vec();
                 let p = &mut p[..seen];
@@ -145,8 +145,16 @@ impl Inputs<f32> {
 impl<T: Element> Inputs<T> {
     /// The same inputs, causal: the last query is on the last key.
     pub fn causal(mut self) -> Self {
-        self.semantics = self.semantics.causal(self.size.len_q, self.size.len_kv);
+        self.semantics = self.semantics.causal();
         self
+    }
+
+    /// Key position of query row 0.
+    pub fn q_pos(&self) -> i64 {
+        match self.semantics.q_pos {
+            Position::At(position) => position,
+            Position::End => self.size.len_kv as i64 - self.size.len_q as i64,
+        }
     }
 
     /// With tiles of these sizes.
@@ -166,6 +174,7 @@ impl<T: Element> Inputs<T> {
             v: View::of(&self.v, layout::<T>(heads, len_kv, dim)).unwrap(),
             o: ViewMut::of(&mut output.o, layout::<f32>(heads, len_q, dim)).unwrap(),
             lse: Some(ViewMut::of(&mut output.lse, layout::<f32>(heads, len_q, 1)).unwrap()),
+            batch: Batch::default(),
         };
         f(&mut Problem::new(tensors, self.semantics).unwrap());
         output

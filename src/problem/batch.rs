@@ -1,0 +1,146 @@
+//! Where each sequence of a batch lies, and which of its keys each of its queries sees.
+
+use std::ops::Range;
+
+use super::semantics::{Position, Window};
+use crate::error::Error;
+use crate::view::Array;
+
+/// How the sequences of a batch lie in the tensors. By default sequence b is entry b of every tensor, and
+/// all have the same lengths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Batch<'a> {
+    /// Q, O and LSE have one entry with the rows of all sequences behind one another: those of sequence b
+    /// from `starts_q[b]` to `starts_q[b + 1]`.
+    pub starts_q: Option<Array<'a, i32>>,
+    /// K and V, likewise.
+    pub starts_kv: Option<Array<'a, i32>>,
+    /// Keys of each sequence that are in use: the first ones.
+    pub kv_lens: Option<Array<'a, i32>>,
+}
+
+impl Batch<'_> {
+    /// Number of sequences and the rows of the longest, where their tensors have these extents; checks
+    /// that every sequence lies within.
+    pub(super) fn sizes(&self, q: [usize; 3], kv: [usize; 3]) -> Result<Sizes, Error> {
+        let (batch_q, len_q) = longest(self.starts_q, q)?;
+        let (batch_kv, len_kv) = longest(self.starts_kv, kv)?;
+        if batch_q != batch_kv {
+            return Err(Error::Shape);
+        }
+        if let Some(lens) = self.kv_lens {
+            if lens.len() != batch_q {
+                return Err(Error::Shape);
+            }
+            for b in 0..batch_q {
+                let most = self.starts_kv.map_or(len_kv, |starts| rows_between(starts, b).len());
+                if usize::try_from(lens.get(b)).is_ok_and(|len| len <= most) {
+                    continue;
+                }
+                return Err(Error::Lengths);
+            }
+        }
+        Ok(Sizes { batch: batch_q, len_q, len_kv })
+    }
+}
+
+/// See [`Batch::sizes`].
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) len_q: usize,
+    pub(super) len_kv: usize,
+}
+
+/// Sequences in a tensor of these extents, and the rows of the longest.
+fn longest(starts: Option<Array<i32>>, [entries, _, rows]: [usize; 3]) -> Result<(usize, usize), Error> {
+    let Some(starts) = starts else { return Ok((entries, rows)) };
+    if entries != 1 || starts.len() == 0 {
+        return Err(Error::Shape);
+    }
+    let batch = starts.len() - 1;
+    let (mut before, mut longest) = (0, 0);
+    for b in 0..=batch {
+        let start = usize::try_from(starts.get(b)).ok().filter(|&start| start >= before && start <= rows);
+        let start = start.ok_or(Error::Lengths)?;
+        if b > 0 {
+            longest = longest.max(start - before);
+        }
+        before = start;
+    }
+    Ok((batch, longest))
+}
+
+/// The rows of sequence `b`; `sizes` has seen that they are numbers in order.
+fn rows_between(starts: Array<i32>, b: usize) -> Range<usize> {
+    let at = |b| usize::try_from(starts.get(b)).unwrap_or(0);
+    at(b)..at(b + 1)
+}
+
+/// One sequence: where its rows are, and which keys they see.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence {
+    /// Its number.
+    pub batch: usize,
+    /// Its query rows.
+    pub len_q: usize,
+    /// Its keys.
+    pub len_kv: usize,
+    /// The entry of Q, O and LSE that has its rows, and the first of them there.
+    pub(super) q: [usize; 2],
+    /// The same of K and V.
+    pub(super) kv: [usize; 2],
+    /// Key position of query row 0.
+    pub(super) q_pos: i64,
+    pub(super) window: Window,
+}
+
+impl Sequence {
+    /// Sequence `batch` of a problem with tensors of `rows` rows.
+    pub(super) fn new(
+        batch: usize,
+        all: &Batch,
+        [rows_q, rows_kv]: [usize; 2],
+        q_pos: Position,
+        window: Window,
+    ) -> Sequence {
+        let place = |starts: Option<Array<i32>>, rows| match starts {
+            None => ([batch, 0], rows),
+            Some(starts) => {
+                let rows = rows_between(starts, batch);
+                ([0, rows.start], rows.len())
+            }
+        };
+        let (q, len_q) = place(all.starts_q, rows_q);
+        let (kv, len_kv) = place(all.starts_kv, rows_kv);
+        let len_kv = all.kv_lens.map_or(len_kv, |lens| usize::try_from(lens.get(batch)).unwrap_or(0));
+        let q_pos = match q_pos {
+            Position::At(position) => position,
+            // Lengths fit i64: see `Shape`.
+            Position::End => len_kv as i64 - len_q as i64,
+        };
+        Sequence { batch, len_q, len_kv, q, kv, q_pos, window }
+    }
+
+    /// Key position of a query row.
+    pub fn position(&self, row: usize) -> i64 {
+        // Cannot overflow: checked by `Shape` for every row.
+        self.q_pos + row as i64
+    }
+
+    /// The keys that the window leaves to a query row.
+    pub fn visible(&self, row: usize) -> Range<usize> {
+        let len = self.len_kv as i64;
+        let [start, end] = self.window(row).map(|bound| bound.clamp(0, len) as usize);
+        start..end.max(start)
+    }
+
+    /// The keys that a query row would see if there were infinitely many in both directions: the first,
+    /// and the one behind the last. Each row's window lies one key further than that of the row before.
+    pub fn window(&self, row: usize) -> [i64; 2] {
+        let Window { left, right } = self.window;
+        let position = self.position(row);
+        let start = left.map_or(i64::MIN, |left| position.saturating_sub_unsigned(left));
+        let end = right.map_or(i64::MAX, |right| position.saturating_add_unsigned(right).saturating_add(1));
+        [start, end]
+    }
+}

@@ -1,0 +1,74 @@
+//! What is to be computed, apart from the tensors.
+
+/// Which keys a query at position p sees: those from `p - left` to `p + right`, both inclusive;
+/// `None` is no limit. Causal attention is `right = Some(0)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Keys before the query's own position.
+    pub left: Option<u64>,
+    /// Keys behind it.
+    pub right: Option<u64>,
+}
+
+/// Where the queries stand among the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Query row 0 is at this key position: 0, the number of keys before it, or any other; rows that are
+    /// then at no key at all are none the worse for it.
+    At(i64),
+    /// The last query row of each sequence is on its last key.
+    End,
+}
+
+/// What a stored value must be multiplied by; 1 for f32 tensors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// Of Q.
+    pub q: f32,
+    /// Of K.
+    pub k: f32,
+    /// Of V.
+    pub v: f32,
+}
+
+impl Default for Scales {
+    fn default() -> Scales {
+        Scales { q: 1.0, k: 1.0, v: 1.0 }
+    }
+}
+
+/// Everything about a problem that is not a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct Semantics {
+    /// Multiplied to every dot product, usually 1/sqrt(dim).
+    pub softmax_scale: f32,
+    /// Quantisation scales per tensor.
+    pub scales: Scales,
+    /// Key position of query row 0.
+    pub q_pos: Position,
+    /// Visible keys around a query's position.
+    pub window: Window,
+    /// Query rows per tile, 0 = automatic.
+    pub block_q: usize,
+    /// Keys per tile, 0 = automatic.
+    pub block_kv: usize,
+}
+
+impl Semantics {
+    /// Full attention with the given scale.
+    pub fn with_scale(softmax_scale: f32) -> Semantics {
+        Semantics {
+            softmax_scale,
+            scales: Scales::default(),
+            q_pos: Position::At(0),
+            window: Window::default(),
+            block_q: 0,
+            block_kv: 0,
+        }
+    }
+
+    /// Query i sees key j iff j <= i + (len_kv - len_q): the last query is on the last key.
+    pub fn causal(self) -> Semantics {
+        Semantics { q_pos: Position::End, window: Window { left: None, right: Some(0) }, ..self }
+    }
+}

@@ -1,0 +1,77 @@
+//! The sizes of a problem: all that a plan depends on.
+
+use super::batch::{Batch, Sizes};
+use super::semantics::{Position, Semantics};
+use crate::dtype::Dtype;
+use crate::error::Error;
+use crate::view::Layout;
+
+/// Sizes and type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Storage type of Q, K and V.
+    pub dtype: Dtype,
+    /// Sequences, query heads, query rows of the longest sequence.
+    pub queries: [usize; 3],
+    /// Heads of K and V; divides the number of query heads.
+    pub heads_kv: usize,
+    /// Keys of the longest sequence.
+    pub len_kv: usize,
+    /// Elements of a row of Q and K.
+    pub dim_qk: usize,
+    /// Elements of a row of V and O.
+    pub dim_v: usize,
+    /// Whether sequences differ in their number of query rows, and how many they have together.
+    pub ragged: Option<usize>,
+    /// Bytes between the rows of K, and of V.
+    pub strides_kv: [usize; 2],
+    /// Query rows per tile, 0 = automatic.
+    pub block_q: usize,
+    /// Keys per tile, 0 = automatic.
+    pub block_kv: usize,
+}
+
+impl Shape {
+    /// The shape of Q, K and V with these layouts, if they fit together.
+    pub fn of(
+        q: &Layout,
+        k: &Layout,
+        v: &Layout,
+        batch: &Batch,
+        semantics: &Semantics,
+    ) -> Result<Shape, Error> {
+        let [_, heads_q, rows] = q.extent;
+        let [_, heads_kv, _] = k.extent;
+        let ragged = batch.starts_q.map(|_| rows);
+        let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
+        if batch == 0 || heads_q == 0 || heads_kv == 0 || q.dim == 0 || v.dim == 0 {
+            return Err(Error::ZeroExtent);
+        }
+        if v.extent != k.extent || k.dim != q.dim || !heads_q.is_multiple_of(heads_kv) {
+            return Err(Error::Shape);
+        }
+        if q.dtype != k.dtype || k.dtype != v.dtype || q.dtype == Dtype::F64 {
+            return Err(Error::Dtype);
+        }
+        // Positions are i64, and a position plus a length must stay one.
+        let fits = match semantics.q_pos {
+            Position::At(position) => position.checked_add_unsigned(len_q as u64).is_some(),
+            Position::End => true,
+        };
+        if i64::try_from(len_q.max(len_kv)).is_err() || !fits {
+            return Err(Error::Overflow);
+        }
+        Ok(Shape {
+            dtype: q.dtype,
+            queries: [batch, heads_q, len_q],
+            heads_kv,
+            len_kv,
+            dim_qk: q.dim,
+            dim_v: v.dim,
+            ragged,
+            strides_kv: [k.stride[2], v.stride[2]],
+            block_q: semantics.block_q,
+            block_kv: semantics.block_kv,
+        })
+    }
+}
