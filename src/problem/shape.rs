@@ -42,9 +42,13 @@ impl Shape {
     ) -> Result<Shape, Error> {
         let [_, heads_q, rows] = q.extent;
         let [_, heads_kv, _] = k.extent;
+        let zero = |layout: &Layout| layout.dim == 0 || layout.extent[..2].contains(&0);
+        if zero(q) || zero(k) || zero(v) {
+            return Err(Error::ZeroExtent);
+        }
         let ragged = batch.starts_q.map(|_| rows);
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
-        if batch == 0 || heads_q == 0 || heads_kv == 0 || q.dim == 0 || v.dim == 0 {
+        if batch == 0 {
             return Err(Error::ZeroExtent);
         }
         if v.extent != k.extent || k.dim != q.dim || !heads_q.is_multiple_of(heads_kv) {
