@@ -51,6 +51,17 @@
 #include <stdint.h>
 
 /**
+ * fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of keys -
+ * number of query rows. It may come out negative: the rows before key 0 are then at no key.
+ */
+#define FA_POS_END INT64_MIN
+
+/**
+ * fa_attention.window_left, window_right: no limit.
+ */
+#define FA_NO_LIMIT -1
+
+/**
  * The binary interface that this header describes; see fa_abi_version.
  */
 #define FA_ABI_VERSION 1
@@ -158,10 +169,267 @@ typedef enum fa_dtype {
    */
   FA_DTYPE_F32 = 0,
   /**
+   * IEEE 754 binary16. No function of this version takes it.
+   */
+  FA_DTYPE_F16 = 1,
+  /**
+   * bfloat16: the upper half of a binary32. No function of this version takes it.
+   */
+  FA_DTYPE_BF16 = 2,
+  /**
    * Signed 8-bit integer with a scale.
    */
   FA_DTYPE_I8 = 3,
+  /**
+   * Blocks of 32 signed 8-bit integers behind a binary16 scale, 34 bytes a block. No function of
+   * this version takes it.
+   */
+  FA_DTYPE_Q8_0 = 4,
+  /**
+   * Masks only: a byte, nonzero = attend.
+   */
+  FA_DTYPE_BOOL8 = 5,
 } fa_dtype;
+
+/**
+ * How 8-bit integers become numbers: x = (stored - zero) * scale. No function of this version reads it.
+ *
+ * The scale of an element is scale[b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] +
+ * (d / group_dims) * stride[3]] for batch entry (or page) b, head h, token t and element d.
+ */
+typedef struct fa_quant {
+  /**
+   * NULL = 1.
+   */
+  const float *scale;
+  /**
+   * NULL = 0.
+   */
+  const float *zero;
+  /**
+   * In elements; 0 = the same for all.
+   */
+  int64_t stride[4];
+  /**
+   * Tokens that share a scale.
+   */
+  int32_t group_tokens;
+  /**
+   * Elements of a row that share a scale.
+   */
+  int32_t group_dims;
+} fa_quant;
+
+/**
+ * A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are contiguous;
+ * everything else has a stride, so dense, interleaved, packed and broadcast layouts are all this.
+ */
+typedef struct fa_tensor {
+  /**
+   * The first element of row [0][0][0]. Needs no alignment. NULL is fine if there is no element, and
+   * means "none" where a tensor is optional.
+   */
+  void *data;
+  /**
+   * BYTES from one batch entry to the next, from one head to the next, from one token to the next:
+   * not negative, a multiple of the element size. 0 repeats the same data (inputs only); the
+   * stride of an axis of extent 1 does not matter.
+   */
+  int64_t stride[3];
+  /**
+   * A value of fa_dtype.
+   */
+  int32_t dtype;
+  /**
+   * 0.
+   */
+  int32_t reserved;
+  /**
+   * Only for FA_DTYPE_I8, else NULL.
+   */
+  const struct fa_quant *quant;
+} fa_tensor;
+
+/**
+ * Attention in general: dense, interleaved, broadcast or ragged tensors, grouped heads, positions and
+ * windows, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
+ *
+ * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
+ *
+ *   s_j = scale * sum_d q[i][d] * k[j][d]
+ *   o[i] = sum_j exp(s_j) * v[j] / sum_j exp(s_j)         lse[i] = log sum_j exp(s_j)
+ *
+ * Fill it with fa_attention_init, then set what you need; fields marked "later" must stay as
+ * fa_attention_init leaves them, or the answer is FA_ERR_UNSUPPORTED. Fields are only ever appended.
+ */
+typedef struct fa_attention {
+  /**
+   * sizeof(fa_attention), set by fa_attention_init.
+   */
+  size_t struct_size;
+  /**
+   * 0; later versions have flags.
+   */
+  uint32_t flags;
+  /**
+   * 0.
+   */
+  uint32_t reserved0;
+  /**
+   * Sequences; at least 1.
+   */
+  int64_t batch;
+  /**
+   * Heads of q and o; a multiple of heads_kv. Query head h uses kv head h / (heads_q / heads_kv).
+   */
+  int64_t heads_q;
+  /**
+   * Heads of k and v; at least 1.
+   */
+  int64_t heads_kv;
+  /**
+   * Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest sequence.
+   */
+  int64_t len_q;
+  /**
+   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest.
+   */
+  int64_t len_kv;
+  /**
+   * Elements of a row of q and k; at least 1.
+   */
+  int64_t dim_qk;
+  /**
+   * Elements of a row of v and o; at least 1. Independent of dim_qk.
+   */
+  int64_t dim_v;
+  /**
+   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32.
+   */
+  struct fa_tensor q;
+  /**
+   * Keys [batch][heads_kv][len_kv][dim_qk]; FA_DTYPE_F32.
+   */
+  struct fa_tensor k;
+  /**
+   * Values [batch][heads_kv][len_kv][dim_v]; FA_DTYPE_F32. May be a view of k (multi-head latent attention).
+   */
+  struct fa_tensor v;
+  /**
+   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows overlap neither each other nor an
+   * input. Every row is written completely; what was in it does not matter. Bytes between rows are
+   * not touched.
+   */
+  struct fa_tensor o;
+  /**
+   * The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
+   * 0 = 1/sqrt(dim_qk).
+   */
+  float scale;
+  /**
+   * 0; later.
+   */
+  float softcap;
+  /**
+   * Key position of query row 0: 0 if there is no past, the number of keys that came before, or
+   * FA_POS_END. Any number; only windows depend on it.
+   */
+  int64_t q_pos;
+  /**
+   * Keys before a query's position that it sees: p - window_left is the first. At least 0, or
+   * FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)
+   */
+  int64_t window_left;
+  /**
+   * Keys behind a query's position that it sees: p + window_right is the last. At least 0, or
+   * FA_NO_LIMIT. Causal attention is window_right = 0.
+   */
+  int64_t window_right;
+  /**
+   * data = NULL; later.
+   */
+  struct fa_tensor mask;
+  /**
+   * NULL; later.
+   */
+  const float *alibi_slopes;
+  /**
+   * 0; later.
+   */
+  int64_t alibi_batch_stride;
+  /**
+   * NULL; later.
+   */
+  const float *sinks;
+  /**
+   * NULL; later.
+   */
+  const uint8_t *block_mask;
+  /**
+   * Later.
+   */
+  int64_t block_mask_stride[3];
+  /**
+   * Later.
+   */
+  int64_t block_mask_q;
+  /**
+   * Later.
+   */
+  int64_t block_mask_kv;
+  /**
+   * Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences behind one
+   * another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the stride between
+   * batch entries does not count. Not negative, not decreasing.
+   */
+  const int32_t *cu_len_q;
+  /**
+   * Ragged keys: the same for k and v.
+   */
+  const int32_t *cu_len_kv;
+  /**
+   * NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it has. The
+   * others are never read.
+   */
+  const int32_t *kv_lens;
+  /**
+   * NULL; later.
+   */
+  const int32_t *block_table;
+  /**
+   * NULL; later.
+   */
+  const int32_t *block_table_start;
+  /**
+   * 0; later.
+   */
+  int64_t table_stride;
+  /**
+   * 0; later.
+   */
+  int64_t page_size;
+  /**
+   * 0; later.
+   */
+  int64_t num_pages;
+  /**
+   * NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
+   * that sees no key. With it, results over parts of the keys can be joined: fa_merge.
+   */
+  float *lse;
+  /**
+   * ELEMENTS from one batch entry of lse to the next, one head to the next, one query row to the next.
+   */
+  int64_t lse_stride[3];
+  /**
+   * Query rows of a tile; 0 = chosen from this machine's caches. Results do not depend on it.
+   */
+  int64_t block_q;
+  /**
+   * Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within rounding.
+   */
+  int64_t block_kv;
+} fa_attention;
 
 /**
  * How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes.
@@ -208,9 +476,51 @@ typedef struct fa_config {
   uint32_t reserved;
 } fa_config;
 
+/**
+ * One call of a task.
+ */
+typedef void (*fa_task)(void *arg, size_t i);
+
+/**
+ * Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
+ * libdispatch and the like in a few lines.
+ */
+typedef struct fa_pool {
+  /**
+   * sizeof(fa_pool).
+   */
+  size_t struct_size;
+  /**
+   * Passed to both functions.
+   */
+  void *ctx;
+  /**
+   * How many threads compute at the same time, the calling one included; at least 1. NULL = 1.
+   */
+  int32_t (*width)(void *ctx);
+  /**
+   * Calls task(arg, i) once for each i below n, in any order, on any threads (the calling one among
+   * them or not), and returns when all calls have returned. Which thread makes which call does not
+   * matter; tasks never wait for each other. A call that is left out is made up for by the others, one
+   * that is made twice does nothing. NULL = the calling thread makes them.
+   */
+  void (*parallel_for)(void *ctx, size_t n, fa_task task, void *arg);
+} fa_pool;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
+
+/**
+ * Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
+ *
+ * @param[out] a       not NULL
+ * @param struct_size  sizeof(fa_attention)
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE. *a is untouched on errors.
+ *
+ * Thread-safe.
+ */
+enum fa_status fa_attention_init(struct fa_attention *a, size_t struct_size);
 
 /**
  * Fills a configuration: 64 x 64 tiles, not causal, softmax_scale 1/sqrt(head_dim), all cores.
@@ -354,6 +664,140 @@ const char *fa_isa(void);
 enum fa_status fa_limit_isa(const char *isa);
 
 /**
+ * Joins two results of attention of the same queries over disjoint sets of keys: afterwards (o, lse) is
+ * what attention over all these keys gives, within rounding. For prefixes that sequences share, for
+ * contexts split over machines, for keys that come in pieces.
+ *
+ * With w = exp(lse) and w2 = exp(lse2): o = (w * o + w2 * o2) / (w + w2), lse = log(w + w2).
+ *
+ * @param[in,out] o, lse  [rows][dim_v] and [rows], dense
+ * @param[in] o2, lse2    the same sizes; not the same memory
+ * @param rows            at least 0
+ * @param dim_v           at least 1
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_OVERLAP
+ *
+ * A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side. Otherwise
+ * both orders give the same within rounding. Needs no alignment of more than 4 bytes. Thread-safe.
+ */
+enum fa_status fa_merge(float *o,
+                        float *lse,
+                        const float *o2,
+                        const float *lse2,
+                        int64_t rows,
+                        int64_t dim_v);
+
+/**
+ * Makes a pool of the library's own threads, in the form of the caller's. They sleep when there is
+ * nothing to do.
+ *
+ * @param n_threads  threads that compute at the same time in a call, the calling one included; 0 = one
+ *                   per core that the process may use; at most 256
+ * @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
+ *         where the system grants fewer than asked for, the pool has fewer)
+ *
+ * Thread-safe; so is the pool. A child process after fork() must make its own.
+ */
+enum fa_status fa_pool_create(int32_t n_threads,
+                              struct fa_pool **out);
+
+/**
+ * Ends the threads of a pool from fa_pool_create and frees it. NULL is fine. No call may be using it.
+ */
+void fa_pool_destroy(struct fa_pool *pool);
+
+/**
+ * Whether a problem can be computed, and how; if not, why not, with the offending numbers. Touches
+ * nothing but why.
+ *
+ * @param[in] a        not NULL
+ * @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a zero
+ *                     byte, cut off where it is longer. Its wording may change in any version.
+ * @param why_size     bytes at why
+ * @return FA_OK, or what fa_attention_run would refuse it with
+ *
+ * Thread-safe.
+ */
+enum fa_status fa_attention_check(const struct fa_attention *a,
+                                  char *why,
+                                  size_t why_size);
+
+/**
+ * Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads (1 for a NULL pool),
+ * and that fa_attention_part needs with n_parts parts. It grows with the sum of the sizes at most, never
+ * with their product, and may be 0.
+ *
+ * @param[in] a        not NULL
+ * @param n_parts      1 to 256
+ * @param[out] bytes   not NULL; untouched on errors
+ * @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
+ *
+ * Thread-safe. The answer holds for this description as long as fa_limit_isa is not called in between.
+ */
+enum fa_status fa_attention_workspace(const struct fa_attention *a,
+                                      int32_t n_parts,
+                                      size_t *bytes);
+
+/**
+ * Computes the problem.
+ *
+ * @param[in] a     not NULL
+ * @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is wide;
+ *                  uninitialised and unaligned is fine. NULL if that is 0. Belongs to the call until it
+ *                  returns, then holds nothing of interest.
+ * @param ws_size   bytes at ws
+ * @param[in] pool  the threads; NULL = the calling thread alone
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
+ *         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_WINDOW;
+ *         FA_ERR_LENGTHS; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED; FA_ERR_WORKSPACE; FA_ERR_ISA;
+ *         FA_ERR_INTERNAL. fa_attention_check says why in words.
+ *
+ * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Small problems
+ * use up to 64 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
+ * any n_parts.
+ *
+ * Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
+ */
+enum fa_status fa_attention_run(const struct fa_attention *a,
+                                void *ws,
+                                size_t ws_size,
+                                const struct fa_pool *pool);
+
+/**
+ * Computes one part of n_parts of the problem on the calling thread: for engines that have their own
+ * threads and barriers. Call it once for each part below n_parts, on any threads, at the same time or one
+ * after another, in any order; then, after a barrier, fa_attention_finish, once for each part.
+ *
+ * @param[in] a     not NULL; the same in every call
+ * @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts share it,
+ *                  from the first call of part to the last of finish
+ * @param ws_size   bytes at ws; the same in every call
+ * @param part      at least 0, less than n_parts
+ * @param n_parts   1 to 256; the same in every call
+ * @return as fa_attention_run, and FA_ERR_PART
+ *
+ * Allocates, locks and prints nothing. Small problems leave some parts nothing to do.
+ */
+enum fa_status fa_attention_part(const struct fa_attention *a,
+                                 void *ws,
+                                 size_t ws_size,
+                                 int32_t part,
+                                 int32_t n_parts);
+
+/**
+ * The second half of what fa_attention_part begins: to be called once for each part after all parts have
+ * returned. (It joins pieces of rows that were cut along the keys. This version cuts none, so it only
+ * checks its arguments; later ones will.)
+ *
+ * @return as fa_attention_part, with the same arguments
+ */
+enum fa_status fa_attention_finish(const struct fa_attention *a,
+                                   void *ws,
+                                   size_t ws_size,
+                                   int32_t part,
+                                   int32_t n_parts);
+
+/**
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
  * It grows with the sum of the sizes at most, never with their product, and with the number of
@@ -363,7 +807,7 @@ enum fa_status fa_limit_isa(const char *isa);
  * one thread before it returns FA_ERR_MEMORY.
  *
  * @param[in] cfg     not NULL
- * @param dtype       a value of fa_dtype: the type of q, k and v
+ * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
  * @param num_heads   at least 1
  * @param[out] bytes  not NULL; untouched on errors
  * @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;

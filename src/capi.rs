@@ -6,19 +6,25 @@
 #![allow(non_camel_case_types, reason = "the names are the C names")]
 #![allow(clippy::missing_safety_doc, reason = "the C documentation states the contract of pointers")]
 
+pub mod attention;
 pub mod config;
+mod describe;
 pub mod forward;
 pub mod isa;
+pub mod merge;
+pub mod pool;
+pub mod run;
 pub mod scratch;
 pub mod status;
+pub mod tensor;
 pub mod version;
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
-use crate::machine;
 use status::fa_status;
 
 /// Runs the body of a C function: errors become codes, and so do panics, without a word on
@@ -45,6 +51,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
+type PanicHook = Box<dyn Fn(&PanicHookInfo) + Sync + Send>;
+
 /// Makes the panic hook keep quiet about panics that `guard` turns into a status; all others go
 /// where they went before. Once a process.
 fn silence_panics() {
@@ -53,14 +61,16 @@ fn silence_panics() {
         return;
     }
     // `take_hook` itself panics on a panicking thread (a destructor that calls us while a Rust
-    // caller unwinds), and a new hook needs a few bytes: then a later call does it.
-    if std::thread::panicking() || !machine::has_memory(1 << 10) || DONE.swap(true, Ordering::Relaxed) {
+    // caller unwinds): then a later call does it.
+    if std::thread::panicking() || DONE.swap(true, Ordering::Relaxed) {
         return;
     }
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
+    // A closure without captures, so that its box is no allocation.
+    static BEFORE: OnceLock<PanicHook> = OnceLock::new();
+    let _ = BEFORE.set(std::panic::take_hook());
+    std::panic::set_hook(Box::new(|info| {
         let ours = GUARDED.try_with(Cell::get).unwrap_or(false) || on_pool_thread();
-        if !ours {
+        if !ours && let Some(before) = BEFORE.get() {
             before(info);
         }
     }));
@@ -73,8 +83,10 @@ fn on_pool_thread() -> bool {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
+    use crate::pool::{Own, Threads};
 
     #[test]
     fn a_panic_becomes_a_status() {
@@ -86,15 +98,16 @@ mod tests {
     #[test]
     fn a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on() {
         for round in 0..3 {
-            let planted = |i| assert!(i != round, "planted");
+            let calls = AtomicUsize::new(0);
+            let planted = || assert!(calls.fetch_add(1, Ordering::Relaxed) != round, "planted");
             let status = guard(|| {
-                crate::pool::run_with([1, 2, 3].into_iter(), 0, planted);
+                Own.run(4, &planted);
                 Ok(())
             });
             assert_eq!(status, fa_status::FA_ERR_INTERNAL);
         }
         let status = guard(|| {
-            crate::pool::run_with([1].into_iter(), 0, |_| ());
+            Own.run(2, &|| ());
             Ok(())
         });
         assert_eq!(status, fa_status::FA_OK);

@@ -52,3 +52,77 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// An [`Error`] with the numbers behind it, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error.
+    pub error: Error,
+    fact: Option<Fact>,
+}
+
+/// "`what[index]` = `is`: `but` = `limit`", as far as there is each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fact {
+    what: &'static str,
+    index: Option<usize>,
+    is: i64,
+    but: &'static str,
+    limit: Option<i64>,
+}
+
+impl Refusal {
+    /// The beginning of one: what is refused, and its value; [`Fact::but`] says why.
+    pub fn of(what: &'static str, is: i64) -> Fact {
+        Fact { what, index: None, is, but: "", limit: None }
+    }
+
+    /// Whether there are numbers to be told.
+    pub fn has_words(&self) -> bool {
+        self.fact.is_some()
+    }
+}
+
+impl Fact {
+    /// The value is the one with this number.
+    pub fn at(self, index: usize) -> Fact {
+        Fact { index: Some(index), ..self }
+    }
+
+    /// What the value should be, or is not.
+    pub fn but(self, error: Error, but: &'static str) -> Refusal {
+        Refusal { error, fact: Some(Fact { but, ..self }) }
+    }
+
+    /// The same, as compared to another value, whose name ends `but`.
+    pub fn against(self, error: Error, but: &'static str, limit: i64) -> Refusal {
+        Refusal { error, fact: Some(Fact { but, limit: Some(limit), ..self }) }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal { error, fact: None }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        refusal.error
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Fact { what, index, is, but, limit }) = self.fact else { return self.error.fmt(f) };
+        write!(f, "{what}")?;
+        if let Some(index) = index {
+            write!(f, "[{index}]")?;
+        }
+        write!(f, " = {is}: {but}")?;
+        if let Some(limit) = limit {
+            write!(f, " = {limit}")?;
+        }
+        Ok(())
+    }
+}

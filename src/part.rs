@@ -132,6 +132,11 @@ impl<'p> Queue<'p> {
         }
     }
 
+    /// Whether every part has been taken.
+    pub fn is_drained(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.count
+    }
+
     fn place(&self, index: usize) -> Option<Place> {
         if index >= self.count {
             return None;

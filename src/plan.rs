@@ -4,6 +4,8 @@
 //! Results depend on the kernel row and on the keys of a block, and on nothing else here: query
 //! tiles and threads can be chosen freely without changing a bit.
 
+use std::fmt;
+
 use crate::decode;
 use crate::error::Error;
 use crate::kernel::{Path, Row};
@@ -97,6 +99,20 @@ impl Plan {
         } else {
             workspace::total_bytes(self.threads, self.scratch).unwrap_or(usize::MAX)
         }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { row, path, tiles, parts, threads, scratch, .. } = self;
+        let path = match path {
+            Path::Prefill => "prefill (lanes are query rows)",
+            Path::Decode => "decode (lanes are elements of a head)",
+        };
+        let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
+        write!(f, "{isa}, {path}, {} x {} tiles, {parts} parts, ", tiles.q, tiles.kv)?;
+        write!(f, "{threads} threads of {scratch} bytes")?;
+        if tiles.copy { f.write_str(", K and V copied") } else { Ok(()) }
     }
 }
 

@@ -42,20 +42,66 @@ const CALL_MEMORY: usize = 1 << 10;
 /// What making a pool takes for each thread besides its stack, likewise.
 const START_MEMORY: usize = 256 << 10;
 
-/// Runs `task` on the calling thread and on up to `others` pool threads at the same time, and
-/// returns when all have returned. Fewer, down to none, take part if threads cannot be made.
-pub fn run_with<T: Send>(others: impl ExactSizeIterator<Item = T>, mine: T, task: impl Fn(T) + Sync) {
-    let Some(pool) = (if others.len() == 0 { None } else { pool(others.len()) }) else {
-        return task(mine);
-    };
-    let task = &task;
-    pool.in_place_scope(move |scope: &Scope<'_>| {
-        for item in others {
-            scope.spawn(move |_| task(item));
+/// Somebody's threads.
+pub trait Threads {
+    /// Calls `task` up to `n` times, some of them at the same time on different threads, and returns when
+    /// all calls have returned. Fewer calls will do: each goes on as long as there is work.
+    fn run(&self, n: usize, task: &(dyn Fn() + Sync));
+}
+
+/// The calling thread and the library's own pool.
+pub struct Own;
+
+impl Threads for Own {
+    /// Fewer threads, down to the calling one, take part if they cannot be made.
+    fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
+        match if n > 1 { pool(n - 1) } else { None } {
+            Some(pool) => {
+                run_on(&pool, n, task);
+                WARM.store(true, Ordering::Release);
+            }
+            None => task(),
         }
-        task(mine);
+    }
+}
+
+/// The calling thread alone.
+pub struct Caller;
+
+impl Threads for Caller {
+    fn run(&self, _n: usize, task: &(dyn Fn() + Sync)) {
+        task();
+    }
+}
+
+/// A pool that belongs to whoever made it.
+pub struct Made(ThreadPool);
+
+impl Made {
+    /// A pool for calls with `threads` threads, the calling one included.
+    pub fn new(threads: usize) -> Option<Made> {
+        make(threads - 1).map(Made)
+    }
+
+    /// Threads that take part in a call.
+    pub fn width(&self) -> usize {
+        self.0.current_num_threads() + 1
+    }
+}
+
+impl Threads for Made {
+    fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
+        run_on(&self.0, n, task);
+    }
+}
+
+fn run_on(pool: &ThreadPool, n: usize, task: &(dyn Fn() + Sync)) {
+    pool.in_place_scope(|scope: &Scope<'_>| {
+        for _ in 1..n {
+            scope.spawn(|_| task());
+        }
+        task();
     });
-    WARM.store(true, Ordering::Release);
 }
 
 /// The process that first wanted a pool; 0 before that.

@@ -14,7 +14,7 @@ pub mod shape;
 use std::ops::Range;
 
 use crate::dtype::Dtype;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, View, ViewMut};
 pub use batch::{Batch, Sequence};
 pub use semantics::{Position, Scales, Semantics, Window};
@@ -56,7 +56,7 @@ pub struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     /// Checks everything that the core relies on; see [`Error`] for the refusals.
-    pub fn new(tensors: Tensors<'a>, semantics: Semantics) -> Result<Problem<'a>, Error> {
+    pub fn new(tensors: Tensors<'a>, semantics: Semantics) -> Result<Problem<'a>, Refusal> {
         let Tensors { q, k, v, o, lse, batch } = &tensors;
         let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, &semantics)?;
         let is_output = |view: &ViewMut, dim| {
@@ -74,7 +74,7 @@ impl<'a> Problem<'a> {
         let score_factor = score_factor(shape.dtype, &semantics)?;
         let problem = Problem { tensors, shape, semantics, score_factor };
         if problem.output_overlaps_input() {
-            return Err(Error::Overlap);
+            return Err(Error::Overlap.into());
         }
         Ok(problem)
     }

@@ -8,8 +8,9 @@ use std::cell::Cell;
 use common::{Inputs, Size};
 use flash_attention::capi::config::{fa_config, fa_config_auto};
 use flash_attention::capi::forward::{fa_forward_f32, fa_forward_i8, fa_mha};
-use flash_attention::capi::scratch::{fa_dtype, fa_scratch_bytes};
+use flash_attention::capi::scratch::fa_scratch_bytes;
 use flash_attention::capi::status::fa_status;
+use flash_attention::capi::tensor::fa_dtype;
 
 /// Counts what the calling thread allocates.
 struct Counting;

@@ -24,7 +24,7 @@ fn build(change: impl FnOnce(&mut [Layout; 5], &mut Semantics)) -> Result<(), Er
         lse: Some(ViewMut::of(&mut out_lse, lse)?),
         batch: Batch::default(),
     };
-    Problem::new(tensors, semantics).map(|_| ())
+    Problem::new(tensors, semantics).map(|_| ()).map_err(Error::from)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn outputs_may_touch_inputs_but_not_overlap_them() {
                 batch: Batch::default(),
             }
         };
-        Problem::new(tensors, Semantics::with_scale(1.0)).map(|_| ())
+        Problem::new(tensors, Semantics::with_scale(1.0)).map(|_| ()).map_err(Error::from)
     };
     assert_eq!(build(32, 48), Ok(()));
     for (o, lse) in [(31, 60), (16, 60), (0, 60), (32, 47), (32, 32), (32, 15), (32, 23)] {

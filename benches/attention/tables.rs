@@ -283,8 +283,8 @@ impl Tables {
             assert_eq!(status, fa_status::FA_OK);
         };
         let mut problem = bare_arrays.problem();
-        let mut workspace = Workspace::allocate(1, plan.scratch).expect("scratch memory");
-        let mut scratch = workspace.pieces().next().expect("a piece");
+        let workspace = Workspace::allocate(1, plan.scratch).expect("scratch memory");
+        let mut scratch = workspace.take().expect("a piece");
         let mut bare = || {
             let queue = Queue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");

@@ -3,6 +3,7 @@
 use super::config::{Config, fa_config};
 use super::guard;
 use super::status::fa_status;
+use super::tensor;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel;
@@ -10,16 +11,6 @@ use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::problem::{Batch, Shape};
 use crate::view::Layout;
-
-/// Storage types. Later versions add values.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum fa_dtype {
-    /// IEEE 754 binary32.
-    FA_DTYPE_F32 = 0,
-    /// Signed 8-bit integer with a scale.
-    FA_DTYPE_I8 = 3,
-}
 
 /// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
 /// fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
@@ -30,7 +21,7 @@ pub enum fa_dtype {
 /// one thread before it returns FA_ERR_MEMORY.
 ///
 /// @param[in] cfg     not NULL
-/// @param dtype       a value of fa_dtype: the type of q, k and v
+/// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
 /// @param num_heads   at least 1
 /// @param[out] bytes  not NULL; untouched on errors
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;
@@ -52,7 +43,8 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        let dtype = stored(dtype)?;
+        // Types that nothing reads yet are no types here.
+        let dtype = tensor::dtype("dtype", dtype).map_err(|_| Error::Dtype)?;
         let q = Layout::dense(dtype, num_heads, seq_len_q, config.head_dim)?;
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
         let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
@@ -62,13 +54,4 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         unsafe { bytes.write_unaligned(plan.scratch_total()) };
         Ok(())
     })
-}
-
-/// The storage type of an integer from C.
-fn stored(dtype: i32) -> Result<Dtype, Error> {
-    match dtype {
-        _ if dtype == fa_dtype::FA_DTYPE_F32 as i32 => Ok(Dtype::F32),
-        _ if dtype == fa_dtype::FA_DTYPE_I8 as i32 => Ok(Dtype::I8),
-        _ => Err(Error::Dtype),
-    }
 }

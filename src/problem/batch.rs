@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::semantics::{Position, Window};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::view::Array;
 
 /// How the sequences of a batch lie in the tensors. By default sequence b is entry b of every tensor, and
@@ -22,22 +22,26 @@ pub struct Batch<'a> {
 impl Batch<'_> {
     /// Number of sequences and the rows of the longest, where their tensors have these extents; checks
     /// that every sequence lies within.
-    pub(super) fn sizes(&self, q: [usize; 3], kv: [usize; 3]) -> Result<Sizes, Error> {
-        let (batch_q, len_q) = longest(self.starts_q, q)?;
-        let (batch_kv, len_kv) = longest(self.starts_kv, kv)?;
+    pub(super) fn sizes(&self, q: [usize; 3], kv: [usize; 3]) -> Result<Sizes, Refusal> {
+        let (batch_q, len_q) = longest("cu_len_q", self.starts_q, q)?;
+        let (batch_kv, len_kv) = longest("cu_len_kv", self.starts_kv, kv)?;
         if batch_q != batch_kv {
-            return Err(Error::Shape);
+            return Err(Error::Shape.into());
         }
         if let Some(lens) = self.kv_lens {
             if lens.len() != batch_q {
-                return Err(Error::Shape);
+                return Err(Error::Shape.into());
             }
             for b in 0..batch_q {
                 let most = self.starts_kv.map_or(len_kv, |starts| rows_between(starts, b).len());
-                if usize::try_from(lens.get(b)).is_ok_and(|len| len <= most) {
-                    continue;
+                if !usize::try_from(lens.get(b)).is_ok_and(|len| len <= most) {
+                    let fact = Refusal::of("kv_lens", i64::from(lens.get(b))).at(b);
+                    return Err(fact.against(
+                        Error::Lengths,
+                        "negative, or more than the keys of the sequence",
+                        most as i64,
+                    ));
                 }
-                return Err(Error::Lengths);
             }
         }
         Ok(Sizes { batch: batch_q, len_q, len_kv })
@@ -52,16 +56,29 @@ pub(super) struct Sizes {
 }
 
 /// Sequences in a tensor of these extents, and the rows of the longest.
-fn longest(starts: Option<Array<i32>>, [entries, _, rows]: [usize; 3]) -> Result<(usize, usize), Error> {
+fn longest(
+    what: &'static str,
+    starts: Option<Array<i32>>,
+    [entries, _, rows]: [usize; 3],
+) -> Result<(usize, usize), Refusal> {
     let Some(starts) = starts else { return Ok((entries, rows)) };
     if entries != 1 || starts.len() == 0 {
-        return Err(Error::Shape);
+        return Err(Error::Shape.into());
     }
     let batch = starts.len() - 1;
     let (mut before, mut longest) = (0, 0);
     for b in 0..=batch {
-        let start = usize::try_from(starts.get(b)).ok().filter(|&start| start >= before && start <= rows);
-        let start = start.ok_or(Error::Lengths)?;
+        let fact = Refusal::of(what, i64::from(starts.get(b))).at(b);
+        let start = match usize::try_from(starts.get(b)) {
+            Err(_) => return Err(fact.but(Error::Lengths, "negative")),
+            Ok(start) if start < before => {
+                return Err(fact.against(Error::Lengths, "less than the one before", before as i64));
+            }
+            Ok(start) if start > rows => {
+                return Err(fact.against(Error::Lengths, "beyond the rows of the tensor", rows as i64));
+            }
+            Ok(start) => start,
+        };
         if b > 0 {
             longest = longest.max(start - before);
         }

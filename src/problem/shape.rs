@@ -3,7 +3,7 @@
 use super::batch::{Batch, Sizes};
 use super::semantics::{Position, Semantics};
 use crate::dtype::Dtype;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::view::Layout;
 
 /// Sizes and type.
@@ -39,23 +39,27 @@ impl Shape {
         v: &Layout,
         batch: &Batch,
         semantics: &Semantics,
-    ) -> Result<Shape, Error> {
+    ) -> Result<Shape, Refusal> {
         let [_, heads_q, rows] = q.extent;
         let [_, heads_kv, _] = k.extent;
         let zero = |layout: &Layout| layout.dim == 0 || layout.extent[..2].contains(&0);
         if zero(q) || zero(k) || zero(v) {
-            return Err(Error::ZeroExtent);
+            return Err(Error::ZeroExtent.into());
         }
         let ragged = batch.starts_q.map(|_| rows);
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
         if batch == 0 {
-            return Err(Error::ZeroExtent);
+            return Err(Error::ZeroExtent.into());
         }
-        if v.extent != k.extent || k.dim != q.dim || !heads_q.is_multiple_of(heads_kv) {
-            return Err(Error::Shape);
+        if !heads_q.is_multiple_of(heads_kv) {
+            let fact = Refusal::of("heads_q", heads_q as i64);
+            return Err(fact.against(Error::Shape, "not a multiple of heads_kv", heads_kv as i64));
+        }
+        if v.extent != k.extent || k.dim != q.dim {
+            return Err(Error::Shape.into());
         }
         if q.dtype != k.dtype || k.dtype != v.dtype || q.dtype == Dtype::F64 {
-            return Err(Error::Dtype);
+            return Err(Error::Dtype.into());
         }
         // Positions are i64, and a position plus a length must stay one.
         let fits = match semantics.q_pos {
@@ -63,7 +67,7 @@ impl Shape {
             Position::End => true,
         };
         if i64::try_from(len_q.max(len_kv)).is_err() || !fits {
-            return Err(Error::Overflow);
+            return Err(Error::Overflow.into());
         }
         Ok(Shape {
             dtype: q.dtype,

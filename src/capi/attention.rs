@@ -1,0 +1,188 @@
+//! `fa_attention`: the general problem as C describes it.
+
+use std::ptr;
+
+use super::guard;
+use super::status::fa_status;
+use super::tensor::fa_tensor;
+use crate::error::Error;
+
+/// fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of keys -
+/// number of query rows. It may come out negative: the rows before key 0 are then at no key.
+pub const FA_POS_END: i64 = i64::MIN;
+
+/// fa_attention.window_left, window_right: no limit.
+pub const FA_NO_LIMIT: i64 = -1;
+
+/// Attention in general: dense, interleaved, broadcast or ragged tensors, grouped heads, positions and
+/// windows, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
+///
+/// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
+///
+///   s_j = scale * sum_d q[i][d] * k[j][d]
+///   o[i] = sum_j exp(s_j) * v[j] / sum_j exp(s_j)         lse[i] = log sum_j exp(s_j)
+///
+/// Fill it with fa_attention_init, then set what you need; fields marked "later" must stay as
+/// fa_attention_init leaves them, or the answer is FA_ERR_UNSUPPORTED. Fields are only ever appended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fa_attention {
+    /// sizeof(fa_attention), set by fa_attention_init.
+    pub struct_size: usize,
+    /// 0; later versions have flags.
+    pub flags: u32,
+    /// 0.
+    pub reserved0: u32,
+    /// Sequences; at least 1.
+    pub batch: i64,
+    /// Heads of q and o; a multiple of heads_kv. Query head h uses kv head h / (heads_q / heads_kv).
+    pub heads_q: i64,
+    /// Heads of k and v; at least 1.
+    pub heads_kv: i64,
+    /// Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest sequence.
+    pub len_q: i64,
+    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest.
+    pub len_kv: i64,
+    /// Elements of a row of q and k; at least 1.
+    pub dim_qk: i64,
+    /// Elements of a row of v and o; at least 1. Independent of dim_qk.
+    pub dim_v: i64,
+    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32.
+    pub q: fa_tensor,
+    /// Keys [batch][heads_kv][len_kv][dim_qk]; FA_DTYPE_F32.
+    pub k: fa_tensor,
+    /// Values [batch][heads_kv][len_kv][dim_v]; FA_DTYPE_F32. May be a view of k (multi-head latent attention).
+    pub v: fa_tensor,
+    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows overlap neither each other nor an
+    /// input. Every row is written completely; what was in it does not matter. Bytes between rows are
+    /// not touched.
+    pub o: fa_tensor,
+    /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
+    /// 0 = 1/sqrt(dim_qk).
+    pub scale: f32,
+    /// 0; later.
+    pub softcap: f32,
+    /// Key position of query row 0: 0 if there is no past, the number of keys that came before, or
+    /// FA_POS_END. Any number; only windows depend on it.
+    pub q_pos: i64,
+    /// Keys before a query's position that it sees: p - window_left is the first. At least 0, or
+    /// FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)
+    pub window_left: i64,
+    /// Keys behind a query's position that it sees: p + window_right is the last. At least 0, or
+    /// FA_NO_LIMIT. Causal attention is window_right = 0.
+    pub window_right: i64,
+    /// data = NULL; later.
+    pub mask: fa_tensor,
+    /// NULL; later.
+    pub alibi_slopes: *const f32,
+    /// 0; later.
+    pub alibi_batch_stride: i64,
+    /// NULL; later.
+    pub sinks: *const f32,
+    /// NULL; later.
+    pub block_mask: *const u8,
+    /// Later.
+    pub block_mask_stride: [i64; 3],
+    /// Later.
+    pub block_mask_q: i64,
+    /// Later.
+    pub block_mask_kv: i64,
+    /// Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences behind one
+    /// another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the stride between
+    /// batch entries does not count. Not negative, not decreasing.
+    pub cu_len_q: *const i32,
+    /// Ragged keys: the same for k and v.
+    pub cu_len_kv: *const i32,
+    /// NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it has. The
+    /// others are never read.
+    pub kv_lens: *const i32,
+    /// NULL; later.
+    pub block_table: *const i32,
+    /// NULL; later.
+    pub block_table_start: *const i32,
+    /// 0; later.
+    pub table_stride: i64,
+    /// 0; later.
+    pub page_size: i64,
+    /// 0; later.
+    pub num_pages: i64,
+    /// NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
+    /// that sees no key. With it, results over parts of the keys can be joined: fa_merge.
+    pub lse: *mut f32,
+    /// ELEMENTS from one batch entry of lse to the next, one head to the next, one query row to the next.
+    pub lse_stride: [i64; 3],
+    /// Query rows of a tile; 0 = chosen from this machine's caches. Results do not depend on it.
+    pub block_q: i64,
+    /// Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within rounding.
+    pub block_kv: i64,
+}
+
+/// Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
+///
+/// @param[out] a       not NULL
+/// @param struct_size  sizeof(fa_attention)
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE. *a is untouched on errors.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_init(a: *mut fa_attention, struct_size: usize) -> fa_status {
+    guard(|| {
+        if a.is_null() {
+            return Err(Error::Null);
+        }
+        if struct_size < size_of::<fa_attention>() {
+            return Err(Error::StructSize);
+        }
+        let empty = fa_attention { struct_size, ..EMPTY };
+        // SAFETY: not NULL, writable for `struct_size` bytes by the contract; no alignment is assumed. What
+        // a later version of the structure has beyond ours is 0.
+        unsafe {
+            a.cast::<u8>().write_bytes(0, struct_size);
+            a.write_unaligned(empty);
+        }
+        Ok(())
+    })
+}
+
+/// What `fa_attention_init` leaves.
+pub(super) const EMPTY: fa_attention = fa_attention {
+    struct_size: size_of::<fa_attention>(),
+    flags: 0,
+    reserved0: 0,
+    batch: 0,
+    heads_q: 0,
+    heads_kv: 0,
+    len_q: 0,
+    len_kv: 0,
+    dim_qk: 0,
+    dim_v: 0,
+    q: fa_tensor::NONE,
+    k: fa_tensor::NONE,
+    v: fa_tensor::NONE,
+    o: fa_tensor::NONE,
+    scale: 0.0,
+    softcap: 0.0,
+    q_pos: FA_POS_END,
+    window_left: FA_NO_LIMIT,
+    window_right: FA_NO_LIMIT,
+    mask: fa_tensor::NONE,
+    alibi_slopes: ptr::null(),
+    alibi_batch_stride: 0,
+    sinks: ptr::null(),
+    block_mask: ptr::null(),
+    block_mask_stride: [0; 3],
+    block_mask_q: 0,
+    block_mask_kv: 0,
+    cu_len_q: ptr::null(),
+    cu_len_kv: ptr::null(),
+    kv_lens: ptr::null(),
+    block_table: ptr::null(),
+    block_table_start: ptr::null(),
+    table_stride: 0,
+    page_size: 0,
+    num_pages: 0,
+    lse: ptr::null_mut(),
+    lse_stride: [0; 3],
+    block_q: 0,
+    block_kv: 0,
+};

@@ -1,0 +1,218 @@
+//! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
+
+use super::attention::{FA_NO_LIMIT, FA_POS_END, fa_attention};
+use super::tensor::{self, fa_tensor};
+use crate::dtype::Dtype;
+use crate::error::{Error, Refusal};
+use crate::problem::{Batch, Position, Problem, Scales, Semantics, Tensors, Window};
+use crate::view::{Array, Layout, View, ViewMut};
+
+/// Copies the caller's structure, if it is one that this version can read.
+///
+/// # Safety
+/// `a` is NULL or readable for `struct_size` bytes.
+pub(super) unsafe fn read(a: *const fa_attention) -> Result<fa_attention, Refusal> {
+    if a.is_null() {
+        return Err(Error::Null.into());
+    }
+    let known = size_of::<fa_attention>();
+    // SAFETY: not NULL; the first field is there whatever the version; no alignment is assumed.
+    let size = unsafe { a.cast::<usize>().read_unaligned() };
+    // A page more than any version will need: a wild number must not lead us through memory.
+    let most = known + 4096;
+    let fact = Refusal::of("struct_size", size as i64);
+    if size < known {
+        return Err(fact.against(Error::StructSize, "less than this version's", known as i64));
+    }
+    if size > most {
+        return Err(fact.but(Error::StructSize, "not of any version"));
+    }
+    for i in known..size {
+        // SAFETY: below `struct_size`.
+        if unsafe { a.cast::<u8>().wrapping_add(i).read() } != 0 {
+            return Err(fact.but(Error::StructSize, "fields of a later version are set"));
+        }
+    }
+    // SAFETY: `struct_size` bytes are readable; every bit pattern of the fields is a value.
+    Ok(unsafe { a.read_unaligned() })
+}
+
+/// The problem that a description describes.
+///
+/// # Safety
+/// The pointers lead to what the documentation of the fields says, for as long as the problem lives: tensors
+/// and arrays that nobody writes to, and outputs of which nobody uses the rows that are computed.
+pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusal> {
+    plain_fields(a)?;
+    let extent = |what, value, least| extent(what, value, least);
+    let batch = extent("batch", a.batch, 1)?;
+    let heads_q = extent("heads_q", a.heads_q, 1)?;
+    let heads_kv = extent("heads_kv", a.heads_kv, 1)?;
+    let len_q = extent("len_q", a.len_q, 0)?;
+    let len_kv = extent("len_kv", a.len_kv, 0)?;
+    let dim_qk = extent("dim_qk", a.dim_qk, 1)?;
+    let dim_v = extent("dim_v", a.dim_v, 1)?;
+
+    // SAFETY: the arrays are as long as documented.
+    let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
+        let batches = Batch {
+            starts_q: array(a.cu_len_q, batch + 1),
+            starts_kv: array(a.cu_len_kv, batch + 1),
+            kv_lens: array(a.kv_lens, batch),
+        };
+        let rows_q = packed("cu_len_q", batches.starts_q, "longer than len_q", len_q)?;
+        let rows_kv = packed("cu_len_kv", batches.starts_kv, "longer than len_kv", len_kv)?;
+        let entries = |rows: Option<usize>, len| rows.map_or([batch, len], |rows| [1, rows]);
+        (batches, entries(rows_q, len_q), entries(rows_kv, len_kv))
+    };
+
+    let q = layout(["q.dtype", "q.stride"], &a.q, [entries_q, heads_q, rows_q], dim_qk)?;
+    let k = layout(["k.dtype", "k.stride"], &a.k, [entries_kv, heads_kv, rows_kv], dim_qk)?;
+    let v = layout(["v.dtype", "v.stride"], &a.v, [entries_kv, heads_kv, rows_kv], dim_v)?;
+    let o = layout(["o.dtype", "o.stride"], &a.o, [entries_q, heads_q, rows_q], dim_v)?;
+    let mut lse_stride = [0; 3];
+    for (bytes, elements) in lse_stride.iter_mut().zip(a.lse_stride) {
+        *bytes = elements.checked_mul(4).ok_or(Error::Overflow)?;
+    }
+    let stride = strides("lse_stride", lse_stride, 4)?;
+    let lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride };
+
+    // SAFETY: the caller's contract.
+    let tensors = unsafe {
+        Tensors {
+            q: View::new(a.q.data.cast(), q)?,
+            k: View::new(a.k.data.cast(), k)?,
+            v: View::new(a.v.data.cast(), v)?,
+            o: ViewMut::new(a.o.data.cast(), o)?,
+            lse: if a.lse.is_null() { None } else { Some(ViewMut::new(a.lse.cast(), lse)?) },
+            batch: batches,
+        }
+    };
+    Problem::new(tensors, semantics(a, dim_qk)?)
+}
+
+/// Fields that mean nothing yet.
+fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
+    let tensors = [("q", &a.q), ("k", &a.k), ("v", &a.v), ("o", &a.o), ("mask", &a.mask)];
+    let reserved = tensors.map(|(what, tensor)| (what, i64::from(tensor.reserved)));
+    for (what, value) in reserved {
+        if value != 0 {
+            return Err(Refusal::of(what, value).but(Error::Reserved, "its field reserved must be 0"));
+        }
+    }
+    for (what, value) in [("flags", a.flags), ("reserved0", a.reserved0)] {
+        if value != 0 {
+            return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "must be 0"));
+        }
+    }
+    let later = [
+        ("softcap", a.softcap != 0.0),
+        ("mask", !a.mask.data.is_null()),
+        ("alibi_slopes", !a.alibi_slopes.is_null()),
+        ("sinks", !a.sinks.is_null()),
+        ("block_mask", !a.block_mask.is_null()),
+        ("block_table", !a.block_table.is_null()),
+    ];
+    for (what, is_set) in later {
+        if is_set {
+            return Err(Refusal::of(what, 1).but(Error::Unsupported, "set, but not in this version"));
+        }
+    }
+    Ok(())
+}
+
+fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
+    let limit = |what, value| match value {
+        FA_NO_LIMIT => Ok(None),
+        0.. => Ok(Some(value as u64)),
+        _ => Err(Refusal::of(what, value).but(Error::Window, "negative, and not FA_NO_LIMIT")),
+    };
+    let block = |what, value| extent(what, value, 0);
+    Ok(Semantics {
+        softmax_scale: if a.scale == 0.0 { (1.0 / (dim_qk as f64).sqrt()) as f32 } else { a.scale },
+        scales: Scales::default(),
+        q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
+        window: Window {
+            left: limit("window_left", a.window_left)?,
+            right: limit("window_right", a.window_right)?,
+        },
+        block_q: block("block_q", a.block_q)?,
+        block_kv: block("block_kv", a.block_kv)?,
+    })
+}
+
+fn extent(what: &'static str, value: i64, least: i64) -> Result<usize, Refusal> {
+    let fact = Refusal::of(what, value);
+    match usize::try_from(value) {
+        Err(_) if value < 0 => Err(fact.but(Error::Shape, "negative")),
+        Err(_) => Err(fact.but(Error::Overflow, "more than an address space holds")),
+        Ok(_) if value < least => Err(fact.but(Error::ZeroExtent, "must be at least 1")),
+        Ok(n) => Ok(n),
+    }
+}
+
+/// # Safety
+/// `data` is NULL or leads to `len` values.
+unsafe fn array<'a>(data: *const i32, len: usize) -> Option<Array<'a, i32>> {
+    // SAFETY: the caller's contract.
+    (!data.is_null()).then(|| unsafe { Array::new(data, len) })
+}
+
+/// Rows of a packed tensor, if it is one; refuses a sequence of more than `most` rows.
+fn packed(
+    what: &'static str,
+    starts: Option<Array<i32>>,
+    but: &'static str,
+    most: usize,
+) -> Result<Option<usize>, Refusal> {
+    let Some(starts) = starts else { return Ok(None) };
+    let last = starts.len() - 1;
+    for b in 0..last {
+        let len = i64::from(starts.get(b + 1)) - i64::from(starts.get(b));
+        if len > most as i64 {
+            return Err(Refusal::of(what, i64::from(starts.get(b + 1))).at(b + 1).against(
+                Error::Lengths,
+                but,
+                most as i64,
+            ));
+        }
+    }
+    // A negative one is refused by `Batch`, which sees the others, too.
+    Ok(Some(usize::try_from(starts.get(last)).unwrap_or(0)))
+}
+
+fn layout(
+    [dtype_name, stride_name]: [&'static str; 2],
+    tensor: &fa_tensor,
+    extent: [usize; 3],
+    dim: usize,
+) -> Result<Layout, Refusal> {
+    let dtype = tensor::dtype(dtype_name, tensor.dtype)?;
+    if dtype != Dtype::F32 {
+        let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
+        return Err(fact.but(Error::Unsupported, "this version takes FA_DTYPE_F32 here"));
+    }
+    if !tensor.quant.is_null() {
+        let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
+        return Err(fact.but(Error::Dtype, "quant is set, but the numbers are not quantised"));
+    }
+    let mut stride = strides(stride_name, tensor.stride, dtype.size())?;
+    for (stride, extent) in stride.iter_mut().zip(extent) {
+        if extent == 1 {
+            *stride = 0;
+        }
+    }
+    Ok(Layout { dtype, extent, dim, stride })
+}
+
+fn strides(what: &'static str, bytes: [i64; 3], element: usize) -> Result<[usize; 3], Refusal> {
+    let mut strides = [0; 3];
+    for (axis, (stride, bytes)) in strides.iter_mut().zip(bytes).enumerate() {
+        let fact = Refusal::of(what, bytes).at(axis);
+        *stride = usize::try_from(bytes).map_err(|_| fact.but(Error::Stride, "negative"))?;
+        if !stride.is_multiple_of(element) {
+            return Err(fact.against(Error::Stride, "not a multiple of the element size", element as i64));
+        }
+    }
+    Ok(strides)
+}

@@ -1,0 +1,202 @@
+//! `fa_pool`: the caller's threads, or a pool of the library's in the same form.
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::guard;
+use super::status::fa_status;
+use crate::error::Error;
+use crate::machine;
+use crate::pool::{MAX_THREADS, Made, Threads};
+
+/// One call of a task.
+pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
+
+/// Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
+/// libdispatch and the like in a few lines.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct fa_pool {
+    /// sizeof(fa_pool).
+    pub struct_size: usize,
+    /// Passed to both functions.
+    pub ctx: *mut c_void,
+    /// How many threads compute at the same time, the calling one included; at least 1. NULL = 1.
+    pub width: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,
+    /// Calls task(arg, i) once for each i below n, in any order, on any threads (the calling one among
+    /// them or not), and returns when all calls have returned. Which thread makes which call does not
+    /// matter; tasks never wait for each other. A call that is left out is made up for by the others, one
+    /// that is made twice does nothing. NULL = the calling thread makes them.
+    pub parallel_for:
+        Option<unsafe extern "C" fn(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void)>,
+}
+
+/// Makes a pool of the library's own threads, in the form of the caller's. They sleep when there is
+/// nothing to do.
+///
+/// @param n_threads  threads that compute at the same time in a call, the calling one included; 0 = one
+///                   per core that the process may use; at most 256
+/// @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
+///         where the system grants fewer than asked for, the pool has fewer)
+///
+/// Thread-safe; so is the pool. A child process after fork() must make its own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) -> fa_status {
+    guard(|| {
+        if out.is_null() {
+            return Err(Error::Null);
+        }
+        let threads = match usize::try_from(n_threads) {
+            Ok(0) => machine::cores().min(MAX_THREADS),
+            Ok(n) if n <= MAX_THREADS => n,
+            _ => return Err(Error::Part),
+        };
+        let made = match threads {
+            1 => None,
+            _ => Some(Made::new(threads).ok_or(Error::Memory)?),
+        };
+        if !machine::has_memory(1 << 10) {
+            return Err(Error::Memory);
+        }
+        let owned = Box::into_raw(Box::new(Owned {
+            face: fa_pool {
+                struct_size: size_of::<fa_pool>(),
+                ctx: std::ptr::null_mut(),
+                width: Some(width_of_owned),
+                parallel_for: Some(parallel_for_of_owned),
+            },
+            made,
+        }));
+        // SAFETY: just allocated, and `out` is not NULL and writable by the contract.
+        unsafe {
+            (*owned).face.ctx = owned.cast();
+            out.write_unaligned(owned.cast());
+        }
+        Ok(())
+    })
+}
+
+/// Ends the threads of a pool from fa_pool_create and frees it. NULL is fine. No call may be using it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_pool_destroy(pool: *mut fa_pool) {
+    let _ = guard(|| {
+        if !pool.is_null() {
+            // SAFETY: made by `fa_pool_create` and not used any more, by the contract.
+            drop(unsafe { Box::from_raw(pool.cast::<Owned>()) });
+        }
+        Ok(())
+    });
+}
+
+/// What `fa_pool_create` allocates; C sees its first field.
+///
+/// cbindgen:ignore
+#[repr(C)]
+struct Owned {
+    face: fa_pool,
+    made: Option<Made>,
+}
+
+unsafe extern "C" fn width_of_owned(ctx: *mut c_void) -> i32 {
+    // SAFETY: `ctx` was set by `fa_pool_create`.
+    let owned = unsafe { &*ctx.cast::<Owned>() };
+    owned.made.as_ref().map_or(1, |made| made.width() as i32)
+}
+
+unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void) {
+    /// The caller's task, which may be called from any thread.
+    struct Call(unsafe extern "C" fn(*mut c_void, usize), *mut c_void);
+    // SAFETY: the contract of `parallel_for`.
+    unsafe impl Sync for Call {}
+    let _ = guard(|| {
+        let Some(task) = task else { return Ok(()) };
+        // SAFETY: `ctx` was set by `fa_pool_create`.
+        let owned = unsafe { &*ctx.cast::<Owned>() };
+        let call = Call(task, arg);
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let each = || {
+            let call = &call;
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= n {
+                    break;
+                }
+                // SAFETY: the contract of `parallel_for`: each i once.
+                unsafe { (call.0)(call.1, i) };
+            }
+        };
+        match &owned.made {
+            Some(made) => made.run(n.min(made.width()), &each),
+            None => each(),
+        }
+        Ok(())
+    });
+}
+
+/// A pool from C, checked.
+pub(super) struct Lent {
+    pool: fa_pool,
+}
+
+impl Lent {
+    /// None for NULL.
+    ///
+    /// # Safety
+    /// `pool` is NULL or readable.
+    pub(super) unsafe fn read(pool: *const fa_pool) -> Result<Option<Lent>, Error> {
+        if pool.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: not NULL and readable by the contract; no alignment is assumed. Function pointers are
+        // addresses or NULL.
+        let pool = unsafe { pool.read_unaligned() };
+        if pool.struct_size < size_of::<fa_pool>() {
+            return Err(Error::StructSize);
+        }
+        Ok(Some(Lent { pool }))
+    }
+
+    /// Threads at the same time; at least 1.
+    pub(super) fn width(&self) -> usize {
+        // SAFETY: the caller's function, with the caller's context.
+        let width = self.pool.width.map_or(1, |width| unsafe { width(self.pool.ctx) });
+        usize::try_from(width).unwrap_or(1).clamp(1, MAX_THREADS)
+    }
+}
+
+impl Threads for Lent {
+    fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
+        let Some(parallel_for) = self.pool.parallel_for.filter(|_| n > 1) else { return task() };
+        let failed = AtomicBool::new(false);
+        let bridge = Bridge { task, failed: &failed };
+        let arg = std::ptr::from_ref(&bridge).cast_mut().cast();
+        // SAFETY: the caller's function, with the caller's context; it returns when no call is under way, so
+        // the bridge outlives them.
+        unsafe { parallel_for(self.pool.ctx, n, Some(cross), arg) };
+        assert!(!failed.into_inner(), "a task panicked");
+    }
+}
+
+/// What a task needs on the other side.
+struct Bridge<'a> {
+    task: &'a (dyn Fn() + Sync),
+    failed: &'a AtomicBool,
+}
+
+/// A task, called from C: no panic may leave it.
+unsafe extern "C" fn cross(arg: *mut c_void, _i: usize) {
+    // SAFETY: `Lent::run` made it, and waits.
+    let bridge = unsafe { &*arg.cast_const().cast::<Bridge>() };
+    let status = guard(|| {
+        catch_unwind(AssertUnwindSafe(bridge.task)).map_err(|panic| {
+            // Dropping a payload can itself panic.
+            std::mem::forget(panic);
+            Error::Internal
+        })
+    });
+    if status != fa_status::FA_OK {
+        bridge.failed.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,267 @@
+//! `fa_attention_check`, `_workspace`, `_run`, `_part`, `_finish`.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt::{self, Write};
+
+use super::attention::fa_attention;
+use super::pool::{Lent, fa_pool};
+use super::status::{fa_status, fa_status_string};
+use super::{describe, guard};
+use crate::error::{Error, Refusal};
+use crate::kernel;
+use crate::machine::Machine;
+use crate::plan::Plan;
+use crate::pool::{Caller, MAX_THREADS};
+use crate::problem::Problem;
+use crate::schedule;
+use crate::workspace::{self, Workspace};
+
+/// Whether a problem can be computed, and how; if not, why not, with the offending numbers. Touches
+/// nothing but why.
+///
+/// @param[in] a        not NULL
+/// @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a zero
+///                     byte, cut off where it is longer. Its wording may change in any version.
+/// @param why_size     bytes at why
+/// @return FA_OK, or what fa_attention_run would refuse it with
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_check(
+    a: *const fa_attention,
+    why: *mut c_char,
+    why_size: usize,
+) -> fa_status {
+    guard(|| {
+        let mut words = Words { at: why.cast(), left: if why.is_null() { 0 } else { why_size } };
+        // SAFETY: the caller's pointers, as documented.
+        let found = unsafe { Call::read(a, 1) };
+        let _ = match &found {
+            Ok(call) => write!(words, "{}", call.plan),
+            Err(refusal) if refusal.has_words() => write!(words, "{refusal}"),
+            Err(refusal) => {
+                let text = fa_status_string(fa_status::from(refusal.error) as i32);
+                // SAFETY: a static string.
+                write!(words, "{}", unsafe { CStr::from_ptr(text) }.to_string_lossy())
+            }
+        };
+        words.end();
+        found?;
+        Ok(())
+    })
+}
+
+/// Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads (1 for a NULL pool),
+/// and that fa_attention_part needs with n_parts parts. It grows with the sum of the sizes at most, never
+/// with their product, and may be 0.
+///
+/// @param[in] a        not NULL
+/// @param n_parts      1 to 256
+/// @param[out] bytes   not NULL; untouched on errors
+/// @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
+///
+/// Thread-safe. The answer holds for this description as long as fa_limit_isa is not called in between.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_workspace(
+    a: *const fa_attention,
+    n_parts: i32,
+    bytes: *mut usize,
+) -> fa_status {
+    guard(|| {
+        if bytes.is_null() {
+            return Err(Error::Null);
+        }
+        // SAFETY: the caller's pointer, as documented.
+        let call = unsafe { Call::read(a, parts(n_parts)?)? };
+        // SAFETY: not NULL, writable by the contract; no alignment is assumed.
+        unsafe { bytes.write_unaligned(call.bytes()?) };
+        Ok(())
+    })
+}
+
+/// Computes the problem.
+///
+/// @param[in] a     not NULL
+/// @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is wide;
+///                  uninitialised and unaligned is fine. NULL if that is 0. Belongs to the call until it
+///                  returns, then holds nothing of interest.
+/// @param ws_size   bytes at ws
+/// @param[in] pool  the threads; NULL = the calling thread alone
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
+///         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_WINDOW;
+///         FA_ERR_LENGTHS; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED; FA_ERR_WORKSPACE; FA_ERR_ISA;
+///         FA_ERR_INTERNAL. fa_attention_check says why in words.
+///
+/// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Small problems
+/// use up to 64 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
+/// any n_parts.
+///
+/// Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_run(
+    a: *const fa_attention,
+    ws: *mut c_void,
+    ws_size: usize,
+    pool: *const fa_pool,
+) -> fa_status {
+    guard(|| {
+        // SAFETY: the caller's pointers, as documented.
+        let (lent, mut call) = unsafe {
+            let lent = Lent::read(pool)?;
+            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width))?;
+            (lent, call)
+        };
+        let Call { problem, plan } = &mut call;
+        if plan.parts == 0 {
+            return Ok(());
+        }
+        if plan.is_on_stack() {
+            return schedule::on_stack(problem, plan);
+        }
+        // SAFETY: the caller's memory, as documented.
+        let workspace = unsafe { Workspace::borrow(ws.cast(), ws_size, plan.threads, plan.scratch)? };
+        match &lent {
+            Some(lent) => schedule::run_on(problem, plan, &workspace, lent),
+            None => schedule::run_on(problem, plan, &workspace, &Caller),
+        }
+    })
+}
+
+/// Computes one part of n_parts of the problem on the calling thread: for engines that have their own
+/// threads and barriers. Call it once for each part below n_parts, on any threads, at the same time or one
+/// after another, in any order; then, after a barrier, fa_attention_finish, once for each part.
+///
+/// @param[in] a     not NULL; the same in every call
+/// @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts share it,
+///                  from the first call of part to the last of finish
+/// @param ws_size   bytes at ws; the same in every call
+/// @param part      at least 0, less than n_parts
+/// @param n_parts   1 to 256; the same in every call
+/// @return as fa_attention_run, and FA_ERR_PART
+///
+/// Allocates, locks and prints nothing. Small problems leave some parts nothing to do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_part(
+    a: *const fa_attention,
+    ws: *mut c_void,
+    ws_size: usize,
+    part: i32,
+    n_parts: i32,
+) -> fa_status {
+    guard(|| {
+        // SAFETY: the caller's pointers, as documented.
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts)? };
+        let Call { mut problem, plan } = call;
+        let Some(share) = share else { return Ok(()) };
+        if plan.is_on_stack() {
+            return schedule::on_stack(&mut problem, &plan);
+        }
+        // SAFETY: the caller's memory, as documented, of which other parts use other pieces.
+        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, share, plan.scratch)? };
+        let scratch = workspace.take().ok_or(Error::Internal)?;
+        schedule::share(&mut problem, &plan, share, scratch)
+    })
+}
+
+/// The second half of what fa_attention_part begins: to be called once for each part after all parts have
+/// returned. (It joins pieces of rows that were cut along the keys. This version cuts none, so it only
+/// checks its arguments; later ones will.)
+///
+/// @return as fa_attention_part, with the same arguments
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_finish(
+    a: *const fa_attention,
+    ws: *mut c_void,
+    ws_size: usize,
+    part: i32,
+    n_parts: i32,
+) -> fa_status {
+    guard(|| {
+        // SAFETY: the caller's pointers, as documented.
+        unsafe { share(a, ws, ws_size, part, n_parts)? };
+        Ok(())
+    })
+}
+
+/// A description, checked and planned.
+struct Call<'a> {
+    problem: Problem<'a>,
+    plan: Plan,
+}
+
+impl Call<'_> {
+    /// # Safety
+    /// `a` is NULL or as documented.
+    unsafe fn read<'a>(a: *const fa_attention, threads: usize) -> Result<Call<'a>, Refusal> {
+        // SAFETY: the caller's contract.
+        let problem = unsafe { describe::problem(&describe::read(a)?)? };
+        let shape = problem.shape();
+        let plan = Plan::new(shape, kernel::select(shape.dtype)?, Machine::get(), threads)?;
+        Ok(Call { problem, plan })
+    }
+
+    /// What the caller's scratch memory must have.
+    fn bytes(&self) -> Result<usize, Error> {
+        if self.plan.parts == 0 || self.plan.is_on_stack() {
+            return Ok(0);
+        }
+        workspace::borrowed_bytes(self.plan.threads, self.plan.scratch)
+    }
+}
+
+/// The problem, and which of how many shares of it the caller wants; none where there are fewer.
+///
+/// # Safety
+/// As [`fa_attention_part`].
+unsafe fn share<'a>(
+    a: *const fa_attention,
+    ws: *mut c_void,
+    ws_size: usize,
+    part: i32,
+    n_parts: i32,
+) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
+    let n = parts(n_parts)?;
+    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
+    // SAFETY: the caller's contract.
+    let call = unsafe { Call::read(a, n)? };
+    let needed = call.bytes()?;
+    if ws_size < needed || (needed > 0 && ws.is_null()) {
+        return Err(Error::Workspace.into());
+    }
+    let Plan { parts, threads, .. } = call.plan;
+    let share = (parts > 0 && i < threads).then_some([i, threads]);
+    Ok((call, share))
+}
+
+fn parts(n: i32) -> Result<usize, Error> {
+    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::Part)
+}
+
+/// The caller's room for words.
+struct Words {
+    at: *mut u8,
+    left: usize,
+}
+
+impl Words {
+    fn end(self) {
+        if self.left > 0 {
+            // SAFETY: `write_str` leaves room for it.
+            unsafe { self.at.write(0) };
+        }
+    }
+}
+
+impl Write for Words {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.left > 1 {
+                // SAFETY: there is room for this byte and another.
+                unsafe { self.at.write(byte) };
+                self.at = self.at.wrapping_add(1);
+                self.left -= 1;
+            }
+        }
+        Ok(())
+    }
+}

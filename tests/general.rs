@@ -1,0 +1,428 @@
+//! The general door on random descriptions: against attention as the header defines it, in f64, read
+//! through the description itself; the same bits however it is run; nothing written beside the outputs.
+
+mod common;
+
+use std::ffi::{CStr, c_void};
+use std::ptr;
+
+use common::{Random, same_bits};
+use flash_attention::capi::attention::{FA_NO_LIMIT, FA_POS_END, fa_attention, fa_attention_init};
+use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
+use flash_attention::capi::pool::{fa_pool, fa_pool_create, fa_pool_destroy};
+use flash_attention::capi::run::{
+    fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+};
+use flash_attention::capi::status::fa_status;
+use flash_attention::capi::tensor::fa_tensor;
+
+/// A description and the memory that it points to.
+struct Case {
+    a: fa_attention,
+    seed: u64,
+    /// Largest magnitude of the values.
+    largest: f64,
+    /// Kept for the pointers' sake; vectors do not move their contents.
+    _inputs: Vec<Vec<f32>>,
+    _lens: Vec<Vec<i32>>,
+    o: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+/// What outputs hold before.
+const BEFORE: f32 = -7.0e30;
+
+struct Chooser(Random);
+
+impl Chooser {
+    fn below(&mut self, n: i64) -> i64 {
+        self.0.below(n as usize) as i64
+    }
+    fn from(&mut self, low: i64, high: i64) -> i64 {
+        low + self.below(high - low)
+    }
+    fn chance(&mut self, percent: i64) -> bool {
+        self.below(100) < percent
+    }
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as i64) as usize]
+    }
+}
+
+impl Case {
+    fn random(seed: u64) -> Case {
+        let mut c = Chooser(Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let mut a = empty();
+        a.batch = c.from(1, 4);
+        a.heads_kv = c.from(1, 4);
+        a.heads_q = a.heads_kv * c.from(1, 4);
+        a.len_q = c.of(&[0, 1, 1, 2, 3, 5, 16, 17, 20, 33, 70]);
+        a.len_kv = c.of(&[0, 1, 2, 7, 16, 31, 64, 100, 270]);
+        a.dim_qk = c.of(&[1, 2, 7, 8, 16, 17, 32, 40, 64]);
+        a.dim_v = if c.chance(50) { a.dim_qk } else { c.of(&[1, 3, 8, 16, 19, 64]) };
+        a.scale = c.of(&[0.0, 0.3, -0.2, 1.0]);
+        a.q_pos = match c.below(5) {
+            0 => 0,
+            1 => a.len_kv - a.len_q,
+            2 => c.from(-20, 0),
+            _ => FA_POS_END,
+        };
+        let limits = [FA_NO_LIMIT, FA_NO_LIMIT, 0, 0, 1, 5, 40];
+        a.window_left = c.of(&limits);
+        a.window_right = c.of(&limits);
+        a.block_kv = c.of(&[0, 0, 1, 3, 16, 50]);
+        a.block_q = c.of(&[0, 0, 1, 20]);
+
+        let mut lens = Vec::new();
+        let batch = a.batch as usize;
+        let starts = |c: &mut Chooser, len: i64| {
+            let mut at = c.below(3);
+            let mut starts = vec![at as i32];
+            for _ in 0..batch {
+                at += c.below(len + 1);
+                starts.push(at as i32);
+            }
+            starts
+        };
+        if c.chance(30) {
+            lens.push(starts(&mut c, a.len_q));
+            a.cu_len_q = lens.last().unwrap().as_ptr();
+        }
+        if c.chance(30) {
+            lens.push(starts(&mut c, a.len_kv));
+            a.cu_len_kv = lens.last().unwrap().as_ptr();
+        }
+        if c.chance(40) {
+            let most = |b: usize| match a.cu_len_kv.is_null() {
+                true => a.len_kv,
+                // SAFETY: [batch + 1] values.
+                false => unsafe { i64::from(*a.cu_len_kv.add(b + 1) - *a.cu_len_kv.add(b)) },
+            };
+            let list = (0..batch).map(|b| c.below(most(b) + 1) as i32).collect::<Vec<_>>();
+            lens.push(list);
+            a.kv_lens = lens.last().unwrap().as_ptr();
+        }
+
+        let total = |starts: *const i32, len: i64| match starts.is_null() {
+            true => (a.batch, len),
+            // SAFETY: [batch + 1] values.
+            false => (1, unsafe { i64::from(*starts.add(batch)) }),
+        };
+        let (entries_q, rows_q) = total(a.cu_len_q, a.len_q);
+        let (entries_kv, rows_kv) = total(a.cu_len_kv, a.len_kv);
+        let mut inputs = Vec::new();
+        let mut input = |c: &mut Chooser, extent: [i64; 3], dim: i64, broadcast: bool| {
+            let (mut stride, mut elements) = strides(c, extent, dim);
+            if broadcast && c.chance(20) {
+                stride[c.below(2) as usize] = 0;
+            }
+            // As many as are reached: a read beyond is a read beyond the allocation.
+            let reached: i64 = (0..3).map(|i| (extent[i] - 1) * stride[i] / 4).sum::<i64>() + dim;
+            elements = if extent.contains(&0) { 0 } else { elements.min(reached as usize) };
+            inputs.push(c.0.normals(elements));
+            fa_tensor { data: inputs.last().unwrap().as_ptr().cast_mut().cast(), stride, ..fa_tensor::NONE }
+        };
+        a.q = input(&mut c, [entries_q, a.heads_q, rows_q], a.dim_qk, false);
+        a.k = input(&mut c, [entries_kv, a.heads_kv, rows_kv], a.dim_qk, true);
+        a.v = input(&mut c, [entries_kv, a.heads_kv, rows_kv], a.dim_v, true);
+        if a.dim_v <= a.dim_qk && c.chance(15) {
+            a.v = a.k;
+        }
+        let largest = inputs.iter().flatten().fold(1.0f64, |m, &x| m.max(f64::from(x.abs())));
+        let extent = [entries_q, a.heads_q, rows_q];
+        let (stride, elements) = strides(&mut c, extent, a.dim_v);
+        let mut o = vec![BEFORE; elements];
+        a.o = fa_tensor { data: o.as_mut_ptr().cast(), stride, ..fa_tensor::NONE };
+        let (stride, elements) = strides(&mut c, extent, 1);
+        let mut lse = vec![BEFORE; elements];
+        if c.chance(70) {
+            a.lse = lse.as_mut_ptr();
+            a.lse_stride = stride.map(|bytes| bytes / 4);
+        }
+        let mut case = Case { a, seed, largest, _inputs: inputs, _lens: lens, o, lse };
+        case.poison();
+        case
+    }
+
+    /// NaN in every key and value that nothing sees.
+    fn poison(&mut self) {
+        let a = &self.a;
+        let mut seen = std::collections::HashSet::new();
+        self.pairs(|b, h, i, keys| {
+            let kv = h / (a.heads_q / a.heads_kv);
+            for j in keys {
+                seen.insert(at(&a.k, self.key_at(b, j), kv));
+                seen.insert(at(&a.v, self.key_at(b, j), kv));
+            }
+            let _ = i;
+        });
+        for b in 0..a.batch {
+            for kv in 0..a.heads_kv {
+                for j in 0..self.keys_of(b) {
+                    for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
+                        let row = at(tensor, self.key_at(b, j), kv);
+                        if !seen.contains(&row) {
+                            for d in 0..dim {
+                                // SAFETY: a row of the tensor.
+                                unsafe { (row as *mut f32).add(d as usize).write(f32::NAN) };
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self, starts: *const i32, b: i64) -> Option<i64> {
+        // SAFETY: [batch + 1] values.
+        (!starts.is_null()).then(|| i64::from(unsafe { *starts.add(b as usize) }))
+    }
+
+    fn queries_of(&self, b: i64) -> i64 {
+        let start = |b| self.start(self.a.cu_len_q, b);
+        start(b).map_or(self.a.len_q, |first| start(b + 1).unwrap() - first)
+    }
+
+    /// Keys that a sequence has, in use or not.
+    fn keys_of(&self, b: i64) -> i64 {
+        let start = |b| self.start(self.a.cu_len_kv, b);
+        start(b).map_or(self.a.len_kv, |first| start(b + 1).unwrap() - first)
+    }
+
+    fn keys_in_use(&self, b: i64) -> i64 {
+        self.start(self.a.kv_lens, b).unwrap_or_else(|| self.keys_of(b))
+    }
+
+    /// Entry and row of a key.
+    fn key_at(&self, b: i64, j: i64) -> [i64; 2] {
+        self.start(self.a.cu_len_kv, b).map_or([b, j], |first| [0, first + j])
+    }
+
+    fn query_at(&self, b: i64, i: i64) -> [i64; 2] {
+        self.start(self.a.cu_len_q, b).map_or([b, i], |first| [0, first + i])
+    }
+
+    /// Calls `f` with sequence, head, query row, and the keys that it sees.
+    fn pairs(&self, mut f: impl FnMut(i64, i64, i64, Vec<i64>)) {
+        let a = &self.a;
+        for b in 0..a.batch {
+            let (rows, keys) = (self.queries_of(b), self.keys_in_use(b));
+            for h in 0..a.heads_q {
+                for i in 0..rows {
+                    let p = if a.q_pos == FA_POS_END { keys - rows + i } else { a.q_pos + i };
+                    let sees = |j: &i64| {
+                        (a.window_left == FA_NO_LIMIT || *j >= p - a.window_left)
+                            && (a.window_right == FA_NO_LIMIT || *j <= p + a.window_right)
+                    };
+                    f(b, h, i, (0..keys).filter(sees).collect());
+                }
+            }
+        }
+    }
+
+    /// Checks the outputs, and that nothing else was written.
+    fn check(&self, how: &str) {
+        let a = &self.a;
+        let mut o_left = self.o.clone();
+        let mut lse_left = self.lse.clone();
+        let seed = self.seed;
+        self.pairs(|b, h, i, keys| {
+            let kv = h / (a.heads_q / a.heads_kv);
+            let scale = if a.scale == 0.0 { 1.0 / (a.dim_qk as f64).sqrt() } else { f64::from(a.scale) };
+            let q = at(&a.q, self.query_at(b, i), h);
+            let scores: Vec<f64> = keys
+                .iter()
+                .map(|&j| {
+                    let k = at(&a.k, self.key_at(b, j), kv);
+                    scale * (0..a.dim_qk).map(|d| value(q, d) * value(k, d)).sum::<f64>()
+                })
+                .collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+            let row = at(&a.o, self.query_at(b, i), h);
+            for d in 0..a.dim_v {
+                let weigh =
+                    |(&j, s): (&i64, &f64)| (s - max).exp() / sum * value(at(&a.v, self.key_at(b, j), kv), d);
+                let exact: f64 = keys.iter().zip(&scores).map(weigh).sum();
+                let got = value(row, d);
+                let where_ = format!("seed {seed}, {how}: sequence {b}, head {h}, row {i}, element {d}");
+                assert!((got - exact).abs() <= 1e-5 * self.largest, "{where_}: {got} is not {exact}");
+                let index = (row - self.o.as_ptr() as usize) / 4 + d as usize;
+                o_left[index] = BEFORE;
+            }
+            if !a.lse.is_null() {
+                let [entry, token] = self.query_at(b, i);
+                let [x, y, z] = a.lse_stride;
+                let index = (entry * x + h * y + token * z) as usize;
+                let (got, exact) = (f64::from(self.lse[index]), max + sum.ln());
+                let same = got == exact || (got - exact).abs() <= 1e-5 * (1.0 + exact.abs());
+                let empty = keys.is_empty() && got == f64::NEG_INFINITY;
+                assert!(same || empty, "seed {seed}, {how}: LSE of {b}, {h}, {i}: {got} is not {exact}");
+                lse_left[index] = BEFORE;
+            }
+        });
+        let untouched = |left: &[f32]| left.iter().all(|&x| x == BEFORE);
+        assert!(untouched(&o_left) && untouched(&lse_left), "seed {seed}, {how}: wrote beside the outputs");
+    }
+
+    fn blank(&mut self) {
+        self.o.fill(BEFORE);
+        self.lse.fill(BEFORE);
+    }
+
+    fn outputs(&self) -> (Vec<f32>, Vec<f32>) {
+        (self.o.clone(), self.lse.clone())
+    }
+
+    fn run(&self, pool: *const fa_pool, width: i32) {
+        let mut ws = Workspace::of(&self.a, width);
+        // SAFETY: a description of live memory.
+        let status = unsafe { fa_attention_run(&self.a, ws.at(), ws.size, pool) };
+        assert_eq!(status, fa_status::FA_OK, "seed {}: {}", self.seed, why(&self.a));
+    }
+
+    fn run_in_parts(&self, n: i32) {
+        let mut ws = Workspace::of(&self.a, n);
+        for step in [fa_attention_part, fa_attention_finish] {
+            for part in (0..n).rev() {
+                // SAFETY: as above.
+                let status = unsafe { step(&self.a, ws.at(), ws.size, part, n) };
+                assert_eq!(status, fa_status::FA_OK, "seed {}", self.seed);
+            }
+        }
+    }
+
+    /// Computes sequence `b` alone, into the same place.
+    fn run_alone(&self, b: i64) {
+        let mut a = self.a;
+        let shift = |tensor: &mut fa_tensor, [entry, row]: [i64; 2]| {
+            let bytes = entry * tensor.stride[0] + row * tensor.stride[2];
+            tensor.data = tensor.data.wrapping_byte_offset(bytes as isize);
+        };
+        a.batch = 1;
+        (a.len_q, a.len_kv) = (self.queries_of(b), self.keys_in_use(b));
+        for tensor in [&mut a.q, &mut a.o] {
+            shift(tensor, self.query_at(b, 0));
+        }
+        for tensor in [&mut a.k, &mut a.v] {
+            shift(tensor, self.key_at(b, 0));
+        }
+        if !a.lse.is_null() {
+            let [entry, row] = self.query_at(b, 0);
+            a.lse = a.lse.wrapping_offset((entry * a.lse_stride[0] + row * a.lse_stride[2]) as isize);
+        }
+        (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
+        let mut ws = Workspace::of(&a, 1);
+        // SAFETY: as above.
+        let status = unsafe { fa_attention_run(&a, ws.at(), ws.size, ptr::null()) };
+        assert_eq!(status, fa_status::FA_OK, "seed {}: {}", self.seed, why(&a));
+    }
+}
+
+/// Strides in bytes of some layout of these extents, and its elements.
+fn strides(c: &mut Chooser, [entries, heads, rows]: [i64; 3], dim: i64) -> ([i64; 3], usize) {
+    let row = 4 * (dim + c.of(&[0, 0, 1, 5]));
+    let stride = match c.below(3) {
+        0 => [heads * rows * row, rows * row, row],
+        1 => [rows * heads * row, row, heads * row],
+        // Rows so far apart that they fall on the same cache lines.
+        _ => {
+            let far = ((heads * row) as u64).next_multiple_of(1024) as i64;
+            [rows * far, row, far]
+        }
+    };
+    let elements: i64 =
+        if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) / 4 };
+    (stride, elements as usize)
+}
+
+/// Address of a row.
+fn at(tensor: &fa_tensor, [entry, row]: [i64; 2], head: i64) -> usize {
+    let [x, y, z] = tensor.stride;
+    tensor.data.wrapping_byte_offset((entry * x + head * y + row * z) as isize) as usize
+}
+
+fn value(row: usize, d: i64) -> f64 {
+    // SAFETY: an element of a row of a live tensor.
+    f64::from(unsafe { (row as *const f32).add(d as usize).read() })
+}
+
+fn empty() -> fa_attention {
+    let mut a = std::mem::MaybeUninit::uninit();
+    // SAFETY: `a` is as large as it says, and filled on success.
+    unsafe {
+        assert_eq!(fa_attention_init(a.as_mut_ptr(), size_of::<fa_attention>()), fa_status::FA_OK);
+        a.assume_init()
+    }
+}
+
+fn why(a: &fa_attention) -> String {
+    let mut words = [0u8; 300];
+    // SAFETY: room for that many bytes.
+    unsafe { fa_attention_check(a, words.as_mut_ptr().cast(), words.len()) };
+    CStr::from_bytes_until_nul(&words).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Scratch memory as bad as a caller may bring it: misaligned, full of NaN, and no byte too long.
+struct Workspace {
+    memory: Vec<u8>,
+    size: usize,
+}
+
+impl Workspace {
+    fn of(a: &fa_attention, n: i32) -> Workspace {
+        let mut size = 0;
+        // SAFETY: both pointers lead to locals.
+        let status = unsafe { fa_attention_workspace(a, n, &mut size) };
+        assert_eq!(status, fa_status::FA_OK, "{}", why(a));
+        Workspace { memory: vec![0xff; size + 1], size }
+    }
+
+    fn at(&mut self) -> *mut c_void {
+        self.memory[1..].as_mut_ptr().cast()
+    }
+}
+
+#[test]
+fn random_descriptions_agree_with_the_definition_however_they_are_run() {
+    let mut pool = ptr::null_mut();
+    // SAFETY: `pool` is writable.
+    assert_eq!(unsafe { fa_pool_create(3, &mut pool) }, fa_status::FA_OK);
+    // Seeds are numbers; a failure prints its own.
+    for seed in 0..3000 {
+        let mut case = Case::random(seed);
+        for isa in [c"avx512", c"avx2", c"scalar"] {
+            // SAFETY: a string.
+            assert_eq!(unsafe { fa_limit_isa(isa.as_ptr()) }, fa_status::FA_OK);
+            // SAFETY: a static string.
+            if unsafe { CStr::from_ptr(fa_isa()) } != isa {
+                continue;
+            }
+            let how = isa.to_str().unwrap();
+            case.blank();
+            case.run(ptr::null(), 1);
+            case.check(how);
+            let once = case.outputs();
+            let same = |case: &Case, how: &str| {
+                let now = case.outputs();
+                assert!(same_bits(&now.0, &once.0) && same_bits(&now.1, &once.1), "seed {seed}: {how}");
+            };
+            case.blank();
+            case.run(pool, 3);
+            same(&case, "a pool");
+            for n in [1, 2, 5] {
+                case.blank();
+                case.run_in_parts(n);
+                same(&case, "parts");
+            }
+            // The block that is chosen for a sequence does not depend on the others; nor does anything else.
+            case.blank();
+            for b in 0..case.a.batch {
+                case.run_alone(b);
+            }
+            same(&case, "each sequence alone");
+        }
+    }
+    // SAFETY: nothing uses the pool any more.
+    unsafe { fa_pool_destroy(pool) };
+}
