@@ -8,11 +8,11 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel;
+use flash_attention::kernel::{self, Function};
 use flash_attention::machine::Machine;
 use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Batch, Problem, Semantics, Tensors};
+use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
 use flash_attention::schedule;
 use flash_attention::view::{Layout, View, ViewMut};
 use flash_attention::workspace::Workspace;
@@ -23,7 +23,7 @@ fn parts(c: &mut Criterion) {
 
         let mut values: Vec<f32> = (0..4096).map(|i| -(i as f32) / 256.0).collect();
         group.throughput(Throughput::Elements(values.len() as u64));
-        group.bench_function("exp2", |b| b.iter(|| row.exp2(black_box(&mut values))));
+        group.bench_function("exp2", |b| b.iter(|| row.map(Function::Exp2, black_box(&mut values))));
 
         // One tile against few keys is mostly packing and epilogue, against many mostly scores and
         // accumulation.
@@ -41,6 +41,7 @@ fn parts(c: &mut Criterion) {
                 o: ViewMut::of(&mut out, layout(len_q)).expect("a view"),
                 lse: None,
                 batch: Batch::default(),
+                logits: Logits::default(),
             };
             let mut problem = Problem::new(tensors, Semantics::with_scale(0.125)).expect("a problem");
             let plan = Plan::new(problem.shape(), row, Machine::get(), 1).expect("a plan");

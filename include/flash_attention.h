@@ -62,6 +62,12 @@
 #define FA_NO_LIMIT -1
 
 /**
+ * fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose mask is
+ * -|p - j|), in place of -|p - j|.
+ */
+#define FA_MASK_TIMES_SLOPE 1
+
+/**
  * The binary interface that this header describes; see fa_abi_version.
  */
 #define FA_ABI_VERSION 1
@@ -158,6 +164,10 @@ typedef enum fa_status {
    * A window is negative and not FA_NO_LIMIT.
    */
   FA_ERR_WINDOW = 19,
+  /**
+   * softcap is negative, infinite or NaN.
+   */
+  FA_ERR_SOFTCAP = 20,
 } fa_status;
 
 /**
@@ -257,7 +267,12 @@ typedef struct fa_tensor {
  * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
  *
  *   s_j = scale * sum_d q[i][d] * k[j][d]
- *   o[i] = sum_j exp(s_j) * v[j] / sum_j exp(s_j)         lse[i] = log sum_j exp(s_j)
+ *   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]     as far as there are these
+ *   Z = sum_j exp(t_j) + exp(sink)
+ *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
+ *
+ * A key that is not seen, by window, kv_lens or mask, has no influence on the row, even if it is NaN. A
+ * NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
  *
  * Fill it with fa_attention_init, then set what you need; fields marked "later" must stay as
  * fa_attention_init leaves them, or the answer is FA_ERR_UNSUPPORTED. Fields are only ever appended.
@@ -268,7 +283,7 @@ typedef struct fa_attention {
    */
   size_t struct_size;
   /**
-   * 0; later versions have flags.
+   * 0 or FA_MASK_TIMES_SLOPE.
    */
   uint32_t flags;
   /**
@@ -327,7 +342,7 @@ typedef struct fa_attention {
    */
   float scale;
   /**
-   * 0; later.
+   * 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
    */
   float softcap;
   /**
@@ -346,19 +361,26 @@ typedef struct fa_attention {
    */
   int64_t window_right;
   /**
-   * data = NULL; later.
+   * data = NULL, or a mask [batch][heads_q][len_q] with rows of len_kv elements; strides of 0 repeat it
+   * for all batch entries, heads or rows. FA_DTYPE_F32: added to the scores, after softcap; -infinity
+   * hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
+   * Row i is that of row i of each sequence, of ragged ones, too. What windows and kv_lens leave out is
+   * not looked at.
    */
   struct fa_tensor mask;
   /**
-   * NULL; later.
+   * NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added to the
+   * score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE: slope * mask.
    */
   const float *alibi_slopes;
   /**
-   * 0; later.
+   * ELEMENTS from the slopes of one sequence to those of the next; 0 = all have the same.
    */
   int64_t alibi_batch_stride;
   /**
-   * NULL; later.
+   * NULL, or a logit for each query head that takes part in the softmax without having a value: each
+   * sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros, its lse the
+   * sink. Of results to be merged, only one may be computed with it. -infinity = none.
    */
   const float *sinks;
   /**

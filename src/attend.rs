@@ -9,6 +9,7 @@
 pub(crate) mod accumulate;
 pub(crate) mod ahead;
 pub(crate) mod epilogue;
+pub(crate) mod logits;
 pub(crate) mod mask;
 #[forbid(unsafe_code)]
 pub mod merge;

@@ -26,7 +26,9 @@ pub(crate) mod softmax;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::attend::accumulate::first_not_finite;
 use crate::attend::epilogue::blank;
+use crate::attend::logits::Logits;
 use crate::attend::mask::{clip, first_block, next_block, seen_by};
 use crate::attend::{key_rows, query_rows};
 use crate::dtype::{Family, Rows};
@@ -199,15 +201,35 @@ unsafe fn visit<S: Isa, F: Family>(s: S, part: &Part, block: &Block, lines: &Lin
         let first = block.seen_by(sequence, rows.start);
         let last = block.seen_by(sequence, rows.end - 1);
         let is_whole = first == keys && last == keys;
+        let logits = Logits::of(part);
         for r in 0..rows.len() {
             let seen = if is_whole { keys.clone() } else { block.seen_by(sequence, rows.start + r) };
             if !seen.is_empty() {
+                if let Some(logits) = &logits {
+                    let scores = lines.scores.add(r * lines.scores_step);
+                    logits.change_row(s, rows.start + r, block.start, &seen, scores);
+                }
                 softmax::softmax(s, lines, r, &seen);
             }
         }
         let fresh = block.fresh && is_whole;
         if block.fresh && !is_whole {
             blank(lines.output, lines_of(rows.len()) * lines.output_step);
+        }
+        // A value that is not finite must not meet the probability 0 of a key that is hidden.
+        if problem.logits().mask.is_some() && first_not_finite(block.v, 0..keys.len(), dim_v).is_some() {
+            if block.fresh && is_whole {
+                blank(lines.output, lines_of(rows.len()) * lines.output_step);
+            }
+            for r in 0..rows.len() {
+                for key in block.seen_by(sequence, rows.start + r) {
+                    if problem.sees(sequence, part.head(), rows.start + r, block.start + key) {
+                        let v = block.v.skip(key - keys.start);
+                        accumulate::accumulate(s, lines, r..r + 1, &(key..key + 1), v, dim_v, false);
+                    }
+                }
+            }
+            return;
         }
         // Keys that all rows see are taken for several rows at a time, those before and behind row by row:
         // a value that a row does not see must not reach it, not even multiplied by 0.

@@ -18,6 +18,8 @@ pub enum Dtype {
     F64,
     /// Signed 8-bit integer, to be multiplied by a scale.
     I8,
+    /// A byte that is 0 or not: masks.
+    Bool8,
 }
 
 impl Dtype {
@@ -26,7 +28,7 @@ impl Dtype {
         match self {
             Dtype::F64 => 8,
             Dtype::F32 => 4,
-            Dtype::I8 => 1,
+            Dtype::I8 | Dtype::Bool8 => 1,
         }
     }
 }

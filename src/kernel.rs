@@ -13,7 +13,7 @@ use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
 use crate::problem::Shape;
-use crate::simd::{Body, Isa, MAX_LANES, scalar::Scalar};
+use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512::Avx512};
 use crate::workspace::Scratch;
@@ -71,7 +71,7 @@ pub struct Row {
     prefill: Way,
     decode: Way,
     /// Whole vectors only.
-    exp2: fn(&mut [f32]),
+    map: fn(Function, &mut [f32]),
 }
 
 impl Row {
@@ -99,9 +99,9 @@ impl Row {
                     Ok(())
                 },
             },
-            exp2: |values| {
+            map: |function, values| {
                 if let Some(s) = S::detect() {
-                    s.enter(Exp2(values));
+                    s.enter(Map(function, values));
                 }
             },
         }
@@ -149,14 +149,13 @@ impl Row {
         (self.way(path).run)(part, tiles, scratch)
     }
 
-    /// Replaces each value by 2^value: what the softmax of this row computes, for tests and
-    /// benches.
-    pub fn exp2(&self, values: &mut [f32]) {
+    /// Replaces each value by the function's, as the kernels of this row compute it: for tests and benches.
+    pub fn map(&self, function: Function, values: &mut [f32]) {
         let (vectors, rest) = values.split_at_mut(values.len() - values.len() % self.lanes);
-        (self.exp2)(vectors);
+        (self.map)(function, vectors);
         let mut last = [0.0; MAX_LANES];
         last[..rest.len()].copy_from_slice(rest);
-        (self.exp2)(&mut last[..self.lanes]);
+        (self.map)(function, &mut last[..self.lanes]);
         rest.copy_from_slice(&last[..rest.len()]);
     }
 }
@@ -167,16 +166,32 @@ impl std::fmt::Debug for Row {
     }
 }
 
-struct Exp2<'a>(&'a mut [f32]);
+/// A function of vectors.
+#[derive(Clone, Copy, Debug)]
+pub enum Function {
+    /// 2^x, of the softmax.
+    Exp2,
+    /// tanh(x), of the softcap.
+    Tanh,
+}
 
-impl Body for Exp2<'_> {
+struct Map<'a>(Function, &'a mut [f32]);
+
+impl Body for Map<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        for vector in self.0.chunks_exact_mut(S::LANES) {
+        for vector in self.1.chunks_exact_mut(S::LANES) {
             // SAFETY: a chunk is one vector.
-            unsafe { s.store(vector.as_mut_ptr(), s.exp2(s.load(vector.as_ptr()))) };
+            unsafe {
+                let x = s.load(vector.as_ptr());
+                let y = match self.0 {
+                    Function::Exp2 => s.exp2(x),
+                    Function::Tanh => math::tanh(s, x),
+                };
+                s.store(vector.as_mut_ptr(), y);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@
 //!   stage   K and V, if they cannot be read where they lie                   dtype
 //!   for each tile that sees some of it
 //!     cut into spans that the same vectors see                               attend::mask
-//!     scores -> mask (partial spans only) -> softmax -> accumulate           attend
+//!     scores -> logits -> mask (partial spans only) -> softmax -> accumulate attend
 //! for each tile: epilogue                                                    attend
 //! ```
 //!
@@ -23,10 +23,11 @@ use std::ops::Range;
 use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
 use crate::attend::ahead::Ahead;
 use crate::attend::epilogue::{blank, epilogue};
+use crate::attend::logits::Logits;
 use crate::attend::mask::{self, Span, first_block, next_block, seen_by};
 use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
-use crate::attend::{VECTORS, fetch, key_rows, query_rows};
+use crate::attend::{MAX_WIDTH, VECTORS, fetch, key_rows, query_rows};
 use crate::dtype::{Family, Rows};
 use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
@@ -128,11 +129,15 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let v = key_rows(problem, problem.v(), sequence, kv_head, block.start);
                 let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
                 let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
+                // Without a mask only the keys at the ends of spans can be hidden from a row.
+                let suspects =
+                    problem.logits().mask.is_some() && first_not_finite(v, 0..block.len(), dim_v).is_some();
+                let block_of = Block { keys: block.clone(), k, v, suspects };
                 let next = next_block(&seen, &block, tiles.kv);
                 let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
                     let buffers = buffers.of_tile::<S>(&tile, problem);
-                    visit::<S, F, R>(s, part, &tile, &block, k, v, buffers, &mut ahead);
+                    visit::<S, F, R>(s, part, &tile, &block_of, buffers, &mut ahead);
                 }
                 ahead.finish(s);
                 block = next;
@@ -238,29 +243,37 @@ impl<F: Family> Buffers<F> {
     }
 }
 
+/// A block of keys.
+struct Block {
+    keys: Range<usize>,
+    /// Their rows, staged.
+    k: Rows,
+    v: Rows,
+    /// Whether any key may be hidden from some row while its values are not finite.
+    suspects: bool,
+}
+
 /// One tile of queries meets one block of keys.
 ///
 /// # Safety
-/// `k` and `v` are the staged rows of `block`; `buffers` are the tile's arrays, with the queries
-/// packed, and the state as previous blocks left it.
+/// `block` has the staged rows of its keys; `buffers` are the tile's arrays, with the queries packed, and
+/// the state as previous blocks left it.
 #[inline(always)]
 unsafe fn visit<S: Isa, F: Family, const R: usize>(
     s: S,
     part: &Part,
     tile: &Tile,
-    block: &Range<usize>,
-    k: Rows,
-    v: Rows,
+    block: &Block,
     buffers: Buffers<F>,
     ahead: &mut Ahead,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans::<S>(sequence, &tile.rows, block);
+    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
         for span in &spans {
-            let place = Place::of::<S>(span, tile, block, k, v, &buffers);
+            let place = Place::of::<S>(span, tile, block, &buffers);
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => {
@@ -276,7 +289,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             }
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
-        let mut fresh = seen_by(sequence, &tile.rows).start >= block.start;
+        let mut fresh = seen_by(sequence, &tile.rows).start >= block.keys.start;
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
@@ -285,7 +298,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
         let references = softmax::update(s, buffers.state, problem.shape().dim_v, max);
         let mut making = Probabilities::new(s, references);
         for span in &spans {
-            let place = Place::of::<S>(span, tile, block, k, v, &buffers);
+            let place = Place::of::<S>(span, tile, block, &buffers);
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => weigh::<S, F, R, 1>(s, part, span, place, fresh, &mut making),
@@ -304,22 +317,17 @@ struct Place<F: Family> {
     panel: *const F::Query,
     scores: *mut f32,
     state: State,
+    suspects: bool,
 }
 
 impl<F: Family> Place<F> {
     #[inline(always)]
-    fn of<S: Isa>(
-        span: &Span,
-        tile: &Tile,
-        block: &Range<usize>,
-        k: Rows,
-        v: Rows,
-        buffers: &Buffers<F>,
-    ) -> Place<F> {
-        let key = span.keys.start - block.start;
+    fn of<S: Isa>(span: &Span, tile: &Tile, block: &Block, buffers: &Buffers<F>) -> Place<F> {
+        let key = span.keys.start - block.keys.start;
         Place {
-            k: k.skip(key),
-            v: v.skip(key),
+            k: block.k.skip(key),
+            v: block.v.skip(key),
+            suspects: block.suspects,
             panel: buffers.panel.wrapping_add(span.vector * S::LANES),
             // Spans before this one have left room for whole tiles.
             scores: buffers.scores.wrapping_add(key * tile.lanes),
@@ -341,6 +349,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
+    let logits = Logits::of(part);
     let (problem, sequence) = (part.problem(), part.sequence());
     let (dim, factor) = (problem.shape().dim_qk, problem.score_factor());
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
@@ -358,8 +367,12 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
         unsafe {
             let out = scores.add(keys.start * Z * S::LANES);
             let k = k.skip(keys.start);
-            let found =
+            let mut found =
                 scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, keys.len(), dim, factor, out, ahead);
+            if let Some(logits) = &logits {
+                let keys = span.keys.start + keys.start..span.keys.start + keys.end;
+                found = logits.change::<S, Z>(s, &span.rows, keys, out);
+            }
             if third == 1 {
                 for (max, found) in max.iter_mut().zip(found) {
                     *max = s.max(found, *max);
@@ -386,15 +399,16 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     mut fresh: bool,
     all_making: &mut Probabilities<S, VECTORS>,
 ) {
-    let Place { v, scores: p, state, .. } = place;
+    let Place { v, scores: p, state, suspects, .. } = place;
     let State { output, lanes, .. } = state;
-    let (sequence, n, dim) = (part.sequence(), span.keys.len(), part.problem().shape().dim_v);
+    let (problem, n) = (part.problem(), span.keys.len());
+    let dim = problem.shape().dim_v;
     let mut making = all_making.part::<Z>(span.vector);
     // SAFETY: `n` rows of v and scores exist; the rest is the caller's contract.
     unsafe {
         // Values that are not finite must not meet the probability 0 of a key that is not
         // visible: 0 · NaN is NaN. All others may, so only these few keys are taken one by one.
-        let mut guarded = next_guarded(v, span, 0, dim);
+        let mut guarded = next_guarded(v, span, suspects, 0, dim);
         let mut d = 0;
         if guarded.is_none() {
             d = make_and_accumulate(s, p, v, n, dim, output, lanes, fresh, &mut making);
@@ -410,14 +424,25 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
             done = end;
             if let Some(key) = guarded {
                 let (from, v_row) = (p.add(key * Z * S::LANES), v.skip(key).base);
-                let sight = span.sight::<S>(sequence);
-                accumulate_guarded::<S, Z>(s, from, v_row, dim, output, lanes, &sight, key);
+                let sees = who_sees(part, &span.rows, span.keys.start + key);
+                accumulate_guarded::<S, Z>(s, from, v_row, dim, output, lanes, &sees);
                 done = key + 1;
-                guarded = next_guarded(v, span, done, dim);
+                guarded = next_guarded(v, span, suspects, done, dim);
             }
         }
     }
     all_making.put_back(span.vector, &making);
+}
+
+/// 1 for each of `rows` that sees a key. Out of line, because it is rare.
+#[cold]
+#[inline(never)]
+fn who_sees(part: &Part, rows: &Range<usize>, key: usize) -> [f32; MAX_WIDTH] {
+    let mut sees = [0.0; MAX_WIDTH];
+    for (row, sees) in rows.clone().zip(&mut sees) {
+        *sees = f32::from(part.problem().sees(part.sequence(), part.head(), row, key));
+    }
+    sees
 }
 
 /// The first key from `done` on, counted from the span's first, that some row does not see and
@@ -426,9 +451,10 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
 /// # Safety
 /// `v` has the rows of `span`, of `dim` f32.
 #[inline(always)]
-unsafe fn next_guarded(v: Rows, span: &Span, done: usize, dim: usize) -> Option<usize> {
-    let [before, _, behind] = span.thirds();
-    for keys in [before, behind] {
+unsafe fn next_guarded(v: Rows, span: &Span, suspects: bool, done: usize, dim: usize) -> Option<usize> {
+    let [before, middle, behind] = span.thirds();
+    // In the order of the keys.
+    for keys in [before, if suspects { middle } else { 0..0 }, behind] {
         // SAFETY: part of the span.
         let found = unsafe { first_not_finite(v, keys.start.max(done)..keys.end, dim) };
         if found.is_some() {

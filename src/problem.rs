@@ -3,11 +3,12 @@
 //! For query row i of a head, at key position p = `q_pos` + i, over the keys j that it sees:
 //!
 //! ```text
-//! s_j = scale · Σ_d q_d k_jd        O = Σ_j e^(s_j - max) v_j / Σ_j e^(s_j - max)
-//! LSE = log Σ_j e^s_j
+//! s_j = cap · tanh(scale · Σ_d q_d k_jd / cap) - slope · |p - j| + mask_ij      as far as there are these
+//! O = Σ_j e^(s_j - max) v_j / Z        Z = Σ_j e^(s_j - max) + e^(sink - max)        LSE = max + log Z
 //! ```
 
 pub mod batch;
+pub mod logits;
 pub mod semantics;
 pub mod shape;
 
@@ -17,6 +18,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, View, ViewMut};
 pub use batch::{Batch, Sequence};
+pub use logits::{Logits, Slopes};
 pub use semantics::{Position, Scales, Semantics, Window};
 pub use shape::Shape;
 
@@ -36,12 +38,14 @@ pub struct Tensors<'a> {
     pub lse: Option<ViewMut<'a>>,
     /// Where the sequences lie.
     pub batch: Batch<'a>,
+    /// What changes scores.
+    pub logits: Logits<'a>,
 }
 
 impl<'a> Tensors<'a> {
     /// Of sequences of the same lengths.
     pub fn new(q: View<'a>, k: View<'a>, v: View<'a>, o: ViewMut<'a>) -> Tensors<'a> {
-        Tensors { q, k, v, o, lse: None, batch: Batch::default() }
+        Tensors { q, k, v, o, lse: None, batch: Batch::default(), logits: Logits::default() }
     }
 }
 
@@ -52,12 +56,13 @@ pub struct Problem<'a> {
     shape: Shape,
     semantics: Semantics,
     score_factor: f32,
+    changes_scores: bool,
 }
 
 impl<'a> Problem<'a> {
     /// Checks everything that the core relies on; see [`Error`] for the refusals.
     pub fn new(tensors: Tensors<'a>, semantics: Semantics) -> Result<Problem<'a>, Refusal> {
-        let Tensors { q, k, v, o, lse, batch } = &tensors;
+        let Tensors { q, k, v, o, lse, batch, logits } = &tensors;
         let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, &semantics)?;
         let is_output = |view: &ViewMut, dim| {
             let Layout { dtype, extent, dim: d, .. } = *view.layout();
@@ -71,8 +76,10 @@ impl<'a> Problem<'a> {
         if let Some(lse) = lse {
             is_output(lse, 1)?;
         }
+        logits.check(shape.queries, shape.len_kv)?;
         let score_factor = score_factor(shape.dtype, &semantics)?;
-        let problem = Problem { tensors, shape, semantics, score_factor };
+        let changes_scores = !logits.is_none();
+        let problem = Problem { tensors, shape, semantics, score_factor, changes_scores };
         if problem.output_overlaps_input() {
             return Err(Error::Overlap.into());
         }
@@ -80,10 +87,11 @@ impl<'a> Problem<'a> {
     }
 
     fn output_overlaps_input(&self) -> bool {
-        let Tensors { q, k, v, o, lse, .. } = &self.tensors;
+        let Tensors { q, k, v, o, lse, logits, .. } = &self.tensors;
+        let mask = logits.mask.as_ref().map_or(0..0, View::addresses);
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
-        let inputs = [q.addresses(), k.addresses(), v.addresses()];
+        let inputs = [q.addresses(), k.addresses(), v.addresses(), mask];
         overlap(&o, &lse) || inputs.iter().any(|input| overlap(input, &o) || overlap(input, &lse))
     }
 
@@ -140,6 +148,47 @@ impl<'a> Problem<'a> {
         let Semantics { q_pos, window, .. } = self.semantics;
         let rows = [self.shape.queries[2], self.shape.len_kv];
         Sequence::new(batch, &self.tensors.batch, rows, q_pos, window)
+    }
+
+    /// What changes scores.
+    pub fn logits(&self) -> &Logits<'a> {
+        &self.tensors.logits
+    }
+
+    /// Whether anything changes scores between the dot product and the softmax.
+    #[inline(always)]
+    pub fn changes_scores(&self) -> bool {
+        self.changes_scores
+    }
+
+    /// The slope of a head's linear bias, if there is one.
+    pub fn slope(&self, sequence: &Sequence, head: usize) -> Option<f32> {
+        let slopes = self.tensors.logits.slopes?;
+        Some(slopes.values.get(sequence.batch * slopes.batch_stride + head))
+    }
+
+    /// The logit without a value that a head has; none is -inf.
+    pub fn sink(&self, head: usize) -> f32 {
+        self.tensors.logits.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks.get(head))
+    }
+
+    /// Whether a query row sees a key, by everything that decides that: for the rare cases and for what
+    /// must not be wrong.
+    pub fn sees(&self, sequence: &Sequence, head: usize, row: usize, key: usize) -> bool {
+        let hidden = self.tensors.logits.mask.is_some_and(|mask| {
+            let x = mask.get(sequence.batch, head, row, key);
+            if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
+        });
+        !hidden && sequence.visible(row).contains(&key)
+    }
+
+    /// Whether a query row sees any key.
+    pub fn sees_any(&self, sequence: &Sequence, head: usize, row: usize) -> bool {
+        let mut window = sequence.visible(row);
+        match self.tensors.logits.mask {
+            None => !window.is_empty(),
+            Some(_) => window.any(|key| self.sees(sequence, head, row, key)),
+        }
     }
 
     /// The first of the sequences' query rows in the packed tensors, one more than there are sequences, if

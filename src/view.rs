@@ -139,6 +139,7 @@ impl<'a> View<'a> {
                 Dtype::F32 => f64::from(row.cast::<f32>().wrapping_add(d).read_unaligned()),
                 Dtype::F64 => row.cast::<f64>().wrapping_add(d).read_unaligned(),
                 Dtype::I8 => f64::from(row.cast::<i8>().wrapping_add(d).read()),
+                Dtype::Bool8 => f64::from(u8::from(row.wrapping_add(d).read() != 0)),
             }
         }
     }

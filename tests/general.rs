@@ -7,14 +7,16 @@ use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use common::{Random, same_bits};
-use flash_attention::capi::attention::{FA_NO_LIMIT, FA_POS_END, fa_attention, fa_attention_init};
+use flash_attention::capi::attention::{
+    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention, fa_attention_init,
+};
 use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
 use flash_attention::capi::pool::{fa_pool, fa_pool_create, fa_pool_destroy};
 use flash_attention::capi::run::{
     fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
 };
 use flash_attention::capi::status::fa_status;
-use flash_attention::capi::tensor::fa_tensor;
+use flash_attention::capi::tensor::{fa_dtype, fa_tensor};
 
 /// A description and the memory that it points to.
 struct Case {
@@ -25,6 +27,8 @@ struct Case {
     /// Kept for the pointers' sake; vectors do not move their contents.
     _inputs: Vec<Vec<f32>>,
     _lens: Vec<Vec<i32>>,
+    mask: Vec<f32>,
+    mask_bytes: Vec<u8>,
     o: Vec<f32>,
     lse: Vec<f32>,
 }
@@ -112,7 +116,7 @@ impl Case {
         let (entries_kv, rows_kv) = total(a.cu_len_kv, a.len_kv);
         let mut inputs = Vec::new();
         let mut input = |c: &mut Chooser, extent: [i64; 3], dim: i64, broadcast: bool| {
-            let (mut stride, mut elements) = strides(c, extent, dim);
+            let (mut stride, mut elements) = strides(c, extent, dim, 4);
             if broadcast && c.chance(20) {
                 stride[c.below(2) as usize] = 0;
             }
@@ -130,22 +134,82 @@ impl Case {
         }
         let largest = inputs.iter().flatten().fold(1.0f64, |m, &x| m.max(f64::from(x.abs())));
         let extent = [entries_q, a.heads_q, rows_q];
-        let (stride, elements) = strides(&mut c, extent, a.dim_v);
+        let (stride, elements) = strides(&mut c, extent, a.dim_v, 4);
         let mut o = vec![BEFORE; elements];
         a.o = fa_tensor { data: o.as_mut_ptr().cast(), stride, ..fa_tensor::NONE };
-        let (stride, elements) = strides(&mut c, extent, 1);
+        let (stride, elements) = strides(&mut c, extent, 1, 4);
         let mut lse = vec![BEFORE; elements];
         if c.chance(70) {
             a.lse = lse.as_mut_ptr();
             a.lse_stride = stride.map(|bytes| bytes / 4);
         }
-        let mut case = Case { a, seed, largest, _inputs: inputs, _lens: lens, o, lse };
+        if c.chance(20) {
+            a.softcap = c.of(&[0.5, 3.0, 50.0]);
+        }
+        let queries = [a.batch, a.heads_q, a.len_q];
+        let (mut mask, mut mask_bytes) = (Vec::new(), Vec::new());
+        if c.chance(50) && a.len_q * a.len_kv > 0 {
+            let size = c.of(&[1, 4]);
+            let (mut stride, elements) = strides(&mut c, queries, a.len_kv, size);
+            for stride in &mut stride {
+                if c.chance(30) {
+                    *stride = 0;
+                }
+            }
+            // Some hide almost everything, so that there are rows that see nothing.
+            let hidden = c.of(&[0, 10, 50, 97]);
+            a.mask.stride = stride;
+            if size == 1 {
+                mask_bytes =
+                    (0..elements).map(|_| if c.chance(hidden) { 0 } else { c.from(1, 256) as u8 }).collect();
+                a.mask.dtype = fa_dtype::FA_DTYPE_BOOL8 as i32;
+                a.mask.data = mask_bytes.as_mut_ptr().cast();
+            } else {
+                let any = |c: &mut Chooser| if c.chance(hidden) { f32::NEG_INFINITY } else { c.0.normal() };
+                mask = (0..elements).map(|_| any(&mut c)).collect();
+                a.mask.data = mask.as_mut_ptr().cast();
+            }
+        }
+        if c.chance(25) {
+            let per_batch = c.chance(50);
+            inputs.push(
+                (0..a.heads_q * if per_batch { a.batch } else { 1 })
+                    .map(|_| c.of(&[0.0, 0.02, 0.5, -0.1]))
+                    .collect(),
+            );
+            a.alibi_slopes = inputs.last().unwrap().as_ptr();
+            a.alibi_batch_stride = if per_batch { a.heads_q } else { 0 };
+            if !mask.is_empty() && c.chance(50) {
+                a.flags = FA_MASK_TIMES_SLOPE;
+            }
+        }
+        if c.chance(25) {
+            inputs.push((0..a.heads_q).map(|_| c.of(&[0.0, 2.5, -3.0, 30.0, f32::NEG_INFINITY])).collect());
+            a.sinks = inputs.last().unwrap().as_ptr();
+        }
+        let mut case = Case { a, seed, largest, _inputs: inputs, _lens: lens, mask, mask_bytes, o, lse };
         case.poison();
         case
     }
 
-    /// NaN in every key and value that nothing sees.
+    /// NaN in every key and value that nothing sees, and in every number of the mask that is not looked at.
     fn poison(&mut self) {
+        let mut looked_at = std::collections::HashSet::new();
+        let [x, y, z] = self.a.mask.stride;
+        for b in 0..self.a.batch {
+            for h in 0..self.a.heads_q {
+                for i in 0..self.queries_of(b) {
+                    for j in self.window(b, i) {
+                        looked_at.insert(((b * x + h * y + i * z) / 4 + j) as usize);
+                    }
+                }
+            }
+        }
+        for (index, mask) in self.mask.iter_mut().enumerate() {
+            if !looked_at.contains(&index) {
+                *mask = f32::NAN;
+            }
+        }
         let a = &self.a;
         let mut seen = std::collections::HashSet::new();
         self.pairs(|b, h, i, keys| {
@@ -202,19 +266,68 @@ impl Case {
         self.start(self.a.cu_len_q, b).map_or([b, i], |first| [0, first + i])
     }
 
+    /// The mask for a query and a key; 0 without one.
+    fn mask(&self, b: i64, h: i64, i: i64, j: i64) -> f64 {
+        let [x, y, z] = self.a.mask.stride;
+        let at = b * x + h * y + i * z;
+        match (self.mask.is_empty(), self.mask_bytes.is_empty()) {
+            (true, true) => 0.0,
+            (false, _) => f64::from(self.mask[(at / 4 + j) as usize]),
+            _ if self.mask_bytes[(at + j) as usize] == 0 => f64::NEG_INFINITY,
+            _ => 0.0,
+        }
+    }
+
+    fn hides(&self, b: i64, h: i64, i: i64, j: i64) -> bool {
+        self.mask(b, h, i, j) == f64::NEG_INFINITY
+    }
+
+    /// What the softmax is of.
+    fn logit(&self, b: i64, h: i64, i: i64, j: i64, score: f64) -> f64 {
+        let a = &self.a;
+        let cap = f64::from(a.softcap);
+        let capped = if cap > 0.0 { cap * (score / cap).tanh() } else { score };
+        if a.alibi_slopes.is_null() {
+            return capped + self.mask(b, h, i, j);
+        }
+        // SAFETY: as many slopes.
+        let slope = f64::from(unsafe { *a.alibi_slopes.add((b * a.alibi_batch_stride + h) as usize) });
+        if a.flags == FA_MASK_TIMES_SLOPE {
+            return capped + slope * self.mask(b, h, i, j);
+        }
+        let (rows, keys) = (self.queries_of(b), self.keys_in_use(b));
+        let p = if a.q_pos == FA_POS_END { keys - rows + i } else { a.q_pos + i };
+        capped - slope * (p - j).abs() as f64 + self.mask(b, h, i, j)
+    }
+
+    fn sink(&self, h: i64) -> f64 {
+        if self.a.sinks.is_null() {
+            return f64::NEG_INFINITY;
+        }
+        // SAFETY: as many sinks as heads.
+        f64::from(unsafe { *self.a.sinks.add(h as usize) })
+    }
+
+    /// The keys that windows and lengths leave to a query row.
+    fn window(&self, b: i64, i: i64) -> Vec<i64> {
+        let a = &self.a;
+        let (rows, keys) = (self.queries_of(b), self.keys_in_use(b));
+        let p = if a.q_pos == FA_POS_END { keys - rows + i } else { a.q_pos + i };
+        let sees = |j: &i64| {
+            (a.window_left == FA_NO_LIMIT || *j >= p - a.window_left)
+                && (a.window_right == FA_NO_LIMIT || *j <= p + a.window_right)
+        };
+        (0..keys).filter(sees).collect()
+    }
+
     /// Calls `f` with sequence, head, query row, and the keys that it sees.
     fn pairs(&self, mut f: impl FnMut(i64, i64, i64, Vec<i64>)) {
         let a = &self.a;
         for b in 0..a.batch {
-            let (rows, keys) = (self.queries_of(b), self.keys_in_use(b));
             for h in 0..a.heads_q {
-                for i in 0..rows {
-                    let p = if a.q_pos == FA_POS_END { keys - rows + i } else { a.q_pos + i };
-                    let sees = |j: &i64| {
-                        (a.window_left == FA_NO_LIMIT || *j >= p - a.window_left)
-                            && (a.window_right == FA_NO_LIMIT || *j <= p + a.window_right)
-                    };
-                    f(b, h, i, (0..keys).filter(sees).collect());
+                for i in 0..self.queries_of(b) {
+                    let keys = self.window(b, i).into_iter().filter(|&j| !self.hides(b, h, i, j));
+                    f(b, h, i, keys.collect());
                 }
             }
         }
@@ -234,11 +347,16 @@ impl Case {
                 .iter()
                 .map(|&j| {
                     let k = at(&a.k, self.key_at(b, j), kv);
-                    scale * (0..a.dim_qk).map(|d| value(q, d) * value(k, d)).sum::<f64>()
+                    let score = scale * (0..a.dim_qk).map(|d| value(q, d) * value(k, d)).sum::<f64>();
+                    self.logit(b, h, i, j, score)
                 })
                 .collect();
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+            let sink = self.sink(h);
+            let max = scores.iter().copied().fold(sink, f64::max);
+            let rest = if sink == f64::NEG_INFINITY { 0.0 } else { (sink - max).exp() };
+            let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum::<f64>() + rest;
+            // Scores are f32: the larger they are the coarser.
+            let coarse = 1.0 + scores.iter().fold(0.0f64, |m, s| m.max(s.abs())) / 20.0;
             let row = at(&a.o, self.query_at(b, i), h);
             for d in 0..a.dim_v {
                 let weigh =
@@ -246,7 +364,10 @@ impl Case {
                 let exact: f64 = keys.iter().zip(&scores).map(weigh).sum();
                 let got = value(row, d);
                 let where_ = format!("seed {seed}, {how}: sequence {b}, head {h}, row {i}, element {d}");
-                assert!((got - exact).abs() <= 1e-5 * self.largest, "{where_}: {got} is not {exact}");
+                assert!(
+                    (got - exact).abs() <= 1e-5 * self.largest * coarse,
+                    "{where_}: {got} is not {exact}"
+                );
                 let index = (row - self.o.as_ptr() as usize) / 4 + d as usize;
                 o_left[index] = BEFORE;
             }
@@ -255,8 +376,8 @@ impl Case {
                 let [x, y, z] = a.lse_stride;
                 let index = (entry * x + h * y + token * z) as usize;
                 let (got, exact) = (f64::from(self.lse[index]), max + sum.ln());
-                let same = got == exact || (got - exact).abs() <= 1e-5 * (1.0 + exact.abs());
-                let empty = keys.is_empty() && got == f64::NEG_INFINITY;
+                let same = got == exact || (got - exact).abs() <= 1e-5 * (1.0 + exact.abs()) * coarse;
+                let empty = keys.is_empty() && got == sink;
                 assert!(same || empty, "seed {seed}, {how}: LSE of {b}, {h}, {i}: {got} is not {exact}");
                 lse_left[index] = BEFORE;
             }
@@ -311,6 +432,12 @@ impl Case {
             let [entry, row] = self.query_at(b, 0);
             a.lse = a.lse.wrapping_offset((entry * a.lse_stride[0] + row * a.lse_stride[2]) as isize);
         }
+        if !a.mask.data.is_null() {
+            a.mask.data = a.mask.data.wrapping_byte_offset((b * a.mask.stride[0]) as isize);
+        }
+        if !a.alibi_slopes.is_null() {
+            a.alibi_slopes = a.alibi_slopes.wrapping_offset((b * a.alibi_batch_stride) as isize);
+        }
         (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
         let mut ws = Workspace::of(&a, 1);
         // SAFETY: as above.
@@ -320,8 +447,8 @@ impl Case {
 }
 
 /// Strides in bytes of some layout of these extents, and its elements.
-fn strides(c: &mut Chooser, [entries, heads, rows]: [i64; 3], dim: i64) -> ([i64; 3], usize) {
-    let row = 4 * (dim + c.of(&[0, 0, 1, 5]));
+fn strides(c: &mut Chooser, [entries, heads, rows]: [i64; 3], dim: i64, size: i64) -> ([i64; 3], usize) {
+    let row = size * (dim + c.of(&[0, 0, 1, 5]));
     let stride = match c.below(3) {
         0 => [heads * rows * row, rows * row, row],
         1 => [rows * heads * row, row, heads * row],
@@ -332,7 +459,7 @@ fn strides(c: &mut Chooser, [entries, heads, rows]: [i64; 3], dim: i64) -> ([i64
         }
     };
     let elements: i64 =
-        if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) / 4 };
+        if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) / size };
     (stride, elements as usize)
 }
 

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Inputs, Size, kernels, largest, max_error, rows, same_bits};
 use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Function;
 use flash_attention::problem::Semantics;
 
 /// Units in the last place of f32 between `x` and the exact `y`.
@@ -31,7 +32,7 @@ fn exp2_is_within_its_bound_over_its_range() {
 
     fn check(row: &flash_attention::kernel::Row, batch: &mut Vec<f32>, worst: &mut (f64, f32)) {
         let exact: Vec<_> = batch.iter().map(|&x| (x, f64::from(x).exp2())).collect();
-        row.exp2(batch);
+        row.map(Function::Exp2, batch);
         for (&y, (x, exact)) in batch.iter().zip(exact) {
             let error = ulps(y, exact);
             if error > worst.0 {
@@ -43,11 +44,30 @@ fn exp2_is_within_its_bound_over_its_range() {
 }
 
 #[test]
+fn tanh_is_within_its_bound_and_right_at_its_edges() {
+    for row in rows(Dtype::F32) {
+        // Every 97th float from 2^-40 to 12.
+        let bits = (0x2b80_0000u32..=12f32.to_bits()).step_by(97);
+        let x: Vec<f32> = bits.map(f32::from_bits).flat_map(|x| [x, -x]).collect();
+        let mut y = x.clone();
+        row.map(Function::Tanh, &mut y);
+        for (&x, &y) in x.iter().zip(&y) {
+            let error = ulps(y, f64::from(x).tanh());
+            assert!(error <= 4.0, "{row:?}: tanh({x:e}) = {y:e}, {error} ulp");
+        }
+        let mut special = [0.0, 20.0, -20.0, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        row.map(Function::Tanh, &mut special);
+        assert_eq!(special[..6], [0.0, 1.0, -1.0, 1.0, 1.0, -1.0], "{row:?}");
+        assert!(special[6].is_nan(), "{row:?}");
+    }
+}
+
+#[test]
 fn exp2_at_its_edges() {
     for row in rows(Dtype::F32) {
         // Integers are exact: the largest probability of a row is exactly 1.
         let mut powers: Vec<f32> = (-126..=126).map(|n| n as f32).collect();
-        row.exp2(&mut powers);
+        row.map(Function::Exp2, &mut powers);
         for (n, power) in (-126..=126).zip(powers) {
             assert_eq!(power, 2f32.powi(n), "{row:?}");
         }
@@ -55,13 +75,13 @@ fn exp2_at_its_edges() {
         let mut tiny: Vec<f32> = (0..4000).map(|i| -126.0 - i as f32 / 64.0).collect();
         tiny.extend([-1e3, -1e10, -1e30, f32::MIN]);
         let below = tiny.clone();
-        row.exp2(&mut tiny);
+        row.map(Function::Exp2, &mut tiny);
         for (x, y) in below.into_iter().zip(tiny) {
             assert!((0.0..=f32::MIN_POSITIVE).contains(&y), "{row:?}: 2^{x} = {y:e}");
             assert!(x > -150.0 || y == 0.0, "{row:?}: 2^{x} = {y:e}");
         }
         let mut special = [f32::NEG_INFINITY, 0.0, -0.0, f32::NAN, -f32::NAN];
-        row.exp2(&mut special);
+        row.map(Function::Exp2, &mut special);
         assert_eq!(special[..3], [0.0, 1.0, 1.0], "{row:?}");
         assert!(special[3].is_nan() && special[4].is_nan(), "{row:?}");
     }

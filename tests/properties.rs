@@ -7,7 +7,7 @@ use std::ops::Range;
 use common::{Inputs, Output, Random, Size, kernels, largest, layout, max_error, run, same_bits};
 use flash_attention::attend::merge::merge;
 use flash_attention::dtype::Dtype;
-use flash_attention::problem::{Batch, Position, Problem, Semantics, Shape, Tensors, Window};
+use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Shape, Tensors, Window};
 use flash_attention::reference;
 use flash_attention::view::{Layout, View, ViewMut};
 use proptest::prelude::*;
@@ -184,6 +184,7 @@ proptest! {
                 o: ViewMut::of(&mut o, interleaved(len_q, heads_q, dim_v)).unwrap(),
                 lse: None,
                 batch: Batch::default(),
+ logits: Logits::default(),
             };
             let mut problem = Problem::new(tensors, semantics).unwrap();
             let exact = reference::attention(&problem).o;
@@ -258,6 +259,7 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
                     o: ViewMut::of(&mut o, layout::<f32>(heads, len_q, dim)).unwrap(),
                     lse: None,
                     batch: Batch::default(),
+                    logits: Logits::default(),
                 };
                 let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
                 let plan = kernel.plan(problem.shape(), 1).unwrap();

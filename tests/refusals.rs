@@ -5,7 +5,7 @@ mod common;
 use common::layout;
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
-use flash_attention::problem::{Batch, Position, Problem, Scales, Semantics, Tensors};
+use flash_attention::problem::{Batch, Logits, Position, Problem, Scales, Semantics, Tensors};
 use flash_attention::view::{Layout, View, ViewMut};
 
 /// Builds a problem of two heads, 4 queries, 6 keys, dim 8, with what `change` does to it.
@@ -23,6 +23,7 @@ fn build(change: impl FnOnce(&mut [Layout; 5], &mut Semantics)) -> Result<(), Er
         o: ViewMut::of(&mut out, o)?,
         lse: Some(ViewMut::of(&mut out_lse, lse)?),
         batch: Batch::default(),
+        logits: Logits::default(),
     };
     Problem::new(tensors, semantics).map(|_| ()).map_err(Error::from)
 }
@@ -71,6 +72,7 @@ fn outputs_may_touch_inputs_but_not_overlap_them() {
                 o: ViewMut::new(base.add(o).cast(), layout::<f32>(1, 2, 8))?,
                 lse: Some(ViewMut::new(base.add(lse).cast(), layout::<f32>(1, 2, 1))?),
                 batch: Batch::default(),
+                logits: Logits::default(),
             }
         };
         Problem::new(tensors, Semantics::with_scale(1.0)).map(|_| ()).map_err(Error::from)

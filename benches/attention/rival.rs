@@ -1,5 +1,6 @@
 //! The plain rival: three-step attention on a well-tuned matrix product, with the n x n matrix.
 
+use flash_attention::kernel::Function;
 use gemm::{Parallelism, gemm};
 
 use crate::case::{Arrays, Case};
@@ -104,7 +105,7 @@ fn softmax(row: &mut [f32], scale: f32) {
         *x = (*x - max) * factor;
     }
     let kernels = flash_attention::kernel::select(flash_attention::dtype::Dtype::F32).expect("a row");
-    kernels.exp2(row);
+    kernels.map(Function::Exp2, row);
     let sum: f32 = row.chunks(16).map(|chunk| chunk.iter().sum::<f32>()).sum();
     let weight = 1.0 / sum;
     for x in row {

@@ -1,11 +1,11 @@
-//! Step 4: output += probabilities · V, transposed: a vector is one output element of all rows.
+//! Step 5: output += probabilities · V, transposed: a vector is one output element of all rows.
 //!
 //! The first register tile makes the probabilities while it goes through the keys: the exponential
 //! keeps pipes busy that multiply-adds leave free, which a pass of its own would not.
 
 use std::ops::Range;
 
-use super::mask::Sight;
+use super::MAX_WIDTH;
 use super::softmax::Probabilities;
 use crate::dtype::Rows;
 use crate::simd::Isa;
@@ -181,7 +181,7 @@ unsafe fn weigh<S: Isa, const R: usize, const Z: usize>(
     }
 }
 
-/// Adds one key only to the rows that see it: for values that are not finite, whose product with
+/// Adds one key only to the rows that see it, those with a 1 in `sees`: for values that are not finite, whose product with
 /// the probability 0 of the other rows would be NaN.
 ///
 /// # Safety
@@ -194,11 +194,11 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     dim: usize,
     output: *mut f32,
     lanes: usize,
-    sight: &Sight,
-    key: usize,
+    sees: &[f32; MAX_WIDTH],
 ) {
     for z in 0..Z {
-        let sees = sight.lanes(s, key, z);
+        // SAFETY: z < Z, and there are not more vectors.
+        let sees = s.gt(unsafe { s.load(sees.as_ptr().add(z * S::LANES)) }, s.splat(0.0));
         for d in 0..dim {
             // SAFETY: z < Z and d < dim.
             unsafe {

@@ -1,5 +1,6 @@
-//! Step 5: division by the sum, and the way back from lanes to rows of the output.
+//! Step 6: division by the sum, and the way back from lanes to rows of the output.
 
+use std::f64::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 use super::MAX_WIDTH;
@@ -36,6 +37,15 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             *blind = sequence.visible(first + lane).is_empty();
         }
     }
+    if problem.logits().mask.is_some() {
+        for (lane, blind) in blind[..n].iter_mut().enumerate() {
+            // SAFETY: a lane of the state.
+            let reference = unsafe { state.reference.add(lane).read() };
+            // Only a row without a finite score can be one that sees nothing.
+            *blind = reference == f32::NEG_INFINITY && !problem.sees_any(sequence, head, first + lane);
+        }
+    }
+    let sink = problem.sink(head);
     let stride = problem.o().layout().stride[2];
     // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below
     // `n` and `dim`.
@@ -45,6 +55,13 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         let mut weight = [0.0; MAX_WIDTH];
         for (lane, weight) in weight[..width].iter_mut().enumerate() {
             *weight = value_scale / state.sum.add(lane).read();
+        }
+        if sink != f32::NEG_INFINITY {
+            for (lane, weight) in weight[..n].iter_mut().enumerate() {
+                let (share, _) =
+                    with_sink(sink, state.reference.add(lane).read(), state.sum.add(lane).read());
+                *weight = value_scale * share;
+            }
         }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
@@ -71,9 +88,9 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         if let Some(lse) = problem.lse() {
             for (lane, &blind) in blind[..n].iter().enumerate() {
                 let x = if blind {
-                    f32::NEG_INFINITY
+                    sink
                 } else {
-                    log_sum_exp(state.reference.add(lane).read(), state.sum.add(lane).read())
+                    log_sum_exp(sink, state.reference.add(lane).read(), state.sum.add(lane).read())
                 };
                 lse.row(entry, head, first_row + lane).cast::<f32>().write_unaligned(x);
             }
@@ -92,8 +109,26 @@ pub(crate) unsafe fn blank(row: *mut f32, dim: usize) {
     unsafe { row.cast::<u8>().write_bytes(0, dim * 4) };
 }
 
-/// The natural logarithm of a row's sum of exponentials, rounded once, from its state in log2 units.
+/// The natural logarithm of a row's sum of exponentials, that of the sink included, rounded once, from its
+/// state in log2 units. Without a sink that is -inf.
 #[inline(always)]
-pub(crate) fn log_sum_exp(reference: f32, sum: f32) -> f32 {
-    ((f64::from(reference) + f64::from(sum).log2()) * std::f64::consts::LN_2) as f32
+pub(crate) fn log_sum_exp(sink: f32, reference: f32, sum: f32) -> f32 {
+    let log2 = if sink == f32::NEG_INFINITY {
+        f64::from(reference) + f64::from(sum).log2()
+    } else {
+        with_sink(sink, reference, sum).1
+    };
+    (log2 * LN_2) as f32
+}
+
+/// With a sink: what a row's output is multiplied by, and the logarithm (to base 2) of its whole sum. Out of
+/// line, because few problems have any.
+#[inline(never)]
+pub(crate) fn with_sink(sink: f32, reference: f32, sum: f32) -> (f32, f64) {
+    let (sink, reference) = (f64::from(sink) * LOG2_E, f64::from(reference));
+    // A maximum of NaN and a number is the number: NaN comes back by way of the terms.
+    let max = reference.max(sink);
+    let own = (reference - max).exp2();
+    let sum = f64::from(sum) * own + (sink - max).exp2();
+    ((own / sum) as f32, max + sum.log2())
 }

@@ -1,4 +1,4 @@
-//! Step 2: what is not visible gets the score -inf, whatever its score was (NaN included).
+//! Step 3: what is not visible gets the score -inf, whatever its score was (NaN included).
 //!
 //! What a tile sees of a block is cut into spans. A key that no row sees is in none; a span is *full*
 //! when every row of its vectors sees all of it, and *partial* otherwise: then the register tiles at its
@@ -18,7 +18,7 @@ pub(crate) struct Span {
     pub(crate) vector: usize,
     pub(crate) vectors: usize,
     /// The rows in these vectors.
-    rows: Range<usize>,
+    pub(crate) rows: Range<usize>,
     /// Those of the keys that every row sees.
     by_all: Range<usize>,
 }

@@ -1,4 +1,4 @@
-//! Step 3: the online softmax: a running reference and a running sum for each row.
+//! Step 4: the online softmax: a running reference and a running sum for each row.
 //!
 //! The reference is the largest score so far, but *lazily*: it moves only when a score exceeds it
 //! by more than [`SLACK`], so on ordinary data the sums are rescaled once or not at all. Each

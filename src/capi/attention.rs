@@ -14,13 +14,22 @@ pub const FA_POS_END: i64 = i64::MIN;
 /// fa_attention.window_left, window_right: no limit.
 pub const FA_NO_LIMIT: i64 = -1;
 
+/// fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose mask is
+/// -|p - j|), in place of -|p - j|.
+pub const FA_MASK_TIMES_SLOPE: u32 = 1;
+
 /// Attention in general: dense, interleaved, broadcast or ragged tensors, grouped heads, positions and
 /// windows, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
 ///
 /// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
 ///
 ///   s_j = scale * sum_d q[i][d] * k[j][d]
-///   o[i] = sum_j exp(s_j) * v[j] / sum_j exp(s_j)         lse[i] = log sum_j exp(s_j)
+///   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]     as far as there are these
+///   Z = sum_j exp(t_j) + exp(sink)
+///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
+///
+/// A key that is not seen, by window, kv_lens or mask, has no influence on the row, even if it is NaN. A
+/// NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
 ///
 /// Fill it with fa_attention_init, then set what you need; fields marked "later" must stay as
 /// fa_attention_init leaves them, or the answer is FA_ERR_UNSUPPORTED. Fields are only ever appended.
@@ -29,7 +38,7 @@ pub const FA_NO_LIMIT: i64 = -1;
 pub struct fa_attention {
     /// sizeof(fa_attention), set by fa_attention_init.
     pub struct_size: usize,
-    /// 0; later versions have flags.
+    /// 0 or FA_MASK_TIMES_SLOPE.
     pub flags: u32,
     /// 0.
     pub reserved0: u32,
@@ -60,7 +69,7 @@ pub struct fa_attention {
     /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
     /// 0 = 1/sqrt(dim_qk).
     pub scale: f32,
-    /// 0; later.
+    /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
     pub softcap: f32,
     /// Key position of query row 0: 0 if there is no past, the number of keys that came before, or
     /// FA_POS_END. Any number; only windows depend on it.
@@ -71,13 +80,20 @@ pub struct fa_attention {
     /// Keys behind a query's position that it sees: p + window_right is the last. At least 0, or
     /// FA_NO_LIMIT. Causal attention is window_right = 0.
     pub window_right: i64,
-    /// data = NULL; later.
+    /// data = NULL, or a mask [batch][heads_q][len_q] with rows of len_kv elements; strides of 0 repeat it
+    /// for all batch entries, heads or rows. FA_DTYPE_F32: added to the scores, after softcap; -infinity
+    /// hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
+    /// Row i is that of row i of each sequence, of ragged ones, too. What windows and kv_lens leave out is
+    /// not looked at.
     pub mask: fa_tensor,
-    /// NULL; later.
+    /// NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added to the
+    /// score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE: slope * mask.
     pub alibi_slopes: *const f32,
-    /// 0; later.
+    /// ELEMENTS from the slopes of one sequence to those of the next; 0 = all have the same.
     pub alibi_batch_stride: i64,
-    /// NULL; later.
+    /// NULL, or a logit for each query head that takes part in the softmax without having a value: each
+    /// sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros, its lse the
+    /// sink. Of results to be merged, only one may be computed with it. -infinity = none.
     pub sinks: *const f32,
     /// NULL; later.
     pub block_mask: *const u8,

@@ -1,10 +1,10 @@
 //! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
 
-use super::attention::{FA_NO_LIMIT, FA_POS_END, fa_attention};
-use super::tensor::{self, fa_tensor};
+use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention};
+use super::tensor::{self, fa_dtype, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::problem::{Batch, Position, Problem, Scales, Semantics, Tensors, Window};
+use crate::problem::{Batch, Logits, Position, Problem, Scales, Semantics, Slopes, Tensors, Window};
 use crate::view::{Array, Layout, View, ViewMut};
 
 /// Copies the caller's structure, if it is one that this version can read.
@@ -86,6 +86,7 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
             o: ViewMut::new(a.o.data.cast(), o)?,
             lse: if a.lse.is_null() { None } else { Some(ViewMut::new(a.lse.cast(), lse)?) },
             batch: batches,
+            logits: logits(a, [batch, heads_q, len_q], len_kv)?,
         }
     };
     Problem::new(tensors, semantics(a, dim_qk)?)
@@ -100,25 +101,69 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
             return Err(Refusal::of(what, value).but(Error::Reserved, "its field reserved must be 0"));
         }
     }
-    for (what, value) in [("flags", a.flags), ("reserved0", a.reserved0)] {
+    for (what, value) in [("flags", a.flags & !FA_MASK_TIMES_SLOPE), ("reserved0", a.reserved0)] {
         if value != 0 {
-            return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "must be 0"));
+            return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "unknown, must be 0"));
         }
     }
-    let later = [
-        ("softcap", a.softcap != 0.0),
-        ("mask", !a.mask.data.is_null()),
-        ("alibi_slopes", !a.alibi_slopes.is_null()),
-        ("sinks", !a.sinks.is_null()),
-        ("block_mask", !a.block_mask.is_null()),
-        ("block_table", !a.block_table.is_null()),
-    ];
+    let later = [("block_mask", !a.block_mask.is_null()), ("block_table", !a.block_table.is_null())];
     for (what, is_set) in later {
         if is_set {
             return Err(Refusal::of(what, 1).but(Error::Unsupported, "set, but not in this version"));
         }
     }
     Ok(())
+}
+
+/// What changes scores, of a problem of these query rows and keys.
+///
+/// # Safety
+/// As [`problem`].
+unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Result<Logits<'a>, Refusal> {
+    let [batch, heads, _] = queries;
+    let mask = if a.mask.data.is_null() {
+        None
+    } else {
+        let dtype = match a.mask.dtype {
+            value if value == fa_dtype::FA_DTYPE_BOOL8 as i32 => Dtype::Bool8,
+            value => match tensor::dtype("mask.dtype", value)? {
+                Dtype::F32 => Dtype::F32,
+                _ => {
+                    let fact = Refusal::of("mask.dtype", i64::from(value));
+                    return Err(fact.but(Error::Dtype, "neither FA_DTYPE_F32 nor FA_DTYPE_BOOL8"));
+                }
+            },
+        };
+        let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
+        // SAFETY: the caller's contract.
+        Some(unsafe { View::new(a.mask.data.cast(), layout)? })
+    };
+    let times_mask = a.flags & FA_MASK_TIMES_SLOPE != 0;
+    let slopes = if a.alibi_slopes.is_null() {
+        if times_mask {
+            let fact = Refusal::of("flags", i64::from(a.flags));
+            return Err(fact.but(Error::Shape, "FA_MASK_TIMES_SLOPE, but alibi_slopes is NULL"));
+        }
+        None
+    } else {
+        let fact = Refusal::of("alibi_batch_stride", a.alibi_batch_stride);
+        let batch_stride = usize::try_from(a.alibi_batch_stride);
+        let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
+        let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
+        let len = last.filter(|&len| len <= isize::MAX as usize / 4).ok_or(Error::Overflow)?;
+        if times_mask && mask.is_none_or(|mask| mask.layout().dtype != Dtype::F32) {
+            let fact = Refusal::of("flags", i64::from(a.flags));
+            return Err(fact.but(Error::Shape, "FA_MASK_TIMES_SLOPE, but no mask of FA_DTYPE_F32"));
+        }
+        // SAFETY: the caller's contract.
+        Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
+    };
+    // SAFETY: the caller's contract.
+    let sinks = (!a.sinks.is_null()).then(|| unsafe { Array::new(a.sinks, heads) });
+    if !a.softcap.is_finite() || a.softcap < 0.0 {
+        return Err(Error::Softcap.into());
+    }
+    Ok(Logits { softcap: a.softcap, mask, slopes, sinks })
 }
 
 fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
@@ -196,6 +241,16 @@ fn layout(
         let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
         return Err(fact.but(Error::Dtype, "quant is set, but the numbers are not quantised"));
     }
+    layout_of(dtype, stride_name, tensor, extent, dim)
+}
+
+fn layout_of(
+    dtype: Dtype,
+    stride_name: &'static str,
+    tensor: &fa_tensor,
+    extent: [usize; 3],
+    dim: usize,
+) -> Result<Layout, Refusal> {
     let mut stride = strides(stride_name, tensor.stride, dtype.size())?;
     for (stride, extent) in stride.iter_mut().zip(extent) {
         if extent == 1 {

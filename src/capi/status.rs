@@ -56,6 +56,8 @@ pub enum fa_status {
     FA_ERR_PART = 18,
     /// A window is negative and not FA_NO_LIMIT.
     FA_ERR_WINDOW = 19,
+    /// softcap is negative, infinite or NaN.
+    FA_ERR_SOFTCAP = 20,
 }
 
 impl From<Error> for fa_status {
@@ -78,6 +80,7 @@ impl From<Error> for fa_status {
             Error::Workspace => fa_status::FA_ERR_WORKSPACE,
             Error::Part => fa_status::FA_ERR_PART,
             Error::Window => fa_status::FA_ERR_WINDOW,
+            Error::Softcap => fa_status::FA_ERR_SOFTCAP,
             Error::Shape => fa_status::FA_ERR_SHAPE,
             Error::Stride => fa_status::FA_ERR_STRIDE,
         }
@@ -85,7 +88,7 @@ impl From<Error> for fa_status {
 }
 
 /// One sentence for each code; unknown codes have none.
-const WORDS: [&CStr; 20] = [
+const WORDS: [&CStr; 21] = [
     c"ok",
     c"a pointer is NULL where data is needed",
     c"head_dim or num_heads is 0",
@@ -106,6 +109,7 @@ const WORDS: [&CStr; 20] = [
     c"the workspace is NULL or too small",
     c"part is not below n_parts",
     c"a window is negative",
+    c"softcap is negative, infinite or NaN",
 ];
 
 /// One sentence in English for a status code.

@@ -1,7 +1,7 @@
 //! Division by the sum.
 
 use super::Lines;
-use crate::attend::epilogue::{blank, log_sum_exp};
+use crate::attend::epilogue::{blank, log_sum_exp, with_sink};
 use crate::dtype::Family;
 use crate::part::Part;
 use crate::simd::Isa;
@@ -15,17 +15,26 @@ use crate::simd::Isa;
 pub(super) unsafe fn epilogue<S: Isa, F: Family>(s: S, part: &Part, lines: &Lines<F>) {
     let problem = part.problem();
     let (dim, value_scale) = (problem.shape().dim_v, problem.semantics().scales.v);
+    let sink = problem.sink(part.head());
     for (r, row) in part.rows().enumerate() {
         // SAFETY: the rows belong to `part`, which nobody else holds; lines are whole vectors.
         unsafe {
             let [entry, at] = problem.query_at(part.sequence(), row);
             let out = problem.o().row(entry, part.head(), at).cast::<f32>();
-            let blind = part.sequence().visible(row).is_empty();
             let sum = s.total(s.load(lines.sums.add(r * S::LANES)));
+            let reference = lines.references.add(r).read();
+            // Only a row without a finite score can be one that sees nothing.
+            let blind =
+                reference == f32::NEG_INFINITY && !problem.sees_any(part.sequence(), part.head(), row);
             if blind {
                 blank(out, dim);
             } else {
-                let weight = s.splat(value_scale / sum);
+                let weight = if sink == f32::NEG_INFINITY {
+                    value_scale / sum
+                } else {
+                    value_scale * with_sink(sink, reference, sum).0
+                };
+                let weight = s.splat(weight);
                 for d in (0..dim).step_by(S::LANES) {
                     // Zeros all get the same sign, as everywhere.
                     let x = s.load(lines.output.add(r * lines.output_step + d));
@@ -35,8 +44,7 @@ pub(super) unsafe fn epilogue<S: Isa, F: Family>(s: S, part: &Part, lines: &Line
                 }
             }
             if let Some(lse) = problem.lse() {
-                let x =
-                    if blind { f32::NEG_INFINITY } else { log_sum_exp(lines.references.add(r).read(), sum) };
+                let x = if blind { sink } else { log_sum_exp(sink, reference, sum) };
                 lse.row(entry, part.head(), at).cast::<f32>().write_unaligned(x);
             }
         }

@@ -58,7 +58,7 @@ impl Shape {
         if v.extent != k.extent || k.dim != q.dim {
             return Err(Error::Shape.into());
         }
-        if q.dtype != k.dtype || k.dtype != v.dtype || q.dtype == Dtype::F64 {
+        if q.dtype != k.dtype || k.dtype != v.dtype || !matches!(q.dtype, Dtype::F32 | Dtype::I8) {
             return Err(Error::Dtype.into());
         }
         // Positions are i64, and a position plus a length must stay one.

@@ -65,6 +65,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
     fn fma(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
         from_fn(|i| a[i] * b[i] + c[i])
     }

@@ -7,7 +7,7 @@ use flash_attention::error::Error;
 use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Batch, Position, Problem, Scales, Semantics, Shape, Tensors};
+use flash_attention::problem::{Batch, Logits, Position, Problem, Scales, Semantics, Shape, Tensors};
 use flash_attention::reference::{self, Answer};
 use flash_attention::schedule;
 use flash_attention::view::{Element, Layout, View, ViewMut};
@@ -175,6 +175,7 @@ impl<T: Element> Inputs<T> {
             o: ViewMut::of(&mut output.o, layout::<f32>(heads, len_q, dim)).unwrap(),
             lse: Some(ViewMut::of(&mut output.lse, layout::<f32>(heads, len_q, 1)).unwrap()),
             batch: Batch::default(),
+            logits: Logits::default(),
         };
         f(&mut Problem::new(tensors, self.semantics).unwrap());
         output

@@ -1,0 +1,343 @@
+//! Step 2: from dot products to logits: softcap, then linear bias and mask, in log2 units like the scores.
+//!
+//! A pass of its own over the scores of a tile, where they lie in the first-level cache; problems without
+//! any of these skip it. What the mask hides gets -inf; windows are the affair of the next step,
+//! [`super::mask`].
+
+use std::f32::consts::LOG2_E;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::MAX_WIDTH;
+use crate::dtype::Dtype;
+use crate::part::Part;
+use crate::problem::Sequence;
+use crate::simd::{Body, Isa, MAX_LANES, corner, math};
+use crate::view::View;
+
+/// The changes to the scores of one head of one sequence.
+pub(crate) struct Logits<'p> {
+    sequence: Sequence,
+    head: usize,
+    /// The cap in log2 units, if there is one.
+    cap: Option<f32>,
+    /// The slope for |p - j|, in log2 units.
+    slope: Option<f32>,
+    mask: Option<&'p View<'p>>,
+    /// What masks are multiplied by: log2(e), and the slope if that is how it is used.
+    mask_factor: f32,
+}
+
+impl<'p> Logits<'p> {
+    /// None if nothing changes.
+    #[inline(always)]
+    pub(crate) fn of(part: &Part<'p>) -> Option<Self> {
+        let (problem, sequence, head) = (part.problem(), *part.sequence(), part.head());
+        if !problem.changes_scores() {
+            return None;
+        }
+        let logits = problem.logits();
+        let slope = problem.slope(&sequence, head);
+        let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
+        Some(Logits {
+            sequence,
+            head,
+            cap: (logits.softcap > 0.0).then_some(logits.softcap * LOG2_E),
+            slope: slope.filter(|_| !times_mask).map(|slope| slope * LOG2_E),
+            mask: logits.mask.as_ref(),
+            mask_factor: LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0),
+        })
+    }
+
+    /// Changes the scores of `keys` against `Z` vectors of query rows, the first of which are `rows`;
+    /// returns the largest of each lane.
+    ///
+    /// # Safety
+    /// `scores` holds `Z` vectors for each of `keys`; rows and keys are those of the part's sequence.
+    #[inline(always)]
+    pub(crate) unsafe fn change<S: Isa, const Z: usize>(
+        &self,
+        s: S,
+        rows: &Range<usize>,
+        keys: Range<usize>,
+        scores: *mut f32,
+    ) -> [S::F32; Z] {
+        let mut largest = [0.0; MAX_WIDTH];
+        tile(s, Tile::<Z> { logits: self, rows, keys, scores, largest: &mut largest });
+        // SAFETY: as many vectors.
+        std::array::from_fn(|z| unsafe { s.load(largest.as_ptr().add(z * S::LANES)) })
+    }
+
+    /// [`Logits::change`], where it is compiled.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn change_tile<S: Isa, const Z: usize>(
+        &self,
+        s: S,
+        rows: &Range<usize>,
+        keys: Range<usize>,
+        scores: *mut f32,
+    ) -> [S::F32; Z] {
+        let mut max = [s.splat(f32::NEG_INFINITY); Z];
+        let mut biases = MaybeUninit::<[f32; MAX_LANES * MAX_WIDTH]>::uninit();
+        let biases = biases.as_mut_ptr().cast::<f32>();
+        let mut first = keys.start;
+        while first < keys.end {
+            let here = first..keys.end.min(first + S::LANES);
+            // SAFETY: `here` lies in `keys`; `biases` has room for LANES keys.
+            unsafe {
+                if let Some(mask) = self.mask {
+                    self.biases::<S, Z>(s, mask, rows, &here, biases);
+                }
+                for key in here.clone() {
+                    for (z, max) in max.iter_mut().enumerate() {
+                        let at = scores.add(((key - keys.start) * Z + z) * S::LANES);
+                        let mut x = self.capped(s, s.load(at));
+                        if let Some(slope) = self.slope {
+                            let away = self.distance(key, rows.start).saturating_sub((z * S::LANES) as i64);
+                            x = biased(s, x, away, -1, slope);
+                        }
+                        if self.mask.is_some() {
+                            x = self.masked(s, x, biases.add(((key - first) * Z + z) * S::LANES));
+                        }
+                        // NaN as the first operand leaves the maximum alone.
+                        *max = s.max(x, *max);
+                        s.store(at, x);
+                    }
+                }
+            }
+            first = here.end;
+        }
+        max
+    }
+
+    /// Changes the scores of one query row for the keys `seen`, counted from key `start`, as are the
+    /// scores. Places beside them, up to whole vectors, may be written, too.
+    ///
+    /// # Safety
+    /// `scores` has whole vectors; row and keys are those of the part's sequence.
+    #[inline(always)]
+    pub(crate) unsafe fn change_row<S: Isa>(
+        &self,
+        s: S,
+        row: usize,
+        start: usize,
+        seen: &Range<usize>,
+        scores: *mut f32,
+    ) {
+        line(s, Line { logits: self, row, start, seen, scores });
+    }
+
+    /// [`Logits::change_row`], where it is compiled.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn change_line<S: Isa>(
+        &self,
+        s: S,
+        row: usize,
+        start: usize,
+        seen: &Range<usize>,
+        scores: *mut f32,
+    ) {
+        let first = seen.start - seen.start % S::LANES;
+        for at in (first..seen.end).step_by(S::LANES) {
+            // SAFETY: `at` is within the line; keys are among `seen`.
+            unsafe {
+                let mut x = self.capped(s, s.load(scores.add(at)));
+                if let Some(slope) = self.slope {
+                    x = biased(s, x, self.distance(start + at, row), 1, slope);
+                }
+                if let Some(mask) = self.mask {
+                    let here = at.max(seen.start)..seen.end.min(at + S::LANES);
+                    let mut biases = MaybeUninit::<[f32; 2 * MAX_LANES]>::uninit();
+                    let biases = biases.as_mut_ptr().cast::<f32>();
+                    s.store(biases, s.splat(0.0));
+                    let keys = start + here.start..start + here.end;
+                    self.bias_row(s, mask, row, &keys, biases.add(here.start - at));
+                    x = self.masked(s, x, biases);
+                }
+                s.store(scores.add(at), x);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn capped<S: Isa>(&self, s: S, x: S::F32) -> S::F32 {
+        match self.cap {
+            Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap)))),
+            None => x,
+        }
+    }
+
+    /// Adds a vector of the mask, or hides what it hides.
+    ///
+    /// # Safety
+    /// `bias` has a vector.
+    #[inline(always)]
+    unsafe fn masked<S: Isa>(&self, s: S, x: S::F32, bias: *const f32) -> S::F32 {
+        // SAFETY: this function's contract.
+        let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
+        // By its bits, so that a key that is hidden stays so whatever the factor, and NaN is not hidden.
+        let hides = s.within(s.splat_i32(NEVER), bits, s.splat_i32(NEVER + 1));
+        let x = s.fma(bias, s.splat(self.mask_factor), x);
+        s.select(hides, s.splat(f32::NEG_INFINITY), x)
+    }
+
+    /// How far behind the position of `row` a key is.
+    #[inline(always)]
+    fn distance(&self, key: usize, row: usize) -> i64 {
+        (key as i64).saturating_sub(self.sequence.position(row))
+    }
+
+    /// The mask for keys `here` (at most LANES) as `[key][lane]`, `Z` vectors wide.
+    ///
+    /// # Safety
+    /// `to` has room for them; rows and keys are those of the part's sequence.
+    #[inline(always)]
+    unsafe fn biases<S: Isa, const Z: usize>(
+        &self,
+        s: S,
+        mask: &View,
+        rows: &Range<usize>,
+        here: &Range<usize>,
+        to: *mut f32,
+    ) {
+        let stride = mask.layout().stride[2];
+        for z in 0..Z {
+            let first = rows.start + z * S::LANES;
+            let n = rows.end.saturating_sub(first).min(S::LANES);
+            // SAFETY: rows below `n`, and of each of them the keys `here`; the square has room.
+            unsafe {
+                let to = to.add(z * S::LANES);
+                if mask.layout().dtype == Dtype::F32 && here.len() == S::LANES && n > 0 {
+                    let from = self.mask_at(mask, first, here.start);
+                    // What comes next is in other lines of as many rows, which the machine does not foresee.
+                    for row in 0..n {
+                        s.prefetch(from.wrapping_add(row * stride + AHEAD));
+                    }
+                    corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, s.splat(1.0));
+                    continue;
+                }
+                let mut square = MaybeUninit::<[f32; MAX_LANES * MAX_LANES]>::uninit();
+                let square = square.as_mut_ptr().cast::<f32>();
+                for row in 0..S::LANES {
+                    let line = square.add(row * S::LANES);
+                    if row < n {
+                        self.bias_row(s, mask, first + row, here, line);
+                    } else {
+                        s.store(line, s.splat(0.0));
+                    }
+                }
+                s.transpose(square, S::LANES * 4, to, Z * S::LANES * 4, s.splat(1.0));
+            }
+        }
+    }
+
+    /// The mask of one row for keys `here` (at most LANES) as numbers to be added, and zeros up to a whole
+    /// vector.
+    ///
+    /// # Safety
+    /// `to` has room for a vector; row and keys are those of the part's sequence.
+    #[inline(always)]
+    unsafe fn bias_row<S: Isa>(&self, s: S, mask: &View, row: usize, here: &Range<usize>, to: *mut f32) {
+        let (from, n) = (self.mask_at(mask, row, here.start), here.len());
+        // SAFETY: the mask has these keys.
+        unsafe {
+            if mask.layout().dtype == Dtype::F32 {
+                let from = from.cast();
+                s.store(to, if n == S::LANES { s.load(from) } else { s.load_first(from, n) });
+                return;
+            }
+            for i in 0..S::LANES {
+                let hides = i < n && from.wrapping_add(i).read() == 0;
+                to.add(i).write(if hides { f32::NEG_INFINITY } else { 0.0 });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mask_at(&self, mask: &View, row: usize, key: usize) -> *const u8 {
+        mask.row(self.sequence.batch, self.head, row).wrapping_add(key * mask.layout().dtype.size())
+    }
+}
+
+/// Out of line: few problems need it, and it would crowd the registers and the code of the
+/// loops around it.
+#[inline(never)]
+fn tile<S: Isa, const Z: usize>(s: S, body: Tile<Z>) {
+    s.enter(body);
+}
+
+/// Made by [`Logits::change`] alone, whose contract covers what it points to.
+struct Tile<'a, const Z: usize> {
+    logits: &'a Logits<'a>,
+    rows: &'a Range<usize>,
+    keys: Range<usize>,
+    scores: *mut f32,
+    largest: &'a mut [f32; MAX_WIDTH],
+}
+
+impl<const Z: usize> Body for Tile<'_, Z> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Tile { logits, rows, keys, scores, largest } = self;
+        // SAFETY: the contract of `change`, which made this; `largest` holds any tile's width.
+        unsafe {
+            let max = logits.change_tile::<S, Z>(s, rows, keys, scores);
+            for (z, max) in max.into_iter().enumerate() {
+                s.store(largest.as_mut_ptr().add(z * S::LANES), max);
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn line<S: Isa>(s: S, body: Line) {
+    s.enter(body);
+}
+
+/// Made by [`Logits::change_row`] alone, likewise.
+struct Line<'a> {
+    logits: &'a Logits<'a>,
+    row: usize,
+    start: usize,
+    seen: &'a Range<usize>,
+    scores: *mut f32,
+}
+
+impl Body for Line<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Line { logits, row, start, seen, scores } = self;
+        // SAFETY: the contract of `change_row`, which made this.
+        unsafe { logits.change_line(s, row, start, seen, scores) };
+    }
+}
+
+/// The bits of -inf.
+const NEVER: i32 = f32::NEG_INFINITY.to_bits() as i32;
+
+/// Bytes of a mask's row that are asked for ahead: two cache lines.
+const AHEAD: usize = 128;
+
+/// x - slope · |away + direction · lane|.
+#[inline(always)]
+fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::F32 {
+    // Counted in 32 bits, and rounded once, so that the distance does not depend on where a tile begins.
+    let away = away.clamp(-(1 << 30), 1 << 30) as i32;
+    let mut lanes = [0; MAX_LANES];
+    for (lane, at) in lanes.iter_mut().enumerate() {
+        *at = away + direction * lane as i32;
+    }
+    // SAFETY: as many lanes as any vector has.
+    let away = s.to_f32(unsafe { s.load_i32(lanes.as_ptr()) });
+    s.fma(s.max(away, s.sub(s.splat(0.0), away)), s.splat(-slope), x)
+}

@@ -1,0 +1,71 @@
+//! What happens to a score between the dot product and the softmax, and who sees what beyond windows.
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Refusal};
+use crate::view::{Array, View};
+
+/// Optional inputs that change scores.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Logits<'a> {
+    /// cap · tanh(score / cap) in place of the score; 0 = off.
+    pub softcap: f32,
+    /// `[batch][heads_q][len_q]`, rows of len_kv elements: added to the scores (f32, where -inf hides the
+    /// key), or telling which keys are seen (bool).
+    pub mask: Option<View<'a>>,
+    /// Linear biases.
+    pub slopes: Option<Slopes<'a>>,
+    /// One more logit for each query head, without a value.
+    pub sinks: Option<Array<'a, f32>>,
+}
+
+/// The slope of each query head: -slope · |p - j| is added to the score of the query at position p and key
+/// j (Press et al. 2021, arXiv:2108.12409).
+#[derive(Clone, Copy, Debug)]
+pub struct Slopes<'a> {
+    /// `[batch][heads_q]`, or `[heads_q]` for all.
+    pub values: Array<'a, f32>,
+    /// Values from one sequence to the next.
+    pub batch_stride: usize,
+    /// The mask holds what slopes are multiplied by, in place of -|p - j|.
+    pub times_mask: bool,
+}
+
+impl Logits<'_> {
+    /// Whether scores stay as they are until the softmax.
+    pub(super) fn is_none(&self) -> bool {
+        self.softcap == 0.0 && self.mask.is_none() && self.slopes.is_none()
+    }
+
+    /// Refuses what does not fit a problem of these query rows and keys.
+    pub(super) fn check(&self, queries: [usize; 3], len_kv: usize) -> Result<(), Refusal> {
+        let [batch, heads, rows] = queries;
+        if !self.softcap.is_finite() || self.softcap < 0.0 {
+            return Err(Error::Softcap.into());
+        }
+        if let Some(mask) = &self.mask {
+            let layout = mask.layout();
+            // Of a ragged batch it may be made for longer sequences than there are.
+            let [b, h, r] = layout.extent;
+            if [b, h] != [batch, heads] || r < rows || layout.dim < len_kv {
+                return Err(Error::Shape.into());
+            }
+            if !matches!(layout.dtype, Dtype::F32 | Dtype::Bool8) {
+                return Err(Error::Dtype.into());
+            }
+        }
+        if let Some(slopes) = &self.slopes {
+            let last = (batch - 1).checked_mul(slopes.batch_stride).and_then(|last| last.checked_add(heads));
+            if last.is_none_or(|last| last > slopes.values.len()) {
+                return Err(Error::Shape.into());
+            }
+            let is_f32 = self.mask.is_some_and(|mask| mask.layout().dtype == Dtype::F32);
+            if slopes.times_mask && !is_f32 {
+                return Err(Error::Shape.into());
+            }
+        }
+        if self.sinks.is_some_and(|sinks| sinks.len() != heads) {
+            return Err(Error::Shape.into());
+        }
+        Ok(())
+    }
+}
