@@ -25,9 +25,24 @@ _Static_assert(FA_ERR_MEMORY == 10, "FA_ERR_MEMORY");
 _Static_assert(FA_ERR_INTERNAL == 11, "FA_ERR_INTERNAL");
 _Static_assert(FA_ERR_SHAPE == 12, "FA_ERR_SHAPE");
 _Static_assert(FA_ERR_STRIDE == 13, "FA_ERR_STRIDE");
+_Static_assert(FA_ERR_LENGTHS == 14, "FA_ERR_LENGTHS");
+_Static_assert(FA_ERR_STRUCT_SIZE == 15, "FA_ERR_STRUCT_SIZE");
+_Static_assert(FA_ERR_UNSUPPORTED == 16, "FA_ERR_UNSUPPORTED");
+_Static_assert(FA_ERR_WORKSPACE == 17, "FA_ERR_WORKSPACE");
+_Static_assert(FA_ERR_PART == 18, "FA_ERR_PART");
+_Static_assert(FA_ERR_WINDOW == 19, "FA_ERR_WINDOW");
+_Static_assert(FA_ERR_SOFTCAP == 20, "FA_ERR_SOFTCAP");
 
 _Static_assert(FA_DTYPE_F32 == 0, "FA_DTYPE_F32");
+_Static_assert(FA_DTYPE_F16 == 1, "FA_DTYPE_F16");
+_Static_assert(FA_DTYPE_BF16 == 2, "FA_DTYPE_BF16");
 _Static_assert(FA_DTYPE_I8 == 3, "FA_DTYPE_I8");
+_Static_assert(FA_DTYPE_Q8_0 == 4, "FA_DTYPE_Q8_0");
+_Static_assert(FA_DTYPE_BOOL8 == 5, "FA_DTYPE_BOOL8");
+
+_Static_assert(FA_POS_END == INT64_MIN, "FA_POS_END");
+_Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");
+_Static_assert(FA_MASK_TIMES_SLOPE == 1, "FA_MASK_TIMES_SLOPE");
 
 /* In words, so that it holds with 32 bits too. */
 #define WORD sizeof(size_t)
@@ -65,11 +80,89 @@ static const struct {
     const char *(*status_string)(int32_t);
     uint32_t (*version)(void);
     uint32_t (*abi_version)(void);
+    fa_status (*attention_init)(fa_attention *, size_t);
+    fa_status (*attention_check)(const fa_attention *, char *, size_t);
+    fa_status (*attention_workspace)(const fa_attention *, int32_t, size_t *);
+    fa_status (*attention_run)(const fa_attention *, void *, size_t, const fa_pool *);
+    fa_status (*attention_part)(const fa_attention *, void *, size_t, int32_t, int32_t);
+    fa_status (*attention_finish)(const fa_attention *, void *, size_t, int32_t, int32_t);
+    fa_status (*merge)(float *, float *, const float *, const float *, int64_t, int64_t);
+    fa_status (*pool_create)(int32_t, fa_pool **);
+    void (*pool_destroy)(fa_pool *);
 } functions = {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
     fa_forward_i8, fa_mha, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
-    fa_abi_version,
+    fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
+    fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_pool_create,
+    fa_pool_destroy,
 };
+
+/* The types of a pool's functions. */
+static int32_t a_width(void *ctx) { return (void)ctx, 1; }
+static void a_parallel_for(void *ctx, size_t n, fa_task task, void *arg) {
+    (void)ctx;
+    for (size_t i = 0; i < n; i++) task(arg, i);
+}
+static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
+
+/* Every field of every public structure, in the order of the header. */
+#define STRUCTS \
+    STRUCT(fa_quant) FIELD(fa_quant, scale) FIELD(fa_quant, zero) FIELD(fa_quant, stride) \
+        FIELD(fa_quant, group_tokens) FIELD(fa_quant, group_dims) \
+    STRUCT(fa_tensor) FIELD(fa_tensor, data) FIELD(fa_tensor, stride) FIELD(fa_tensor, dtype) \
+        FIELD(fa_tensor, reserved) FIELD(fa_tensor, quant) \
+    STRUCT(fa_attention) FIELD(fa_attention, struct_size) FIELD(fa_attention, flags) \
+        FIELD(fa_attention, reserved0) FIELD(fa_attention, batch) FIELD(fa_attention, heads_q) \
+        FIELD(fa_attention, heads_kv) FIELD(fa_attention, len_q) FIELD(fa_attention, len_kv) \
+        FIELD(fa_attention, dim_qk) FIELD(fa_attention, dim_v) FIELD(fa_attention, q) \
+        FIELD(fa_attention, k) FIELD(fa_attention, v) FIELD(fa_attention, o) \
+        FIELD(fa_attention, scale) FIELD(fa_attention, softcap) FIELD(fa_attention, q_pos) \
+        FIELD(fa_attention, window_left) FIELD(fa_attention, window_right) FIELD(fa_attention, mask) \
+        FIELD(fa_attention, alibi_slopes) FIELD(fa_attention, alibi_batch_stride) \
+        FIELD(fa_attention, sinks) FIELD(fa_attention, block_mask) \
+        FIELD(fa_attention, block_mask_stride) FIELD(fa_attention, block_mask_q) \
+        FIELD(fa_attention, block_mask_kv) FIELD(fa_attention, cu_len_q) \
+        FIELD(fa_attention, cu_len_kv) FIELD(fa_attention, kv_lens) FIELD(fa_attention, block_table) \
+        FIELD(fa_attention, block_table_start) FIELD(fa_attention, table_stride) \
+        FIELD(fa_attention, page_size) FIELD(fa_attention, num_pages) FIELD(fa_attention, lse) \
+        FIELD(fa_attention, lse_stride) FIELD(fa_attention, block_q) FIELD(fa_attention, block_kv) \
+    STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
+        FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
+        FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \
+    STRUCT(fa_pool) FIELD(fa_pool, struct_size) FIELD(fa_pool, ctx) FIELD(fa_pool, width) \
+        FIELD(fa_pool, parallel_for)
+
+/* c_tests/abi_layout.txt, which Rust and Python compare themselves with too, is what this prints. */
+static void check_table(void) {
+    static const struct {
+        const char *structure, *field;
+        size_t offset, size;
+    } ours[] = {
+#define STRUCT(s) {#s, "-", 0, sizeof(s)},
+#define FIELD(s, f) {#s, #f, offsetof(s, f), sizeof(((s *)0)->f)},
+        STRUCTS
+#undef STRUCT
+#undef FIELD
+    };
+    if (WORD != 8) return;
+    FILE *table = fopen(FA_ABI_LAYOUT, "r");
+    CHECK(table != NULL, "cannot read %s", FA_ABI_LAYOUT);
+    if (table == NULL) return;
+    char line[200], want[200];
+    size_t n = 0;
+    while (fgets(line, sizeof line, table) != NULL) {
+        if (line[0] == '#') continue;
+        CHECK(n < sizeof ours / sizeof *ours, "not in this program: %s", line);
+        if (n == sizeof ours / sizeof *ours) break;
+        snprintf(want, sizeof want, "%s %s %zu %zu\n", ours[n].structure, ours[n].field, ours[n].offset,
+                 ours[n].size);
+        CHECK(strcmp(line, want) == 0, "the compiler says %sthe table says %s", want, line);
+        n++;
+    }
+    CHECK(n == sizeof ours / sizeof *ours, "%zu lines", n);
+    fclose(table);
+}
+
 
 /* The library was compiled with the same layout as this program: it writes each field where it
  * is expected, and the bytes of a field reach it. */
@@ -123,8 +216,48 @@ static void check_i8_arguments(void) {
     CHECK(fabs((double)out[0] - want) < 1e-5, "%g instead of %g", (double)out[0], want);
 }
 
+/* Fields of the general door reach the library: each one is needed for the result. */
+static void check_attention(void) {
+    struct {
+        fa_attention a;
+        unsigned char back[16];
+    } fenced;
+    unsigned char fence[16];
+    memset(&fenced, 0xa5, sizeof fenced), memset(fence, 0xa5, sizeof fence);
+    CHECK(functions.attention_init(&fenced.a, sizeof fenced.a) == FA_OK, "init");
+    CHECK(memcmp(fenced.back, fence, 16) == 0, "fa_attention is larger in the library");
+    fa_attention a = fenced.a;
+    CHECK(a.struct_size == sizeof a && a.q_pos == FA_POS_END && a.block_kv == 0, "init");
+    CHECK(a.window_left == FA_NO_LIMIT && a.window_right == FA_NO_LIMIT, "init");
+
+    /* As above, once more behind a key that the window leaves out and before one that is not in use;
+     * what the tensors have between their numbers is 9. */
+    float q[3] = {1, 9, 1}, k[8] = {9, 9, 0, 9, 1.0986123f, 9, 9, 9}, v[4] = {9, 0, 4, 9}, o[5], lse[3];
+    const int32_t in_use[1] = {3};
+    a.batch = 1, a.heads_q = 2, a.heads_kv = 1, a.len_q = 1, a.len_kv = 4, a.dim_qk = a.dim_v = 1;
+    a.q = (fa_tensor){.data = q, .stride = {0, 8, 0}};
+    a.k = (fa_tensor){.data = k, .stride = {0, 0, 8}};
+    a.v = (fa_tensor){.data = v, .stride = {0, 0, 4}};
+    a.o = (fa_tensor){.data = o, .stride = {0, 16, 0}};
+    a.scale = 1, a.window_left = 1, a.window_right = 0, a.kv_lens = in_use;
+    a.lse = lse, a.lse_stride[1] = 2;
+    a.block_kv = 1;
+    size_t bytes = 0;
+    CHECK(functions.attention_check(&a, NULL, 0) == FA_OK, "check");
+    CHECK(functions.attention_workspace(&a, 1, &bytes) == FA_OK, "workspace");
+    void *ws = need(bytes);
+    CHECK(functions.attention_run(&a, ws, bytes, &a_pool) == FA_OK, "run");
+    free(ws);
+    for (int h = 0; h < 2; h++) {
+        CHECK(fabsf(o[4 * h] - 3) < 1e-5f, "%g instead of 3", (double)o[4 * h]);
+        CHECK(fabsf(lse[2 * h] - 1.3862944f) < 1e-5f, "%g instead of ln 4", (double)lse[2 * h]);
+    }
+}
+
 int main(void) {
     CHECK(functions.abi_version() == FA_ABI_VERSION, "%u", (unsigned)functions.abi_version());
+    check_table();
+    check_attention();
     check_layout();
     check_i8_arguments();
     return check_result();

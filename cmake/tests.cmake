@@ -23,7 +23,9 @@ function(fa_programs source folder prefix)
     target_link_libraries(${target} PRIVATE flash_attention::${kind} pthread m dl)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror
       -UNDEBUG) # assert() is how a test fails, also in release builds
-    target_compile_definitions(${target} PRIVATE FA_PACKAGE_VERSION="${PROJECT_VERSION}")
+    target_compile_definitions(${target} PRIVATE
+      FA_PACKAGE_VERSION="${PROJECT_VERSION}"
+      FA_ABI_LAYOUT="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
     set_target_properties(${target} PROPERTIES
       C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
       CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
@@ -54,9 +56,18 @@ endfunction()
 
 if(FA_BUILD_TESTS)
   fa_sources(c_tests)
+  # Only one program needs it.
+  find_package(OpenMP QUIET COMPONENTS C)
+  if(NOT OpenMP_C_FOUND)
+    message(STATUS "The C compiler has no OpenMP: c_tests/openmp.c is left out.")
+    list(FILTER sources EXCLUDE REGEX "/openmp[.]c$")
+  endif()
   foreach(source IN LISTS sources)
     fa_programs("${source}" c_tests "")
     foreach(target IN LISTS targets)
+      if(target MATCHES "^openmp[.]")
+        target_link_libraries(${target} PRIVATE OpenMP::OpenMP_C)
+      endif()
       if(target MATCHES "^isa_env[.]")
         # It tests what a wrong value does.
         fa_test(${target} ${target} FA_MAX_ISA=nonsense)
@@ -75,6 +86,8 @@ if(FA_BUILD_TESTS)
   set(check_symbols Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
   add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
+  add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
+    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
 
   set(environment
     "CMAKE=${CMAKE_COMMAND}"

@@ -139,8 +139,8 @@ typedef enum fa_status {
    */
   FA_ERR_STRIDE = 13,
   /**
-   * cu_len_q or cu_len_kv decreases or is negative, or a sequence is longer than len_q or len_kv
-   * says.
+   * cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a sequence
+   * is longer than len_q, len_kv or its pages.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -168,6 +168,10 @@ typedef enum fa_status {
    * softcap is negative, infinite or NaN.
    */
   FA_ERR_SOFTCAP = 20,
+  /**
+   * A page in use is not one of num_pages.
+   */
+  FA_ERR_PAGE = 21,
 } fa_status;
 
 /**
@@ -307,7 +311,8 @@ typedef struct fa_attention {
    */
   int64_t len_q;
   /**
-   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest.
+   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest. With
+   * block_table and kv_lens likewise.
    */
   int64_t len_kv;
   /**
@@ -415,23 +420,28 @@ typedef struct fa_attention {
    */
   const int32_t *kv_lens;
   /**
-   * NULL; later.
+   * NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is that
+   * between pages, and key j of a sequence is token j % page_size of the page that is number
+   * j / page_size in its list. Lists are [batch][table_stride], or with block_table_start one behind
+   * another. Pages in use are below num_pages; entries that no key needs are not read. cu_len_kv must be
+   * NULL. Other strides give [page][token][head][dim] or [page][head][token][dim].
    */
   const int32_t *block_table;
   /**
-   * NULL; later.
+   * NULL, or [batch + 1]: the list of sequence b is block_table[block_table_start[b]] to
+   * block_table[block_table_start[b + 1] - 1].
    */
   const int32_t *block_table_start;
   /**
-   * 0; later.
+   * Entries from the list of one sequence to that of the next; not with block_table_start.
    */
   int64_t table_stride;
   /**
-   * 0; later.
+   * Tokens of a page; at least 1. 1 makes the table one of token slots.
    */
   int64_t page_size;
   /**
-   * 0; later.
+   * Pages of k and v.
    */
   int64_t num_pages;
   /**

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests: those in Rust, then those in C, of packaging, and of the examples.
+# All tests: those in Rust, then those in C, of packaging, and of the examples, then ONNX's own of its
+# operator Attention.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,4 +10,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 failed=0
 cargo test --locked --no-fail-fast || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
+scripts/test_onnx.sh || failed=1
 exit $failed

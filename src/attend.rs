@@ -15,6 +15,7 @@ pub(crate) mod mask;
 pub mod merge;
 pub(crate) mod scores;
 pub(crate) mod softmax;
+pub(crate) mod stage;
 
 use crate::dtype::Rows;
 use crate::problem::{Problem, Sequence};
@@ -35,7 +36,7 @@ pub(crate) fn query_rows(problem: &Problem, sequence: &Sequence, head: usize, ro
     Rows { base: q.row(entry, head, row), stride: q.layout().stride[2] }
 }
 
-/// The rows of a sequence in `view`, K or V, from `key` on.
+/// The rows of a sequence in `view`, K or V, from `key` on, as many as lie behind one another.
 #[inline(always)]
 pub(crate) fn key_rows(
     problem: &Problem,

@@ -30,7 +30,7 @@ use crate::attend::accumulate::first_not_finite;
 use crate::attend::epilogue::blank;
 use crate::attend::logits::Logits;
 use crate::attend::mask::{clip, first_block, next_block, seen_by};
-use crate::attend::{key_rows, query_rows};
+use crate::attend::{query_rows, stage};
 use crate::dtype::{Family, Rows};
 use crate::part::{Part, Tiles};
 use crate::problem::{Sequence, Shape};
@@ -149,10 +149,8 @@ impl<F: Family> Body for Decode<'_, '_, F> {
             let mut keys = first_block(&seen, tiles.kv);
             let mut fresh = true;
             while !keys.is_empty() {
-                let k = key_rows(problem, problem.k(), sequence, kv_head, keys.start);
-                let v = key_rows(problem, problem.v(), sequence, kv_head, keys.start);
-                let k = F::stage_k(s, k, keys.len(), dim_qk, tiles.copy, staged_k);
-                let v = F::stage_v(s, v, keys.len(), dim_v, tiles.copy, staged_v);
+                let k = stage::keys::<S, F>(s, problem, sequence, kv_head, &keys, tiles.copy, staged_k);
+                let v = stage::values::<S, F>(s, problem, sequence, kv_head, &keys, tiles.copy, staged_v);
                 let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
                 visit(s, part, &Block { start, keys, k, v, fresh }, &lines);
                 fresh = false;

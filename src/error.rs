@@ -37,6 +37,8 @@ pub enum Error {
     Part,
     /// A window that is no number of keys.
     Window,
+    /// A page that does not exist.
+    Page,
     /// A softcap that is negative, infinite or NaN.
     Softcap,
     /// An instruction set was named that this build does not know.

@@ -173,7 +173,7 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     let bytes_per_key = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(shape.dtype.size());
     let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
     // And copies are worth more the more rows use them.
-    let (most, share) = if clash(shape) {
+    let (most, share) = if shape.paged || clash(shape) {
         (4 * ROWS, 2)
     } else if far {
         (2 * ROWS, 2)
@@ -192,8 +192,9 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
 
 /// Whether K and V are better copied than read in place.
 fn copy(shape: &Shape, rows: usize) -> bool {
-    // Each row is then used for this many query rows at least, which hides its copying.
-    clash(shape) && rows >= 64
+    // Tile loops read rows that lie at equal distances. Else each row is to be used for this many query
+    // rows at least, which hides its copying.
+    shape.paged || (clash(shape) && rows >= 64)
 }
 
 /// Whether rows of K or V displace each other from the first-level cache.

@@ -27,7 +27,8 @@ use crate::attend::logits::Logits;
 use crate::attend::mask::{self, Span, first_block, next_block, seen_by};
 use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
-use crate::attend::{MAX_WIDTH, VECTORS, fetch, key_rows, query_rows};
+use crate::attend::stage;
+use crate::attend::{MAX_WIDTH, VECTORS, fetch, query_rows};
 use crate::dtype::{Family, Rows};
 use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
@@ -125,10 +126,8 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             let mut block = first_block(&seen, tiles.kv);
             while !block.is_empty() {
-                let k = key_rows(problem, problem.k(), sequence, kv_head, block.start);
-                let v = key_rows(problem, problem.v(), sequence, kv_head, block.start);
-                let k = F::stage_k(s, k, block.len(), dim_qk, tiles.copy, staged_k);
-                let v = F::stage_v(s, v, block.len(), dim_v, tiles.copy, staged_v);
+                let k = stage::keys::<S, F>(s, problem, sequence, kv_head, &block, tiles.copy, staged_k);
+                let v = stage::values::<S, F>(s, problem, sequence, kv_head, &block, tiles.copy, staged_v);
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
                 let suspects =
                     problem.logits().mask.is_some() && first_not_finite(v, 0..block.len(), dim_v).is_some();

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod logits;
+pub mod pages;
 pub mod semantics;
 pub mod shape;
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, View, ViewMut};
 pub use batch::{Batch, Sequence};
 pub use logits::{Logits, Slopes};
+pub use pages::Pages;
 pub use semantics::{Position, Scales, Semantics, Window};
 pub use shape::Shape;
 
@@ -208,7 +210,26 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     pub fn key_at(&self, sequence: &Sequence, key: usize) -> [usize; 2] {
         let [entry, first] = sequence.kv;
-        [entry, first + key]
+        match &self.tensors.batch.pages {
+            None => [entry, first + key],
+            Some(pages) => {
+                let size = self.page_size();
+                [pages.page(first + key / size), key % size]
+            }
+        }
+    }
+
+    /// How many keys lie behind one another from `key` on, at most those that the sequence has.
+    #[inline(always)]
+    pub fn keys_in_a_row(&self, sequence: &Sequence, key: usize) -> usize {
+        match &self.tensors.batch.pages {
+            None => sequence.len_kv - key,
+            Some(_) => self.page_size() - key % self.page_size(),
+        }
+    }
+
+    fn page_size(&self) -> usize {
+        self.tensors.k.layout().extent[2]
     }
 }
 

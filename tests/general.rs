@@ -107,13 +107,50 @@ impl Case {
             a.kv_lens = lens.last().unwrap().as_ptr();
         }
 
+        if a.cu_len_kv.is_null() && c.chance(30) {
+            a.page_size = c.of(&[1, 2, 3, 16, 40]);
+            let used = |b: usize| match a.kv_lens.is_null() {
+                true => a.len_kv,
+                // SAFETY: [batch] values.
+                false => unsafe { i64::from(*a.kv_lens.add(b)) },
+            };
+            let needed: Vec<i64> = (0..batch).map(|b| (used(b) + a.page_size - 1) / a.page_size).collect();
+            a.num_pages = needed.iter().sum::<i64>() + c.below(3);
+            // Every page once, in any order.
+            let mut free: Vec<i32> = (0..a.num_pages as i32).collect();
+            let mut page = |c: &mut Chooser| free.swap_remove(c.below(free.len() as i64) as usize);
+            let garbage = [-1, 1 << 30, i32::MIN];
+            let mut table = Vec::new();
+            if c.chance(50) {
+                a.table_stride = needed.iter().max().unwrap() + c.below(3);
+                for &n in &needed {
+                    table.extend((0..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                    table.extend((n..a.table_stride).map(|_| c.of(&garbage)).collect::<Vec<_>>());
+                }
+            } else {
+                let mut starts = vec![0];
+                for &n in &needed {
+                    table.extend((0..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                    table.extend((0..c.below(2)).map(|_| c.of(&garbage)).collect::<Vec<_>>());
+                    starts.push(table.len() as i32);
+                }
+                lens.push(starts);
+                a.block_table_start = lens.last().unwrap().as_ptr();
+            }
+            lens.push(table);
+            a.block_table = lens.last().unwrap().as_ptr();
+        }
+
         let total = |starts: *const i32, len: i64| match starts.is_null() {
             true => (a.batch, len),
             // SAFETY: [batch + 1] values.
             false => (1, unsafe { i64::from(*starts.add(batch)) }),
         };
         let (entries_q, rows_q) = total(a.cu_len_q, a.len_q);
-        let (entries_kv, rows_kv) = total(a.cu_len_kv, a.len_kv);
+        let (entries_kv, rows_kv) = match a.block_table.is_null() {
+            true => total(a.cu_len_kv, a.len_kv),
+            false => (a.num_pages, a.page_size),
+        };
         let mut inputs = Vec::new();
         let mut input = |c: &mut Chooser, extent: [i64; 3], dim: i64, broadcast: bool| {
             let (mut stride, mut elements) = strides(c, extent, dim, 4);
@@ -220,11 +257,12 @@ impl Case {
             }
             let _ = i;
         });
-        for b in 0..a.batch {
+        let is_paged = !a.block_table.is_null();
+        for b in 0..if is_paged { a.num_pages } else { a.batch } {
             for kv in 0..a.heads_kv {
-                for j in 0..self.keys_of(b) {
+                for j in 0..if is_paged { a.page_size } else { self.keys_of(b) } {
                     for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
-                        let row = at(tensor, self.key_at(b, j), kv);
+                        let row = at(tensor, if is_paged { [b, j] } else { self.key_at(b, j) }, kv);
                         if !seen.contains(&row) {
                             for d in 0..dim {
                                 // SAFETY: a row of the tensor.
@@ -259,7 +297,14 @@ impl Case {
 
     /// Entry and row of a key.
     fn key_at(&self, b: i64, j: i64) -> [i64; 2] {
-        self.start(self.a.cu_len_kv, b).map_or([b, j], |first| [0, first + j])
+        let a = &self.a;
+        if a.block_table.is_null() {
+            return self.start(a.cu_len_kv, b).map_or([b, j], |first| [0, first + j]);
+        }
+        let first = self.start(a.block_table_start, b).unwrap_or(b * a.table_stride);
+        // SAFETY: the list is as long as there are keys in use.
+        let page = unsafe { *a.block_table.add((first + j / a.page_size) as usize) };
+        [i64::from(page), j % a.page_size]
     }
 
     fn query_at(&self, b: i64, i: i64) -> [i64; 2] {
@@ -425,8 +470,14 @@ impl Case {
         for tensor in [&mut a.q, &mut a.o] {
             shift(tensor, self.query_at(b, 0));
         }
-        for tensor in [&mut a.k, &mut a.v] {
-            shift(tensor, self.key_at(b, 0));
+        if a.block_table.is_null() {
+            for tensor in [&mut a.k, &mut a.v] {
+                shift(tensor, self.key_at(b, 0));
+            }
+        } else if a.block_table_start.is_null() {
+            a.block_table = a.block_table.wrapping_offset((b * a.table_stride) as isize);
+        } else {
+            a.block_table_start = a.block_table_start.wrapping_offset(b as isize);
         }
         if !a.lse.is_null() {
             let [entry, row] = self.query_at(b, 0);

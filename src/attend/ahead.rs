@@ -57,7 +57,11 @@ impl Ahead {
 
     #[inline(always)]
     fn keys(&mut self, problem: &Problem, sequence: &Sequence, head: usize, keys: &Range<usize>) {
-        let Shape { dtype, dim_qk, dim_v, .. } = *problem.shape();
+        let Shape { dtype, dim_qk, dim_v, paged, .. } = *problem.shape();
+        if paged {
+            // Pages are copied, run by run, which the machine foresees or nobody does.
+            return;
+        }
         let head = problem.kv_head(head);
         for (i, (view, dim)) in [(problem.k(), dim_qk), (problem.v(), dim_v)].into_iter().enumerate() {
             let rows = key_rows(problem, view, sequence, head, keys.start);

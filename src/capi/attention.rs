@@ -50,7 +50,8 @@ pub struct fa_attention {
     pub heads_kv: i64,
     /// Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest sequence.
     pub len_q: i64,
-    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest.
+    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest. With
+    /// block_table and kv_lens likewise.
     pub len_kv: i64,
     /// Elements of a row of q and k; at least 1.
     pub dim_qk: i64,
@@ -112,15 +113,20 @@ pub struct fa_attention {
     /// NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it has. The
     /// others are never read.
     pub kv_lens: *const i32,
-    /// NULL; later.
+    /// NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is that
+    /// between pages, and key j of a sequence is token j % page_size of the page that is number
+    /// j / page_size in its list. Lists are [batch][table_stride], or with block_table_start one behind
+    /// another. Pages in use are below num_pages; entries that no key needs are not read. cu_len_kv must be
+    /// NULL. Other strides give [page][token][head][dim] or [page][head][token][dim].
     pub block_table: *const i32,
-    /// NULL; later.
+    /// NULL, or [batch + 1]: the list of sequence b is block_table[block_table_start[b]] to
+    /// block_table[block_table_start[b + 1] - 1].
     pub block_table_start: *const i32,
-    /// 0; later.
+    /// Entries from the list of one sequence to that of the next; not with block_table_start.
     pub table_stride: i64,
-    /// 0; later.
+    /// Tokens of a page; at least 1. 1 makes the table one of token slots.
     pub page_size: i64,
-    /// 0; later.
+    /// Pages of k and v.
     pub num_pages: i64,
     /// NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
     /// that sees no key. With it, results over parts of the keys can be joined: fa_merge.

@@ -4,7 +4,7 @@ use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attentio
 use super::tensor::{self, fa_dtype, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::problem::{Batch, Logits, Position, Problem, Scales, Semantics, Slopes, Tensors, Window};
+use crate::problem::{Batch, Logits, Pages, Position, Problem, Scales, Semantics, Slopes, Tensors, Window};
 use crate::view::{Array, Layout, View, ViewMut};
 
 /// Copies the caller's structure, if it is one that this version can read.
@@ -59,11 +59,16 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
             starts_q: array(a.cu_len_q, batch + 1),
             starts_kv: array(a.cu_len_kv, batch + 1),
             kv_lens: array(a.kv_lens, batch),
+            pages: pages(a, batch, len_kv)?,
         };
         let rows_q = packed("cu_len_q", batches.starts_q, "longer than len_q", len_q)?;
         let rows_kv = packed("cu_len_kv", batches.starts_kv, "longer than len_kv", len_kv)?;
         let entries = |rows: Option<usize>, len| rows.map_or([batch, len], |rows| [1, rows]);
-        (batches, entries(rows_q, len_q), entries(rows_kv, len_kv))
+        let kv = match batches.pages {
+            Some(_) => [extent("num_pages", a.num_pages, 0)?, extent("page_size", a.page_size, 1)?],
+            None => entries(rows_kv, len_kv),
+        };
+        (batches, entries(rows_q, len_q), kv)
     };
 
     let q = layout(["q.dtype", "q.stride"], &a.q, [entries_q, heads_q, rows_q], dim_qk)?;
@@ -106,13 +111,40 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
             return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "unknown, must be 0"));
         }
     }
-    let later = [("block_mask", !a.block_mask.is_null()), ("block_table", !a.block_table.is_null())];
+    let later = [("block_mask", !a.block_mask.is_null())];
     for (what, is_set) in later {
         if is_set {
             return Err(Refusal::of(what, 1).but(Error::Unsupported, "set, but not in this version"));
         }
     }
     Ok(())
+}
+
+/// The page table of `batch` sequences of up to `len_kv` keys, if there is one.
+///
+/// # Safety
+/// As [`problem`].
+unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Option<Pages<'a>>, Refusal> {
+    if a.block_table.is_null() {
+        if !a.block_table_start.is_null() {
+            return Err(Refusal::of("block_table_start", 1).but(Error::Null, "set, but block_table is NULL"));
+        }
+        return Ok(None);
+    }
+    if !a.cu_len_kv.is_null() {
+        return Err(Refusal::of("cu_len_kv", 1).but(Error::Shape, "set, but keys lie in pages"));
+    }
+    // SAFETY: the caller's contract.
+    let starts = unsafe { array(a.block_table_start, batch + 1) };
+    let stride = extent("table_stride", a.table_stride, 0)?;
+    let len = match starts {
+        None => stride.checked_mul(batch).filter(|&n| n <= isize::MAX as usize / 4).ok_or(Error::Overflow)?,
+        // A negative one is refused by `Pages`, which sees the others, too.
+        Some(starts) => usize::try_from(starts.get(batch)).unwrap_or(0),
+    };
+    // SAFETY: the caller's contract.
+    let table = unsafe { Array::new(a.block_table, len) };
+    Ok(Some(Pages { table, starts, stride, len_kv }))
 }
 
 /// What changes scores, of a problem of these query rows and keys.

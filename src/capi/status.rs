@@ -42,8 +42,8 @@ pub enum fa_status {
     /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
     /// output would overlap.
     FA_ERR_STRIDE = 13,
-    /// cu_len_q or cu_len_kv decreases or is negative, or a sequence is longer than len_q or len_kv
-    /// says.
+    /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a sequence
+    /// is longer than len_q, len_kv or its pages.
     FA_ERR_LENGTHS = 14,
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.
@@ -58,6 +58,8 @@ pub enum fa_status {
     FA_ERR_WINDOW = 19,
     /// softcap is negative, infinite or NaN.
     FA_ERR_SOFTCAP = 20,
+    /// A page in use is not one of num_pages.
+    FA_ERR_PAGE = 21,
 }
 
 impl From<Error> for fa_status {
@@ -80,6 +82,7 @@ impl From<Error> for fa_status {
             Error::Workspace => fa_status::FA_ERR_WORKSPACE,
             Error::Part => fa_status::FA_ERR_PART,
             Error::Window => fa_status::FA_ERR_WINDOW,
+            Error::Page => fa_status::FA_ERR_PAGE,
             Error::Softcap => fa_status::FA_ERR_SOFTCAP,
             Error::Shape => fa_status::FA_ERR_SHAPE,
             Error::Stride => fa_status::FA_ERR_STRIDE,
@@ -88,7 +91,7 @@ impl From<Error> for fa_status {
 }
 
 /// One sentence for each code; unknown codes have none.
-const WORDS: [&CStr; 21] = [
+const WORDS: [&CStr; 22] = [
     c"ok",
     c"a pointer is NULL where data is needed",
     c"head_dim or num_heads is 0",
@@ -110,6 +113,7 @@ const WORDS: [&CStr; 21] = [
     c"part is not below n_parts",
     c"a window is negative",
     c"softcap is negative, infinite or NaN",
+    c"a page in use does not exist",
 ];
 
 /// One sentence in English for a status code.

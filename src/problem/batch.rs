@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::pages::Pages;
 use super::semantics::{Position, Window};
 use crate::error::{Error, Refusal};
 use crate::view::Array;
@@ -17,6 +18,8 @@ pub struct Batch<'a> {
     pub starts_kv: Option<Array<'a, i32>>,
     /// Keys of each sequence that are in use: the first ones.
     pub kv_lens: Option<Array<'a, i32>>,
+    /// K and V are pages.
+    pub pages: Option<Pages<'a>>,
 }
 
 impl Batch<'_> {
@@ -24,7 +27,11 @@ impl Batch<'_> {
     /// that every sequence lies within.
     pub(super) fn sizes(&self, q: [usize; 3], kv: [usize; 3]) -> Result<Sizes, Refusal> {
         let (batch_q, len_q) = longest("cu_len_q", self.starts_q, q)?;
-        let (batch_kv, len_kv) = longest("cu_len_kv", self.starts_kv, kv)?;
+        let (batch_kv, len_kv) = match &self.pages {
+            None => longest("cu_len_kv", self.starts_kv, kv)?,
+            Some(_) if self.starts_kv.is_some() => return Err(Error::Shape.into()),
+            Some(pages) => (batch_q, pages.len_kv),
+        };
         if batch_q != batch_kv {
             return Err(Error::Shape.into());
         }
@@ -42,6 +49,16 @@ impl Batch<'_> {
                         most as i64,
                     ));
                 }
+            }
+        }
+        if let Some(pages) = &self.pages {
+            let [count, _, size] = kv;
+            if size == 0 || pages.starts.is_some_and(|starts| starts.len() != batch_q + 1) {
+                return Err(Error::Shape.into());
+            }
+            for b in 0..batch_q {
+                let len = self.kv_lens.map_or(len_kv, |lens| usize::try_from(lens.get(b)).unwrap_or(0));
+                pages.check(b, len, count, size)?;
             }
         }
         Ok(Sizes { batch: batch_q, len_q, len_kv })
@@ -104,7 +121,7 @@ pub struct Sequence {
     pub len_kv: usize,
     /// The entry of Q, O and LSE that has its rows, and the first of them there.
     pub(super) q: [usize; 2],
-    /// The same of K and V.
+    /// The same of K and V; of pages, the first of its pages in the table.
     pub(super) kv: [usize; 2],
     /// Key position of query row 0.
     pub(super) q_pos: i64,
@@ -129,6 +146,7 @@ impl Sequence {
         };
         let (q, len_q) = place(all.starts_q, rows_q);
         let (kv, len_kv) = place(all.starts_kv, rows_kv);
+        let kv = all.pages.map_or(kv, |pages| [batch, pages.first(batch)]);
         let len_kv = all.kv_lens.map_or(len_kv, |lens| usize::try_from(lens.get(batch)).unwrap_or(0));
         let q_pos = match q_pos {
             Position::At(position) => position,

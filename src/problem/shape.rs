@@ -23,6 +23,8 @@ pub struct Shape {
     pub dim_v: usize,
     /// Whether sequences differ in their number of query rows, and how many they have together.
     pub ragged: Option<usize>,
+    /// Whether K and V lie in pages.
+    pub paged: bool,
     /// Bytes between the rows of K, and of V.
     pub strides_kv: [usize; 2],
     /// Query rows per tile, 0 = automatic.
@@ -43,9 +45,11 @@ impl Shape {
         let [_, heads_q, rows] = q.extent;
         let [_, heads_kv, _] = k.extent;
         let zero = |layout: &Layout| layout.dim == 0 || layout.extent[..2].contains(&0);
-        if zero(q) || zero(k) || zero(v) {
+        let no_pages = batch.pages.is_some() && k.extent[0] == 0;
+        if zero(q) || (!no_pages && (zero(k) || zero(v))) {
             return Err(Error::ZeroExtent.into());
         }
+        let paged = batch.pages.is_some();
         let ragged = batch.starts_q.map(|_| rows);
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
         if batch == 0 {
@@ -77,6 +81,7 @@ impl Shape {
             dim_qk: q.dim,
             dim_v: v.dim,
             ragged,
+            paged,
             strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,

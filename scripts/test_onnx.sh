@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the ONNX project's tests of the operator Attention through the shared library: the one given, else
+# the one that CMake builds. The first run installs their package in build/venv-onnx.
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+lib=${1:-$root/build/cargo/release/libflash_attention.so}
+venv=$root/build/venv-onnx
+pins=$root/tests/onnx/requirements.txt
+
+die() {
+    echo "test_onnx: $1" >&2
+    exit 1
+}
+
+[ -f "$lib" ] || die "$lib is missing; build it: cmake -S . -B build && cmake --build build"
+
+# The copy says what was installed to the end; after a change of the pins all is made anew.
+if ! cmp -s "$pins" "$venv/installed.txt"; then
+    { python3 -m venv --clear "$venv" \
+        && "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$pins"; } </dev/null \
+        || die "the packages in $pins could not be installed."
+    cp "$pins" "$venv/installed.txt"
+fi
+
+exec "$venv/bin/python" "$root/tests/onnx/run.py" "$(realpath "$lib")"

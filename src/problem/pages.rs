@@ -1,0 +1,61 @@
+//! Keys that lie in pages: a table says which page of K and V has which keys of a sequence.
+
+use crate::error::{Error, Refusal};
+use crate::view::Array;
+
+/// K and V are `[page][head_kv][token of the page]`; key j of a sequence is token j % size of the page that
+/// is number j / size in the sequence's list.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages<'a> {
+    /// The lists of all sequences.
+    pub table: Array<'a, i32>,
+    /// Where each list begins in the table, and where the last ends, if they do not begin `stride` apart.
+    pub starts: Option<Array<'a, i32>>,
+    /// Entries of the table from one sequence to the next.
+    pub stride: usize,
+    /// Keys of the longest sequence, at most.
+    pub len_kv: usize,
+}
+
+impl Pages<'_> {
+    /// Refuses sequence `b` of `len` keys if it has too few pages, or one that does not exist; there are
+    /// `count` pages of `size` tokens.
+    pub(super) fn check(&self, b: usize, len: usize, count: usize, size: usize) -> Result<(), Refusal> {
+        let list = self.list(b).filter(|&[start, end]| start <= end && end <= self.table.len());
+        let needed = len.div_ceil(size);
+        let Some([start, _]) = list.filter(|[start, end]| end - start >= needed) else {
+            let fact = Refusal::of("keys of the sequence", len as i64).at(b);
+            return Err(fact.but(Error::Lengths, "more than its pages hold, or page lists out of order"));
+        };
+        for at in start..start + needed {
+            let page = self.table.get(at);
+            if !usize::try_from(page).is_ok_and(|page| page < count) {
+                let fact = Refusal::of("block_table", i64::from(page)).at(at);
+                return Err(fact.against(Error::Page, "no page of the tensor, num_pages", count as i64));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the list of sequence `b` begins and ends.
+    fn list(&self, b: usize) -> Option<[usize; 2]> {
+        match self.starts {
+            None => Some([b * self.stride, (b + 1) * self.stride]),
+            Some(starts) => {
+                let at = |b| (b < starts.len()).then(|| usize::try_from(starts.get(b)).ok())?;
+                Some([at(b)?, at(b + 1)?])
+            }
+        }
+    }
+
+    /// Where the list of sequence `b` begins; [`Pages::check`] has seen it.
+    pub(super) fn first(&self, b: usize) -> usize {
+        self.list(b).map_or(0, |[start, _]| start)
+    }
+
+    /// A page; likewise.
+    #[inline(always)]
+    pub(super) fn page(&self, at: usize) -> usize {
+        usize::try_from(self.table.get(at)).unwrap_or(0)
+    }
+}

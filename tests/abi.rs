@@ -1,0 +1,57 @@
+//! The structures that C and Rust share have the committed layout, c_tests/abi_layout.txt, which C compilers
+//! (c_tests/abi.c) and foreign function interfaces (scripts/check_abi.py) are held to, too.
+
+#![cfg(target_pointer_width = "64")]
+
+use std::fs;
+use std::mem::offset_of;
+use std::path::Path;
+
+use flash_attention::capi::attention::fa_attention;
+use flash_attention::capi::config::fa_config;
+use flash_attention::capi::pool::fa_pool;
+use flash_attention::capi::tensor::{fa_quant, fa_tensor};
+
+/// The size of what a function finds in a structure.
+fn size_of_found<S, F>(_: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
+/// Lines of the table for structures and their fields.
+macro_rules! layout {
+    ($($structure:ident: $($field:ident)*;)*) => {{
+        let mut lines = Vec::new();
+        $(
+            let name = stringify!($structure);
+            lines.push(format!("{name} - 0 {}", size_of::<$structure>()));
+            $(
+                let size = size_of_found(|structure: &$structure| &structure.$field);
+                lines.push(format!("{name} {} {} {size}", stringify!($field), offset_of!($structure, $field)));
+            )*
+            // A field that is left out does not compile.
+            let _ = |structure: $structure| {
+                let $structure { $($field: _),* } = structure;
+            };
+        )*
+        lines
+    }};
+}
+
+#[test]
+fn structures_have_the_committed_layout() {
+    let ours = layout! {
+        fa_quant: scale zero stride group_tokens group_dims;
+        fa_tensor: data stride dtype reserved quant;
+        fa_attention: struct_size flags reserved0 batch heads_q heads_kv len_q len_kv dim_qk dim_v q k v
+            o scale softcap q_pos window_left window_right mask alibi_slopes alibi_batch_stride sinks
+            block_mask block_mask_stride block_mask_q block_mask_kv cu_len_q cu_len_kv kv_lens
+            block_table block_table_start table_stride page_size num_pages lse lse_stride block_q
+            block_kv;
+        fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
+        fa_pool: struct_size ctx width parallel_for;
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c_tests/abi_layout.txt");
+    let table = fs::read_to_string(path).expect("the table can be read");
+    let table: Vec<&str> = table.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(ours, table);
+}
