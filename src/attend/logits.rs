@@ -64,8 +64,12 @@ impl<'p> Logits<'p> {
     ) -> [S::F32; Z] {
         let mut largest = [0.0; MAX_WIDTH];
         tile(s, Tile::<Z> { logits: self, rows, keys, scores, largest: &mut largest });
-        // SAFETY: as many vectors.
-        std::array::from_fn(|z| unsafe { s.load(largest.as_ptr().add(z * S::LANES)) })
+        let mut max = [s.splat(0.0); Z];
+        for (z, max) in max.iter_mut().enumerate() {
+            // SAFETY: as many vectors.
+            *max = unsafe { s.load(largest.as_ptr().add(z * S::LANES)) };
+        }
+        max
     }
 
     /// [`Logits::change`], where it is compiled.
