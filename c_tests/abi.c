@@ -32,6 +32,7 @@ _Static_assert(FA_ERR_WORKSPACE == 17, "FA_ERR_WORKSPACE");
 _Static_assert(FA_ERR_PART == 18, "FA_ERR_PART");
 _Static_assert(FA_ERR_WINDOW == 19, "FA_ERR_WINDOW");
 _Static_assert(FA_ERR_SOFTCAP == 20, "FA_ERR_SOFTCAP");
+_Static_assert(FA_ERR_PAGE == 21, "FA_ERR_PAGE");
 
 _Static_assert(FA_DTYPE_F32 == 0, "FA_DTYPE_F32");
 _Static_assert(FA_DTYPE_F16 == 1, "FA_DTYPE_F16");

@@ -336,9 +336,10 @@ typedef struct fa_attention {
    */
   struct fa_tensor v;
   /**
-   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows overlap neither each other nor an
-   * input. Every row is written completely; what was in it does not matter. Bytes between rows are
-   * not touched.
+   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows do not overlap each other, and the memory
+   * from its first row to its last that of no input and not lse (rows between those of an input are
+   * refused, too). Every row is written completely; what was in it does not matter. Bytes between rows
+   * are not touched.
    */
   struct fa_tensor o;
   /**
@@ -352,7 +353,8 @@ typedef struct fa_attention {
   float softcap;
   /**
    * Key position of query row 0: 0 if there is no past, the number of keys that came before, or
-   * FA_POS_END. Any number; only windows depend on it.
+   * FA_POS_END. Any number, as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and
+   * linear biases depend on it.
    */
   int64_t q_pos;
   /**
@@ -519,7 +521,7 @@ typedef void (*fa_task)(void *arg, size_t i);
  */
 typedef struct fa_pool {
   /**
-   * sizeof(fa_pool).
+   * sizeof(fa_pool). A later version's larger structure is fine if what this one does not know is 0.
    */
   size_t struct_size;
   /**
@@ -706,10 +708,11 @@ enum fa_status fa_limit_isa(const char *isa);
  * @param[in] o2, lse2    the same sizes; not the same memory
  * @param rows            at least 0
  * @param dim_v           at least 1
- * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_OVERLAP
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW;
+ *         FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
  *
  * A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side. Otherwise
- * both orders give the same within rounding. Needs no alignment of more than 4 bytes. Thread-safe.
+ * both orders give the same within rounding. Thread-safe.
  */
 enum fa_status fa_merge(float *o,
                         float *lse,

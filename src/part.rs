@@ -80,8 +80,9 @@ pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     // Cannot overflow: there are not many more parts than rows of Q, which an address space holds.
     match shape.ragged {
+        // Without rows there is nothing that bounds the others.
+        _ if len == 0 => 0,
         None => batch * heads * len.div_ceil(rows),
-        Some(_) if len == 0 => 0,
         Some(total) => heads * (total / rows + batch),
     }
 }

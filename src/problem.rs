@@ -94,7 +94,10 @@ impl<'a> Problem<'a> {
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
         let inputs = [q.addresses(), k.addresses(), v.addresses(), mask];
-        overlap(&o, &lse) || inputs.iter().any(|input| overlap(input, &o) || overlap(input, &lse))
+        let mut lists = self.tensors.batch.addresses().into_iter().chain(logits.addresses());
+        overlap(&o, &lse)
+            || inputs.iter().any(|input| overlap(input, &o) || overlap(input, &lse))
+            || lists.any(|list| overlap(&list, &o) || overlap(&list, &lse))
     }
 
     /// Queries.

@@ -246,6 +246,12 @@ impl<'a, T: Plain> Array<'a, T> {
         self.len
     }
 
+    /// The addresses of its bytes.
+    pub fn addresses(&self) -> Range<usize> {
+        let start = self.base.addr();
+        start..start.saturating_add(self.len.saturating_mul(size_of::<T>()))
+    }
+
     /// One value.
     ///
     /// # Panics

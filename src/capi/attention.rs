@@ -63,9 +63,10 @@ pub struct fa_attention {
     pub k: fa_tensor,
     /// Values [batch][heads_kv][len_kv][dim_v]; FA_DTYPE_F32. May be a view of k (multi-head latent attention).
     pub v: fa_tensor,
-    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows overlap neither each other nor an
-    /// input. Every row is written completely; what was in it does not matter. Bytes between rows are
-    /// not touched.
+    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows do not overlap each other, and the memory
+    /// from its first row to its last that of no input and not lse (rows between those of an input are
+    /// refused, too). Every row is written completely; what was in it does not matter. Bytes between rows
+    /// are not touched.
     pub o: fa_tensor,
     /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
     /// 0 = 1/sqrt(dim_qk).
@@ -73,7 +74,8 @@ pub struct fa_attention {
     /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
     pub softcap: f32,
     /// Key position of query row 0: 0 if there is no past, the number of keys that came before, or
-    /// FA_POS_END. Any number; only windows depend on it.
+    /// FA_POS_END. Any number, as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and
+    /// linear biases depend on it.
     pub q_pos: i64,
     /// Keys before a query's position that it sees: p - window_left is the first. At least 0, or
     /// FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)

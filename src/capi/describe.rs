@@ -15,26 +15,34 @@ pub(super) unsafe fn read(a: *const fa_attention) -> Result<fa_attention, Refusa
     if a.is_null() {
         return Err(Error::Null.into());
     }
-    let known = size_of::<fa_attention>();
-    // SAFETY: not NULL; the first field is there whatever the version; no alignment is assumed.
-    let size = unsafe { a.cast::<usize>().read_unaligned() };
-    // A page more than any version will need: a wild number must not lead us through memory.
-    let most = known + 4096;
+    // SAFETY: the caller's contract; every bit pattern of the fields is a value.
+    unsafe { sized(a) }
+}
+
+/// Copies a structure that begins with its size.
+///
+/// # Safety
+/// `from` is readable for as many bytes as it says first; what is there is a `T`.
+pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
+    let known = size_of::<T>();
+    // SAFETY: the first field is there whatever the version; no alignment is assumed.
+    let size = unsafe { from.cast::<usize>().read_unaligned() };
     let fact = Refusal::of("struct_size", size as i64);
     if size < known {
         return Err(fact.against(Error::StructSize, "less than this version's", known as i64));
     }
-    if size > most {
+    // More than any version will have: a wild number must not lead us through memory.
+    if size > known + 4096 {
         return Err(fact.but(Error::StructSize, "not of any version"));
     }
     for i in known..size {
-        // SAFETY: below `struct_size`.
-        if unsafe { a.cast::<u8>().wrapping_add(i).read() } != 0 {
+        // SAFETY: below the size.
+        if unsafe { from.cast::<u8>().wrapping_add(i).read() } != 0 {
             return Err(fact.but(Error::StructSize, "fields of a later version are set"));
         }
     }
-    // SAFETY: `struct_size` bytes are readable; every bit pattern of the fields is a value.
-    Ok(unsafe { a.read_unaligned() })
+    // SAFETY: as many bytes are readable.
+    Ok(unsafe { from.read_unaligned() })
 }
 
 /// The problem that a description describes.
@@ -75,12 +83,13 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
     let k = layout(["k.dtype", "k.stride"], &a.k, [entries_kv, heads_kv, rows_kv], dim_qk)?;
     let v = layout(["v.dtype", "v.stride"], &a.v, [entries_kv, heads_kv, rows_kv], dim_v)?;
     let o = layout(["o.dtype", "o.stride"], &a.o, [entries_q, heads_q, rows_q], dim_v)?;
-    let mut lse_stride = [0; 3];
-    for (bytes, elements) in lse_stride.iter_mut().zip(a.lse_stride) {
-        *bytes = elements.checked_mul(4).ok_or(Error::Overflow)?;
+    let mut lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride: [0; 3] };
+    if !a.lse.is_null() {
+        lse.stride = strides("lse_stride", a.lse_stride, lse.extent, 1)?;
+        for stride in &mut lse.stride {
+            *stride = stride.checked_mul(4).ok_or(Error::Overflow)?;
+        }
     }
-    let stride = strides("lse_stride", lse_stride, 4)?;
-    let lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride };
 
     // SAFETY: the caller's contract.
     let tensors = unsafe {
@@ -283,21 +292,22 @@ fn layout_of(
     extent: [usize; 3],
     dim: usize,
 ) -> Result<Layout, Refusal> {
-    let mut stride = strides(stride_name, tensor.stride, dtype.size())?;
-    for (stride, extent) in stride.iter_mut().zip(extent) {
-        if extent == 1 {
-            *stride = 0;
-        }
-    }
+    let stride = strides(stride_name, tensor.stride, extent, dtype.size())?;
     Ok(Layout { dtype, extent, dim, stride })
 }
 
-fn strides(what: &'static str, bytes: [i64; 3], element: usize) -> Result<[usize; 3], Refusal> {
+/// Those of axes that have more than one entry; the others do not count.
+fn strides(
+    what: &'static str,
+    given: [i64; 3],
+    extent: [usize; 3],
+    element: usize,
+) -> Result<[usize; 3], Refusal> {
     let mut strides = [0; 3];
-    for (axis, (stride, bytes)) in strides.iter_mut().zip(bytes).enumerate() {
-        let fact = Refusal::of(what, bytes).at(axis);
-        *stride = usize::try_from(bytes).map_err(|_| fact.but(Error::Stride, "negative"))?;
-        if !stride.is_multiple_of(element) {
+    for axis in (0..3).filter(|&axis| extent[axis] > 1) {
+        let fact = Refusal::of(what, given[axis]).at(axis);
+        strides[axis] = usize::try_from(given[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
+        if !strides[axis].is_multiple_of(element) {
             return Err(fact.against(Error::Stride, "not a multiple of the element size", element as i64));
         }
     }

@@ -18,10 +18,11 @@ use crate::error::Error;
 /// @param[in] o2, lse2    the same sizes; not the same memory
 /// @param rows            at least 0
 /// @param dim_v           at least 1
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_OVERLAP
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW;
+///         FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
 ///
 /// A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side. Otherwise
-/// both orders give the same within rounding. Needs no alignment of more than 4 bytes. Thread-safe.
+/// both orders give the same within rounding. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_merge(
     o: *mut f32,

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::guard;
 use super::status::fa_status;
+use super::{describe, guard};
 use crate::error::Error;
 use crate::machine;
 use crate::pool::{MAX_THREADS, Made, Threads};
@@ -18,7 +18,7 @@ pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_pool {
-    /// sizeof(fa_pool).
+    /// sizeof(fa_pool). A later version's larger structure is fine if what this one does not know is 0.
     pub struct_size: usize,
     /// Passed to both functions.
     pub ctx: *mut c_void,
@@ -151,10 +151,7 @@ impl Lent {
         }
         // SAFETY: not NULL and readable by the contract; no alignment is assumed. Function pointers are
         // addresses or NULL.
-        let pool = unsafe { pool.read_unaligned() };
-        if pool.struct_size < size_of::<fa_pool>() {
-            return Err(Error::StructSize);
-        }
+        let pool = unsafe { describe::sized(pool)? };
         Ok(Some(Lent { pool }))
     }
 

@@ -111,6 +111,7 @@ pub unsafe extern "C" fn fa_attention_run(
             let call = Call::read(a, lent.as_ref().map_or(1, Lent::width))?;
             (lent, call)
         };
+        call.check_workspace(ws, ws_size)?;
         let Call { problem, plan } = &mut call;
         if plan.parts == 0 {
             return Ok(());
@@ -207,6 +208,11 @@ impl Call<'_> {
         }
         workspace::borrowed_bytes(self.plan.threads, self.plan.scratch)
     }
+
+    fn check_workspace(&self, ws: *const c_void, size: usize) -> Result<(), Error> {
+        let needed = self.bytes()?;
+        if size < needed || (needed > 0 && ws.is_null()) { Err(Error::Workspace) } else { Ok(()) }
+    }
 }
 
 /// The problem, and which of how many shares of it the caller wants; none where there are fewer.
@@ -224,10 +230,7 @@ unsafe fn share<'a>(
     let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
     // SAFETY: the caller's contract.
     let call = unsafe { Call::read(a, n)? };
-    let needed = call.bytes()?;
-    if ws_size < needed || (needed > 0 && ws.is_null()) {
-        return Err(Error::Workspace.into());
-    }
+    call.check_workspace(ws, ws_size)?;
     let Plan { parts, threads, .. } = call.plan;
     let share = (parts > 0 && i < threads).then_some([i, threads]);
     Ok((call, share))

@@ -65,6 +65,16 @@ impl Batch<'_> {
     }
 }
 
+impl Batch<'_> {
+    /// What its lists occupy.
+    pub(super) fn addresses(&self) -> [Range<usize>; 5] {
+        let pages = self.pages.map(|pages| pages.table);
+        let starts = self.pages.and_then(|pages| pages.starts);
+        [self.starts_q, self.starts_kv, self.kv_lens, pages, starts]
+            .map(|list| list.map_or(0..0, |list| list.addresses()))
+    }
+}
+
 /// See [`Batch::sizes`].
 pub(super) struct Sizes {
     pub(super) batch: usize,

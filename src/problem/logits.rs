@@ -1,5 +1,7 @@
 //! What happens to a score between the dot product and the softmax, and who sees what beyond windows.
 
+use std::ops::Range;
+
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, View};
@@ -34,6 +36,12 @@ impl Logits<'_> {
     /// Whether scores stay as they are until the softmax.
     pub(super) fn is_none(&self) -> bool {
         self.softcap == 0.0 && self.mask.is_none() && self.slopes.is_none()
+    }
+
+    /// What its lists occupy.
+    pub(super) fn addresses(&self) -> [Range<usize>; 2] {
+        let slopes = self.slopes.map(|slopes| slopes.values);
+        [slopes, self.sinks].map(|list| list.map_or(0..0, |list| list.addresses()))
     }
 
     /// Refuses what does not fit a problem of these query rows and keys.
