@@ -149,6 +149,11 @@ impl<F: Family> Body for Decode<'_, '_, F> {
             let mut keys = first_block(&seen, tiles.kv);
             let mut fresh = true;
             while !keys.is_empty() {
+                let [any, _] = problem.any_and_all(sequence, part.head(), &rows, &keys);
+                if !any {
+                    keys = next_block(&seen, &keys, tiles.kv);
+                    continue;
+                }
                 let k = stage::keys::<S, F>(s, problem, sequence, kv_head, &keys, tiles.copy, staged_k);
                 let v = stage::values::<S, F>(s, problem, sequence, kv_head, &keys, tiles.copy, staged_v);
                 let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
@@ -199,7 +204,7 @@ unsafe fn visit<S: Isa, F: Family>(s: S, part: &Part, block: &Block, lines: &Lin
         let first = block.seen_by(sequence, rows.start);
         let last = block.seen_by(sequence, rows.end - 1);
         let is_whole = first == keys && last == keys;
-        let logits = Logits::of(part);
+        let logits = Logits::of(part, &rows, &block.keys);
         for r in 0..rows.len() {
             let seen = if is_whole { keys.clone() } else { block.seen_by(sequence, rows.start + r) };
             if !seen.is_empty() {
@@ -215,7 +220,7 @@ unsafe fn visit<S: Isa, F: Family>(s: S, part: &Part, block: &Block, lines: &Lin
             blank(lines.output, lines_of(rows.len()) * lines.output_step);
         }
         // A value that is not finite must not meet the probability 0 of a key that is hidden.
-        if problem.logits().mask.is_some() && first_not_finite(block.v, 0..keys.len(), dim_v).is_some() {
+        if problem.logits().hides() && first_not_finite(block.v, 0..keys.len(), dim_v).is_some() {
             if block.fresh && is_whole {
                 blank(lines.output, lines_of(rows.len()) * lines.output_step);
             }

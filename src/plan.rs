@@ -40,6 +40,10 @@ const ROWS: usize = 128;
 /// Keys of a block, when the caller leaves the choice, at most: beyond this nothing is gained.
 const KEYS: usize = 256;
 
+/// Keys of a block of block-sparse attention up to which several make one of ours: shorter ones cost more
+/// than skipping gives.
+const SMALL_CELL: usize = 32;
+
 /// Parts for each thread, so that the last ones to finish are short against the whole.
 const PARTS_PER_THREAD: usize = 4;
 
@@ -139,6 +143,14 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
     // What the mask counts in 32-bit lanes.
     let longest = shape.len_kv.clamp(1, i32::MAX as usize);
     let wanted = match (shape.block_kv, path) {
+        // What is hidden as a whole is skipped as a whole.
+        (0, _) if let Some(cell) = shape.cell => {
+            if cell <= SMALL_CELL {
+                SMALL_CELL - SMALL_CELL % cell
+            } else {
+                cell.div_ceil(cell.div_ceil(KEYS))
+            }
+        }
         (0, Path::Decode) => {
             let cached = machine.l1d / shape.dim_v.saturating_mul(4);
             cached.clamp(64, KEYS).next_multiple_of(row.lanes())

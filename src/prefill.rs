@@ -118,7 +118,8 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
                 state.begin(s);
-                if seen_by(sequence, &tile.rows).is_empty() {
+                // What comes first is not known where blocks may be skipped.
+                if seen_by(sequence, &tile.rows).is_empty() || problem.logits().cells.is_some() {
                     blank(state.output, dim_v * state.lanes);
                 }
             }
@@ -126,15 +127,24 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             let mut block = first_block(&seen, tiles.kv);
             while !block.is_empty() {
+                let [any, _] = problem.any_and_all(sequence, head, &part.rows(), &block);
+                if !any {
+                    block = next_block(&seen, &block, tiles.kv);
+                    continue;
+                }
                 let k = stage::keys::<S, F>(s, problem, sequence, kv_head, &block, tiles.copy, staged_k);
                 let v = stage::values::<S, F>(s, problem, sequence, kv_head, &block, tiles.copy, staged_v);
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
                 let suspects =
-                    problem.logits().mask.is_some() && first_not_finite(v, 0..block.len(), dim_v).is_some();
+                    problem.logits().hides() && first_not_finite(v, 0..block.len(), dim_v).is_some();
                 let block_of = Block { keys: block.clone(), k, v, suspects };
                 let next = next_block(&seen, &block, tiles.kv);
                 let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
+                    let [any, _] = problem.any_and_all(sequence, head, &tile.rows, &block);
+                    if !any {
+                        continue;
+                    }
                     let buffers = buffers.of_tile::<S>(&tile, problem);
                     visit::<S, F, R>(s, part, &tile, &block_of, buffers, &mut ahead);
                 }
@@ -288,7 +298,8 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             }
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
-        let mut fresh = seen_by(sequence, &tile.rows).start >= block.keys.start;
+        let mut fresh =
+            problem.logits().cells.is_none() && seen_by(sequence, &tile.rows).start >= block.keys.start;
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
@@ -348,7 +359,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
-    let logits = Logits::of(part);
+    let logits = Logits::of(part, &span.rows, &span.keys);
     let (problem, sequence) = (part.problem(), part.sequence());
     let (dim, factor) = (problem.shape().dim_qk, problem.score_factor());
     let mut max = [s.splat(f32::NEG_INFINITY); Z];

@@ -8,6 +8,7 @@
 //! ```
 
 pub mod batch;
+pub mod cells;
 pub mod logits;
 pub mod pages;
 pub mod semantics;
@@ -19,6 +20,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, View, ViewMut};
 pub use batch::{Batch, Sequence};
+pub use cells::Cells;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
 pub use semantics::{Position, Scales, Semantics, Window};
@@ -81,6 +83,8 @@ impl<'a> Problem<'a> {
         logits.check(shape.queries, shape.len_kv)?;
         let score_factor = score_factor(shape.dtype, &semantics)?;
         let changes_scores = !logits.is_none();
+        let cell = logits.cells.map(|cells| cells.keys);
+        let shape = Shape { cell, ..shape };
         let problem = Problem { tensors, shape, semantics, score_factor, changes_scores };
         if problem.output_overlaps_input() {
             return Err(Error::Overlap.into());
@@ -91,9 +95,10 @@ impl<'a> Problem<'a> {
     fn output_overlaps_input(&self) -> bool {
         let Tensors { q, k, v, o, lse, logits, .. } = &self.tensors;
         let mask = logits.mask.as_ref().map_or(0..0, View::addresses);
+        let cells = logits.cells.as_ref().map_or(0..0, |cells| cells.view.addresses());
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
-        let inputs = [q.addresses(), k.addresses(), v.addresses(), mask];
+        let inputs = [q.addresses(), k.addresses(), v.addresses(), mask, cells];
         let mut lists = self.tensors.batch.addresses().into_iter().chain(logits.addresses());
         overlap(&o, &lse)
             || inputs.iter().any(|input| overlap(input, &o) || overlap(input, &lse))
@@ -184,15 +189,32 @@ impl<'a> Problem<'a> {
             let x = mask.get(sequence.batch, head, row, key);
             if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
         });
-        !hidden && sequence.visible(row).contains(&key)
+        let cells = self.tensors.logits.cells;
+        let seen = cells.is_none_or(|cells| cells.sees(sequence, head, row, key));
+        !hidden && seen && sequence.visible(row).contains(&key)
+    }
+
+    /// Whether block-sparse attention lets any of `rows` see any of `keys`, and whether it lets all see all.
+    #[inline(always)]
+    pub fn any_and_all(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+    ) -> [bool; 2] {
+        match &self.tensors.logits.cells {
+            None => [true; 2],
+            Some(cells) => cells.any_and_all(sequence, head, rows, keys),
+        }
     }
 
     /// Whether a query row sees any key.
     pub fn sees_any(&self, sequence: &Sequence, head: usize, row: usize) -> bool {
         let mut window = sequence.visible(row);
-        match self.tensors.logits.mask {
-            None => !window.is_empty(),
-            Some(_) => window.any(|key| self.sees(sequence, head, row, key)),
+        match self.tensors.logits.hides() {
+            false => !window.is_empty(),
+            true => window.any(|key| self.sees(sequence, head, row, key)),
         }
     }
 

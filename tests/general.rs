@@ -29,6 +29,7 @@ struct Case {
     _lens: Vec<Vec<i32>>,
     mask: Vec<f32>,
     mask_bytes: Vec<u8>,
+    cells: Vec<u8>,
     o: Vec<f32>,
     lse: Vec<f32>,
 }
@@ -207,6 +208,22 @@ impl Case {
                 a.mask.data = mask.as_mut_ptr().cast();
             }
         }
+        let mut cells = Vec::new();
+        if c.chance(25) && a.len_q * a.len_kv > 0 {
+            a.block_mask_q = c.of(&[1, 5, 16, 32, 100]);
+            a.block_mask_kv = c.of(&[1, 7, 16, 64, 300]);
+            let extent = [a.batch, a.heads_q, (a.len_q + a.block_mask_q - 1) / a.block_mask_q];
+            let (mut stride, elements) =
+                strides(&mut c, extent, (a.len_kv + a.block_mask_kv - 1) / a.block_mask_kv, 1);
+            for stride in &mut stride {
+                if c.chance(30) {
+                    *stride = 0;
+                }
+            }
+            let hidden = c.of(&[0, 30, 80, 100]);
+            cells = (0..elements).map(|_| if c.chance(hidden) { 0 } else { c.from(1, 256) as u8 }).collect();
+            (a.block_mask, a.block_mask_stride) = (cells.as_ptr(), stride);
+        }
         if c.chance(25) {
             let per_batch = c.chance(50);
             inputs.push(
@@ -224,7 +241,8 @@ impl Case {
             inputs.push((0..a.heads_q).map(|_| c.of(&[0.0, 2.5, -3.0, 30.0, f32::NEG_INFINITY])).collect());
             a.sinks = inputs.last().unwrap().as_ptr();
         }
-        let mut case = Case { a, seed, largest, _inputs: inputs, _lens: lens, mask, mask_bytes, o, lse };
+        let mut case =
+            Case { a, seed, largest, _inputs: inputs, _lens: lens, mask, mask_bytes, cells, o, lse };
         case.poison();
         case
     }
@@ -324,7 +342,13 @@ impl Case {
     }
 
     fn hides(&self, b: i64, h: i64, i: i64, j: i64) -> bool {
-        self.mask(b, h, i, j) == f64::NEG_INFINITY
+        let a = &self.a;
+        let [x, y, z] = a.block_mask_stride;
+        let in_hidden_block = !a.block_mask.is_null() && {
+            let at = b * x + h * y + i / a.block_mask_q * z + j / a.block_mask_kv;
+            self.cells[at as usize] == 0
+        };
+        in_hidden_block || self.mask(b, h, i, j) == f64::NEG_INFINITY
     }
 
     /// What the softmax is of.
@@ -482,6 +506,9 @@ impl Case {
         if !a.lse.is_null() {
             let [entry, row] = self.query_at(b, 0);
             a.lse = a.lse.wrapping_offset((entry * a.lse_stride[0] + row * a.lse_stride[2]) as isize);
+        }
+        if !a.block_mask.is_null() {
+            a.block_mask = a.block_mask.wrapping_offset((b * a.block_mask_stride[0]) as isize);
         }
         if !a.mask.data.is_null() {
             a.mask.data = a.mask.data.wrapping_byte_offset((b * a.mask.stride[0]) as isize);

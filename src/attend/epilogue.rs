@@ -37,7 +37,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             *blind = sequence.visible(first + lane).is_empty();
         }
     }
-    if problem.logits().mask.is_some() {
+    if problem.logits().hides() {
         for (lane, blind) in blind[..n].iter_mut().enumerate() {
             // SAFETY: a lane of the state.
             let reference = unsafe { state.reference.add(lane).read() };

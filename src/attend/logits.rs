@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::MAX_WIDTH;
 use crate::dtype::Dtype;
 use crate::part::Part;
-use crate::problem::Sequence;
+use crate::problem::{Cells, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, corner, math};
 use crate::view::View;
 
@@ -24,19 +24,26 @@ pub(crate) struct Logits<'p> {
     /// The slope for |p - j|, in log2 units.
     slope: Option<f32>,
     mask: Option<&'p View<'p>>,
+    /// Block-sparse attention, where it hides something here.
+    cells: Option<&'p Cells<'p>>,
     /// What masks are multiplied by: log2(e), and the slope if that is how it is used.
     mask_factor: f32,
 }
 
 impl<'p> Logits<'p> {
-    /// None if nothing changes.
+    /// None if nothing changes. Block-sparse attention may not hide anything from `rows` among `keys`, which
+    /// are those it is used for.
     #[inline(always)]
-    pub(crate) fn of(part: &Part<'p>) -> Option<Self> {
+    pub(crate) fn of(part: &Part<'p>, rows: &Range<usize>, keys: &Range<usize>) -> Option<Self> {
         let (problem, sequence, head) = (part.problem(), *part.sequence(), part.head());
         if !problem.changes_scores() {
             return None;
         }
         let logits = problem.logits();
+        let [_, all] = problem.any_and_all(&sequence, head, rows, keys);
+        if all && logits.softcap == 0.0 && logits.mask.is_none() && logits.slopes.is_none() {
+            return None;
+        }
         let slope = problem.slope(&sequence, head);
         let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
         Some(Logits {
@@ -45,6 +52,7 @@ impl<'p> Logits<'p> {
             cap: (logits.softcap > 0.0).then_some(logits.softcap * LOG2_E),
             slope: slope.filter(|_| !times_mask).map(|slope| slope * LOG2_E),
             mask: logits.mask.as_ref(),
+            cells: logits.cells.as_ref().filter(|_| !all),
             mask_factor: LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0),
         })
     }
@@ -87,13 +95,14 @@ impl<'p> Logits<'p> {
         let mut max = [s.splat(f32::NEG_INFINITY); Z];
         let mut biases = MaybeUninit::<[f32; MAX_LANES * MAX_WIDTH]>::uninit();
         let biases = biases.as_mut_ptr().cast::<f32>();
+        let hides = self.mask.is_some() || self.cells.is_some();
         let mut first = keys.start;
         while first < keys.end {
             let here = first..keys.end.min(first + S::LANES);
             // SAFETY: `here` lies in `keys`; `biases` has room for LANES keys.
             unsafe {
-                if let Some(mask) = self.mask {
-                    self.biases::<S, Z>(s, mask, rows, &here, biases);
+                if hides {
+                    self.biases::<S, Z>(s, rows, &here, biases);
                 }
                 for key in here.clone() {
                     for (z, max) in max.iter_mut().enumerate() {
@@ -103,7 +112,7 @@ impl<'p> Logits<'p> {
                             let away = self.distance(key, rows.start).saturating_sub((z * S::LANES) as i64);
                             x = biased(s, x, away, -1, slope);
                         }
-                        if self.mask.is_some() {
+                        if hides {
                             x = self.masked(s, x, biases.add(((key - first) * Z + z) * S::LANES));
                         }
                         // NaN as the first operand leaves the maximum alone.
@@ -155,13 +164,13 @@ impl<'p> Logits<'p> {
                 if let Some(slope) = self.slope {
                     x = biased(s, x, self.distance(start + at, row), 1, slope);
                 }
-                if let Some(mask) = self.mask {
+                if self.mask.is_some() || self.cells.is_some() {
                     let here = at.max(seen.start)..seen.end.min(at + S::LANES);
                     let mut biases = MaybeUninit::<[f32; 2 * MAX_LANES]>::uninit();
                     let biases = biases.as_mut_ptr().cast::<f32>();
                     s.store(biases, s.splat(0.0));
                     let keys = start + here.start..start + here.end;
-                    self.bias_row(s, mask, row, &keys, biases.add(here.start - at));
+                    self.bias_row(s, row, &keys, biases.add(here.start - at));
                     x = self.masked(s, x, biases);
                 }
                 s.store(scores.add(at), x);
@@ -205,19 +214,22 @@ impl<'p> Logits<'p> {
     unsafe fn biases<S: Isa, const Z: usize>(
         &self,
         s: S,
-        mask: &View,
         rows: &Range<usize>,
         here: &Range<usize>,
         to: *mut f32,
     ) {
-        let stride = mask.layout().stride[2];
+        let is_plain = |mask: &&View| mask.layout().dtype == Dtype::F32 && here.len() == S::LANES;
+        let plain = self.mask.filter(is_plain).filter(|_| self.cells.is_none());
         for z in 0..Z {
             let first = rows.start + z * S::LANES;
             let n = rows.end.saturating_sub(first).min(S::LANES);
             // SAFETY: rows below `n`, and of each of them the keys `here`; the square has room.
             unsafe {
                 let to = to.add(z * S::LANES);
-                if mask.layout().dtype == Dtype::F32 && here.len() == S::LANES && n > 0 {
+                if let Some(mask) = plain
+                    && n > 0
+                {
+                    let stride = mask.layout().stride[2];
                     let from = self.mask_at(mask, first, here.start);
                     // What comes next is in other lines of as many rows, which the machine does not foresee.
                     for row in 0..n {
@@ -231,7 +243,7 @@ impl<'p> Logits<'p> {
                 for row in 0..S::LANES {
                     let line = square.add(row * S::LANES);
                     if row < n {
-                        self.bias_row(s, mask, first + row, here, line);
+                        self.bias_row(s, first + row, here, line);
                     } else {
                         s.store(line, s.splat(0.0));
                     }
@@ -247,18 +259,30 @@ impl<'p> Logits<'p> {
     /// # Safety
     /// `to` has room for a vector; row and keys are those of the part's sequence.
     #[inline(always)]
-    unsafe fn bias_row<S: Isa>(&self, s: S, mask: &View, row: usize, here: &Range<usize>, to: *mut f32) {
-        let (from, n) = (self.mask_at(mask, row, here.start), here.len());
+    unsafe fn bias_row<S: Isa>(&self, s: S, row: usize, here: &Range<usize>, to: *mut f32) {
+        let n = here.len();
         // SAFETY: the mask has these keys.
         unsafe {
-            if mask.layout().dtype == Dtype::F32 {
-                let from = from.cast();
-                s.store(to, if n == S::LANES { s.load(from) } else { s.load_first(from, n) });
-                return;
+            match self.mask {
+                None => s.store(to, s.splat(0.0)),
+                Some(mask) if mask.layout().dtype == Dtype::F32 => {
+                    let from = self.mask_at(mask, row, here.start).cast();
+                    s.store(to, if n == S::LANES { s.load(from) } else { s.load_first(from, n) });
+                }
+                Some(mask) => {
+                    let from = self.mask_at(mask, row, here.start);
+                    for i in 0..S::LANES {
+                        let hides = i < n && from.wrapping_add(i).read() == 0;
+                        to.add(i).write(if hides { f32::NEG_INFINITY } else { 0.0 });
+                    }
+                }
             }
-            for i in 0..S::LANES {
-                let hides = i < n && from.wrapping_add(i).read() == 0;
-                to.add(i).write(if hides { f32::NEG_INFINITY } else { 0.0 });
+            if let Some(cells) = self.cells {
+                for i in 0..n {
+                    if !cells.sees(&self.sequence, self.head, row, here.start + i) {
+                        to.add(i).write(f32::NEG_INFINITY);
+                    }
+                }
             }
         }
     }

@@ -18,8 +18,8 @@ pub const FA_NO_LIMIT: i64 = -1;
 /// -|p - j|), in place of -|p - j|.
 pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 
-/// Attention in general: dense, interleaved, broadcast or ragged tensors, grouped heads, positions and
-/// windows, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
+/// Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads, positions and
+/// windows, masks of all kinds, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
 ///
 /// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
 ///
@@ -28,11 +28,10 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///   Z = sum_j exp(t_j) + exp(sink)
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
 ///
-/// A key that is not seen, by window, kv_lens or mask, has no influence on the row, even if it is NaN. A
+/// A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
 /// NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
 ///
-/// Fill it with fa_attention_init, then set what you need; fields marked "later" must stay as
-/// fa_attention_init leaves them, or the answer is FA_ERR_UNSUPPORTED. Fields are only ever appended.
+/// Fill it with fa_attention_init, then set what you need. Fields are only ever appended.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_attention {
@@ -98,13 +97,16 @@ pub struct fa_attention {
     /// sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros, its lse the
     /// sink. Of results to be merged, only one may be computed with it. -infinity = none.
     pub sinks: *const f32,
-    /// NULL; later.
+    /// NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of keys], nonzero
+    /// = these rows see these keys, as far as nothing else hides them. Blocks without a pair that is seen
+    /// take no time. The bytes of a row of blocks are contiguous.
     pub block_mask: *const u8,
-    /// Later.
+    /// BYTES from one batch entry to the next, one head to the next, one block of query rows to the next; 0 =
+    /// the same for all.
     pub block_mask_stride: [i64; 3],
-    /// Later.
+    /// Query rows of a block; at least 1. Block 0 begins with row 0 of each sequence.
     pub block_mask_q: i64,
-    /// Later.
+    /// Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
     pub block_mask_kv: i64,
     /// Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences behind one
     /// another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the stride between

@@ -4,7 +4,9 @@ use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attentio
 use super::tensor::{self, fa_dtype, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::problem::{Batch, Logits, Pages, Position, Problem, Scales, Semantics, Slopes, Tensors, Window};
+use crate::problem::{
+    Batch, Cells, Logits, Pages, Position, Problem, Scales, Semantics, Slopes, Tensors, Window,
+};
 use crate::view::{Array, Layout, View, ViewMut};
 
 /// Copies the caller's structure, if it is one that this version can read.
@@ -120,12 +122,6 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
             return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "unknown, must be 0"));
         }
     }
-    let later = [("block_mask", !a.block_mask.is_null())];
-    for (what, is_set) in later {
-        if is_set {
-            return Err(Refusal::of(what, 1).but(Error::Unsupported, "set, but not in this version"));
-        }
-    }
     Ok(())
 }
 
@@ -204,7 +200,32 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
     if !a.softcap.is_finite() || a.softcap < 0.0 {
         return Err(Error::Softcap.into());
     }
-    Ok(Logits { softcap: a.softcap, mask, slopes, sinks })
+    // SAFETY: the caller's contract.
+    let cells = unsafe { cells(a, queries, len_kv)? };
+    Ok(Logits { softcap: a.softcap, mask, cells, slopes, sinks })
+}
+
+/// Block-sparse attention, likewise.
+///
+/// # Safety
+/// As [`problem`].
+unsafe fn cells<'a>(
+    a: &fa_attention,
+    queries: [usize; 3],
+    len_kv: usize,
+) -> Result<Option<Cells<'a>>, Refusal> {
+    if a.block_mask.is_null() {
+        return Ok(None);
+    }
+    let rows = extent("block_mask_q", a.block_mask_q, 1)?;
+    let keys = extent("block_mask_kv", a.block_mask_kv, 1)?;
+    let [batch, heads, len_q] = queries;
+    let extent = [batch, heads, len_q.div_ceil(rows)];
+    let stride = strides("block_mask_stride", a.block_mask_stride, extent, 1)?;
+    let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride };
+    // SAFETY: the caller's contract.
+    let view = unsafe { View::new(a.block_mask, layout)? };
+    Ok(Some(Cells { view, rows, keys }))
 }
 
 fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {

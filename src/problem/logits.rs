@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::cells::Cells;
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, View};
@@ -14,6 +15,8 @@ pub struct Logits<'a> {
     /// `[batch][heads_q][len_q]`, rows of len_kv elements: added to the scores (f32, where -inf hides the
     /// key), or telling which keys are seen (bool).
     pub mask: Option<View<'a>>,
+    /// Block-sparse attention.
+    pub cells: Option<Cells<'a>>,
     /// Linear biases.
     pub slopes: Option<Slopes<'a>>,
     /// One more logit for each query head, without a value.
@@ -35,7 +38,13 @@ pub struct Slopes<'a> {
 impl Logits<'_> {
     /// Whether scores stay as they are until the softmax.
     pub(super) fn is_none(&self) -> bool {
-        self.softcap == 0.0 && self.mask.is_none() && self.slopes.is_none()
+        self.softcap == 0.0 && !self.hides() && self.slopes.is_none()
+    }
+
+    /// Whether keys may be hidden that windows and lengths leave.
+    #[inline(always)]
+    pub fn hides(&self) -> bool {
+        self.mask.is_some() || self.cells.is_some()
     }
 
     /// What its lists occupy.
@@ -60,6 +69,9 @@ impl Logits<'_> {
             if !matches!(layout.dtype, Dtype::F32 | Dtype::Bool8) {
                 return Err(Error::Dtype.into());
             }
+        }
+        if let Some(cells) = &self.cells {
+            cells.check(queries, len_kv)?;
         }
         if let Some(slopes) = &self.slopes {
             let last = (batch - 1).checked_mul(slopes.batch_stride).and_then(|last| last.checked_add(heads));

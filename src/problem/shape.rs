@@ -23,6 +23,8 @@ pub struct Shape {
     pub dim_v: usize,
     /// Whether sequences differ in their number of query rows, and how many they have together.
     pub ragged: Option<usize>,
+    /// Keys of a block of block-sparse attention.
+    pub cell: Option<usize>,
     /// Whether K and V lie in pages.
     pub paged: bool,
     /// Bytes between the rows of K, and of V.
@@ -82,6 +84,7 @@ impl Shape {
             dim_v: v.dim,
             ragged,
             paged,
+            cell: None,
             strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,
