@@ -265,8 +265,8 @@ typedef struct fa_tensor {
 } fa_tensor;
 
 /**
- * Attention in general: dense, interleaved, broadcast or ragged tensors, grouped heads, positions and
- * windows, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
+ * Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads, positions and
+ * windows, masks of all kinds, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
  *
  * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
  *
@@ -275,11 +275,10 @@ typedef struct fa_tensor {
  *   Z = sum_j exp(t_j) + exp(sink)
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  *
- * A key that is not seen, by window, kv_lens or mask, has no influence on the row, even if it is NaN. A
+ * A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
  * NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
  *
- * Fill it with fa_attention_init, then set what you need; fields marked "later" must stay as
- * fa_attention_init leaves them, or the answer is FA_ERR_UNSUPPORTED. Fields are only ever appended.
+ * Fill it with fa_attention_init, then set what you need. Fields are only ever appended.
  */
 typedef struct fa_attention {
   /**
@@ -391,19 +390,22 @@ typedef struct fa_attention {
    */
   const float *sinks;
   /**
-   * NULL; later.
+   * NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of keys], nonzero
+   * = these rows see these keys, as far as nothing else hides them. Blocks without a pair that is seen
+   * take no time. The bytes of a row of blocks are contiguous.
    */
   const uint8_t *block_mask;
   /**
-   * Later.
+   * BYTES from one batch entry to the next, one head to the next, one block of query rows to the next; 0 =
+   * the same for all.
    */
   int64_t block_mask_stride[3];
   /**
-   * Later.
+   * Query rows of a block; at least 1. Block 0 begins with row 0 of each sequence.
    */
   int64_t block_mask_q;
   /**
-   * Later.
+   * Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
    */
   int64_t block_mask_kv;
   /**

@@ -123,6 +123,11 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `n` values are readable at `p`.
     unsafe fn load_first_i32(self, p: *const i32, n: usize) -> Self::I32;
+    /// Which of `LANES` bytes are not 0.
+    ///
+    /// # Safety
+    /// They are readable at `p`.
+    unsafe fn nonzero(self, p: *const u8) -> Self::Mask;
     /// Transposes `LANES` rows of `LANES` values, each column multiplied by its lane of `factor`, all
     /// zeros positive; strides in bytes, no alignment is needed.
     ///

@@ -196,7 +196,7 @@ fn view<'a, T: Element>(case: &Case, data: &'a [T], len: usize) -> View<'a> {
 }
 
 /// Normally distributed numbers (Box and Muller 1958 over a 64-bit congruential generator).
-fn normal(n: usize, seed: u64) -> Vec<f32> {
+pub fn normal(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut uniform = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo bench --bench attention                     all tables, with floors and goals
-//! cargo bench --bench attention -- TABLE ...        floors layers odd few threads auto rival rising i8 call
+//! cargo bench --bench attention -- TABLE ...        floors layers features odd few threads
+//!                                                   auto rival rising i8 call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
 //!                                  [causal] [dtype=i8] [data=rising]
 //!                                  [path=prefill|decode]                   one shape
@@ -17,6 +18,7 @@
 #![allow(unreachable_pub, reason = "a program: nothing is public")]
 
 mod case;
+mod features;
 mod measure;
 mod probe;
 mod report;

@@ -14,6 +14,7 @@ use flash_attention::plan::Plan;
 use flash_attention::workspace::Workspace;
 
 use crate::case::{Arrays, Case};
+use crate::features::{self, Memory, Pair};
 use crate::measure::{Rounds, Spread, rounds};
 use crate::report::{Bound, Line, Report};
 use crate::rival::Rival;
@@ -27,13 +28,14 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 10] =
-        ["floors", "layers", "odd", "few", "threads", "auto", "rival", "rising", "i8", "call"];
+    pub const NAMES: [&str; 11] =
+        ["floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "i8", "call"];
 
     pub fn table(&mut self, name: &str) {
         match name {
             "floors" => self.floors(),
             "layers" => self.layers(),
+            "features" => self.features(),
             "odd" => self.odd(),
             "few" => self.few(),
             "threads" => self.two_threads(),
@@ -128,6 +130,36 @@ impl Tables {
             for case in suite::layers() {
                 self.share_line("layers", row, &Case { dtype: row.dtype(), ..case }, None, None);
             }
+        }
+    }
+
+    /// Rates of the pairs that are seen, of each feature against the plain problem.
+    fn features(&mut self) {
+        self.report
+            .heading("What engines need: rate of the pairs that are seen, over that of plain attention");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for Pair { feature, plain, threads, floor, goal } in features::pairs() {
+            let (mut memory, mut plain) = (Memory::new(&feature), Memory::new(&plain));
+            let (name, flops, plain_flops) = (memory.name(), memory.flops(), plain.flops());
+            let (plan, mut call) = memory.runner(row, threads);
+            let (_, mut plain_call) = plain.runner(row, threads);
+            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            let ratio = measured.contenders[1].against_first;
+            let rate = ratio.median * flops / plain_flops;
+            let line = Line {
+                table: "features",
+                name,
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+                error: None,
+                figure: rate,
+                spread: rate * ratio.relative(),
+                unit: "x",
+                floor: Some(Bound::AtLeast(floor)),
+                goal: goal.map(Bound::AtLeast),
+                flops,
+            };
+            self.report.line(&line, &measured);
         }
     }
 

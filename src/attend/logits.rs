@@ -238,6 +238,14 @@ impl<'p> Logits<'p> {
                     corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, s.splat(1.0));
                     continue;
                 }
+                // Once a cache line of the bytes.
+                if let Some(mask) = self.mask.filter(|_| here.start % 64 < S::LANES) {
+                    let stride = mask.layout().stride[2];
+                    let from = self.mask_at(mask, first, here.start);
+                    for row in 0..n {
+                        s.prefetch(from.wrapping_add(row * stride + AHEAD));
+                    }
+                }
                 let mut square = MaybeUninit::<[f32; MAX_LANES * MAX_LANES]>::uninit();
                 let square = square.as_mut_ptr().cast::<f32>();
                 for row in 0..S::LANES {
@@ -271,9 +279,14 @@ impl<'p> Logits<'p> {
                 }
                 Some(mask) => {
                     let from = self.mask_at(mask, row, here.start);
-                    for i in 0..S::LANES {
-                        let hides = i < n && from.wrapping_add(i).read() == 0;
-                        to.add(i).write(if hides { f32::NEG_INFINITY } else { 0.0 });
+                    let never = s.splat(f32::NEG_INFINITY);
+                    if n == S::LANES {
+                        s.store(to, s.select(s.nonzero(from), s.splat(0.0), never));
+                    } else {
+                        s.store(to, s.splat(0.0));
+                        for i in (0..n).filter(|&i| from.wrapping_add(i).read() == 0) {
+                            to.add(i).write(f32::NEG_INFINITY);
+                        }
                     }
                 }
             }

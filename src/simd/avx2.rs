@@ -209,6 +209,14 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn nonzero(self, p: *const u8) -> __m256 {
+        op!({
+            let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            _mm256_castsi256_ps(_mm256_cmpgt_epi32(x, _mm256_setzero_si256()))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,

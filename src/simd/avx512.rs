@@ -198,6 +198,14 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn nonzero(self, p: *const u8) -> __mmask16 {
+        op!({
+            let x = _mm_loadu_si128(p.cast());
+            _mm_test_epi8_mask(x, x)
+        })
+    }
+
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,

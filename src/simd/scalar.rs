@@ -176,6 +176,12 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn nonzero(self, p: *const u8) -> [bool; 4] {
+        // SAFETY: this method's contract.
+        from_fn(|i| unsafe { p.add(i).read() } != 0)
+    }
+
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,
