@@ -12,6 +12,18 @@
  *   fa_status status = fa_mha(&cfg, q, k, v, num_heads, seq_len, seq_len, out);
  *   if (status != FA_OK) fprintf(stderr, "%s\n", fa_status_string(status));
  *
+ * Everything else (strides, grouped heads, masks, pages, ragged batches, threads of your own) is one
+ * description:
+ *
+ *   fa_attention a;
+ *   fa_attention_init(&a, sizeof a);
+ *   a.batch = 1, a.heads_q = 32, a.heads_kv = 8, a.len_q = a.len_kv = n, a.dim_qk = a.dim_v = 64;
+ *   a.q.data = q, a.q.stride[1] = 64 * 4, a.q.stride[2] = 32 * 64 * 4;  [token][head][dim], in bytes
+ *   ... a.k, a.v, a.o
+ *   a.window_right = 0;                                                 causal
+ *   fa_attention_workspace(&a, 1, &bytes);
+ *   status = fa_attention_run(&a, malloc(bytes), bytes, NULL);
+ *
  * What holds for every function
  *
  * Sizes count elements, never bytes, unless a name says bytes. Arrays are dense and row-major, the
@@ -25,12 +37,13 @@
  * is computed; which of several errors is reported is not promised. What cannot be checked is
  * whether a pointer that is not NULL leads to memory of the size that the other arguments say.
  *
- * Same bits: with one version of the library, one instruction set and one block_size_kv, a row of
- * an output depends on nothing but its own query, the keys and values that it sees, their number
- * and position, the scales, and seq_len_q, which decides whether rows are computed in the way that
- * suits few of them or in the one that suits many: not on num_threads, block_size_q, other heads,
- * what is in other rows, or chance. Between instruction sets, block sizes and versions results
- * differ within rounding; do not compare them with stored bits.
+ * Same bits: with one version of the library, one instruction set and one size of blocks of keys
+ * (block_size_kv, block_kv), a row of an output depends on nothing but its own query, the keys and values
+ * that it sees, their number and position, what changes their scores, and the number of query rows of its
+ * sequence, which decides whether rows are computed in the way that suits few of them or in the one that
+ * suits many: not on threads, pools or parts, block_size_q, strides or pages, other heads and sequences, what
+ * is in other rows, or chance. Between instruction sets, block sizes and versions results differ within
+ * rounding; do not compare them with stored bits.
  *
  * The library works in a child process after fork(), whatever the parent's threads were doing: a
  * child makes threads of its own when it first needs some (one that was forked in the middle of the
@@ -87,7 +100,7 @@ typedef enum fa_status {
    */
   FA_ERR_NULL = 1,
   /**
-   * head_dim or num_heads is 0.
+   * A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the like.
    */
   FA_ERR_ZERO_EXTENT = 2,
   /**
@@ -135,7 +148,7 @@ typedef enum fa_status {
   FA_ERR_SHAPE = 12,
   /**
    * A stride is unusable: negative, no multiple of the element size, or so small that rows of an
-   * output would overlap.
+   * output would overlap. fa_merge: an address that is no multiple of 4.
    */
   FA_ERR_STRIDE = 13,
   /**
@@ -247,7 +260,8 @@ typedef struct fa_tensor {
   /**
    * BYTES from one batch entry to the next, from one head to the next, from one token to the next:
    * not negative, a multiple of the element size. 0 repeats the same data (inputs only); the
-   * stride of an axis of extent 1 does not matter.
+   * stride of an axis of extent 1 does not matter. (Strides of an input that count elements by
+   * mistake are legal and give nonsense.)
    */
   int64_t stride[3];
   /**
@@ -278,7 +292,12 @@ typedef struct fa_tensor {
  * A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
  * NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
  *
- * Fill it with fa_attention_init, then set what you need. Fields are only ever appended.
+ * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs are never
+ * written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in elements.
+ *
+ * Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it is 0 the
+ * size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged, paged and
+ * dense keys, copies or views, alone or in a batch, give the same bits.
  */
 typedef struct fa_attention {
   /**
@@ -310,8 +329,8 @@ typedef struct fa_attention {
    */
   int64_t len_q;
   /**
-   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest. With
-   * block_table and kv_lens likewise.
+   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those of the
+   * longest.
    */
   int64_t len_kv;
   /**
@@ -323,7 +342,8 @@ typedef struct fa_attention {
    */
   int64_t dim_v;
   /**
-   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32.
+   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32. The order of axes is that of strides, not of
+   * memory: [batch][token][head][dim] is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
    */
   struct fa_tensor q;
   /**
@@ -351,7 +371,8 @@ typedef struct fa_attention {
    */
   float softcap;
   /**
-   * Key position of query row 0: 0 if there is no past, the number of keys that came before, or
+   * Key position of query row 0, one for all sequences: 0 if there is no past, the number of keys that came
+   * before, or, where sequences differ,
    * FA_POS_END. Any number, as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and
    * linear biases depend on it.
    */
@@ -367,10 +388,10 @@ typedef struct fa_attention {
    */
   int64_t window_right;
   /**
-   * data = NULL, or a mask [batch][heads_q][len_q] with rows of len_kv elements; strides of 0 repeat it
-   * for all batch entries, heads or rows. FA_DTYPE_F32: added to the scores, after softcap; -infinity
+   * data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv keys;
+   * strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32: added to the scores, after softcap; -infinity
    * hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
-   * Row i is that of row i of each sequence, of ragged ones, too. What windows and kv_lens leave out is
+   * Of ragged batches, too, row i of entry b is for row i of sequence b. What windows and kv_lens leave out is
    * not looked at.
    */
   struct fa_tensor mask;
@@ -450,11 +471,13 @@ typedef struct fa_attention {
   int64_t num_pages;
   /**
    * NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
-   * that sees no key. With it, results over parts of the keys can be joined: fa_merge.
+   * that sees no key. With it, results over parts of the keys can be joined: fa_merge, which takes rows in
+   * one order (for an output [token][head][dim], lse_stride {.., 1, heads_q}).
    */
   float *lse;
   /**
-   * ELEMENTS from one batch entry of lse to the next, one head to the next, one query row to the next.
+   * ELEMENTS from one batch entry of lse to the next (not with cu_len_q), one head to the next, one query row
+   * to the next.
    */
   int64_t lse_stride[3];
   /**
@@ -531,7 +554,7 @@ typedef struct fa_pool {
    */
   void *ctx;
   /**
-   * How many threads compute at the same time, the calling one included; at least 1. NULL = 1.
+   * How many threads compute at the same time, the calling one included; held to 1 to 256. NULL = 1.
    */
   int32_t (*width)(void *ctx);
   /**
@@ -727,8 +750,8 @@ enum fa_status fa_merge(float *o,
  * Makes a pool of the library's own threads, in the form of the caller's. They sleep when there is
  * nothing to do.
  *
- * @param n_threads  threads that compute at the same time in a call, the calling one included; 0 = one
- *                   per core that the process may use; at most 256
+ * @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
+ *                   one per core that the process may use, 256 at most
  * @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
  * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
  *         where the system grants fewer than asked for, the pool has fewer)
@@ -744,7 +767,8 @@ enum fa_status fa_pool_create(int32_t n_threads,
 void fa_pool_destroy(struct fa_pool *pool);
 
 /**
- * Whether a problem can be computed, and how; if not, why not, with the offending numbers. Touches
+ * Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
+ * numbers. Touches
  * nothing but why.
  *
  * @param[in] a        not NULL
@@ -760,16 +784,22 @@ enum fa_status fa_attention_check(const struct fa_attention *a,
                                   size_t why_size);
 
 /**
- * Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads (1 for a NULL pool),
- * and that fa_attention_part needs with n_parts parts. It grows with the sum of the sizes at most, never
- * with their product, and may be 0.
+ * Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
+ * fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its function
+ * width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held to 1 to 256. It
+ * grows with the sum of the sizes at most, never with their product, and may be 0. More memory than that
+ * is fine.
+ *
+ * It depends on the sizes, strides and block sizes of the description and on which pointers are NULL, not
+ * on what they point to: ask once, with the largest len_kv that there will be, and a decode loop may use
+ * the memory for every step with that len_kv.
  *
  * @param[in] a        not NULL
  * @param n_parts      1 to 256
  * @param[out] bytes   not NULL; untouched on errors
  * @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
  *
- * Thread-safe. The answer holds for this description as long as fa_limit_isa is not called in between.
+ * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
  */
 enum fa_status fa_attention_workspace(const struct fa_attention *a,
                                       int32_t n_parts,
@@ -785,9 +815,10 @@ enum fa_status fa_attention_workspace(const struct fa_attention *a,
  * @param ws_size   bytes at ws
  * @param[in] pool  the threads; NULL = the calling thread alone
  * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
- *         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_WINDOW;
- *         FA_ERR_LENGTHS; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED; FA_ERR_WORKSPACE; FA_ERR_ISA;
- *         FA_ERR_INTERNAL. fa_attention_check says why in words.
+ *         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_SOFTCAP;
+ *         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED;
+ *         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
+ *         fa_attention_check says why in words.
  *
  * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Small problems
  * use up to 64 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
@@ -824,7 +855,8 @@ enum fa_status fa_attention_part(const struct fa_attention *a,
 /**
  * The second half of what fa_attention_part begins: to be called once for each part after all parts have
  * returned. (It joins pieces of rows that were cut along the keys. This version cuts none, so it only
- * checks its arguments; later ones will.)
+ * checks its arguments; later ones will.) The output is complete when it has returned for every part: a
+ * thread that reads rows of others needs a barrier after it.
  *
  * @return as fa_attention_part, with the same arguments
  */

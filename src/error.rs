@@ -65,12 +65,12 @@ pub struct Refusal {
     fact: Option<Fact>,
 }
 
-/// "`what[index]` = `is`: `but` = `limit`", as far as there is each of them.
+/// "`what[index] = is: but = limit`", as far as there is each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fact {
     what: &'static str,
     index: Option<usize>,
-    is: i64,
+    is: Option<i64>,
     but: &'static str,
     limit: Option<i64>,
 }
@@ -78,7 +78,12 @@ pub struct Fact {
 impl Refusal {
     /// The beginning of one: what is refused, and its value; [`Fact::but`] says why.
     pub fn of(what: &'static str, is: i64) -> Fact {
-        Fact { what, index: None, is, but: "", limit: None }
+        Fact { what, index: None, is: Some(is), but: "", limit: None }
+    }
+
+    /// One about something that is no number: `what`, and what is wrong with it.
+    pub fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
+        Refusal { error, fact: Some(Fact { what, index: None, is: None, but, limit: None }) }
     }
 
     /// Whether there are numbers to be told.
@@ -123,7 +128,10 @@ impl fmt::Display for Refusal {
         if let Some(index) = index {
             write!(f, "[{index}]")?;
         }
-        write!(f, " = {is}: {but}")?;
+        if let Some(is) = is {
+            write!(f, " = {is}")?;
+        }
+        write!(f, ": {but}")?;
         if let Some(limit) = limit {
             write!(f, " = {limit}")?;
         }

@@ -143,7 +143,7 @@ impl<'p> Queue<'p> {
             return None;
         }
         let [_, heads, len] = self.problem.shape().queries;
-        if self.count == 1 {
+        if self.count == 1 && self.problem.starts_q().is_none() {
             // Small calls notice the divisions.
             return Some(Place { batch: 0, head: 0, rows: 0..len });
         }

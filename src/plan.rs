@@ -78,8 +78,9 @@ impl Plan {
         let tiles = Tiles { q, kv: keys(path, shape, row, machine), copy: copy(shape, q) };
         let parts = part::count(shape, tiles.q);
         let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
-        let plan =
-            Plan { row, path, tiles, others: None, parts, threads: threads.min(parts.max(1)), scratch };
+        // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
+        let threads = if shape.ragged.is_some() { threads } else { threads.min(parts.max(1)) };
+        let plan = Plan { row, path, tiles, others: None, parts, threads, scratch };
         workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
     }
 

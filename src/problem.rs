@@ -86,23 +86,36 @@ impl<'a> Problem<'a> {
         let cell = logits.cells.map(|cells| cells.keys);
         let shape = Shape { cell, ..shape };
         let problem = Problem { tensors, shape, semantics, score_factor, changes_scores };
-        if problem.output_overlaps_input() {
-            return Err(Error::Overlap.into());
+        match problem.overlap() {
+            None => Ok(problem),
+            Some((output, but)) => Err(Refusal::about(Error::Overlap, output, but)),
         }
-        Ok(problem)
     }
 
-    fn output_overlaps_input(&self) -> bool {
-        let Tensors { q, k, v, o, lse, logits, .. } = &self.tensors;
+    /// An output that shares memory with something else, and with what.
+    fn overlap(&self) -> Option<(&'static str, &'static str)> {
+        let Tensors { q, k, v, o, lse, logits, batch } = &self.tensors;
+        let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
         let mask = logits.mask.as_ref().map_or(0..0, View::addresses);
         let cells = logits.cells.as_ref().map_or(0..0, |cells| cells.view.addresses());
-        let o = o.addresses();
-        let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
-        let inputs = [q.addresses(), k.addresses(), v.addresses(), mask, cells];
-        let mut lists = self.tensors.batch.addresses().into_iter().chain(logits.addresses());
-        overlap(&o, &lse)
-            || inputs.iter().any(|input| overlap(input, &o) || overlap(input, &lse))
-            || lists.any(|list| overlap(&list, &o) || overlap(&list, &lse))
+        let inputs = [
+            (q.addresses(), "shares memory with q"),
+            (k.addresses(), "shares memory with k"),
+            (v.addresses(), "shares memory with v"),
+            (mask, "shares memory with mask"),
+            (cells, "shares memory with block_mask"),
+        ];
+        let lists = batch.addresses().into_iter().chain(logits.addresses());
+        let lists = lists.map(|list| (list, "shares memory with a list of lengths, pages, slopes or sinks"));
+        let outputs = [(o.addresses(), "o"), (lse.clone(), "lse")];
+        for (input, but) in inputs.into_iter().chain(lists) {
+            for (output, name) in &outputs {
+                if overlap(&input, output) {
+                    return Some((name, but));
+                }
+            }
+        }
+        overlap(&o.addresses(), &lse).then_some(("lse", "shares memory with o"))
     }
 
     /// Queries.

@@ -31,7 +31,12 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 /// A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
 /// NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
 ///
-/// Fill it with fa_attention_init, then set what you need. Fields are only ever appended.
+/// Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs are never
+/// written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in elements.
+///
+/// Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it is 0 the
+/// size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged, paged and
+/// dense keys, copies or views, alone or in a batch, give the same bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_attention {
@@ -49,14 +54,15 @@ pub struct fa_attention {
     pub heads_kv: i64,
     /// Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest sequence.
     pub len_q: i64,
-    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv: at least those of the longest. With
-    /// block_table and kv_lens likewise.
+    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those of the
+    /// longest.
     pub len_kv: i64,
     /// Elements of a row of q and k; at least 1.
     pub dim_qk: i64,
     /// Elements of a row of v and o; at least 1. Independent of dim_qk.
     pub dim_v: i64,
-    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32.
+    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32. The order of axes is that of strides, not of
+    /// memory: [batch][token][head][dim] is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
     pub q: fa_tensor,
     /// Keys [batch][heads_kv][len_kv][dim_qk]; FA_DTYPE_F32.
     pub k: fa_tensor,
@@ -72,7 +78,8 @@ pub struct fa_attention {
     pub scale: f32,
     /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
     pub softcap: f32,
-    /// Key position of query row 0: 0 if there is no past, the number of keys that came before, or
+    /// Key position of query row 0, one for all sequences: 0 if there is no past, the number of keys that came
+    /// before, or, where sequences differ,
     /// FA_POS_END. Any number, as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and
     /// linear biases depend on it.
     pub q_pos: i64,
@@ -82,10 +89,10 @@ pub struct fa_attention {
     /// Keys behind a query's position that it sees: p + window_right is the last. At least 0, or
     /// FA_NO_LIMIT. Causal attention is window_right = 0.
     pub window_right: i64,
-    /// data = NULL, or a mask [batch][heads_q][len_q] with rows of len_kv elements; strides of 0 repeat it
-    /// for all batch entries, heads or rows. FA_DTYPE_F32: added to the scores, after softcap; -infinity
+    /// data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv keys;
+    /// strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32: added to the scores, after softcap; -infinity
     /// hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
-    /// Row i is that of row i of each sequence, of ragged ones, too. What windows and kv_lens leave out is
+    /// Of ragged batches, too, row i of entry b is for row i of sequence b. What windows and kv_lens leave out is
     /// not looked at.
     pub mask: fa_tensor,
     /// NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added to the
@@ -133,9 +140,11 @@ pub struct fa_attention {
     /// Pages of k and v.
     pub num_pages: i64,
     /// NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
-    /// that sees no key. With it, results over parts of the keys can be joined: fa_merge.
+    /// that sees no key. With it, results over parts of the keys can be joined: fa_merge, which takes rows in
+    /// one order (for an output [token][head][dim], lse_stride {.., 1, heads_q}).
     pub lse: *mut f32,
-    /// ELEMENTS from one batch entry of lse to the next, one head to the next, one query row to the next.
+    /// ELEMENTS from one batch entry of lse to the next (not with cu_len_q), one head to the next, one query row
+    /// to the next.
     pub lse_stride: [i64; 3],
     /// Query rows of a tile; 0 = chosen from this machine's caches. Results do not depend on it.
     pub block_q: i64,

@@ -70,6 +70,7 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
             starts_kv: array(a.cu_len_kv, batch + 1),
             kv_lens: array(a.kv_lens, batch),
             pages: pages(a, batch, len_kv)?,
+            most: [len_q, len_kv],
         };
         let rows_q = packed("cu_len_q", batches.starts_q, "longer than len_q", len_q)?;
         let rows_kv = packed("cu_len_kv", batches.starts_kv, "longer than len_kv", len_kv)?;
@@ -96,11 +97,14 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
     // SAFETY: the caller's contract.
     let tensors = unsafe {
         Tensors {
-            q: View::new(a.q.data.cast(), q)?,
-            k: View::new(a.k.data.cast(), k)?,
-            v: View::new(a.v.data.cast(), v)?,
-            o: ViewMut::new(a.o.data.cast(), o)?,
-            lse: if a.lse.is_null() { None } else { Some(ViewMut::new(a.lse.cast(), lse)?) },
+            q: View::new(a.q.data.cast(), q).map_err(about("q"))?,
+            k: View::new(a.k.data.cast(), k).map_err(about("k"))?,
+            v: View::new(a.v.data.cast(), v).map_err(about("v"))?,
+            o: ViewMut::new(a.o.data.cast(), o).map_err(about("o"))?,
+            lse: match a.lse.is_null() {
+                true => None,
+                false => Some(ViewMut::new(a.lse.cast(), lse).map_err(about("lse"))?),
+            },
             batch: batches,
             logits: logits(a, [batch, heads_q, len_q], len_kv)?,
         }
@@ -173,7 +177,7 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         };
         let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
         // SAFETY: the caller's contract.
-        Some(unsafe { View::new(a.mask.data.cast(), layout)? })
+        Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask"))? })
     };
     let times_mask = a.flags & FA_MASK_TIMES_SLOPE != 0;
     let slopes = if a.alibi_slopes.is_null() {
@@ -198,7 +202,7 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
     // SAFETY: the caller's contract.
     let sinks = (!a.sinks.is_null()).then(|| unsafe { Array::new(a.sinks, heads) });
     if !a.softcap.is_finite() || a.softcap < 0.0 {
-        return Err(Error::Softcap.into());
+        return Err(Refusal::about(Error::Softcap, "softcap", "negative, infinite or NaN"));
     }
     // SAFETY: the caller's contract.
     let cells = unsafe { cells(a, queries, len_kv)? };
@@ -224,7 +228,7 @@ unsafe fn cells<'a>(
     let stride = strides("block_mask_stride", a.block_mask_stride, extent, 1)?;
     let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride };
     // SAFETY: the caller's contract.
-    let view = unsafe { View::new(a.block_mask, layout)? };
+    let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask"))? };
     Ok(Some(Cells { view, rows, keys }))
 }
 
@@ -246,6 +250,16 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         block_q: block("block_q", a.block_q)?,
         block_kv: block("block_kv", a.block_kv)?,
     })
+}
+
+/// What is wrong with a tensor of this name.
+fn about(what: &'static str) -> impl Fn(Error) -> Refusal {
+    move |error| match error {
+        Error::Null => Refusal::about(error, what, "NULL, but there are elements"),
+        Error::Stride => Refusal::about(error, what, "strides let rows overlap each other"),
+        Error::Overflow => Refusal::about(error, what, "more bytes than an address space holds"),
+        _ => error.into(),
+    }
 }
 
 fn extent(what: &'static str, value: i64, least: i64) -> Result<usize, Refusal> {

@@ -22,7 +22,7 @@ pub struct fa_pool {
     pub struct_size: usize,
     /// Passed to both functions.
     pub ctx: *mut c_void,
-    /// How many threads compute at the same time, the calling one included; at least 1. NULL = 1.
+    /// How many threads compute at the same time, the calling one included; held to 1 to 256. NULL = 1.
     pub width: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,
     /// Calls task(arg, i) once for each i below n, in any order, on any threads (the calling one among
     /// them or not), and returns when all calls have returned. Which thread makes which call does not
@@ -35,8 +35,8 @@ pub struct fa_pool {
 /// Makes a pool of the library's own threads, in the form of the caller's. They sleep when there is
 /// nothing to do.
 ///
-/// @param n_threads  threads that compute at the same time in a call, the calling one included; 0 = one
-///                   per core that the process may use; at most 256
+/// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
+///                   one per core that the process may use, 256 at most
 /// @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
 ///         where the system grants fewer than asked for, the pool has fewer)

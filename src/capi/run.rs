@@ -16,7 +16,8 @@ use crate::problem::Problem;
 use crate::schedule;
 use crate::workspace::{self, Workspace};
 
-/// Whether a problem can be computed, and how; if not, why not, with the offending numbers. Touches
+/// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
+/// numbers. Touches
 /// nothing but why.
 ///
 /// @param[in] a        not NULL
@@ -51,16 +52,22 @@ pub unsafe extern "C" fn fa_attention_check(
     })
 }
 
-/// Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads (1 for a NULL pool),
-/// and that fa_attention_part needs with n_parts parts. It grows with the sum of the sizes at most, never
-/// with their product, and may be 0.
+/// Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
+/// fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its function
+/// width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held to 1 to 256. It
+/// grows with the sum of the sizes at most, never with their product, and may be 0. More memory than that
+/// is fine.
+///
+/// It depends on the sizes, strides and block sizes of the description and on which pointers are NULL, not
+/// on what they point to: ask once, with the largest len_kv that there will be, and a decode loop may use
+/// the memory for every step with that len_kv.
 ///
 /// @param[in] a        not NULL
 /// @param n_parts      1 to 256
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
 ///
-/// Thread-safe. The answer holds for this description as long as fa_limit_isa is not called in between.
+/// Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace(
     a: *const fa_attention,
@@ -88,9 +95,10 @@ pub unsafe extern "C" fn fa_attention_workspace(
 /// @param ws_size   bytes at ws
 /// @param[in] pool  the threads; NULL = the calling thread alone
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
-///         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_WINDOW;
-///         FA_ERR_LENGTHS; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED; FA_ERR_WORKSPACE; FA_ERR_ISA;
-///         FA_ERR_INTERNAL. fa_attention_check says why in words.
+///         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_SOFTCAP;
+///         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED;
+///         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
+///         fa_attention_check says why in words.
 ///
 /// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Small problems
 /// use up to 64 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
@@ -166,7 +174,8 @@ pub unsafe extern "C" fn fa_attention_part(
 
 /// The second half of what fa_attention_part begins: to be called once for each part after all parts have
 /// returned. (It joins pieces of rows that were cut along the keys. This version cuts none, so it only
-/// checks its arguments; later ones will.)
+/// checks its arguments; later ones will.) The output is complete when it has returned for every part: a
+/// thread that reads rows of others needs a barrier after it.
 ///
 /// @return as fa_attention_part, with the same arguments
 #[unsafe(no_mangle)]

@@ -14,7 +14,7 @@ pub enum fa_status {
     FA_OK = 0,
     /// A pointer is NULL where data is needed.
     FA_ERR_NULL = 1,
-    /// head_dim or num_heads is 0.
+    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the like.
     FA_ERR_ZERO_EXTENT = 2,
     /// The sizes describe more bytes than an address space holds.
     FA_ERR_OVERFLOW = 3,
@@ -40,7 +40,7 @@ pub enum fa_status {
     /// heads_kv.
     FA_ERR_SHAPE = 12,
     /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
-    /// output would overlap.
+    /// output would overlap. fa_merge: an address that is no multiple of 4.
     FA_ERR_STRIDE = 13,
     /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a sequence
     /// is longer than len_q, len_kv or its pages.
@@ -94,7 +94,7 @@ impl From<Error> for fa_status {
 const WORDS: [&CStr; 22] = [
     c"ok",
     c"a pointer is NULL where data is needed",
-    c"head_dim or num_heads is 0",
+    c"a size that must be at least 1 is 0",
     c"the sizes describe more bytes than an address space holds",
     c"softmax_scale is NaN, infinite or too large",
     c"a quantisation scale is NaN, infinite or too large",

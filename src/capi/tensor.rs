@@ -53,7 +53,8 @@ pub struct fa_tensor {
     pub data: *mut c_void,
     /// BYTES from one batch entry to the next, from one head to the next, from one token to the next:
     /// not negative, a multiple of the element size. 0 repeats the same data (inputs only); the
-    /// stride of an axis of extent 1 does not matter.
+    /// stride of an axis of extent 1 does not matter. (Strides of an input that count elements by
+    /// mistake are legal and give nonsense.)
     pub stride: [i64; 3],
     /// A value of fa_dtype.
     pub dtype: i32,

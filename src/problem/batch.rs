@@ -20,10 +20,12 @@ pub struct Batch<'a> {
     pub kv_lens: Option<Array<'a, i32>>,
     /// K and V are pages.
     pub pages: Option<Pages<'a>>,
+    /// Query rows and keys for which a ragged batch is planned; at least those of the longest sequence.
+    pub most: [usize; 2],
 }
 
 impl Batch<'_> {
-    /// Number of sequences and the rows of the longest, where their tensors have these extents; checks
+    /// Number of sequences, and rows for the longest, where their tensors have these extents; checks
     /// that every sequence lies within.
     pub(super) fn sizes(&self, q: [usize; 3], kv: [usize; 3]) -> Result<Sizes, Refusal> {
         let (batch_q, len_q) = longest("cu_len_q", self.starts_q, q)?;
@@ -61,7 +63,8 @@ impl Batch<'_> {
                 pages.check(b, len, count, size)?;
             }
         }
-        Ok(Sizes { batch: batch_q, len_q, len_kv })
+        let [most_q, most_kv] = self.most;
+        Ok(Sizes { batch: batch_q, len_q: len_q.max(most_q), len_kv: len_kv.max(most_kv) })
     }
 }
 

@@ -22,11 +22,15 @@ impl Pages<'_> {
     /// `count` pages of `size` tokens.
     pub(super) fn check(&self, b: usize, len: usize, count: usize, size: usize) -> Result<(), Refusal> {
         let list = self.list(b).filter(|&[start, end]| start <= end && end <= self.table.len());
-        let needed = len.div_ceil(size);
-        let Some([start, _]) = list.filter(|[start, end]| end - start >= needed) else {
-            let fact = Refusal::of("keys of the sequence", len as i64).at(b);
-            return Err(fact.but(Error::Lengths, "more than its pages hold, or page lists out of order"));
+        let Some([start, end]) = list else {
+            let fact = Refusal::of("block_table_start", b as i64);
+            return Err(fact.but(Error::Lengths, "the list of this sequence is negative or out of order"));
         };
+        let needed = len.div_ceil(size);
+        if end - start < needed {
+            let fact = Refusal::of("pages of a sequence that its keys need", needed as i64);
+            return Err(fact.against(Error::Lengths, "more than its list has", (end - start) as i64));
+        }
         for at in start..start + needed {
             let page = self.table.get(at);
             if !usize::try_from(page).is_ok_and(|page| page < count) {
