@@ -6,11 +6,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{Inputs, Size};
+use flash_attention::capi::attention::{fa_attention, fa_attention_init};
 use flash_attention::capi::config::{fa_config, fa_config_auto};
 use flash_attention::capi::forward::{fa_forward_f32, fa_forward_i8, fa_mha};
+use flash_attention::capi::run::{
+    fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+};
 use flash_attention::capi::scratch::fa_scratch_bytes;
 use flash_attention::capi::status::fa_status;
-use flash_attention::capi::tensor::fa_dtype;
+use flash_attention::capi::tensor::{fa_dtype, fa_tensor};
 
 /// Counts what the calling thread allocates.
 struct Counting;
@@ -153,4 +157,48 @@ fn scratch_is_linear_in_the_lengths_at_most() {
             assert!(bytes(&whole, n) <= n * 4 * (3 * 64 + 2 * 64 + 2) + 4096, "{n}: {}", bytes(&whole, n));
         }
     }
+}
+
+#[test]
+fn the_general_door_allocates_nothing() {
+    let (heads, len, dim) = (2, 300, 32);
+    let data = vec![0.5f32; heads * len * dim];
+    let mut o = vec![0f32; heads * len * dim];
+    let tensor = |data: *const f32| fa_tensor {
+        data: data.cast_mut().cast(),
+        stride: [0, (len * dim * 4) as i64, (dim * 4) as i64],
+        ..fa_tensor::NONE
+    };
+    let mut a = std::mem::MaybeUninit::uninit();
+    // SAFETY: `a` is as large as it says, and filled on success.
+    let mut a: fa_attention = unsafe {
+        assert_eq!(fa_attention_init(a.as_mut_ptr(), size_of::<fa_attention>()), fa_status::FA_OK);
+        a.assume_init()
+    };
+    (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (1, 2, 2, len as i64, len as i64);
+    (a.dim_qk, a.dim_v, a.softcap, a.window_right) = (dim as i64, dim as i64, 20.0, 0);
+    (a.q, a.k, a.v, a.o) =
+        (tensor(data.as_ptr()), tensor(data.as_ptr()), tensor(data.as_ptr()), tensor(o.as_mut_ptr()));
+    let mut bytes = 0;
+    // SAFETY: both pointers lead to locals.
+    assert_eq!(unsafe { fa_attention_workspace(&a, 3, &mut bytes) }, fa_status::FA_OK);
+    let mut ws = vec![0u8; bytes];
+    let ws = ws.as_mut_ptr().cast();
+    // The wrong ones, too.
+    let wrong = fa_attention { batch: -1, ..a };
+    let (calls, ..) = count(|| {
+        // SAFETY: descriptions of live memory.
+        unsafe {
+            assert_eq!(fa_attention_run(&a, ws, bytes, std::ptr::null()), fa_status::FA_OK);
+            for part in 0..3 {
+                assert_eq!(fa_attention_part(&a, ws, bytes, part, 3), fa_status::FA_OK);
+            }
+            for part in 0..3 {
+                assert_eq!(fa_attention_finish(&a, ws, bytes, part, 3), fa_status::FA_OK);
+            }
+            assert_eq!(fa_attention_check(&wrong, std::ptr::null_mut(), 0), fa_status::FA_ERR_SHAPE);
+            assert_eq!(fa_attention_run(&wrong, ws, bytes, std::ptr::null()), fa_status::FA_ERR_SHAPE);
+        }
+    });
+    assert_eq!(calls, 0);
 }
