@@ -1,4 +1,4 @@
-//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale)·V`, in O(n) memory, behind a C ABI.
+//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale + bias)·V`, in O(n) memory, behind a C ABI.
 //!
 //! The contract is the C header `include/flash_attention.h`, generated from [`capi`]. The Rust
 //! modules are public for tests, benches and readers; their names may change in any version.
@@ -13,7 +13,7 @@
 //! | [`schedule`] | *who*: parts over threads |
 //! | [`kernel`] | the table of instruction sets and compute families |
 //! | [`prefill`] | one part, many queries: lanes = queries |
-//! | [`attend`] | its steps: scores, mask, softmax, accumulate, epilogue; and merging of results |
+//! | [`attend`] | its steps: stage, scores, logits, mask, softmax, accumulate, epilogue; and merging of results |
 //! | [`decode`] | one part, few queries: lanes = elements of a head |
 //!
 //! What the path consults: [`part`], [`dtype`], [`view`], [`simd`], [`machine`], [`pool`],

@@ -631,3 +631,48 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
     // SAFETY: nothing uses the pool any more.
     unsafe { fa_pool_destroy(pool) };
 }
+
+/// What is seen counts, even if nothing comes of it: a row without a finite score is not a row that sees
+/// nothing.
+#[test]
+fn rows_that_see_only_infinities_or_nan_are_not_empty() {
+    let (rows, keys, dim) = (33usize, 20usize, 8usize);
+    for (k, len_q) in [(f32::NEG_INFINITY, rows), (f32::NAN, rows), (f32::NEG_INFINITY, 2), (f32::NAN, 2)] {
+        let (q, k, v) = (vec![1f32; rows * dim], vec![k; keys * dim], vec![1f32; keys * dim]);
+        let mut o = vec![0f32; rows * dim];
+        let mut lse = vec![0f32; rows];
+        // Row 1 sees no key at all.
+        let mask: Vec<u8> = (0..rows * keys).map(|at| u8::from(at / keys != 1)).collect();
+        let tensor = |data: *const f32| fa_tensor {
+            data: data.cast_mut().cast(),
+            stride: [0, 0, 4 * dim as i64],
+            ..fa_tensor::NONE
+        };
+        let mut a = empty();
+        (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (1, 1, 1, len_q as i64, keys as i64);
+        (a.dim_qk, a.dim_v) = (dim as i64, dim as i64);
+        (a.q, a.k, a.v) = (tensor(q.as_ptr()), tensor(k.as_ptr()), tensor(v.as_ptr()));
+        (a.o, a.lse, a.lse_stride) = (tensor(o.as_mut_ptr()), lse.as_mut_ptr(), [0, 0, 1]);
+        a.mask = fa_tensor {
+            data: mask.as_ptr().cast_mut().cast(),
+            stride: [0, 0, keys as i64],
+            dtype: fa_dtype::FA_DTYPE_BOOL8 as i32,
+            ..fa_tensor::NONE
+        };
+        let mut ws = Workspace::of(&a, 1);
+        // SAFETY: a description of live memory.
+        let status = unsafe { fa_attention_run(&a, ws.at(), ws.size, ptr::null()) };
+        assert_eq!(status, fa_status::FA_OK, "{}", why(&a));
+        for row in 0..len_q {
+            let (o, lse) = (&o[row * dim..][..dim], lse[row]);
+            if row == 1 {
+                assert!(
+                    o.iter().all(|&x| x == 0.0) && lse == f32::NEG_INFINITY,
+                    "{len_q} rows: {o:?}, {lse}"
+                );
+            } else {
+                assert!(o.iter().all(|x| x.is_nan()), "{len_q} rows, row {row}: {o:?}");
+            }
+        }
+    }
+}

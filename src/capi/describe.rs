@@ -54,7 +54,6 @@ pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
 /// and arrays that nobody writes to, and outputs of which nobody uses the rows that are computed.
 pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusal> {
     plain_fields(a)?;
-    let extent = |what, value, least| extent(what, value, least);
     let batch = extent("batch", a.batch, 1)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
     let heads_kv = extent("heads_kv", a.heads_kv, 1)?;
