@@ -118,6 +118,8 @@ impl<'p> Queue<'p> {
     }
 
     /// A part that nobody has had yet.
+    // Inlined, because a part is large enough to be moved by a call of memmove, which small calls notice.
+    #[inline(always)]
     pub fn take(&self) -> Option<Part<'p>> {
         loop {
             // Relaxed: only uniqueness matters; the inputs were there before the threads were.
@@ -138,6 +140,7 @@ impl<'p> Queue<'p> {
         self.next.load(Ordering::Relaxed) >= self.count
     }
 
+    #[inline(always)]
     fn place(&self, index: usize) -> Option<Place> {
         if index >= self.count {
             return None;

@@ -143,6 +143,7 @@ pub struct Sequence {
 
 impl Sequence {
     /// Sequence `batch` of a problem with tensors of `rows` rows.
+    #[inline(always)]
     pub(super) fn new(
         batch: usize,
         all: &Batch,
