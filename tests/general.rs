@@ -636,7 +636,8 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
 /// nothing.
 #[test]
 fn rows_that_see_only_infinities_or_nan_are_not_empty() {
-    let (rows, keys, dim) = (33usize, 20usize, 8usize);
+    // On both paths: many rows, and two.
+    let (rows, keys, dim) = (64usize, 20usize, 8usize);
     for (k, len_q) in [(f32::NEG_INFINITY, rows), (f32::NAN, rows), (f32::NEG_INFINITY, 2), (f32::NAN, 2)] {
         let (q, k, v) = (vec![1f32; rows * dim], vec![k; keys * dim], vec![1f32; keys * dim]);
         let mut o = vec![0f32; rows * dim];
