@@ -768,8 +768,7 @@ void fa_pool_destroy(struct fa_pool *pool);
 
 /**
  * Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
- * numbers. Touches
- * nothing but why.
+ * numbers. Touches nothing but why.
  *
  * @param[in] a        not NULL
  * @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a zero

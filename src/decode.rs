@@ -154,8 +154,12 @@ impl<F: Family> Body for Decode<'_, '_, F> {
                     keys = next_block(&seen, &keys, tiles.kv);
                     continue;
                 }
-                let k = stage::keys::<S, F>(s, problem, sequence, kv_head, &keys, tiles.copy, staged_k);
-                let v = stage::values::<S, F>(s, problem, sequence, kv_head, &keys, tiles.copy, staged_v);
+                let k = stage::rows::<S, F, { stage::K }>(
+                    s, problem, sequence, kv_head, &keys, tiles.copy, staged_k,
+                );
+                let v = stage::rows::<S, F, { stage::V }>(
+                    s, problem, sequence, kv_head, &keys, tiles.copy, staged_v,
+                );
                 let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
                 visit(s, part, &Block { start, keys, k, v, fresh }, &lines);
                 fresh = false;

@@ -132,8 +132,12 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     block = next_block(&seen, &block, tiles.kv);
                     continue;
                 }
-                let k = stage::keys::<S, F>(s, problem, sequence, kv_head, &block, tiles.copy, staged_k);
-                let v = stage::values::<S, F>(s, problem, sequence, kv_head, &block, tiles.copy, staged_v);
+                let k = stage::rows::<S, F, { stage::K }>(
+                    s, problem, sequence, kv_head, &block, tiles.copy, staged_k,
+                );
+                let v = stage::rows::<S, F, { stage::V }>(
+                    s, problem, sequence, kv_head, &block, tiles.copy, staged_v,
+                );
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
                 let suspects =
                     problem.logits().hides() && first_not_finite(v, 0..block.len(), dim_v).is_some();

@@ -181,8 +181,8 @@ unsafe fn weigh<S: Isa, const R: usize, const Z: usize>(
     }
 }
 
-/// Adds one key only to the rows that see it, those with a 1 in `sees`: for values that are not finite, whose product with
-/// the probability 0 of the other rows would be NaN.
+/// Adds one key only to the rows that see it, those with a 1 in `sees`: for values that are not finite,
+/// whose product with the probability 0 of the other rows would be NaN.
 ///
 /// # Safety
 /// As [`accumulate`] for one key, initialised.

@@ -8,46 +8,17 @@ use crate::dtype::{Family, Rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 
-/// Rows of K.
+/// Whose rows [`rows`] brings.
+pub(crate) const K: bool = false;
+/// Likewise.
+pub(crate) const V: bool = true;
+
+/// Rows of `K` or `V`.
 ///
 /// # Safety
 /// `keys` are those of the sequence; `scratch` has room for as many staged rows.
 #[inline(always)]
-pub(crate) unsafe fn keys<S: Isa, F: Family>(
-    s: S,
-    problem: &Problem,
-    sequence: &Sequence,
-    kv_head: usize,
-    keys: &Range<usize>,
-    copy: bool,
-    scratch: *mut u8,
-) -> Rows {
-    // SAFETY: this function's contract.
-    unsafe { rows::<S, F, false>(s, problem, sequence, kv_head, keys, copy, scratch) }
-}
-
-/// Rows of V.
-///
-/// # Safety
-/// As [`keys`].
-#[inline(always)]
-pub(crate) unsafe fn values<S: Isa, F: Family>(
-    s: S,
-    problem: &Problem,
-    sequence: &Sequence,
-    kv_head: usize,
-    keys: &Range<usize>,
-    copy: bool,
-    scratch: *mut u8,
-) -> Rows {
-    // SAFETY: this function's contract.
-    unsafe { rows::<S, F, true>(s, problem, sequence, kv_head, keys, copy, scratch) }
-}
-
-/// # Safety
-/// As [`keys`].
-#[inline(always)]
-unsafe fn rows<S: Isa, F: Family, const V: bool>(
+pub(crate) unsafe fn rows<S: Isa, F: Family, const WHICH: bool>(
     s: S,
     problem: &Problem,
     sequence: &Sequence,
@@ -57,7 +28,7 @@ unsafe fn rows<S: Isa, F: Family, const V: bool>(
     scratch: *mut u8,
 ) -> Rows {
     let shape = problem.shape();
-    let view = if V { problem.v() } else { problem.k() };
+    let view = if WHICH == V { problem.v() } else { problem.k() };
     let mut key = keys.start;
     let mut staged = Rows { base: scratch, stride: 0 };
     loop {
@@ -67,7 +38,7 @@ unsafe fn rows<S: Isa, F: Family, const V: bool>(
         let to = scratch.wrapping_add((key - keys.start) * staged.stride);
         // SAFETY: rows `key..key + n`, by the caller's contract, and room for them.
         let here = unsafe {
-            if V {
+            if WHICH == V {
                 F::stage_v(s, rows, n, shape.dim_v, copy, to)
             } else {
                 F::stage_k(s, rows, n, shape.dim_qk, copy, to)

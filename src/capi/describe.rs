@@ -191,18 +191,11 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
         let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
         let len = last.filter(|&len| len <= isize::MAX as usize / 4).ok_or(Error::Overflow)?;
-        if times_mask && mask.is_none_or(|mask| mask.layout().dtype != Dtype::F32) {
-            let fact = Refusal::of("flags", i64::from(a.flags));
-            return Err(fact.but(Error::Shape, "FA_MASK_TIMES_SLOPE, but no mask of FA_DTYPE_F32"));
-        }
         // SAFETY: the caller's contract.
         Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
     };
     // SAFETY: the caller's contract.
     let sinks = (!a.sinks.is_null()).then(|| unsafe { Array::new(a.sinks, heads) });
-    if !a.softcap.is_finite() || a.softcap < 0.0 {
-        return Err(Refusal::about(Error::Softcap, "softcap", "negative, infinite or NaN"));
-    }
     // SAFETY: the caller's contract.
     let cells = unsafe { cells(a, queries, len_kv)? };
     Ok(Logits { softcap: a.softcap, mask, cells, slopes, sinks })

@@ -66,9 +66,7 @@ impl Batch<'_> {
         let [most_q, most_kv] = self.most;
         Ok(Sizes { batch: batch_q, len_q: len_q.max(most_q), len_kv: len_kv.max(most_kv) })
     }
-}
 
-impl Batch<'_> {
     /// What its lists occupy.
     pub(super) fn addresses(&self) -> [Range<usize>; 5] {
         let pages = self.pages.map(|pages| pages.table);

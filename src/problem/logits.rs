@@ -57,7 +57,7 @@ impl Logits<'_> {
     pub(super) fn check(&self, queries: [usize; 3], len_kv: usize) -> Result<(), Refusal> {
         let [batch, heads, rows] = queries;
         if !self.softcap.is_finite() || self.softcap < 0.0 {
-            return Err(Error::Softcap.into());
+            return Err(Refusal::about(Error::Softcap, "softcap", "negative, infinite or NaN"));
         }
         if let Some(mask) = &self.mask {
             let layout = mask.layout();
@@ -80,7 +80,8 @@ impl Logits<'_> {
             }
             let is_f32 = self.mask.is_some_and(|mask| mask.layout().dtype == Dtype::F32);
             if slopes.times_mask && !is_f32 {
-                return Err(Error::Shape.into());
+                let but = "FA_MASK_TIMES_SLOPE, but no mask of FA_DTYPE_F32";
+                return Err(Refusal::about(Error::Shape, "flags", but));
             }
         }
         if self.sinks.is_some_and(|sinks| sinks.len() != heads) {
