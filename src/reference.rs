@@ -1,6 +1,7 @@
 //! Attention as the textbook writes it, in f64, one row at a time: the oracle of the tests, and
 //! the page to read first. It shares no code with the kernels, only the problem's description.
 
+use crate::dtype::Dtype;
 use crate::problem::{Position, Problem, Semantics, Sequence};
 
 /// `[batch][head][row][dim_v]` outputs and `[batch][head][row]` log-sum-exps, each sequence with its own
@@ -16,53 +17,89 @@ pub struct Answer {
 /// Computes `problem` in f64 (its outputs are not touched).
 pub fn attention(problem: &Problem) -> Answer {
     let [batch, heads, _] = problem.shape().queries;
-    let (q, k, v) = (problem.q(), problem.k(), problem.v());
-    let Semantics { softmax_scale, scales, .. } = *problem.semantics();
-    let scale = f64::from(softmax_scale) * f64::from(scales.q) * f64::from(scales.k);
     let mut answer = Answer { o: Vec::new(), lse: Vec::new() };
-    for b in 0..batch {
-        let sequence = problem.sequence(b);
-        for h in 0..heads {
-            // Query heads share kv heads in groups of neighbours.
-            let kv = h / (heads / k.layout().extent[1]);
-            for i in 0..sequence.len_q {
-                let [entry, row] = problem.query_at(&sequence, i);
-                let keys: Vec<usize> =
-                    (0..sequence.len_kv).filter(|&j| sees(problem, &sequence, i, j)).collect();
-                let scores: Vec<f64> = keys
-                    .iter()
-                    .map(|&j| {
-                        let [page, token] = problem.key_at(&sequence, j);
-                        let dot = |d| q.get(entry, h, row, d) * k.get(page, kv, token, d);
-                        scale * (0..problem.shape().dim_qk).map(dot).sum::<f64>()
-                    })
-                    .collect();
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                let mut out = vec![0.0; problem.shape().dim_v];
-                for (&j, weight) in keys.iter().zip(&weights) {
-                    let [page, token] = problem.key_at(&sequence, j);
-                    for (d, out) in out.iter_mut().enumerate() {
-                        *out += weight / sum * f64::from(scales.v) * v.get(page, kv, token, d);
-                    }
-                }
-                answer.o.extend(out);
-                answer.lse.push(if keys.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() });
-            }
+    for sequence in (0..batch).map(|b| problem.sequence(b)) {
+        for (head, i) in (0..heads).flat_map(|head| (0..sequence.len_q).map(move |i| (head, i))) {
+            let (o, lse) = row(problem, &sequence, head, i);
+            answer.o.extend(o);
+            answer.lse.push(lse);
         }
     }
     answer
 }
 
-/// The definition of a window, without clamping or cleverness.
-fn sees(problem: &Problem, sequence: &Sequence, row: usize, key: usize) -> bool {
-    let Semantics { q_pos, window, .. } = *problem.semantics();
-    let first = match q_pos {
+/// Output and log-sum-exp of query row `i` of a head.
+pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Vec<f64>, f64) {
+    let (q, k, v) = (problem.q(), problem.k(), problem.v());
+    let Semantics { softmax_scale, scales, .. } = *problem.semantics();
+    let scale = f64::from(softmax_scale) * f64::from(scales.q) * f64::from(scales.k);
+    // Query heads share kv heads in groups of neighbours.
+    let kv = head / (problem.shape().queries[1] / k.layout().extent[1]);
+    let [entry, row] = problem.query_at(sequence, i);
+    let keys: Vec<usize> = (0..sequence.len_kv).filter(|&j| sees(problem, sequence, head, i, j)).collect();
+    let logits: Vec<f64> = keys
+        .iter()
+        .map(|&j| {
+            let [page, token] = problem.key_at(sequence, j);
+            let dot = |d| q.get(entry, head, row, d) * k.get(page, kv, token, d);
+            let score = scale * (0..problem.shape().dim_qk).map(dot).sum::<f64>();
+            capped(problem, score) + bias(problem, sequence, head, i, j)
+        })
+        .collect();
+    let sink = f64::from(problem.sink(head));
+    let max = logits.iter().copied().fold(sink, f64::max);
+    let weights: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
+    // Without a sink, and without a key, this would be -inf - -inf.
+    let sunk = if sink == f64::NEG_INFINITY { 0.0 } else { (sink - max).exp() };
+    let sum = weights.iter().sum::<f64>() + sunk;
+    let mut o = vec![0.0; problem.shape().dim_v];
+    for (&j, weight) in keys.iter().zip(&weights) {
+        let [page, token] = problem.key_at(sequence, j);
+        for (d, o) in o.iter_mut().enumerate() {
+            *o += weight / sum * f64::from(scales.v) * v.get(page, kv, token, d);
+        }
+    }
+    (o, if keys.is_empty() { sink } else { max + sum.ln() })
+}
+
+/// How far key j lies behind query row i, in positions.
+fn distance(problem: &Problem, sequence: &Sequence, i: usize, j: usize) -> i128 {
+    let first = match problem.semantics().q_pos {
         Position::At(position) => i128::from(position),
         Position::End => sequence.len_kv as i128 - sequence.len_q as i128,
     };
-    let distance = key as i128 - (first + row as i128);
-    window.left.is_none_or(|left| distance >= -i128::from(left))
-        && window.right.is_none_or(|right| distance <= i128::from(right))
+    first + i as i128 - j as i128
+}
+
+fn capped(problem: &Problem, score: f64) -> f64 {
+    match f64::from(problem.logits().softcap) {
+        0.0 => score,
+        cap => cap * (score / cap).tanh(),
+    }
+}
+
+/// What is added to a score: a mask of numbers, and the slope times the distance, or times the mask.
+fn bias(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize) -> f64 {
+    let numbers = problem.logits().mask.filter(|mask| mask.layout().dtype == Dtype::F32);
+    let mask = numbers.map_or(0.0, |mask| mask.get(sequence.batch, head, i, j));
+    let times_mask = problem.logits().slopes.is_some_and(|slopes| slopes.times_mask);
+    match problem.slope(sequence, head).map(f64::from) {
+        None => mask,
+        Some(slope) if times_mask => slope * mask,
+        Some(slope) => mask - slope * distance(problem, sequence, i, j).abs() as f64,
+    }
+}
+
+/// Who sees what, without clamping or cleverness.
+fn sees(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize) -> bool {
+    let Semantics { window, .. } = *problem.semantics();
+    let distance = distance(problem, sequence, i, j);
+    let hidden = problem.logits().mask.is_some_and(|mask| {
+        let x = mask.get(sequence.batch, head, i, j);
+        if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
+    });
+    window.left.is_none_or(|left| distance <= i128::from(left))
+        && window.right.is_none_or(|right| -distance <= i128::from(right))
+        && problem.logits().cells.is_none_or(|cells| cells.sees(sequence, head, i, j))
+        && !hidden
 }

@@ -7,9 +7,11 @@ use std::ops::Range;
 use common::{Inputs, Output, Random, Size, kernels, largest, layout, max_error, run, same_bits};
 use flash_attention::attend::merge::merge;
 use flash_attention::dtype::Dtype;
-use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Shape, Tensors, Window};
+use flash_attention::problem::{
+    Batch, Cells, Logits, Position, Problem, Semantics, Shape, Slopes, Tensors, Window,
+};
 use flash_attention::reference;
-use flash_attention::view::{Layout, View, ViewMut};
+use flash_attention::view::{Array, Layout, View, ViewMut};
 use proptest::prelude::*;
 
 fn sizes() -> impl Strategy<Value = Size> {
@@ -148,8 +150,7 @@ proptest! {
         }
     }
 
-    /// Windows, positions, strides and shared kv heads: what the problem type carries for callers
-    /// other than the dense ones.
+    /// Everything that changes what is seen and how scores become logits, against the page that defines it.
     #[test]
     fn every_problem_agrees_with_the_reference(
         seed: u64,
@@ -157,6 +158,7 @@ proptest! {
         len_q in 1..70usize, len_kv in 0..150usize, dim_qk in 1..40usize, dim_v in 1..40usize,
         q_pos in -100i64..200, left in prop::option::of(0..100u64), right in prop::option::of(0..100u64),
         block_kv in 0..70usize, padding in 0..5usize,
+        softcap in prop_oneof![Just(0f32), 0.5f32..20.0], which: [bool; 5], cell in 1..40usize,
     ) {
         let heads_q = heads_kv * group;
         let mut random = Random(seed);
@@ -175,6 +177,37 @@ proptest! {
         let semantics = Semantics {
             q_pos: Position::At(q_pos), window: Window { left, right }, block_kv, ..Semantics::with_scale(0.3)
         };
+        let [masked, by_bytes, sloped, sunk, in_cells] = which;
+        // One mask for all heads, which hides keys here and there.
+        let seen = |random: &mut Random, n: usize| -> Vec<u8> { (0..n).map(|_| random.below(4) as u8).collect() };
+        let bytes = seen(&mut random, len_q * len_kv);
+        let hide = |(bias, seen): (f32, &u8)| if *seen == 0 { f32::NEG_INFINITY } else { bias };
+        let numbers: Vec<f32> = random.normals(len_q * len_kv).into_iter().zip(&bytes).map(hide).collect();
+        let shared = |dtype: Dtype, rows: usize, dim: usize| {
+            Layout { dtype, extent: [batch, heads_q, rows], dim, stride: [0, 0, dim * dtype.size()] }
+        };
+        let cells = seen(&mut random, len_q.div_ceil(cell) * len_kv.div_ceil(cell));
+        let slopes = random.normals(heads_q);
+        let sinks = random.normals(heads_q);
+        let of_bytes = |bytes: &[u8], rows: usize, dim: usize| {
+            // SAFETY: `rows * dim` bytes, which outlive the problems.
+            unsafe { View::new(bytes.as_ptr(), shared(Dtype::Bool8, rows, dim)) }.unwrap()
+        };
+        let mask = match by_bytes {
+            true => of_bytes(&bytes, len_q, len_kv),
+            false => View::of(&numbers, shared(Dtype::F32, len_q, len_kv)).unwrap(),
+        };
+        let logits = Logits {
+            softcap,
+            mask: masked.then_some(mask),
+            cells: in_cells.then(|| Cells {
+                view: of_bytes(&cells, len_q.div_ceil(cell), len_kv.div_ceil(cell)), rows: cell, keys: cell,
+            }),
+            slopes: sloped.then(|| Slopes {
+                values: Array::of(&slopes), batch_stride: 0, times_mask: masked && !by_bytes && seed % 2 == 0,
+            }),
+            sinks: sunk.then(|| Array::of(&sinks)),
+        };
         for kernel in kernels(Dtype::F32) {
             let mut o = vec![f32::MAX; batch * len_q * heads_q * (dim_v + padding)];
             let tensors = Tensors {
@@ -184,7 +217,7 @@ proptest! {
                 o: ViewMut::of(&mut o, interleaved(len_q, heads_q, dim_v)).unwrap(),
                 lse: None,
                 batch: Batch::default(),
- logits: Logits::default(),
+                logits,
             };
             let mut problem = Problem::new(tensors, semantics).unwrap();
             let exact = reference::attention(&problem).o;

@@ -5,8 +5,10 @@ use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
+use flash_attention::schedule;
 use flash_attention::view::{Element, Layout, View, ViewMut};
-use flash_attention::{reference, schedule};
+
+use crate::error::Sample;
 
 /// What the data looks like.
 #[derive(Clone, Copy, PartialEq)]
@@ -154,22 +156,11 @@ impl Arrays {
         Problem::new(tensors, case.semantics()).expect("a consistent problem")
     }
 
-    /// Largest error of what is in the output, against f64; None where f64 would take too long.
-    pub fn error(&mut self) -> Option<f64> {
-        if self.case.flops() > 4e9 {
-            return None;
-        }
-        let exact = reference::attention(&self.problem()).o;
+    /// Largest error of what is in the output, against f64.
+    pub fn error(&mut self) -> f64 {
+        let sample = Sample::of(&self.problem());
         let layout = self.case.layout(Dtype::F32, self.case.len_q);
-        let out = View::of(&self.out, layout).expect("arrays of the right size");
-        let (heads, len, dim) = (self.case.heads, self.case.len_q, self.case.dim);
-        let mut worst = 0f64;
-        for (at, exact) in exact.iter().enumerate() {
-            let (h, i, d) = (at / dim / len % heads, at / dim % len, at % dim);
-            let error = (out.get(0, h, i, d) - exact).abs();
-            worst = if error <= worst { worst } else { error };
-        }
-        Some(worst)
+        sample.worst(&View::of(&self.out, layout).expect("arrays of the right size"))
     }
 
     pub fn qkv(&self) -> (&[f32], &[f32], &[f32]) {

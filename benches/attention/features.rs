@@ -10,6 +10,7 @@ use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
 use crate::case::normal;
+use crate::error::Sample;
 
 /// One problem.
 #[derive(Clone)]
@@ -160,34 +161,30 @@ impl Memory {
         format!("{} x {len} x {dim} {name}", batch * heads)
     }
 
+    /// Of the output, and of whatever has as many rows.
+    fn layout(&self, heads: usize) -> Layout {
+        let Feature { batch, heads: [heads_q, _], len, dim, kind, .. } = self.feature;
+        let row = 4 * dim;
+        let total = self.o.len() / heads_q / dim;
+        let (extent, stride) = match kind {
+            Kind::Interleaved => ([batch, heads, len], [len * heads * row, row, heads * row]),
+            Kind::Ragged => ([1, heads, total], [0, total * row, row]),
+            _ => ([batch, heads, len], [heads * len * row, len * row, row]),
+        };
+        Layout { dtype: Dtype::F32, extent, dim, stride }
+    }
+
     fn problem(&mut self) -> Problem<'_> {
         let Feature { batch, heads: [heads_q, heads_kv], len, dim, kind, .. } = self.feature;
         let row = 4 * dim;
-        let total = self.o.len() / heads_q / dim;
-        let layout = |heads: usize| match kind {
-            Kind::Interleaved => Layout {
-                dtype: Dtype::F32,
-                extent: [batch, heads, len],
-                dim,
-                stride: [len * heads * row, row, heads * row],
-            },
-            Kind::Ragged => {
-                Layout { dtype: Dtype::F32, extent: [1, heads, total], dim, stride: [0, total * row, row] }
-            }
-            _ => Layout {
-                dtype: Dtype::F32,
-                extent: [batch, heads, len],
-                dim,
-                stride: [heads * len * row, len * row, row],
-            },
-        };
+        let layout = self.layout(heads_q);
         let kv = match kind {
             Kind::Pages(size) => Layout {
                 extent: [len / size, heads_kv, size],
                 stride: [heads_kv * size * row, size * row, row],
-                ..layout(heads_kv)
+                ..self.layout(heads_kv)
             },
-            _ => layout(heads_kv),
+            _ => self.layout(heads_kv),
         };
         let square = |dtype: Dtype, n: usize| Layout {
             dtype,
@@ -220,10 +217,17 @@ impl Memory {
             Kind::Ragged => (lengths.starts_q, lengths.starts_kv) = (Some(lists), Some(lists)),
             Kind::Plain | Kind::Interleaved => {}
         }
-        let (q, k, v) = (view(&self.q, layout(heads_q)), view(&self.k, kv), view(&self.v, kv));
-        let o = ViewMut::of(&mut self.o, layout(heads_q)).expect("arrays of the right size");
+        let (q, k, v) = (view(&self.q, layout), view(&self.k, kv), view(&self.v, kv));
+        let o = ViewMut::of(&mut self.o, layout).expect("arrays of the right size");
         let tensors = Tensors { batch: lengths, logits, ..Tensors::new(q, k, v, o) };
         Problem::new(tensors, semantics).expect("a consistent problem")
+    }
+
+    /// Largest error of what is in the output, against f64.
+    pub fn error(&mut self) -> f64 {
+        let sample = Sample::of(&self.problem());
+        let layout = self.layout(self.feature.heads[0]);
+        sample.worst(&View::of(&self.o, layout).expect("arrays of the right size"))
     }
 
     pub fn runner(&mut self, row: &'static Row, threads: usize) -> (Plan, impl FnMut()) {

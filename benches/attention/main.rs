@@ -18,6 +18,7 @@
 #![allow(unreachable_pub, reason = "a program: nothing is public")]
 
 mod case;
+mod error;
 mod features;
 mod measure;
 mod probe;

@@ -68,7 +68,7 @@ impl Tables {
             low: percent(possible.high),
             high: percent(possible.low),
         };
-        let error = arrays.error();
+        let error = Some(arrays.error());
         (measured, plan, share, error)
     }
 
@@ -144,6 +144,7 @@ impl Tables {
             let (plan, mut call) = memory.runner(row, threads);
             let (_, mut plain_call) = plain.runner(row, threads);
             let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            drop(call);
             let ratio = measured.contenders[1].against_first;
             let rate = ratio.median * flops / plain_flops;
             let line = Line {
@@ -151,7 +152,7 @@ impl Tables {
                 name,
                 isa: &row.isa().to_string_lossy(),
                 tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
-                error: None,
+                error: Some(memory.error()),
                 figure: rate,
                 spread: rate * ratio.relative(),
                 unit: "x",
@@ -197,7 +198,7 @@ impl Tables {
         let (_, mut other_call) = other_arrays.runner(row, other_threads);
         let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
         drop(call);
-        self.ratio(table, row, case, &plan, &measured, arrays.error(), floor, goal);
+        self.ratio(table, row, case, &plan, &measured, Some(arrays.error()), floor, goal);
     }
 
     /// The line for the second contender against the first.
@@ -268,7 +269,7 @@ impl Tables {
             drop(call);
             black_box(rival.out());
             let floor = Some(Bound::AtLeast(1.0));
-            self.ratio("rival", row, &case, &plan, &measured, arrays.error(), floor, None);
+            self.ratio("rival", row, &case, &plan, &measured, Some(arrays.error()), floor, None);
         }
     }
 

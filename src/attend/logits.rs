@@ -13,7 +13,7 @@ use crate::dtype::Dtype;
 use crate::part::Part;
 use crate::problem::{Cells, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, corner, math};
-use crate::view::View;
+use crate::view::{Layout, View};
 
 /// The changes to the scores of one head of one sequence.
 pub(crate) struct Logits<'p> {
@@ -218,32 +218,24 @@ impl<'p> Logits<'p> {
         here: &Range<usize>,
         to: *mut f32,
     ) {
-        let is_plain = |mask: &&View| mask.layout().dtype == Dtype::F32 && here.len() == S::LANES;
-        let plain = self.mask.filter(is_plain).filter(|_| self.cells.is_none());
         for z in 0..Z {
             let first = rows.start + z * S::LANES;
             let n = rows.end.saturating_sub(first).min(S::LANES);
             // SAFETY: rows below `n`, and of each of them the keys `here`; the square has room.
             unsafe {
                 let to = to.add(z * S::LANES);
-                if let Some(mask) = plain
-                    && n > 0
-                {
-                    let stride = mask.layout().stride[2];
+                if let Some(mask) = self.mask.filter(|_| n > 0) {
+                    let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
                     let from = self.mask_at(mask, first, here.start);
                     // What comes next is in other lines of as many rows, which the machine does not foresee.
-                    for row in 0..n {
-                        s.prefetch(from.wrapping_add(row * stride + AHEAD));
+                    if here.start * dtype.size() % LINE < S::LANES * dtype.size() {
+                        for row in 0..n {
+                            s.prefetch(from.wrapping_add(row * stride + AHEAD));
+                        }
                     }
-                    corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, s.splat(1.0));
-                    continue;
-                }
-                // Once a cache line of the bytes.
-                if let Some(mask) = self.mask.filter(|_| here.start % 64 < S::LANES) {
-                    let stride = mask.layout().stride[2];
-                    let from = self.mask_at(mask, first, here.start);
-                    for row in 0..n {
-                        s.prefetch(from.wrapping_add(row * stride + AHEAD));
+                    if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
+                        corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, s.splat(1.0));
+                        continue;
                     }
                 }
                 let mut square = MaybeUninit::<[f32; MAX_LANES * MAX_LANES]>::uninit();
@@ -366,8 +358,11 @@ impl Body for Line<'_> {
 /// The bits of -inf.
 const NEVER: i32 = f32::NEG_INFINITY.to_bits() as i32;
 
-/// Bytes of a mask's row that are asked for ahead: two cache lines.
-const AHEAD: usize = 128;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Bytes of a mask's row that are asked for ahead.
+const AHEAD: usize = 2 * LINE;
 
 /// x - slope · |away + direction · lane|.
 #[inline(always)]
