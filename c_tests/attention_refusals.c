@@ -120,13 +120,6 @@ struct row {
     {#t ".reserved 1", FA_ERR_RESERVED, "reserved", {N(t.reserved, 1)}},                                \
     {#t ".reserved -1", FA_ERR_RESERVED, "reserved", {N(t.reserved, -1)}}
 
-/* Types that have a number and that nothing reads yet: rows leave this list as that changes. */
-#define LATER(t)                                                                                \
-    {#t ".dtype F16", FA_ERR_UNSUPPORTED, #t ".dtype", {N(t.dtype, FA_DTYPE_F16)}},             \
-    {#t ".dtype BF16", FA_ERR_UNSUPPORTED, #t ".dtype", {N(t.dtype, FA_DTYPE_BF16)}},           \
-    {#t ".dtype I8", FA_ERR_UNSUPPORTED, #t ".dtype", {N(t.dtype, FA_DTYPE_I8)}},               \
-    {#t ".dtype Q8_0", FA_ERR_UNSUPPORTED, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0)}}
-
 /* Both outputs on the first and the last byte of an input. */
 #define ONTO(t)                                                                                 \
     {"o is " #t, FA_ERR_OVERLAP, NULL, {P(o.data, AT(t, 0))}},                                  \
@@ -182,7 +175,10 @@ static const struct row rows[] = {
     {"4 heads on 8", FA_ERR_SHAPE, "heads_kv", {N(heads_kv, 8)}},
 
     TENSOR(q, len_q), TENSOR(k, len_kv), TENSOR(v, len_kv), TENSOR(o, len_q),
-    LATER(q), LATER(k), LATER(v), LATER(o),
+    {"o.dtype I8", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_I8)}},
+    {"q.dtype Q8_0, not of whole blocks", FA_ERR_SHAPE, "q.dtype", {N(q.dtype, FA_DTYPE_Q8_0)}},
+    {"mask.dtype I8", FA_ERR_DTYPE, "mask.dtype", {P(mask.data, AT(q, 0)), N(mask.dtype, FA_DTYPE_I8)}},
+
     {"no queries, q and o NULL", FA_OK, NULL, {N(len_q, 0), P(q.data, NULL), P(o.data, NULL)}},
     {"no keys, k and v NULL", FA_OK, NULL, {N(len_kv, 0), P(k.data, NULL), P(v.data, NULL)}},
     {"no keys, q NULL", FA_ERR_NULL, NULL, {N(len_kv, 0), P(q.data, NULL)}},

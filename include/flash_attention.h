@@ -112,8 +112,7 @@ typedef enum fa_status {
    */
   FA_ERR_SOFTMAX_SCALE = 4,
   /**
-   * A quantisation scale is NaN or infinite, or the product of the scales of the query, the
-   * keys and the softmax is beyond FLT_MAX / log2(e).
+   * A quantisation scale (or zero) that a whole tensor shares is NaN or infinite.
    */
   FA_ERR_QUANT_SCALE = 5,
   /**
@@ -196,20 +195,20 @@ typedef enum fa_dtype {
    */
   FA_DTYPE_F32 = 0,
   /**
-   * IEEE 754 binary16. No function of this version takes it.
+   * IEEE 754 binary16.
    */
   FA_DTYPE_F16 = 1,
   /**
-   * bfloat16: the upper half of a binary32. No function of this version takes it.
+   * bfloat16: the upper half of a binary32.
    */
   FA_DTYPE_BF16 = 2,
   /**
-   * Signed 8-bit integer with a scale.
+   * Signed 8-bit integer, standing for what fa_quant says, or for itself.
    */
   FA_DTYPE_I8 = 3,
   /**
-   * Blocks of 32 signed 8-bit integers behind a binary16 scale, 34 bytes a block. No function of
-   * this version takes it.
+   * Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit integers that
+   * it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
    */
   FA_DTYPE_Q8_0 = 4,
   /**
@@ -219,14 +218,20 @@ typedef enum fa_dtype {
 } fa_dtype;
 
 /**
- * How 8-bit integers become numbers: x = (stored - zero) * scale. No function of this version reads it.
+ * How 8-bit integers become numbers: x = (stored - zero) * scale.
  *
- * The scale of an element is scale[b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] +
- * (d / group_dims) * stride[3]] for batch entry (or page) b, head h, token t and element d.
+ * Scale and zero of element d of token t of head h of batch entry (or page) b are at
+ * b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
+ * So one scale for the whole tensor is all strides 0; one for each head, token or channel has a stride
+ * there; blocks of tokens and groups of channels have a group of more than 1. Of a paged tensor t counts
+ * within the page; of packed ragged rows t is the row, and b is 0.
+ *
+ * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
+ * is NaN or infinite makes its elements so.
  */
 typedef struct fa_quant {
   /**
-   * NULL = 1.
+   * NULL = 1. Needs no alignment; likewise zero.
    */
   const float *scale;
   /**
@@ -234,15 +239,16 @@ typedef struct fa_quant {
    */
   const float *zero;
   /**
-   * In elements; 0 = the same for all.
+   * Values from one batch entry (or page), head, group of tokens, group of channels to the next; not
+   * negative; 0 = the same for all.
    */
   int64_t stride[4];
   /**
-   * Tokens that share a scale.
+   * Tokens that share a value; at least 1, or anything where stride[2] is 0.
    */
   int32_t group_tokens;
   /**
-   * Elements of a row that share a scale.
+   * Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is 0.
    */
   int32_t group_dims;
 } fa_quant;
@@ -259,7 +265,7 @@ typedef struct fa_tensor {
   void *data;
   /**
    * BYTES from one batch entry to the next, from one head to the next, from one token to the next:
-   * not negative, a multiple of the element size. 0 repeats the same data (inputs only); the
+   * not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the same data (inputs only); the
    * stride of an axis of extent 1 does not matter. (Strides of an input that count elements by
    * mistake are legal and give nonsense.)
    */
@@ -273,7 +279,7 @@ typedef struct fa_tensor {
    */
   int32_t reserved;
   /**
-   * Only for FA_DTYPE_I8, else NULL.
+   * For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
    */
   const struct fa_quant *quant;
 } fa_tensor;
@@ -342,20 +348,24 @@ typedef struct fa_attention {
    */
   int64_t dim_v;
   /**
-   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32. The order of axes is that of strides, not of
-   * memory: [batch][token][head][dim] is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
+   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k and v are.
+   * The order of axes is that of strides, not of memory: [batch][token][head][dim] of f32 is
+   * {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
    */
   struct fa_tensor q;
   /**
-   * Keys [batch][heads_kv][len_kv][dim_qk]; FA_DTYPE_F32.
+   * Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block of keys at a
+   * time, in scratch memory; sums and softmax are f32 for every type.
    */
   struct fa_tensor k;
   /**
-   * Values [batch][heads_kv][len_kv][dim_v]; FA_DTYPE_F32. May be a view of k (multi-head latent attention).
+   * Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a view of k
+   * (multi-head latent attention).
    */
   struct fa_tensor v;
   /**
-   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows do not overlap each other, and the memory
+   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32, to nearest even.
+   * Its rows do not overlap each other, and the memory
    * from its first row to its last that of no input and not lse (rows between those of an input are
    * refused, too). Every row is written completely; what was in it does not matter. Bytes between rows
    * are not touched.
@@ -389,7 +399,7 @@ typedef struct fa_attention {
   int64_t window_right;
   /**
    * data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv keys;
-   * strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32: added to the scores, after softcap; -infinity
+   * strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16: added to the scores, after softcap; -infinity
    * hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
    * Of ragged batches, too, row i of entry b is for row i of sequence b. What windows and kv_lens leave out is
    * not looked at.
@@ -654,10 +664,9 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
  * @param[out] out  [seq_len_q][head_dim], f32
  * @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
  *
- * Dot products of q and k are exact integers; probabilities are f32, so the result is as close
- * to attention on q', k', v' as that of fa_forward_f32. (Later versions may round probabilities
- * to 8 bits for speed: relative RMS error up to 2 %.) The tensors are never expanded as a whole:
- * a block of keys at a time is widened in cache.
+ * The result is as close to attention on q', k', v' as that of fa_forward_f32. (Later versions may
+ * round probabilities to 8 bits for speed: relative RMS error up to 2 %.) The tensors are never
+ * expanded as a whole: a block of keys at a time becomes f32 in cache.
  *
  * Everything else is as for fa_forward_f32.
  */

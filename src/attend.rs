@@ -17,7 +17,7 @@ pub(crate) mod scores;
 pub(crate) mod softmax;
 pub(crate) mod stage;
 
-use crate::dtype::Rows;
+use crate::family::Source;
 use crate::problem::{Problem, Sequence};
 use crate::simd::{Isa, MAX_LANES};
 use crate::view::View;
@@ -31,22 +31,27 @@ pub(crate) const MAX_WIDTH: usize = VECTORS * MAX_LANES;
 
 /// The query rows of a sequence from `row` on.
 #[inline(always)]
-pub(crate) fn query_rows(problem: &Problem, sequence: &Sequence, head: usize, row: usize) -> Rows {
-    let (q, [entry, row]) = (problem.q(), problem.query_at(sequence, row));
-    Rows { base: q.row(entry, head, row), stride: q.layout().stride[2] }
+pub(crate) fn query_rows<'a>(
+    problem: &'a Problem,
+    sequence: &Sequence,
+    head: usize,
+    row: usize,
+) -> Source<'a> {
+    let [entry, row] = problem.query_at(sequence, row);
+    Source { view: problem.q(), at: [entry, head, row] }
 }
 
 /// The rows of a sequence in `view`, K or V, from `key` on, as many as lie behind one another.
 #[inline(always)]
-pub(crate) fn key_rows(
+pub(crate) fn key_rows<'a>(
     problem: &Problem,
-    view: &View,
+    view: &'a View<'a>,
     sequence: &Sequence,
     kv_head: usize,
     key: usize,
-) -> Rows {
+) -> Source<'a> {
     let [entry, row] = problem.key_at(sequence, key);
-    Rows { base: view.row(entry, kv_head, row), stride: view.layout().stride[2] }
+    Source { view, at: [entry, kv_head, row] }
 }
 
 /// Asks for `bytes` bytes to be brought near.

@@ -5,9 +5,9 @@
 //! one row for neighbouring keys:
 //!
 //! ```text
-//! pack    the queries: scaled, in whole vectors                              dtype
+//! pack    the queries: scaled, in whole vectors                              family
 //! for each block of keys that some row sees
-//!   stage   K and V, if they cannot be read where they lie                   dtype
+//!   stage   K and V, if they cannot be read where they lie                   family
 //!   scores, softmax, accumulate: each for all rows of the part               decode
 //! epilogue                                                                   decode
 //! ```
@@ -31,7 +31,7 @@ use crate::attend::epilogue::blank;
 use crate::attend::logits::Logits;
 use crate::attend::mask::{clip, first_block, next_block, seen_by};
 use crate::attend::{query_rows, stage};
-use crate::dtype::{Family, Rows};
+use crate::family::{Family, Rows, staged_bytes};
 use crate::part::{Part, Tiles};
 use crate::problem::{Sequence, Shape};
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -85,8 +85,8 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
         lines(shape.dim_v, 4),
         lines(S::LANES, 4),
         array_bytes(count, 4),
-        array_bytes(tiles.kv, F::staged_k_row(shape.dim_qk, tiles.copy)),
-        array_bytes(tiles.kv, F::staged_v_row(shape.dim_v, tiles.copy)),
+        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[0]),
+        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[1]),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
@@ -112,7 +112,7 @@ impl<F: Family> Body for Decode<'_, '_, F> {
     fn run<S: Isa>(self, s: S) {
         let Decode { part, tiles, mut scratch, .. } = self;
         let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
-        assert!(problem.shape().dtype == F::DTYPE && rows.len() <= tiles.q);
+        assert!(rows.len() <= tiles.q);
 
         let Shape { dim_qk, dim_v, .. } = *problem.shape();
         let (queries_step, scores_step) = (step::<S>(F::steps(dim_qk)), step::<S>(tiles.kv));
@@ -128,8 +128,8 @@ impl<F: Family> Body for Decode<'_, '_, F> {
             sums: scratch.take(count * S::LANES),
             references: scratch.take(count),
         };
-        let staged_k = scratch.take::<u8>(tiles.kv * F::staged_k_row(dim_qk, tiles.copy));
-        let staged_v = scratch.take::<u8>(tiles.kv * F::staged_v_row(dim_v, tiles.copy));
+        let staged = staged_bytes::<F>(problem.shape(), tiles);
+        let [staged_k, staged_v] = staged.map(|row| scratch.take::<u8>(tiles.kv * row));
 
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for.
@@ -138,7 +138,7 @@ impl<F: Family> Body for Decode<'_, '_, F> {
             for r in 0..lines_of(rows.len()) {
                 let query = lines.queries.add(r * queries_step);
                 // Lines without a row repeat the last row: their results go nowhere.
-                let row = q.skip(r.min(rows.len() - 1)).base;
+                let row = q.skip(r.min(rows.len() - 1));
                 F::pack_row(s, row, dim_qk, problem.score_factor(), query);
                 lines.references.add(r).write(f32::NEG_INFINITY);
                 s.store(lines.sums.add(r * S::LANES), s.splat(0.0));
@@ -155,10 +155,22 @@ impl<F: Family> Body for Decode<'_, '_, F> {
                     continue;
                 }
                 let k = stage::rows::<S, F, { stage::K }>(
-                    s, problem, sequence, kv_head, &keys, tiles.copy, staged_k,
+                    s,
+                    problem,
+                    sequence,
+                    kv_head,
+                    &keys,
+                    tiles.staged,
+                    staged_k,
                 );
                 let v = stage::rows::<S, F, { stage::V }>(
-                    s, problem, sequence, kv_head, &keys, tiles.copy, staged_v,
+                    s,
+                    problem,
+                    sequence,
+                    kv_head,
+                    &keys,
+                    tiles.staged,
+                    staged_v,
                 );
                 let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
                 visit(s, part, &Block { start, keys, k, v, fresh }, &lines);

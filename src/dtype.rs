@@ -1,143 +1,176 @@
-//! Storage types, and how each becomes lanes of a compute family.
+//! Storage types: how bytes in memory become numbers.
 //!
-//! A *storage type* says how bytes in memory become numbers. A *compute family* says how scores
-//! are made from them. [`Family`] is the seam between the two and the tile loops of
-//! [`crate::attend`]: a new type is one file here and one row in [`crate::kernel`].
+//! A new type is one file in this folder, which implements [`Stored`], and one row in each of the small
+//! tables here. What is computed with the numbers is the affair of [`crate::family`].
 
+pub(crate) mod bf16;
+pub(crate) mod bool8;
+pub(crate) mod f16;
 pub(crate) mod f32;
 pub(crate) mod i8;
+pub(crate) mod q8_0;
 
-use crate::simd::Isa;
+use crate::simd::{Isa, MAX_LANES, half};
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// IEEE 754 binary32.
     F32,
-    /// IEEE 754 binary64: only read, by the reference and for test data.
-    F64,
-    /// Signed 8-bit integer, to be multiplied by a scale.
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a binary32.
+    Bf16,
+    /// Signed 8-bit integer.
     I8,
+    /// Blocks of 32 signed 8-bit integers behind their binary16 scale.
+    Q8_0,
     /// A byte that is 0 or not: masks.
     Bool8,
 }
 
+/// Runs `$code` with `$Type` standing for the [`Stored`] of a [`Dtype`].
+macro_rules! with_stored {
+    ($dtype:expr, $Type:ident => $code:expr) => {
+        match $dtype {
+            $crate::dtype::Dtype::F32 => {
+                type $Type = $crate::dtype::f32::F32;
+                $code
+            }
+            $crate::dtype::Dtype::F16 => {
+                type $Type = $crate::dtype::f16::F16;
+                $code
+            }
+            $crate::dtype::Dtype::Bf16 => {
+                type $Type = $crate::dtype::bf16::Bf16;
+                $code
+            }
+            $crate::dtype::Dtype::I8 => {
+                type $Type = $crate::dtype::i8::I8;
+                $code
+            }
+            $crate::dtype::Dtype::Q8_0 => {
+                type $Type = $crate::dtype::q8_0::Q8_0;
+                $code
+            }
+            $crate::dtype::Dtype::Bool8 => {
+                type $Type = $crate::dtype::bool8::Bool8;
+                $code
+            }
+        }
+    };
+}
+pub(crate) use with_stored;
+
 impl Dtype {
-    /// Bytes of one element.
-    pub const fn size(self) -> usize {
+    /// Elements that are stored together: rows have whole blocks of them.
+    pub const fn block(self) -> usize {
+        with_stored!(self, T => T::BLOCK)
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        with_stored!(self, T => T::BLOCK_BYTES)
+    }
+
+    /// What distances between rows are multiples of, in bytes.
+    pub const fn unit(self) -> usize {
         match self {
-            Dtype::F64 => 8,
-            Dtype::F32 => 4,
-            Dtype::I8 | Dtype::Bool8 => 1,
+            // The scale of each block.
+            Dtype::Q8_0 => 2,
+            _ => self.block_bytes(),
+        }
+    }
+
+    /// Bytes of a row of `dim` elements; `None` if no address space has as many.
+    pub const fn row_bytes(self, dim: usize) -> Option<usize> {
+        dim.div_ceil(self.block()).checked_mul(self.block_bytes())
+    }
+
+    /// Whether elements are floating-point numbers of their own, without a scale.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+    }
+}
+
+/// A storage type: how elements of a row become f32, which all of them do exactly.
+pub(crate) trait Stored {
+    /// Elements of a block.
+    const BLOCK: usize;
+    /// Bytes of a block.
+    const BLOCK_BYTES: usize;
+
+    /// Element `d`.
+    ///
+    /// # Safety
+    /// The row has an element `d`.
+    unsafe fn one(row: *const u8, d: usize) -> f32;
+
+    /// A vector of elements, from element `d` on.
+    ///
+    /// # Safety
+    /// The row has `d + LANES` elements; they are of one block, if blocks have more than one.
+    unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32;
+
+    /// The first `n` lanes of a vector of elements, fewer than `LANES`, from element `d` on; the others are 0.
+    ///
+    /// # Safety
+    /// The row has `d + n` elements.
+    #[inline(always)]
+    unsafe fn load_first<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32
+    where
+        Self: Sized,
+    {
+        // SAFETY: this method's contract; an array is as long as any vector.
+        unsafe { s.load(few::<Self>(row, d, n).as_ptr()) }
+    }
+}
+
+/// Out of line: compilers make calls of such loops, which do not belong into kernels.
+///
+/// # Safety
+/// As [`Stored::load_first`].
+#[inline(never)]
+unsafe fn few<T: Stored>(row: *const u8, d: usize, n: usize) -> [f32; MAX_LANES] {
+    let mut lanes = [0.0; MAX_LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+        // SAFETY: i < n.
+        *lane = unsafe { T::one(row, d + i) };
+    }
+    lanes
+}
+
+/// Writes the first `n` lanes of `x` (at most `LANES`) as elements of `dtype`, rounded to nearest even, from
+/// element `d` of a row on. Only [`Dtype::is_float`] types are written.
+///
+/// # Safety
+/// `row` has room for `d + n` elements.
+#[inline(always)]
+pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n: usize, x: S::F32) {
+    let to = row.wrapping_add(d * dtype.block_bytes());
+    // SAFETY: room for `n` elements from there on; an array is as long as any vector.
+    unsafe {
+        match dtype {
+            Dtype::F16 if n == S::LANES => s.store_f16(to.cast(), x),
+            Dtype::Bf16 if n == S::LANES => s.store_bf16(to.cast(), x),
+            Dtype::F16 | Dtype::Bf16 => {
+                let mut lanes = [0.0; MAX_LANES];
+                s.store(lanes.as_mut_ptr(), x);
+                store_few(dtype, to.cast(), &lanes[..n]);
+            }
+            _ if n == S::LANES => s.store(to.cast(), x),
+            _ => s.store_first(to.cast(), n, x),
         }
     }
 }
 
-/// Rows as the tile loops read them: a first byte and the distance between rows.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows {
-    pub(crate) base: *const u8,
-    /// Bytes from one row to the next.
-    pub(crate) stride: usize,
-}
-
-impl Rows {
-    /// The rows from row `n` on.
-    #[inline(always)]
-    pub(crate) fn skip(self, n: usize) -> Rows {
-        Rows { base: self.base.wrapping_add(n * self.stride), ..self }
+/// # Safety
+/// `to` has room for as many 16-bit numbers.
+#[inline(never)]
+unsafe fn store_few(dtype: Dtype, to: *mut u16, values: &[f32]) {
+    for (i, &x) in values.iter().enumerate() {
+        let bits = if dtype == Dtype::F16 { half::to_f16(x) } else { half::to_bf16(x) };
+        // SAFETY: one of them.
+        unsafe { to.wrapping_add(i).write_unaligned(bits) };
     }
-}
-
-/// One block of `Z` vectors of scores for each of `R` keys.
-pub(crate) type Tile<S, const R: usize, const Z: usize> = [[<S as Isa>::F32; Z]; R];
-
-/// How scores are made, and how stored K and V become what the tile loops read.
-///
-/// All functions that take pointers need: `rows.base` valid for reads of every row named, each of
-/// `dim` elements; scratch pointers valid for writes of the bytes that the matching `*_bytes`
-/// function gave, 64-byte aligned, and not overlapping anything else.
-pub(crate) trait Family: 'static {
-    /// Storage type of Q, K and V.
-    const DTYPE: Dtype;
-    /// One lane of one step of a packed query: what one multiplication consumes.
-    type Query: Copy;
-
-    /// Steps in a packed query row of `dim` elements.
-    fn steps(dim: usize) -> usize;
-
-    /// Bytes of scratch that one staged row of K needs; 0 when K is read where it lies, which
-    /// `copy` forbids.
-    fn staged_k_row(dim: usize, copy: bool) -> usize;
-
-    /// Bytes of scratch that one staged row of V needs, likewise.
-    fn staged_v_row(dim: usize, copy: bool) -> usize;
-
-    /// Transposes `n` rows of `dim` elements into `panel[step][lane]`, `lanes` wide, the missing
-    /// lanes as zeros. `factor` is what a raw dot product must be multiplied by to be a score in
-    /// log2 units; a family applies it either here or in [`Family::dot`].
-    ///
-    /// # Safety
-    /// See the trait; `n <= lanes`, and `panel` holds `steps(dim) * lanes` values.
-    unsafe fn pack_query<S: Isa>(
-        s: S,
-        rows: Rows,
-        n: usize,
-        dim: usize,
-        lanes: usize,
-        factor: f32,
-        panel: *mut Self::Query,
-    );
-
-    /// `n` rows of K in the form [`Family::dot`] reads.
-    ///
-    /// # Safety
-    /// See the trait; `scratch` holds `n` staged rows.
-    unsafe fn stage_k<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows;
-
-    /// `n` rows of V as f32.
-    ///
-    /// # Safety
-    /// See the trait; `scratch` holds `n` staged rows.
-    unsafe fn stage_v<S: Isa>(s: S, rows: Rows, n: usize, dim: usize, copy: bool, scratch: *mut u8) -> Rows;
-
-    /// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane's sum
-    /// runs over the steps in ascending order whatever `R` and `Z` are, so that a score has the
-    /// same bits in every tile shape.
-    ///
-    /// # Safety
-    /// See the trait; `k` has at least `R` staged rows, and `panel` is the first of `Z` neighbouring
-    /// vectors of a packed panel `lanes` wide.
-    unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
-        s: S,
-        panel: *const Self::Query,
-        lanes: usize,
-        k: Rows,
-        dim: usize,
-        factor: f32,
-    ) -> Tile<S, R, Z>;
-
-    /// One row of `dim` elements as `steps(dim)` values and zeros up to whole vectors. `factor` is
-    /// as for [`Family::pack_query`], applied either here or in [`Family::finish`].
-    ///
-    /// # Safety
-    /// See the trait; `to` has room for whole vectors of `steps(dim)` values.
-    unsafe fn pack_row<S: Isa>(s: S, row: *const u8, dim: usize, factor: f32, to: *mut Self::Query);
-
-    /// Products of `R` rows of queries packed by [`Family::pack_row`], `step` values apart, with `K`
-    /// keys. The sum of a vector's lanes is a dot product; each lane runs over the row in ascending
-    /// order whatever `R` and `K` are.
-    ///
-    /// # Safety
-    /// See the trait; `k` has at least `K` staged rows.
-    unsafe fn dot_row<S: Isa, const R: usize, const K: usize>(
-        s: S,
-        queries: *const Self::Query,
-        step: usize,
-        k: Rows,
-        dim: usize,
-    ) -> Tile<S, R, K>;
-
-    /// Dot products to scores.
-    fn finish<S: Isa>(s: S, dots: S::F32, factor: f32) -> S::F32;
 }

@@ -29,8 +29,6 @@ pub enum Error {
     Dtype,
     /// The size of a structure from C is not one that was ever valid.
     StructSize,
-    /// Legal, but not in this version.
-    Unsupported,
     /// The caller's scratch memory is too small.
     Workspace,
     /// A share of the work that does not exist.

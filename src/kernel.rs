@@ -7,8 +7,9 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::decode::{self, Decode};
-use crate::dtype::{Dtype, Family, f32::F32, i8::I8};
+use crate::dtype::Dtype;
 use crate::error::Error;
+use crate::family::{Family, f32::F32};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
@@ -24,15 +25,10 @@ static TABLE: &[Row] = &[
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx512, F32, 8>(),
-    #[cfg(target_arch = "x86_64")]
-    Row::of::<Avx512, I8, 8>(),
     // 16 registers: 12 accumulators, 2 query vectors, 1 broadcast. One more would spill.
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx2, F32, 6>(),
-    #[cfg(target_arch = "x86_64")]
-    Row::of::<Avx2, I8, 6>(),
     Row::of::<Scalar, F32, 4>(),
-    Row::of::<Scalar, I8, 4>(),
 ];
 
 /// Which way through a part: both give the same result within rounding.
@@ -63,7 +59,9 @@ struct Way {
 /// One instruction set and compute family, and what can be asked of it.
 pub struct Row {
     isa: &'static CStr,
-    dtype: Dtype,
+    family: &'static str,
+    takes: fn([Dtype; 3]) -> bool,
+    reads_kv: fn(Dtype) -> [bool; 2],
     lanes: usize,
     tile_rows: usize,
     tile: usize,
@@ -78,7 +76,9 @@ impl Row {
     const fn of<S: Isa, F: Family, const R: usize>() -> Row {
         Row {
             isa: S::NAME,
-            dtype: F::DTYPE,
+            family: F::NAME,
+            takes: F::takes,
+            reads_kv: F::reads_kv,
             lanes: S::LANES,
             tile_rows: prefill::tile_rows::<S>(),
             tile: R,
@@ -112,9 +112,19 @@ impl Row {
         self.isa
     }
 
-    /// Storage type that the family reads.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
+    /// The compute family.
+    pub fn family(&self) -> &'static str {
+        self.family
+    }
+
+    /// Whether it computes problems whose Q, K and V are stored so.
+    pub fn takes(&self, dtypes: [Dtype; 3]) -> bool {
+        (self.takes)(dtypes)
+    }
+
+    /// Whether K, and V, of a storage type are read where they lie.
+    pub fn reads_kv(&self, dtype: Dtype) -> [bool; 2] {
+        (self.reads_kv)(dtype)
     }
 
     /// f32 lanes of a vector.
@@ -162,7 +172,7 @@ impl Row {
 
 impl std::fmt::Debug for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{:?}", self.isa.to_string_lossy(), self.dtype)
+        write!(f, "{}-{}", self.isa.to_string_lossy(), self.family)
     }
 }
 
@@ -201,11 +211,11 @@ pub fn available() -> impl Iterator<Item = &'static Row> {
     TABLE.iter().filter(|row| (row.available)())
 }
 
-/// The best row for a storage type under the current limit.
-pub fn select(dtype: Dtype) -> Result<&'static Row, Error> {
+/// The best row under the current limit for Q, K and V stored so.
+pub fn select(dtypes: [Dtype; 3]) -> Result<&'static Row, Error> {
     let limit = limit()?;
     let mut rows = TABLE[limit..].iter();
-    rows.find(|row| row.dtype == dtype && (row.available)()).ok_or(Error::Dtype)
+    rows.find(|row| row.takes(dtypes) && (row.available)()).ok_or(Error::Dtype)
 }
 
 /// No limit has been set by [`limit_isa`]; no limit has been read from the environment yet.

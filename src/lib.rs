@@ -35,6 +35,7 @@ pub mod schedule;
 pub mod dtype;
 #[forbid(unsafe_code)]
 pub mod error;
+pub mod family;
 #[forbid(unsafe_code)]
 pub mod machine;
 #[forbid(unsafe_code)]

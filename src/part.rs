@@ -15,9 +15,8 @@ pub struct Tiles {
     pub q: usize,
     /// Keys of a block.
     pub kv: usize,
-    /// Whether K and V are copied, a block at a time, where they could be read in place: their
-    /// rows lie so that they displace each other from the first-level cache.
-    pub copy: bool,
+    /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in place.
+    pub staged: [bool; 2],
 }
 
 /// Where a part lies: consecutive query rows of one head.

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::decode;
+use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel::{Path, Row};
 use crate::machine::Machine;
@@ -23,7 +24,9 @@ pub struct Plan {
     pub path: Path,
     /// Rows of a part and keys of a block there.
     pub tiles: Tiles,
-    /// The same on the other path, if shorter sequences take that.
+    /// What K and V are stored as.
+    kv: [Dtype; 2],
+    /// Tiles on the other path, if shorter sequences take that.
     others: Option<Tiles>,
     /// Number of parts.
     pub parts: usize,
@@ -75,12 +78,13 @@ impl Plan {
     ) -> Result<Plan, Error> {
         let threads = threads.clamp(1, threads_worth(shape));
         let q = rows(path, shape, row, machine, threads);
-        let tiles = Tiles { q, kv: keys(path, shape, row, machine), copy: copy(shape, q) };
+        let tiles = Tiles { q, kv: keys(path, shape, row, machine), staged: staged(shape, row, q) };
         let parts = part::count(shape, tiles.q);
         let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
         // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(parts.max(1)) };
-        let plan = Plan { row, path, tiles, others: None, parts, threads, scratch };
+        let [_, k, v] = shape.dtypes;
+        let plan = Plan { row, path, tiles, kv: [k, v], others: None, parts, threads, scratch };
         workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
     }
 
@@ -109,15 +113,22 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { row, path, tiles, parts, threads, scratch, .. } = self;
+        let Plan { row, path, tiles, parts, threads, scratch, kv, .. } = self;
         let path = match path {
             Path::Prefill => "prefill (lanes are query rows)",
             Path::Decode => "decode (lanes are elements of a head)",
         };
         let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
-        write!(f, "{isa}, {path}, {} x {} tiles, {parts} parts, ", tiles.q, tiles.kv)?;
+        write!(f, "{isa} {}, {path}, {} x {} tiles, {parts} parts, ", row.family(), tiles.q, tiles.kv)?;
         write!(f, "{threads} threads of {scratch} bytes")?;
-        if tiles.copy { f.write_str(", K and V copied") } else { Ok(()) }
+        for (i, name) in ["K", "V"].into_iter().enumerate().filter(|&(i, _)| tiles.staged[i]) {
+            if row.reads_kv(kv[i])[i] {
+                write!(f, ", {name} copied block by block")?;
+            } else {
+                write!(f, ", {name} converted from {:?} block by block", kv[i])?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -183,10 +194,11 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
     // K and V of a head that come from memory should be worth it: they are passed half as often by
     // twice as many rows. Other cores have their part of the last cache.
-    let bytes_per_key = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(shape.dtype.size());
+    let [k, v] = shape.row_bytes_kv();
+    let bytes_per_key = k.saturating_add(v);
     let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
-    // And copies are worth more the more rows use them.
-    let (most, share) = if shape.paged || clash(shape) {
+    // And what is staged is worth more the more rows use it.
+    let (most, share) = if staged(shape, row, usize::MAX) != [false; 2] {
         (4 * ROWS, 2)
     } else if far {
         (2 * ROWS, 2)
@@ -203,11 +215,14 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     rows.min(len_q.max(1))
 }
 
-/// Whether K and V are better copied than read in place.
-fn copy(shape: &Shape, rows: usize) -> bool {
+/// Whether K, and V, cannot be read in place, or better are not.
+fn staged(shape: &Shape, row: &Row, rows: usize) -> [bool; 2] {
+    let [_, k, v] = shape.dtypes;
+    let in_place = [row.reads_kv(k)[0], row.reads_kv(v)[1]];
     // Tile loops read rows that lie at equal distances. Else each row is to be used for this many query
     // rows at least, which hides its copying.
-    shape.paged || (clash(shape) && rows >= 64)
+    let copied = shape.paged || (clash(shape) && rows >= 64);
+    in_place.map(|in_place| copied || !in_place)
 }
 
 /// Whether rows of K or V displace each other from the first-level cache.

@@ -5,9 +5,9 @@
 //! needs it) once for all tiles of the part:
 //!
 //! ```text
-//! pack    the queries of each tile: transposed, scaled                       dtype
+//! pack    the queries of each tile: transposed, scaled                       family
 //! for each block of keys that some row sees
-//!   stage   K and V, if they cannot be read where they lie                   dtype
+//!   stage   K and V, if they cannot be read where they lie                   family
 //!   for each tile that sees some of it
 //!     cut into spans that the same vectors see                               attend::mask
 //!     scores -> logits -> mask (partial spans only) -> softmax -> accumulate attend
@@ -29,7 +29,7 @@ use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
 use crate::attend::stage;
 use crate::attend::{MAX_WIDTH, VECTORS, fetch, query_rows};
-use crate::dtype::{Family, Rows};
+use crate::family::{Family, Rows, convert, staged_bytes};
 use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
@@ -58,10 +58,17 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
         array_bytes(tiles.kv.checked_mul(width)?, 4),
-        array_bytes(tiles.kv, F::staged_k_row(shape.dim_qk, tiles.copy)),
-        array_bytes(tiles.kv, F::staged_v_row(shape.dim_v, tiles.copy)),
+        array_bytes(room_for_queries::<S, F>(shape), 1),
+        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[0]),
+        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[1]),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+}
+
+/// Bytes for as many query rows as a vector has lanes, if they cannot be packed where they lie.
+#[inline(always)]
+fn room_for_queries<S: Isa, F: Family>(shape: &Shape) -> usize {
+    if F::reads_q(shape.dtypes[0]) { 0 } else { convert::row_bytes(shape.dim_qk).saturating_mul(S::LANES) }
 }
 
 /// The computation of one part, to be entered with an instruction set.
@@ -85,11 +92,12 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
     fn run<S: Isa>(self, s: S) {
         let Prefill { part, tiles, mut scratch, .. } = self;
         let problem = part.problem();
-        assert!(problem.shape().dtype == F::DTYPE && part.rows().len() <= tiles.q);
+        assert!(part.rows().len() <= tiles.q);
 
         let lanes = part_lanes::<S>(tiles);
         let width = lanes.min(tile_rows::<S>());
-        let Shape { dim_qk, dim_v, .. } = *problem.shape();
+        let shape = problem.shape();
+        let Shape { dim_qk, dim_v, .. } = *shape;
         let buffers = Buffers::<F> {
             panel: scratch.take(lanes * F::steps(dim_qk)),
             state: State {
@@ -100,8 +108,9 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             },
             scores: scratch.take(tiles.kv * width),
         };
-        let staged_k = scratch.take::<u8>(tiles.kv * F::staged_k_row(dim_qk, tiles.copy));
-        let staged_v = scratch.take::<u8>(tiles.kv * F::staged_v_row(dim_v, tiles.copy));
+        let room = scratch.take::<u8>(room_for_queries::<S, F>(shape));
+        let [staged_k, staged_v] =
+            staged_bytes::<F>(shape, tiles).map(|row| scratch.take::<u8>(tiles.kv * row));
 
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for, and each tile uses its own lanes of them.
@@ -112,11 +121,12 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let worth_fetching = seen.len() >= FETCH_FROM;
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
-                    fetch(s, query_rows(problem, sequence, head, row).base, dim_qk * F::DTYPE.size());
+                    let row = query_rows(problem, sequence, head, row);
+                    fetch(s, row.rows().base, row.view.layout().row_bytes());
                 }
                 let q = query_rows(problem, sequence, head, tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
-                F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel);
+                F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel, room);
                 state.begin(s);
                 // What comes first is not known where blocks may be skipped.
                 if seen_by(sequence, &tile.rows).is_empty() || problem.logits().cells.is_some() {
@@ -133,10 +143,22 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     continue;
                 }
                 let k = stage::rows::<S, F, { stage::K }>(
-                    s, problem, sequence, kv_head, &block, tiles.copy, staged_k,
+                    s,
+                    problem,
+                    sequence,
+                    kv_head,
+                    &block,
+                    tiles.staged,
+                    staged_k,
                 );
                 let v = stage::rows::<S, F, { stage::V }>(
-                    s, problem, sequence, kv_head, &block, tiles.copy, staged_v,
+                    s,
+                    problem,
+                    sequence,
+                    kv_head,
+                    &block,
+                    tiles.staged,
+                    staged_v,
                 );
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
                 let suspects =
@@ -156,17 +178,16 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 block = next;
             }
 
-            let value_scale = problem.semantics().scales.v;
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
                     let [entry, row] = problem.query_at(sequence, row);
-                    fetch(s, problem.o().row(entry, head, row), dim_v * 4);
+                    fetch(s, problem.o().row(entry, head, row), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S>(&tile, problem).state;
                 if tile.lanes == S::LANES {
-                    epilogue::<S, 1>(s, part, tile.rows, state, value_scale);
+                    epilogue::<S, 1>(s, part, tile.rows, state);
                 } else {
-                    epilogue::<S, VECTORS>(s, part, tile.rows, state, value_scale);
+                    epilogue::<S, VECTORS>(s, part, tile.rows, state);
                 }
             }
         }

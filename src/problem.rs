@@ -23,7 +23,7 @@ pub use batch::{Batch, Sequence};
 pub use cells::Cells;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
-pub use semantics::{Position, Scales, Semantics, Window};
+pub use semantics::{Position, Semantics, Window};
 pub use shape::Shape;
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
@@ -36,7 +36,7 @@ pub struct Tensors<'a> {
     pub k: View<'a>,
     /// Values: `[batch][heads_kv][len_kv][dim_v]`.
     pub v: View<'a>,
-    /// Output, f32: `[batch][heads_q][len_q][dim_v]`.
+    /// Output, f32, f16 or bf16: `[batch][heads_q][len_q][dim_v]`.
     pub o: ViewMut<'a>,
     /// Natural logarithm of the sum of exponentials, f32: `[batch][heads_q][len_q][1]`.
     pub lse: Option<ViewMut<'a>>,
@@ -72,16 +72,18 @@ impl<'a> Problem<'a> {
             let Layout { dtype, extent, dim: d, .. } = *view.layout();
             match dtype {
                 _ if extent != q.layout().extent || d != dim => Err(Error::Shape),
-                Dtype::F32 => Ok(()),
+                _ if dtype.is_float() => Ok(dtype),
                 _ => Err(Error::Dtype),
             }
         };
         is_output(o, shape.dim_v)?;
-        if let Some(lse) = lse {
-            is_output(lse, 1)?;
+        if let Some(lse) = lse
+            && is_output(lse, 1)? != Dtype::F32
+        {
+            return Err(Error::Dtype.into());
         }
         logits.check(shape.queries, shape.len_kv)?;
-        let score_factor = score_factor(shape.dtype, &semantics)?;
+        let score_factor = score_factor(&semantics)?;
         let changes_scores = !logits.is_none();
         let cell = logits.cells.map(|cells| cells.keys);
         let shape = Shape { cell, ..shape };
@@ -160,8 +162,7 @@ impl<'a> Problem<'a> {
         if heads_q == self.shape.heads_kv { head } else { head / (heads_q / self.shape.heads_kv) }
     }
 
-    /// What a raw dot product of stored values is multiplied by to be a score in log2 units:
-    /// softmax scale · quantisation scales · log2(e).
+    /// What a dot product is multiplied by to be a score in log2 units: softmax scale · log2(e).
     pub fn score_factor(&self) -> f32 {
         self.score_factor
     }
@@ -272,20 +273,9 @@ impl<'a> Problem<'a> {
     }
 }
 
-fn score_factor(dtype: Dtype, semantics: &Semantics) -> Result<f32, Error> {
-    let Semantics { softmax_scale, scales, .. } = semantics;
-    if !(scales.q.is_finite() && scales.k.is_finite() && scales.v.is_finite()) {
-        return Err(Error::QuantScale);
-    }
-    let factor = f64::from(*softmax_scale) * std::f64::consts::LOG2_E;
-    if !(factor as f32).is_finite() {
-        return Err(Error::SoftmaxScale);
-    }
-    if dtype == Dtype::F32 {
-        return Ok(factor as f32);
-    }
-    let factor = (factor * f64::from(scales.q) * f64::from(scales.k)) as f32;
-    if factor.is_finite() { Ok(factor) } else { Err(Error::QuantScale) }
+fn score_factor(semantics: &Semantics) -> Result<f32, Error> {
+    let factor = (f64::from(semantics.softmax_scale) * std::f64::consts::LOG2_E) as f32;
+    if factor.is_finite() { Ok(factor) } else { Err(Error::SoftmaxScale) }
 }
 
 fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {

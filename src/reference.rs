@@ -31,8 +31,7 @@ pub fn attention(problem: &Problem) -> Answer {
 /// Output and log-sum-exp of query row `i` of a head.
 pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Vec<f64>, f64) {
     let (q, k, v) = (problem.q(), problem.k(), problem.v());
-    let Semantics { softmax_scale, scales, .. } = *problem.semantics();
-    let scale = f64::from(softmax_scale) * f64::from(scales.q) * f64::from(scales.k);
+    let scale = f64::from(problem.semantics().softmax_scale);
     // Query heads share kv heads in groups of neighbours.
     let kv = head / (problem.shape().queries[1] / k.layout().extent[1]);
     let [entry, row] = problem.query_at(sequence, i);
@@ -56,7 +55,7 @@ pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Ve
     for (&j, weight) in keys.iter().zip(&weights) {
         let [page, token] = problem.key_at(sequence, j);
         for (d, o) in o.iter_mut().enumerate() {
-            *o += weight / sum * f64::from(scales.v) * v.get(page, kv, token, d);
+            *o += weight / sum * v.get(page, kv, token, d);
         }
     }
     (o, if keys.is_empty() { sink } else { max + sum.ln() })
@@ -80,7 +79,7 @@ fn capped(problem: &Problem, score: f64) -> f64 {
 
 /// What is added to a score: a mask of numbers, and the slope times the distance, or times the mask.
 fn bias(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize) -> f64 {
-    let numbers = problem.logits().mask.filter(|mask| mask.layout().dtype == Dtype::F32);
+    let numbers = problem.logits().mask.filter(|mask| mask.layout().dtype.is_float());
     let mask = numbers.map_or(0.0, |mask| mask.get(sequence.batch, head, i, j));
     let times_mask = problem.logits().slopes.is_some_and(|slopes| slopes.times_mask);
     match problem.slope(sequence, head).map(f64::from) {

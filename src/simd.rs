@@ -12,6 +12,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod corner;
+pub(crate) mod half;
 pub(crate) mod math;
 pub(crate) mod scalar;
 
@@ -83,8 +84,6 @@ pub(crate) trait Isa: Copy + 'static {
     fn to_f32(self, x: Self::I32) -> Self::F32;
     /// `low <= x && x < high`.
     fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
-    /// `sum + a.even * b.even + a.odd * b.odd`, each lane a pair of i16.
-    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
 
     /// Asks for the cache line at `p` to be brought into the second-level cache; any address will
     /// do, and none is read.
@@ -118,11 +117,31 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_i32(self, p: *const i32) -> Self::I32;
-    /// Reads the first `n` lanes, fewer than `LANES`; the others are 0.
+    /// Reads a vector of binary16; no alignment is needed.
     ///
     /// # Safety
-    /// `n` values are readable at `p`.
-    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> Self::I32;
+    /// `LANES` values are readable at `p`.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F32;
+    /// Reads a vector of bfloat16; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are readable at `p`.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F32;
+    /// Reads a vector of signed bytes as f32.
+    ///
+    /// # Safety
+    /// `LANES` values are readable at `p`.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F32;
+    /// Writes a vector as binary16, rounded to nearest even; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are writable at `p`.
+    unsafe fn store_f16(self, p: *mut u16, x: Self::F32);
+    /// Writes a vector as bfloat16, rounded to nearest even; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are writable at `p`.
+    unsafe fn store_bf16(self, p: *mut u16, x: Self::F32);
     /// Which of `LANES` bytes are not 0.
     ///
     /// # Safety

@@ -4,11 +4,15 @@
 //! the memory). From then on every row address is in range by the checks made here, and no
 //! alignment is assumed.
 
+#[forbid(unsafe_code)]
+pub mod quant;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
+pub use quant::Quant;
 
 /// `[batch][head][token][dim]`; the elements of a row are contiguous, everything else has a
 /// stride in bytes. A stride of 0 repeats the same data (inputs only).
@@ -27,16 +31,26 @@ pub struct Layout {
 impl Layout {
     /// A dense `[heads][tokens][dim]` array that fits an address space.
     pub fn dense(dtype: Dtype, heads: usize, tokens: usize, dim: usize) -> Result<Layout, Error> {
-        let row = dim.checked_mul(dtype.size()).ok_or(Error::Overflow)?;
+        let row = dtype.row_bytes(dim).ok_or(Error::Overflow)?;
         let head = row.checked_mul(tokens).ok_or(Error::Overflow)?;
         let batch = head.checked_mul(heads).ok_or(Error::Overflow)?;
         let layout = Layout { dtype, extent: [1, heads, tokens], dim, stride: [batch, head, row] };
         layout.span().map(|_| layout)
     }
 
+    /// Bytes of a row.
+    #[inline(always)]
+    pub fn row_bytes(&self) -> usize {
+        // Views have been checked.
+        self.dtype.row_bytes(self.dim).unwrap_or(usize::MAX)
+    }
+
     /// Bytes from the first element to behind the last one; 0 without elements.
     fn span(&self) -> Result<usize, Error> {
-        let mut end = self.dim.checked_mul(self.dtype.size()).ok_or(Error::Overflow)?;
+        if !self.dim.is_multiple_of(self.dtype.block()) {
+            return Err(Error::Shape);
+        }
+        let mut end = self.dtype.row_bytes(self.dim).ok_or(Error::Overflow)?;
         for (extent, stride) in self.extent.into_iter().zip(self.stride) {
             if extent == 0 {
                 return Ok(0);
@@ -63,7 +77,7 @@ impl Layout {
         }
         let mut axes: Vec3 = [0, 1, 2].map(|i| (self.stride[i], self.extent[i]));
         axes.sort_unstable();
-        let mut inner = self.dim * self.dtype.size();
+        let mut inner = self.row_bytes();
         for (stride, extent) in axes {
             if extent > 1 {
                 if stride < inner {
@@ -84,6 +98,7 @@ type Vec3 = [(usize, usize); 3];
 pub struct View<'a> {
     base: *const u8,
     layout: Layout,
+    quant: Option<Quant<'a>>,
     memory: PhantomData<&'a [u8]>,
 }
 
@@ -102,7 +117,7 @@ impl<'a> View<'a> {
         if layout.span()? > 0 && data.is_null() {
             return Err(Error::Null);
         }
-        Ok(View { base: data, layout, memory: PhantomData })
+        Ok(View { base: data, layout, quant: None, memory: PhantomData })
     }
 
     /// A view of part of a slice.
@@ -117,6 +132,18 @@ impl<'a> View<'a> {
         unsafe { View::new(data.as_ptr().cast(), layout) }
     }
 
+    /// The same memory, its integers standing for other numbers; there are as many scales as it needs.
+    pub fn quantised(self, quant: Quant<'a>) -> Result<View<'a>, Error> {
+        quant.check(&self.layout)?;
+        Ok(View { quant: Some(quant), ..self })
+    }
+
+    /// What stored integers stand for, if not for themselves.
+    #[inline(always)]
+    pub fn quant(&self) -> Option<&Quant<'a>> {
+        self.quant.as_ref()
+    }
+
     /// Extents, strides and type.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -128,18 +155,18 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
     }
 
-    /// One element as f64, with every index checked: for the reference and for tests.
+    /// One element as f64, quantisation undone, with every index checked: for the reference and for tests.
     pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {
         let at = [batch, head, token];
         assert!((0..3).all(|i| at[i] < self.layout.extent[i]) && d < self.layout.dim);
         let row = self.base.wrapping_add(self.layout.offset(at));
         // SAFETY: the indices are in range, so by the contract of `new` the element is readable.
-        unsafe {
-            match self.layout.dtype {
-                Dtype::F32 => f64::from(row.cast::<f32>().wrapping_add(d).read_unaligned()),
-                Dtype::F64 => row.cast::<f64>().wrapping_add(d).read_unaligned(),
-                Dtype::I8 => f64::from(row.cast::<i8>().wrapping_add(d).read()),
-                Dtype::Bool8 => f64::from(u8::from(row.wrapping_add(d).read() != 0)),
+        let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
+        match &self.quant {
+            None => stored,
+            Some(quant) => {
+                let [scale, zero] = quant.of(quant.at(at), d).map(f64::from);
+                (stored - zero) * scale
             }
         }
     }
@@ -278,9 +305,6 @@ pub trait Element: Copy + sealed::Sealed {
 impl Element for f32 {
     const DTYPE: Dtype = Dtype::F32;
 }
-impl Element for f64 {
-    const DTYPE: Dtype = Dtype::F64;
-}
 impl Element for i8 {
     const DTYPE: Dtype = Dtype::I8;
 }
@@ -297,6 +321,5 @@ mod sealed {
     impl Sealed for i32 {}
     impl Sealed for u8 {}
     impl Sealed for f32 {}
-    impl Sealed for f64 {}
     impl Sealed for i8 {}
 }

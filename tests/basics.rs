@@ -17,6 +17,7 @@ fn small_problem_against_the_naive_formula() {
         q: vec![2.0, 0.0],
         k: vec![1.0, 0.0, 0.0, 1.0],
         v: vec![10.0, 20.0, 30.0, 40.0],
+        scales: [1.0; 3],
         semantics: Semantics::with_scale(0.5),
     };
     let e = std::f64::consts::E;
@@ -85,6 +86,7 @@ fn heads_do_not_mix() {
                 q: all.q[h * q..][..q].to_vec(),
                 k: all.k[h * kv..][..kv].to_vec(),
                 v: all.v[h * kv..][..kv].to_vec(),
+                scales: all.scales,
                 semantics: all.semantics,
             };
             assert!(same_bits(&one.run(kernel, 1).o, &out.o[h * q..][..q]), "{kernel:?}: head {h}");

@@ -16,7 +16,8 @@ use flash_attention::capi::run::{
     fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
 };
 use flash_attention::capi::status::fa_status;
-use flash_attention::capi::tensor::{fa_dtype, fa_tensor};
+use flash_attention::capi::tensor::{fa_dtype, fa_quant, fa_tensor};
+use half::{bf16, f16};
 
 /// A description and the memory that it points to.
 struct Case {
@@ -24,18 +25,38 @@ struct Case {
     seed: u64,
     /// Largest magnitude of the values.
     largest: f64,
-    /// Kept for the pointers' sake; vectors do not move their contents.
-    _inputs: Vec<Vec<f32>>,
+    /// Kept for the pointers' sake; vectors and boxes do not move their contents.
+    _inputs: Vec<Vec<u8>>,
+    _lists: Vec<Vec<f32>>,
     _lens: Vec<Vec<i32>>,
-    mask: Vec<f32>,
-    mask_bytes: Vec<u8>,
+    #[expect(clippy::vec_box, reason = "there are pointers to them")]
+    _quants: Vec<Box<fa_quant>>,
+    mask: Vec<u8>,
     cells: Vec<u8>,
-    o: Vec<f32>,
+    o: Vec<u8>,
     lse: Vec<f32>,
 }
 
-/// What outputs hold before.
-const BEFORE: f32 = -7.0e30;
+/// What outputs hold before: in bytes, and as f32.
+const BEFORE: u8 = 0xa5;
+const LSE_BEFORE: f32 = -7.0e30;
+
+const F32: i32 = fa_dtype::FA_DTYPE_F32 as i32;
+const F16: i32 = fa_dtype::FA_DTYPE_F16 as i32;
+const BF16: i32 = fa_dtype::FA_DTYPE_BF16 as i32;
+const I8: i32 = fa_dtype::FA_DTYPE_I8 as i32;
+const Q8_0: i32 = fa_dtype::FA_DTYPE_Q8_0 as i32;
+const BOOL8: i32 = fa_dtype::FA_DTYPE_BOOL8 as i32;
+
+/// Elements and bytes of a block of a type.
+fn block(dtype: i32) -> [i64; 2] {
+    match dtype {
+        F32 => [1, 4],
+        F16 | BF16 => [1, 2],
+        Q8_0 => [32, 34],
+        _ => [1, 1],
+    }
+}
 
 struct Chooser(Random);
 
@@ -152,31 +173,65 @@ impl Case {
             true => total(a.cu_len_kv, a.len_kv),
             false => (a.num_pages, a.page_size),
         };
-        let mut inputs = Vec::new();
-        let mut input = |c: &mut Chooser, extent: [i64; 3], dim: i64, broadcast: bool| {
-            let (mut stride, mut elements) = strides(c, extent, dim, 4);
+        let (mut inputs, mut lists, mut quants) = (Vec::new(), Vec::new(), Vec::new());
+        let mut largest = 1.0f64;
+        let packed = [!a.cu_len_q.is_null(), !a.cu_len_kv.is_null(), !a.cu_len_kv.is_null()];
+        // Half of the problems are f32 throughout.
+        let types = if c.chance(50) { vec![F32] } else { vec![F32, F16, BF16, I8, Q8_0] };
+        let mut input = |c: &mut Chooser, which: usize, extent: [i64; 3], dim: i64, broadcast: bool| {
+            let mut dtype = c.of(&types);
+            if dim % block(dtype)[0] != 0 {
+                dtype = I8;
+            }
+            let [elements, bytes] = block(dtype);
+            let row = dim / elements * bytes;
+            let (mut stride, _) = strides(c, extent, row, bytes.min(4));
             if broadcast && c.chance(20) {
                 stride[c.below(2) as usize] = 0;
             }
             // As many as are reached: a read beyond is a read beyond the allocation.
-            let reached: i64 = (0..3).map(|i| (extent[i] - 1) * stride[i] / 4).sum::<i64>() + dim;
-            elements = if extent.contains(&0) { 0 } else { elements.min(reached as usize) };
-            inputs.push(c.0.normals(elements));
-            fa_tensor { data: inputs.last().unwrap().as_ptr().cast_mut().cast(), stride, ..fa_tensor::NONE }
+            let reached = (0..3).map(|i| (extent[i] - 1) * stride[i]).sum::<i64>() + row;
+            let mut data = vec![0u8; if extent.contains(&0) { 0 } else { reached as usize }];
+            let mut tensor = fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, ..fa_tensor::NONE };
+            let is_scaled = dtype == I8 && c.chance(80);
+            if dtype == Q8_0 {
+                // Blocks begin where rows do.
+                for_rows(&tensor, extent, |at| {
+                    for at in (0..row).step_by(bytes as usize).map(|block| at as i64 + block) {
+                        // SAFETY: a block of a row.
+                        let block = unsafe { std::slice::from_raw_parts_mut(at as *mut u8, bytes as usize) };
+                        largest = largest.max(fill(c, dtype, false, block));
+                    }
+                });
+            } else {
+                for x in data.chunks_mut(bytes as usize) {
+                    largest = largest.max(fill(c, dtype, is_scaled, x));
+                }
+            }
+            if is_scaled {
+                let (quant, list, most) = scales(c, extent, dim, packed[which]);
+                largest = largest.max(f64::from(most) * 137.0);
+                lists.extend(list);
+                quants.push(Box::new(quant));
+                tensor.quant = &**quants.last().unwrap();
+            }
+            inputs.push(data);
+            tensor
         };
-        a.q = input(&mut c, [entries_q, a.heads_q, rows_q], a.dim_qk, false);
-        a.k = input(&mut c, [entries_kv, a.heads_kv, rows_kv], a.dim_qk, true);
-        a.v = input(&mut c, [entries_kv, a.heads_kv, rows_kv], a.dim_v, true);
-        if a.dim_v <= a.dim_qk && c.chance(15) {
+        a.q = input(&mut c, 0, [entries_q, a.heads_q, rows_q], a.dim_qk, false);
+        a.k = input(&mut c, 1, [entries_kv, a.heads_kv, rows_kv], a.dim_qk, true);
+        a.v = input(&mut c, 2, [entries_kv, a.heads_kv, rows_kv], a.dim_v, true);
+        if a.dim_v <= a.dim_qk && a.dim_v % block(a.k.dtype)[0] == 0 && c.chance(15) {
             a.v = a.k;
         }
-        let largest = inputs.iter().flatten().fold(1.0f64, |m, &x| m.max(f64::from(x.abs())));
         let extent = [entries_q, a.heads_q, rows_q];
-        let (stride, elements) = strides(&mut c, extent, a.dim_v, 4);
-        let mut o = vec![BEFORE; elements];
-        a.o = fa_tensor { data: o.as_mut_ptr().cast(), stride, ..fa_tensor::NONE };
-        let (stride, elements) = strides(&mut c, extent, 1, 4);
-        let mut lse = vec![BEFORE; elements];
+        a.o.dtype = if types.len() == 1 { F32 } else { c.of(&[F32, F16, BF16]) };
+        let element = block(a.o.dtype)[1];
+        let (stride, bytes) = strides(&mut c, extent, a.dim_v * element, element);
+        let mut o = vec![BEFORE; bytes];
+        (a.o.data, a.o.stride) = (o.as_mut_ptr().cast(), stride);
+        let (stride, bytes) = strides(&mut c, extent, 4, 4);
+        let mut lse = vec![LSE_BEFORE; bytes / 4];
         if c.chance(70) {
             a.lse = lse.as_mut_ptr();
             a.lse_stride = stride.map(|bytes| bytes / 4);
@@ -185,10 +240,14 @@ impl Case {
             a.softcap = c.of(&[0.5, 3.0, 50.0]);
         }
         let queries = [a.batch, a.heads_q, a.len_q];
-        let (mut mask, mut mask_bytes) = (Vec::new(), Vec::new());
+        let mut mask = Vec::new();
         if c.chance(50) && a.len_q * a.len_kv > 0 {
-            let size = c.of(&[1, 4]);
-            let (mut stride, elements) = strides(&mut c, queries, a.len_kv, size);
+            a.mask.dtype = if c.chance(50) { BOOL8 } else { c.of(&types) };
+            if [I8, Q8_0].contains(&a.mask.dtype) {
+                a.mask.dtype = F32;
+            }
+            let element = block(a.mask.dtype)[1];
+            let (mut stride, bytes) = strides(&mut c, queries, a.len_kv * element, element);
             for stride in &mut stride {
                 if c.chance(30) {
                     *stride = 0;
@@ -196,24 +255,25 @@ impl Case {
             }
             // Some hide almost everything, so that there are rows that see nothing.
             let hidden = c.of(&[0, 10, 50, 97]);
-            a.mask.stride = stride;
-            if size == 1 {
-                mask_bytes =
-                    (0..elements).map(|_| if c.chance(hidden) { 0 } else { c.from(1, 256) as u8 }).collect();
-                a.mask.dtype = fa_dtype::FA_DTYPE_BOOL8 as i32;
-                a.mask.data = mask_bytes.as_mut_ptr().cast();
-            } else {
-                let any = |c: &mut Chooser| if c.chance(hidden) { f32::NEG_INFINITY } else { c.0.normal() };
-                mask = (0..elements).map(|_| any(&mut c)).collect();
-                a.mask.data = mask.as_mut_ptr().cast();
+            mask = vec![0; bytes];
+            for x in mask.chunks_mut(element as usize) {
+                let hides = c.chance(hidden);
+                let number = if hides { f32::NEG_INFINITY } else { c.0.normal() };
+                match a.mask.dtype {
+                    BOOL8 => x[0] = if hides { 0 } else { c.from(1, 256) as u8 },
+                    F16 => x.copy_from_slice(&f16::from_f32(number).to_ne_bytes()),
+                    BF16 => x.copy_from_slice(&bf16::from_f32(number).to_ne_bytes()),
+                    _ => x.copy_from_slice(&number.to_ne_bytes()),
+                }
             }
+            (a.mask.stride, a.mask.data) = (stride, mask.as_mut_ptr().cast());
         }
         let mut cells = Vec::new();
         if c.chance(25) && a.len_q * a.len_kv > 0 {
             a.block_mask_q = c.of(&[1, 5, 16, 32, 100]);
             a.block_mask_kv = c.of(&[1, 7, 16, 64, 300]);
             let extent = [a.batch, a.heads_q, (a.len_q + a.block_mask_q - 1) / a.block_mask_q];
-            let (mut stride, elements) =
+            let (mut stride, bytes) =
                 strides(&mut c, extent, (a.len_kv + a.block_mask_kv - 1) / a.block_mask_kv, 1);
             for stride in &mut stride {
                 if c.chance(30) {
@@ -221,70 +281,97 @@ impl Case {
                 }
             }
             let hidden = c.of(&[0, 30, 80, 100]);
-            cells = (0..elements).map(|_| if c.chance(hidden) { 0 } else { c.from(1, 256) as u8 }).collect();
+            cells = (0..bytes).map(|_| if c.chance(hidden) { 0 } else { c.from(1, 256) as u8 }).collect();
             (a.block_mask, a.block_mask_stride) = (cells.as_ptr(), stride);
         }
         if c.chance(25) {
             let per_batch = c.chance(50);
-            inputs.push(
+            lists.push(
                 (0..a.heads_q * if per_batch { a.batch } else { 1 })
                     .map(|_| c.of(&[0.0, 0.02, 0.5, -0.1]))
                     .collect(),
             );
-            a.alibi_slopes = inputs.last().unwrap().as_ptr();
+            a.alibi_slopes = lists.last().unwrap().as_ptr();
             a.alibi_batch_stride = if per_batch { a.heads_q } else { 0 };
-            if !mask.is_empty() && c.chance(50) {
+            if !mask.is_empty() && a.mask.dtype != BOOL8 && c.chance(50) {
                 a.flags = FA_MASK_TIMES_SLOPE;
             }
         }
         if c.chance(25) {
-            inputs.push((0..a.heads_q).map(|_| c.of(&[0.0, 2.5, -3.0, 30.0, f32::NEG_INFINITY])).collect());
-            a.sinks = inputs.last().unwrap().as_ptr();
+            lists.push((0..a.heads_q).map(|_| c.of(&[0.0, 2.5, -3.0, 30.0, f32::NEG_INFINITY])).collect());
+            a.sinks = lists.last().unwrap().as_ptr();
         }
-        let mut case =
-            Case { a, seed, largest, _inputs: inputs, _lens: lens, mask, mask_bytes, cells, o, lse };
+        let mut case = Case {
+            a,
+            seed,
+            largest,
+            _inputs: inputs,
+            _lists: lists,
+            _lens: lens,
+            _quants: quants,
+            mask,
+            cells,
+            o,
+            lse,
+        };
         case.poison();
         case
     }
 
-    /// NaN in every key and value that nothing sees, and in every number of the mask that is not looked at.
+    /// NaN in every key and value that nothing sees, and in every number of the mask that is not looked at;
+    /// in the scales of integers that nothing sees.
     fn poison(&mut self) {
         let mut looked_at = std::collections::HashSet::new();
         let [x, y, z] = self.a.mask.stride;
+        let [_, element] = block(self.a.mask.dtype);
         for b in 0..self.a.batch {
             for h in 0..self.a.heads_q {
                 for i in 0..self.queries_of(b) {
                     for j in self.window(b, i) {
-                        looked_at.insert(((b * x + h * y + i * z) / 4 + j) as usize);
+                        looked_at.insert(b * x + h * y + i * z + j * element);
                     }
                 }
             }
         }
-        for (index, mask) in self.mask.iter_mut().enumerate() {
-            if !looked_at.contains(&index) {
-                *mask = f32::NAN;
+        for (index, x) in self.mask.chunks_mut(element as usize).enumerate() {
+            if self.a.mask.dtype != BOOL8 && !looked_at.contains(&(index as i64 * element)) {
+                // Not a number in every format.
+                x.fill(0xff);
             }
         }
         let a = &self.a;
         let mut seen = std::collections::HashSet::new();
-        self.pairs(|b, h, i, keys| {
+        let mut scales = std::collections::HashSet::new();
+        self.pairs(|b, h, _, keys| {
             let kv = h / (a.heads_q / a.heads_kv);
             for j in keys {
-                seen.insert(at(&a.k, self.key_at(b, j), kv));
-                seen.insert(at(&a.v, self.key_at(b, j), kv));
+                for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
+                    let place = self.key_at(b, j);
+                    seen.insert(at(tensor, place, kv));
+                    scales.extend((0..dim).filter_map(|d| scale_at(tensor, place, kv, d)));
+                }
             }
-            let _ = i;
         });
         let is_paged = !a.block_table.is_null();
         for b in 0..if is_paged { a.num_pages } else { a.batch } {
             for kv in 0..a.heads_kv {
                 for j in 0..if is_paged { a.page_size } else { self.keys_of(b) } {
                     for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
-                        let row = at(tensor, if is_paged { [b, j] } else { self.key_at(b, j) }, kv);
+                        let place = if is_paged { [b, j] } else { self.key_at(b, j) };
+                        let row = at(tensor, place, kv);
+                        let [elements, bytes] = block(tensor.dtype);
                         if !seen.contains(&row) {
-                            for d in 0..dim {
-                                // SAFETY: a row of the tensor.
-                                unsafe { (row as *mut f32).add(d as usize).write(f32::NAN) };
+                            // Not a number in every format of floating point, scales of blocks included.
+                            // SAFETY: a row of the tensor.
+                            unsafe { (row as *mut u8).write_bytes(0xff, (dim / elements * bytes) as usize) };
+                        }
+                        for scale in (0..dim).filter_map(|d| scale_at(tensor, place, kv, d)) {
+                            // SAFETY: a list of scales that we made; one shared by all must be finite.
+                            unsafe {
+                                let is_shared = (*tensor.quant).stride == [0; 4];
+                                if !scales.contains(&scale) && !is_shared {
+                                    (scale as *mut f32).write(f32::NAN);
+                                }
                             }
                         }
                     }
@@ -331,13 +418,14 @@ impl Case {
 
     /// The mask for a query and a key; 0 without one.
     fn mask(&self, b: i64, h: i64, i: i64, j: i64) -> f64 {
-        let [x, y, z] = self.a.mask.stride;
-        let at = b * x + h * y + i * z;
-        match (self.mask.is_empty(), self.mask_bytes.is_empty()) {
-            (true, true) => 0.0,
-            (false, _) => f64::from(self.mask[(at / 4 + j) as usize]),
-            _ if self.mask_bytes[(at + j) as usize] == 0 => f64::NEG_INFINITY,
-            _ => 0.0,
+        if self.mask.is_empty() {
+            return 0.0;
+        }
+        let x = stored(self.a.mask.dtype, at(&self.a.mask, [b, i], h), j);
+        match self.a.mask.dtype {
+            BOOL8 if x == 0.0 => f64::NEG_INFINITY,
+            BOOL8 => 0.0,
+            _ => x,
         }
     }
 
@@ -411,12 +499,13 @@ impl Case {
         self.pairs(|b, h, i, keys| {
             let kv = h / (a.heads_q / a.heads_kv);
             let scale = if a.scale == 0.0 { 1.0 / (a.dim_qk as f64).sqrt() } else { f64::from(a.scale) };
-            let q = at(&a.q, self.query_at(b, i), h);
+            let q: Vec<f64> = (0..a.dim_qk).map(|d| value(&a.q, self.query_at(b, i), h, d)).collect();
             let scores: Vec<f64> = keys
                 .iter()
                 .map(|&j| {
-                    let k = at(&a.k, self.key_at(b, j), kv);
-                    let score = scale * (0..a.dim_qk).map(|d| value(q, d) * value(k, d)).sum::<f64>();
+                    let place = self.key_at(b, j);
+                    let dot = |(d, q): (i64, &f64)| q * value(&a.k, place, kv, d);
+                    let score = scale * (0..).zip(&q).map(dot).sum::<f64>();
                     self.logit(b, h, i, j, score)
                 })
                 .collect();
@@ -427,18 +516,25 @@ impl Case {
             // Scores are f32: the larger they are the coarser.
             let coarse = 1.0 + scores.iter().fold(0.0f64, |m, s| m.max(s.abs())) / 20.0;
             let row = at(&a.o, self.query_at(b, i), h);
+            let element = block(a.o.dtype)[1];
             for d in 0..a.dim_v {
                 let weigh =
-                    |(&j, s): (&i64, &f64)| (s - max).exp() / sum * value(at(&a.v, self.key_at(b, j), kv), d);
+                    |(&j, s): (&i64, &f64)| (s - max).exp() / sum * value(&a.v, self.key_at(b, j), kv, d);
                 let exact: f64 = keys.iter().zip(&scores).map(weigh).sum();
-                let got = value(row, d);
+                let got = stored(a.o.dtype, row, d);
                 let where_ = format!("seed {seed}, {how}: sequence {b}, head {h}, row {i}, element {d}");
+                // Half a unit in the last place of what is stored, and the least that it can hold.
+                let rounding = match a.o.dtype {
+                    F16 => (exact.abs() * 2f64.powi(-11)).max(2f64.powi(-25)),
+                    BF16 => exact.abs() * 2f64.powi(-8),
+                    _ => 0.0,
+                };
                 assert!(
-                    (got - exact).abs() <= 1e-5 * self.largest * coarse,
+                    (got - exact).abs() <= 1e-5 * self.largest * coarse + 1.01 * rounding,
                     "{where_}: {got} is not {exact}"
                 );
-                let index = (row - self.o.as_ptr() as usize) / 4 + d as usize;
-                o_left[index] = BEFORE;
+                let index = row - self.o.as_ptr() as usize + (d * element) as usize;
+                o_left[index..][..element as usize].fill(BEFORE);
             }
             if !a.lse.is_null() {
                 let [entry, token] = self.query_at(b, i);
@@ -448,19 +544,19 @@ impl Case {
                 let same = got == exact || (got - exact).abs() <= 1e-5 * (1.0 + exact.abs()) * coarse;
                 let empty = keys.is_empty() && got == sink;
                 assert!(same || empty, "seed {seed}, {how}: LSE of {b}, {h}, {i}: {got} is not {exact}");
-                lse_left[index] = BEFORE;
+                lse_left[index] = LSE_BEFORE;
             }
         });
-        let untouched = |left: &[f32]| left.iter().all(|&x| x == BEFORE);
-        assert!(untouched(&o_left) && untouched(&lse_left), "seed {seed}, {how}: wrote beside the outputs");
+        let untouched = o_left.iter().all(|&x| x == BEFORE) && lse_left.iter().all(|&x| x == LSE_BEFORE);
+        assert!(untouched, "seed {seed}, {how}: wrote beside the outputs");
     }
 
     fn blank(&mut self) {
         self.o.fill(BEFORE);
-        self.lse.fill(BEFORE);
+        self.lse.fill(LSE_BEFORE);
     }
 
-    fn outputs(&self) -> (Vec<f32>, Vec<f32>) {
+    fn outputs(&self) -> (Vec<u8>, Vec<f32>) {
         (self.o.clone(), self.lse.clone())
     }
 
@@ -485,9 +581,23 @@ impl Case {
     /// Computes sequence `b` alone, into the same place.
     fn run_alone(&self, b: i64) {
         let mut a = self.a;
-        let shift = |tensor: &mut fa_tensor, [entry, row]: [i64; 2]| {
+        let mut quants = Vec::new();
+        let mut shift = |tensor: &mut fa_tensor, [entry, row]: [i64; 2]| {
             let bytes = entry * tensor.stride[0] + row * tensor.stride[2];
             tensor.data = tensor.data.wrapping_byte_offset(bytes as isize);
+            if !tensor.quant.is_null() {
+                // SAFETY: a box that the case keeps.
+                let mut quant = unsafe { *tensor.quant };
+                let [x, _, z, _] = quant.stride;
+                let values = entry * x + if z == 0 { 0 } else { row / i64::from(quant.group_tokens) * z };
+                for list in [&mut quant.scale, &mut quant.zero] {
+                    if !list.is_null() {
+                        *list = list.wrapping_offset(values as isize);
+                    }
+                }
+                quants.push(Box::new(quant));
+                tensor.quant = &**quants.last().unwrap();
+            }
         };
         a.batch = 1;
         (a.len_q, a.len_kv) = (self.queries_of(b), self.keys_in_use(b));
@@ -524,21 +634,82 @@ impl Case {
     }
 }
 
-/// Strides in bytes of some layout of these extents, and its elements.
-fn strides(c: &mut Chooser, [entries, heads, rows]: [i64; 3], dim: i64, size: i64) -> ([i64; 3], usize) {
-    let row = size * (dim + c.of(&[0, 0, 1, 5]));
+/// Strides of some layout of these extents with rows of so many bytes, and how many bytes that takes.
+/// Distances are multiples of `unit`.
+fn strides(c: &mut Chooser, [entries, heads, rows]: [i64; 3], row: i64, unit: i64) -> ([i64; 3], usize) {
+    let row = row + unit * c.of(&[0, 0, 1, 5]);
+    let unit = unit as u64;
     let stride = match c.below(3) {
         0 => [heads * rows * row, rows * row, row],
         1 => [rows * heads * row, row, heads * row],
         // Rows so far apart that they fall on the same cache lines.
         _ => {
-            let far = ((heads * row) as u64).next_multiple_of(1024) as i64;
+            let far = ((heads * row) as u64).next_multiple_of(1024).next_multiple_of(unit) as i64;
             [rows * far, row, far]
         }
     };
-    let elements: i64 =
-        if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) / size };
-    (stride, elements as usize)
+    let bytes: i64 = if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) };
+    (stride, (bytes as u64).next_multiple_of(unit) as usize)
+}
+
+/// Writes one element (or block) of random data; returns its largest magnitude.
+fn fill(c: &mut Chooser, dtype: i32, is_scaled: bool, to: &mut [u8]) -> f64 {
+    match dtype {
+        F32 => {
+            let x = c.0.normal();
+            to.copy_from_slice(&x.to_ne_bytes());
+            f64::from(x.abs())
+        }
+        F16 => {
+            let x = f16::from_f32(c.0.normal());
+            to.copy_from_slice(&x.to_ne_bytes());
+            x.to_f64().abs()
+        }
+        BF16 => {
+            let x = bf16::from_f32(c.0.normal());
+            to.copy_from_slice(&x.to_ne_bytes());
+            x.to_f64().abs()
+        }
+        I8 => {
+            let most = if is_scaled { 127 } else { 3 };
+            to[0] = c.from(-most - 1, most + 1) as i8 as u8;
+            if is_scaled { 0.0 } else { 4.0 }
+        }
+        _ => {
+            let scale = f16::from_f32(c.from(1, 20) as f32 / 1000.0);
+            to[..2].copy_from_slice(&scale.to_ne_bytes());
+            to[2..].iter_mut().for_each(|x| *x = c.from(-128, 128) as i8 as u8);
+            128.0 * scale.to_f64()
+        }
+    }
+}
+
+/// Scales and zeros of some granularity for a tensor, and the largest scale.
+fn scales(c: &mut Chooser, extent: [i64; 3], dim: i64, packed: bool) -> (fa_quant, Vec<Vec<f32>>, f32) {
+    // Of packed rows a group may belong to two sequences, which then cannot be cut out.
+    let group_tokens = if packed { 1 } else { c.of(&[1, 1, 4, 7]) };
+    let group_dims = c.of(&[1, 1, 3, 8, 16, 32]);
+    let groups = |n: i64, size: i64| (n + size - 1) / size;
+    let counts = [extent[0], extent[1], groups(extent[2], group_tokens), groups(dim, group_dims)];
+    let mut stride = [0; 4];
+    let mut n = 1;
+    for axis in (0..4).rev() {
+        if c.chance(40) {
+            stride[axis] = n;
+            n *= counts[axis].max(1);
+        }
+    }
+    let scale: Vec<f32> = (0..n).map(|_| c.from(5, 20) as f32 / 1000.0).collect();
+    let zero: Vec<f32> = (0..n).map(|_| c.from(-9, 10) as f32).collect();
+    let most = scale.iter().fold(0f32, |m, &x| m.max(x));
+    let quant = fa_quant {
+        scale: scale.as_ptr(),
+        zero: if c.chance(30) { zero.as_ptr() } else { ptr::null() },
+        stride,
+        group_tokens: if stride[2] == 0 { c.of(&[0, 1, 5]) } else { group_tokens as i32 },
+        group_dims: if stride[3] == 0 { c.of(&[0, 1, 5]) } else { group_dims as i32 },
+    };
+    (quant, vec![scale, zero], most)
 }
 
 /// Address of a row.
@@ -547,9 +718,56 @@ fn at(tensor: &fa_tensor, [entry, row]: [i64; 2], head: i64) -> usize {
     tensor.data.wrapping_byte_offset((entry * x + head * y + row * z) as isize) as usize
 }
 
-fn value(row: usize, d: i64) -> f64 {
+/// Calls `f` with the address of each row.
+fn for_rows(tensor: &fa_tensor, [entries, heads, rows]: [i64; 3], mut f: impl FnMut(usize)) {
+    for entry in 0..entries {
+        for head in 0..heads {
+            (0..rows).for_each(|row| f(at(tensor, [entry, row], head)));
+        }
+    }
+}
+
+/// Address of the scale of an element, if it has one.
+fn scale_at(tensor: &fa_tensor, [entry, row]: [i64; 2], head: i64, d: i64) -> Option<usize> {
+    // SAFETY: NULL or a box that the case keeps.
+    let quant = unsafe { tensor.quant.as_ref()? };
+    let [x, y, z, w] = quant.stride;
+    let group = |i: i64, size: i32, stride: i64| if stride == 0 { 0 } else { i / i64::from(size) * stride };
+    let at = entry * x + head * y + group(row, quant.group_tokens, z) + group(d, quant.group_dims, w);
+    Some(quant.scale.wrapping_offset(at as isize) as usize)
+}
+
+/// An element as it is stored.
+fn stored(dtype: i32, row: usize, d: i64) -> f64 {
+    let [elements, bytes] = block(dtype);
+    let block = (row as i64 + d / elements * bytes) as *const u8;
     // SAFETY: an element of a row of a live tensor.
-    f64::from(unsafe { (row as *const f32).add(d as usize).read() })
+    unsafe {
+        match dtype {
+            F32 => f64::from(block.cast::<f32>().read_unaligned()),
+            F16 => block.cast::<f16>().read_unaligned().to_f64(),
+            BF16 => block.cast::<bf16>().read_unaligned().to_f64(),
+            I8 => f64::from(block.cast::<i8>().read()),
+            BOOL8 => f64::from(block.read()),
+            _ => {
+                let scale = block.cast::<f16>().read_unaligned().to_f64();
+                scale * f64::from(block.add(2 + (d % 32) as usize).cast::<i8>().read())
+            }
+        }
+    }
+}
+
+/// What an element of a tensor is.
+fn value(tensor: &fa_tensor, place: [i64; 2], head: i64, d: i64) -> f64 {
+    let x = stored(tensor.dtype, at(tensor, place, head), d);
+    let Some(scale) = scale_at(tensor, place, head, d) else { return x };
+    // SAFETY: as in `scale_at`; zeros lie as scales do.
+    unsafe {
+        let quant = &*tensor.quant;
+        let index = (scale - quant.scale as usize) / 4;
+        let zero = if quant.zero.is_null() { 0.0 } else { f64::from(*quant.zero.add(index)) };
+        (x - zero) * f64::from(*(scale as *const f32))
+    }
 }
 
 fn empty() -> fa_attention {
@@ -610,7 +828,7 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
             let once = case.outputs();
             let same = |case: &Case, how: &str| {
                 let now = case.outputs();
-                assert!(same_bits(&now.0, &once.0) && same_bits(&now.1, &once.1), "seed {seed}: {how}");
+                assert!(now.0 == once.0 && same_bits(&now.1, &once.1), "seed {seed}: {how}");
             };
             case.blank();
             case.run(pool, 3);
@@ -657,7 +875,7 @@ fn rows_that_see_only_infinities_or_nan_are_not_empty() {
         a.mask = fa_tensor {
             data: mask.as_ptr().cast_mut().cast(),
             stride: [0, 0, keys as i64],
-            dtype: fa_dtype::FA_DTYPE_BOOL8 as i32,
+            dtype: BOOL8,
             ..fa_tensor::NONE
         };
         let mut ws = Workspace::of(&a, 1);

@@ -23,13 +23,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("schedule", &["plan", "part", "problem", "pool", "workspace", "error"]),
-    ("plan", &["kernel", "decode", "part", "problem", "machine", "workspace", "error"]),
-    ("kernel", &["prefill", "decode", "part", "problem", "dtype", "simd", "machine", "workspace", "error"]),
-    ("decode", &["attend", "part", "problem", "dtype", "simd", "workspace"]),
-    ("prefill", &["attend", "part", "problem", "dtype", "simd", "workspace"]),
-    ("attend", &["part", "problem", "dtype", "view", "simd"]),
+    ("plan", &["kernel", "decode", "part", "problem", "dtype", "machine", "workspace", "error"]),
+    (
+        "kernel",
+        &["prefill", "decode", "part", "problem", "family", "dtype", "simd", "machine", "workspace", "error"],
+    ),
+    ("decode", &["attend", "family", "part", "problem", "dtype", "simd", "workspace"]),
+    ("prefill", &["attend", "family", "part", "problem", "simd", "workspace"]),
+    ("attend", &["family", "part", "problem", "dtype", "view", "simd"]),
+    ("family", &["part", "problem", "view", "dtype", "simd"]),
     ("part", &["problem"]),
-    ("reference", &["problem"]),
+    ("reference", &["problem", "dtype"]),
     ("problem", &["dtype", "view", "error"]),
     ("view", &["dtype", "error"]),
     ("dtype", &["simd"]),
@@ -42,7 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch.
 const MAY_BE_UNSAFE: &[&str] =
-    &["capi", "view", "simd", "dtype", "attend", "prefill", "decode", "kernel", "workspace"];
+    &["capi", "view", "simd", "dtype", "family", "attend", "prefill", "decode", "kernel", "workspace"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

@@ -111,7 +111,7 @@ fn one_thread_allocates_its_scratch_once_and_frees_it() {
 fn i8_allocates_its_scratch_once_and_frees_it() {
     let size = Size::new(1, 200, 700, 33);
     let inputs = Inputs::normal(size, 2).quantised();
-    let scales = inputs.semantics.scales;
+    let [q_scale, k_scale, v_scale] = inputs.scales;
     let mut out = vec![0f32; size.queries()];
     let cfg = config(33, true);
     let expected = scratch(&cfg, fa_dtype::FA_DTYPE_I8, size);
@@ -119,7 +119,7 @@ fn i8_allocates_its_scratch_once_and_frees_it() {
         // SAFETY: dense arrays of these sizes.
         let status = unsafe {
             let (q, k, v) = (inputs.q.as_ptr(), inputs.k.as_ptr(), inputs.v.as_ptr());
-            fa_forward_i8(&cfg, q, k, v, scales.q, scales.k, scales.v, 200, 700, out.as_mut_ptr())
+            fa_forward_i8(&cfg, q, k, v, q_scale, k_scale, v_scale, 200, 700, out.as_mut_ptr())
         };
         assert_eq!(status, fa_status::FA_OK);
     };
@@ -154,7 +154,8 @@ fn scratch_is_linear_in_the_lengths_at_most() {
         assert!(bytes(&auto, 1 << 30) < 1 << 20);
         let whole = fa_config { block_size_q: usize::MAX, block_size_kv: usize::MAX, ..auto };
         for n in [1 << 10, 1 << 14, 1 << 20] {
-            assert!(bytes(&whole, n) <= n * 4 * (3 * 64 + 2 * 64 + 2) + 4096, "{n}: {}", bytes(&whole, n));
+            // Rows that are converted have an odd number of cache lines: 80 numbers instead of 64.
+            assert!(bytes(&whole, n) <= n * 4 * (3 * 64 + 2 * 80 + 2) + 8192, "{n}: {}", bytes(&whole, n));
         }
     }
 }

@@ -285,6 +285,7 @@ fn no_keys_at_all_give_zeros() {
         q: vec![1.0; 30],
         k: vec![],
         v: vec![],
+        scales: [1.0; 3],
         semantics: Semantics::with_scale(1.0),
     };
     for inputs in [inputs.clone(), inputs.causal()] {

@@ -36,6 +36,7 @@ fn cut(inputs: &Inputs<f32>, keys: Range<usize>) -> Inputs<f32> {
         q: inputs.q.clone(),
         k: inputs.k[elements.clone()].to_vec(),
         v: inputs.v[elements].to_vec(),
+        scales: inputs.scales,
         semantics: inputs.semantics,
     }
 }
@@ -140,6 +141,7 @@ proptest! {
             q: inputs.q[i * dim..][..dim].to_vec(),
             k: inputs.k[..len_kv * dim].to_vec(),
             v: inputs.v[..len_kv * dim].to_vec(),
+            scales: inputs.scales,
             semantics: Semantics { q_pos: Position::At(inputs.q_pos() + i as i64), ..inputs.semantics },
         };
         for kernel in kernels(Dtype::F32) {
@@ -184,7 +186,7 @@ proptest! {
         let hide = |(bias, seen): (f32, &u8)| if *seen == 0 { f32::NEG_INFINITY } else { bias };
         let numbers: Vec<f32> = random.normals(len_q * len_kv).into_iter().zip(&bytes).map(hide).collect();
         let shared = |dtype: Dtype, rows: usize, dim: usize| {
-            Layout { dtype, extent: [batch, heads_q, rows], dim, stride: [0, 0, dim * dtype.size()] }
+            Layout { dtype, extent: [batch, heads_q, rows], dim, stride: [0, 0, dim * dtype.block_bytes()] }
         };
         let cells = seen(&mut random, len_q.div_ceil(cell) * len_kv.div_ceil(cell));
         let slopes = random.normals(heads_q);
@@ -296,7 +298,7 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
                 };
                 let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
                 let plan = kernel.plan(problem.shape(), 1).unwrap();
-                assert!(plan.tiles.copy, "{plan:?}");
+                assert_eq!(plan.tiles.staged, [true; 2], "{plan:?}");
                 run(&mut problem, kernel, 1).unwrap();
                 assert!(same_bits(&o, &inputs.run(kernel, 1).o), "{kernel:?}: dim {dim}, stride {stride}");
             }

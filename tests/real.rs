@@ -46,6 +46,7 @@ fn sets() -> Vec<Set> {
             q: f32s("q", len_q),
             k: f32s("k", len_kv),
             v: f32s("v", len_kv),
+            scales: [1.0; 3],
             semantics: Semantics::with_scale(scale.parse().expect("a scale")),
         };
         if causal_too == "1" {

@@ -5,8 +5,8 @@ mod common;
 use common::layout;
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
-use flash_attention::problem::{Batch, Logits, Position, Problem, Scales, Semantics, Tensors};
-use flash_attention::view::{Layout, View, ViewMut};
+use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Tensors};
+use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 /// Builds a problem of two heads, 4 queries, 6 keys, dim 8, with what `change` does to it.
 fn build(change: impl FnOnce(&mut [Layout; 5], &mut Semantics)) -> Result<(), Error> {
@@ -45,16 +45,24 @@ fn each_inconsistency_has_its_own_error() {
     assert_eq!(build(|l, _| l[1].stride[1] = 0), Ok(()), "broadcast keys are fine");
     assert_eq!(build(|l, _| l[1].stride[2] = usize::MAX), Err(Error::Overflow));
     assert_eq!(build(|l, _| l[1].stride[2] = 4000), Err(Error::Shape), "longer than the slice");
-    assert_eq!(build(|l, _| l[0].dtype = Dtype::F64), Err(Error::Dtype));
+    assert_eq!(build(|l, _| l[0].dtype = Dtype::I8), Err(Error::Dtype), "not what the slice holds");
     for bad in [f32::NAN, f32::INFINITY, f32::MAX] {
         assert_eq!(build(|_, s| s.softmax_scale = bad), Err(Error::SoftmaxScale));
     }
-    for i in 0..3 {
-        let mut scales = [1.0; 3];
-        scales[i] = f32::NAN;
-        let [q, k, v] = scales;
-        assert_eq!(build(|_, s| s.scales = Scales { q, k, v }), Err(Error::QuantScale));
-    }
+    let integers = [0i8; 6];
+    let view = View::of(&integers, layout::<i8>(1, 2, 3)).unwrap();
+    let quantised = |quant| view.quantised(quant).map(|_| ());
+    assert_eq!(quantised(Quant::per_tensor(&0.5)), Ok(()));
+    assert_eq!(quantised(Quant::per_tensor(&f32::NAN)), Err(Error::QuantScale));
+    assert_eq!(quantised(Quant::per_tensor(&f32::INFINITY)), Err(Error::QuantScale));
+    let scales = [1.0; 5];
+    let per_element = |group: [usize; 2]| {
+        let scale = Some(Array::of(&scales));
+        quantised(Quant { scale, zero: None, stride: [0, 0, 3, 1], group })
+    };
+    assert_eq!(per_element([1, 1]), Err(Error::Shape), "6 scales are needed");
+    assert_eq!(per_element([1, 2]), Ok(()), "5 scales are needed");
+    assert_eq!(per_element([0, 1]), Err(Error::ZeroExtent));
     assert_eq!(build(|_, s| s.q_pos = Position::At(i64::MAX)), Err(Error::Overflow));
 }
 

@@ -4,11 +4,12 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Problem, Scales, Semantics, Tensors};
+use flash_attention::problem::{Problem, Semantics, Tensors};
 use flash_attention::schedule;
-use flash_attention::view::{Element, Layout, View, ViewMut};
+use flash_attention::view::{Layout, Quant, View, ViewMut};
 
 use crate::error::Sample;
+use crate::store::encode;
 
 /// What the data looks like.
 #[derive(Clone, Copy, PartialEq)]
@@ -69,7 +70,7 @@ impl Case {
             (self.causal, " causal".to_owned()),
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
             (self.data == Data::Rising, " rising".to_owned()),
-            (self.dtype == Dtype::I8, " i8".to_owned()),
+            (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
             (self.path == Some(Path::Prefill), " prefill".to_owned()),
             (self.path == Some(Path::Decode), " decode".to_owned()),
         ] {
@@ -81,11 +82,7 @@ impl Case {
     }
 
     pub fn semantics(&self) -> Semantics {
-        let scales = match self.dtype {
-            Dtype::I8 => Scales { q: STEP, k: STEP, v: STEP },
-            _ => Scales::default(),
-        };
-        let semantics = Semantics { scales, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };
+        let semantics = Semantics::with_scale((self.dim as f32).sqrt().recip());
         if self.causal { semantics.causal() } else { semantics }
     }
 
@@ -93,7 +90,10 @@ impl Case {
         let dense = Layout::dense(dtype, self.heads, len, self.dim).expect("a size that fits");
         match self.row_stride {
             0 => dense,
-            stride => Layout { stride: [len * stride, self.dim * dtype.size(), stride], ..dense },
+            stride => {
+                let row = dtype.row_bytes(self.dim).expect("a size that fits");
+                Layout { stride: [len * stride, row, stride], ..dense }
+            }
         }
     }
 
@@ -106,16 +106,14 @@ impl Case {
     }
 }
 
-/// What one step of an 8-bit number stands for.
-const STEP: f32 = 0.03;
-
 /// The tensors of a case.
 pub struct Arrays {
     case: Case,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    quantised: [Vec<i8>; 3],
+    /// The same as they are stored, and what one step of 8-bit integers stands for.
+    stored: [(Vec<u8>, f32); 3],
     out: Vec<f32>,
 }
 
@@ -132,24 +130,22 @@ impl Arrays {
                 *k = rise * ((i / case.dim) % case.len_kv) as f32;
             }
         }
-        let quantised = match case.dtype {
-            Dtype::I8 => [&q, &k, &v].map(|x| x.iter().map(|x| (x / STEP) as i8).collect()),
-            _ => Default::default(),
-        };
+        let stored = [&q, &k, &v].map(|x| encode(case.dtype, x, case.dim));
         let out = vec![0.0; case.elements(case.len_q)];
-        Arrays { case: case.clone(), q, k, v, quantised, out }
+        Arrays { case: case.clone(), q, k, v, stored, out }
     }
 
     pub fn problem(&mut self) -> Problem<'_> {
         let case = self.case.clone();
-        let [q, k, v] = match case.dtype {
-            Dtype::I8 => {
-                let [q, k, v] = &self.quantised;
-                [view(&case, q, case.len_q), view(&case, k, case.len_kv), view(&case, v, case.len_kv)]
+        let [q, k, v] = &self.stored;
+        let [q, k, v] = [(q, case.len_q), (k, case.len_kv), (v, case.len_kv)].map(|((data, step), len)| {
+            // SAFETY: bytes of as many elements, which outlive the problem.
+            let view = unsafe { View::new(data.as_ptr(), case.layout(case.dtype, len)) }.expect("a view");
+            match case.dtype {
+                Dtype::I8 => view.quantised(Quant::per_tensor(step)).expect("a scale"),
+                _ => view,
             }
-            _ => [(&self.q, case.len_q), (&self.k, case.len_kv), (&self.v, case.len_kv)]
-                .map(|(x, len)| view(&case, x, len)),
-        };
+        });
         let layout = case.layout(Dtype::F32, case.len_q);
         let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
         let tensors = Tensors::new(q, k, v, o);
@@ -180,10 +176,6 @@ impl Arrays {
         let again = plan.clone();
         (plan, move || schedule::run(&mut problem, &again).expect("scratch memory"))
     }
-}
-
-fn view<'a, T: Element>(case: &Case, data: &'a [T], len: usize) -> View<'a> {
-    View::of(data, case.layout(T::DTYPE, len)).expect("arrays of the right size")
 }
 
 /// Normally distributed numbers (Box and Muller 1958 over a 64-bit congruential generator).

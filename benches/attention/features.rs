@@ -190,7 +190,7 @@ impl Memory {
             dtype,
             extent: [batch, heads_q, n],
             dim: n,
-            stride: [0, 0, n * dtype.size()],
+            stride: [0, 0, n * dtype.block_bytes()],
         };
         let lists = Array::of(&self.ints);
         let view = |data, layout| View::of(data, layout).expect("arrays of the right size");

@@ -3,10 +3,10 @@
 //! ```text
 //! cargo bench --bench attention                     all tables, with floors and goals
 //! cargo bench --bench attention -- TABLE ...        floors layers features odd few threads
-//!                                                   auto rival rising i8 call
+//!                                                   auto rival rising types call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
-//!                                  [causal] [dtype=i8] [data=rising]
-//!                                  [path=prefill|decode]                   one shape
+//!                                  [causal] [dtype=f16|bf16|i8|q8_0]
+//!                                  [data=rising] [path=prefill|decode]     one shape
 //! options: isa=NAME  threads=N  seconds=S (of each shape)  runs=N (of everything)  json=FILE
 //! ```
 //!
@@ -24,6 +24,8 @@ mod measure;
 mod probe;
 mod report;
 mod rival;
+#[path = "../../tests/common/store.rs"]
+mod store;
 mod suite;
 mod tables;
 
@@ -56,7 +58,10 @@ fn main() {
             ("dim", _) => set(&|case| case.dim = number()),
             ("stride", _) => set(&|case| case.row_stride = number()),
             ("causal", "") => set(&|case| case.causal = true),
+            ("dtype", "f16") => set(&|case| case.dtype = Dtype::F16),
+            ("dtype", "bf16") => set(&|case| case.dtype = Dtype::Bf16),
             ("dtype", "i8") => set(&|case| case.dtype = Dtype::I8),
+            ("dtype", "q8_0") => set(&|case| case.dtype = Dtype::Q8_0),
             ("path", "prefill") => set(&|case| case.path = Some(Path::Prefill)),
             ("path", "decode") => set(&|case| case.path = Some(Path::Decode)),
             ("data", "rising") => set(&|case| case.data = Data::Rising),
@@ -84,7 +89,8 @@ fn main() {
 fn usage(arg: &str) -> ! {
     eprintln!(
         "not understood: {arg}\n\
-         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=i8] [data=rising] [path=prefill|decode]\n\
+         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=f16|bf16|i8|q8_0]
+//!                                  [data=rising] [path=prefill|decode]\n\
          options: isa=NAME threads=N seconds=S runs=N json=FILE",
         Tables::NAMES.join("|")
     );

@@ -99,9 +99,11 @@ pub fn adversarial() -> Vec<(Case, Case)> {
         .into()
 }
 
-/// 8-bit shapes, as a share of the f32 peak; no floors yet.
-pub fn i8() -> Vec<Case> {
-    [(512, 64), (512, 128), (2048, 64), (2048, 128)]
-        .map(|(len, dim)| Case { dtype: Dtype::I8, ..Case::square(heads(len), len, dim) })
-        .into()
+/// Other types, and how fast they must be at least against f32.
+pub fn types() -> Vec<(Case, Option<f64>)> {
+    let types =
+        [(Dtype::F16, Some(0.95)), (Dtype::Bf16, Some(0.95)), (Dtype::I8, None), (Dtype::Q8_0, Some(0.85))];
+    let shapes = [(512, 64), (512, 128), (2048, 64), (2048, 128)];
+    let case = |(dtype, floor), (len, dim)| (Case { dtype, ..Case::square(heads(len), len, dim) }, floor);
+    types.into_iter().flat_map(|kind| shapes.map(|shape| case(kind, shape))).collect()
 }

@@ -29,7 +29,7 @@ pub struct Tables {
 
 impl Tables {
     pub const NAMES: [&str; 11] =
-        ["floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "i8", "call"];
+        ["floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "types", "call"];
 
     pub fn table(&mut self, name: &str) {
         match name {
@@ -42,7 +42,7 @@ impl Tables {
             "auto" => self.automatic_threads(),
             "rival" => self.rival(),
             "rising" => self.rising(),
-            "i8" => self.i8(),
+            "types" => self.types(),
             _ => self.call(),
         }
     }
@@ -51,7 +51,7 @@ impl Tables {
     fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static Row> {
         let wanted = self.isa.as_deref().or(isa);
         kernel::available().find(|row| {
-            row.dtype() == dtype && wanted.is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes())
+            row.takes([dtype; 3]) && wanted.is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes())
         })
     }
 
@@ -101,7 +101,7 @@ impl Tables {
     /// One shape, on every instruction set or the one asked for.
     pub fn shape(&mut self, case: &Case) {
         self.report.heading("Share of the multiply-add peak");
-        let isas: Vec<_> = kernel::available().filter(|row| row.dtype() == case.dtype).collect();
+        let isas: Vec<_> = kernel::available().filter(|row| row.takes([case.dtype; 3])).collect();
         for row in isas {
             if self.isa.as_deref().is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes()) {
                 self.share_line("shape", row, case, None, None);
@@ -128,7 +128,7 @@ impl Tables {
         for dtype in [Dtype::F32, Dtype::I8] {
             let Some(row) = self.row(dtype, None) else { continue };
             for case in suite::layers() {
-                self.share_line("layers", row, &Case { dtype: row.dtype(), ..case }, None, None);
+                self.share_line("layers", row, &Case { dtype, ..case }, None, None);
             }
         }
     }
@@ -281,11 +281,12 @@ impl Tables {
         }
     }
 
-    fn i8(&mut self) {
-        self.report.heading("8-bit tensors: share of the f32 multiply-add peak");
-        let Some(row) = self.row(Dtype::I8, None) else { return };
-        for case in suite::i8() {
-            self.share_line("i8", row, &case, None, None);
+    fn types(&mut self) {
+        self.report.heading("Q, K and V of other types: speed against f32");
+        for (case, floor) in suite::types() {
+            let Some(row) = self.row(case.dtype, None) else { continue };
+            let plain = Case { dtype: Dtype::F32, ..case.clone() };
+            self.ratio_line("types", row, (&case, 1), (&plain, 1), floor.map(Bound::AtLeast), None);
         }
     }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::MAX_WIDTH;
 use super::softmax::Probabilities;
-use crate::dtype::Rows;
+use crate::family::Rows;
 use crate::simd::Isa;
 
 /// Elements of the tile that makes the probabilities: fewer than in others, so that what the

@@ -4,9 +4,9 @@
 
 use super::mask::{first_block, seen_by};
 use super::{fetch, key_rows, query_rows};
-use crate::dtype::Rows;
+use crate::family::{Rows, Source};
 use crate::part::{Part, Place};
-use crate::problem::{Problem, Sequence, Shape};
+use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 use std::ops::Range;
 
@@ -19,6 +19,14 @@ struct Stream {
     left: usize,
     /// Rows at a time.
     each: usize,
+}
+
+impl Stream {
+    /// None of these rows yet.
+    #[inline(always)]
+    fn of(source: &Source) -> Stream {
+        Stream { rows: source.rows(), bytes: source.view.layout().row_bytes(), left: 0, each: 0 }
+    }
 }
 
 /// Nothing.
@@ -45,9 +53,8 @@ impl Ahead {
             if !keys.is_empty() {
                 ahead.keys(problem, &sequence, head, &keys);
             }
-            let Shape { dtype, dim_qk, .. } = *problem.shape();
             let q = query_rows(problem, &sequence, head, rows.start);
-            ahead.0[2] = Stream { rows: q, bytes: dim_qk * dtype.size(), left: rows.len(), each: 0 };
+            ahead.0[2] = Stream { left: rows.len(), ..Stream::of(&q) };
         }
         for stream in &mut ahead.0 {
             stream.each = stream.left.div_ceil(steps.max(1));
@@ -57,15 +64,14 @@ impl Ahead {
 
     #[inline(always)]
     fn keys(&mut self, problem: &Problem, sequence: &Sequence, head: usize, keys: &Range<usize>) {
-        let Shape { dtype, dim_qk, dim_v, paged, .. } = *problem.shape();
-        if paged {
+        if problem.shape().paged {
             // Pages are copied, run by run, which the machine foresees or nobody does.
             return;
         }
         let head = problem.kv_head(head);
-        for (i, (view, dim)) in [(problem.k(), dim_qk), (problem.v(), dim_v)].into_iter().enumerate() {
-            let rows = key_rows(problem, view, sequence, head, keys.start);
-            self.0[i] = Stream { rows, bytes: dim * dtype.size(), left: keys.len(), each: 0 };
+        for (view, stream) in [problem.k(), problem.v()].into_iter().zip(&mut self.0) {
+            let source = key_rows(problem, view, sequence, head, keys.start);
+            *stream = Stream { left: keys.len(), ..Stream::of(&source) };
         }
     }
 

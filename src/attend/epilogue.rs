@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use super::MAX_WIDTH;
 use super::softmax::State;
+use crate::dtype::{self, Dtype};
 use crate::part::Part;
-use crate::simd::{Isa, corner};
+use crate::simd::Isa;
+use crate::simd::corner::{self, Square};
+use crate::view::Layout;
 
 /// Writes the output rows (and LSE) of one tile of `part` from its state.
-/// `value_scale` is the quantisation scale of V.
 ///
 /// A row that sees no key is 0 with LSE -inf. That is decided by what is visible, never by the
 /// sum: a row whose visible scores are all -inf, or one of which is NaN, is NaN.
@@ -22,7 +24,6 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     part: &Part,
     tile_rows: Range<usize>,
     state: State,
-    value_scale: f32,
 ) {
     let (first, n) = (tile_rows.start, tile_rows.len());
     let problem = part.problem();
@@ -46,7 +47,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         }
     }
     let sink = problem.sink(head);
-    let stride = problem.o().layout().stride[2];
+    let Layout { dtype, stride: [_, _, stride], .. } = *problem.o().layout();
     // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below
     // `n` and `dim`.
     unsafe {
@@ -54,33 +55,44 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         // values with weight 0, invisible ones included.
         let mut weight = [0.0; MAX_WIDTH];
         for (lane, weight) in weight[..width].iter_mut().enumerate() {
-            *weight = value_scale / state.sum.add(lane).read();
+            *weight = 1.0 / state.sum.add(lane).read();
         }
         if sink != f32::NEG_INFINITY {
             for (lane, weight) in weight[..n].iter_mut().enumerate() {
                 let (share, _) =
                     with_sink(sink, state.reference.add(lane).read(), state.sum.add(lane).read());
-                *weight = value_scale * share;
+                *weight = share;
             }
         }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
-            let out = problem.o().row(entry, head, first_row + from).cast::<f32>();
+            let out = problem.o().row(entry, head, first_row + from);
             let weights = s.load(weight.as_ptr().add(from));
             let mut d = 0;
             while d + S::LANES <= dim {
                 let sums = state.output.add(d * width + from);
-                corner::transpose_to(s, sums, width * 4, out.wrapping_add(d), stride, rows, weights);
+                if dtype == Dtype::F32 {
+                    let out = out.cast::<f32>().wrapping_add(d);
+                    corner::transpose_to(s, sums, width * 4, out, stride, rows, weights);
+                } else {
+                    let mut square = Square::uninit();
+                    let square = square.as_mut_ptr().cast::<f32>();
+                    s.transpose(sums, width * 4, square, S::LANES * 4, weights);
+                    for lane in 0..rows {
+                        let x = s.load(square.add(lane * S::LANES));
+                        dtype::store(s, dtype, out.wrapping_add(lane * stride), d, S::LANES, x);
+                    }
+                }
                 d += S::LANES;
             }
             for lane in 0..rows {
-                let row = out.wrapping_byte_add(lane * stride);
+                let row = out.wrapping_add(lane * stride);
                 if blind[from + lane] {
-                    blank(row, dim);
+                    blank_bytes(row, problem.o().layout().row_bytes());
                 } else {
                     for d in d..dim {
                         let x = state.output.add(d * width + from + lane).read();
-                        row.wrapping_add(d).write_unaligned(x * weight[from + lane] + 0.0);
+                        dtype::store(s, dtype, row, d, 1, s.splat(x * weight[from + lane] + 0.0));
                     }
                 }
             }
@@ -98,15 +110,25 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     }
 }
 
+/// Writes zeros.
+///
+/// # Safety
+/// `dim` values are writable at `row`.
+#[inline(always)]
+pub(crate) unsafe fn blank(row: *mut f32, dim: usize) {
+    // SAFETY: this function's contract.
+    unsafe { blank_bytes(row.cast(), dim * 4) };
+}
+
 /// Writes zeros. Out of line: compilers make a call of it anyway, which does not belong among the
 /// loops.
 ///
 /// # Safety
-/// `dim` values are writable at `row`.
+/// `n` bytes are writable at `row`.
 #[inline(never)]
-pub(crate) unsafe fn blank(row: *mut f32, dim: usize) {
+pub(crate) unsafe fn blank_bytes(row: *mut u8, n: usize) {
     // SAFETY: this function's contract; bytes need no alignment.
-    unsafe { row.cast::<u8>().write_bytes(0, dim * 4) };
+    unsafe { row.write_bytes(0, n) };
 }
 
 /// The natural logarithm of a row's sum of exponentials, that of the sink included, rounded once, from its

@@ -9,7 +9,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::MAX_WIDTH;
-use crate::dtype::Dtype;
+use crate::dtype::bf16::Bf16;
+use crate::dtype::bool8::Bool8;
+use crate::dtype::f16::F16;
+use crate::dtype::f32::F32;
+use crate::dtype::{Dtype, Stored};
 use crate::part::Part;
 use crate::problem::{Cells, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, corner, math};
@@ -226,9 +230,10 @@ impl<'p> Logits<'p> {
                 let to = to.add(z * S::LANES);
                 if let Some(mask) = self.mask.filter(|_| n > 0) {
                     let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
+                    let bytes = dtype.block_bytes();
                     let from = self.mask_at(mask, first, here.start);
                     // What comes next is in other lines of as many rows, which the machine does not foresee.
-                    if here.start * dtype.size() % LINE < S::LANES * dtype.size() {
+                    if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
                             s.prefetch(from.wrapping_add(row * stride + AHEAD));
                         }
@@ -253,8 +258,8 @@ impl<'p> Logits<'p> {
         }
     }
 
-    /// The mask of one row for keys `here` (at most LANES) as numbers to be added, and zeros up to a whole
-    /// vector.
+    /// The mask of one row for keys `here` (at most LANES) as numbers to be added, and anything up
+    /// to a whole vector.
     ///
     /// # Safety
     /// `to` has room for a vector; row and keys are those of the part's sequence.
@@ -263,25 +268,22 @@ impl<'p> Logits<'p> {
         let n = here.len();
         // SAFETY: the mask has these keys.
         unsafe {
-            match self.mask {
-                None => s.store(to, s.splat(0.0)),
-                Some(mask) if mask.layout().dtype == Dtype::F32 => {
-                    let from = self.mask_at(mask, row, here.start).cast();
-                    s.store(to, if n == S::LANES { s.load(from) } else { s.load_first(from, n) });
-                }
+            let bias = match self.mask {
+                None => s.splat(0.0),
                 Some(mask) => {
                     let from = self.mask_at(mask, row, here.start);
-                    let never = s.splat(f32::NEG_INFINITY);
-                    if n == S::LANES {
-                        s.store(to, s.select(s.nonzero(from), s.splat(0.0), never));
-                    } else {
-                        s.store(to, s.splat(0.0));
-                        for i in (0..n).filter(|&i| from.wrapping_add(i).read() == 0) {
-                            to.add(i).write(f32::NEG_INFINITY);
+                    match mask.layout().dtype {
+                        Dtype::F16 => vector::<S, F16>(s, from, n),
+                        Dtype::Bf16 => vector::<S, Bf16>(s, from, n),
+                        Dtype::Bool8 => {
+                            let seen = s.gt(vector::<S, Bool8>(s, from, n), s.splat(0.0));
+                            s.select(seen, s.splat(0.0), s.splat(f32::NEG_INFINITY))
                         }
+                        _ => vector::<S, F32>(s, from, n),
                     }
                 }
-            }
+            };
+            s.store(to, bias);
             if let Some(cells) = self.cells {
                 for i in 0..n {
                     if !cells.sees(&self.sequence, self.head, row, here.start + i) {
@@ -294,8 +296,18 @@ impl<'p> Logits<'p> {
 
     #[inline(always)]
     fn mask_at(&self, mask: &View, row: usize, key: usize) -> *const u8 {
-        mask.row(self.sequence.batch, self.head, row).wrapping_add(key * mask.layout().dtype.size())
+        mask.row(self.sequence.batch, self.head, row).wrapping_add(key * mask.layout().dtype.block_bytes())
     }
+}
+
+/// The first `n` elements of a row, at most a vector.
+///
+/// # Safety
+/// There are as many, stored as `T`.
+#[inline(always)]
+unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, n: usize) -> S::F32 {
+    // SAFETY: this function's contract.
+    unsafe { if n == S::LANES { T::load(s, row, 0) } else { T::load_first(s, row, 0, n) } }
 }
 
 /// Out of line: few problems need it, and it would crowd the registers and the code of the

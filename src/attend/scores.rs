@@ -1,7 +1,7 @@
 //! Step 1: scores of a block of keys, in log2 units, and their maximum for each row.
 
 use super::ahead::Ahead;
-use crate::dtype::{Family, Rows, Tile};
+use crate::family::{Family, Rows, Tile};
 use crate::simd::Isa;
 
 /// Writes `out[key][lane]`, `Z` vectors wide, for `n` keys against `Z` vectors of a panel of packed

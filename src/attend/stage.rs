@@ -1,55 +1,53 @@
-//! Step 0 of a block: its rows of K and V as the tile loops read them, in place where they can be, else
+//! Step 0 of a block: its rows of K and V as the tile loops read them: in place where they can be, else
 //! copied or converted into scratch memory; from pages run by run.
 
 use std::ops::Range;
 
 use super::key_rows;
-use crate::dtype::{Family, Rows};
+use crate::family::{Family, Rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 
 /// Whose rows [`rows`] brings.
-pub(crate) const K: bool = false;
+pub(crate) const K: usize = 0;
 /// Likewise.
-pub(crate) const V: bool = true;
+pub(crate) const V: usize = 1;
 
-/// Rows of `K` or `V`.
+/// Rows of `K` or `V`, by way of `scratch` if `staged`.
 ///
 /// # Safety
-/// `keys` are those of the sequence; `scratch` has room for as many staged rows.
+/// `keys` are those of the sequence; `scratch` has room for as many staged rows. Rows that are not staged
+/// are of a type that the family reads, and lie at equal distances.
 #[inline(always)]
-pub(crate) unsafe fn rows<S: Isa, F: Family, const WHICH: bool>(
+pub(crate) unsafe fn rows<S: Isa, F: Family, const WHICH: usize>(
     s: S,
     problem: &Problem,
     sequence: &Sequence,
     kv_head: usize,
     keys: &Range<usize>,
-    copy: bool,
+    staged: [bool; 2],
     scratch: *mut u8,
 ) -> Rows {
     let shape = problem.shape();
     let view = if WHICH == V { problem.v() } else { problem.k() };
+    if !staged[WHICH] {
+        return key_rows(problem, view, sequence, kv_head, keys.start).rows();
+    }
+    let stride = if WHICH == V { F::staged_v_row(shape.dim_v) } else { F::staged_k_row(shape.dim_qk) };
     let mut key = keys.start;
-    let mut staged = Rows { base: scratch, stride: 0 };
-    loop {
-        let rows = key_rows(problem, view, sequence, kv_head, key);
+    while key < keys.end {
+        let source = key_rows(problem, view, sequence, kv_head, key);
         let n = problem.keys_in_a_row(sequence, key).min(keys.end - key);
-        // Rows that are staged lie behind one another, those that are read in place are all in one run.
-        let to = scratch.wrapping_add((key - keys.start) * staged.stride);
+        let to = scratch.wrapping_add((key - keys.start) * stride);
         // SAFETY: rows `key..key + n`, by the caller's contract, and room for them.
-        let here = unsafe {
+        unsafe {
             if WHICH == V {
-                F::stage_v(s, rows, n, shape.dim_v, copy, to)
+                F::stage_v(s, source, n, shape.dim_v, to);
             } else {
-                F::stage_k(s, rows, n, shape.dim_qk, copy, to)
+                F::stage_k(s, source, n, shape.dim_qk, to);
             }
-        };
-        if key == keys.start {
-            staged = here;
         }
         key += n;
-        if key == keys.end {
-            return staged;
-        }
     }
+    Rows { base: scratch, stride }
 }

@@ -61,14 +61,18 @@ pub struct fa_attention {
     pub dim_qk: i64,
     /// Elements of a row of v and o; at least 1. Independent of dim_qk.
     pub dim_v: i64,
-    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32. The order of axes is that of strides, not of
-    /// memory: [batch][token][head][dim] is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
+    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k and v are.
+    /// The order of axes is that of strides, not of memory: [batch][token][head][dim] of f32 is
+    /// {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
     pub q: fa_tensor,
-    /// Keys [batch][heads_kv][len_kv][dim_qk]; FA_DTYPE_F32.
+    /// Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block of keys at a
+    /// time, in scratch memory; sums and softmax are f32 for every type.
     pub k: fa_tensor,
-    /// Values [batch][heads_kv][len_kv][dim_v]; FA_DTYPE_F32. May be a view of k (multi-head latent attention).
+    /// Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a view of k
+    /// (multi-head latent attention).
     pub v: fa_tensor,
-    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32. Its rows do not overlap each other, and the memory
+    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32, to nearest even.
+    /// Its rows do not overlap each other, and the memory
     /// from its first row to its last that of no input and not lse (rows between those of an input are
     /// refused, too). Every row is written completely; what was in it does not matter. Bytes between rows
     /// are not touched.
@@ -90,7 +94,7 @@ pub struct fa_attention {
     /// FA_NO_LIMIT. Causal attention is window_right = 0.
     pub window_right: i64,
     /// data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv keys;
-    /// strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32: added to the scores, after softcap; -infinity
+    /// strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16: added to the scores, after softcap; -infinity
     /// hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
     /// Of ragged batches, too, row i of entry b is for row i of sequence b. What windows and kv_lens leave out is
     /// not looked at.

@@ -1,13 +1,11 @@
 //! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
 
 use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention};
-use super::tensor::{self, fa_dtype, fa_tensor};
+use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::problem::{
-    Batch, Cells, Logits, Pages, Position, Problem, Scales, Semantics, Slopes, Tensors, Window,
-};
-use crate::view::{Array, Layout, View, ViewMut};
+use crate::problem::{Batch, Cells, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
+use crate::view::{Array, Layout, Quant, View, ViewMut};
 
 /// Copies the caller's structure, if it is one that this version can read.
 ///
@@ -96,9 +94,9 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
     // SAFETY: the caller's contract.
     let tensors = unsafe {
         Tensors {
-            q: View::new(a.q.data.cast(), q).map_err(about("q"))?,
-            k: View::new(a.k.data.cast(), k).map_err(about("k"))?,
-            v: View::new(a.v.data.cast(), v).map_err(about("v"))?,
+            q: input("q", &a.q, q)?,
+            k: input("k", &a.k, k)?,
+            v: input("v", &a.v, v)?,
             o: ViewMut::new(a.o.data.cast(), o).map_err(about("o"))?,
             lse: match a.lse.is_null() {
                 true => None,
@@ -164,16 +162,12 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
     let mask = if a.mask.data.is_null() {
         None
     } else {
-        let dtype = match a.mask.dtype {
-            value if value == fa_dtype::FA_DTYPE_BOOL8 as i32 => Dtype::Bool8,
-            value => match tensor::dtype("mask.dtype", value)? {
-                Dtype::F32 => Dtype::F32,
-                _ => {
-                    let fact = Refusal::of("mask.dtype", i64::from(value));
-                    return Err(fact.but(Error::Dtype, "neither FA_DTYPE_F32 nor FA_DTYPE_BOOL8"));
-                }
-            },
-        };
+        let dtype = tensor::dtype("mask.dtype", a.mask.dtype)?;
+        if !dtype.is_float() && dtype != Dtype::Bool8 {
+            let fact = Refusal::of("mask.dtype", i64::from(a.mask.dtype));
+            return Err(fact.but(Error::Dtype, "neither FA_DTYPE_F32, _F16, _BF16 nor FA_DTYPE_BOOL8"));
+        }
+        unquantised("mask.dtype", &a.mask)?;
         let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
         // SAFETY: the caller's contract.
         Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask"))? })
@@ -233,7 +227,6 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     let block = |what, value| extent(what, value, 0);
     Ok(Semantics {
         softmax_scale: if a.scale == 0.0 { (1.0 / (dim_qk as f64).sqrt()) as f32 } else { a.scale },
-        scales: Scales::default(),
         q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
         window: Window {
             left: limit("window_left", a.window_left)?,
@@ -301,15 +294,59 @@ fn layout(
     dim: usize,
 ) -> Result<Layout, Refusal> {
     let dtype = tensor::dtype(dtype_name, tensor.dtype)?;
-    if dtype != Dtype::F32 {
-        let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
-        return Err(fact.but(Error::Unsupported, "this version takes FA_DTYPE_F32 here"));
+    let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
+    if dtype == Dtype::Bool8 {
+        return Err(fact.but(Error::Dtype, "FA_DTYPE_BOOL8 is for masks"));
     }
-    if !tensor.quant.is_null() {
-        let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
-        return Err(fact.but(Error::Dtype, "quant is set, but the numbers are not quantised"));
+    if !dim.is_multiple_of(dtype.block()) {
+        let fact = Refusal::of(dtype_name, dim as i64);
+        let but = "its rows have whole blocks only, and this is not a multiple of";
+        return Err(fact.against(Error::Shape, but, dtype.block() as i64));
+    }
+    if dtype != Dtype::I8 {
+        unquantised(dtype_name, tensor)?;
     }
     layout_of(dtype, stride_name, tensor, extent, dim)
+}
+
+fn unquantised(dtype_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
+    if tensor.quant.is_null() {
+        return Ok(());
+    }
+    let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
+    Err(fact.but(Error::Dtype, "quant is set, but the numbers are not quantised"))
+}
+
+/// # Safety
+/// As [`problem`].
+unsafe fn input<'a>(what: &'static str, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
+    // SAFETY: the caller's contract.
+    let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(what))? };
+    if tensor.quant.is_null() {
+        return Ok(view);
+    }
+    // SAFETY: the caller's contract; no alignment is assumed.
+    let quant = unsafe { tensor.quant.read_unaligned() };
+    let mut stride = [0; 4];
+    for (axis, stride) in stride.iter_mut().enumerate() {
+        let fact = Refusal::of("quant.stride", quant.stride[axis]).at(axis);
+        *stride = usize::try_from(quant.stride[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
+    }
+    let fa_quant { group_tokens, group_dims, .. } = quant;
+    let group = |name, size: i32, stride| match stride {
+        // Nothing to tell apart.
+        0 => Ok(1),
+        _ => extent(name, i64::from(size), 1),
+    };
+    let group = [
+        group("quant.group_tokens", group_tokens, stride[2])?,
+        group("quant.group_dims", group_dims, stride[3])?,
+    ];
+    let len = Quant::len(stride, group, &layout).map_err(about(what))?;
+    // SAFETY: as many values, by the caller's contract.
+    let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
+    let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
+    view.quantised(quant).map_err(about(what))
 }
 
 fn layout_of(
@@ -319,7 +356,7 @@ fn layout_of(
     extent: [usize; 3],
     dim: usize,
 ) -> Result<Layout, Refusal> {
-    let stride = strides(stride_name, tensor.stride, extent, dtype.size())?;
+    let stride = strides(stride_name, tensor.stride, extent, dtype.unit())?;
     Ok(Layout { dtype, extent, dim, stride })
 }
 

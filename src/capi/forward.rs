@@ -7,9 +7,9 @@ use crate::dtype::Dtype;
 use crate::kernel;
 use crate::machine::Machine;
 use crate::plan::Plan;
-use crate::problem::{Problem, Scales, Semantics, Tensors};
+use crate::problem::{Problem, Tensors};
 use crate::schedule;
-use crate::view::{Layout, View, ViewMut};
+use crate::view::{Layout, Quant, View, ViewMut};
 
 /// Attention of one head in f32: out = softmax(softmax_scale * q * k^T) * v.
 ///
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn fa_forward_f32(
     out: *mut f32,
 ) -> fa_status {
     // SAFETY: the caller's pointers, as documented.
-    unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, Scales::default(), out) }
+    unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, None, out) }
 }
 
 /// Attention of one head of 8-bit integers: out = softmax(softmax_scale * q' * k'^T) * v', where
@@ -60,10 +60,9 @@ pub unsafe extern "C" fn fa_forward_f32(
 /// @param[out] out  [seq_len_q][head_dim], f32
 /// @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
 ///
-/// Dot products of q and k are exact integers; probabilities are f32, so the result is as close
-/// to attention on q', k', v' as that of fa_forward_f32. (Later versions may round probabilities
-/// to 8 bits for speed: relative RMS error up to 2 %.) The tensors are never expanded as a whole:
-/// a block of keys at a time is widened in cache.
+/// The result is as close to attention on q', k', v' as that of fa_forward_f32. (Later versions may
+/// round probabilities to 8 bits for speed: relative RMS error up to 2 %.) The tensors are never
+/// expanded as a whole: a block of keys at a time becomes f32 in cache.
 ///
 /// Everything else is as for fa_forward_f32.
 #[unsafe(no_mangle)]
@@ -79,9 +78,9 @@ pub unsafe extern "C" fn fa_forward_i8(
     seq_len_kv: usize,
     out: *mut f32,
 ) -> fa_status {
-    let scales = Scales { q: q_scale, k: k_scale, v: v_scale };
+    let scales = [q_scale, k_scale, v_scale];
     // SAFETY: the caller's pointers, as documented.
-    unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, scales, out) }
+    unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, Some(&scales), out) }
 }
 
 /// Multi-head attention in f32: fa_forward_f32 for each of num_heads heads (to get a batch, pass
@@ -109,7 +108,7 @@ pub unsafe extern "C" fn fa_mha(
     out: *mut f32,
 ) -> fa_status {
     // SAFETY: the caller's pointers, as documented.
-    unsafe { run(cfg, q, k, v, Dense { heads: num_heads, seq_len_q, seq_len_kv }, Scales::default(), out) }
+    unsafe { run(cfg, q, k, v, Dense { heads: num_heads, seq_len_q, seq_len_kv }, None, out) }
 }
 
 /// Sizes of dense `[heads][seq][head_dim]` arrays.
@@ -140,7 +139,7 @@ unsafe fn run<T: Stored>(
     k: *const T,
     v: *const T,
     sizes: Dense,
-    scales: Scales,
+    scales: Option<&[f32; 3]>,
     out: *mut f32,
 ) -> fa_status {
     guard(|| {
@@ -149,7 +148,7 @@ unsafe fn run<T: Stored>(
         let Dense { heads, seq_len_q, seq_len_kv } = sizes;
         let layout = |dtype, tokens| Layout::dense(dtype, heads, tokens, config.head_dim);
         // SAFETY: dense arrays of these sizes, by the caller's contract.
-        let tensors = unsafe {
+        let mut tensors = unsafe {
             Tensors::new(
                 View::new(q.cast(), layout(T::DTYPE, seq_len_q)?)?,
                 View::new(k.cast(), layout(T::DTYPE, seq_len_kv)?)?,
@@ -157,9 +156,14 @@ unsafe fn run<T: Stored>(
                 ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
             )
         };
-        let semantics = Semantics { scales, ..config.semantics() };
-        let mut problem = Problem::new(tensors, semantics)?;
-        let plan = Plan::new(problem.shape(), kernel::select(T::DTYPE)?, Machine::get(), config.threads)?;
+        if let Some([q, k, v]) = scales {
+            tensors.q = tensors.q.quantised(Quant::per_tensor(q))?;
+            tensors.k = tensors.k.quantised(Quant::per_tensor(k))?;
+            tensors.v = tensors.v.quantised(Quant::per_tensor(v))?;
+        }
+        let mut problem = Problem::new(tensors, config.semantics())?;
+        let plan =
+            Plan::new(problem.shape(), kernel::select([T::DTYPE; 3])?, Machine::get(), config.threads)?;
         schedule::run(&mut problem, &plan)
     })
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char};
 
 use super::guard;
 use super::status::fa_status;
+
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel;
@@ -18,7 +19,7 @@ use crate::kernel;
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn fa_isa() -> *const c_char {
-    kernel::select(Dtype::F32).map_or(c"unknown", kernel::Row::isa).as_ptr()
+    kernel::select([Dtype::F32; 3]).map_or(c"unknown", kernel::Row::isa).as_ptr()
 }
 
 /// Caps the instruction set of all calls in the process that start after this one returns: for

@@ -205,7 +205,7 @@ impl Call<'_> {
         // SAFETY: the caller's contract.
         let problem = unsafe { describe::problem(&describe::read(a)?)? };
         let shape = problem.shape();
-        let plan = Plan::new(shape, kernel::select(shape.dtype)?, Machine::get(), threads)?;
+        let plan = Plan::new(shape, kernel::select(shape.dtypes)?, Machine::get(), threads)?;
         Ok(Call { problem, plan })
     }
 

@@ -43,13 +43,15 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        // Types that nothing reads yet are no types here.
-        let dtype = tensor::dtype("dtype", dtype).map_err(|_| Error::Dtype)?;
+        // Others have no call of this kind.
+        let dtype =
+            tensor::dtype("dtype", dtype).ok().filter(|dtype| matches!(dtype, Dtype::F32 | Dtype::I8));
+        let dtype = dtype.ok_or(Error::Dtype)?;
         let q = Layout::dense(dtype, num_heads, seq_len_q, config.head_dim)?;
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
         let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
         let shape = Shape::of(&q, &kv, &kv, &Batch::default(), &config.semantics())?;
-        let plan = Plan::new(&shape, kernel::select(dtype)?, Machine::get(), config.threads)?;
+        let plan = Plan::new(&shape, kernel::select(shape.dtypes)?, Machine::get(), config.threads)?;
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.
         unsafe { bytes.write_unaligned(plan.scratch_total()) };
         Ok(())

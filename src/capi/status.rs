@@ -20,8 +20,7 @@ pub enum fa_status {
     FA_ERR_OVERFLOW = 3,
     /// softmax_scale is NaN, infinite, or beyond FLT_MAX / log2(e).
     FA_ERR_SOFTMAX_SCALE = 4,
-    /// A quantisation scale is NaN or infinite, or the product of the scales of the query, the
-    /// keys and the softmax is beyond FLT_MAX / log2(e).
+    /// A quantisation scale (or zero) that a whole tensor shares is NaN or infinite.
     FA_ERR_QUANT_SCALE = 5,
     /// A reserved field is not 0.
     FA_ERR_RESERVED = 6,
@@ -78,7 +77,6 @@ impl From<Error> for fa_status {
             Error::Internal => fa_status::FA_ERR_INTERNAL,
             Error::Lengths => fa_status::FA_ERR_LENGTHS,
             Error::StructSize => fa_status::FA_ERR_STRUCT_SIZE,
-            Error::Unsupported => fa_status::FA_ERR_UNSUPPORTED,
             Error::Workspace => fa_status::FA_ERR_WORKSPACE,
             Error::Part => fa_status::FA_ERR_PART,
             Error::Window => fa_status::FA_ERR_WINDOW,

@@ -11,35 +11,42 @@ use crate::error::{Error, Refusal};
 pub enum fa_dtype {
     /// IEEE 754 binary32.
     FA_DTYPE_F32 = 0,
-    /// IEEE 754 binary16. No function of this version takes it.
+    /// IEEE 754 binary16.
     FA_DTYPE_F16 = 1,
-    /// bfloat16: the upper half of a binary32. No function of this version takes it.
+    /// bfloat16: the upper half of a binary32.
     FA_DTYPE_BF16 = 2,
-    /// Signed 8-bit integer with a scale.
+    /// Signed 8-bit integer, standing for what fa_quant says, or for itself.
     FA_DTYPE_I8 = 3,
-    /// Blocks of 32 signed 8-bit integers behind a binary16 scale, 34 bytes a block. No function of
-    /// this version takes it.
+    /// Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit integers that
+    /// it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
     FA_DTYPE_Q8_0 = 4,
     /// Masks only: a byte, nonzero = attend.
     FA_DTYPE_BOOL8 = 5,
 }
 
-/// How 8-bit integers become numbers: x = (stored - zero) * scale. No function of this version reads it.
+/// How 8-bit integers become numbers: x = (stored - zero) * scale.
 ///
-/// The scale of an element is scale[b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] +
-/// (d / group_dims) * stride[3]] for batch entry (or page) b, head h, token t and element d.
+/// Scale and zero of element d of token t of head h of batch entry (or page) b are at
+/// b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
+/// So one scale for the whole tensor is all strides 0; one for each head, token or channel has a stride
+/// there; blocks of tokens and groups of channels have a group of more than 1. Of a paged tensor t counts
+/// within the page; of packed ragged rows t is the row, and b is 0.
+///
+/// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
+/// is NaN or infinite makes its elements so.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_quant {
-    /// NULL = 1.
+    /// NULL = 1. Needs no alignment; likewise zero.
     pub scale: *const f32,
     /// NULL = 0.
     pub zero: *const f32,
-    /// In elements; 0 = the same for all.
+    /// Values from one batch entry (or page), head, group of tokens, group of channels to the next; not
+    /// negative; 0 = the same for all.
     pub stride: [i64; 4],
-    /// Tokens that share a scale.
+    /// Tokens that share a value; at least 1, or anything where stride[2] is 0.
     pub group_tokens: i32,
-    /// Elements of a row that share a scale.
+    /// Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is 0.
     pub group_dims: i32,
 }
 
@@ -52,7 +59,7 @@ pub struct fa_tensor {
     /// means "none" where a tensor is optional.
     pub data: *mut c_void,
     /// BYTES from one batch entry to the next, from one head to the next, from one token to the next:
-    /// not negative, a multiple of the element size. 0 repeats the same data (inputs only); the
+    /// not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the same data (inputs only); the
     /// stride of an axis of extent 1 does not matter. (Strides of an input that count elements by
     /// mistake are legal and give nonsense.)
     pub stride: [i64; 3],
@@ -60,7 +67,7 @@ pub struct fa_tensor {
     pub dtype: i32,
     /// 0.
     pub reserved: i32,
-    /// Only for FA_DTYPE_I8, else NULL.
+    /// For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
     pub quant: *const fa_quant,
 }
 
@@ -75,16 +82,18 @@ impl fa_tensor {
     };
 }
 
-/// The storage type of an integer from C; `Unsupported` if it is one that nothing reads yet.
+/// The storage type of an integer from C.
 pub(super) fn dtype(what: &'static str, value: i32) -> Result<Dtype, Refusal> {
-    let later = [fa_dtype::FA_DTYPE_F16, fa_dtype::FA_DTYPE_BF16, fa_dtype::FA_DTYPE_Q8_0];
-    let refusal = Refusal::of(what, i64::from(value));
-    match value {
-        _ if value == fa_dtype::FA_DTYPE_F32 as i32 => Ok(Dtype::F32),
-        _ if value == fa_dtype::FA_DTYPE_I8 as i32 => Ok(Dtype::I8),
-        _ if later.iter().any(|&dtype| value == dtype as i32) => {
-            Err(refusal.but(Error::Unsupported, "no kernel of this version reads this fa_dtype"))
-        }
-        _ => Err(refusal.but(Error::Dtype, "not a value of fa_dtype for such a tensor")),
-    }
+    let known = [
+        (fa_dtype::FA_DTYPE_F32, Dtype::F32),
+        (fa_dtype::FA_DTYPE_F16, Dtype::F16),
+        (fa_dtype::FA_DTYPE_BF16, Dtype::Bf16),
+        (fa_dtype::FA_DTYPE_I8, Dtype::I8),
+        (fa_dtype::FA_DTYPE_Q8_0, Dtype::Q8_0),
+        (fa_dtype::FA_DTYPE_BOOL8, Dtype::Bool8),
+    ];
+    let found = known.into_iter().find(|&(dtype, _)| dtype as i32 == value);
+    found
+        .map(|(_, dtype)| dtype)
+        .ok_or_else(|| Refusal::of(what, i64::from(value)).but(Error::Dtype, "not a value of fa_dtype"))
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Lines, ROWS};
-use crate::dtype::{Family, Rows};
+use crate::family::{Family, Rows};
 use crate::simd::Isa;
 
 /// Adds `keys`, counted from the block's start, to the output of `rows`, or begins it with them if `fresh`.

@@ -1,8 +1,9 @@
 //! Division by the sum.
 
 use super::Lines;
-use crate::attend::epilogue::{blank, log_sum_exp, with_sink};
-use crate::dtype::Family;
+use crate::attend::epilogue::{blank_bytes, log_sum_exp, with_sink};
+use crate::dtype;
+use crate::family::Family;
 use crate::part::Part;
 use crate::simd::Isa;
 
@@ -14,33 +15,30 @@ use crate::simd::Isa;
 #[inline(always)]
 pub(super) unsafe fn epilogue<S: Isa, F: Family>(s: S, part: &Part, lines: &Lines<F>) {
     let problem = part.problem();
-    let (dim, value_scale) = (problem.shape().dim_v, problem.semantics().scales.v);
+    let dim = problem.shape().dim_v;
+    let layout = *problem.o().layout();
     let sink = problem.sink(part.head());
     for (r, row) in part.rows().enumerate() {
         // SAFETY: the rows belong to `part`, which nobody else holds; lines are whole vectors.
         unsafe {
             let [entry, at] = problem.query_at(part.sequence(), row);
-            let out = problem.o().row(entry, part.head(), at).cast::<f32>();
+            let out = problem.o().row(entry, part.head(), at);
             let sum = s.total(s.load(lines.sums.add(r * S::LANES)));
             let reference = lines.references.add(r).read();
             // Only a row without a finite score can be one that sees nothing.
             let blind =
                 reference == f32::NEG_INFINITY && !problem.sees_any(part.sequence(), part.head(), row);
             if blind {
-                blank(out, dim);
+                blank_bytes(out, layout.row_bytes());
             } else {
-                let weight = if sink == f32::NEG_INFINITY {
-                    value_scale / sum
-                } else {
-                    value_scale * with_sink(sink, reference, sum).0
-                };
+                let weight =
+                    if sink == f32::NEG_INFINITY { 1.0 / sum } else { with_sink(sink, reference, sum).0 };
                 let weight = s.splat(weight);
                 for d in (0..dim).step_by(S::LANES) {
                     // Zeros all get the same sign, as everywhere.
                     let x = s.load(lines.output.add(r * lines.output_step + d));
                     let x = s.add(s.mul(x, weight), s.splat(0.0));
-                    let out = out.wrapping_add(d);
-                    if d + S::LANES <= dim { s.store(out, x) } else { s.store_first(out, dim - d, x) }
+                    dtype::store(s, layout.dtype, out, d, S::LANES.min(dim - d), x);
                 }
             }
             if let Some(lse) = problem.lse() {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{LANE, Lines, ROWS};
-use crate::dtype::{Family, Rows};
+use crate::family::{Family, Rows};
 use crate::simd::{Isa, MAX_LANES};
 
 /// Writes the scores of `keys`, counted from the block's start, for the first `rows` lines. Places

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{LANE, Lines};
 use crate::attend::softmax::SLACK;
-use crate::dtype::Family;
+use crate::family::Family;
 use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to

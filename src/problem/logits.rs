@@ -12,7 +12,7 @@ use crate::view::{Array, View};
 pub struct Logits<'a> {
     /// cap · tanh(score / cap) in place of the score; 0 = off.
     pub softcap: f32,
-    /// `[batch][heads_q][len_q]`, rows of len_kv elements: added to the scores (f32, where -inf hides the
+    /// `[batch][heads_q][len_q]`, rows of len_kv elements: added to the scores (numbers, where -inf hides the
     /// key), or telling which keys are seen (bool).
     pub mask: Option<View<'a>>,
     /// Block-sparse attention.
@@ -66,7 +66,7 @@ impl Logits<'_> {
             if [b, h] != [batch, heads] || r < rows || layout.dim < len_kv {
                 return Err(Error::Shape.into());
             }
-            if !matches!(layout.dtype, Dtype::F32 | Dtype::Bool8) {
+            if !layout.dtype.is_float() && layout.dtype != Dtype::Bool8 {
                 return Err(Error::Dtype.into());
             }
         }
@@ -78,9 +78,9 @@ impl Logits<'_> {
             if last.is_none_or(|last| last > slopes.values.len()) {
                 return Err(Error::Shape.into());
             }
-            let is_f32 = self.mask.is_some_and(|mask| mask.layout().dtype == Dtype::F32);
-            if slopes.times_mask && !is_f32 {
-                let but = "FA_MASK_TIMES_SLOPE, but no mask of FA_DTYPE_F32";
+            let is_float = self.mask.is_some_and(|mask| mask.layout().dtype.is_float());
+            if slopes.times_mask && !is_float {
+                let but = "FA_MASK_TIMES_SLOPE, but no mask of numbers";
                 return Err(Refusal::about(Error::Shape, "flags", but));
             }
         }

@@ -20,30 +20,11 @@ pub enum Position {
     End,
 }
 
-/// What a stored value must be multiplied by; 1 for f32 tensors.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scales {
-    /// Of Q.
-    pub q: f32,
-    /// Of K.
-    pub k: f32,
-    /// Of V.
-    pub v: f32,
-}
-
-impl Default for Scales {
-    fn default() -> Scales {
-        Scales { q: 1.0, k: 1.0, v: 1.0 }
-    }
-}
-
 /// Everything about a problem that is not a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Semantics {
     /// Multiplied to every dot product, usually 1/sqrt(dim).
     pub softmax_scale: f32,
-    /// Quantisation scales per tensor.
-    pub scales: Scales,
     /// Key position of query row 0.
     pub q_pos: Position,
     /// Visible keys around a query's position.
@@ -59,7 +40,6 @@ impl Semantics {
     pub fn with_scale(softmax_scale: f32) -> Semantics {
         Semantics {
             softmax_scale,
-            scales: Scales::default(),
             q_pos: Position::At(0),
             window: Window::default(),
             block_q: 0,

@@ -9,8 +9,8 @@ use crate::view::Layout;
 /// Sizes and type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Storage type of Q, K and V.
-    pub dtype: Dtype,
+    /// Storage types of Q, K and V.
+    pub dtypes: [Dtype; 3],
     /// Sequences, query heads, query rows of the longest sequence.
     pub queries: [usize; 3],
     /// Heads of K and V; divides the number of query heads.
@@ -36,6 +36,12 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Bytes of a row of K, and of V.
+    pub fn row_bytes_kv(&self) -> [usize; 2] {
+        let [_, k, v] = self.dtypes;
+        [k.row_bytes(self.dim_qk), v.row_bytes(self.dim_v)].map(|bytes| bytes.unwrap_or(usize::MAX))
+    }
+
     /// The shape of Q, K and V with these layouts, if they fit together.
     pub fn of(
         q: &Layout,
@@ -64,7 +70,8 @@ impl Shape {
         if v.extent != k.extent || k.dim != q.dim {
             return Err(Error::Shape.into());
         }
-        if q.dtype != k.dtype || k.dtype != v.dtype || !matches!(q.dtype, Dtype::F32 | Dtype::I8) {
+        let dtypes = [q.dtype, k.dtype, v.dtype];
+        if dtypes.contains(&Dtype::Bool8) {
             return Err(Error::Dtype.into());
         }
         // Positions are i64, and a position plus a length must stay one.
@@ -76,7 +83,7 @@ impl Shape {
             return Err(Error::Overflow.into());
         }
         Ok(Shape {
-            dtype: q.dtype,
+            dtypes,
             queries: [batch, heads_q, len_q],
             heads_kv,
             len_kv,

@@ -8,8 +8,8 @@ use super::math::{self, Table};
 use super::{Body, Isa, MAX_LANES, token};
 
 token! {
-    /// AVX2 and FMA: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).
-    Avx2: "avx2", "fma"
+    /// AVX2, FMA and F16C: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).
+    Avx2: "avx2", "fma", "f16c"
 }
 
 /// Runs intrinsics of this file's feature list.
@@ -169,11 +169,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_i16(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        op!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
-    }
-
-    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()));
     }
@@ -199,13 +194,43 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> __m256i {
-        op!(_mm256_maskload_epi32(p, first(n)))
+    unsafe fn load_i32(self, p: *const i32) -> __m256i {
+        op!(_mm256_loadu_si256(p.cast()))
     }
 
     #[inline(always)]
-    unsafe fn load_i32(self, p: *const i32) -> __m256i {
-        op!(_mm256_loadu_si256(p.cast()))
+    unsafe fn load_f16(self, p: *const u16) -> __m256 {
+        op!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m256 {
+        op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> __m256 {
+        op!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: __m256) {
+        op!(_mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)));
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, x: __m256) {
+        op!({
+            let bits = _mm256_castps_si256(x);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
+            let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            let upper = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan));
+            let halves =
+                _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256::<1>(upper));
+            _mm_storeu_si128(p.cast(), halves);
+        });
     }
 
     #[inline(always)]

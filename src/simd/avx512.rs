@@ -158,11 +158,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn dot_i16(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_add_epi32(sum, _mm512_madd_epi16(a, b)))
-    }
-
-    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()));
     }
@@ -188,13 +183,42 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> __m512i {
-        op!(_mm512_maskz_loadu_epi32(first(n), p))
+    unsafe fn load_i32(self, p: *const i32) -> __m512i {
+        op!(_mm512_loadu_si512(p.cast()))
     }
 
     #[inline(always)]
-    unsafe fn load_i32(self, p: *const i32) -> __m512i {
-        op!(_mm512_loadu_si512(p.cast()))
+    unsafe fn load_f16(self, p: *const u16) -> __m512 {
+        op!(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+        op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> __m512 {
+        op!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: __m512) {
+        op!(_mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)));
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, x: __m512) {
+        // Not the instruction made for it, which takes subnormal numbers for 0.
+        op!({
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(1 << 22));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            let upper = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(upper));
+        });
     }
 
     #[inline(always)]

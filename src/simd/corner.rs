@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use super::{Isa, MAX_LANES};
 
 /// Room for the largest square.
-type Square = MaybeUninit<[f32; MAX_LANES * MAX_LANES]>;
+pub(crate) type Square = MaybeUninit<[f32; MAX_LANES * MAX_LANES]>;
 
 /// As [`Isa::transpose`] of `n` rows (at most `LANES`) and rows of zeros.
 ///

@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use core::array::from_fn;
 
 use super::math::{self, Table};
-use super::{Body, Isa, MAX_LANES};
+use super::{Body, Isa, MAX_LANES, half};
 
 /// The instruction set of the compilation target itself.
 #[derive(Clone, Copy)]
@@ -130,14 +130,6 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn dot_i16(self, sum: [i32; 4], a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
-        from_fn(|i| {
-            let (even, odd) = (i32::from(a[i] as i16) * i32::from(b[i] as i16), (a[i] >> 16) * (b[i] >> 16));
-            sum[i] + even + odd
-        })
-    }
-
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> [f32; 4] {
         // SAFETY: this method's contract.
         unsafe { p.cast::<[f32; 4]>().read_unaligned() }
@@ -164,15 +156,39 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_first_i32(self, p: *const i32, n: usize) -> [i32; 4] {
-        // SAFETY: this method's contract.
-        from_fn(|i| if i < n { unsafe { p.add(i).read_unaligned() } } else { 0 })
-    }
-
-    #[inline(always)]
     unsafe fn load_i32(self, p: *const i32) -> [i32; 4] {
         // SAFETY: this method's contract.
         unsafe { p.cast::<[i32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> [f32; 4] {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[u16; 4]>().read_unaligned() }.map(half::from_f16)
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> [f32; 4] {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[u16; 4]>().read_unaligned() }.map(half::from_bf16)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> [f32; 4] {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[i8; 4]>().read_unaligned() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: [f32; 4]) {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(x.map(half::to_f16)) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, x: [f32; 4]) {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(x.map(half::to_bf16)) };
     }
 
     #[inline(always)]

@@ -7,10 +7,10 @@ use flash_attention::error::Error;
 use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Batch, Logits, Position, Problem, Scales, Semantics, Shape, Tensors};
+use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Shape, Tensors};
 use flash_attention::reference::{self, Answer};
 use flash_attention::schedule;
-use flash_attention::view::{Element, Layout, View, ViewMut};
+use flash_attention::view::{Element, Layout, Quant, View, ViewMut};
 
 /// A 64-bit congruential generator (Knuth's constants); the same numbers everywhere.
 pub struct Random(pub u64);
@@ -70,6 +70,8 @@ pub struct Inputs<T> {
     pub q: Vec<T>,
     pub k: Vec<T>,
     pub v: Vec<T>,
+    /// What one step of Q, K and V stands for.
+    pub scales: [f32; 3],
     pub semantics: Semantics,
 }
 
@@ -89,6 +91,7 @@ impl Inputs<f32> {
             q: random.normals(size.queries()),
             k: random.normals(size.keys()),
             v: random.normals(size.keys()),
+            scales: [1.0; 3],
             semantics: Semantics::with_scale(1.0 / (size.dim as f32).sqrt()),
         }
     }
@@ -100,8 +103,7 @@ impl Inputs<f32> {
             let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
             (x.iter().map(|x| (x / scale).round() as i8).collect::<Vec<i8>>(), scale)
         });
-        let scales = Scales { q: q_scale, k: k_scale, v: v_scale };
-        Inputs { size: self.size, q, k, v, semantics: Semantics { scales, ..self.semantics } }
+        Inputs { size: self.size, q, k, v, scales: [q_scale, k_scale, v_scale], semantics: self.semantics }
     }
 
     /// Plain three-step attention in f32: scores, softmax, product, each rounded; what a careful
@@ -168,10 +170,18 @@ impl<T: Element> Inputs<T> {
         let Size { heads, len_q, len_kv, dim } = self.size;
         let mut output =
             Output { o: vec![f32::NAN; self.size.queries()], lse: vec![f32::NAN; heads * len_q] };
+        let view = |data, len, which: usize| {
+            let view = View::of(data, layout::<T>(heads, len, dim)).unwrap();
+            if T::DTYPE == Dtype::I8 {
+                view.quantised(Quant::per_tensor(&self.scales[which])).unwrap()
+            } else {
+                view
+            }
+        };
         let tensors = Tensors {
-            q: View::of(&self.q, layout::<T>(heads, len_q, dim)).unwrap(),
-            k: View::of(&self.k, layout::<T>(heads, len_kv, dim)).unwrap(),
-            v: View::of(&self.v, layout::<T>(heads, len_kv, dim)).unwrap(),
+            q: view(&self.q, len_q, 0),
+            k: view(&self.k, len_kv, 1),
+            v: view(&self.v, len_kv, 2),
             o: ViewMut::of(&mut output.o, layout::<f32>(heads, len_q, dim)).unwrap(),
             lse: Some(ViewMut::of(&mut output.lse, layout::<f32>(heads, len_q, 1)).unwrap()),
             batch: Batch::default(),
@@ -228,9 +238,9 @@ pub fn layout<T: Element>(heads: usize, len: usize, dim: usize) -> Layout {
     Layout::dense(T::DTYPE, heads, len, dim).unwrap()
 }
 
-/// The rows of the table that this machine runs.
+/// The rows of the table that this machine runs and that compute with such tensors.
 pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static Row> {
-    flash_attention::kernel::available().filter(move |row| row.dtype() == dtype)
+    flash_attention::kernel::available().filter(move |row| row.takes([dtype; 3]))
 }
 
 /// Largest absolute difference; infinite if something is NaN in one only.

@@ -1,0 +1,24 @@
+//! bfloat16: the upper half of a binary32.
+
+use super::Stored;
+use crate::simd::{Isa, half};
+
+/// See [`super::Dtype::Bf16`].
+pub(crate) enum Bf16 {}
+
+impl Stored for Bf16 {
+    const BLOCK: usize = 1;
+    const BLOCK_BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn one(row: *const u8, d: usize) -> f32 {
+        // SAFETY: this method's contract.
+        half::from_bf16(unsafe { row.cast::<u16>().wrapping_add(d).read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32 {
+        // SAFETY: this method's contract.
+        unsafe { s.load_bf16(row.cast::<u16>().wrapping_add(d)) }
+    }
+}

@@ -1,0 +1,72 @@
+//! How stored integers become numbers: scales and zero points of any granularity.
+
+use super::{Array, Layout};
+use crate::error::Error;
+
+/// x = (stored - zero) · scale, where element d of row (b, h, t) has the scale and the zero at
+/// b · stride\[0\] + h · stride\[1\] + (t / group\[0\]) · stride\[2\] + (d / group\[1\]) · stride\[3\].
+#[derive(Clone, Copy, Debug)]
+pub struct Quant<'a> {
+    /// None: 1.
+    pub scale: Option<Array<'a, f32>>,
+    /// None: 0.
+    pub zero: Option<Array<'a, f32>>,
+    /// Values from one batch entry (or page), head, group of tokens, group of elements to the next.
+    pub stride: [usize; 4],
+    /// Tokens that share values, and elements of a row that do; at least 1.
+    pub group: [usize; 2],
+}
+
+impl<'a> Quant<'a> {
+    /// One scale for all, no zero.
+    pub fn per_tensor(scale: &'a f32) -> Quant<'a> {
+        let scale = Some(Array::of(std::slice::from_ref(scale)));
+        Quant { scale, zero: None, stride: [0; 4], group: [1; 2] }
+    }
+
+    /// How many values a tensor of this layout needs; 0 if it has no element.
+    pub fn len(stride: [usize; 4], group: [usize; 2], layout: &Layout) -> Result<usize, Error> {
+        let [batch, heads, tokens] = layout.extent;
+        if layout.dim == 0 || layout.extent.contains(&0) {
+            return Ok(0);
+        }
+        let last = [batch - 1, heads - 1, (tokens - 1) / group[0], (layout.dim - 1) / group[1]];
+        let mut len = 1usize;
+        for (last, stride) in last.into_iter().zip(stride) {
+            let beyond = last.checked_mul(stride).and_then(|n| len.checked_add(n));
+            len = beyond.filter(|&len| len <= isize::MAX as usize / 4).ok_or(Error::Overflow)?;
+        }
+        Ok(len)
+    }
+
+    /// Whether there is a value for each element, and none is unfit that all of them share. Others are
+    /// data: one that is NaN makes its elements NaN.
+    pub(super) fn check(&self, layout: &Layout) -> Result<(), Error> {
+        if self.group.contains(&0) {
+            return Err(Error::ZeroExtent);
+        }
+        let len = Quant::len(self.stride, self.group, layout)?;
+        for values in [self.scale, self.zero].into_iter().flatten() {
+            if values.len() < len {
+                return Err(Error::Shape);
+            }
+            if self.stride == [0; 4] && values.len() > 0 && !values.get(0).is_finite() {
+                return Err(Error::QuantScale);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the values of a row's first elements are.
+    #[inline(always)]
+    pub fn at(&self, [batch, head, token]: [usize; 3]) -> usize {
+        batch * self.stride[0] + head * self.stride[1] + token / self.group[0] * self.stride[2]
+    }
+
+    /// Scale and zero of element `d` of the row whose first values are at `at`.
+    #[inline(always)]
+    pub fn of(&self, at: usize, d: usize) -> [f32; 2] {
+        let at = at + d / self.group[1] * self.stride[3];
+        [self.scale.map_or(1.0, |scale| scale.get(at)), self.zero.map_or(0.0, |zero| zero.get(at))]
+    }
+}

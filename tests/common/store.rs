@@ -1,0 +1,30 @@
+//! Test data in every storage type: numbers to bytes, as a quantising engine would write them.
+
+use flash_attention::dtype::Dtype;
+use half::{bf16, f16};
+
+/// Rows of `dim` numbers as `dtype`, behind one another, and what an 8-bit integer stands for.
+pub fn encode(dtype: Dtype, values: &[f32], dim: usize) -> (Vec<u8>, f32) {
+    assert!(values.len().is_multiple_of(dim) && dim.is_multiple_of(dtype.block()));
+    let largest = |x: &[f32]| x.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let step = |x: &[f32]| if largest(x) > 0.0 { largest(x) / 127.0 } else { 1.0 };
+    let integers = |x: &[f32], step: f32| -> Vec<u8> {
+        x.iter().map(|x| (x / step).round().clamp(-127.0, 127.0) as i8 as u8).collect()
+    };
+    let bytes = match dtype {
+        Dtype::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_ne_bytes()).collect(),
+        Dtype::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
+        Dtype::I8 => return (integers(values, step(values)), step(values)),
+        Dtype::Q8_0 => values
+            .chunks(32)
+            .flat_map(|block| {
+                let scale = f16::from_f32(step(block));
+                let integers = integers(block, scale.to_f32());
+                scale.to_ne_bytes().into_iter().chain(integers).collect::<Vec<_>>()
+            })
+            .collect(),
+        Dtype::Bool8 => values.iter().map(|&x| u8::from(x != 0.0)).collect(),
+    };
+    (bytes, 1.0)
+}

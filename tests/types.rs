@@ -1,0 +1,121 @@
+//! Storage types: read exactly, written rounded once, whatever the instruction set and the path.
+
+mod common;
+
+use common::{kernels, run};
+use flash_attention::dtype::Dtype;
+use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::view::{Layout, View, ViewMut};
+use half::{bf16, f16};
+
+/// What attention of 20 rows over one key makes of its values: themselves.
+fn copied(dtype: Dtype, values: &[u8], out: Dtype, mut check: impl FnMut(&[u8], &str)) {
+    let dim = values.len() / dtype.block_bytes() * dtype.block();
+    let rows = 20;
+    let layout = |dtype, rows, dim| Layout::dense(dtype, 1, rows, dim).unwrap();
+    let (q, k) = (vec![1f32; rows], [2f32]);
+    for kernel in kernels(dtype) {
+        let row = dim * out.block_bytes();
+        let mut o = vec![0xa5u8; rows * row];
+        // SAFETY: as many bytes, which outlive the problem.
+        let (v, o_view) = unsafe {
+            let v = View::new(values.as_ptr(), layout(dtype, 1, dim)).unwrap();
+            (v, ViewMut::new(o.as_mut_ptr(), layout(out, rows, dim)).unwrap())
+        };
+        let q = View::of(&q, layout(Dtype::F32, rows, 1)).unwrap();
+        let k = View::of(&k, layout(Dtype::F32, 1, 1)).unwrap();
+        let tensors = Tensors::new(q, k, v, o_view);
+        run(&mut Problem::new(tensors, Semantics::with_scale(1.0)).unwrap(), kernel, 1).unwrap();
+        for o in o.chunks(row) {
+            check(o, &format!("{kernel:?}, {dtype:?} as {out:?}"));
+        }
+    }
+}
+
+fn bytes<T: Copy, const N: usize>(values: &[T], to: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(|&x| to(x)).collect()
+}
+
+fn floats(o: &[u8]) -> impl Iterator<Item = f32> {
+    o.chunks(4).map(|x| f32::from_ne_bytes(x.try_into().unwrap()))
+}
+
+/// Zeros have one sign in outputs, and NaN any bits.
+fn same(got: f32, expected: f32) -> bool {
+    got == expected || (got.is_nan() && expected.is_nan())
+}
+
+#[test]
+fn every_16_bit_number_is_read_exactly() {
+    let all: Vec<u16> = (0..=u16::MAX).collect();
+    let data = bytes(&all, u16::to_ne_bytes);
+    copied(Dtype::F16, &data, Dtype::F32, |o, how| {
+        for (&bits, x) in all.iter().zip(floats(o)) {
+            assert!(same(x, f16::from_bits(bits).to_f32()), "{how}: {bits:#x} is not {x}");
+        }
+    });
+    copied(Dtype::Bf16, &data, Dtype::F32, |o, how| {
+        for (&bits, x) in all.iter().zip(floats(o)) {
+            assert!(same(x, bf16::from_bits(bits).to_f32()), "{how}: {bits:#x} is not {x}");
+        }
+    });
+}
+
+#[test]
+fn every_8_bit_number_is_read_exactly() {
+    let all: Vec<i8> = (i8::MIN..=i8::MAX).collect();
+    copied(Dtype::I8, &bytes(&all, i8::to_ne_bytes), Dtype::F32, |o, how| {
+        assert!(floats(o).eq(all.iter().map(|&x| f32::from(x))), "{how}");
+    });
+}
+
+/// A block of ggml is its scale, least significant byte first, and then the integers.
+#[test]
+fn blocks_of_ggml_are_read_exactly() {
+    let scales = [0x3800u16, 0xc000, 0x0001, 0x7bff];
+    let mut data = Vec::new();
+    for (block, scale) in scales.into_iter().enumerate() {
+        data.extend(scale.to_le_bytes());
+        data.extend((0..32u8).map(|i| (i * 8 + block as u8) ^ 0x80));
+    }
+    assert_eq!(data.len(), 4 * 34);
+    copied(Dtype::Q8_0, &data, Dtype::F32, |o, how| {
+        for (i, x) in floats(o).enumerate() {
+            let scale = [0.5, -2.0, 2f32.powi(-24), 65504.0][i / 32];
+            let integer = (i % 32) as i32 * 8 + (i / 32) as i32 - 128;
+            assert_eq!(x, scale * integer as f32, "{how}: {i}");
+        }
+    });
+}
+
+/// Midpoints of neighbouring 16-bit numbers and what lies next to them; numbers beyond both ends.
+#[test]
+fn outputs_are_rounded_to_nearest_even() {
+    let around = |low: f32, high: f32| {
+        let middle = (f64::from(low) + f64::from(high)) as f32 / 2.0;
+        [low, f32::from_bits(middle.to_bits() - 1), middle, f32::from_bits(middle.to_bits() + 1)]
+    };
+    let f16s =
+        (1..0x7bffu16).map(|bits| around(f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32()));
+    // Of bfloat16 every 5th, as far as f32 is normal: smaller results may be flushed to 0.
+    let bf16s = (0x80..0x7f7fu16).step_by(5);
+    let bf16s = bf16s
+        .map(|bits| around(bf16::from_bits(bits).to_f32() / 2.0, bf16::from_bits(bits + 1).to_f32() / 2.0));
+    let bf16s = bf16s.filter(|x| x[0] >= f32::MIN_POSITIVE);
+    let mut values: Vec<f32> = f16s.chain(bf16s).flatten().flat_map(|x| [x, -x]).collect();
+    values.extend([65519.9, 65520.0, 1e30, 3.4e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-8, 3e-8]);
+    let data = bytes(&values, f32::to_ne_bytes);
+    let expected = |x: f32| if x == 0.0 { 0.0 } else { x };
+    copied(Dtype::F32, &data, Dtype::F16, |o, how| {
+        for (x, o) in values.iter().zip(o.chunks(2)) {
+            let (got, exact) = (f16::from_ne_bytes(o.try_into().unwrap()), f16::from_f32(*x));
+            assert!(same(got.to_f32(), expected(exact.to_f32())), "{how}: {x:e} became {got:e}");
+        }
+    });
+    copied(Dtype::F32, &data, Dtype::Bf16, |o, how| {
+        for (x, o) in values.iter().zip(o.chunks(2)) {
+            let (got, exact) = (bf16::from_ne_bytes(o.try_into().unwrap()), bf16::from_f32(*x));
+            assert!(same(got.to_f32(), expected(exact.to_f32())), "{how}: {x:e} became {got:e}");
+        }
+    });
+}
