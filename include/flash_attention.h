@@ -707,9 +707,10 @@ enum fa_status fa_mha(const struct fa_config *cfg,
 
 /**
  * The instruction set that calls use from now on: the best that the machine has and that
- * fa_limit_isa or FA_MAX_ISA allows. "avx512" (F, BW, DQ and VL), "avx2" (with FMA) or "scalar";
- * later versions add names. "unknown" if FA_MAX_ISA names none of them: computing functions then
- * return FA_ERR_ISA.
+ * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512" (F, BW, DQ
+ * and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
+ * come after it; fa_attention_check says which of them a problem uses. "unknown" if FA_MAX_ISA names
+ * none of them: computing functions then return FA_ERR_ISA.
  *
  * @return a static string, never NULL; not to be freed
  *

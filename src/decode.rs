@@ -5,7 +5,7 @@
 //! one row for neighbouring keys:
 //!
 //! ```text
-//! pack    the queries: scaled, in whole vectors                              family
+//! pack    the queries: scaled, in whole vectors                              decode
 //! for each block of keys that some row sees
 //!   stage   K and V, if they cannot be read where they lie                   family
 //!   scores, softmax, accumulate: each for all rows of the part               decode
@@ -23,7 +23,6 @@ pub(crate) mod epilogue;
 pub(crate) mod scores;
 pub(crate) mod softmax;
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::attend::accumulate::first_not_finite;
@@ -31,7 +30,8 @@ use crate::attend::epilogue::blank;
 use crate::attend::logits::Logits;
 use crate::attend::mask::{clip, first_block, next_block, seen_by};
 use crate::attend::{query_rows, stage};
-use crate::family::{Family, Rows, staged_bytes};
+use crate::family::f32::F32;
+use crate::family::{Rows, staged_bytes};
 use crate::part::{Part, Tiles};
 use crate::problem::{Sequence, Shape};
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -41,9 +41,9 @@ use crate::workspace::{Scratch, array_bytes};
 const LANE: [i32; MAX_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// Scratch arrays of a part, one line a query row.
-struct Lines<F: Family> {
+struct Lines {
     /// Packed queries, and the values from one line to the next; likewise below.
-    queries: *mut F::Query,
+    queries: *mut f32,
     queries_step: usize,
     /// Scores of a block, later its probabilities, from the block's first key on.
     scores: *mut f32,
@@ -76,49 +76,48 @@ fn step<S: Isa>(n: usize) -> usize {
 }
 
 /// Bytes of scratch that [`Decode`] takes for one part; `None` if no machine has as many.
-pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize> {
     let count = lines_of(tiles.q);
     let lines = |values: usize, size| array_bytes(step::<S>(values).checked_mul(count)?, size);
     let arrays = [
-        lines(F::steps(shape.dim_qk), size_of::<F::Query>()),
+        lines(shape.dim_qk, 4),
         lines(tiles.kv, 4),
         lines(shape.dim_v, 4),
         lines(S::LANES, 4),
         array_bytes(count, 4),
-        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[0]),
-        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[1]),
+        array_bytes(staged_bytes::<F32>(shape, tiles)[0], 1),
+        array_bytes(staged_bytes::<F32>(shape, tiles)[1], 1),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
 /// The computation of one part, to be entered with an instruction set.
-pub(crate) struct Decode<'a, 'p, F> {
+pub(crate) struct Decode<'a, 'p> {
     part: &'a Part<'p>,
     tiles: Tiles,
     scratch: Scratch<'a>,
-    family: PhantomData<F>,
 }
 
-impl<'a, 'p, F> Decode<'a, 'p, F> {
+impl<'a, 'p> Decode<'a, 'p> {
     pub(crate) fn new(part: &'a Part<'p>, tiles: Tiles, scratch: Scratch<'a>) -> Self {
-        Decode { part, tiles, scratch, family: PhantomData }
+        Decode { part, tiles, scratch }
     }
 }
 
-impl<F: Family> Body for Decode<'_, '_, F> {
+impl Body for Decode<'_, '_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Decode { part, tiles, mut scratch, .. } = self;
+        let Decode { part, tiles, mut scratch } = self;
         let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
         assert!(rows.len() <= tiles.q);
 
         let Shape { dim_qk, dim_v, .. } = *problem.shape();
-        let (queries_step, scores_step) = (step::<S>(F::steps(dim_qk)), step::<S>(tiles.kv));
+        let (queries_step, scores_step) = (step::<S>(dim_qk), step::<S>(tiles.kv));
         let output_step = step::<S>(dim_v);
         let count = lines_of(tiles.q);
-        let lines = Lines::<F> {
+        let lines = Lines {
             queries: scratch.take(count * queries_step),
             queries_step,
             scores: scratch.take(count * scores_step),
@@ -128,8 +127,8 @@ impl<F: Family> Body for Decode<'_, '_, F> {
             sums: scratch.take(count * S::LANES),
             references: scratch.take(count),
         };
-        let staged = staged_bytes::<F>(problem.shape(), tiles);
-        let [staged_k, staged_v] = staged.map(|row| scratch.take::<u8>(tiles.kv * row));
+        let staged = staged_bytes::<F32>(problem.shape(), tiles);
+        let [staged_k, staged_v] = staged.map(|bytes| scratch.take::<u8>(bytes));
 
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for.
@@ -139,14 +138,14 @@ impl<F: Family> Body for Decode<'_, '_, F> {
                 let query = lines.queries.add(r * queries_step);
                 // Lines without a row repeat the last row: their results go nowhere.
                 let row = q.skip(r.min(rows.len() - 1));
-                F::pack_row(s, row, dim_qk, problem.score_factor(), query);
+                scores::pack(s, row, dim_qk, problem.score_factor(), query);
                 lines.references.add(r).write(f32::NEG_INFINITY);
                 s.store(lines.sums.add(r * S::LANES), s.splat(0.0));
             }
 
             let kv_head = problem.kv_head(part.head());
             let seen = seen_by(sequence, &rows);
-            let mut keys = first_block(&seen, tiles.kv);
+            let mut keys = first_block(&seen, tiles.kv, 1);
             let mut fresh = true;
             while !keys.is_empty() {
                 let [any, _] = problem.any_and_all(sequence, part.head(), &rows, &keys);
@@ -154,7 +153,7 @@ impl<F: Family> Body for Decode<'_, '_, F> {
                     keys = next_block(&seen, &keys, tiles.kv);
                     continue;
                 }
-                let k = stage::rows::<S, F, { stage::K }>(
+                let (k, _) = stage::rows::<S, F32, { stage::K }>(
                     s,
                     problem,
                     sequence,
@@ -163,7 +162,7 @@ impl<F: Family> Body for Decode<'_, '_, F> {
                     tiles.staged,
                     staged_k,
                 );
-                let v = stage::rows::<S, F, { stage::V }>(
+                let (v, _) = stage::rows::<S, F32, { stage::V }>(
                     s,
                     problem,
                     sequence,
@@ -209,13 +208,13 @@ impl Block {
 /// # Safety
 /// `lines` are the part's arrays, with the queries packed, and the rest as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa, F: Family>(s: S, part: &Part, block: &Block, lines: &Lines<F>) {
+unsafe fn visit<S: Isa>(s: S, part: &Part, block: &Block, lines: &Lines) {
     let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
     let Shape { dim_qk, dim_v, .. } = *problem.shape();
     // SAFETY: keys and rows are those of block and part; see the steps themselves.
     unsafe {
         let keys = block.keys.start - block.start..block.keys.end - block.start;
-        scores::scores(s, lines, rows.len(), &keys, block.k, dim_qk, problem.score_factor());
+        scores::scores(s, lines, rows.len(), &keys, block.k, dim_qk);
         // Windows move with the row, so the first and the last row bound all others.
         let first = block.seen_by(sequence, rows.start);
         let last = block.seen_by(sequence, rows.end - 1);

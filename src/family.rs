@@ -4,6 +4,7 @@
 //! types are read where they lie, and brings all others, a block of keys at a time, into a form of its own.
 //! A new family is one file here and its rows in [`crate::kernel`].
 
+pub(crate) mod bf16;
 pub(crate) mod convert;
 pub(crate) mod f32;
 
@@ -59,17 +60,28 @@ impl Source<'_> {
     }
 }
 
-/// Bytes of a staged row of K and of V; 0 where they are read where they lie.
+/// Bytes of the staged K and V of a block of keys; 0 where they are read where they lie.
 #[inline(always)]
 pub(crate) fn staged_bytes<F: Family>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
-    let [k, v] = tiles.staged;
-    [if k { F::staged_k_row(shape.dim_qk) } else { 0 }, if v { F::staged_v_row(shape.dim_v) } else { 0 }]
+    let rows = [
+        (F::staged_k_row(shape.dim_qk), tiles.kv),
+        (F::staged_v_row(shape.dim_v), tiles.kv.div_ceil(F::KEYS)),
+    ];
+    let mut bytes = rows.map(|(row, n)| row.saturating_mul(n));
+    for (bytes, _) in bytes.iter_mut().zip(tiles.staged).filter(|(_, staged)| !staged) {
+        *bytes = 0;
+    }
+    bytes
 }
 
 /// One block of `Z` vectors of scores for each of `R` keys.
 pub(crate) type Tile<S, const R: usize, const Z: usize> = [[<S as Isa>::F32; Z]; R];
 
-/// How scores are made, and how stored Q, K and V become what the tile loops read.
+/// How scores are made, how probabilities are kept and multiplied with values, and how stored Q, K and V
+/// become what the tile loops read.
+///
+/// Keys are taken [`Family::KEYS`] at a time where they meet probabilities: a *group*. Of a group each lane has
+/// one 32-bit word of probabilities, and each element of V one word with the values of all its keys.
 ///
 /// All functions that take pointers need: every row named of a source, each of `dim` elements; staged rows
 /// valid for reads; scratch pointers valid for writes of the bytes that the matching function gave, 64-byte
@@ -77,33 +89,41 @@ pub(crate) type Tile<S, const R: usize, const Z: usize> = [[<S as Isa>::F32; Z];
 pub(crate) trait Family: 'static {
     /// Its name, for people.
     const NAME: &'static str;
-    /// Whether it computes problems whose Q, K and V are stored so.
-    fn takes(dtypes: [Dtype; 3]) -> bool;
+    /// Keys of a group: 1, 2 or 4.
+    const KEYS: usize;
     /// One lane of one step of a packed query: what one multiplication consumes.
     type Query: Copy;
+    /// Words of a vector of lanes: probabilities of a group, or a value's word in all lanes.
+    type Words<S: Isa>: Copy;
+
+    /// Whether it computes problems whose Q, K and V are stored so.
+    fn takes(dtypes: [Dtype; 3]) -> bool;
 
     /// Steps in a packed query row of `dim` elements.
     fn steps(dim: usize) -> usize;
 
-    /// Whether queries of a type are packed where they lie; else they need room as plain rows.
-    fn reads_q(dtype: Dtype) -> bool;
+    /// Whether rows of K of a type can be read where they lie.
+    fn reads_k(dtype: Dtype, dim: usize) -> bool;
 
-    /// Whether rows of K, and of V, of a type can be read where they lie.
-    fn reads_kv(dtype: Dtype) -> [bool; 2];
+    /// Whether rows of V of a type can be read where they lie.
+    fn reads_v(dtype: Dtype) -> bool;
 
     /// Bytes of a staged row of K.
     fn staged_k_row(dim: usize) -> usize;
 
-    /// Bytes of a staged row of V.
+    /// Bytes of a staged group of V.
     fn staged_v_row(dim: usize) -> usize;
 
-    /// Transposes `n` rows of `dim` elements into `panel[step][lane]`, `lanes` wide, the missing
-    /// lanes as zeros. `factor` is what a raw dot product must be multiplied by to be a score in
-    /// log2 units; a family applies it either here or in [`Family::dot`].
+    /// What queries of a type are multiplied by when they are packed, and their dot products with keys later:
+    /// together `factor`, which makes a score in log2 units of a dot product.
+    fn factors(dtype: Dtype, factor: f32) -> [f32; 2];
+
+    /// Transposes `n` rows of `dim` elements, multiplied by `factor`, into `panel[step][lane]`, `lanes` wide,
+    /// the missing lanes as zeros.
     ///
     /// # Safety
     /// See the trait; `n <= lanes`, `panel` holds `steps(dim) * lanes` values, and `room` `LANES` rows of
-    /// [`convert::row_bytes`], if the type is not read where it lies.
+    /// [`convert::row_bytes`], if the type is not f32.
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -121,15 +141,17 @@ pub(crate) trait Family: 'static {
     /// See the trait; `to` holds `n` staged rows.
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8);
 
-    /// Writes `n` rows of V in the form that the tile loops read: f32.
+    /// Writes `n` rows of V, beginning with key `first` of those that are staged, as groups. Where groups have
+    /// more than one key, a value that is not finite becomes 0, and the answer is whether there was any; keys
+    /// that follow in the last group are 0.
     ///
     /// # Safety
-    /// See the trait; `to` holds `n` staged rows.
-    unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8);
+    /// See the trait; `to` holds all groups; the keys before `first` have been staged.
+    unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
 
-    /// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane's sum
-    /// runs over the steps in ascending order whatever `R` and `Z` are, so that a score has the
-    /// same bits in every tile shape.
+    /// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries: their dot products times
+    /// `factor`. Each lane's sum runs over the steps in ascending order whatever `R` and `Z` are, so that a
+    /// score has the same bits in every tile shape.
     ///
     /// # Safety
     /// See the trait; `k` has at least `R` staged rows, and `panel` is the first of `Z` neighbouring
@@ -143,27 +165,59 @@ pub(crate) trait Family: 'static {
         factor: f32,
     ) -> Tile<S, R, Z>;
 
-    /// One row of `dim` elements as `steps(dim)` values and zeros up to whole vectors. `factor` is
-    /// as for [`Family::pack_query`], applied either here or in [`Family::finish`].
+    /// 2^x, as good as probabilities are kept.
+    fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32;
+
+    /// The probabilities of a group: as many of `p` as it has keys.
+    fn pack<S: Isa>(s: S, p: [S::F32; 4]) -> Self::Words<S>;
+
+    /// Words of probabilities from memory.
     ///
     /// # Safety
-    /// See the trait; `to` has room for whole vectors of `steps(dim)` values.
-    unsafe fn pack_row<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut Self::Query);
+    /// A vector is readable at `p`.
+    unsafe fn load<S: Isa>(s: S, p: *const f32) -> Self::Words<S>;
 
-    /// Products of `R` rows of queries packed by [`Family::pack_row`], `step` values apart, with `K`
-    /// keys. The sum of a vector's lanes is a dot product; each lane runs over the row in ascending
-    /// order whatever `R` and `K` are.
+    /// Words of probabilities to memory.
     ///
     /// # Safety
-    /// See the trait; `k` has at least `K` staged rows.
-    unsafe fn dot_row<S: Isa, const R: usize, const K: usize>(
-        s: S,
-        queries: *const Self::Query,
-        step: usize,
-        k: Rows,
-        dim: usize,
-    ) -> Tile<S, R, K>;
+    /// A vector is writable at `p`.
+    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: Self::Words<S>);
 
-    /// Dot products to scores.
-    fn finish<S: Isa>(s: S, dots: S::F32, factor: f32) -> S::F32;
+    /// The word at `v` in all lanes.
+    ///
+    /// # Safety
+    /// It is readable.
+    unsafe fn value<S: Isa>(s: S, v: *const u8) -> Self::Words<S>;
+
+    /// `sum` and the products of probabilities and values of a group.
+    fn add<S: Isa>(s: S, p: Self::Words<S>, v: Self::Words<S>, sum: S::F32) -> S::F32;
+
+    /// The probability of one key of a group in the word that a lane has.
+    fn probability(word: u32, key: usize) -> f32;
+}
+
+/// Whether queries of a type are packed where they lie; else they are converted first.
+#[inline(always)]
+pub(crate) fn reads_q(dtype: Dtype) -> bool {
+    dtype == Dtype::F32
+}
+
+/// `here` query rows (at most `LANES`) as rows of f32.
+///
+/// # Safety
+/// As [`Family::pack_query`].
+#[inline(always)]
+pub(crate) unsafe fn plain_rows<S: Isa>(
+    s: S,
+    source: Source,
+    here: usize,
+    dim: usize,
+    room: *mut u8,
+) -> Rows {
+    if reads_q(source.dtype()) || here == 0 {
+        return source.rows();
+    }
+    // SAFETY: this function's contract.
+    unsafe { convert::convert(s, source, here, dim, room) };
+    Rows { base: room, stride: convert::row_bytes(dim) }
 }

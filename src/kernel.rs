@@ -9,22 +9,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::decode::{self, Decode};
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::family::{Family, f32::F32};
+use crate::family::{Family, bf16::Bf16, f32::F32};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
 use crate::problem::Shape;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{avx2::Avx2, avx512::Avx512};
+use crate::simd::{avx2::Avx2, avx512, avx512::Avx512};
 use crate::workspace::Scratch;
 
 /// Best first; the rows of the last instruction set run everywhere. The number is the height of
 /// the register tile (keys of a score tile, elements of an output tile), two vectors wide.
 static TABLE: &[Row] = &[
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx512<avx512::Bf16>, Bf16, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
     #[cfg(target_arch = "x86_64")]
-    Row::of::<Avx512, F32, 8>(),
+    Row::of::<Avx512<avx512::Base>, F32, 8>(),
     // 16 registers: 12 accumulators, 2 query vectors, 1 broadcast. One more would spill.
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx2, F32, 6>(),
@@ -52,6 +54,8 @@ impl Path {
 
 /// One path of a row.
 struct Way {
+    /// Whether K, and V, stored so are read where they lie, by the elements of a row of K.
+    reads_kv: fn([Dtype; 2], usize) -> [bool; 2],
     scratch: fn(&Shape, Tiles) -> Option<usize>,
     run: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
 }
@@ -61,7 +65,6 @@ pub struct Row {
     isa: &'static CStr,
     family: &'static str,
     takes: fn([Dtype; 3]) -> bool,
-    reads_kv: fn(Dtype) -> [bool; 2],
     lanes: usize,
     tile_rows: usize,
     tile: usize,
@@ -78,12 +81,12 @@ impl Row {
             isa: S::NAME,
             family: F::NAME,
             takes: F::takes,
-            reads_kv: F::reads_kv,
             lanes: S::LANES,
             tile_rows: prefill::tile_rows::<S>(),
             tile: R,
             available: || S::detect().is_some(),
             prefill: Way {
+                reads_kv: |[k, v], dim_qk| [F::reads_k(k, dim_qk), F::reads_v(v)],
                 scratch: prefill::scratch_bytes::<S, F>,
                 run: |part, tiles, scratch| {
                     let s = S::detect().ok_or(Error::Internal)?;
@@ -92,10 +95,11 @@ impl Row {
                 },
             },
             decode: Way {
-                scratch: decode::scratch_bytes::<S, F>,
+                reads_kv: |[k, v], dim_qk| [F32::reads_k(k, dim_qk), F32::reads_v(v)],
+                scratch: decode::scratch_bytes::<S>,
                 run: |part, tiles, scratch| {
                     let s = S::detect().ok_or(Error::Internal)?;
-                    s.enter(Decode::<F>::new(part, tiles, scratch));
+                    s.enter(Decode::new(part, tiles, scratch));
                     Ok(())
                 },
             },
@@ -112,9 +116,13 @@ impl Row {
         self.isa
     }
 
-    /// The compute family.
-    pub fn family(&self) -> &'static str {
-        self.family
+    /// The compute family of a path.
+    pub fn family(&self, path: Path) -> &'static str {
+        match path {
+            Path::Prefill => self.family,
+            // What decode reads is far more than what it computes: it affords f32.
+            Path::Decode => F32::NAME,
+        }
     }
 
     /// Whether it computes problems whose Q, K and V are stored so.
@@ -122,9 +130,10 @@ impl Row {
         (self.takes)(dtypes)
     }
 
-    /// Whether K, and V, of a storage type are read where they lie.
-    pub fn reads_kv(&self, dtype: Dtype) -> [bool; 2] {
-        (self.reads_kv)(dtype)
+    /// Whether K, and V, are read where they lie, as far as their types decide that.
+    pub fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2] {
+        let [_, k, v] = shape.dtypes;
+        (self.way(path).reads_kv)([k, v], shape.dim_qk)
     }
 
     /// f32 lanes of a vector.
@@ -209,6 +218,11 @@ impl Body for Map<'_> {
 /// The rows that this machine can run, best first, whatever the limit is.
 pub fn available() -> impl Iterator<Item = &'static Row> {
     TABLE.iter().filter(|row| (row.available)())
+}
+
+/// The best row under the current limit, whatever it computes.
+pub fn best() -> Result<&'static Row, Error> {
+    TABLE[limit()?..].iter().find(|row| (row.available)()).ok_or(Error::Internal)
 }
 
 /// The best row under the current limit for Q, K and V stored so.

@@ -24,8 +24,9 @@ pub struct Plan {
     pub path: Path,
     /// Rows of a part and keys of a block there.
     pub tiles: Tiles,
-    /// What K and V are stored as.
+    /// What K and V are stored as, and whether they could be read where they lie.
     kv: [Dtype; 2],
+    in_place: [bool; 2],
     /// Tiles on the other path, if shorter sequences take that.
     others: Option<Tiles>,
     /// Number of parts.
@@ -59,8 +60,10 @@ impl Plan {
     pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
         let mut plan = Plan::on(path(shape.queries[2], row), shape, row, machine, threads)?;
         if shape.ragged.is_some() {
-            let tiles = Tiles { kv: keys(plan.path.other(), shape, row, machine), ..plan.tiles };
-            let scratch = row.scratch_bytes(plan.path.other(), shape, tiles).ok_or(Error::Overflow)?;
+            let other = plan.path.other();
+            let staged = staged(other, shape, row, plan.tiles.q);
+            let tiles = Tiles { kv: keys(other, shape, row, machine), staged, ..plan.tiles };
+            let scratch = row.scratch_bytes(other, shape, tiles).ok_or(Error::Overflow)?;
             plan.scratch = plan.scratch.max(scratch);
             plan.others = Some(tiles);
             workspace::total_bytes(plan.threads, plan.scratch)?;
@@ -78,13 +81,14 @@ impl Plan {
     ) -> Result<Plan, Error> {
         let threads = threads.clamp(1, threads_worth(shape));
         let q = rows(path, shape, row, machine, threads);
-        let tiles = Tiles { q, kv: keys(path, shape, row, machine), staged: staged(shape, row, q) };
+        let tiles = Tiles { q, kv: keys(path, shape, row, machine), staged: staged(path, shape, row, q) };
         let parts = part::count(shape, tiles.q);
         let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
         // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(parts.max(1)) };
         let [_, k, v] = shape.dtypes;
-        let plan = Plan { row, path, tiles, kv: [k, v], others: None, parts, threads, scratch };
+        let in_place = row.reads_kv(path, shape);
+        let plan = Plan { row, path, tiles, kv: [k, v], in_place, others: None, parts, threads, scratch };
         workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
     }
 
@@ -113,19 +117,23 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { row, path, tiles, parts, threads, scratch, kv, .. } = self;
+        let Plan { row, path, tiles, parts, threads, scratch, kv, in_place, .. } = self;
+        let family = row.family(*path);
         let path = match path {
             Path::Prefill => "prefill (lanes are query rows)",
             Path::Decode => "decode (lanes are elements of a head)",
         };
         let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
-        write!(f, "{isa} {}, {path}, {} x {} tiles, {parts} parts, ", row.family(), tiles.q, tiles.kv)?;
+        write!(f, "{isa} {family}, {path}, {} x {} tiles, {parts} parts, ", tiles.q, tiles.kv)?;
         write!(f, "{threads} threads of {scratch} bytes")?;
         for (i, name) in ["K", "V"].into_iter().enumerate().filter(|&(i, _)| tiles.staged[i]) {
-            if row.reads_kv(kv[i])[i] {
+            let dtype = kv[i];
+            if in_place[i] {
                 write!(f, ", {name} copied block by block")?;
+            } else if family == "f32" {
+                write!(f, ", {name} converted from {dtype:?} block by block")?;
             } else {
-                write!(f, ", {name} converted from {:?} block by block", kv[i])?;
+                write!(f, ", {name} rearranged block by block")?;
             }
         }
         Ok(())
@@ -198,7 +206,7 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     let bytes_per_key = k.saturating_add(v);
     let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
     // And what is staged is worth more the more rows use it.
-    let (most, share) = if staged(shape, row, usize::MAX) != [false; 2] {
+    let (most, share) = if staged(path, shape, row, usize::MAX) != [false; 2] {
         (4 * ROWS, 2)
     } else if far {
         (2 * ROWS, 2)
@@ -216,13 +224,11 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
 }
 
 /// Whether K, and V, cannot be read in place, or better are not.
-fn staged(shape: &Shape, row: &Row, rows: usize) -> [bool; 2] {
-    let [_, k, v] = shape.dtypes;
-    let in_place = [row.reads_kv(k)[0], row.reads_kv(v)[1]];
+fn staged(path: Path, shape: &Shape, row: &Row, rows: usize) -> [bool; 2] {
     // Tile loops read rows that lie at equal distances. Else each row is to be used for this many query
     // rows at least, which hides its copying.
     let copied = shape.paged || (clash(shape) && rows >= 64);
-    in_place.map(|in_place| copied || !in_place)
+    row.reads_kv(path, shape).map(|in_place| copied || !in_place)
 }
 
 /// Whether rows of K or V displace each other from the first-level cache.

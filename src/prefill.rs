@@ -29,7 +29,7 @@ use crate::attend::scores;
 use crate::attend::softmax::{self, Probabilities, State};
 use crate::attend::stage;
 use crate::attend::{MAX_WIDTH, VECTORS, fetch, query_rows};
-use crate::family::{Family, Rows, convert, staged_bytes};
+use crate::family::{Family, Rows, convert, reads_q, staged_bytes};
 use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
@@ -57,18 +57,18 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
         array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
-        array_bytes(tiles.kv.checked_mul(width)?, 4),
-        array_bytes(room_for_queries::<S, F>(shape), 1),
-        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[0]),
-        array_bytes(tiles.kv, staged_bytes::<F>(shape, tiles)[1]),
+        array_bytes(tiles.kv.checked_next_multiple_of(F::KEYS)?.checked_mul(width)?, 4),
+        array_bytes(room_for_queries::<S>(shape), 1),
+        array_bytes(staged_bytes::<F>(shape, tiles)[0], 1),
+        array_bytes(staged_bytes::<F>(shape, tiles)[1], 1),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
 /// Bytes for as many query rows as a vector has lanes, if they cannot be packed where they lie.
 #[inline(always)]
-fn room_for_queries<S: Isa, F: Family>(shape: &Shape) -> usize {
-    if F::reads_q(shape.dtypes[0]) { 0 } else { convert::row_bytes(shape.dim_qk).saturating_mul(S::LANES) }
+fn room_for_queries<S: Isa>(shape: &Shape) -> usize {
+    if reads_q(shape.dtypes[0]) { 0 } else { convert::row_bytes(shape.dim_qk).saturating_mul(S::LANES) }
 }
 
 /// The computation of one part, to be entered with an instruction set.
@@ -106,11 +106,10 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 sum: scratch.take(lanes),
                 lanes,
             },
-            scores: scratch.take(tiles.kv * width),
+            scores: scratch.take(tiles.kv.next_multiple_of(F::KEYS) * width),
         };
-        let room = scratch.take::<u8>(room_for_queries::<S, F>(shape));
-        let [staged_k, staged_v] =
-            staged_bytes::<F>(shape, tiles).map(|row| scratch.take::<u8>(tiles.kv * row));
+        let room = scratch.take::<u8>(room_for_queries::<S>(shape));
+        let [staged_k, staged_v] = staged_bytes::<F>(shape, tiles).map(|bytes| scratch.take::<u8>(bytes));
 
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for, and each tile uses its own lanes of them.
@@ -118,6 +117,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
             let seen = seen_by(sequence, &part.rows());
+            let [factor, _] = F::factors(shape.dtypes[0], problem.score_factor());
             let worth_fetching = seen.len() >= FETCH_FROM;
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
@@ -126,7 +126,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let q = query_rows(problem, sequence, head, tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
-                F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, problem.score_factor(), panel, room);
+                F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, room);
                 state.begin(s);
                 // What comes first is not known where blocks may be skipped.
                 if seen_by(sequence, &tile.rows).is_empty() || problem.logits().cells.is_some() {
@@ -135,14 +135,14 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut block = first_block(&seen, tiles.kv);
+            let mut block = first_block(&seen, tiles.kv, F::KEYS);
             while !block.is_empty() {
                 let [any, _] = problem.any_and_all(sequence, head, &part.rows(), &block);
                 if !any {
                     block = next_block(&seen, &block, tiles.kv);
                     continue;
                 }
-                let k = stage::rows::<S, F, { stage::K }>(
+                let (k, _) = stage::rows::<S, F, { stage::K }>(
                     s,
                     problem,
                     sequence,
@@ -151,7 +151,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     tiles.staged,
                     staged_k,
                 );
-                let v = stage::rows::<S, F, { stage::V }>(
+                let (v, left_out) = stage::rows::<S, F, { stage::V }>(
                     s,
                     problem,
                     sequence,
@@ -161,8 +161,10 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     staged_v,
                 );
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
-                let suspects =
-                    problem.logits().hides() && first_not_finite(v, 0..block.len(), dim_v).is_some();
+                let suspects = left_out
+                    || (F::KEYS == 1
+                        && problem.logits().hides()
+                        && first_not_finite(v, 0..block.len(), dim_v).is_some());
                 let block_of = Block { keys: block.clone(), k, v, suspects };
                 let next = next_block(&seen, &block, tiles.kv);
                 let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
@@ -283,7 +285,8 @@ struct Block {
     /// Their rows, staged.
     k: Rows,
     v: Rows,
-    /// Whether any key may be hidden from some row while its values are not finite.
+    /// Whether any key may be hidden from some row while its values are not finite, or such values have been
+    /// left out.
     suspects: bool,
 }
 
@@ -302,7 +305,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
     ahead: &mut Ahead,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys);
+    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::KEYS);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
@@ -361,7 +364,7 @@ impl<F: Family> Place<F> {
         let key = span.keys.start - block.keys.start;
         Place {
             k: block.k.skip(key),
-            v: block.v.skip(key),
+            v: block.v.skip(key / F::KEYS),
             suspects: block.suspects,
             panel: buffers.panel.wrapping_add(span.vector * S::LANES),
             // Spans before this one have left room for whole tiles.
@@ -386,7 +389,8 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     let Place { k, panel, scores, state, .. } = place;
     let logits = Logits::of(part, &span.rows, &span.keys);
     let (problem, sequence) = (part.problem(), part.sequence());
-    let (dim, factor) = (problem.shape().dim_qk, problem.score_factor());
+    let dim = problem.shape().dim_qk;
+    let [_, factor] = F::factors(problem.shape().dtypes[0], problem.score_factor());
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     // The keys that every row sees, as far as they fill register tiles, and those at either end, which
     // are masked.
@@ -439,6 +443,23 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     let (problem, n) = (part.problem(), span.keys.len());
     let dim = problem.shape().dim_v;
     let mut making = all_making.part::<Z>(span.vector);
+    if F::KEYS > 1 {
+        // SAFETY: as many groups of v and scores exist, and room for whole groups of scores.
+        unsafe {
+            let groups = n.div_ceil(F::KEYS);
+            // The end of the last group, if it is the block's.
+            for at in n * Z..groups * F::KEYS * Z {
+                s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
+            }
+            let d = make_and_accumulate::<S, F, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut making);
+            accumulate::<S, F, R, Z>(s, p, v, groups, d, dim, output, lanes, fresh);
+            if suspects {
+                add_what_is_not_finite::<F>(part, span, p, Z * S::LANES, output, lanes);
+            }
+        }
+        all_making.put_back(span.vector, &making);
+        return;
+    }
     // SAFETY: `n` rows of v and scores exist; the rest is the caller's contract.
     unsafe {
         // Values that are not finite must not meet the probability 0 of a key that is not
@@ -446,15 +467,15 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
         let mut guarded = next_guarded(v, span, suspects, 0, dim);
         let mut d = 0;
         if guarded.is_none() {
-            d = make_and_accumulate(s, p, v, n, dim, output, lanes, fresh, &mut making);
+            d = make_and_accumulate::<S, F, Z>(s, p, v, n, dim, output, lanes, fresh, &mut making);
         } else {
-            making.make_all(s, p, n);
+            making.make_all::<F>(s, p, n);
         }
         let mut done = 0;
         while done < n {
             let end = guarded.unwrap_or(n);
             let from = p.add(done * Z * S::LANES);
-            accumulate::<S, R, Z>(s, from, v.skip(done), end - done, d, dim, output, lanes, fresh);
+            accumulate::<S, F, R, Z>(s, from, v.skip(done), end - done, d, dim, output, lanes, fresh);
             fresh = false;
             done = end;
             if let Some(key) = guarded {
@@ -467,6 +488,42 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
         }
     }
     all_making.put_back(span.vector, &making);
+}
+
+/// Values that are not finite and that [`Family::stage_v`] has left out, for the rows that see them.
+///
+/// # Safety
+/// As [`weigh`], whose words of probabilities `words` has, `width` for each group.
+#[cold]
+#[inline(never)]
+unsafe fn add_what_is_not_finite<F: Family>(
+    part: &Part,
+    span: &Span,
+    words: *const f32,
+    width: usize,
+    output: *mut f32,
+    lanes: usize,
+) {
+    let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
+    for (i, key) in span.keys.clone().enumerate() {
+        let [page, token] = problem.key_at(sequence, key);
+        for d in 0..problem.shape().dim_v {
+            let x = problem.v().get(page, problem.kv_head(head), token, d) as f32;
+            if x.is_finite() {
+                continue;
+            }
+            for (lane, row) in span.rows.clone().enumerate() {
+                if problem.sees(sequence, head, row, key) {
+                    // SAFETY: one of the caller's groups and lanes, and an element of the output.
+                    unsafe {
+                        let word = words.cast::<u32>().add(i / F::KEYS * width + lane).read();
+                        let at = output.add(d * lanes + lane);
+                        at.write(at.read() + F::probability(word, i % F::KEYS) * x);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// 1 for each of `rows` that sees a key. Out of line, because it is rare.

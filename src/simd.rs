@@ -82,6 +82,27 @@ pub(crate) trait Isa: Copy + 'static {
     fn splat_i32(self, x: i32) -> Self::I32;
     /// The same numbers as f32, rounded to nearest even.
     fn to_f32(self, x: Self::I32) -> Self::F32;
+    /// What [`Isa::exp2`] promises, but to within 1e-4 of the result: for probabilities that are rounded to 8
+    /// or 16 bits.
+    #[inline(always)]
+    fn exp2_roughly(self, x: Self::F32) -> Self::F32 {
+        self.exp2(x)
+    }
+    /// The upper halves of two f32, as bfloat16, those of `low` in the lower halves of the result.
+    fn halves(self, low: Self::F32, high: Self::F32) -> Self::I32;
+    /// The same, rounded to nearest; neither is NaN, negative or near the end of f32.
+    fn halves_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32;
+    /// What is in the lower halves, as f32.
+    fn low_half(self, x: Self::I32) -> Self::F32;
+    /// `sum + a.low * b.low + a.high * b.high`, each lane a pair of bfloat16; the machine may take subnormal
+    /// numbers for 0.
+    #[inline(always)]
+    fn dot_bf16(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
+        let sum = self.fma(self.low_half(a), self.low_half(b), sum);
+        self.fma(self.high_half(a), self.high_half(b), sum)
+    }
+    /// What is in the upper halves, as f32.
+    fn high_half(self, x: Self::I32) -> Self::F32;
     /// `low <= x && x < high`.
     fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
 
@@ -117,6 +138,11 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_i32(self, p: *const i32) -> Self::I32;
+    /// Writes a vector of i32; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are writable at `p`.
+    unsafe fn store_i32(self, p: *mut i32, x: Self::I32);
     /// Reads a vector of binary16; no alignment is needed.
     ///
     /// # Safety
@@ -166,10 +192,11 @@ pub(crate) trait Isa: Copy + 'static {
 pub(crate) const MAX_LANES: usize = 16;
 
 /// Makes the token type of an instruction set from its one list of CPU features: the list that
-/// detection asks for is the list that [`Isa::enter`] compiles for, so they cannot drift apart.
+/// detection asks for is the list that [`Isa::enter`] compiles for, so they cannot drift apart. Behind `as`
+/// stands what makes an [`Isa`] of a token.
 #[cfg(target_arch = "x86_64")]
 macro_rules! token {
-    ($(#[$doc:meta])* $name:ident: $($feature:tt),+) => {
+    ($(#[$doc:meta])* $name:ident as $wrap:expr; $($feature:tt),+) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(crate) struct $name(());
@@ -183,7 +210,7 @@ macro_rules! token {
             fn compiled_for<B: $crate::simd::Body>(self, body: B) -> B::Out {
                 $(#[target_feature(enable = $feature)])+
                 fn inner<B: $crate::simd::Body>(s: $name, body: B) -> B::Out {
-                    body.run(s)
+                    body.run($wrap(s))
                 }
                 // SAFETY: `self` exists, so `probe` found every feature of the same list.
                 unsafe { inner(self, body) }

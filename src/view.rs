@@ -156,6 +156,7 @@ impl<'a> View<'a> {
     }
 
     /// One element as f64, quantisation undone, with every index checked: for the reference and for tests.
+    #[inline]
     pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {
         let at = [batch, head, token];
         assert!((0..3).all(|i| at[i] < self.layout.extent[i]) && d < self.layout.dim);

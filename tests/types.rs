@@ -13,17 +13,18 @@ fn copied(dtype: Dtype, values: &[u8], out: Dtype, mut check: impl FnMut(&[u8], 
     let dim = values.len() / dtype.block_bytes() * dtype.block();
     let rows = 20;
     let layout = |dtype, rows, dim| Layout::dense(dtype, 1, rows, dim).unwrap();
-    let (q, k) = (vec![1f32; rows], [2f32]);
+    // Zeros are zeros in every type.
+    let (q, k) = (vec![1f32; rows * dtype.block()], vec![0u8; dtype.block_bytes()]);
     for kernel in kernels(dtype) {
         let row = dim * out.block_bytes();
         let mut o = vec![0xa5u8; rows * row];
         // SAFETY: as many bytes, which outlive the problem.
-        let (v, o_view) = unsafe {
+        let (k, v, o_view) = unsafe {
+            let k = View::new(k.as_ptr(), layout(dtype, 1, dtype.block())).unwrap();
             let v = View::new(values.as_ptr(), layout(dtype, 1, dim)).unwrap();
-            (v, ViewMut::new(o.as_mut_ptr(), layout(out, rows, dim)).unwrap())
+            (k, v, ViewMut::new(o.as_mut_ptr(), layout(out, rows, dim)).unwrap())
         };
-        let q = View::of(&q, layout(Dtype::F32, rows, 1)).unwrap();
-        let k = View::of(&k, layout(Dtype::F32, 1, 1)).unwrap();
+        let q = View::of(&q, layout(Dtype::F32, rows, dtype.block())).unwrap();
         let tensors = Tensors::new(q, k, v, o_view);
         run(&mut Problem::new(tensors, Semantics::with_scale(1.0)).unwrap(), kernel, 1).unwrap();
         for o in o.chunks(row) {
@@ -56,7 +57,10 @@ fn every_16_bit_number_is_read_exactly() {
     });
     copied(Dtype::Bf16, &data, Dtype::F32, |o, how| {
         for (&bits, x) in all.iter().zip(floats(o)) {
-            assert!(same(x, bf16::from_bits(bits).to_f32()), "{how}: {bits:#x} is not {x}");
+            let exact = bf16::from_bits(bits).to_f32();
+            // Instructions that multiply bfloat16 take subnormal numbers for 0.
+            let is_flushed = how.contains("-bf16-Prefill") && exact.abs() < f32::MIN_POSITIVE && x == 0.0;
+            assert!(same(x, exact) || is_flushed, "{how}: {bits:#x} is not {x}");
         }
     });
 }

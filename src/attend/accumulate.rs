@@ -7,20 +7,20 @@ use std::ops::Range;
 
 use super::MAX_WIDTH;
 use super::softmax::Probabilities;
-use crate::family::Rows;
+use crate::family::{Family, Rows};
 use crate::simd::Isa;
 
 /// Elements of the tile that makes the probabilities: fewer than in others, so that what the
 /// exponential needs stays in registers, too.
 const FIRST: usize = 4;
 
-/// Turns `n` keys' scores into probabilities, in place, and adds them to the first elements of the
-/// output; returns how many elements that are. See [`accumulate`], which does the others.
+/// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds them to the first
+/// elements of the output; returns how many elements that are. See [`accumulate`], which does the others.
 ///
 /// # Safety
 /// As [`accumulate`].
 #[inline(always)]
-pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
+pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Family, const Z: usize>(
     s: S,
     scores: *mut f32,
     v: Rows,
@@ -35,26 +35,26 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, const Z: usize>(
     unsafe {
         if S::REGISTERS < 32 {
             // Too few to do both: what is saved is lost to spilling, twice over.
-            making.make_all(s, scores, n);
+            making.make_all::<F>(s, scores, n);
             0
         } else if dim >= FIRST {
-            tile::<S, FIRST, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
+            tile::<S, F, FIRST, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
             FIRST
         } else {
-            tile::<S, 1, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
+            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
             1
         }
     }
 }
 
-/// Adds `n` keys to `Z` vectors of `output[d][lane]`, which is `lanes` wide, from element `d` on,
-/// in register tiles of `R` elements. Each element's sum runs over the keys in ascending order.
+/// Adds `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes` wide, from element `d` on,
+/// in register tiles of `R` elements. Each element's sum runs over the groups in ascending order.
 ///
 /// # Safety
-/// `p` holds `n * Z` vectors, `v` `n` rows of `dim` f32, `output` `Z` vectors in each of `dim` rows:
-/// initialised, or to be if `fresh`.
+/// `p` holds `n * Z` vectors of words, `v` `n` groups of `dim` words, `output` `Z` vectors in each of `dim`
+/// rows: initialised, or to be if `fresh`.
 #[inline(always)]
-pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
+pub(crate) unsafe fn accumulate<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     p: *mut f32,
     v: Rows,
@@ -71,7 +71,7 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
             ($rows:expr) => {
                 while dim - d >= $rows {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
-                    tile::<S, { $rows }, Z>(s, p, v, n, output.add(d * lanes), lanes, fresh, None);
+                    tile::<S, F, { $rows }, Z>(s, p, v, n, output.add(d * lanes), lanes, fresh, None);
                     d += $rows;
                 }
             };
@@ -87,7 +87,7 @@ pub(crate) unsafe fn accumulate<S: Isa, const R: usize, const Z: usize>(
 /// As [`accumulate`], for `R` elements from the first of `v` on. With `making`, `p` holds scores,
 /// which become probabilities.
 #[inline(always)]
-unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
+unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     p: *mut f32,
     v: Rows,
@@ -109,26 +109,27 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
         }
         let mut row = v.base;
         if let Some(making) = making {
-            // A copy, which can live in registers. Probabilities are made one key before they are used, so
-            // that the multiply-adds of one key never wait for its exponentials.
+            // A copy, which can live in registers. Probabilities are made one group before they are used, so
+            // that the multiply-adds of one group never wait for its exponentials.
             let mut made = *making;
-            let mut weight = made_at(s, p, &mut made);
-            for key in 1..n {
-                let next = made_at(s, p.add(key * Z * S::LANES), &mut made);
-                weigh(s, weight, row, &mut sum);
+            let mut weight = made.make::<F>(s, p, p);
+            for group in 1..n {
+                let at = p.add(group * Z * S::LANES);
+                let next = made.make::<F>(s, p.add(group * F::KEYS * Z * S::LANES), at);
+                weigh::<S, F, R, Z>(s, weight, row, &mut sum);
                 weight = next;
                 row = row.wrapping_add(v.stride);
             }
-            weigh(s, weight, row, &mut sum);
+            weigh::<S, F, R, Z>(s, weight, row, &mut sum);
             *making = made;
         } else {
             let mut p = p;
             for _ in 0..n {
-                let mut weight = [s.splat(0.0); Z];
-                for (z, weight) in weight.iter_mut().enumerate() {
-                    *weight = s.load(p.add(z * S::LANES));
+                let mut weight = [F::load(s, p); Z];
+                for (z, weight) in weight.iter_mut().enumerate().skip(1) {
+                    *weight = F::load(s, p.add(z * S::LANES));
                 }
-                weigh(s, weight, row, &mut sum);
+                weigh::<S, F, R, Z>(s, weight, row, &mut sum);
                 p = p.add(Z * S::LANES);
                 row = row.wrapping_add(v.stride);
             }
@@ -141,42 +142,22 @@ unsafe fn tile<S: Isa, const R: usize, const Z: usize>(
     }
 }
 
-/// The probabilities of one key from its scores, written back.
+/// Adds one group to `R` elements: its probabilities times the first `R` words at `row`.
 ///
 /// # Safety
-/// `at` holds `Z` vectors.
+/// `row` has `R` words.
 #[inline(always)]
-unsafe fn made_at<S: Isa, const Z: usize>(s: S, at: *mut f32, made: &mut Probabilities<S, Z>) -> [S::F32; Z] {
-    let mut weight = [s.splat(0.0); Z];
-    // SAFETY: z < Z.
-    unsafe {
-        for (z, weight) in weight.iter_mut().enumerate() {
-            *weight = s.load(at.add(z * S::LANES));
-        }
-        made.make(s, &mut weight);
-        for (z, &weight) in weight.iter().enumerate() {
-            s.store(at.add(z * S::LANES), weight);
-        }
-    }
-    weight
-}
-
-/// Adds one key to `R` elements: its probabilities times the first `R` values at `row`.
-///
-/// # Safety
-/// `row` has `R` values.
-#[inline(always)]
-unsafe fn weigh<S: Isa, const R: usize, const Z: usize>(
+unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
-    weight: [S::F32; Z],
+    weight: [F::Words<S>; Z],
     row: *const u8,
     sum: &mut [[S::F32; Z]; R],
 ) {
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: r < R.
-        let x = s.splat(unsafe { row.cast::<f32>().wrapping_add(r).read_unaligned() });
+        let x = unsafe { F::value(s, row.wrapping_add(4 * r)) };
         for (sum, weight) in sum.iter_mut().zip(weight) {
-            *sum = s.fma(weight, x, *sum);
+            *sum = F::add(s, weight, x, *sum);
         }
     }
 }

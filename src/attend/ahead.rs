@@ -49,7 +49,7 @@ impl Ahead {
             let Place { batch, head, ref rows } = *place;
             let sequence = problem.sequence(batch);
             let seen = seen_by(&sequence, rows);
-            let keys = first_block(&seen, block);
+            let keys = first_block(&seen, block, 1);
             if !keys.is_empty() {
                 ahead.keys(problem, &sequence, head, &keys);
             }

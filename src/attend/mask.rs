@@ -25,16 +25,22 @@ pub(crate) struct Span {
 
 /// Cuts what a tile of `rows` (at most [`super::VECTORS`] vectors) sees of a block into runs that
 /// are seen by the same vectors, in the order of the keys; empty where there are fewer. A key that
-/// only half of the tile sees then costs half a tile.
+/// only half of the tile sees then costs half a tile. Runs begin and end at whole groups of keys, counted
+/// from the start of the block, or at its end.
 #[inline(always)]
-pub(crate) fn spans<S: Isa>(sequence: &Sequence, rows: &Range<usize>, block: &Range<usize>) -> [Span; 3] {
+pub(crate) fn spans<S: Isa>(
+    sequence: &Sequence,
+    rows: &Range<usize>,
+    block: &Range<usize>,
+    group: usize,
+) -> [Span; 3] {
     let middle = rows.end.min(rows.start + S::LANES);
     let span = |keys: Range<usize>, vector, vectors, rows: Range<usize>| {
         // Windows move with the row, so the first and the last row bound all others.
         let (first, last) = (sequence.visible(rows.start), sequence.visible(rows.end - 1));
         Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
     };
-    let low = clip(seen_by(sequence, &(rows.start..middle)), block);
+    let low = whole_groups(clip(seen_by(sequence, &(rows.start..middle)), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;
         return [
@@ -43,12 +49,22 @@ pub(crate) fn spans<S: Isa>(sequence: &Sequence, rows: &Range<usize>, block: &Ra
             span(nothing, 0, 1, rows.clone()),
         ];
     }
-    let high = clip(seen_by(sequence, &(middle..rows.end)), block);
+    let high = whole_groups(clip(seen_by(sequence, &(middle..rows.end)), block), block, group);
     [
         span(low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
         span(clip(high.clone(), &low), 0, 2, rows.clone()),
         span(high.start.max(low.end).min(high.end)..high.end, 1, 1, middle..rows.end),
     ]
+}
+
+/// The groups of a block that have any of `keys`.
+#[inline(always)]
+fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range<usize> {
+    if group == 1 || keys.is_empty() {
+        return keys;
+    }
+    let (start, end) = (keys.start - block.start, keys.end - block.start);
+    keys.start - start % group..block.end.min(block.start + end.next_multiple_of(group))
 }
 
 /// The keys that at least one of `rows` sees.
@@ -59,12 +75,14 @@ pub(crate) fn seen_by(sequence: &Sequence, rows: &Range<usize>) -> Range<usize> 
     start..sequence.visible(rows.end - 1).end.max(start)
 }
 
-/// What of `seen` lies in the first block that has any of it; empty if nothing is seen. Blocks of `size`
-/// keys start at multiples of `size` from key 0, whatever is seen.
+/// What of `seen` lies in the first block that has any of it, and the rest of its first group; empty if
+/// nothing is seen. Blocks of `size` keys start at multiples of `size` from key 0, and groups at multiples
+/// of theirs from there, whatever is seen.
 #[inline(always)]
-pub(crate) fn first_block(seen: &Range<usize>, size: usize) -> Range<usize> {
-    let start = seen.start - seen.start % size;
-    seen.start..seen.end.min(start.saturating_add(size))
+pub(crate) fn first_block(seen: &Range<usize>, size: usize, group: usize) -> Range<usize> {
+    let into = seen.start % size;
+    let end = seen.end.min((seen.start - into).saturating_add(size));
+    if seen.is_empty() { seen.clone() } else { seen.start - into % group..end }
 }
 
 /// What of `seen` lies in the block behind `block`; empty after the last.

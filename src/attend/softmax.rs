@@ -5,6 +5,7 @@
 //! lane decides for itself, so a row's bits do not depend on its neighbours.
 
 use super::VECTORS;
+use crate::family::Family;
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
@@ -198,21 +199,51 @@ impl<S: Isa> Probabilities<S, VECTORS> {
 }
 
 impl<S: Isa, const Z: usize> Probabilities<S, Z> {
-    /// One key.
-    #[inline(always)]
-    pub(crate) fn make(&mut self, s: S, scores: &mut [S::F32; Z]) {
-        for (z, x) in scores.iter_mut().enumerate() {
-            *x = s.exp2(s.sub(*x, self.reference[z]));
-            self.sum[z] = s.add(self.sum[z], *x);
-        }
-    }
-
-    /// `n` keys, in place.
+    /// One group of keys, from its scores to its words, in place: they take the room of its first key.
     ///
     /// # Safety
-    /// `scores` holds `n * Z` vectors.
+    /// `scores` holds `Z` vectors for each key of the group, `words` has room for `Z`.
     #[inline(always)]
-    pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
+    pub(crate) unsafe fn make<F: Family>(
+        &mut self,
+        s: S,
+        scores: *const f32,
+        words: *mut f32,
+    ) -> [F::Words<S>; Z] {
+        let mut made = [F::pack(s, [s.splat(0.0); 4]); Z];
+        for (z, made) in made.iter_mut().enumerate() {
+            let mut p = [s.splat(0.0); 4];
+            for (key, p) in p.iter_mut().enumerate().take(F::KEYS) {
+                // SAFETY: key and z are below the caller's counts.
+                let x = unsafe { s.load(scores.add((key * Z + z) * S::LANES)) };
+                *p = F::exp2(s, s.sub(x, self.reference[z]));
+                self.sum[z] = s.add(self.sum[z], *p);
+            }
+            *made = F::pack(s, p);
+        }
+        for (z, &made) in made.iter().enumerate() {
+            // SAFETY: z < Z.
+            unsafe { F::store(s, words.add(z * S::LANES), made) };
+        }
+        made
+    }
+
+    /// `n` groups, in place: words of neighbouring groups become neighbours.
+    ///
+    /// # Safety
+    /// `scores` holds `Z` vectors for each of their keys.
+    #[inline(always)]
+    pub(crate) unsafe fn make_all<F: Family>(&mut self, s: S, scores: *mut f32, n: usize) {
+        if F::KEYS > 1 {
+            for group in 0..n {
+                // SAFETY: the caller's groups; words lie behind no score that is still to be read.
+                unsafe {
+                    let words = scores.add(group * Z * S::LANES);
+                    self.make::<F>(s, scores.add(group * F::KEYS * Z * S::LANES), words);
+                }
+            }
+            return;
+        }
         // One vector of rows at a time: with two, the sums would not stay in sixteen registers.
         for (z, sum) in self.sum.iter_mut().enumerate() {
             let mut made = Probabilities { reference: [self.reference[z]], sum: [*sum] };
@@ -220,9 +251,7 @@ impl<S: Isa, const Z: usize> Probabilities<S, Z> {
                 // SAFETY: key < n and z < Z.
                 unsafe {
                     let at = scores.add((key * Z + z) * S::LANES);
-                    let mut p = [s.load(at)];
-                    made.make(s, &mut p);
-                    s.store(at, p[0]);
+                    made.make::<F>(s, at, at);
                 }
             }
             [*sum] = made.sum;

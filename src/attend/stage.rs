@@ -13,7 +13,8 @@ pub(crate) const K: usize = 0;
 /// Likewise.
 pub(crate) const V: usize = 1;
 
-/// Rows of `K` or `V`, by way of `scratch` if `staged`.
+/// Rows of `K`, or groups of `V`, by way of `scratch` if `staged`; and whether values that are not finite were
+/// left out, see [`Family::stage_v`].
 ///
 /// # Safety
 /// `keys` are those of the sequence; `scratch` has room for as many staged rows. Rows that are not staged
@@ -27,27 +28,28 @@ pub(crate) unsafe fn rows<S: Isa, F: Family, const WHICH: usize>(
     keys: &Range<usize>,
     staged: [bool; 2],
     scratch: *mut u8,
-) -> Rows {
+) -> (Rows, bool) {
     let shape = problem.shape();
     let view = if WHICH == V { problem.v() } else { problem.k() };
     if !staged[WHICH] {
-        return key_rows(problem, view, sequence, kv_head, keys.start).rows();
+        return (key_rows(problem, view, sequence, kv_head, keys.start).rows(), false);
     }
     let stride = if WHICH == V { F::staged_v_row(shape.dim_v) } else { F::staged_k_row(shape.dim_qk) };
+    let mut suspects = false;
     let mut key = keys.start;
     while key < keys.end {
         let source = key_rows(problem, view, sequence, kv_head, key);
         let n = problem.keys_in_a_row(sequence, key).min(keys.end - key);
-        let to = scratch.wrapping_add((key - keys.start) * stride);
+        let first = key - keys.start;
         // SAFETY: rows `key..key + n`, by the caller's contract, and room for them.
         unsafe {
             if WHICH == V {
-                F::stage_v(s, source, n, shape.dim_v, to);
+                suspects |= F::stage_v(s, source, n, shape.dim_v, first, scratch);
             } else {
-                F::stage_k(s, source, n, shape.dim_qk, to);
+                F::stage_k(s, source, n, shape.dim_qk, scratch.wrapping_add(first * stride));
             }
         }
         key += n;
     }
-    Rows { base: scratch, stride }
+    (Rows { base: scratch, stride }, suspects)
 }

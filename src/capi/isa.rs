@@ -5,21 +5,21 @@ use std::ffi::{CStr, c_char};
 use super::guard;
 use super::status::fa_status;
 
-use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel;
 
 /// The instruction set that calls use from now on: the best that the machine has and that
-/// fa_limit_isa or FA_MAX_ISA allows. "avx512" (F, BW, DQ and VL), "avx2" (with FMA) or "scalar";
-/// later versions add names. "unknown" if FA_MAX_ISA names none of them: computing functions then
-/// return FA_ERR_ISA.
+/// fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512" (F, BW, DQ
+/// and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
+/// come after it; fa_attention_check says which of them a problem uses. "unknown" if FA_MAX_ISA names
+/// none of them: computing functions then return FA_ERR_ISA.
 ///
 /// @return a static string, never NULL; not to be freed
 ///
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn fa_isa() -> *const c_char {
-    kernel::select([Dtype::F32; 3]).map_or(c"unknown", kernel::Row::isa).as_ptr()
+    kernel::best().map_or(c"unknown", kernel::Row::isa).as_ptr()
 }
 
 /// Caps the instruction set of all calls in the process that start after this one returns: for

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Lines, ROWS};
-use crate::family::{Family, Rows};
+use crate::family::Rows;
 use crate::simd::Isa;
 
 /// Adds `keys`, counted from the block's start, to the output of `rows`, or begins it with them if `fresh`.
@@ -13,9 +13,9 @@ use crate::simd::Isa;
 /// `lines` has these rows, and a line more where [`ROWS`] say so, with probabilities for these keys; `v`
 /// has the keys' rows of `dim` f32.
 #[inline(always)]
-pub(super) unsafe fn accumulate<S: Isa, F: Family>(
+pub(super) unsafe fn accumulate<S: Isa>(
     s: S,
-    lines: &Lines<F>,
+    lines: &Lines,
     rows: Range<usize>,
     keys: &Range<usize>,
     v: Rows,
@@ -29,7 +29,7 @@ pub(super) unsafe fn accumulate<S: Isa, F: Family>(
         ($rows:expr, $least:expr, $vectors:expr) => {
             while rows.end.saturating_sub(row) >= $least {
                 // SAFETY: the rows are among the caller's.
-                unsafe { all_elements::<S, F, { $rows }, { $vectors }>(s, lines, row, keys, v, dim, fresh) };
+                unsafe { all_elements::<S, { $rows }, { $vectors }>(s, lines, row, keys, v, dim, fresh) };
                 row += $rows;
             }
         };
@@ -44,9 +44,9 @@ pub(super) unsafe fn accumulate<S: Isa, F: Family>(
 /// # Safety
 /// As [`accumulate`], for `R` rows from `row` on.
 #[inline(always)]
-unsafe fn all_elements<S: Isa, F: Family, const R: usize, const C: usize>(
+unsafe fn all_elements<S: Isa, const R: usize, const C: usize>(
     s: S,
-    lines: &Lines<F>,
+    lines: &Lines,
     row: usize,
     keys: &Range<usize>,
     v: Rows,

@@ -3,7 +3,6 @@
 use super::Lines;
 use crate::attend::epilogue::{blank_bytes, log_sum_exp, with_sink};
 use crate::dtype;
-use crate::family::Family;
 use crate::part::Part;
 use crate::simd::Isa;
 
@@ -13,7 +12,7 @@ use crate::simd::Isa;
 /// # Safety
 /// `lines` are those of the part, after all keys.
 #[inline(always)]
-pub(super) unsafe fn epilogue<S: Isa, F: Family>(s: S, part: &Part, lines: &Lines<F>) {
+pub(super) unsafe fn epilogue<S: Isa>(s: S, part: &Part, lines: &Lines) {
     let problem = part.problem();
     let dim = problem.shape().dim_v;
     let layout = *problem.o().layout();

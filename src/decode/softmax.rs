@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::{LANE, Lines};
 use crate::attend::softmax::SLACK;
-use crate::family::Family;
 use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
@@ -13,7 +12,7 @@ use crate::simd::Isa;
 /// # Safety
 /// `lines` has the row, and its scores; `seen` is a part of the block, not empty.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize, seen: &Range<usize>) {
+pub(super) unsafe fn softmax<S: Isa>(s: S, lines: &Lines, r: usize, seen: &Range<usize>) {
     let first = seen.start - seen.start % S::LANES;
     let never = s.splat(f32::NEG_INFINITY);
     // SAFETY: lines are as long as whole vectors of keys.
@@ -61,7 +60,7 @@ pub(super) unsafe fn softmax<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize
 /// # Safety
 /// `lines` has the row.
 #[inline(always)]
-unsafe fn rescale<S: Isa, F: Family>(s: S, lines: &Lines<F>, r: usize, by: f32) {
+unsafe fn rescale<S: Isa>(s: S, lines: &Lines, r: usize, by: f32) {
     let factor = s.exp2(s.splat(by));
     // SAFETY: lines are whole vectors.
     unsafe {

@@ -74,13 +74,15 @@ impl Convert<'_> {
 fn scales<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
     let (first, last) = (d / quant.group[1], (d + n - 1) / quant.group[1]);
     if quant.stride[3] == 0 || first == last {
-        return quant.of(at, d).map(|x| s.splat(x));
+        let [scale, zero] = quant.of(at, d);
+        return [s.splat(scale), s.splat(zero)];
     }
     let mut lanes = [[0.0; MAX_LANES]; 2];
     let [scales, zeros] = &mut lanes;
     for (i, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate().take(n) {
         [*scale, *zero] = quant.of(at, d + i);
     }
+    let [scales, zeros] = &lanes;
     // SAFETY: as long as any vector.
-    lanes.map(|lanes| unsafe { s.load(lanes.as_ptr()) })
+    unsafe { [s.load(scales.as_ptr()), s.load(zeros.as_ptr())] }
 }

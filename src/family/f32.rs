@@ -1,7 +1,7 @@
 //! f32 FMA: Q is transposed and scaled once; K and V are read where they lie if they are f32, and become
 //! f32 a block at a time if not.
 
-use super::{Family, Rows, Source, Tile, convert};
+use super::{Family, Rows, Source, Tile, convert, plain_rows};
 use crate::dtype::Dtype;
 use crate::simd::{Isa, corner};
 
@@ -10,7 +10,9 @@ pub(crate) enum F32 {}
 
 impl Family for F32 {
     const NAME: &'static str = "f32";
+    const KEYS: usize = 1;
     type Query = f32;
+    type Words<S: Isa> = S::F32;
 
     #[inline(always)]
     fn takes(_dtypes: [Dtype; 3]) -> bool {
@@ -23,13 +25,13 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    fn reads_q(dtype: Dtype) -> bool {
+    fn reads_k(dtype: Dtype, _dim: usize) -> bool {
         dtype == Dtype::F32
     }
 
     #[inline(always)]
-    fn reads_kv(dtype: Dtype) -> [bool; 2] {
-        [dtype == Dtype::F32; 2]
+    fn reads_v(dtype: Dtype) -> bool {
+        dtype == Dtype::F32
     }
 
     #[inline(always)]
@@ -40,6 +42,11 @@ impl Family for F32 {
     #[inline(always)]
     fn staged_v_row(dim: usize) -> usize {
         convert::row_bytes(dim)
+    }
+
+    #[inline(always)]
+    fn factors(_dtype: Dtype, factor: f32) -> [f32; 2] {
+        [factor, 1.0]
     }
 
     #[inline(always)]
@@ -56,14 +63,8 @@ impl Family for F32 {
         let scale = s.splat(factor);
         for first in (0..lanes).step_by(S::LANES) {
             let here = n.saturating_sub(first).min(S::LANES);
-            let mut from = source.rows().skip(first);
-            if !Self::reads_q(source.dtype()) {
-                if here > 0 {
-                    // SAFETY: `here` rows from `first` on, and room for a vector of them (caller).
-                    unsafe { convert::convert(s, source.skip(first), here, dim, room) };
-                }
-                from = Rows { base: room, stride: convert::row_bytes(dim) };
-            }
+            // SAFETY: `here` rows from `first` on, and room for a vector of them (caller).
+            let from = unsafe { plain_rows(s, source.skip(first), here, dim, room) };
             let mut d = 0;
             while d + S::LANES <= dim {
                 // SAFETY: `here` rows from `first` on and columns d..d+LANES exist (caller, loop
@@ -97,9 +98,10 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
         // SAFETY: this function's contract.
-        unsafe { convert::convert(s, source, n, dim, to) }
+        unsafe { convert::convert(s, source, n, dim, to.add(first * Self::staged_v_row(dim))) };
+        false
     }
 
     #[inline(always)]
@@ -138,62 +140,40 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    unsafe fn pack_row<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) {
-        let mut from = source.rows().base.cast::<f32>();
-        if !Self::reads_q(source.dtype()) {
-            // SAFETY: room for as many elements, and a row needs no more than them here.
-            unsafe { convert::convert(s, source, 1, dim, to.cast()) };
-            from = to;
-        }
-        let factor = s.splat(factor);
-        for d in (0..dim).step_by(S::LANES) {
-            // SAFETY: elements below `dim`, and whole vectors of them (caller).
-            unsafe {
-                let from = from.wrapping_add(d);
-                let x = if d + S::LANES <= dim { s.load(from) } else { s.load_first(from, dim - d) };
-                s.store(to.add(d), s.mul(x, factor));
-            }
-        }
+    fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32 {
+        s.exp2(x)
     }
 
     #[inline(always)]
-    unsafe fn dot_row<S: Isa, const R: usize, const K: usize>(
-        s: S,
-        queries: *const f32,
-        step: usize,
-        k: Rows,
-        dim: usize,
-    ) -> Tile<S, R, K> {
-        let mut sum = [[s.splat(0.0); K]; R];
-        let whole = dim - dim % S::LANES;
-        // SAFETY: elements below `dim` of R queries and K keys (caller).
-        unsafe {
-            for d in (0..whole).step_by(S::LANES) {
-                let mut query = [s.splat(0.0); R];
-                for (r, query) in query.iter_mut().enumerate() {
-                    *query = s.load(queries.add(r * step + d));
-                }
-                for key in 0..K {
-                    let x = s.load(k.skip(key).base.cast::<f32>().wrapping_add(d));
-                    for (sum, &query) in sum.iter_mut().zip(&query) {
-                        sum[key] = s.fma(query, x, sum[key]);
-                    }
-                }
-            }
-            if whole < dim {
-                for key in 0..K {
-                    let x = s.load_first(k.skip(key).base.cast::<f32>().wrapping_add(whole), dim - whole);
-                    for (r, sum) in sum.iter_mut().enumerate() {
-                        sum[key] = s.fma(s.load(queries.add(r * step + whole)), x, sum[key]);
-                    }
-                }
-            }
-        }
-        sum
+    fn pack<S: Isa>(_s: S, [p, ..]: [S::F32; 4]) -> S::F32 {
+        p
     }
 
     #[inline(always)]
-    fn finish<S: Isa>(_s: S, dots: S::F32, _factor: f32) -> S::F32 {
-        dots
+    unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::F32 {
+        // SAFETY: this function's contract.
+        unsafe { s.load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::F32) {
+        // SAFETY: this function's contract.
+        unsafe { s.store(p, x) };
+    }
+
+    #[inline(always)]
+    unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::F32 {
+        // SAFETY: this function's contract.
+        s.splat(unsafe { v.cast::<f32>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn add<S: Isa>(s: S, p: S::F32, v: S::F32, sum: S::F32) -> S::F32 {
+        s.fma(p, v, sum)
+    }
+
+    #[inline(always)]
+    fn probability(word: u32, _key: usize) -> f32 {
+        f32::from_bits(word)
     }
 }

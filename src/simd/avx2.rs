@@ -9,7 +9,7 @@ use super::{Body, Isa, MAX_LANES, token};
 
 token! {
     /// AVX2, FMA and F16C: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).
-    Avx2: "avx2", "fma", "f16c"
+    Avx2 as std::convert::identity; "avx2", "fma", "f16c"
 }
 
 /// Runs intrinsics of this file's feature list.
@@ -160,6 +160,34 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn halves(self, low: __m256, high: __m256) -> __m256i {
+        op!({
+            let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(low));
+            _mm256_blend_epi16::<0b1010_1010>(low, _mm256_castps_si256(high))
+        })
+    }
+
+    #[inline(always)]
+    fn halves_rounded(self, low: __m256, high: __m256) -> __m256i {
+        op!({
+            let half = _mm256_set1_epi32(0x8000);
+            let low = _mm256_add_epi32(_mm256_castps_si256(low), half);
+            let high = _mm256_add_epi32(_mm256_castps_si256(high), half);
+            self.halves(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        })
+    }
+
+    #[inline(always)]
+    fn low_half(self, x: __m256i) -> __m256 {
+        op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)))
+    }
+
+    #[inline(always)]
+    fn high_half(self, x: __m256i) -> __m256 {
+        op!(_mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(!0xffff))))
+    }
+
+    #[inline(always)]
     fn within(self, low: __m256i, x: __m256i, high: __m256i) -> __m256 {
         op!({
             let below = _mm256_cmpgt_epi32(low, x);
@@ -196,6 +224,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn load_i32(self, p: *const i32) -> __m256i {
         op!(_mm256_loadu_si256(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, x: __m256i) {
+        op!(_mm256_storeu_si256(p.cast(), x));
     }
 
     #[inline(always)]

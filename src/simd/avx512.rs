@@ -1,14 +1,72 @@
 //! AVX-512 (F, BW, DQ, VL): 16 lanes, mask registers.
 
 use std::ffi::CStr;
+use std::mem::transmute;
 
 use core::arch::x86_64::*;
 
 use super::{Body, Isa, math, token};
 
+/// AVX-512 with what a level of it has beyond [`Base`].
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512<L = Base>(L);
+
 token! {
     /// AVX-512 Foundation with the extensions of every machine since Skylake-X.
-    Avx512: "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"
+    Base as Avx512; "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+}
+
+token! {
+    /// The same, and dot products of pairs of bfloat16: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+    Bf16 as Avx512; "avx512bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+}
+
+/// What an extension of AVX-512 has of its own: a token, and the instructions that it proves.
+pub(crate) trait Level: Copy + 'static {
+    const NAME: &'static CStr;
+    fn detect() -> Option<Self>;
+    fn enter<B: Body>(self, body: B) -> B::Out;
+
+    /// See [`Isa::dot_bf16`]; `None` without instructions for it.
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> Option<__m512> {
+        let _ = (sum, a, b);
+        None
+    }
+}
+
+impl Level for Base {
+    const NAME: &'static CStr = c"avx512";
+
+    fn detect() -> Option<Self> {
+        Self::probe()
+    }
+
+    #[inline(always)]
+    fn enter<B: Body>(self, body: B) -> B::Out {
+        self.compiled_for(body)
+    }
+}
+
+impl Level for Bf16 {
+    const NAME: &'static CStr = c"avx512bf16";
+
+    fn detect() -> Option<Self> {
+        Self::probe()
+    }
+
+    #[inline(always)]
+    fn enter<B: Body>(self, body: B) -> B::Out {
+        self.compiled_for(body)
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> Option<__m512> {
+        // SAFETY: the token proves the instruction; the types are names for the same 512 bits.
+        Some(unsafe {
+            _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
+        })
+    }
 }
 
 /// Runs intrinsics of this file's feature list.
@@ -20,7 +78,7 @@ macro_rules! op {
     }};
 }
 
-impl Avx512 {
+impl<L: Level> Avx512<L> {
     /// In each 128-bit lane the sums of that lane of the four vectors.
     #[inline(always)]
     fn sums_in_quarters(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
@@ -34,8 +92,8 @@ impl Avx512 {
     }
 }
 
-impl Isa for Avx512 {
-    const NAME: &'static CStr = c"avx512";
+impl<L: Level> Isa for Avx512<L> {
+    const NAME: &'static CStr = L::NAME;
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     type F32 = __m512;
@@ -43,12 +101,12 @@ impl Isa for Avx512 {
     type Mask = __mmask16;
 
     fn detect() -> Option<Self> {
-        Self::probe()
+        L::detect().map(Avx512)
     }
 
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
-        self.compiled_for(body)
+        self.0.enter(body)
     }
 
     #[inline(always)]
@@ -92,6 +150,14 @@ impl Isa for Avx512 {
             // x - floor(x), which is 0 for -inf; scaling takes the floor itself.
             let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
             _mm512_scalef_ps(math::exp2_of_fraction(self, fraction), x)
+        })
+    }
+
+    #[inline(always)]
+    fn exp2_roughly(self, x: __m512) -> __m512 {
+        op!({
+            let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
+            _mm512_scalef_ps(math::exp2_of_fraction_roughly(self, fraction), x)
         })
     }
 
@@ -153,6 +219,45 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn halves(self, low: __m512, high: __m512) -> __m512i {
+        op!({
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(low));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_castps_si512(high))
+        })
+    }
+
+    #[inline(always)]
+    fn halves_rounded(self, low: __m512, high: __m512) -> __m512i {
+        op!({
+            let half = _mm512_set1_epi32(0x8000);
+            let low = _mm512_add_epi32(_mm512_castps_si512(low), half);
+            let high = _mm512_add_epi32(_mm512_castps_si512(high), half);
+            self.halves(_mm512_castsi512_ps(low), _mm512_castsi512_ps(high))
+        })
+    }
+
+    #[inline(always)]
+    fn low_half(self, x: __m512i) -> __m512 {
+        op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)))
+    }
+
+    #[inline(always)]
+    fn high_half(self, x: __m512i) -> __m512 {
+        op!(_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(!0xffff))))
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        match self.0.dot_bf16(sum, a, b) {
+            Some(sum) => sum,
+            None => {
+                let sum = self.fma(self.low_half(a), self.low_half(b), sum);
+                self.fma(self.high_half(a), self.high_half(b), sum)
+            }
+        }
+    }
+
+    #[inline(always)]
     fn within(self, low: __m512i, x: __m512i, high: __m512i) -> __mmask16 {
         op!(_mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(low, x), x, high))
     }
@@ -185,6 +290,11 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn load_i32(self, p: *const i32) -> __m512i {
         op!(_mm512_loadu_si512(p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, x: __m512i) {
+        op!(_mm512_storeu_si512(p.cast(), x));
     }
 
     #[inline(always)]

@@ -57,6 +57,19 @@ pub(crate) fn exp2_by_table<S: Table>(s: S, x: S::F32) -> S::F32 {
     s.mul(s.fma(s.mul(root, g), q, root), s.power(shifted))
 }
 
+/// As [`LONG`], with a relative error below 8.6e-5: less than a fifth of half a unit of a number of 11 bits.
+const ROUGH: [f32; 4] = [1.0, 0.695_116_8, 0.227_645, 0.077_067_04];
+
+/// 2^f for f in [0, 1], to within 1e-4.
+#[inline(always)]
+pub(crate) fn exp2_of_fraction_roughly<S: Isa>(s: S, f: S::F32) -> S::F32 {
+    let mut y = s.splat(ROUGH[3]);
+    for &c in ROUGH[..3].iter().rev() {
+        y = s.fma(y, f, s.splat(c));
+    }
+    y
+}
+
 /// 2^f for f in [0, 1].
 #[inline(always)]
 pub(crate) fn exp2_of_fraction<S: Isa>(s: S, f: S::F32) -> S::F32 {

@@ -125,6 +125,27 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn halves(self, low: [f32; 4], high: [f32; 4]) -> [i32; 4] {
+        from_fn(|i| (low[i].to_bits() >> 16 | (high[i].to_bits() & !0xffff)) as i32)
+    }
+
+    #[inline(always)]
+    fn halves_rounded(self, low: [f32; 4], high: [f32; 4]) -> [i32; 4] {
+        let rounded = |x: f32| f32::from_bits(x.to_bits().wrapping_add(0x8000));
+        self.halves(low.map(rounded), high.map(rounded))
+    }
+
+    #[inline(always)]
+    fn low_half(self, x: [i32; 4]) -> [f32; 4] {
+        x.map(|x| f32::from_bits((x as u32) << 16))
+    }
+
+    #[inline(always)]
+    fn high_half(self, x: [i32; 4]) -> [f32; 4] {
+        x.map(|x| f32::from_bits(x as u32 & !0xffff))
+    }
+
+    #[inline(always)]
     fn within(self, low: [i32; 4], x: [i32; 4], high: [i32; 4]) -> [bool; 4] {
         from_fn(|i| low[i] <= x[i] && x[i] < high[i])
     }
@@ -159,6 +180,12 @@ impl Isa for Scalar {
     unsafe fn load_i32(self, p: *const i32) -> [i32; 4] {
         // SAFETY: this method's contract.
         unsafe { p.cast::<[i32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, x: [i32; 4]) {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[i32; 4]>().write_unaligned(x) };
     }
 
     #[inline(always)]

@@ -1,0 +1,297 @@
+//! bf16 dot products: pairs of elements for scores, pairs of keys for the output; sums and softmax are f32.
+//!
+//! Queries that are bf16 are taken as they are, others are scaled and rounded once; probabilities are rounded
+//! to bf16. V is rearranged so that the values of two keys are neighbours, a block of keys at a time.
+
+use std::ptr;
+
+use super::{Family, Rows, Source, Tile, plain_rows};
+use crate::dtype::{Dtype, Stored, bf16};
+use crate::simd::corner::{Square, transpose_from};
+use crate::simd::{Body, Isa, MAX_LANES, half};
+
+/// The bf16 compute family.
+pub(crate) enum Bf16 {}
+
+impl Family for Bf16 {
+    const NAME: &'static str = "bf16";
+    const KEYS: usize = 2;
+    /// Two neighbouring elements, the first one in the lower half.
+    type Query = i32;
+    type Words<S: Isa> = S::I32;
+
+    #[inline(always)]
+    fn takes([_, k, v]: [Dtype; 3]) -> bool {
+        k == Dtype::Bf16 && v == Dtype::Bf16
+    }
+
+    #[inline(always)]
+    fn steps(dim: usize) -> usize {
+        dim.div_ceil(2)
+    }
+
+    #[inline(always)]
+    fn reads_k(dtype: Dtype, dim: usize) -> bool {
+        // Pairs must not reach beyond the row.
+        dtype == Dtype::Bf16 && dim.is_multiple_of(2)
+    }
+
+    #[inline(always)]
+    fn reads_v(_dtype: Dtype) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn staged_k_row(dim: usize) -> usize {
+        // An odd number of cache lines, as everywhere; saturates where no machine has the memory.
+        (dim.div_ceil(32) | 1).saturating_mul(64)
+    }
+
+    #[inline(always)]
+    fn staged_v_row(dim: usize) -> usize {
+        super::convert::row_bytes(dim)
+    }
+
+    #[inline(always)]
+    fn factors(dtype: Dtype, factor: f32) -> [f32; 2] {
+        // What is exact stays exact.
+        if dtype == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_query<S: Isa>(
+        s: S,
+        source: Source,
+        n: usize,
+        dim: usize,
+        lanes: usize,
+        factor: f32,
+        panel: *mut i32,
+        room: *mut u8,
+    ) {
+        let scale = s.splat(factor);
+        for first in (0..lanes).step_by(S::LANES) {
+            let here = n.saturating_sub(first).min(S::LANES);
+            // SAFETY: `here` rows from `first` on, and room for a vector of them (caller).
+            let from = unsafe { plain_rows(s, source.skip(first), here, dim, room) };
+            for d in (0..dim).step_by(S::LANES) {
+                let mut square = Square::uninit();
+                let square = square.as_mut_ptr().cast::<f32>();
+                let width = S::LANES.min(dim - d);
+                // SAFETY: `here` rows and columns below `dim` exist; the square has LANES lines of LANES, and
+                // the panel `lanes` in each step.
+                unsafe {
+                    let q = from.base.cast::<f32>().wrapping_add(d);
+                    if width == S::LANES {
+                        transpose_from(s, q, from.stride, here, square, S::LANES * 4, scale);
+                    } else {
+                        for i in 0..S::LANES * S::LANES {
+                            let (column, lane) = (i / S::LANES, i % S::LANES);
+                            let is_there = lane < here && column < width;
+                            let x = if is_there {
+                                q.wrapping_byte_add(lane * from.stride).wrapping_add(column).read_unaligned()
+                            } else {
+                                0.0
+                            };
+                            square.add(i).write(x * factor);
+                        }
+                    }
+                    for pair in 0..width.div_ceil(2) {
+                        let mut rounded = [0u16; 2 * MAX_LANES];
+                        let (low, high) = (rounded.as_mut_ptr(), rounded.as_mut_ptr().add(MAX_LANES));
+                        s.store_bf16(low, s.load(square.add(2 * pair * S::LANES)));
+                        s.store_bf16(high, s.load(square.add((2 * pair + 1) * S::LANES)));
+                        let words = s.halves(s.load_bf16(low), s.load_bf16(high));
+                        s.store_i32(panel.add((d / 2 + pair) * lanes + first), words);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stage_k<S: Isa>(_s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+        // SAFETY: this function's contract.
+        unsafe { copy_rows(source.rows(), n, dim, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
+        // SAFETY: this function's contract.
+        unsafe { interleave(s, Interleave { source, n, dim, first, to }) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
+        s: S,
+        panel: *const i32,
+        lanes: usize,
+        k: Rows,
+        dim: usize,
+        factor: f32,
+    ) -> Tile<S, R, Z> {
+        let mut sum = [[s.splat(0.0); Z]; R];
+        let mut q = panel;
+        let mut key = k.base;
+        for _ in 0..Self::steps(dim) {
+            let mut row = key;
+            // SAFETY: the panel has Z vectors in each step, and each of the R rows as many pairs (caller).
+            unsafe {
+                let mut query = [s.splat_i32(0); Z];
+                for (z, query) in query.iter_mut().enumerate() {
+                    *query = s.load_i32(q.add(z * S::LANES));
+                }
+                for sum in &mut sum {
+                    let x = s.splat_i32(row.cast::<i32>().read_unaligned());
+                    for (sum, query) in sum.iter_mut().zip(query) {
+                        *sum = s.dot_bf16(*sum, query, x);
+                    }
+                    row = row.wrapping_add(k.stride);
+                }
+                q = q.wrapping_add(lanes);
+            }
+            key = key.wrapping_add(4);
+        }
+        let factor = s.splat(factor);
+        for sum in &mut sum {
+            for sum in sum {
+                *sum = s.mul(*sum, factor);
+            }
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32 {
+        s.exp2_roughly(x)
+    }
+
+    #[inline(always)]
+    fn pack<S: Isa>(s: S, [low, high, ..]: [S::F32; 4]) -> S::I32 {
+        // NaN need not survive: the sum of the probabilities, which is f32, has it, too.
+        s.halves_rounded(low, high)
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::I32 {
+        // SAFETY: this function's contract.
+        unsafe { s.load_i32(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::I32) {
+        // SAFETY: this function's contract.
+        unsafe { s.store_i32(p.cast(), x) };
+    }
+
+    #[inline(always)]
+    unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::I32 {
+        // SAFETY: this function's contract.
+        s.splat_i32(unsafe { v.cast::<i32>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn add<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn probability(word: u32, key: usize) -> f32 {
+        half::from_bf16((word >> (16 * key)) as u16)
+    }
+}
+
+/// Copies rows of K, and a zero behind them if their elements are odd in number. Not compiled for an
+/// instruction set: `memcpy` has its own.
+///
+/// # Safety
+/// `rows` has `n` rows of `dim` bf16, `to` room for as many staged rows.
+#[inline(never)]
+unsafe fn copy_rows(rows: Rows, n: usize, dim: usize, to: *mut u8) {
+    for row in 0..n {
+        // SAFETY: this function's contract.
+        unsafe {
+            let to = to.add(row * Bf16::staged_k_row(dim));
+            ptr::copy_nonoverlapping(rows.skip(row).base, to, 2 * dim);
+            if dim % 2 == 1 {
+                to.cast::<u16>().add(dim).write(0);
+            }
+        }
+    }
+}
+
+/// See [`Family::stage_v`]. Out of line: once for each instruction set, not in each kernel.
+///
+/// # Safety
+/// As there, for what is in it.
+#[inline(never)]
+unsafe fn interleave<S: Isa>(s: S, body: Interleave) -> bool {
+    s.enter(body)
+}
+
+/// Made by [`Bf16::stage_v`] alone, whose contract covers what it points to.
+struct Interleave<'a> {
+    source: Source<'a>,
+    n: usize,
+    dim: usize,
+    first: usize,
+    to: *mut u8,
+}
+
+impl Body for Interleave<'_> {
+    type Out = bool;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) -> bool {
+        let Interleave { source, n, dim, first, to } = self;
+        let rows = source.rows();
+        // 0 as long as all values are finite, else NaN.
+        let mut suspicion = s.splat(0.0);
+        let mut key = first;
+        while key < first + n {
+            let low = rows.skip(key - first).base;
+            let has_high = key.is_multiple_of(2) && key + 1 < first + n;
+            let high = rows.skip(key + 1 - first).base;
+            let group = to.wrapping_add(key / 2 * Bf16::staged_v_row(dim)).cast::<i32>();
+            for d in (0..dim).step_by(S::LANES) {
+                // SAFETY: elements below `dim` of rows `first..first + n`; groups are whole cache lines, and so
+                // whole vectors.
+                unsafe {
+                    let at = group.wrapping_add(d);
+                    let low = values(s, low, d, dim, &mut suspicion);
+                    let words = if has_high {
+                        s.halves(low, values(s, high, d, dim, &mut suspicion))
+                    } else if key.is_multiple_of(2) {
+                        s.halves(low, s.splat(0.0))
+                    } else {
+                        // Its neighbour is there already.
+                        s.halves(s.low_half(s.load_i32(at)), low)
+                    };
+                    s.store_i32(at, words);
+                }
+            }
+            key += if has_high { 2 } else { 1 };
+        }
+        s.total(suspicion).is_nan()
+    }
+}
+
+/// A vector of values from element `d` on, as far as there are: 0 where they are not finite, which adds NaN
+/// to `suspicion`.
+///
+/// # Safety
+/// `row` has `dim` bf16.
+#[inline(always)]
+unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, suspicion: &mut S::F32) -> S::F32 {
+    // SAFETY: this function's contract.
+    let x = unsafe {
+        if d + S::LANES <= dim {
+            bf16::Bf16::load(s, row, d)
+        } else {
+            bf16::Bf16::load_first(s, row, d, dim - d)
+        }
+    };
+    let zero_or_nan = s.sub(x, x);
+    *suspicion = s.add(*suspicion, zero_or_nan);
+    s.select(s.gt(s.splat(1.0), zero_or_nan), x, s.splat(0.0))
+}
