@@ -76,8 +76,11 @@ struct row {
     fa_status want;
     /* What the sentence must speak of; NULL if no single number is to blame. */
     const char *word;
-    struct edit edits[4];
+    struct edit edits[7];
 };
+
+/* Lists that an output can be moved onto: right as they are, and with room for it behind them. */
+static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2};
 
 #define BIT(n) ((int64_t)1 << (n))
 /* The largest multiple of 4. */
@@ -132,6 +135,21 @@ struct row {
     {"lse begins behind " #t, FA_OK, NULL, {P(lse, AT(t, sizeof arena.t))}},                    \
     {"lse ends on the first byte of " #t, FA_ERR_OVERLAP, NULL, {P(lse, AT(before_##t, GAP + 1 - sizeof arena.lse))}}, \
     {"lse ends before " #t, FA_OK, NULL, {P(lse, AT(before_##t, GAP - sizeof arena.lse))}}
+
+/* The keys of both sequences as two pages. */
+#define PAGES(table) P(block_table, table), N(table_stride, 1), N(page_size, LKV), N(num_pages, 2)
+/* A page of three tokens is a third of that. */
+#define SMALL_PAGES(table) P(block_table, table), N(table_stride, 3), N(page_size, 3), N(num_pages, 2)
+#define LISTS(table, starts) P(block_table, table), P(block_table_start, starts), N(page_size, LKV), N(num_pages, 2)
+
+/* Numbers behind the tensors, the same for every row. */
+#define MASK P(mask.data, AT(end, 0))
+#define CELLS(data) P(block_mask, data), N(block_mask_q, 2), N(block_mask_kv, 4)
+
+/* An output in the memory of something else. */
+#define ALONE(what, list, ...)                                                                  \
+    {"o is " what, FA_ERR_OVERLAP, NULL, {P(o.data, list), __VA_ARGS__}},                       \
+    {"lse is " what, FA_ERR_OVERLAP, NULL, {P(lse, list), __VA_ARGS__}}
 
 static const struct row rows[] = {
     {"nothing wrong", FA_OK, NULL, {{0}}},
@@ -250,6 +268,86 @@ static const struct row rows[] = {
     {"kv_lens INT32_MAX", FA_ERR_LENGTHS, "kv_lens[0]", {P(kv_lens, INTS(INT32_MAX, 3))}},
     {"kv_lens 1 of none", FA_ERR_LENGTHS, "kv_lens[0]", {P(kv_lens, INTS(1, 0)), N(len_kv, 0)}},
     {"kv_lens 4 of 3", FA_ERR_LENGTHS, "kv_lens[0]", {P(cu_len_kv, INTS(0, 3, 9)), P(kv_lens, INTS(4, 6))}},
+
+    {"pages", FA_OK, NULL, {PAGES(INTS(1, 0))}},
+    {"a page twice", FA_OK, NULL, {PAGES(INTS(1, 1))}},
+    {"page num_pages", FA_ERR_PAGE, "block_table[1]", {PAGES(INTS(0, 2))}},
+    {"page INT32_MAX", FA_ERR_PAGE, "block_table[0]", {PAGES(INTS(INT32_MAX, 0))}},
+    {"page -1", FA_ERR_PAGE, "block_table[0]", {PAGES(INTS(-1, 0))}},
+    {"page INT32_MIN", FA_ERR_PAGE, "block_table[1]", {PAGES(INTS(1, INT32_MIN))}},
+    {"the last page of the last sequence", FA_ERR_PAGE, "block_table[5]", {SMALL_PAGES(INTS(0, 1, 0, 1, 0, 2))}},
+    {"pages that no key needs", FA_OK, NULL,
+     {SMALL_PAGES(INTS(0, 1, -1, 1, 2, INT32_MIN)), P(kv_lens, INTS(6, 3))}},
+    {"no page at all", FA_OK, NULL, {PAGES(INTS(2, -1)), P(kv_lens, INTS(0, 0)), N(num_pages, 0)}},
+    {"a key too many for the pages", FA_ERR_LENGTHS, "pages", {SMALL_PAGES(INTS(0, 0, 0, 0, 0, 0)), N(table_stride, 2)}},
+    {"kv_lens 10 in pages", FA_ERR_LENGTHS, "kv_lens[1]", {PAGES(INTS(0, 1)), P(kv_lens, INTS(9, 10))}},
+    {"kv_lens -1 in pages", FA_ERR_LENGTHS, "kv_lens[0]", {PAGES(INTS(0, 1)), P(kv_lens, INTS(-1, 9))}},
+    {"lists of pages", FA_OK, NULL, {LISTS(INTS(0, 1, 1, 0), INTS(1, 2, 4))}},
+    {"a list too short", FA_ERR_LENGTHS, "pages", {LISTS(INTS(0, 1), INTS(0, 0, 1))}},
+    {"lists out of order", FA_ERR_LENGTHS, "block_table_start", {LISTS(INTS(0, 1), INTS(1, 0, 2))}},
+    {"a list that ends behind the last", FA_ERR_LENGTHS, "block_table_start", {LISTS(INTS(0, 1), INTS(0, 2, 1))}},
+    {"a list from -1", FA_ERR_LENGTHS, "block_table_start", {LISTS(INTS(0, 1), INTS(-1, 1, 2))}},
+    {"lists to -1", FA_ERR_LENGTHS, "block_table_start", {LISTS(INTS(0, 1), INTS(0, 1, -1))}},
+    {"page_size 0", FA_ERR_ZERO_EXTENT, "page_size", {PAGES(INTS(0, 1)), N(page_size, 0)}},
+    {"page_size -1", FA_ERR_SHAPE, "page_size", {PAGES(INTS(0, 1)), N(page_size, -1)}},
+    {"num_pages -1", FA_ERR_SHAPE, "num_pages", {PAGES(INTS(0, 1)), N(num_pages, -1)}},
+    {"num_pages 2^62", FA_ERR_OVERFLOW, NULL, {PAGES(INTS(0, 1)), N(num_pages, BIT(62))}},
+    {"table_stride -1", FA_ERR_SHAPE, "table_stride", {PAGES(INTS(0, 1)), N(table_stride, -1)}},
+    {"table_stride 2^62", FA_ERR_OVERFLOW, NULL, {PAGES(INTS(0, 1)), N(table_stride, BIT(62))}},
+    {"block_table_start without a table", FA_ERR_NULL, "block_table_start", {P(block_table_start, INTS(0, 1, 2))}},
+    {"cu_len_kv and pages", FA_ERR_SHAPE, "cu_len_kv", {PAGES(INTS(0, 1)), P(cu_len_kv, INTS(0, 9, 18))}},
+
+    {"softcap", FA_OK, NULL, {X(softcap, 30)}},
+    {"softcap -1", FA_ERR_SOFTCAP, "softcap", {X(softcap, -1)}},
+    {"softcap NaN", FA_ERR_SOFTCAP, "softcap", {X(softcap, NAN)}},
+    {"softcap +inf", FA_ERR_SOFTCAP, "softcap", {X(softcap, INFINITY)}},
+    {"softcap -inf", FA_ERR_SOFTCAP, "softcap", {X(softcap, -INFINITY)}},
+
+    {"mask", FA_OK, NULL, {MASK}},
+    {"mask of bytes", FA_OK, NULL, {MASK, N(mask.dtype, FA_DTYPE_BOOL8), N(mask.stride[2], LKV)}},
+    {"mask.stride -4", FA_ERR_STRIDE, "mask.stride[0]", {MASK, N(mask.stride[0], -4)}},
+    {"mask.stride 4098", FA_ERR_STRIDE, "mask.stride[2]", {MASK, N(mask.stride[2], 4098)}},
+    {"mask.stride 2^63", FA_ERR_OVERFLOW, NULL, {MASK, N(mask.stride[1], MOST)}},
+    {"mask.dtype F16", FA_ERR_UNSUPPORTED, "mask.dtype", {MASK, N(mask.dtype, FA_DTYPE_F16)}},
+    {"mask.dtype I8", FA_ERR_DTYPE, "mask.dtype", {MASK, N(mask.dtype, FA_DTYPE_I8)}},
+    {"mask.dtype 99", FA_ERR_DTYPE, "mask.dtype", {MASK, N(mask.dtype, 99)}},
+    {"mask.reserved 1", FA_ERR_RESERVED, "mask", {MASK, N(mask.reserved, 1)}},
+    {"flags 2", FA_ERR_RESERVED, "flags", {N(flags, 2)}},
+    {"slopes times mask", FA_OK, NULL, {N(flags, FA_MASK_TIMES_SLOPE), MASK, P(alibi_slopes, AT(end, 0))}},
+    {"no slopes times mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE", {N(flags, FA_MASK_TIMES_SLOPE), MASK}},
+    {"slopes times no mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE",
+     {N(flags, FA_MASK_TIMES_SLOPE), P(alibi_slopes, AT(end, 0))}},
+    {"slopes times bytes", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE",
+     {N(flags, FA_MASK_TIMES_SLOPE), MASK, N(mask.dtype, FA_DTYPE_BOOL8), P(alibi_slopes, AT(end, 0))}},
+    {"alibi_batch_stride -1", FA_ERR_STRIDE, "alibi_batch_stride",
+     {P(alibi_slopes, AT(end, 0)), N(alibi_batch_stride, -1)}},
+    {"alibi_batch_stride INT64_MAX", FA_ERR_OVERFLOW, NULL,
+     {P(alibi_slopes, AT(end, 0)), N(alibi_batch_stride, INT64_MAX)}},
+    {"alibi_batch_stride 2^62, 5 sequences", FA_ERR_OVERFLOW, NULL,
+     {P(alibi_slopes, AT(end, 0)), N(alibi_batch_stride, BIT(62)), N(batch, 5), N(o.stride[0], 1 << 20),
+      N(lse_stride[0], 1 << 20)}},
+    {"block_mask", FA_OK, NULL, {CELLS(AT(end, 0))}},
+    {"block_mask_q 0", FA_ERR_ZERO_EXTENT, "block_mask_q", {CELLS(AT(end, 0)), N(block_mask_q, 0)}},
+    {"block_mask_kv 0", FA_ERR_ZERO_EXTENT, "block_mask_kv", {CELLS(AT(end, 0)), N(block_mask_kv, 0)}},
+    {"block_mask_q -1", FA_ERR_SHAPE, "block_mask_q", {CELLS(AT(end, 0)), N(block_mask_q, -1)}},
+    {"block_mask_kv -1", FA_ERR_SHAPE, "block_mask_kv", {CELLS(AT(end, 0)), N(block_mask_kv, -1)}},
+    {"block_mask_stride -1", FA_ERR_STRIDE, "block_mask_stride[1]",
+     {CELLS(AT(end, 0)), N(block_mask_stride[1], -1)}},
+    {"block_mask_stride INT64_MAX", FA_ERR_OVERFLOW, NULL, {CELLS(AT(end, 0)), N(block_mask_stride[2], INT64_MAX)}},
+
+    {"mask is o", FA_ERR_OVERLAP, NULL, {P(mask.data, AT(o, 0))}},
+    {"mask is lse", FA_ERR_OVERLAP, NULL, {P(mask.data, AT(lse, 0))}},
+    {"block_mask is o", FA_ERR_OVERLAP, NULL, {CELLS(AT(o, 0))}},
+    {"block_mask is lse", FA_ERR_OVERLAP, NULL, {CELLS(AT(lse, 0))}},
+    {"slopes are o", FA_ERR_OVERLAP, NULL, {P(alibi_slopes, AT(o, 0))}},
+    {"slopes are lse", FA_ERR_OVERLAP, NULL, {P(alibi_slopes, AT(lse, 0))}},
+    {"sinks are o", FA_ERR_OVERLAP, NULL, {P(sinks, AT(o, 0))}},
+    {"sinks are lse", FA_ERR_OVERLAP, NULL, {P(sinks, AT(lse, 0))}},
+    ALONE("kv_lens", zeros, P(kv_lens, zeros)),
+    ALONE("cu_len_kv", zeros, P(cu_len_kv, zeros)),
+    ALONE("cu_len_q", starts, P(cu_len_q, starts), N(lse_stride[1], 2 * LQ)),
+    ALONE("block_table", zeros, PAGES(zeros)),
+    ALONE("block_table_start", page_starts, LISTS(INTS(0, 1), page_starts)),
 
     {"no lse, its strides 0", FA_OK, NULL, {P(lse, NULL), N(lse_stride[0], 0), N(lse_stride[1], 0)}},
     {"lse_stride[0] -1", FA_ERR_STRIDE, "lse_stride[0]", {N(lse_stride[0], -1)}},
