@@ -226,6 +226,33 @@ static void layouts(void) {
     a.lse = NULL;
     expect("without lse", &a);
 
+    /* Addresses at which no float is: the same bits. */
+    enum { Q_SIZE = B * S * HQ * D, KV_SIZE = B * KEYS * HKV * D };
+    char *bytes = need((Q_SIZE + 2 * KV_SIZE + O_SIZE + LSE_SIZE) * 4 + 5), *at = bytes + 1;
+    float *want = need(O_SIZE * 4), *want_lse = need(LSE_SIZE * 4);
+    for (int rows = 1; rows <= S; rows += S - 1) {
+        a = layer();
+        a.len_q = rows;
+        expect("aligned", &a);
+        memcpy(want, o, O_SIZE * 4), memcpy(want_lse, lse, LSE_SIZE * 4);
+        spoil(o, O_SIZE), spoil(lse, LSE_SIZE);
+        struct {
+            void *from;
+            size_t size;
+            char *to;
+        } moved[] = {{q, Q_SIZE, at}, {k, KV_SIZE, NULL}, {v, KV_SIZE, NULL}, {o, O_SIZE, NULL}, {lse, LSE_SIZE, NULL}};
+        for (size_t i = 0; i < COUNT(moved); i++) {
+            if (i > 0) moved[i].to = moved[i - 1].to + moved[i - 1].size * 4 + 1;
+            memcpy(moved[i].to, moved[i].from, moved[i].size * 4);
+        }
+        a.q.data = moved[0].to, a.k.data = moved[1].to, a.v.data = moved[2].to, a.o.data = moved[3].to;
+        a.lse = (float *)(void *)moved[4].to;
+        run("unaligned", &a, NULL, 1);
+        memcpy(o, moved[3].to, O_SIZE * 4), memcpy(lse, moved[4].to, LSE_SIZE * 4);
+        CHECK(same_bits(o, want, O_SIZE) && same_bits(lse, want_lse, LSE_SIZE), "unaligned: other bits");
+    }
+    free(bytes), free(want), free(want_lse);
+
     static const float scales[] = {0.3f, -0.3f, -1, 0, 1e-30f};
     for (size_t i = 0; i < COUNT(scales); i++) {
         a = layer();

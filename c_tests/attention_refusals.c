@@ -245,6 +245,8 @@ static const struct row rows[] = {
     {"cu_len_q decreases", FA_ERR_LENGTHS, "cu_len_q", {P(cu_len_q, INTS(0, 4, 3))}},
     {"cu_len_q decreases to 0", FA_ERR_LENGTHS, "cu_len_q", {P(cu_len_q, INTS(5, 5, 0))}},
     {"cu_len_q falls and rises", FA_ERR_LENGTHS, "cu_len_q", {P(cu_len_q, INTS(4, 0, 5))}},
+    {"cu_len_q falls between its ends", FA_ERR_LENGTHS, "cu_len_q",
+     {P(cu_len_q, INTS(0, 4, 2, 5)), N(batch, 3), N(k.stride[0], 0), N(v.stride[0], 0)}},
     {"cu_len_q from -1", FA_ERR_LENGTHS, "cu_len_q", {P(cu_len_q, INTS(-1, 2, 4))}},
     {"cu_len_q to -1", FA_ERR_LENGTHS, "cu_len_q", {P(cu_len_q, INTS(0, 0, -1))}},
     {"cu_len_q all negative", FA_ERR_LENGTHS, "cu_len_q", {P(cu_len_q, INTS(-3, -2, -1))}},

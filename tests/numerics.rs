@@ -101,6 +101,30 @@ fn all_equal_scores_average_the_values() {
     }
 }
 
+/// Where scores and sums are whole numbers, nothing but the logarithm is left to be rounded.
+#[test]
+fn log_sum_exps_are_rounded_once() {
+    for n in [1, 2, 3, 7, 100, 200] {
+        for score in [-1000.0f32, -3.0, 0.0, 1.0, 1000.0, 100_000.0] {
+            let mut inputs = Inputs::normal(Size::new(1, 20, n, 4), 3);
+            // 1 in log2 units.
+            inputs.semantics.softmax_scale = std::f32::consts::LN_2;
+            inputs.q.chunks_mut(4).for_each(|q| q.copy_from_slice(&[1.0, 0.0, 0.0, 0.0]));
+            inputs.k.chunks_mut(4).for_each(|k| k[0] = score);
+            let exact = ((f64::from(score) + (n as f64).log2()) * std::f64::consts::LN_2) as f32;
+            for kernel in kernels(Dtype::F32) {
+                for lse in inputs.run(kernel, 1).lse {
+                    assert_eq!(
+                        lse.to_bits(),
+                        exact.to_bits(),
+                        "{kernel:?}: {n} times {score}: {lse}, not {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Scores of ±1e4: one key takes everything, and its value comes out to the bit.
 #[test]
 fn one_hot_rows_copy_a_value() {

@@ -236,6 +236,36 @@ proptest! {
     }
 }
 
+/// The reference of a row's softmax moves when its own scores demand it, whatever those of its neighbours do.
+#[test]
+fn rows_with_rising_scores_do_not_move_their_neighbours() {
+    let (len_q, len_kv, dim) = (40, 200, 8);
+    for block_kv in [1, 16, 50] {
+        let mut calm = Inputs::normal(Size::new(1, len_q, len_kv, dim), 10).blocks(0, block_kv);
+        calm.semantics.softmax_scale = 1.0;
+        // Scores rise slowly and stay below the slack.
+        for (i, q) in calm.q.chunks_mut(dim).enumerate() {
+            q.fill(0.0);
+            q[0] = 1.0 + i as f32 / 100.0;
+        }
+        for (j, k) in calm.k.chunks_mut(dim).enumerate() {
+            k[0] = j as f32 / 100.0;
+        }
+        for steep in [0, 7, 15, 39] {
+            let mut inputs = calm.clone();
+            inputs.q[steep * dim] = 100.0;
+            for kernel in kernels(Dtype::F32) {
+                let [expected, out] = [&calm, &inputs].map(|inputs| inputs.run(kernel, 1));
+                for i in (0..len_q).filter(|&i| i != steep) {
+                    let rows = [&expected, &out].map(|output| &output.o[i * dim..][..dim]);
+                    assert!(same_bits(rows[0], rows[1]), "{kernel:?}: row {i} next to {steep}");
+                    assert_eq!(expected.lse[i].to_bits(), out.lse[i].to_bits(), "{kernel:?}: row {i}");
+                }
+            }
+        }
+    }
+}
+
 /// Large enough that the plan really uses the threads.
 #[test]
 fn many_parts_on_many_threads_have_the_same_bits() {
@@ -308,7 +338,8 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
 
 #[test]
 fn merging_with_an_empty_state_changes_no_bit() {
-    let (o, lse) = (vec![1.5f32, -2.25, 3.125, 0.1], vec![0.7f32, -30.0]);
+    // A zero with a sign shows arithmetic where there should be none.
+    let (o, lse) = (vec![1.5f32, -2.25, -0.0, 0.1], vec![0.7f32, -30.0]);
     let (mut a, mut a_lse) = (o.clone(), lse.clone());
     merge(&mut a, &mut a_lse, &[0.0; 4], &[f32::NEG_INFINITY; 2], 2);
     assert!(same_bits(&a, &o) && same_bits(&a_lse, &lse));
