@@ -36,12 +36,13 @@ pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Ve
     let kv = head / (problem.shape().queries[1] / k.layout().extent[1]);
     let [entry, row] = problem.query_at(sequence, i);
     let keys: Vec<usize> = (0..sequence.len_kv).filter(|&j| sees(problem, sequence, head, i, j)).collect();
+    let query = q.get_row(entry, head, row);
     let logits: Vec<f64> = keys
         .iter()
         .map(|&j| {
             let [page, token] = problem.key_at(sequence, j);
-            let dot = |d| q.get(entry, head, row, d) * k.get(page, kv, token, d);
-            let score = scale * (0..problem.shape().dim_qk).map(dot).sum::<f64>();
+            let dot: f64 = query.iter().zip(k.get_row(page, kv, token)).map(|(q, k)| q * k).sum();
+            let score = scale * dot;
             capped(problem, score) + bias(problem, sequence, head, i, j)
         })
         .collect();
@@ -54,8 +55,8 @@ pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Ve
     let mut o = vec![0.0; problem.shape().dim_v];
     for (&j, weight) in keys.iter().zip(&weights) {
         let [page, token] = problem.key_at(sequence, j);
-        for (d, o) in o.iter_mut().enumerate() {
-            *o += weight / sum * v.get(page, kv, token, d);
+        for (o, v) in o.iter_mut().zip(v.get_row(page, kv, token)) {
+            *o += weight / sum * v;
         }
     }
     (o, if keys.is_empty() { sink } else { max + sum.ln() })

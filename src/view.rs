@@ -155,13 +155,29 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
     }
 
-    /// One element as f64, quantisation undone, with every index checked: for the reference and for tests.
-    #[inline]
+    /// One element as f64, quantisation undone, with every index checked: for what is rare, and for tests.
     pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {
         let at = [batch, head, token];
-        assert!((0..3).all(|i| at[i] < self.layout.extent[i]) && d < self.layout.dim);
-        let row = self.base.wrapping_add(self.layout.offset(at));
-        // SAFETY: the indices are in range, so by the contract of `new` the element is readable.
+        assert!(d < self.layout.dim);
+        self.element(at, self.checked_row(at), d)
+    }
+
+    /// A row likewise: for the reference.
+    pub fn get_row(&self, batch: usize, head: usize, token: usize) -> Vec<f64> {
+        let at = [batch, head, token];
+        let row = self.checked_row(at);
+        (0..self.layout.dim).map(|d| self.element(at, row, d)).collect()
+    }
+
+    fn checked_row(&self, at: [usize; 3]) -> *const u8 {
+        assert!((0..3).all(|i| at[i] < self.layout.extent[i]));
+        self.base.wrapping_add(self.layout.offset(at))
+    }
+
+    /// Element `d`, below `dim`, of a row that [`View::checked_row`] gave.
+    #[inline(always)]
+    fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
+        // SAFETY: row and element are in range, so by the contract of `new` the element is readable.
         let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
         match &self.quant {
             None => stored,

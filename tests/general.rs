@@ -912,3 +912,54 @@ fn rows_that_see_only_infinities_or_nan_are_not_empty() {
         }
     }
 }
+
+/// Only -inf hides a key: what frameworks write for "masked" may be the least finite number, and then a row of
+/// nothing else sees all keys alike. Factors as large as f32 has overflow nowhere.
+#[test]
+fn the_largest_finite_biases_are_numbers_like_others() {
+    let (keys, dim) = (20usize, 8usize);
+    for len_q in [64usize, 2] {
+        let (q, k) = (vec![0.5f32; len_q * dim], vec![0.25f32; keys * dim]);
+        let v: Vec<f32> = (0..keys * dim).map(|at| (at / dim) as f32).collect();
+        let mut o = vec![0f32; len_q * dim];
+        let mut lse = vec![0f32; len_q];
+        let tensor = |data: *const f32| fa_tensor {
+            data: data.cast_mut().cast(),
+            stride: [0, 0, 4 * dim as i64],
+            ..fa_tensor::NONE
+        };
+        let mut a = empty();
+        (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (1, 1, 1, len_q as i64, keys as i64);
+        (a.dim_qk, a.dim_v, a.q_pos) = (dim as i64, dim as i64, 3);
+        (a.q, a.k, a.v) = (tensor(q.as_ptr()), tensor(k.as_ptr()), tensor(v.as_ptr()));
+        (a.o, a.lse, a.lse_stride) = (tensor(o.as_mut_ptr()), lse.as_mut_ptr(), [0, 0, 1]);
+        let mean = (keys - 1) as f32 / 2.0;
+        let run = |a: &fa_attention, expected: &dyn Fn(usize) -> f32, what: &str| {
+            let mut ws = Workspace::of(a, 1);
+            // SAFETY: a description of live memory.
+            let status = unsafe { fa_attention_run(a, ws.at(), ws.size, ptr::null()) };
+            assert_eq!(status, fa_status::FA_OK, "{}", why(a));
+            for row in 0..len_q {
+                // SAFETY: the outputs that the description points to.
+                let (o, lse) = unsafe { (*a.o.data.cast::<f32>().add(row * dim), *a.lse.add(row)) };
+                assert!((o - expected(row)).abs() < 1e-4, "{what}, {len_q} rows, row {row}: {o}");
+                assert!(!lse.is_nan() && lse.abs() < f32::INFINITY, "{what}, {len_q} rows: LSE {lse}");
+            }
+        };
+        let mask: Vec<f32> = vec![f32::MIN; keys];
+        a.mask.data = mask.as_ptr().cast_mut().cast();
+        run(&a, &|_| mean, "a mask of the least numbers");
+        let mut mask = mask;
+        mask[5] = f32::MAX;
+        a.mask.data = mask.as_ptr().cast_mut().cast();
+        run(&a, &|_| 5.0, "a mask with the largest number");
+        let slope = [f32::MAX];
+        a.alibi_slopes = slope.as_ptr();
+        a.mask.data = ptr::null_mut();
+        // Rows behind the last key are too far from all keys to tell them apart.
+        run(&a, &|row| if row + 3 < keys { (row + 3) as f32 } else { mean }, "the largest slope");
+        a.alibi_slopes = ptr::null();
+        a.softcap = f32::MAX;
+        run(&a, &|_| mean, "the largest softcap");
+    }
+}

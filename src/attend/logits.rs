@@ -53,11 +53,11 @@ impl<'p> Logits<'p> {
         Some(Logits {
             sequence,
             head,
-            cap: (logits.softcap > 0.0).then_some(logits.softcap * LOG2_E),
-            slope: slope.filter(|_| !times_mask).map(|slope| slope * LOG2_E),
+            cap: (logits.softcap > 0.0).then_some((logits.softcap * LOG2_E).min(LARGEST_CAP)),
+            slope: slope.filter(|_| !times_mask).map(|slope| finite(slope * LOG2_E)),
             mask: logits.mask.as_ref(),
             cells: logits.cells.as_ref().filter(|_| !all),
-            mask_factor: LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0),
+            mask_factor: finite(LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0)),
         })
     }
 
@@ -200,8 +200,8 @@ impl<'p> Logits<'p> {
         let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
         // By its bits, so that a key that is hidden stays so whatever the factor, and NaN is not hidden.
         let hides = s.within(s.splat_i32(NEVER), bits, s.splat_i32(NEVER + 1));
-        let x = s.fma(bias, s.splat(self.mask_factor), x);
-        s.select(hides, s.splat(f32::NEG_INFINITY), x)
+        let bias = s.mul(bias, s.splat(self.mask_factor));
+        s.select(hides, s.splat(f32::NEG_INFINITY), s.add(bounded(s, bias), x))
     }
 
     /// How far behind the position of `row` a key is.
@@ -387,5 +387,25 @@ fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::
     }
     // SAFETY: as many lanes as any vector has.
     let away = s.to_f32(unsafe { s.load_i32(lanes.as_ptr()) });
-    s.fma(s.max(away, s.sub(s.splat(0.0), away)), s.splat(-slope), x)
+    let away = s.max(away, s.sub(s.splat(0.0), away));
+    s.add(bounded(s, s.mul(away, s.splat(-slope))), x)
+}
+
+/// The largest cap, in log2 units: tanh(s / cap) · cap is s for any score that f32 tells apart, and the
+/// quotient stays far from subnormal.
+const LARGEST_CAP: f32 = (1u64 << 60) as f32;
+
+/// A factor, which times 0 must be 0. NaN stays NaN.
+fn finite(x: f32) -> f32 {
+    x.clamp(-f32::MAX, f32::MAX)
+}
+
+/// A bias, in log2 units, at most so large that the sum of two and a score stays finite: a caller's -FLT_MAX
+/// is not -inf, which alone hides a key. NaN stays NaN.
+#[inline(always)]
+fn bounded<S: Isa>(s: S, x: S::F32) -> S::F32 {
+    let (most, zero) = (s.splat(f32::MAX / 4.0), s.splat(0.0));
+    // NaN comes out as the second operand.
+    let x = s.max(s.sub(zero, most), x);
+    s.sub(zero, s.max(s.sub(zero, most), s.sub(zero, x)))
 }

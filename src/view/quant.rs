@@ -60,13 +60,25 @@ impl<'a> Quant<'a> {
     /// Where the values of a row's first elements are.
     #[inline(always)]
     pub fn at(&self, [batch, head, token]: [usize; 3]) -> usize {
-        batch * self.stride[0] + head * self.stride[1] + token / self.group[0] * self.stride[2]
+        let group = group(token, self.group[0], self.stride[2]);
+        batch * self.stride[0] + head * self.stride[1] + group
     }
 
     /// Scale and zero of element `d` of the row whose first values are at `at`.
     #[inline(always)]
     pub fn of(&self, at: usize, d: usize) -> [f32; 2] {
-        let at = at + d / self.group[1] * self.stride[3];
+        let at = at + group(d, self.group[1], self.stride[3]);
         [self.scale.map_or(1.0, |scale| scale.get(at)), self.zero.map_or(0.0, |zero| zero.get(at))]
+    }
+}
+
+/// Where the values of element (or token) `i` are among those of its axis. Divides only where there is
+/// something to tell apart, as rows are looked up one by one.
+#[inline(always)]
+fn group(i: usize, size: usize, stride: usize) -> usize {
+    match (size, stride) {
+        (_, 0) => 0,
+        (1, _) => i * stride,
+        _ => i / size * stride,
     }
 }
