@@ -44,6 +44,7 @@ _Static_assert(FA_DTYPE_BOOL8 == 5, "FA_DTYPE_BOOL8");
 _Static_assert(FA_POS_END == INT64_MIN, "FA_POS_END");
 _Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");
 _Static_assert(FA_MASK_TIMES_SLOPE == 1, "FA_MASK_TIMES_SLOPE");
+_Static_assert(FA_PRECISE == 2, "FA_PRECISE");
 
 /* In words, so that it holds with 32 bits too. */
 #define WORD sizeof(size_t)

@@ -89,6 +89,8 @@ pub(crate) type Tile<S, const R: usize, const Z: usize> = [[<S as Isa>::F32; Z];
 pub(crate) trait Family: 'static {
     /// Its name, for people.
     const NAME: &'static str;
+    /// Whether queries or probabilities are rounded further than f32 does.
+    const ROUNDS: bool;
     /// Keys of a group: 1, 2 or 4.
     const KEYS: usize;
     /// One lane of one step of a packed query: what one multiplication consumes.

@@ -65,6 +65,7 @@ pub struct Row {
     isa: &'static CStr,
     family: &'static str,
     takes: fn([Dtype; 3]) -> bool,
+    rounds: bool,
     lanes: usize,
     tile_rows: usize,
     tile: usize,
@@ -81,6 +82,7 @@ impl Row {
             isa: S::NAME,
             family: F::NAME,
             takes: F::takes,
+            rounds: F::ROUNDS,
             lanes: S::LANES,
             tile_rows: prefill::tile_rows::<S>(),
             tile: R,
@@ -225,11 +227,12 @@ pub fn best() -> Result<&'static Row, Error> {
     TABLE[limit()?..].iter().find(|row| (row.available)()).ok_or(Error::Internal)
 }
 
-/// The best row under the current limit for Q, K and V stored so.
-pub fn select(dtypes: [Dtype; 3]) -> Result<&'static Row, Error> {
+/// The best row under the current limit for Q, K and V stored so; `precise` ones do not round queries or
+/// probabilities.
+pub fn select(dtypes: [Dtype; 3], precise: bool) -> Result<&'static Row, Error> {
     let limit = limit()?;
-    let mut rows = TABLE[limit..].iter();
-    rows.find(|row| row.takes(dtypes) && (row.available)()).ok_or(Error::Dtype)
+    let fits = |row: &&Row| row.takes(dtypes) && !(precise && row.rounds) && (row.available)();
+    TABLE[limit..].iter().find(fits).ok_or(Error::Dtype)
 }
 
 /// No limit has been set by [`limit_isa`]; no limit has been read from the environment yet.

@@ -118,7 +118,7 @@ fn the_table_has_rows_for_every_type_and_ends_with_scalar() {
     for dtype in [Dtype::F32, Dtype::I8] {
         let names: Vec<_> = rows(dtype).map(|row| row.isa().to_str().unwrap()).collect();
         assert_eq!(names.last(), Some(&"scalar"));
-        assert_eq!(kernel::select([dtype; 3]).unwrap().isa().to_str(), Ok(names[0]));
+        assert_eq!(kernel::select([dtype; 3], false).unwrap().isa().to_str(), Ok(names[0]));
         #[cfg(target_arch = "x86_64")]
         {
             let has = |name| names.contains(&name);

@@ -1,12 +1,16 @@
 //! Storage types: read exactly, written rounded once, whatever the instruction set and the path.
 
 mod common;
+#[path = "common/store.rs"]
+mod store;
 
-use common::{kernels, run};
+use common::{Inputs, Size, kernels, relative_rms, run};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::reference;
 use flash_attention::view::{Layout, View, ViewMut};
 use half::{bf16, f16};
+use store::encode;
 
 /// What attention of 20 rows over one key makes of its values: themselves.
 fn copied(dtype: Dtype, values: &[u8], out: Dtype, mut check: impl FnMut(&[u8], &str)) {
@@ -122,4 +126,34 @@ fn outputs_are_rounded_to_nearest_even() {
             assert!(same(got.to_f32(), expected(exact.to_f32())), "{how}: {x:e} became {got:e}");
         }
     });
+}
+
+/// What `dtype` costs on normal data, against f64 on the same stored numbers: output included, which is of
+/// that type, too.
+#[test]
+fn errors_of_16_bits_stay_within_what_is_documented() {
+    for (dtype, bound) in [(Dtype::F16, 5e-4), (Dtype::Bf16, 3e-3)] {
+        for (len_q, len_kv, dim) in [(64, 2048, 64), (96, 500, 128), (40, 333, 65), (1, 8192, 64)] {
+            let inputs = Inputs::normal(Size::new(1, len_q, len_kv, dim), 5);
+            let stored = [&inputs.q, &inputs.k, &inputs.v].map(|x| encode(dtype, x, dim).0);
+            let layout = |rows| Layout::dense(dtype, 1, rows, dim).unwrap();
+            for kernel in kernels(dtype) {
+                let mut o = vec![0u8; inputs.size.queries() * 2];
+                // SAFETY: as many bytes, which outlive the problem.
+                let (tensors, out) = unsafe {
+                    let view = |data: &Vec<u8>, rows| View::new(data.as_ptr(), layout(rows)).unwrap();
+                    let [q, k, v] = &stored;
+                    let out = View::new(o.as_ptr(), layout(len_q)).unwrap();
+                    let o = ViewMut::new(o.as_mut_ptr(), layout(len_q)).unwrap();
+                    (Tensors::new(view(q, len_q), view(k, len_kv), view(v, len_kv), o), out)
+                };
+                let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
+                let exact = reference::attention(&problem).o;
+                run(&mut problem, kernel, 1).unwrap();
+                let got: Vec<f32> = (0..len_q).flat_map(|i| out.get_row(0, 0, i)).map(|x| x as f32).collect();
+                let rms = relative_rms(&got, &exact);
+                assert!(rms <= bound, "{kernel:?}, {dtype:?}, {len_q} x {len_kv} x {dim}: {rms:.1e}");
+            }
+        }
+    }
 }

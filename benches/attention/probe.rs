@@ -1,17 +1,24 @@
-//! What the core can do: independent multiply-adds, nothing else.
+//! What the core can do: independent multiply-adds of the family's own kind, nothing else.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use flash_attention::kernel::Row;
+use flash_attention::kernel::{Path, Row};
 
-/// FLOP/s of multiply-adds with the instruction set of `row`, on the calling thread, for about a
+/// FLOP/s of the instruction that the prefill kernel of `row` lives on, on the calling thread, for about a
 /// tenth of a millisecond.
 pub fn peak(row: &Row) -> f64 {
     const STEPS: usize = 8_000;
     let lanes = row.lanes();
     let start = Instant::now();
     let chains = match lanes {
+        #[cfg(target_arch = "x86_64")]
+        _ if row.family(Path::Prefill) == "bf16" => {
+            // SAFETY: a row of this family is only available where its features are.
+            let chains = unsafe { dot_bf16(STEPS) };
+            // Each lane is a pair.
+            return (4 * chains * lanes * STEPS) as f64 / start.elapsed().as_secs_f64();
+        }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a row with this many lanes is only available where its features are.
         16 => unsafe { fma_avx512(STEPS) },
@@ -44,6 +51,22 @@ macro_rules! probe_of {
 // Two pipes of four or five cycles need ten chains; a few more do no harm, spilling would.
 probe_of!(fma_avx512, 16, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps);
 probe_of!(fma_avx2, 12, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps);
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bf16,avx512f")]
+fn dot_bf16(steps: usize) -> usize {
+    use core::arch::x86_64::*;
+    const CHAINS: usize = 16;
+    let a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
+    let mut sums = [_mm512_set1_ps(0.0); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, a, a);
+        }
+    }
+    black_box(sums);
+    CHAINS
+}
 
 /// Without the instruction: a multiplication and an addition.
 fn multiply_add(steps: usize) -> usize {

@@ -107,3 +107,15 @@ pub fn types() -> Vec<(Case, Option<f64>)> {
     let case = |(dtype, floor), (len, dim)| (Case { dtype, ..Case::square(heads(len), len, dim) }, floor);
     types.into_iter().flat_map(|kind| shapes.map(|shape| case(kind, shape))).collect()
 }
+
+/// bf16 shapes, with floors and goals in percent.
+pub fn bf16() -> Vec<(Case, f64, f64)> {
+    let mut cases = Vec::new();
+    for (dim, floor, goal) in [(64, 88.0, 91.0), (128, 90.0, 93.0)] {
+        for len in [512, 2048, 8192] {
+            let case = Case { dtype: Dtype::Bf16, ..Case::square(heads(len), len, dim) };
+            cases.push((case, floor, goal));
+        }
+    }
+    cases
+}

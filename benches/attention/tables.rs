@@ -7,7 +7,7 @@ use flash_attention::capi::config::fa_config;
 use flash_attention::capi::forward::fa_forward_f32;
 use flash_attention::capi::status::fa_status;
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::{self, Row};
+use flash_attention::kernel::{self, Path, Row};
 use flash_attention::machine;
 use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
@@ -195,7 +195,10 @@ impl Tables {
     ) {
         let (mut arrays, mut other_arrays) = (Arrays::new(case), Arrays::new(other));
         let (plan, mut call) = arrays.runner(row, threads);
-        let (_, mut other_call) = other_arrays.runner(row, other_threads);
+        // Another type is another row's, the best that it has.
+        let other_row = if other.dtype == case.dtype { Some(row) } else { self.row(other.dtype, None) };
+        let Some(other_row) = other_row else { return };
+        let (_, mut other_call) = other_arrays.runner(other_row, other_threads);
         let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
         drop(call);
         self.ratio(table, row, case, &plan, &measured, Some(arrays.error()), floor, goal);
@@ -285,8 +288,17 @@ impl Tables {
         self.report.heading("Q, K and V of other types: speed against f32");
         for (case, floor) in suite::types() {
             let Some(row) = self.row(case.dtype, None) else { continue };
+            let is_bf16 = row.family(Path::Prefill) == "bf16";
+            let floor = if is_bf16 { Some(1.95) } else { floor };
             let plain = Case { dtype: Dtype::F32, ..case.clone() };
             self.ratio_line("types", row, (&case, 1), (&plain, 1), floor.map(Bound::AtLeast), None);
+        }
+        self.report.heading("bf16: share of the peak of its own dot products");
+        for (case, floor, goal) in suite::bf16() {
+            let row = self.row(case.dtype, None).filter(|row| row.family(Path::Prefill) == "bf16");
+            if let Some(row) = row {
+                self.share_line("types", row, &case, Some(floor), Some(goal));
+            }
         }
     }
 

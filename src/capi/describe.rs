@@ -1,6 +1,6 @@
 //! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
 
-use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention};
+use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
@@ -118,7 +118,9 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
             return Err(Refusal::of(what, value).but(Error::Reserved, "its field reserved must be 0"));
         }
     }
-    for (what, value) in [("flags", a.flags & !FA_MASK_TIMES_SLOPE), ("reserved0", a.reserved0)] {
+    for (what, value) in
+        [("flags", a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE)), ("reserved0", a.reserved0)]
+    {
         if value != 0 {
             return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "unknown, must be 0"));
         }
@@ -226,6 +228,7 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     };
     let block = |what, value| extent(what, value, 0);
     Ok(Semantics {
+        precise: a.flags & FA_PRECISE != 0,
         softmax_scale: if a.scale == 0.0 { (1.0 / (dim_qk as f64).sqrt()) as f32 } else { a.scale },
         q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
         window: Window {

@@ -162,8 +162,12 @@ unsafe fn run<T: Stored>(
             tensors.v = tensors.v.quantised(Quant::per_tensor(v))?;
         }
         let mut problem = Problem::new(tensors, config.semantics())?;
-        let plan =
-            Plan::new(problem.shape(), kernel::select([T::DTYPE; 3])?, Machine::get(), config.threads)?;
+        let plan = Plan::new(
+            problem.shape(),
+            kernel::select([T::DTYPE; 3], false)?,
+            Machine::get(),
+            config.threads,
+        )?;
         schedule::run(&mut problem, &plan)
     })
 }

@@ -205,7 +205,12 @@ impl Call<'_> {
         // SAFETY: the caller's contract.
         let problem = unsafe { describe::problem(&describe::read(a)?)? };
         let shape = problem.shape();
-        let plan = Plan::new(shape, kernel::select(shape.dtypes)?, Machine::get(), threads)?;
+        let plan = Plan::new(
+            shape,
+            kernel::select(shape.dtypes, problem.semantics().precise)?,
+            Machine::get(),
+            threads,
+        )?;
         Ok(Call { problem, plan })
     }
 

@@ -15,6 +15,7 @@ pub(crate) enum Bf16 {}
 
 impl Family for Bf16 {
     const NAME: &'static str = "bf16";
+    const ROUNDS: bool = true;
     const KEYS: usize = 2;
     /// Two neighbouring elements, the first one in the lower half.
     type Query = i32;

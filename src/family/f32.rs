@@ -10,6 +10,7 @@ pub(crate) enum F32 {}
 
 impl Family for F32 {
     const NAME: &'static str = "f32";
+    const ROUNDS: bool = false;
     const KEYS: usize = 1;
     type Query = f32;
     type Words<S: Isa> = S::F32;

@@ -29,6 +29,8 @@ pub struct Semantics {
     pub q_pos: Position,
     /// Visible keys around a query's position.
     pub window: Window,
+    /// Queries and probabilities are not to be rounded further than f32 does, whatever that costs.
+    pub precise: bool,
     /// Query rows per tile, 0 = automatic.
     pub block_q: usize,
     /// Keys per tile, 0 = automatic.
@@ -42,6 +44,7 @@ impl Semantics {
             softmax_scale,
             q_pos: Position::At(0),
             window: Window::default(),
+            precise: false,
             block_q: 0,
             block_kv: 0,
         }

@@ -1,5 +1,7 @@
 //! Test data in every storage type: numbers to bytes, as a quantising engine would write them.
 
+#![allow(unreachable_pub, reason = "a module of its own where this is included")]
+
 use flash_attention::dtype::Dtype;
 use half::{bf16, f16};
 
