@@ -1,5 +1,5 @@
-/* Nothing beyond the last used element of a tensor is read, nor before the first: each lies against
- * a page that may not be touched, at its end or at its beginning. */
+/* Nothing beyond the last used element of a tensor or an array of scales is read, nor before the first:
+ * each lies against a page that may not be touched, at its end or at its beginning. */
 
 #define _DEFAULT_SOURCE
 
@@ -79,14 +79,98 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     release(q, nq * 4);
 }
 
+/* ---- Storage types. ---- */
+
+/* Room for random bytes of which any two or four are a small number, whatever the type. */
+static void *guarded_bytes(size_t n, bool at_end) {
+    unsigned char *to = guarded(n, at_end);
+    for (size_t i = 0; i < n; i++) to[i] = random_bits() & 0x3f;
+    return to;
+}
+
+static size_t row_bytes(int32_t dtype, size_t dim) {
+    static const size_t bytes[] = {4, 2, 2, 1};
+    return dtype == FA_DTYPE_Q8_0 ? dim / 32 * 34 : dim * bytes[dtype];
+}
+
+struct typed {
+    fa_tensor tensor;
+    fa_quant quant;
+    size_t bytes, values;
+};
+
+/* [entry][head][token][dim]; 8-bit integers have a scale and a zero for each entry, head, two tokens and
+ * five channels, or for some of that. */
+static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens, size_t dim, int grain,
+                  bool at_end) {
+    size_t row = row_bytes(dtype, dim), count[] = {entries, HEADS, (tokens + 1) / 2, (dim + 4) / 5};
+    memset(t, 0, sizeof *t);
+    t->bytes = entries * HEADS * tokens * row;
+    t->tensor.dtype = dtype, t->tensor.data = guarded_bytes(t->bytes, at_end);
+    t->tensor.stride[0] = (int64_t)(HEADS * tokens * row);
+    t->tensor.stride[1] = (int64_t)(tokens * row), t->tensor.stride[2] = (int64_t)row;
+    if (dtype != FA_DTYPE_I8) return;
+    t->values = 1;
+    for (int axis = 3; axis >= 0; axis--) {
+        if (!(grain >> axis & 1)) continue;
+        t->quant.stride[axis] = (int64_t)t->values;
+        t->values *= count[axis];
+    }
+    t->quant.group_tokens = 2, t->quant.group_dims = 5;
+    t->quant.scale = guarded_bytes(t->values * 4, at_end), t->quant.zero = guarded_bytes(t->values * 4, at_end);
+    t->tensor.quant = &t->quant;
+}
+
+static void release_typed(struct typed *t) {
+    release(t->tensor.data, t->bytes);
+    if (t->tensor.dtype != FA_DTYPE_I8) return;
+    release((void *)(uintptr_t)t->quant.scale, t->values * 4);
+    release((void *)(uintptr_t)t->quant.zero, t->values * 4);
+}
+
+static void run_typed(int32_t dtype, size_t lq, size_t lkv, size_t d, bool at_end, bool paged, int grain) {
+    size_t pages = paged ? (lkv + PAGE - 1) / PAGE : 1, tokens = paged ? PAGE : lkv, size = 0;
+    /* Also outputs and masks of 16 bits. */
+    int32_t half = dtype == FA_DTYPE_F32 || dtype == FA_DTYPE_F16 ? FA_DTYPE_BF16 : FA_DTYPE_F16;
+    struct typed q, k, v, o, mask;
+    typed(&q, dtype, 1, lq, d, grain, at_end), typed(&o, half, 1, lq, d, 0, at_end);
+    typed(&k, dtype, pages, tokens, d, grain, at_end), typed(&v, dtype, pages, tokens, d, grain, at_end);
+    typed(&mask, half, 1, lq, lkv, 0, at_end);
+    int32_t *table = guarded(pages * 4, at_end);
+    for (size_t i = 0; i < pages; i++) table[i] = (int32_t)(pages - 1 - i);
+
+    fa_attention a;
+    CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "init");
+    a.batch = 1, a.heads_q = a.heads_kv = HEADS;
+    a.len_q = (int64_t)lq, a.len_kv = (int64_t)lkv, a.dim_qk = a.dim_v = (int64_t)d;
+    a.q = q.tensor, a.k = k.tensor, a.v = v.tensor, a.o = o.tensor, a.mask = mask.tensor;
+    if (paged) a.block_table = table, a.table_stride = a.num_pages = (int64_t)pages, a.page_size = PAGE;
+    CHECK(fa_attention_workspace(&a, 1, &size) == FA_OK, "workspace");
+    void *ws = guarded(size, at_end);
+    fa_status status = fa_attention_run(&a, ws, size, NULL);
+    CHECK(status == FA_OK, "type %d: %s", (int)dtype, fa_status_string(status));
+    release(ws, size), release(table, pages * 4);
+    release_typed(&q), release_typed(&k), release_typed(&v), release_typed(&o), release_typed(&mask);
+}
+
+static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
+    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_Q8_0; dtype++) {
+        size_t dim = dtype == FA_DTYPE_Q8_0 ? (d + 31) / 32 * 32 : d;
+        for (int grain = 0; grain < (dtype == FA_DTYPE_I8 ? 16 : 1); grain++) {
+            run_typed(dtype, lq, lkv, dim, at_end, false, grain);
+            run_typed(dtype, lq, lkv, dim, at_end, true, grain);
+        }
+    }
+}
+
 static void all(void) {
     static const size_t lq[] = {1, 2, 15, 33}, lkv[] = {1, 17, 65}, d[] = {1, 3, 8, 15, 17, 64, 67};
     for (size_t i = 0; i < sizeof lq / sizeof *lq; i++)
         for (size_t j = 0; j < sizeof lkv / sizeof *lkv; j++)
             for (size_t c = 0; c < sizeof d / sizeof *d; c++)
-                for (int feature = 0; feature < 5; feature++) {
-                    run(lq[i], lkv[j], d[c], true, feature);
-                    run(lq[i], lkv[j], d[c], false, feature);
+                for (int at_end = 0; at_end < 2; at_end++) {
+                    for (int feature = 0; feature < 5; feature++) run(lq[i], lkv[j], d[c], at_end, feature);
+                    all_types(lq[i], lkv[j], d[c], at_end);
                 }
 }
 
