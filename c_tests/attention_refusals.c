@@ -70,6 +70,11 @@ struct edit {
 #define P(field, p) {POINTER, PLACE(field), 0, 0, p}
 #define TAIL(i, n) {INTEGER, sizeof(fa_attention) + (i), 1, n, 0, NULL}
 #define INTS(...) ((const int32_t[]){__VA_ARGS__})
+#define ONE(x) ((const float[]){x})
+/* 8-bit integers with scales. */
+#define I8(t, scale, zero, batch, head, token, dim, tokens, dims)                               \
+    {N(t.dtype, FA_DTYPE_I8),                                                                   \
+     P(t.quant, (&(const fa_quant){scale, zero, {batch, head, token, dim}, tokens, dims}))}
 
 struct row {
     const char *what;
@@ -123,6 +128,93 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
     {#t ".reserved 1", FA_ERR_RESERVED, "reserved", {N(t.reserved, 1)}},                                \
     {#t ".reserved -1", FA_ERR_RESERVED, "reserved", {N(t.reserved, -1)}}
 
+/* Inputs of other types than f32; their rows have `dim` elements. */
+#define OTHER_TYPES(t, dim)                                                                     \
+    HALF(t, F16), HALF(t, BF16),                                                                \
+    {#t " Q8_0, a third of a block", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 10)}}, \
+    {#t " Q8_0, half a block more", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 48)}}, \
+    {#t " Q8_0, an element less", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 31)}}, \
+    ODD_Q8_0(t, dim, 0), ODD_Q8_0(t, dim, 1), ODD_Q8_0(t, dim, 2),                              \
+    QUANT_ON(t, F32, dim, 8), QUANT_ON(t, F16, dim, 8), QUANT_ON(t, BF16, dim, 8),              \
+    QUANT_ON(t, Q8_0, dim, 32)
+
+#define HALF(t, type)                                                                           \
+    {#t " " #type ", stride 482", FA_OK, NULL, {N(t.dtype, FA_DTYPE_##type), N(t.stride[0], 482)}},   \
+    ODD(t, type, 0), ODD(t, type, 1), ODD(t, type, 2)
+
+#define ODD(t, type, axis)                                                                      \
+    {#t " " #type ", stride 4097", FA_ERR_STRIDE, #t ".stride[" #axis "]",                      \
+     {N(t.dtype, FA_DTYPE_##type), N(t.stride[axis], 4097)}}
+
+#define ODD_Q8_0(t, dim, axis)                                                                  \
+    {#t " Q8_0, stride 4097", FA_ERR_STRIDE, #t ".stride[" #axis "]",                           \
+     {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 32), N(t.stride[axis], 4097)}}
+
+#define QUANT_ON(t, type, dim, n)                                                               \
+    {#t " " #type " with a scale", FA_ERR_DTYPE, #t ".dtype",                                   \
+     {N(t.dtype, FA_DTYPE_##type), P(t.quant, &quant_of_all), N(dim, n)}},                      \
+    {#t " " #type " with a quant that says nothing", FA_ERR_DTYPE, "quant",                     \
+     {N(t.dtype, FA_DTYPE_##type), P(t.quant, &quant_of_nothing), N(dim, n)}}
+
+/* Scales and zeros of an input. */
+#define QUANT(t)                                                                                \
+    {#t " I8", FA_OK, NULL, {N(t.dtype, FA_DTYPE_I8)}},                                         \
+    {#t " I8, odd strides", FA_OK, NULL,                                                        \
+     {N(t.dtype, FA_DTYPE_I8), N(t.stride[0], 1281), N(t.stride[1], 33)}},                      \
+    {#t " with a scale", FA_OK, NULL, I8(t, ONE(0.5f), NULL, 0, 0, 0, 0, 1, 1)},                \
+    {#t " with a zero", FA_OK, NULL, I8(t, NULL, ONE(-7.5f), 0, 0, 0, 0, 1, 1)},                \
+    {#t " with neither", FA_OK, NULL, I8(t, NULL, NULL, 0, 0, 0, 0, 1, 1)},                     \
+    {#t " with scales and zeros for all", FA_OK, NULL, I8(t, many, many, 1, 1, 1, 1, 1, 1)},    \
+    {#t ", groups larger than all", FA_OK, NULL,                                                \
+     I8(t, many, many, 1, 1, INT64_MAX, INT64_MAX, INT32_MAX, INT32_MAX)},                      \
+    {#t ", groups of nothing", FA_OK, NULL, I8(t, many, many, 1, 1, 0, 0, 0, 0)},               \
+    {#t ", groups of less than nothing", FA_OK, NULL, I8(t, many, NULL, 1, 1, 0, 0, -1, INT32_MIN)}, \
+    {#t ", no groups of tokens", FA_OK, NULL, I8(t, many, many, 0, 0, 0, 1, INT32_MIN, 1)},     \
+    {#t ", no groups of channels", FA_OK, NULL, I8(t, many, many, 0, 0, 1, 0, 1, -1)},          \
+    NO_GROUP(t, FA_ERR_ZERO_EXTENT, 0), NO_GROUP(t, FA_ERR_SHAPE, -1), NO_GROUP(t, FA_ERR_SHAPE, INT32_MIN), \
+    QUANT_AXIS(t, 0, FOR_ENTRY), QUANT_AXIS(t, 1, FOR_HEAD), QUANT_AXIS(t, 2, FOR_TOKEN),       \
+    QUANT_AXIS(t, 3, FOR_CHANNEL),                                                              \
+    {#t ": 2^61 scales", FA_ERR_OVERFLOW, #t, I8(t, many, NULL, BIT(60), BIT(60), 0, 0, 1, 1)}, \
+    {#t ": 2^61 zeros", FA_ERR_OVERFLOW, #t, I8(t, NULL, many, 0, BIT(60), BIT(60), 0, 4, 1)},  \
+    NO_NUMBER(t, NAN), NO_NUMBER(t, INFINITY), NO_NUMBER(t, -INFINITY)
+
+#define NO_GROUP(t, want, n)                                                                    \
+    {#t ", group_tokens " #n, want, "quant.group_tokens", I8(t, many, many, 0, 0, 1, 1, n, 1)}, \
+    {#t ", group_tokens " #n ", channels alike", want, "quant.group_tokens",                    \
+     I8(t, many, NULL, 0, 0, 1, 0, n, 0)},                                                      \
+    {#t ", group_dims " #n, want, "quant.group_dims", I8(t, many, many, 0, 0, 1, 1, 1, n)},     \
+    {#t ", group_dims " #n ", tokens alike", want, "quant.group_dims", I8(t, NULL, many, 0, 0, 0, 1, 0, n)}
+
+#define I8_LIKE(...) I8(__VA_ARGS__)
+#define FOR_ENTRY(n) n, 0, 0, 0, 1, 1
+#define FOR_HEAD(n) 0, n, 0, 0, 1, 1
+#define FOR_TOKEN(n) 0, 0, n, 0, 1, 1
+#define FOR_CHANNEL(n) 0, 0, 0, n, 1, 1
+
+#define QUANT_AXIS(t, axis, at)                                                                 \
+    {#t ".quant.stride -1", FA_ERR_STRIDE, "quant.stride[" #axis "]", I8_LIKE(t, many, many, at(-1))}, \
+    {#t ".quant.stride INT64_MIN", FA_ERR_STRIDE, "quant.stride[" #axis "]",                    \
+     I8_LIKE(t, NULL, NULL, at(INT64_MIN))},                                                    \
+    {#t ".quant.stride INT64_MAX", FA_ERR_OVERFLOW, #t, I8_LIKE(t, many, many, at(INT64_MAX))}, \
+    {#t ".quant.stride 2^62", FA_ERR_OVERFLOW, #t, I8_LIKE(t, NULL, many, at(BIT(62)))},        \
+    {#t ".quant.stride 2^61", FA_ERR_OVERFLOW, #t, I8_LIKE(t, many, NULL, at(BIT(61)))}
+
+/* Refused where all elements share it, data where it is the first of several. */
+#define NO_NUMBER(t, x)                                                                         \
+    {#t ", one scale: " #x, FA_ERR_QUANT_SCALE, NULL, I8(t, ONE(x), NULL, 0, 0, 0, 0, 1, 1)},   \
+    {#t ", one zero: " #x, FA_ERR_QUANT_SCALE, NULL, I8(t, ONE(1), ONE(x), 0, 0, 0, 0, 1, 1)},  \
+    {#t ", one scale: " #x ", groups", FA_ERR_QUANT_SCALE, NULL, I8(t, ONE(x), NULL, 0, 0, 0, 0, 3, 3)}, \
+    {#t ", a token's scale: " #x, FA_OK, NULL, I8(t, FIRST(x), NULL, 0, 0, 1, 0, 1, 1)},        \
+    {#t ", a token's zero: " #x, FA_OK, NULL, I8(t, NULL, FIRST(x), 0, 0, 1, 0, 1, 1)},         \
+    {#t ", a channel's scale: " #x, FA_OK, NULL, I8(t, FIRST(x), NULL, 0, 0, 0, 1, 1, 1)},      \
+    {#t ", a head's scale: " #x, FA_OK, NULL, I8(t, FIRST(x), NULL, 0, 1, 0, 0, 1, 1)},         \
+    {#t ", an entry's zero: " #x, FA_OK, NULL, I8(t, NULL, FIRST(x), 1, 0, 0, 0, 1, 1)}
+#define FIRST(x) ((const float[16]){x})
+
+/* What is not an output, or not a mask. */
+#define BLOCKS_OF_O N(dim_v, 32), N(o.stride[0], 2560), N(o.stride[1], 128), N(o.stride[2], 512)
+#define MASK(type) P(mask.data, AT(q, 0)), N(mask.dtype, FA_DTYPE_##type)
+
 /* Both outputs on the first and the last byte of an input. */
 #define ONTO(t)                                                                                 \
     {"o is " #t, FA_ERR_OVERLAP, NULL, {P(o.data, AT(t, 0))}},                                  \
@@ -143,13 +235,16 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
 #define LISTS(table, starts) P(block_table, table), P(block_table_start, starts), N(page_size, LKV), N(num_pages, 2)
 
 /* Numbers behind the tensors, the same for every row. */
-#define MASK P(mask.data, AT(end, 0))
+#define MASKED P(mask.data, AT(end, 0))
 #define CELLS(data) P(block_mask, data), N(block_mask_q, 2), N(block_mask_kv, 4)
 
 /* An output in the memory of something else. */
 #define ALONE(what, list, ...)                                                                  \
     {"o is " what, FA_ERR_OVERLAP, NULL, {P(o.data, list), __VA_ARGS__}},                       \
     {"lse is " what, FA_ERR_OVERLAP, NULL, {P(lse, list), __VA_ARGS__}}
+
+static const float many[64];
+static const fa_quant quant_of_all = {many, many, {0, 0, 0, 0}, 1, 1}, quant_of_nothing;
 
 static const struct row rows[] = {
     {"nothing wrong", FA_OK, NULL, {{0}}},
@@ -193,9 +288,40 @@ static const struct row rows[] = {
     {"4 heads on 8", FA_ERR_SHAPE, "heads_kv", {N(heads_kv, 8)}},
 
     TENSOR(q, len_q), TENSOR(k, len_kv), TENSOR(v, len_kv), TENSOR(o, len_q),
-    {"o.dtype I8", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_I8)}},
-    {"q.dtype Q8_0, not of whole blocks", FA_ERR_SHAPE, "q.dtype", {N(q.dtype, FA_DTYPE_Q8_0)}},
-    {"mask.dtype I8", FA_ERR_DTYPE, "mask.dtype", {P(mask.data, AT(q, 0)), N(mask.dtype, FA_DTYPE_I8)}},
+
+    OTHER_TYPES(q, dim_qk), OTHER_TYPES(k, dim_qk), OTHER_TYPES(v, dim_v),
+    {"k Q8_0", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32)}},
+    {"k Q8_0, stride 4098", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32), N(k.stride[0], 4098)}},
+    QUANT(q), QUANT(k), QUANT(v),
+    {"one entry, the stride of its scales huge", FA_OK, NULL,
+     {N(batch, 1), N(k.dtype, FA_DTYPE_I8),
+      P(k.quant, (&(const fa_quant){many, many, {INT64_MAX, 1, 0, 0}, 0, 0}))}},
+
+    HALF(o, F16), HALF(o, BF16), QUANT_ON(o, F32, dim_v, DV), QUANT_ON(o, F16, dim_v, DV),
+    QUANT_ON(o, BF16, dim_v, DV),
+    {"o I8", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_I8)}},
+    {"o I8 with a scale", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_I8), P(o.quant, &quant_of_all)}},
+    {"o Q8_0", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_Q8_0), BLOCKS_OF_O}},
+    {"o Q8_0, not of whole blocks", FA_ERR_SHAPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q8_0)}},
+    {"rows of o F16 overlap", FA_ERR_STRIDE, NULL, {N(o.dtype, FA_DTYPE_F16), N(o.stride[1], DV * 2 - 2)}},
+    {"rows of o F16 touch", FA_OK, NULL, {N(o.dtype, FA_DTYPE_F16), N(o.stride[1], DV * 2)}},
+
+    {"mask F16", FA_OK, NULL, {MASK(F16)}},
+    {"mask BF16", FA_OK, NULL, {MASK(BF16)}},
+    {"mask I8", FA_ERR_DTYPE, "mask.dtype", {MASK(I8)}},
+    {"mask I8 with a scale", FA_ERR_DTYPE, "mask.dtype", {MASK(I8), P(mask.quant, &quant_of_all)}},
+    {"mask Q8_0", FA_ERR_DTYPE, "mask.dtype", {MASK(Q8_0)}},
+    {"mask Q8_0, whole blocks", FA_ERR_DTYPE, "mask.dtype", {MASK(Q8_0), N(len_kv, 32)}},
+    {"mask.dtype 99", FA_ERR_DTYPE, "mask.dtype", {P(mask.data, AT(q, 0)), N(mask.dtype, 99)}},
+    {"mask F32 with a scale", FA_ERR_DTYPE, "mask.dtype", {MASK(F32), P(mask.quant, &quant_of_all)}},
+    {"mask F16 with a scale", FA_ERR_DTYPE, "quant", {MASK(F16), P(mask.quant, &quant_of_all)}},
+    {"mask BF16 with a quant of nothing", FA_ERR_DTYPE, "quant", {MASK(BF16), P(mask.quant, &quant_of_nothing)}},
+    {"mask BOOL8 with a scale", FA_ERR_DTYPE, "quant", {MASK(BOOL8), P(mask.quant, &quant_of_all)}},
+    {"mask F16, stride 2", FA_OK, NULL, {MASK(F16), N(mask.stride[2], 2)}},
+    {"mask F16, stride 17", FA_ERR_STRIDE, "mask.stride[2]", {MASK(F16), N(mask.stride[2], 17)}},
+    {"mask BF16, stride 17", FA_ERR_STRIDE, "mask.stride[1]", {MASK(BF16), N(mask.stride[1], 17)}},
+    {"mask F32, stride 18", FA_ERR_STRIDE, "mask.stride[0]", {MASK(F32), N(mask.stride[0], 18)}},
+    {"mask BOOL8, stride 17", FA_OK, NULL, {MASK(BOOL8), N(mask.stride[2], 17)}},
 
     {"no queries, q and o NULL", FA_OK, NULL, {N(len_q, 0), P(q.data, NULL), P(o.data, NULL)}},
     {"no keys, k and v NULL", FA_OK, NULL, {N(len_kv, 0), P(k.data, NULL), P(v.data, NULL)}},
@@ -305,22 +431,22 @@ static const struct row rows[] = {
     {"softcap +inf", FA_ERR_SOFTCAP, "softcap", {X(softcap, INFINITY)}},
     {"softcap -inf", FA_ERR_SOFTCAP, "softcap", {X(softcap, -INFINITY)}},
 
-    {"mask", FA_OK, NULL, {MASK}},
-    {"mask of bytes", FA_OK, NULL, {MASK, N(mask.dtype, FA_DTYPE_BOOL8), N(mask.stride[2], LKV)}},
-    {"mask.stride -4", FA_ERR_STRIDE, "mask.stride[0]", {MASK, N(mask.stride[0], -4)}},
-    {"mask.stride 4098", FA_ERR_STRIDE, "mask.stride[2]", {MASK, N(mask.stride[2], 4098)}},
-    {"mask.stride 2^63", FA_ERR_OVERFLOW, NULL, {MASK, N(mask.stride[1], MOST)}},
-    {"mask.dtype F16", FA_ERR_UNSUPPORTED, "mask.dtype", {MASK, N(mask.dtype, FA_DTYPE_F16)}},
-    {"mask.dtype I8", FA_ERR_DTYPE, "mask.dtype", {MASK, N(mask.dtype, FA_DTYPE_I8)}},
-    {"mask.dtype 99", FA_ERR_DTYPE, "mask.dtype", {MASK, N(mask.dtype, 99)}},
-    {"mask.reserved 1", FA_ERR_RESERVED, "mask", {MASK, N(mask.reserved, 1)}},
+    {"mask", FA_OK, NULL, {MASKED}},
+    {"mask of bytes", FA_OK, NULL, {MASKED, N(mask.dtype, FA_DTYPE_BOOL8), N(mask.stride[2], LKV)}},
+    {"mask.stride -4", FA_ERR_STRIDE, "mask.stride[0]", {MASKED, N(mask.stride[0], -4)}},
+    {"mask.stride 4098", FA_ERR_STRIDE, "mask.stride[2]", {MASKED, N(mask.stride[2], 4098)}},
+    {"mask.stride 2^63", FA_ERR_OVERFLOW, NULL, {MASKED, N(mask.stride[1], MOST)}},
+    {"mask.dtype F16", FA_ERR_UNSUPPORTED, "mask.dtype", {MASKED, N(mask.dtype, FA_DTYPE_F16)}},
+    {"mask.dtype I8", FA_ERR_DTYPE, "mask.dtype", {MASKED, N(mask.dtype, FA_DTYPE_I8)}},
+    {"mask.dtype 99", FA_ERR_DTYPE, "mask.dtype", {MASKED, N(mask.dtype, 99)}},
+    {"mask.reserved 1", FA_ERR_RESERVED, "mask", {MASKED, N(mask.reserved, 1)}},
     {"flags 2", FA_ERR_RESERVED, "flags", {N(flags, 2)}},
-    {"slopes times mask", FA_OK, NULL, {N(flags, FA_MASK_TIMES_SLOPE), MASK, P(alibi_slopes, AT(end, 0))}},
-    {"no slopes times mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE", {N(flags, FA_MASK_TIMES_SLOPE), MASK}},
+    {"slopes times mask", FA_OK, NULL, {N(flags, FA_MASK_TIMES_SLOPE), MASKED, P(alibi_slopes, AT(end, 0))}},
+    {"no slopes times mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE", {N(flags, FA_MASK_TIMES_SLOPE), MASKED}},
     {"slopes times no mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE",
      {N(flags, FA_MASK_TIMES_SLOPE), P(alibi_slopes, AT(end, 0))}},
     {"slopes times bytes", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE",
-     {N(flags, FA_MASK_TIMES_SLOPE), MASK, N(mask.dtype, FA_DTYPE_BOOL8), P(alibi_slopes, AT(end, 0))}},
+     {N(flags, FA_MASK_TIMES_SLOPE), MASKED, N(mask.dtype, FA_DTYPE_BOOL8), P(alibi_slopes, AT(end, 0))}},
     {"alibi_batch_stride -1", FA_ERR_STRIDE, "alibi_batch_stride",
      {P(alibi_slopes, AT(end, 0)), N(alibi_batch_stride, -1)}},
     {"alibi_batch_stride INT64_MAX", FA_ERR_OVERFLOW, NULL,
