@@ -179,11 +179,11 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
     NO_NUMBER(t, NAN), NO_NUMBER(t, INFINITY), NO_NUMBER(t, -INFINITY)
 
 #define NO_GROUP(t, want, n)                                                                    \
-    {#t ", group_tokens " #n, want, "quant.group_tokens", I8(t, many, many, 0, 0, 1, 1, n, 1)}, \
-    {#t ", group_tokens " #n ", channels alike", want, "quant.group_tokens",                    \
+    {#t ", group_tokens " #n, want, #t ".quant.group_tokens", I8(t, many, many, 0, 0, 1, 1, n, 1)}, \
+    {#t ", group_tokens " #n ", channels alike", want, #t ".quant.group_tokens",                    \
      I8(t, many, NULL, 0, 0, 1, 0, n, 0)},                                                      \
-    {#t ", group_dims " #n, want, "quant.group_dims", I8(t, many, many, 0, 0, 1, 1, 1, n)},     \
-    {#t ", group_dims " #n ", tokens alike", want, "quant.group_dims", I8(t, NULL, many, 0, 0, 0, 1, 0, n)}
+    {#t ", group_dims " #n, want, #t ".quant.group_dims", I8(t, many, many, 0, 0, 1, 1, 1, n)},     \
+    {#t ", group_dims " #n ", tokens alike", want, #t ".quant.group_dims", I8(t, NULL, many, 0, 0, 0, 1, 0, n)}
 
 #define I8_LIKE(...) I8(__VA_ARGS__)
 #define FOR_ENTRY(n) n, 0, 0, 0, 1, 1
@@ -192,8 +192,8 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
 #define FOR_CHANNEL(n) 0, 0, 0, n, 1, 1
 
 #define QUANT_AXIS(t, axis, at)                                                                 \
-    {#t ".quant.stride -1", FA_ERR_STRIDE, "quant.stride[" #axis "]", I8_LIKE(t, many, many, at(-1))}, \
-    {#t ".quant.stride INT64_MIN", FA_ERR_STRIDE, "quant.stride[" #axis "]",                    \
+    {#t ".quant.stride -1", FA_ERR_STRIDE, #t ".quant.stride[" #axis "]", I8_LIKE(t, many, many, at(-1))}, \
+    {#t ".quant.stride INT64_MIN", FA_ERR_STRIDE, #t ".quant.stride[" #axis "]",                    \
      I8_LIKE(t, NULL, NULL, at(INT64_MIN))},                                                    \
     {#t ".quant.stride INT64_MAX", FA_ERR_OVERFLOW, #t, I8_LIKE(t, many, many, at(INT64_MAX))}, \
     {#t ".quant.stride 2^62", FA_ERR_OVERFLOW, #t, I8_LIKE(t, NULL, many, at(BIT(62)))},        \
@@ -201,9 +201,9 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
 
 /* Refused where all elements share it, data where it is the first of several. */
 #define NO_NUMBER(t, x)                                                                         \
-    {#t ", one scale: " #x, FA_ERR_QUANT_SCALE, NULL, I8(t, ONE(x), NULL, 0, 0, 0, 0, 1, 1)},   \
-    {#t ", one zero: " #x, FA_ERR_QUANT_SCALE, NULL, I8(t, ONE(1), ONE(x), 0, 0, 0, 0, 1, 1)},  \
-    {#t ", one scale: " #x ", groups", FA_ERR_QUANT_SCALE, NULL, I8(t, ONE(x), NULL, 0, 0, 0, 0, 3, 3)}, \
+    {#t ", one scale: " #x, FA_ERR_QUANT_SCALE, #t ".quant", I8(t, ONE(x), NULL, 0, 0, 0, 0, 1, 1)},   \
+    {#t ", one zero: " #x, FA_ERR_QUANT_SCALE, #t ".quant", I8(t, ONE(1), ONE(x), 0, 0, 0, 0, 1, 1)},  \
+    {#t ", one scale: " #x ", groups", FA_ERR_QUANT_SCALE, #t ".quant", I8(t, ONE(x), NULL, 0, 0, 0, 0, 3, 3)}, \
     {#t ", a token's scale: " #x, FA_OK, NULL, I8(t, FIRST(x), NULL, 0, 0, 1, 0, 1, 1)},        \
     {#t ", a token's zero: " #x, FA_OK, NULL, I8(t, NULL, FIRST(x), 0, 0, 1, 0, 1, 1)},         \
     {#t ", a channel's scale: " #x, FA_OK, NULL, I8(t, FIRST(x), NULL, 0, 0, 0, 1, 1, 1)},      \
@@ -299,9 +299,13 @@ static const struct row rows[] = {
 
     HALF(o, F16), HALF(o, BF16), QUANT_ON(o, F32, dim_v, DV), QUANT_ON(o, F16, dim_v, DV),
     QUANT_ON(o, BF16, dim_v, DV),
-    {"o I8", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_I8)}},
-    {"o I8 with a scale", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_I8), P(o.quant, &quant_of_all)}},
-    {"o Q8_0", FA_ERR_DTYPE, NULL, {N(o.dtype, FA_DTYPE_Q8_0), BLOCKS_OF_O}},
+    {"o I8", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_I8)}},
+    {"o is the scales of k", FA_ERR_OVERLAP, NULL,
+     {N(k.dtype, FA_DTYPE_I8), P(k.quant, &(const fa_quant){.scale = arena.o})}},
+    {"lse is the zeros of v", FA_ERR_OVERLAP, NULL,
+     {N(v.dtype, FA_DTYPE_I8), P(v.quant, &(const fa_quant){.zero = arena.lse})}},
+    {"o I8 with a scale", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_I8), P(o.quant, &quant_of_all)}},
+    {"o Q8_0", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q8_0), BLOCKS_OF_O}},
     {"o Q8_0, not of whole blocks", FA_ERR_SHAPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q8_0)}},
     {"rows of o F16 overlap", FA_ERR_STRIDE, NULL, {N(o.dtype, FA_DTYPE_F16), N(o.stride[1], DV * 2 - 2)}},
     {"rows of o F16 touch", FA_OK, NULL, {N(o.dtype, FA_DTYPE_F16), N(o.stride[1], DV * 2)}},
@@ -436,11 +440,10 @@ static const struct row rows[] = {
     {"mask.stride -4", FA_ERR_STRIDE, "mask.stride[0]", {MASKED, N(mask.stride[0], -4)}},
     {"mask.stride 4098", FA_ERR_STRIDE, "mask.stride[2]", {MASKED, N(mask.stride[2], 4098)}},
     {"mask.stride 2^63", FA_ERR_OVERFLOW, NULL, {MASKED, N(mask.stride[1], MOST)}},
-    {"mask.dtype F16", FA_ERR_UNSUPPORTED, "mask.dtype", {MASKED, N(mask.dtype, FA_DTYPE_F16)}},
     {"mask.dtype I8", FA_ERR_DTYPE, "mask.dtype", {MASKED, N(mask.dtype, FA_DTYPE_I8)}},
     {"mask.dtype 99", FA_ERR_DTYPE, "mask.dtype", {MASKED, N(mask.dtype, 99)}},
     {"mask.reserved 1", FA_ERR_RESERVED, "mask", {MASKED, N(mask.reserved, 1)}},
-    {"flags 2", FA_ERR_RESERVED, "flags", {N(flags, 2)}},
+    {"flags 4", FA_ERR_RESERVED, "flags", {N(flags, 4)}},
     {"slopes times mask", FA_OK, NULL, {N(flags, FA_MASK_TIMES_SLOPE), MASKED, P(alibi_slopes, AT(end, 0))}},
     {"no slopes times mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE", {N(flags, FA_MASK_TIMES_SLOPE), MASKED}},
     {"slopes times no mask", FA_ERR_SHAPE, "FA_MASK_TIMES_SLOPE",

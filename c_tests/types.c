@@ -6,7 +6,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static const char *const names[] = {"F32", "F16", "Bf16", "I8", "Q8_0"};
+static const char *const names[] = {"F32", "F16", "BF16", "I8", "Q8_0"};
 enum { TYPES = COUNT(names) };
 
 /* ---- Numbers as they are stored. ---- */
@@ -237,9 +237,10 @@ static bool sees(const fa_attention *a, int64_t b, int64_t i, int64_t j) {
     return a->window_right == FA_NO_LIMIT || j <= p + a->window_right;
 }
 
-/* The output of all rows one after another, and how far from it a result may be. */
+/* The output of all rows one after another, and how far from it a result may be: at most, and where queries
+ * and probabilities are rounded to bfloat16. */
 struct want {
-    double *o, *far;
+    double *o, *far, *far_rounded;
     int64_t n;
 };
 
@@ -248,14 +249,18 @@ static void want_row(const fa_attention *a, int64_t b, int64_t h, int64_t i, con
                      const double *k, const double *v, struct want *want) {
     int64_t keys = keys_of(a, b), dv = a->dim_v;
     double scale = a->scale == 0 ? 1 / sqrt((double)a->dim_qk) : (double)a->scale;
-    double *s = need((size_t)keys * sizeof *s), max = -INFINITY, sum = 0;
-    double *o = want->o + want->n, *far = want->far + want->n;
+    double *s = need((size_t)keys * sizeof *s), max = -INFINITY, sum = 0, magnitude = 0;
+    double *o = want->o + want->n, *far = want->far + want->n, *far_rounded = want->far_rounded + want->n;
     bool *seen = need((size_t)keys);
     for (int64_t j = 0; j < keys; j++) {
-        double bias = a->mask.data != NULL ? element(&a->mask, b, h, i, j) : 0, dot = 0;
+        double bias = a->mask.data != NULL ? element(&a->mask, b, h, i, j) : 0, dot = 0, size = 0;
         seen[j] = sees(a, b, i, j) && bias != -INFINITY;
         if (!seen[j]) continue;
-        for (int64_t d = 0; d < a->dim_qk; d++) dot += q[d] * k[j * a->dim_qk + d];
+        for (int64_t d = 0; d < a->dim_qk; d++) {
+            dot += q[d] * k[j * a->dim_qk + d];
+            size += fabs(q[d] * k[j * a->dim_qk + d]);
+        }
+        magnitude = fmax(magnitude, scale * size);
         s[j] = scale * dot + bias;
         max = fmax(max, s[j]);
     }
@@ -269,8 +274,11 @@ static void want_row(const fa_attention *a, int64_t b, int64_t h, int64_t i, con
     }
     /* Of each column its own largest |v|, which is stricter than that of the tensor. */
     for (int64_t d = 0; d < dv; d++) {
+        /* A rounding of the query and one of the probability, each by a 2^-9th at most. */
+        far_rounded[d] = far[d] * (2 * magnitude + 2) / 512;
         far[d] *= 1e-5;
         far[d] += ulp(fabs(o[d]) + far[d], a->o.dtype) / 2;
+        far_rounded[d] += far[d] + ulp(fabs(o[d]) + far_rounded[d], a->o.dtype) / 2;
     }
     want->n += dv;
     free(s), free(seen);
@@ -290,7 +298,7 @@ static struct want definition(const fa_attention *a) {
     int64_t rows = 0, group = a->heads_q / a->heads_kv, entry, row;
     for (int64_t b = 0; b < a->batch; b++) rows += rows_of(a, b);
     size_t size = (size_t)(rows * a->heads_q * a->dim_v) * sizeof(double);
-    struct want want = {need(size), need(size), 0};
+    struct want want = {need(size), need(size), need(size), 0};
     double *q = need((size_t)a->dim_qk * sizeof *q);
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t kv_head = 0; kv_head < a->heads_kv; kv_head++) {
@@ -313,7 +321,7 @@ static struct want definition(const fa_attention *a) {
 /* All bytes of the output. */
 static unsigned char *o_bytes;
 static size_t o_size;
-static int problems, results, converted;
+static int problems, results, converted, multiplied;
 
 /* Takes each row that is looked at back to what it was before the call, so that afterwards only what was
  * written besides is left. */
@@ -355,25 +363,41 @@ static void check_words(const char *what, const fa_attention *a) {
     }
 }
 
-static void expect(const char *what, const fa_attention *a) {
-    struct want want = definition(a);
+static void run(const char *what, const fa_attention *a, struct want want) {
+    size_t bytes = 0;
+    CHECK(fa_attention_workspace(a, 1, &bytes) == FA_OK, "%s: workspace", what);
+    unsigned char *ws = need(bytes + 2);
+    memset(ws, 0xff, bytes + 2);
+    memset(o_bytes, 0xff, o_size);
+    fa_status status = fa_attention_run(a, ws + 1, bytes, NULL);
+    CHECK(status == FA_OK, "%s: %s", what, fa_status_string(status));
+    CHECK(ws[0] == 0xff && ws[bytes + 1] == 0xff, "%s: wrote beside the workspace", what);
+    compare(what, a, want);
+    free(ws);
+}
+
+/* With bfloat16 K and V and instructions for them, rounding is allowed and tried, too. */
+static void expect(const char *what, const fa_attention *given) {
+    fa_attention precise = *given, fast = *given;
+    precise.flags |= FA_PRECISE;
+    struct want want = definition(given), rounded = {want.o, want.far_rounded, NULL, want.n};
     for (int i = 0; i <= machine_rank(); i++) {
-        size_t bytes = 0;
         CHECK(fa_limit_isa(isa_names[i]) == FA_OK, "%s", isa_names[i]);
-        check_words(what, a);
-        CHECK(fa_attention_workspace(a, 1, &bytes) == FA_OK, "%s: workspace", what);
-        unsigned char *ws = need(bytes + 2);
-        memset(ws, 0xff, bytes + 2);
-        memset(o_bytes, 0xff, o_size);
-        fa_status status = fa_attention_run(a, ws + 1, bytes, NULL);
-        CHECK(status == FA_OK, "%s: %s", what, fa_status_string(status));
-        CHECK(ws[0] == 0xff && ws[bytes + 1] == 0xff, "%s: wrote beside the workspace", what);
-        compare(what, a, want);
-        free(ws);
+        check_words(what, &precise);
+        run(what, &precise, want);
+        bool is_bf16 = fast.k.dtype == FA_DTYPE_BF16 && fast.v.dtype == FA_DTYPE_BF16;
+        if (is_bf16 && strcmp(isa_names[i], "avx512bf16") == 0) {
+            char why[400] = "";
+            CHECK(fa_attention_check(&fast, why, sizeof why) == FA_OK, "%s: %s", what, why);
+            bool is_said = strstr(why, "avx512bf16 bf16") != NULL && strstr(why, "V rearranged") != NULL;
+            CHECK(is_said == (fast.len_q != 1), "%s: %s", what, why);
+            run(what, &fast, rounded);
+            multiplied++;
+        }
     }
     CHECK(fa_limit_isa(NULL) == FA_OK, "taking the cap back");
     problems++;
-    free(want.o), free(want.far);
+    free(want.o), free(want.far), free(want.far_rounded);
 }
 
 /* ---- Problems: 4 query heads on 2 kv heads, two sequences, causal, the last query on the last key. ---- */
@@ -657,6 +681,7 @@ int main(void) {
     constants();
     blocks_of_ggml();
     forget();
-    printf("%d problems, %d numbers, %d conversions announced\n", problems, results, converted);
+    printf("%d problems, %d of them multiplied as bfloat16, too; %d numbers, %d conversions announced\n", problems,
+           multiplied, results, converted);
     return check_result();
 }

@@ -29,6 +29,20 @@ pub enum Dtype {
     Bool8,
 }
 
+impl std::fmt::Display for Dtype {
+    /// As in the header, without its prefix.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+            Dtype::I8 => "I8",
+            Dtype::Q8_0 => "Q8_0",
+            Dtype::Bool8 => "BOOL8",
+        })
+    }
+}
+
 /// Runs `$code` with `$Type` standing for the [`Stored`] of a [`Dtype`].
 macro_rules! with_stored {
     ($dtype:expr, $Type:ident => $code:expr) => {

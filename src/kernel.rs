@@ -1,7 +1,7 @@
 //! THE TABLE: one row for each instruction set and compute family, best first.
 //!
 //! A new instruction set is one file in `simd/` and its rows here; a new compute family one file
-//! in `dtype/` and its rows here. Nothing else names either.
+//! in `family/` and its rows here. Nothing else names either.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};

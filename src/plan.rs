@@ -131,7 +131,7 @@ impl fmt::Display for Plan {
             if in_place[i] {
                 write!(f, ", {name} copied block by block")?;
             } else if family == "f32" {
-                write!(f, ", {name} converted from {dtype:?} block by block")?;
+                write!(f, ", {name} converted from {dtype} block by block")?;
             } else {
                 write!(f, ", {name} rearranged block by block")?;
             }

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Layout, View, ViewMut};
+use crate::view::{Array, Layout, Quant, View, ViewMut};
 pub use batch::{Batch, Sequence};
 pub use cells::Cells;
 pub use logits::{Logits, Slopes};
@@ -108,8 +108,11 @@ impl<'a> Problem<'a> {
             (cells, "shares memory with block_mask"),
         ];
         // Small calls notice how many there are to look at.
-        let lists = batch.addresses().into_iter().chain(logits.addresses()).filter(|list| !list.is_empty());
-        let lists = lists.map(|list| (list, "shares memory with a list of lengths, pages, slopes or sinks"));
+        let quants = [q, k, v].into_iter().filter_map(View::quant).flat_map(Quant::addresses);
+        let lists = batch.addresses().into_iter().chain(logits.addresses()).chain(quants);
+        let lists = lists.filter(|list| !list.is_empty());
+        let lists =
+            lists.map(|list| (list, "shares memory with a list of lengths, pages, slopes, sinks or scales"));
         let outputs = [(o.addresses(), "o"), (lse.clone(), "lse")];
         for (input, but) in inputs.into_iter().chain(lists) {
             for (output, name) in &outputs {

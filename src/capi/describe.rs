@@ -79,10 +79,14 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
         (batches, entries(rows_q, len_q), kv)
     };
 
-    let q = layout(["q.dtype", "q.stride"], &a.q, [entries_q, heads_q, rows_q], dim_qk)?;
-    let k = layout(["k.dtype", "k.stride"], &a.k, [entries_kv, heads_kv, rows_kv], dim_qk)?;
-    let v = layout(["v.dtype", "v.stride"], &a.v, [entries_kv, heads_kv, rows_kv], dim_v)?;
-    let o = layout(["o.dtype", "o.stride"], &a.o, [entries_q, heads_q, rows_q], dim_v)?;
+    let q = layout(&Q, &a.q, [entries_q, heads_q, rows_q], dim_qk)?;
+    let k = layout(&K, &a.k, [entries_kv, heads_kv, rows_kv], dim_qk)?;
+    let v = layout(&V, &a.v, [entries_kv, heads_kv, rows_kv], dim_v)?;
+    let o = layout(&O, &a.o, [entries_q, heads_q, rows_q], dim_v)?;
+    if !o.dtype.is_float() {
+        let fact = Refusal::of(O.dtype, i64::from(a.o.dtype));
+        return Err(fact.but(Error::Dtype, "outputs are FA_DTYPE_F32, _F16 or _BF16"));
+    }
     let mut lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride: [0; 3] };
     if !a.lse.is_null() {
         lse.stride = strides("lse_stride", a.lse_stride, lse.extent, 1)?;
@@ -94,9 +98,9 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
     // SAFETY: the caller's contract.
     let tensors = unsafe {
         Tensors {
-            q: input("q", &a.q, q)?,
-            k: input("k", &a.k, k)?,
-            v: input("v", &a.v, v)?,
+            q: input(&Q, &a.q, q)?,
+            k: input(&K, &a.k, k)?,
+            v: input(&V, &a.v, v)?,
             o: ViewMut::new(a.o.data.cast(), o).map_err(about("o"))?,
             lse: match a.lse.is_null() {
                 true => None,
@@ -246,6 +250,9 @@ fn about(what: &'static str) -> impl Fn(Error) -> Refusal {
         Error::Null => Refusal::about(error, what, "NULL, but there are elements"),
         Error::Stride => Refusal::about(error, what, "strides let rows overlap each other"),
         Error::Overflow => Refusal::about(error, what, "more bytes than an address space holds"),
+        Error::QuantScale => {
+            Refusal::about(error, what, "a value shared by the whole tensor is NaN or infinite")
+        }
         _ => error.into(),
     }
 }
@@ -290,26 +297,50 @@ fn packed(
     Ok(Some(usize::try_from(starts.get(last)).unwrap_or(0)))
 }
 
-fn layout(
-    [dtype_name, stride_name]: [&'static str; 2],
-    tensor: &fa_tensor,
-    extent: [usize; 3],
-    dim: usize,
-) -> Result<Layout, Refusal> {
-    let dtype = tensor::dtype(dtype_name, tensor.dtype)?;
-    let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
+/// What the fields of a tensor are called.
+struct Names {
+    tensor: &'static str,
+    dtype: &'static str,
+    stride: &'static str,
+    quant: &'static str,
+    quant_stride: &'static str,
+    group_tokens: &'static str,
+    group_dims: &'static str,
+}
+
+macro_rules! names {
+    ($name:literal) => {
+        Names {
+            tensor: $name,
+            dtype: concat!($name, ".dtype"),
+            stride: concat!($name, ".stride"),
+            quant: concat!($name, ".quant"),
+            quant_stride: concat!($name, ".quant.stride"),
+            group_tokens: concat!($name, ".quant.group_tokens"),
+            group_dims: concat!($name, ".quant.group_dims"),
+        }
+    };
+}
+
+const Q: Names = names!("q");
+const K: Names = names!("k");
+const V: Names = names!("v");
+const O: Names = names!("o");
+
+fn layout(names: &Names, tensor: &fa_tensor, extent: [usize; 3], dim: usize) -> Result<Layout, Refusal> {
+    let dtype = tensor::dtype(names.dtype, tensor.dtype)?;
+    let fact = Refusal::of(names.dtype, i64::from(tensor.dtype));
     if dtype == Dtype::Bool8 {
         return Err(fact.but(Error::Dtype, "FA_DTYPE_BOOL8 is for masks"));
     }
     if !dim.is_multiple_of(dtype.block()) {
-        let fact = Refusal::of(dtype_name, dim as i64);
-        let but = "its rows have whole blocks only, and this is not a multiple of";
+        let but = "rows have whole blocks only, and the tensor's dim is no multiple of their elements";
         return Err(fact.against(Error::Shape, but, dtype.block() as i64));
     }
     if dtype != Dtype::I8 {
-        unquantised(dtype_name, tensor)?;
+        unquantised(names.dtype, tensor)?;
     }
-    layout_of(dtype, stride_name, tensor, extent, dim)
+    layout_of(dtype, names.stride, tensor, extent, dim)
 }
 
 fn unquantised(dtype_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
@@ -322,9 +353,9 @@ fn unquantised(dtype_name: &'static str, tensor: &fa_tensor) -> Result<(), Refus
 
 /// # Safety
 /// As [`problem`].
-unsafe fn input<'a>(what: &'static str, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
+unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
     // SAFETY: the caller's contract.
-    let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(what))? };
+    let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor))? };
     if tensor.quant.is_null() {
         return Ok(view);
     }
@@ -332,7 +363,7 @@ unsafe fn input<'a>(what: &'static str, tensor: &fa_tensor, layout: Layout) -> R
     let quant = unsafe { tensor.quant.read_unaligned() };
     let mut stride = [0; 4];
     for (axis, stride) in stride.iter_mut().enumerate() {
-        let fact = Refusal::of("quant.stride", quant.stride[axis]).at(axis);
+        let fact = Refusal::of(names.quant_stride, quant.stride[axis]).at(axis);
         *stride = usize::try_from(quant.stride[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
     }
     let fa_quant { group_tokens, group_dims, .. } = quant;
@@ -342,14 +373,14 @@ unsafe fn input<'a>(what: &'static str, tensor: &fa_tensor, layout: Layout) -> R
         _ => extent(name, i64::from(size), 1),
     };
     let group = [
-        group("quant.group_tokens", group_tokens, stride[2])?,
-        group("quant.group_dims", group_dims, stride[3])?,
+        group(names.group_tokens, group_tokens, stride[2])?,
+        group(names.group_dims, group_dims, stride[3])?,
     ];
-    let len = Quant::len(stride, group, &layout).map_err(about(what))?;
+    let len = Quant::len(stride, group, &layout).map_err(about(names.quant))?;
     // SAFETY: as many values, by the caller's contract.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(quant).map_err(about(what))
+    view.quantised(quant).map_err(about(names.quant))
 }
 
 fn layout_of(

@@ -1,5 +1,7 @@
 //! How stored integers become numbers: scales and zero points of any granularity.
 
+use std::ops::Range;
+
 use super::{Array, Layout};
 use crate::error::Error;
 
@@ -37,6 +39,11 @@ impl<'a> Quant<'a> {
             len = beyond.filter(|&len| len <= isize::MAX as usize / 4).ok_or(Error::Overflow)?;
         }
         Ok(len)
+    }
+
+    /// What scales and zeros occupy.
+    pub fn addresses(&self) -> [Range<usize>; 2] {
+        [self.scale, self.zero].map(|list| list.map_or(0..0, |list| list.addresses()))
     }
 
     /// Whether there is a value for each element, and none is unfit that all of them share. Others are
