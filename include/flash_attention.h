@@ -170,7 +170,7 @@ typedef enum fa_status {
    */
   FA_ERR_STRUCT_SIZE = 15,
   /**
-   * Legal, but not in this version; fa_attention_check says what.
+   * Legal, but not in this version; fa_attention_check says what. No function of this version returns it.
    */
   FA_ERR_UNSUPPORTED = 16,
   /**
@@ -834,7 +834,7 @@ enum fa_status fa_attention_workspace(const struct fa_attention *a,
  * @param[in] pool  the threads; NULL = the calling thread alone
  * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
  *         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_SOFTCAP;
- *         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED;
+ *         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_QUANT_SCALE;
  *         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
  *         fa_attention_check says why in words.
  *

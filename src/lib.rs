@@ -16,8 +16,9 @@
 //! | [`attend`] | its steps: stage, scores, logits, mask, softmax, accumulate, epilogue; and merging of results |
 //! | [`decode`] | one part, few queries: lanes = elements of a head |
 //!
-//! What the path consults: [`part`], [`dtype`], [`view`], [`simd`], [`machine`], [`pool`],
-//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in twenty lines of f64: read it
+//! What the path consults: [`part`], [`family`] (how scores and outputs are made), [`dtype`] (how bytes become
+//! numbers), [`view`], [`simd`], [`machine`], [`pool`],
+//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
 //! first.
 
 pub mod attend;

@@ -95,7 +95,7 @@ pub unsafe extern "C" fn fa_attention_workspace(
 /// @param[in] pool  the threads; NULL = the calling thread alone
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
 ///         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_SOFTCAP;
-///         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_UNSUPPORTED;
+///         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_QUANT_SCALE;
 ///         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
 ///         fa_attention_check says why in words.
 ///

@@ -47,7 +47,7 @@ pub enum fa_status {
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.
     FA_ERR_STRUCT_SIZE = 15,
-    /// Legal, but not in this version; fa_attention_check says what.
+    /// Legal, but not in this version; fa_attention_check says what. No function of this version returns it.
     FA_ERR_UNSUPPORTED = 16,
     /// The workspace is NULL or smaller than fa_attention_workspace asks for.
     FA_ERR_WORKSPACE = 17,
