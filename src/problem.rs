@@ -108,7 +108,7 @@ impl<'a> Problem<'a> {
             (cells, "shares memory with block_mask"),
         ];
         // Small calls notice how many there are to look at.
-        let quants = [q, k, v].into_iter().filter_map(View::quant).flat_map(Quant::addresses);
+        let quants = [q, k, v].into_iter().filter_map(|view| view.quant()).flat_map(Quant::addresses);
         let lists = batch.addresses().into_iter().chain(logits.addresses()).chain(quants);
         let lists = lists.filter(|list| !list.is_empty());
         let lists =

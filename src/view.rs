@@ -98,7 +98,7 @@ type Vec3 = [(usize, usize); 3];
 pub struct View<'a> {
     base: *const u8,
     layout: Layout,
-    quant: Option<Quant<'a>>,
+    quant: Option<&'a Quant<'a>>,
     memory: PhantomData<&'a [u8]>,
 }
 
@@ -133,15 +133,15 @@ impl<'a> View<'a> {
     }
 
     /// The same memory, its integers standing for other numbers; there are as many scales as it needs.
-    pub fn quantised(self, quant: Quant<'a>) -> Result<View<'a>, Error> {
+    pub fn quantised(self, quant: &'a Quant<'a>) -> Result<View<'a>, Error> {
         quant.check(&self.layout)?;
         Ok(View { quant: Some(quant), ..self })
     }
 
     /// What stored integers stand for, if not for themselves.
     #[inline(always)]
-    pub fn quant(&self) -> Option<&Quant<'a>> {
-        self.quant.as_ref()
+    pub fn quant(&self) -> Option<&'a Quant<'a>> {
+        self.quant
     }
 
     /// Extents, strides and type.
@@ -179,7 +179,7 @@ impl<'a> View<'a> {
     fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
         // SAFETY: row and element are in range, so by the contract of `new` the element is readable.
         let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
-        match &self.quant {
+        match self.quant {
             None => stored,
             Some(quant) => {
                 let [scale, zero] = quant.of(quant.at(at), d).map(f64::from);

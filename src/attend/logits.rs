@@ -32,6 +32,8 @@ pub(crate) struct Logits<'p> {
     cells: Option<&'p Cells<'p>>,
     /// What masks are multiplied by: log2(e), and the slope if that is how it is used.
     mask_factor: f32,
+    /// How large their numbers may be: the product is [`LARGEST_BIAS`] then.
+    mask_most: f32,
 }
 
 impl<'p> Logits<'p> {
@@ -50,6 +52,7 @@ impl<'p> Logits<'p> {
         }
         let slope = problem.slope(&sequence, head);
         let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
+        let mask_factor = finite(LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0));
         Some(Logits {
             sequence,
             head,
@@ -57,7 +60,8 @@ impl<'p> Logits<'p> {
             slope: slope.filter(|_| !times_mask).map(|slope| finite(slope * LOG2_E)),
             mask: logits.mask.as_ref(),
             cells: logits.cells.as_ref().filter(|_| !all),
-            mask_factor: finite(LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0)),
+            mask_factor,
+            mask_most: LARGEST_BIAS / mask_factor.abs().max(1.0),
         })
     }
 
@@ -100,6 +104,7 @@ impl<'p> Logits<'p> {
         let mut biases = MaybeUninit::<[f32; MAX_LANES * MAX_WIDTH]>::uninit();
         let biases = biases.as_mut_ptr().cast::<f32>();
         let hides = self.mask.is_some() || self.cells.is_some();
+        let masking = self.masking(s);
         let mut first = keys.start;
         while first < keys.end {
             let here = first..keys.end.min(first + S::LANES);
@@ -117,7 +122,7 @@ impl<'p> Logits<'p> {
                             x = biased(s, x, away, -1, slope);
                         }
                         if hides {
-                            x = self.masked(s, x, biases.add(((key - first) * Z + z) * S::LANES));
+                            x = masked(s, x, masking, biases.add(((key - first) * Z + z) * S::LANES));
                         }
                         // NaN as the first operand leaves the maximum alone.
                         *max = s.max(x, *max);
@@ -161,6 +166,7 @@ impl<'p> Logits<'p> {
         scores: *mut f32,
     ) {
         let first = seen.start - seen.start % S::LANES;
+        let masking = self.masking(s);
         for at in (first..seen.end).step_by(S::LANES) {
             // SAFETY: `at` is within the line; keys are among `seen`.
             unsafe {
@@ -175,7 +181,7 @@ impl<'p> Logits<'p> {
                     s.store(biases, s.splat(0.0));
                     let keys = start + here.start..start + here.end;
                     self.bias_row(s, row, &keys, biases.add(here.start - at));
-                    x = self.masked(s, x, biases);
+                    x = masked(s, x, masking, biases);
                 }
                 s.store(scores.add(at), x);
             }
@@ -190,18 +196,10 @@ impl<'p> Logits<'p> {
         }
     }
 
-    /// Adds a vector of the mask, or hides what it hides.
-    ///
-    /// # Safety
-    /// `bias` has a vector.
+    /// What [`masked`] needs.
     #[inline(always)]
-    unsafe fn masked<S: Isa>(&self, s: S, x: S::F32, bias: *const f32) -> S::F32 {
-        // SAFETY: this function's contract.
-        let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
-        // By its bits, so that a key that is hidden stays so whatever the factor, and NaN is not hidden.
-        let hides = s.within(s.splat_i32(NEVER), bits, s.splat_i32(NEVER + 1));
-        let bias = s.mul(bias, s.splat(self.mask_factor));
-        s.select(hides, s.splat(f32::NEG_INFINITY), s.add(bounded(s, bias), x))
+    fn masking<S: Isa>(&self, s: S) -> [S::F32; 3] {
+        [s.splat(self.mask_factor), s.splat(self.mask_most), s.splat(-self.mask_most)]
     }
 
     /// How far behind the position of `row` a key is.
@@ -300,6 +298,21 @@ impl<'p> Logits<'p> {
     }
 }
 
+/// Adds a vector of the mask, or hides what it hides.
+///
+/// # Safety
+/// `bias` has a vector.
+#[inline(always)]
+unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, most, least]: [S::F32; 3], bias: *const f32) -> S::F32 {
+    // SAFETY: this function's contract.
+    let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
+    // By its bits, so that a key that is hidden stays so whatever the factor, and NaN is not hidden.
+    let hides = s.within(s.splat_i32(NEVER), bits, s.splat_i32(NEVER + 1));
+    // NaN comes out as the second operand.
+    let x = s.fma(s.min(most, s.max(least, bias)), factor, x);
+    s.select(hides, s.splat(f32::NEG_INFINITY), x)
+}
+
 /// The first `n` elements of a row, at most a vector.
 ///
 /// # Safety
@@ -388,7 +401,9 @@ fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::
     // SAFETY: as many lanes as any vector has.
     let away = s.to_f32(unsafe { s.load_i32(lanes.as_ptr()) });
     let away = s.max(away, s.sub(s.splat(0.0), away));
-    s.add(bounded(s, s.mul(away, s.splat(-slope))), x)
+    let bias = s.mul(away, s.splat(-slope));
+    // NaN comes out as the second operand.
+    s.add(s.min(s.splat(LARGEST_BIAS), s.max(s.splat(-LARGEST_BIAS), bias)), x)
 }
 
 /// The largest cap, in log2 units: tanh(s / cap) · cap is s for any score that f32 tells apart, and the
@@ -400,12 +415,6 @@ fn finite(x: f32) -> f32 {
     x.clamp(-f32::MAX, f32::MAX)
 }
 
-/// A bias, in log2 units, at most so large that the sum of two and a score stays finite: a caller's -FLT_MAX
-/// is not -inf, which alone hides a key. NaN stays NaN.
-#[inline(always)]
-fn bounded<S: Isa>(s: S, x: S::F32) -> S::F32 {
-    let (most, zero) = (s.splat(f32::MAX / 4.0), s.splat(0.0));
-    // NaN comes out as the second operand.
-    let x = s.max(s.sub(zero, most), x);
-    s.sub(zero, s.max(s.sub(zero, most), s.sub(zero, x)))
-}
+/// The largest bias in log2 units: so large that the sum of two and a score stays finite. A caller's -FLT_MAX
+/// is not -inf, which alone hides a key.
+const LARGEST_BIAS: f32 = f32::MAX / 4.0;

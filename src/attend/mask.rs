@@ -35,25 +35,20 @@ pub(crate) fn spans<S: Isa>(
     group: usize,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + S::LANES);
-    let span = |keys: Range<usize>, vector, vectors, rows: Range<usize>| {
-        // Windows move with the row, so the first and the last row bound all others.
-        let (first, last) = (sequence.visible(rows.start), sequence.visible(rows.end - 1));
-        Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
-    };
     let low = whole_groups(clip(seen_by(sequence, &(rows.start..middle)), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;
         return [
-            span(low, 0, 1, rows.clone()),
-            span(nothing.clone(), 0, 1, rows.clone()),
-            span(nothing, 0, 1, rows.clone()),
+            Span::new(sequence, low, 0, 1, rows.clone()),
+            Span::new(sequence, nothing.clone(), 0, 1, rows.clone()),
+            Span::new(sequence, nothing, 0, 1, rows.clone()),
         ];
     }
     let high = whole_groups(clip(seen_by(sequence, &(middle..rows.end)), block), block, group);
     [
-        span(low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
-        span(clip(high.clone(), &low), 0, 2, rows.clone()),
-        span(high.start.max(low.end).min(high.end)..high.end, 1, 1, middle..rows.end),
+        Span::new(sequence, low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
+        Span::new(sequence, clip(high.clone(), &low), 0, 2, rows.clone()),
+        Span::new(sequence, high.start.max(low.end).min(high.end)..high.end, 1, 1, middle..rows.end),
     ]
 }
 
@@ -92,6 +87,19 @@ pub(crate) fn next_block(seen: &Range<usize>, block: &Range<usize>, size: usize)
 }
 
 impl Span {
+    #[inline(always)]
+    fn new(
+        sequence: &Sequence,
+        keys: Range<usize>,
+        vector: usize,
+        vectors: usize,
+        rows: Range<usize>,
+    ) -> Span {
+        // Windows move with the row, so the first and the last row bound all others.
+        let (first, last) = (sequence.visible(rows.start), sequence.visible(rows.end - 1));
+        Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
+    }
+
     /// The keys that every row sees, and those before and behind, counted from the first of the span: in
     /// the order of the keys.
     #[inline(always)]

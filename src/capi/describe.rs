@@ -45,12 +45,19 @@ pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
     Ok(unsafe { from.read_unaligned() })
 }
 
+/// Room for the scales and zeros of Q, K and V, which few descriptions have.
+pub(super) type Quants<'a> = [Option<Quant<'a>>; 3];
+
 /// The problem that a description describes.
 ///
 /// # Safety
 /// The pointers lead to what the documentation of the fields says, for as long as the problem lives: tensors
 /// and arrays that nobody writes to, and outputs of which nobody uses the rows that are computed.
-pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusal> {
+pub(super) unsafe fn problem<'a>(
+    a: &fa_attention,
+    quants: &'a mut Quants<'a>,
+) -> Result<Problem<'a>, Refusal> {
+    let [quant_q, quant_k, quant_v] = quants;
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 1)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
@@ -98,9 +105,9 @@ pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusa
     // SAFETY: the caller's contract.
     let tensors = unsafe {
         Tensors {
-            q: input(&Q, &a.q, q)?,
-            k: input(&K, &a.k, k)?,
-            v: input(&V, &a.v, v)?,
+            q: input(&Q, &a.q, q, quant_q)?,
+            k: input(&K, &a.k, k, quant_k)?,
+            v: input(&V, &a.v, v, quant_v)?,
             o: ViewMut::new(a.o.data.cast(), o).map_err(about("o"))?,
             lse: match a.lse.is_null() {
                 true => None,
@@ -353,7 +360,12 @@ fn unquantised(dtype_name: &'static str, tensor: &fa_tensor) -> Result<(), Refus
 
 /// # Safety
 /// As [`problem`].
-unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
+unsafe fn input<'a>(
+    names: &Names,
+    tensor: &fa_tensor,
+    layout: Layout,
+    place: &'a mut Option<Quant<'a>>,
+) -> Result<View<'a>, Refusal> {
     // SAFETY: the caller's contract.
     let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor))? };
     if tensor.quant.is_null() {
@@ -380,7 +392,7 @@ unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result
     // SAFETY: as many values, by the caller's contract.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(quant).map_err(about(names.quant))
+    view.quantised(place.insert(quant)).map_err(about(names.quant))
 }
 
 fn layout_of(

@@ -156,10 +156,11 @@ unsafe fn run<T: Stored>(
                 ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
             )
         };
-        if let Some([q, k, v]) = scales {
-            tensors.q = tensors.q.quantised(Quant::per_tensor(q))?;
-            tensors.k = tensors.k.quantised(Quant::per_tensor(k))?;
-            tensors.v = tensors.v.quantised(Quant::per_tensor(v))?;
+        let quants = scales.map(|scales| scales.each_ref().map(Quant::per_tensor));
+        if let Some([q, k, v]) = &quants {
+            tensors.q = tensors.q.quantised(q)?;
+            tensors.k = tensors.k.quantised(k)?;
+            tensors.v = tensors.v.quantised(v)?;
         }
         let mut problem = Problem::new(tensors, config.semantics())?;
         let plan = Plan::new(

@@ -4,9 +4,10 @@ use std::ffi::{CStr, c_char, c_void};
 use std::fmt::{self, Write};
 
 use super::attention::fa_attention;
+use super::describe::{self, Quants};
+use super::guard;
 use super::pool::{Lent, fa_pool};
 use super::status::{fa_status, fa_status_string};
-use super::{describe, guard};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::machine::Machine;
@@ -34,8 +35,9 @@ pub unsafe extern "C" fn fa_attention_check(
 ) -> fa_status {
     guard(|| {
         let mut words = Words { at: why.cast(), left: if why.is_null() { 0 } else { why_size } };
+        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let found = unsafe { Call::read(a, 1) };
+        let found = unsafe { Call::read(a, 1, &mut quants) };
         let _ = match &found {
             Ok(call) => write!(words, "{}", call.plan),
             Err(refusal) if refusal.has_words() => write!(words, "{refusal}"),
@@ -78,7 +80,9 @@ pub unsafe extern "C" fn fa_attention_workspace(
             return Err(Error::Null);
         }
         // SAFETY: the caller's pointer, as documented.
-        let call = unsafe { Call::read(a, parts(n_parts)?)? };
+        let mut quants = Quants::default();
+        // SAFETY: the caller's pointers, as documented.
+        let call = unsafe { Call::read(a, parts(n_parts)?, &mut quants)? };
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.
         unsafe { bytes.write_unaligned(call.bytes()?) };
         Ok(())
@@ -112,10 +116,11 @@ pub unsafe extern "C" fn fa_attention_run(
     pool: *const fa_pool,
 ) -> fa_status {
     guard(|| {
+        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
         let (lent, mut call) = unsafe {
             let lent = Lent::read(pool)?;
-            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width))?;
+            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width), &mut quants)?;
             (lent, call)
         };
         call.check_workspace(ws, ws_size)?;
@@ -157,8 +162,9 @@ pub unsafe extern "C" fn fa_attention_part(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
+        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts)? };
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
         let Call { mut problem, plan } = call;
         let Some(share) = share else { return Ok(()) };
         if plan.is_on_stack() {
@@ -186,8 +192,9 @@ pub unsafe extern "C" fn fa_attention_finish(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
+        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        unsafe { share(a, ws, ws_size, part, n_parts)? };
+        unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
         Ok(())
     })
 }
@@ -201,9 +208,13 @@ struct Call<'a> {
 impl Call<'_> {
     /// # Safety
     /// `a` is NULL or as documented.
-    unsafe fn read<'a>(a: *const fa_attention, threads: usize) -> Result<Call<'a>, Refusal> {
+    unsafe fn read<'a>(
+        a: *const fa_attention,
+        threads: usize,
+        quants: &'a mut Quants<'a>,
+    ) -> Result<Call<'a>, Refusal> {
         // SAFETY: the caller's contract.
-        let problem = unsafe { describe::problem(&describe::read(a)?)? };
+        let problem = unsafe { describe::problem(&describe::read(a)?, quants)? };
         let shape = problem.shape();
         let plan = Plan::new(
             shape,
@@ -238,11 +249,12 @@ unsafe fn share<'a>(
     ws_size: usize,
     part: i32,
     n_parts: i32,
+    quants: &'a mut Quants<'a>,
 ) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
     let n = parts(n_parts)?;
     let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
     // SAFETY: the caller's contract.
-    let call = unsafe { Call::read(a, n)? };
+    let call = unsafe { Call::read(a, n, quants)? };
     call.check_workspace(ws, ws_size)?;
     let Plan { parts, threads, .. } = call.plan;
     let share = (parts > 0 && i < threads).then_some([i, threads]);

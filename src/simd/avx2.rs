@@ -103,6 +103,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
     fn exp2(self, x: Self::F32) -> Self::F32 {
         math::exp2_by_table(self, x)
     }

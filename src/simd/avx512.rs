@@ -38,6 +38,7 @@ pub(crate) trait Level: Copy + 'static {
 impl Level for Base {
     const NAME: &'static CStr = c"avx512";
 
+    #[inline(always)]
     fn detect() -> Option<Self> {
         Self::probe()
     }
@@ -51,6 +52,7 @@ impl Level for Base {
 impl Level for Bf16 {
     const NAME: &'static CStr = c"avx512bf16";
 
+    #[inline(always)]
     fn detect() -> Option<Self> {
         Self::probe()
     }
@@ -100,6 +102,7 @@ impl<L: Level> Isa for Avx512<L> {
     type I32 = __m512i;
     type Mask = __mmask16;
 
+    #[inline(always)]
     fn detect() -> Option<Self> {
         L::detect().map(Avx512)
     }
@@ -142,6 +145,11 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_min_ps(a, b))
     }
 
     #[inline(always)]

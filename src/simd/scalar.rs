@@ -80,6 +80,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
     fn exp2(self, x: Self::F32) -> Self::F32 {
         math::exp2_by_table(self, x)
     }

@@ -170,13 +170,10 @@ impl<T: Element> Inputs<T> {
         let Size { heads, len_q, len_kv, dim } = self.size;
         let mut output =
             Output { o: vec![f32::NAN; self.size.queries()], lse: vec![f32::NAN; heads * len_q] };
+        let quants = self.scales.each_ref().map(Quant::per_tensor);
         let view = |data, len, which: usize| {
             let view = View::of(data, layout::<T>(heads, len, dim)).unwrap();
-            if T::DTYPE == Dtype::I8 {
-                view.quantised(Quant::per_tensor(&self.scales[which])).unwrap()
-            } else {
-                view
-            }
+            if T::DTYPE == Dtype::I8 { view.quantised(&quants[which]).unwrap() } else { view }
         };
         let tensors = Tensors {
             q: view(&self.q, len_q, 0),
