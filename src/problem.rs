@@ -97,31 +97,26 @@ impl<'a> Problem<'a> {
     /// An output that shares memory with something else, and with what.
     fn overlap(&self) -> Option<(&'static str, &'static str)> {
         let Tensors { q, k, v, o, lse, logits, batch } = &self.tensors;
+        let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
-        let mask = logits.mask.as_ref().map_or(0..0, View::addresses);
-        let cells = logits.cells.as_ref().map_or(0..0, |cells| cells.view.addresses());
-        let inputs = [
-            (q.addresses(), "shares memory with q"),
-            (k.addresses(), "shares memory with k"),
-            (v.addresses(), "shares memory with v"),
-            (mask, "shares memory with mask"),
-            (cells, "shares memory with block_mask"),
-        ];
-        // Small calls notice how many there are to look at.
-        let quants = [q, k, v].into_iter().filter_map(|view| view.quant()).flat_map(Quant::addresses);
-        let lists = batch.addresses().into_iter().chain(logits.addresses()).chain(quants);
-        let lists = lists.filter(|list| !list.is_empty());
-        let lists =
-            lists.map(|list| (list, "shares memory with a list of lengths, pages, slopes, sinks or scales"));
-        let outputs = [(o.addresses(), "o"), (lse.clone(), "lse")];
-        for (input, but) in inputs.into_iter().chain(lists) {
-            for (output, name) in &outputs {
-                if overlap(&input, output) {
-                    return Some((name, but));
-                }
-            }
-        }
-        overlap(&o.addresses(), &lse).then_some(("lse", "shares memory with o"))
+        let hit = |input: Range<usize>, but| {
+            let outputs = [("o", &o), ("lse", &lse)];
+            outputs.into_iter().find(|(_, output)| overlap(&input, output)).map(|(name, _)| (name, but))
+        };
+        let of_list =
+            |list| hit(list, "shares memory with a list of lengths, pages, slopes, sinks or scales");
+        hit(q.addresses(), "shares memory with q")
+            .or_else(|| hit(k.addresses(), "shares memory with k"))
+            .or_else(|| hit(v.addresses(), "shares memory with v"))
+            .or_else(|| hit(logits.mask.as_ref()?.addresses(), "shares memory with mask"))
+            .or_else(|| hit(logits.cells.as_ref()?.view.addresses(), "shares memory with block_mask"))
+            .or_else(|| logits.addresses().into_iter().find_map(of_list))
+            .or_else(|| batch.addresses().into_iter().find_map(of_list))
+            // Small calls notice how many there are to look at.
+            .or_else(|| {
+                [q, k, v].into_iter().filter_map(|x| x.quant()).flat_map(Quant::addresses).find_map(of_list)
+            })
+            .or_else(|| overlap(&o, &lse).then_some(("lse", "shares memory with o")))
     }
 
     /// Queries.

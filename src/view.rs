@@ -97,6 +97,8 @@ type Vec3 = [(usize, usize); 3];
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     base: *const u8,
+    /// From the first to the last one used.
+    bytes: usize,
     layout: Layout,
     quant: Option<&'a Quant<'a>>,
     memory: PhantomData<&'a [u8]>,
@@ -114,10 +116,11 @@ impl<'a> View<'a> {
     /// Every byte of every row of `layout` from `data` on is readable, in one allocation, and not
     /// written to while the view lives. `data` may be anything if there is no element.
     pub unsafe fn new(data: *const u8, layout: Layout) -> Result<View<'a>, Error> {
-        if layout.span()? > 0 && data.is_null() {
+        let bytes = layout.span()?;
+        if bytes > 0 && data.is_null() {
             return Err(Error::Null);
         }
-        Ok(View { base: data, layout, quant: None, memory: PhantomData })
+        Ok(View { base: data, bytes, layout, quant: None, memory: PhantomData })
     }
 
     /// A view of part of a slice.
@@ -190,7 +193,7 @@ impl<'a> View<'a> {
 
     /// The addresses between the first and the last byte used; empty without elements.
     pub fn addresses(&self) -> Range<usize> {
-        addresses(self.base, &self.layout)
+        addresses(self.base, self.bytes)
     }
 }
 
@@ -201,6 +204,8 @@ impl<'a> View<'a> {
 #[derive(Debug)]
 pub struct ViewMut<'a> {
     base: *mut u8,
+    /// From the first to the last one used.
+    bytes: usize,
     layout: Layout,
     memory: PhantomData<&'a mut [u8]>,
 }
@@ -217,13 +222,14 @@ impl<'a> ViewMut<'a> {
     /// Every byte of every row of `layout` from `data` on is writable, in one allocation, and
     /// used by nobody else while the view lives. `data` may be anything if there is no element.
     pub unsafe fn new(data: *mut u8, layout: Layout) -> Result<ViewMut<'a>, Error> {
-        if layout.span()? > 0 && data.is_null() {
+        let bytes = layout.span()?;
+        if bytes > 0 && data.is_null() {
             return Err(Error::Null);
         }
         if !layout.is_injective() {
             return Err(Error::Stride);
         }
-        Ok(ViewMut { base: data, layout, memory: PhantomData })
+        Ok(ViewMut { base: data, bytes, layout, memory: PhantomData })
     }
 
     /// A view of part of a slice.
@@ -251,7 +257,7 @@ impl<'a> ViewMut<'a> {
 
     /// The addresses between the first and the last byte used; empty without elements.
     pub fn addresses(&self) -> Range<usize> {
-        addresses(self.base, &self.layout)
+        addresses(self.base, self.bytes)
     }
 }
 
@@ -308,9 +314,10 @@ impl<'a, T: Plain> Array<'a, T> {
     }
 }
 
-fn addresses(base: *const u8, layout: &Layout) -> Range<usize> {
+#[inline]
+fn addresses(base: *const u8, bytes: usize) -> Range<usize> {
     let start = base.addr();
-    start..start.saturating_add(layout.span().unwrap_or(0))
+    start..start.saturating_add(bytes)
 }
 
 /// A Rust type that a slice can hold and a view can read.
