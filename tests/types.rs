@@ -6,7 +6,7 @@ mod store;
 
 use common::{Inputs, Size, kernels, relative_rms, run};
 use flash_attention::dtype::Dtype;
-use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::reference;
 use flash_attention::view::{Layout, View, ViewMut};
 use half::{bf16, f16};
@@ -153,6 +153,56 @@ fn errors_of_16_bits_stay_within_what_is_documented() {
                 let got: Vec<f32> = (0..len_q).flat_map(|i| out.get_row(0, 0, i)).map(|x| x as f32).collect();
                 let rms = relative_rms(&got, &exact);
                 assert!(rms <= bound, "{kernel:?}, {dtype:?}, {len_q} x {len_kv} x {dim}: {rms:.1e}");
+            }
+        }
+    }
+}
+
+/// A row's bits do not depend on the rows that it shares tiles and parts with, nor on what it does not see,
+/// wherever its first key lies in a group of keys and whatever lies there that is not finite.
+#[test]
+fn rows_of_16_bits_do_not_depend_on_their_neighbours() {
+    let (len_q, len_kv, dim) = (75, 190, 33);
+    let inputs = Inputs::normal(Size::new(1, len_q, len_kv, dim), 11);
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| encode(dtype, x, dim).0);
+        let row = dim * dtype.block_bytes();
+        let layout = |rows| Layout::dense(dtype, 1, rows, dim).unwrap();
+        // Query `first` and those behind it, in parts of `block_q` rows, a window of 20 keys before each.
+        let compute = |kernel, v: &[u8], first: usize, rows: usize, block_q| {
+            let mut o = vec![0u8; rows * row];
+            // SAFETY: as many bytes, which outlive the problem.
+            let tensors = unsafe {
+                let q = View::new(q[first * row..].as_ptr(), layout(rows)).unwrap();
+                let k = View::new(k.as_ptr(), layout(len_kv)).unwrap();
+                let v = View::new(v.as_ptr(), layout(len_kv)).unwrap();
+                Tensors::new(q, k, v, ViewMut::new(o.as_mut_ptr(), layout(rows)).unwrap())
+            };
+            let window = Window { left: Some(20), right: Some(3) };
+            let semantics = Semantics {
+                q_pos: Position::At(60 + first as i64),
+                window,
+                block_q,
+                block_kv: 51,
+                ..inputs.semantics
+            };
+            run(&mut Problem::new(tensors, semantics).unwrap(), kernel, 1).unwrap();
+            o
+        };
+        for kernel in kernels(dtype) {
+            let all = compute(kernel, &v, 0, len_q, 0);
+            for block_q in [1, 7, 20, 64] {
+                assert!(compute(kernel, &v, 0, len_q, block_q) == all, "{kernel:?}: parts of {block_q}");
+            }
+            for first in [0, 1, 38, 39, 74] {
+                let alone = compute(kernel, &v, first, 1, 0);
+                assert!(alone == all[first * row..][..row], "{kernel:?}: row {first}");
+                // All that it does not see is NaN.
+                let (from, to) = (60 + first - 20, (60 + first + 4).min(len_kv));
+                let mut poisoned = vec![0xff; v.len()];
+                poisoned[from * row..to * row].copy_from_slice(&v[from * row..to * row]);
+                let alone = compute(kernel, &poisoned, first, 1, 0);
+                assert!(alone == all[first * row..][..row], "{kernel:?}: row {first} next to NaN");
             }
         }
     }
