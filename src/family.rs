@@ -63,15 +63,12 @@ impl Source<'_> {
 /// Bytes of the staged K and V of a block of keys; 0 where they are read where they lie.
 #[inline(always)]
 pub(crate) fn staged_bytes<F: Family>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
-    let rows = [
-        (F::staged_k_row(shape.dim_qk), tiles.kv),
-        (F::staged_v_row(shape.dim_v), tiles.kv.div_ceil(F::KEYS)),
-    ];
-    let mut bytes = rows.map(|(row, n)| row.saturating_mul(n));
-    for (bytes, _) in bytes.iter_mut().zip(tiles.staged).filter(|(_, staged)| !staged) {
-        *bytes = 0;
-    }
-    bytes
+    let [k, v] = tiles.staged;
+    let groups = tiles.kv.div_ceil(F::KEYS);
+    [
+        if k { F::staged_k_row(shape.dim_qk).saturating_mul(tiles.kv) } else { 0 },
+        if v { F::staged_v_row(shape.dim_v).saturating_mul(groups) } else { 0 },
+    ]
 }
 
 /// One block of `Z` vectors of scores for each of `R` keys.
@@ -93,9 +90,10 @@ pub(crate) trait Family: 'static {
     const ROUNDS: bool;
     /// Keys of a group: 1, 2 or 4.
     const KEYS: usize;
-    /// One lane of one step of a packed query: what one multiplication consumes.
-    type Query: Copy;
-    /// Words of a vector of lanes: probabilities of a group, or a value's word in all lanes.
+    /// Whether scores are multiplied by a factor after their products: see [`Family::factors`].
+    const SCALES_SCORES: bool;
+    /// Words of a vector of lanes: what one multiplication consumes of queries or probabilities, or of a key or
+    /// the values of a group, then the same in all lanes.
     type Words<S: Isa>: Copy;
 
     /// Whether it computes problems whose Q, K and V are stored so.
@@ -117,14 +115,15 @@ pub(crate) trait Family: 'static {
     fn staged_v_row(dim: usize) -> usize;
 
     /// What queries of a type are multiplied by when they are packed, and their dot products with keys later:
-    /// together `factor`, which makes a score in log2 units of a dot product.
+    /// together `factor`, which makes a score in log2 units of a dot product. The latter is 1 without
+    /// [`Family::SCALES_SCORES`].
     fn factors(dtype: Dtype, factor: f32) -> [f32; 2];
 
     /// Transposes `n` rows of `dim` elements, multiplied by `factor`, into `panel[step][lane]`, `lanes` wide,
     /// the missing lanes as zeros.
     ///
     /// # Safety
-    /// See the trait; `n <= lanes`, `panel` holds `steps(dim) * lanes` values, and `room` `LANES` rows of
+    /// See the trait; `n <= lanes`, `panel` holds `steps(dim) * lanes` words, and `room` `LANES` rows of
     /// [`convert::row_bytes`], if the type is not f32.
     unsafe fn pack_query<S: Isa>(
         s: S,
@@ -133,11 +132,11 @@ pub(crate) trait Family: 'static {
         dim: usize,
         lanes: usize,
         factor: f32,
-        panel: *mut Self::Query,
+        panel: *mut f32,
         room: *mut u8,
     );
 
-    /// Writes `n` rows of K in the form that [`Family::dot`] reads.
+    /// Writes `n` rows of K as words: one for each step of a packed query.
     ///
     /// # Safety
     /// See the trait; `to` holds `n` staged rows.
@@ -151,29 +150,13 @@ pub(crate) trait Family: 'static {
     /// See the trait; `to` holds all groups; the keys before `first` have been staged.
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
 
-    /// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries: their dot products times
-    /// `factor`. Each lane's sum runs over the steps in ascending order whatever `R` and `Z` are, so that a
-    /// score has the same bits in every tile shape.
-    ///
-    /// # Safety
-    /// See the trait; `k` has at least `R` staged rows, and `panel` is the first of `Z` neighbouring
-    /// vectors of a packed panel `lanes` wide.
-    unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
-        s: S,
-        panel: *const Self::Query,
-        lanes: usize,
-        k: Rows,
-        dim: usize,
-        factor: f32,
-    ) -> Tile<S, R, Z>;
-
     /// 2^x, as good as probabilities are kept.
     fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32;
 
     /// The probabilities of a group: as many of `p` as it has keys.
     fn pack<S: Isa>(s: S, p: [S::F32; 4]) -> Self::Words<S>;
 
-    /// Words of probabilities from memory.
+    /// Words of queries or probabilities from memory.
     ///
     /// # Safety
     /// A vector is readable at `p`.
@@ -191,7 +174,7 @@ pub(crate) trait Family: 'static {
     /// It is readable.
     unsafe fn value<S: Isa>(s: S, v: *const u8) -> Self::Words<S>;
 
-    /// `sum` and the products of probabilities and values of a group.
+    /// `sum` and the products of two words.
     fn add<S: Isa>(s: S, p: Self::Words<S>, v: Self::Words<S>, sum: S::F32) -> S::F32;
 
     /// The probability of one key of a group in the word that a lane has.

@@ -53,7 +53,7 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
     let lanes = part_lanes::<S>(tiles);
     let width = lanes.min(tile_rows::<S>());
     let arrays = [
-        array_bytes(lanes.checked_mul(F::steps(shape.dim_qk))?, size_of::<F::Query>()),
+        array_bytes(lanes.checked_mul(F::steps(shape.dim_qk))?, 4),
         array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
@@ -98,7 +98,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         let width = lanes.min(tile_rows::<S>());
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
-        let buffers = Buffers::<F> {
+        let buffers = Buffers {
             panel: scratch.take(lanes * F::steps(dim_qk)),
             state: State {
                 output: scratch.take(lanes * dim_v),
@@ -125,7 +125,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     fetch(s, row.rows().base, row.view.layout().row_bytes());
                 }
                 let q = query_rows(problem, sequence, head, tile.rows.start);
-                let Buffers { panel, state, .. } = buffers.of_tile::<S>(&tile, problem);
+                let Buffers { panel, state, .. } = buffers.of_tile::<S, F>(&tile, problem);
                 F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, room);
                 state.begin(s);
                 // What comes first is not known where blocks may be skipped.
@@ -173,7 +173,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     if !any {
                         continue;
                     }
-                    let buffers = buffers.of_tile::<S>(&tile, problem);
+                    let buffers = buffers.of_tile::<S, F>(&tile, problem);
                     visit::<S, F, R>(s, part, &tile, &block_of, buffers, &mut ahead);
                 }
                 ahead.finish(s);
@@ -185,7 +185,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let [entry, row] = problem.query_at(sequence, row);
                     fetch(s, problem.o().row(entry, head, row), problem.o().layout().row_bytes());
                 }
-                let state = buffers.of_tile::<S>(&tile, problem).state;
+                let state = buffers.of_tile::<S, F>(&tile, problem).state;
                 if tile.lanes == S::LANES {
                     epilogue::<S, 1>(s, part, tile.rows, state);
                 } else {
@@ -254,16 +254,16 @@ impl<S: Isa> Iterator for TileIter<S> {
 }
 
 /// Scratch arrays of a part, or of one of its tiles.
-struct Buffers<F: Family> {
-    panel: *mut F::Query,
+struct Buffers {
+    panel: *mut f32,
     state: State,
     scores: *mut f32,
 }
 
-impl<F: Family> Buffers<F> {
+impl Buffers {
     /// The arrays of one tile.
     #[inline(always)]
-    fn of_tile<S: Isa>(&self, tile: &Tile, problem: &Problem) -> Buffers<F> {
+    fn of_tile<S: Isa, F: Family>(&self, tile: &Tile, problem: &Problem) -> Buffers {
         let lane = tile.index * tile_rows::<S>();
         let State { reference, sum, output, .. } = self.state;
         Buffers {
@@ -301,7 +301,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
     part: &Part,
     tile: &Tile,
     block: &Block,
-    buffers: Buffers<F>,
+    buffers: Buffers,
     ahead: &mut Ahead,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
@@ -310,7 +310,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
         for span in &spans {
-            let place = Place::of::<S>(span, tile, block, &buffers);
+            let place = Place::of::<S, F>(span, tile, block, &buffers);
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => {
@@ -336,7 +336,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
         let references = softmax::update(s, buffers.state, problem.shape().dim_v, max);
         let mut making = Probabilities::new(s, references);
         for span in &spans {
-            let place = Place::of::<S>(span, tile, block, &buffers);
+            let place = Place::of::<S, F>(span, tile, block, &buffers);
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => weigh::<S, F, R, 1>(s, part, span, place, fresh, &mut making),
@@ -349,18 +349,18 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
 }
 
 /// Where one span finds its keys, values and arrays.
-struct Place<F: Family> {
+struct Place {
     k: Rows,
     v: Rows,
-    panel: *const F::Query,
+    panel: *const f32,
     scores: *mut f32,
     state: State,
     suspects: bool,
 }
 
-impl<F: Family> Place<F> {
+impl Place {
     #[inline(always)]
-    fn of<S: Isa>(span: &Span, tile: &Tile, block: &Block, buffers: &Buffers<F>) -> Place<F> {
+    fn of<S: Isa, F: Family>(span: &Span, tile: &Tile, block: &Block, buffers: &Buffers) -> Place {
         let key = span.keys.start - block.keys.start;
         Place {
             k: block.k.skip(key),
@@ -383,7 +383,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     part: &Part,
     span: &Span,
-    place: Place<F>,
+    place: Place,
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
@@ -434,7 +434,7 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     part: &Part,
     span: &Span,
-    place: Place<F>,
+    place: Place,
     mut fresh: bool,
     all_making: &mut Probabilities<S, VECTORS>,
 ) {

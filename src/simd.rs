@@ -100,8 +100,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// numbers for 0.
     #[inline(always)]
     fn dot_bf16(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
-        let sum = self.fma(self.low_half(a), self.low_half(b), sum);
-        self.fma(self.high_half(a), self.high_half(b), sum)
+        math::dot_of_halves(self, sum, a, b)
     }
     /// What is in the upper halves, as f32.
     fn high_half(self, x: Self::I32) -> Self::F32;
@@ -193,6 +192,14 @@ pub(crate) trait Isa: Copy + 'static {
 /// The widest vector of any instruction set, in f32 lanes: sizes of small arrays on the stack.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Proof that the running machine has a list of CPU features.
+pub(crate) trait Token: Copy + 'static {
+    /// The token, if the machine has them.
+    fn probe() -> Option<Self>;
+    /// Runs `body` compiled for them.
+    fn compiled_for<B: Body>(self, body: B) -> B::Out;
+}
+
 /// Makes the token type of an instruction set from its one list of CPU features: the list that
 /// detection asks for is the list that [`Isa::enter`] compiles for, so they cannot drift apart. Behind `as`
 /// stands what makes an [`Isa`] of a token.
@@ -203,7 +210,7 @@ macro_rules! token {
         #[derive(Clone, Copy)]
         pub(crate) struct $name(());
 
-        impl $name {
+        impl $crate::simd::Token for $name {
             #[inline(always)]
             fn probe() -> Option<Self> {
                 ($(std::arch::is_x86_feature_detected!($feature))&&+).then_some(Self(()))

@@ -8,7 +8,7 @@ use super::softmax::State;
 use crate::dtype::{self, Dtype};
 use crate::part::Part;
 use crate::simd::Isa;
-use crate::simd::corner::{self, Square};
+use crate::simd::corner::Square;
 use crate::view::Layout;
 
 /// Writes the output rows (and LSE) of one tile of `part` from its state.
@@ -71,10 +71,10 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             let mut d = 0;
             while d + S::LANES <= dim {
                 let sums = state.output.add(d * width + from);
-                if dtype == Dtype::F32 {
-                    let out = out.cast::<f32>().wrapping_add(d);
-                    corner::transpose_to(s, sums, width * 4, out, stride, rows, weights);
+                if dtype == Dtype::F32 && rows == S::LANES {
+                    s.transpose(sums, width * 4, out.cast::<f32>().wrapping_add(d), stride, weights);
                 } else {
+                    // What lies behind the last row is not written, and other types not as they are.
                     let mut square = Square::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(sums, width * 4, square, S::LANES * 4, weights);

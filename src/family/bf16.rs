@@ -5,7 +5,7 @@
 
 use std::ptr;
 
-use super::{Family, Rows, Source, Tile, plain_rows};
+use super::{Family, Rows, Source, plain_rows};
 use crate::dtype::{Dtype, Stored, bf16};
 use crate::simd::corner::{Square, transpose_from};
 use crate::simd::{Body, Isa, MAX_LANES, half};
@@ -17,8 +17,8 @@ impl Family for Bf16 {
     const NAME: &'static str = "bf16";
     const ROUNDS: bool = true;
     const KEYS: usize = 2;
-    /// Two neighbouring elements, the first one in the lower half.
-    type Query = i32;
+    const SCALES_SCORES: bool = true;
+    /// Pairs of neighbouring elements, or of an element of neighbouring keys, the first in the lower half.
     type Words<S: Isa> = S::I32;
 
     #[inline(always)]
@@ -67,7 +67,7 @@ impl Family for Bf16 {
         dim: usize,
         lanes: usize,
         factor: f32,
-        panel: *mut i32,
+        panel: *mut f32,
         room: *mut u8,
     ) {
         let scale = s.splat(factor);
@@ -103,7 +103,7 @@ impl Family for Bf16 {
                         s.store_bf16(low, s.load(square.add(2 * pair * S::LANES)));
                         s.store_bf16(high, s.load(square.add((2 * pair + 1) * S::LANES)));
                         let words = s.halves(s.load_bf16(low), s.load_bf16(high));
-                        s.store_i32(panel.add((d / 2 + pair) * lanes + first), words);
+                        s.store_i32(panel.add((d / 2 + pair) * lanes + first).cast(), words);
                     }
                 }
             }
@@ -120,46 +120,6 @@ impl Family for Bf16 {
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
         // SAFETY: this function's contract.
         unsafe { interleave(s, Interleave { source, n, dim, first, to }) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
-        s: S,
-        panel: *const i32,
-        lanes: usize,
-        k: Rows,
-        dim: usize,
-        factor: f32,
-    ) -> Tile<S, R, Z> {
-        let mut sum = [[s.splat(0.0); Z]; R];
-        let mut q = panel;
-        let mut key = k.base;
-        for _ in 0..Self::steps(dim) {
-            let mut row = key;
-            // SAFETY: the panel has Z vectors in each step, and each of the R rows as many pairs (caller).
-            unsafe {
-                let mut query = [s.splat_i32(0); Z];
-                for (z, query) in query.iter_mut().enumerate() {
-                    *query = s.load_i32(q.add(z * S::LANES));
-                }
-                for sum in &mut sum {
-                    let x = s.splat_i32(row.cast::<i32>().read_unaligned());
-                    for (sum, query) in sum.iter_mut().zip(query) {
-                        *sum = s.dot_bf16(*sum, query, x);
-                    }
-                    row = row.wrapping_add(k.stride);
-                }
-                q = q.wrapping_add(lanes);
-            }
-            key = key.wrapping_add(4);
-        }
-        let factor = s.splat(factor);
-        for sum in &mut sum {
-            for sum in sum {
-                *sum = s.mul(*sum, factor);
-            }
-        }
-        sum
     }
 
     #[inline(always)]

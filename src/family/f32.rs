@@ -1,7 +1,7 @@
 //! f32 FMA: Q is transposed and scaled once; K and V are read where they lie if they are f32, and become
 //! f32 a block at a time if not.
 
-use super::{Family, Rows, Source, Tile, convert, plain_rows};
+use super::{Family, Source, convert, plain_rows};
 use crate::dtype::Dtype;
 use crate::simd::{Isa, corner};
 
@@ -12,7 +12,7 @@ impl Family for F32 {
     const NAME: &'static str = "f32";
     const ROUNDS: bool = false;
     const KEYS: usize = 1;
-    type Query = f32;
+    const SCALES_SCORES: bool = false;
     type Words<S: Isa> = S::F32;
 
     #[inline(always)]
@@ -103,41 +103,6 @@ impl Family for F32 {
         // SAFETY: this function's contract.
         unsafe { convert::convert(s, source, n, dim, to.add(first * Self::staged_v_row(dim))) };
         false
-    }
-
-    #[inline(always)]
-    unsafe fn dot<S: Isa, const R: usize, const Z: usize>(
-        s: S,
-        panel: *const f32,
-        lanes: usize,
-        k: Rows,
-        dim: usize,
-        _factor: f32,
-    ) -> Tile<S, R, Z> {
-        let mut sum = [[s.splat(0.0); Z]; R];
-        let mut q = panel;
-        let mut key = k.base;
-        for _ in 0..dim {
-            let mut row = key;
-            // SAFETY: the panel has Z vectors in each of `dim` steps, and each of the R rows `dim`
-            // elements (caller).
-            unsafe {
-                let mut query = [s.splat(0.0); Z];
-                for (z, query) in query.iter_mut().enumerate() {
-                    *query = s.load(q.add(z * S::LANES));
-                }
-                for sum in &mut sum {
-                    let x = s.splat(row.cast::<f32>().read_unaligned());
-                    for (sum, query) in sum.iter_mut().zip(query) {
-                        *sum = s.fma(query, x, *sum);
-                    }
-                    row = row.wrapping_add(k.stride);
-                }
-                q = q.wrapping_add(lanes);
-            }
-            key = key.wrapping_add(4);
-        }
-        sum
     }
 
     #[inline(always)]

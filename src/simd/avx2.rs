@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use core::arch::x86_64::*;
 
 use super::math::{self, Table};
-use super::{Body, Isa, MAX_LANES, token};
+use super::{Body, Isa, MAX_LANES, Token, token};
 
 token! {
     /// AVX2, FMA and F16C: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).

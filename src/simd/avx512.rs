@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use core::arch::x86_64::*;
 
-use super::{Body, Isa, math, token};
+use super::{Body, Isa, Token, math, token};
 
 /// AVX-512 with what a level of it has beyond [`Base`].
 #[derive(Clone, Copy)]
@@ -21,53 +21,28 @@ token! {
     Bf16 as Avx512; "avx512bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
-/// What an extension of AVX-512 has of its own: a token, and the instructions that it proves.
-pub(crate) trait Level: Copy + 'static {
+/// What a level of AVX-512 has of its own.
+pub(crate) trait Level: Token {
     const NAME: &'static CStr;
-    fn detect() -> Option<Self>;
-    fn enter<B: Body>(self, body: B) -> B::Out;
 
-    /// See [`Isa::dot_bf16`]; `None` without instructions for it.
+    /// See [`Isa::dot_bf16`].
     #[inline(always)]
-    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> Option<__m512> {
-        let _ = (sum, a, b);
-        None
+    fn dot_bf16(s: Avx512<Self>, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        math::dot_of_halves(s, sum, a, b)
     }
 }
 
 impl Level for Base {
     const NAME: &'static CStr = c"avx512";
-
-    #[inline(always)]
-    fn detect() -> Option<Self> {
-        Self::probe()
-    }
-
-    #[inline(always)]
-    fn enter<B: Body>(self, body: B) -> B::Out {
-        self.compiled_for(body)
-    }
 }
 
 impl Level for Bf16 {
     const NAME: &'static CStr = c"avx512bf16";
 
     #[inline(always)]
-    fn detect() -> Option<Self> {
-        Self::probe()
-    }
-
-    #[inline(always)]
-    fn enter<B: Body>(self, body: B) -> B::Out {
-        self.compiled_for(body)
-    }
-
-    #[inline(always)]
-    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> Option<__m512> {
+    fn dot_bf16(_s: Avx512<Self>, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         // SAFETY: the token proves the instruction; the types are names for the same 512 bits.
-        Some(unsafe {
-            _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
-        })
+        unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
     }
 }
 
@@ -104,12 +79,12 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn detect() -> Option<Self> {
-        L::detect().map(Avx512)
+        L::probe().map(Avx512)
     }
 
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
-        self.0.enter(body)
+        self.0.compiled_for(body)
     }
 
     #[inline(always)]
@@ -256,13 +231,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        match self.0.dot_bf16(sum, a, b) {
-            Some(sum) => sum,
-            None => {
-                let sum = self.fma(self.low_half(a), self.low_half(b), sum);
-                self.fma(self.high_half(a), self.high_half(b), sum)
-            }
-        }
+        L::dot_bf16(self, sum, a, b)
     }
 
     #[inline(always)]

@@ -1,5 +1,5 @@
 //! Transposing fewer rows than a vector has lanes, by way of a small square on the stack: what lies
-//! behind the last row is neither read nor written.
+//! behind the last row is not read.
 
 use std::mem::MaybeUninit;
 
@@ -34,33 +34,5 @@ pub(crate) unsafe fn transpose_from<S: Isa>(
             s.store(rows.add(row * S::LANES), x);
         }
         s.transpose(rows, S::LANES * 4, to, to_stride, factor);
-    }
-}
-
-/// As [`Isa::transpose`], writing the first `n` rows (at most `LANES`) only.
-///
-/// # Safety
-/// As there, for the first `n` rows of `to`.
-#[inline(always)]
-pub(crate) unsafe fn transpose_to<S: Isa>(
-    s: S,
-    from: *const f32,
-    from_stride: usize,
-    to: *mut f32,
-    to_stride: usize,
-    n: usize,
-    factor: S::F32,
-) {
-    // SAFETY: rows below `n` are writable (caller); the square has LANES rows of LANES.
-    unsafe {
-        if n == S::LANES {
-            return s.transpose(from, from_stride, to, to_stride, factor);
-        }
-        let mut square = Square::uninit();
-        let rows = square.as_mut_ptr().cast::<f32>();
-        s.transpose(from, from_stride, rows, S::LANES * 4, factor);
-        for row in 0..n {
-            s.store(to.byte_add(row * to_stride), s.load(rows.add(row * S::LANES)));
-        }
     }
 }

@@ -80,6 +80,13 @@ pub(crate) fn exp2_of_fraction<S: Isa>(s: S, f: S::F32) -> S::F32 {
     y
 }
 
+/// [`Isa::dot_bf16`] without an instruction for it.
+#[inline(always)]
+pub(crate) fn dot_of_halves<S: Isa>(s: S, sum: S::F32, a: S::I32, b: S::I32) -> S::F32 {
+    let sum = s.fma(s.low_half(a), s.low_half(b), sum);
+    s.fma(s.high_half(a), s.high_half(b), sum)
+}
+
 /// Coefficients of (tanh(x) - x) / x^3 in x^2 for |x| < [`SMALL`], ascending: the minimax polynomial, whose
 /// relative error in tanh is below 4e-8.
 const NEAR_ZERO: [f32; 4] = [-0.333_329_47, 0.133_207_25, -0.052_671_812, 0.016_437_579];
