@@ -169,6 +169,11 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store_bf16(self, p: *mut u16, x: Self::F32);
+    /// Writes a vector as signed bytes, rounded to nearest even, saturating; NaN becomes -128.
+    ///
+    /// # Safety
+    /// `LANES` values are writable at `p`.
+    unsafe fn store_i8(self, p: *mut i8, x: Self::F32);
     /// Which of `LANES` bytes are not 0.
     ///
     /// # Safety

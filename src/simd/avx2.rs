@@ -272,6 +272,16 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, x: __m256) {
+        op!({
+            let x = self.min(self.max(x, self.splat(-128.0)), self.splat(127.0));
+            let x = _mm256_cvtps_epi32(x);
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            _mm_storel_epi64(p.cast(), _mm_packs_epi16(words, words));
+        });
+    }
+
+    #[inline(always)]
     unsafe fn nonzero(self, p: *const u8) -> __m256 {
         op!({
             let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));

@@ -309,6 +309,14 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, x: __m512) {
+        op!({
+            let x = self.min(self.max(x, self.splat(-128.0)), self.splat(127.0));
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+        });
+    }
+
+    #[inline(always)]
     unsafe fn nonzero(self, p: *const u8) -> __mmask16 {
         op!({
             let x = _mm_loadu_si128(p.cast());

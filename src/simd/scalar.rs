@@ -224,6 +224,14 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, x: [f32; 4]) {
+        // `as` saturates, and makes 0 of NaN.
+        let bytes = x.map(|x| if x.is_nan() { i8::MIN } else { x.round_ties_even() as i8 });
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[i8; 4]>().write_unaligned(bytes) };
+    }
+
+    #[inline(always)]
     unsafe fn nonzero(self, p: *const u8) -> [bool; 4] {
         // SAFETY: this method's contract.
         from_fn(|i| unsafe { p.add(i).read() } != 0)
