@@ -18,7 +18,7 @@ use flash_attention::view::{Layout, View, ViewMut};
 use flash_attention::workspace::Workspace;
 
 fn parts(c: &mut Criterion) {
-    for row in kernel::available().filter(|row| row.takes([Dtype::F32; 3])) {
+    for row in kernel::available().filter(|row| row.takes_types([Dtype::F32; 3])) {
         let mut group = c.benchmark_group(row.isa().to_string_lossy());
 
         let mut values: Vec<f32> = (0..4096).map(|i| -(i as f32) / 256.0).collect();

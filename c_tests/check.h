@@ -115,7 +115,7 @@ static inline double distance(const float *x, const double *y, size_t n) {
 }
 
 /* Names of instruction sets, worst first. */
-static const char *const isa_names[] = {"scalar", "avx2", "avx512", "avx512bf16"};
+static const char *const isa_names[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"};
 enum { ISAS = sizeof isa_names / sizeof *isa_names };
 
 /* Index in isa_names, or -1. */
@@ -132,11 +132,17 @@ static inline int machine_rank(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+        if (__builtin_cpu_supports("avx512bf16")) return 4;
+        return __builtin_cpu_supports("avx512vnni") ? 3 : 2;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif
     return 0;
+}
+
+/* Whether the instruction set in use multiplies 8-bit integers: probabilities have 8 bits then. */
+static inline bool has_integers(void) {
+    return isa_rank(fa_isa()) >= isa_rank("avx512vnni");
 }
 
 /* Calls `run` under each instruction set that this machine has. */

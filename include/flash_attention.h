@@ -716,8 +716,8 @@ enum fa_status fa_mha(const struct fa_config *cfg,
 
 /**
  * The instruction set that calls use from now on: the best that the machine has and that
- * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512" (F, BW, DQ
- * and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
+ * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni" (and dot
+ * products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
  * come after it; fa_attention_check says which of them a problem uses. "unknown" if FA_MAX_ISA names
  * none of them: computing functions then return FA_ERR_ISA.
  *

@@ -7,10 +7,13 @@
 pub(crate) mod bf16;
 pub(crate) mod convert;
 pub(crate) mod f32;
+pub(crate) mod i8;
+
+use std::ptr;
 
 use crate::dtype::Dtype;
 use crate::part::Tiles;
-use crate::problem::Shape;
+use crate::problem::{Shape, Storage};
 use crate::simd::Isa;
 use crate::view::View;
 
@@ -71,8 +74,8 @@ pub(crate) fn staged_bytes<F: Family>(shape: &Shape, tiles: Tiles) -> [usize; 2]
     ]
 }
 
-/// One block of `Z` vectors of scores for each of `R` keys.
-pub(crate) type Tile<S, const R: usize, const Z: usize> = [[<S as Isa>::F32; Z]; R];
+/// One block of `Z` vectors for each of `R` keys, or elements of an output.
+pub(crate) type Tile<T, const R: usize, const Z: usize> = [[T; Z]; R];
 
 /// How scores are made, how probabilities are kept and multiplied with values, and how stored Q, K and V
 /// become what the tile loops read.
@@ -86,18 +89,31 @@ pub(crate) type Tile<S, const R: usize, const Z: usize> = [[<S as Isa>::F32; Z];
 pub(crate) trait Family: 'static {
     /// Its name, for people.
     const NAME: &'static str;
-    /// Whether queries or probabilities are rounded further than f32 does.
+    /// Whether queries or probabilities are rounded to 8 bits.
     const ROUNDS: bool;
     /// Keys of a group: 1, 2 or 4.
     const KEYS: usize;
-    /// Whether scores are multiplied by a factor after their products: see [`Family::factors`].
-    const SCALES_SCORES: bool;
+    /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and to end a
+    /// score with.
+    const HEAD: usize;
+    /// Keys of a block, and elements of a row of Q and K, that sums can take.
+    const MOST: [usize; 2];
+    /// Whether the sums of a block are integers: relative to the block's own maximum, begun with 0, and
+    /// weighted where blocks meet. Else they are begun with those of the blocks before.
+    const BLOCKWISE: bool;
+    /// What the largest probability of a block is, as those sums count.
+    const ONE: f32;
     /// Words of a vector of lanes: what one multiplication consumes of queries or probabilities, or of a key or
     /// the values of a group, then the same in all lanes.
     type Words<S: Isa>: Copy;
+    /// Sums of products, one a lane.
+    type Sum<S: Isa>: Copy;
 
     /// Whether it computes problems whose Q, K and V are stored so.
-    fn takes(dtypes: [Dtype; 3]) -> bool;
+    fn takes(storage: &Storage) -> bool;
+
+    /// Bytes of scratch for a query row while it is packed.
+    fn query_room(dtype: Dtype, dim: usize) -> usize;
 
     /// Steps in a packed query row of `dim` elements.
     fn steps(dim: usize) -> usize;
@@ -114,17 +130,13 @@ pub(crate) trait Family: 'static {
     /// Bytes of a staged group of V.
     fn staged_v_row(dim: usize) -> usize;
 
-    /// What queries of a type are multiplied by when they are packed, and their dot products with keys later:
-    /// together `factor`, which makes a score in log2 units of a dot product. The latter is 1 without
-    /// [`Family::SCALES_SCORES`].
-    fn factors(dtype: Dtype, factor: f32) -> [f32; 2];
-
-    /// Transposes `n` rows of `dim` elements, multiplied by `factor`, into `panel[step][lane]`, `lanes` wide,
-    /// the missing lanes as zeros.
+    /// Packs `n` query rows, transposed: `panel[line][lane]`, `lanes` wide, the missing lanes as zeros. Their
+    /// products with keys are to be scores in log2 units, which are dot products times `factor`. Answers whether
+    /// scores may be NaN of which sums will not tell.
     ///
     /// # Safety
-    /// See the trait; `n <= lanes`, `panel` holds `steps(dim) * lanes` words, and `room` `LANES` rows of
-    /// [`convert::row_bytes`], if the type is not f32.
+    /// See the trait; `n <= lanes`, `panel` holds `(HEAD + steps(dim)) * lanes` words, and `room` as much as
+    /// `LANES` rows take.
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -134,7 +146,7 @@ pub(crate) trait Family: 'static {
         factor: f32,
         panel: *mut f32,
         room: *mut u8,
-    );
+    ) -> bool;
 
     /// Writes `n` rows of K as words: one for each step of a packed query.
     ///
@@ -150,11 +162,37 @@ pub(crate) trait Family: 'static {
     /// See the trait; `to` holds all groups; the keys before `first` have been staged.
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
 
-    /// 2^x, as good as probabilities are kept.
-    fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32;
+    /// What the dot products of a vector of packed queries, the first of whose lines is at `panel`, begin with.
+    ///
+    /// # Safety
+    /// `panel` is `lanes` wide.
+    unsafe fn begin_score<S: Isa>(s: S, panel: *const f32, lanes: usize) -> Self::Sum<S>;
 
-    /// The probabilities of a group: as many of `p` as it has keys.
-    fn pack<S: Isa>(s: S, p: [S::F32; 4]) -> Self::Words<S>;
+    /// `sum` and the products of words of queries and of a key.
+    fn add_score<S: Isa>(s: S, q: Self::Words<S>, k: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
+
+    /// The scores whose dot products are `sum`; `panel` as in [`Family::begin_score`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn end_score<S: Isa>(s: S, panel: *const f32, sum: Self::Sum<S>) -> S::F32;
+
+    /// The probabilities of a group from as many `scores` as it has keys, relative to `reference`; added to
+    /// `total`.
+    fn make<S: Isa>(s: S, scores: [S::F32; 4], reference: S::F32, total: &mut Self::Sum<S>)
+    -> Self::Words<S>;
+
+    /// No sum yet.
+    fn zero<S: Isa>(s: S) -> Self::Sum<S>;
+
+    /// A sum to go on with; 0 if [`Family::BLOCKWISE`].
+    fn resume<S: Isa>(s: S, sum: S::F32) -> Self::Sum<S>;
+
+    /// `sum` and the products of words of probabilities and of values.
+    fn add<S: Isa>(s: S, p: Self::Words<S>, v: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
+
+    /// A sum as f32; times `weight` if [`Family::BLOCKWISE`].
+    fn total<S: Isa>(s: S, sum: Self::Sum<S>, weight: S::F32) -> S::F32;
 
     /// Words of queries or probabilities from memory.
     ///
@@ -174,23 +212,20 @@ pub(crate) trait Family: 'static {
     /// It is readable.
     unsafe fn value<S: Isa>(s: S, v: *const u8) -> Self::Words<S>;
 
-    /// `sum` and the products of two words.
-    fn add<S: Isa>(s: S, p: Self::Words<S>, v: Self::Words<S>, sum: S::F32) -> S::F32;
-
     /// The probability of one key of a group in the word that a lane has.
     fn probability(word: u32, key: usize) -> f32;
 }
 
-/// Whether queries of a type are packed where they lie; else they are converted first.
+/// Bytes of scratch for a query row to become f32; 0 where it is.
 #[inline(always)]
-pub(crate) fn reads_q(dtype: Dtype) -> bool {
-    dtype == Dtype::F32
+pub(crate) fn plain_room(dtype: Dtype, dim: usize) -> usize {
+    if dtype == Dtype::F32 { 0 } else { convert::row_bytes(dim) }
 }
 
 /// `here` query rows (at most `LANES`) as rows of f32.
 ///
 /// # Safety
-/// As [`Family::pack_query`].
+/// As [`Family::pack_query`], with room for [`plain_room`].
 #[inline(always)]
 pub(crate) unsafe fn plain_rows<S: Isa>(
     s: S,
@@ -199,10 +234,27 @@ pub(crate) unsafe fn plain_rows<S: Isa>(
     dim: usize,
     room: *mut u8,
 ) -> Rows {
-    if reads_q(source.dtype()) || here == 0 {
+    if source.dtype() == Dtype::F32 || here == 0 {
         return source.rows();
     }
     // SAFETY: this function's contract.
     unsafe { convert::convert(s, source, here, dim, room) };
     Rows { base: room, stride: convert::row_bytes(dim) }
+}
+
+/// Copies rows of `bytes` bytes, `stride` apart afterwards, and zeros behind them up to `whole` bytes. Not
+/// compiled for an instruction set: `memcpy` has its own.
+///
+/// # Safety
+/// `rows` has `n` such rows, `to` room for as many.
+#[inline(never)]
+pub(crate) unsafe fn copy_rows(rows: Rows, n: usize, bytes: usize, to: *mut u8, stride: usize, whole: usize) {
+    for row in 0..n {
+        // SAFETY: this function's contract.
+        unsafe {
+            let to = to.add(row * stride);
+            ptr::copy_nonoverlapping(rows.skip(row).base, to, bytes);
+            to.add(bytes).write_bytes(0, whole - bytes);
+        }
+    }
 }

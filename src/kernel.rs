@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::decode::{self, Decode};
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::family::{Family, bf16::Bf16, f32::F32};
+use crate::family::{Family, bf16::Bf16, f32::F32, i8::I8};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
-use crate::problem::Shape;
+use crate::problem::{Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512, avx512::Avx512};
@@ -24,6 +24,8 @@ use crate::workspace::Scratch;
 static TABLE: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx512<avx512::Bf16>, Bf16, 8>(),
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx512<avx512::Vnni>, I8, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx512<avx512::Base>, F32, 8>(),
@@ -64,7 +66,9 @@ struct Way {
 pub struct Row {
     isa: &'static CStr,
     family: &'static str,
-    takes: fn([Dtype; 3]) -> bool,
+    takes: fn(&Storage) -> bool,
+    /// See [`Family::MOST`].
+    most: [usize; 2],
     rounds: bool,
     lanes: usize,
     tile_rows: usize,
@@ -82,6 +86,7 @@ impl Row {
             isa: S::NAME,
             family: F::NAME,
             takes: F::takes,
+            most: F::MOST,
             rounds: F::ROUNDS,
             lanes: S::LANES,
             tile_rows: prefill::tile_rows::<S>(),
@@ -127,14 +132,27 @@ impl Row {
         }
     }
 
-    /// Whether it computes problems whose Q, K and V are stored so.
-    pub fn takes(&self, dtypes: [Dtype; 3]) -> bool {
-        (self.takes)(dtypes)
+    /// Whether it computes problems of a shape.
+    pub fn takes(&self, shape: &Shape) -> bool {
+        (self.takes)(&shape.storage) && shape.dim_qk <= self.most[1]
+    }
+
+    /// Whether it computes problems whose Q, K and V are of these types, with one scale a head.
+    pub fn takes_types(&self, dtypes: [Dtype; 3]) -> bool {
+        (self.takes)(&Storage::plain(dtypes))
+    }
+
+    /// Keys of a block, at most.
+    pub fn most_keys(&self, path: Path) -> usize {
+        match path {
+            Path::Prefill => self.most[0],
+            Path::Decode => usize::MAX,
+        }
     }
 
     /// Whether K, and V, are read where they lie, as far as their types decide that.
     pub fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2] {
-        let [_, k, v] = shape.dtypes;
+        let [_, k, v] = shape.storage.dtypes;
         (self.way(path).reads_kv)([k, v], shape.dim_qk)
     }
 
@@ -227,11 +245,11 @@ pub fn best() -> Result<&'static Row, Error> {
     TABLE[limit()?..].iter().find(|row| (row.available)()).ok_or(Error::Internal)
 }
 
-/// The best row under the current limit for Q, K and V stored so; `precise` ones do not round queries or
-/// probabilities.
-pub fn select(dtypes: [Dtype; 3], precise: bool) -> Result<&'static Row, Error> {
+/// The best row under the current limit for problems of a shape; `precise` ones do not round queries or
+/// probabilities to 8 bits.
+pub fn select(shape: &Shape, precise: bool) -> Result<&'static Row, Error> {
     let limit = limit()?;
-    let fits = |row: &&Row| row.takes(dtypes) && !(precise && row.rounds) && (row.available)();
+    let fits = |row: &&Row| row.takes(shape) && !(precise && row.rounds) && (row.available)();
     TABLE[limit..].iter().find(fits).ok_or(Error::Dtype)
 }
 

@@ -86,7 +86,7 @@ impl Plan {
         let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
         // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(parts.max(1)) };
-        let [_, k, v] = shape.dtypes;
+        let [_, k, v] = shape.storage.dtypes;
         let in_place = row.reads_kv(path, shape);
         let plan = Plan { row, path, tiles, kv: [k, v], in_place, others: None, parts, threads, scratch };
         workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
@@ -185,7 +185,7 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
         }
         (given, _) => given,
     };
-    wanted.min(longest)
+    wanted.min(longest).min(row.most_keys(path))
 }
 
 /// Query rows of a part.

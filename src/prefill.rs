@@ -25,14 +25,15 @@ use crate::attend::ahead::Ahead;
 use crate::attend::epilogue::{blank, epilogue};
 use crate::attend::logits::Logits;
 use crate::attend::mask::{self, Span, first_block, next_block, seen_by};
-use crate::attend::scores;
+use crate::attend::scores::{self, Keys};
 use crate::attend::softmax::{self, Probabilities, State};
 use crate::attend::stage;
-use crate::attend::{MAX_WIDTH, VECTORS, fetch, query_rows};
-use crate::family::{Family, Rows, convert, reads_q, staged_bytes};
+use crate::attend::{MAX_WIDTH, VECTORS, fetch, key_rows, query_rows};
+use crate::family::{Family, Rows, staged_bytes};
 use crate::part::{Part, Tiles};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
+use crate::view::Grain;
 use crate::workspace::{Scratch, array_bytes};
 
 /// Query rows of a whole tile.
@@ -53,22 +54,35 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
     let lanes = part_lanes::<S>(tiles);
     let width = lanes.min(tile_rows::<S>());
     let arrays = [
-        array_bytes(lanes.checked_mul(F::steps(shape.dim_qk))?, 4),
+        array_bytes(lanes.checked_mul(panel_lines::<F>(shape))?, 4),
         array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
         array_bytes(tiles.kv.checked_next_multiple_of(F::KEYS)?.checked_mul(width)?, 4),
-        array_bytes(room_for_queries::<S>(shape), 1),
+        array_bytes(room_for_queries::<S, F>(shape), 1),
+        array_bytes(key_scales::<F>(shape, tiles), 4),
         array_bytes(staged_bytes::<F>(shape, tiles)[0], 1),
         array_bytes(staged_bytes::<F>(shape, tiles)[1], 1),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
-/// Bytes for as many query rows as a vector has lanes, if they cannot be packed where they lie.
+/// Bytes for as many query rows as a vector has lanes, while they are packed.
 #[inline(always)]
-fn room_for_queries<S: Isa>(shape: &Shape) -> usize {
-    if reads_q(shape.dtypes[0]) { 0 } else { convert::row_bytes(shape.dim_qk).saturating_mul(S::LANES) }
+fn room_for_queries<S: Isa, F: Family>(shape: &Shape) -> usize {
+    F::query_room(shape.storage.dtypes[0], shape.dim_qk).saturating_mul(S::LANES)
+}
+
+/// Lines of a panel of packed queries.
+#[inline(always)]
+fn panel_lines<F: Family>(shape: &Shape) -> usize {
+    F::HEAD + F::steps(shape.dim_qk)
+}
+
+/// Keys of a block whose scales are kept apart from them: those of heads are queries' affair.
+#[inline(always)]
+fn key_scales<F: Family>(shape: &Shape, tiles: Tiles) -> usize {
+    if F::BLOCKWISE && shape.storage.grains[1] == Grain::Row { tiles.kv } else { 0 }
 }
 
 /// The computation of one part, to be entered with an instruction set.
@@ -99,7 +113,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
         let buffers = Buffers {
-            panel: scratch.take(lanes * F::steps(dim_qk)),
+            panel: scratch.take(lanes * panel_lines::<F>(shape)),
             state: State {
                 output: scratch.take(lanes * dim_v),
                 reference: scratch.take(lanes),
@@ -108,7 +122,9 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             },
             scores: scratch.take(tiles.kv.next_multiple_of(F::KEYS) * width),
         };
-        let room = scratch.take::<u8>(room_for_queries::<S>(shape));
+        let room = scratch.take::<u8>(room_for_queries::<S, F>(shape));
+        let key_scales = key_scales::<F>(shape, tiles);
+        let scales = scratch.take::<f32>(key_scales);
         let [staged_k, staged_v] = staged_bytes::<F>(shape, tiles).map(|bytes| scratch.take::<u8>(bytes));
 
         // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
@@ -117,7 +133,16 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
             let seen = seen_by(sequence, &part.rows());
-            let [factor, _] = F::factors(shape.dtypes[0], problem.score_factor());
+            let mut factor = problem.score_factor();
+            let mut out_scale = 1.0;
+            if F::BLOCKWISE && !seen.is_empty() {
+                let first_of = |view| key_rows(problem, view, sequence, kv_head, seen.start);
+                out_scale = stage::scale_of(&first_of(problem.v()));
+                if key_scales == 0 {
+                    factor *= stage::scale_of(&first_of(problem.k()));
+                }
+            }
+            let mut doubtful = problem.changes_scores();
             let worth_fetching = seen.len() >= FETCH_FROM;
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
@@ -126,7 +151,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let q = query_rows(problem, sequence, head, tile.rows.start);
                 let Buffers { panel, state, .. } = buffers.of_tile::<S, F>(&tile, problem);
-                F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, room);
+                doubtful |= F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, room);
                 state.begin(s);
                 // What comes first is not known where blocks may be skipped.
                 if seen_by(sequence, &tile.rows).is_empty() || problem.logits().cells.is_some() {
@@ -165,7 +190,12 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     || (F::KEYS == 1
                         && problem.logits().hides()
                         && first_not_finite(v, 0..block.len(), dim_v).is_some());
-                let block_of = Block { keys: block.clone(), k, v, suspects };
+                let mut doubtful = doubtful;
+                if key_scales > 0 {
+                    doubtful |= stage::key_scales(problem, sequence, kv_head, &block, scales);
+                }
+                let k = Keys { rows: k, scales: (key_scales > 0).then_some(scales.cast_const()) };
+                let block_of = Block { keys: block.clone(), k, v, suspects, doubtful };
                 let next = next_block(&seen, &block, tiles.kv);
                 let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
@@ -187,9 +217,9 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
                 if tile.lanes == S::LANES {
-                    epilogue::<S, 1>(s, part, tile.rows, state);
+                    epilogue::<S, 1>(s, part, tile.rows, state, out_scale);
                 } else {
-                    epilogue::<S, VECTORS>(s, part, tile.rows, state);
+                    epilogue::<S, VECTORS>(s, part, tile.rows, state, out_scale);
                 }
             }
         }
@@ -267,7 +297,7 @@ impl Buffers {
         let lane = tile.index * tile_rows::<S>();
         let State { reference, sum, output, .. } = self.state;
         Buffers {
-            panel: self.panel.wrapping_add(lane * F::steps(problem.shape().dim_qk)),
+            panel: self.panel.wrapping_add(lane * panel_lines::<F>(problem.shape())),
             state: State {
                 reference: reference.wrapping_add(lane),
                 sum: sum.wrapping_add(lane),
@@ -282,12 +312,14 @@ impl Buffers {
 /// A block of keys.
 struct Block {
     keys: Range<usize>,
-    /// Their rows, staged.
-    k: Rows,
+    /// Themselves and their values, staged.
+    k: Keys,
     v: Rows,
     /// Whether any key may be hidden from some row while its values are not finite, or such values have been
     /// left out.
     suspects: bool,
+    /// Whether scores may be NaN of which sums of the family would not tell.
+    doubtful: bool,
 }
 
 /// One tile of queries meets one block of keys.
@@ -305,7 +337,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
     ahead: &mut Ahead,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::KEYS);
+    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::KEYS, F::BLOCKWISE);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
@@ -333,8 +365,17 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
             fresh = false;
         }
-        let references = softmax::update(s, buffers.state, problem.shape().dim_v, max);
-        let mut making = Probabilities::new(s, references);
+        if F::BLOCKWISE && block.doubtful {
+            for span in spans.iter().filter(|span| !span.keys.is_empty()) {
+                let Place { scores, state, .. } = Place::of::<S, F>(span, tile, block, &buffers);
+                match span.vectors {
+                    1 => softmax::mark_not_numbers::<S, 1>(s, scores, span.keys.len(), state.sum),
+                    _ => softmax::mark_not_numbers::<S, VECTORS>(s, scores, span.keys.len(), state.sum),
+                }
+            }
+        }
+        let relative = softmax::update::<S, F>(s, buffers.state, problem.shape().dim_v, max);
+        let mut making = Probabilities::new(s, relative);
         for span in &spans {
             let place = Place::of::<S, F>(span, tile, block, &buffers);
             match span.vectors {
@@ -350,7 +391,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
 
 /// Where one span finds its keys, values and arrays.
 struct Place {
-    k: Rows,
+    k: Keys,
     v: Rows,
     panel: *const f32,
     scores: *mut f32,
@@ -390,7 +431,6 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     let logits = Logits::of(part, &span.rows, &span.keys);
     let (problem, sequence) = (part.problem(), part.sequence());
     let dim = problem.shape().dim_qk;
-    let [_, factor] = F::factors(problem.shape().dtypes[0], problem.score_factor());
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     // The keys that every row sees, as far as they fill register tiles, and those at either end, which
     // are masked.
@@ -407,7 +447,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
             let out = scores.add(keys.start * Z * S::LANES);
             let k = k.skip(keys.start);
             let mut found =
-                scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, keys.len(), dim, factor, out, ahead);
+                scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, keys.len(), dim, out, ahead);
             if let Some(logits) = &logits {
                 let keys = span.keys.start + keys.start..span.keys.start + keys.end;
                 found = logits.change::<S, Z>(s, &span.rows, keys, out);
@@ -436,13 +476,14 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     span: &Span,
     place: Place,
     mut fresh: bool,
-    all_making: &mut Probabilities<S, VECTORS>,
+    all_making: &mut Probabilities<S, F, VECTORS>,
 ) {
     let Place { v, scores: p, state, suspects, .. } = place;
     let State { output, lanes, .. } = state;
     let (problem, n) = (part.problem(), span.keys.len());
     let dim = problem.shape().dim_v;
     let mut making = all_making.part::<Z>(span.vector);
+    let weight = making.weight();
     if F::KEYS > 1 {
         // SAFETY: as many groups of v and scores exist, and room for whole groups of scores.
         unsafe {
@@ -452,7 +493,7 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
                 s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
             }
             let d = make_and_accumulate::<S, F, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut making);
-            accumulate::<S, F, R, Z>(s, p, v, groups, d, dim, output, lanes, fresh);
+            accumulate::<S, F, R, Z>(s, p, v, groups, d, dim, output, lanes, fresh, weight);
             if suspects {
                 add_what_is_not_finite::<F>(part, span, p, Z * S::LANES, output, lanes);
             }
@@ -469,13 +510,14 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
         if guarded.is_none() {
             d = make_and_accumulate::<S, F, Z>(s, p, v, n, dim, output, lanes, fresh, &mut making);
         } else {
-            making.make_all::<F>(s, p, n);
+            making.make_all(s, p, n);
         }
         let mut done = 0;
         while done < n {
             let end = guarded.unwrap_or(n);
             let from = p.add(done * Z * S::LANES);
-            accumulate::<S, F, R, Z>(s, from, v.skip(done), end - done, d, dim, output, lanes, fresh);
+            let v_rows = v.skip(done);
+            accumulate::<S, F, R, Z>(s, from, v_rows, end - done, d, dim, output, lanes, fresh, weight);
             fresh = false;
             done = end;
             if let Some(key) = guarded {

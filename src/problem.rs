@@ -18,13 +18,13 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Layout, Quant, View, ViewMut};
+use crate::view::{Array, Grain, Layout, Quant, View, ViewMut};
 pub use batch::{Batch, Sequence};
 pub use cells::Cells;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
 pub use semantics::{Position, Semantics, Window};
-pub use shape::Shape;
+pub use shape::{Shape, Storage};
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
 /// [`Batch`].
@@ -86,7 +86,10 @@ impl<'a> Problem<'a> {
         let score_factor = score_factor(&semantics)?;
         let changes_scores = !logits.is_none();
         let cell = logits.cells.map(|cells| cells.keys);
-        let shape = Shape { cell, ..shape };
+        let entries = shape.paged;
+        let grain = |view: &View, entries| view.quant().map_or(Grain::Head, |quant| quant.grain(entries));
+        let grains = [grain(q, false), grain(k, entries), grain(v, entries)];
+        let shape = Shape { cell, storage: Storage { grains, ..shape.storage }, ..shape };
         let problem = Problem { tensors, shape, semantics, score_factor, changes_scores };
         match problem.overlap() {
             None => Ok(problem),

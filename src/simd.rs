@@ -102,6 +102,22 @@ pub(crate) trait Isa: Copy + 'static {
     fn dot_bf16(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
         math::dot_of_halves(self, sum, a, b)
     }
+    /// `a - b`, wrapping.
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// The bits in which the two differ.
+    fn xor(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `sum` and the products of the four bytes of each lane: unsigned ones of `a`, signed ones of `b`. Exact, but
+    /// for sums beyond 32 bits, which wrap.
+    #[inline(always)]
+    fn dot_u8_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        math::dot_u8_i8(self, sum, a, b)
+    }
+    /// 255 · 2^(x - top) of four `x` that are not above `top`, to within 0.6 % and rounded, as unsigned bytes of
+    /// each lane, the first one the lowest. 0 for -inf and NaN.
+    #[inline(always)]
+    fn powers_u8(self, x: [Self::F32; 4], top: Self::F32) -> Self::I32 {
+        math::powers_u8(self, x, top)
+    }
     /// What is in the upper halves, as f32.
     fn high_half(self, x: Self::I32) -> Self::F32;
     /// `low <= x && x < high`.
@@ -159,6 +175,15 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_i8(self, p: *const i8) -> Self::F32;
+    /// Element `d` and those behind it of four rows of bytes, one lane each, those of the first row the lowest.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at element `d` of each row.
+    #[inline(always)]
+    unsafe fn load_quads(self, rows: [*const u8; 4], d: usize) -> Self::I32 {
+        // SAFETY: this method's contract.
+        unsafe { math::load_quads(self, rows, d) }
+    }
     /// Writes a vector as binary16, rounded to nearest even; no alignment is needed.
     ///
     /// # Safety

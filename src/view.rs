@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
-pub use quant::Quant;
+pub use quant::{Grain, Quant};
 
 /// `[batch][head][token][dim]`; the elements of a row are contiguous, everything else has a
 /// stride in bytes. A stride of 0 repeats the same data (inputs only).

@@ -177,10 +177,14 @@ impl Case {
         let (mut inputs, mut lists, mut quants) = (Vec::new(), Vec::new(), Vec::new());
         let mut largest = 1.0f64;
         let packed = [!a.cu_len_q.is_null(), !a.cu_len_kv.is_null(), !a.cu_len_kv.is_null()];
-        // Half of the problems are f32 throughout.
-        let types = if c.chance(50) { vec![F32] } else { vec![F32, F16, BF16, I8, Q8_0] };
+        // Many problems are f32 throughout, and many have the types that integers compute.
+        let types = match c.below(10) {
+            0..4 => vec![F32],
+            4..7 => vec![F32, F16, BF16, I8, Q8_0],
+            _ => vec![I8],
+        };
         let mut input = |c: &mut Chooser, which: usize, extent: [i64; 3], dim: i64, broadcast: bool| {
-            let mut dtype = c.of(&types);
+            let mut dtype = if which == 0 && types[0] == I8 { c.of(&[F32, BF16, I8]) } else { c.of(&types) };
             if dim % block(dtype)[0] != 0 {
                 dtype = I8;
             }
@@ -226,7 +230,7 @@ impl Case {
             a.v = a.k;
         }
         let extent = [entries_q, a.heads_q, rows_q];
-        a.o.dtype = if types.len() == 1 { F32 } else { c.of(&[F32, F16, BF16]) };
+        a.o.dtype = if types == [F32] { F32 } else { c.of(&[F32, F16, BF16]) };
         let element = block(a.o.dtype)[1];
         let (stride, bytes) = strides(&mut c, extent, a.dim_v * element, element);
         let mut o = vec![BEFORE; bytes];
@@ -495,8 +499,18 @@ impl Case {
     fn check(&self, how: &str) {
         let a = &self.a;
         // Where bfloat16 is multiplied, probabilities are rounded to 8 bits, and queries that are not bfloat16.
-        let is_bf16 = how == "avx512bf16" && a.flags & FA_PRECISE == 0;
-        let rounded = 2f64.powi(-9);
+        let words = why(a);
+        let is_bf16 = words.starts_with("avx512bf16");
+        // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of steps of 1/64
+        // in their exponents, and queries are quantised that are not integers with one scale a row.
+        let is_i8 = words.starts_with("avx512vnni");
+        let rounded = if is_i8 { 1.0 / 254.0 } else { 2f64.powi(-9) };
+        // SAFETY: NULL or a box that the case keeps.
+        let quant = unsafe { a.q.quant.as_ref() };
+        let is_exact_q = match is_i8 {
+            true => a.q.dtype == I8 && quant.is_none_or(|q| q.zero.is_null() && q.stride[3] == 0),
+            false => a.q.dtype == BF16,
+        };
         let mut o_left = self.o.clone();
         let mut lse_left = self.lse.clone();
         let seed = self.seed;
@@ -520,17 +534,28 @@ impl Case {
             // Scores are f32: the larger they are the coarser.
             let coarse = 1.0 + scores.iter().fold(0.0f64, |m, s| m.max(s.abs())) / 20.0;
             let row = at(&a.o, self.query_at(b, i), h);
+            let largest_q = q.iter().fold(0.0f64, |m, q| m.max(q.abs()));
             let magnitude = |&j: &i64| {
                 let place = self.key_at(b, j);
-                (0..).zip(&q).map(|(d, q)| (q * value(&a.k, place, kv, d)).abs()).sum::<f64>()
+                let size = |q: f64| if is_i8 { largest_q } else { q.abs() };
+                (0..).zip(&q).map(|(d, &q)| size(q) * value(&a.k, place, kv, d).abs()).sum::<f64>()
             };
-            let of_scores = match is_bf16 && a.q.dtype != BF16 {
+            let of_scores = match (is_bf16 || is_i8) && !is_exact_q {
                 true => scale.abs() * rounded * keys.iter().map(magnitude).fold(0.0, f64::max),
                 false => 0.0,
             };
             // Exponentials are no better than their rounding needs.
-            let of_sum = if is_bf16 { of_scores + 1e-4 } else { 0.0 };
-            let of_weights = if is_bf16 { 2.0 * rounded + 2.0 * of_scores } else { 0.0 };
+            let of_powers = 0.5 / 255.0 * keys.len() as f64 / sum.max(1.0) + 0.006;
+            let of_sum = match (is_bf16, is_i8) {
+                (true, _) => of_scores + 1e-4,
+                (_, true) => of_scores + 1.1 * of_powers,
+                _ => 0.0,
+            };
+            let of_weights = match (is_bf16, is_i8) {
+                (true, _) => 2.0 * rounded + 2.0 * of_scores,
+                (_, true) => 2.0 * of_powers + 2.0 * of_scores,
+                _ => 0.0,
+            };
             let element = block(a.o.dtype)[1];
             for d in 0..a.dim_v {
                 let weigh =
@@ -830,7 +855,7 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
     // Seeds are numbers; a failure prints its own.
     for seed in 0..3000 {
         let mut case = Case::random(seed);
-        for isa in [c"avx512bf16", c"avx512", c"avx2", c"scalar"] {
+        for isa in [c"avx512bf16", c"avx512vnni", c"avx512", c"avx2", c"scalar"] {
             // SAFETY: a string.
             assert_eq!(unsafe { fa_limit_isa(isa.as_ptr()) }, fa_status::FA_OK);
             // SAFETY: a static string.
@@ -840,8 +865,8 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
             let how = isa.to_str().unwrap();
             case.blank();
             case.run(ptr::null(), 1);
-            if isa == c"avx512bf16" && (case.a.k.dtype, case.a.v.dtype) != (BF16, BF16) {
-                // The next one's.
+            if !why(&case.a).starts_with(how) {
+                // Computed by another one.
                 continue;
             }
             case.check(how);

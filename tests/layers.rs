@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["prefill", "decode", "part", "problem", "family", "dtype", "simd", "machine", "workspace", "error"],
     ),
     ("decode", &["attend", "family", "part", "problem", "dtype", "simd", "workspace"]),
-    ("prefill", &["attend", "family", "part", "problem", "simd", "workspace"]),
+    ("prefill", &["attend", "family", "part", "problem", "view", "simd", "workspace"]),
     ("attend", &["family", "part", "problem", "dtype", "view", "simd"]),
     ("family", &["part", "problem", "view", "dtype", "simd"]),
     ("part", &["problem"]),

@@ -20,6 +20,13 @@ pub fn peak(row: &Row) -> f64 {
             return (4 * chains * lanes * STEPS) as f64 / start.elapsed().as_secs_f64();
         }
         #[cfg(target_arch = "x86_64")]
+        _ if row.family(Path::Prefill) == "i8" => {
+            // SAFETY: as above.
+            let chains = unsafe { dot_u8_i8(STEPS) };
+            // Each lane is four pairs.
+            return (8 * chains * lanes * STEPS) as f64 / start.elapsed().as_secs_f64();
+        }
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: a row with this many lanes is only available where its features are.
         16 => unsafe { fma_avx512(STEPS) },
         #[cfg(target_arch = "x86_64")]
@@ -62,6 +69,22 @@ fn dot_bf16(steps: usize) -> usize {
     for _ in 0..steps {
         for sum in &mut sums {
             *sum = _mm512_dpbf16_ps(*sum, a, a);
+        }
+    }
+    black_box(sums);
+    CHAINS
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512vnni,avx512f")]
+fn dot_u8_i8(steps: usize) -> usize {
+    use core::arch::x86_64::*;
+    const CHAINS: usize = 16;
+    let a = _mm512_set1_epi32(black_box(0x0102_0304));
+    let mut sums = [_mm512_setzero_si512(); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, a);
         }
     }
     black_box(sums);

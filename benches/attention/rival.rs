@@ -104,8 +104,7 @@ fn softmax(row: &mut [f32], scale: f32) {
     for x in row.iter_mut() {
         *x = (*x - max) * factor;
     }
-    let kernels =
-        flash_attention::kernel::select([flash_attention::dtype::Dtype::F32; 3], false).expect("a row");
+    let kernels = flash_attention::kernel::best().expect("a row");
     kernels.map(Function::Exp2, row);
     let sum: f32 = row.chunks(16).map(|chunk| chunk.iter().sum::<f32>()).sum();
     let weight = 1.0 / sum;

@@ -51,7 +51,7 @@ impl Tables {
     fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static Row> {
         let wanted = self.isa.as_deref().or(isa);
         kernel::available().find(|row| {
-            row.takes([dtype; 3]) && wanted.is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes())
+            row.takes_types([dtype; 3]) && wanted.is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes())
         })
     }
 
@@ -101,7 +101,7 @@ impl Tables {
     /// One shape, on every instruction set or the one asked for.
     pub fn shape(&mut self, case: &Case) {
         self.report.heading("Share of the multiply-add peak");
-        let isas: Vec<_> = kernel::available().filter(|row| row.takes([case.dtype; 3])).collect();
+        let isas: Vec<_> = kernel::available().filter(|row| row.takes_types([case.dtype; 3])).collect();
         for row in isas {
             if self.isa.as_deref().is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes()) {
                 self.share_line("shape", row, case, None, None);

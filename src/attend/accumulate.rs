@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::MAX_WIDTH;
 use super::softmax::Probabilities;
-use crate::family::{Family, Rows};
+use crate::family::{Family, Rows, Tile};
 use crate::simd::Isa;
 
 /// Elements of the tile that makes the probabilities: fewer than in others, so that what the
@@ -29,19 +29,19 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Family, const Z: usize>(
     output: *mut f32,
     lanes: usize,
     fresh: bool,
-    making: &mut Probabilities<S, Z>,
+    making: &mut Probabilities<S, F, Z>,
 ) -> usize {
     // SAFETY: FIRST or 1 of the caller's dim, which is at least 1.
     unsafe {
         if S::REGISTERS < 32 {
             // Too few to do both: what is saved is lost to spilling, twice over.
-            making.make_all::<F>(s, scores, n);
+            making.make_all(s, scores, n);
             0
         } else if dim >= FIRST {
-            tile::<S, F, FIRST, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
+            tile::<S, F, FIRST, Z>(s, scores, v, n, output, lanes, fresh, making.weight(), Some(making));
             FIRST
         } else {
-            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, Some(making));
+            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, making.weight(), Some(making));
             1
         }
     }
@@ -64,6 +64,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Family, const R: usize, const Z: usiz
     output: *mut f32,
     lanes: usize,
     fresh: bool,
+    weight: [S::F32; Z],
 ) {
     // SAFETY: each tile of N elements is taken only while N are left of the caller's dim.
     unsafe {
@@ -71,7 +72,8 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Family, const R: usize, const Z: usiz
             ($rows:expr) => {
                 while dim - d >= $rows {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
-                    tile::<S, F, { $rows }, Z>(s, p, v, n, output.add(d * lanes), lanes, fresh, None);
+                    let output = output.add(d * lanes);
+                    tile::<S, F, { $rows }, Z>(s, p, v, n, output, lanes, fresh, weight, None);
                     d += $rows;
                 }
             };
@@ -95,15 +97,16 @@ unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
     output: *mut f32,
     lanes: usize,
     fresh: bool,
-    making: Option<&mut Probabilities<S, Z>>,
+    weight: [S::F32; Z],
+    making: Option<&mut Probabilities<S, F, Z>>,
 ) {
-    let mut sum = [[s.splat(0.0); Z]; R];
+    let mut sum = [[F::zero(s); Z]; R];
     // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
     unsafe {
-        if !fresh {
+        if !fresh && !F::BLOCKWISE {
             for (r, sum) in sum.iter_mut().enumerate() {
                 for (z, sum) in sum.iter_mut().enumerate() {
-                    *sum = s.load(output.add(r * lanes + z * S::LANES));
+                    *sum = F::resume(s, s.load(output.add(r * lanes + z * S::LANES)));
                 }
             }
         }
@@ -112,31 +115,34 @@ unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
             // A copy, which can live in registers. Probabilities are made one group before they are used, so
             // that the multiply-adds of one group never wait for its exponentials.
             let mut made = *making;
-            let mut weight = made.make::<F>(s, p, p);
+            let mut words = made.make(s, p, p);
             for group in 1..n {
                 let at = p.add(group * Z * S::LANES);
-                let next = made.make::<F>(s, p.add(group * F::KEYS * Z * S::LANES), at);
-                weigh::<S, F, R, Z>(s, weight, row, &mut sum);
-                weight = next;
+                let next = made.make(s, p.add(group * F::KEYS * Z * S::LANES), at);
+                weigh::<S, F, R, Z>(s, words, row, &mut sum);
+                words = next;
                 row = row.wrapping_add(v.stride);
             }
-            weigh::<S, F, R, Z>(s, weight, row, &mut sum);
+            weigh::<S, F, R, Z>(s, words, row, &mut sum);
             *making = made;
         } else {
             let mut p = p;
             for _ in 0..n {
-                let mut weight = [F::load(s, p); Z];
-                for (z, weight) in weight.iter_mut().enumerate().skip(1) {
-                    *weight = F::load(s, p.add(z * S::LANES));
+                let mut words = [F::load(s, p); Z];
+                for (z, words) in words.iter_mut().enumerate().skip(1) {
+                    *words = F::load(s, p.add(z * S::LANES));
                 }
-                weigh::<S, F, R, Z>(s, weight, row, &mut sum);
+                weigh::<S, F, R, Z>(s, words, row, &mut sum);
                 p = p.add(Z * S::LANES);
                 row = row.wrapping_add(v.stride);
             }
         }
         for (r, sum) in sum.iter().enumerate() {
             for (z, &sum) in sum.iter().enumerate() {
-                s.store(output.add(r * lanes + z * S::LANES), sum);
+                let at = output.add(r * lanes + z * S::LANES);
+                let sum = F::total(s, sum, weight[z]);
+                let more = F::BLOCKWISE && !fresh;
+                s.store(at, if more { s.add(s.load(at), sum) } else { sum });
             }
         }
     }
@@ -149,15 +155,15 @@ unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
 #[inline(always)]
 unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
-    weight: [F::Words<S>; Z],
+    words: [F::Words<S>; Z],
     row: *const u8,
-    sum: &mut [[S::F32; Z]; R],
+    sum: &mut Tile<F::Sum<S>, R, Z>,
 ) {
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: r < R.
         let x = unsafe { F::value(s, row.wrapping_add(4 * r)) };
-        for (sum, weight) in sum.iter_mut().zip(weight) {
-            *sum = F::add(s, weight, x, *sum);
+        for (sum, words) in sum.iter_mut().zip(words) {
+            *sum = F::add(s, words, x, *sum);
         }
     }
 }

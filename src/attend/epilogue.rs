@@ -11,7 +11,7 @@ use crate::simd::Isa;
 use crate::simd::corner::Square;
 use crate::view::Layout;
 
-/// Writes the output rows (and LSE) of one tile of `part` from its state.
+/// Writes the output rows (and LSE) of one tile of `part` from its state; outputs are multiplied by `scale`.
 ///
 /// A row that sees no key is 0 with LSE -inf. That is decided by what is visible, never by the
 /// sum: a row whose visible scores are all -inf, or one of which is NaN, is NaN.
@@ -24,6 +24,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     part: &Part,
     tile_rows: Range<usize>,
     state: State,
+    scale: f32,
 ) {
     let (first, n) = (tile_rows.start, tile_rows.len());
     let problem = part.problem();
@@ -55,13 +56,13 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         // values with weight 0, invisible ones included.
         let mut weight = [0.0; MAX_WIDTH];
         for (lane, weight) in weight[..width].iter_mut().enumerate() {
-            *weight = 1.0 / state.sum.add(lane).read();
+            *weight = scale / state.sum.add(lane).read();
         }
         if sink != f32::NEG_INFINITY {
             for (lane, weight) in weight[..n].iter_mut().enumerate() {
                 let (share, _) =
                     with_sink(sink, state.reference.add(lane).read(), state.sum.add(lane).read());
-                *weight = share;
+                *weight = share * scale;
             }
         }
         for from in (0..n).step_by(S::LANES) {

@@ -26,13 +26,15 @@ pub(crate) struct Span {
 /// Cuts what a tile of `rows` (at most [`super::VECTORS`] vectors) sees of a block into runs that
 /// are seen by the same vectors, in the order of the keys; empty where there are fewer. A key that
 /// only half of the tile sees then costs half a tile. Runs begin and end at whole groups of keys, counted
-/// from the start of the block, or at its end.
+/// from the start of the block, or at its end. With `whole` there is only one run for each vector: sums of a block
+/// that are rounded once must not depend on where it is cut.
 #[inline(always)]
 pub(crate) fn spans<S: Isa>(
     sequence: &Sequence,
     rows: &Range<usize>,
     block: &Range<usize>,
     group: usize,
+    whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + S::LANES);
     let low = whole_groups(clip(seen_by(sequence, &(rows.start..middle)), block), block, group);
@@ -45,6 +47,15 @@ pub(crate) fn spans<S: Isa>(
         ];
     }
     let high = whole_groups(clip(seen_by(sequence, &(middle..rows.end)), block), block, group);
+    if whole && !low.is_empty() && !high.is_empty() {
+        let all = low.start.min(high.start)..low.end.max(high.end);
+        let nothing = all.end..all.end;
+        return [
+            Span::new(sequence, all, 0, 2, rows.clone()),
+            Span::new(sequence, nothing.clone(), 0, 2, rows.clone()),
+            Span::new(sequence, nothing, 0, 2, rows.clone()),
+        ];
+    }
     [
         Span::new(sequence, low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
         Span::new(sequence, clip(high.clone(), &low), 0, 2, rows.clone()),

@@ -4,20 +4,36 @@ use super::ahead::Ahead;
 use crate::family::{Family, Rows, Tile};
 use crate::simd::Isa;
 
+/// Keys, as scores meet them.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys {
+    /// Their rows, as the family reads them.
+    pub(crate) rows: Rows,
+    /// What the scores of each are multiplied by, if that is not the same for all.
+    pub(crate) scales: Option<*const f32>,
+}
+
+impl Keys {
+    /// From key `n` on.
+    #[inline(always)]
+    pub(crate) fn skip(self, n: usize) -> Keys {
+        Keys { rows: self.rows.skip(n), scales: self.scales.map(|scales| scales.wrapping_add(n)) }
+    }
+}
+
 /// Writes `out[key][lane]`, `Z` vectors wide, for `n` keys against `Z` vectors of a panel of packed
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`] for `n` keys; `out` has room for `n * Z` vectors.
+/// As [`dot`] for `n` keys; only families that are [`Family::BLOCKWISE`] have scales; `out` has room for `n * Z` vectors.
 #[inline(always)]
 pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     panel: *const f32,
     lanes: usize,
-    k: Rows,
+    k: Keys,
     n: usize,
     dim: usize,
-    factor: f32,
     out: *mut f32,
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
@@ -29,7 +45,7 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
         macro_rules! tiles_of {
             ($rows:expr) => {
                 while n - key >= $rows {
-                    let tile = dot::<S, F, { $rows }, Z>(s, panel, lanes, k.skip(key), dim, factor);
+                    let tile = dot::<S, F, { $rows }, Z>(s, panel, lanes, k.skip(key), dim);
                     store(s, &tile, out.add(key * Z * S::LANES), &mut max);
                     ahead.step(s);
                     key += $rows;
@@ -44,25 +60,31 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
     max
 }
 
-/// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries: their dot products times
-/// `factor`. Each lane's sum runs over the steps in ascending order whatever `R` and `Z` are, so that a
-/// score has the same bits in every tile shape.
+/// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane's sum runs over the
+/// steps in ascending order whatever `R` and `Z` are, so that a score has the same bits in every tile shape.
 ///
 /// # Safety
-/// `k` has at least `R` rows as the family reads them, each of `dim` elements, and `panel` is the first of `Z`
-/// neighbouring vectors of a packed panel `lanes` wide.
+/// `k` has at least `R` keys, each of `dim` elements, and `panel` is the first of `Z` neighbouring vectors of a
+/// packed panel `lanes` wide.
 #[inline(always)]
 unsafe fn dot<S: Isa, F: Family, const R: usize, const Z: usize>(
     s: S,
     panel: *const f32,
     lanes: usize,
-    k: Rows,
+    k: Keys,
     dim: usize,
-    factor: f32,
-) -> Tile<S, R, Z> {
-    let mut sum = [[s.splat(0.0); Z]; R];
-    let mut q = panel;
-    let mut key = k.base;
+) -> Tile<S::F32, R, Z> {
+    let Keys { rows, scales } = k;
+    let mut sum = [[F::zero(s); Z]; R];
+    for z in 0..Z {
+        // SAFETY: one of the caller's vectors.
+        let begin = unsafe { F::begin_score(s, panel.add(z * S::LANES), lanes) };
+        for sum in &mut sum {
+            sum[z] = begin;
+        }
+    }
+    let mut q = panel.wrapping_add(F::HEAD * lanes);
+    let mut key = rows.base;
     for _ in 0..F::steps(dim) {
         let mut row = key;
         // SAFETY: the panel has Z vectors in each step, and each of the R rows as many words (caller).
@@ -74,24 +96,34 @@ unsafe fn dot<S: Isa, F: Family, const R: usize, const Z: usize>(
             for sum in &mut sum {
                 let x = F::value(s, row);
                 for (sum, query) in sum.iter_mut().zip(query) {
-                    *sum = F::add(s, query, x, *sum);
+                    *sum = F::add_score(s, query, x, *sum);
                 }
-                row = row.wrapping_add(k.stride);
+                row = row.wrapping_add(rows.stride);
             }
             q = q.wrapping_add(lanes);
         }
         key = key.wrapping_add(4);
     }
-    if F::SCALES_SCORES {
-        let factor = s.splat(factor);
-        for sum in &mut sum {
-            // Not flattened: that would not be unrolled, and the sums would live in memory.
-            for sum in sum {
-                *sum = s.mul(*sum, factor);
+    // Not flattened: that would not be unrolled, and the sums would live in memory.
+    let mut tile = [[s.splat(0.0); Z]; R];
+    for (tile, sum) in tile.iter_mut().zip(sum) {
+        for (z, (tile, sum)) in tile.iter_mut().zip(sum).enumerate() {
+            // SAFETY: one of the caller's vectors.
+            *tile = unsafe { F::end_score(s, panel.add(z * S::LANES), sum) };
+        }
+    }
+    if F::BLOCKWISE
+        && let Some(scales) = scales
+    {
+        for (r, tile) in tile.iter_mut().enumerate() {
+            // SAFETY: one of the caller's keys.
+            let scale = s.splat(unsafe { scales.add(r).read() });
+            for x in tile {
+                *x = s.mul(*x, scale);
             }
         }
     }
-    sum
+    tile
 }
 
 /// Writes a tile and takes it into the maximum.
@@ -101,7 +133,7 @@ unsafe fn dot<S: Isa, F: Family, const R: usize, const Z: usize>(
 #[inline(always)]
 unsafe fn store<S: Isa, const R: usize, const Z: usize>(
     s: S,
-    tile: &Tile<S, R, Z>,
+    tile: &Tile<S::F32, R, Z>,
     out: *mut f32,
     max: &mut [S::F32; Z],
 ) {

@@ -56,21 +56,31 @@ impl State {
     }
 }
 
-/// Moves references where the block's maximum demands it, and gives what is to be subtracted from
-/// the scores: both for each vector of the tile.
+/// What the probabilities of a block are relative to, for each vector of the tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Relative<S: Isa, const Z: usize> {
+    /// Subtracted from the scores.
+    pub(crate) reference: [S::F32; Z],
+    /// What sums of the block are multiplied by, if the family is [`Family::BLOCKWISE`].
+    pub(crate) weight: [S::F32; Z],
+}
+
+/// Moves references where the block's maximum demands it, and says what the block's probabilities are
+/// relative to.
 ///
 /// # Safety
 /// `state` is initialised, for at most `VECTORS` vectors and `dim_v` output elements.
 #[inline(always)]
-pub(crate) unsafe fn update<S: Isa>(
+pub(crate) unsafe fn update<S: Isa, F: Family>(
     s: S,
     state: State,
     dim_v: usize,
     block_max: [S::F32; VECTORS],
-) -> [S::F32; VECTORS] {
+) -> Relative<S, VECTORS> {
     let never = s.splat(f32::NEG_INFINITY);
-    let mut references = [s.splat(0.0); VECTORS];
-    for z in 0..VECTORS {
+    let zero = s.splat(0.0);
+    let mut relative = Relative { reference: [zero; VECTORS], weight: [zero; VECTORS] };
+    for (z, &max) in block_max.iter().enumerate() {
         let at = z * S::LANES;
         if at >= state.lanes {
             break;
@@ -78,25 +88,30 @@ pub(crate) unsafe fn update<S: Isa>(
         // SAFETY: below `lanes`.
         unsafe {
             let old = s.load(state.reference.add(at));
-            let moves = exceeds(s, block_max[z], old);
+            let moves = exceeds(s, max, old);
             if s.any(moves) {
                 if s.any(s.gt(s.select(moves, old, never), never)) {
                     // Stored here, where the vectors are: `rescale` is not compiled for them.
-                    let mut max = [0.0; MAX_LANES];
-                    s.store(max.as_mut_ptr(), block_max[z]);
-                    rescale(s, Rescale { state: state.from::<S>(z), dim_v, max: &max });
+                    let mut lanes = [0.0; MAX_LANES];
+                    s.store(lanes.as_mut_ptr(), max);
+                    rescale(s, Rescale { state: state.from::<S>(z), dim_v, max: &lanes });
                 } else {
                     // Lanes that move for the first time have nothing to be scaled yet.
-                    s.store(state.reference.add(at), s.select(moves, block_max[z], old));
+                    s.store(state.reference.add(at), s.select(moves, max, old));
                 }
             }
             let reference = s.load(state.reference.add(at));
             // A lane that has seen no key, or only scores of -inf, has the reference -inf;
             // subtracting that from -inf would be NaN where 0 is meant.
-            references[z] = s.select(s.gt(reference, never), reference, s.splat(0.0));
+            let reference = s.select(s.gt(reference, never), reference, zero);
+            relative.reference[z] = reference;
+            if F::BLOCKWISE {
+                relative.reference[z] = s.select(s.gt(max, never), max, zero);
+                relative.weight[z] = s.mul(s.exp2(s.sub(max, reference)), s.splat(1.0 / F::ONE));
+            }
         }
     }
-    references
+    relative
 }
 
 #[inline(always)]
@@ -143,38 +158,92 @@ impl Body for Rescale<'_> {
     }
 }
 
+/// Makes the sum of each lane NaN one of whose scores is NaN (or +inf): for families whose own sums do not
+/// tell. Out of line, because few problems need to ask.
+///
+/// # Safety
+/// `scores` has `n` vectors of each of `Z` neighbours, and `sums` `Z` vectors.
+#[inline(never)]
+pub(crate) unsafe fn mark_not_numbers<S: Isa, const Z: usize>(
+    s: S,
+    scores: *const f32,
+    n: usize,
+    sums: *mut f32,
+) {
+    s.enter(MarkNotNumbers::<Z> { scores, n, sums });
+}
+
+/// Made by [`mark_not_numbers`] alone, whose contract covers what it points to.
+struct MarkNotNumbers<const Z: usize> {
+    scores: *const f32,
+    n: usize,
+    sums: *mut f32,
+}
+
+impl<const Z: usize> Body for MarkNotNumbers<Z> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        for z in 0..Z {
+            // SAFETY: the contract of `mark_not_numbers`, which made this.
+            unsafe {
+                let at = self.sums.add(z * S::LANES);
+                let mut sum = s.load(at);
+                for key in 0..self.n {
+                    let x = s.load(self.scores.add((key * Z + z) * S::LANES));
+                    sum = s.select(s.gt(s.splat(f32::INFINITY), x), sum, s.splat(f32::NAN));
+                }
+                s.store(at, sum);
+            }
+        }
+    }
+}
+
 /// Turns the scores of a block into probabilities 2^(score - reference) and sums them. Each lane
 /// adds in the order of the keys, then the block's sum to that of all blocks, so that the sum does
 /// not depend on how a tile cuts the block into spans.
-#[derive(Clone, Copy)]
-pub(crate) struct Probabilities<S: Isa, const Z: usize> {
-    reference: [S::F32; Z],
-    sum: [S::F32; Z],
+pub(crate) struct Probabilities<S: Isa, F: Family, const Z: usize> {
+    relative: Relative<S, Z>,
+    sum: [F::Sum<S>; Z],
 }
 
-impl<S: Isa> Probabilities<S, VECTORS> {
-    /// For a block of scores against the references from [`update`].
+// Not derived, which would ask for families that can be copied.
+impl<S: Isa, F: Family, const Z: usize> Clone for Probabilities<S, F, Z> {
     #[inline(always)]
-    pub(crate) fn new(s: S, reference: [S::F32; VECTORS]) -> Self {
-        Probabilities { reference, sum: [s.splat(0.0); VECTORS] }
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Isa, F: Family, const Z: usize> Copy for Probabilities<S, F, Z> {}
+
+impl<S: Isa, F: Family> Probabilities<S, F, VECTORS> {
+    /// For a block of scores.
+    #[inline(always)]
+    pub(crate) fn new(s: S, relative: Relative<S, VECTORS>) -> Self {
+        Probabilities { relative, sum: [F::zero(s); VECTORS] }
     }
 
     /// Those of `Z` vectors from `vector` on.
     #[inline(always)]
-    pub(crate) fn part<const Z: usize>(&self, vector: usize) -> Probabilities<S, Z> {
+    pub(crate) fn part<const Z: usize>(&self, vector: usize) -> Probabilities<S, F, Z> {
         const { assert!(Z <= VECTORS) };
         // Every index is in range, as vector + Z <= VECTORS; without the remainder the compiler
         // would check.
         let at = |z: usize| (vector + z) % VECTORS;
         Probabilities {
-            reference: std::array::from_fn(|z| self.reference[at(z)]),
+            relative: Relative {
+                reference: std::array::from_fn(|z| self.relative.reference[at(z)]),
+                weight: std::array::from_fn(|z| self.relative.weight[at(z)]),
+            },
             sum: std::array::from_fn(|z| self.sum[at(z)]),
         }
     }
 
     /// Takes back what [`Probabilities::part`] gave.
     #[inline(always)]
-    pub(crate) fn put_back<const Z: usize>(&mut self, vector: usize, part: &Probabilities<S, Z>) {
+    pub(crate) fn put_back<const Z: usize>(&mut self, vector: usize, part: &Probabilities<S, F, Z>) {
         for (z, &sum) in part.sum.iter().enumerate() {
             self.sum[(vector + z) % VECTORS] = sum;
         }
@@ -191,41 +260,51 @@ impl<S: Isa> Probabilities<S, VECTORS> {
                 // SAFETY: below `lanes`.
                 unsafe {
                     let at = state.sum.add(z * S::LANES);
-                    s.store(at, s.add(s.load(at), sum));
+                    s.store(at, s.add(s.load(at), F::total(s, sum, self.relative.weight[z])));
                 }
             }
         }
     }
 }
 
-impl<S: Isa, const Z: usize> Probabilities<S, Z> {
+impl<S: Isa, F: Family, const Z: usize> Probabilities<S, F, Z> {
+    /// What sums of the block are multiplied by, see [`Relative`].
+    #[inline(always)]
+    pub(crate) fn weight(&self) -> [S::F32; Z] {
+        self.relative.weight
+    }
+
     /// One group of keys, from its scores to its words, in place: they take the room of its first key.
     ///
     /// # Safety
     /// `scores` holds `Z` vectors for each key of the group, `words` has room for `Z`.
     #[inline(always)]
-    pub(crate) unsafe fn make<F: Family>(
-        &mut self,
-        s: S,
-        scores: *const f32,
-        words: *mut f32,
-    ) -> [F::Words<S>; Z] {
-        let mut made = [F::pack(s, [s.splat(0.0); 4]); Z];
-        for (z, made) in made.iter_mut().enumerate() {
-            let mut p = [s.splat(0.0); 4];
-            for (key, p) in p.iter_mut().enumerate().take(F::KEYS) {
-                // SAFETY: key and z are below the caller's counts.
-                let x = unsafe { s.load(scores.add((key * Z + z) * S::LANES)) };
-                *p = F::exp2(s, s.sub(x, self.reference[z]));
-                self.sum[z] = s.add(self.sum[z], *p);
+    pub(crate) unsafe fn make(&mut self, s: S, scores: *const f32, words: *mut f32) -> [F::Words<S>; Z] {
+        // SAFETY: every key below KEYS and z below Z are the caller's; all are read before any is written.
+        unsafe {
+            let mut made = [self.make_one(s, 0, scores); Z];
+            for (z, made) in made.iter_mut().enumerate().skip(1) {
+                *made = self.make_one(s, z, scores);
             }
-            *made = F::pack(s, p);
+            for (z, &made) in made.iter().enumerate() {
+                F::store(s, words.add(z * S::LANES), made);
+            }
+            made
         }
-        for (z, &made) in made.iter().enumerate() {
-            // SAFETY: z < Z.
-            unsafe { F::store(s, words.add(z * S::LANES), made) };
+    }
+
+    /// That of vector `z`.
+    ///
+    /// # Safety
+    /// As [`Probabilities::make`].
+    #[inline(always)]
+    unsafe fn make_one(&mut self, s: S, z: usize, scores: *const f32) -> F::Words<S> {
+        let mut x = [s.splat(0.0); 4];
+        for (key, x) in x.iter_mut().enumerate().take(F::KEYS) {
+            // SAFETY: key and z are below the caller's counts.
+            *x = unsafe { s.load(scores.add((key * Z + z) * S::LANES)) };
         }
-        made
+        F::make(s, x, self.relative.reference[z], &mut self.sum[z])
     }
 
     /// `n` groups, in place: words of neighbouring groups become neighbours.
@@ -233,25 +312,27 @@ impl<S: Isa, const Z: usize> Probabilities<S, Z> {
     /// # Safety
     /// `scores` holds `Z` vectors for each of their keys.
     #[inline(always)]
-    pub(crate) unsafe fn make_all<F: Family>(&mut self, s: S, scores: *mut f32, n: usize) {
+    pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
         if F::KEYS > 1 {
             for group in 0..n {
                 // SAFETY: the caller's groups; words lie behind no score that is still to be read.
                 unsafe {
                     let words = scores.add(group * Z * S::LANES);
-                    self.make::<F>(s, scores.add(group * F::KEYS * Z * S::LANES), words);
+                    self.make(s, scores.add(group * F::KEYS * Z * S::LANES), words);
                 }
             }
             return;
         }
         // One vector of rows at a time: with two, the sums would not stay in sixteen registers.
         for (z, sum) in self.sum.iter_mut().enumerate() {
-            let mut made = Probabilities { reference: [self.reference[z]], sum: [*sum] };
+            let Relative { reference, weight } = self.relative;
+            let relative = Relative { reference: [reference[z]], weight: [weight[z]] };
+            let mut made = Probabilities::<S, F, 1> { relative, sum: [*sum] };
             for key in 0..n {
                 // SAFETY: key < n and z < Z.
                 unsafe {
                     let at = scores.add((key * Z + z) * S::LANES);
-                    made.make::<F>(s, at, at);
+                    made.make(s, at, at);
                 }
             }
             [*sum] = made.sum;

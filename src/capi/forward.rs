@@ -163,12 +163,8 @@ unsafe fn run<T: Stored>(
             tensors.v = tensors.v.quantised(v)?;
         }
         let mut problem = Problem::new(tensors, config.semantics())?;
-        let plan = Plan::new(
-            problem.shape(),
-            kernel::select([T::DTYPE; 3], false)?,
-            Machine::get(),
-            config.threads,
-        )?;
+        let shape = problem.shape();
+        let plan = Plan::new(shape, kernel::select(shape, false)?, Machine::get(), config.threads)?;
         schedule::run(&mut problem, &plan)
     })
 }

@@ -216,12 +216,8 @@ impl Call<'_> {
         // SAFETY: the caller's contract.
         let problem = unsafe { describe::problem(&describe::read(a)?, quants)? };
         let shape = problem.shape();
-        let plan = Plan::new(
-            shape,
-            kernel::select(shape.dtypes, problem.semantics().precise)?,
-            Machine::get(),
-            threads,
-        )?;
+        let plan =
+            Plan::new(shape, kernel::select(shape, problem.semantics().precise)?, Machine::get(), threads)?;
         Ok(Call { problem, plan })
     }
 

@@ -51,7 +51,7 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
         let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
         let shape = Shape::of(&q, &kv, &kv, &Batch::default(), &config.semantics())?;
-        let plan = Plan::new(&shape, kernel::select(shape.dtypes, false)?, Machine::get(), config.threads)?;
+        let plan = Plan::new(&shape, kernel::select(&shape, false)?, Machine::get(), config.threads)?;
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.
         unsafe { bytes.write_unaligned(plan.scratch_total()) };
         Ok(())

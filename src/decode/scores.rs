@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::{LANE, Lines, ROWS};
-use crate::family::{Rows, Source, Tile, convert, reads_q};
+use crate::dtype::Dtype;
+use crate::family::{Rows, Source, Tile, convert};
 use crate::simd::{Isa, MAX_LANES};
 
 /// Writes the scores of `keys`, counted from the block's start, for the first `rows` lines. Places
@@ -49,7 +50,7 @@ pub(super) unsafe fn scores<S: Isa>(
 #[inline(always)]
 pub(super) unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) {
     let mut from = source.rows().base.cast::<f32>();
-    if !reads_q(source.dtype()) {
+    if source.dtype() != Dtype::F32 {
         // SAFETY: room for as many elements, and a row needs no more than them here.
         unsafe { convert::convert(s, source, 1, dim, to.cast()) };
         from = to;
@@ -162,7 +163,7 @@ unsafe fn dot<S: Isa, const R: usize, const K: usize>(
     step: usize,
     k: Rows,
     dim: usize,
-) -> Tile<S, R, K> {
+) -> Tile<S::F32, R, K> {
     let mut sum = [[s.splat(0.0); K]; R];
     let whole = dim - dim % S::LANES;
     // SAFETY: elements below `dim` of R queries and K keys (caller).

@@ -3,10 +3,9 @@
 //! Queries that are bf16 are taken as they are, others are scaled and rounded once; probabilities are rounded
 //! to bf16. V is rearranged so that the values of two keys are neighbours, a block of keys at a time.
 
-use std::ptr;
-
-use super::{Family, Rows, Source, plain_rows};
+use super::{Family, Source, copy_rows, plain_room, plain_rows};
 use crate::dtype::{Dtype, Stored, bf16};
+use crate::problem::Storage;
 use crate::simd::corner::{Square, transpose_from};
 use crate::simd::{Body, Isa, MAX_LANES, half};
 
@@ -17,13 +16,23 @@ impl Family for Bf16 {
     const NAME: &'static str = "bf16";
     const ROUNDS: bool = true;
     const KEYS: usize = 2;
-    const SCALES_SCORES: bool = true;
+    /// What scores are multiplied by.
+    const HEAD: usize = 1;
+    const MOST: [usize; 2] = [usize::MAX; 2];
+    const BLOCKWISE: bool = false;
+    const ONE: f32 = 1.0;
     /// Pairs of neighbouring elements, or of an element of neighbouring keys, the first in the lower half.
     type Words<S: Isa> = S::I32;
+    type Sum<S: Isa> = S::F32;
 
     #[inline(always)]
-    fn takes([_, k, v]: [Dtype; 3]) -> bool {
-        k == Dtype::Bf16 && v == Dtype::Bf16
+    fn takes(storage: &Storage) -> bool {
+        storage.dtypes[1..] == [Dtype::Bf16; 2]
+    }
+
+    #[inline(always)]
+    fn query_room(dtype: Dtype, dim: usize) -> usize {
+        plain_room(dtype, dim)
     }
 
     #[inline(always)]
@@ -54,12 +63,6 @@ impl Family for Bf16 {
     }
 
     #[inline(always)]
-    fn factors(dtype: Dtype, factor: f32) -> [f32; 2] {
-        // What is exact stays exact.
-        if dtype == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] }
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -69,12 +72,19 @@ impl Family for Bf16 {
         factor: f32,
         panel: *mut f32,
         room: *mut u8,
-    ) {
+    ) -> bool {
+        // What is exact stays exact.
+        let [factor, later] = if source.dtype() == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] };
         let scale = s.splat(factor);
+        // SAFETY: the line before those of the steps (caller).
+        let steps = unsafe { panel.add(Self::HEAD * lanes) };
         for first in (0..lanes).step_by(S::LANES) {
             let here = n.saturating_sub(first).min(S::LANES);
             // SAFETY: `here` rows from `first` on, and room for a vector of them (caller).
-            let from = unsafe { plain_rows(s, source.skip(first), here, dim, room) };
+            let from = unsafe {
+                s.store(panel.add(first), s.splat(later));
+                plain_rows(s, source.skip(first), here, dim, room)
+            };
             for d in (0..dim).step_by(S::LANES) {
                 let mut square = Square::uninit();
                 let square = square.as_mut_ptr().cast::<f32>();
@@ -103,17 +113,18 @@ impl Family for Bf16 {
                         s.store_bf16(low, s.load(square.add(2 * pair * S::LANES)));
                         s.store_bf16(high, s.load(square.add((2 * pair + 1) * S::LANES)));
                         let words = s.halves(s.load_bf16(low), s.load_bf16(high));
-                        s.store_i32(panel.add((d / 2 + pair) * lanes + first).cast(), words);
+                        s.store_i32(steps.add((d / 2 + pair) * lanes + first).cast(), words);
                     }
                 }
             }
         }
+        false
     }
 
     #[inline(always)]
     unsafe fn stage_k<S: Isa>(_s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
         // SAFETY: this function's contract.
-        unsafe { copy_rows(source.rows(), n, dim, to) }
+        unsafe { copy_rows(source.rows(), n, 2 * dim, to, Self::staged_k_row(dim), 4 * Self::steps(dim)) }
     }
 
     #[inline(always)]
@@ -123,14 +134,49 @@ impl Family for Bf16 {
     }
 
     #[inline(always)]
-    fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32 {
-        s.exp2_roughly(x)
+    unsafe fn begin_score<S: Isa>(s: S, _panel: *const f32, _lanes: usize) -> S::F32 {
+        s.splat(0.0)
     }
 
     #[inline(always)]
-    fn pack<S: Isa>(s: S, [low, high, ..]: [S::F32; 4]) -> S::I32 {
+    fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16(sum, q, k)
+    }
+
+    #[inline(always)]
+    unsafe fn end_score<S: Isa>(s: S, panel: *const f32, sum: S::F32) -> S::F32 {
+        // SAFETY: this function's contract: the first line is the factor.
+        s.mul(sum, unsafe { s.load(panel) })
+    }
+
+    #[inline(always)]
+    fn make<S: Isa>(s: S, [low, high, ..]: [S::F32; 4], reference: S::F32, total: &mut S::F32) -> S::I32 {
+        let low = s.exp2_roughly(s.sub(low, reference));
+        *total = s.add(*total, low);
+        let high = s.exp2_roughly(s.sub(high, reference));
+        *total = s.add(*total, high);
         // NaN need not survive: the sum of the probabilities, which is f32, has it, too.
         s.halves_rounded(low, high)
+    }
+
+    #[inline(always)]
+    fn zero<S: Isa>(s: S) -> S::F32 {
+        s.splat(0.0)
+    }
+
+    #[inline(always)]
+    fn resume<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
+        sum
+    }
+
+    #[inline(always)]
+    fn add<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn total<S: Isa>(_s: S, sum: S::F32, _weight: S::F32) -> S::F32 {
+        sum
     }
 
     #[inline(always)]
@@ -152,32 +198,8 @@ impl Family for Bf16 {
     }
 
     #[inline(always)]
-    fn add<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
-        s.dot_bf16(sum, p, v)
-    }
-
-    #[inline(always)]
     fn probability(word: u32, key: usize) -> f32 {
         half::from_bf16((word >> (16 * key)) as u16)
-    }
-}
-
-/// Copies rows of K, and a zero behind them if their elements are odd in number. Not compiled for an
-/// instruction set: `memcpy` has its own.
-///
-/// # Safety
-/// `rows` has `n` rows of `dim` bf16, `to` room for as many staged rows.
-#[inline(never)]
-unsafe fn copy_rows(rows: Rows, n: usize, dim: usize, to: *mut u8) {
-    for row in 0..n {
-        // SAFETY: this function's contract.
-        unsafe {
-            let to = to.add(row * Bf16::staged_k_row(dim));
-            ptr::copy_nonoverlapping(rows.skip(row).base, to, 2 * dim);
-            if dim % 2 == 1 {
-                to.cast::<u16>().add(dim).write(0);
-            }
-        }
     }
 }
 

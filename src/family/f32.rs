@@ -1,8 +1,9 @@
 //! f32 FMA: Q is transposed and scaled once; K and V are read where they lie if they are f32, and become
 //! f32 a block at a time if not.
 
-use super::{Family, Source, convert, plain_rows};
+use super::{Family, Source, convert, plain_room, plain_rows};
 use crate::dtype::Dtype;
+use crate::problem::Storage;
 use crate::simd::{Isa, corner};
 
 /// The f32 compute family.
@@ -12,12 +13,21 @@ impl Family for F32 {
     const NAME: &'static str = "f32";
     const ROUNDS: bool = false;
     const KEYS: usize = 1;
-    const SCALES_SCORES: bool = false;
+    const HEAD: usize = 0;
+    const MOST: [usize; 2] = [usize::MAX; 2];
+    const BLOCKWISE: bool = false;
+    const ONE: f32 = 1.0;
     type Words<S: Isa> = S::F32;
+    type Sum<S: Isa> = S::F32;
 
     #[inline(always)]
-    fn takes(_dtypes: [Dtype; 3]) -> bool {
+    fn takes(_storage: &Storage) -> bool {
         true
+    }
+
+    #[inline(always)]
+    fn query_room(dtype: Dtype, dim: usize) -> usize {
+        plain_room(dtype, dim)
     }
 
     #[inline(always)]
@@ -46,11 +56,6 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    fn factors(_dtype: Dtype, factor: f32) -> [f32; 2] {
-        [factor, 1.0]
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -60,7 +65,7 @@ impl Family for F32 {
         factor: f32,
         panel: *mut f32,
         room: *mut u8,
-    ) {
+    ) -> bool {
         let scale = s.splat(factor);
         for first in (0..lanes).step_by(S::LANES) {
             let here = n.saturating_sub(first).min(S::LANES);
@@ -90,6 +95,7 @@ impl Family for F32 {
                 }
             }
         }
+        false
     }
 
     #[inline(always)]
@@ -106,13 +112,45 @@ impl Family for F32 {
     }
 
     #[inline(always)]
-    fn exp2<S: Isa>(s: S, x: S::F32) -> S::F32 {
-        s.exp2(x)
+    unsafe fn begin_score<S: Isa>(s: S, _panel: *const f32, _lanes: usize) -> S::F32 {
+        s.splat(0.0)
     }
 
     #[inline(always)]
-    fn pack<S: Isa>(_s: S, [p, ..]: [S::F32; 4]) -> S::F32 {
+    fn add_score<S: Isa>(s: S, q: S::F32, k: S::F32, sum: S::F32) -> S::F32 {
+        s.fma(q, k, sum)
+    }
+
+    #[inline(always)]
+    unsafe fn end_score<S: Isa>(_s: S, _panel: *const f32, sum: S::F32) -> S::F32 {
+        sum
+    }
+
+    #[inline(always)]
+    fn make<S: Isa>(s: S, [x, ..]: [S::F32; 4], reference: S::F32, total: &mut S::F32) -> S::F32 {
+        let p = s.exp2(s.sub(x, reference));
+        *total = s.add(*total, p);
         p
+    }
+
+    #[inline(always)]
+    fn zero<S: Isa>(s: S) -> S::F32 {
+        s.splat(0.0)
+    }
+
+    #[inline(always)]
+    fn resume<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
+        sum
+    }
+
+    #[inline(always)]
+    fn add<S: Isa>(s: S, p: S::F32, v: S::F32, sum: S::F32) -> S::F32 {
+        s.fma(p, v, sum)
+    }
+
+    #[inline(always)]
+    fn total<S: Isa>(_s: S, sum: S::F32, _weight: S::F32) -> S::F32 {
+        sum
     }
 
     #[inline(always)]
@@ -131,11 +169,6 @@ impl Family for F32 {
     unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::F32 {
         // SAFETY: this function's contract.
         s.splat(unsafe { v.cast::<f32>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    fn add<S: Isa>(s: S, p: S::F32, v: S::F32, sum: S::F32) -> S::F32 {
-        s.fma(p, v, sum)
     }
 
     #[inline(always)]

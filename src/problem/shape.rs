@@ -4,13 +4,29 @@ use super::batch::{Batch, Sizes};
 use super::semantics::{Position, Semantics};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::Layout;
+use crate::view::{Grain, Layout};
 
-/// Sizes and type.
+/// How Q, K and V are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Their types.
+    pub dtypes: [Dtype; 3],
+    /// What shares a scale.
+    pub grains: [Grain; 3],
+}
+
+impl Storage {
+    /// With one scale a head, or none.
+    pub fn plain(dtypes: [Dtype; 3]) -> Storage {
+        Storage { dtypes, grains: [Grain::Head; 3] }
+    }
+}
+
+/// Sizes and types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Storage types of Q, K and V.
-    pub dtypes: [Dtype; 3],
+    /// How Q, K and V are stored.
+    pub storage: Storage,
     /// Sequences, query heads, query rows of the longest sequence.
     pub queries: [usize; 3],
     /// Heads of K and V; divides the number of query heads.
@@ -38,7 +54,7 @@ pub struct Shape {
 impl Shape {
     /// Bytes of a row of K, and of V.
     pub fn row_bytes_kv(&self) -> [usize; 2] {
-        let [_, k, v] = self.dtypes;
+        let [_, k, v] = self.storage.dtypes;
         [k.row_bytes(self.dim_qk), v.row_bytes(self.dim_v)].map(|bytes| bytes.unwrap_or(usize::MAX))
     }
 
@@ -83,7 +99,7 @@ impl Shape {
             return Err(Error::Overflow.into());
         }
         Ok(Shape {
-            dtypes,
+            storage: Storage::plain(dtypes),
             queries: [batch, heads_q, len_q],
             heads_kv,
             len_kv,

@@ -272,6 +272,16 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn sub_i32(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, x: __m256) {
         op!({
             let x = self.min(self.max(x, self.splat(-128.0)), self.splat(127.0));

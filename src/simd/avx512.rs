@@ -21,6 +21,11 @@ token! {
     Bf16 as Avx512; "avx512bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
+token! {
+    /// The base, and dot products of bytes: Cascade Lake, Ice Lake, Zen 4 and later.
+    Vnni as Avx512; "avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+}
+
 /// What a level of AVX-512 has of its own.
 pub(crate) trait Level: Token {
     const NAME: &'static CStr;
@@ -29,6 +34,22 @@ pub(crate) trait Level: Token {
     #[inline(always)]
     fn dot_bf16(s: Avx512<Self>, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         math::dot_of_halves(s, sum, a, b)
+    }
+
+    /// See [`Isa::dot_u8_i8`].
+    #[inline(always)]
+    fn dot_u8_i8(s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        math::dot_u8_i8(s, sum, a, b)
+    }
+}
+
+impl Level for Vnni {
+    const NAME: &'static CStr = c"avx512vnni";
+
+    #[inline(always)]
+    fn dot_u8_i8(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves the instruction.
+        unsafe { _mm512_dpbusd_epi32(sum, a, b) }
     }
 }
 
@@ -306,6 +327,60 @@ impl<L: Level> Isa for Avx512<L> {
             let upper = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
             _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(upper));
         });
+    }
+
+    #[inline(always)]
+    fn sub_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn dot_u8_i8(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        L::dot_u8_i8(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn powers_u8(self, x: [__m512; 4], top: __m512) -> __m512i {
+        // In units of 1/64: the fraction picks from a table that fills two registers, the rest shifts.
+        let distance = self.fma(top, self.splat(64.0), self.splat(64.0 * f32::from(math::U8_SHIFT)));
+        let distances = |x| op!(_mm512_cvtps_epi32(self.fma(x, self.splat(-64.0), distance)));
+        let [a, b, c, d] = [distances(x[0]), distances(x[1]), distances(x[2]), distances(x[3])];
+        op!({
+            let table = math::U8_POWERS.as_ptr();
+            let low = _mm512_loadu_si512(table.cast());
+            let high = _mm512_loadu_si512(table.add(32).cast());
+            // Saturates: -inf and NaN, which became i32::MIN, are -2^15 then, which as an unsigned number is far.
+            let far = _mm512_set1_epi16(math::U8_FAR as i16);
+            let ab = _mm512_min_epu16(_mm512_packs_epi32(a, b), far);
+            let cd = _mm512_min_epu16(_mm512_packs_epi32(c, d), far);
+            let ab = _mm512_srlv_epi16(_mm512_permutex2var_epi16(low, ab, high), _mm512_srli_epi16::<6>(ab));
+            let cd = _mm512_srlv_epi16(_mm512_permutex2var_epi16(low, cd, high), _mm512_srli_epi16::<6>(cd));
+            // Twice the probability so far: half of it rounds.
+            let zero = _mm512_setzero_si512();
+            let bytes = _mm512_packus_epi16(_mm512_avg_epu16(ab, zero), _mm512_avg_epu16(cd, zero));
+            // In each quarter there are four lanes of the first, then of the second, ...
+            let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(order))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load_quads(self, rows: [*const u8; 4], d: usize) -> __m512i {
+        op!({
+            let [a, b, c, d] = [rows[0].add(d), rows[1].add(d), rows[2].add(d), rows[3].add(d)];
+            let a = _mm512_cvtepu8_epi32(_mm_loadu_si128(a.cast()));
+            let b = _mm512_cvtepu8_epi32(_mm_loadu_si128(b.cast()));
+            let c = _mm512_cvtepu8_epi32(_mm_loadu_si128(c.cast()));
+            let d = _mm512_cvtepu8_epi32(_mm_loadu_si128(d.cast()));
+            let low = _mm512_or_si512(a, _mm512_slli_epi32::<8>(b));
+            let high = _mm512_or_si512(c, _mm512_slli_epi32::<8>(d));
+            _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+        })
     }
 
     #[inline(always)]

@@ -111,3 +111,74 @@ pub(crate) fn tanh<S: Isa>(s: S, x: S::F32) -> S::F32 {
     let far = s.select(s.gt(zero, x), s.sub(zero, far), far);
     s.select(s.gt(s.splat(SMALL), size), near, far)
 }
+
+/// How far at least the numbers of [`U8_POWERS`] are shifted: to twice a probability. At most by 15, which
+/// leaves nothing.
+pub(crate) const U8_SHIFT: u8 = 6;
+
+/// 2 · 255 · 2^([`U8_SHIFT`] - i/64), rounded.
+pub(crate) static U8_POWERS: [u16; 64] = [
+    32640, 32288, 31941, 31597, 31256, 30919, 30586, 30257, 29931, 29609, 29290, 28974, 28662, 28353, 28048,
+    27746, 27447, 27151, 26859, 26569, 26283, 26000, 25720, 25443, 25169, 24898, 24630, 24364, 24102, 23842,
+    23585, 23331, 23080, 22831, 22585, 22342, 22101, 21863, 21628, 21395, 21164, 20936, 20711, 20488, 20267,
+    20049, 19833, 19619, 19408, 19199, 18992, 18787, 18585, 18385, 18187, 17991, 17797, 17605, 17416, 17228,
+    17043, 16859, 16677, 16498,
+];
+
+/// The largest distance that is told apart, in units of 1/64: one that shifts everything out.
+pub(crate) const U8_FAR: u16 = 64 * 16 - 1;
+
+/// [`Isa::powers_u8`] without instructions for it.
+#[inline(always)]
+pub(crate) fn powers_u8<S: Isa>(s: S, x: [S::F32; 4], top: S::F32) -> S::I32 {
+    let distance = s.fma(top, s.splat(64.0), s.splat(64.0 * f32::from(U8_SHIFT)));
+    let mut bytes = [[0u8; 4]; MAX_LANES];
+    for (key, x) in x.into_iter().enumerate() {
+        let mut lanes = [0.0; MAX_LANES];
+        // SAFETY: as long as any vector.
+        unsafe { s.store(lanes.as_mut_ptr(), s.fma(x, s.splat(-64.0), distance)) };
+        for (x, bytes) in lanes.into_iter().zip(&mut bytes) {
+            let distance =
+                if x.is_nan() { U8_FAR } else { x.round_ties_even().min(f32::from(U8_FAR)) as u16 };
+            let twice = U8_POWERS[usize::from(distance % 64)] >> (distance / 64);
+            bytes[key] = twice.div_ceil(2).min(255) as u8;
+        }
+    }
+    // SAFETY: as long as any vector.
+    unsafe { s.load_i32(bytes.as_ptr().cast()) }
+}
+
+/// [`Isa::dot_u8_i8`] without an instruction for it.
+#[inline(always)]
+pub(crate) fn dot_u8_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
+    let (mut sums, mut x, mut y) = ([0i32; MAX_LANES], [[0u8; 4]; MAX_LANES], [[0i8; 4]; MAX_LANES]);
+    // SAFETY: as long as any vector.
+    unsafe {
+        s.store_i32(sums.as_mut_ptr(), sum);
+        s.store_i32(x.as_mut_ptr().cast(), a);
+        s.store_i32(y.as_mut_ptr().cast(), b);
+        for (sum, (x, y)) in sums.iter_mut().zip(x.into_iter().zip(y)) {
+            for (x, y) in x.into_iter().zip(y) {
+                *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
+            }
+        }
+        s.load_i32(sums.as_ptr())
+    }
+}
+
+/// [`Isa::load_quads`] without instructions for it.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn load_quads<S: Isa>(s: S, rows: [*const u8; 4], d: usize) -> S::I32 {
+    let mut bytes = [[0u8; 4]; MAX_LANES];
+    for (i, row) in rows.into_iter().enumerate() {
+        for (lane, bytes) in bytes.iter_mut().enumerate().take(S::LANES) {
+            // SAFETY: the caller's bytes.
+            bytes[i] = unsafe { row.add(d + lane).read() };
+        }
+    }
+    // SAFETY: as long as any vector.
+    unsafe { s.load_i32(bytes.as_ptr().cast()) }
+}

@@ -224,6 +224,16 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn sub_i32(self, a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, x: [f32; 4]) {
         // `as` saturates, and makes 0 of NaN.
         let bytes = x.map(|x| if x.is_nan() { i8::MIN } else { x.round_ties_even() as i8 });

@@ -19,7 +19,28 @@ pub struct Quant<'a> {
     pub group: [usize; 2],
 }
 
+/// What of a tensor shares a scale, at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// All rows of a head, or more; without a zero.
+    Head,
+    /// A row, or more, but not all of a head; without a zero.
+    Row,
+    /// Less than a row; or there are zeros.
+    Finer,
+}
+
 impl<'a> Quant<'a> {
+    /// What shares a scale, if different rows of a head may be of different `entries`.
+    pub fn grain(&self, entries: bool) -> Grain {
+        match self.stride {
+            _ if self.zero.is_some() => Grain::Finer,
+            [.., 0] if self.stride[2] != 0 || (entries && self.stride[0] != 0) => Grain::Row,
+            [.., 0] => Grain::Head,
+            _ => Grain::Finer,
+        }
+    }
+
     /// One scale for all, no zero.
     pub fn per_tensor(scale: &'a f32) -> Quant<'a> {
         let scale = Some(Array::of(std::slice::from_ref(scale)));

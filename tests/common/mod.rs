@@ -237,7 +237,7 @@ pub fn layout<T: Element>(heads: usize, len: usize, dim: usize) -> Layout {
 
 /// The rows of the table that this machine runs and that compute with such tensors.
 pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static Row> {
-    flash_attention::kernel::available().filter(move |row| row.takes([dtype; 3]))
+    flash_attention::kernel::available().filter(move |row| row.takes_types([dtype; 3]))
 }
 
 /// Largest absolute difference; infinite if something is NaN in one only.

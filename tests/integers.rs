@@ -1,0 +1,260 @@
+//! The families of integers against the arithmetic that their documentation promises, written out plainly.
+
+mod common;
+
+use common::{Inputs, Kernel, Size, kernels, largest, max_error, relative_rms};
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Path;
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
+use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
+
+/// The kernels that compute with 8-bit integers.
+fn integers() -> impl Iterator<Item = Kernel> {
+    kernels(Dtype::I8).filter(|kernel| kernel.row.family(kernel.path) == "i8")
+}
+
+/// Rows of O, and LSE: probabilities of each block of keys relative to its own maximum, as multiples of 1/255 from
+/// a table of 64 steps for each halving; sums of integers are exact.
+fn by_the_book(inputs: &Inputs<i8>, block: usize) -> (Vec<f64>, Vec<f64>) {
+    let Size { heads, len_q, len_kv, dim } = inputs.size;
+    let table: Vec<u32> = (0..64).map(|i| (32640.0 * (-f64::from(i) / 64.0).exp2()).round() as u32).collect();
+    let probability = |score: f32, max: f32| {
+        let distance = (-64.0 * f64::from(score) + 64.0 * f64::from(max)).round_ties_even();
+        let distance = (distance + 64.0 * 6.0).min(1023.0) as usize;
+        f64::from((table[distance % 64] >> (distance / 64)).div_ceil(2))
+    };
+    let [q_scale, k_scale, v_scale] = inputs.scales;
+    let log2 = (f64::from(inputs.semantics.softmax_scale) * std::f64::consts::LOG2_E) as f32;
+    let factor = q_scale * (log2 * k_scale);
+    let (mut o, mut lse) = (Vec::new(), Vec::new());
+    for h in 0..heads {
+        for i in 0..len_q {
+            let seen = match inputs.semantics.window.right {
+                None => len_kv,
+                Some(_) => (inputs.q_pos() + i as i64 + 1).clamp(0, len_kv as i64) as usize,
+            };
+            let row = |x: &[i8], len: usize, i: usize| x[(h * len + i) * dim..][..dim].to_vec();
+            let q = row(&inputs.q, len_q, i);
+            let mut sums = vec![0.0; dim];
+            let (mut total, mut reference) = (0.0, f64::NEG_INFINITY);
+            for first in (0..seen).step_by(block) {
+                let keys = first..seen.min(first + block);
+                let score = |j| {
+                    let k = row(&inputs.k, len_kv, j);
+                    q.iter().zip(k).map(|(&q, k)| i64::from(q) * i64::from(k)).sum::<i64>() as f32 * factor
+                };
+                let scores: Vec<f32> = keys.clone().map(score).collect();
+                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let larger = reference.max(f64::from(max));
+                let (before, now) = ((reference - larger).exp2(), (f64::from(max) - larger).exp2() / 255.0);
+                reference = larger;
+                let mut p_v = vec![0.0; dim];
+                let mut p_sum = 0.0;
+                for (j, score) in keys.zip(scores) {
+                    let p = probability(score, max);
+                    p_sum += p;
+                    for (sum, v) in p_v.iter_mut().zip(row(&inputs.v, len_kv, j)) {
+                        *sum += p * f64::from(v);
+                    }
+                }
+                total = before * total + now * p_sum;
+                sums.iter_mut().zip(p_v).for_each(|(sum, x)| *sum = before * *sum + now * x);
+            }
+            let empty = seen == 0;
+            o.extend(sums.iter().map(|x| if empty { 0.0 } else { x / total * f64::from(v_scale) }));
+            lse.push(if empty {
+                f64::NEG_INFINITY
+            } else {
+                (reference + total.log2()) * std::f64::consts::LN_2
+            });
+        }
+    }
+    (o, lse)
+}
+
+#[test]
+fn every_instruction_set_computes_what_the_book_says() {
+    for (len_q, len_kv, dim) in
+        [(1, 1, 1), (16, 5, 3), (33, 300, 64), (70, 129, 100), (40, 700, 32), (64, 64, 257)]
+    {
+        for block_kv in [0, 7, 64, 100] {
+            let inputs = Inputs::normal(Size::new(2, len_q, len_kv, dim), len_kv as u64).quantised();
+            for inputs in [inputs.clone(), inputs.causal()] {
+                let inputs = inputs.blocks(0, block_kv);
+                for kernel in integers() {
+                    let mut block = 0;
+                    let out = inputs.with_problem(|problem| {
+                        block = kernel.plan(problem.shape(), 1).unwrap().tiles.kv;
+                        common::run(problem, kernel, 1).unwrap();
+                    });
+                    let (o, lse) = by_the_book(&inputs, block);
+                    // A rounding that goes the other way is a step of 1/255 of one probability.
+                    let error = relative_rms(&out.o, &o);
+                    assert!(error <= 1e-3, "{kernel:?} {:?} {block_kv}: {error:.1e}", inputs.size);
+                    let error = max_error(&out.lse, &lse);
+                    assert!(error <= 1e-3, "{kernel:?} {:?} {block_kv}: LSE {error:.1e}", inputs.size);
+                }
+            }
+        }
+    }
+}
+
+/// Sums of products never saturate or wrap: the largest there are, and long ones.
+#[test]
+fn dot_products_of_any_length_are_exact() {
+    for dim in [1, 4, 63, 64, 1000, 4096, 65536, 70_000] {
+        for (x, y) in [(-128i8, -128i8), (-128, 127), (127, 127), (1, -128)] {
+            let size = Size::new(1, 20, 1, dim);
+            let mut inputs = Inputs::normal(size, 1).quantised();
+            (inputs.scales, inputs.semantics.softmax_scale) = ([1.0, 1.0, 0.5], 1.0 / 1024.0);
+            inputs.q.fill(x);
+            inputs.k.fill(y);
+            let v: Vec<f64> = inputs.v.iter().map(|&v| 0.5 * f64::from(v)).collect();
+            let exact = f64::from(x) * f64::from(y) * dim as f64 / 1024.0;
+            for kernel in integers() {
+                let takes = |takes: &mut bool| {
+                    inputs.with_problem(|problem| {
+                        *takes = kernel.row.takes(problem.shape());
+                        if *takes {
+                            common::run(problem, kernel, 1).unwrap();
+                        }
+                    })
+                };
+                let mut is_taken = false;
+                let out = takes(&mut is_taken);
+                assert_eq!(is_taken, dim <= 65536);
+                if is_taken {
+                    for lse in out.lse {
+                        let error = (f64::from(lse) - exact).abs() / exact.abs();
+                        assert!(error <= 3e-7, "{kernel:?} {dim} {x} {y}: {lse} is not {exact}");
+                    }
+                    assert!(out.o.chunks(dim).all(|o| max_error(o, &v) <= 64.0 * 2.0 * 1.2e-7));
+                }
+            }
+        }
+    }
+}
+
+/// Blocks are cut where sums of integers could no longer hold them.
+#[test]
+fn large_blocks_do_not_overflow() {
+    let keys = 70_000;
+    let mut inputs = Inputs::normal(Size::new(1, 16, keys, 4), 2).quantised().blocks(0, keys);
+    inputs.k.fill(1);
+    inputs.v.fill(-128);
+    for kernel in integers() {
+        let out = inputs.run(kernel, 1);
+        let expected = -128.0 * f64::from(inputs.scales[2]);
+        let error = max_error(&out.o, &vec![expected; out.o.len()]);
+        assert!(error <= 1e-5 * expected.abs(), "{kernel:?}: {error:.1e}");
+    }
+}
+
+/// What numerics.md says of normal data.
+#[test]
+fn errors_are_as_documented() {
+    for (len, dim) in [(128, 64), (512, 64), (2048, 64), (2048, 128), (8192, 64)] {
+        // Some rows of queries are enough.
+        let inputs = Inputs::normal(Size::new(1, 64, len, dim), len as u64).quantised();
+        let exact = inputs.exact();
+        for kernel in integers() {
+            let out = inputs.run(kernel, 1);
+            let error = relative_rms(&out.o, &exact.o);
+            println!("{kernel:?} {len} x {dim}: {error:.1e}, LSE {:.1e}", max_error(&out.lse, &exact.lse));
+            assert!(error <= 2e-2, "{kernel:?} {len} x {dim}: {error:.1e}");
+            assert!(max_error(&out.lse, &exact.lse) <= 1e-2, "{kernel:?} {len} x {dim}");
+            assert!(
+                max_error(&out.o, &exact.o) <= 2e-2 * f64::from(inputs.scales[2]) * largest_of(&inputs.v)
+            );
+        }
+    }
+}
+
+fn largest_of(x: &[i8]) -> f64 {
+    largest(&x.iter().map(|&x| f32::from(x)).collect::<Vec<_>>())
+}
+
+/// Which problems are computed so: what K and V are stored as and what shares their scales decide, and few
+/// rows are computed by f32.
+#[test]
+fn the_plan_says_when_integers_compute() {
+    let words = |inputs: &Inputs<i8>| {
+        let mut words = String::new();
+        inputs.with_problem(|problem| {
+            let shape = problem.shape();
+            let row = flash_attention::kernel::select(shape, false).unwrap();
+            words = Plan::new(shape, row, Machine::get(), 1).unwrap().to_string();
+        });
+        words
+    };
+    let has_integers = integers().any(|kernel| kernel.path == Path::Prefill);
+    let many = Inputs::normal(Size::new(1, 64, 64, 64), 3).quantised();
+    assert_eq!(words(&many).contains(" i8, prefill"), has_integers, "{}", words(&many));
+    let few = Inputs::normal(Size::new(1, 2, 64, 64), 3).quantised();
+    assert!(words(&few).contains(" f32, decode"), "{}", words(&few));
+}
+
+/// Sums of integers cannot be NaN; rows that see a NaN are, and only they.
+#[test]
+fn what_is_not_a_number_reaches_the_rows_that_see_it() {
+    let size = Size::new(1, 40, 40, 8);
+    let normal = Inputs::normal(size, 4);
+    let inputs = normal.quantised();
+    for kernel in integers() {
+        // Causal: key 25 is seen by rows 25 and later.
+        let compute = |q: &[f32], scales: &[f32], v_scale: f32, mask: Option<&[f32]>| {
+            let (mut o, mut lse) = (vec![0f32; 40 * 8], vec![0f32; 40]);
+            let key_scales =
+                Quant { scale: Some(Array::of(scales)), zero: None, stride: [0, 0, 1, 0], group: [1; 2] };
+            let v_scale = Quant::per_tensor(&v_scale);
+            let dense = |dtype, dim| Layout::dense(dtype, 1, 40, dim).unwrap();
+            let mut tensors = Tensors::new(
+                View::of(q, dense(Dtype::F32, 8)).unwrap(),
+                View::of(&inputs.k, dense(Dtype::I8, 8)).unwrap().quantised(&key_scales).unwrap(),
+                View::of(&inputs.v, dense(Dtype::I8, 8)).unwrap().quantised(&v_scale).unwrap(),
+                ViewMut::of(&mut o, dense(Dtype::F32, 8)).unwrap(),
+            );
+            tensors.lse = Some(ViewMut::of(&mut lse, dense(Dtype::F32, 1)).unwrap());
+            tensors.logits.mask = mask.map(|mask| View::of(mask, dense(Dtype::F32, 40)).unwrap());
+            let semantics = Semantics::with_scale(0.4).causal();
+            let mut problem = Problem::new(tensors, semantics).unwrap();
+            assert!(kernel.row.takes(problem.shape()));
+            common::run(&mut problem, kernel, 1).unwrap();
+            (o, lse)
+        };
+        let scales = [0.02f32; 40];
+        let zeros = [0f32; 1600];
+        let (o, lse) = compute(&normal.q, &scales, 0.02, None);
+        let (o_masked, _) = compute(&normal.q, &scales, 0.02, Some(&zeros));
+        assert!(common::same_bits(&o, &o_masked));
+        let check = |got: (Vec<f32>, Vec<f32>), is_nan: &dyn Fn(usize) -> bool, what: &str| {
+            for row in 0..40 {
+                let (now, before) = (&got.0[row * 8..][..8], &o[row * 8..][..8]);
+                if is_nan(row) {
+                    assert!(
+                        now.iter().all(|x| x.is_nan()) && got.1[row].is_nan(),
+                        "{kernel:?}: {what}, row {row}"
+                    );
+                } else {
+                    let same = common::same_bits(now, before) && got.1[row].to_bits() == lse[row].to_bits();
+                    assert!(same, "{kernel:?}: {what} reached row {row}");
+                }
+            }
+        };
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut with = scales;
+            with[25] = bad;
+            if bad.is_nan() {
+                check(compute(&normal.q, &with, 0.02, None), &|row| row >= 25, "a scale");
+            }
+            let mut q = normal.q.clone();
+            q[31 * 8 + 3] = bad;
+            check(compute(&q, &scales, 0.02, None), &|row| row == 31, "a query");
+        }
+        let mut mask = zeros;
+        (mask[33 * 40 + 7], mask[5 * 40 + 30]) = (f32::NAN, f32::NAN);
+        check(compute(&normal.q, &scales, 0.02, Some(&mask)), &|row| row == 33, "a mask");
+    }
+}
