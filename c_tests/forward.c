@@ -117,8 +117,8 @@ static void check_i8_of(int8_t *q, int8_t *k, int8_t *v, size_t dim, size_t lq, 
             norm += pow(want[i], 2);
         }
         /* A handful of numbers has no mean to speak of. */
-        double rounding = nq < 256 ? 8e-2 : 2e-2;
-        CHECK(sqrt(error) <= (has_integers() ? rounding : 1e-4) * sqrt(norm),
+        double most = (nq < 256 ? 4 : 1) * i8_bound(fa_isa());
+        CHECK(sqrt(error) <= most * sqrt(norm),
               "i8 %zux%zux%zu causal %d block_kv %zu: relative error %g", lq, lkv, dim, causal,
               blocks[b], sqrt(error / norm));
         if (causal) check_blind_rows(base, 1, lq, lkv, dim);

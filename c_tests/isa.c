@@ -28,7 +28,7 @@ static void compute(void) {
     fa_status status = fa_forward_i8(&cfg, q8, k8, v8, 0x1p-5f, 0x1p-5f, 0x1p-5f, LQ, LKV, out);
     CHECK(status == FA_OK, "%s", fa_isa());
     error = distance(out, want_i8, LQ * DIM);
-    double most = has_integers() ? 2e-2 : bound_i8;
+    double most = rank > 0 ? i8_bound(fa_isa()) : bound_i8;
     CHECK(error <= most, "%s, i8: %g > %g from double", fa_isa(), error, most);
     results[rank][1] = need(LQ * DIM * sizeof(double));
     for (int i = 0; i < LQ * DIM; i++) results[rank][1][i] = (double)out[i];
@@ -49,8 +49,7 @@ static void compare_all(void) {
             for (int type = 0; type < 2; type++) {
                 const double *x = results[a][type], *y = results[b][type];
                 if (x == NULL || y == NULL) continue;
-                bool is_coarse = a >= isa_rank("avx512vnni");
-                double apart = 0, most = type == 0 ? bound : is_coarse ? 2e-2 : bound_i8;
+                double apart = 0, most = type == 0 ? bound : i8_bound(isa_names[a]);
                 int n = type == 0 ? NQ : LQ * DIM;
                 for (int i = 0; i < n; i++) apart = fmax(apart, fabs(x[i] - y[i]));
                 CHECK(apart <= most, "%s and %s, %s: %g apart", isa_names[a], isa_names[b],

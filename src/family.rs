@@ -7,7 +7,9 @@
 pub(crate) mod bf16;
 pub(crate) mod convert;
 pub(crate) mod f32;
+pub(crate) mod i16;
 pub(crate) mod i8;
+pub(crate) mod integers;
 
 use std::ptr;
 

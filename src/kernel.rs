@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::decode::{self, Decode};
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::family::{Family, bf16::Bf16, f32::F32, i8::I8};
+use crate::family::{Family, bf16::Bf16, f32::F32, i8::I8, i16::I16};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
@@ -26,10 +26,16 @@ static TABLE: &[Row] = &[
     Row::of::<Avx512<avx512::Bf16>, Bf16, 8>(),
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx512<avx512::Vnni>, I8, 8>(),
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx512<avx512::Vnni>, I16, 8>(),
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx512<avx512::Base>, I16, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx512<avx512::Base>, F32, 8>(),
     // 16 registers: 12 accumulators, 2 query vectors, 1 broadcast. One more would spill.
+    #[cfg(target_arch = "x86_64")]
+    Row::of::<Avx2, I16, 6>(),
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx2, F32, 6>(),
     Row::of::<Scalar, F32, 4>(),
@@ -70,6 +76,7 @@ pub struct Row {
     /// See [`Family::MOST`].
     most: [usize; 2],
     rounds: bool,
+    blockwise: bool,
     lanes: usize,
     tile_rows: usize,
     tile: usize,
@@ -88,6 +95,7 @@ impl Row {
             takes: F::takes,
             most: F::MOST,
             rounds: F::ROUNDS,
+            blockwise: F::BLOCKWISE,
             lanes: S::LANES,
             tile_rows: prefill::tile_rows::<S>(),
             tile: R,
@@ -154,6 +162,11 @@ impl Row {
     pub fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2] {
         let [_, k, v] = shape.storage.dtypes;
         (self.way(path).reads_kv)([k, v], shape.dim_qk)
+    }
+
+    /// Whether prefill sums integers, a block of keys at a time.
+    pub fn is_blockwise(&self) -> bool {
+        self.blockwise
     }
 
     /// f32 lanes of a vector.

@@ -179,7 +179,10 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
             // A tile's scores are written once and read once for every 8 output elements: half of
             // the first-level cache for them leaves room for the rows of V that stream past.
             let bytes_per_key = row.tile_rows() * 4;
-            let cached = (machine.l1d / 2 / bytes_per_key).clamp(64, KEYS);
+            // Integer sums of a block are converted and added to those before: all of that cache is better for
+            // half as many blocks.
+            let share = if row.is_blockwise() { 1 } else { 2 };
+            let cached = (machine.l1d / share / bytes_per_key).clamp(64, KEYS);
             // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
             cached - cached % row.tile()
         }

@@ -112,6 +112,11 @@ pub(crate) trait Isa: Copy + 'static {
     fn dot_u8_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
         math::dot_u8_i8(self, sum, a, b)
     }
+    /// `sum` and the products of the two signed halves of each lane. Exact, but for sums beyond 32 bits, which wrap.
+    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Two numbers as signed 16-bit integers, rounded to nearest even, `low` in the lower halves; NaN is 0. Both
+    /// fit.
+    fn pair_i16(self, low: Self::F32, high: Self::F32) -> Self::I32;
     /// 255 · 2^(x - top) of four `x` that are not above `top`, to within 0.6 % and rounded, as unsigned bytes of
     /// each lane, the first one the lowest. 0 for -inf and NaN.
     #[inline(always)]
@@ -199,13 +204,18 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store_i8(self, p: *mut i8, x: Self::F32);
+    /// Writes a vector as signed 16-bit integers, rounded to nearest even; all of them fit.
+    ///
+    /// # Safety
+    /// `LANES` values are writable at `p`.
+    unsafe fn store_i16(self, p: *mut i16, x: Self::F32);
     /// Which of `LANES` bytes are not 0.
     ///
     /// # Safety
     /// They are readable at `p`.
     unsafe fn nonzero(self, p: *const u8) -> Self::Mask;
     /// Transposes `LANES` rows of `LANES` values, each column multiplied by its lane of `factor`, all
-    /// zeros positive; strides in bytes, no alignment is needed.
+    /// zeros positive, or bit by bit if there is none; strides in bytes, no alignment is needed.
     ///
     /// # Safety
     /// All rows are readable at `from` and writable at `to`, and the two do not overlap.
@@ -215,7 +225,7 @@ pub(crate) trait Isa: Copy + 'static {
         from_stride: usize,
         to: *mut f32,
         to_stride: usize,
-        factor: Self::F32,
+        factor: Option<Self::F32>,
     );
 }
 

@@ -503,11 +503,17 @@ impl Case {
         let is_bf16 = words.starts_with("avx512bf16");
         // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of steps of 1/64
         // in their exponents, and queries are quantised that are not integers with one scale a row.
-        let is_i8 = words.starts_with("avx512vnni");
-        let rounded = if is_i8 { 1.0 / 254.0 } else { 2f64.powi(-9) };
+        let is_i8 = words.starts_with("avx512vnni") && a.flags & FA_PRECISE == 0;
+        // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not too long.
+        let is_i16 = !is_i8 && how != "scalar" && (a.k.dtype, a.v.dtype) == (I8, I8);
+        let rounded = match (is_i8, is_i16) {
+            (true, _) => 1.0 / 254.0,
+            (_, true) => 1.0 / 40_000.0,
+            _ => 2f64.powi(-9),
+        };
         // SAFETY: NULL or a box that the case keeps.
         let quant = unsafe { a.q.quant.as_ref() };
-        let is_exact_q = match is_i8 {
+        let is_exact_q = match is_i8 || is_i16 {
             true => a.q.dtype == I8 && quant.is_none_or(|q| q.zero.is_null() && q.stride[3] == 0),
             false => a.q.dtype == BF16,
         };
@@ -537,21 +543,22 @@ impl Case {
             let largest_q = q.iter().fold(0.0f64, |m, q| m.max(q.abs()));
             let magnitude = |&j: &i64| {
                 let place = self.key_at(b, j);
-                let size = |q: f64| if is_i8 { largest_q } else { q.abs() };
+                let size = |q: f64| if is_i8 || is_i16 { largest_q } else { q.abs() };
                 (0..).zip(&q).map(|(d, &q)| size(q) * value(&a.k, place, kv, d).abs()).sum::<f64>()
             };
-            let of_scores = match (is_bf16 || is_i8) && !is_exact_q {
+            let of_scores = match (is_bf16 || is_i8 || is_i16) && !is_exact_q {
                 true => scale.abs() * rounded * keys.iter().map(magnitude).fold(0.0, f64::max),
                 false => 0.0,
             };
             // Exponentials are no better than their rounding needs.
-            let of_powers = 0.5 / 255.0 * keys.len() as f64 / sum.max(1.0) + 0.006;
-            let of_sum = match (is_bf16, is_i8) {
+            let [step, of_power] = if is_i8 { [0.5 / 255.0, 0.006] } else { [0.5 / 16384.0, 1e-4] };
+            let of_powers = step * keys.len() as f64 / sum.max(1.0) + of_power;
+            let of_sum = match (is_bf16, is_i8 || is_i16) {
                 (true, _) => of_scores + 1e-4,
                 (_, true) => of_scores + 1.1 * of_powers,
                 _ => 0.0,
             };
-            let of_weights = match (is_bf16, is_i8) {
+            let of_weights = match (is_bf16, is_i8 || is_i16) {
                 (true, _) => 2.0 * rounded + 2.0 * of_scores,
                 (_, true) => 2.0 * of_powers + 2.0 * of_scores,
                 _ => 0.0,

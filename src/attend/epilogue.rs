@@ -73,12 +73,12 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             while d + S::LANES <= dim {
                 let sums = state.output.add(d * width + from);
                 if dtype == Dtype::F32 && rows == S::LANES {
-                    s.transpose(sums, width * 4, out.cast::<f32>().wrapping_add(d), stride, weights);
+                    s.transpose(sums, width * 4, out.cast::<f32>().wrapping_add(d), stride, Some(weights));
                 } else {
                     // What lies behind the last row is not written, and other types not as they are.
                     let mut square = Square::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
-                    s.transpose(sums, width * 4, square, S::LANES * 4, weights);
+                    s.transpose(sums, width * 4, square, S::LANES * 4, Some(weights));
                     for lane in 0..rows {
                         let x = s.load(square.add(lane * S::LANES));
                         dtype::store(s, dtype, out.wrapping_add(lane * stride), d, S::LANES, x);

@@ -237,7 +237,7 @@ impl<'p> Logits<'p> {
                         }
                     }
                     if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
-                        corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, s.splat(1.0));
+                        corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
                         continue;
                     }
                 }
@@ -251,7 +251,7 @@ impl<'p> Logits<'p> {
                         s.store(line, s.splat(0.0));
                     }
                 }
-                s.transpose(square, S::LANES * 4, to, Z * S::LANES * 4, s.splat(1.0));
+                s.transpose(square, S::LANES * 4, to, Z * S::LANES * 4, None);
             }
         }
     }

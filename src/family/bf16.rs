@@ -94,7 +94,7 @@ impl Family for Bf16 {
                 unsafe {
                     let q = from.base.cast::<f32>().wrapping_add(d);
                     if width == S::LANES {
-                        transpose_from(s, q, from.stride, here, square, S::LANES * 4, scale);
+                        transpose_from(s, q, from.stride, here, square, S::LANES * 4, Some(scale));
                     } else {
                         for i in 0..S::LANES * S::LANES {
                             let (column, lane) = (i / S::LANES, i % S::LANES);

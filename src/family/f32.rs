@@ -77,7 +77,7 @@ impl Family for F32 {
                 // bounds); the panel is `lanes` wide and `dim` high (caller).
                 unsafe {
                     let (q, tile) = (from.base.cast::<f32>().wrapping_add(d), panel.add(d * lanes + first));
-                    corner::transpose_from(s, q, from.stride, here, tile, lanes * 4, scale);
+                    corner::transpose_from(s, q, from.stride, here, tile, lanes * 4, Some(scale));
                 }
                 d += S::LANES;
             }

@@ -7,10 +7,11 @@
 //!
 //! As in SageAttention (arXiv:2410.02367) and I-BERT's integer softmax (arXiv:2101.01321) before it.
 
-use super::{Family, Rows, Source, convert, copy_rows, plain_rows};
+use super::integers::{self, Integers};
+use super::{Family, Rows, Source, convert, copy_rows};
 use crate::dtype::Dtype;
 use crate::problem::Storage;
-use crate::simd::{Body, Isa, MAX_LANES};
+use crate::simd::{Body, Isa};
 use crate::view::Grain;
 
 /// The compute family of 8-bit integers.
@@ -81,30 +82,14 @@ impl Family for I8 {
         panel: *mut f32,
         room: *mut u8,
     ) -> bool {
-        let mut doubtful = false;
-        for first in (0..lanes).step_by(S::LANES) {
-            let here = n.saturating_sub(first).min(S::LANES);
-            let pack = Pack { source: source.skip(first), n: here, dim, lanes, factor, room };
-            // SAFETY: `here` rows from `first` on, and a vector's part of the panel (caller).
-            doubtful |= unsafe { pack_vector(s, pack, panel.add(first)) };
-        }
-        doubtful
+        // SAFETY: this function's contract.
+        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, panel, room) }
     }
 
     #[inline(always)]
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-        let stride = Self::staged_k_row(dim);
-        // SAFETY: this function's contract; staged rows are whole vectors.
-        unsafe {
-            copy_rows(source.rows(), n, dim, to, stride, WORD * Self::steps(dim));
-            let sign = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
-            for row in 0..n {
-                for word in (0..Self::steps(dim)).step_by(S::LANES) {
-                    let at = to.add(row * stride + word * WORD).cast::<i32>();
-                    s.store_i32(at, s.xor(s.load_i32(at), sign));
-                }
-            }
-        }
+        // SAFETY: this function's contract.
+        unsafe { flip(s, Flip { rows: source.rows(), n, dim, to }) }
     }
 
     #[inline(always)]
@@ -182,114 +167,72 @@ impl Family for I8 {
     }
 }
 
-/// Some queries of [`Family::pack_query`]: not more than a vector has lanes.
-struct Pack<'a> {
-    source: Source<'a>,
-    n: usize,
-    dim: usize,
-    lanes: usize,
-    factor: f32,
-    room: *mut u8,
-}
-
-/// Packs them into the vector of each line that begins at `panel`. Out of line: once for each instruction set,
-/// not in each kernel.
-///
-/// # Safety
-/// As [`Family::pack_query`], for what is in it.
-#[inline(never)]
-unsafe fn pack_vector<S: Isa>(s: S, pack: Pack, panel: *mut f32) -> bool {
-    s.enter(PackVector { pack, panel })
-}
-
-/// Made by [`pack_vector`] alone, whose contract covers what it points to.
-struct PackVector<'a> {
-    pack: Pack<'a>,
-    panel: *mut f32,
-}
-
-impl Body for PackVector<'_> {
-    type Out = bool;
+impl Integers for I8 {
+    #[inline(always)]
+    fn most(_dim: usize) -> f32 {
+        127.0
+    }
 
     #[inline(always)]
-    fn run<S: Isa>(self, s: S) -> bool {
-        let PackVector { pack: Pack { source, n, dim, lanes, factor, room }, panel } = self;
-        let quant = source.view.quant();
-        let is_direct = source.dtype() == Dtype::I8 && quant.is_none_or(|q| q.grain(false) != Grain::Finer);
-        let (steps, stride) = (I8::steps(dim), convert::row_bytes(dim));
-        let mut factors = [0.0; MAX_LANES];
-        // SAFETY: the contract of `pack_vector`, which made this: `n` rows, as much room for each as for a row
-        // of f32, and a vector in each line of the panel.
-        unsafe {
-            if is_direct {
-                copy_rows(source.rows(), n, dim, room, stride, WORD * steps);
-            } else {
-                let rows = plain_rows(s, source, n, dim, room);
-                for (row, factor) in factors.iter_mut().enumerate().take(n) {
-                    *factor = quantise(s, rows.skip(row), dim, room.add(row * stride));
-                }
-            }
-            let mut doubtful = false;
-            for (row, x) in factors.iter_mut().enumerate().take(n) {
-                if is_direct {
-                    *x = quant.map_or(1.0, |quant| quant.of(quant.at(source.skip(row).at), 0)[0]);
-                }
-                *x *= factor;
-                doubtful |= !x.is_finite();
-            }
-            s.store(panel, s.load(factors.as_ptr()));
-            let words = panel.add(I8::HEAD * lanes).cast::<u32>();
-            for step in 0..steps {
-                for lane in 0..S::LANES {
-                    let word =
-                        if lane < n { room.add(lane * stride + step * WORD).cast::<u32>().read() } else { 0 };
-                    words.add(step * lanes + lane).write(word);
-                }
-            }
-            let mut sum = s.splat_i32(0);
-            let offset = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
-            for step in 0..steps {
-                sum = s.dot_u8_i8(sum, offset, s.load_i32(words.add(step * lanes).cast()));
-            }
-            s.store_i32(panel.add(lanes).cast(), s.sub_i32(s.splat_i32(0), sum));
-            doubtful
+    unsafe fn store_elements<S: Isa>(s: S, to: *mut u8, d: usize, x: S::F32) {
+        // SAFETY: this function's contract.
+        unsafe { s.store_i8(to.add(d).cast(), x) };
+    }
+
+    #[inline(always)]
+    unsafe fn offset<S: Isa>(s: S, words: *const u32, steps: usize, lanes: usize) -> S::I32 {
+        let mut sum = s.splat_i32(0);
+        let offset = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
+        for step in 0..steps {
+            // SAFETY: this function's contract.
+            sum = s.dot_u8_i8(sum, offset, unsafe { s.load_i32(words.add(step * lanes).cast()) });
         }
+        s.sub_i32(s.splat_i32(0), sum)
     }
 }
 
-/// One row of f32 as whole words of 8-bit integers, whose largest is 127; what these are to be multiplied by,
-/// NaN if an element is not finite.
+/// See [`Family::stage_k`]. Out of line: once for each instruction set, not in each kernel.
 ///
 /// # Safety
-/// A row of `dim` f32, and room for [`convert::row_bytes`] at `to`, which may be where the row is.
-#[inline(always)]
-unsafe fn quantise<S: Isa>(s: S, row: Rows, dim: usize, to: *mut u8) -> f32 {
-    let from = row.base.cast::<f32>();
-    let zero = s.splat(0.0);
-    let mut largest = zero;
-    // 0 as long as all elements are finite, else NaN.
-    let mut suspicion = zero;
-    // SAFETY: this function's contract. In place, a byte is written after the element of its number was read.
-    unsafe {
-        for d in (0..dim).step_by(S::LANES) {
-            let at = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_first(at, dim - d) };
-            largest = s.max(s.max(x, s.sub(zero, x)), largest);
-            suspicion = s.add(suspicion, s.sub(x, x));
+/// As there, for what is in it.
+#[inline(never)]
+unsafe fn flip<S: Isa>(s: S, body: Flip) {
+    s.enter(body);
+}
+
+/// Made by [`I8::stage_k`] alone, whose contract covers what it points to.
+struct Flip {
+    rows: Rows,
+    n: usize,
+    dim: usize,
+    to: *mut u8,
+}
+
+impl Body for Flip {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Flip { rows, n, dim, to } = self;
+        let sign = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
+        let whole = dim - dim % (WORD * S::LANES);
+        for row in 0..n {
+            let from = rows.skip(row).base;
+            let to = to.wrapping_add(row * I8::staged_k_row(dim));
+            // SAFETY: elements below `dim` of the caller's rows; staged rows are whole vectors.
+            unsafe {
+                for d in (0..whole).step_by(WORD * S::LANES) {
+                    let x = s.load_i32(from.wrapping_add(d).cast());
+                    s.store_i32(to.add(d).cast(), s.xor(x, sign));
+                }
+                if whole < dim {
+                    let last = Rows { base: from.wrapping_add(whole), stride: 0 };
+                    let at = to.add(whole);
+                    copy_rows(last, 1, dim - whole, at, 0, WORD * I8::steps(dim) - whole);
+                    s.store_i32(at.cast(), s.xor(s.load_i32(at.cast()), sign));
+                }
+            }
         }
-        let largest = s.largest(largest);
-        let is_finite = !s.total(suspicion).is_nan();
-        let inverse = 127.0 / largest;
-        // Rows that are next to 0 are 0.
-        let scale = if inverse.is_finite() { inverse } else { 0.0 };
-        for d in (0..dim).step_by(S::LANES) {
-            let at = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_first(at, dim - d) };
-            // A whole vector of bytes, behind the last element zeros: the elements, four times as long and in whole
-            // cache lines, had room for them.
-            s.store_i8(to.add(d).cast(), s.mul(x, s.splat(scale)));
-        }
-        if is_finite { largest / 127.0 } else { f32::NAN }
     }
 }
 
@@ -335,7 +278,7 @@ impl Body for Interleave {
                     key += WORD;
                 } else {
                     if key.is_multiple_of(WORD) {
-                        clear(group, WORD * dim);
+                        integers::clear(group, WORD * dim);
                     }
                     one_key(row.base, 0..dim, group, key % WORD);
                     key += 1;
@@ -343,16 +286,6 @@ impl Body for Interleave {
             }
         }
     }
-}
-
-/// Zeros. Out of line: compilers make a call of it anyway, which does not belong into kernels.
-///
-/// # Safety
-/// `to` has room for so many bytes.
-#[inline(never)]
-unsafe fn clear(to: *mut u8, bytes: usize) {
-    // SAFETY: this function's contract.
-    unsafe { to.write_bytes(0, bytes) };
 }
 
 /// Some values of one key, the one of number `i` of its group.

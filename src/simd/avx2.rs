@@ -272,6 +272,29 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn dot_i16(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+    }
+
+    #[inline(always)]
+    fn pair_i16(self, low: __m256, high: __m256) -> __m256i {
+        // NaN becomes i32::MIN, whose lower half is 0.
+        op!({
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(high));
+            _mm256_blend_epi16::<0b1010_1010>(_mm256_cvtps_epi32(low), high)
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16, x: __m256) {
+        op!({
+            let x = _mm256_cvtps_epi32(x);
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            _mm_storeu_si128(p.cast(), words);
+        });
+    }
+
+    #[inline(always)]
     fn sub_i32(self, a: __m256i, b: __m256i) -> __m256i {
         op!(_mm256_sub_epi32(a, b))
     }
@@ -306,13 +329,16 @@ impl Isa for Avx2 {
         from_stride: usize,
         to: *mut f32,
         to_stride: usize,
-        factor: __m256,
+        factor: Option<__m256>,
     ) {
         let mut r = [self.splat(0.0); 8];
         for (i, r) in r.iter_mut().enumerate() {
             let row = op!(_mm256_loadu_ps(from.byte_add(i * from_stride)));
-            // A product that is -0 becomes 0.
-            *r = self.add(self.mul(row, factor), self.splat(0.0));
+            *r = match factor {
+                // A product that is -0 becomes 0.
+                Some(factor) => self.add(self.mul(row, factor), self.splat(0.0)),
+                None => row,
+            };
         }
         // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
         // of rows 4 g .. 4 g + 3; the permutation joins the two g of a column.

@@ -41,6 +41,13 @@ pub(crate) trait Level: Token {
     fn dot_u8_i8(s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         math::dot_u8_i8(s, sum, a, b)
     }
+
+    /// See [`Isa::dot_i16`].
+    #[inline(always)]
+    fn dot_i16(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: every level has the base's instructions.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
+    }
 }
 
 impl Level for Vnni {
@@ -50,6 +57,12 @@ impl Level for Vnni {
     fn dot_u8_i8(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: the token proves the instruction.
         unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_i16(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_dpwssd_epi32(sum, a, b) }
     }
 }
 
@@ -330,6 +343,25 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    fn dot_i16(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        L::dot_i16(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn pair_i16(self, low: __m512, high: __m512) -> __m512i {
+        // NaN becomes i32::MIN, whose lower half is 0.
+        op!({
+            let high = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(high));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_cvtps_epi32(low), high)
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16, x: __m512) {
+        op!(_mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x))));
+    }
+
+    #[inline(always)]
     fn sub_i32(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_sub_epi32(a, b))
     }
@@ -406,13 +438,16 @@ impl<L: Level> Isa for Avx512<L> {
         from_stride: usize,
         to: *mut f32,
         to_stride: usize,
-        factor: __m512,
+        factor: Option<__m512>,
     ) {
         let mut r = [self.splat(0.0); 16];
         for (i, r) in r.iter_mut().enumerate() {
             let row = op!(_mm512_loadu_ps(from.byte_add(i * from_stride)));
-            // A product that is -0 becomes 0.
-            *r = self.add(self.mul(row, factor), self.splat(0.0));
+            *r = match factor {
+                // A product that is -0 becomes 0.
+                Some(factor) => self.add(self.mul(row, factor), self.splat(0.0)),
+                None => row,
+            };
         }
         // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
         // of rows 4 g .. 4 g + 3; the two shuffles then gather the four g of a column.

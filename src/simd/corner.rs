@@ -20,7 +20,7 @@ pub(crate) unsafe fn transpose_from<S: Isa>(
     n: usize,
     to: *mut f32,
     to_stride: usize,
-    factor: S::F32,
+    factor: Option<S::F32>,
 ) {
     // SAFETY: rows below `n` are readable (caller); the square has LANES rows of LANES.
     unsafe {

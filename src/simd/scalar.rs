@@ -224,6 +224,28 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn dot_i16(self, sum: [i32; 4], a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        let low = |x: i32| i32::from(x as i16);
+        from_fn(|i| {
+            let high = (a[i] >> 16) * (b[i] >> 16);
+            sum[i].wrapping_add(low(a[i]) * low(b[i])).wrapping_add(high)
+        })
+    }
+
+    #[inline(always)]
+    fn pair_i16(self, low: [f32; 4], high: [f32; 4]) -> [i32; 4] {
+        // `as` makes 0 of NaN.
+        let round = |x: f32| x.round_ties_even() as i32;
+        from_fn(|i| round(low[i]) & 0xffff | round(high[i]) << 16)
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16, x: [f32; 4]) {
+        // SAFETY: this method's contract.
+        unsafe { p.cast::<[i16; 4]>().write_unaligned(x.map(|x| x.round_ties_even() as i16)) };
+    }
+
+    #[inline(always)]
     fn sub_i32(self, a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
         from_fn(|i| a[i].wrapping_sub(b[i]))
     }
@@ -254,14 +276,15 @@ impl Isa for Scalar {
         from_stride: usize,
         to: *mut f32,
         to_stride: usize,
-        factor: [f32; 4],
+        factor: Option<[f32; 4]>,
     ) {
         for row in 0..4 {
-            for (column, factor) in factor.into_iter().enumerate() {
+            for column in 0..4 {
                 // SAFETY: this method's contract.
                 unsafe {
                     let x = from.byte_add(row * from_stride).add(column).read_unaligned();
-                    to.byte_add(column * to_stride).add(row).write_unaligned(x * factor + 0.0);
+                    let x = factor.map_or(x, |factor| x * factor[column] + 0.0);
+                    to.byte_add(column * to_stride).add(row).write_unaligned(x);
                 }
             }
         }
