@@ -235,6 +235,8 @@ typedef enum fa_dtype {
  * there; blocks of tokens and groups of channels have a group of more than 1. Of a paged tensor t counts
  * within the page; of packed ragged rows t is the row, and b is 0.
  *
+ * fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
+ *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
  * is NaN or infinite makes its elements so.
  */
@@ -784,6 +786,64 @@ enum fa_status fa_pool_create(int32_t n_threads,
  * Ends the threads of a pool from fa_pool_create and frees it. NULL is fine. No call may be using it.
  */
 void fa_pool_destroy(struct fa_pool *pool);
+
+/**
+ * Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then takes as
+ * Q, K or V. A whole tensor at once, or the tokens that are new in a cache.
+ *
+ * A cell is all elements that share a scale, as dst->quant says: the whole tensor if all its strides are 0,
+ * else each batch entry (or page), head, group_tokens tokens, group_dims channels, or any combination.
+ * Different cells must have different places.
+ *
+ * Without zeros (dst->quant->zero is NULL), for the numbers x of a cell:
+ * scale = max |x| / 127, stored = x / scale, rounded to nearest even, -127 to 127. With zeros:
+ * scale = (max x - min x) / 255, zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be
+ * among the numbers), stored = x / scale + zero, rounded likewise, -128 to 127. In both cases
+ * (stored - zero) * scale is x to within scale / 2, and what rounding to float costs numbers as large as the
+ * largest of the cell.
+ *
+ * Cells of numbers that are all the same: with zeros they are reproduced exactly (zero = 0, stored = 1, scale
+ * is the number). Cells whose scale would be less than FLT_MIN: without zeros, scale and stored are 0; with
+ * zeros, all of the cell becomes its smallest number. A cell with a NaN or an infinity (after smoothing): its
+ * scale is NaN, its zero and all stored are 0, so that attention gives NaN wherever it is seen. No other cell
+ * notices, and the call returns FA_OK. (A scale that is NaN and shared by a whole tensor is refused later, by
+ * fa_attention_run: FA_ERR_QUANT_SCALE.)
+ *
+ * Smoothing: keys often have channels far from 0, the same for all tokens, which cost most of the integers'
+ * range. Softmax does not change when one vector is subtracted from all keys of a head, as all scores of a
+ * query then change by the same: subtract the mean of each channel over the tokens, for K only ("smoothing K"
+ * of SageAttention, arXiv:2410.02367). Nothing has to be added afterwards, except to a log-sum-exp: scale
+ * times query times smooth. One vector must do for all keys that a query sees; softcap and sinks, which are not
+ * shifted with the scores, forbid it.
+ *
+ * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 (which become float exactly)
+ * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
+ * @param dim     at least 1
+ * @param smooth  NULL, or [heads][dim], dense: subtracted from each element first, rounded once
+ * @param dst     the same sizes, FA_DTYPE_I8, its rows apart from each other, with quant. OUTPUTS are its
+ *                elements, quant->scale (needed) and quant->zero (or NULL), although fa_quant says const
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a group that
+ *         matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE (negative, no multiple of the
+ *         element size, rows of dst overlap, or two cells have the same place); FA_ERR_OVERFLOW;
+ *         FA_ERR_RESERVED; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or zeros share memory with each other, src
+ *         or smooth; as in fa_attention, what lies between the first and the last byte of a tensor or
+ *         an array belongs to it)
+ *
+ * For two cells to have different places it is enough, and demanded, that each stride of quant is larger than
+ * the farthest that one gets by the smaller ones; strides of axes with one cell do not matter.
+ *
+ * Not promised: that numbers within a step of FLT_MAX do not become infinite when the integers become numbers
+ * again; the sign of 0; equal bits in different versions. All instruction sets give the same bits.
+ *
+ * Computes on the calling thread and allocates nothing. Thread-safe: several threads may each quantise a part.
+ */
+enum fa_status fa_quantize_i8(const struct fa_tensor *src,
+                              int64_t batch,
+                              int64_t heads,
+                              int64_t tokens,
+                              int64_t dim,
+                              const float *smooth,
+                              const struct fa_tensor *dst);
 
 /**
  * Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending

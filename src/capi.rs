@@ -13,6 +13,7 @@ pub mod forward;
 pub mod isa;
 pub mod merge;
 pub mod pool;
+pub mod quantize;
 pub mod run;
 pub mod scratch;
 pub mod status;

@@ -14,6 +14,7 @@ use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
 use crate::problem::{Shape, Storage};
+use crate::quantize::Quantize;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{avx2::Avx2, avx512, avx512::Avx512};
@@ -85,6 +86,7 @@ pub struct Row {
     decode: Way,
     /// Whole vectors only.
     map: fn(Function, &mut [f32]),
+    quantize: fn(&mut Quantize) -> Result<(), Error>,
 }
 
 impl Row {
@@ -122,6 +124,11 @@ impl Row {
                 if let Some(s) = S::detect() {
                     s.enter(Map(function, values));
                 }
+            },
+            quantize: |what| {
+                let s = S::detect().ok_or(Error::Internal)?;
+                s.enter(what);
+                Ok(())
             },
         }
     }
@@ -199,6 +206,12 @@ impl Row {
     /// Computes one part. Fails only if the row is not available here.
     pub fn compute(&self, path: Path, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
         (self.way(path).run)(part, tiles, scratch)
+    }
+
+    /// Writes integers, scales and zeros, the same whatever the row. Fails only if the row is not available
+    /// here.
+    pub fn quantize(&self, what: &mut Quantize) -> Result<(), Error> {
+        (self.quantize)(what)
     }
 
     /// Replaces each value by the function's, as the kernels of this row compute it: for tests and benches.

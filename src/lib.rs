@@ -16,6 +16,8 @@
 //! | [`attend`] | its steps: stage, scores, logits, mask, softmax, accumulate, epilogue; and merging of results |
 //! | [`decode`] | one part, few queries: lanes = elements of a head |
 //!
+//! Beside it [`quantize`]: numbers to 8-bit integers, what is stored in a cache before such a call.
+//!
 //! What the path consults: [`part`], [`family`] (how scores and outputs are made), [`dtype`] (how bytes become
 //! numbers), [`view`], [`simd`], [`machine`], [`pool`],
 //! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
@@ -30,6 +32,7 @@ pub mod plan;
 pub mod prefill;
 #[forbid(unsafe_code)]
 pub mod problem;
+pub mod quantize;
 #[forbid(unsafe_code)]
 pub mod schedule;
 

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Grain, Layout, Quant, View, ViewMut};
+use crate::view::{Array, Grain, Layout, Quant, View, ViewMut, overlap};
 pub use batch::{Batch, Sequence};
 pub use cells::Cells;
 pub use logits::{Logits, Slopes};
@@ -277,8 +277,4 @@ impl<'a> Problem<'a> {
 fn score_factor(semantics: &Semantics) -> Result<f32, Error> {
     let factor = (f64::from(semantics.softmax_scale) * std::f64::consts::LOG2_E) as f32;
     if factor.is_finite() { Ok(factor) } else { Err(Error::SoftmaxScale) }
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end && !a.is_empty() && !b.is_empty()
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
-pub use quant::{Grain, Quant};
+pub use quant::{Grain, Quant, QuantMut};
 
 /// `[batch][head][token][dim]`; the elements of a row are contiguous, everything else has a
 /// stride in bytes. A stride of 0 repeats the same data (inputs only).
@@ -75,23 +75,29 @@ impl Layout {
         if self.dim == 0 || self.extent.contains(&0) {
             return true;
         }
-        let mut axes: Vec3 = [0, 1, 2].map(|i| (self.stride[i], self.extent[i]));
-        axes.sort_unstable();
-        let mut inner = self.row_bytes();
-        for (stride, extent) in axes {
-            if extent > 1 {
-                if stride < inner {
-                    return false;
-                }
-                inner += (extent - 1) * stride;
-            }
-        }
-        true
+        is_nested([0, 1, 2].map(|i| (self.stride[i], self.extent[i])), self.row_bytes())
     }
 }
 
-/// Stride and extent of the three outer axes.
-type Vec3 = [(usize, usize); 3];
+/// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the smallest
+/// over `inner`; the whole span is known to fit an address space.
+fn is_nested<const N: usize>(mut axes: [(usize, usize); N], mut inner: usize) -> bool {
+    axes.sort_unstable();
+    for (stride, extent) in axes {
+        if extent > 1 {
+            if stride < inner {
+                return false;
+            }
+            inner += (extent - 1) * stride;
+        }
+    }
+    true
+}
+
+/// Whether two ranges of addresses share one.
+pub fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end && !a.is_empty() && !b.is_empty()
+}
 
 /// An input tensor.
 #[derive(Clone, Copy, Debug)]
@@ -311,6 +317,55 @@ impl<'a, T: Plain> Array<'a, T> {
         assert!(i < self.len);
         // SAFETY: in range, by the contract of `new`.
         unsafe { self.base.wrapping_add(i).read_unaligned() }
+    }
+}
+
+/// A row of f32 to be written.
+///
+/// Not `Clone`: whoever holds it is the only writer.
+#[derive(Debug)]
+pub struct ArrayMut<'a> {
+    base: *mut f32,
+    len: usize,
+    memory: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> ArrayMut<'a> {
+    /// `len` values that the caller vouches for.
+    ///
+    /// # Safety
+    /// `len` values are writable at `data`, in one allocation, and used by nobody else while the array lives;
+    /// no alignment is needed.
+    pub unsafe fn new(data: *mut f32, len: usize) -> ArrayMut<'a> {
+        ArrayMut { base: data, len, memory: PhantomData }
+    }
+
+    /// The values of a slice.
+    pub fn of(data: &'a mut [f32]) -> ArrayMut<'a> {
+        // SAFETY: the slice is exclusively borrowed for 'a.
+        unsafe { ArrayMut::new(data.as_mut_ptr(), data.len()) }
+    }
+
+    /// How many values there are.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The addresses of its bytes.
+    pub fn addresses(&self) -> Range<usize> {
+        addresses(self.base.cast(), self.len.saturating_mul(size_of::<f32>()))
+    }
+
+    /// Writes one value.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[inline(always)]
+    pub fn set(&mut self, i: usize, x: f32) {
+        assert!(i < self.len);
+        // SAFETY: in range, by the contract of `new`.
+        unsafe { self.base.wrapping_add(i).write_unaligned(x) };
     }
 }
 

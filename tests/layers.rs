@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "plan",
             "kernel",
             "attend",
+            "quantize",
             "problem",
             "dtype",
             "view",
@@ -26,11 +27,24 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("plan", &["kernel", "decode", "part", "problem", "dtype", "machine", "workspace", "error"]),
     (
         "kernel",
-        &["prefill", "decode", "part", "problem", "family", "dtype", "simd", "machine", "workspace", "error"],
+        &[
+            "prefill",
+            "decode",
+            "quantize",
+            "part",
+            "problem",
+            "family",
+            "dtype",
+            "simd",
+            "machine",
+            "workspace",
+            "error",
+        ],
     ),
     ("decode", &["attend", "family", "part", "problem", "dtype", "simd", "workspace"]),
     ("prefill", &["attend", "family", "part", "problem", "view", "simd", "workspace"]),
     ("attend", &["family", "part", "problem", "dtype", "view", "simd"]),
+    ("quantize", &["view", "dtype", "simd", "error"]),
     ("family", &["part", "problem", "view", "dtype", "simd"]),
     ("part", &["problem"]),
     ("reference", &["problem", "dtype"]),
@@ -45,8 +59,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch.
-const MAY_BE_UNSAFE: &[&str] =
-    &["capi", "view", "simd", "dtype", "family", "attend", "prefill", "decode", "kernel", "workspace"];
+const MAY_BE_UNSAFE: &[&str] = &[
+    "capi",
+    "view",
+    "simd",
+    "dtype",
+    "family",
+    "attend",
+    "prefill",
+    "decode",
+    "quantize",
+    "kernel",
+    "workspace",
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

@@ -252,7 +252,7 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
 }
 
 /// What is wrong with a tensor of this name.
-fn about(what: &'static str) -> impl Fn(Error) -> Refusal {
+pub(super) fn about(what: &'static str) -> impl Fn(Error) -> Refusal {
     move |error| match error {
         Error::Null => Refusal::about(error, what, "NULL, but there are elements"),
         Error::Stride => Refusal::about(error, what, "strides let rows overlap each other"),
@@ -264,7 +264,7 @@ fn about(what: &'static str) -> impl Fn(Error) -> Refusal {
     }
 }
 
-fn extent(what: &'static str, value: i64, least: i64) -> Result<usize, Refusal> {
+pub(super) fn extent(what: &'static str, value: i64, least: i64) -> Result<usize, Refusal> {
     let fact = Refusal::of(what, value);
     match usize::try_from(value) {
         Err(_) if value < 0 => Err(fact.but(Error::Shape, "negative")),
@@ -305,19 +305,19 @@ fn packed(
 }
 
 /// What the fields of a tensor are called.
-struct Names {
-    tensor: &'static str,
-    dtype: &'static str,
-    stride: &'static str,
-    quant: &'static str,
-    quant_stride: &'static str,
-    group_tokens: &'static str,
-    group_dims: &'static str,
+pub(super) struct Names {
+    pub(super) tensor: &'static str,
+    pub(super) dtype: &'static str,
+    pub(super) stride: &'static str,
+    pub(super) quant: &'static str,
+    pub(super) quant_stride: &'static str,
+    pub(super) group_tokens: &'static str,
+    pub(super) group_dims: &'static str,
 }
 
 macro_rules! names {
     ($name:literal) => {
-        Names {
+        $crate::capi::describe::Names {
             tensor: $name,
             dtype: concat!($name, ".dtype"),
             stride: concat!($name, ".stride"),
@@ -329,12 +329,19 @@ macro_rules! names {
     };
 }
 
+pub(super) use names;
+
 const Q: Names = names!("q");
 const K: Names = names!("k");
 const V: Names = names!("v");
 const O: Names = names!("o");
 
-fn layout(names: &Names, tensor: &fa_tensor, extent: [usize; 3], dim: usize) -> Result<Layout, Refusal> {
+pub(super) fn layout(
+    names: &Names,
+    tensor: &fa_tensor,
+    extent: [usize; 3],
+    dim: usize,
+) -> Result<Layout, Refusal> {
     let dtype = tensor::dtype(names.dtype, tensor.dtype)?;
     let fact = Refusal::of(names.dtype, i64::from(tensor.dtype));
     if dtype == Dtype::Bool8 {
@@ -373,12 +380,27 @@ unsafe fn input<'a>(
     }
     // SAFETY: the caller's contract; no alignment is assumed.
     let quant = unsafe { tensor.quant.read_unaligned() };
+    let Grain { stride, group, len } = grain(names, &quant, &layout)?;
+    // SAFETY: as many values, by the caller's contract.
+    let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
+    let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
+    view.quantised(place.insert(quant)).map_err(about(names.quant))
+}
+
+/// Which elements share a scale, and how many scales there are.
+pub(super) struct Grain {
+    pub(super) stride: [usize; 4],
+    pub(super) group: [usize; 2],
+    pub(super) len: usize,
+}
+
+pub(super) fn grain(names: &Names, quant: &fa_quant, layout: &Layout) -> Result<Grain, Refusal> {
     let mut stride = [0; 4];
     for (axis, stride) in stride.iter_mut().enumerate() {
         let fact = Refusal::of(names.quant_stride, quant.stride[axis]).at(axis);
         *stride = usize::try_from(quant.stride[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
     }
-    let fa_quant { group_tokens, group_dims, .. } = quant;
+    let fa_quant { group_tokens, group_dims, .. } = *quant;
     let group = |name, size: i32, stride| match stride {
         // Nothing to tell apart.
         0 => Ok(1),
@@ -388,11 +410,8 @@ unsafe fn input<'a>(
         group(names.group_tokens, group_tokens, stride[2])?,
         group(names.group_dims, group_dims, stride[3])?,
     ];
-    let len = Quant::len(stride, group, &layout).map_err(about(names.quant))?;
-    // SAFETY: as many values, by the caller's contract.
-    let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
-    let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(place.insert(quant)).map_err(about(names.quant))
+    let len = Quant::len(stride, group, layout).map_err(about(names.quant))?;
+    Ok(Grain { stride, group, len })
 }
 
 fn layout_of(

@@ -32,6 +32,8 @@ pub enum fa_dtype {
 /// there; blocks of tokens and groups of channels have a group of more than 1. Of a paged tensor t counts
 /// within the page; of packed ragged rows t is the row, and b is 0.
 ///
+/// fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
+///
 /// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
 /// is NaN or infinite makes its elements so.
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Array, Layout};
+use super::{Array, ArrayMut, Layout, is_nested};
 use crate::error::Error;
 
 /// x = (stored - zero) · scale, where element d of row (b, h, t) has the scale and the zero at
@@ -97,6 +97,56 @@ impl<'a> Quant<'a> {
     pub fn of(&self, at: usize, d: usize) -> [f32; 2] {
         let at = at + group(d, self.group[1], self.stride[3]);
         [self.scale.map_or(1.0, |scale| scale.get(at)), self.zero.map_or(0.0, |zero| zero.get(at))]
+    }
+}
+
+/// Where scales and zeros are written, as [`Quant`] reads them.
+#[derive(Debug)]
+pub struct QuantMut<'a> {
+    /// A value for each cell.
+    pub scale: ArrayMut<'a>,
+    /// None: all are 0.
+    pub zero: Option<ArrayMut<'a>>,
+    /// See [`Quant`].
+    pub stride: [usize; 4],
+    /// See [`Quant`].
+    pub group: [usize; 2],
+}
+
+impl QuantMut<'_> {
+    /// Batch entries, heads, tokens and elements of a row that share a value: a whole cell.
+    pub(crate) fn cell(&self, layout: &Layout) -> [usize; 4] {
+        let [batch, heads, tokens] = layout.extent;
+        let mut cell = [1, 1, self.group[0].min(tokens), self.group[1].min(layout.dim)];
+        for (axis, all) in [batch, heads, tokens, layout.dim].into_iter().enumerate() {
+            if self.stride[axis] == 0 {
+                cell[axis] = all;
+            }
+        }
+        cell
+    }
+
+    /// Whether there is a place for each cell, and none for two.
+    pub(crate) fn check(&self, layout: &Layout) -> Result<(), Error> {
+        if self.group.contains(&0) {
+            return Err(Error::ZeroExtent);
+        }
+        let len = Quant::len(self.stride, self.group, layout)?;
+        if self.scale.len() < len || self.zero.as_ref().is_some_and(|zero| zero.len() < len) {
+            return Err(Error::Shape);
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let [batch, heads, tokens] = layout.extent;
+        let (all, cell) = ([batch, heads, tokens, layout.dim], self.cell(layout));
+        let axes = [0, 1, 2, 3].map(|axis| (self.stride[axis], all[axis].div_ceil(cell[axis])));
+        if is_nested(axes, 1) { Ok(()) } else { Err(Error::Stride) }
+    }
+
+    /// What scales and zeros occupy.
+    pub(crate) fn addresses(&self) -> [Range<usize>; 2] {
+        [self.scale.addresses(), self.zero.as_ref().map_or(0..0, ArrayMut::addresses)]
     }
 }
 

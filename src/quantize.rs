@@ -1,0 +1,344 @@
+//! Numbers to 8-bit integers with a scale, and perhaps a zero, for each cell: the elements that share them.
+//!
+//! Two passes over a cell: what its numbers span, then the integers. Every step is an operation that all
+//! instruction sets round alike (no fused multiply-add, no reciprocal), so they all write the same bits.
+
+use std::ops::Range;
+
+use crate::dtype::{Dtype, Stored, bf16::Bf16, f16::F16, f32::F32};
+use crate::error::Error;
+use crate::simd::{Body, Isa, MAX_LANES};
+use crate::view::{Layout, QuantMut, View, ViewMut, overlap};
+
+/// What is quantised, and where to; consistent by construction.
+#[derive(Debug)]
+pub struct Quantize<'a> {
+    src: View<'a>,
+    dst: ViewMut<'a>,
+    smooth: Option<View<'a>>,
+    quant: QuantMut<'a>,
+}
+
+impl<'a> Quantize<'a> {
+    /// Subtracts `smooth`, which is f32, from `src`, and quantises what is left.
+    pub fn new(
+        src: View<'a>,
+        dst: ViewMut<'a>,
+        smooth: Option<View<'a>>,
+        quant: QuantMut<'a>,
+    ) -> Result<Quantize<'a>, Error> {
+        let (from, to) = (src.layout(), dst.layout());
+        if !from.dtype.is_float() || to.dtype != Dtype::I8 {
+            return Err(Error::Dtype);
+        }
+        if (from.extent, from.dim) != (to.extent, to.dim) {
+            return Err(Error::Shape);
+        }
+        if let Some(smooth) = smooth.as_ref().map(View::layout)
+            && (smooth.dtype, smooth.extent, smooth.dim) != (Dtype::F32, from.extent, from.dim)
+        {
+            return Err(Error::Shape);
+        }
+        quant.check(to)?;
+        let [scale, zero] = quant.addresses();
+        let all = [dst.addresses(), scale, zero, src.addresses(), smooth.map_or(0..0, |x| x.addresses())];
+        // Inputs may be the same memory.
+        for (i, output) in all.iter().enumerate().take(3) {
+            if all[i + 1..].iter().any(|other| overlap(output, other)) {
+                return Err(Error::Overlap);
+            }
+        }
+        Ok(Quantize { src, dst, smooth, quant })
+    }
+}
+
+/// Batch entries, heads, tokens, elements of a row.
+type Span = [Range<usize>; 4];
+
+/// What the numbers of a cell span; or, in vectors, of each lane. `odd` is NaN if one is not finite, else 0.
+struct Bounds<V> {
+    min: V,
+    max: V,
+    odd: V,
+}
+
+/// How the numbers of a cell become integers: x / scale + zero, from `low` to `high`.
+struct Step<V> {
+    scale: V,
+    zero: V,
+    low: V,
+    high: V,
+}
+
+impl Step<f32> {
+    /// All elements become the same integer.
+    #[inline(always)]
+    fn flat(scale: f32, integer: f32) -> Step<f32> {
+        Step { scale, zero: 0.0, low: integer, high: integer }
+    }
+
+    #[inline(always)]
+    fn symmetric(of: &Bounds<f32>) -> Step<f32> {
+        let most = if of.max > -of.min { of.max } else { -of.min };
+        let scale = most / 127.0;
+        if of.odd.is_nan() {
+            Step::flat(f32::NAN, 0.0)
+        } else if scale < f32::MIN_POSITIVE {
+            // Too few bits are left of such a scale to divide by it.
+            Step::flat(0.0, 0.0)
+        } else {
+            Step { scale, zero: 0.0, low: -127.0, high: 127.0 }
+        }
+    }
+
+    #[inline(always)]
+    fn affine(of: &Bounds<f32>) -> Step<f32> {
+        let range = of.max - of.min;
+        // Halves do not overflow.
+        let scale = if range < f32::INFINITY { range / 255.0 } else { (of.max * 0.5 - of.min * 0.5) / 127.5 };
+        if of.odd.is_nan() {
+            Step::flat(f32::NAN, 0.0)
+        } else if scale < f32::MIN_POSITIVE {
+            // One number, times 1. The sum makes -0 what all instruction sets find.
+            Step::flat(of.min + 0.0, 1.0)
+        } else {
+            // An integer, so that rounding it costs nothing more than rounding each element does.
+            let zero = (-128.0 - of.min / scale).round_ties_even();
+            Step { scale, zero, low: -128.0, high: 127.0 }
+        }
+    }
+}
+
+/// The number of each lane.
+static LANE: [f32; MAX_LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
+impl Body for &mut Quantize<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        // SAFETY: `new` took no other types than these.
+        unsafe {
+            match self.src.layout().dtype {
+                Dtype::F16 => self.cells::<S, F16>(s),
+                Dtype::Bf16 => self.cells::<S, Bf16>(s),
+                _ => self.cells::<S, F32>(s),
+            }
+        }
+    }
+}
+
+impl Quantize<'_> {
+    /// # Safety
+    /// The numbers are stored as `T`; likewise below.
+    #[inline(always)]
+    unsafe fn cells<S: Isa, T: Stored>(&mut self, s: S) {
+        let layout = *self.src.layout();
+        let Layout { extent: [batch, heads, tokens], dim, .. } = layout;
+        if dim == 0 || layout.extent.contains(&0) {
+            return;
+        }
+        let stride = self.quant.stride;
+        let cell = self.quant.cell(&layout);
+        // Where groups are narrower than a vector, as many as fit into one are one after another in its lanes.
+        let narrow = stride[3] != 0 && cell[3] < S::LANES;
+        let width = if narrow { S::LANES / cell[3] * cell[3] } else { cell[3] };
+        for b in (0..batch).step_by(cell[0]) {
+            for h in (0..heads).step_by(cell[1]) {
+                for t in (0..tokens).step_by(cell[2]) {
+                    for d in (0..dim).step_by(width) {
+                        let from = [b, h, t, d];
+                        let mut place = 0;
+                        for axis in 0..4 {
+                            place += from[axis] / cell[axis] * stride[axis];
+                        }
+                        let span = [
+                            b..batch.min(b + cell[0]),
+                            h..heads.min(h + cell[1]),
+                            t..tokens.min(t + cell[2]),
+                            d..dim.min(d + width),
+                        ];
+                        // SAFETY: elements of the views; this method's contract.
+                        unsafe {
+                            let bounds = self.bounds::<S, T>(s, &span);
+                            let step = if narrow {
+                                self.lanes(s, bounds, span[3].len(), place)
+                            } else {
+                                self.whole(s, bounds, place)
+                            };
+                            self.write::<S, T>(s, &span, &step);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the elements span, in each lane those of one channel out of `LANES`.
+    ///
+    /// # Safety
+    /// The span is one of the views.
+    #[inline(always)]
+    unsafe fn bounds<S: Isa, T: Stored>(&self, s: S, span: &Span) -> Bounds<S::F32> {
+        let [most, least] = [s.splat(f32::INFINITY), s.splat(f32::NEG_INFINITY)];
+        let mut all = Bounds { min: most, max: least, odd: s.splat(0.0) };
+        let [batch, heads, tokens, dims] = span;
+        for b in batch.clone() {
+            for h in heads.clone() {
+                for t in tokens.clone() {
+                    for d in dims.clone().step_by(S::LANES) {
+                        let n = S::LANES.min(dims.end - d);
+                        // SAFETY: elements of this span.
+                        let x = unsafe { self.load::<S, T>(s, [b, h, t], d, n) };
+                        let (mut low, mut high) = (x, x);
+                        if n < S::LANES {
+                            // SAFETY: as long as any vector.
+                            let used = s.gt(s.splat(n as f32), unsafe { s.load(LANE.as_ptr()) });
+                            low = s.select(used, x, most);
+                            high = s.select(used, x, least);
+                        }
+                        all.min = s.min(low, all.min);
+                        all.max = s.max(high, all.max);
+                        all.odd = s.add(all.odd, s.mul(x, s.splat(0.0)));
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// The step of all lanes together.
+    #[inline(always)]
+    fn whole<S: Isa>(&mut self, s: S, of: Bounds<S::F32>, place: usize) -> Step<S::F32> {
+        // Where a lane is NaN, neither of the others counts.
+        let [min, max] = [-s.largest(s.sub(s.splat(0.0), of.min)), s.largest(of.max)];
+        let step = self.cell(&Bounds { min, max, odd: s.total(of.odd) }, place);
+        let Step { scale, zero, low, high } = step;
+        Step { scale: s.splat(scale), zero: s.splat(zero), low: s.splat(low), high: s.splat(high) }
+    }
+
+    /// The steps of groups that lie side by side in the first `n` lanes.
+    #[inline(always)]
+    fn lanes<S: Isa>(&mut self, s: S, of: Bounds<S::F32>, n: usize, place: usize) -> Step<S::F32> {
+        let mut lanes = Bounds { min: [0.0; MAX_LANES], max: [0.0; MAX_LANES], odd: [0.0; MAX_LANES] };
+        // SAFETY: arrays are as long as any vector.
+        unsafe {
+            s.store(lanes.min.as_mut_ptr(), of.min);
+            s.store(lanes.max.as_mut_ptr(), of.max);
+            s.store(lanes.odd.as_mut_ptr(), of.odd);
+            let step = self.groups(&lanes, n, place);
+            Step {
+                scale: s.load(step.scale.as_ptr()),
+                zero: s.load(step.zero.as_ptr()),
+                low: s.load(step.low.as_ptr()),
+                high: s.load(step.high.as_ptr()),
+            }
+        }
+    }
+
+    /// Out of line: nothing in it has vectors, and it is once for all instruction sets.
+    #[inline(never)]
+    fn groups(&mut self, of: &Bounds<[f32; MAX_LANES]>, n: usize, place: usize) -> Step<[f32; MAX_LANES]> {
+        let mut steps = Step {
+            scale: [1.0; MAX_LANES],
+            zero: [0.0; MAX_LANES],
+            low: [0.0; MAX_LANES],
+            high: [0.0; MAX_LANES],
+        };
+        let group = self.quant.group[1];
+        for first in (0..n).step_by(group) {
+            let lanes = first..n.min(first + group);
+            let mut bounds = Bounds { min: f32::INFINITY, max: f32::NEG_INFINITY, odd: 0.0 };
+            for i in lanes.clone() {
+                bounds.min = bounds.min.min(of.min[i]);
+                bounds.max = bounds.max.max(of.max[i]);
+                bounds.odd += of.odd[i];
+            }
+            let step = self.cell(&bounds, place + first / group * self.quant.stride[3]);
+            steps.scale[lanes.clone()].fill(step.scale);
+            steps.zero[lanes.clone()].fill(step.zero);
+            steps.low[lanes.clone()].fill(step.low);
+            steps.high[lanes].fill(step.high);
+        }
+        steps
+    }
+
+    /// The step of one cell, whose scale and zero are written to `place`.
+    #[inline(always)]
+    fn cell(&mut self, of: &Bounds<f32>, place: usize) -> Step<f32> {
+        let step = if self.quant.zero.is_some() { Step::affine(of) } else { Step::symmetric(of) };
+        self.quant.scale.set(place, step.scale);
+        if let Some(zero) = &mut self.quant.zero {
+            zero.set(place, step.zero);
+        }
+        step
+    }
+
+    /// # Safety
+    /// The span is one of the views.
+    #[inline(always)]
+    unsafe fn write<S: Isa, T: Stored>(&self, s: S, span: &Span, step: &Step<S::F32>) {
+        let [batch, heads, tokens, dims] = span;
+        for b in batch.clone() {
+            for h in heads.clone() {
+                for t in tokens.clone() {
+                    let to = self.dst.row(b, h, t).cast::<i8>();
+                    for d in dims.clone().step_by(S::LANES) {
+                        let n = S::LANES.min(dims.end - d);
+                        // SAFETY: elements of this span, which nobody else uses (`ViewMut`).
+                        unsafe {
+                            let x = self.load::<S, T>(s, [b, h, t], d, n);
+                            let x = s.add(s.div(x, step.scale), step.zero);
+                            // In this order, which makes `low` of NaN.
+                            let x = s.min(s.max(x, step.low), step.high);
+                            if n == S::LANES {
+                                s.store_i8(to.wrapping_add(d), x);
+                            } else {
+                                let mut bytes = [0; MAX_LANES];
+                                s.store_i8(bytes.as_mut_ptr(), x);
+                                write_first(to.wrapping_add(d), n, &bytes);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `n` elements (at most a vector) from `d` on, smoothed; other lanes are 0.
+    ///
+    /// # Safety
+    /// They are elements of the views.
+    #[inline(always)]
+    unsafe fn load<S: Isa, T: Stored>(&self, s: S, [b, h, t]: [usize; 3], d: usize, n: usize) -> S::F32 {
+        // SAFETY: this method's contract.
+        unsafe {
+            let x = vector::<S, T>(s, self.src.row(b, h, t), d, n);
+            match &self.smooth {
+                None => x,
+                Some(smooth) => s.sub(x, vector::<S, F32>(s, smooth.row(b, h, t), d, n)),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The row has `d + n` elements; `n` is at most `LANES`.
+#[inline(always)]
+unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
+    // SAFETY: this function's contract.
+    unsafe { if n == S::LANES { T::load(s, row, d) } else { T::load_first(s, row, d, n) } }
+}
+
+/// Out of line: compilers make calls of such loops, which do not belong into kernels.
+///
+/// # Safety
+/// `to` has room for `n` bytes.
+#[inline(never)]
+unsafe fn write_first(to: *mut i8, n: usize, bytes: &[i8; MAX_LANES]) {
+    for (i, &byte) in bytes.iter().enumerate().take(n) {
+        // SAFETY: i < n.
+        unsafe { to.wrapping_add(i).write(byte) };
+    }
+}
