@@ -1,4 +1,4 @@
-/* Nothing beyond the last used element of a tensor or an array of scales is read, nor before the first:
+/* Nothing beyond the last used element of a tensor or an array of scales is touched, nor before the first:
  * each lies against a page that may not be touched, at its end or at its beginning. */
 
 #define _DEFAULT_SOURCE
@@ -153,6 +153,17 @@ static void run_typed(int32_t dtype, size_t lq, size_t lkv, size_t d, bool at_en
     release_typed(&q), release_typed(&k), release_typed(&v), release_typed(&o), release_typed(&mask);
 }
 
+/* Numbers of each type to integers of each grain, with all their scales and zeros. */
+static void run_quantize(int32_t dtype, size_t tokens, size_t d, bool at_end, int grain) {
+    struct typed from, to;
+    typed(&from, dtype, 2, tokens, d, 0, at_end), typed(&to, FA_DTYPE_I8, 2, tokens, d, grain, at_end);
+    float *smooth = guarded_normal(HEADS * d, at_end);
+    fa_status status = fa_quantize_i8(&from.tensor, 2, HEADS, (int64_t)tokens, (int64_t)d, smooth, &to.tensor);
+    CHECK(status == FA_OK, "type %d: %s", (int)dtype, fa_status_string(status));
+    for (size_t i = 0; i < to.values; i++) CHECK(isfinite(to.quant.scale[i]), "grain %d, scale %zu", grain, i);
+    release(smooth, HEADS * d * 4), release_typed(&from), release_typed(&to);
+}
+
 static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_Q8_0; dtype++) {
         size_t dim = dtype == FA_DTYPE_Q8_0 ? (d + 31) / 32 * 32 : d;
@@ -161,6 +172,8 @@ static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
             run_typed(dtype, lq, lkv, dim, at_end, true, grain);
         }
     }
+    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_BF16; dtype++)
+        for (int grain = 0; grain < 16; grain++) run_quantize(dtype, lkv, d, at_end, grain);
 }
 
 static void all(void) {
