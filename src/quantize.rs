@@ -143,16 +143,16 @@ impl Quantize<'_> {
         let cell = self.quant.cell(&layout);
         // Where groups are narrower than a vector, as many as fit into one are one after another in its lanes.
         let narrow = stride[3] != 0 && cell[3] < S::LANES;
-        let width = if narrow { S::LANES / cell[3] * cell[3] } else { cell[3] };
-        for b in (0..batch).step_by(cell[0]) {
-            for h in (0..heads).step_by(cell[1]) {
-                for t in (0..tokens).step_by(cell[2]) {
-                    for d in (0..dim).step_by(width) {
-                        let from = [b, h, t, d];
-                        let mut place = 0;
-                        for axis in 0..4 {
-                            place += from[axis] / cell[axis] * stride[axis];
-                        }
+        let width = if narrow { (S::LANES / cell[3] * cell[3]).min(dim) } else { cell[3] };
+        let step = width / cell[3] * stride[3];
+        for (i, b) in (0..batch).step_by(cell[0]).enumerate() {
+            let place = i * stride[0];
+            for (i, h) in (0..heads).step_by(cell[1]).enumerate() {
+                let place = place + i * stride[1];
+                for (i, t) in (0..tokens).step_by(cell[2]).enumerate() {
+                    let place = place + i * stride[2];
+                    for (i, d) in (0..dim).step_by(width).enumerate() {
+                        let place = place + i * step;
                         let span = [
                             b..batch.min(b + cell[0]),
                             h..heads.min(h + cell[1]),
