@@ -290,7 +290,7 @@ impl Quantize<'_> {
                         unsafe {
                             let x = self.load::<S, T>(s, [b, h, t], d, n);
                             let x = s.add(s.div(x, step.scale), step.zero);
-                            // In this order, which makes `low` of NaN.
+                            // NaN is in cells whose ends are the same, and becomes that.
                             let x = s.min(s.max(x, step.low), step.high);
                             if n == S::LANES {
                                 s.store_i8(to.wrapping_add(d), x);

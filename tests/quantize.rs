@@ -244,6 +244,10 @@ impl Case {
             }
             assert!((scale - expected).abs() <= expected * 1.2e-7, "{}", what());
             assert!(i32::from(byte) >= least, "{}", what());
+            // A division, one sum, and nothing else is rounded.
+            let zero = if self.zeros { stored.zero[place] } else { 0.0 };
+            let steps = (self.number(at) / stored.scale[place] + zero).round_ties_even();
+            assert_eq!(f32::from(byte), steps.clamp(least as f32, 127.0), "{}", what());
             // Offsets of many steps are rounded to f32 where they are computed.
             let rounding = if self.zeros { max.abs().max(min.abs()) * 1.2e-7 } else { 0.0 };
             assert!(error <= scale / 2.0 * (1.0 + 1e-5) + rounding, "{error}: {}", what());
