@@ -380,21 +380,21 @@ unsafe fn input<'a>(
     }
     // SAFETY: the caller's contract; no alignment is assumed.
     let quant = unsafe { tensor.quant.read_unaligned() };
-    let Grain { stride, group, len } = grain(names, &quant, &layout)?;
+    let Places { stride, group, len } = places(names, &quant, &layout)?;
     // SAFETY: as many values, by the caller's contract.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
     view.quantised(place.insert(quant)).map_err(about(names.quant))
 }
 
-/// Which elements share a scale, and how many scales there are.
-pub(super) struct Grain {
+/// Where the scales of elements are, and how many there are.
+pub(super) struct Places {
     pub(super) stride: [usize; 4],
     pub(super) group: [usize; 2],
     pub(super) len: usize,
 }
 
-pub(super) fn grain(names: &Names, quant: &fa_quant, layout: &Layout) -> Result<Grain, Refusal> {
+pub(super) fn places(names: &Names, quant: &fa_quant, layout: &Layout) -> Result<Places, Refusal> {
     let mut stride = [0; 4];
     for (axis, stride) in stride.iter_mut().enumerate() {
         let fact = Refusal::of(names.quant_stride, quant.stride[axis]).at(axis);
@@ -411,7 +411,7 @@ pub(super) fn grain(names: &Names, quant: &fa_quant, layout: &Layout) -> Result<
         group(names.group_dims, group_dims, stride[3])?,
     ];
     let len = Quant::len(stride, group, layout).map_err(about(names.quant))?;
-    Ok(Grain { stride, group, len })
+    Ok(Places { stride, group, len })
 }
 
 fn layout_of(

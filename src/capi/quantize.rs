@@ -1,6 +1,6 @@
 //! `fa_quantize_i8`.
 
-use super::describe::{self, Grain, Names, about, extent, names};
+use super::describe::{self, Names, Places, about, extent, names};
 use super::guard;
 use super::status::fa_status;
 use super::tensor::fa_tensor;
@@ -117,7 +117,7 @@ unsafe fn read<'a>(
     let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride };
     // SAFETY: not NULL, by the caller's contract a description; no alignment is assumed.
     let quant = unsafe { dst.quant.read_unaligned() };
-    let Grain { stride, group, len } = describe::grain(&DST, &quant, &to)?;
+    let Places { stride, group, len } = describe::places(&DST, &quant, &to)?;
     if quant.scale.is_null() && len > 0 {
         return Err(Error::Null.into());
     }
