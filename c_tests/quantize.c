@@ -265,7 +265,9 @@ static void one_granularity(float *q, float *k, float *v, int own, int32_t token
     }
     attend(q, &ck.tensor, &cv.tensor, FA_NO_LIMIT, o);
     double *want = definition(q, back_k, back_v), error = distance(o, want, ELEMENTS);
-    CHECK(error <= 1e-5 * largest(back_v, ELEMENTS), "own %d, %d, %d, zeros %d: %g", own, (int)tokens, (int)dims,
+    /* Integers are multiplied as 16-bit ones where V has one scale a head; else numbers as f32. */
+    double most = own < 4 && !zeros ? 5e-4 : 1e-5;
+    CHECK(error <= most * largest(back_v, ELEMENTS), "own %d, %d, %d, zeros %d: %g", own, (int)tokens, (int)dims,
           zeros, error);
     problems++;
     free(want), free(step), free(o), free(back_k), free(back_v);

@@ -237,29 +237,39 @@ static bool sees(const fa_attention *a, int64_t b, int64_t i, int64_t j) {
     return a->window_right == FA_NO_LIMIT || j <= p + a->window_right;
 }
 
-/* The output of all rows one after another, and how far from it a result may be: at most, and where queries
- * and probabilities are rounded to bfloat16. */
+/* The output of all rows one after another, and how far from it a result may be: in the end, where queries
+ * and probabilities are rounded to bfloat16, to 16-bit and to 8-bit integers. */
+enum family { IN_FLOAT, IN_BF16, IN_I16, IN_I8, FAMILIES };
+static const char *const family_words[] = {" f32, ", " bf16, ", " i16, ", " i8, "};
 struct want {
-    double *o, *far, *far_rounded;
+    double *o, *far[FAMILIES];
     int64_t n;
 };
+
+/* Of integers: steps of the largest probability, error of the others, steps of the largest element of a query. */
+static const double i16_steps[] = {16384, 1e-4, 40000}, i8_steps[] = {255, 6e-3, 254};
 
 /* Of one row: q is its query, k and v are all keys and values of its head. */
 static void want_row(const fa_attention *a, int64_t b, int64_t h, int64_t i, const double *q,
                      const double *k, const double *v, struct want *want) {
     int64_t keys = keys_of(a, b), dv = a->dim_v;
     double scale = a->scale == 0 ? 1 / sqrt((double)a->dim_qk) : (double)a->scale;
-    double *s = need((size_t)keys * sizeof *s), max = -INFINITY, sum = 0, magnitude = 0;
-    double *o = want->o + want->n, *far = want->far + want->n, *far_rounded = want->far_rounded + want->n;
+    double *s = need((size_t)keys * sizeof *s), max = -INFINITY, sum = 0, magnitude = 0, most_q = 0, sum_k = 0;
+    int64_t count = 0;
+    double *o = want->o + want->n, *far = want->far[IN_FLOAT] + want->n;
     bool *seen = need((size_t)keys);
     for (int64_t j = 0; j < keys; j++) {
-        double bias = a->mask.data != NULL ? element(&a->mask, b, h, i, j) : 0, dot = 0, size = 0;
+        double bias = a->mask.data != NULL ? element(&a->mask, b, h, i, j) : 0, dot = 0, size = 0, of_k = 0;
         seen[j] = sees(a, b, i, j) && bias != -INFINITY;
         if (!seen[j]) continue;
         for (int64_t d = 0; d < a->dim_qk; d++) {
             dot += q[d] * k[j * a->dim_qk + d];
             size += fabs(q[d] * k[j * a->dim_qk + d]);
+            of_k += fabs(k[j * a->dim_qk + d]);
+            most_q = fmax(most_q, fabs(q[d]));
         }
+        count++;
+        sum_k = fmax(sum_k, of_k);
         magnitude = fmax(magnitude, scale * size);
         s[j] = scale * dot + bias;
         max = fmax(max, s[j]);
@@ -274,11 +284,18 @@ static void want_row(const fa_attention *a, int64_t b, int64_t h, int64_t i, con
     }
     /* Of each column its own largest |v|, which is stricter than that of the tensor. */
     for (int64_t d = 0; d < dv; d++) {
+        double more[FAMILIES] = {0};
         /* A rounding of the query and one of the probability, each by a 2^-9th at most. */
-        far_rounded[d] = far[d] * (2 * magnitude + 2) / 512;
+        more[IN_BF16] = far[d] * (2 * magnitude + 2) / 512;
+        for (int i8 = 0; i8 < 2 && count > 0; i8++) {
+            const double *steps = i8 ? i8_steps : i16_steps;
+            double of_powers = (double)count / sum / 2 / steps[0] + steps[1];
+            more[i8 ? IN_I8 : IN_I16] = far[d] * 2 * (of_powers + scale * most_q * sum_k / steps[2]);
+        }
         far[d] *= 1e-5;
         far[d] += ulp(fabs(o[d]) + far[d], a->o.dtype) / 2;
-        far_rounded[d] += far[d] + ulp(fabs(o[d]) + far_rounded[d], a->o.dtype) / 2;
+        for (int f = IN_BF16; f < FAMILIES; f++)
+            want->far[f][want->n + d] = far[d] + more[f] + ulp(fabs(o[d]) + more[f], a->o.dtype) / 2;
     }
     want->n += dv;
     free(s), free(seen);
@@ -298,7 +315,7 @@ static struct want definition(const fa_attention *a) {
     int64_t rows = 0, group = a->heads_q / a->heads_kv, entry, row;
     for (int64_t b = 0; b < a->batch; b++) rows += rows_of(a, b);
     size_t size = (size_t)(rows * a->heads_q * a->dim_v) * sizeof(double);
-    struct want want = {need(size), need(size), need(size), 0};
+    struct want want = {need(size), {need(size), need(size), need(size), need(size)}, 0};
     double *q = need((size_t)a->dim_qk * sizeof *q);
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t kv_head = 0; kv_head < a->heads_kv; kv_head++) {
@@ -325,7 +342,7 @@ static int problems, results, converted, multiplied;
 
 /* Takes each row that is looked at back to what it was before the call, so that afterwards only what was
  * written besides is left. */
-static void compare(const char *what, const fa_attention *a, struct want want) {
+static void compare(const char *what, const fa_attention *a, const struct want *want, enum family family) {
     int64_t entry, row, at = 0;
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t n = 0; n < a->heads_q * rows_of(a, b); n++) {
@@ -333,8 +350,8 @@ static void compare(const char *what, const fa_attention *a, struct want want) {
             find_row(a, b, i, &entry, &row);
             char *got = row_of(&a->o, entry, h, row);
             for (int64_t d = 0; d < a->dim_v; d++, at++, results++) {
-                double x = stored(a->o.dtype, got, d), y = want.o[at];
-                CHECK(isnan(y) ? isnan(x) : fabs(x - y) <= want.far[at],
+                double x = stored(a->o.dtype, got, d), y = want->o[at];
+                CHECK(isnan(y) ? isnan(x) : fabs(x - y) <= want->far[family][at],
                       "%s, %s, %d rows: sequence %d, head %d, row %d, element %d: %.9g is not %.9g", what,
                       fa_isa(), (int)a->len_q, (int)b, (int)h, (int)i, (int)d, x, y);
             }
@@ -346,24 +363,31 @@ static void compare(const char *what, const fa_attention *a, struct want want) {
     CHECK(beside == 0, "%s: %zu bytes beside the output", what, beside);
 }
 
-/* What fa_attention_check says: which tensors become f32, and from what. */
-static void check_words(const char *what, const fa_attention *a) {
+/* What fa_attention_check says: which tensors become f32, and from what, or else which family computes. */
+static enum family check_words(const char *what, const fa_attention *a) {
     const fa_tensor *tensors[] = {&a->k, &a->v};
     char why[400] = "", words[60];
     fa_status status = fa_attention_check(a, why, sizeof why);
     CHECK(status == FA_OK, "%s: %s: %s", what, fa_status_string(status), why);
     CHECK(strstr(why, a->len_q == 1 ? "decode" : "prefill") != NULL, "%s: %s", what, why);
+    enum family family = IN_FLOAT;
+    for (int f = 0; f < FAMILIES; f++) {
+        if (strstr(why, family_words[f]) != NULL) family = (enum family)f;
+    }
     for (int i = 0; i < 2; i++) {
-        bool is = tensors[i]->dtype != FA_DTYPE_F32;
+        bool is = tensors[i]->dtype != FA_DTYPE_F32 && family == IN_FLOAT;
         snprintf(words, sizeof words, "%c converted from", "KV"[i]);
         CHECK((strstr(why, words) != NULL) == is, "%s: %s", what, why);
         snprintf(words, sizeof words, "%c converted from %s block by block", "KV"[i], names[tensors[i]->dtype]);
         CHECK(!is || strstr(why, words) != NULL, "%s: no \"%s\" in \"%s\"", what, words, why);
         converted += is;
     }
+    bool is_said = strstr(why, "V rearranged") != NULL;
+    CHECK(is_said == (family != IN_FLOAT), "%s: %s", what, why);
+    return family;
 }
 
-static void run(const char *what, const fa_attention *a, struct want want) {
+static void run(const char *what, const fa_attention *a, const struct want *want, enum family family) {
     size_t bytes = 0;
     CHECK(fa_attention_workspace(a, 1, &bytes) == FA_OK, "%s: workspace", what);
     unsigned char *ws = need(bytes + 2);
@@ -372,32 +396,51 @@ static void run(const char *what, const fa_attention *a, struct want want) {
     fa_status status = fa_attention_run(a, ws + 1, bytes, NULL);
     CHECK(status == FA_OK, "%s: %s", what, fa_status_string(status));
     CHECK(ws[0] == 0xff && ws[bytes + 1] == 0xff, "%s: wrote beside the workspace", what);
-    compare(what, a, want);
+    compare(what, a, want, family);
     free(ws);
 }
 
-/* With bfloat16 K and V and instructions for them, rounding is allowed and tried, too. */
+/* Whether scales are shared by rows at least (by heads, if `heads`), and there are no zeros. */
+static bool is_coarse(const fa_tensor *t, bool heads) {
+    const fa_quant *g = t->quant;
+    if (g == NULL) return true;
+    return g->zero == NULL && g->stride[3] == 0 && (!heads || g->stride[2] == 0);
+}
+
+/* Which family is to compute many rows, on the best instruction set of this machine or a lesser one. */
+static enum family family_of(const fa_attention *a, const char *isa, bool precise) {
+    int rank = isa_rank(isa);
+    if (a->len_q == 1) return IN_FLOAT;
+    if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
+        return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
+    if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
+    /* Pages may have scales of their own. */
+    bool is_paged = a->block_table != NULL && a->v.quant != NULL && a->v.quant->stride[0] != 0;
+    if (rank == 0 || is_paged || !is_coarse(&a->k, false) || !is_coarse(&a->v, true)) return IN_FLOAT;
+    return !precise && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
+}
+
+/* With and without roundings that the caller can do without. */
 static void expect(const char *what, const fa_attention *given) {
-    fa_attention precise = *given, fast = *given;
-    precise.flags |= FA_PRECISE;
-    struct want want = definition(given), rounded = {want.o, want.far_rounded, NULL, want.n};
+    struct want want = definition(given);
     for (int i = 0; i <= machine_rank(); i++) {
         CHECK(fa_limit_isa(isa_names[i]) == FA_OK, "%s", isa_names[i]);
-        check_words(what, &precise);
-        run(what, &precise, want);
-        bool is_bf16 = fast.k.dtype == FA_DTYPE_BF16 && fast.v.dtype == FA_DTYPE_BF16;
-        if (is_bf16 && strcmp(isa_names[i], "avx512bf16") == 0) {
-            char why[400] = "";
-            CHECK(fa_attention_check(&fast, why, sizeof why) == FA_OK, "%s: %s", what, why);
-            bool is_said = strstr(why, "avx512bf16 bf16") != NULL && strstr(why, "V rearranged") != NULL;
-            CHECK(is_said == (fast.len_q != 1), "%s: %s", what, why);
-            run(what, &fast, rounded);
-            multiplied++;
+        for (int precise = 1; precise >= 0; precise--) {
+            fa_attention a = *given;
+            a.flags |= precise ? FA_PRECISE : 0;
+            enum family expected = family_of(given, isa_names[i], precise);
+            /* What makes no difference is computed once. */
+            if (!precise && expected == family_of(given, isa_names[i], true)) continue;
+            enum family family = check_words(what, &a);
+            CHECK(family == expected, "%s, %s: family %d, not %d", what, isa_names[i], (int)family, (int)expected);
+            run(what, &a, &want, family);
+            multiplied += family != IN_FLOAT;
         }
     }
     CHECK(fa_limit_isa(NULL) == FA_OK, "taking the cap back");
     problems++;
-    free(want.o), free(want.far), free(want.far_rounded);
+    free(want.o);
+    for (int f = 0; f < FAMILIES; f++) free(want.far[f]);
 }
 
 /* ---- Problems: 4 query heads on 2 kv heads, two sequences, causal, the last query on the last key. ---- */
