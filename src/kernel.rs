@@ -171,6 +171,11 @@ impl Row {
         (self.way(path).reads_kv)([k, v], shape.dim_qk)
     }
 
+    /// Whether prefill rounds queries and probabilities to 8 bits.
+    pub fn rounds(&self) -> bool {
+        self.rounds
+    }
+
     /// Whether prefill sums integers, a block of keys at a time.
     pub fn is_blockwise(&self) -> bool {
         self.blockwise

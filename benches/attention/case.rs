@@ -6,7 +6,7 @@ use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Problem, Semantics, Tensors};
 use flash_attention::schedule;
-use flash_attention::view::{Layout, Quant, View, ViewMut};
+use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use crate::error::Sample;
 use crate::store::encode;
@@ -32,6 +32,10 @@ pub struct Case {
     /// Heads interleaved, [seq][head][dim], with this many bytes from one row to the next;
     /// 0: dense [head][seq][dim].
     pub row_stride: usize,
+    /// Whether each 8-bit row of K has a scale of its own; else one is for all.
+    pub per_token: bool,
+    /// Whether queries and probabilities keep more than 8 bits.
+    pub precise: bool,
     pub data: Data,
     /// The way through the kernels; None: the plan chooses.
     pub path: Option<Path>,
@@ -48,6 +52,8 @@ impl Case {
             dim,
             causal: false,
             row_stride: 0,
+            per_token: false,
+            precise: false,
             data: Data::Normal,
             path: None,
         }
@@ -71,6 +77,8 @@ impl Case {
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
             (self.data == Data::Rising, " rising".to_owned()),
             (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
+            (self.per_token, " per token".to_owned()),
+            (self.precise, " precise".to_owned()),
             (self.path == Some(Path::Prefill), " prefill".to_owned()),
             (self.path == Some(Path::Decode), " decode".to_owned()),
         ] {
@@ -130,12 +138,18 @@ impl Arrays {
                 *k = rise * ((i / case.dim) % case.len_kv) as f32;
             }
         }
-        let stored = [&q, &k, &v].map(|x| {
+        let mut stored = [&q, &k, &v].map(|x| {
             let (bytes, step) = encode(case.dtype, x, case.dim);
             // A few bytes a case, which nobody misses.
-            let quant = Quant::per_tensor(Box::leak(Box::new(step)));
-            (bytes, &*Box::leak(Box::new(quant)))
+            (bytes, &*Box::leak(Box::new(Quant::per_tensor(Box::leak(Box::new(step))))))
         });
+        if case.per_token {
+            let quant = &mut stored[1].1;
+            let step = quant.scale.map_or(1.0, |scale| scale.get(0));
+            let scales = Vec::leak(vec![step; case.heads * case.len_kv]);
+            let (scale, stride) = (Some(Array::of(scales)), [0, case.len_kv, 1, 0]);
+            *quant = Box::leak(Box::new(Quant { scale, zero: None, stride, group: [1; 2] }));
+        }
         let out = vec![0.0; case.elements(case.len_q)];
         Arrays { case: case.clone(), q, k, v, stored, out }
     }

@@ -6,7 +6,7 @@
 //!                                                   auto rival rising types call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
 //!                                  [causal] [dtype=f16|bf16|i8|q8_0]
-//!                                  [data=rising] [path=prefill|decode]     one shape
+//!                                  [per_token] [precise] [data=rising] [path=prefill|decode]   one shape
 //! options: isa=NAME  threads=N  seconds=S (of each shape)  runs=N (of everything)  json=FILE
 //! ```
 //!
@@ -64,6 +64,8 @@ fn main() {
             ("dtype", "q8_0") => set(&|case| case.dtype = Dtype::Q8_0),
             ("path", "prefill") => set(&|case| case.path = Some(Path::Prefill)),
             ("path", "decode") => set(&|case| case.path = Some(Path::Decode)),
+            ("per_token", "") => set(&|case| case.per_token = true),
+            ("precise", "") => set(&|case| case.precise = true),
             ("data", "rising") => set(&|case| case.data = Data::Rising),
             ("isa", _) => isa = Some(value.to_owned()),
             ("threads", _) => threads = number(),
@@ -89,8 +91,8 @@ fn main() {
 fn usage(arg: &str) -> ! {
     eprintln!(
         "not understood: {arg}\n\
-         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=f16|bf16|i8|q8_0]
-//!                                  [data=rising] [path=prefill|decode]\n\
+         usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=f16|bf16|i8|q8_0] \
+         [per_token] [precise] [data=rising] [path=prefill|decode]\n\
          options: isa=NAME threads=N seconds=S runs=N json=FILE",
         Tables::NAMES.join("|")
     );

@@ -99,23 +99,58 @@ pub fn adversarial() -> Vec<(Case, Case)> {
         .into()
 }
 
-/// Other types, and how fast they must be at least against f32.
-pub fn types() -> Vec<(Case, Option<f64>)> {
-    let types =
-        [(Dtype::F16, Some(0.95)), (Dtype::Bf16, Some(0.95)), (Dtype::I8, None), (Dtype::Q8_0, Some(0.85))];
-    let shapes = [(512, 64), (512, 128), (2048, 64), (2048, 128)];
-    let case = |(dtype, floor), (len, dim)| (Case { dtype, ..Case::square(heads(len), len, dim) }, floor);
-    types.into_iter().flat_map(|kind| shapes.map(|shape| case(kind, shape))).collect()
+/// A shape of another type than f32, and what is asked of the family that computes it where the machine has it.
+pub struct Typed {
+    pub case: Case,
+    /// None: the best.
+    pub isa: Option<&'static str>,
+    pub family: &'static str,
+    pub floor: Option<f64>,
+    pub goal: Option<f64>,
 }
 
-/// bf16 shapes, with floors and goals in percent.
-pub fn bf16() -> Vec<(Case, f64, f64)> {
+/// How many times as fast as f32.
+pub fn types() -> Vec<Typed> {
     let mut cases = Vec::new();
-    for (dim, floor, goal) in [(64, 88.0, 91.0), (128, 90.0, 93.0)] {
+    for (len, dim) in [(512, 64), (512, 128), (2048, 64), (2048, 128)] {
+        let mut add = |dtype, precise, isa, family, floor, goal| {
+            let case = Case { dtype, precise, ..Case::square(heads(len), len, dim) };
+            cases.push(Typed { case, isa, family, floor, goal });
+        };
+        add(Dtype::F16, false, None, "f32", Some(0.95), None);
+        add(Dtype::Bf16, false, None, "bf16", Some(1.95), None);
+        add(Dtype::Bf16, true, None, "f32", Some(0.95), None);
+        add(Dtype::Q8_0, false, None, "f32", Some(0.85), None);
+        let floor = if dim == 64 { 3.6 } else { 3.8 };
+        add(Dtype::I8, false, None, "i8", Some(floor).filter(|_| len == 2048), None);
+        add(Dtype::I8, true, None, "i16", None, None);
+        add(Dtype::I8, false, Some("avx2"), "i16", Some(1.3), Some(1.6));
+    }
+    cases
+}
+
+/// Percent of the peak of the family's own dot products.
+pub fn shares() -> Vec<Typed> {
+    let mut cases = Vec::new();
+    let mut add = |case, family, floor, goal| {
+        cases.push(Typed { case, isa: None, family, floor: Some(floor), goal: Some(goal) });
+    };
+    for (dim, floor, goal) in [(64, 88., 91.), (128, 90., 93.)] {
         for len in [512, 2048, 8192] {
-            let case = Case { dtype: Dtype::Bf16, ..Case::square(heads(len), len, dim) };
-            cases.push((case, floor, goal));
+            add(Case { dtype: Dtype::Bf16, ..Case::square(heads(len), len, dim) }, "bf16", floor, goal);
         }
+    }
+    for (dim, bounds) in
+        [(64, [(70., 75.), (80., 83.), (84., 87.)]), (128, [(70., 75.), (86., 88.), (88., 90.)])]
+    {
+        for (len, at) in [(128, 0), (512, 1), (2048, 2), (8192, 2)] {
+            let (floor, goal) = bounds[at];
+            add(Case { dtype: Dtype::I8, ..Case::square(heads(len), len, dim) }, "i8", floor, goal);
+        }
+        let (floor, goal) = bounds[2];
+        let long = Case { dtype: Dtype::I8, ..Case::square(1, 2048, dim) };
+        add(Case { causal: true, ..long.clone() }, "i8", floor - 6., goal - 6.);
+        add(Case { per_token: true, ..long }, "i8", floor - 10., goal - 10.);
     }
     cases
 }

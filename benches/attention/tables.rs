@@ -47,12 +47,19 @@ impl Tables {
         }
     }
 
-    /// The row for a type: the one asked for, or `isa`, or the best.
+    /// The row for a type: of the instruction set asked for, or `isa`, or the best.
     fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static Row> {
-        let wanted = self.isa.as_deref().or(isa);
-        kernel::available().find(|row| {
-            row.takes_types([dtype; 3]) && wanted.is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes())
-        })
+        let plain = Case { dtype, ..Case::square(1, 1, 1) };
+        self.row_of(&plain, self.isa.as_deref().or(isa))
+    }
+
+    /// The row for a case: of instruction set `isa` or a lesser one, where that has none for the type.
+    fn row_of(&self, case: &Case, isa: Option<&str>) -> Option<&'static Row> {
+        let rows: Vec<_> = kernel::available().collect();
+        let first =
+            isa.map_or(Some(0), |isa| rows.iter().position(|row| row.isa().to_bytes() == isa.as_bytes()));
+        let fits = |row: &&&Row| row.takes_types([case.dtype; 3]) && !(case.precise && row.rounds());
+        rows[first?..].iter().find(fits).copied()
     }
 
     /// Share of the peak that one shape reaches, in percent.
@@ -196,7 +203,8 @@ impl Tables {
         let (mut arrays, mut other_arrays) = (Arrays::new(case), Arrays::new(other));
         let (plan, mut call) = arrays.runner(row, threads);
         // Another type is another row's, the best that it has.
-        let other_row = if other.dtype == case.dtype { Some(row) } else { self.row(other.dtype, None) };
+        let isa = row.isa().to_str().ok();
+        let other_row = if other.dtype == case.dtype { Some(row) } else { self.row_of(other, isa) };
         let Some(other_row) = other_row else { return };
         let (_, mut other_call) = other_arrays.runner(other_row, other_threads);
         let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
@@ -285,19 +293,20 @@ impl Tables {
     }
 
     fn types(&mut self) {
-        self.report.heading("Q, K and V of other types: speed against f32");
-        for (case, floor) in suite::types() {
-            let Some(row) = self.row(case.dtype, None) else { continue };
-            let is_bf16 = row.family(Path::Prefill) == "bf16";
-            let floor = if is_bf16 { Some(1.95) } else { floor };
-            let plain = Case { dtype: Dtype::F32, ..case.clone() };
-            self.ratio_line("types", row, (&case, 1), (&plain, 1), floor.map(Bound::AtLeast), None);
+        self.report.heading("Q, K and V of other types: speed against f32 on the same instruction set");
+        for suite::Typed { case, isa, family, floor, goal } in suite::types() {
+            let Some(row) = self.row_of(&case, self.isa.as_deref().or(isa)) else { continue };
+            // Bounds are those of a family.
+            let is_it = row.family(Path::Prefill) == family;
+            let [floor, goal] = [floor, goal].map(|bound| bound.filter(|_| is_it).map(Bound::AtLeast));
+            let plain = Case { dtype: Dtype::F32, per_token: false, precise: false, ..case.clone() };
+            self.ratio_line("types", row, (&case, 1), (&plain, 1), floor, goal);
         }
-        self.report.heading("bf16: share of the peak of its own dot products");
-        for (case, floor, goal) in suite::bf16() {
-            let row = self.row(case.dtype, None).filter(|row| row.family(Path::Prefill) == "bf16");
-            if let Some(row) = row {
-                self.share_line("types", row, &case, Some(floor), Some(goal));
+        self.report.heading("bf16 and i8: share of the peak of their own dot products");
+        for suite::Typed { case, family, floor, goal, .. } in suite::shares() {
+            let row = self.row_of(&case, self.isa.as_deref());
+            if let Some(row) = row.filter(|row| row.family(Path::Prefill) == family) {
+                self.share_line("types", row, &case, floor, goal);
             }
         }
     }
