@@ -34,6 +34,9 @@ pub enum fa_dtype {
 ///
 /// fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
 ///
+/// What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one a head or
+/// fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see FA_PRECISE).
+///
 /// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
 /// is NaN or infinite makes its elements so.
 #[repr(C)]
