@@ -45,15 +45,14 @@ fn parts(c: &mut Criterion) {
             };
             let mut problem = Problem::new(tensors, Semantics::with_scale(0.125)).expect("a problem");
             let plan = Plan::new(problem.shape(), row, Machine::get(), 1).expect("a plan");
-            let workspace = Workspace::allocate(1, plan.scratch).expect("memory");
+            let workspace = Workspace::allocate(plan.memory).expect("memory");
             let mut scratch = workspace.take().expect("a piece");
             group.throughput(Throughput::Elements((4 * len_q * len_kv * dim) as u64));
             group.bench_function(name, |b| {
                 b.iter(|| {
                     let queue = Queue::new(&mut problem, plan.tiles.q, 1);
                     while let Some(part) = queue.take() {
-                        row.compute(plan.path, &part, plan.tiles, scratch.reborrow())
-                            .expect("an available row");
+                        row.compute(&part, plan.tiles, scratch.reborrow()).expect("an available row");
                     }
                 });
             });

@@ -363,6 +363,13 @@ static void compare(const char *what, const fa_attention *a, const struct want *
     CHECK(beside == 0, "%s: %zu bytes beside the output", what, beside);
 }
 
+/* Whether scales are shared by rows at least (by heads, if `heads`), and there are no zeros. */
+static bool is_coarse(const fa_tensor *t, bool heads) {
+    const fa_quant *g = t->quant;
+    if (g == NULL) return true;
+    return g->zero == NULL && g->stride[3] == 0 && (!heads || g->stride[2] == 0);
+}
+
 /* What fa_attention_check says: which tensors become f32, and from what, or else which family computes. */
 static enum family check_words(const char *what, const fa_attention *a) {
     const fa_tensor *tensors[] = {&a->k, &a->v};
@@ -378,7 +385,10 @@ static enum family check_words(const char *what, const fa_attention *a) {
         bool is = tensors[i]->dtype != FA_DTYPE_F32 && family == IN_FLOAT;
         snprintf(words, sizeof words, "%c converted from", "KV"[i]);
         CHECK((strstr(why, words) != NULL) == is, "%s: %s", what, why);
-        snprintf(words, sizeof words, "%c converted from %s block by block", "KV"[i], names[tensors[i]->dtype]);
+        /* A row is converted as it is read, unless its scales change within it. */
+        bool as_read = a->len_q == 1 && is_coarse(tensors[i], false);
+        snprintf(words, sizeof words, "%c converted from %s %s", "KV"[i], names[tensors[i]->dtype],
+                 as_read ? "as it is read" : "block by block");
         CHECK(!is || strstr(why, words) != NULL, "%s: no \"%s\" in \"%s\"", what, words, why);
         converted += is;
     }
@@ -398,13 +408,6 @@ static void run(const char *what, const fa_attention *a, const struct want *want
     CHECK(ws[0] == 0xff && ws[bytes + 1] == 0xff, "%s: wrote beside the workspace", what);
     compare(what, a, want, family);
     free(ws);
-}
-
-/* Whether scales are shared by rows at least (by heads, if `heads`), and there are no zeros. */
-static bool is_coarse(const fa_tensor *t, bool heads) {
-    const fa_quant *g = t->quant;
-    if (g == NULL) return true;
-    return g->zero == NULL && g->stride[3] == 0 && (!heads || g->stride[2] == 0);
 }
 
 /* Which family is to compute many rows, on the best instruction set of this machine or a lesser one. */

@@ -943,8 +943,8 @@ enum fa_status fa_attention_part(const struct fa_attention *a,
 
 /**
  * The second half of what fa_attention_part begins: to be called once for each part after all parts have
- * returned. (It joins pieces of rows that were cut along the keys. This version cuts none, so it only
- * checks its arguments; later ones will.) The output is complete when it has returned for every part: a
+ * returned. It joins what parts found out about rows whose keys were divided among them, which is done where
+ * there are few query rows and many keys. The output is complete when it has returned for every part: a
  * thread that reads rows of others needs a barrier after it.
  *
  * @return as fa_attention_part, with the same arguments

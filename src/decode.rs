@@ -1,4 +1,4 @@
-//! One part, few queries: lanes are elements of a head.
+//! One piece of a band: few queries, many keys; lanes are elements of a head.
 //!
 //! With fewer query rows than a vector has lanes, [`crate::prefill`] would leave most of them idle.
 //! Here a vector holds neighbouring elements of one row of Q, K, V or the output, or the scores of
@@ -6,9 +6,11 @@
 //!
 //! ```text
 //! pack    the queries: scaled, in whole vectors                              decode
-//! for each block of keys that some row sees
-//!   stage   K and V, if they cannot be read where they lie                   family
-//!   scores, softmax, accumulate: each for all rows of the part               decode
+//! for each chunk of keys: a state of its own                                 band
+//!   for each block of keys that some row sees
+//!     locate  K and V, where they lie or where they have been converted      decode
+//!     scores, softmax, accumulate: each for all rows of the band             decode
+//!   join with the state before                                               decode
 //! epilogue                                                                   decode
 //! ```
 //!
@@ -16,31 +18,36 @@
 //! own range of a block.
 //!
 //! Blocks start at multiples of the block size from key 0, and a score's lane is its key's place in
-//! the block: a row's result does not depend on the rows that it shares a part with.
+//! the block: a row's result does not depend on the rows that it shares a band with.
 
 pub(crate) mod accumulate;
 pub(crate) mod epilogue;
 pub(crate) mod scores;
 pub(crate) mod softmax;
+pub(crate) mod state;
 
 use std::ops::Range;
 
-use crate::attend::accumulate::first_not_finite;
 use crate::attend::epilogue::blank;
 use crate::attend::logits::Logits;
-use crate::attend::mask::{clip, first_block, next_block, seen_by};
-use crate::attend::{query_rows, stage};
-use crate::family::f32::F32;
-use crate::family::{Rows, staged_bytes};
-use crate::part::{Part, Tiles};
-use crate::problem::{Sequence, Shape};
+use crate::attend::mask::{clip, first_block, next_block};
+use crate::attend::{key_rows, query_rows, stage};
+use crate::band::{Piece, Share};
+use crate::dtype::Dtype;
+use crate::family::convert;
+use crate::part::Tiles;
+use crate::problem::{Sequence, Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
-use crate::workspace::{Scratch, array_bytes};
+use crate::view::Grain;
+use crate::workspace::{Kept, Scratch, array_bytes};
+use accumulate::Values;
+use scores::Keys;
+use state::State;
 
 /// The number of each lane.
 const LANE: [i32; MAX_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// Scratch arrays of a part, one line a query row.
+/// Scratch arrays of a band, one line a query row.
 struct Lines {
     /// Packed queries, and the values from one line to the next; likewise below.
     queries: *mut f32,
@@ -48,20 +55,25 @@ struct Lines {
     /// Scores of a block, later its probabilities, from the block's first key on.
     scores: *mut f32,
     scores_step: usize,
-    /// Not normalised.
-    output: *mut f32,
-    output_step: usize,
     /// One vector a row: each lane sums the probabilities of its own keys.
     sums: *mut f32,
-    /// One value a row: -inf before its first visible key.
-    references: *mut f32,
 }
 
-/// Rows that are computed at a time, at most: three are taken as four, one of them for nothing, which
-/// costs less than two and one.
+/// Scratch arrays of a block, counted from its first key.
+struct Block {
+    /// Where rows of K, and V, are.
+    rows: [*mut *const u8; 2],
+    /// What each row is multiplied by, where rows have scales of their own.
+    scales: [*mut f32; 2],
+    /// Rows that have been converted.
+    staged: [*mut u8; 2],
+}
+
+/// Rows that are computed at a time: three are taken as four, one of them for nothing, which costs less than
+/// two and one.
 pub(crate) const ROWS: usize = 4;
 
-/// Lines of a part of `rows` rows: not fewer than those of a smaller part.
+/// Lines of a band of `rows` rows: not fewer than those of a smaller one.
 #[inline(always)]
 fn lines_of(rows: usize) -> usize {
     // Saturates where no machine has the memory: the plan then finds no room.
@@ -75,175 +87,349 @@ fn step<S: Isa>(n: usize) -> usize {
     n.checked_next_multiple_of(S::LANES).unwrap_or(usize::MAX)
 }
 
-/// Bytes of scratch that [`Decode`] takes for one part; `None` if no machine has as many.
+/// Whether K, and V, are read as they are stored: all but integers whose scales change within a row, or that have
+/// zeros.
+pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
+    [1, 2].map(|i| storage.grains[i] != Grain::Finer)
+}
+
+/// Bytes of a converted row of K, and of V; 0 where none is.
+#[inline(always)]
+fn staged_rows(shape: &Shape) -> [usize; 2] {
+    let [k, v] = reads_kv(&shape.storage);
+    [(k, shape.dim_qk), (v, shape.dim_v)]
+        .map(|(is_read, dim)| if is_read { 0 } else { convert::row_bytes(dim) })
+}
+
+/// Scales of a block that are kept apart from K, and from V.
+#[inline(always)]
+fn row_scales<S: Isa>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
+    [1, 2].map(|i| if shape.storage.grains[i] == Grain::Row { step::<S>(tiles.kv) } else { 0 })
+}
+
+/// Bytes of scratch that [`Decode`] takes for one piece; `None` if no machine has as many.
 pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize> {
-    let count = lines_of(tiles.q);
-    let lines = |values: usize, size| array_bytes(step::<S>(values).checked_mul(count)?, size);
+    let rows = tiles.heads.checked_mul(tiles.q)?;
+    let count = lines_of(rows);
+    let lines = |values: usize| array_bytes(step::<S>(values).checked_mul(count)?, 4);
+    let [staged_k, staged_v] = staged_rows(shape);
+    let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
     let arrays = [
-        lines(shape.dim_qk, 4),
-        lines(tiles.kv, 4),
-        lines(shape.dim_v, 4),
-        lines(S::LANES, 4),
-        array_bytes(count, 4),
-        array_bytes(staged_bytes::<F32>(shape, tiles)[0], 1),
-        array_bytes(staged_bytes::<F32>(shape, tiles)[1], 1),
+        lines(shape.dim_qk),
+        lines(tiles.kv),
+        lines(S::LANES),
+        state::bytes::<S>(rows, shape.dim_v),
+        state::bytes::<S>(rows, shape.dim_v),
+        array_bytes(tiles.kv, size_of::<*const u8>()),
+        array_bytes(tiles.kv, size_of::<*const u8>()),
+        array_bytes(scales_k, 4),
+        array_bytes(scales_v, 4),
+        array_bytes(tiles.kv.checked_mul(staged_k)?, 1),
+        array_bytes(tiles.kv.checked_mul(staged_v)?, 1),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
-/// The computation of one part, to be entered with an instruction set.
-pub(crate) struct Decode<'a, 'p> {
-    part: &'a Part<'p>,
-    tiles: Tiles,
-    scratch: Scratch<'a>,
+/// Bytes of each state that a share keeps for others; `None` if no machine has as many.
+pub(crate) fn kept_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+    state::bytes::<S>(tiles.heads.checked_mul(tiles.q)?, shape.dim_v)
 }
 
-impl<'a, 'p> Decode<'a, 'p> {
-    pub(crate) fn new(part: &'a Part<'p>, tiles: Tiles, scratch: Scratch<'a>) -> Self {
-        Decode { part, tiles, scratch }
-    }
+/// The computation of one piece, to be entered with an instruction set.
+pub(crate) struct Decode<'a, 'p> {
+    pub(crate) piece: &'a Piece<'p>,
+    pub(crate) tiles: Tiles,
+    pub(crate) scratch: Scratch<'a>,
+    /// Room of the share that it belongs to, for states that others need.
+    pub(crate) kept: Kept<'a>,
+    pub(crate) share: &'a Share<'a, 'p>,
 }
+
+/// The state, among those that a share keeps, of the band that begins in it; those of chunks of the band that began
+/// before it are behind.
+const BEGUN: usize = 0;
 
 impl Body for Decode<'_, '_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Decode { part, tiles, mut scratch } = self;
-        let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
-        assert!(rows.len() <= tiles.q);
+        let Decode { piece, tiles, mut scratch, kept, share } = self;
+        let (problem, sequence) = (piece.problem(), piece.sequence());
+        let shape = problem.shape();
+        let Shape { dim_qk, dim_v, .. } = *shape;
+        let rows = tiles.heads * tiles.q;
+        assert!(piece.heads.len() <= tiles.heads && piece.rows.len() <= tiles.q);
 
-        let Shape { dim_qk, dim_v, .. } = *problem.shape();
         let (queries_step, scores_step) = (step::<S>(dim_qk), step::<S>(tiles.kv));
-        let output_step = step::<S>(dim_v);
-        let count = lines_of(tiles.q);
+        let count = lines_of(rows);
         let lines = Lines {
             queries: scratch.take(count * queries_step),
             queries_step,
             scores: scratch.take(count * scores_step),
             scores_step,
-            output: scratch.take(count * output_step),
-            output_step,
             sums: scratch.take(count * S::LANES),
-            references: scratch.take(count),
         };
-        let staged = staged_bytes::<F32>(problem.shape(), tiles);
-        let [staged_k, staged_v] = staged.map(|bytes| scratch.take::<u8>(bytes));
+        let state_bytes = state::bytes::<S>(rows, dim_v).unwrap_or(usize::MAX);
+        let states = [(); 2].map(|()| scratch.take::<u8>(state_bytes));
+        let [staged_k, staged_v] = staged_rows(shape);
+        let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
+        let block = Block {
+            rows: [scratch.take(tiles.kv), scratch.take(tiles.kv)],
+            scales: [scratch.take(scales_k), scratch.take(scales_v)],
+            staged: [scratch.take(tiles.kv * staged_k), scratch.take(tiles.kv * staged_v)],
+        };
 
-        // SAFETY: views and part vouch for the rows of Q, K, V and O; the arrays have the sizes
-        // that the callees ask for.
+        // SAFETY: views and band vouch for the rows of Q, K, V and O; the arrays have the sizes
+        // that the callees ask for, and a share's states are nobody else's until all shares are computed.
         unsafe {
-            let q = query_rows(problem, sequence, part.head(), rows.start);
-            for r in 0..lines_of(rows.len()) {
-                let query = lines.queries.add(r * queries_step);
+            let [own, other] = states.map(|base| State::at::<S>(base, rows, dim_v));
+            let keep = |n| State::at::<S>(kept.state(share.index, n), rows, dim_v);
+            let kv_head = problem.kv_head(piece.heads.start);
+            let keys = piece.keys(piece.chunks.start);
+            let mut factor = problem.score_factor();
+            if shape.storage.grains[1] == Grain::Head && !keys.is_empty() {
+                factor *= stage::scale_of(&key_rows(problem, problem.k(), sequence, kv_head, keys.start));
+            }
+            let last = piece.count() - 1;
+            for r in 0..lines_of(piece.count()) {
                 // Lines without a row repeat the last row: their results go nowhere.
-                let row = q.skip(r.min(rows.len() - 1));
-                scores::pack(s, row, dim_qk, problem.score_factor(), query);
-                lines.references.add(r).write(f32::NEG_INFINITY);
-                s.store(lines.sums.add(r * S::LANES), s.splat(0.0));
+                let (head, row) = piece.line(r.min(last));
+                let query = lines.queries.add(r * queries_step);
+                scores::pack(s, query_rows(problem, sequence, head, row), dim_qk, factor, query);
             }
 
-            let kv_head = problem.kv_head(part.head());
-            let seen = seen_by(sequence, &rows);
-            let mut keys = first_block(&seen, tiles.kv, 1);
-            let mut fresh = true;
-            while !keys.is_empty() {
-                let [any, _] = problem.any_and_all(sequence, part.head(), &rows, &keys);
-                if !any {
-                    keys = next_block(&seen, &keys, tiles.kv);
-                    continue;
+            let first = if piece.is_whole() { own } else { keep(BEGUN) };
+            for (n, chunk) in piece.chunks.clone().enumerate() {
+                let keys = piece.keys(chunk);
+                if piece.chunks.start > 0 {
+                    compute(s, piece, &keys, tiles, &lines, &block, &keep(BEGUN + 1 + n));
+                } else if n == 0 {
+                    compute(s, piece, &keys, tiles, &lines, &block, &first);
+                } else {
+                    compute(s, piece, &keys, tiles, &lines, &block, &other);
+                    first.join(s, &other, piece.count());
                 }
-                let (k, _) = stage::rows::<S, F32, { stage::K }>(
-                    s,
-                    problem,
-                    sequence,
-                    kv_head,
-                    &keys,
-                    tiles.staged,
-                    staged_k,
-                );
-                let (v, _) = stage::rows::<S, F32, { stage::V }>(
-                    s,
-                    problem,
-                    sequence,
-                    kv_head,
-                    &keys,
-                    tiles.staged,
-                    staged_v,
-                );
-                let (start, next) = (keys.start - keys.start % tiles.kv, next_block(&seen, &keys, tiles.kv));
-                visit(s, part, &Block { start, keys, k, v, fresh }, &lines);
-                fresh = false;
-                keys = next;
             }
-            epilogue::epilogue(s, part, &lines);
+            if piece.is_whole() {
+                epilogue::epilogue(s, piece, &first, scale_of_values(piece));
+            }
         }
     }
 }
 
-/// A block of keys.
-struct Block {
-    /// Where it starts: scores are counted from here.
+/// What remains to be done with a band that begins in one share and ends in another, to be entered with an instruction
+/// set, once all shares have been computed.
+pub(crate) struct Join<'a, 's, 'p> {
+    pub(crate) piece: &'a Piece<'p>,
+    pub(crate) share: &'a Share<'s, 'p>,
+    pub(crate) tiles: Tiles,
+    pub(crate) kept: Kept<'a>,
+}
+
+impl Body for Join<'_, '_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Join { piece, share, tiles, kept } = self;
+        let rows = tiles.heads * tiles.q;
+        // SAFETY: as in `Decode`; whoever has the share in which a band begins is the only one to look at the
+        // states of that band.
+        unsafe {
+            let keep = |share, n| State::at::<S>(kept.state(share, n), rows, piece.problem().shape().dim_v);
+            let first = keep(share.index, BEGUN);
+            for (share, chunks) in share.rest(piece) {
+                for n in 0..chunks.len() {
+                    first.join(s, &keep(share, BEGUN + 1 + n), piece.count());
+                }
+            }
+            epilogue::epilogue(s, piece, &first, scale_of_values(piece));
+        }
+    }
+}
+
+/// What the output is still to be multiplied by: the scale of V that all rows of a head share.
+#[inline(always)]
+fn scale_of_values(piece: &Piece) -> f32 {
+    let (problem, seen) = (piece.problem(), piece.keys(0));
+    if problem.shape().storage.grains[2] != Grain::Head || seen.is_empty() {
+        return 1.0;
+    }
+    let kv_head = problem.kv_head(piece.heads.start);
+    stage::scale_of(&key_rows(problem, problem.v(), piece.sequence(), kv_head, seen.start))
+}
+
+/// All rows of a band meet a chunk of keys.
+///
+/// # Safety
+/// The arrays are those of the band, with the queries packed.
+#[inline(always)]
+unsafe fn compute<S: Isa>(
+    s: S,
+    piece: &Piece,
+    chunk: &Range<usize>,
+    tiles: Tiles,
+    lines: &Lines,
+    block: &Block,
+    state: &State,
+) {
+    let (problem, sequence) = (piece.problem(), piece.sequence());
+    let kv_head = problem.kv_head(piece.heads.start);
+    // SAFETY: one line of each array a row, and rows of K and V that the sequence has.
+    unsafe {
+        for r in 0..lines_of(piece.count()) {
+            state.references.add(r).write(f32::NEG_INFINITY);
+            s.store(lines.sums.add(r * S::LANES), s.splat(0.0));
+        }
+        // What some row of this band sees.
+        let seen = clip(sequence.seen_by(&piece.rows), chunk);
+        let mut keys = first_block(&seen, tiles.kv, 1);
+        let mut fresh = true;
+        while !keys.is_empty() {
+            let any = |head| problem.any_and_all(sequence, head, &piece.rows, &keys)[0];
+            if problem.shape().cell.is_none() || piece.heads.clone().any(any) {
+                let start = keys.start - keys.start % tiles.kv;
+                let here = keys.start - start..keys.end - start;
+                for which in [stage::K, stage::V] {
+                    locate(s, piece, kv_head, which, &keys, start, tiles.staged[which], block);
+                }
+                visit(s, piece, &Visit { start, keys: here, block, fresh }, lines, state);
+                fresh = false;
+            }
+            keys = next_block(&seen, &keys, tiles.kv);
+        }
+        if fresh {
+            blank(state.output, lines_of(piece.count()) * state.step);
+        }
+        for r in 0..piece.count() {
+            state.sums.add(r).write(s.total(s.load(lines.sums.add(r * S::LANES))));
+        }
+    }
+}
+
+/// Finds the rows of `keys` in K or V, and their scales.
+///
+/// # Safety
+/// `block` has room for a block's, which starts at `start`.
+#[inline(always)]
+unsafe fn locate<S: Isa>(
+    s: S,
+    piece: &Piece,
+    kv_head: usize,
+    which: usize,
+    keys: &Range<usize>,
+    start: usize,
+    staged: bool,
+    block: &Block,
+) {
+    let (problem, sequence) = (piece.problem(), piece.sequence());
+    let shape = problem.shape();
+    let (view, dim) =
+        if which == stage::V { (problem.v(), shape.dim_v) } else { (problem.k(), shape.dim_qk) };
+    let to = block.rows[which];
+    let has_scales = shape.storage.grains[1 + which] == Grain::Row;
+    let mut key = keys.start;
+    while key < keys.end {
+        let source = key_rows(problem, view, sequence, kv_head, key);
+        let n = problem.keys_in_a_row(sequence, key).min(keys.end - key);
+        let mut rows = source.rows();
+        let at = key - start;
+        // SAFETY: places of the block, by the caller's contract.
+        unsafe {
+            if staged {
+                let bytes = convert::row_bytes(dim);
+                rows.base = block.staged[which].add(at * bytes);
+                rows.stride = bytes;
+                convert::convert(s, source, n, dim, rows.base.cast_mut());
+            }
+            for i in 0..n {
+                to.add(at + i).write(rows.skip(i).base);
+            }
+            if has_scales {
+                for i in 0..n {
+                    block.scales[which].add(at + i).write(stage::scale_of(&source.skip(i)));
+                }
+            }
+        }
+        key += n;
+    }
+}
+
+/// A block of keys, and all that is said of it counted from its start.
+struct Visit<'a> {
     start: usize,
     /// Those that some row sees.
     keys: Range<usize>,
-    /// Their rows, staged.
-    k: Rows,
-    v: Rows,
-    /// Whether there was none before: what the lines' output holds does not matter.
+    block: &'a Block,
+    /// Whether there was none before: what the state's output holds does not matter.
     fresh: bool,
 }
 
-impl Block {
-    /// What a row sees of it, counted from its start.
+impl Visit<'_> {
+    /// What a row sees of it.
     #[inline(always)]
     fn seen_by(&self, sequence: &Sequence, row: usize) -> Range<usize> {
-        let keys = clip(sequence.visible(row), &self.keys);
+        let keys = clip(sequence.visible(row), &(self.start + self.keys.start..self.start + self.keys.end));
         keys.start - self.start..keys.end - self.start
     }
 }
 
-/// All rows of a part meet one block of keys.
+/// All rows of a band meet one block of keys.
 ///
 /// # Safety
-/// `lines` are the part's arrays, with the queries packed, and the rest as previous blocks left it.
+/// `lines` and `state` are the band's arrays, with the queries packed, and the rest as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa>(s: S, part: &Part, block: &Block, lines: &Lines) {
-    let (problem, sequence, rows) = (part.problem(), part.sequence(), part.rows());
-    let Shape { dim_qk, dim_v, .. } = *problem.shape();
-    // SAFETY: keys and rows are those of block and part; see the steps themselves.
+unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state: &State) {
+    let (problem, sequence) = (piece.problem(), piece.sequence());
+    let Shape { dim_qk, dim_v, storage, .. } = *problem.shape();
+    let Visit { start, keys, block, .. } = visit;
+    let rows = piece.count();
+    // Converted rows have their scales already.
+    let [_, dtype_k, dtype_v] = storage.dtypes;
+    let [read_k, read_v] = reads_kv(&storage);
+    let stored = |is_read, dtype| if is_read { dtype } else { Dtype::F32 };
+    let scales =
+        |which: usize| (storage.grains[1 + which] == Grain::Row).then_some(block.scales[which].cast_const());
+    let of_keys = Keys {
+        seen: keys,
+        rows: block.rows[stage::K],
+        dtype: stored(read_k, dtype_k),
+        scales: scales(stage::K),
+    };
+    let values = Values { rows: block.rows[stage::V], dtype: stored(read_v, dtype_v), dim: dim_v };
+    // SAFETY: keys and rows are those of block and band; see the steps themselves.
     unsafe {
-        let keys = block.keys.start - block.start..block.keys.end - block.start;
-        scores::scores(s, lines, rows.len(), &keys, block.k, dim_qk);
+        scores::scores(s, lines, rows, &of_keys, dim_qk);
         // Windows move with the row, so the first and the last row bound all others.
-        let first = block.seen_by(sequence, rows.start);
-        let last = block.seen_by(sequence, rows.end - 1);
-        let is_whole = first == keys && last == keys;
-        let logits = Logits::of(part, &rows, &block.keys);
-        for r in 0..rows.len() {
-            let seen = if is_whole { keys.clone() } else { block.seen_by(sequence, rows.start + r) };
+        let first = visit.seen_by(sequence, piece.rows.start);
+        let last = visit.seen_by(sequence, piece.rows.end - 1);
+        let is_whole = first == *keys && last == *keys;
+        let here = start + keys.start..start + keys.end;
+        for (r, (head, row)) in piece.lines().enumerate() {
+            let seen = if is_whole { keys.clone() } else { visit.seen_by(sequence, row) };
             if !seen.is_empty() {
-                if let Some(logits) = &logits {
-                    let scores = lines.scores.add(r * lines.scores_step);
-                    logits.change_row(s, rows.start + r, block.start, &seen, scores);
+                if problem.changes_scores()
+                    && let Some(logits) = Logits::of(problem, sequence, head, &piece.rows, &here)
+                {
+                    logits.change_row(s, row, *start, &seen, lines.scores.add(r * lines.scores_step));
                 }
-                softmax::softmax(s, lines, r, &seen);
+                softmax::softmax(s, lines, state, r, &seen, scales(stage::V));
             }
         }
-        let fresh = block.fresh && is_whole;
-        if block.fresh && !is_whole {
-            blank(lines.output, lines_of(rows.len()) * lines.output_step);
+        let fresh = visit.fresh && is_whole;
+        if visit.fresh && !is_whole {
+            blank(state.output, lines_of(rows) * state.step);
         }
         // A value that is not finite must not meet the probability 0 of a key that is hidden.
-        if problem.logits().hides() && first_not_finite(block.v, 0..keys.len(), dim_v).is_some() {
-            if block.fresh && is_whole {
-                blank(lines.output, lines_of(rows.len()) * lines.output_step);
+        if problem.logits().hides() && accumulate::any_not_finite(s, values, keys, scales(stage::V)) {
+            if fresh {
+                blank(state.output, lines_of(rows) * state.step);
             }
-            for r in 0..rows.len() {
-                for key in block.seen_by(sequence, rows.start + r) {
-                    if problem.sees(sequence, part.head(), rows.start + r, block.start + key) {
-                        let v = block.v.skip(key - keys.start);
-                        accumulate::accumulate(s, lines, r..r + 1, &(key..key + 1), v, dim_v, false);
+            for (r, (head, row)) in piece.lines().enumerate() {
+                for key in visit.seen_by(sequence, row) {
+                    if problem.sees(sequence, head, row, start + key) {
+                        accumulate::accumulate(s, lines, state, r..r + 1, &(key..key + 1), values, false);
                     }
                 }
             }
@@ -252,24 +438,19 @@ unsafe fn visit<S: Isa>(s: S, part: &Part, block: &Block, lines: &Lines) {
         // Keys that all rows see are taken for several rows at a time, those before and behind row by row:
         // a value that a row does not see must not reach it, not even multiplied by 0.
         let all = last.start..first.end.max(last.start);
-        for third in 0..3 {
-            let times = match third {
-                1 => 1,
-                _ if is_whole => 0,
-                _ => rows.len(),
-            };
-            for r in 0..times {
-                let (rows, keys_here) = if third == 1 {
-                    (0..rows.len(), all.clone())
-                } else {
-                    let seen = block.seen_by(sequence, rows.start + r);
-                    let before = seen.start..all.start.min(seen.end);
-                    let behind = all.end.max(seen.start)..seen.end;
-                    (r..r + 1, if third == 0 { before } else { behind })
-                };
-                if !keys_here.is_empty() {
-                    let v = block.v.skip(keys_here.start - keys.start);
-                    accumulate::accumulate(s, lines, rows, &keys_here, v, dim_v, fresh);
+        let behind = keys.end.min(all.end)..keys.end;
+        for (part, of_all) in [(keys.start..all.start, false), (all, true), (behind, false)] {
+            if part.is_empty() || (is_whole && !of_all) {
+                continue;
+            }
+            if of_all {
+                accumulate::accumulate(s, lines, state, 0..rows, &part, values, fresh);
+                continue;
+            }
+            for (r, (_, row)) in piece.lines().enumerate() {
+                let seen = clip(visit.seen_by(sequence, row), &part);
+                if !seen.is_empty() {
+                    accumulate::accumulate(s, lines, state, r..r + 1, &seen, values, false);
                 }
             }
         }

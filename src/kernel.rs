@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::decode::{self, Decode};
+use crate::decode::{self, Decode, Join};
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::family::{Family, bf16::Bf16, f32::F32, i8::I8, i16::I16};
@@ -42,7 +42,7 @@ static TABLE: &[Row] = &[
     Row::of::<Scalar, F32, 4>(),
 ];
 
-/// Which way through a part: both give the same result within rounding.
+/// Which way through the rows of a sequence: both give the same result within rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// For many query rows: lanes are rows.
@@ -63,10 +63,9 @@ impl Path {
 
 /// One path of a row.
 struct Way {
-    /// Whether K, and V, stored so are read where they lie, by the elements of a row of K.
-    reads_kv: fn([Dtype; 2], usize) -> [bool; 2],
+    /// Whether K, and V, stored so are read where they lie.
+    reads_kv: fn(&Shape) -> [bool; 2],
     scratch: fn(&Shape, Tiles) -> Option<usize>,
-    run: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
 }
 
 /// One instruction set and compute family, and what can be asked of it.
@@ -84,6 +83,10 @@ pub struct Row {
     available: fn() -> bool,
     prefill: Way,
     decode: Way,
+    compute: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
+    decode_piece: fn(Decode) -> Result<(), Error>,
+    join: fn(Join) -> Result<(), Error>,
+    kept: fn(&Shape, Tiles) -> Option<usize>,
     /// Whole vectors only.
     map: fn(Function, &mut [f32]),
     quantize: fn(&mut Quantize) -> Result<(), Error>,
@@ -103,23 +106,32 @@ impl Row {
             tile: R,
             available: || S::detect().is_some(),
             prefill: Way {
-                reads_kv: |[k, v], dim_qk| [F::reads_k(k, dim_qk), F::reads_v(v)],
-                scratch: prefill::scratch_bytes::<S, F>,
-                run: |part, tiles, scratch| {
-                    let s = S::detect().ok_or(Error::Internal)?;
-                    s.enter(Prefill::<F, R>::new(part, tiles, scratch));
-                    Ok(())
+                reads_kv: |shape| {
+                    let [_, k, v] = shape.storage.dtypes;
+                    [F::reads_k(k, shape.dim_qk), F::reads_v(v)]
                 },
+                scratch: prefill::scratch_bytes::<S, F>,
             },
             decode: Way {
-                reads_kv: |[k, v], dim_qk| [F32::reads_k(k, dim_qk), F32::reads_v(v)],
-                scratch: decode::scratch_bytes::<S>,
-                run: |part, tiles, scratch| {
-                    let s = S::detect().ok_or(Error::Internal)?;
-                    s.enter(Decode::new(part, tiles, scratch));
-                    Ok(())
-                },
+                reads_kv: |shape| decode::reads_kv(&shape.storage),
+                scratch: decode::scratch_bytes::<S::Core>,
             },
+            compute: |part, tiles, scratch| {
+                let s = S::detect().ok_or(Error::Internal)?;
+                s.enter(Prefill::<F, R>::new(part, tiles, scratch));
+                Ok(())
+            },
+            decode_piece: |piece| {
+                let s = S::Core::detect().ok_or(Error::Internal)?;
+                s.enter(piece);
+                Ok(())
+            },
+            join: |join| {
+                let s = S::Core::detect().ok_or(Error::Internal)?;
+                s.enter(join);
+                Ok(())
+            },
+            kept: decode::kept_bytes::<S::Core>,
             map: |function, values| {
                 if let Some(s) = S::detect() {
                     s.enter(Map(function, values));
@@ -165,10 +177,9 @@ impl Row {
         }
     }
 
-    /// Whether K, and V, are read where they lie, as far as their types decide that.
+    /// Whether K, and V, are read where they lie, as far as their types and scales decide that.
     pub fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2] {
-        let [_, k, v] = shape.storage.dtypes;
-        (self.way(path).reads_kv)([k, v], shape.dim_qk)
+        (self.way(path).reads_kv)(shape)
     }
 
     /// Whether prefill rounds queries and probabilities to 8 bits.
@@ -208,9 +219,25 @@ impl Row {
         (self.way(path).scratch)(shape, tiles)
     }
 
-    /// Computes one part. Fails only if the row is not available here.
-    pub fn compute(&self, path: Path, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
-        (self.way(path).run)(part, tiles, scratch)
+    /// Computes one part, on the way of many query rows. Fails only if the row is not available here; likewise
+    /// below.
+    pub fn compute(&self, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
+        (self.compute)(part, tiles, scratch)
+    }
+
+    /// Computes one piece of a band.
+    pub(crate) fn decode(&self, piece: Decode) -> Result<(), Error> {
+        (self.decode_piece)(piece)
+    }
+
+    /// Ends a band that several shares had a part of.
+    pub(crate) fn join(&self, join: Join) -> Result<(), Error> {
+        (self.join)(join)
+    }
+
+    /// Bytes of each state that a share of decode keeps for others; `None` if no machine has as many.
+    pub fn kept_bytes(&self, shape: &Shape, tiles: Tiles) -> Option<usize> {
+        (self.kept)(shape, tiles)
     }
 
     /// Writes integers, scales and zeros, the same whatever the row. Fails only if the row is not available

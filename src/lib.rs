@@ -14,16 +14,18 @@
 //! | [`kernel`] | the table of instruction sets and compute families |
 //! | [`prefill`] | one part, many queries: lanes = queries |
 //! | [`attend`] | its steps: stage, scores, logits, mask, softmax, accumulate, epilogue; and merging of results |
-//! | [`decode`] | one part, few queries: lanes = elements of a head |
+//! | [`decode`] | some keys of a band, few queries: lanes = elements of a head |
 //!
 //! Beside it [`quantize`]: numbers to 8-bit integers, what is stored in a cache before such a call.
 //!
-//! What the path consults: [`part`], [`family`] (how scores and outputs are made), [`dtype`] (how bytes become
+//! What the path consults: [`work`], [`part`], [`band`], [`family`] (how scores and outputs are made), [`dtype`] (how bytes become
 //! numbers), [`view`], [`simd`], [`machine`], [`pool`],
 //! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
 //! first.
 
 pub mod attend;
+#[forbid(unsafe_code)]
+pub mod band;
 pub mod capi;
 pub mod decode;
 pub mod kernel;
@@ -50,4 +52,6 @@ pub mod pool;
 pub mod reference;
 pub mod simd;
 pub mod view;
+#[forbid(unsafe_code)]
+pub mod work;
 pub mod workspace;

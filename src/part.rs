@@ -11,12 +11,44 @@ use crate::problem::{Problem, Sequence, Shape};
 /// The pieces that a problem is cut into; sizes are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiles {
-    /// Query rows of a part.
+    /// Query heads of a part that are computed together; 1 where there are many rows.
+    pub heads: usize,
+    /// Query rows of a part, of each head.
     pub q: usize,
     /// Keys of a block.
     pub kv: usize,
     /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in place.
     pub staged: [bool; 2],
+}
+
+/// Which sequences have so few query rows that they are not cut into parts, but computed in bands: see
+/// [`crate::band`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Few {
+    /// None of them.
+    None,
+    /// All of them.
+    All,
+    /// Those that would leave most of vectors with this many lanes idle.
+    Lanes(usize),
+}
+
+impl Few {
+    /// Whether a sequence of this many query rows is one: not a matter of how they are cut into parts, so that
+    /// the bits of a row are not, either.
+    #[inline(always)]
+    pub fn has(self, rows: usize) -> bool {
+        match self {
+            Few::None => false,
+            Few::All => true,
+            // Measured on both instruction sets: a row takes as long with lanes of elements as 16/13 of a lane
+            // of rows, and vectors of rows are paid for whole.
+            Few::Lanes(lanes) => {
+                let lanes = rows.checked_next_multiple_of(lanes).unwrap_or(usize::MAX);
+                rows.saturating_mul(16) <= lanes.saturating_mul(13)
+            }
+        }
+    }
 }
 
 /// Where a part lies: consecutive query rows of one head.
@@ -90,6 +122,7 @@ pub fn count(shape: &Shape, rows: usize) -> usize {
 pub struct Queue<'p> {
     problem: &'p Problem<'p>,
     rows: usize,
+    few: Few,
     count: usize,
     /// The next index, and how far apart indices are.
     next: AtomicUsize,
@@ -101,19 +134,19 @@ pub struct Queue<'p> {
 impl<'p> Queue<'p> {
     /// All parts of `problem`, of at most `rows` (at least 1) query rows, for about this many threads.
     pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> Queue<'p> {
-        Queue::share(problem, rows, [0, 1], threads)
+        Queue::of(problem, rows, Few::None, [0, 1], threads)
     }
 
-    /// Share `i` of `n` of the parts, for one thread: no two shares have a part in common.
-    pub fn of_share(problem: &'p mut Problem<'_>, rows: usize, [i, n]: [usize; 2]) -> Queue<'p> {
-        assert!(i < n);
-        Queue::share(problem, rows, [i, n], n)
-    }
-
-    fn share(problem: &'p mut Problem<'_>, rows: usize, [i, n]: [usize; 2], ahead: usize) -> Queue<'p> {
-        let problem: &'p Problem<'p> = problem;
-        let count = count(problem.shape(), rows);
-        Queue { problem, rows, count, next: AtomicUsize::new(i), step: n, ahead }
+    /// Parts `first`, `first + step`, … of those with more than few rows.
+    pub(crate) fn of(
+        problem: &'p Problem<'p>,
+        rows: usize,
+        few: Few,
+        [first, step]: [usize; 2],
+        ahead: usize,
+    ) -> Queue<'p> {
+        let count = if few == Few::All { 0 } else { count(problem.shape(), rows) };
+        Queue { problem, rows, few, count, next: AtomicUsize::new(first), step, ahead }
     }
 
     /// A part that nobody has had yet.
@@ -147,7 +180,7 @@ impl<'p> Queue<'p> {
         let [_, heads, len] = self.problem.shape().queries;
         if self.count == 1 && self.problem.starts_q().is_none() {
             // Small calls notice the divisions.
-            return Some(Place { batch: 0, head: 0, rows: 0..len });
+            return (!self.few.has(len)).then_some(Place { batch: 0, head: 0, rows: 0..len });
         }
         let (batch, index, tiles, len) = match self.problem.starts_q() {
             None => {
@@ -174,6 +207,9 @@ impl<'p> Queue<'p> {
         // Last rows first: under a causal window they see the most keys, and the longest parts
         // must not be the ones that start last. Heads innermost would spread the threads over
         // all of K and V; tiles innermost keeps one head's K and V in cache.
+        if self.few.has(len) {
+            return None;
+        }
         let (head, tile) = (index / tiles, tiles - 1 - index % tiles);
         let start = tile * self.rows;
         (head < heads && start < len).then(|| Place { batch, head, rows: start..len.min(start + self.rows) })

@@ -6,13 +6,14 @@
 
 use std::fmt;
 
-use crate::decode;
+use crate::band;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel::{Path, Row};
 use crate::machine::Machine;
-use crate::part::{self, Tiles};
+use crate::part::{self, Few, Tiles};
 use crate::problem::Shape;
+use crate::work::Cut;
 use crate::workspace;
 
 /// How to compute a problem.
@@ -20,21 +21,21 @@ use crate::workspace;
 pub struct Plan {
     /// Instruction set and compute family.
     pub row: &'static Row,
-    /// Which way through a part, for the longest sequence.
+    /// Which way its rows go, those of the longest sequence.
     pub path: Path,
-    /// Rows of a part and keys of a block there.
+    /// Rows of a part (or band) and keys of a block there.
     pub tiles: Tiles,
     /// What K and V are stored as, and whether they could be read where they lie.
     kv: [Dtype; 2],
     in_place: [bool; 2],
-    /// Tiles on the other path, if shorter sequences take that.
-    others: Option<Tiles>,
-    /// Number of parts.
+    /// How it is cut, whatever way its sequences go.
+    pub cut: Cut,
+    /// Number of parts; of bands, where there are few rows.
     pub parts: usize,
     /// Threads that work at the same time; at least 1.
     pub threads: usize,
-    /// Bytes of scratch that each thread needs.
-    pub scratch: usize,
+    /// Scratch memory.
+    pub memory: workspace::Size,
 }
 
 /// Query rows of a part, when the caller leaves the choice: enough for each block of keys, once
@@ -51,27 +52,24 @@ const SMALL_CELL: usize = 32;
 /// Parts for each thread, so that the last ones to finish are short against the whole.
 const PARTS_PER_THREAD: usize = 4;
 
+/// Shares of decode, at most, that are cut for that reason: each keeps states for others.
+const SHARES: usize = 64;
+
 /// Multiplications that are worth a second thread: waking one takes 10 to 20 µs, in which a core
 /// with wide vectors does about 10^6 of them.
 const WORK_PER_THREAD: f64 = 2e6;
 
+/// Bytes of K and V that are worth a second thread where they are read for few rows: in 20 µs a
+/// core reads about as many from its caches.
+const BYTES_PER_THREAD: f64 = 1e6;
+
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
     pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
-        let mut plan = Plan::on(path(shape.queries[2], row), shape, row, machine, threads)?;
-        if shape.ragged.is_some() {
-            let other = plan.path.other();
-            let staged = staged(other, shape, row, plan.tiles.q);
-            let tiles = Tiles { kv: keys(other, shape, row, machine), staged, ..plan.tiles };
-            let scratch = row.scratch_bytes(other, shape, tiles).ok_or(Error::Overflow)?;
-            plan.scratch = plan.scratch.max(scratch);
-            plan.others = Some(tiles);
-            workspace::total_bytes(plan.threads, plan.scratch)?;
-        }
-        Ok(plan)
+        Plan::of(Few::Lanes(row.lanes()), shape, row, machine, threads)
     }
 
-    /// The same on a path of the caller's choice.
+    /// The same with all sequences on a path of the caller's choice.
     pub fn on(
         path: Path,
         shape: &Shape,
@@ -79,56 +77,105 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let threads = threads.clamp(1, threads_worth(shape));
-        let q = rows(path, shape, row, machine, threads);
-        let tiles = Tiles { q, kv: keys(path, shape, row, machine), staged: staged(path, shape, row, q) };
-        let parts = part::count(shape, tiles.q);
-        let scratch = row.scratch_bytes(path, shape, tiles).ok_or(Error::Overflow)?;
-        // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
-        let threads = if shape.ragged.is_some() { threads } else { threads.min(parts.max(1)) };
-        let [_, k, v] = shape.storage.dtypes;
-        let in_place = row.reads_kv(path, shape);
-        let plan = Plan { row, path, tiles, kv: [k, v], in_place, others: None, parts, threads, scratch };
-        workspace::total_bytes(plan.threads, plan.scratch).map(|_| plan)
+        let few = if path == Path::Decode { Few::All } else { Few::None };
+        Plan::of(few, shape, row, machine, threads)
     }
 
-    /// Path and tiles for a sequence of this many query rows.
-    pub fn way(&self, len_q: usize) -> (Path, Tiles) {
-        match self.others {
-            Some(tiles) if path(len_q, self.row) != self.path => (self.path.other(), tiles),
-            _ => (self.path, self.tiles),
+    fn of(
+        few: Few,
+        shape: &Shape,
+        row: &'static Row,
+        machine: Machine,
+        threads: usize,
+    ) -> Result<Plan, Error> {
+        let path = if few.has(shape.queries[2]) { Path::Decode } else { Path::Prefill };
+        let bands = tiles(Path::Decode, shape, row, machine, threads);
+        let threads = threads.clamp(1, threads_worth(shape, path, bands));
+        let parts = tiles(Path::Prefill, shape, row, machine, threads);
+        let (tiles, count, most) = match path {
+            Path::Prefill => {
+                let count = part::count(shape, parts.q);
+                (parts, count, count)
+            }
+            Path::Decode if shape.queries[2] == 0 => (bands, 0, 0),
+            Path::Decode => (bands, band::count(shape, bands), band::most_threads(shape, bands)),
+        };
+        // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
+        let threads = if shape.ragged.is_some() { threads } else { threads.min(most.max(1)) };
+        let shares = if threads > 1 { threads * (SHARES / threads).clamp(1, PARTS_PER_THREAD) } else { 1 };
+        // Sequences of a ragged batch go either way.
+        let mut memory = workspace::Size { pieces: threads, shares, ..workspace::Size::default() };
+        for way in [Path::Prefill, Path::Decode] {
+            let tiles = if way == Path::Decode { bands } else { parts };
+            if way != path && shape.ragged.is_none() {
+                continue;
+            }
+            memory.piece = memory.piece.max(row.scratch_bytes(way, shape, tiles).ok_or(Error::Overflow)?);
+            if way == Path::Decode {
+                let bytes = row.kept_bytes(shape, tiles).ok_or(Error::Overflow)?;
+                memory.kept = [band::states(shape, tiles, shares), bytes];
+            }
         }
+        memory.bytes()?;
+        let [_, k, v] = shape.storage.dtypes;
+        let in_place = row.reads_kv(path, shape);
+        let cut = Cut { few, parts, bands, shares };
+        Ok(Plan { row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, memory })
+    }
+
+    /// The same for one thread, where memory is short.
+    pub fn alone(&self) -> Plan {
+        let memory = workspace::Size::of_one(self.memory.piece);
+        Plan { cut: Cut { shares: 1, ..self.cut }, threads: 1, memory, ..self.clone() }
     }
 
     /// Whether the scratch of the call is kept on the stack.
     pub fn is_on_stack(&self) -> bool {
-        self.threads == 1 && self.scratch <= workspace::ON_STACK
+        self.threads == 1 && self.memory.piece <= workspace::ON_STACK
     }
 
     /// Bytes of scratch that the call allocates for all threads together.
     pub fn scratch_total(&self) -> usize {
-        if self.parts == 0 || self.is_on_stack() {
-            0
-        } else {
-            workspace::total_bytes(self.threads, self.scratch).unwrap_or(usize::MAX)
-        }
+        if self.parts == 0 || self.is_on_stack() { 0 } else { self.memory.bytes().unwrap_or(usize::MAX) }
     }
+}
+
+/// The pieces that sequences are cut into on a path.
+fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) -> Tiles {
+    let [heads, q] = match path {
+        Path::Prefill => [1, rows(shape, row, machine, threads)],
+        Path::Decode => band::size(shape),
+    };
+    Tiles { heads, q, kv: keys(path, shape, row, machine), staged: staged(path, shape, row, q) }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { row, path, tiles, parts, threads, scratch, kv, in_place, .. } = self;
+        let Plan { row, path, tiles, parts, threads, memory, kv, in_place, .. } = self;
         let family = row.family(*path);
-        let path = match path {
-            Path::Prefill => "prefill (lanes are query rows)",
-            Path::Decode => "decode (lanes are elements of a head)",
-        };
+        let Tiles { heads, q, kv: block, .. } = tiles;
         let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
-        write!(f, "{isa} {family}, {path}, {} x {} tiles, {parts} parts, ", tiles.q, tiles.kv)?;
-        write!(f, "{threads} threads of {scratch} bytes")?;
-        for (i, name) in ["K", "V"].into_iter().enumerate().filter(|&(i, _)| tiles.staged[i]) {
+        write!(f, "{isa} {family}, ")?;
+        match path {
+            Path::Prefill => {
+                write!(f, "prefill (lanes are query rows), {q} x {block} tiles, {parts} parts, ")?
+            }
+            Path::Decode => {
+                write!(
+                    f,
+                    "decode (few query rows: lanes are elements of a head), {heads} heads x {q} rows x {block} "
+                )?;
+                write!(f, "tiles, {parts} bands in {} shares, ", self.cut.shares)?;
+            }
+        }
+        write!(f, "{threads} threads of {} bytes", memory.piece)?;
+        for (i, name) in ["K", "V"].into_iter().enumerate() {
             let dtype = kv[i];
-            if in_place[i] {
+            if !tiles.staged[i] {
+                if *path == Path::Decode && dtype != Dtype::F32 {
+                    write!(f, ", {name} converted from {dtype} as it is read")?;
+                }
+            } else if in_place[i] {
                 write!(f, ", {name} copied block by block")?;
             } else if family == "f32" {
                 write!(f, ", {name} converted from {dtype} block by block")?;
@@ -141,21 +188,16 @@ impl fmt::Display for Plan {
 }
 
 /// How many threads the work is enough for.
-fn threads_worth(shape: &Shape) -> usize {
+fn threads_worth(shape: &Shape, path: Path, bands: Tiles) -> usize {
     let [batch, heads, rows] = shape.queries.map(|n| n as f64);
-    let dims = shape.dim_qk as f64 + shape.dim_v as f64;
-    let work = batch * heads * rows * shape.len_kv as f64 * dims;
+    let keys = shape.len_kv as f64;
+    let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64) / WORK_PER_THREAD;
+    if path == Path::Decode {
+        let [k, v] = shape.row_bytes_kv();
+        work += band::count(shape, bands) as f64 * keys * (k as f64 + v as f64) / BYTES_PER_THREAD;
+    }
     // `as` saturates; beyond that many threads other limits apply.
-    ((work / WORK_PER_THREAD) as usize).max(1)
-}
-
-/// The path that is faster for this number of query rows: not a matter of how they are cut into
-/// parts, so that the bits of a row are not, either.
-fn path(rows: usize, row: &Row) -> Path {
-    // Measured on both instruction sets: a row takes as long with lanes of elements as 16/13 of a lane
-    // of rows, and vectors of rows are paid for whole.
-    let lanes = rows.checked_next_multiple_of(row.lanes()).unwrap_or(usize::MAX);
-    if rows.saturating_mul(16) <= lanes.saturating_mul(13) { Path::Decode } else { Path::Prefill }
+    (work as usize).max(1)
 }
 
 /// Keys of a block.
@@ -191,17 +233,14 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
     wanted.min(longest).min(row.most_keys(path))
 }
 
-/// Query rows of a part.
-fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
+/// Query rows of a part, where there are many.
+fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
     let [batch, heads, len_q] = shape.queries;
     let given = shape.block_q;
     if given != 0 {
         return given.min(len_q.max(1));
     }
-    let tile = match path {
-        Path::Prefill => row.tile_rows(),
-        Path::Decode => decode::ROWS,
-    };
+    let tile = row.tile_rows();
     let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
     // K and V of a head that come from memory should be worth it: they are passed half as often by
     // twice as many rows. Other cores have their part of the last cache.
@@ -209,7 +248,7 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
     let bytes_per_key = k.saturating_add(v);
     let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
     // And what is staged is worth more the more rows use it.
-    let (most, share) = if staged(path, shape, row, usize::MAX) != [false; 2] {
+    let (most, share) = if staged(Path::Prefill, shape, row, usize::MAX) != [false; 2] {
         (4 * ROWS, 2)
     } else if far {
         (2 * ROWS, 2)
@@ -228,9 +267,9 @@ fn rows(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) 
 
 /// Whether K, and V, cannot be read in place, or better are not.
 fn staged(path: Path, shape: &Shape, row: &Row, rows: usize) -> [bool; 2] {
-    // Tile loops read rows that lie at equal distances. Else each row is to be used for this many query
+    // Prefill reads rows that lie at equal distances. Else each row is to be used for this many query
     // rows at least, which hides its copying.
-    let copied = shape.paged || (clash(shape) && rows >= 64);
+    let copied = path == Path::Prefill && (shape.paged || (clash(shape) && rows >= 64));
     row.reads_kv(path, shape).map(|in_place| copied || !in_place)
 }
 

@@ -24,7 +24,7 @@ use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite
 use crate::attend::ahead::Ahead;
 use crate::attend::epilogue::{blank, epilogue};
 use crate::attend::logits::Logits;
-use crate::attend::mask::{self, Span, first_block, next_block, seen_by};
+use crate::attend::mask::{self, Span, first_block, next_block};
 use crate::attend::scores::{self, Keys};
 use crate::attend::softmax::{self, Probabilities, State};
 use crate::attend::stage;
@@ -132,7 +132,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
-            let seen = seen_by(sequence, &part.rows());
+            let seen = sequence.seen_by(&part.rows());
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
             if F::BLOCKWISE && !seen.is_empty() {
@@ -154,7 +154,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 doubtful |= F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, room);
                 state.begin(s);
                 // What comes first is not known where blocks may be skipped.
-                if seen_by(sequence, &tile.rows).is_empty() || problem.logits().cells.is_some() {
+                if sequence.seen_by(&tile.rows).is_empty() || problem.logits().cells.is_some() {
                     blank(state.output, dim_v * state.lanes);
                 }
             }
@@ -359,7 +359,7 @@ unsafe fn visit<S: Isa, F: Family, const R: usize>(
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
         let mut fresh =
-            problem.logits().cells.is_none() && seen_by(sequence, &tile.rows).start >= block.keys.start;
+            problem.logits().cells.is_none() && sequence.seen_by(&tile.rows).start >= block.keys.start;
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
@@ -428,7 +428,7 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
     ahead: &mut Ahead,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
-    let logits = Logits::of(part, &span.rows, &span.keys);
+    let logits = Logits::of(part.problem(), part.sequence(), part.head(), &span.rows, &span.keys);
     let (problem, sequence) = (part.problem(), part.sequence());
     let dim = problem.shape().dim_qk;
     let mut max = [s.splat(f32::NEG_INFINITY); Z];

@@ -1,16 +1,17 @@
-//! WHO computes the parts: the calling thread, and pool threads where the plan says so.
+//! WHO computes parts and shares: the calling thread, and pool threads where the plan says so.
 //!
-//! Threads take parts from one queue, so that a slow or late thread just does fewer of them. A
-//! part's result does not depend on who computes it or when.
+//! Threads take them from one queue, so that a slow or late thread just does fewer of them. Results do not depend on
+//! who computes what or when.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::decode::{Decode, Join};
 use crate::error::Error;
-use crate::part::Queue;
 use crate::plan::Plan;
 use crate::pool::{Own, Threads};
 use crate::problem::Problem;
-use crate::workspace::{Local, Scratch, Workspace};
+use crate::work::Work;
+use crate::workspace::{Kept, Local, Scratch, Workspace};
 
 /// Computes the whole problem with the library's threads and scratch memory of its own, given back before
 /// it returns.
@@ -21,39 +22,58 @@ pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     if plan.is_on_stack() {
         return on_stack(problem, plan);
     }
-    // Where memory is short, one thread does it all.
-    let workspace =
-        Workspace::allocate(plan.threads, plan.scratch).or_else(|_| Workspace::allocate(1, plan.scratch))?;
-    run_on(problem, plan, &workspace, &Own)
+    match Workspace::allocate(plan.memory) {
+        Ok(workspace) => run_on(problem, plan, &workspace, &Own),
+        // Where memory is short, one thread does it all.
+        Err(_) => {
+            let plan = plan.alone();
+            run_on(problem, &plan, &Workspace::allocate(plan.memory)?, &Own)
+        }
+    }
 }
 
-/// The same with somebody's threads and memory: pieces as the plan has threads.
+/// The same with somebody's threads and memory, which is as large as the plan says.
 pub fn run_on(
     problem: &mut Problem,
     plan: &Plan,
     workspace: &Workspace,
     threads: &dyn Threads,
 ) -> Result<(), Error> {
-    let queue = Queue::new(problem, plan.tiles.q, plan.threads);
+    let mut work = Work::new(problem, &plan.cut, plan.threads);
     let failed = AtomicBool::new(false);
     let task = || {
         // Without a piece, somebody else is computing in each of them.
-        let done = workspace.take().map_or(Ok(()), |scratch| compute(&queue, plan, scratch));
+        let done = workspace.take().map_or(Ok(()), |scratch| compute(&work, plan, scratch, workspace.kept()));
         if done.is_err() {
             failed.store(true, Ordering::Relaxed);
         }
     };
     threads.run(plan.threads, &task);
     // Whatever the threads have done, nothing is left out.
-    if !queue.is_drained() {
+    if !work.is_drained() {
         task();
     }
-    if failed.into_inner() || !queue.is_drained() { Err(Error::Internal) } else { Ok(()) }
+    if failed.into_inner() || !work.is_drained() {
+        return Err(Error::Internal);
+    }
+    work.shares.again(0);
+    join(&work, plan, workspace.kept())
 }
 
-/// Share `i` of `n` of the problem on the calling thread, in a piece of its own.
-pub fn share(problem: &mut Problem, plan: &Plan, [i, n]: [usize; 2], scratch: Scratch) -> Result<(), Error> {
-    compute(&Queue::of_share(problem, plan.tiles.q, [i, n]), plan, scratch)
+/// The part of caller `i` of `n` in the problem, on the calling thread, in a piece of its own.
+pub fn share(
+    problem: &mut Problem,
+    plan: &Plan,
+    [i, n]: [usize; 2],
+    scratch: Scratch,
+    kept: Kept,
+) -> Result<(), Error> {
+    compute(&Work::of_caller(problem, &plan.cut, [i, n]), plan, scratch, kept)
+}
+
+/// What is left for that caller to do, once all callers have done their part.
+pub fn finish(problem: &mut Problem, plan: &Plan, [i, n]: [usize; 2], kept: Kept) -> Result<(), Error> {
+    join(&Work::of_caller(problem, &plan.cut, [i, n]), plan, kept)
 }
 
 /// The whole problem on the calling thread, with scratch memory on its stack. A function of its own, so that only
@@ -61,14 +81,35 @@ pub fn share(problem: &mut Problem, plan: &Plan, [i, n]: [usize; 2], scratch: Sc
 #[inline(never)]
 pub fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     let mut memory = Local::uninit();
-    compute(&Queue::new(problem, plan.tiles.q, 1), plan, memory.piece())
+    compute(&Work::new(problem, &plan.cut, 1), plan, memory.piece(), Kept::nothing())
 }
 
-/// Takes parts until there are none.
-fn compute(queue: &Queue, plan: &Plan, mut scratch: Scratch) -> Result<(), Error> {
-    while let Some(part) = queue.take() {
-        let (path, tiles) = plan.way(part.sequence().len_q);
-        plan.row.compute(path, &part, tiles, scratch.reborrow())?;
+/// Takes parts and shares until there are none.
+fn compute(work: &Work, plan: &Plan, mut scratch: Scratch, kept: Kept) -> Result<(), Error> {
+    while let Some(part) = work.parts.take() {
+        plan.row.compute(&part, plan.cut.parts, scratch.reborrow())?;
+    }
+    while let Some(share) = work.shares.take() {
+        share.pieces(|piece| {
+            let (piece, scratch) = (&piece, scratch.reborrow());
+            plan.row.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept, share: &share })
+        })?;
+    }
+    Ok(())
+}
+
+/// Ends the bands that begin in a share and end in another.
+fn join(work: &Work, plan: &Plan, kept: Kept) -> Result<(), Error> {
+    while let Some(share) = work.shares.take() {
+        if plan.cut.shares == 1 {
+            break;
+        }
+        share.pieces(|piece| {
+            if piece.chunks.start > 0 || piece.is_whole() {
+                return Ok(());
+            }
+            plan.row.join(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept })
+        })?;
     }
     Ok(())
 }

@@ -41,6 +41,8 @@ pub(crate) trait Isa: Copy + 'static {
     type I32: Copy;
     /// One truth value a lane.
     type Mask: Copy;
+    /// The same without what only some compute families need: code that does not use that exists once.
+    type Core: Isa;
 
     /// The token, if the running machine has the instruction set.
     fn detect() -> Option<Self>;
@@ -150,6 +152,16 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store(self, p: *mut f32, x: Self::F32);
+    /// Writes the first `LANES / R` lanes to `p`, the next ones `step` values behind them, and so on; `R` divides
+    /// `LANES`, and no alignment is needed.
+    ///
+    /// # Safety
+    /// As many values are writable at each of these `R` places.
+    #[inline(always)]
+    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: Self::F32) {
+        // SAFETY: this method's contract.
+        unsafe { math::store_split::<Self, R>(self, p, step, x) }
+    }
     /// Writes the first `n` lanes, fewer than `LANES`.
     ///
     /// # Safety
@@ -170,6 +182,15 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_f16(self, p: *const u16) -> Self::F32;
+    /// A binary16 in every lane; no alignment is needed.
+    ///
+    /// # Safety
+    /// It is readable at `p`.
+    #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u16) -> Self::F32 {
+        // SAFETY: this method's contract.
+        self.splat(half::from_f16(unsafe { p.read_unaligned() }))
+    }
     /// Reads a vector of bfloat16; no alignment is needed.
     ///
     /// # Safety

@@ -18,15 +18,43 @@ pub fn array_bytes(n: usize, size: usize) -> Option<usize> {
     n.checked_mul(size)?.checked_next_multiple_of(ALIGN)
 }
 
-/// Bytes of a block of `pieces` pieces of `piece` bytes.
-pub fn total_bytes(pieces: usize, piece: usize) -> Result<usize, Error> {
-    let piece = piece.checked_next_multiple_of(ALIGN).ok_or(Error::Overflow)?;
-    piece.checked_mul(pieces).ok_or(Error::Overflow)
+/// How a block is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Pieces, one for each thread; 0 means 1.
+    pub pieces: usize,
+    /// Bytes of each; 0 means 1.
+    pub piece: usize,
+    /// Shares of the work whose threads keep something for others.
+    pub shares: usize,
+    /// How much each of them keeps, at most, and bytes of it.
+    pub kept: [usize; 2],
 }
 
-/// Bytes that a block of `pieces` pieces takes in memory of any alignment.
-pub fn borrowed_bytes(pieces: usize, piece: usize) -> Result<usize, Error> {
-    total_bytes(pieces.max(1), piece.max(1))?.checked_add(ALIGN - 1).ok_or(Error::Overflow)
+impl Size {
+    /// One piece, and nobody to keep anything for.
+    pub fn of_one(piece: usize) -> Size {
+        Size { pieces: 1, piece, ..Size::default() }
+    }
+
+    /// Bytes of a piece, and of a share: whole cache lines.
+    fn steps(&self) -> Option<[usize; 2]> {
+        let kept = self.kept[1].checked_next_multiple_of(ALIGN)?.checked_mul(self.kept[0])?;
+        Some([self.piece.max(1).checked_next_multiple_of(ALIGN)?, kept])
+    }
+
+    /// Bytes of the block.
+    pub fn bytes(&self) -> Result<usize, Error> {
+        let bytes = self.steps().and_then(|[piece, kept]| {
+            piece.checked_mul(self.pieces.max(1))?.checked_add(kept.checked_mul(self.shares)?)
+        });
+        bytes.ok_or(Error::Overflow)
+    }
+
+    /// Bytes that it takes in memory of any alignment.
+    pub fn borrowed_bytes(&self) -> Result<usize, Error> {
+        self.bytes()?.checked_add(ALIGN - 1).ok_or(Error::Overflow)
+    }
 }
 
 /// Scratch up to this size is kept on the stack, where it costs nothing: an allocation takes as long
@@ -55,7 +83,9 @@ impl Local {
 #[derive(Debug)]
 pub struct Workspace<'w> {
     base: NonNull<u8>,
-    piece: usize,
+    /// The pieces that may be taken from here, behind `first` others.
+    size: Size,
+    first: usize,
     pieces: usize,
     /// The next piece that nobody has had.
     next: AtomicUsize,
@@ -70,63 +100,117 @@ unsafe impl Send for Workspace<'_> {}
 unsafe impl Sync for Workspace<'_> {}
 
 impl<'w> Workspace<'w> {
-    /// `pieces` pieces of `piece` bytes, both at least 1; uninitialised.
-    pub fn allocate(pieces: usize, piece: usize) -> Result<Workspace<'static>, Error> {
-        let bytes = total_bytes(pieces.max(1), piece.max(1))?;
-        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| Error::Overflow)?;
+    /// Memory of this size, uninitialised.
+    pub fn allocate(size: Size) -> Result<Workspace<'static>, Error> {
+        let layout = Layout::from_size_align(size.bytes()?, ALIGN).map_err(|_| Error::Overflow)?;
         // SAFETY: the size is at least ALIGN.
         let base = NonNull::new(unsafe { alloc(layout) }).ok_or(Error::Memory)?;
-        Ok(Workspace::of(base, pieces.max(1), bytes / pieces.max(1), Some(layout)))
+        Ok(Workspace::of(base, size, [0, size.pieces.max(1)], Some(layout)))
     }
 
-    /// The same in memory of the caller's, of any content and alignment; see [`borrowed_bytes`].
+    /// The same in memory of the caller's, of any content and alignment; see [`Size::borrowed_bytes`].
     ///
     /// # Safety
-    /// `size` bytes at `memory`, unless that is null, which nobody else uses while the workspace lives.
-    pub unsafe fn borrow(
-        memory: *mut u8,
-        size: usize,
-        pieces: usize,
-        piece: usize,
-    ) -> Result<Workspace<'w>, Error> {
-        // SAFETY: the caller's contract. The first piece is followed by the others.
-        let first = unsafe { Workspace::borrow_piece(memory, size, [0, pieces], piece)? };
-        Ok(Workspace::of(first.base, pieces, first.piece, None))
+    /// `bytes` bytes at `memory`, unless that is null, which nobody else uses while the workspace lives.
+    pub unsafe fn borrow(memory: *mut u8, bytes: usize, size: Size) -> Result<Workspace<'w>, Error> {
+        // SAFETY: the caller's contract, for each of the pieces.
+        unsafe { Workspace::borrow_some(memory, bytes, size, [0, size.pieces.max(1)]) }
     }
 
     /// Piece `i` of the same, alone: other callers use the others at the same time.
     ///
     /// # Safety
-    /// `size` bytes at `memory`, of which nobody else uses this piece while the workspace lives.
+    /// `bytes` bytes at `memory`, of which nobody else uses this piece while the workspace lives.
     pub unsafe fn borrow_piece(
         memory: *mut u8,
-        size: usize,
-        [i, pieces]: [usize; 2],
-        piece: usize,
+        bytes: usize,
+        size: Size,
+        i: usize,
     ) -> Result<Workspace<'w>, Error> {
-        let bytes = total_bytes(pieces.max(1), piece.max(1))?;
-        let piece = bytes / pieces.max(1);
-        let before = memory.align_offset(ALIGN);
-        if memory.is_null() || i >= pieces || before.checked_add(bytes).is_none_or(|end| end > size) {
-            return Err(Error::Workspace);
-        }
-        let base = NonNull::new(memory.wrapping_add(before + i * piece)).ok_or(Error::Workspace)?;
-        Ok(Workspace::of(base, 1, piece, None))
+        // SAFETY: the caller's contract.
+        unsafe { Workspace::borrow_some(memory, bytes, size, [i, 1]) }
     }
 
-    fn of(base: NonNull<u8>, pieces: usize, piece: usize, owned: Option<Layout>) -> Self {
-        Workspace { base, piece, pieces, next: AtomicUsize::new(0), owned, memory: PhantomData }
+    /// # Safety
+    /// As [`Workspace::borrow_piece`], for `pieces` pieces from `first` on.
+    unsafe fn borrow_some(
+        memory: *mut u8,
+        bytes: usize,
+        size: Size,
+        [first, pieces]: [usize; 2],
+    ) -> Result<Workspace<'w>, Error> {
+        let needed = size.bytes()?;
+        let before = memory.align_offset(ALIGN);
+        let fits = before.checked_add(needed).is_some_and(|end| end <= bytes);
+        if memory.is_null() || first >= size.pieces.max(1) || !fits {
+            return Err(Error::Workspace);
+        }
+        let base = NonNull::new(memory.wrapping_add(before)).ok_or(Error::Workspace)?;
+        Ok(Workspace::of(base, size, [first, pieces], None))
+    }
+
+    fn of(base: NonNull<u8>, size: Size, [first, pieces]: [usize; 2], owned: Option<Layout>) -> Self {
+        Workspace { base, size, first, pieces, next: AtomicUsize::new(0), owned, memory: PhantomData }
+    }
+
+    /// How it is cut.
+    pub fn size(&self) -> Size {
+        self.size
     }
 
     /// A piece that nobody has had yet.
     pub fn take(&self) -> Option<Scratch<'_>> {
         // Relaxed: only uniqueness matters.
         let i = self.next.fetch_add(1, Ordering::Relaxed);
+        let [bytes, _] = self.size.steps()?;
         (i < self.pieces).then(|| {
-            // SAFETY: piece i lies within the block; pieces do not overlap.
-            let base = unsafe { self.base.as_ptr().add(i * self.piece) };
-            Scratch { base, bytes: self.piece, memory: PhantomData }
+            // SAFETY: the piece lies within the block; pieces do not overlap.
+            let base = unsafe { self.base.as_ptr().add((self.first + i) * bytes) };
+            Scratch { base, bytes, memory: PhantomData }
         })
+    }
+
+    /// What threads keep for others.
+    pub fn kept(&self) -> Kept<'_> {
+        let [piece, share] = self.size.steps().unwrap_or_default();
+        // Behind the pieces.
+        let base = self.base.as_ptr().wrapping_add(piece * self.size.pieces.max(1));
+        let [count, _] = self.size.kept;
+        let step = share.checked_div(count).unwrap_or(0);
+        Kept { base, shares: self.size.shares, count, step, memory: PhantomData }
+    }
+}
+
+/// Room for what one thread computes and another needs later: some for each share of the work. It hands out places;
+/// who may use them when is for those to know who share the work.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'w> {
+    base: *mut u8,
+    shares: usize,
+    /// Places of a share, and bytes of each.
+    count: usize,
+    step: usize,
+    memory: PhantomData<&'w mut [u8]>,
+}
+
+// SAFETY: places are raw memory without an owner thread.
+unsafe impl Send for Kept<'_> {}
+// SAFETY: as above; nothing is read or written here.
+unsafe impl Sync for Kept<'_> {}
+
+impl Kept<'_> {
+    /// For work that is one share, which has nobody to keep anything for.
+    pub fn nothing() -> Kept<'static> {
+        Kept { base: std::ptr::null_mut(), shares: 0, count: 0, step: 0, memory: PhantomData }
+    }
+
+    /// Place `n` of a share, aligned to [`ALIGN`].
+    ///
+    /// # Panics
+    /// If there are not as many: the plan's size and the kernel's use disagree.
+    pub(crate) fn state(&self, share: usize, n: usize) -> *mut u8 {
+        assert!(share < self.shares && n < self.count);
+        self.base.wrapping_add((share * self.count + n) * self.step)
     }
 }
 

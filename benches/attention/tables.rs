@@ -338,12 +338,12 @@ impl Tables {
             assert_eq!(status, fa_status::FA_OK);
         };
         let mut problem = bare_arrays.problem();
-        let workspace = Workspace::allocate(1, plan.scratch).expect("scratch memory");
+        let workspace = Workspace::allocate(plan.memory).expect("scratch memory");
         let mut scratch = workspace.take().expect("a piece");
         let mut bare = || {
             let queue = Queue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");
-            row.compute(plan.path, &part, plan.tiles, scratch.reborrow()).expect("an available row");
+            row.compute(&part, plan.tiles, scratch.reborrow()).expect("an available row");
         };
         let measured = rounds(row, &mut [&mut from_c, &mut bare], self.time);
         let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);

@@ -2,7 +2,7 @@
 //! begins with. A few rows with each register tile, because the machine takes only some tens of requests
 //! at a time and stands still for more.
 
-use super::mask::{first_block, seen_by};
+use super::mask::first_block;
 use super::{fetch, key_rows, query_rows};
 use crate::family::{Rows, Source};
 use crate::part::{Part, Place};
@@ -48,7 +48,7 @@ impl Ahead {
         } else if let Some(place) = part.next() {
             let Place { batch, head, ref rows } = *place;
             let sequence = problem.sequence(batch);
-            let seen = seen_by(&sequence, rows);
+            let seen = sequence.seen_by(rows);
             let keys = first_block(&seen, block, 1);
             if !keys.is_empty() {
                 ahead.keys(problem, &sequence, head, &keys);

@@ -14,8 +14,7 @@ use crate::dtype::bool8::Bool8;
 use crate::dtype::f16::F16;
 use crate::dtype::f32::F32;
 use crate::dtype::{Dtype, Stored};
-use crate::part::Part;
-use crate::problem::{Cells, Sequence};
+use crate::problem::{Cells, Problem, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, corner, math};
 use crate::view::{Layout, View};
 
@@ -40,8 +39,14 @@ impl<'p> Logits<'p> {
     /// None if nothing changes. Block-sparse attention may not hide anything from `rows` among `keys`, which
     /// are those it is used for.
     #[inline(always)]
-    pub(crate) fn of(part: &Part<'p>, rows: &Range<usize>, keys: &Range<usize>) -> Option<Self> {
-        let (problem, sequence, head) = (part.problem(), *part.sequence(), part.head());
+    pub(crate) fn of(
+        problem: &'p Problem<'p>,
+        sequence: &Sequence,
+        head: usize,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+    ) -> Option<Self> {
+        let sequence = *sequence;
         if !problem.changes_scores() {
             return None;
         }

@@ -37,7 +37,7 @@ pub(crate) fn spans<S: Isa>(
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + S::LANES);
-    let low = whole_groups(clip(seen_by(sequence, &(rows.start..middle)), block), block, group);
+    let low = whole_groups(clip(sequence.seen_by(&(rows.start..middle)), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;
         return [
@@ -46,7 +46,7 @@ pub(crate) fn spans<S: Isa>(
             Span::new(sequence, nothing, 0, 1, rows.clone()),
         ];
     }
-    let high = whole_groups(clip(seen_by(sequence, &(middle..rows.end)), block), block, group);
+    let high = whole_groups(clip(sequence.seen_by(&(middle..rows.end)), block), block, group);
     if whole && !low.is_empty() && !high.is_empty() {
         let all = low.start.min(high.start)..low.end.max(high.end);
         let nothing = all.end..all.end;
@@ -71,14 +71,6 @@ fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range
     }
     let (start, end) = (keys.start - block.start, keys.end - block.start);
     keys.start - start % group..block.end.min(block.start + end.next_multiple_of(group))
-}
-
-/// The keys that at least one of `rows` sees.
-#[inline(always)]
-pub(crate) fn seen_by(sequence: &Sequence, rows: &Range<usize>) -> Range<usize> {
-    // Windows move with the row, so the first and the last row bound all others.
-    let start = sequence.visible(rows.start).start;
-    start..sequence.visible(rows.end - 1).end.max(start)
 }
 
 /// What of `seen` lies in the first block that has any of it, and the rest of its first group; empty if

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::pool::{Caller, MAX_THREADS};
 use crate::problem::Problem;
 use crate::schedule;
-use crate::workspace::{self, Workspace};
+use crate::workspace::Workspace;
 
 /// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
 /// numbers. Touches nothing but why.
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn fa_attention_run(
             return schedule::on_stack(problem, plan);
         }
         // SAFETY: the caller's memory, as documented.
-        let workspace = unsafe { Workspace::borrow(ws.cast(), ws_size, plan.threads, plan.scratch)? };
+        let workspace = unsafe { Workspace::borrow(ws.cast(), ws_size, plan.memory)? };
         match &lent {
             Some(lent) => schedule::run_on(problem, plan, &workspace, lent),
             None => schedule::run_on(problem, plan, &workspace, &Caller),
@@ -171,15 +171,15 @@ pub unsafe extern "C" fn fa_attention_part(
             return schedule::on_stack(&mut problem, &plan);
         }
         // SAFETY: the caller's memory, as documented, of which other parts use other pieces.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, share, plan.scratch)? };
+        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
         let scratch = workspace.take().ok_or(Error::Internal)?;
-        schedule::share(&mut problem, &plan, share, scratch)
+        schedule::share(&mut problem, &plan, share, scratch, workspace.kept())
     })
 }
 
 /// The second half of what fa_attention_part begins: to be called once for each part after all parts have
-/// returned. (It joins pieces of rows that were cut along the keys. This version cuts none, so it only
-/// checks its arguments; later ones will.) The output is complete when it has returned for every part: a
+/// returned. It joins what parts found out about rows whose keys were divided among them, which is done where
+/// there are few query rows and many keys. The output is complete when it has returned for every part: a
 /// thread that reads rows of others needs a barrier after it.
 ///
 /// @return as fa_attention_part, with the same arguments
@@ -194,8 +194,13 @@ pub unsafe extern "C" fn fa_attention_finish(
     guard(|| {
         let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
-        Ok(())
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
+        let Call { mut problem, plan } = call;
+        let Some(share) = share.filter(|_| !plan.is_on_stack()) else { return Ok(()) };
+        // SAFETY: the caller's memory, as documented: every part has been computed, and each finishes what began in
+        // its own.
+        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
+        schedule::finish(&mut problem, &plan, share, workspace.kept())
     })
 }
 
@@ -226,7 +231,7 @@ impl Call<'_> {
         if self.plan.parts == 0 || self.plan.is_on_stack() {
             return Ok(0);
         }
-        workspace::borrowed_bytes(self.plan.threads, self.plan.scratch)
+        self.plan.memory.borrowed_bytes()
     }
 
     fn check_workspace(&self, ws: *const c_void, size: usize) -> Result<(), Error> {

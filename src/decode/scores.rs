@@ -1,46 +1,90 @@
-//! Scores of a block of keys, in log2 units: a vector holds neighbouring keys of one row.
+//! Scores of a block of keys, in log2 units: a vector holds neighbouring keys of one row. Keys become f32 as they
+//! are read.
 
 use std::ops::Range;
 
 use super::{LANE, Lines, ROWS};
-use crate::dtype::Dtype;
-use crate::family::{Rows, Source, Tile, convert};
-use crate::simd::{Isa, MAX_LANES};
+use crate::dtype::{Dtype, Stored, with_stored};
+use crate::family::{Source, Tile, convert};
+use crate::simd::{Body, Isa, MAX_LANES};
 
-/// Writes the scores of `keys`, counted from the block's start, for the first `rows` lines. Places
-/// beside them, up to whole vectors, may be written, too.
+/// The keys of a block: those that some row sees, counted from the block's start, as is all that is said of them.
+pub(super) struct Keys<'a> {
+    pub(super) seen: &'a Range<usize>,
+    /// Where each of them is stored.
+    pub(super) rows: *const *const u8,
+    pub(super) dtype: Dtype,
+    /// What each is multiplied by besides, in whole vectors.
+    pub(super) scales: Option<*const f32>,
+}
+
+/// Writes the scores of `keys` for the first `rows` lines. Places beside them, up to whole vectors, may be
+/// written, too. Out of line: the types of K and V would multiply.
 ///
 /// # Safety
-/// `lines` has that many rows, and a line more where [`ROWS`] say so, with queries packed; `k` has the
-/// rows of `keys`, staged.
-#[inline(always)]
-pub(super) unsafe fn scores<S: Isa>(
-    s: S,
-    lines: &Lines,
+/// `lines` has that many rows, and a line more where [`ROWS`] say so, with queries packed; keys have `dim` elements.
+#[inline(never)]
+pub(super) unsafe fn scores<S: Isa>(s: S, lines: &Lines, rows: usize, keys: &Keys, dim: usize) {
+    s.enter(Scores { lines, rows, keys, dim });
+}
+
+/// Made by [`scores`] alone, whose contract covers what it points to.
+struct Scores<'a> {
+    lines: &'a Lines,
     rows: usize,
-    keys: &Range<usize>,
-    k: Rows,
+    keys: &'a Keys<'a>,
     dim: usize,
-) {
-    // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
-    let mut first = keys.start - keys.start % S::LANES;
-    while first < keys.end {
-        let mut row = 0;
-        macro_rules! tiles_of {
-            ($rows:expr, $least:expr) => {
-                // A tile's sums fill one vector, four keys at a time.
-                while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
-                    // SAFETY: the rows are below the caller's count.
-                    unsafe { tile::<S, { $rows }>(s, lines, row, first, keys, k, dim) };
-                    row += $rows;
+}
+
+impl Body for Scores<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Scores { lines, rows, keys, dim } = self;
+        let Keys { seen, scales, .. } = *keys;
+        // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
+        // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
+        unsafe {
+            with_stored!(keys.dtype, T => {
+                let mut first = seen.start - seen.start % S::LANES;
+                while first < seen.end {
+                    vector::<S, T>(s, lines, rows, first, keys, dim);
+                    first += S::LANES;
                 }
-            };
+            });
+            if let Some(scales) = scales {
+                for r in 0..rows {
+                    let scores = lines.scores.add(r * lines.scores_step);
+                    for at in (seen.start - seen.start % S::LANES..seen.end).step_by(S::LANES) {
+                        s.store(scores.add(at), s.mul(s.load(scores.add(at)), s.load(scales.add(at))));
+                    }
+                }
+            }
         }
-        tiles_of!(ROWS, ROWS - 1);
-        tiles_of!(2, 2);
-        tiles_of!(1, 1);
-        first += S::LANES;
     }
+}
+
+/// One vector of scores for each of `rows` rows.
+///
+/// # Safety
+/// As [`scores`], of keys stored as `T`.
+#[inline(always)]
+unsafe fn vector<S: Isa, T: Stored>(s: S, lines: &Lines, rows: usize, first: usize, keys: &Keys, dim: usize) {
+    let mut row = 0;
+    macro_rules! tiles_of {
+        ($rows:expr, $least:expr) => {
+            // A tile's sums fill one vector, four keys at a time.
+            while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
+                // SAFETY: the rows are below the caller's count.
+                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim) };
+                row += $rows;
+            }
+        };
+    }
+    tiles_of!(ROWS, ROWS - 1);
+    tiles_of!(2, 2);
+    tiles_of!(1, 1);
 }
 
 /// One query row, scaled, and zeros up to whole vectors.
@@ -75,30 +119,30 @@ const KEYS: usize = 4;
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn tile<S: Isa, const R: usize>(
+unsafe fn tile<S: Isa, T: Stored, const R: usize>(
     s: S,
     lines: &Lines,
     row: usize,
     first: usize,
-    keys: &Range<usize>,
-    k: Rows,
+    keys: &Keys,
     dim: usize,
 ) {
     let q = lines.queries.wrapping_add(row * lines.queries_step).cast_const();
     let out = lines.scores.wrapping_add(row * lines.scores_step + first);
+    let Keys { seen, rows, .. } = *keys;
     // Keys for which the rows' sums fill one vector.
     let width = S::LANES / R;
     for part in 0..R {
         let here = first + part * width..first + (part + 1) * width;
-        // SAFETY: only keys of `keys` are read; lines are as long as whole vectors of keys.
+        // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
         unsafe {
-            let sums = if keys.start <= here.start && here.end <= keys.end {
-                whole::<S, R>(s, q, lines.queries_step, k.skip(here.start - keys.start), dim)
+            let sums = if seen.start <= here.start && here.end <= seen.end {
+                whole::<S, T, R>(s, q, lines.queries_step, rows.add(here.start), dim)
             } else {
                 let lane = s.load_i32(LANE.as_ptr());
                 let mut sums = s.splat(0.0);
-                for key in here.start.max(keys.start)..here.end.min(keys.end) {
-                    let dots = dot::<S, R, 1>(s, q, lines.queries_step, k.skip(key - keys.start), dim);
+                for key in here.start.max(seen.start)..here.end.min(seen.end) {
+                    let dots = dot::<S, T, R, 1>(s, q, lines.queries_step, rows.add(key), dim);
                     for (r, [dot]) in dots.into_iter().enumerate() {
                         let place = (r * width + key - here.start) as i32;
                         let is_here = s.within(s.splat_i32(place), lane, s.splat_i32(place + 1));
@@ -107,17 +151,7 @@ unsafe fn tile<S: Isa, const R: usize>(
                 }
                 sums
             };
-            if R == 1 {
-                s.store(out, sums);
-            } else {
-                let mut lanes = [0.0; MAX_LANES];
-                s.store(lanes.as_mut_ptr(), sums);
-                for r in 0..R {
-                    for i in 0..width {
-                        out.add(r * lines.scores_step + part * width + i).write(lanes[r * width + i]);
-                    }
-                }
-            }
+            s.store_split::<R>(out.add(part * width), lines.scores_step, sums);
         }
     }
 }
@@ -127,7 +161,13 @@ unsafe fn tile<S: Isa, const R: usize>(
 /// # Safety
 /// As [`dot`] for these keys.
 #[inline(always)]
-unsafe fn whole<S: Isa, const R: usize>(s: S, q: *const f32, step: usize, k: Rows, dim: usize) -> S::F32 {
+unsafe fn whole<S: Isa, T: Stored, const R: usize>(
+    s: S,
+    q: *const f32,
+    step: usize,
+    k: *const *const u8,
+    dim: usize,
+) -> S::F32 {
     let width = S::LANES / R;
     let mut lanes = [s.splat(0.0); MAX_LANES];
     // Written out, and not a loop: the sums stay in registers.
@@ -135,7 +175,7 @@ unsafe fn whole<S: Isa, const R: usize>(s: S, q: *const f32, step: usize, k: Row
         ($n:expr) => {
             if $n * KEYS < width {
                 // SAFETY: the caller has a vector's worth of keys.
-                let dots = unsafe { dot::<S, R, KEYS>(s, q, step, k.skip($n * KEYS), dim) };
+                let dots = unsafe { dot::<S, T, R, KEYS>(s, q, step, k.add($n * KEYS), dim) };
                 for r in 0..R {
                     for i in 0..KEYS {
                         lanes[(r * width + $n * KEYS + i) % MAX_LANES] = dots[r][i];
@@ -155,26 +195,30 @@ unsafe fn whole<S: Isa, const R: usize>(s: S, q: *const f32, step: usize, k: Row
 /// vector's lanes is a dot product; each lane runs over the row in ascending order whatever `R` and `K` are.
 ///
 /// # Safety
-/// `queries` has that many rows, and `k` that many of `dim` f32.
+/// `queries` has that many rows, and `k` that many keys of `dim` elements.
 #[inline(always)]
-unsafe fn dot<S: Isa, const R: usize, const K: usize>(
+unsafe fn dot<S: Isa, T: Stored, const R: usize, const K: usize>(
     s: S,
     queries: *const f32,
     step: usize,
-    k: Rows,
+    k: *const *const u8,
     dim: usize,
 ) -> Tile<S::F32, R, K> {
     let mut sum = [[s.splat(0.0); K]; R];
     let whole = dim - dim % S::LANES;
     // SAFETY: elements below `dim` of R queries and K keys (caller).
     unsafe {
+        let mut rows = [std::ptr::null(); K];
+        for (key, row) in rows.iter_mut().enumerate() {
+            *row = k.add(key).read();
+        }
         for d in (0..whole).step_by(S::LANES) {
             let mut query = [s.splat(0.0); R];
             for (r, query) in query.iter_mut().enumerate() {
                 *query = s.load(queries.add(r * step + d));
             }
             for key in 0..K {
-                let x = s.load(k.skip(key).base.cast::<f32>().wrapping_add(d));
+                let x = T::load(s, rows[key], d);
                 for (sum, &query) in sum.iter_mut().zip(&query) {
                     sum[key] = s.fma(query, x, sum[key]);
                 }
@@ -182,7 +226,7 @@ unsafe fn dot<S: Isa, const R: usize, const K: usize>(
         }
         if whole < dim {
             for key in 0..K {
-                let x = s.load_first(k.skip(key).base.cast::<f32>().wrapping_add(whole), dim - whole);
+                let x = T::load_first(s, rows[key], whole, dim - whole);
                 for (r, sum) in sum.iter_mut().enumerate() {
                     sum[key] = s.fma(s.load(queries.add(r * step + whole)), x, sum[key]);
                 }

@@ -2,17 +2,27 @@
 
 use std::ops::Range;
 
+use super::state::State;
 use super::{LANE, Lines};
 use crate::attend::softmax::SLACK;
 use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
-/// its sum. Places beside them, up to whole vectors, become 0.
+/// its sum. Places beside them, up to whole vectors, become 0. Afterwards they are multiplied by `scales`, those of
+/// their values.
 ///
 /// # Safety
-/// `lines` has the row, and its scores; `seen` is a part of the block, not empty.
+/// `lines` and `state` have the row, and its scores; `seen` is a part of the block, not empty, and scales are whole
+/// vectors.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Isa>(s: S, lines: &Lines, r: usize, seen: &Range<usize>) {
+pub(super) unsafe fn softmax<S: Isa>(
+    s: S,
+    lines: &Lines,
+    state: &State,
+    r: usize,
+    seen: &Range<usize>,
+    scales: Option<*const f32>,
+) {
     let first = seen.start - seen.start % S::LANES;
     let never = s.splat(f32::NEG_INFINITY);
     // SAFETY: lines are as long as whole vectors of keys.
@@ -32,11 +42,11 @@ pub(super) unsafe fn softmax<S: Isa>(s: S, lines: &Lines, r: usize, seen: &Range
             max = s.max(x, max);
         }
         let max = s.largest(max);
-        let reference = lines.references.add(r);
+        let reference = state.references.add(r);
         let old = reference.read();
         if max > old + SLACK {
             if old > f32::NEG_INFINITY {
-                rescale(s, lines, r, old - max);
+                rescale(s, lines, state, r, old - max);
             }
             reference.write(max);
         }
@@ -49,7 +59,11 @@ pub(super) unsafe fn softmax<S: Isa>(s: S, lines: &Lines, r: usize, seen: &Range
         for at in (first..seen.end).step_by(S::LANES) {
             let p = s.exp2(s.sub(s.load(scores.add(at)), reference));
             sum = s.add(sum, p);
-            s.store(scores.add(at), p);
+            let weight = match scales {
+                Some(scales) => s.mul(p, s.load(scales.add(at))),
+                None => p,
+            };
+            s.store(scores.add(at), weight);
         }
         s.store(sums, sum);
     }
@@ -58,16 +72,16 @@ pub(super) unsafe fn softmax<S: Isa>(s: S, lines: &Lines, r: usize, seen: &Range
 /// Multiplies what row `r` has summed up by 2^`by`.
 ///
 /// # Safety
-/// `lines` has the row.
+/// `lines` and `state` have the row.
 #[inline(always)]
-unsafe fn rescale<S: Isa>(s: S, lines: &Lines, r: usize, by: f32) {
+unsafe fn rescale<S: Isa>(s: S, lines: &Lines, state: &State, r: usize, by: f32) {
     let factor = s.exp2(s.splat(by));
     // SAFETY: lines are whole vectors.
     unsafe {
         let sums = lines.sums.add(r * S::LANES);
         s.store(sums, s.mul(s.load(sums), factor));
-        for d in (0..lines.output_step).step_by(S::LANES) {
-            let at = lines.output.add(r * lines.output_step + d);
+        for d in (0..state.step).step_by(S::LANES) {
+            let at = state.output.add(r * state.step + d);
             s.store(at, s.mul(s.load(at), factor));
         }
     }

@@ -37,7 +37,7 @@ impl Stored for Q8_0 {
         let block = block(row, d);
         // SAFETY: this method's contract; rows have whole blocks.
         unsafe {
-            let scale = s.splat(half::from_f16(block.cast::<u16>().read_unaligned()));
+            let scale = s.splat_f16(block.cast());
             s.mul(scale, s.load_i8(block.wrapping_add(INTEGERS + d % Self::BLOCK).cast()))
         }
     }

@@ -181,6 +181,14 @@ impl Sequence {
         start..end.max(start)
     }
 
+    /// The keys that the window leaves to at least one of `rows`, which are some.
+    #[inline(always)]
+    pub fn seen_by(&self, rows: &Range<usize>) -> Range<usize> {
+        // Windows move with the row, so the first and the last row bound all others.
+        let start = self.visible(rows.start).start;
+        start..self.visible(rows.end - 1).end.max(start)
+    }
+
     /// The keys that a query row would see if there were infinitely many in both directions: the first,
     /// and the one behind the last. Each row's window lies one key further than that of the row before.
     pub fn window(&self, row: usize) -> [i64; 2] {

@@ -39,6 +39,8 @@ pub struct Shape {
     pub dim_v: usize,
     /// Whether sequences differ in their number of query rows, and how many they have together.
     pub ragged: Option<usize>,
+    /// Whether sequences may differ in their number of keys.
+    pub uneven: bool,
     /// Keys of a block of block-sparse attention.
     pub cell: Option<usize>,
     /// Whether K and V lie in pages.
@@ -75,6 +77,7 @@ impl Shape {
         }
         let paged = batch.pages.is_some();
         let ragged = batch.starts_q.map(|_| rows);
+        let uneven = batch.starts_q.or(batch.starts_kv).or(batch.kv_lens).is_some();
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
         if batch == 0 {
             return Err(Error::ZeroExtent.into());
@@ -106,6 +109,7 @@ impl Shape {
             dim_qk: q.dim,
             dim_v: v.dim,
             ragged,
+            uneven,
             paged,
             cell: None,
             strides_kv: [k.stride[2], v.stride[2]],

@@ -57,6 +57,7 @@ impl Isa for Avx2 {
     type F32 = __m256;
     type I32 = __m256i;
     type Mask = __m256;
+    type Core = Avx2;
 
     fn detect() -> Option<Self> {
         Self::probe()
@@ -234,6 +235,23 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn store_i32(self, p: *mut i32, x: __m256i) {
         op!(_mm256_storeu_si256(p.cast(), x));
+    }
+
+    #[inline(always)]
+    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: __m256) {
+        op!(match R {
+            1 => _mm256_storeu_ps(p, x),
+            2 => {
+                _mm_storeu_ps(p, _mm256_castps256_ps128(x));
+                _mm_storeu_ps(p.add(step), _mm256_extractf128_ps::<1>(x));
+            }
+            _ => math::store_split::<Self, R>(self, p, step, x),
+        });
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u16) -> __m256 {
+        op!(_mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned())))
     }
 
     #[inline(always)]

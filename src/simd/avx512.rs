@@ -110,6 +110,7 @@ impl<L: Level> Isa for Avx512<L> {
     type F32 = __m512;
     type I32 = __m512i;
     type Mask = __mmask16;
+    type Core = Avx512<Base>;
 
     #[inline(always)]
     fn detect() -> Option<Self> {
@@ -306,6 +307,29 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     unsafe fn store_i32(self, p: *mut i32, x: __m512i) {
         op!(_mm512_storeu_si512(p.cast(), x));
+    }
+
+    #[inline(always)]
+    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: __m512) {
+        op!(match R {
+            1 => _mm512_storeu_ps(p, x),
+            2 => {
+                _mm256_storeu_ps(p, _mm512_castps512_ps256(x));
+                _mm256_storeu_ps(p.add(step), _mm512_extractf32x8_ps::<1>(x));
+            }
+            4 => {
+                _mm_storeu_ps(p, _mm512_castps512_ps128(x));
+                _mm_storeu_ps(p.add(step), _mm512_extractf32x4_ps::<1>(x));
+                _mm_storeu_ps(p.add(2 * step), _mm512_extractf32x4_ps::<2>(x));
+                _mm_storeu_ps(p.add(3 * step), _mm512_extractf32x4_ps::<3>(x));
+            }
+            _ => math::store_split::<Self, R>(self, p, step, x),
+        });
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u16) -> __m512 {
+        op!(_mm512_cvtph_ps(_mm256_set1_epi16(p.cast::<i16>().read_unaligned())))
     }
 
     #[inline(always)]

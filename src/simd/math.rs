@@ -182,3 +182,22 @@ pub(crate) unsafe fn load_quads<S: Isa>(s: S, rows: [*const u8; 4], d: usize) ->
     // SAFETY: as long as any vector.
     unsafe { s.load_i32(bytes.as_ptr().cast()) }
 }
+
+/// See [`Isa::store_split`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn store_split<S: Isa, const R: usize>(s: S, p: *mut f32, step: usize, x: S::F32) {
+    let mut lanes = [0.0; MAX_LANES];
+    let width = S::LANES / R;
+    // SAFETY: an array as long as any vector, and this function's contract.
+    unsafe {
+        s.store(lanes.as_mut_ptr(), x);
+        for r in 0..R {
+            for i in 0..width {
+                p.add(r * step + i).write(lanes[r * width + i]);
+            }
+        }
+    }
+}
