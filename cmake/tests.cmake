@@ -88,6 +88,8 @@ if(FA_BUILD_TESTS)
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
     "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
+  add_test(NAME readme COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_readme.py"
+    "${CMAKE_CURRENT_SOURCE_DIR}")
 
   set(environment
     "CMAKE=${CMAKE_COMMAND}"

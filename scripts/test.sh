@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests: those in Rust, then those in C, of packaging, and of the examples, then ONNX's own of its
-# operator Attention.
+# operator Attention, then the examples in other languages.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,4 +11,5 @@ failed=0
 cargo test --locked --no-fail-fast || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
 scripts/test_onnx.sh || failed=1
+scripts/test_languages.sh || failed=1
 exit $failed

@@ -15,12 +15,7 @@ die() {
 
 [ -f "$lib" ] || die "$lib is missing; build it: cmake -S . -B build && cmake --build build"
 
-# The copy says what was installed to the end; after a change of the pins all is made anew.
-if ! cmp -s "$pins" "$venv/installed.txt"; then
-    { python3 -m venv --clear "$venv" \
-        && "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$pins"; } </dev/null \
-        || die "the packages in $pins could not be installed."
-    cp "$pins" "$venv/installed.txt"
-fi
+. "$root/scripts/venv.sh"
+fa_venv "$venv" "$pins"
 
 exec "$venv/bin/python" "$root/tests/onnx/run.py" "$(realpath "$lib")"

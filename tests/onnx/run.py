@@ -6,11 +6,14 @@
 
 import sys
 import warnings
+from pathlib import Path
 
-import adapter
 import numpy as np
 from onnx.backend.test.case.node import collect_testcases
 from onnx.helper import get_attribute_value
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples_python"))
+import flash_attention as fa  # noqa: E402
 
 # Relative and absolute, by the type of an output. Those of 16 bits are what the package's own runner allows
 # (onnx/backend/test/runner: 1e-3, but 2^-6 for bfloat16; and 1e-7). There the package rounds every step to 16 bits
@@ -29,7 +32,6 @@ def heads_first(x, heads):
 
 
 def attention(
-    lib,
     Q,
     K,
     V,
@@ -59,25 +61,23 @@ def attention(
         q_pos = past_key.shape[2]
         K, V = np.concatenate((past_key, K), axis=2), np.concatenate((past_value, V), axis=2)
     elif nonpad_kv_seqlen is not None:
-        q_pos = adapter.POS_END
+        q_pos = fa.POS_END
     if is_causal:
         right_window_size = 0
 
     # Keys beyond the mask's end are not attended.
     len_kv = K.shape[2] if attn_mask is None else attn_mask.shape[-1]
+    mask = None if attn_mask is None else fa.usable(attn_mask)
     Y = np.empty((batch, len_q, heads, V.shape[3]), Q.dtype)
     lse = np.empty((batch, heads, len_q), np.float32)
-    adapter.attention(
-        lib,
-        Q,
-        K[:, :, :len_kv],
-        V[:, :, :len_kv],
+    fa.attention(
+        *(fa.usable(x) for x in (Q, K[:, :, :len_kv], V[:, :, :len_kv])),
         scale=scale,
         softcap=softcap,
         q_pos=q_pos,
         window_left=left_window_size,
         window_right=right_window_size,
-        mask=attn_mask,
+        mask=mask,
         kv_lens=nonpad_kv_seqlen,
         out=Y.transpose(0, 2, 1, 3),
         lse=lse,
@@ -93,7 +93,7 @@ def attention(
             keys = np.arange(s.shape[3])
             used = np.full(batch, s.shape[3]) if nonpad_kv_seqlen is None else nonpad_kv_seqlen
             used = used.reshape(batch, 1, 1, 1)
-            first = used - len_q if q_pos == adapter.POS_END else q_pos
+            first = used - len_q if q_pos == fa.POS_END else q_pos
             ahead = keys - (first + np.arange(len_q)[:, None])
             seen = (keys < used) & (keys < len_kv)
             if left_window_size >= 0:
@@ -117,14 +117,14 @@ def attention(
     }
 
 
-def failure(lib, case):
+def failure(case):
     """None, or why the case fails."""
     node = case.model.graph.node[0]
     ((inputs, outputs),) = case.data_sets
     arguments = dict(zip(filter(None, node.input), inputs, strict=True))
     arguments |= {a.name: get_attribute_value(a) for a in node.attribute}
     try:
-        got = attention(lib, **arguments)
+        got = attention(**arguments)
         for name, want in zip(filter(None, node.output), outputs, strict=True):
             if got[name].dtype != want.dtype:
                 return f"{name} is {got[name].dtype} instead of {want.dtype}"
@@ -132,14 +132,14 @@ def failure(lib, case):
             ours, theirs = got[name].astype(np.float32), want.astype(np.float32)
             rtol, atol = TOLERANCES[want.dtype.name]
             np.testing.assert_allclose(ours, theirs, rtol, atol, err_msg=name, strict=True)
-    except adapter.Error as e:
+    except fa.Error as e:
         return f"status {e.status}: {e}"
     except AssertionError as e:
         return str(e).strip()
     return None
 
 
-def misread_scales(lib):
+def misread_scales():
     """None, or what is wrong with int8 and its scales, which the operator does not have: the same numbers as f32
     must give the same result."""
     rng = np.random.default_rng(0)
@@ -151,12 +151,12 @@ def misread_scales(lib):
             x = rng.integers(-128, 128, shape, np.int8)
             scale = rng.uniform(0.005, 0.015, groups).astype(np.float32)
             zero = None if name == "v" else rng.uniform(-30, 30, groups).astype(np.float32)
-            stored |= {name: x, f"{name}_scales": adapter.Scales(scale, zero, tokens, dims)}
+            stored |= {name: x, f"{name}_scales": fa.Scales(scale, zero, tokens, dims)}
             if zero is None:
                 zero = np.zeros_like(scale)
             scale, zero = (a.repeat(tokens, 2).repeat(dims, 3) for a in (scale, zero))
             plain[name] = (x - zero) * scale
-        got, want = adapter.attention(lib, **stored), adapter.attention(lib, **plain)
+        got, want = fa.attention(**stored), fa.attention(**plain)
         if not np.allclose(got, want, 1e-5, 1e-6):
             return f"scales {groups}: off by {np.abs(got - want).max()}"
     return None
@@ -165,7 +165,7 @@ def misread_scales(lib):
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    lib = adapter.load(sys.argv[1])
+    fa.load(sys.argv[1])
 
     # Inputs are drawn when cases are collected; the package's other operators warn meanwhile.
     np.random.seed(0)
@@ -180,13 +180,13 @@ def main():
         if strange := {x.dtype.name for x in case.data_sets[0][0]} - {*TOLERANCES, *OTHER_TYPES}:
             skipped += 1
             print(f"skipped {case.name}: {', '.join(strange)}")
-        elif why := failure(lib, case):
+        elif why := failure(case):
             failed += 1
             print(f"FAILED  {case.name}: {' '.join(why.split())}")
         else:
             passed += 1
     print(f"onnx: {passed} passed, {failed} failed, {skipped} skipped")
-    if why := misread_scales(lib):
+    if why := misread_scales():
         sys.exit(f"int8 through the adapter: {why}")
     if len(cases) < CASES_AT_LEAST:
         sys.exit(f"only {len(cases)} cases found, expected at least {CASES_AT_LEAST}")

@@ -1,0 +1,360 @@
+"""flash_attention on numpy arrays, through the C interface. Needs nothing but numpy and the shared library;
+include/flash_attention.h says what the fields mean.
+
+    fa.load("build/cargo/release/libflash_attention.so")
+    out = fa.scaled_dot_product_attention(query, key, value, is_causal=True)         # the arguments of PyTorch
+    out = fa.attention(q, k, v, window_right=0)                  # causal, the last query on the last key
+    out = fa.attention(q, k8, v8, k_scales=fa.Scales(ks), v_scales=fa.Scales(vs))
+
+Arrays are read and written where they are, with the strides that they have. Calls may be made from any number of
+threads at once: the interpreter's lock is not held meanwhile.
+"""
+
+import ctypes
+from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from typing import NamedTuple
+
+import numpy as np
+
+POS_END = -(2**63)
+NO_LIMIT = -1
+ABI_VERSION = 1
+# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Q8_0 is left
+# out: numpy has no type for its blocks.)
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "bool": 5}
+
+
+class Quant(ctypes.Structure):
+    """fa_quant"""
+
+    _fields_ = [
+        ("scale", c_void_p),
+        ("zero", c_void_p),
+        ("stride", c_int64 * 4),
+        ("group_tokens", c_int32),
+        ("group_dims", c_int32),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    """fa_tensor"""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("stride", c_int64 * 3),
+        ("dtype", c_int32),
+        ("reserved", c_int32),
+        ("quant", POINTER(Quant)),
+    ]
+
+
+class Attention(ctypes.Structure):
+    """fa_attention"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("flags", c_uint32),
+        ("reserved0", c_uint32),
+        ("batch", c_int64),
+        ("heads_q", c_int64),
+        ("heads_kv", c_int64),
+        ("len_q", c_int64),
+        ("len_kv", c_int64),
+        ("dim_qk", c_int64),
+        ("dim_v", c_int64),
+        ("q", Tensor),
+        ("k", Tensor),
+        ("v", Tensor),
+        ("o", Tensor),
+        ("scale", c_float),
+        ("softcap", c_float),
+        ("q_pos", c_int64),
+        ("window_left", c_int64),
+        ("window_right", c_int64),
+        ("mask", Tensor),
+        ("alibi_slopes", c_void_p),
+        ("alibi_batch_stride", c_int64),
+        ("sinks", c_void_p),
+        ("block_mask", c_void_p),
+        ("block_mask_stride", c_int64 * 3),
+        ("block_mask_q", c_int64),
+        ("block_mask_kv", c_int64),
+        ("cu_len_q", c_void_p),
+        ("cu_len_kv", c_void_p),
+        ("kv_lens", c_void_p),
+        ("block_table", c_void_p),
+        ("block_table_start", c_void_p),
+        ("table_stride", c_int64),
+        ("page_size", c_int64),
+        ("num_pages", c_int64),
+        ("lse", c_void_p),
+        ("lse_stride", c_int64 * 3),
+        ("block_q", c_int64),
+        ("block_kv", c_int64),
+    ]
+
+
+class Error(Exception):
+    """The library refused; `status` is a value of fa_status."""
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+class PoolHead(ctypes.Structure):
+    """The fields of fa_pool that are used here."""
+
+    _fields_ = [("struct_size", c_size_t), ("ctx", c_void_p), ("width", CFUNCTYPE(c_int32, c_void_p))]
+
+
+_lib = None
+
+
+def load(path="libflash_attention.so"):
+    """Loads the shared library; without a call, the first one that needs it looks where the system does."""
+    global _lib
+    lib = ctypes.CDLL(path)
+    problem, pool = POINTER(Attention), POINTER(PoolHead)
+    lib.fa_abi_version.restype = c_uint32
+    lib.fa_status_string.argtypes, lib.fa_status_string.restype = [c_int32], c_char_p
+    lib.fa_attention_init.argtypes = [problem, c_size_t]
+    lib.fa_attention_check.argtypes = [problem, c_char_p, c_size_t]
+    lib.fa_attention_workspace.argtypes = [problem, c_int32, POINTER(c_size_t)]
+    lib.fa_attention_run.argtypes = [problem, c_void_p, c_size_t, pool]
+    lib.fa_pool_create.argtypes = [c_int32, POINTER(pool)]
+    lib.fa_pool_destroy.argtypes, lib.fa_pool_destroy.restype = [pool], None
+    if lib.fa_abi_version() != ABI_VERSION:
+        raise ImportError(f"{path} has interface {lib.fa_abi_version()}, this file is for {ABI_VERSION}")
+    _lib = lib
+
+
+def library():
+    if _lib is None:
+        load()
+    return _lib
+
+
+class Pool:
+    """Threads of the library's, 0 = one per core: `with Pool(4) as pool: attention(..., pool=pool)`."""
+
+    def __init__(self, threads=0):
+        self.handle = POINTER(PoolHead)()
+        check(library().fa_pool_create(threads, byref(self.handle)))
+
+    def width(self):
+        if not self.handle:
+            raise ValueError("the pool is closed")
+        return self.handle.contents.width(self.handle.contents.ctx)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Ends the threads; no call may be using them."""
+        handle, self.handle = self.handle, POINTER(PoolHead)()
+        library().fa_pool_destroy(handle)
+
+
+def readable(a):
+    """Whether the library can use the array where it is."""
+    contiguous = a.shape[-1] <= 1 or a.strides[-1] == a.itemsize
+    strides = [s for s, n in zip(a.strides[:-1], a.shape[:-1], strict=True) if n > 1]
+    return a.dtype.isnative and contiguous and all(s >= 0 and s % a.itemsize == 0 for s in strides)
+
+
+class Scales(NamedTuple):
+    """What int8 stands for: (stored - zero) * scale. Arrays of float32 [batch][heads][groups of tokens][groups of
+    elements]; axes of length 1 are shared by all, None is 1 and 0."""
+
+    scale: np.ndarray | None = None
+    zero: np.ndarray | None = None
+    group_tokens: int = 1
+    group_dims: int = 1
+
+
+def quant(scales, shape):
+    """The structure for a tensor of this shape, and the arrays that must outlive it."""
+    given = [x for x in (scales.scale, scales.zero) if x is not None]
+    extent = np.broadcast_shapes((1, 1, 1, 1), *(x.shape for x in given))
+    batch, heads, tokens, dim = shape
+    groups = batch, heads, -(-tokens // scales.group_tokens), -(-dim // scales.group_dims)
+    if any(n not in (1, most) for n, most in zip(extent, groups, strict=True)):
+        raise ValueError(f"scales or zeros {extent} do not fit {groups} groups")
+    # Both arrays have the same strides.
+    scale, zero = (
+        None if x is None else np.ascontiguousarray(np.broadcast_to(x, extent), np.float32)
+        for x in (scales.scale, scales.zero)
+    )
+    q = Quant(group_tokens=scales.group_tokens, group_dims=scales.group_dims)
+    q.scale, q.zero = (None if x is None else x.ctypes.data for x in (scale, zero))
+    stride = np.cumprod((1, *extent[:0:-1]))[::-1]
+    q.stride = tuple(0 if n == 1 else int(s) for n, s in zip(extent, stride, strict=True))
+    return q, (scale, zero)
+
+
+def tensor(name, a, scales=None):
+    """The structure, and what must outlive it besides the array."""
+    if a.dtype.name not in DTYPES:
+        raise TypeError(f"{name} is {a.dtype}, none of {', '.join(DTYPES)}")
+    if not readable(a):
+        raise ValueError(
+            f"{name} cannot be used where it is: elements of the last axis must be neighbours, in the byte order of "
+            f"the machine, other strides not negative; they are {a.strides}. numpy.ascontiguousarray makes a copy."
+        )
+    # numpy may give an axis of length 1 any stride.
+    strides = [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
+    t = Tensor(data=a.ctypes.data, stride=tuple(strides[:3]), dtype=DTYPES[a.dtype.name])
+    kept = None
+    if scales is not None:
+        kept = quant(scales, a.shape)
+        t.quant = ctypes.pointer(kept[0])
+    return t, kept
+
+
+def attention(
+    q,
+    k,
+    v,
+    *,
+    scale=0.0,
+    softcap=0.0,
+    q_pos=POS_END,
+    window_left=NO_LIMIT,
+    window_right=NO_LIMIT,
+    mask=None,
+    kv_lens=None,
+    q_scales=None,
+    k_scales=None,
+    v_scales=None,
+    out=None,
+    lse=None,
+    pool=None,
+):
+    """Attention in general; scale 0 is 1/sqrt(dim_qk).
+
+    q [batch][heads_q][len_q][dim_qk], k and v [batch][heads_kv][len_kv][dim]: float32, float16, bfloat16 or int8
+    each; int8 stands for what its Scales say, or for itself. Any view will do whose last axis is contiguous and whose
+    strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied.
+    mask: a floating-point type (added) or bool (true = attend), rows of len_kv elements, the other axes anything that
+    broadcasts to [batch][heads_q][len_q].
+    out (float32, float16 or bfloat16; float32 if it is not given) and lse (float32 [batch][heads_q][len_q]) are
+    written. pool: threads; without one, the calling thread does the work.
+
+    Returns out. ValueError or TypeError: an array that does not fit; Error: what the library refuses.
+    """
+    given = {"q": (q, 4), "k": (k, 4), "v": (v, 4), "out": (out, 4), "lse": (lse, 3)}
+    for name, (a, axes) in given.items():
+        if a is not None and a.ndim != axes:
+            raise ValueError(f"{name} has {a.ndim} axes instead of {axes}")
+    (batch, heads_q, len_q, dim_qk), (heads_kv, len_kv), dim_v = q.shape, k.shape[1:3], v.shape[3]
+    # What the library cannot find out from pointers.
+    if k.shape != (batch, heads_kv, len_kv, dim_qk) or v.shape != (batch, heads_kv, len_kv, dim_v):
+        raise ValueError(f"shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape}")
+    if out is None:
+        out = np.empty((batch, heads_q, len_q, dim_v), np.float32)
+    if out.shape != (batch, heads_q, len_q, dim_v) or not out.flags.writeable:
+        raise ValueError(f"out cannot be written or is not {(batch, heads_q, len_q, dim_v)}")
+
+    lib = library()
+    a = Attention()
+    check(lib.fa_attention_init(byref(a), ctypes.sizeof(a)))
+    a.batch, a.heads_q, a.heads_kv = batch, heads_q, heads_kv
+    a.len_q, a.len_kv, a.dim_qk, a.dim_v = len_q, len_kv, dim_qk, dim_v
+    # The second names keep what the description points to alive until the call is over.
+    a.q, q_kept = tensor("q", q, q_scales)
+    a.k, k_kept = tensor("k", k, k_scales)
+    a.v, v_kept = tensor("v", v, v_scales)
+    a.o, _ = tensor("out", out)
+    a.scale, a.softcap = scale, softcap
+    a.q_pos, a.window_left, a.window_right = q_pos, window_left, window_right
+    if mask is not None:
+        # Axes that are broadcast get a stride of 0; nothing is copied for them.
+        mask = np.broadcast_to(mask, (batch, heads_q, len_q, len_kv))
+        a.mask, _ = tensor("mask", mask)
+    if kv_lens is not None:
+        kv_lens = np.ascontiguousarray(np.broadcast_to(kv_lens, batch), np.int32)
+        a.kv_lens = kv_lens.ctypes.data
+    if lse is not None:
+        if lse.shape != (batch, heads_q, len_q) or lse.dtype != np.float32 or not lse.flags.writeable:
+            raise ValueError("lse must be float32 [batch][heads_q][len_q], to be written")
+        if any(s % lse.itemsize for s in lse.strides):
+            raise ValueError(f"strides of lse are {lse.strides}, no multiples of its elements")
+        a.lse, a.lse_stride = lse.ctypes.data, tuple(s // lse.itemsize for s in lse.strides)
+
+    size = c_size_t()
+    check(lib.fa_attention_workspace(byref(a), pool.width() if pool else 1, byref(size)), a)
+    workspace = np.empty(size.value, np.uint8)
+    check(lib.fa_attention_run(byref(a), workspace.ctypes.data, size, pool.handle if pool else None), a)
+    return out
+
+
+def scaled_dot_product_attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
+    """torch.nn.functional.scaled_dot_product_attention for numpy arrays.
+
+    query [batch][heads][L][E], key [batch][heads][S][E], value [batch][heads][S][Ev]; leading axes may be missing.
+    float32, float16 or bfloat16; the output has the type of query. enable_gqa: heads of query are a multiple of
+    those of key and value. attn_mask: bool (true = attend) or a floating-point type (added), broadcast to
+    [batch][heads][L][S].
+    is_causal: query i sees keys 0 to i, also where L and S differ (attention() with window_right=0 puts the last
+    query on the last key). A query that sees no key gives zeros.
+
+    Arrays are used where they are; a view that attention() refuses is copied first. ValueError, TypeError and Error
+    as there; also for a mask with is_causal, and for dropout, which an inference library does not have.
+    """
+    if dropout_p != 0.0:
+        raise ValueError("dropout_p must be 0")
+    if is_causal and attn_mask is not None:
+        raise ValueError("attn_mask and is_causal exclude each other")
+    axes = query.ndim
+    if not 2 <= axes <= 4 or key.ndim != axes or value.ndim != axes:
+        raise ValueError(f"query, key and value have {axes}, {key.ndim} and {value.ndim} axes: not 2, 3 or 4 each")
+    for name, a in ("query", query), ("key", key), ("value", value):
+        if a.dtype.name not in ("float32", "float16", "bfloat16"):
+            raise TypeError(f"{name} is {a.dtype}, not float32, float16 or bfloat16")
+    lead = (None,) * (4 - axes)
+    q, k, v = (usable(a[lead]) for a in (query, key, value))
+    if not enable_gqa and k.shape[1] != q.shape[1]:
+        raise ValueError(f"{q.shape[1]} heads of query on {k.shape[1]} of key need enable_gqa")
+    mask = None
+    if attn_mask is not None:
+        if attn_mask.ndim > axes:
+            raise ValueError(f"attn_mask has {attn_mask.ndim} axes, query {axes}")
+        # Keys get their own elements before the others are broadcast, as rows are to be contiguous.
+        mask = usable(np.broadcast_to(attn_mask, (*attn_mask.shape[:-1], k.shape[2])))
+    if scale is not None and scale == 0:
+        # 0 stands for the usual scale in attention(). The smallest float times any product of floats is as good.
+        scale = 1e-45
+    out = np.empty((*q.shape[:3], v.shape[3]), q.dtype)
+    attention(
+        q,
+        k,
+        v,
+        scale=0.0 if scale is None else scale,
+        mask=mask,
+        q_pos=0,
+        window_right=0 if is_causal else NO_LIMIT,
+        out=out,
+    )
+    return out.reshape(out.shape[4 - axes :])
+
+
+def usable(a):
+    """The array itself if the library can use it where it is, else a copy."""
+    if readable(a):
+        return a
+    return np.ascontiguousarray(a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("=")))
+
+
+def check(status, problem=None):
+    if status == 0:
+        return
+    why = ctypes.create_string_buffer(256)
+    if problem is not None:
+        _lib.fa_attention_check(byref(problem), why, len(why))
+    raise Error(status, (why.value or _lib.fa_status_string(status)).decode())
