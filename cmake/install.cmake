@@ -1,4 +1,4 @@
-# Header, libraries, and what find_package and pkg-config need. Nothing installed knows its prefix,
+# Headers, libraries, and what find_package and pkg-config need. Nothing installed knows its prefix,
 # so the whole may be moved.
 
 include(CMakePackageConfigHelpers)
@@ -28,7 +28,7 @@ configure_package_config_file(cmake/flash_attention-config.cmake.in
 write_basic_package_version_file("${generated}/flash_attention-config-version.cmake"
   COMPATIBILITY ${FA_COMPATIBILITY})
 
-install(FILES include/flash_attention.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+install(FILES include/flash_attention.h include/flash_attention.hpp DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(FILES "${FA_SHARED_LIB}" DESTINATION "${CMAKE_INSTALL_LIBDIR}" RENAME "${real_name}")
 install(FILES "${generated}/${soname}" "${generated}/libflash_attention.so" "${FA_STATIC_LIB}"
         DESTINATION "${CMAKE_INSTALL_LIBDIR}")

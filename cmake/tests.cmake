@@ -1,4 +1,4 @@
-# Every C or C++ file in c_tests/ and examples_c/ is a program, built once with the shared and once
+# Every C or C++ file in c_tests/, examples_c/ and examples_cpp/ is a program, built once with the shared and once
 # with the static library; CTest runs all of them.
 
 include(CheckLanguage)
@@ -13,7 +13,7 @@ if(CMAKE_CXX_COMPILER)
 endif()
 
 # Adds the programs FOLDER/NAME.shared and FOLDER/NAME.static for one source file, as targets
-# PREFIX.NAME.KIND, and leaves those in `targets`.
+# PREFIX.NAME.KIND, and leaves those in `targets`. Further arguments are options of the compiler.
 function(fa_programs source folder prefix)
   cmake_path(GET source STEM name)
   set(targets)
@@ -21,7 +21,7 @@ function(fa_programs source folder prefix)
     set(target "${prefix}${name}.${kind}")
     add_executable(${target} "${source}")
     target_link_libraries(${target} PRIVATE flash_attention::${kind} pthread m dl)
-    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror
+    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${ARGN}
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
       FA_PACKAGE_VERSION="${PROJECT_VERSION}"
@@ -94,6 +94,7 @@ if(FA_BUILD_TESTS)
   set(environment
     "CMAKE=${CMAKE_COMMAND}"
     "CC=${CMAKE_C_COMPILER}"
+    "CXX=${CMAKE_CXX_COMPILER}"
     "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
     "FA_VERSION=${PROJECT_VERSION}")
@@ -109,15 +110,21 @@ if(FA_BUILD_TESTS)
 endif()
 
 if(FA_BUILD_EXAMPLES)
-  fa_sources(examples_c)
-  foreach(source IN LISTS sources)
-    fa_programs("${source}" examples_c example.)
-    foreach(target IN LISTS targets)
-      add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
-               WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-      set_tests_properties(${target} PROPERTIES TIMEOUT 120)
+  # Adds the examples in one folder, and runs them; arguments as for fa_programs.
+  function(fa_examples sources_in folder prefix)
+    fa_sources(${sources_in})
+    foreach(source IN LISTS sources)
+      fa_programs("${source}" ${folder} ${prefix} ${ARGN})
+      foreach(target IN LISTS targets)
+        add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
+                 WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+        set_tests_properties(${target} PROPERTIES TIMEOUT 120)
+      endforeach()
     endforeach()
-  endforeach()
+  endfunction()
+  fa_examples(examples_c examples_c example.)
+  fa_examples(examples_cpp examples_cpp example.cpp.)
+  fa_examples(examples_cpp examples_cpp/no_exceptions example.cpp.no_exceptions. -fno-exceptions)
 endif()
 
 get_property(programs GLOBAL PROPERTY FA_PROGRAMS)

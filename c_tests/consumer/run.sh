@@ -30,10 +30,11 @@ run() {
 build_and_run() {
     folder=$1
     shift
-    "$CMAKE" -S "$here" -B "$folder" -DCMAKE_C_COMPILER="$CC" -DFA_VERSION="$FA_VERSION" "$@"
+    "$CMAKE" -S "$here" -B "$folder" -DCMAKE_C_COMPILER="$CC" ${CXX:+"-DCMAKE_CXX_COMPILER=$CXX"} -DFA_VERSION="$FA_VERSION" "$@"
     "$CMAKE" --build "$folder"
     run "$folder/shared" 1
     run "$folder/static" 0
+    [ -z "$CXX" ] || run "$folder/cxx" 1
 }
 
 rm -rf "$work"

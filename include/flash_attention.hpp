@@ -1,0 +1,264 @@
+// flash_attention.h for C++17: typed views of the caller's memory, memory and threads that clean up after themselves.
+//
+//   using namespace flash_attention;
+//   Workspace ws;
+//   Attention a(token_first(q, batch, len_q, heads_q, dim), token_first(k, batch, len_kv, heads_kv, dim),
+//               token_first(v, batch, len_kv, heads_kv, dim), token_first(out, batch, len_q, heads_q, dim));
+//   a.causal();
+//   fa_status status = a.run(ws);                     // or, with exceptions: check(a.run(ws));
+//
+// Nothing here throws but check(), which does not exist under -fno-exceptions; everything that can fail returns an
+// fa_status. Nothing allocates but Workspace and Pool. No view owns or copies what it points to, and all of it must
+// stay until the calls that use it have returned.
+//
+// Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds here, too.
+
+#ifndef FLASH_ATTENTION_HPP
+#define FLASH_ATTENTION_HPP
+
+#include <flash_attention.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+#if defined(__cpp_exceptions)
+#include <stdexcept>
+#endif
+
+namespace flash_attention {
+
+// Stored numbers that C++17 has no types for. Pointers to types of your own may be cast to pointers to these; or
+// specialise Type for them.
+enum class half : std::uint16_t {};
+enum class bfloat16 : std::uint16_t {};
+struct q8_0; // blocks of 32 elements in 34 bytes
+
+namespace detail {
+
+// Sizes come from the caller: instead of overflowing, a stride becomes one that the library refuses (or that does
+// not matter, as the axis has one element).
+constexpr std::int64_t times(std::int64_t a, std::int64_t b) {
+    constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+    if (a <= 0 || b <= 0)
+        return 0;
+    return a > most / b ? most : a * b;
+}
+
+} // namespace detail
+
+// How elements are stored: the value of fa_dtype, and the bytes of a row.
+template <fa_dtype Dtype, std::int64_t Block, std::int64_t Bytes> struct Stored {
+    static constexpr fa_dtype dtype = Dtype;
+    static constexpr std::int64_t row_bytes(std::int64_t dim) { return detail::times(dim / Block, Bytes); }
+};
+template <class T> struct Type;
+template <> struct Type<float> : Stored<FA_DTYPE_F32, 1, 4> {};
+template <> struct Type<half> : Stored<FA_DTYPE_F16, 1, 2> {};
+template <> struct Type<bfloat16> : Stored<FA_DTYPE_BF16, 1, 2> {};
+template <> struct Type<std::int8_t> : Stored<FA_DTYPE_I8, 1, 1> {};
+template <> struct Type<q8_0> : Stored<FA_DTYPE_Q8_0, 32, 34> {};
+template <> struct Type<bool> : Stored<FA_DTYPE_BOOL8, 1, 1> {};
+static_assert(sizeof(bool) == 1, "FA_DTYPE_BOOL8 is a byte");
+
+// A tensor [batch][head][token][dim] in the caller's memory; T is const for one that is only read.
+template <class T> struct Tensor {
+    T *data = nullptr;
+    std::int64_t batch = 0, heads = 0, tokens = 0, dim = 0;
+    std::int64_t stride[3] = {0, 0, 0}; // BYTES from one batch entry, head, token to the next
+    const fa_quant *quant = nullptr;    // what 8-bit integers stand for
+
+    // The same memory with other strides, in bytes.
+    Tensor strides(std::int64_t of_batch, std::int64_t of_heads, std::int64_t of_tokens) const {
+        Tensor other = *this;
+        other.stride[0] = of_batch, other.stride[1] = of_heads, other.stride[2] = of_tokens;
+        return other;
+    }
+
+    Tensor scales(const fa_quant &how) const {
+        Tensor other = *this;
+        other.quant = &how;
+        return other;
+    }
+
+    // Which tensors are outputs, C only says in words; this header sees to it that they are not const.
+    fa_tensor c() const {
+        fa_tensor t{};
+        t.data = const_cast<void *>(static_cast<const void *>(data));
+        for (int i = 0; i < 3; i++)
+            t.stride[i] = stride[i];
+        t.dtype = Type<std::remove_const_t<T>>::dtype;
+        t.quant = quant;
+        return t;
+    }
+};
+
+// Dense [batch][head][token][dim].
+template <class T>
+Tensor<T> head_first(T *data, std::int64_t batch, std::int64_t heads, std::int64_t tokens, std::int64_t dim) {
+    const std::int64_t row = Type<std::remove_const_t<T>>::row_bytes(dim), head = detail::times(tokens, row);
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, row}, nullptr};
+}
+
+// Dense [batch][token][head][dim], as the projections of a model make it.
+template <class T>
+Tensor<T> token_first(T *data, std::int64_t batch, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
+    const std::int64_t row = Type<std::remove_const_t<T>>::row_bytes(dim), token = detail::times(heads, row);
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(tokens, token), row, token}, nullptr};
+}
+
+// Scratch memory: grows when a call needs more, is kept for the next one. For one call at a time.
+class Workspace {
+  public:
+    // FA_ERR_MEMORY if there is not so much; then what there was is left.
+    [[nodiscard]] fa_status reserve(std::size_t bytes) noexcept {
+        if (bytes <= size_)
+            return FA_OK;
+        std::unique_ptr<std::byte[]> more(new (std::nothrow) std::byte[bytes]);
+        if (!more)
+            return FA_ERR_MEMORY;
+        memory_ = std::move(more);
+        size_ = bytes;
+        return FA_OK;
+    }
+    void *data() noexcept { return memory_.get(); }
+    std::size_t size() const noexcept { return size_; }
+
+  private:
+    std::unique_ptr<std::byte[]> memory_;
+    std::size_t size_ = 0;
+};
+
+// Threads of the library's. Before create() there are none: the calling thread does the work.
+class Pool {
+  public:
+    Pool() = default;
+    Pool(Pool &&other) noexcept : pool_(std::exchange(other.pool_, nullptr)) {}
+    Pool &operator=(Pool &&other) noexcept {
+        std::swap(pool_, other.pool_);
+        return *this;
+    }
+    ~Pool() { fa_pool_destroy(pool_); }
+
+    // Threads, the calling one included; 0 = one per core. In place of those that there were, unless it fails.
+    [[nodiscard]] fa_status create(std::int32_t threads = 0) noexcept {
+        fa_pool *made = nullptr;
+        const fa_status status = fa_pool_create(threads, &made);
+        if (status == FA_OK)
+            fa_pool_destroy(std::exchange(pool_, made));
+        return status;
+    }
+    const fa_pool *get() const noexcept { return pool_; }
+
+  private:
+    fa_pool *pool_ = nullptr;
+};
+
+// How many parts a pool has, as fa_attention_workspace wants to know.
+inline std::int32_t width(const fa_pool *pool) {
+    if (pool == nullptr || pool->width == nullptr)
+        return 1;
+    const std::int32_t n = pool->width(pool->ctx);
+    return n < 1 ? 1 : n > 256 ? 256 : n;
+}
+
+// One problem: fa_attention, whose fields are reached by ->.
+class Attention {
+  public:
+    // For ragged and paged tensors: all fields are the caller's to fill.
+    Attention() noexcept { status_ = fa_attention_init(&a_, sizeof a_); }
+
+    // q [batch][heads_q][len_q][dim_qk], k [batch][heads_kv][len_kv][dim_qk], v [batch][heads_kv][len_kv][dim_v],
+    // out [batch][heads_q][len_q][dim_v]. Where they disagree about a size, every call returns FA_ERR_SHAPE.
+    template <class Q, class K, class V, class O>
+    Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out) noexcept : Attention() {
+        static_assert(!std::is_const<O>::value, "the output is written");
+        a_.batch = q.batch, a_.heads_q = q.heads, a_.heads_kv = k.heads, a_.len_q = q.tokens, a_.len_kv = k.tokens;
+        a_.dim_qk = q.dim, a_.dim_v = v.dim;
+        a_.q = q.c(), a_.k = k.c(), a_.v = v.c(), a_.o = out.c();
+        const bool agree = k.batch == q.batch && v.batch == q.batch && out.batch == q.batch && v.heads == k.heads
+                           && out.heads == q.heads && v.tokens == k.tokens && out.tokens == q.tokens && k.dim == q.dim
+                           && out.dim == v.dim;
+        if (status_ == FA_OK && !agree)
+            status_ = FA_ERR_SHAPE;
+    }
+
+    // The last query is on the last key and sees no later one. For a query 0 on key 0: a->q_pos = 0.
+    void causal() noexcept { a_.window_right = 0; }
+
+    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = attend) or added to the scores. Sizes that do not
+    // fit make every call return FA_ERR_SHAPE.
+    template <class M> void mask(const Tensor<M> &m) noexcept {
+        a_.mask = m.c();
+        const std::int64_t given[3] = {m.batch, m.heads, m.tokens}, wanted[3] = {a_.batch, a_.heads_q, a_.len_q};
+        bool fits = m.dim == a_.len_kv;
+        for (int i = 0; i < 3; i++) {
+            fits = fits && (given[i] == 1 || given[i] == wanted[i]);
+            if (given[i] == 1)
+                a_.mask.stride[i] = 0;
+        }
+        if (status_ == FA_OK && !fits)
+            status_ = FA_ERR_SHAPE;
+    }
+
+    fa_attention *operator->() noexcept { return &a_; }
+    const fa_attention *operator->() const noexcept { return &a_; }
+
+    // Whether run() would refuse it. why: NULL, or room for why_size bytes, for a sentence that says why.
+    [[nodiscard]] fa_status check(char *why = nullptr, std::size_t why_size = 0) const noexcept {
+        if (status_ == FA_OK)
+            return fa_attention_check(&a_, why, why_size);
+        if (why != nullptr && why_size > 0) {
+            const char *text = fa_status_string(status_);
+            std::size_t n = 0;
+            for (; n + 1 < why_size && text[n] != '\0'; n++)
+                why[n] = text[n];
+            why[n] = '\0';
+        }
+        return status_;
+    }
+
+    // Bytes that run() needs with this pool.
+    [[nodiscard]] fa_status workspace(std::size_t &bytes, const fa_pool *pool = nullptr) const noexcept {
+        return status_ != FA_OK ? status_ : fa_attention_workspace(&a_, width(pool), &bytes);
+    }
+
+    // With memory of the caller's. pool: NULL = the calling thread alone.
+    [[nodiscard]] fa_status run(void *memory, std::size_t bytes, const fa_pool *pool = nullptr) const noexcept {
+        return status_ != FA_OK ? status_ : fa_attention_run(&a_, memory, bytes, pool);
+    }
+
+    // With memory that grows as needed.
+    [[nodiscard]] fa_status run(Workspace &ws, const fa_pool *pool = nullptr) const noexcept {
+        std::size_t bytes = 0;
+        fa_status status = workspace(bytes, pool);
+        if (status == FA_OK)
+            status = ws.reserve(bytes);
+        return status != FA_OK ? status : run(ws.data(), ws.size(), pool);
+    }
+    [[nodiscard]] fa_status run(Workspace &ws, const Pool &pool) const noexcept { return run(ws, pool.get()); }
+
+  private:
+    fa_attention a_;
+    fa_status status_;
+};
+
+#if defined(__cpp_exceptions)
+class Error : public std::runtime_error {
+  public:
+    explicit Error(fa_status status) : std::runtime_error(fa_status_string(status)), status(status) {}
+    const fa_status status;
+};
+
+inline void check(fa_status status) {
+    if (status != FA_OK)
+        throw Error(status);
+}
+#endif
+
+} // namespace flash_attention
+
+#endif // FLASH_ATTENTION_HPP
