@@ -24,7 +24,7 @@ def main():
         sys.exit(f"the section '{SECTION}...' is missing, or has a block whose file is not named before it")
     for path, shown in blocks:
         regions = REGION.findall((root / path).read_text())
-        if [shown] != [textwrap.dedent(r.expandtabs(4)) for r in regions]:
+        if [shown] != [textwrap.dedent(r.expandtabs(4)).rstrip() + "\n" for r in regions]:
             sys.exit(f"the README's block of {path} is not the marked lines of that file")
     print(f"{len(blocks)} blocks are as in their files")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three).
+# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), go.
 # What is there is left alone. The other scripts source this file, for PATH.
 
 fa_die() {
@@ -26,12 +26,12 @@ fa_setup() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
-    # The packages of Debian and its relatives are called like the tools.
+    # The packages of Debian and its relatives are called like the tools, but for one.
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "setup: installing ${missing[*]} with apt-get"
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq </dev/null || fa_die "apt-get update failed."
-        apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null \
+        apt-get install -y -qq --no-install-recommends "${missing[@]/#%go/golang-go}" </dev/null \
             || fa_die "apt-get could not install ${missing[*]}."
         return 0
     fi

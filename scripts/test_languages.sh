@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Runs the examples in other languages on the tensors of a real model, against their exact outputs: all, or those
-# named (python). Installs what they need; uses the libraries that CMake builds.
+# named (go, python). Installs what they need; uses the libraries that CMake builds.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-[ $# -gt 0 ] || set -- python
+[ $# -gt 0 ] || set -- python go
+case " $* " in
+*" go "*) . scripts/setup.sh go ;;
+esac
 . scripts/venv.sh
 
 build=$root/build
@@ -46,9 +49,38 @@ run_python() {
     test_case python.arrays "$python" examples_python/test_flash_attention.py "$shared" "$data"
 }
 
+# needs PROGRAM NUMBER: a program that finds the other library by accident would prove nothing.
+needs() {
+    local needed
+    needed=$(readelf --dynamic "$1" | grep -c 'NEEDED.*libflash_attention' || true)
+    [ "$needed" = "$2" ] || { echo "$1 needs $needed shared libraries called libflash_attention, not $2."; return 1; }
+}
+
+# go_tests static|shared PROGRAM
+go_tests() {
+    local shared_libraries=1
+    [ "$1" = shared ] || shared_libraries=0
+    cd examples_go && [ -z "$(gofmt -l .)" ] && go vet -tags "$1" ./... && go test -c -tags "$1" -o "$2" . \
+        && needs "$2" $shared_libraries && "$2" -test.v
+}
+
+run_go() {
+    local kind program
+    export GOCACHE=$build/go/cache GOPATH=$build/go/path GOFLAGS=-trimpath CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$root/include"
+    for kind in shared static; do
+        program=$build/go/$kind.test
+        # A folder with nothing but the one library, so that the other cannot be linked instead.
+        rm -rf "$build/go/$kind"
+        mkdir -p "$build/go/$kind"
+        ln -s "${!kind}" "$build/go/$kind/"
+        export CGO_LDFLAGS="-L$build/go/$kind -Wl,-rpath,$(dirname "$shared")"
+        test_case "go.$kind" go_tests "$kind" "$program"
+    done
+}
+
 for language in "$@"; do
     case $language in
-    python) "run_$language" ;;
+    go | python) "run_$language" ;;
     *) die "no such language: $language" ;;
     esac
 done

@@ -1,0 +1,164 @@
+// Package attention calls flash_attention on slices. CGO_CFLAGS says where the header is, CGO_LDFLAGS where the
+// library is; -tags static links the static one.
+package attention
+
+/*
+#cgo !static LDFLAGS: -lflash_attention
+#cgo static LDFLAGS: -l:libflash_attention.a -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+#include <flash_attention.h>
+#include <stdlib.h>
+
+typedef struct sizes {
+	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, stride[4][3];
+	int causal;
+	float scale;
+} sizes;
+
+// Go memory that is passed to C must not hold pointers to other Go memory, so the description is made here, of
+// pointers that are arguments of their own.
+static fa_status run(const sizes *s, const float *q, const float *k, const float *v, float *out, char *why,
+                     size_t why_size)
+{
+	fa_attention a;
+	size_t bytes = 0;
+	void *ws = NULL;
+	fa_status status = fa_attention_init(&a, sizeof a);
+	if (status != FA_OK)
+		return status;
+	a.batch = s->batch, a.heads_q = s->heads_q, a.heads_kv = s->heads_kv, a.len_q = s->len_q, a.len_kv = s->len_kv;
+	a.dim_qk = s->dim_qk, a.dim_v = s->dim_v, a.scale = s->scale;
+	a.q.data = (void *)q, a.k.data = (void *)k, a.v.data = (void *)v, a.o.data = out;
+	fa_tensor *tensors[4] = {&a.q, &a.k, &a.v, &a.o};
+	for (int t = 0; t < 4; t++)
+		for (int axis = 0; axis < 3; axis++)
+			tensors[t]->stride[axis] = s->stride[t][axis];
+	if (s->causal)
+		a.window_right = 0;
+	status = fa_attention_workspace(&a, 1, &bytes);
+	if (status == FA_OK && bytes > 0 && (ws = malloc(bytes)) == NULL)
+		status = FA_ERR_MEMORY;
+	if (status == FA_OK)
+		status = fa_attention_run(&a, ws, bytes, NULL);
+	if (status != FA_OK)
+		fa_attention_check(&a, why, why_size);
+	free(ws);
+	return status;
+}
+*/
+import "C"
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+)
+
+// Tensor is [batch][head][token][dim] in a slice. Strides count ELEMENTS, from one batch entry, head, token to the
+// next; elements of a row are neighbours.
+type Tensor struct {
+	Data                      []float32
+	Batch, Heads, Tokens, Dim int
+	Stride                    [3]int
+}
+
+// HeadFirst is dense [batch][head][token][dim].
+func HeadFirst(data []float32, batch, heads, tokens, dim int) Tensor {
+	return Tensor{data, batch, heads, tokens, dim, [3]int{heads * tokens * dim, tokens * dim, dim}}
+}
+
+// TokenFirst is dense [batch][token][head][dim], as the projections of a model make it.
+func TokenFirst(data []float32, batch, tokens, heads, dim int) Tensor {
+	return Tensor{data, batch, heads, tokens, dim, [3]int{tokens * heads * dim, dim, heads * dim}}
+}
+
+// Options: the zero value is attention of every query to every key, with a scale of 1/sqrt(dim).
+type Options struct {
+	// Multiplied to every dot product; 0 = 1/sqrt(dim).
+	Scale float32
+	// The last query is on the last key, and none sees a later one.
+	Causal bool
+}
+
+// Error is what the library refuses; Status is a value of fa_status.
+type Error struct {
+	Status int
+	Why    string
+}
+
+func (e *Error) Error() string { return "flash_attention: " + e.Why }
+
+// Whether all elements lie within the slice, without computing what may overflow.
+func (t *Tensor) check(name string) error {
+	const most = math.MaxInt / 8
+	extents := [3]int{t.Batch, t.Heads, t.Tokens}
+	if t.Batch < 0 || t.Heads < 0 || t.Tokens < 0 || t.Dim < 0 {
+		return fmt.Errorf("flash_attention: a size of %s is negative", name)
+	}
+	if t.Batch == 0 || t.Heads == 0 || t.Tokens == 0 || t.Dim == 0 {
+		return nil
+	}
+	room := len(t.Data) - t.Dim
+	for i, n := range extents {
+		if n == 1 {
+			continue
+		}
+		if t.Stride[i] < 0 || t.Stride[i] > most {
+			return fmt.Errorf("flash_attention: a stride of %s is negative or too large", name)
+		}
+		if t.Stride[i] > 0 && n-1 > room/t.Stride[i] {
+			room = -1
+			break
+		}
+		room -= (n - 1) * t.Stride[i]
+	}
+	if room < 0 {
+		return fmt.Errorf("flash_attention: %s has more elements than its slice", name)
+	}
+	return nil
+}
+
+func (t *Tensor) pointer() *C.float {
+	if len(t.Data) == 0 {
+		return nil
+	}
+	return (*C.float)(unsafe.Pointer(&t.Data[0]))
+}
+
+// Run writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
+// v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. On errors out is as
+// it was. Any number of goroutines may call it at once, with outputs of their own.
+func Run(q, k, v, out Tensor, options Options) error {
+	names := [4]string{"q", "k", "v", "out"}
+	s := C.sizes{scale: C.float(options.Scale)}
+	for i, t := range [4]*Tensor{&q, &k, &v, &out} {
+		if err := t.check(names[i]); err != nil {
+			return err
+		}
+		extents := [3]int{t.Batch, t.Heads, t.Tokens}
+		for axis, stride := range t.Stride {
+			if extents[axis] > 1 {
+				s.stride[i][axis] = C.int64_t(4 * stride)
+			}
+		}
+	}
+	if k.Batch != q.Batch || v.Batch != q.Batch || out.Batch != q.Batch || v.Heads != k.Heads || out.Heads != q.Heads ||
+		v.Tokens != k.Tokens || out.Tokens != q.Tokens || k.Dim != q.Dim || out.Dim != v.Dim {
+		return &Error{int(C.FA_ERR_SHAPE), "the tensors disagree about a size"}
+	}
+	s.batch, s.heads_q, s.heads_kv = C.int64_t(q.Batch), C.int64_t(q.Heads), C.int64_t(k.Heads)
+	s.len_q, s.len_kv = C.int64_t(q.Tokens), C.int64_t(k.Tokens)
+	s.dim_qk, s.dim_v = C.int64_t(q.Dim), C.int64_t(v.Dim)
+	if options.Causal {
+		s.causal = 1
+	}
+	var why [256]C.char
+	status := C.run(&s, q.pointer(), k.pointer(), v.pointer(), out.pointer(), &why[0], C.size_t(len(why)))
+	if status == C.FA_OK {
+		return nil
+	}
+	text := C.GoString(&why[0])
+	if text == "" {
+		text = C.GoString(C.fa_status_string(C.int32_t(status)))
+	}
+	return &Error{int(status), text}
+}

@@ -1,0 +1,3 @@
+module flash_attention/examples_go
+
+go 1.19
