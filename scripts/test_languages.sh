@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs the examples in other languages on the tensors of a real model, against their exact outputs: all, or those
-# named (go, python). Installs what they need; uses the libraries that CMake builds.
+# named (go, python, zig). Installs what they need; uses the libraries that CMake builds.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-[ $# -gt 0 ] || set -- python go
+[ $# -gt 0 ] || set -- python go zig
 case " $* " in
 *" go "*) . scripts/setup.sh go ;;
 esac
@@ -78,9 +78,29 @@ run_go() {
     done
 }
 
+# zig_tests static|shared ZIG...
+zig_tests() {
+    local kind=$1 shared_libraries=1
+    shift
+    [ "$kind" = shared ] || shared_libraries=0
+    cd examples_zig && "$@" fmt --check . \
+        && "$@" build test install --prefix "$build/zig/$kind" -Dlibrary="${!kind}" -Dinclude="$root/include" -Ddata="$data" \
+        && needs "$build/zig/$kind/bin/test" $shared_libraries
+}
+
+run_zig() {
+    fa_venv "$build/venv-zig" examples_zig/requirements.txt
+    # The first use of the compiler builds its own build system and translator, for minutes; they stay here.
+    export ZIG_GLOBAL_CACHE_DIR=$build/zig/global ZIG_LOCAL_CACHE_DIR=$build/zig/local
+    local kind
+    for kind in shared static; do
+        test_case "zig.$kind" zig_tests "$kind" "$build/venv-zig/bin/python" -m ziglang
+    done
+}
+
 for language in "$@"; do
     case $language in
-    go | python) "run_$language" ;;
+    go | python | zig) "run_$language" ;;
     *) die "no such language: $language" ;;
     esac
 done

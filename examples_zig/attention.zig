@@ -1,0 +1,92 @@
+//! flash_attention on slices; `c` is the whole C interface, as Zig translates its header.
+const std = @import("std");
+pub const c = @import("flash_attention_h");
+
+pub const Error = error{ Shape, Stride, Overlap, Memory, SliceTooShort, Refused };
+
+/// [batch][head][token][dim] in a slice of f32 (T: f32 for the output, or const). Strides count ELEMENTS, from one
+/// batch entry, head, token to the next; elements of a row are neighbours.
+pub fn Tensor(comptime Slice: type) type {
+    return struct {
+        data: Slice,
+        batch: usize,
+        heads: usize,
+        tokens: usize,
+        dim: usize,
+        stride: [3]usize,
+
+        const Self = @This();
+
+        /// Dense [batch][token][head][dim], as the projections of a model make it.
+        pub fn tokenFirst(data: Slice, batch: usize, tokens: usize, heads: usize, dim: usize) Self {
+            return .{ .data = data, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim, .stride = .{ tokens *| heads *| dim, dim, heads *| dim } };
+        }
+
+        /// Dense [batch][head][token][dim].
+        pub fn headFirst(data: Slice, batch: usize, heads: usize, tokens: usize, dim: usize) Self {
+            return .{ .data = data, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim, .stride = .{ heads *| tokens *| dim, tokens *| dim, dim } };
+        }
+
+        /// The same for C, if all elements lie within the slice.
+        fn toC(self: Self) Error!c.fa_tensor {
+            var t = std.mem.zeroes(c.fa_tensor);
+            t.dtype = c.FA_DTYPE_F32;
+            const extents = [3]usize{ self.batch, self.heads, self.tokens };
+            var end = self.dim;
+            for (extents, self.stride, &t.stride) |n, stride, *bytes| {
+                if (n == 0) return t;
+                end +|= (n - 1) *| stride;
+                if (n > 1) bytes.* = std.math.cast(i64, stride *| 4) orelse return error.Stride;
+            }
+            if (end > self.data.len) return error.SliceTooShort;
+            t.data = @ptrCast(@constCast(self.data.ptr));
+            return t;
+        }
+    };
+}
+pub const In = Tensor([]const f32);
+pub const Out = Tensor([]f32);
+
+pub const Options = struct {
+    /// Multiplied to every dot product; 0 = 1/sqrt(dim).
+    scale: f32 = 0,
+    /// The last query is on the last key, and none sees a later one.
+    causal: bool = false,
+};
+
+/// Writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
+/// v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. Scratch memory is
+/// the allocator's for the time of the call. On errors out is as it was.
+pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options: Options) Error!void {
+    if (k.batch != q.batch or v.batch != q.batch or out.batch != q.batch or v.heads != k.heads or out.heads != q.heads or
+        v.tokens != k.tokens or out.tokens != q.tokens or k.dim != q.dim or out.dim != v.dim) return error.Shape;
+    var a: c.fa_attention = undefined;
+    try check(c.fa_attention_init(&a, @sizeOf(c.fa_attention)));
+    a.batch, a.heads_q, a.heads_kv = .{ try size(q.batch), try size(q.heads), try size(k.heads) };
+    a.len_q, a.len_kv, a.dim_qk, a.dim_v = .{ try size(q.tokens), try size(k.tokens), try size(q.dim), try size(v.dim) };
+    a.q, a.k, a.v, a.o = .{ try q.toC(), try k.toC(), try v.toC(), try out.toC() };
+    a.scale = options.scale;
+    if (options.causal) a.window_right = 0;
+
+    var bytes: usize = 0;
+    try check(c.fa_attention_workspace(&a, 1, &bytes));
+    const ws = allocator.alloc(u8, bytes) catch return error.Memory;
+    defer allocator.free(ws);
+    try check(c.fa_attention_run(&a, ws.ptr, ws.len, null));
+}
+
+fn size(n: usize) Error!i64 {
+    return std.math.cast(i64, n) orelse error.Shape;
+}
+
+/// fa_status_string has the words for a status of the C interface.
+pub fn check(status: c.fa_status) Error!void {
+    return switch (status) {
+        c.FA_OK => {},
+        c.FA_ERR_SHAPE, c.FA_ERR_ZERO_EXTENT => error.Shape,
+        c.FA_ERR_STRIDE => error.Stride,
+        c.FA_ERR_OVERLAP => error.Overlap,
+        c.FA_ERR_MEMORY => error.Memory,
+        else => error.Refused,
+    };
+}
