@@ -1,5 +1,6 @@
 # Every C or C++ file in c_tests/, examples_c/ and examples_cpp/ is a program, built once with the shared and once
-# with the static library; CTest runs all of them.
+# with the static library; CTest runs all of them. The files in examples_c/minilm are one program, which needs
+# a model: scripts/test_minilm.sh runs it.
 
 include(CheckLanguage)
 
@@ -12,16 +13,16 @@ if(CMAKE_CXX_COMPILER)
   enable_language(CXX)
 endif()
 
-# Adds the programs FOLDER/NAME.shared and FOLDER/NAME.static for one source file, as targets
-# PREFIX.NAME.KIND, and leaves those in `targets`. Further arguments are options of the compiler.
-function(fa_programs source folder prefix)
-  cmake_path(GET source STEM name)
+# Adds the programs FOLDER/NAME.shared and FOLDER/NAME.static, as targets PREFIX.NAME.KIND, and leaves those in
+# `targets`: fa_programs(NAME FOLDER PREFIX SOURCES file... [OPTIONS option of the compiler...]).
+function(fa_programs name folder prefix)
+  cmake_parse_arguments(PARSE_ARGV 3 of "" "" "SOURCES;OPTIONS")
   set(targets)
   foreach(kind IN ITEMS shared static)
     set(target "${prefix}${name}.${kind}")
-    add_executable(${target} "${source}")
+    add_executable(${target} ${of_SOURCES})
     target_link_libraries(${target} PRIVATE flash_attention::${kind} pthread m dl)
-    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${ARGN}
+    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${of_OPTIONS}
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
       FA_PACKAGE_VERSION="${PROJECT_VERSION}"
@@ -63,7 +64,8 @@ if(FA_BUILD_TESTS)
     list(FILTER sources EXCLUDE REGEX "/openmp[.]c$")
   endif()
   foreach(source IN LISTS sources)
-    fa_programs("${source}" c_tests "")
+    cmake_path(GET source STEM name)
+    fa_programs(${name} c_tests "" SOURCES "${source}")
     foreach(target IN LISTS targets)
       if(target MATCHES "^openmp[.]")
         target_link_libraries(${target} PRIVATE OpenMP::OpenMP_C)
@@ -110,11 +112,12 @@ if(FA_BUILD_TESTS)
 endif()
 
 if(FA_BUILD_EXAMPLES)
-  # Adds the examples in one folder, and runs them; arguments as for fa_programs.
+  # Adds the examples in one folder, and runs them: fa_examples(SOURCES_IN FOLDER PREFIX [option of the compiler...]).
   function(fa_examples sources_in folder prefix)
     fa_sources(${sources_in})
     foreach(source IN LISTS sources)
-      fa_programs("${source}" ${folder} ${prefix} ${ARGN})
+      cmake_path(GET source STEM name)
+      fa_programs(${name} ${folder} ${prefix} SOURCES "${source}" OPTIONS ${ARGN})
       foreach(target IN LISTS targets)
         add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
                  WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
@@ -125,6 +128,9 @@ if(FA_BUILD_EXAMPLES)
   fa_examples(examples_c examples_c example.)
   fa_examples(examples_cpp examples_cpp example.cpp.)
   fa_examples(examples_cpp examples_cpp/no_exceptions example.cpp.no_exceptions. -fno-exceptions)
+
+  fa_sources(examples_c/minilm)
+  fa_programs(minilm examples_c example. SOURCES ${sources} OPTIONS -Wshadow)
 endif()
 
 get_property(programs GLOBAL PROPERTY FA_PROGRAMS)
