@@ -50,12 +50,12 @@ static void quantise(const attention *a, float *qkv, size_t which)
     }
 }
 
-attention attention_make(size_t batch, size_t longest, size_t heads, size_t dim, const int32_t *lengths, bool i8,
-                         const fa_pool *pool)
+attention attention_make(size_t batch, size_t longest, size_t heads, size_t dim, const int32_t *lengths,
+                         attention_kind kind, const fa_pool *pool)
 {
-    attention a = {.batch = batch, .longest = longest, .heads = heads, .dim = dim};
+    attention a = {.kind = kind, .batch = batch, .longest = longest, .heads = heads, .dim = dim};
     a.lengths = lengths, a.pool = pool;
-    if (i8) {
+    if (kind != ATTENTION_F32) {
         a.stored = allocate(batch * longest * 3 * heads * dim, sizeof *a.stored);
         a.scales = allocate(3 * batch * heads, sizeof *a.scales);
     }
@@ -66,7 +66,8 @@ void attention_run(attention *a, float *qkv, float *out)
 {
     fa_attention d = describe(a, qkv, out);
     fa_quant quants[3];
-    if (a->stored != NULL) {
+    if (a->kind != ATTENTION_F32) {
+        d.flags = a->kind == ATTENTION_I8_PRECISE ? FA_PRECISE : 0;
         fa_tensor *tensors[] = {&d.q, &d.k, &d.v};
         for (size_t i = 0; i < 3; i++) {
             quantise(a, qkv, i);

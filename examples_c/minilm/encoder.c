@@ -1,6 +1,5 @@
 #include "encoder.h"
 
-#include "attention.h"
 #include "fail.h"
 
 #include <math.h>
@@ -35,12 +34,12 @@ static void pool_tokens(const float *x, size_t tokens, size_t hidden, float *emb
         embedding[i] = (float)(embedding[i] / sqrt(square));
 }
 
-void encode(const model *m, const fa_pool *pool, bool i8, const sentences *s, float *embeddings)
+void encode(const model *m, const fa_pool *pool, attention_kind kind, const sentences *s, float *embeddings)
 {
     size_t rows = s->batch * s->longest;
     float *x = allocate(rows * m->hidden, sizeof *x), *change = allocate(rows * m->hidden, sizeof *change);
     float *qkv = allocate(rows * m->hidden, 3 * sizeof *qkv), *inner = allocate(rows * m->inner, sizeof *inner);
-    attention a = attention_make(s->batch, s->longest, m->heads, m->hidden / m->heads, s->lengths, i8, pool);
+    attention a = attention_make(s->batch, s->longest, m->heads, m->hidden / m->heads, s->lengths, kind, pool);
 
     embed(m, s, x);
     rows_norm(pool, &m->embedded, x, NULL, rows, m->hidden);

@@ -2,9 +2,8 @@
 #ifndef MINILM_ENCODER_H
 #define MINILM_ENCODER_H
 
+#include "attention.h"
 #include "weights.h"
-
-#include <stdbool.h>
 
 typedef struct sentences {
     size_t batch, longest;
@@ -12,7 +11,7 @@ typedef struct sentences {
     const int32_t *lengths; /* [batch], 1 to longest */
 } sentences;
 
-/* embeddings is [batch][hidden], each of length 1. i8: attention with queries, keys and values of 8 bits. */
-void encode(const model *m, const fa_pool *pool, bool i8, const sentences *s, float *embeddings);
+/* embeddings is [batch][hidden], each of length 1. */
+void encode(const model *m, const fa_pool *pool, attention_kind kind, const sentences *s, float *embeddings);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Embeddings of sentences with all-MiniLM-L6-v2, and how much alike they are.
  *
- *   minilm MODEL SENTENCES [--attention f32|i8] [--threads own|library|pthread]
+ *   minilm MODEL SENTENCES [--attention f32|i8|i8-precise] [--threads own|library|pthread]
  *                          [--tokens | --embeddings FILE]
  *
  * MODEL is what get_model.sh makes, SENTENCES a text with a sentence in each line. --threads: none but the calling
@@ -13,6 +13,7 @@
 #include "pool.h"
 #include "tokens.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,10 +57,8 @@ static options read_options(int argc, char **argv)
     }
     if (o.text == NULL)
         fail("usage",
-             "minilm MODEL SENTENCES [--attention f32|i8] [--threads own|library|pthread] "
+             "minilm MODEL SENTENCES [--attention f32|i8|i8-precise] [--threads own|library|pthread] "
              "[--tokens | --embeddings FILE]");
-    if (strcmp(o.attention, "f32") != 0 && strcmp(o.attention, "i8") != 0)
-        fail("no such attention", o.attention);
     return o;
 }
 
@@ -103,7 +102,8 @@ static sentence *split(const model *m, const char *text, size_t bytes, size_t *c
 }
 
 /* Sentences of different lengths in one array, the shorter ones padded. */
-static void encode_batch(const model *m, const fa_pool *pool, bool i8, const sentence *list, size_t n, float *out)
+static void encode_batch(const model *m, const fa_pool *pool, attention_kind kind, const sentence *list, size_t n,
+                         float *out)
 {
     int32_t lengths[BATCH];
     size_t longest = 0;
@@ -115,8 +115,17 @@ static void encode_batch(const model *m, const fa_pool *pool, bool i8, const sen
     int32_t *tokens = allocate(n * longest, sizeof *tokens);
     for (size_t b = 0; b < n; b++)
         memcpy(tokens + b * longest, list[b].tokens, (size_t)lengths[b] * sizeof *tokens);
-    encode(m, pool, i8, &(sentences){.batch = n, .longest = longest, .tokens = tokens, .lengths = lengths}, out);
+    encode(m, pool, kind, &(sentences){.batch = n, .longest = longest, .tokens = tokens, .lengths = lengths}, out);
     free(tokens);
+}
+
+static attention_kind kind_of(const char *name)
+{
+    static const char *const names[] = {"f32", "i8", "i8-precise"}; /* in the order of attention_kind */
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, names[i]) == 0)
+            return (attention_kind)i;
+    fail("no such attention", name);
 }
 
 static fa_pool *threads(const char *whose)
@@ -133,11 +142,11 @@ static fa_pool *threads(const char *whose)
 
 static float *embeddings_of(const model *m, const options *o, const sentence *list, size_t count)
 {
+    attention_kind kind = kind_of(o->attention);
     fa_pool *pool = threads(o->threads);
     float *out = allocate(count * m->hidden, sizeof *out);
     for (size_t i = 0; i < count; i += BATCH)
-        encode_batch(m, pool, strcmp(o->attention, "i8") == 0, list + i, count - i < BATCH ? count - i : BATCH,
-                     out + i * m->hidden);
+        encode_batch(m, pool, kind, list + i, count - i < BATCH ? count - i : BATCH, out + i * m->hidden);
     (strcmp(o->threads, "library") == 0 ? fa_pool_destroy : pool_destroy)(pool);
     return out;
 }
