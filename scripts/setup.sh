@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), go.
+# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), go,
+# python3-venv.
 # What is there is left alone. The other scripts source this file, for PATH.
 
 fa_die() {
@@ -22,7 +23,12 @@ fa_setup() {
     done
 
     for tool in "$@"; do
-        command -v "$tool" >/dev/null || missing+=("$tool")
+        # The one that is not a program: Debian's Python is without what puts pip into a virtual environment.
+        if [ "$tool" = python3-venv ]; then
+            python3 -c 'import ensurepip' 2>/dev/null || missing+=("$tool")
+        else
+            command -v "$tool" >/dev/null || missing+=("$tool")
+        fi
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
