@@ -31,10 +31,10 @@ use std::ops::Range;
 use crate::attend::epilogue::blank;
 use crate::attend::logits::Logits;
 use crate::attend::mask::{clip, first_block, next_block};
-use crate::attend::{key_rows, query_rows, stage};
+use crate::attend::{fetch, key_rows, query_rows, stage};
 use crate::band::{Piece, Share};
 use crate::dtype::Dtype;
-use crate::family::convert;
+use crate::family::{Source, convert};
 use crate::part::Tiles;
 use crate::problem::{Sequence, Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -61,8 +61,8 @@ struct Lines {
 
 /// Scratch arrays of a block, counted from its first key.
 struct Block {
-    /// Where rows of K, and V, are.
-    rows: [*mut *const u8; 2],
+    /// Where rows of K, of V, and of the K of the next block are.
+    rows: [*mut *const u8; 3],
     /// What each row is multiplied by, where rows have scales of their own.
     scales: [*mut f32; 2],
     /// Rows that have been converted.
@@ -122,6 +122,7 @@ pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize
         state::bytes::<S>(rows, shape.dim_v),
         array_bytes(tiles.kv, size_of::<*const u8>()),
         array_bytes(tiles.kv, size_of::<*const u8>()),
+        array_bytes(tiles.kv, size_of::<*const u8>()),
         array_bytes(scales_k, 4),
         array_bytes(scales_v, 4),
         array_bytes(tiles.kv.checked_mul(staged_k)?, 1),
@@ -175,7 +176,7 @@ impl Body for Decode<'_, '_> {
         let [staged_k, staged_v] = staged_rows(shape);
         let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
         let block = Block {
-            rows: [scratch.take(tiles.kv), scratch.take(tiles.kv)],
+            rows: [scratch.take(tiles.kv), scratch.take(tiles.kv), scratch.take(tiles.kv)],
             scales: [scratch.take(scales_k), scratch.take(scales_v)],
             staged: [scratch.take(tiles.kv * staged_k), scratch.take(tiles.kv * staged_v)],
         };
@@ -286,18 +287,33 @@ unsafe fn compute<S: Isa>(
         let seen = clip(sequence.seen_by(&piece.rows), chunk);
         let mut keys = first_block(&seen, tiles.kv, 1);
         let mut fresh = true;
+        let [mut now, mut next] = [block.rows[0], block.rows[2]];
+        let mut found = false;
         while !keys.is_empty() {
             let any = |head| problem.any_and_all(sequence, head, &piece.rows, &keys)[0];
+            let following = next_block(&seen, &keys, tiles.kv);
             if problem.shape().cell.is_none() || piece.heads.clone().any(any) {
                 let start = keys.start - keys.start % tiles.kv;
                 let here = keys.start - start..keys.end - start;
-                for which in [stage::K, stage::V] {
-                    locate(s, piece, kv_head, which, &keys, start, tiles.staged[which], block);
+                let k = Place { which: stage::K, kv_head, start, rows: now };
+                let v = Place { which: stage::V, kv_head, start, rows: block.rows[1] };
+                k.locate(s, piece, &keys, tiles.staged[stage::K], found, block);
+                v.locate(s, piece, &keys, tiles.staged[stage::V], false, block);
+                found = !tiles.staged[stage::K] && !following.is_empty();
+                if found {
+                    Place { start: following.start, rows: next, ..k }.find(piece, &following);
                 }
-                visit(s, piece, &Visit { start, keys: here, block, fresh }, lines, state);
+                let ahead = [
+                    if tiles.staged[stage::V] { 0 } else { here.end },
+                    if found { following.len() } else { 0 },
+                ];
+                visit(s, piece, &Visit { start, keys: here, now, next, block, fresh, ahead }, lines, state);
                 fresh = false;
+                (now, next) = (next, now);
+            } else {
+                found = false;
             }
-            keys = next_block(&seen, &keys, tiles.kv);
+            keys = following;
         }
         if fresh {
             blank(state.output, lines_of(piece.count()) * state.step);
@@ -308,51 +324,120 @@ unsafe fn compute<S: Isa>(
     }
 }
 
-/// Finds the rows of `keys` in K or V, and their scales.
-///
-/// # Safety
-/// `block` has room for a block's, which starts at `start`.
-#[inline(always)]
-unsafe fn locate<S: Isa>(
-    s: S,
-    piece: &Piece,
-    kv_head: usize,
+/// Where the rows of a block of K or V are written down.
+#[derive(Clone, Copy)]
+struct Place {
     which: usize,
-    keys: &Range<usize>,
+    kv_head: usize,
+    /// The first key of the block.
     start: usize,
-    staged: bool,
-    block: &Block,
-) {
-    let (problem, sequence) = (piece.problem(), piece.sequence());
-    let shape = problem.shape();
-    let (view, dim) =
-        if which == stage::V { (problem.v(), shape.dim_v) } else { (problem.k(), shape.dim_qk) };
-    let to = block.rows[which];
-    let has_scales = shape.storage.grains[1 + which] == Grain::Row;
-    let mut key = keys.start;
-    while key < keys.end {
-        let source = key_rows(problem, view, sequence, kv_head, key);
-        let n = problem.keys_in_a_row(sequence, key).min(keys.end - key);
-        let mut rows = source.rows();
-        let at = key - start;
-        // SAFETY: places of the block, by the caller's contract.
-        unsafe {
-            if staged {
-                let bytes = convert::row_bytes(dim);
-                rows.base = block.staged[which].add(at * bytes);
-                rows.stride = bytes;
-                convert::convert(s, source, n, dim, rows.base.cast_mut());
-            }
+    rows: *mut *const u8,
+}
+
+impl Place {
+    #[inline(always)]
+    fn source<'a>(&self, piece: &'a Piece, key: usize) -> Source<'a> {
+        let problem = piece.problem();
+        let view = if self.which == stage::V { problem.v() } else { problem.k() };
+        key_rows(problem, view, piece.sequence(), self.kv_head, key)
+    }
+
+    /// Finds the rows of `keys` where they are stored.
+    ///
+    /// # Safety
+    /// There is room for a block's.
+    #[inline(always)]
+    unsafe fn find(&self, piece: &Piece, keys: &Range<usize>) {
+        let mut key = keys.start;
+        while key < keys.end {
+            let rows = self.source(piece, key).rows();
+            let n = piece.problem().keys_in_a_row(piece.sequence(), key).min(keys.end - key);
             for i in 0..n {
-                to.add(at + i).write(rows.skip(i).base);
+                // SAFETY: a place of the block, by the caller's contract.
+                unsafe { self.rows.add(key - self.start + i).write(rows.skip(i).base) };
             }
-            if has_scales {
+            key += n;
+        }
+    }
+
+    /// Finds the rows of `keys`, unless they have been `found` already, converts them if they are `staged`, and finds
+    /// their scales.
+    ///
+    /// # Safety
+    /// As [`Place::find`]; `block` has room for converted rows and scales.
+    #[inline(always)]
+    unsafe fn locate<S: Isa>(
+        &self,
+        s: S,
+        piece: &Piece,
+        keys: &Range<usize>,
+        staged: bool,
+        found: bool,
+        block: &Block,
+    ) {
+        let (problem, shape) = (piece.problem(), piece.problem().shape());
+        if !staged && !found {
+            // SAFETY: the caller's contract.
+            unsafe { self.find(piece, keys) };
+        }
+        let mut key = keys.start;
+        while staged && key < keys.end {
+            let source = self.source(piece, key);
+            let n = problem.keys_in_a_row(piece.sequence(), key).min(keys.end - key);
+            let dim = if self.which == stage::V { shape.dim_v } else { shape.dim_qk };
+            let stride = convert::row_bytes(dim);
+            let at = key - self.start;
+            // SAFETY: places of the block, by the caller's contract.
+            unsafe {
+                let base = block.staged[self.which].add(at * stride);
+                convert::convert(s, source, n, dim, base);
                 for i in 0..n {
-                    block.scales[which].add(at + i).write(stage::scale_of(&source.skip(i)));
+                    self.rows.add(at + i).write(base.add(i * stride));
                 }
             }
+            key += n;
         }
-        key += n;
+        if shape.storage.grains[1 + self.which] == Grain::Row {
+            for key in keys.clone() {
+                let scale = stage::scale_of(&self.source(piece, key));
+                // SAFETY: as above.
+                unsafe { block.scales[self.which].add(key - self.start).write(scale) };
+            }
+        }
+    }
+}
+
+/// Rows that are asked for while others are computed, so that memory is never idle: V of a block while its K is
+/// multiplied, then K of the next. The machine foresees rows, but not that they change places.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Where they are, counted as the rows that are computed.
+    rows: *const *const u8,
+    /// Bytes of each.
+    bytes: usize,
+    /// Where they end.
+    end: usize,
+}
+
+impl Ahead {
+    /// The same, or nothing.
+    #[inline(always)]
+    fn only_if(self, wanted: bool) -> Ahead {
+        Ahead { end: if wanted { self.end } else { 0 }, ..self }
+    }
+
+    /// Asks for `count` rows from row `n` on.
+    ///
+    /// # Safety
+    /// There are such, unless they end before.
+    #[inline(always)]
+    unsafe fn fetch<S: Isa>(self, s: S, n: usize, count: usize) {
+        if n + count <= self.end {
+            for i in n..n + count {
+                // SAFETY: this method's contract.
+                fetch(s, unsafe { self.rows.add(i).read() }, self.bytes);
+            }
+        }
     }
 }
 
@@ -361,9 +446,14 @@ struct Visit<'a> {
     start: usize,
     /// Those that some row sees.
     keys: Range<usize>,
+    /// Where their K is, and that of the next block.
+    now: *const *const u8,
+    next: *const *const u8,
     block: &'a Block,
     /// Whether there was none before: what the state's output holds does not matter.
     fresh: bool,
+    /// Where rows end that can be asked for: of its V, and of the next block's K.
+    ahead: [usize; 2],
 }
 
 impl Visit<'_> {
@@ -388,16 +478,23 @@ unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state
     // Converted rows have their scales already.
     let [_, dtype_k, dtype_v] = storage.dtypes;
     let [read_k, read_v] = reads_kv(&storage);
+    let [bytes_k, bytes_v] = problem.shape().row_bytes_kv();
     let stored = |is_read, dtype| if is_read { dtype } else { Dtype::F32 };
     let scales =
         |which: usize| (storage.grains[1 + which] == Grain::Row).then_some(block.scales[which].cast_const());
     let of_keys = Keys {
         seen: keys,
-        rows: block.rows[stage::K],
+        rows: visit.now,
         dtype: stored(read_k, dtype_k),
         scales: scales(stage::K),
+        ahead: Ahead { rows: block.rows[stage::V], bytes: bytes_v, end: visit.ahead[0] },
     };
-    let values = Values { rows: block.rows[stage::V], dtype: stored(read_v, dtype_v), dim: dim_v };
+    let values = Values {
+        rows: block.rows[stage::V],
+        dtype: stored(read_v, dtype_v),
+        dim: dim_v,
+        ahead: Ahead { rows: visit.next, bytes: bytes_k, end: visit.ahead[1] },
+    };
     // SAFETY: keys and rows are those of block and band; see the steps themselves.
     unsafe {
         scores::scores(s, lines, rows, &of_keys, dim_qk);

@@ -4,7 +4,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{Path, Row};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -25,10 +25,14 @@ pub enum Data {
 pub struct Case {
     pub dtype: Dtype,
     pub heads: usize,
+    /// Query heads that share a head of K and V.
+    pub group: usize,
     pub len_q: usize,
     pub len_kv: usize,
     pub dim: usize,
     pub causal: bool,
+    /// Keys that a query sees, itself the last; 0: all.
+    pub window: usize,
     /// Heads interleaved, [seq][head][dim], with this many bytes from one row to the next;
     /// 0: dense [head][seq][dim].
     pub row_stride: usize,
@@ -47,10 +51,12 @@ impl Case {
         Case {
             dtype: Dtype::F32,
             heads,
+            group: 1,
             len_q: len,
             len_kv: len,
             dim,
             causal: false,
+            window: 0,
             row_stride: 0,
             per_token: false,
             precise: false,
@@ -61,7 +67,9 @@ impl Case {
 
     /// Floating-point operations, of visible pairs only.
     pub fn flops(&self) -> f64 {
-        let pairs: usize = if self.causal {
+        let pairs: usize = if self.window > 0 {
+            self.len_q * self.window
+        } else if self.causal {
             (0..self.len_q).map(|i| (i + 1 + self.len_kv).saturating_sub(self.len_q)).sum()
         } else {
             self.len_q * self.len_kv
@@ -73,7 +81,9 @@ impl Case {
     pub fn name(&self) -> String {
         let mut name = format!("{} x {} x {} x {}", self.heads, self.len_q, self.len_kv, self.dim);
         for (is, word) in [
+            (self.group > 1, format!(", {} a kv head", self.group)),
             (self.causal, " causal".to_owned()),
+            (self.window > 0, format!(" window {}", self.window)),
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
             (self.data == Data::Rising, " rising".to_owned()),
             (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
@@ -91,11 +101,23 @@ impl Case {
 
     pub fn semantics(&self) -> Semantics {
         let semantics = Semantics::with_scale((self.dim as f32).sqrt().recip());
-        if self.causal { semantics.causal() } else { semantics }
+        match self.window {
+            0 if self.causal => semantics.causal(),
+            0 => semantics,
+            keys => Semantics {
+                window: Window { left: Some(keys as u64 - 1), right: Some(0) },
+                q_pos: Position::End,
+                ..semantics
+            },
+        }
     }
 
-    fn layout(&self, dtype: Dtype, len: usize) -> Layout {
-        let dense = Layout::dense(dtype, self.heads, len, self.dim).expect("a size that fits");
+    pub fn kv_heads(&self) -> usize {
+        self.heads / self.group
+    }
+
+    fn layout(&self, dtype: Dtype, heads: usize, len: usize) -> Layout {
+        let dense = Layout::dense(dtype, heads, len, self.dim).expect("a size that fits");
         match self.row_stride {
             0 => dense,
             stride => {
@@ -105,10 +127,10 @@ impl Case {
         }
     }
 
-    /// Elements of an array that holds `len` rows of all heads.
-    fn elements(&self, len: usize) -> usize {
+    /// Elements of an array that holds `len` rows of as many heads.
+    fn elements(&self, heads: usize, len: usize) -> usize {
         match self.row_stride {
-            0 => self.heads * len * self.dim,
+            0 => heads * len * self.dim,
             stride => len * stride / 4,
         }
     }
@@ -127,9 +149,9 @@ pub struct Arrays {
 
 impl Arrays {
     pub fn new(case: &Case) -> Arrays {
-        let mut q = normal(case.elements(case.len_q), 1);
-        let mut k = normal(case.elements(case.len_kv), 2);
-        let v = normal(case.elements(case.len_kv), 3);
+        let mut q = normal(case.elements(case.heads, case.len_q), 1);
+        let mut k = normal(case.elements(case.kv_heads(), case.len_kv), 2);
+        let v = normal(case.elements(case.kv_heads(), case.len_kv), 3);
         if case.data == Data::Rising {
             q.fill(1.0);
             // One natural unit a key.
@@ -146,26 +168,29 @@ impl Arrays {
         if case.per_token {
             let quant = &mut stored[1].1;
             let step = quant.scale.map_or(1.0, |scale| scale.get(0));
-            let scales = Vec::leak(vec![step; case.heads * case.len_kv]);
+            let scales = Vec::leak(vec![step; case.kv_heads() * case.len_kv]);
             let (scale, stride) = (Some(Array::of(scales)), [0, case.len_kv, 1, 0]);
             *quant = Box::leak(Box::new(Quant { scale, zero: None, stride, group: [1; 2] }));
         }
-        let out = vec![0.0; case.elements(case.len_q)];
+        let out = vec![0.0; case.elements(case.heads, case.len_q)];
         Arrays { case: case.clone(), q, k, v, stored, out }
     }
 
     pub fn problem(&mut self) -> Problem<'_> {
         let case = self.case.clone();
         let [q, k, v] = &self.stored;
-        let [q, k, v] = [(q, case.len_q), (k, case.len_kv), (v, case.len_kv)].map(|((data, quant), len)| {
+        let (heads, kv_heads) = (case.heads, case.kv_heads());
+        let tensors = [(q, heads, case.len_q), (k, kv_heads, case.len_kv), (v, kv_heads, case.len_kv)];
+        let [q, k, v] = tensors.map(|((data, quant), heads, len)| {
+            let layout = case.layout(case.dtype, heads, len);
             // SAFETY: bytes of as many elements, which outlive the problem.
-            let view = unsafe { View::new(data.as_ptr(), case.layout(case.dtype, len)) }.expect("a view");
+            let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
             match case.dtype {
                 Dtype::I8 => view.quantised(quant).expect("a scale"),
                 _ => view,
             }
         });
-        let layout = case.layout(Dtype::F32, case.len_q);
+        let layout = case.layout(Dtype::F32, case.heads, case.len_q);
         let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
         let tensors = Tensors::new(q, k, v, o);
         Problem::new(tensors, case.semantics()).expect("a consistent problem")
@@ -174,8 +199,13 @@ impl Arrays {
     /// Largest error of what is in the output, against f64.
     pub fn error(&mut self) -> f64 {
         let sample = Sample::of(&self.problem());
-        let layout = self.case.layout(Dtype::F32, self.case.len_q);
+        let layout = self.case.layout(Dtype::F32, self.case.heads, self.case.len_q);
         sample.worst(&View::of(&self.out, layout).expect("arrays of the right size"))
+    }
+
+    /// K and V as they are stored.
+    pub fn kv_bytes(&self) -> [&[u8]; 2] {
+        [&self.stored[1].0, &self.stored[2].0]
     }
 
     pub fn qkv(&self) -> (&[f32], &[f32], &[f32]) {

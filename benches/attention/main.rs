@@ -3,10 +3,10 @@
 //! ```text
 //! cargo bench --bench attention                     all tables, with floors and goals
 //! cargo bench --bench attention -- TABLE ...        floors layers features odd few threads
-//!                                                   auto rival rising types call
+//!                                                   auto rival rising types decode call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
 //!                                  [causal] [dtype=f16|bf16|i8|q8_0]
-//!                                  [per_token] [precise] [data=rising] [path=prefill|decode]   one shape
+//!                                  [group=N] [window=N] [per_token] [precise] [data=rising] [path=prefill|decode]   one shape
 //! options: isa=NAME  threads=N  seconds=S (of each shape)  runs=N (of everything)  json=FILE
 //! ```
 //!
@@ -26,6 +26,7 @@ mod report;
 mod rival;
 #[path = "../../tests/common/store.rs"]
 mod store;
+mod stream;
 mod suite;
 mod tables;
 
@@ -52,6 +53,8 @@ fn main() {
         match (name, value) {
             (name, "") if Tables::NAMES.contains(&name) => tables.push(name.to_owned()),
             ("heads", _) => set(&|case| case.heads = number()),
+            ("group", _) => set(&|case| case.group = number()),
+            ("window", _) => set(&|case| case.window = number()),
             ("len", _) => set(&|case| (case.len_q, case.len_kv) = (number(), number())),
             ("len_q", _) => set(&|case| case.len_q = number()),
             ("len_kv", _) => set(&|case| case.len_kv = number()),
@@ -92,7 +95,7 @@ fn usage(arg: &str) -> ! {
     eprintln!(
         "not understood: {arg}\n\
          usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=f16|bf16|i8|q8_0] \
-         [per_token] [precise] [data=rising] [path=prefill|decode]\n\
+         [group=N] [window=N] [per_token] [precise] [data=rising] [path=prefill|decode]\n\
          options: isa=NAME threads=N seconds=S runs=N json=FILE",
         Tables::NAMES.join("|")
     );

@@ -154,3 +154,91 @@ pub fn shares() -> Vec<Typed> {
     }
     cases
 }
+
+/// What limits a case.
+pub enum Limit {
+    /// Reading K and V once.
+    Read,
+    /// Multiplying, at the peak of the type's own dot products.
+    Compute,
+    /// Whichever is slower.
+    Both,
+}
+
+/// Few queries on many keys, and the percentage of what limits them.
+pub struct Decode {
+    pub case: Case,
+    pub threads: usize,
+    pub bound: Limit,
+    pub floor: Option<f64>,
+    pub goal: Option<f64>,
+}
+
+/// One query of each of `heads` heads on so many keys of 128 elements.
+fn one(dtype: Dtype, heads: usize, group: usize, len_kv: usize) -> Case {
+    Case { dtype, group, len_q: 1, len_kv, ..Case::square(heads, 1, 128) }
+}
+
+/// Keys whose K and V do not fit any cache: 128 MiB.
+fn far(dtype: Dtype) -> usize {
+    (64 << 20) / dtype.row_bytes(128).expect("a row")
+}
+
+/// Keys whose K and V fit the second-level cache and the last one.
+fn near(dtype: Dtype) -> usize {
+    (1 << 20) / dtype.row_bytes(128).expect("a row")
+}
+
+pub fn decode() -> Vec<Decode> {
+    use Dtype::{Bf16, F16, F32, I8, Q8_0};
+    let mut cases = Vec::new();
+    let mut add = |case, threads, bound, floor, goal| {
+        cases.push(Decode { case, threads, bound, floor, goal });
+    };
+    for (dtype, dram, cache) in [
+        (F32, (90., 98.), (85., 95.)),
+        (Bf16, (90., 98.), (85., 95.)),
+        (F16, (85., 95.), (80., 90.)),
+        (I8, (80., 95.), (75., 85.)),
+        (Q8_0, (80., 95.), (75., 85.)),
+    ] {
+        add(one(dtype, 1, 1, far(dtype)), 1, Limit::Read, Some(dram.0), Some(dram.1));
+        add(one(dtype, 1, 1, near(dtype)), 1, Limit::Read, Some(cache.0), Some(cache.1));
+    }
+    add(one(F32, 8, 8, far(F32)), 1, Limit::Read, Some(75.), Some(85.));
+    add(one(F32, 8, 8, near(F32)), 1, Limit::Compute, Some(80.), Some(85.));
+    add(one(Bf16, 8, 8, far(Bf16)), 1, Limit::Read, Some(75.), Some(90.));
+    add(one(Bf16, 8, 8, near(Bf16)), 1, Limit::Compute, Some(70.), Some(75.));
+    add(one(I8, 8, 8, far(I8)), 1, Limit::Read, None, None);
+    add(one(Q8_0, 8, 8, far(Q8_0)), 1, Limit::Read, None, None);
+    add(one(F32, 1, 1, 131_072), 2, Limit::Read, Some(85.), None);
+    add(Case { window: 4096, ..one(F32, 1, 1, 131_072) }, 1, Limit::Read, None, None);
+    for len_q in [2, 4, 8, 13, 16] {
+        add(Case { len_q, ..one(F32, 1, 1, 8192) }, 1, Limit::Both, Some(75.), Some(85.));
+    }
+    cases
+}
+
+/// A case with so many threads, and how many times as fast as another it must be.
+pub type Against = ((Case, usize), (Case, usize), Option<f64>, Option<f64>);
+
+pub fn decode_ratios() -> Vec<Against> {
+    use Dtype::{Bf16, F32, I8};
+    vec![
+        ((one(F32, 1, 1, 8192), 2), (one(F32, 1, 1, 8192), 1), Some(1.8), None),
+        ((one(F32, 32, 4, 16), 2), (one(F32, 32, 4, 16), 1), Some(0.95), None),
+        (
+            (Case { window: 4096, ..one(F32, 1, 1, 131_072) }, 1),
+            (one(F32, 1, 1, 4096), 1),
+            Some(1.0 / 1.2),
+            None,
+        ),
+        ((one(I8, 8, 8, 1 << 19), 1), (one(Bf16, 8, 8, 1 << 19), 1), Some(1.5), Some(1.9)),
+    ]
+}
+
+pub fn decode_rival() -> Vec<Case> {
+    [(1, 1, 16), (1, 1, 512), (1, 1, 8192), (1, 1, 131_072), (8, 8, 8192), (32, 4, 16), (32, 4, 2048)]
+        .map(|(heads, group, len_kv)| one(Dtype::F32, heads, group, len_kv))
+        .into()
+}

@@ -16,8 +16,10 @@ use flash_attention::workspace::Workspace;
 use crate::case::{Arrays, Case};
 use crate::features::{self, Memory, Pair};
 use crate::measure::{Rounds, Spread, rounds};
+use crate::probe;
 use crate::report::{Bound, Line, Report};
 use crate::rival::Rival;
+use crate::stream;
 use crate::suite;
 
 pub struct Tables {
@@ -28,8 +30,10 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 11] =
-        ["floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "types", "call"];
+    pub const NAMES: [&str; 12] = [
+        "floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "types",
+        "decode", "call",
+    ];
 
     pub fn table(&mut self, name: &str) {
         match name {
@@ -43,6 +47,7 @@ impl Tables {
             "rival" => self.rival(),
             "rising" => self.rising(),
             "types" => self.types(),
+            "decode" => self.decode(),
             _ => self.call(),
         }
     }
@@ -308,6 +313,81 @@ impl Tables {
             if let Some(row) = row.filter(|row| row.family(Path::Prefill) == family) {
                 self.share_line("types", row, &case, floor, goal);
             }
+        }
+    }
+
+    /// Few queries on many keys.
+    fn decode(&mut self) {
+        self.report
+            .heading("Decode: share of the bandwidth at which K and V can be read, or else of the peak");
+        for suite::Decode { case, threads, bound, floor, goal } in suite::decode() {
+            let Some(row) = self.row_of(&case, self.isa.as_deref()) else { continue };
+            let mut arrays = Arrays::new(&case);
+            let other = Arrays::new(&case);
+            // Of a window, what it shows.
+            let bytes = other.kv_bytes().map(|bytes| match case.window {
+                0 => bytes,
+                keys => &bytes[..bytes.len() / case.len_kv * keys],
+            });
+            let mut read = || stream::read(bytes, threads);
+            let (plan, mut call) = arrays.runner(row, threads);
+            let measured = rounds(row, &mut [&mut call, &mut read], self.time);
+            drop(call);
+            let read = measured.contenders[1].against_first;
+            let compute = {
+                let possible = measured.contenders[0].possible;
+                // Probes are those of the family of many rows.
+                let f32_row = self.row(Dtype::F32, None).unwrap_or(row);
+                let factor = probe::peak(row) / probe::peak(f32_row);
+                case.flops() / possible.median * factor.max(1.0) / threads as f64
+            };
+            let share = match bound {
+                suite::Limit::Read => read.median,
+                suite::Limit::Compute => compute,
+                suite::Limit::Both => read.median.max(compute),
+            };
+            let line = Line {
+                table: "decode",
+                name: format!("{}{}", case.name(), if threads > 1 { ", 2 threads" } else { "" }),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}x{}", plan.tiles.heads, plan.tiles.q, plan.tiles.kv),
+                error: Some(arrays.error()),
+                figure: 100.0 * share,
+                spread: 100.0 * share * read.relative(),
+                unit: "%",
+                floor: floor.map(Bound::AtLeast),
+                goal: goal.map(Bound::AtLeast),
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
+        }
+        self.report.heading("Decode: times as fast as something else");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (a, b, floor, goal) in suite::decode_ratios() {
+            let (floor, goal) = (floor.map(Bound::AtLeast), goal.map(Bound::AtLeast));
+            let row = self.row_of(&a.0, self.isa.as_deref()).unwrap_or(row);
+            self.ratio_line("decode", row, (&a.0, a.1), (&b.0, b.1), floor, goal);
+        }
+        self.report.heading("Decode: times as fast as plain code, f32, one thread");
+        for case in suite::decode_rival() {
+            let mut arrays = Arrays::new(&case);
+            let other = Arrays::new(&case);
+            let mut plain = stream::Plain::new(&case);
+            let (plan, mut call) = arrays.runner(row, 1);
+            let mut rival = || plain.run(&case, &other);
+            let measured = rounds(row, &mut [&mut call, &mut rival], self.time);
+            drop(call);
+            black_box(plain.out());
+            self.ratio(
+                "decode",
+                row,
+                &case,
+                &plan,
+                &measured,
+                Some(arrays.error()),
+                Some(Bound::AtLeast(1.0)),
+                None,
+            );
         }
     }
 

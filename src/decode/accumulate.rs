@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Lines, ROWS};
+use super::{Ahead, Lines, ROWS};
 use crate::decode::state::State;
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::simd::{Body, Isa};
@@ -14,6 +14,8 @@ pub(super) struct Values {
     pub(super) rows: *const *const u8,
     pub(super) dtype: Dtype,
     pub(super) dim: usize,
+    /// What will be read next.
+    pub(super) ahead: Ahead,
 }
 
 /// Adds `keys`, counted from the block's start, to the output of `rows`, or begins it with them if `fresh`.
@@ -131,7 +133,9 @@ impl Accumulate<'_> {
                     }
                 }
             }
+            let ahead = values.ahead.only_if(row == self.rows.start && d == 0);
             for key in keys.start..keys.end {
+                ahead.fetch(s, key, 1);
                 let from = values.rows.add(key).read();
                 let mut weight = [s.splat(0.0); R];
                 for (r, weight) in weight.iter_mut().enumerate() {
@@ -182,7 +186,7 @@ impl Body for Finite<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Values { rows, dtype, dim } = self.values;
+        let Values { rows, dtype, dim, .. } = self.values;
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
         // SAFETY: the contract of `any_not_finite`, which made this.

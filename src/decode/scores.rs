@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{LANE, Lines, ROWS};
+use super::{Ahead, LANE, Lines, ROWS};
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::family::{Source, Tile, convert};
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -16,6 +16,8 @@ pub(super) struct Keys<'a> {
     pub(super) dtype: Dtype,
     /// What each is multiplied by besides, in whole vectors.
     pub(super) scales: Option<*const f32>,
+    /// What will be read next.
+    pub(super) ahead: Ahead,
 }
 
 /// Writes the scores of `keys` for the first `rows` lines. Places beside them, up to whole vectors, may be
@@ -77,7 +79,7 @@ unsafe fn vector<S: Isa, T: Stored>(s: S, lines: &Lines, rows: usize, first: usi
             // A tile's sums fill one vector, four keys at a time.
             while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
                 // SAFETY: the rows are below the caller's count.
-                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim) };
+                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim, row == 0) };
                 row += $rows;
             }
         };
@@ -126,6 +128,7 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
     first: usize,
     keys: &Keys,
     dim: usize,
+    fetches: bool,
 ) {
     let q = lines.queries.wrapping_add(row * lines.queries_step).cast_const();
     let out = lines.scores.wrapping_add(row * lines.scores_step + first);
@@ -137,7 +140,8 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
         // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
         unsafe {
             let sums = if seen.start <= here.start && here.end <= seen.end {
-                whole::<S, T, R>(s, q, lines.queries_step, rows.add(here.start), dim)
+                let ahead = keys.ahead.only_if(fetches);
+                whole::<S, T, R>(s, q, lines.queries_step, rows, here.start, dim, ahead)
             } else {
                 let lane = s.load_i32(LANE.as_ptr());
                 let mut sums = s.splat(0.0);
@@ -156,7 +160,7 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
     }
 }
 
-/// Dot products of `R` rows of queries with as many keys as fill a vector.
+/// Dot products of `R` rows of queries with as many keys from `first` on as fill a vector.
 ///
 /// # Safety
 /// As [`dot`] for these keys.
@@ -166,7 +170,9 @@ unsafe fn whole<S: Isa, T: Stored, const R: usize>(
     q: *const f32,
     step: usize,
     k: *const *const u8,
+    first: usize,
     dim: usize,
+    ahead: Ahead,
 ) -> S::F32 {
     let width = S::LANES / R;
     let mut lanes = [s.splat(0.0); MAX_LANES];
@@ -175,7 +181,9 @@ unsafe fn whole<S: Isa, T: Stored, const R: usize>(
         ($n:expr) => {
             if $n * KEYS < width {
                 // SAFETY: the caller has a vector's worth of keys.
-                let dots = unsafe { dot::<S, T, R, KEYS>(s, q, step, k.add($n * KEYS), dim) };
+                unsafe { ahead.fetch(s, first + $n * KEYS, KEYS) };
+                // SAFETY: likewise.
+                let dots = unsafe { dot::<S, T, R, KEYS>(s, q, step, k.add(first + $n * KEYS), dim) };
                 for r in 0..R {
                     for i in 0..KEYS {
                         lanes[(r * width + $n * KEYS + i) % MAX_LANES] = dots[r][i];
