@@ -34,7 +34,7 @@ use crate::attend::mask::{clip, first_block, next_block};
 use crate::attend::{fetch, key_rows, query_rows, stage};
 use crate::band::{Piece, Share};
 use crate::dtype::Dtype;
-use crate::family::{Source, convert};
+use crate::family::{Rows, Source, convert};
 use crate::part::Tiles;
 use crate::problem::{Sequence, Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -61,8 +61,6 @@ struct Lines {
 
 /// Scratch arrays of a block, counted from its first key.
 struct Block {
-    /// Where rows of K, of V, and of the K of the next block are.
-    rows: [*mut *const u8; 3],
     /// What each row is multiplied by, where rows have scales of their own.
     scales: [*mut f32; 2],
     /// Rows that have been converted.
@@ -95,10 +93,10 @@ pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
 
 /// Bytes of a converted row of K, and of V; 0 where none is.
 #[inline(always)]
-fn staged_rows(shape: &Shape) -> [usize; 2] {
-    let [k, v] = reads_kv(&shape.storage);
+fn staged_rows(shape: &Shape, tiles: Tiles) -> [usize; 2] {
+    let [k, v] = tiles.staged;
     [(k, shape.dim_qk), (v, shape.dim_v)]
-        .map(|(is_read, dim)| if is_read { 0 } else { convert::row_bytes(dim) })
+        .map(|(staged, dim)| if staged { convert::row_bytes(dim) } else { 0 })
 }
 
 /// Scales of a block that are kept apart from K, and from V.
@@ -112,7 +110,7 @@ pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize
     let rows = tiles.heads.checked_mul(tiles.q)?;
     let count = lines_of(rows);
     let lines = |values: usize| array_bytes(step::<S>(values).checked_mul(count)?, 4);
-    let [staged_k, staged_v] = staged_rows(shape);
+    let [staged_k, staged_v] = staged_rows(shape, tiles);
     let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
     let arrays = [
         lines(shape.dim_qk),
@@ -120,9 +118,6 @@ pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize
         lines(S::LANES),
         state::bytes::<S>(rows, shape.dim_v),
         state::bytes::<S>(rows, shape.dim_v),
-        array_bytes(tiles.kv, size_of::<*const u8>()),
-        array_bytes(tiles.kv, size_of::<*const u8>()),
-        array_bytes(tiles.kv, size_of::<*const u8>()),
         array_bytes(scales_k, 4),
         array_bytes(scales_v, 4),
         array_bytes(tiles.kv.checked_mul(staged_k)?, 1),
@@ -173,10 +168,9 @@ impl Body for Decode<'_, '_> {
         };
         let state_bytes = state::bytes::<S>(rows, dim_v).unwrap_or(usize::MAX);
         let states = [(); 2].map(|()| scratch.take::<u8>(state_bytes));
-        let [staged_k, staged_v] = staged_rows(shape);
+        let [staged_k, staged_v] = staged_rows(shape, tiles);
         let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
         let block = Block {
-            rows: [scratch.take(tiles.kv), scratch.take(tiles.kv), scratch.take(tiles.kv)],
             scales: [scratch.take(scales_k), scratch.take(scales_v)],
             staged: [scratch.take(tiles.kv * staged_k), scratch.take(tiles.kv * staged_v)],
         };
@@ -287,33 +281,23 @@ unsafe fn compute<S: Isa>(
         let seen = clip(sequence.seen_by(&piece.rows), chunk);
         let mut keys = first_block(&seen, tiles.kv, 1);
         let mut fresh = true;
-        let [mut now, mut next] = [block.rows[0], block.rows[2]];
-        let mut found = false;
         while !keys.is_empty() {
             let any = |head| problem.any_and_all(sequence, head, &piece.rows, &keys)[0];
-            let following = next_block(&seen, &keys, tiles.kv);
             if problem.shape().cell.is_none() || piece.heads.clone().any(any) {
                 let start = keys.start - keys.start % tiles.kv;
                 let here = keys.start - start..keys.end - start;
-                let k = Place { which: stage::K, kv_head, start, rows: now };
-                let v = Place { which: stage::V, kv_head, start, rows: block.rows[1] };
-                k.locate(s, piece, &keys, tiles.staged[stage::K], found, block);
-                v.locate(s, piece, &keys, tiles.staged[stage::V], false, block);
-                found = !tiles.staged[stage::K] && !following.is_empty();
-                if found {
-                    Place { start: following.start, rows: next, ..k }.find(piece, &following);
-                }
-                let ahead = [
-                    if tiles.staged[stage::V] { 0 } else { here.end },
-                    if found { following.len() } else { 0 },
-                ];
-                visit(s, piece, &Visit { start, keys: here, now, next, block, fresh, ahead }, lines, state);
+                let [k, v] = [stage::K, stage::V].map(|which| {
+                    let staged = tiles.staged[which].then_some(block.staged[which]);
+                    Place { which, kv_head, start, staged, scales: block.scales[which] }
+                });
+                let next = next_block(&seen, &keys, tiles.kv);
+                let next = next.start - start..next.end - start;
+                k.prepare(s, piece, &keys);
+                v.prepare(s, piece, &keys);
+                visit(s, piece, &Visit { start, keys: here, next, k, v, fresh }, lines, state);
                 fresh = false;
-                (now, next) = (next, now);
-            } else {
-                found = false;
             }
-            keys = following;
+            keys = next_block(&seen, &keys, tiles.kv);
         }
         if fresh {
             blank(state.output, lines_of(piece.count()) * state.step);
@@ -324,14 +308,17 @@ unsafe fn compute<S: Isa>(
     }
 }
 
-/// Where the rows of a block of K or V are written down.
+/// Where a block of K or V is.
 #[derive(Clone, Copy)]
 struct Place {
     which: usize,
     kv_head: usize,
     /// The first key of the block.
     start: usize,
-    rows: *mut *const u8,
+    /// Where its rows are once they have been converted, if they are.
+    staged: Option<*mut u8>,
+    /// Where their scales are, if they have their own.
+    scales: *mut f32,
 }
 
 impl Place {
@@ -342,121 +329,103 @@ impl Place {
         key_rows(problem, view, piece.sequence(), self.kv_head, key)
     }
 
-    /// Finds the rows of `keys` where they are stored.
+    #[inline(always)]
+    fn dim(&self, piece: &Piece) -> usize {
+        let shape = piece.problem().shape();
+        if self.which == stage::V { shape.dim_v } else { shape.dim_qk }
+    }
+
+    /// The first of `keys`, counted from the block's start, that lie behind one another, and their rows: row n is that
+    /// of key n.
+    #[inline(always)]
+    fn run(&self, piece: &Piece, keys: &Range<usize>) -> (Range<usize>, Rows) {
+        if let Some(base) = self.staged {
+            return (keys.clone(), Rows { base, stride: convert::row_bytes(self.dim(piece)) });
+        }
+        let key = self.start + keys.start;
+        let n = piece.problem().keys_in_a_row(piece.sequence(), key).min(keys.len());
+        let rows = self.source(piece, key).rows();
+        let base = rows.base.wrapping_sub(keys.start * rows.stride);
+        (keys.start..keys.start + n, Rows { base, ..rows })
+    }
+
+    /// Converts the rows of `keys`, where that must be, and finds their scales.
     ///
     /// # Safety
     /// There is room for a block's.
     #[inline(always)]
-    unsafe fn find(&self, piece: &Piece, keys: &Range<usize>) {
-        let mut key = keys.start;
-        while key < keys.end {
-            let rows = self.source(piece, key).rows();
-            let n = piece.problem().keys_in_a_row(piece.sequence(), key).min(keys.end - key);
-            for i in 0..n {
-                // SAFETY: a place of the block, by the caller's contract.
-                unsafe { self.rows.add(key - self.start + i).write(rows.skip(i).base) };
-            }
-            key += n;
-        }
-    }
-
-    /// Finds the rows of `keys`, unless they have been `found` already, converts them if they are `staged`, and finds
-    /// their scales.
-    ///
-    /// # Safety
-    /// As [`Place::find`]; `block` has room for converted rows and scales.
-    #[inline(always)]
-    unsafe fn locate<S: Isa>(
-        &self,
-        s: S,
-        piece: &Piece,
-        keys: &Range<usize>,
-        staged: bool,
-        found: bool,
-        block: &Block,
-    ) {
-        let (problem, shape) = (piece.problem(), piece.problem().shape());
-        if !staged && !found {
-            // SAFETY: the caller's contract.
-            unsafe { self.find(piece, keys) };
-        }
-        let mut key = keys.start;
-        while staged && key < keys.end {
-            let source = self.source(piece, key);
-            let n = problem.keys_in_a_row(piece.sequence(), key).min(keys.end - key);
-            let dim = if self.which == stage::V { shape.dim_v } else { shape.dim_qk };
-            let stride = convert::row_bytes(dim);
-            let at = key - self.start;
-            // SAFETY: places of the block, by the caller's contract.
-            unsafe {
-                let base = block.staged[self.which].add(at * stride);
-                convert::convert(s, source, n, dim, base);
-                for i in 0..n {
-                    self.rows.add(at + i).write(base.add(i * stride));
+    unsafe fn prepare<S: Isa>(&self, s: S, piece: &Piece, keys: &Range<usize>) {
+        let problem = piece.problem();
+        if let Some(staged) = self.staged {
+            let dim = self.dim(piece);
+            let is_finer = problem.shape().storage.grains[1 + self.which] == Grain::Finer;
+            let mut key = keys.start;
+            while key < keys.end {
+                let source = self.source(piece, key);
+                let n = problem.keys_in_a_row(piece.sequence(), key).min(keys.end - key);
+                // Scales of rows come later, as where nothing is converted: the bits are the same.
+                let raw = source.view.raw();
+                let source = if is_finer { source } else { Source { view: &raw, ..source } };
+                // SAFETY: rows of the block, by the caller's contract.
+                unsafe {
+                    let to = staged.add((key - self.start) * convert::row_bytes(dim));
+                    convert::convert(s, source, n, dim, to);
                 }
+                key += n;
             }
-            key += n;
         }
-        if shape.storage.grains[1 + self.which] == Grain::Row {
+        if problem.shape().storage.grains[1 + self.which] == Grain::Row {
             for key in keys.clone() {
                 let scale = stage::scale_of(&self.source(piece, key));
                 // SAFETY: as above.
-                unsafe { block.scales[self.which].add(key - self.start).write(scale) };
+                unsafe { self.scales.add(key - self.start).write(scale) };
             }
         }
     }
-}
 
-/// Rows that are asked for while others are computed, so that memory is never idle: V of a block while its K is
-/// multiplied, then K of the next. The machine foresees rows, but not that they change places.
-#[derive(Clone, Copy)]
-struct Ahead {
-    /// Where they are, counted as the rows that are computed.
-    rows: *const *const u8,
-    /// Bytes of each.
-    bytes: usize,
-    /// Where they end.
-    end: usize,
-}
-
-impl Ahead {
-    /// The same, or nothing.
+    /// Scales that are still to be multiplied by.
     #[inline(always)]
-    fn only_if(self, wanted: bool) -> Ahead {
-        Ahead { end: if wanted { self.end } else { 0 }, ..self }
+    fn scales(&self, piece: &Piece) -> Option<*const f32> {
+        let is_row = piece.problem().shape().storage.grains[1 + self.which] == Grain::Row;
+        is_row.then_some(self.scales.cast_const())
     }
 
-    /// Asks for `count` rows from row `n` on.
-    ///
-    /// # Safety
-    /// There are such, unless they end before.
+    /// What the rows are stored as.
     #[inline(always)]
-    unsafe fn fetch<S: Isa>(self, s: S, n: usize, count: usize) {
-        if n + count <= self.end {
-            for i in n..n + count {
-                // SAFETY: this method's contract.
-                fetch(s, unsafe { self.rows.add(i).read() }, self.bytes);
-            }
+    fn dtype(&self, piece: &Piece) -> Dtype {
+        let dtypes = piece.problem().shape().storage.dtypes;
+        if self.staged.is_some() { Dtype::F32 } else { dtypes[1 + self.which] }
+    }
+}
+
+/// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory: some
+/// microseconds of them would leave the first-level cache too early, one comes too late.
+const AHEAD: usize = 8;
+
+/// Asks for `bytes` bytes each of `n` rows.
+#[inline(always)]
+fn fetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
+    if bytes > 0 {
+        for i in 0..n {
+            fetch(s, rows.skip(i).base, bytes);
         }
     }
 }
 
 /// A block of keys, and all that is said of it counted from its start.
-struct Visit<'a> {
+struct Visit {
     start: usize,
     /// Those that some row sees.
     keys: Range<usize>,
-    /// Where their K is, and that of the next block.
-    now: *const *const u8,
-    next: *const *const u8,
-    block: &'a Block,
+    /// Those of the next block.
+    next: Range<usize>,
+    k: Place,
+    v: Place,
     /// Whether there was none before: what the state's output holds does not matter.
     fresh: bool,
-    /// Where rows end that can be asked for: of its V, and of the next block's K.
-    ahead: [usize; 2],
 }
 
-impl Visit<'_> {
+impl Visit {
     /// What a row sees of it.
     #[inline(always)]
     fn seen_by(&self, sequence: &Sequence, row: usize) -> Range<usize> {
@@ -472,32 +441,26 @@ impl Visit<'_> {
 #[inline(always)]
 unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state: &State) {
     let (problem, sequence) = (piece.problem(), piece.sequence());
-    let Shape { dim_qk, dim_v, storage, .. } = *problem.shape();
-    let Visit { start, keys, block, .. } = visit;
+    let Shape { dim_qk, dim_v, .. } = *problem.shape();
+    let Visit { start, keys, next, k, v, .. } = visit;
     let rows = piece.count();
-    // Converted rows have their scales already.
-    let [_, dtype_k, dtype_v] = storage.dtypes;
-    let [read_k, read_v] = reads_kv(&storage);
-    let [bytes_k, bytes_v] = problem.shape().row_bytes_kv();
-    let stored = |is_read, dtype| if is_read { dtype } else { Dtype::F32 };
-    let scales =
-        |which: usize| (storage.grains[1 + which] == Grain::Row).then_some(block.scales[which].cast_const());
-    let of_keys = Keys {
-        seen: keys,
-        rows: visit.now,
-        dtype: stored(read_k, dtype_k),
-        scales: scales(stage::K),
-        ahead: Ahead { rows: block.rows[stage::V], bytes: bytes_v, end: visit.ahead[0] },
-    };
-    let values = Values {
-        rows: block.rows[stage::V],
-        dtype: stored(read_v, dtype_v),
-        dim: dim_v,
-        ahead: Ahead { rows: visit.next, bytes: bytes_k, end: visit.ahead[1] },
-    };
     // SAFETY: keys and rows are those of block and band; see the steps themselves.
     unsafe {
-        scores::scores(s, lines, rows, &of_keys, dim_qk);
+        let mut rest = keys.clone();
+        while !rest.is_empty() {
+            let (seen, rows_k) = k.run(piece, &rest);
+            rest.start = seen.end;
+            let of_keys = Keys { seen: &seen, rows: rows_k, dtype: k.dtype(piece), scales: k.scales(piece) };
+            scores::scores(s, lines, rows, &of_keys, dim_qk);
+        }
+        // What comes next is elsewhere, and on its way while the softmax waits for itself.
+        for (place, keys) in [(v, keys), (k, next)] {
+            if place.staged.is_none() && !keys.is_empty() {
+                let (run, rows) = place.run(piece, keys);
+                let bytes = problem.shape().row_bytes_kv()[place.which];
+                fetch_rows(s, rows.skip(run.start), AHEAD.min(run.len()), bytes);
+            }
+        }
         // Windows move with the row, so the first and the last row bound all others.
         let first = visit.seen_by(sequence, piece.rows.start);
         let last = visit.seen_by(sequence, piece.rows.end - 1);
@@ -511,43 +474,54 @@ unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state
                 {
                     logits.change_row(s, row, *start, &seen, lines.scores.add(r * lines.scores_step));
                 }
-                softmax::softmax(s, lines, state, r, &seen, scales(stage::V));
+                softmax::softmax(s, lines, state, r, &seen, v.scales(piece));
             }
         }
         let fresh = visit.fresh && is_whole;
         if visit.fresh && !is_whole {
             blank(state.output, lines_of(rows) * state.step);
         }
-        // A value that is not finite must not meet the probability 0 of a key that is hidden.
-        if problem.logits().hides() && accumulate::any_not_finite(s, values, keys, scales(stage::V)) {
-            if fresh {
-                blank(state.output, lines_of(rows) * state.step);
-            }
-            for (r, (head, row)) in piece.lines().enumerate() {
-                for key in visit.seen_by(sequence, row) {
-                    if problem.sees(sequence, head, row, start + key) {
-                        accumulate::accumulate(s, lines, state, r..r + 1, &(key..key + 1), values, false);
-                    }
-                }
-            }
-            return;
-        }
         // Keys that all rows see are taken for several rows at a time, those before and behind row by row:
         // a value that a row does not see must not reach it, not even multiplied by 0.
         let all = last.start..first.end.max(last.start);
         let behind = keys.end.min(all.end)..keys.end;
-        for (part, of_all) in [(keys.start..all.start, false), (all, true), (behind, false)] {
-            if part.is_empty() || (is_whole && !of_all) {
-                continue;
-            }
-            if of_all {
-                accumulate::accumulate(s, lines, state, 0..rows, &part, values, fresh);
-                continue;
-            }
-            for (r, (_, row)) in piece.lines().enumerate() {
-                let seen = clip(visit.seen_by(sequence, row), &part);
-                if !seen.is_empty() {
-                    accumulate::accumulate(s, lines, state, r..r + 1, &seen, values, false);
+        let mut first = fresh;
+        for (mut part, of_all) in [(keys.start..all.start, false), (all, true), (behind, false)] {
+            while !part.is_empty() {
+                let (run, rows_v) = v.run(piece, &part);
+                part.start = run.end;
+                let values = Values { rows: rows_v, dtype: v.dtype(piece), dim: dim_v };
+                // Nor one that is not finite the probability 0 of a key that a mask hides.
+                let guarded =
+                    problem.logits().hides() && accumulate::any_not_finite(s, values, &run, v.scales(piece));
+                if of_all && !guarded {
+                    accumulate::accumulate(s, lines, state, 0..rows, &run, values, first);
+                    first = false;
+                    continue;
+                }
+                if first {
+                    blank(state.output, lines_of(rows) * state.step);
+                    first = false;
+                }
+                for (r, (head, row)) in piece.lines().enumerate() {
+                    let seen = clip(visit.seen_by(sequence, row), &run);
+                    if !guarded && !seen.is_empty() {
+                        accumulate::accumulate(s, lines, state, r..r + 1, &seen, values, false);
+                    } else if guarded {
+                        for key in seen {
+                            if problem.sees(sequence, head, row, start + key) {
+                                accumulate::accumulate(
+                                    s,
+                                    lines,
+                                    state,
+                                    r..r + 1,
+                                    &(key..key + 1),
+                                    values,
+                                    false,
+                                );
+                            }
+                        }
+                    }
                 }
             }
         }

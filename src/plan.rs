@@ -146,7 +146,8 @@ fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize)
         Path::Prefill => [1, rows(shape, row, machine, threads)],
         Path::Decode => band::size(shape),
     };
-    Tiles { heads, q, kv: keys(path, shape, row, machine), staged: staged(path, shape, row, q) }
+    let kv = keys(path, shape, row, machine);
+    Tiles { heads, q, kv, staged: staged(path, shape, row, [q, kv]) }
 }
 
 impl fmt::Display for Plan {
@@ -175,7 +176,7 @@ impl fmt::Display for Plan {
                 if *path == Path::Decode && dtype != Dtype::F32 {
                     write!(f, ", {name} converted from {dtype} as it is read")?;
                 }
-            } else if in_place[i] {
+            } else if in_place[i] && (*path == Path::Prefill || dtype == Dtype::F32) {
                 write!(f, ", {name} copied block by block")?;
             } else if family == "f32" {
                 write!(f, ", {name} converted from {dtype} block by block")?;
@@ -213,10 +214,9 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
                 cell.div_ceil(cell.div_ceil(KEYS))
             }
         }
-        (0, Path::Decode) => {
-            let cached = machine.l1d / shape.dim_v.saturating_mul(4);
-            cached.clamp(64, KEYS).next_multiple_of(row.lanes())
-        }
+        // Rows of K and V pass by once: the longer each of them, the less often the machine has to find out what is
+        // read next.
+        (0, Path::Decode) => KEYS,
         (0, Path::Prefill) => {
             // A tile's scores are written once and read once for every 8 output elements: half of
             // the first-level cache for them leaves room for the rows of V that stream past.
@@ -248,7 +248,7 @@ fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
     let bytes_per_key = k.saturating_add(v);
     let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
     // And what is staged is worth more the more rows use it.
-    let (most, share) = if staged(Path::Prefill, shape, row, usize::MAX) != [false; 2] {
+    let (most, share) = if staged(Path::Prefill, shape, row, [usize::MAX; 2]) != [false; 2] {
         (4 * ROWS, 2)
     } else if far {
         (2 * ROWS, 2)
@@ -265,11 +265,18 @@ fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
     rows.min(len_q.max(1))
 }
 
-/// Whether K, and V, cannot be read in place, or better are not.
-fn staged(path: Path, shape: &Shape, row: &Row, rows: usize) -> [bool; 2] {
+/// Whether K, and V, cannot be read in place, or better are not, by so many query rows and in such blocks.
+fn staged(path: Path, shape: &Shape, row: &Row, [rows, kv]: [usize; 2]) -> [bool; 2] {
     // Prefill reads rows that lie at equal distances. Else each row is to be used for this many query
     // rows at least, which hides its copying.
-    let copied = path == Path::Prefill && (shape.paged || (clash(shape) && rows >= 64));
+    let copied = match path {
+        Path::Prefill => shape.page.is_some() || (clash(shape) && rows >= 64),
+        // Decode takes whole vectors of keys, counted from the start of the block, from one page.
+        Path::Decode => shape.page.is_some_and(|page| {
+            let whole = |keys: usize| keys.is_multiple_of(row.lanes());
+            !whole(page) || (kv < shape.len_kv && !whole(kv))
+        }),
+    };
     row.reads_kv(path, shape).map(|in_place| copied || !in_place)
 }
 

@@ -86,7 +86,7 @@ impl<'a> Problem<'a> {
         let score_factor = score_factor(&semantics)?;
         let changes_scores = !logits.is_none();
         let cell = logits.cells.map(|cells| cells.keys);
-        let entries = shape.paged;
+        let entries = shape.page.is_some();
         let grain = |view: &View, entries| view.quant().map_or(Grain::Head, |quant| quant.grain(entries));
         let grains = [grain(q, false), grain(k, entries), grain(v, entries)];
         let shape = Shape { cell, storage: Storage { grains, ..shape.storage }, ..shape };

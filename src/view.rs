@@ -147,6 +147,12 @@ impl<'a> View<'a> {
         Ok(View { quant: Some(quant), ..self })
     }
 
+    /// The same, of integers that stand for themselves.
+    #[inline(always)]
+    pub fn raw(self) -> View<'a> {
+        View { quant: None, ..self }
+    }
+
     /// What stored integers stand for, if not for themselves.
     #[inline(always)]
     pub fn quant(&self) -> Option<&'a Quant<'a>> {

@@ -84,6 +84,13 @@ impl Case {
         a.heads_q = a.heads_kv * c.from(1, 4);
         a.len_q = c.of(&[0, 1, 1, 2, 3, 5, 16, 17, 20, 33, 70]);
         a.len_kv = c.of(&[0, 1, 2, 7, 16, 31, 64, 100, 270]);
+        let many_keys = seed % 25 == 24;
+        if many_keys {
+            // So many that they are divided among threads, in chunks that need not end where sequences do.
+            a.batch = c.from(1, 3);
+            a.len_q = c.of(&[1, 1, 2, 5]);
+            a.len_kv = c.of(&[513, 3000, 9001, 20_000]);
+        }
         a.dim_qk = c.of(&[1, 2, 7, 8, 16, 17, 32, 40, 64]);
         a.dim_v = if c.chance(50) { a.dim_qk } else { c.of(&[1, 3, 8, 16, 19, 64]) };
         a.scale = c.of(&[0.0, 0.3, -0.2, 1.0]);
@@ -97,6 +104,9 @@ impl Case {
         let limits = [FA_NO_LIMIT, FA_NO_LIMIT, 0, 0, 1, 5, 40];
         a.window_left = c.of(&limits);
         a.window_right = c.of(&limits);
+        if many_keys {
+            a.window_left = c.of(&[FA_NO_LIMIT, FA_NO_LIMIT, 100, 5000]);
+        }
         a.block_kv = c.of(&[0, 0, 1, 3, 16, 50]);
         a.block_q = c.of(&[0, 0, 1, 20]);
 

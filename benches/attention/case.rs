@@ -40,6 +40,8 @@ pub struct Case {
     pub per_token: bool,
     /// Whether queries and probabilities keep more than 8 bits.
     pub precise: bool,
+    /// Keys of a block; 0: the plan chooses.
+    pub block: usize,
     pub data: Data,
     /// The way through the kernels; None: the plan chooses.
     pub path: Option<Path>,
@@ -60,6 +62,7 @@ impl Case {
             row_stride: 0,
             per_token: false,
             precise: false,
+            block: 0,
             data: Data::Normal,
             path: None,
         }
@@ -100,7 +103,8 @@ impl Case {
     }
 
     pub fn semantics(&self) -> Semantics {
-        let semantics = Semantics::with_scale((self.dim as f32).sqrt().recip());
+        let semantics =
+            Semantics { block_kv: self.block, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };
         match self.window {
             0 if self.causal => semantics.causal(),
             0 => semantics,

@@ -6,7 +6,7 @@
 //!                                                   auto rival rising types decode call
 //! cargo bench --bench attention -- heads=12 len=512 dim=64 [len_q=N] [len_kv=N] [stride=BYTES]
 //!                                  [causal] [dtype=f16|bf16|i8|q8_0]
-//!                                  [group=N] [window=N] [per_token] [precise] [data=rising] [path=prefill|decode]   one shape
+//!                                  [group=N] [window=N] [block=N] [per_token] [precise] [data=rising] [path=prefill|decode]   one shape
 //! options: isa=NAME  threads=N  seconds=S (of each shape)  runs=N (of everything)  json=FILE
 //! ```
 //!
@@ -69,6 +69,7 @@ fn main() {
             ("path", "decode") => set(&|case| case.path = Some(Path::Decode)),
             ("per_token", "") => set(&|case| case.per_token = true),
             ("precise", "") => set(&|case| case.precise = true),
+            ("block", _) => set(&|case| case.block = number()),
             ("data", "rising") => set(&|case| case.data = Data::Rising),
             ("isa", _) => isa = Some(value.to_owned()),
             ("threads", _) => threads = number(),
@@ -95,7 +96,7 @@ fn usage(arg: &str) -> ! {
     eprintln!(
         "not understood: {arg}\n\
          usage: [{}] | [heads=N] [len=N] [len_q=N] [len_kv=N] [dim=N] [stride=BYTES] [causal] [dtype=f16|bf16|i8|q8_0] \
-         [group=N] [window=N] [per_token] [precise] [data=rising] [path=prefill|decode]\n\
+         [group=N] [window=N] [block=N] [per_token] [precise] [data=rising] [path=prefill|decode]\n\
          options: isa=NAME threads=N seconds=S runs=N json=FILE",
         Tables::NAMES.join("|")
     );

@@ -64,7 +64,7 @@ impl Ahead {
 
     #[inline(always)]
     fn keys(&mut self, problem: &Problem, sequence: &Sequence, head: usize, keys: &Range<usize>) {
-        if problem.shape().paged {
+        if problem.shape().page.is_some() {
             // Pages are copied, run by run, which the machine foresees or nobody does.
             return;
         }

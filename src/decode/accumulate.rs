@@ -2,20 +2,19 @@
 
 use std::ops::Range;
 
-use super::{Ahead, Lines, ROWS};
+use super::{AHEAD, Lines, ROWS, fetch_rows};
 use crate::decode::state::State;
 use crate::dtype::{Dtype, Stored, with_stored};
+use crate::family::Rows;
 use crate::simd::{Body, Isa};
 
 /// The values of a block of keys, counted from the block's start.
 #[derive(Clone, Copy)]
 pub(super) struct Values {
-    /// Where each row of them is stored.
-    pub(super) rows: *const *const u8,
+    /// Where they are stored: row n is that of key n.
+    pub(super) rows: Rows,
     pub(super) dtype: Dtype,
     pub(super) dim: usize,
-    /// What will be read next.
-    pub(super) ahead: Ahead,
 }
 
 /// Adds `keys`, counted from the block's start, to the output of `rows`, or begins it with them if `fresh`.
@@ -133,23 +132,26 @@ impl Accumulate<'_> {
                     }
                 }
             }
-            let ahead = values.ahead.only_if(row == self.rows.start && d == 0);
+            // Several passes over the same rows, each of which takes a part of them: the first one fetches all.
+            let fetches = R > 1 && row == self.rows.start && d == 0;
+            let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
+            let mut from = values.rows.skip(keys.start);
             for key in keys.start..keys.end {
-                ahead.fetch(s, key, 1);
-                let from = values.rows.add(key).read();
+                fetch_rows(s, from.skip(AHEAD), 1, bytes);
                 let mut weight = [s.splat(0.0); R];
                 for (r, weight) in weight.iter_mut().enumerate() {
                     *weight = s.splat(p.add(r * lines.scores_step + key).read());
                 }
                 for c in 0..C {
                     let x = match only {
-                        Some(n) => T::load_first(s, from, d, n),
-                        None => T::load(s, from, d + c * S::LANES),
+                        Some(n) => T::load_first(s, from.base, d, n),
+                        None => T::load(s, from.base, d + c * S::LANES),
                     };
                     for (sum, &weight) in sum.iter_mut().zip(&weight) {
                         sum[c] = s.fma(weight, x, sum[c]);
                     }
                 }
+                from = from.skip(1);
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
@@ -186,14 +188,14 @@ impl Body for Finite<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Values { rows, dtype, dim, .. } = self.values;
+        let Values { rows, dtype, dim } = self.values;
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
         // SAFETY: the contract of `any_not_finite`, which made this.
         unsafe {
             with_stored!(dtype, T => {
                 for key in self.keys.start..self.keys.end {
-                    let from = rows.add(key).read();
+                    let from = rows.skip(key).base;
                     let zero = s.splat(self.scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));
                     for d in (0..dim).step_by(S::LANES) {
                         let n = S::LANES.min(dim - d);

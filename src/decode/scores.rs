@@ -3,21 +3,19 @@
 
 use std::ops::Range;
 
-use super::{Ahead, LANE, Lines, ROWS};
+use super::{AHEAD, LANE, Lines, ROWS, fetch_rows};
 use crate::dtype::{Dtype, Stored, with_stored};
-use crate::family::{Source, Tile, convert};
+use crate::family::{Rows, Source, Tile, convert};
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// The keys of a block: those that some row sees, counted from the block's start, as is all that is said of them.
 pub(super) struct Keys<'a> {
     pub(super) seen: &'a Range<usize>,
-    /// Where each of them is stored.
-    pub(super) rows: *const *const u8,
+    /// Where they are stored: row n is that of key n.
+    pub(super) rows: Rows,
     pub(super) dtype: Dtype,
     /// What each is multiplied by besides, in whole vectors.
     pub(super) scales: Option<*const f32>,
-    /// What will be read next.
-    pub(super) ahead: Ahead,
 }
 
 /// Writes the scores of `keys` for the first `rows` lines. Places beside them, up to whole vectors, may be
@@ -79,7 +77,7 @@ unsafe fn vector<S: Isa, T: Stored>(s: S, lines: &Lines, rows: usize, first: usi
             // A tile's sums fill one vector, four keys at a time.
             while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
                 // SAFETY: the rows are below the caller's count.
-                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim, row == 0) };
+                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim, $rows > 1 && row == 0) };
                 row += $rows;
             }
         };
@@ -113,7 +111,7 @@ pub(super) unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32,
 }
 
 /// Keys that are multiplied at a time: enough to hide the latency of FMA together with the next ones,
-/// and few enough to be streams that the machine fetches ahead.
+/// and few enough for the registers.
 const KEYS: usize = 4;
 
 /// One vector of scores, from key `first` on, for each of `R` rows from `row` on.
@@ -140,13 +138,13 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
         // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
         unsafe {
             let sums = if seen.start <= here.start && here.end <= seen.end {
-                let ahead = keys.ahead.only_if(fetches);
-                whole::<S, T, R>(s, q, lines.queries_step, rows, here.start, dim, ahead)
+                let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
+                whole::<S, T, R>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
             } else {
                 let lane = s.load_i32(LANE.as_ptr());
                 let mut sums = s.splat(0.0);
                 for key in here.start.max(seen.start)..here.end.min(seen.end) {
-                    let dots = dot::<S, T, R, 1>(s, q, lines.queries_step, rows.add(key), dim);
+                    let dots = dot::<S, T, R, 1>(s, q, lines.queries_step, rows.skip(key), dim);
                     for (r, [dot]) in dots.into_iter().enumerate() {
                         let place = (r * width + key - here.start) as i32;
                         let is_here = s.within(s.splat_i32(place), lane, s.splat_i32(place + 1));
@@ -160,7 +158,8 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
     }
 }
 
-/// Dot products of `R` rows of queries with as many keys from `first` on as fill a vector.
+/// Dot products of `R` rows of queries with as many keys as fill a vector. Of keys further on `bytes` bytes each are
+/// asked for.
 ///
 /// # Safety
 /// As [`dot`] for these keys.
@@ -169,10 +168,9 @@ unsafe fn whole<S: Isa, T: Stored, const R: usize>(
     s: S,
     q: *const f32,
     step: usize,
-    k: *const *const u8,
-    first: usize,
+    k: Rows,
     dim: usize,
-    ahead: Ahead,
+    bytes: usize,
 ) -> S::F32 {
     let width = S::LANES / R;
     let mut lanes = [s.splat(0.0); MAX_LANES];
@@ -180,10 +178,10 @@ unsafe fn whole<S: Isa, T: Stored, const R: usize>(
     macro_rules! keys {
         ($n:expr) => {
             if $n * KEYS < width {
+                let k = k.skip($n * KEYS);
+                fetch_rows(s, k.skip(AHEAD), KEYS, bytes);
                 // SAFETY: the caller has a vector's worth of keys.
-                unsafe { ahead.fetch(s, first + $n * KEYS, KEYS) };
-                // SAFETY: likewise.
-                let dots = unsafe { dot::<S, T, R, KEYS>(s, q, step, k.add(first + $n * KEYS), dim) };
+                let dots = unsafe { dot::<S, T, R, KEYS>(s, q, step, k, dim) };
                 for r in 0..R {
                     for i in 0..KEYS {
                         lanes[(r * width + $n * KEYS + i) % MAX_LANES] = dots[r][i];
@@ -209,24 +207,31 @@ unsafe fn dot<S: Isa, T: Stored, const R: usize, const K: usize>(
     s: S,
     queries: *const f32,
     step: usize,
-    k: *const *const u8,
+    k: Rows,
     dim: usize,
 ) -> Tile<S::F32, R, K> {
     let mut sum = [[s.splat(0.0); K]; R];
     let whole = dim - dim % S::LANES;
     // SAFETY: elements below `dim` of R queries and K keys (caller).
     unsafe {
-        let mut rows = [std::ptr::null(); K];
-        for (key, row) in rows.iter_mut().enumerate() {
-            *row = k.add(key).read();
+        if R == 1 {
+            // In the order of memory, which is how the machine foresees it; the sums of neighbouring keys overlap.
+            for (key, sum) in sum[0].iter_mut().enumerate() {
+                for d in (0..whole).step_by(S::LANES) {
+                    let x = T::load(s, k.skip(key).base, d);
+                    *sum = s.fma(s.load(queries.add(d)), x, *sum);
+                }
+            }
         }
-        for d in (0..whole).step_by(S::LANES) {
+        // Else each vector of queries is used for several keys.
+        let several = if R == 1 { 0 } else { whole };
+        for d in (0..several).step_by(S::LANES) {
             let mut query = [s.splat(0.0); R];
             for (r, query) in query.iter_mut().enumerate() {
                 *query = s.load(queries.add(r * step + d));
             }
             for key in 0..K {
-                let x = T::load(s, rows[key], d);
+                let x = T::load(s, k.skip(key).base, d);
                 for (sum, &query) in sum.iter_mut().zip(&query) {
                     sum[key] = s.fma(query, x, sum[key]);
                 }
@@ -234,7 +239,7 @@ unsafe fn dot<S: Isa, T: Stored, const R: usize, const K: usize>(
         }
         if whole < dim {
             for key in 0..K {
-                let x = T::load_first(s, rows[key], whole, dim - whole);
+                let x = T::load_first(s, k.skip(key).base, whole, dim - whole);
                 for (r, sum) in sum.iter_mut().enumerate() {
                     sum[key] = s.fma(s.load(queries.add(r * step + whole)), x, sum[key]);
                 }

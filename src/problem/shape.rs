@@ -43,8 +43,8 @@ pub struct Shape {
     pub uneven: bool,
     /// Keys of a block of block-sparse attention.
     pub cell: Option<usize>,
-    /// Whether K and V lie in pages.
-    pub paged: bool,
+    /// Keys of a page of K and V, if they lie in pages.
+    pub page: Option<usize>,
     /// Bytes between the rows of K, and of V.
     pub strides_kv: [usize; 2],
     /// Query rows per tile, 0 = automatic.
@@ -75,8 +75,8 @@ impl Shape {
         if zero(q) || (!no_pages && (zero(k) || zero(v))) {
             return Err(Error::ZeroExtent.into());
         }
-        let paged = batch.pages.is_some();
         let ragged = batch.starts_q.map(|_| rows);
+        let page = batch.pages.map(|_| k.extent[2]);
         let uneven = batch.starts_q.or(batch.starts_kv).or(batch.kv_lens).is_some();
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
         if batch == 0 {
@@ -110,7 +110,7 @@ impl Shape {
             dim_v: v.dim,
             ragged,
             uneven,
-            paged,
+            page,
             cell: None,
             strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
