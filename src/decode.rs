@@ -398,9 +398,12 @@ impl Place {
     }
 }
 
-/// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory: some
-/// microseconds of them would leave the first-level cache too early, one comes too late.
-const AHEAD: usize = 8;
+/// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory. With 8
+/// they come too late from memory, with 64 they are too many for the first-level cache.
+const AHEAD: usize = 32;
+
+/// Rows that are asked for before a block begins: the machine takes only some tens of requests at a time.
+const FIRST: usize = 8;
 
 /// Asks for `bytes` bytes each of `n` rows.
 #[inline(always)]
@@ -458,7 +461,7 @@ unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state
             if place.staged.is_none() && !keys.is_empty() {
                 let (run, rows) = place.run(piece, keys);
                 let bytes = problem.shape().row_bytes_kv()[place.which];
-                fetch_rows(s, rows.skip(run.start), AHEAD.min(run.len()), bytes);
+                fetch_rows(s, rows.skip(run.start), FIRST.min(run.len()), bytes);
             }
         }
         // Windows move with the row, so the first and the last row bound all others.

@@ -2,8 +2,89 @@
 
 mod common;
 
-use common::{Inputs, Size, kernels, largest, max_error};
-use flash_attention::band::Shares;
+use common::{Inputs, Kernel, Size, kernels, largest, max_error};
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::{Kernel, Path};
+use flash_attention::kernel::Path;
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
 use flash_attention::work::Work;
+
+fn decoders() -> impl Iterator<Item = Kernel> {
+    kernels(Dtype::F32).filter(|kernel| kernel.path == Path::Decode)
+}
+
+/// Every chunk of every band is in exactly one share, in order, and the chunks of a band are its keys.
+#[test]
+fn shares_are_all_of_the_work_once() {
+    for (heads, len_q, len_kv) in [(1, 1, 20_000), (3, 1, 5_000), (2, 40, 3_000), (5, 3, 513), (7, 2, 1)] {
+        let inputs = Inputs::normal(Size::new(heads, len_q, len_kv, 1), 1);
+        inputs.with_problem(|problem| {
+            let row = decoders().next().unwrap().row;
+            for shares in [1, 2, 3, 8, 64] {
+                let plan = Plan::on(Path::Decode, problem.shape(), row, Machine::get(), 1).unwrap();
+                let mut cut = plan.cut;
+                cut.shares = shares;
+                let mut keys = vec![vec![0usize; len_kv]; heads * len_q];
+                let mut before = None;
+                let work = Work::new(problem, &cut, 1);
+                while let Some(share) = work.shares.take() {
+                    share
+                        .pieces(|piece| {
+                            for (head, row) in piece.lines() {
+                                for chunk in piece.chunks.clone() {
+                                    let at = (head, row, chunk);
+                                    assert!(piece.count() > 1 || before.replace(at).is_none_or(|x| x < at));
+                                    piece.keys(chunk).for_each(|key| keys[head * len_q + row][key] += 1);
+                                }
+                            }
+                            // Whoever has the beginning of a band finds the rest of it with the others.
+                            if piece.chunks.start == 0 {
+                                let mut next = piece.chunks.end;
+                                for (_, chunks) in share.rest(&piece) {
+                                    assert_eq!(chunks.start, next);
+                                    next = chunks.end;
+                                }
+                                assert_eq!(next, piece.all_chunks());
+                            }
+                            Ok::<_, ()>(())
+                        })
+                        .unwrap();
+                }
+                assert!(keys.iter().flatten().all(|&times| times == 1), "{shares} shares of {heads} heads");
+            }
+        });
+    }
+}
+
+/// One sequence and one head are enough for all threads, whose number changes no bit.
+#[test]
+fn one_head_is_divided_among_threads() {
+    let inputs = Inputs::normal(Size::new(1, 1, 20_000, 128), 5);
+    let mut shape = None;
+    inputs.with_problem(|problem| shape = Some(*problem.shape()));
+    let exact = inputs.exact();
+    for kernel in decoders() {
+        let plan = kernel.plan(&shape.unwrap(), 4).unwrap();
+        assert!(plan.threads == 4 && plan.cut.shares > 4 && plan.parts == 1, "{plan:?}");
+        let one = inputs.run(kernel, 1);
+        assert!(max_error(&one.o, &exact.o) <= 1e-5 * largest(&inputs.v), "{kernel:?}");
+        for threads in [2, 3, 4, 7, 16] {
+            assert_eq!(inputs.run(kernel, threads), one, "{kernel:?}, {threads} threads");
+        }
+    }
+}
+
+/// More keys than 16 and 20 bits count.
+#[test]
+fn very_long_sequences_are_right() {
+    for (len_kv, dim) in [(65_537, 16), (131_072, 8), (1_000_003, 2)] {
+        let inputs = Inputs::normal(Size::new(1, 2, len_kv, dim), 3).causal();
+        let exact = inputs.exact();
+        for kernel in decoders() {
+            let output = inputs.run(kernel, 2);
+            let error = max_error(&output.o, &exact.o);
+            assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}: {len_kv} x {dim}: {error:.1e}");
+            assert!(max_error(&output.lse, &exact.lse) <= 1e-5, "{kernel:?}: {len_kv} x {dim}");
+        }
+    }
+}

@@ -26,7 +26,8 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///   probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
 /// - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
 ///   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
-///   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2. With the flag, and on
+///   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
+///   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, and on
 ///   other x86-64 machines always, queries have up to 16 bits and probabilities 14: error below 3e-4, at half the
 ///   speed. Other scales, and K and V of other types: f32 computes.
 pub const FA_PRECISE: u32 = 2;

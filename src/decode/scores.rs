@@ -77,7 +77,7 @@ unsafe fn vector<S: Isa, T: Stored>(s: S, lines: &Lines, rows: usize, first: usi
             // A tile's sums fill one vector, four keys at a time.
             while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
                 // SAFETY: the rows are below the caller's count.
-                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim, $rows > 1 && row == 0) };
+                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim, row == 0) };
                 row += $rows;
             }
         };
@@ -138,7 +138,8 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
         // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
         unsafe {
             let sums = if seen.start <= here.start && here.end <= seen.end {
-                let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
+                let bytes =
+                    if fetches && !is_linear::<T, R>() { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 whole::<S, T, R>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
             } else {
                 let lane = s.load_i32(LANE.as_ptr());
@@ -197,6 +198,13 @@ unsafe fn whole<S: Isa, T: Stored, const R: usize>(
     s.sums(&lanes)
 }
 
+/// Whether keys are read in the order of memory, which is how the machine foresees them: one row of elements whose
+/// reading takes longer than that of the queries. Else each vector of queries is used for several keys.
+#[inline(always)]
+fn is_linear<T: Stored, const R: usize>() -> bool {
+    R == 1 && T::BLOCK_BYTES >= 2 * T::BLOCK
+}
+
 /// Products of `R` rows of queries packed by [`pack`], `step` values apart, with `K` keys. The sum of a
 /// vector's lanes is a dot product; each lane runs over the row in ascending order whatever `R` and `K` are.
 ///
@@ -214,8 +222,9 @@ unsafe fn dot<S: Isa, T: Stored, const R: usize, const K: usize>(
     let whole = dim - dim % S::LANES;
     // SAFETY: elements below `dim` of R queries and K keys (caller).
     unsafe {
-        if R == 1 {
-            // In the order of memory, which is how the machine foresees it; the sums of neighbouring keys overlap.
+        let linear = is_linear::<T, R>();
+        if linear {
+            // The sums of neighbouring keys overlap all the same.
             for (key, sum) in sum[0].iter_mut().enumerate() {
                 for d in (0..whole).step_by(S::LANES) {
                     let x = T::load(s, k.skip(key).base, d);
@@ -223,8 +232,7 @@ unsafe fn dot<S: Isa, T: Stored, const R: usize, const K: usize>(
                 }
             }
         }
-        // Else each vector of queries is used for several keys.
-        let several = if R == 1 { 0 } else { whole };
+        let several = if linear { 0 } else { whole };
         for d in (0..several).step_by(S::LANES) {
             let mut query = [s.splat(0.0); R];
             for (r, query) in query.iter_mut().enumerate() {
