@@ -89,9 +89,15 @@ impl Plan {
         threads: usize,
     ) -> Result<Plan, Error> {
         let path = if few.has(shape.queries[2]) { Path::Decode } else { Path::Prefill };
+        // Only in a ragged batch do sequences go either way: else nobody need ask each of them.
+        let few = match path {
+            _ if shape.ragged.is_some() => few,
+            Path::Prefill => Few::None,
+            Path::Decode => Few::All,
+        };
         let bands = tiles(Path::Decode, shape, row, machine, threads);
         let threads = threads.clamp(1, threads_worth(shape, path, bands));
-        let parts = tiles(Path::Prefill, shape, row, machine, threads);
+        let parts = if few == Few::All { bands } else { tiles(Path::Prefill, shape, row, machine, threads) };
         let (tiles, count, most) = match path {
             Path::Prefill => {
                 let count = part::count(shape, parts.q);
