@@ -26,6 +26,7 @@ pub(crate) mod scores;
 pub(crate) mod softmax;
 pub(crate) mod state;
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::attend::epilogue::blank;
@@ -34,13 +35,14 @@ use crate::attend::mask::{clip, first_block, next_block};
 use crate::attend::{fetch, key_rows, query_rows, stage};
 use crate::band::{Piece, Share};
 use crate::dtype::Dtype;
-use crate::family::{Rows, Source, convert};
+use crate::family::products::{Products, width};
+use crate::family::{Rows, Source, convert, copy_rows};
 use crate::part::Tiles;
 use crate::problem::{Sequence, Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Grain;
 use crate::workspace::{Kept, Scratch, array_bytes};
-use accumulate::Values;
+use accumulate::{Sums, Values};
 use scores::Keys;
 use state::State;
 
@@ -52,11 +54,16 @@ struct Lines {
     /// Packed queries, and the values from one line to the next; likewise below.
     queries: *mut f32,
     queries_step: usize,
+    /// What the scores of a row are still to be multiplied by.
+    factors: *mut f32,
     /// Scores of a block, later its probabilities, from the block's first key on.
     scores: *mut f32,
     scores_step: usize,
     /// One vector a row: each lane sums the probabilities of its own keys.
     sums: *mut f32,
+    /// Where sums of a block are integers: those of its values, and one vector a row of what they count.
+    block: Sums,
+    weights: *mut f32,
 }
 
 /// Scratch arrays of a block, counted from its first key.
@@ -78,11 +85,23 @@ fn lines_of(rows: usize) -> usize {
     if rows % ROWS == ROWS - 1 { rows.saturating_add(1) } else { rows }
 }
 
-/// Values from one line to the next of an array with lines of `n` values: whole vectors.
+/// Values from one line to the next of an array with lines of `n` values: whole vectors of words, each as f32.
 #[inline(always)]
-fn step<S: Isa>(n: usize) -> usize {
+fn step<S: Isa, P: Products>(n: usize) -> usize {
     // Saturates where no machine has the memory: the plan then finds no room.
-    n.checked_next_multiple_of(S::LANES).unwrap_or(usize::MAX)
+    n.checked_next_multiple_of(width::<S, P>()).unwrap_or(usize::MAX)
+}
+
+/// The same of the integer sums of a block.
+#[inline(always)]
+fn block_step<S: Isa, P: Products>(shape: &Shape) -> usize {
+    if P::BLOCKWISE { step::<S, P>(shape.dim_v) } else { 0 }
+}
+
+/// Values of a vector a row that only integer sums need.
+#[inline(always)]
+fn weight_step<S: Isa, P: Products>() -> usize {
+    if P::BLOCKWISE { S::LANES } else { 0 }
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a row, or that have
@@ -91,33 +110,44 @@ pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
     [1, 2].map(|i| storage.grains[i] != Grain::Finer)
 }
 
-/// Bytes of a converted row of K, and of V; 0 where none is.
+/// Bytes of a row that is not read where it lies: as f32, or just as it is.
 #[inline(always)]
-fn staged_rows(shape: &Shape, tiles: Tiles) -> [usize; 2] {
+fn staged_row<P: Products>(dim: usize) -> usize {
+    match P::DTYPE {
+        None => convert::row_bytes(dim),
+        Some(dtype) => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
+    }
+}
+
+/// The same of K, and of V; 0 where none is.
+#[inline(always)]
+fn staged_rows<P: Products>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
     let [k, v] = tiles.staged;
-    [(k, shape.dim_qk), (v, shape.dim_v)]
-        .map(|(staged, dim)| if staged { convert::row_bytes(dim) } else { 0 })
+    [(k, shape.dim_qk), (v, shape.dim_v)].map(|(staged, dim)| if staged { staged_row::<P>(dim) } else { 0 })
 }
 
 /// Scales of a block that are kept apart from K, and from V.
 #[inline(always)]
-fn row_scales<S: Isa>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
-    [1, 2].map(|i| if shape.storage.grains[i] == Grain::Row { step::<S>(tiles.kv) } else { 0 })
+fn row_scales<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
+    [1, 2].map(|i| if shape.storage.grains[i] == Grain::Row { step::<S, P>(tiles.kv) } else { 0 })
 }
 
 /// Bytes of scratch that [`Decode`] takes for one piece; `None` if no machine has as many.
-pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+pub(crate) fn scratch_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<usize> {
     let rows = tiles.heads.checked_mul(tiles.q)?;
     let count = lines_of(rows);
-    let lines = |values: usize| array_bytes(step::<S>(values).checked_mul(count)?, 4);
-    let [staged_k, staged_v] = staged_rows(shape, tiles);
-    let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
+    let lines = |values: usize| array_bytes(step::<S, P>(values).checked_mul(count)?, 4);
+    let [staged_k, staged_v] = staged_rows::<P>(shape, tiles);
+    let [scales_k, scales_v] = row_scales::<S, P>(shape, tiles);
     let arrays = [
         lines(shape.dim_qk),
+        array_bytes(count, 4),
         lines(tiles.kv),
         lines(S::LANES),
-        state::bytes::<S>(rows, shape.dim_v),
-        state::bytes::<S>(rows, shape.dim_v),
+        array_bytes(block_step::<S, P>(shape).checked_mul(count)?, 4),
+        array_bytes(weight_step::<S, P>().checked_mul(count)?, 4),
+        state::bytes::<S, P>(rows, shape.dim_v),
+        state::bytes::<S, P>(rows, shape.dim_v),
         array_bytes(scales_k, 4),
         array_bytes(scales_v, 4),
         array_bytes(tiles.kv.checked_mul(staged_k)?, 1),
@@ -127,9 +157,12 @@ pub(crate) fn scratch_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize
 }
 
 /// Bytes of each state that a share keeps for others; `None` if no machine has as many.
-pub(crate) fn kept_bytes<S: Isa>(shape: &Shape, tiles: Tiles) -> Option<usize> {
-    state::bytes::<S>(tiles.heads.checked_mul(tiles.q)?, shape.dim_v)
+pub(crate) fn kept_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+    state::bytes::<S, P>(tiles.heads.checked_mul(tiles.q)?, shape.dim_v)
 }
+
+/// The same with the products of a family.
+pub(crate) struct By<T, P>(pub(crate) T, pub(crate) PhantomData<P>);
 
 /// The computation of one piece, to be entered with an instruction set.
 pub(crate) struct Decode<'a, 'p> {
@@ -145,31 +178,35 @@ pub(crate) struct Decode<'a, 'p> {
 /// before it are behind.
 const BEGUN: usize = 0;
 
-impl Body for Decode<'_, '_> {
+impl<P: Products> Body for By<Decode<'_, '_>, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Decode { piece, tiles, mut scratch, kept, share } = self;
+        let Decode { piece, tiles, mut scratch, kept, share } = self.0;
         let (problem, sequence) = (piece.problem(), piece.sequence());
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
         let rows = tiles.heads * tiles.q;
         assert!(piece.heads.len() <= tiles.heads && piece.rows.len() <= tiles.q);
 
-        let (queries_step, scores_step) = (step::<S>(dim_qk), step::<S>(tiles.kv));
+        let (queries_step, scores_step) = (step::<S, P>(dim_qk), step::<S, P>(tiles.kv));
+        let block_step = block_step::<S, P>(shape);
         let count = lines_of(rows);
         let lines = Lines {
             queries: scratch.take(count * queries_step),
             queries_step,
+            factors: scratch.take(count),
             scores: scratch.take(count * scores_step),
             scores_step,
             sums: scratch.take(count * S::LANES),
+            block: Sums { base: scratch.take(count * block_step), step: block_step },
+            weights: scratch.take(count * weight_step::<S, P>()),
         };
-        let state_bytes = state::bytes::<S>(rows, dim_v).unwrap_or(usize::MAX);
+        let state_bytes = state::bytes::<S, P>(rows, dim_v).unwrap_or(usize::MAX);
         let states = [(); 2].map(|()| scratch.take::<u8>(state_bytes));
-        let [staged_k, staged_v] = staged_rows(shape, tiles);
-        let [scales_k, scales_v] = row_scales::<S>(shape, tiles);
+        let [staged_k, staged_v] = staged_rows::<P>(shape, tiles);
+        let [scales_k, scales_v] = row_scales::<S, P>(shape, tiles);
         let block = Block {
             scales: [scratch.take(scales_k), scratch.take(scales_v)],
             staged: [scratch.take(tiles.kv * staged_k), scratch.take(tiles.kv * staged_v)],
@@ -178,31 +215,32 @@ impl Body for Decode<'_, '_> {
         // SAFETY: views and band vouch for the rows of Q, K, V and O; the arrays have the sizes
         // that the callees ask for, and a share's states are nobody else's until all shares are computed.
         unsafe {
-            let [own, other] = states.map(|base| State::at::<S>(base, rows, dim_v));
-            let keep = |n| State::at::<S>(kept.state(share.index, n), rows, dim_v);
+            let [own, other] = states.map(|base| State::at::<S, P>(base, rows, dim_v));
+            let keep = |n| State::at::<S, P>(kept.state(share.index, n), rows, dim_v);
             let kv_head = problem.kv_head(piece.heads.start);
             let keys = piece.keys(piece.chunks.start);
             let mut factor = problem.score_factor();
             if shape.storage.grains[1] == Grain::Head && !keys.is_empty() {
-                factor *= stage::scale_of(&key_rows(problem, problem.k(), sequence, kv_head, keys.start));
+                factor *= key_rows(problem, problem.k(), sequence, kv_head, keys.start).scale();
             }
             let last = piece.count() - 1;
             for r in 0..lines_of(piece.count()) {
                 // Lines without a row repeat the last row: their results go nowhere.
                 let (head, row) = piece.line(r.min(last));
                 let query = lines.queries.add(r * queries_step);
-                scores::pack(s, query_rows(problem, sequence, head, row), dim_qk, factor, query);
+                let source = query_rows(problem, sequence, head, row);
+                lines.factors.add(r).write(P::pack(s, source, dim_qk, factor, query));
             }
 
             let first = if piece.is_whole() { own } else { keep(BEGUN) };
             for (n, chunk) in piece.chunks.clone().enumerate() {
                 let keys = piece.keys(chunk);
                 if piece.chunks.start > 0 {
-                    compute(s, piece, &keys, tiles, &lines, &block, &keep(BEGUN + 1 + n));
+                    compute::<S, P>(s, piece, &keys, tiles, &lines, &block, &keep(BEGUN + 1 + n));
                 } else if n == 0 {
-                    compute(s, piece, &keys, tiles, &lines, &block, &first);
+                    compute::<S, P>(s, piece, &keys, tiles, &lines, &block, &first);
                 } else {
-                    compute(s, piece, &keys, tiles, &lines, &block, &other);
+                    compute::<S, P>(s, piece, &keys, tiles, &lines, &block, &other);
                     first.join(s, &other, piece.count());
                 }
             }
@@ -222,17 +260,18 @@ pub(crate) struct Join<'a, 's, 'p> {
     pub(crate) kept: Kept<'a>,
 }
 
-impl Body for Join<'_, '_, '_> {
+impl<P: Products> Body for By<Join<'_, '_, '_>, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Join { piece, share, tiles, kept } = self;
+        let Join { piece, share, tiles, kept } = self.0;
         let rows = tiles.heads * tiles.q;
         // SAFETY: as in `Decode`; whoever has the share in which a band begins is the only one to look at the
         // states of that band.
         unsafe {
-            let keep = |share, n| State::at::<S>(kept.state(share, n), rows, piece.problem().shape().dim_v);
+            let keep =
+                |share, n| State::at::<S, P>(kept.state(share, n), rows, piece.problem().shape().dim_v);
             let first = keep(share.index, BEGUN);
             for (share, chunks) in share.rest(piece) {
                 for n in 0..chunks.len() {
@@ -252,7 +291,7 @@ fn scale_of_values(piece: &Piece) -> f32 {
         return 1.0;
     }
     let kv_head = problem.kv_head(piece.heads.start);
-    stage::scale_of(&key_rows(problem, problem.v(), piece.sequence(), kv_head, seen.start))
+    key_rows(problem, problem.v(), piece.sequence(), kv_head, seen.start).scale()
 }
 
 /// All rows of a band meet a chunk of keys.
@@ -260,7 +299,7 @@ fn scale_of_values(piece: &Piece) -> f32 {
 /// # Safety
 /// The arrays are those of the band, with the queries packed.
 #[inline(always)]
-unsafe fn compute<S: Isa>(
+unsafe fn compute<S: Isa, P: Products>(
     s: S,
     piece: &Piece,
     chunk: &Range<usize>,
@@ -288,13 +327,20 @@ unsafe fn compute<S: Isa>(
                 let here = keys.start - start..keys.end - start;
                 let [k, v] = [stage::K, stage::V].map(|which| {
                     let staged = tiles.staged[which].then_some(block.staged[which]);
-                    Place { which, kv_head, start, staged, scales: block.scales[which] }
+                    Place::<P> {
+                        which,
+                        kv_head,
+                        start,
+                        staged,
+                        scales: block.scales[which],
+                        products: PhantomData,
+                    }
                 });
                 let next = next_block(&seen, &keys, tiles.kv);
                 let next = next.start - start..next.end - start;
                 k.prepare(s, piece, &keys);
                 v.prepare(s, piece, &keys);
-                visit(s, piece, &Visit { start, keys: here, next, k, v, fresh }, lines, state);
+                visit::<S, P>(s, piece, &Visit { start, keys: here, next, k, v, fresh }, lines, state);
                 fresh = false;
             }
             keys = next_block(&seen, &keys, tiles.kv);
@@ -309,19 +355,19 @@ unsafe fn compute<S: Isa>(
 }
 
 /// Where a block of K or V is.
-#[derive(Clone, Copy)]
-struct Place {
+struct Place<P> {
     which: usize,
     kv_head: usize,
     /// The first key of the block.
     start: usize,
-    /// Where its rows are once they have been converted, if they are.
+    /// Where its rows are once they have been converted or copied, if they are.
     staged: Option<*mut u8>,
     /// Where their scales are, if they have their own.
     scales: *mut f32,
+    products: PhantomData<P>,
 }
 
-impl Place {
+impl<P: Products> Place<P> {
     #[inline(always)]
     fn source<'a>(&self, piece: &'a Piece, key: usize) -> Source<'a> {
         let problem = piece.problem();
@@ -340,7 +386,7 @@ impl Place {
     #[inline(always)]
     fn run(&self, piece: &Piece, keys: &Range<usize>) -> (Range<usize>, Rows) {
         if let Some(base) = self.staged {
-            return (keys.clone(), Rows { base, stride: convert::row_bytes(self.dim(piece)) });
+            return (keys.clone(), Rows { base, stride: staged_row::<P>(self.dim(piece)) });
         }
         let key = self.start + keys.start;
         let n = piece.problem().keys_in_a_row(piece.sequence(), key).min(keys.len());
@@ -349,7 +395,7 @@ impl Place {
         (keys.start..keys.start + n, Rows { base, ..rows })
     }
 
-    /// Converts the rows of `keys`, where that must be, and finds their scales.
+    /// Converts or copies the rows of `keys`, where that must be, and finds their scales.
     ///
     /// # Safety
     /// There is room for a block's.
@@ -368,15 +414,19 @@ impl Place {
                 let source = if is_finer { source } else { Source { view: &raw, ..source } };
                 // SAFETY: rows of the block, by the caller's contract.
                 unsafe {
-                    let to = staged.add((key - self.start) * convert::row_bytes(dim));
-                    convert::convert(s, source, n, dim, to);
+                    let bytes = staged_row::<P>(dim);
+                    let to = staged.add((key - self.start) * bytes);
+                    match P::DTYPE.and_then(|dtype| dtype.row_bytes(dim)) {
+                        Some(own) => copy_rows(source.rows(), n, own, to, bytes, own),
+                        None => convert::convert(s, source, n, dim, to),
+                    }
                 }
                 key += n;
             }
         }
         if problem.shape().storage.grains[1 + self.which] == Grain::Row {
             for key in keys.clone() {
-                let scale = stage::scale_of(&self.source(piece, key));
+                let scale = self.source(piece, key).scale();
                 // SAFETY: as above.
                 unsafe { self.scales.add(key - self.start).write(scale) };
             }
@@ -394,7 +444,8 @@ impl Place {
     #[inline(always)]
     fn dtype(&self, piece: &Piece) -> Dtype {
         let dtypes = piece.problem().shape().storage.dtypes;
-        if self.staged.is_some() { Dtype::F32 } else { dtypes[1 + self.which] }
+        let converted = if self.staged.is_some() { Dtype::F32 } else { dtypes[1 + self.which] };
+        P::DTYPE.unwrap_or(converted)
     }
 }
 
@@ -416,19 +467,19 @@ fn fetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
 }
 
 /// A block of keys, and all that is said of it counted from its start.
-struct Visit {
+struct Visit<P> {
     start: usize,
     /// Those that some row sees.
     keys: Range<usize>,
     /// Those of the next block.
     next: Range<usize>,
-    k: Place,
-    v: Place,
+    k: Place<P>,
+    v: Place<P>,
     /// Whether there was none before: what the state's output holds does not matter.
     fresh: bool,
 }
 
-impl Visit {
+impl<P> Visit<P> {
     /// What a row sees of it.
     #[inline(always)]
     fn seen_by(&self, sequence: &Sequence, row: usize) -> Range<usize> {
@@ -442,7 +493,7 @@ impl Visit {
 /// # Safety
 /// `lines` and `state` are the band's arrays, with the queries packed, and the rest as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state: &State) {
+unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, lines: &Lines, state: &State) {
     let (problem, sequence) = (piece.problem(), piece.sequence());
     let Shape { dim_qk, dim_v, .. } = *problem.shape();
     let Visit { start, keys, next, k, v, .. } = visit;
@@ -454,7 +505,7 @@ unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state
             let (seen, rows_k) = k.run(piece, &rest);
             rest.start = seen.end;
             let of_keys = Keys { seen: &seen, rows: rows_k, dtype: k.dtype(piece), scales: k.scales(piece) };
-            scores::scores(s, lines, rows, &of_keys, dim_qk);
+            scores::scores::<S, P>(s, lines, rows, &of_keys, dim_qk);
         }
         // What comes next is elsewhere, and on its way while the softmax waits for itself.
         for (place, keys) in [(v, keys), (k, next)] {
@@ -477,19 +528,26 @@ unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state
                 {
                     logits.change_row(s, row, *start, &seen, lines.scores.add(r * lines.scores_step));
                 }
-                softmax::softmax(s, lines, state, r, &seen, v.scales(piece));
+                softmax::softmax::<S, P>(s, lines, state, r, &seen, v.scales(piece));
             }
         }
-        let fresh = visit.fresh && is_whole;
-        if visit.fresh && !is_whole {
-            blank(state.output, lines_of(rows) * state.step);
+        let sums = if P::BLOCKWISE { lines.block } else { Sums { base: state.output, step: state.step } };
+        let begins = P::BLOCKWISE || visit.fresh;
+        if begins && !is_whole {
+            blank(sums.base, lines_of(rows) * sums.step);
         }
         // Keys that all rows see are taken for several rows at a time, those before and behind row by row:
-        // a value that a row does not see must not reach it, not even multiplied by 0.
-        let all = last.start..first.end.max(last.start);
+        // a value that a row does not see must not reach it, not even multiplied by 0. No pair is torn.
+        let all = if is_whole {
+            keys.clone()
+        } else {
+            let start = last.start.next_multiple_of(P::KEYS);
+            start..(first.end - first.end % P::KEYS).max(start)
+        };
         let behind = keys.end.min(all.end)..keys.end;
-        let mut first = fresh;
-        for (mut part, of_all) in [(keys.start..all.start, false), (all, true), (behind, false)] {
+        let mut first = begins && is_whole;
+        for (mut part, of_all) in [(keys.start..all.start.min(keys.end), false), (all, true), (behind, false)]
+        {
             while !part.is_empty() {
                 let (run, rows_v) = v.run(piece, &part);
                 part.start = run.end;
@@ -498,34 +556,39 @@ unsafe fn visit<S: Isa>(s: S, piece: &Piece, visit: &Visit, lines: &Lines, state
                 let guarded =
                     problem.logits().hides() && accumulate::any_not_finite(s, values, &run, v.scales(piece));
                 if of_all && !guarded {
-                    accumulate::accumulate(s, lines, state, 0..rows, &run, values, first);
+                    accumulate::accumulate::<S, P>(s, lines, sums, 0..rows, &run, values, first);
                     first = false;
                     continue;
                 }
                 if first {
-                    blank(state.output, lines_of(rows) * state.step);
+                    blank(sums.base, lines_of(rows) * sums.step);
                     first = false;
                 }
                 for (r, (head, row)) in piece.lines().enumerate() {
-                    let seen = clip(visit.seen_by(sequence, row), &run);
-                    if !guarded && !seen.is_empty() {
-                        accumulate::accumulate(s, lines, state, r..r + 1, &seen, values, false);
-                    } else if guarded {
-                        for key in seen {
-                            if problem.sees(sequence, head, row, start + key) {
-                                accumulate::accumulate(
-                                    s,
-                                    lines,
-                                    state,
-                                    r..r + 1,
-                                    &(key..key + 1),
-                                    values,
-                                    false,
-                                );
-                            }
+                    let mut seen = clip(visit.seen_by(sequence, row), &run);
+                    while !seen.is_empty() {
+                        let mut keys = seen.clone();
+                        if guarded {
+                            // Those of a pair that are seen: together, if both are.
+                            keys.end = keys.end.min((keys.start + 1).next_multiple_of(P::KEYS));
+                            seen.start = keys.end;
+                            let sees = |key| problem.sees(sequence, head, row, start + key);
+                            keys.start += usize::from(!sees(keys.start));
+                            keys.end -= usize::from(!keys.is_empty() && !sees(keys.end - 1));
+                        } else {
+                            seen.start = seen.end;
+                        }
+                        if !keys.is_empty() {
+                            accumulate::accumulate::<S, P>(s, lines, sums, r..r + 1, &keys, values, false);
                         }
                     }
                 }
+            }
+        }
+        if P::BLOCKWISE {
+            for (r, (_, row)) in piece.lines().enumerate() {
+                let is_blind = !is_whole && visit.seen_by(sequence, row).is_empty();
+                accumulate::settle::<S, P>(s, lines, state, r, is_blind, visit.fresh);
             }
         }
     }

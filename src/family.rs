@@ -10,6 +10,7 @@ pub(crate) mod f32;
 pub(crate) mod i16;
 pub(crate) mod i8;
 pub(crate) mod integers;
+pub(crate) mod products;
 
 use std::ptr;
 
@@ -18,6 +19,7 @@ use crate::part::Tiles;
 use crate::problem::{Shape, Storage};
 use crate::simd::Isa;
 use crate::view::View;
+use products::Products;
 
 /// Rows as the tile loops read them: a first byte and the distance between rows.
 #[derive(Clone, Copy)]
@@ -56,6 +58,12 @@ impl Source<'_> {
     pub(crate) fn skip(self, n: usize) -> Self {
         let [entry, head, row] = self.at;
         Source { at: [entry, head, row + n], ..self }
+    }
+
+    /// What the elements of the first row are multiplied by, if all by the same; 1 if by nothing.
+    #[inline(always)]
+    pub(crate) fn scale(&self) -> f32 {
+        self.view.quant().map_or(1.0, |quant| quant.of(quant.at(self.at), 0)[0])
     }
 
     /// What they are stored as.
@@ -110,6 +118,9 @@ pub(crate) trait Family: 'static {
     type Words<S: Isa>: Copy;
     /// Sums of products, one a lane.
     type Sum<S: Isa>: Copy;
+
+    /// How it multiplies where query rows are few.
+    type Products: Products;
 
     /// Whether it computes problems whose Q, K and V are stored so.
     fn takes(storage: &Storage) -> bool;

@@ -4,11 +4,13 @@
 //! in `family/` and its rows here. Nothing else names either.
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::decode::{self, Decode, Join};
+use crate::decode::{self, By, Decode, Join};
 use crate::dtype::Dtype;
 use crate::error::Error;
+use crate::family::products::Products;
 use crate::family::{Family, bf16::Bf16, f32::F32, i8::I8, i16::I16};
 use crate::machine;
 use crate::part::{Part, Tiles};
@@ -72,9 +74,13 @@ struct Way {
 pub struct Row {
     isa: &'static CStr,
     family: &'static str,
+    /// The family of [`Path::Decode`].
+    products: &'static str,
     takes: fn(&Storage) -> bool,
     /// See [`Family::MOST`].
     most: [usize; 2],
+    /// See [`Products::MOST`].
+    most_few: usize,
     rounds: bool,
     blockwise: bool,
     lanes: usize,
@@ -97,8 +103,10 @@ impl Row {
         Row {
             isa: S::NAME,
             family: F::NAME,
+            products: F::Products::NAME,
             takes: F::takes,
             most: F::MOST,
+            most_few: F::Products::MOST,
             rounds: F::ROUNDS,
             blockwise: F::BLOCKWISE,
             lanes: S::LANES,
@@ -114,7 +122,7 @@ impl Row {
             },
             decode: Way {
                 reads_kv: |shape| decode::reads_kv(&shape.storage),
-                scratch: decode::scratch_bytes::<S::Core>,
+                scratch: decode::scratch_bytes::<S, F::Products>,
             },
             compute: |part, tiles, scratch| {
                 let s = S::detect().ok_or(Error::Internal)?;
@@ -122,16 +130,16 @@ impl Row {
                 Ok(())
             },
             decode_piece: |piece| {
-                let s = S::Core::detect().ok_or(Error::Internal)?;
-                s.enter(piece);
+                let s = S::detect().ok_or(Error::Internal)?;
+                s.enter(By(piece, PhantomData::<F::Products>));
                 Ok(())
             },
             join: |join| {
-                let s = S::Core::detect().ok_or(Error::Internal)?;
-                s.enter(join);
+                let s = S::detect().ok_or(Error::Internal)?;
+                s.enter(By(join, PhantomData::<F::Products>));
                 Ok(())
             },
-            kept: decode::kept_bytes::<S::Core>,
+            kept: decode::kept_bytes::<S, F::Products>,
             map: |function, values| {
                 if let Some(s) = S::detect() {
                     s.enter(Map(function, values));
@@ -154,8 +162,7 @@ impl Row {
     pub fn family(&self, path: Path) -> &'static str {
         match path {
             Path::Prefill => self.family,
-            // What decode reads is far more than what it computes: it affords f32.
-            Path::Decode => F32::NAME,
+            Path::Decode => self.products,
         }
     }
 
@@ -173,7 +180,7 @@ impl Row {
     pub fn most_keys(&self, path: Path) -> usize {
         match path {
             Path::Prefill => self.most[0],
-            Path::Decode => usize::MAX,
+            Path::Decode => self.most_few,
         }
     }
 

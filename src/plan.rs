@@ -179,10 +179,10 @@ impl fmt::Display for Plan {
         for (i, name) in ["K", "V"].into_iter().enumerate() {
             let dtype = kv[i];
             if !tiles.staged[i] {
-                if *path == Path::Decode && dtype != Dtype::F32 {
+                if *path == Path::Decode && family == "f32" && dtype != Dtype::F32 {
                     write!(f, ", {name} converted from {dtype} as it is read")?;
                 }
-            } else if in_place[i] && (*path == Path::Prefill || dtype == Dtype::F32) {
+            } else if in_place[i] && (*path == Path::Prefill || family != "f32" || dtype == Dtype::F32) {
                 write!(f, ", {name} copied block by block")?;
             } else if family == "f32" {
                 write!(f, ", {name} converted from {dtype} block by block")?;

@@ -137,9 +137,9 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
             let mut out_scale = 1.0;
             if F::BLOCKWISE && !seen.is_empty() {
                 let first_of = |view| key_rows(problem, view, sequence, kv_head, seen.start);
-                out_scale = stage::scale_of(&first_of(problem.v()));
+                out_scale = first_of(problem.v()).scale();
                 if key_scales == 0 {
-                    factor *= stage::scale_of(&first_of(problem.k()));
+                    factor *= first_of(problem.k()).scale();
                 }
             }
             let mut doubtful = problem.changes_scores();

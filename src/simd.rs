@@ -125,6 +125,22 @@ pub(crate) trait Isa: Copy + 'static {
     fn powers_u8(self, x: [Self::F32; 4], top: Self::F32) -> Self::I32 {
         math::powers_u8(self, x, top)
     }
+    /// The halves of `a` and of `b` that have the same number next to each other, that of `a` in the lower half: what
+    /// [`Isa::unzipped`] puts in order.
+    #[inline(always)]
+    fn zip_i16(self, a: Self::I32, b: Self::I32) -> [Self::I32; 2] {
+        math::zip_i16(self, a, b)
+    }
+    /// Vectors whose lanes are in the order of [`Isa::zip_i16`], in that of the halves before.
+    #[inline(always)]
+    fn unzipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
+        x
+    }
+    /// The other way round.
+    #[inline(always)]
+    fn zipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
+        x
+    }
     /// What is in the upper halves, as f32.
     fn high_half(self, x: Self::I32) -> Self::F32;
     /// `low <= x && x < high`.
@@ -177,6 +193,24 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store_i32(self, p: *mut i32, x: Self::I32);
+    /// Reads the first `LANES / 2` lanes; the others are 0.
+    ///
+    /// # Safety
+    /// `LANES / 2` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_lower_half(self, p: *const i32) -> Self::I32 {
+        // SAFETY: this method's contract.
+        unsafe { math::load_lower_half(self, p) }
+    }
+    /// Reads twice as many signed bytes as there are lanes, as 16-bit integers.
+    ///
+    /// # Safety
+    /// `2 * LANES` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_i8_i16(self, p: *const i8) -> Self::I32 {
+        // SAFETY: this method's contract.
+        unsafe { math::load_i8_i16(self, p) }
+    }
     /// Reads a vector of binary16; no alignment is needed.
     ///
     /// # Safety

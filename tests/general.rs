@@ -519,7 +519,8 @@ impl Case {
         let rounded = match (is_i8, is_i16) {
             (true, _) => 1.0 / 254.0,
             (_, true) => 1.0 / 40_000.0,
-            _ => 2f64.powi(-9),
+            // Half a unit in the last of 8 places.
+            _ => 2f64.powi(-8),
         };
         // SAFETY: NULL or a box that the case keeps.
         let quant = unsafe { a.q.quant.as_ref() };

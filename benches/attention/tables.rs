@@ -337,8 +337,9 @@ impl Tables {
             let compute = {
                 let possible = measured.contenders[0].possible;
                 // Probes are those of the family of many rows.
+                let is_own = row.family(Path::Decode) == row.family(Path::Prefill);
                 let f32_row = self.row(Dtype::F32, None).unwrap_or(row);
-                let factor = probe::peak(row) / probe::peak(f32_row);
+                let factor = if is_own { 1.0 } else { probe::peak(row) / probe::peak(f32_row) };
                 case.flops() / possible.median * factor.max(1.0) / threads as f64
             };
             let share = match bound {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::key_rows;
-use crate::family::{Family, Rows, Source};
+use crate::family::{Family, Rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 
@@ -68,16 +68,10 @@ pub(crate) unsafe fn key_scales(
 ) -> bool {
     let mut suspects = false;
     for (i, key) in keys.clone().enumerate() {
-        let scale = scale_of(&key_rows(problem, problem.k(), sequence, kv_head, key));
+        let scale = key_rows(problem, problem.k(), sequence, kv_head, key).scale();
         suspects |= !scale.is_finite();
         // SAFETY: one of as many as there are keys.
         unsafe { to.add(i).write(scale) };
     }
     suspects
-}
-
-/// What the elements of a row are multiplied by, if all by the same; 1 if by nothing.
-#[inline(always)]
-pub(crate) fn scale_of(source: &Source) -> f32 {
-    source.view.quant().map_or(1.0, |quant| quant.of(quant.at(source.at), 0)[0])
 }

@@ -1,11 +1,14 @@
-//! output += probabilities · V: a vector is neighbouring elements of one row. Values become f32 as they are read.
+//! output += probabilities · V: a vector is neighbouring elements of one row. Values are converted as they are read,
+//! or two rows of them zipped: see [`crate::family::products`].
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::{AHEAD, Lines, ROWS, fetch_rows};
 use crate::decode::state::State;
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::family::Rows;
+use crate::family::products::{Products, width};
 use crate::simd::{Body, Isa};
 
 /// The values of a block of keys, counted from the block's start.
@@ -17,45 +20,54 @@ pub(super) struct Values {
     pub(super) dim: usize,
 }
 
-/// Adds `keys`, counted from the block's start, to the output of `rows`, or begins it with them if `fresh`.
+/// Lines of weighted sums, one a query row.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    pub(super) base: *mut f32,
+    /// Values from one line to the next: whole vectors.
+    pub(super) step: usize,
+}
+
+/// Adds `keys`, counted from the block's start, to the `sums` of `rows`, or begins these with them if `fresh`.
 /// Each element's sum runs over the keys in ascending order. Out of line, as [`super::scores::scores`].
 ///
 /// # Safety
-/// `lines` and `state` have these rows, and a line more where [`ROWS`] say so, with probabilities for these keys.
+/// `lines` and `sums` have these rows, and a line more where [`ROWS`] say so, with probabilities for these keys.
 #[inline(never)]
-pub(super) unsafe fn accumulate<S: Isa>(
+pub(super) unsafe fn accumulate<S: Isa, P: Products>(
     s: S,
     lines: &Lines,
-    state: &State,
+    sums: Sums,
     rows: Range<usize>,
     keys: &Range<usize>,
     values: Values,
     fresh: bool,
 ) {
-    s.enter(Accumulate { lines, state, rows, keys, values, fresh });
+    s.enter(Accumulate::<P> { lines, sums, rows, keys, values, fresh, products: PhantomData });
 }
 
 /// Made by [`accumulate`] alone, whose contract covers what it points to.
-struct Accumulate<'a> {
+struct Accumulate<'a, P> {
     lines: &'a Lines,
-    state: &'a State,
+    sums: Sums,
     rows: Range<usize>,
     keys: &'a Range<usize>,
     values: Values,
     fresh: bool,
+    products: PhantomData<P>,
 }
 
-impl Body for Accumulate<'_> {
+impl<P: Products> Body for Accumulate<'_, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: the contract of `accumulate`, which made this.
-        unsafe { with_stored!(self.values.dtype, T => self.all_rows::<S, T>(s)) }
+        unsafe { with_stored!(P::DTYPE.unwrap_or(self.values.dtype), T => self.all_rows::<S, T>(s)) }
     }
 }
 
-impl Accumulate<'_> {
+impl<P: Products> Accumulate<'_, P> {
     /// # Safety
     /// As [`accumulate`], of values stored as `T`.
     #[inline(always)]
@@ -67,7 +79,7 @@ impl Accumulate<'_> {
             ($rows:expr, $least:expr, $vectors:expr) => {
                 while self.rows.end.saturating_sub(row) >= $least {
                     // SAFETY: the rows are among the caller's.
-                    unsafe { self.all_elements::<S, T, { $rows }, { $vectors }>(s, row) };
+                    unsafe { self.all_elements::<S, T, { $rows }>(s, row, $vectors / P::KEYS) };
                     row += $rows;
                 }
             };
@@ -83,16 +95,16 @@ impl Accumulate<'_> {
     /// # Safety
     /// As [`accumulate`], for `R` rows from `row` on.
     #[inline(always)]
-    unsafe fn all_elements<S: Isa, T: Stored, const R: usize, const C: usize>(&self, s: S, row: usize) {
-        let dim = self.values.dim;
+    unsafe fn all_elements<S: Isa, T: Stored, const R: usize>(&self, s: S, row: usize, most: usize) {
+        let (dim, width) = (self.values.dim, width::<S, P>());
         let mut d = 0;
-        // SAFETY: each tile is taken only while its vectors are left of the caller's dim.
+        // SAFETY: each tile is taken only while its elements are left of the caller's dim.
         unsafe {
             macro_rules! tiles_of {
                 ($vectors:expr) => {
-                    while $vectors <= C && dim - d >= $vectors * S::LANES {
+                    while $vectors <= most && dim - d >= $vectors * width {
                         self.tile::<S, T, R, { $vectors }>(s, row, d, None);
-                        d += $vectors * S::LANES;
+                        d += $vectors * width;
                     }
                 };
             }
@@ -106,7 +118,7 @@ impl Accumulate<'_> {
         }
     }
 
-    /// `C` vectors of elements, from element `d` on, of `R` rows from `row` on; with `only`, the last has no more than
+    /// `C` vectors of words, from element `d` on, of `R` rows from `row` on; with `only`, the last has no more than
     /// these many elements.
     ///
     /// # Safety
@@ -119,44 +131,83 @@ impl Accumulate<'_> {
         d: usize,
         only: Option<usize>,
     ) {
-        let Accumulate { lines, state, keys, values, fresh, .. } = self;
+        let Accumulate { lines, sums, keys, values, fresh, .. } = self;
         let p = lines.scores.wrapping_add(row * lines.scores_step);
-        let output = state.output.wrapping_add(row * state.step + d);
-        let mut sum = [[s.splat(0.0); C]; R];
+        let at = sums.base.wrapping_add(row * sums.step + d);
+        let mut sum = [[[P::zero(s); 2]; C]; R];
         // SAFETY: r < R, c < C and keys of the caller's.
         unsafe {
             if !fresh {
                 for (r, sum) in sum.iter_mut().enumerate() {
                     for (c, sum) in sum.iter_mut().enumerate() {
-                        *sum = s.load(output.add(r * state.step + c * S::LANES));
+                        *sum = P::resume(s, at.add(r * sums.step + c * width::<S, P>()));
                     }
                 }
             }
             // Several passes over the same rows, each of which takes a part of them: the first one fetches all.
             let fetches = R > 1 && row == self.rows.start && d == 0;
             let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
-            let mut from = values.rows.skip(keys.start);
-            for key in keys.start..keys.end {
-                fetch_rows(s, from.skip(AHEAD), 1, bytes);
-                let mut weight = [s.splat(0.0); R];
+            let first = keys.start - keys.start % P::KEYS;
+            let mut from = values.rows.skip(first);
+            for key in (first..keys.end).step_by(P::KEYS) {
+                fetch_rows(s, from.skip(AHEAD), P::KEYS, bytes);
+                let mut weight = [P::nothing(s); R];
                 for (r, weight) in weight.iter_mut().enumerate() {
-                    *weight = s.splat(p.add(r * lines.scores_step + key).read());
+                    *weight = P::weight(s, p.add(r * lines.scores_step), key);
                 }
                 for c in 0..C {
-                    let x = match only {
-                        Some(n) => T::load_first(s, from.base, d, n),
-                        None => T::load(s, from.base, d + c * S::LANES),
-                    };
+                    // Of a pair, there may be one alone at each end.
+                    let mut rows = [P::nothing(s); 2];
+                    for (n, x) in rows.iter_mut().enumerate().take(P::KEYS) {
+                        if P::KEYS == 1 || keys.contains(&(key + n)) {
+                            let row = from.skip(n).base;
+                            *x = match only {
+                                Some(n) => P::row_first::<S, T>(s, row, d, n),
+                                None => P::row::<S, T>(s, row, d + c * width::<S, P>()),
+                            };
+                        }
+                    }
+                    let x = P::side_by_side(s, rows);
                     for (sum, &weight) in sum.iter_mut().zip(&weight) {
-                        sum[c] = s.fma(weight, x, sum[c]);
+                        for v in 0..P::KEYS {
+                            sum[c][v] = P::add(s, weight, x[v], sum[c][v]);
+                        }
                     }
                 }
-                from = from.skip(1);
+                from = from.skip(P::KEYS);
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
-                    s.store(output.add(r * state.step + c * S::LANES), sum);
+                    P::keep(s, at.add(r * sums.step + c * width::<S, P>()), sum);
                 }
+            }
+        }
+    }
+}
+
+/// Adds the integer sums of a block to the output of row `r`, or begins it with them if `fresh`. A row that is `blind` in
+/// this block has none.
+///
+/// # Safety
+/// `lines` and `state` have the row; unless it is blind, with its weight.
+#[inline(always)]
+pub(super) unsafe fn settle<S: Isa, P: Products>(
+    s: S,
+    lines: &Lines,
+    state: &State,
+    r: usize,
+    is_blind: bool,
+    fresh: bool,
+) {
+    // SAFETY: lines are whole vectors of words.
+    unsafe {
+        let weight = if is_blind { s.splat(0.0) } else { s.load(lines.weights.add(r * S::LANES)) };
+        for d in (0..state.step).step_by(width::<S, P>()) {
+            let sums = P::outputs(s, lines.block.base.add(r * lines.block.step + d));
+            for (v, &sum) in sums.iter().enumerate().take(P::KEYS) {
+                let at = state.output.add(r * state.step + d + v * S::LANES);
+                let before = if fresh { s.splat(0.0) } else { s.load(at) };
+                s.store(at, s.fma(sum, weight, before));
             }
         }
     }

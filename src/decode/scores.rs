@@ -1,11 +1,13 @@
-//! Scores of a block of keys, in log2 units: a vector holds neighbouring keys of one row. Keys become f32 as they
-//! are read.
+//! Scores of a block of keys, in log2 units: a vector holds neighbouring keys of one row. Keys are multiplied as
+//! they lie in memory, or converted as they are read.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::{AHEAD, LANE, Lines, ROWS, fetch_rows};
 use crate::dtype::{Dtype, Stored, with_stored};
-use crate::family::{Rows, Source, Tile, convert};
+use crate::family::products::{Products, width};
+use crate::family::{Rows, Tile};
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// The keys of a block: those that some row sees, counted from the block's start, as is all that is said of them.
@@ -24,41 +26,48 @@ pub(super) struct Keys<'a> {
 /// # Safety
 /// `lines` has that many rows, and a line more where [`ROWS`] say so, with queries packed; keys have `dim` elements.
 #[inline(never)]
-pub(super) unsafe fn scores<S: Isa>(s: S, lines: &Lines, rows: usize, keys: &Keys, dim: usize) {
-    s.enter(Scores { lines, rows, keys, dim });
+pub(super) unsafe fn scores<S: Isa, P: Products>(s: S, lines: &Lines, rows: usize, keys: &Keys, dim: usize) {
+    s.enter(Scores::<P> { lines, rows, keys, dim, products: PhantomData });
 }
 
 /// Made by [`scores`] alone, whose contract covers what it points to.
-struct Scores<'a> {
+struct Scores<'a, P> {
     lines: &'a Lines,
     rows: usize,
     keys: &'a Keys<'a>,
     dim: usize,
+    products: PhantomData<P>,
 }
 
-impl Body for Scores<'_> {
+impl<P: Products> Body for Scores<'_, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Scores { lines, rows, keys, dim } = self;
+        let Scores { lines, rows, keys, dim, .. } = self;
         let Keys { seen, scales, .. } = *keys;
         // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
         // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
         unsafe {
-            with_stored!(keys.dtype, T => {
+            with_stored!(P::DTYPE.unwrap_or(keys.dtype), T => {
                 let mut first = seen.start - seen.start % S::LANES;
                 while first < seen.end {
-                    vector::<S, T>(s, lines, rows, first, keys, dim);
+                    vector::<S, P, T>(s, lines, rows, first, keys, dim);
                     first += S::LANES;
                 }
             });
-            if let Some(scales) = scales {
-                for r in 0..rows {
-                    let scores = lines.scores.add(r * lines.scores_step);
-                    for at in (seen.start - seen.start % S::LANES..seen.end).step_by(S::LANES) {
-                        s.store(scores.add(at), s.mul(s.load(scores.add(at)), s.load(scales.add(at))));
-                    }
+            for r in 0..rows {
+                let factor = lines.factors.add(r).read();
+                if factor == 1.0 && scales.is_none() {
+                    continue;
+                }
+                let scores = lines.scores.add(r * lines.scores_step);
+                for at in (seen.start - seen.start % S::LANES..seen.end).step_by(S::LANES) {
+                    let factor = match scales {
+                        Some(scales) => s.mul(s.load(scales.add(at)), s.splat(factor)),
+                        None => s.splat(factor),
+                    };
+                    s.store(scores.add(at), s.mul(s.load(scores.add(at)), factor));
                 }
             }
         }
@@ -70,14 +79,21 @@ impl Body for Scores<'_> {
 /// # Safety
 /// As [`scores`], of keys stored as `T`.
 #[inline(always)]
-unsafe fn vector<S: Isa, T: Stored>(s: S, lines: &Lines, rows: usize, first: usize, keys: &Keys, dim: usize) {
+unsafe fn vector<S: Isa, P: Products, T: Stored>(
+    s: S,
+    lines: &Lines,
+    rows: usize,
+    first: usize,
+    keys: &Keys,
+    dim: usize,
+) {
     let mut row = 0;
     macro_rules! tiles_of {
         ($rows:expr, $least:expr) => {
             // A tile's sums fill one vector, four keys at a time.
             while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
                 // SAFETY: the rows are below the caller's count.
-                unsafe { tile::<S, T, { $rows }>(s, lines, row, first, keys, dim, row == 0) };
+                unsafe { tile::<S, P, T, { $rows }>(s, lines, row, first, keys, dim, row == 0) };
                 row += $rows;
             }
         };
@@ -85,29 +101,6 @@ unsafe fn vector<S: Isa, T: Stored>(s: S, lines: &Lines, rows: usize, first: usi
     tiles_of!(ROWS, ROWS - 1);
     tiles_of!(2, 2);
     tiles_of!(1, 1);
-}
-
-/// One query row, scaled, and zeros up to whole vectors.
-///
-/// # Safety
-/// `source` has a row of `dim` elements, and `to` room for whole vectors.
-#[inline(always)]
-pub(super) unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) {
-    let mut from = source.rows().base.cast::<f32>();
-    if source.dtype() != Dtype::F32 {
-        // SAFETY: room for as many elements, and a row needs no more than them here.
-        unsafe { convert::convert(s, source, 1, dim, to.cast()) };
-        from = to;
-    }
-    let factor = s.splat(factor);
-    for d in (0..dim).step_by(S::LANES) {
-        // SAFETY: elements below `dim`, and whole vectors of them (caller).
-        unsafe {
-            let from = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(from) } else { s.load_first(from, dim - d) };
-            s.store(to.add(d), s.mul(x, factor));
-        }
-    }
 }
 
 /// Keys that are multiplied at a time: enough to hide the latency of FMA together with the next ones,
@@ -119,7 +112,7 @@ const KEYS: usize = 4;
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn tile<S: Isa, T: Stored, const R: usize>(
+unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize>(
     s: S,
     lines: &Lines,
     row: usize,
@@ -140,12 +133,12 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
             let sums = if seen.start <= here.start && here.end <= seen.end {
                 let bytes =
                     if fetches && !is_linear::<T, R>() { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-                whole::<S, T, R>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
+                whole::<S, P, T, R>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
             } else {
                 let lane = s.load_i32(LANE.as_ptr());
                 let mut sums = s.splat(0.0);
                 for key in here.start.max(seen.start)..here.end.min(seen.end) {
-                    let dots = dot::<S, T, R, 1>(s, q, lines.queries_step, rows.skip(key), dim);
+                    let dots = dot::<S, P, T, R, 1>(s, q, lines.queries_step, rows.skip(key), dim);
                     for (r, [dot]) in dots.into_iter().enumerate() {
                         let place = (r * width + key - here.start) as i32;
                         let is_here = s.within(s.splat_i32(place), lane, s.splat_i32(place + 1));
@@ -165,7 +158,7 @@ unsafe fn tile<S: Isa, T: Stored, const R: usize>(
 /// # Safety
 /// As [`dot`] for these keys.
 #[inline(always)]
-unsafe fn whole<S: Isa, T: Stored, const R: usize>(
+unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize>(
     s: S,
     q: *const f32,
     step: usize,
@@ -182,7 +175,7 @@ unsafe fn whole<S: Isa, T: Stored, const R: usize>(
                 let k = k.skip($n * KEYS);
                 fetch_rows(s, k.skip(AHEAD), KEYS, bytes);
                 // SAFETY: the caller has a vector's worth of keys.
-                let dots = unsafe { dot::<S, T, R, KEYS>(s, q, step, k, dim) };
+                let dots = unsafe { dot::<S, P, T, R, KEYS>(s, q, step, k, dim) };
                 for r in 0..R {
                     for i in 0..KEYS {
                         lanes[(r * width + $n * KEYS + i) % MAX_LANES] = dots[r][i];
@@ -205,54 +198,61 @@ fn is_linear<T: Stored, const R: usize>() -> bool {
     R == 1 && T::BLOCK_BYTES >= 2 * T::BLOCK
 }
 
-/// Products of `R` rows of queries packed by [`pack`], `step` values apart, with `K` keys. The sum of a
+/// Products of `R` rows of queries packed by [`Products::pack`], `step` values apart, with `K` keys. The sum of a
 /// vector's lanes is a dot product; each lane runs over the row in ascending order whatever `R` and `K` are.
 ///
 /// # Safety
 /// `queries` has that many rows, and `k` that many keys of `dim` elements.
 #[inline(always)]
-unsafe fn dot<S: Isa, T: Stored, const R: usize, const K: usize>(
+unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize>(
     s: S,
     queries: *const f32,
     step: usize,
     k: Rows,
     dim: usize,
 ) -> Tile<S::F32, R, K> {
-    let mut sum = [[s.splat(0.0); K]; R];
-    let whole = dim - dim % S::LANES;
+    let mut sum = [[P::zero(s); K]; R];
+    let width = width::<S, P>();
+    let whole = dim - dim % width;
     // SAFETY: elements below `dim` of R queries and K keys (caller).
     unsafe {
         let linear = is_linear::<T, R>();
         if linear {
             // The sums of neighbouring keys overlap all the same.
             for (key, sum) in sum[0].iter_mut().enumerate() {
-                for d in (0..whole).step_by(S::LANES) {
-                    let x = T::load(s, k.skip(key).base, d);
-                    *sum = s.fma(s.load(queries.add(d)), x, *sum);
+                for d in (0..whole).step_by(width) {
+                    let x = P::row::<S, T>(s, k.skip(key).base, d);
+                    *sum = P::add(s, P::query(s, queries, d), x, *sum);
                 }
             }
         }
         let several = if linear { 0 } else { whole };
-        for d in (0..several).step_by(S::LANES) {
-            let mut query = [s.splat(0.0); R];
+        for d in (0..several).step_by(width) {
+            let mut query = [P::nothing(s); R];
             for (r, query) in query.iter_mut().enumerate() {
-                *query = s.load(queries.add(r * step + d));
+                *query = P::query(s, queries.add(r * step), d);
             }
             for key in 0..K {
-                let x = T::load(s, k.skip(key).base, d);
+                let x = P::row::<S, T>(s, k.skip(key).base, d);
                 for (sum, &query) in sum.iter_mut().zip(&query) {
-                    sum[key] = s.fma(query, x, sum[key]);
+                    sum[key] = P::add(s, query, x, sum[key]);
                 }
             }
         }
         if whole < dim {
             for key in 0..K {
-                let x = T::load_first(s, k.skip(key).base, whole, dim - whole);
+                let x = P::row_first::<S, T>(s, k.skip(key).base, whole, dim - whole);
                 for (r, sum) in sum.iter_mut().enumerate() {
-                    sum[key] = s.fma(s.load(queries.add(r * step + whole)), x, sum[key]);
+                    sum[key] = P::add(s, P::query(s, queries.add(r * step), whole), x, sum[key]);
                 }
             }
         }
     }
-    sum
+    let mut dots = [[s.splat(0.0); K]; R];
+    for r in 0..R {
+        for key in 0..K {
+            dots[r][key] = P::number(s, sum[r][key]);
+        }
+    }
+    dots
 }

@@ -5,17 +5,19 @@ use std::ops::Range;
 use super::state::State;
 use super::{LANE, Lines};
 use crate::attend::softmax::SLACK;
+use crate::family::products::Products;
 use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
 /// its sum. Places beside them, up to whole vectors, become 0. Afterwards they are multiplied by `scales`, those of
-/// their values.
+/// their values. Where sums of a block are integers, they are relative to the block's largest score, and the row's
+/// weight is what they count.
 ///
 /// # Safety
 /// `lines` and `state` have the row, and its scores; `seen` is a part of the block, not empty, and scales are whole
 /// vectors.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Isa>(
+pub(super) unsafe fn softmax<S: Isa, P: Products>(
     s: S,
     lines: &Lines,
     state: &State,
@@ -52,19 +54,29 @@ pub(super) unsafe fn softmax<S: Isa>(
         }
         // A row that has seen only scores of -inf has the reference -inf; subtracting that from -inf
         // would be NaN where 0 is meant.
-        let reference = reference.read();
-        let reference = s.splat(if reference > f32::NEG_INFINITY { reference } else { 0.0 });
+        let finite = |x| if x > f32::NEG_INFINITY { x } else { 0.0 };
+        let mut reference = finite(reference.read());
         let sums = lines.sums.add(r * S::LANES);
         let mut sum = s.load(sums);
+        let before = sum;
+        let mut weight = s.splat(1.0);
+        if P::BLOCKWISE {
+            weight = s.mul(s.exp2(s.splat(max - reference)), s.splat(1.0 / P::ONE));
+            s.store(lines.weights.add(r * S::LANES), weight);
+            reference = finite(max);
+            sum = s.splat(0.0);
+        }
+        let reference = s.splat(reference);
         for at in (first..seen.end).step_by(S::LANES) {
-            let p = s.exp2(s.sub(s.load(scores.add(at)), reference));
+            let p = P::probability(s, s.sub(s.load(scores.add(at)), reference));
             sum = s.add(sum, p);
             let weight = match scales {
                 Some(scales) => s.mul(p, s.load(scales.add(at))),
                 None => p,
             };
-            s.store(scores.add(at), weight);
+            P::write(s, scores, at, weight);
         }
+        let sum = if P::BLOCKWISE { s.fma(sum, weight, before) } else { sum };
         s.store(sums, sum);
     }
 }

@@ -19,6 +19,7 @@ impl Family for F32 {
     const ONE: f32 = 1.0;
     type Words<S: Isa> = S::F32;
     type Sum<S: Isa> = S::F32;
+    type Products = Self;
 
     #[inline(always)]
     fn takes(_storage: &Storage) -> bool {

@@ -30,6 +30,7 @@ impl Family for I16 {
     /// Two neighbouring elements, or an element of two neighbouring keys, the first in the lower half.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
+    type Products = Self;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {

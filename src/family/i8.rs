@@ -33,6 +33,7 @@ impl Family for I8 {
     /// Four neighbouring elements, or an element of four neighbouring keys, from the lowest byte on.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
+    type Products = super::i16::I16;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {

@@ -90,8 +90,7 @@ impl<F: Integers> Body for Pack<'_, F> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
         let Pack { source, n, dim, lanes, factor, room, panel, .. } = self;
-        let quant = source.view.quant();
-        let is_direct = source.dtype() == Dtype::I8 && quant.is_none_or(|q| q.grain(false) != Grain::Finer);
+        let is_direct = is_direct(&source);
         let (steps, stride) = (F::steps(dim), convert::row_bytes(dim));
         let mut factors = [0.0; MAX_LANES];
         let mut doubtful = false;
@@ -103,7 +102,7 @@ impl<F: Integers> Body for Pack<'_, F> {
                 let (from, to) = (rows.skip(row), room.add(row * stride));
                 let scale = if is_direct {
                     own::<S, F>(s, from, dim, to);
-                    quant.map_or(1.0, |quant| quant.of(quant.at(source.skip(row).at), 0)[0])
+                    source.skip(row).scale()
                 } else {
                     quantise::<S, F>(s, from, dim, to)
                 };
@@ -138,12 +137,18 @@ impl<F: Integers> Body for Pack<'_, F> {
     }
 }
 
+/// Whether rows are integers as they are stored, each with one scale.
+#[inline(always)]
+pub(super) fn is_direct(source: &Source) -> bool {
+    source.dtype() == Dtype::I8 && source.view.quant().is_none_or(|q| q.grain(false) != Grain::Finer)
+}
+
 /// One row of 8-bit integers as words, zeros behind the last.
 ///
 /// # Safety
 /// A row of `dim` bytes, and room for [`convert::row_bytes`] at `to`.
 #[inline(always)]
-unsafe fn own<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) {
+pub(super) unsafe fn own<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) {
     for d in (0..dim).step_by(S::LANES) {
         // SAFETY: this function's contract; room is in whole cache lines.
         unsafe {
@@ -164,7 +169,7 @@ unsafe fn own<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) {
 /// # Safety
 /// A row of `dim` f32, and room for [`convert::row_bytes`] at `to`, which may be where the row is.
 #[inline(always)]
-unsafe fn quantise<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) -> f32 {
+pub(super) unsafe fn quantise<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) -> f32 {
     let from = row.base.cast::<f32>();
     let zero = s.splat(0.0);
     let mut largest = zero;

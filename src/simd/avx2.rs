@@ -304,6 +304,32 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn zip_i16(self, a: __m256i, b: __m256i) -> [__m256i; 2] {
+        op!([_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)])
+    }
+
+    #[inline(always)]
+    fn zipped(self, x: [__m256; 2]) -> [__m256; 2] {
+        // Halves change places, which is its own inverse.
+        self.unzipped(x)
+    }
+
+    #[inline(always)]
+    fn unzipped(self, [a, b]: [__m256; 2]) -> [__m256; 2] {
+        op!([_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)])
+    }
+
+    #[inline(always)]
+    unsafe fn load_lower_half(self, p: *const i32) -> __m256i {
+        op!(_mm256_zextsi128_si256(_mm_loadu_si128(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_i16(self, p: *const i8) -> __m256i {
+        op!(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())))
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, p: *mut i16, x: __m256) {
         op!({
             let x = _mm256_cvtps_epi32(x);

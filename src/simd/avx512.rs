@@ -381,6 +381,36 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    fn zip_i16(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+        op!([_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b)])
+    }
+
+    #[inline(always)]
+    fn zipped(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        // Quarters of the first have even numbers, those of the second odd ones.
+        op!([_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b)])
+    }
+
+    #[inline(always)]
+    fn unzipped(self, [even, odd]: [__m512; 2]) -> [__m512; 2] {
+        op!({
+            let first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+            [_mm512_permutex2var_ps(even, first, odd), _mm512_permutex2var_ps(even, second, odd)]
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load_lower_half(self, p: *const i32) -> __m512i {
+        op!(_mm512_zextsi256_si512(_mm256_loadu_si256(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_i16(self, p: *const i8) -> __m512i {
+        op!(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())))
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, p: *mut i16, x: __m512) {
         op!(_mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x))));
     }

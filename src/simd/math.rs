@@ -183,6 +183,55 @@ pub(crate) unsafe fn load_quads<S: Isa>(s: S, rows: [*const u8; 4], d: usize) ->
     unsafe { s.load_i32(bytes.as_ptr().cast()) }
 }
 
+/// [`Isa::zip_i16`] without instructions for it, in order.
+#[inline(always)]
+pub(crate) fn zip_i16<S: Isa>(s: S, a: S::I32, b: S::I32) -> [S::I32; 2] {
+    let (mut x, mut y, mut pairs) =
+        ([0u16; 2 * MAX_LANES], [0u16; 2 * MAX_LANES], [[0u16; 2]; 2 * MAX_LANES]);
+    // SAFETY: as long as any vector, or as two of them.
+    unsafe {
+        s.store_i32(x.as_mut_ptr().cast(), a);
+        s.store_i32(y.as_mut_ptr().cast(), b);
+        for (pair, (x, y)) in pairs.iter_mut().zip(x.into_iter().zip(y)) {
+            *pair = [x, y];
+        }
+        let pairs = pairs.as_ptr().cast::<i32>();
+        [s.load_i32(pairs), s.load_i32(pairs.add(S::LANES))]
+    }
+}
+
+/// [`Isa::load_lower_half`] without an instruction for it.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn load_lower_half<S: Isa>(s: S, p: *const i32) -> S::I32 {
+    let mut lanes = [0i32; MAX_LANES];
+    // SAFETY: the caller's values; an array as long as any vector.
+    unsafe {
+        for (i, lane) in lanes.iter_mut().enumerate().take(S::LANES / 2) {
+            *lane = p.add(i).read_unaligned();
+        }
+        s.load_i32(lanes.as_ptr())
+    }
+}
+
+/// [`Isa::load_i8_i16`] without an instruction for it.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn load_i8_i16<S: Isa>(s: S, p: *const i8) -> S::I32 {
+    let mut wide = [0i16; 2 * MAX_LANES];
+    // SAFETY: the caller's values; an array as long as any vector.
+    unsafe {
+        for (i, wide) in wide.iter_mut().enumerate().take(2 * S::LANES) {
+            *wide = i16::from(p.add(i).read());
+        }
+        s.load_i32(wide.as_ptr().cast())
+    }
+}
+
 /// See [`Isa::store_split`].
 ///
 /// # Safety
