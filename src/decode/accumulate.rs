@@ -147,34 +147,46 @@ impl<P: Products> Accumulate<'_, P> {
             // Several passes over the same rows, each of which takes a part of them: the first one fetches all.
             let fetches = R > 1 && row == self.rows.start && d == 0;
             let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
-            let first = keys.start - keys.start % P::KEYS;
-            let mut from = values.rows.skip(first);
-            for key in (first..keys.end).step_by(P::KEYS) {
-                fetch_rows(s, from.skip(AHEAD), P::KEYS, bytes);
-                let mut weight = [P::nothing(s); R];
-                for (r, weight) in weight.iter_mut().enumerate() {
-                    *weight = P::weight(s, p.add(r * lines.scores_step), key);
-                }
-                for c in 0..C {
-                    // Of a pair, there may be one alone at each end.
-                    let mut rows = [P::nothing(s); 2];
-                    for (n, x) in rows.iter_mut().enumerate().take(P::KEYS) {
-                        if P::KEYS == 1 || keys.contains(&(key + n)) {
+            macro_rules! group {
+                ($key:expr, $is_there:expr) => {{
+                    let key = $key;
+                    let from = values.rows.skip(key);
+                    let mut weight = [P::nothing(s); R];
+                    for (r, weight) in weight.iter_mut().enumerate() {
+                        *weight = P::weight(s, p.add(r * lines.scores_step), key);
+                    }
+                    for c in 0..C {
+                        let mut x = [P::nothing(s); 2];
+                        for n in 0..P::KEYS {
                             let row = from.skip(n).base;
-                            *x = match only {
+                            x[n] = match only {
+                                _ if !$is_there[n] => P::nothing(s),
                                 Some(n) => P::row_first::<S, T>(s, row, d, n),
                                 None => P::row::<S, T>(s, row, d + c * width::<S, P>()),
                             };
                         }
-                    }
-                    let x = P::side_by_side(s, rows);
-                    for (sum, &weight) in sum.iter_mut().zip(&weight) {
-                        for v in 0..P::KEYS {
-                            sum[c][v] = P::add(s, weight, x[v], sum[c][v]);
+                        let x = P::side_by_side(s, x);
+                        for (sum, &weight) in sum.iter_mut().zip(&weight) {
+                            for v in 0..P::KEYS {
+                                sum[c][v] = P::add(s, weight, x[v], sum[c][v]);
+                            }
                         }
                     }
-                }
-                from = from.skip(P::KEYS);
+                }};
+            }
+            // Of a pair, there may be one alone at each end.
+            let whole = keys.start.next_multiple_of(P::KEYS)..keys.end - keys.end % P::KEYS;
+            if keys.start < whole.start {
+                group!(keys.start - 1, [false, true]);
+            }
+            let mut key = whole.start;
+            while key < whole.end {
+                fetch_rows(s, values.rows.skip(key + AHEAD), P::KEYS, bytes);
+                group!(key, [true; 2]);
+                key += P::KEYS;
+            }
+            if whole.end < keys.end && whole.end >= whole.start {
+                group!(whole.end, [true, false]);
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
