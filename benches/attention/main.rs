@@ -17,6 +17,7 @@
 
 #![allow(unreachable_pub, reason = "a program: nothing is public")]
 
+mod align;
 mod case;
 mod error;
 mod features;
@@ -37,6 +38,9 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use report::Report;
 use tables::Tables;
+
+#[global_allocator]
+static ALLOCATOR: align::Lines = align::Lines;
 
 fn main() {
     let mut tables = Vec::new();

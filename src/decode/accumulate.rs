@@ -155,17 +155,20 @@ impl<P: Products> Accumulate<'_, P> {
                     for (r, weight) in weight.iter_mut().enumerate() {
                         *weight = P::weight(s, p.add(r * lines.scores_step), key);
                     }
-                    for c in 0..C {
-                        let mut x = [P::nothing(s); 2];
-                        for n in 0..P::KEYS {
-                            let row = from.skip(n).base;
-                            x[n] = match only {
+                    // In the order of memory, which is how the machine foresees it.
+                    let mut x = [[P::nothing(s); 2]; C];
+                    for n in 0..P::KEYS {
+                        let row = from.skip(n).base;
+                        for c in 0..C {
+                            x[c][n] = match only {
                                 _ if !$is_there[n] => P::nothing(s),
                                 Some(n) => P::row_first::<S, T>(s, row, d, n),
                                 None => P::row::<S, T>(s, row, d + c * width::<S, P>()),
                             };
                         }
-                        let x = P::side_by_side(s, x);
+                    }
+                    for c in 0..C {
+                        let x = P::side_by_side(s, x[c]);
                         for (sum, &weight) in sum.iter_mut().zip(&weight) {
                             for v in 0..P::KEYS {
                                 sum[c][v] = P::add(s, weight, x[v], sum[c][v]);

@@ -93,13 +93,28 @@ unsafe fn vector<S: Isa, P: Products, T: Stored>(
             // A tile's sums fill one vector, four keys at a time.
             while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
                 // SAFETY: the rows are below the caller's count.
-                unsafe { tile::<S, P, T, { $rows }>(s, lines, row, first, keys, dim, row == 0) };
+                unsafe { tile::<S, P, T, { $rows }, 0>(s, lines, row, first, keys, dim, row == 0) };
                 row += $rows;
             }
         };
     }
     tiles_of!(ROWS, ROWS - 1);
     tiles_of!(2, 2);
+    // Of one row, the usual lengths without a loop.
+    macro_rules! row_of {
+        ($vectors:expr) => {
+            if row + 1 == rows && dim == $vectors * width::<S, P>() {
+                // SAFETY: as above.
+                unsafe { tile::<S, P, T, 1, { $vectors }>(s, lines, row, first, keys, dim, row == 0) };
+                row += 1;
+            }
+        };
+    }
+    row_of!(2);
+    row_of!(4);
+    if S::REGISTERS >= 32 {
+        row_of!(8);
+    }
     tiles_of!(1, 1);
 }
 
@@ -107,12 +122,13 @@ unsafe fn vector<S: Isa, P: Products, T: Stored>(
 /// and few enough for the registers.
 const KEYS: usize = 4;
 
-/// One vector of scores, from key `first` on, for each of `R` rows from `row` on.
+/// One vector of scores, from key `first` on, for each of `R` rows from `row` on, of `N` vectors of elements if that is
+/// not 0.
 ///
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize>(
+unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
     s: S,
     lines: &Lines,
     row: usize,
@@ -131,14 +147,16 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize>(
         // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
         unsafe {
             let sums = if seen.start <= here.start && here.end <= seen.end {
-                let bytes =
-                    if fetches && !is_linear::<T, R>() { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-                whole::<S, P, T, R>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
+                // One row of wide elements takes longer to read than to multiply: what foresees it by itself is not
+                // to be disturbed.
+                let fetches = fetches && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
+                let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
+                whole::<S, P, T, R, N>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
             } else {
                 let lane = s.load_i32(LANE.as_ptr());
                 let mut sums = s.splat(0.0);
                 for key in here.start.max(seen.start)..here.end.min(seen.end) {
-                    let dots = dot::<S, P, T, R, 1>(s, q, lines.queries_step, rows.skip(key), dim);
+                    let dots = dot::<S, P, T, R, 1, 0>(s, q, lines.queries_step, rows.skip(key), dim);
                     for (r, [dot]) in dots.into_iter().enumerate() {
                         let place = (r * width + key - here.start) as i32;
                         let is_here = s.within(s.splat_i32(place), lane, s.splat_i32(place + 1));
@@ -158,7 +176,7 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize>(
 /// # Safety
 /// As [`dot`] for these keys.
 #[inline(always)]
-unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize>(
+unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
     s: S,
     q: *const f32,
     step: usize,
@@ -175,7 +193,7 @@ unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize>(
                 let k = k.skip($n * KEYS);
                 fetch_rows(s, k.skip(AHEAD), KEYS, bytes);
                 // SAFETY: the caller has a vector's worth of keys.
-                let dots = unsafe { dot::<S, P, T, R, KEYS>(s, q, step, k, dim) };
+                let dots = unsafe { dot::<S, P, T, R, KEYS, N>(s, q, step, k, dim) };
                 for r in 0..R {
                     for i in 0..KEYS {
                         lanes[(r * width + $n * KEYS + i) % MAX_LANES] = dots[r][i];
@@ -191,20 +209,13 @@ unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize>(
     s.sums(&lanes)
 }
 
-/// Whether keys are read in the order of memory, which is how the machine foresees them: one row of elements whose
-/// reading takes longer than that of the queries. Else each vector of queries is used for several keys.
-#[inline(always)]
-fn is_linear<T: Stored, const R: usize>() -> bool {
-    R == 1 && T::BLOCK_BYTES >= 2 * T::BLOCK
-}
-
 /// Products of `R` rows of queries packed by [`Products::pack`], `step` values apart, with `K` keys. The sum of a
 /// vector's lanes is a dot product; each lane runs over the row in ascending order whatever `R` and `K` are.
 ///
 /// # Safety
 /// `queries` has that many rows, and `k` that many keys of `dim` elements.
 #[inline(always)]
-unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize>(
+unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, const N: usize>(
     s: S,
     queries: *const f32,
     step: usize,
@@ -213,32 +224,44 @@ unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize>(
 ) -> Tile<S::F32, R, K> {
     let mut sum = [[P::zero(s); K]; R];
     let width = width::<S, P>();
-    let whole = dim - dim % width;
+    let whole = if N > 0 { N * width } else { dim - dim % width };
+    let dim = if N > 0 { whole } else { dim };
     // SAFETY: elements below `dim` of R queries and K keys (caller).
     unsafe {
-        let linear = is_linear::<T, R>();
-        if linear {
-            // The sums of neighbouring keys overlap all the same.
-            for (key, sum) in sum[0].iter_mut().enumerate() {
-                for d in (0..whole).step_by(width) {
-                    let x = P::row::<S, T>(s, k.skip(key).base, d);
-                    *sum = P::add(s, P::query(s, queries, d), x, *sum);
+        let mut d = 0;
+        // Of one row, so many vectors stay in registers that keys are read in the order of memory, which is how the
+        // machine foresees them. Of several, each vector of keys is used for all.
+        macro_rules! vectors {
+            ($n:expr) => {
+                while whole - d >= $n * width {
+                    let mut query = [[P::nothing(s); $n]; R];
+                    for (r, query) in query.iter_mut().enumerate() {
+                        for (c, query) in query.iter_mut().enumerate() {
+                            *query = P::query(s, queries.add(r * step), d + c * width);
+                        }
+                    }
+                    for key in 0..K {
+                        for c in 0..$n {
+                            let x = P::row::<S, T>(s, k.skip(key).base, d + c * width);
+                            for (sum, query) in sum.iter_mut().zip(&query) {
+                                sum[key] = P::add(s, query[c], x, sum[key]);
+                            }
+                        }
+                    }
+                    d += $n * width;
                 }
-            }
+            };
         }
-        let several = if linear { 0 } else { whole };
-        for d in (0..several).step_by(width) {
-            let mut query = [P::nothing(s); R];
-            for (r, query) in query.iter_mut().enumerate() {
-                *query = P::query(s, queries.add(r * step), d);
-            }
-            for key in 0..K {
-                let x = P::row::<S, T>(s, k.skip(key).base, d);
-                for (sum, &query) in sum.iter_mut().zip(&query) {
-                    sum[key] = P::add(s, query, x, sum[key]);
-                }
-            }
+        if N > 0 {
+            vectors!(N);
         }
+        if R == 1 {
+            if S::REGISTERS >= 32 {
+                vectors!(8);
+            }
+            vectors!(4);
+        }
+        vectors!(1);
         if whole < dim {
             for key in 0..K {
                 let x = P::row_first::<S, T>(s, k.skip(key).base, whole, dim - whole);
