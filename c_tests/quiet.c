@@ -1,23 +1,24 @@
 /* The library says nothing: whatever is called, nothing reaches stdout or stderr. */
 
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "calls.h"
 #include "limit.h"
 
-enum { HEADS = 4, LEN = 160, DIM = 64, ELEMENTS = HEADS * LEN * DIM };
+enum { LEN = 160, ELEMENTS = HEADS * LEN * DIM };
 
 static float *q, *k, *v, *out;
 static int8_t *q8;
 
 /* Codes that the calls below gave: nothing may be printed while they run, not even by CHECK. */
-static int counts[FA_ERR_STRIDE + 1];
+static int counts[FA_ERR_PAGE + 1];
 
 static void note(fa_status status) {
-    if (status <= FA_ERR_STRIDE) counts[status]++;
+    if (status <= FA_ERR_PAGE) counts[status]++;
 }
 
 static void good_calls(void) {
@@ -40,7 +41,7 @@ static void good_calls(void) {
         (void)fa_isa();
     }
     note(fa_limit_isa(NULL));
-    for (int32_t status = -2; status < 20; status++) (void)fa_status_string(status);
+    for (int32_t status = -2; status < 30; status++) (void)fa_status_string(status);
     (void)fa_version();
     (void)fa_abi_version();
 }
@@ -90,7 +91,72 @@ static void no_memory(void) {
     free(wide), free(wide_out);
 }
 
+static struct library lib;
+
+/* The other functions: all kinds of calls, and descriptions with a mistake each. */
+static void described_calls(void) {
+    float *o = need(MOST * sizeof *o);
+    fa_pool *pool = NULL;
+    size_t bytes;
+    char why[100];
+    note(fa_pool_create(3, &pool));
+    for (int call = 0; call < CALLS; call++) {
+        note(make_call(&lib, call, 3, NULL, o));
+        note(make_call(&lib, call, 1, pool, o));
+    }
+    fa_pool_destroy(pool), fa_pool_destroy(NULL);
+    for (int mistake = 0; mistake < 14; mistake++) {
+        fa_attention a = describe(&lib, FA_DTYPE_BF16, FEW, o);
+        int32_t page = 7, lengths[] = {-1};
+        switch (mistake) {
+            case 0: a.len_kv = -1; break;
+            case 1: a.k.stride[2] = 3; break;
+            case 2: a.kv_lens = lengths; break;
+            case 3: a.struct_size = 1; break;
+            case 4: a.window_left = -7; break;
+            case 5: a.softcap = NAN; break;
+            case 6: a.block_table = &page, a.table_stride = a.num_pages = 1, a.page_size = KEYS; break;
+            case 7: a.k.dtype = 77; break;
+            case 8: a.scale = INFINITY; break;
+            case 9: a.o.data = data.k; a.k.data = data.k; break;
+            case 10: a.reserved0 = 1; break;
+            case 11: a.q.data = NULL; break;
+            case 12: a.dim_v = 0; break;
+            default: a.batch = INT64_MAX; break;
+        }
+        note(fa_attention_check(&a, why, sizeof why));
+        note(run_described(&lib, &a, NULL));
+        note(fa_attention_part(&a, NULL, 0, 0, 1));
+    }
+    fa_attention a = describe(&lib, FA_DTYPE_F32, MANY, o);
+    note(fa_attention_workspace(&a, 999, &bytes));
+    note(fa_attention_run(&a, NULL, 0, NULL));
+    note(fa_attention_finish(&a, NULL, 0, 3, 2));
+    note(fa_pool_create(257, &pool));
+    note(fa_quantize_i8(&a.k, 1, HEADS, KEYS, DIM, NULL, &a.v));
+    note(fa_merge(o, o, o, o, 1, 1));
+    free(o);
+}
+
+/* No memory for the stacks of threads: the call computes with fewer, a pool is refused. Before any other call, so that
+ * there are no threads yet. */
+static void no_threads(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        fa_config cfg = {.head_dim = DIM, .softmax_scale = 1, .num_threads = 64};
+        fa_pool *pool = NULL;
+        limit_memory(2 << 20);
+        fa_status refused = fa_pool_create(64, &pool), computed = fa_mha(&cfg, q, k, v, HEADS, LEN, LEN, out);
+        bool few = pool != NULL && pool->width(pool->ctx) < 64;
+        _exit(computed == FA_OK && (refused == FA_ERR_MEMORY || (refused == FA_OK && few)) ? 0 : 1);
+    }
+    int status = -1;
+    if (waitpid(child, &status, 0) != child || status != 0) counts[FA_ERR_INTERNAL]++;
+}
+
 int main(void) {
+    make_data();
+    lib = LINKED_LIBRARY;
     q = random_normal(ELEMENTS), k = random_normal(ELEMENTS), v = random_normal(ELEMENTS);
     out = need(ELEMENTS * sizeof *out), q8 = need(ELEMENTS);
     memset(q8, 3, ELEMENTS);
@@ -104,6 +170,8 @@ int main(void) {
     fflush(NULL);
     /* The descriptors, not the streams: the library need not use C's streams. */
     dup2(fileno(caught), 1), dup2(fileno(caught), 2);
+    no_threads();
+    described_calls();
     good_calls();
     bad_calls();
     no_memory();
@@ -118,11 +186,13 @@ int main(void) {
 
     static const fa_status expected[] = {FA_OK, FA_ERR_NULL, FA_ERR_ZERO_EXTENT, FA_ERR_OVERFLOW,
                                          FA_ERR_SOFTMAX_SCALE, FA_ERR_QUANT_SCALE, FA_ERR_RESERVED,
-                                         FA_ERR_OVERLAP, FA_ERR_DTYPE, FA_ERR_ISA, FA_ERR_MEMORY};
+                                         FA_ERR_OVERLAP, FA_ERR_DTYPE, FA_ERR_ISA, FA_ERR_MEMORY,
+                                         FA_ERR_SHAPE, FA_ERR_STRIDE, FA_ERR_LENGTHS, FA_ERR_STRUCT_SIZE,
+                                         FA_ERR_WORKSPACE, FA_ERR_PART, FA_ERR_WINDOW, FA_ERR_SOFTCAP, FA_ERR_PAGE};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         CHECK(counts[expected[i]] > 0, "no call gave \"%s\"", fa_status_string(expected[i]));
     }
-    CHECK(counts[FA_ERR_INTERNAL] == 0, "%d internal errors", counts[FA_ERR_INTERNAL]);
+    CHECK(counts[FA_ERR_INTERNAL] == 0, "%d internal errors, or a child", counts[FA_ERR_INTERNAL]);
     fclose(caught);
     free(q), free(k), free(v), free(out), free(q8);
     return check_result();

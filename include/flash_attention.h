@@ -45,10 +45,24 @@
  * is in other rows, or chance. Between instruction sets, block sizes and versions results differ within
  * rounding; do not compare them with stored bits.
  *
+ * Floating-point environment: on x86-64 all threads compute in the default one (round to nearest, subnormal
+ * numbers are numbers, nothing traps), whatever MXCSR of the caller is, and the caller finds its own as it was,
+ * exception flags included. So FTZ and DAZ change no bit of a result. Functions of a caller's pool are called in
+ * the caller's environment, tasks may be called in any; threads of the library's have the default one. On other
+ * machines the caller must have set the default one.
+ *
+ * Signals: handlers may interrupt any call; its result does not change. They must not call the library, nor leave
+ * a call by longjmp. The library's threads have the signal mask of the thread that was first to need them, as all new
+ * threads do: block signals around that call, or around fa_pool_create, to keep handlers off them.
+ *
+ * Copies: two copies of the library in one process (two files, or a static and a shared one) do not know of each
+ * other; each has its own threads, and its own fa_limit_isa.
+ *
  * The library works in a child process after fork(), whatever the parent's threads were doing: a
  * child makes threads of its own when it first needs some (one that was forked in the middle of the
  * parent's first call with several threads computes on the calling thread alone). The shared library
- * stays mapped after dlclose().
+ * creates nothing when it is loaded. It stays mapped after dlclose(), with its threads: loading it again is the same
+ * copy.
  *
  * Environment: FA_MAX_ISA, read once; see fa_limit_isa. Nothing else.
  */
@@ -554,7 +568,8 @@ typedef struct fa_config {
   float softmax_scale;
   /**
    * Threads that compute at the same time, at most: 1 = only the calling thread, 0 = one per
-   * core that the process may use. The calling thread is one of them; the others belong to a
+   * core that the process may use (CPU affinity and control groups count, as the first call
+   * finds them that has to know). The calling thread is one of them; the others belong to a
    * pool of the library's own, which the first call that needs it creates and which stays.
    * Small problems use fewer, none more than 256; where threads cannot be created, fewer work.
    * Results are the same bits for every value.
@@ -662,7 +677,7 @@ enum fa_status fa_config_auto(struct fa_config *cfg, size_t head_dim);
  *
  * Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
  * common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
- * up to 64 KiB of stack.
+ * up to 48 KiB of stack, so that a thread with 64 KiB may make them.
  */
 enum fa_status fa_forward_f32(const struct fa_config *cfg,
                               const float *q,
@@ -910,8 +925,8 @@ enum fa_status fa_attention_workspace(const struct fa_attention *a,
  *         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
  *         fa_attention_check says why in words.
  *
- * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Small problems
- * use up to 64 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
+ * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls need up
+ * to 48 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
  * any n_parts.
  *
  * Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.

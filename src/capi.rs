@@ -26,14 +26,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
+use crate::simd::environment::Environment;
 use status::fa_status;
 
 /// Runs the body of a C function: errors become codes, and so do panics, without a word on
-/// stderr. The body leaves no state behind that a panic could break.
+/// stderr. The body leaves no state behind that a panic could break. It computes in the default floating-point
+/// environment, and so do pool threads, which it creates: a thread begins in its creator's (POSIX).
 fn guard(body: impl FnOnce() -> Result<(), Error>) -> fa_status {
     silence_panics();
     let outer = GUARDED.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(body));
+    let result = Environment::by_default(|| catch_unwind(AssertUnwindSafe(body)));
     GUARDED.set(outer);
     match result {
         Ok(Ok(())) => fa_status::FA_OK,

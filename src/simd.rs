@@ -12,6 +12,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod corner;
+pub(crate) mod environment;
 pub(crate) mod half;
 pub(crate) mod math;
 pub(crate) mod scalar;

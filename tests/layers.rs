@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "problem",
             "dtype",
             "view",
+            "simd",
             "machine",
             "pool",
             "workspace",

@@ -31,7 +31,8 @@ pub struct fa_config {
     /// weighs all visible keys alike.
     pub softmax_scale: f32,
     /// Threads that compute at the same time, at most: 1 = only the calling thread, 0 = one per
-    /// core that the process may use. The calling thread is one of them; the others belong to a
+    /// core that the process may use (CPU affinity and control groups count, as the first call
+    /// finds them that has to know). The calling thread is one of them; the others belong to a
     /// pool of the library's own, which the first call that needs it creates and which stays.
     /// Small problems use fewer, none more than 256; where threads cannot be created, fewer work.
     /// Results are the same bits for every value.

@@ -33,7 +33,7 @@ use crate::view::{Layout, Quant, View, ViewMut};
 ///
 /// Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
 /// common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
-/// up to 64 KiB of stack.
+/// up to 48 KiB of stack, so that a thread with 64 KiB may make them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_forward_f32(
     cfg: *const fa_config,

@@ -9,6 +9,7 @@ use super::{describe, guard};
 use crate::error::Error;
 use crate::machine;
 use crate::pool::{MAX_THREADS, Made, Threads};
+use crate::simd::environment::Environment;
 
 /// One call of a task.
 pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
@@ -138,27 +139,30 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
 /// A pool from C, checked.
 pub(super) struct Lent {
     pool: fa_pool,
+    /// The caller's: threads that its functions create should not be without it.
+    environment: Environment,
 }
 
 impl Lent {
-    /// None for NULL.
+    /// None for NULL. Its functions will be called in `environment`.
     ///
     /// # Safety
     /// `pool` is NULL or readable.
-    pub(super) unsafe fn read(pool: *const fa_pool) -> Result<Option<Lent>, Error> {
+    pub(super) unsafe fn read(pool: *const fa_pool, environment: Environment) -> Result<Option<Lent>, Error> {
         if pool.is_null() {
             return Ok(None);
         }
         // SAFETY: not NULL and readable by the contract; no alignment is assumed. Function pointers are
         // addresses or NULL.
         let pool = unsafe { describe::sized(pool)? };
-        Ok(Some(Lent { pool }))
+        Ok(Some(Lent { pool, environment }))
     }
 
     /// Threads at the same time; at least 1.
     pub(super) fn width(&self) -> usize {
-        // SAFETY: the caller's function, with the caller's context.
-        let width = self.pool.width.map_or(1, |width| unsafe { width(self.pool.ctx) });
+        let fa_pool { ctx, width, .. } = self.pool;
+        // SAFETY: the caller's function, with the caller's context and environment.
+        let width = width.map_or(1, |width| unsafe { self.environment.during(|| width(ctx)) });
         usize::try_from(width).unwrap_or(1).clamp(1, MAX_THREADS)
     }
 }
@@ -169,9 +173,10 @@ impl Threads for Lent {
         let failed = AtomicBool::new(false);
         let bridge = Bridge { task, failed: &failed };
         let arg = std::ptr::from_ref(&bridge).cast_mut().cast();
-        // SAFETY: the caller's function, with the caller's context; it returns when no call is under way, so
-        // the bridge outlives them.
-        unsafe { parallel_for(self.pool.ctx, n, Some(cross), arg) };
+        let ctx = self.pool.ctx;
+        // SAFETY: the caller's function, with the caller's context and environment; it returns when no call is under
+        // way, so the bridge outlives them.
+        unsafe { self.environment.during(|| parallel_for(ctx, n, Some(cross), arg)) };
         assert!(!failed.into_inner(), "a task panicked");
     }
 }

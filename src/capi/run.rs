@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::pool::{Caller, MAX_THREADS};
 use crate::problem::Problem;
 use crate::schedule;
+use crate::simd::environment::Environment;
 use crate::workspace::Workspace;
 
 /// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
@@ -103,8 +104,8 @@ pub unsafe extern "C" fn fa_attention_workspace(
 ///         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
 ///         fa_attention_check says why in words.
 ///
-/// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Small problems
-/// use up to 64 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
+/// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls need up
+/// to 48 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
 /// any n_parts.
 ///
 /// Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
@@ -115,11 +116,12 @@ pub unsafe extern "C" fn fa_attention_run(
     ws_size: usize,
     pool: *const fa_pool,
 ) -> fa_status {
+    let environment = Environment::current();
     guard(|| {
         let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
         let (lent, mut call) = unsafe {
-            let lent = Lent::read(pool)?;
+            let lent = Lent::read(pool, environment)?;
             let call = Call::read(a, lent.as_ref().map_or(1, Lent::width), &mut quants)?;
             (lent, call)
         };
