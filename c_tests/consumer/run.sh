@@ -172,9 +172,12 @@ install)
             use_find_package "$prefix" "$work/$CMAKE_GENERATOR $CMAKE_BUILD_TYPE"
         done
     done
-    # One of the tests' programs, as developers build them.
+    # One of the tests' programs, as developers build them. Ninja wants to know beforehand who makes the libraries,
+    # which shows where there are none yet; a dry run is enough.
     "$CMAKE" -S "$source" -B "$source/build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DFA_BUILD_EXAMPLES=OFF \
-        -DCMAKE_C_COMPILER="$CC" -DFA_CARGO_TARGET_DIR="$source/build/package/cargo"
+        -DCMAKE_C_COMPILER="$CC"
+    "$CMAKE" --build "$source/build" --target version.shared version.static -- -n >/dev/null
+    "$CMAKE" "$source/build" -DFA_CARGO_TARGET_DIR="$source/build/package/cargo"
     "$CMAKE" --build "$source/build" --target version.shared version.static
     "$source/build/c_tests/version.shared" && "$source/build/c_tests/version.static"
     ;;
