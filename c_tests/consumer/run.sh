@@ -173,9 +173,9 @@ install)
         done
     done
     # One of the tests' programs, as developers build them. Ninja wants to know beforehand who makes the libraries,
-    # which shows where there are none yet; a dry run is enough.
+    # which shows where there are none yet, and not in the build folder; a dry run is enough.
     "$CMAKE" -S "$source" -B "$source/build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DFA_BUILD_EXAMPLES=OFF \
-        -DCMAKE_C_COMPILER="$CC"
+        -DCMAKE_C_COMPILER="$CC" -DFA_CARGO_TARGET_DIR="$work/no cargo"
     "$CMAKE" --build "$source/build" --target version.shared version.static -- -n >/dev/null
     "$CMAKE" "$source/build" -DFA_CARGO_TARGET_DIR="$source/build/package/cargo"
     "$CMAKE" --build "$source/build" --target version.shared version.static
