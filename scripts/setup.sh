@@ -9,7 +9,7 @@ fa_die() {
 }
 
 fa_setup() {
-    local build tool missing=() packages
+    local build tool missing=() packages=()
     [ $# -gt 0 ] || set -- cmake pkg-config g++
     build=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")/build
 
@@ -32,14 +32,20 @@ fa_setup() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
-    # The packages of Debian and its relatives are called like the tools, but for two.
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "setup: installing ${missing[*]} with apt-get"
+        # The packages of Debian and its relatives are called like the tools, but for two.
+        for tool in "${missing[@]}"; do
+            case $tool in
+            go) packages+=(golang-go) ;;
+            ninja) packages+=(ninja-build) ;;
+            *) packages+=("$tool") ;;
+            esac
+        done
+        echo "setup: installing ${packages[*]} with apt-get"
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq </dev/null || fa_die "apt-get update failed."
-        packages=("${missing[@]/#%go/golang-go}")
-        apt-get install -y -qq --no-install-recommends "${packages[@]/#%ninja/ninja-build}" </dev/null \
-            || fa_die "apt-get could not install ${missing[*]}."
+        apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null \
+            || fa_die "apt-get could not install ${packages[*]}."
         return 0
     fi
 
