@@ -50,7 +50,7 @@ def copy_rust(rustc, folder):
     folder.mkdir()
     shutil.copyfile(page, folder / page.name)
     # The page has the texts of most; the others are named only.
-    named = set(re.findall(r"[\w.-]+", " ".join(re.findall(r"<b>License:</b> ([^<]+)", page.read_text()))))
+    named = set(re.findall(r"[\w.-]+", " ".join(re.findall(r"<b>License:</b> ([^<]+)", page.read_text(encoding="utf-8")))))
     for file in (docs / "licenses").glob("*.txt"):
         if file.stem in named:
             shutil.copyfile(file, folder / file.name)
@@ -68,7 +68,7 @@ def main():
     copy_rust(rustc, out / "rust")
     lines.append(f"rust: the standard library of {run(rustc, '-V').strip()}, https://www.rust-lang.org")
     lines += ["", "The folders called like them have their licences and notices.", ""]
-    (out / "README.txt").write_text("\n".join(lines))
+    (out / "README.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,16 +19,16 @@ fail() {
     exit 1
 }
 
-# A program that finds the other library by accident would prove nothing.
+# needs PROGRAM NAME: a program that finds the other library by accident would prove nothing.
 needs() {
-    needed=$(readelf --dynamic "$1" | grep -c 'NEEDED.*libflash_attention[.]so[.]'"$FA_ABI]" || true)
-    [ "$needed" = "$2" ] || fail "$1 needs $needed shared libraries called libflash_attention.so.$FA_ABI, not $2."
+    needed=$(readelf --dynamic --wide "$1" | sed -n 's/.*NEEDED.*\[\(.*libflash_attention.*\)\]/\1/p')
+    [ "$needed" = "$2" ] || fail "$1 needs the shared library '$needed', not '$2'."
 }
 
 # The programs in a folder, which print the name of an instruction set and the same numbers anywhere.
 run_programs() {
-    needs "$1/program" 1
-    needs "$1/program_static" 0
+    needs "$1/program" "libflash_attention.so.$FA_ABI"
+    needs "$1/program_static" ""
     for program in program program_static; do
         printed=$("$1/$program") || fail "$1/$program does not work."
         [ "${printed#*: }" = "3.52319 4.52319 5.52319 6.52319" ] || fail "$1/$program prints $printed."
@@ -43,7 +43,7 @@ build_cmake() {
     "$CMAKE" --build "$build"
     run_programs "$build"
     [ -n "$CXX" ] || return 0
-    needs "$build/header" 1
+    needs "$build/header" "libflash_attention.so.$FA_ABI"
     "$build/header" || fail "$build/header does not work."
 }
 
