@@ -36,3 +36,13 @@ install(FILES "${generated}/flash_attention.pc" DESTINATION "${CMAKE_INSTALL_LIB
 install(FILES "${generated}/flash_attention-config.cmake"
               "${generated}/flash_attention-config-version.cmake"
         DESTINATION "${config_dir}")
+
+# The name is a usual one for a project to have.
+if(FA_TOP_LEVEL)
+  add_custom_target(dist
+    COMMAND "${CMAKE_COMMAND}" -E env "CMAKE=${CMAKE_COMMAND}" "CC=${CMAKE_C_COMPILER}" "CARGO=${FA_CARGO}"
+            "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}" "FA_VERSION=${PROJECT_VERSION}"
+            "${CMAKE_CURRENT_SOURCE_DIR}/scripts/dist.sh" "${CMAKE_CURRENT_BINARY_DIR}/dist"
+    DEPENDS flash_attention_cargo_shared flash_attention_cargo_static
+    USES_TERMINAL VERBATIM)
+endif()

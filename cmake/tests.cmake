@@ -99,9 +99,10 @@ if(FA_BUILD_TESTS)
     "CXX=${CMAKE_CXX_COMPILER}"
     "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
-    "FA_VERSION=${PROJECT_VERSION}")
-  # Alone, since add_subdirectory runs cargo on the libraries that the other tests use.
-  foreach(way IN ITEMS find_package pkg_config add_subdirectory)
+    "FA_VERSION=${PROJECT_VERSION}"
+    "FA_ABI=${FA_ABI}")
+  # Alone, since some run cargo on the libraries that the other tests use.
+  foreach(way IN ITEMS find_package make cc add_subdirectory install dist)
     add_test(NAME consumer.${way}
       COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")

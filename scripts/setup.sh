@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), go,
+# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), go, ninja,
 # python3-venv.
 # What is there is left alone. The other scripts source this file, for PATH.
 
@@ -9,11 +9,11 @@ fa_die() {
 }
 
 fa_setup() {
-    local build tool missing=()
+    local build tool missing=() packages=()
     [ $# -gt 0 ] || set -- cmake pkg-config g++
     build=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")/build
 
-    # Where rustup puts cargo, and where an earlier run of this script put cmake.
+    # Where rustup puts cargo, and where an earlier run of this script put cmake and ninja.
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:$build/venv/bin
     export PATH
 
@@ -32,22 +32,29 @@ fa_setup() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
-    # The packages of Debian and its relatives are called like the tools, but for one.
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "setup: installing ${missing[*]} with apt-get"
+        # The packages of Debian and its relatives are called like the tools, but for two.
+        for tool in "${missing[@]}"; do
+            case $tool in
+            go) packages+=(golang-go) ;;
+            ninja) packages+=(ninja-build) ;;
+            *) packages+=("$tool") ;;
+            esac
+        done
+        echo "setup: installing ${packages[*]} with apt-get"
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq </dev/null || fa_die "apt-get update failed."
-        apt-get install -y -qq --no-install-recommends "${missing[@]/#%go/golang-go}" </dev/null \
-            || fa_die "apt-get could not install ${missing[*]}."
+        apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null \
+            || fa_die "apt-get could not install ${packages[*]}."
         return 0
     fi
 
     for tool in "${missing[@]}"; do
-        [ "$tool" = cmake ] || fa_die "$tool is missing; install it with your package manager."
+        [ "$tool" = cmake ] || [ "$tool" = ninja ] || fa_die "$tool is missing; install it with your package manager."
     done
-    echo "setup: installing cmake with pip, in a virtual environment in build/venv"
-    { python3 -m venv "$build/venv" && "$build/venv/bin/pip" install --quiet cmake; } </dev/null \
-        || fa_die "cmake could not be installed with pip; install it with your package manager."
+    echo "setup: installing ${missing[*]} with pip, in a virtual environment in build/venv"
+    { python3 -m venv "$build/venv" && "$build/venv/bin/pip" install --quiet "${missing[@]}"; } </dev/null \
+        || fa_die "pip could not install ${missing[*]}; install it with your package manager."
 }
 
 fa_setup "$@"

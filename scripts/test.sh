@@ -4,7 +4,7 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/setup.sh cmake pkg-config g++ python3-venv
+. scripts/setup.sh cmake pkg-config g++ ninja python3-venv
 
 # A failure in one language should not hide what the other has to say.
 failed=0

@@ -1,70 +1,208 @@
 #!/bin/sh
-# Uses the library as another project would; CTest calls it with the environment it needs.
+# Uses the library as another project would; CTest calls it with the environment it needs. The lines between
+# "README begin" and "README end" of the files beside it are those of the README.
 #
-#   run.sh find_package|pkg_config|add_subdirectory FOLDER
+#   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
 
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
 way=$1
-work=$2
-# Programs must find the library, and the install step its prefix, without help.
-unset LD_LIBRARY_PATH DESTDIR
+# Nothing may depend on a path without spaces.
+work="$2/a path"
+prefix="$work/prefix"
+# Programs must find the library, and the install step its prefix, without help; make may be what started this.
+unset LD_LIBRARY_PATH DESTDIR MAKEFLAGS MFLAGS MAKELEVEL CMAKE_PREFIX_PATH CMAKE_GENERATOR CMAKE_BUILD_TYPE
 
 fail() {
     echo "$1" >&2
     exit 1
 }
 
-install_library() {
-    "$CMAKE" --install "$FA_BUILD" --prefix "$1" >/dev/null
+# needs PROGRAM NAME: a program that finds the other library by accident would prove nothing.
+needs() {
+    needed=$(readelf --dynamic --wide "$1" | sed -n 's/.*NEEDED.*\[\(.*libflash_attention.*\)\]/\1/p')
+    [ "$needed" = "$2" ] || fail "$1 needs the shared library '$needed', not '$2'."
 }
 
-# A program that finds the other library by accident would prove nothing.
-run() {
-    needed=$(readelf --dynamic "$1" | grep -c 'NEEDED.*libflash_attention' || true)
-    [ "$needed" = "$2" ] || fail "$1 depends on $needed shared libraries called libflash_attention, not on $2."
-    "$1" || fail "$1 does not work."
+# The programs in a folder, which print the name of an instruction set and the same numbers anywhere.
+run_programs() {
+    needs "$1/program" "libflash_attention.so.$FA_ABI"
+    needs "$1/program_static" ""
+    for program in program program_static; do
+        printed=$("$1/$program") || fail "$1/$program does not work."
+        [ "${printed#*: }" = "3.52319 4.52319 5.52319 6.52319" ] || fail "$1/$program prints $printed."
+    done
 }
 
-# build_and_run FOLDER CMAKE_ARGUMENTS...
-build_and_run() {
-    folder=$1
+# build_cmake FOLDER CMAKE_ARGUMENTS...
+build_cmake() {
+    build=$1
     shift
-    "$CMAKE" -S "$here" -B "$folder" -DCMAKE_C_COMPILER="$CC" ${CXX:+"-DCMAKE_CXX_COMPILER=$CXX"} -DFA_VERSION="$FA_VERSION" "$@"
-    "$CMAKE" --build "$folder"
-    run "$folder/shared" 1
-    run "$folder/static" 0
-    [ -z "$CXX" ] || run "$folder/cxx" 1
+    "$CMAKE" -S "$here" -B "$build" -DCMAKE_C_COMPILER="$CC" ${CXX:+"-DCMAKE_CXX_COMPILER=$CXX"} "$@"
+    "$CMAKE" --build "$build"
+    run_programs "$build"
+    [ -n "$CXX" ] || return 0
+    needs "$build/header" "libflash_attention.so.$FA_ABI"
+    "$build/header" || fail "$build/header does not work."
 }
 
-rm -rf "$work"
+# use_find_package PREFIX FOLDER CMAKE_ARGUMENTS...
+use_find_package() {
+    from=$1
+    build=$2
+    shift 2
+    build_cmake "$build" -DCMAKE_PREFIX_PATH="$from" "$@"
+    grep -q "^flash_attention_DIR:PATH=$from/" "$build/CMakeCache.txt" \
+        || fail "CMake has found another library than that in $from."
+}
+
+# use_make PREFIX FOLDER: what else is installed on the machine is not seen.
+use_make() {
+    command -v pkg-config >/dev/null || fail "pkg-config is not installed."
+    PKG_CONFIG_LIBDIR=$(dirname "$(find "$1" -name flash_attention.pc)")
+    export PKG_CONFIG_LIBDIR
+    modversion=$(pkg-config --modversion flash_attention)
+    [ "$modversion" = "$FA_VERSION" ] || fail "pkg-config says that the version is $modversion, not $FA_VERSION."
+    mkdir "$2"
+    cp "$here/program.c" "$here/Makefile" "$2"
+    make -C "$2" CC="$CC"
+    run_programs "$2"
+}
+
+# run_lines FILE PREFIX: the README's lines with another prefix, in the current folder.
+run_lines() {
+    # shellcheck disable=SC2016 # they are expanded where they run
+    printf '%s\n' 'cmake() { "$CMAKE" "$@"; }' 'cc() { "$CC" "$@"; }' >"$work/lines.sh"
+    sed -n "/README begin/,/README end/ s|/usr/local|'$2'|; /README begin/,/README end/ p" "$here/$1" >>"$work/lines.sh"
+    sh -eu "$work/lines.sh"
+}
+
+# use_cc PREFIX FOLDER
+use_cc() {
+    mkdir "$2"
+    cp "$here/program.c" "$2"
+    (cd "$2" && run_lines cc.sh "$1")
+    run_programs "$2"
+}
+
+# What is in a prefix, besides what the programs use.
+check_tree() {
+    lib=$(dirname "$(find "$1" -name libflash_attention.a)")
+    # The tests of symbols look at cargo's libraries; these are the same.
+    cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_TARGET_DIR/release/libflash_attention.so"
+    cmp "$lib/libflash_attention.a" "$FA_CARGO_TARGET_DIR/release-static/libflash_attention.a"
+    [ "$(readlink "$lib/libflash_attention.so.$FA_ABI")" = "libflash_attention.so.$FA_VERSION" ] \
+        || fail "libflash_attention.so.$FA_ABI is not a link to libflash_attention.so.$FA_VERSION."
+    [ "$(readlink "$lib/libflash_attention.so")" = "libflash_attention.so.$FA_ABI" ] \
+        || fail "libflash_attention.so is not a link to libflash_attention.so.$FA_ABI."
+    for header in "$root"/include/*; do
+        cmp "$header" "$1/include/$(basename "$header")"
+        # cargo-c has a list of its own.
+        grep -q "^asset = .*\"include/$(basename "$header")\"" "$root/Cargo.toml" \
+            || fail "cargo-c would not install $(basename "$header"): see Cargo.toml."
+    done
+}
+
+# Installed, then moved: nothing may depend on the first place.
+install_library() {
+    "$CMAKE" --install "$FA_BUILD" --prefix "$work/first" >/dev/null
+    mv "$work/first" "$prefix"
+}
+
+# A copy of what the libraries are built from. With the date of each file, and the cargo folder of the main build,
+# cargo has nothing to compile.
+copy_source() {
+    source="$work/source"
+    mkdir -p "$source/build/package"
+    (cd "$root" && cp -pR Cargo.toml Cargo.lock build.rs CMakeLists.txt LICENSE-APACHE LICENSE-MIT README.md \
+        benches c_tests cmake docs include scripts src "$source")
+    ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
+}
+
+# The crates that left their names in the libraries, such as rayon-core-1.13.0.
+crates_inside() {
+    grep -aohE 'registry/src/[^/]+/[a-z0-9_-]+-[0-9]+[.][0-9]+[.][0-9]+/' "$1"/lib/*.a | cut -d/ -f4 | sort -u
+}
+
+check_licences() {
+    crates=$(crates_inside "$1")
+    [ -n "$crates" ] || fail "The static library names no crate, so nothing is known about licences."
+    for folder in $crates rust; do
+        ls "$1/licences/$folder"/* >/dev/null || fail "The archive lacks the licence of $folder."
+    done
+    for file in LICENSE-APACHE LICENSE-MIT README.md docs/abi.md licences/rust/COPYRIGHT-library.html; do
+        [ -s "$1/$file" ] || fail "The archive lacks $file."
+    done
+}
+
+rm -rf "$2"
 mkdir -p "$work"
 
 case $way in
 find_package)
-    install_library "$work/prefix"
-    build_and_run "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix"
-    mv "$work/prefix" "$work/moved"
-    build_and_run "$work/build_moved" -DCMAKE_PREFIX_PATH="$work/moved"
+    install_library
+    check_tree "$prefix"
+    use_find_package "$prefix" "$work/build"
+    "$CMAKE" -S "$here/versions" -B "$work/versions" -DCMAKE_PREFIX_PATH="$prefix" -DFA_VERSION="$FA_VERSION"
     ;;
-pkg_config)
-    command -v pkg-config >/dev/null || fail "pkg-config is not installed."
-    install_library "$work/original"
-    mv "$work/original" "$work/prefix"
-    libdir=$(dirname "$(find "$work/prefix" -name libflash_attention.a)")
-    export PKG_CONFIG_PATH="$libdir/pkgconfig"
-    # shellcheck disable=SC2046 # pkg-config prints separate words
-    "$CC" "$here/main.c" $(pkg-config --cflags --libs flash_attention) -Wl,-rpath,"$libdir" -o "$work/shared"
-    run "$work/shared" 1
-    # Where both libraries are, the linker takes the shared one.
-    rm "$libdir"/libflash_attention.so*
-    # shellcheck disable=SC2046
-    "$CC" "$here/main.c" $(pkg-config --cflags --static --libs flash_attention) -o "$work/static"
-    run "$work/static" 0
+make)
+    install_library
+    use_make "$prefix" "$work/build"
+    ;;
+cc)
+    install_library
+    use_cc "$prefix" "$work/build"
     ;;
 add_subdirectory)
     # With the cargo folder of the main build nothing is compiled a second time.
-    build_and_run "$work/build" -DFA_SOURCE_DIR="$here/../.." -DFA_CARGO_TARGET_DIR="$FA_CARGO_TARGET_DIR"
+    build_cmake "$work/build" -DFLASH_ATTENTION_SOURCE="$root" -DFA_CARGO_TARGET_DIR="$FA_CARGO_TARGET_DIR"
+    ;;
+install)
+    command -v ninja >/dev/null || fail "ninja is not installed."
+    copy_source
+    for CMAKE_GENERATOR in Ninja "Unix Makefiles"; do
+        for CMAKE_BUILD_TYPE in Debug Release; do
+            export CMAKE_GENERATOR CMAKE_BUILD_TYPE
+            rm -rf "$prefix" "$source/build/package/CMakeCache.txt" "$source/build/package/CMakeFiles"
+            (cd "$source" && run_lines install.sh "$prefix")
+            grep -q "^CMAKE_BUILD_TYPE:.*=$CMAKE_BUILD_TYPE\$" "$source/build/package/CMakeCache.txt" \
+                || fail "This was not a build of type $CMAKE_BUILD_TYPE."
+            check_tree "$prefix"
+            use_find_package "$prefix" "$work/$CMAKE_GENERATOR $CMAKE_BUILD_TYPE"
+        done
+    done
+    # One of the tests' programs, as developers build them.
+    "$CMAKE" -S "$source" -B "$source/build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DFA_BUILD_EXAMPLES=OFF \
+        -DCMAKE_C_COMPILER="$CC" -DFA_CARGO_TARGET_DIR="$source/build/package/cargo"
+    # Where there are no libraries yet, Ninja must know who makes them.
+    for library in release/libflash_attention.so release-static/libflash_attention.a; do
+        ninja -C "$source/build" -t query "package/cargo/$library" | grep -q 'input: CUSTOM_COMMAND' \
+            || fail "Ninja does not know who makes $library."
+    done
+    "$CMAKE" --build "$source/build" --target version.shared version.static
+    "$source/build/c_tests/version.shared" && "$source/build/c_tests/version.static"
+    ;;
+dist)
+    "$CMAKE" --build "$FA_BUILD" --target dist
+    copy_source
+    # Other source, rights and dates of files: the same bytes.
+    umask 077
+    (cd "$source" && run_lines install.sh "$prefix" && run_lines archive.sh "$prefix")
+    for archive in "$source"/build/package/dist/*.tar.gz*; do
+        cmp "$archive" "$FA_BUILD/dist/$(basename "$archive")"
+    done
+    # All that is left is what was unpacked.
+    mv "$source"/build/package/dist/flash_attention-*/ "$work/unpacked"
+    rm -rf "$source" "$prefix"
+    check_tree "$work/unpacked"
+    check_licences "$work/unpacked"
+    (cd "$work/unpacked" && find . -type f ! -name SHA256SUMS | while read -r file; do
+        grep -q "  ${file#./}\$" SHA256SUMS || fail "$file has no checksum."
+    done)
+    use_find_package "$work/unpacked" "$work/build"
+    use_make "$work/unpacked" "$work/make"
+    use_cc "$work/unpacked" "$work/cc"
     ;;
 *)
     fail "run.sh does not know $way."
