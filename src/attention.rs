@@ -35,6 +35,16 @@ pub use workspace::Workspace;
 ///
 /// Errors are [`Refusal`]s: a status for programs and a sentence for people. On every error but [`Error::Internal`]
 /// all outputs are as they were. A row's bits do not depend on threads, strides, pages, or other rows.
+///
+/// That an output is written by one call only, and shares memory with no input, the compiler sees:
+///
+/// ```compile_fail,E0502
+/// # use flash_attention::{Attention, Tensor, TensorMut};
+/// let mut x = vec![0.0; 2 * 4];
+/// let input = Tensor::head_first(&x, [1, 1, 2, 4]);
+/// let output = TensorMut::head_first(&mut x, [1, 1, 2, 4]);
+/// let _ = Attention::new(input, input, input, output);
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is computed before run()"]
 pub struct Attention<'a> {
