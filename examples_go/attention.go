@@ -9,15 +9,14 @@ package attention
 #include <stdlib.h>
 
 typedef struct sizes {
-	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, stride[4][3];
-	int causal;
+	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, window_left, window_right, stride[5][3];
 	float scale;
 } sizes;
 
 // Go memory that is passed to C must not hold pointers to other Go memory, so the description is made here, of
 // pointers that are arguments of their own.
-static fa_status run(const sizes *s, const float *q, const float *k, const float *v, float *out, char *why,
-                     size_t why_size)
+static fa_status run(const sizes *s, const float *q, const float *k, const float *v, float *out, const float *mask,
+                     const int32_t *kv_lens, float *lse, char *why, size_t why_size)
 {
 	fa_attention a;
 	size_t bytes = 0;
@@ -27,13 +26,14 @@ static fa_status run(const sizes *s, const float *q, const float *k, const float
 		return status;
 	a.batch = s->batch, a.heads_q = s->heads_q, a.heads_kv = s->heads_kv, a.len_q = s->len_q, a.len_kv = s->len_kv;
 	a.dim_qk = s->dim_qk, a.dim_v = s->dim_v, a.scale = s->scale;
-	a.q.data = (void *)q, a.k.data = (void *)k, a.v.data = (void *)v, a.o.data = out;
-	fa_tensor *tensors[4] = {&a.q, &a.k, &a.v, &a.o};
-	for (int t = 0; t < 4; t++)
+	a.window_left = s->window_left, a.window_right = s->window_right;
+	a.q.data = (void *)q, a.k.data = (void *)k, a.v.data = (void *)v, a.o.data = out, a.mask.data = (void *)mask;
+	a.kv_lens = kv_lens;
+	a.lse = lse, a.lse_stride[0] = s->heads_q * s->len_q, a.lse_stride[1] = s->len_q, a.lse_stride[2] = 1;
+	fa_tensor *tensors[5] = {&a.q, &a.k, &a.v, &a.o, &a.mask};
+	for (int t = 0; t < 5; t++)
 		for (int axis = 0; axis < 3; axis++)
 			tensors[t]->stride[axis] = s->stride[t][axis];
-	if (s->causal)
-		a.window_right = 0;
 	status = fa_attention_workspace(&a, 1, &bytes);
 	if (status == FA_OK && bytes > 0 && (ws = malloc(bytes)) == NULL)
 		status = FA_ERR_MEMORY;
@@ -77,6 +77,14 @@ type Options struct {
 	Scale float32
 	// The last query is on the last key, and none sees a later one.
 	Causal bool
+	// How many keys up to its own position a query sees; 0 = all.
+	Window int
+	// Added to the scores, -Inf hides a key: [batch or 1][heads_q or 1][len_q or 1][len_kv]. Without data: none.
+	Mask Tensor
+	// How many keys of each sequence are in use, the first ones; nil = all.
+	KVLens []int32
+	// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q]; nil = nowhere.
+	LSE []float32
 }
 
 // Error is what the library refuses; Status is a value of fa_status.
@@ -94,7 +102,7 @@ func (t *Tensor) check(name string) error {
 	if t.Batch < 0 || t.Heads < 0 || t.Tokens < 0 || t.Dim < 0 {
 		return fmt.Errorf("flash_attention: a size of %s is negative", name)
 	}
-	if t.Batch == 0 || t.Heads == 0 || t.Tokens == 0 || t.Dim == 0 {
+	if t.isEmpty() {
 		return nil
 	}
 	room := len(t.Data) - t.Dim
@@ -117,20 +125,25 @@ func (t *Tensor) check(name string) error {
 	return nil
 }
 
-func (t *Tensor) pointer() *C.float {
-	if len(t.Data) == 0 {
+func pointer[To, From any](x []From) *To {
+	if len(x) == 0 {
 		return nil
 	}
-	return (*C.float)(unsafe.Pointer(&t.Data[0]))
+	return (*To)(unsafe.Pointer(&x[0]))
 }
+
+func (t *Tensor) isEmpty() bool { return t.Batch == 0 || t.Heads == 0 || t.Tokens == 0 || t.Dim == 0 }
+
+func shape(why string) error { return &Error{int(C.FA_ERR_SHAPE), why} }
 
 // Run writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
 // v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. On errors out is as
 // it was. Any number of goroutines may call it at once, with outputs of their own.
 func Run(q, k, v, out Tensor, options Options) error {
-	names := [4]string{"q", "k", "v", "out"}
-	s := C.sizes{scale: C.float(options.Scale)}
-	for i, t := range [4]*Tensor{&q, &k, &v, &out} {
+	names := [5]string{"q", "k", "v", "out", "the mask"}
+	mask := options.Mask
+	s := C.sizes{scale: C.float(options.Scale), window_left: C.FA_NO_LIMIT, window_right: C.FA_NO_LIMIT}
+	for i, t := range [5]*Tensor{&q, &k, &v, &out, &mask} {
 		if err := t.check(names[i]); err != nil {
 			return err
 		}
@@ -143,16 +156,41 @@ func Run(q, k, v, out Tensor, options Options) error {
 	}
 	if k.Batch != q.Batch || v.Batch != q.Batch || out.Batch != q.Batch || v.Heads != k.Heads || out.Heads != q.Heads ||
 		v.Tokens != k.Tokens || out.Tokens != q.Tokens || k.Dim != q.Dim || out.Dim != v.Dim {
-		return &Error{int(C.FA_ERR_SHAPE), "the tensors disagree about a size"}
+		return shape("the tensors disagree about a size")
+	}
+	if mask.Data != nil {
+		is, wanted := [3]int{mask.Batch, mask.Heads, mask.Tokens}, [3]int{q.Batch, q.Heads, q.Tokens}
+		for i := range is {
+			if is[i] != 1 && is[i] != wanted[i] {
+				return shape("the mask is neither of the size of q nor of size 1")
+			}
+		}
+		if mask.Dim != k.Tokens {
+			return shape("a row of the mask is not one element for each key")
+		}
+	}
+	if options.KVLens != nil && len(options.KVLens) != q.Batch {
+		return shape("KVLens is not one length for each sequence")
+	}
+	if rows := q.Batch * q.Heads * q.Tokens; options.LSE != nil && !q.isEmpty() && len(options.LSE) != rows {
+		return shape("LSE is not one number for each row of q")
 	}
 	s.batch, s.heads_q, s.heads_kv = C.int64_t(q.Batch), C.int64_t(q.Heads), C.int64_t(k.Heads)
 	s.len_q, s.len_kv = C.int64_t(q.Tokens), C.int64_t(k.Tokens)
 	s.dim_qk, s.dim_v = C.int64_t(q.Dim), C.int64_t(v.Dim)
 	if options.Causal {
-		s.causal = 1
+		s.window_right = 0
+	}
+	if options.Window != 0 {
+		s.window_left = C.int64_t(options.Window) - 1
+		if options.Window < 0 {
+			return &Error{int(C.FA_ERR_WINDOW), "the window is negative"}
+		}
 	}
 	var why [256]C.char
-	status := C.run(&s, q.pointer(), k.pointer(), v.pointer(), out.pointer(), &why[0], C.size_t(len(why)))
+	status := C.run(&s, pointer[C.float](q.Data), pointer[C.float](k.Data), pointer[C.float](v.Data),
+		pointer[C.float](out.Data), pointer[C.float](mask.Data), pointer[C.int32_t](options.KVLens),
+		pointer[C.float](options.LSE), &why[0], C.size_t(len(why)))
 	if status == C.FA_OK {
 		return nil
 	}

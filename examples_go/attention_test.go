@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand"
 	"os"
 	"strings"
 	"sync"
@@ -124,6 +125,7 @@ func TestRealModel(t *testing.T) {
 
 func TestGoroutinesAtOnce(t *testing.T) {
 	var group sync.WaitGroup
+	begin := make(chan struct{}) // all at once, or one would be done before the next begins
 	all := sets(t)
 	for i := 0; i < 4*len(all); i++ {
 		s := all[i%len(all)]
@@ -131,6 +133,7 @@ func TestGoroutinesAtOnce(t *testing.T) {
 		go func() {
 			defer group.Done()
 			out := nans(len(s.q))
+			<-begin
 			if err := modelAttention(s, out); err != nil {
 				t.Error(err)
 			} else if err := s.check(out); err != nil {
@@ -138,6 +141,7 @@ func TestGoroutinesAtOnce(t *testing.T) {
 			}
 		}()
 	}
+	close(begin)
 	group.Wait()
 }
 
@@ -169,6 +173,9 @@ func TestStrides(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	q, kv, out := make([]float32, 2*3*4), make([]float32, 2*5*4), make([]float32, 2*3*4)
+	for i := range out {
+		out[i] = 7
+	}
 	fine := attention.HeadFirst(q, 1, 2, 3, 4)
 	keys := attention.HeadFirst(kv, 1, 2, 5, 4)
 	to := attention.HeadFirst(out, 1, 2, 3, 4)
@@ -198,7 +205,14 @@ func TestRefusals(t *testing.T) {
 		"output is input": {fine, keys, keys, fine, attention.Options{}, true},
 		"rows overlap": {fine, keys, keys, with(to, func(t *attention.Tensor) { t.Stride[2] = 1 }),
 			attention.Options{}, true},
-		"scale is NaN": {fine, keys, keys, to, attention.Options{Scale: float32(math.NaN())}, true},
+		"scale is NaN":  {fine, keys, keys, to, attention.Options{Scale: float32(math.NaN())}, true},
+		"short mask":    {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q[:14], 1, 1, 3, 5)}, false},
+		"other mask":    {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q, 1, 1, 3, 4)}, true},
+		"mask of rows":  {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q, 1, 1, 2, 5)}, true},
+		"more lengths":  {fine, keys, keys, to, attention.Options{KVLens: []int32{5, 5}}, true},
+		"wild length":   {fine, keys, keys, to, attention.Options{KVLens: []int32{6}}, true},
+		"short LSE":     {fine, keys, keys, to, attention.Options{LSE: make([]float32, 5)}, true},
+		"window behind": {fine, keys, keys, to, attention.Options{Window: -1}, true},
 	}
 	for name, c := range cases {
 		err := attention.Run(c.q, c.k, c.v, c.out, c.options)
@@ -209,7 +223,114 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: no reason", name)
 		}
 	}
+	for i := range out {
+		if out[i] != 7 {
+			t.Fatal("a refusal has written to the output")
+		}
+	}
 	if err := attention.Run(fine, keys, keys, to, attention.Options{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// Output and log-sum-exp of one head, from the formula. sees tells which keys a row does, add what is added.
+func formula(q, k, v []float32, dim int, sees func(i, j int) bool, add func(i, j int) float64) (out, lse []float64) {
+	for i := 0; i < len(q)/dim; i++ {
+		sum, row := 0.0, make([]float64, dim)
+		for j := 0; j < len(k)/dim; j++ {
+			if !sees(i, j) {
+				continue
+			}
+			dot := 0.0
+			for d := 0; d < dim; d++ {
+				dot += float64(q[i*dim+d]) * float64(k[j*dim+d])
+			}
+			weight := math.Exp(dot/math.Sqrt(float64(dim)) + add(i, j))
+			sum += weight
+			for d := range row {
+				row[d] += weight * float64(v[j*dim+d])
+			}
+		}
+		for d := range row {
+			if sum > 0 {
+				row[d] /= sum
+			}
+		}
+		out, lse = append(out, row...), append(lse, math.Log(sum))
+	}
+	return out, lse
+}
+
+// Two query heads on one of the keys; two sequences, of which the second uses fewer keys. Goroutines compute
+// different problems at once.
+func TestOptions(t *testing.T) {
+	const batch, heads, lenQ, lenKV, dim = 2, 2, 3, 7, 8
+	random := rand.New(rand.NewSource(1))
+	normals := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(random.NormFloat64())
+		}
+		return x
+	}
+	q, k, v := normals(batch*heads*lenQ*dim), normals(batch*lenKV*dim), normals(batch*lenKV*dim)
+	added := normals(heads * lenQ * lenKV)
+	added[4] = float32(math.Inf(-1))
+	lens := []int32{lenKV, 5}
+	mask := attention.HeadFirst(added, 1, heads, lenQ, lenKV)
+	check := func(name string, options attention.Options) {
+		out, lse := nans(len(q)), nans(batch*heads*lenQ)
+		options.LSE = lse
+		if err := attention.Run(attention.HeadFirst(q, batch, heads, lenQ, dim), attention.HeadFirst(k, batch, 1, lenKV, dim),
+			attention.HeadFirst(v, batch, 1, lenKV, dim), attention.HeadFirst(out, batch, heads, lenQ, dim), options); err != nil {
+			t.Error(name, err)
+			return
+		}
+		for head := 0; head < batch*heads; head++ {
+			b, length := head/heads, lenKV
+			if options.KVLens != nil {
+				length = int(lens[b])
+			}
+			sees := func(i, j int) bool {
+				behind := i + length - lenQ - j
+				return j < length && !(options.Causal && behind < 0) && !(options.Window > 0 && behind >= options.Window)
+			}
+			add := func(i, j int) float64 {
+				if options.Mask.Data == nil {
+					return 0
+				}
+				return float64(added[(head%heads*lenQ+i)*lenKV+j])
+			}
+			rows, keys := head*lenQ*dim, b*lenKV*dim
+			want, wantLSE := formula(q[rows:rows+lenQ*dim], k[keys:keys+lenKV*dim], v[keys:keys+lenKV*dim], dim, sees, add)
+			for i := range want {
+				if !(math.Abs(float64(out[rows+i])-want[i]) <= bound) {
+					t.Errorf("%s: element %d is %g instead of %g", name, rows+i, out[rows+i], want[i])
+				}
+			}
+			for i := range wantLSE {
+				if !(math.Abs(float64(lse[head*lenQ+i])-wantLSE[i]) <= bound) {
+					t.Errorf("%s: LSE %d is %g instead of %g", name, i, lse[head*lenQ+i], wantLSE[i])
+				}
+			}
+		}
+	}
+	cases := map[string]attention.Options{
+		"plain":   {},
+		"causal":  {Causal: true},
+		"window":  {Window: 3},
+		"mask":    {Mask: mask},
+		"lengths": {KVLens: lens},
+		"all":     {Causal: true, Window: 4, Mask: mask, KVLens: lens},
+	}
+	var group sync.WaitGroup
+	for name, options := range cases {
+		name, options := name, options
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			check(name, options)
+		}()
+	}
+	group.Wait()
 }

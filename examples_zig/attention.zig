@@ -52,6 +52,14 @@ pub const Options = struct {
     scale: f32 = 0,
     /// The last query is on the last key, and none sees a later one.
     causal: bool = false,
+    /// How many keys up to its own position a query sees; null = all.
+    window: ?usize = null,
+    /// Added to the scores, -inf hides a key: [batch or 1][heads_q or 1][len_q or 1][len_kv].
+    mask: ?In = null,
+    /// How many keys of each sequence are in use, the first ones.
+    kv_lens: ?[]const i32 = null,
+    /// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q].
+    lse: ?[]f32 = null,
 };
 
 /// Writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
@@ -67,6 +75,23 @@ pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options:
     a.q, a.k, a.v, a.o = .{ try q.toC(), try k.toC(), try v.toC(), try out.toC() };
     a.scale = options.scale;
     if (options.causal) a.window_right = 0;
+    if (options.window) |n| a.window_left = if (n == 0) return error.Shape else try size(n - 1);
+    if (options.mask) |mask| {
+        const given = [3]usize{ mask.batch, mask.heads, mask.tokens };
+        for (given, [3]usize{ q.batch, q.heads, q.tokens }) |is, wanted| if (is != 1 and is != wanted) return error.Shape;
+        if (mask.dim != k.tokens) return error.Shape;
+        // An axis of one element has a stride of 0, which repeats it.
+        a.mask = try mask.toC();
+    }
+    if (options.kv_lens) |lens| {
+        if (lens.len != q.batch) return error.Shape;
+        a.kv_lens = lens.ptr;
+    }
+    if (options.lse) |lse| {
+        if (lse.len != q.batch *| q.heads *| q.tokens) return error.Shape;
+        a.lse = lse.ptr;
+        a.lse_stride = .{ try size(q.heads *| q.tokens), try size(q.tokens), 1 };
+    }
 
     var bytes: usize = 0;
     try check(c.fa_attention_workspace(&a, 1, &bytes));

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Runs the examples in other languages on the tensors of a real model, against their exact outputs: all, or those
-# named (go, python, zig). Installs what they need; uses the libraries that CMake builds.
+# named (go, python, rust, zig). Installs what they need; uses the libraries that CMake builds (but for Rust).
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-[ $# -gt 0 ] || set -- python go zig
+[ $# -gt 0 ] || set -- rust python go zig
 case " $* " in
 *" go "*) . scripts/setup.sh go ;;
+*) . scripts/setup.sh cc ;;
 esac
 . scripts/venv.sh
 
@@ -39,6 +40,11 @@ test_case() {
         failed=$((failed + 1))
         printf '%s\nexample.%s FAILED\n' "$log" "$name"
     fi
+}
+
+run_rust() {
+    # In Cargo's own folder: it would put other libraries where CMake has those that the others link.
+    test_case rust.real_model cargo run --quiet --locked --release --example real_model -- "$data"
 }
 
 run_python() {
@@ -100,7 +106,7 @@ run_zig() {
 
 for language in "$@"; do
     case $language in
-    go | python | zig) "run_$language" ;;
+    go | python | rust | zig) "run_$language" ;;
     *) die "no such language: $language" ;;
     esac
 done

@@ -1,9 +1,11 @@
 //! Everything the library can refuse, one variant a reason.
 
+use std::ffi::CStr;
 use std::fmt;
 
 /// Why a problem was refused. Nothing has been written to any output when one is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Error {
     /// A pointer is null although data is needed behind it.
     Null,
@@ -47,9 +49,41 @@ pub enum Error {
     Internal,
 }
 
+impl Error {
+    /// One sentence in English, which C gets, too.
+    pub(crate) const fn words(self) -> &'static CStr {
+        match self {
+            Error::Null => c"a pointer is NULL where data is needed",
+            Error::ZeroExtent => c"a size that must be at least 1 is 0",
+            Error::Overflow => c"the sizes describe more bytes than an address space holds",
+            Error::SoftmaxScale => c"softmax_scale is NaN, infinite or too large",
+            Error::QuantScale => c"a quantisation scale is NaN, infinite or too large",
+            Error::Reserved => c"a reserved field is not 0",
+            Error::Overlap => c"the output shares memory with an input",
+            Error::Dtype => c"unknown or unsupported data type",
+            Error::Isa => c"unknown instruction set (fa_limit_isa or FA_MAX_ISA)",
+            Error::Memory => c"scratch memory could not be allocated",
+            Error::Internal => c"internal error in flash_attention; please report it",
+            Error::Shape => c"sizes are negative or disagree",
+            Error::Stride => {
+                c"unusable stride: negative, no multiple of the element size, or rows of an output would overlap"
+            }
+            Error::Lengths => c"sequence lengths are negative, decreasing or too large",
+            Error::StructSize => {
+                c"struct_size is not that of a known version, or fields of a later version are set"
+            }
+            Error::Workspace => c"the workspace is NULL or too small",
+            Error::Part => c"part is not below n_parts",
+            Error::Window => c"a window is negative",
+            Error::Softcap => c"softcap is negative, infinite or NaN",
+            Error::Page => c"a page in use does not exist",
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(self.words().to_str().map_err(|_| fmt::Error)?)
     }
 }
 
@@ -83,11 +117,6 @@ impl Refusal {
     pub fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
         Refusal { error, fact: Some(Fact { what, index: None, is: None, but, limit: None }) }
     }
-
-    /// Whether there are numbers to be told.
-    pub fn has_words(&self) -> bool {
-        self.fact.is_some()
-    }
 }
 
 impl Fact {
@@ -118,6 +147,8 @@ impl From<Refusal> for Error {
         refusal.error
     }
 }
+
+impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

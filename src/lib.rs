@@ -1,13 +1,45 @@
-//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale + bias)·V`, in O(n) memory, behind a C ABI.
+//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale + bias)·V`, in O(n) memory, behind a C ABI and on Rust's slices.
 //!
-//! The contract is the C header `include/flash_attention.h`, generated from [`capi`]. The Rust
-//! modules are public for tests, benches and readers; their names may change in any version.
+//! ```
+//! use flash_attention::{Attention, Data, Pool, Tensor, TensorMut, Workspace};
+//!
+//! // 4 queries at the end of 6 keys; 2 query heads share a kv head; the cache is bfloat16.
+//! let (heads_q, heads_kv, len_q, len_kv, dim) = (2, 1, 4, 6, 8);
+//! let q = vec![0.5; len_q * heads_q * dim];
+//! let (k, v) = (vec![0x3f80; len_kv * heads_kv * dim], vec![0x4000; len_kv * heads_kv * dim]); // 1.0, 2.0
+//! let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; heads_q * len_q]);
+//!
+//! let (mut workspace, pool) = (Workspace::new(), Pool::default()); // both to be kept for the next call
+//! let mut attention = Attention::new(
+//!     Tensor::token_first(&q, [1, len_q, heads_q, dim]), // [batch][token][head][dim]
+//!     Tensor::head_first(Data::Bf16(&k), [1, heads_kv, len_kv, dim]), // [batch][head][token][dim]
+//!     Tensor::head_first(Data::Bf16(&v), [1, heads_kv, len_kv, dim]),
+//!     TensorMut::token_first(&mut out, [1, len_q, heads_q, dim]),
+//! )
+//! .causal()
+//! .lse(TensorMut::head_first(&mut lse, [1, heads_q, len_q, 1]));
+//! attention.reserve(&mut workspace, &pool)?; // the only allocation
+//! attention.run(&mut workspace, &pool)?;
+//! assert_eq!(out, vec![2.0; out.len()]);
+//!
+//! // What does not fit is refused, and nothing is written.
+//! let short = Tensor::token_first(&q[1..], [1, len_q, heads_q, dim]);
+//! let to = TensorMut::token_first(&mut out, [1, len_q, heads_q, dim]);
+//! let refusal = Attention::new(short, short, short, to).check().unwrap_err();
+//! assert_eq!(refusal.error, flash_attention::Error::Shape);
+//! assert_eq!(refusal.to_string(), "q: its slice is shorter than shape and strides say");
+//! # Ok::<(), flash_attention::Refusal>(())
+//! ```
+//!
+//! The contracts are the C header `include/flash_attention.h`, generated from [`capi`], and what this page
+//! re-exports. The modules are public for tests, benches and readers; their names may change in any version.
 //!
 //! One call, top to bottom:
 //!
 //! | module | question it answers |
 //! |---|---|
 //! | [`capi`] | which C arguments came in, and are they usable? |
+//! | [`attention`] | which slices came in, and do they fit? The same boundary, for Rust |
 //! | [`problem`] | *what* is computed: views of Q, K, V, O and the semantics, consistent by construction |
 //! | [`plan`] | *how*: kernel row, tile sizes, number of parts |
 //! | [`schedule`] | *who*: parts over threads |
@@ -24,6 +56,8 @@
 //! first.
 
 pub mod attend;
+#[forbid(unsafe_code)]
+pub mod attention;
 #[forbid(unsafe_code)]
 pub mod band;
 pub mod capi;
@@ -55,3 +89,7 @@ pub mod view;
 #[forbid(unsafe_code)]
 pub mod work;
 pub mod workspace;
+
+pub use attention::{Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace};
+pub use error::{Error, Refusal};
+pub use view::{Array, Quant};

@@ -32,8 +32,9 @@ pub(crate) const THREAD_NAME: &str = "flash_attention";
 /// More threads than any one call gets, however many it asks for.
 pub(crate) const MAX_THREADS: usize = 256;
 
-/// Stack of a pool thread: kernels keep their arrays in scratch memory, so little is needed.
-const STACK: usize = 512 << 10;
+/// Stack of a pool thread: kernels keep their arrays in scratch memory, so little is needed. But where nothing is
+/// inlined, as in a Rust program that is being debugged, their vectors are copied from frame to frame.
+const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { 512 << 10 };
 
 /// What a call takes from the allocator for each thread, generously. Rayon and std end the process
 /// where there is less.

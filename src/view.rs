@@ -130,8 +130,8 @@ impl<'a> View<'a> {
     }
 
     /// A view of part of a slice.
-    pub fn of<T: Element>(data: &'a [T], layout: Layout) -> Result<View<'a>, Error> {
-        if layout.dtype != T::DTYPE {
+    pub fn of<T: Holds>(data: &'a [T], layout: Layout) -> Result<View<'a>, Error> {
+        if !T::holds(layout.dtype) {
             return Err(Error::Dtype);
         }
         if layout.span()? > size_of_val(data) {
@@ -245,8 +245,8 @@ impl<'a> ViewMut<'a> {
     }
 
     /// A view of part of a slice.
-    pub fn of<T: Element>(data: &'a mut [T], layout: Layout) -> Result<ViewMut<'a>, Error> {
-        if layout.dtype != T::DTYPE {
+    pub fn of<T: Holds + Plain>(data: &'a mut [T], layout: Layout) -> Result<ViewMut<'a>, Error> {
+        if !T::holds(layout.dtype) {
             return Err(Error::Dtype);
         }
         if layout.span()? > size_of_val(data) {
@@ -381,8 +381,32 @@ fn addresses(base: *const u8, bytes: usize) -> Range<usize> {
     start..start.saturating_add(bytes)
 }
 
-/// A Rust type that a slice can hold and a view can read.
-pub trait Element: Copy + sealed::Sealed {
+/// A Rust type whose slices hold the elements of some storage types.
+pub trait Holds: Copy + sealed::Sealed {
+    /// Whether a storage type is one of them.
+    fn holds(dtype: Dtype) -> bool;
+}
+
+macro_rules! holds {
+    ($($T:ty: $($dtype:ident)|+;)*) => {$(
+        impl Holds for $T {
+            fn holds(dtype: Dtype) -> bool {
+                matches!(dtype, $(Dtype::$dtype)|+)
+            }
+        }
+    )*};
+}
+
+holds! {
+    f32: F32;
+    u16: F16 | Bf16;
+    i8: I8;
+    u8: Q8_0 | Bool8;
+    bool: Bool8;
+}
+
+/// A Rust type that is a storage type by itself.
+pub trait Element: Holds + Plain {
     /// Its storage type.
     const DTYPE: Dtype;
 }
@@ -394,17 +418,21 @@ impl Element for i8 {
     const DTYPE: Dtype = Dtype::I8;
 }
 
-/// A type of which an [`Array`] can be made: any bits are a value.
+/// A type of which any bits are a value: of such an [`Array`] can be made, and they can be written.
 pub trait Plain: Copy + sealed::Sealed {}
 
 impl Plain for f32 {}
 impl Plain for i32 {}
+impl Plain for u16 {}
+impl Plain for i8 {}
 impl Plain for u8 {}
 
 mod sealed {
     pub trait Sealed {}
-    impl Sealed for i32 {}
-    impl Sealed for u8 {}
     impl Sealed for f32 {}
+    impl Sealed for i32 {}
+    impl Sealed for u16 {}
     impl Sealed for i8 {}
+    impl Sealed for u8 {}
+    impl Sealed for bool {}
 }

@@ -108,6 +108,12 @@ impl<'w> Workspace<'w> {
         Ok(Workspace::of(base, size, [0, size.pieces.max(1)], Some(layout)))
     }
 
+    /// The same in a slice of any length; see [`Size::borrowed_bytes`].
+    pub fn on(memory: &'w mut [MaybeUninit<u8>], size: Size) -> Result<Workspace<'w>, Error> {
+        // SAFETY: the slice is exclusively borrowed for 'w.
+        unsafe { Workspace::borrow(memory.as_mut_ptr().cast(), memory.len(), size) }
+    }
+
     /// The same in memory of the caller's, of any content and alignment; see [`Size::borrowed_bytes`].
     ///
     /// # Safety

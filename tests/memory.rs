@@ -15,6 +15,7 @@ use flash_attention::capi::run::{
 use flash_attention::capi::scratch::fa_scratch_bytes;
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_dtype, fa_tensor};
+use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
 
 /// Counts what the calling thread allocates.
 struct Counting;
@@ -202,4 +203,20 @@ fn the_general_door_allocates_nothing() {
         }
     });
     assert_eq!(calls, 0);
+}
+
+#[test]
+fn the_rust_door_allocates_where_it_says() {
+    let (len, dim) = (300, 64);
+    let (x, mut out) = (vec![0.5f32; 2 * len * dim], vec![0f32; 2 * len * dim]);
+    let (mut workspace, pool) = (Workspace::new(), Pool::default());
+    let all = Tensor::token_first(&x, [1, len, 2, dim]);
+    let mut a = Attention::new(all, all, all, TensorMut::token_first(&mut out, [1, len, 2, dim])).causal();
+    let (calls, bytes, live) = count(|| a.reserve(&mut workspace, &pool).expect("a good description"));
+    assert_eq!((calls, bytes, live), (1, workspace.bytes(), workspace.bytes() as isize));
+    let again = count(|| {
+        a.reserve(&mut workspace, &pool).expect("a good description");
+        a.run(&mut workspace, &pool).expect("a good description");
+    });
+    assert_eq!(again, (0, 0, 0));
 }

@@ -1,13 +1,13 @@
 //! `fa_attention_check`, `_workspace`, `_run`, `_part`, `_finish`.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
 
 use super::attention::fa_attention;
 use super::describe::{self, Quants};
 use super::guard;
 use super::pool::{Lent, fa_pool};
-use super::status::{fa_status, fa_status_string};
+use super::status::fa_status;
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::machine::Machine;
@@ -41,12 +41,7 @@ pub unsafe extern "C" fn fa_attention_check(
         let found = unsafe { Call::read(a, 1, &mut quants) };
         let _ = match &found {
             Ok(call) => write!(words, "{}", call.plan),
-            Err(refusal) if refusal.has_words() => write!(words, "{refusal}"),
-            Err(refusal) => {
-                let text = fa_status_string(fa_status::from(refusal.error) as i32);
-                // SAFETY: a static string.
-                write!(words, "{}", unsafe { CStr::from_ptr(text) }.to_string_lossy())
-            }
+            Err(refusal) => write!(words, "{refusal}"),
         };
         words.end();
         found?;

@@ -1,0 +1,373 @@
+//! The Rust boundary: attention on slices. What C vouches for, lengths and lifetimes say here; all else is
+//! refused with the statuses and words of the C interface.
+
+mod names;
+mod pool;
+mod tensor;
+mod workspace;
+
+use crate::error::{Error, Refusal};
+use crate::kernel;
+use crate::machine::Machine;
+use crate::plan::Plan;
+use crate::problem::{Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
+use crate::schedule;
+use crate::view::Array;
+use names::{K, LSE, MASK, Names, O, Q, V, number};
+pub use pool::Pool;
+use tensor::Shape;
+pub use tensor::{Data, DataMut, Tensor, TensorMut};
+pub use workspace::Workspace;
+
+/// One problem on tensors in slices, from [`Attention::new`]; by default each query sees every key.
+///
+/// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
+///
+/// ```text
+/// s_j  = scale · Σ_d q[i][d] · k[j][d]
+/// t_j  = softcap · tanh(s_j / softcap) - slope · |p - j| + mask[i][j]      as far as there are these
+/// Z    = Σ_j exp(t_j) + exp(sink)
+/// o[i] = Σ_j exp(t_j) · v[j] / Z                   lse[i] = log Z
+/// ```
+///
+/// Query head h uses kv head h / (heads_q / heads_kv). A key that is not seen has no influence on the row, even if it
+/// is NaN. A row that sees no key is zeros, and its lse -∞.
+///
+/// Errors are [`Refusal`]s: a status for programs and a sentence for people. On every error but [`Error::Internal`]
+/// all outputs are as they were. A row's bits do not depend on threads, strides, pages, or other rows.
+///
+/// That an output is written by one call only, and shares memory with no input, the compiler sees:
+///
+/// ```compile_fail,E0502
+/// # use flash_attention::{Attention, Tensor, TensorMut};
+/// let mut x = vec![0.0; 2 * 4];
+/// let input = Tensor::head_first(&x, [1, 1, 2, 4]);
+/// let output = TensorMut::head_first(&mut x, [1, 1, 2, 4]);
+/// let _ = Attention::new(input, input, input, output);
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is computed before run()"]
+pub struct Attention<'a> {
+    q: Tensor<'a>,
+    k: Tensor<'a>,
+    v: Tensor<'a>,
+    out: TensorMut<'a>,
+    lse: Option<TensorMut<'a>>,
+    scale: Option<f32>,
+    softcap: f32,
+    q_pos: Position,
+    window: Window,
+    precise: bool,
+    mask: Option<Tensor<'a>>,
+    alibi_slopes: Option<&'a [f32]>,
+    sinks: Option<&'a [f32]>,
+    kv_lens: Option<&'a [i32]>,
+    cu_len_q: Option<&'a [i32]>,
+    cu_len_kv: Option<&'a [i32]>,
+    /// The table, and keys of a sequence.
+    pages: Option<(&'a [i32], usize)>,
+}
+
+/// A problem, checked and planned.
+struct Call<'a> {
+    problem: Problem<'a>,
+    plan: Plan,
+}
+
+impl<'a> Attention<'a> {
+    /// Of q `[batch][heads_q][len_q][dim_qk]`, k `[batch][heads_kv][len_kv][dim_qk]` and
+    /// v `[batch][heads_kv][len_kv][dim_v]` to out `[batch][heads_q][len_q][dim_v]`, in any mixture of types; heads_q
+    /// is a multiple of heads_kv. Nothing is checked before a call.
+    pub fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: TensorMut<'a>) -> Attention<'a> {
+        Attention {
+            q,
+            k,
+            v,
+            out,
+            lse: None,
+            scale: None,
+            softcap: 0.0,
+            q_pos: Position::End,
+            window: Window::default(),
+            precise: false,
+            mask: None,
+            alibi_slopes: None,
+            sinks: None,
+            kv_lens: None,
+            cu_len_q: None,
+            cu_len_kv: None,
+            pages: None,
+        }
+    }
+
+    /// The softmax scale, multiplied to every dot product; 1/√dim_qk if none is given. Finite; may be 0 or negative.
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// No query sees a key behind its own position.
+    pub fn causal(mut self) -> Self {
+        self.window.right = Some(0);
+        self
+    }
+
+    /// How many keys before a query's position it sees, and how many behind it; `None` is no limit. A sliding window
+    /// of `n` keys, the query's own included, is `window(Some(n - 1), Some(0))`.
+    pub fn window(mut self, left: Option<u64>, right: Option<u64>) -> Self {
+        self.window = Window { left, right };
+        self
+    }
+
+    /// The key position of query row 0: by default the last query of each sequence is on its last key.
+    pub fn q_pos(mut self, position: i64) -> Self {
+        self.q_pos = Position::At(position);
+        self
+    }
+
+    /// Scores s become softcap · tanh(s / softcap). Finite, not negative; 0 = off.
+    pub fn softcap(mut self, softcap: f32) -> Self {
+        self.softcap = softcap;
+        self
+    }
+
+    /// A mask `[batch or 1][heads_q or 1][len_q or 1][len_kv]`, the last axis being its dim: numbers (f32, f16, bf16)
+    /// are added to the scores, after softcap, and -∞ hides the key; of booleans true = the key is seen.
+    pub fn mask(mut self, mask: Tensor<'a>) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    /// The slope of each query head (ALiBi), `[heads_q]`, or `[batch][heads_q]`.
+    pub fn alibi_slopes(mut self, slopes: &'a [f32]) -> Self {
+        self.alibi_slopes = Some(slopes);
+        self
+    }
+
+    /// A logit for each query head, `[heads_q]`, that takes part in the softmax without having a value; -∞ = none.
+    pub fn sinks(mut self, sinks: &'a [f32]) -> Self {
+        self.sinks = Some(sinks);
+        self
+    }
+
+    /// `[batch]`: how many keys of each sequence are in use, the first ones. The others are never read.
+    pub fn kv_lens(mut self, kv_lens: &'a [i32]) -> Self {
+        self.kv_lens = Some(kv_lens);
+        self
+    }
+
+    /// Ragged queries, `[batch + 1]`: q, out and lse have one batch entry with the rows of all sequences behind one
+    /// another, those of sequence b from `cu_len_q[b]` to `cu_len_q[b + 1]`. A mask has room for the longest.
+    pub fn cu_len_q(mut self, cu_len_q: &'a [i32]) -> Self {
+        self.cu_len_q = Some(cu_len_q);
+        self
+    }
+
+    /// Ragged keys: the same for k and v.
+    pub fn cu_len_kv(mut self, cu_len_kv: &'a [i32]) -> Self {
+        self.cu_len_kv = Some(cu_len_kv);
+        self
+    }
+
+    /// Keys in pages: k and v are `[page][head][token of the page][dim]` (or token first), and key j of sequence b is
+    /// token j % page_size of the page that is number j / page_size in row b of `table`, `[batch][most pages]`. len_kv
+    /// is the number of keys of every sequence, or with [`kv_lens`](Attention::kv_lens) of the longest, at most.
+    pub fn pages(mut self, table: &'a [i32], len_kv: usize) -> Self {
+        self.pages = Some((table, len_kv));
+        self
+    }
+
+    /// Where to put the natural logarithm of each row's sum of exponentials: f32 `[batch][heads_q][len_q][1]`.
+    pub fn lse(mut self, lse: TensorMut<'a>) -> Self {
+        self.lse = Some(lse);
+        self
+    }
+
+    /// Queries and probabilities are not rounded to 8 or 16 bits, where K and V have dot products of their own.
+    pub fn precise(mut self) -> Self {
+        self.precise = true;
+        self
+    }
+
+    /// Whether [`run`](Attention::run) would refuse it.
+    ///
+    /// # Errors
+    /// As `run`, which also looks at the workspace.
+    pub fn check(&mut self) -> Result<(), Refusal> {
+        self.call(1).map(|_| ())
+    }
+
+    /// Makes `workspace` large enough for a call with `pool`: once, with the largest sizes that there will be, and it
+    /// does for all smaller problems of the kind.
+    ///
+    /// # Errors
+    /// As [`run`](Attention::run), and [`Error::Memory`]: there is not so much; what there was is left.
+    pub fn reserve(&mut self, workspace: &mut Workspace, pool: &Pool) -> Result<(), Refusal> {
+        let Call { plan, .. } = self.call(pool.threads())?;
+        let on_stack = plan.parts == 0 || plan.is_on_stack();
+        let bytes = if on_stack { 0 } else { plan.memory.borrowed_bytes()? };
+        Ok(workspace.reserve(bytes)?)
+    }
+
+    /// Computes the problem. Allocates nothing, but for some bytes a thread if `pool` has several, and waits for
+    /// nothing but them. May be called again, after the inputs have changed or not.
+    ///
+    /// # Errors
+    /// - [`Error::Shape`]: tensors, lists and slices disagree about a size, or heads_q is no multiple of heads_kv
+    /// - [`Error::ZeroExtent`]: a size other than len_q and len_kv is 0
+    /// - [`Error::Stride`]: rows of an output overlap
+    /// - [`Error::Overflow`]: more bytes than an address space holds, or positions beyond 64 bits
+    /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer
+    /// - [`Error::SoftmaxScale`], [`Error::Softcap`], [`Error::QuantScale`]: unusable numbers
+    /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, cu_len_q, cu_len_kv or pages lead out of the tensors
+    /// - [`Error::Workspace`]: [`reserve`](Attention::reserve) was not called for so large a problem
+    /// - [`Error::Isa`]: the environment variable `FA_MAX_ISA` names an instruction set that this build does not know
+    pub fn run(&mut self, workspace: &mut Workspace, pool: &Pool) -> Result<(), Refusal> {
+        let Call { mut problem, plan } = self.call(pool.threads())?;
+        if plan.parts == 0 {
+            return Ok(());
+        }
+        if plan.is_on_stack() {
+            return Ok(schedule::on_stack(&mut problem, &plan)?);
+        }
+        let memory = workspace.cut(plan.memory)?;
+        Ok(schedule::run_on(&mut problem, &plan, &memory, pool.run_on())?)
+    }
+
+    fn call(&mut self, threads: usize) -> Result<Call<'_>, Refusal> {
+        let problem = self.problem()?;
+        let shape = problem.shape();
+        let row = kernel::select(shape, problem.semantics().precise)?;
+        let plan = Plan::new(shape, row, Machine::get(), threads)?;
+        Ok(Call { problem, plan })
+    }
+
+    fn problem(&mut self) -> Result<Problem<'_>, Refusal> {
+        self.agree()?;
+        let semantics = Semantics {
+            precise: self.precise,
+            q_pos: self.q_pos,
+            window: self.window,
+            ..Semantics::with_scale(self.scale.unwrap_or((1.0 / (self.q.shape.dim as f64).sqrt()) as f32))
+        };
+        let sequences = self.sequences();
+        let [_, heads, rows] = self.q.shape.extent;
+        let slopes = self.alibi_slopes.map(|slopes| Slopes {
+            values: Array::of(slopes),
+            batch_stride: if slopes.len() == heads { 0 } else { heads },
+            times_mask: false,
+        });
+        let mask = match self.mask {
+            None => None,
+            Some(mask) => Some(mask.broadcast([sequences, heads, rows]).raw_view(&MASK)?),
+        };
+        let pages = self.pages.map(|(table, len_kv)| Pages {
+            table: Array::of(table),
+            starts: None,
+            stride: table.len().checked_div(sequences).unwrap_or(0),
+            len_kv,
+        });
+        let tensors = Tensors {
+            q: self.q.view(&Q)?,
+            k: self.k.view(&K)?,
+            v: self.v.view(&V)?,
+            o: self.out.view(&O)?,
+            lse: match &mut self.lse {
+                None => None,
+                Some(lse) => Some(lse.view(&LSE)?),
+            },
+            batch: Batch {
+                starts_q: self.cu_len_q.map(Array::of),
+                starts_kv: self.cu_len_kv.map(Array::of),
+                kv_lens: self.kv_lens.map(Array::of),
+                pages,
+                most: [0; 2],
+            },
+            logits: Logits {
+                softcap: self.softcap,
+                mask,
+                cells: None,
+                slopes,
+                sinks: self.sinks.map(Array::of),
+            },
+        };
+        Problem::new(tensors, semantics)
+    }
+
+    fn sequences(&self) -> usize {
+        self.cu_len_q.map_or(self.q.shape.extent[0], |starts| starts.len().saturating_sub(1))
+    }
+
+    /// Refuses with words what [`Problem::new`] would refuse without: the caller gave every size, not just one of
+    /// each.
+    fn agree(&self) -> Result<(), Refusal> {
+        let [q, k, v, out] = [self.q.shape, self.k.shape, self.v.shape, self.out.shape];
+        let ([batch, heads, _], sequences) = (q.extent, self.sequences());
+        for (what, n) in
+            [(Q.batch, batch), (Q.heads, heads), (K.heads, k.extent[1]), (Q.dim, q.dim), (V.dim, v.dim)]
+        {
+            if n == 0 {
+                return Err(Refusal::of(what, 0).but(Error::ZeroExtent, "must be at least 1"));
+            }
+        }
+        if self.cu_len_q.is_none() && self.cu_len_kv.is_none() && self.pages.is_none() {
+            equal(K.batch, k.extent[0], "not that of q", batch)?;
+        }
+        same_extent(&V, &v, "not that of k", &k)?;
+        same_extent(&O, &out, "not that of q", &q)?;
+        equal(K.dim, k.dim, "not that of q", q.dim)?;
+        equal(O.dim, out.dim, "not that of v", v.dim)?;
+        if let Some(lse) = &self.lse {
+            same_extent(&LSE, &lse.shape, "not that of q", &q)?;
+            equal(LSE.dim, lse.shape.dim, "not", 1)?;
+        }
+        if let Some(mask) = &self.mask {
+            // Of ragged batches, and of keys in pages, it may be larger: see `Logits`.
+            let wanted = [sequences, heads, q.extent[2]];
+            for (axis, what) in [MASK.batch, MASK.heads, MASK.tokens].into_iter().enumerate() {
+                let is = mask.shape.extent[axis];
+                if is != 1 && (axis < 2 || self.cu_len_q.is_none()) {
+                    equal(what, is, "neither 1 nor that of q", wanted[axis])?;
+                }
+            }
+            if self.cu_len_kv.is_none() {
+                let len_kv = self.pages.map_or(k.extent[2], |(_, len_kv)| len_kv);
+                equal(MASK.dim, mask.shape.dim, "not the number of keys", len_kv)?;
+            }
+        }
+        if let Some(slopes) = self.alibi_slopes
+            && slopes.len() != heads
+        {
+            let all = sequences.saturating_mul(heads);
+            equal("alibi_slopes", slopes.len(), "neither heads_q nor all of the batch", all)?;
+        }
+        equal("sinks", self.sinks.map_or(heads, <[f32]>::len), "not heads_q", heads)?;
+        equal(
+            "kv_lens",
+            self.kv_lens.map_or(sequences, <[i32]>::len),
+            "not one for each sequence",
+            sequences,
+        )?;
+        if let Some((table, _)) = self.pages
+            && !table.len().is_multiple_of(sequences.max(1))
+        {
+            let fact = Refusal::of("entries of the table of pages", number(table.len()));
+            return Err(fact.against(Error::Shape, "not a row for each sequence", number(sequences)));
+        }
+        Ok(())
+    }
+}
+
+fn equal(what: &'static str, is: usize, but: &'static str, wanted: usize) -> Result<(), Refusal> {
+    match is == wanted {
+        true => Ok(()),
+        false => Err(Refusal::of(what, number(is)).against(Error::Shape, but, number(wanted))),
+    }
+}
+
+fn same_extent(names: &Names, is: &Shape, but: &'static str, wanted: &Shape) -> Result<(), Refusal> {
+    for (axis, what) in [names.batch, names.heads, names.tokens].into_iter().enumerate() {
+        equal(what, is.extent[axis], but, wanted.extent[axis])?;
+    }
+    Ok(())
+}

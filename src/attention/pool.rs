@@ -1,0 +1,56 @@
+//! Threads that the caller keeps.
+
+use std::fmt;
+
+use super::names::number;
+use crate::error::{Error, Refusal};
+use crate::machine;
+use crate::pool::{Caller, MAX_THREADS, Made, Threads};
+
+/// The threads that compute: the calling one alone ([`Pool::default`]), or with others of a pool of its own. They
+/// sleep when there is nothing to do and end with the pool. Any number of calls may use it at once. A child process
+/// after a fork must make its own.
+#[derive(Default)]
+pub struct Pool {
+    made: Option<Made>,
+}
+
+impl Pool {
+    /// Up to 256 threads that compute at the same time in a call, the calling one included; 0 = one per core that
+    /// the process may use. Where the system grants fewer, the pool has fewer.
+    ///
+    /// # Errors
+    /// [`Error::Part`]: more than 256. [`Error::Memory`]: no threads to be had.
+    pub fn new(threads: usize) -> Result<Pool, Refusal> {
+        let threads = match threads {
+            0 => machine::cores().min(MAX_THREADS),
+            n if n <= MAX_THREADS => n,
+            n => {
+                let fact = Refusal::of("threads", number(n));
+                return Err(fact.against(Error::Part, "more than a pool has", MAX_THREADS as i64));
+            }
+        };
+        match threads {
+            1 => Ok(Pool::default()),
+            _ => Ok(Pool { made: Some(Made::new(threads).ok_or(Error::Memory)?) }),
+        }
+    }
+
+    /// How many threads compute at the same time in a call, at most.
+    pub fn threads(&self) -> usize {
+        self.made.as_ref().map_or(1, Made::width)
+    }
+
+    pub(super) fn run_on(&self) -> &dyn Threads {
+        match &self.made {
+            Some(made) => made,
+            None => &Caller,
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({})", self.threads())
+    }
+}

@@ -1,0 +1,277 @@
+//! Slices with a shape: what a Rust caller hands over.
+
+use super::names::{Names, number};
+use crate::dtype::Dtype;
+use crate::error::{Error, Refusal};
+use crate::view::{Array, Layout, Quant, View, ViewMut};
+
+/// Numbers that are read, and how they are stored. Slices, arrays and vectors of `f32`, `i8` and `bool` become it
+/// by themselves; 16-bit numbers are given by their bits, as Rust has no types for them.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Data<'a> {
+    /// IEEE 754 binary32.
+    F32(&'a [f32]),
+    /// The bits of IEEE 754 binary16.
+    F16(&'a [u16]),
+    /// The bits of bfloat16, the upper half of a binary32.
+    Bf16(&'a [u16]),
+    /// 8-bit integers: what [`Tensor::scale`] and the like say, else the numbers themselves.
+    I8(&'a [i8]),
+    /// ggml's blocks of 32 elements in 34 bytes. Shapes and strides count elements, whole blocks of them.
+    Q8_0(&'a [u8]),
+    /// Masks only: true = attend.
+    Bool(&'a [bool]),
+}
+
+/// Numbers that are written, and how they are stored. Slices, arrays and vectors of `f32` become it by themselves.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DataMut<'a> {
+    /// IEEE 754 binary32.
+    F32(&'a mut [f32]),
+    /// The bits of IEEE 754 binary16.
+    F16(&'a mut [u16]),
+    /// The bits of bfloat16.
+    Bf16(&'a mut [u16]),
+}
+
+macro_rules! from_slices {
+    ($($T:ty => $Variant:ident),*) => {$(
+        impl<'a> From<&'a [$T]> for Data<'a> {
+            fn from(data: &'a [$T]) -> Data<'a> {
+                Data::$Variant(data)
+            }
+        }
+        impl<'a> From<&'a Vec<$T>> for Data<'a> {
+            fn from(data: &'a Vec<$T>) -> Data<'a> {
+                Data::$Variant(data)
+            }
+        }
+        impl<'a, const N: usize> From<&'a [$T; N]> for Data<'a> {
+            fn from(data: &'a [$T; N]) -> Data<'a> {
+                Data::$Variant(data)
+            }
+        }
+    )*};
+}
+
+from_slices!(f32 => F32, i8 => I8, bool => Bool);
+
+impl<'a> From<&'a mut [f32]> for DataMut<'a> {
+    fn from(data: &'a mut [f32]) -> DataMut<'a> {
+        DataMut::F32(data)
+    }
+}
+impl<'a> From<&'a mut Vec<f32>> for DataMut<'a> {
+    fn from(data: &'a mut Vec<f32>) -> DataMut<'a> {
+        DataMut::F32(data)
+    }
+}
+impl<'a, const N: usize> From<&'a mut [f32; N]> for DataMut<'a> {
+    fn from(data: &'a mut [f32; N]) -> DataMut<'a> {
+        DataMut::F32(data)
+    }
+}
+
+impl<'a> Data<'a> {
+    fn dtype(self) -> Dtype {
+        match self {
+            Data::F32(_) => Dtype::F32,
+            Data::F16(_) => Dtype::F16,
+            Data::Bf16(_) => Dtype::Bf16,
+            Data::I8(_) => Dtype::I8,
+            Data::Q8_0(_) => Dtype::Q8_0,
+            Data::Bool(_) => Dtype::Bool8,
+        }
+    }
+
+    fn view(self, layout: Layout) -> Result<View<'a>, Error> {
+        match self {
+            Data::F32(data) => View::of(data, layout),
+            Data::F16(data) | Data::Bf16(data) => View::of(data, layout),
+            Data::I8(data) => View::of(data, layout),
+            Data::Q8_0(data) => View::of(data, layout),
+            Data::Bool(data) => View::of(data, layout),
+        }
+    }
+}
+
+impl DataMut<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            DataMut::F32(_) => Dtype::F32,
+            DataMut::F16(_) => Dtype::F16,
+            DataMut::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    fn view(&mut self, layout: Layout) -> Result<ViewMut<'_>, Error> {
+        match self {
+            DataMut::F32(data) => ViewMut::of(data, layout),
+            DataMut::F16(data) | DataMut::Bf16(data) => ViewMut::of(data, layout),
+        }
+    }
+}
+
+/// Sizes and strides of a tensor, in elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Batch entries, heads, tokens.
+    pub(super) extent: [usize; 3],
+    pub(super) dim: usize,
+    pub(super) stride: [usize; 3],
+}
+
+impl Shape {
+    // Strides that no memory has saturate: they are refused, or do not matter as the axis has one element.
+    fn head_first([batch, heads, tokens, dim]: [usize; 4]) -> Shape {
+        let head = tokens.saturating_mul(dim);
+        Shape { extent: [batch, heads, tokens], dim, stride: [heads.saturating_mul(head), head, dim] }
+    }
+
+    fn token_first([batch, tokens, heads, dim]: [usize; 4]) -> Shape {
+        let token = heads.saturating_mul(dim);
+        Shape { extent: [batch, heads, tokens], dim, stride: [tokens.saturating_mul(token), dim, token] }
+    }
+
+    fn layout(&self, names: &Names, dtype: Dtype) -> Result<Layout, Refusal> {
+        let block = dtype.block();
+        let whole_blocks = |what, n: usize, error| {
+            let fact = Refusal::of(what, number(n));
+            match n.is_multiple_of(block) {
+                true => Ok(n / block),
+                false => Err(fact.against(error, "not a multiple of the elements of a block", block as i64)),
+            }
+        };
+        whole_blocks(names.dim, self.dim, Error::Shape)?;
+        let mut stride = [0; 3];
+        // The stride of an axis of one element does not count.
+        for axis in (0..3).filter(|&axis| self.extent[axis] > 1) {
+            let given = self.stride[axis];
+            stride[axis] = whole_blocks(names.stride, given, Error::Stride)
+                .map(|blocks| blocks.checked_mul(dtype.block_bytes()))?
+                .ok_or_else(|| names.refusal(Error::Overflow))?;
+        }
+        Ok(Layout { dtype, extent: self.extent, dim: self.dim, stride })
+    }
+}
+
+/// An input `[batch][head][token][dim]` in a slice. The elements of a row (dim) are contiguous, other axes have
+/// strides. Whether it fits its slice, and other tensors, is seen when a call is made.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Tensor<'a> {
+    data: Data<'a>,
+    pub(super) shape: Shape,
+    quant: Option<Quant<'a>>,
+}
+
+impl<'a> Tensor<'a> {
+    /// Dense `[batch][head][token][dim]`.
+    pub fn head_first(data: impl Into<Data<'a>>, batch_heads_tokens_dim: [usize; 4]) -> Tensor<'a> {
+        Tensor { data: data.into(), shape: Shape::head_first(batch_heads_tokens_dim), quant: None }
+    }
+
+    /// Dense `[batch][token][head][dim]`, as the projections of a model make it.
+    pub fn token_first(data: impl Into<Data<'a>>, batch_tokens_heads_dim: [usize; 4]) -> Tensor<'a> {
+        Tensor { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim), quant: None }
+    }
+
+    /// The same slice with other strides, in ELEMENTS, from one batch entry, head, token to the next. 0 repeats the
+    /// same data; the stride of an axis of one element does not matter. The first element stays the slice's first.
+    pub fn strides(mut self, of_batch: usize, of_heads: usize, of_tokens: usize) -> Tensor<'a> {
+        self.shape.stride = [of_batch, of_heads, of_tokens];
+        self
+    }
+
+    /// 8-bit integers times `scale`.
+    pub fn scale(self, scale: &'a f32) -> Tensor<'a> {
+        self.quantised(Quant::per_tensor(scale))
+    }
+
+    /// 8-bit integers with scales `[batch][head]`.
+    pub fn scale_per_head(self, scales: &'a [f32]) -> Tensor<'a> {
+        let [_, heads, _] = self.shape.extent;
+        self.quantised(Quant {
+            scale: Some(Array::of(scales)),
+            zero: None,
+            stride: [heads, 1, 0, 0],
+            group: [1; 2],
+        })
+    }
+
+    /// 8-bit integers with scales `[batch][head][token]`.
+    pub fn scale_per_token(self, scales: &'a [f32]) -> Tensor<'a> {
+        let [_, heads, tokens] = self.shape.extent;
+        let stride = [heads.saturating_mul(tokens), tokens, 1, 0];
+        self.quantised(Quant { scale: Some(Array::of(scales)), zero: None, stride, group: [1; 2] })
+    }
+
+    /// 8-bit integers with scales and zeros of any granularity.
+    pub fn quantised(mut self, how: Quant<'a>) -> Tensor<'a> {
+        self.quant = Some(how);
+        self
+    }
+
+    pub(super) fn view(&self, names: &Names) -> Result<View<'_>, Refusal> {
+        let view = self.raw_view(names)?;
+        match &self.quant {
+            None => Ok(view),
+            Some(quant) => view.quantised(quant).map_err(|error| names.quant_refusal(error)),
+        }
+    }
+
+    /// The same of integers that stand for themselves; it does not borrow the tensor.
+    pub(super) fn raw_view(self, names: &Names) -> Result<View<'a>, Refusal> {
+        let dtype = self.data.dtype();
+        if self.quant.is_some() && dtype != Dtype::I8 {
+            let but = "has scales, but the numbers are not quantised";
+            return Err(Refusal::about(Error::Dtype, names.tensor, but));
+        }
+        let layout = self.shape.layout(names, dtype)?;
+        self.data.view(layout).map_err(|error| names.refusal(error))
+    }
+
+    /// For all of `wanted` axes: those that have one element repeat it.
+    pub(super) fn broadcast(mut self, wanted: [usize; 3]) -> Tensor<'a> {
+        for (axis, wanted) in wanted.into_iter().enumerate() {
+            if self.shape.extent[axis] == 1 {
+                (self.shape.extent[axis], self.shape.stride[axis]) = (wanted, 0);
+            }
+        }
+        self
+    }
+}
+
+/// An output `[batch][head][token][dim]` in a slice; see [`Tensor`]. Its rows must not overlap. Elements of the slice
+/// that are no row's are not touched.
+#[derive(Debug)]
+#[must_use]
+pub struct TensorMut<'a> {
+    data: DataMut<'a>,
+    pub(super) shape: Shape,
+}
+
+impl<'a> TensorMut<'a> {
+    /// Dense `[batch][head][token][dim]`.
+    pub fn head_first(data: impl Into<DataMut<'a>>, batch_heads_tokens_dim: [usize; 4]) -> TensorMut<'a> {
+        TensorMut { data: data.into(), shape: Shape::head_first(batch_heads_tokens_dim) }
+    }
+
+    /// Dense `[batch][token][head][dim]`.
+    pub fn token_first(data: impl Into<DataMut<'a>>, batch_tokens_heads_dim: [usize; 4]) -> TensorMut<'a> {
+        TensorMut { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim) }
+    }
+
+    /// The same slice with other strides, in ELEMENTS; see [`Tensor::strides`].
+    pub fn strides(mut self, of_batch: usize, of_heads: usize, of_tokens: usize) -> TensorMut<'a> {
+        self.shape.stride = [of_batch, of_heads, of_tokens];
+        self
+    }
+
+    pub(super) fn view(&mut self, names: &Names) -> Result<ViewMut<'_>, Refusal> {
+        let layout = self.shape.layout(names, self.data.dtype())?;
+        self.data.view(layout).map_err(|error| names.refusal(error))
+    }
+}
