@@ -52,7 +52,7 @@
  * machines the caller must have set the default one.
  *
  * Signals: handlers may interrupt any call; its result does not change. They must not call the library, nor leave
- * a call by longjmp. The library's threads have the signal mask of the thread that was first to need them, as all new
+ * a call by longjmp. The library's threads have the signal mask of the thread whose call makes them, as all new
  * threads do: block signals around that call, or around fa_pool_create, to keep handlers off them.
  *
  * Copies: two copies of the library in one process (two files, or a static and a shared one) do not know of each
@@ -96,17 +96,16 @@
 
 /**
  * A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that has dot products
- * of its own. It changes nothing for few query rows, which decode computes in f32. Relative RMS errors are
- * those of normal data, against exact attention on the stored numbers.
+ * of its own. Relative RMS errors are those of normal data, against exact attention on the stored numbers.
  *
  * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16"), queries that are not bf16 and
  *   probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
  * - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
  *   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
  *   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
- *   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, and on
- *   other x86-64 machines always, queries have up to 16 bits and probabilities 14: error below 3e-4, at half the
- *   speed. Other scales, and K and V of other types: f32 computes.
+ *   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, for few query
+ *   rows (decode), and on other x86-64 machines always, queries have up to 16 bits and probabilities 14: error
+ *   below 3e-4, for many query rows at half the speed. Other scales, and K and V of other types: f32 computes.
  */
 #define FA_PRECISE 2
 
@@ -702,8 +701,8 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
  *
  * Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits where fa_isa is
  * "avx512vnni" or better (relative RMS error against attention on q', k', v' below 2e-2, seen: 1e-2), in 14
- * bits on other x86-64 machines (3e-4). Few queries (decode) and other machines compute in f32: as close as
- * fa_forward_f32. fa_attention with FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a
+ * bits on other x86-64 machines, and of few queries (decode) on all of them (3e-4). Other machines compute in f32:
+ * as close as fa_forward_f32. fa_attention with FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a
  * whole.
  *
  * Everything else is as for fa_forward_f32.

@@ -19,17 +19,16 @@ pub const FA_NO_LIMIT: i64 = -1;
 pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 
 /// A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that has dot products
-/// of its own. It changes nothing for few query rows, which decode computes in f32. Relative RMS errors are
-/// those of normal data, against exact attention on the stored numbers.
+/// of its own. Relative RMS errors are those of normal data, against exact attention on the stored numbers.
 ///
 /// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16"), queries that are not bf16 and
 ///   probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
 /// - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
 ///   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
 ///   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
-///   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, and on
-///   other x86-64 machines always, queries have up to 16 bits and probabilities 14: error below 3e-4, at half the
-///   speed. Other scales, and K and V of other types: f32 computes.
+///   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, for few query
+///   rows (decode), and on other x86-64 machines always, queries have up to 16 bits and probabilities 14: error
+///   below 3e-4, for many query rows at half the speed. Other scales, and K and V of other types: f32 computes.
 pub const FA_PRECISE: u32 = 2;
 
 /// Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads, positions and

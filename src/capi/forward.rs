@@ -62,8 +62,8 @@ pub unsafe extern "C" fn fa_forward_f32(
 ///
 /// Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits where fa_isa is
 /// "avx512vnni" or better (relative RMS error against attention on q', k', v' below 2e-2, seen: 1e-2), in 14
-/// bits on other x86-64 machines (3e-4). Few queries (decode) and other machines compute in f32: as close as
-/// fa_forward_f32. fa_attention with FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a
+/// bits on other x86-64 machines, and of few queries (decode) on all of them (3e-4). Other machines compute in f32:
+/// as close as fa_forward_f32. fa_attention with FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a
 /// whole.
 ///
 /// Everything else is as for fa_forward_f32.
