@@ -217,7 +217,8 @@ static void check_i8_arguments(void) {
     /* Scores 0 and 3 * 1 * 0.5 * 0.25 = 0.375. */
     CHECK(functions.forward_i8(&cfg, q, keys, v, 0.5f, 0.25f, 2, 1, 2, out) == FA_OK, "i8");
     double e = exp(0.375), want = 2 * (7 - 9 * e) / (1 + e);
-    CHECK(fabs((double)out[0] - want) < 1e-5, "%g instead of %g", (double)out[0], want);
+    /* Probabilities may be multiples of 1/16384, where few queries meet integers. */
+    CHECK(fabs((double)out[0] - want) < 2e-3, "%g instead of %g", (double)out[0], want);
 }
 
 /* Fields of the general door reach the library: each one is needed for the result. */

@@ -394,7 +394,8 @@ static enum family check_words(const char *what, const fa_attention *a) {
         converted += is;
     }
     bool is_said = strstr(why, "V rearranged") != NULL;
-    CHECK(is_said == (family != IN_FLOAT), "%s: %s", what, why);
+    /* Few rows are multiplied as they are. */
+    CHECK(is_said == (family != IN_FLOAT && a->len_q != 1), "%s: %s", what, why);
     return family;
 }
 
@@ -411,17 +412,16 @@ static void run(const char *what, const fa_attention *a, const struct want *want
     free(ws);
 }
 
-/* Which family is to compute many rows, on the best instruction set of this machine or a lesser one. */
+/* Which family is to compute, on the best instruction set of this machine or a lesser one. */
 static enum family family_of(const fa_attention *a, const char *isa, bool precise) {
     int rank = isa_rank(isa);
-    if (a->len_q == 1) return IN_FLOAT;
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
         return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
     if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
     /* Pages may have scales of their own. */
     bool is_paged = a->block_table != NULL && a->v.quant != NULL && a->v.quant->stride[0] != 0;
     if (rank == 0 || is_paged || !is_coarse(&a->k, false) || !is_coarse(&a->v, true)) return IN_FLOAT;
-    return !precise && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
+    return !precise && a->len_q != 1 && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
 }
 
 /* With and without roundings that the caller can do without. */

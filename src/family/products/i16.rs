@@ -82,7 +82,7 @@ impl Products for I16 {
     #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
         // 2^14 in the exponent costs nothing; NaN stays, which the sum of the probabilities needs.
-        let p = s.exp2_roughly(s.add(x, s.splat(<Self as Products>::ONE.log2())));
+        let p = s.exp2(s.add(x, s.splat(<Self as Products>::ONE.log2())));
         s.sub(s.add(p, s.splat(INTEGERS)), s.splat(INTEGERS))
     }
 
