@@ -98,8 +98,9 @@
  * A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that has dot products
  * of its own. Relative RMS errors are those of normal data, against exact attention on the stored numbers.
  *
- * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16"), queries that are not bf16 and
- *   probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
+ * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it than at f32 (AMD's
+ *   are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names "avx512bf16"), queries that are not bf16
+ *   and probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
  * - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
  *   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
  *   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
@@ -746,7 +747,8 @@ enum fa_status fa_mha(const struct fa_config *cfg,
  * The instruction set that calls use from now on: the best that the machine has and that
  * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni" (and dot
  * products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
- * come after it; fa_attention_check says which of them a problem uses. "unknown" if FA_MAX_ISA names
+ * come after it; fa_attention_check says which of them a problem uses: the fastest, which need not be the first.
+ * "unknown" if FA_MAX_ISA names
  * none of them: computing functions then return FA_ERR_ISA.
  *
  * @return a static string, never NULL; not to be freed
@@ -761,7 +763,8 @@ const char *fa_isa(void);
  * FA_MAX_ISA, which takes the same names and is read once, at the first call that needs it.
  *
  * @param isa  the best instruction set to use, a name as fa_isa returns it; one that the machine
- *             lacks is no error, as the next best is used. NULL takes the cap back (FA_MAX_ISA
+ *             lacks is no error, as the next best is used. What computes with a set that is named is used even
+ *             where something else were faster (dot products of bfloat16 on Intel's machines). NULL takes the cap back (FA_MAX_ISA
  *             counts again).
  * @return FA_OK, or FA_ERR_ISA for an unknown name: then nothing changes
  *

@@ -32,7 +32,7 @@ use std::ops::Range;
 use crate::attend::epilogue::blank;
 use crate::attend::logits::Logits;
 use crate::attend::mask::{clip, first_block, next_block};
-use crate::attend::{fetch, key_rows, query_rows, stage};
+use crate::attend::{key_rows, query_rows, stage};
 use crate::band::{Piece, Share};
 use crate::dtype::Dtype;
 use crate::family::products::{Products, width};
@@ -450,8 +450,8 @@ impl<P: Products> Place<P> {
 }
 
 /// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory. With 8
-/// they come too late from memory, with 64 they are too many for the first-level cache.
-const AHEAD: usize = 32;
+/// they come too late from memory, with 32 they are too many for the first-level cache, into which they are fetched.
+const AHEAD: usize = 16;
 
 /// Rows that are asked for before a block begins: the machine takes only some tens of requests at a time.
 const FIRST: usize = 8;
@@ -461,7 +461,12 @@ const FIRST: usize = 8;
 fn fetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
     if bytes > 0 {
         for i in 0..n {
-            fetch(s, rows.skip(i).base, bytes);
+            let row = rows.skip(i).base;
+            let mut line = 0;
+            while line < bytes {
+                s.prefetch_near(row.wrapping_add(line));
+                line += 64;
+            }
         }
     }
 }

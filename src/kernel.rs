@@ -26,7 +26,7 @@ use crate::workspace::Scratch;
 /// the register tile (keys of a score tile, elements of an output tile), two vectors wide.
 static TABLE: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
-    Row::of::<Avx512<avx512::Bf16>, Bf16, 8>(),
+    Row::of::<Avx512<avx512::Bf16>, Bf16, 8>().only_where(machine::has_fast_bf16_dots),
     #[cfg(target_arch = "x86_64")]
     Row::of::<Avx512<avx512::Vnni>, I8, 8>(),
     #[cfg(target_arch = "x86_64")]
@@ -87,6 +87,8 @@ pub struct Row {
     tile_rows: usize,
     tile: usize,
     available: fn() -> bool,
+    /// Whether it is faster than the rows below it that compute the same.
+    is_worth_it: fn() -> bool,
     prefill: Way,
     decode: Way,
     compute: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
@@ -113,6 +115,7 @@ impl Row {
             tile_rows: prefill::tile_rows::<S>(),
             tile: R,
             available: || S::detect().is_some(),
+            is_worth_it: || true,
             prefill: Way {
                 reads_kv: |shape| {
                     let [_, k, v] = shape.storage.dtypes;
@@ -151,6 +154,17 @@ impl Row {
                 Ok(())
             },
         }
+    }
+
+    /// The same, for machines on which it is worth it: on others it is taken if its instruction set is named.
+    const fn only_where(mut self, is_worth_it: fn() -> bool) -> Row {
+        self.is_worth_it = is_worth_it;
+        self
+    }
+
+    /// Whether it is used where no instruction set is named.
+    pub fn is_worth_it(&self) -> bool {
+        (self.is_worth_it)()
     }
 
     /// The instruction set, as `fa_isa` reports it.
@@ -307,21 +321,28 @@ pub fn available() -> impl Iterator<Item = &'static Row> {
 
 /// The best row under the current limit, whatever it computes.
 pub fn best() -> Result<&'static Row, Error> {
-    TABLE[limit()?..].iter().find(|row| (row.available)()).ok_or(Error::Internal)
+    TABLE[limit()?.unwrap_or(0)..].iter().find(|row| (row.available)()).ok_or(Error::Internal)
 }
 
 /// The best row under the current limit for problems of a shape; `precise` ones do not round queries or
 /// probabilities to 8 bits.
 pub fn select(shape: &Shape, precise: bool) -> Result<&'static Row, Error> {
     let limit = limit()?;
-    let fits = |row: &&Row| row.takes(shape) && !(precise && row.rounds) && (row.available)();
-    TABLE[limit..].iter().find(fits).ok_or(Error::Dtype)
+    let fits = |row: &&Row| {
+        row.takes(shape)
+            && !(precise && row.rounds)
+            && (limit.is_some() || row.is_worth_it())
+            && (row.available)()
+    };
+    TABLE[limit.unwrap_or(0)..].iter().find(fits).ok_or(Error::Dtype)
 }
 
 /// No limit has been set by [`limit_isa`]; no limit has been read from the environment yet.
 const UNSET: usize = usize::MAX;
 /// The environment names an instruction set that the table does not have.
 const UNKNOWN: usize = usize::MAX - 1;
+/// The environment names none.
+const NONE: usize = usize::MAX - 2;
 
 /// Index of the first row that may be used: what the program demanded, or [`UNSET`].
 static DEMANDED: AtomicUsize = AtomicUsize::new(UNSET);
@@ -338,12 +359,17 @@ pub fn limit_isa(name: Option<&[u8]>) -> Result<(), Error> {
     Ok(())
 }
 
-fn limit() -> Result<usize, Error> {
+/// Index of the first row that may be used, if there is a limit.
+fn limit() -> Result<Option<usize>, Error> {
     let limit = match DEMANDED.load(Ordering::Relaxed) {
         UNSET => inherited(),
         demanded => demanded,
     };
-    if limit == UNKNOWN { Err(Error::Isa) } else { Ok(limit) }
+    match limit {
+        UNKNOWN => Err(Error::Isa),
+        NONE => Ok(None),
+        limit => Ok(Some(limit)),
+    }
 }
 
 /// Read once. Two threads that both read it first store the same value; no lock, because a lock
@@ -353,7 +379,7 @@ fn inherited() -> usize {
     if known != UNSET {
         return known;
     }
-    let limit = machine::max_isa().map_or(0, |name| rank(&name).unwrap_or(UNKNOWN));
+    let limit = machine::max_isa().map_or(NONE, |name| rank(&name).unwrap_or(UNKNOWN));
     INHERITED.store(limit, Ordering::Relaxed);
     limit
 }

@@ -154,6 +154,12 @@ pub(crate) trait Isa: Copy + 'static {
         let _ = p;
     }
 
+    /// The same into the first level.
+    #[inline(always)]
+    fn prefetch_near(self, p: *const u8) {
+        let _ = p;
+    }
+
     /// Reads a vector; no alignment is needed.
     ///
     /// # Safety

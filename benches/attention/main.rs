@@ -30,6 +30,7 @@ mod store;
 mod stream;
 mod suite;
 mod tables;
+mod tile;
 
 use std::time::Duration;
 

@@ -21,6 +21,7 @@ use crate::report::{Bound, Line, Report};
 use crate::rival::Rival;
 use crate::stream;
 use crate::suite;
+use crate::tile::Tile;
 
 pub struct Tables {
     pub report: Report,
@@ -63,7 +64,11 @@ impl Tables {
         let rows: Vec<_> = kernel::available().collect();
         let first =
             isa.map_or(Some(0), |isa| rows.iter().position(|row| row.isa().to_bytes() == isa.as_bytes()));
-        let fits = |row: &&&Row| row.takes_types([case.dtype; 3]) && !(case.precise && row.rounds());
+        let fits = |row: &&&Row| {
+            row.takes_types([case.dtype; 3])
+                && !(case.precise && row.rounds())
+                && (isa.is_some() || row.is_worth_it())
+        };
         rows[first?..].iter().find(fits).copied()
     }
 
@@ -121,8 +126,40 @@ impl Tables {
         }
     }
 
+    /// What is left of the peak for multiply-adds that are fed by a kernel's loads.
+    fn tile_line(&mut self, isa: &str) {
+        let Some(row) = self.row(Dtype::F32, Some(isa)).filter(|row| row.isa().to_bytes() == isa.as_bytes())
+        else {
+            return;
+        };
+        let Some(mut tile) = Tile::of(row) else { return };
+        let (name, flops) = (tile.name(), tile.flops());
+        let measured = rounds(row, &mut [&mut || tile.run()], self.time);
+        let possible = measured.contenders[0].possible;
+        let figure = 100.0 * flops / possible.median;
+        let line = Line {
+            table: "floors",
+            name: format!("(a score tile's loop alone, {name})"),
+            isa,
+            tiles: name.to_owned(),
+            error: None,
+            figure,
+            spread: figure * possible.relative(),
+            unit: "%",
+            floor: None,
+            goal: None,
+            flops,
+        };
+        self.report.line(&line, &measured);
+    }
+
     fn floors(&mut self) {
         self.report.heading("Share of the multiply-add peak, one thread (f32)");
+        for isa in ["avx512", "avx2"] {
+            if self.isa.as_deref().is_none_or(|named| named == isa) {
+                self.tile_line(isa);
+            }
+        }
         for target in suite::targets() {
             if self.isa.as_deref().is_some_and(|isa| isa != target.isa) {
                 continue;

@@ -14,6 +14,10 @@ use crate::simd::Isa;
 /// exponential needs stays in registers, too.
 const FIRST: usize = 4;
 
+/// Groups of keys ahead of the one that is added whose values are asked for: a tile takes a few elements
+/// of each row, at a row's distance, which machines foresee badly from the second level.
+const NEAR: usize = 4;
+
 /// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds them to the first
 /// elements of the output; returns how many elements that are. See [`accumulate`], which does the others.
 ///
@@ -119,6 +123,7 @@ unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
             for group in 1..n {
                 let at = p.add(group * Z * S::LANES);
                 let next = made.make(s, p.add(group * F::KEYS * Z * S::LANES), at);
+                s.prefetch_near(row.wrapping_add(NEAR * v.stride));
                 weigh::<S, F, R, Z>(s, words, row, &mut sum);
                 words = next;
                 row = row.wrapping_add(v.stride);
@@ -128,6 +133,7 @@ unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
         } else {
             let mut p = p;
             for _ in 0..n {
+                s.prefetch_near(row.wrapping_add(NEAR * v.stride));
                 let mut words = [F::load(s, p); Z];
                 for (z, words) in words.iter_mut().enumerate().skip(1) {
                     *words = F::load(s, p.add(z * S::LANES));

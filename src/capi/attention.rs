@@ -21,8 +21,9 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 /// A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that has dot products
 /// of its own. Relative RMS errors are those of normal data, against exact attention on the stored numbers.
 ///
-/// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16"), queries that are not bf16 and
-///   probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
+/// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it than at f32 (AMD's
+///   are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names "avx512bf16"), queries that are not bf16
+///   and probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
 /// - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
 ///   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
 ///   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than

@@ -208,6 +208,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_near(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
+    }
+
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m256 {
         op!(_mm256_loadu_ps(p))
     }

@@ -280,6 +280,11 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    fn prefetch_near(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
+    }
+
+    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {
         op!(_mm512_loadu_ps(p))
     }
