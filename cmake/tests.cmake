@@ -26,7 +26,7 @@ function(fa_programs name folder prefix)
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
       FA_PACKAGE_VERSION="${PROJECT_VERSION}"
-      FA_ABI_LAYOUT="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
+      FA_ABI_TABLE="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
     set_target_properties(${target} PROPERTIES
       C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
       CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
@@ -89,7 +89,8 @@ if(FA_BUILD_TESTS)
   add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
-    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
+    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
+  add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/abi/changes.py")
   add_test(NAME readme COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_readme.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
 
