@@ -102,13 +102,12 @@ if(FA_BUILD_TESTS)
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
     "FA_VERSION=${PROJECT_VERSION}"
     "FA_ABI=${FA_ABI}")
-  # Alone, since some run cargo on the libraries that the other tests use.
   foreach(way IN ITEMS find_package make cc add_subdirectory install dist)
     add_test(NAME consumer.${way}
       COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")
     set_tests_properties(consumer.${way} PROPERTIES
-      TIMEOUT 600 RUN_SERIAL TRUE
+      TIMEOUT 600 RESOURCE_LOCK build_tree # that of the libraries, from which all install or build
       ENVIRONMENT "${environment}")
   endforeach()
 endif()
@@ -135,8 +134,13 @@ if(FA_BUILD_EXAMPLES)
   fa_programs(minilm examples_c example. SOURCES ${sources} OPTIONS -Wshadow)
 endif()
 
+include(ProcessorCount)
+ProcessorCount(cores) # 0 = it could not find out
+if(cores EQUAL 0)
+  set(cores 1)
+endif()
 get_property(programs GLOBAL PROPERTY FA_PROGRAMS)
 add_custom_target(check
-  COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error -C $<CONFIG>
+  COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error --parallel ${cores} -C $<CONFIG>
   DEPENDS flash_attention_cargo_shared flash_attention_cargo_static ${programs}
   USES_TERMINAL VERBATIM)

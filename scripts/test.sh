@@ -4,7 +4,8 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/setup.sh cmake pkg-config g++ ninja python3-venv
+# For all of it at once.
+. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go
 
 # A failure in one language should not hide what the other has to say.
 failed=0
