@@ -26,7 +26,7 @@ function(fa_programs name folder prefix)
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
       FA_PACKAGE_VERSION="${PROJECT_VERSION}"
-      FA_ABI_LAYOUT="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
+      FA_ABI_TABLE="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
     set_target_properties(${target} PROPERTIES
       C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
       CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
@@ -89,7 +89,8 @@ if(FA_BUILD_TESTS)
   add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
-    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
+    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
+  add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/abi/changes.py")
   add_test(NAME readme COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_readme.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
 
@@ -101,13 +102,12 @@ if(FA_BUILD_TESTS)
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
     "FA_VERSION=${PROJECT_VERSION}"
     "FA_ABI=${FA_ABI}")
-  # Alone, since some run cargo on the libraries that the other tests use.
   foreach(way IN ITEMS find_package make cc add_subdirectory install dist)
     add_test(NAME consumer.${way}
       COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")
     set_tests_properties(consumer.${way} PROPERTIES
-      TIMEOUT 600 RUN_SERIAL TRUE
+      TIMEOUT 600 RESOURCE_LOCK build_tree # that of the libraries, from which all install or build
       ENVIRONMENT "${environment}")
   endforeach()
 endif()
@@ -134,8 +134,13 @@ if(FA_BUILD_EXAMPLES)
   fa_programs(minilm examples_c example. SOURCES ${sources} OPTIONS -Wshadow)
 endif()
 
+include(ProcessorCount)
+ProcessorCount(cores) # 0 = it could not find out
+if(cores EQUAL 0)
+  set(cores 1)
+endif()
 get_property(programs GLOBAL PROPERTY FA_PROGRAMS)
 add_custom_target(check
-  COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error -C $<CONFIG>
+  COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error --parallel ${cores} -C $<CONFIG>
   DEPENDS flash_attention_cargo_shared flash_attention_cargo_static ${programs}
   USES_TERMINAL VERBATIM)

@@ -35,10 +35,12 @@ def main():
             if [shown] != marked(root / path, language):
                 sys.exit(f"the README's block of {path} is not the marked lines of that file")
         count += len(blocks)
-    for file in (root / "c_tests/consumer").rglob("*"):
-        name = file.relative_to(root).as_posix()
-        if file.is_file() and REGION.search(file.read_text()) and not any(f"]({name}):\n" in s for s in sections):
-            sys.exit(f"the marked lines of {name} are not in the README")
+    for folder in [root / "c_tests/consumer", *root.glob("examples_*")]:
+        for file in filter(Path.is_file, folder.rglob("*")):
+            name = file.relative_to(root).as_posix()
+            marked_lines = REGION.search(file.read_text(errors="ignore"))
+            if marked_lines and not any(f"]({name}):\n" in section for section in sections):
+                sys.exit(f"the marked lines of {name} are not in the README")
     print(f"{count} blocks are as in their files")
 
 

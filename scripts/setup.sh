@@ -9,7 +9,7 @@ fa_die() {
 }
 
 fa_setup() {
-    local build tool missing=() packages=()
+    local build tool pip=yes missing=() packages=()
     [ $# -gt 0 ] || set -- cmake pkg-config g++
     build=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")/build
 
@@ -32,15 +32,16 @@ fa_setup() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
+    # The packages of Debian and its relatives are called like the tools, but for two.
+    for tool in "${missing[@]}"; do
+        case $tool in
+        go) packages+=(golang-go) ;;
+        ninja) packages+=(ninja-build) ;;
+        *) packages+=("$tool") ;;
+        esac
+        [ "$tool" = cmake ] || [ "$tool" = ninja ] || pip=no
+    done
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        # The packages of Debian and its relatives are called like the tools, but for two.
-        for tool in "${missing[@]}"; do
-            case $tool in
-            go) packages+=(golang-go) ;;
-            ninja) packages+=(ninja-build) ;;
-            *) packages+=("$tool") ;;
-            esac
-        done
         echo "setup: installing ${packages[*]} with apt-get"
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq </dev/null || fa_die "apt-get update failed."
@@ -49,9 +50,7 @@ fa_setup() {
         return 0
     fi
 
-    for tool in "${missing[@]}"; do
-        [ "$tool" = cmake ] || [ "$tool" = ninja ] || fa_die "$tool is missing; install it with your package manager."
-    done
+    [ $pip = yes ] || fa_die "missing: ${missing[*]}; as root, on Debian: apt-get install ${packages[*]}"
     echo "setup: installing ${missing[*]} with pip, in a virtual environment in build/venv"
     { python3 -m venv "$build/venv" && "$build/venv/bin/pip" install --quiet "${missing[@]}"; } </dev/null \
         || fa_die "pip could not install ${missing[*]}; install it with your package manager."

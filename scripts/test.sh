@@ -4,13 +4,25 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/setup.sh cmake pkg-config g++ ninja python3-venv
+# For all of it at once.
+. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go
 
 # A failure in one language should not hide what the other has to say.
 failed=0
 cargo test --locked --no-fail-fast || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
-scripts/test_onnx.sh || failed=1
-scripts/test_languages.sh || failed=1
-scripts/test_minilm.sh || failed=1
+
+# Side by side: each downloads, and then computes on one thread for the most part.
+logs=$(mktemp -d)
+trap '{ jobs -p | xargs -r kill; } 2>/dev/null || true; rm -rf "$logs"' EXIT
+others=(onnx languages minilm)
+for other in "${others[@]}"; do
+    scripts/test_"$other".sh >"$logs/$other" 2>&1 &
+done
+for job in $(jobs -p); do
+    wait "$job" || failed=1
+done
+for other in "${others[@]}"; do
+    cat "$logs/$other"
+done
 exit $failed

@@ -43,8 +43,9 @@ test_case() {
 }
 
 run_rust() {
-    # In Cargo's own folder: it would put other libraries where CMake has those that the others link.
-    test_case rust.real_model cargo run --quiet --locked --release --example real_model -- "$data"
+    # As `cargo test` has built it; with --release Cargo would build anew also what only benchmarks need. In Cargo's own
+    # folder: it would put other libraries where CMake has those that the others link.
+    test_case rust.real_model cargo run --quiet --locked --profile test --example real_model -- "$data"
 }
 
 run_python() {
@@ -96,8 +97,9 @@ zig_tests() {
 
 run_zig() {
     fa_venv "$build/venv-zig" examples_zig/requirements.txt
-    # The first use of the compiler builds its own build system and translator, for minutes; they stay here.
-    export ZIG_GLOBAL_CACHE_DIR=$build/zig/global ZIG_LOCAL_CACHE_DIR=$build/zig/local
+    # The first use of the compiler builds its own build system and translator, which stay here: for minutes, unless it
+    # is told to leave those unoptimised.
+    export ZIG_GLOBAL_CACHE_DIR=$build/zig/global ZIG_LOCAL_CACHE_DIR=$build/zig/local ZIG_DEBUG_CMD=1
     local kind
     for kind in shared static; do
         test_case "zig.$kind" zig_tests "$kind" "$build/venv-zig/bin/python" -m ziglang

@@ -60,8 +60,9 @@ use_find_package() {
 # use_make PREFIX FOLDER: what else is installed on the machine is not seen.
 use_make() {
     command -v pkg-config >/dev/null || fail "pkg-config is not installed."
-    PKG_CONFIG_LIBDIR=$(dirname "$(find "$1" -name flash_attention.pc)")
-    export PKG_CONFIG_LIBDIR
+    PKG_CONFIG_LIBDIR=$work/nowhere
+    PKG_CONFIG_PATH=$(dirname "$(find "$1" -name flash_attention.pc)")
+    export PKG_CONFIG_LIBDIR PKG_CONFIG_PATH
     modversion=$(pkg-config --modversion flash_attention)
     [ "$modversion" = "$FA_VERSION" ] || fail "pkg-config says that the version is $modversion, not $FA_VERSION."
     mkdir "$2"
