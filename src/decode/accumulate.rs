@@ -184,7 +184,9 @@ impl<P: Products> Accumulate<'_, P> {
             }
             let mut key = whole.start;
             while key < whole.end {
-                fetch_rows(s, values.rows.skip(key + AHEAD), P::KEYS, bytes);
+                if key + AHEAD < keys.end {
+                    fetch_rows(s, values.rows.skip(key + AHEAD), P::KEYS, bytes);
+                }
                 group!(key, [true; 2]);
                 key += P::KEYS;
             }

@@ -149,7 +149,8 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
             let sums = if seen.start <= here.start && here.end <= seen.end {
                 // One row of wide elements takes longer to read than to multiply: what foresees it by itself is not
                 // to be disturbed.
-                let fetches = fetches && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
+                let fetches =
+                    fetches && here.end + AHEAD <= seen.end && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
                 let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 whole::<S, P, T, R, N>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
             } else {
