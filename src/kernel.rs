@@ -11,35 +11,38 @@ use crate::decode::{self, By, Decode, Join};
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::family::products::Products;
-use crate::family::{Family, bf16::Bf16, f32::F32, i8::I8, i16::I16};
+use crate::family::{Family, f32::F32};
+#[cfg(all(target_arch = "x86_64", not(test)))]
+use crate::family::{bf16::Bf16, i8::I8, i16::I16};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
 use crate::problem::{Shape, Storage};
 use crate::quantize::Quantize;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(test)))]
 use crate::simd::{avx2::Avx2, avx512, avx512::Avx512};
 use crate::workspace::Scratch;
 
 /// Best first; the rows of the last instruction set run everywhere. The number is the height of
-/// the register tile (keys of a score tile, elements of an output tile), two vectors wide.
+/// the register tile (keys of a score tile, elements of an output tile), two vectors wide. Compiling the others
+/// takes minutes, for which the crate's own unit tests need not wait: they are not about kernels. Those in tests/ have all.
 static TABLE: &[Row] = &[
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Bf16>, Bf16, 8>().only_where(machine::has_fast_bf16_dots),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Vnni>, I8, 8>(),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Vnni>, I16, 8>(),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Base>, I16, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Base>, F32, 8>(),
     // 16 registers: 12 accumulators, 2 query vectors, 1 broadcast. One more would spill.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx2, I16, 6>(),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx2, F32, 6>(),
     Row::of::<Scalar, F32, 4>(),
 ];

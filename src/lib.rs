@@ -55,6 +55,9 @@
 //! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
 //! first.
 
+// Unit tests leave out most of the table of kernels: see there.
+#![cfg_attr(test, allow(dead_code, reason = "what only the rest of the table uses"))]
+
 pub mod attend;
 #[forbid(unsafe_code)]
 pub mod attention;
