@@ -66,8 +66,8 @@ pub(crate) trait Isa: Copy + 'static {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller of the two; `b` if either is NaN.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// 2^x to within 1.6 ulp for x in [-126, 126]; below that exactly 0 or at most 2^-126, and exactly 0
-    /// for -inf. 2^n is exact for integers n. NaN gives NaN. `tests/numerics.rs` sweeps it.
+    /// 2^x to within 1.6 ulp for x in [-110, 126]; below that exactly 0: see [`math::NOTHING`]. 2^n is exact for
+    /// integers n. NaN gives NaN. `tests/numerics.rs` sweeps it.
     fn exp2(self, x: Self::F32) -> Self::F32;
     /// `a > b`, false for NaN.
     fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;

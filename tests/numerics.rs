@@ -66,19 +66,18 @@ fn tanh_is_within_its_bound_and_right_at_its_edges() {
 fn exp2_at_its_edges() {
     for row in rows(Dtype::F32) {
         // Integers are exact: the largest probability of a row is exactly 1.
-        let mut powers: Vec<f32> = (-126..=126).map(|n| n as f32).collect();
+        let mut powers: Vec<f32> = (-110..=126).map(|n| n as f32).collect();
         row.map(Function::Exp2, &mut powers);
-        for (n, power) in (-126..=126).zip(powers) {
+        for (n, power) in (-110..=126).zip(powers) {
             assert_eq!(power, 2f32.powi(n), "{row:?}");
         }
-        // Below: 0, or at most 2^-126 where the machine keeps subnormal numbers.
-        let mut tiny: Vec<f32> = (0..4000).map(|i| -126.0 - i as f32 / 64.0).collect();
-        tiny.extend([-1e3, -1e10, -1e30, f32::MIN]);
+        // Below: 0, so that nothing is subnormal, whatever that costs on the machine.
+        let mut tiny: Vec<f32> = (1..4000).map(|i| -110.0 - i as f32 / 64.0).collect();
+        tiny.extend([f32::from_bits((-110f32).to_bits() + 1), -1e3, -1e10, -1e30, f32::MIN]);
         let below = tiny.clone();
         row.map(Function::Exp2, &mut tiny);
         for (x, y) in below.into_iter().zip(tiny) {
-            assert!((0.0..=f32::MIN_POSITIVE).contains(&y), "{row:?}: 2^{x} = {y:e}");
-            assert!(x > -150.0 || y == 0.0, "{row:?}: 2^{x} = {y:e}");
+            assert_eq!(y.to_bits(), 0, "{row:?}: 2^{x} = {y:e}");
         }
         let mut special = [f32::NEG_INFINITY, 0.0, -0.0, f32::NAN, -f32::NAN];
         row.map(Function::Exp2, &mut special);

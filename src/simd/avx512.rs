@@ -167,7 +167,7 @@ impl<L: Level> Isa for Avx512<L> {
         op!({
             // x - floor(x), which is 0 for -inf; scaling takes the floor itself.
             let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
-            _mm512_scalef_ps(math::exp2_of_fraction(self, fraction), x)
+            _mm512_maskz_scalef_ps(counts(x), math::exp2_of_fraction(self, fraction), x)
         })
     }
 
@@ -175,7 +175,7 @@ impl<L: Level> Isa for Avx512<L> {
     fn exp2_roughly(self, x: __m512) -> __m512 {
         op!({
             let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
-            _mm512_scalef_ps(math::exp2_of_fraction_roughly(self, fraction), x)
+            _mm512_maskz_scalef_ps(counts(x), math::exp2_of_fraction_roughly(self, fraction), x)
         })
     }
 
@@ -541,6 +541,13 @@ impl<L: Level> Isa for Avx512<L> {
             });
         }
     }
+}
+
+/// Where 2^x counts, see [`math::NOTHING`]. True for NaN.
+#[inline(always)]
+fn counts(x: __m512) -> __mmask16 {
+    // SAFETY: called by methods of tokens, in code that is compiled for them.
+    unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(math::NOTHING)) }
 }
 
 /// True in the first `n` lanes, fewer than 16.
