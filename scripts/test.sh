@@ -9,7 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # A failure in one language should not hide what the other has to say.
 failed=0
-cargo test --locked --no-fail-fast || failed=1
+cargo test --locked --no-fail-fast --test '*' || failed=1
+cargo test --locked --doc || failed=1
+# The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
+cargo test --locked --lib --config profile.test.opt-level=0 || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
 
 # Side by side: each downloads, and then computes on one thread for the most part.

@@ -6,10 +6,14 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 [ $# -gt 0 ] || set -- rust python go zig
-case " $* " in
-*" go "*) . scripts/setup.sh go ;;
-*) . scripts/setup.sh cc ;;
-esac
+tools=(cc)
+for language in "$@"; do
+    case $language in
+    go) tools+=(go) ;;
+    python | zig) tools+=(python3-venv) ;;
+    esac
+done
+. scripts/setup.sh "${tools[@]}"
 . scripts/venv.sh
 
 build=$root/build

@@ -15,6 +15,7 @@ die() {
 
 [ -f "$lib" ] || die "$lib is missing; build it: cmake -S . -B build && cmake --build build"
 
+. "$root/scripts/setup.sh" python3-venv
 . "$root/scripts/venv.sh"
 fa_venv "$venv" "$pins"
 

@@ -16,6 +16,7 @@ die() {
 # The copy says what was installed to the end; after a change of the pins all is made anew. No dependencies:
 # that of the weights is PyTorch.
 if ! cmp -s "$pins" "$venv/installed.txt"; then
+    . "$here/../../scripts/setup.sh" python3-venv
     { python3 -m venv --clear "$venv" \
         && "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$pins"; } </dev/null \
         || die "the packages in $pins could not be installed."
