@@ -6,7 +6,7 @@
   one of `text` is no code. Indented blocks are commands: their programs are scripts that are there.
 - In the README's sections "Use it from ..." a block is all of what lies between "README begin" and "README end" in
   its file.
-- Links lead to files, and to headings, that exist.
+- Links lead to files, and to headings, that exist; so do the sources that drawings name.
 
     check_docs.py REPOSITORY
 """
@@ -14,6 +14,7 @@
 import re
 import sys
 import textwrap
+import xml.etree.ElementTree
 from pathlib import Path
 
 # What `cargo test`, CTest and scripts/test_*.sh compile, run, or run with.
@@ -121,6 +122,14 @@ def check_links(root, page, text, errors):
     return count
 
 
+def check_drawing(root, drawing, errors):
+    """Names of files in a drawing are ends of paths of sources; those with * have some."""
+    for text in xml.etree.ElementTree.parse(root / drawing).iter("{http://www.w3.org/2000/svg}text"):
+        for name in text.text.split() if text.get("class") == "file" else ():
+            if not any(file.match(name) for file in (root / "src").rglob("*.rs")):
+                errors.append(f"{drawing}: no such source: {name}")
+
+
 def main():
     root = Path(sys.argv[1]).resolve()
     errors, blocks, links = [], 0, 0
@@ -129,6 +138,8 @@ def main():
         text = (root / page).read_text()
         blocks += check_blocks(root, page, text, errors)
         links += check_links(root, page, text, errors)
+    for drawing in root.glob("docs/*.svg"):
+        check_drawing(root, drawing.relative_to(root).as_posix(), errors)
     check_regions(root, (root / "README.md").read_text(), errors)
     if errors:
         sys.exit("\n".join(errors))
