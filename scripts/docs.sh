@@ -34,7 +34,7 @@ manual() {
     version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
     rm -rf "$out"
     mkdir -p "$out"
-    { cat docs/Doxyfile; printf 'PROJECT_NUMBER = %s\nOUTPUT_DIRECTORY = %s\n' "$version" "$out"; } | doxygen -
+    { cat docs/Doxyfile; printf 'PROJECT_NUMBER = %s\nOUTPUT_DIRECTORY = %s\n' "$version" "$out"; } | doxygen - || return 1
     # Doxygen makes a page of every field, too: `man 3 data` would be one of ours.
     find "$out/man/man3" -name '*.3' ! -name 'fa_*' ! -name 'FA_*' ! -name flash_attention.h.3 -delete
 }
