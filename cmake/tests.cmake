@@ -57,18 +57,32 @@ endfunction()
 
 if(FA_BUILD_TESTS)
   fa_sources(c_tests)
-  # Only one program needs it.
+  # Other people's threads: each of these programs, called like what it is about, needs it.
   find_package(OpenMP QUIET COMPONENTS C)
-  if(NOT OpenMP_C_FOUND)
-    message(STATUS "The C compiler has no OpenMP: c_tests/openmp.c is left out.")
-    list(FILTER sources EXCLUDE REGEX "/openmp[.]c$")
+  if(OpenMP_C_FOUND)
+    set(needs_openmp OpenMP::OpenMP_C)
   endif()
+  find_package(TBB QUIET)
+  if(TBB_FOUND)
+    set(needs_tbb TBB::tbb)
+  endif()
+  find_path(FA_PTHREADPOOL_INCLUDE pthreadpool.h)
+  find_library(FA_PTHREADPOOL pthreadpool)
+  if(FA_PTHREADPOOL_INCLUDE AND FA_PTHREADPOOL)
+    set(needs_pthreadpool "${FA_PTHREADPOOL}")
+  endif()
+  foreach(name IN ITEMS openmp tbb pthreadpool)
+    if(NOT needs_${name})
+      message(STATUS "There is no ${name} here: its test in c_tests is left out.")
+      list(FILTER sources EXCLUDE REGEX "/${name}[.]cp?p?$")
+    endif()
+  endforeach()
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM name)
     fa_programs(${name} c_tests "" SOURCES "${source}")
     foreach(target IN LISTS targets)
-      if(target MATCHES "^openmp[.]")
-        target_link_libraries(${target} PRIVATE OpenMP::OpenMP_C)
+      if(needs_${name})
+        target_link_libraries(${target} PRIVATE ${needs_${name}})
       endif()
       if(target MATCHES "^isa_env[.]")
         # It tests what a wrong value does.
@@ -91,7 +105,7 @@ if(FA_BUILD_TESTS)
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
     "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
   add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/abi/changes.py")
-  add_test(NAME readme COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_readme.py"
+  add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
 
   set(environment

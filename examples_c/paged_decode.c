@@ -67,7 +67,7 @@ static void start(int s, int prompt)
         append(s);
 }
 
-/* How much scratch memory is needed may change as sequences grow; it is kept from step to step. */
+/* Asking costs no more than a check does. What there is is kept from step to step, and grows if it must. */
 static void run(const fa_attention *a)
 {
     static void *workspace;

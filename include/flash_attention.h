@@ -1,43 +1,47 @@
-/*
- * flash_attention: exact attention on CPUs.
+/**
+ * @file
+ * Exact attention on CPUs.
  *
- *   out = softmax(softmax_scale * q * k^T) * v
+ *     out = softmax(softmax_scale * q * k^T) * v
  *
  * computed tile by tile with an online softmax (arXiv:1805.02867, arXiv:2205.14135), so that the
  * seq_len_q x seq_len_kv matrix of scores never exists.
  *
- *   fa_config cfg;
- *   fa_config_auto(&cfg, 64);
- *   cfg.causal = true;
- *   fa_status status = fa_mha(&cfg, q, k, v, num_heads, seq_len, seq_len, out);
- *   if (status != FA_OK) fprintf(stderr, "%s\n", fa_status_string(status));
+ *     fa_config cfg;
+ *     fa_config_auto(&cfg, 64);
+ *     cfg.causal = true;
+ *     fa_status status = fa_mha(&cfg, q, k, v, num_heads, seq_len, seq_len, out);
+ *     if (status != FA_OK) puts(fa_status_string(status));
  *
  * Everything else (strides, grouped heads, masks, pages, ragged batches, threads of your own) is one
  * description:
  *
- *   fa_attention a;
- *   fa_attention_init(&a, sizeof a);
- *   a.batch = 1, a.heads_q = 32, a.heads_kv = 8, a.len_q = a.len_kv = n, a.dim_qk = a.dim_v = 64;
- *   a.q.data = q, a.q.stride[1] = 64 * 4, a.q.stride[2] = 32 * 64 * 4;  [token][head][dim], in bytes
- *   ... a.k, a.v, a.o
- *   a.window_right = 0;                                                 causal
- *   fa_attention_workspace(&a, 1, &bytes);
- *   status = fa_attention_run(&a, malloc(bytes), bytes, NULL);
+ *     fa_attention a;
+ *     fa_attention_init(&a, sizeof a);
+ *     a.batch = 1, a.heads_q = 32, a.heads_kv = 8, a.len_q = a.len_kv = n, a.dim_qk = a.dim_v = 64;
+ *     a.q.data = q, a.q.stride[1] = 64 * 4, a.q.stride[2] = 32 * 64 * 4;  // [token][head][dim], in bytes
+ *     ...                                                                 // a.k, a.v, a.o likewise
+ *     a.window_right = 0;                                                 // causal
+ *     fa_attention_workspace(&a, 1, &bytes);
+ *     status = fa_attention_run(&a, malloc(bytes), bytes, NULL);
  *
- * What holds for every function
+ * @par Sizes
+ * Sizes count elements, never bytes, unless a name or a comment says bytes. Arrays of the functions that take no
+ * description are dense and row-major: the last size given is the contiguous one. Nothing needs an alignment,
+ * unless a function says so.
  *
- * Sizes count elements, never bytes, unless a name says bytes. Arrays are dense and row-major, the
- * last size given is the contiguous one, and they need no alignment.
- *
+ * @par Threads
  * Every function may be called from any number of threads at once. Inputs may be shared between
  * calls; an output belongs to one call until it returns. No pointer is kept after a call.
  *
+ * @par Errors
  * A function that returns fa_status never aborts, never writes to stdout or stderr, and on errors
  * leaves its outputs as they were (FA_ERR_INTERNAL excepted). Arguments are checked before anything
  * is computed; which of several errors is reported is not promised. What cannot be checked is
  * whether a pointer that is not NULL leads to memory of the size that the other arguments say.
  *
- * Same bits: with one version of the library, one instruction set and one size of blocks of keys
+ * @par Same bits
+ * With one version of the library, one instruction set and one size of blocks of keys
  * (block_size_kv, block_kv), a row of an output depends on nothing but its own query, the keys and values
  * that it sees, their number and position, what changes their scores, and the number of query rows of its
  * sequence, which decides whether rows are computed in the way that suits few of them or in the one that
@@ -45,26 +49,31 @@
  * is in other rows, or chance. Between instruction sets, block sizes and versions results differ within
  * rounding; do not compare them with stored bits.
  *
- * Floating-point environment: on x86-64 all threads compute in the default one (round to nearest, subnormal
+ * @par Floating-point environment
+ * On x86-64 all threads compute in the default one (round to nearest, subnormal
  * numbers are numbers, nothing traps), whatever MXCSR of the caller is, and the caller finds its own as it was,
  * exception flags included. So FTZ and DAZ change no bit of a result. Functions of a caller's pool are called in
  * the caller's environment, tasks may be called in any; threads of the library's have the default one. On other
  * machines the caller must have set the default one.
  *
- * Signals: handlers may interrupt any call; its result does not change. They must not call the library, nor leave
+ * @par Signals
+ * Handlers may interrupt any call; its result does not change. They must not call the library, nor leave
  * a call by longjmp. The library's threads have the signal mask of the thread whose call makes them, as all new
  * threads do: block signals around that call, or around fa_pool_create, to keep handlers off them.
  *
- * Copies: two copies of the library in one process (two files, or a static and a shared one) do not know of each
+ * @par Copies
+ * Two copies of the library in one process (two files, or a static and a shared one) do not know of each
  * other; each has its own threads, and its own fa_limit_isa.
  *
+ * @par Processes and loading
  * The library works in a child process after fork(), whatever the parent's threads were doing: a
  * child makes threads of its own when it first needs some (one that was forked in the middle of the
  * parent's first call with several threads computes on the calling thread alone). The shared library
  * creates nothing when it is loaded. It stays mapped after dlclose(), with its threads: loading it again is the same
  * copy.
  *
- * Environment: FA_MAX_ISA, read once; see fa_limit_isa. Nothing else.
+ * @par Environment variables
+ * FA_MAX_ISA, read once; see fa_limit_isa. Nothing else.
  */
 
 
@@ -325,10 +334,12 @@ typedef struct fa_tensor {
  *
  * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
  *
+ * ~~~text
  *   s_j = scale * sum_d q[i][d] * k[j][d]
  *   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]     as far as there are these
  *   Z = sum_j exp(t_j) + exp(sink)
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
+ * ~~~
  *
  * A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
  * NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
@@ -400,10 +411,9 @@ typedef struct fa_attention {
   struct fa_tensor v;
   /**
    * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32, to nearest even.
-   * Its rows do not overlap each other, and the memory
-   * from its first row to its last that of no input and not lse (rows between those of an input are
-   * refused, too). Every row is written completely; what was in it does not matter. Bytes between rows
-   * are not touched.
+   * Its rows do not overlap each other, and the memory from its first row to its last that of no input and not
+   * lse (rows between those of an input are refused, too). Every row is written completely; what was in it
+   * does not matter. Bytes between rows are not touched.
    */
   struct fa_tensor o;
   /**
@@ -417,9 +427,8 @@ typedef struct fa_attention {
   float softcap;
   /**
    * Key position of query row 0, one for all sequences: 0 if there is no past, the number of keys that came
-   * before, or, where sequences differ,
-   * FA_POS_END. Any number, as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and
-   * linear biases depend on it.
+   * before, or, where sequences differ, FA_POS_END. Any number, as long as q_pos + len_q is one, too (else
+   * FA_ERR_OVERFLOW); only windows and linear biases depend on it.
    */
   int64_t q_pos;
   /**
@@ -588,7 +597,7 @@ typedef void (*fa_task)(void *arg, size_t i);
 
 /**
  * Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
- * libdispatch and the like in a few lines.
+ * libdispatch and the like in a few lines. Both return normally: no exception and no longjmp may leave them.
  */
 typedef struct fa_pool {
   /**
@@ -642,6 +651,10 @@ enum fa_status fa_config_for_head_dim(struct fa_config *cfg, size_t head_dim);
  * As fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
  * the keys.
  *
+ * @param[out] cfg   not NULL
+ * @param head_dim   at least 1
+ * @return as fa_config_for_head_dim
+ *
  * Thread-safe.
  */
 enum fa_status fa_config_for_long_sequence(struct fa_config *cfg, size_t head_dim);
@@ -649,6 +662,10 @@ enum fa_status fa_config_for_long_sequence(struct fa_config *cfg, size_t head_di
 /**
  * As fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
  * call. The fastest.
+ *
+ * @param[out] cfg   not NULL
+ * @param head_dim   at least 1
+ * @return as fa_config_for_head_dim
  *
  * Thread-safe.
  */
@@ -661,6 +678,8 @@ enum fa_status fa_config_auto(struct fa_config *cfg, size_t head_dim);
  * @param[in] q     [seq_len_q][head_dim]
  * @param[in] k     [seq_len_kv][head_dim]
  * @param[in] v     [seq_len_kv][head_dim]
+ * @param seq_len_q   rows of q and out; at least 0
+ * @param seq_len_kv  rows of k and v; at least 0
  * @param[out] out  [seq_len_q][head_dim]; overlaps no input. Written completely; what was in it
  *                  does not matter.
  * @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_SOFTMAX_SCALE;
@@ -697,6 +716,8 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
  * @param[in] v     [seq_len_kv][head_dim]
  * @param q_scale, k_scale, v_scale  the real number that one step of the stored integers stands
  *                  for; finite, usually max|x| / 127
+ * @param seq_len_q   rows of q and out; at least 0
+ * @param seq_len_kv  rows of k and v; at least 0
  * @param[out] out  [seq_len_q][head_dim], f32
  * @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
  *
@@ -727,7 +748,9 @@ enum fa_status fa_forward_i8(const struct fa_config *cfg,
  * @param[in] q     [num_heads][seq_len_q][head_dim]
  * @param[in] k     [num_heads][seq_len_kv][head_dim]
  * @param[in] v     [num_heads][seq_len_kv][head_dim]
- * @param num_heads at least 1
+ * @param num_heads   at least 1
+ * @param seq_len_q   rows of q and out; at least 0
+ * @param seq_len_kv  rows of k and v; at least 0
  * @param[out] out  [num_heads][seq_len_q][head_dim]
  * @return as fa_forward_f32
  *
@@ -812,7 +835,9 @@ enum fa_status fa_pool_create(int32_t n_threads,
                               struct fa_pool **out);
 
 /**
- * Ends the threads of a pool from fa_pool_create and frees it. NULL is fine. No call may be using it.
+ * Ends the threads of a pool from fa_pool_create and frees it. No call may be using it.
+ *
+ * @param pool  NULL is fine
  */
 void fa_pool_destroy(struct fa_pool *pool);
 
@@ -899,7 +924,8 @@ enum fa_status fa_attention_check(const struct fa_attention *a,
  *
  * It depends on the sizes, strides and block sizes of the description and on which pointers are NULL, not
  * on what they point to: ask once, with the largest len_kv that there will be, and a decode loop may use
- * the memory for every step with that len_kv.
+ * the memory for every step with that len_kv, whatever kv_lens are. For other sizes ask again: a smaller problem
+ * does not always need less, as it may be cut differently.
  *
  * @param[in] a        not NULL
  * @param n_parts      1 to 256
@@ -965,7 +991,12 @@ enum fa_status fa_attention_part(const struct fa_attention *a,
  * there are few query rows and many keys. The output is complete when it has returned for every part: a
  * thread that reads rows of others needs a barrier after it.
  *
- * @return as fa_attention_part, with the same arguments
+ * @param[in] a     as for fa_attention_part; likewise all others
+ * @param ws        the same memory, as fa_attention_part has left it
+ * @param ws_size   the same
+ * @param part      at least 0, less than n_parts
+ * @param n_parts   the same
+ * @return as fa_attention_part
  */
 enum fa_status fa_attention_finish(const struct fa_attention *a,
                                    void *ws,
@@ -985,6 +1016,8 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
  * @param[in] cfg     not NULL
  * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
  * @param num_heads   at least 1
+ * @param seq_len_q   query rows of a head; at least 0
+ * @param seq_len_kv  keys of a head; at least 0
  * @param[out] bytes  not NULL; untouched on errors
  * @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;
  *         FA_ERR_ISA
@@ -1009,8 +1042,12 @@ enum fa_status fa_scratch_bytes(const struct fa_config *cfg,
 const char *fa_status_string(int32_t status);
 
 /**
- * Version of the library, (major << 16) | (minor << 8) | patch. Compare it with what a program
- * was built for only to print it: what must fit is fa_abi_version. Thread-safe.
+ * Version of the library. Compare it with what a program was built for only to print it: what must fit is
+ * fa_abi_version.
+ *
+ * @return (major << 16) | (minor << 8) | patch
+ *
+ * Thread-safe.
  */
 uint32_t fa_version(void);
 
@@ -1018,6 +1055,9 @@ uint32_t fa_version(void);
  * Version of the binary interface. It grows by one with each release that a program built
  * against an older header cannot use; functions and status codes that are only added leave it as
  * it is. A program that loads the library at run time compares it with FA_ABI_VERSION.
+ *
+ * @return FA_ABI_VERSION as the library was built with it
+ *
  * Thread-safe.
  */
 uint32_t fa_abi_version(void);

@@ -1,11 +1,27 @@
 #!/usr/bin/env bash
-# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), go, ninja,
-# python3-venv.
+# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), doxygen, go,
+# ninja, python3-venv; and libraries that only tests use: libtbb-dev, libpthreadpool-dev.
 # What is there is left alone. The other scripts source this file, for PATH.
 
 fa_die() {
     echo "setup: $1" >&2
     exit 1
+}
+
+# fa_has TOOL: whether it is there.
+fa_has() {
+    case $1 in
+    # Not a program: Debian's Python is without what puts pip into a virtual environment.
+    python3-venv) python3 -c 'import ensurepip' 2>/dev/null ;;
+    libtbb-dev) fa_has_header c++ tbb/parallel_for.h ;;
+    libpthreadpool-dev) fa_has_header c pthreadpool.h ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+# fa_has_header LANGUAGE HEADER: whether the compiler finds it.
+fa_has_header() {
+    echo "#include <$2>" | cc -E -x "$1" - >/dev/null 2>&1
 }
 
 fa_setup() {
@@ -23,12 +39,7 @@ fa_setup() {
     done
 
     for tool in "$@"; do
-        # The one that is not a program: Debian's Python is without what puts pip into a virtual environment.
-        if [ "$tool" = python3-venv ]; then
-            python3 -c 'import ensurepip' 2>/dev/null || missing+=("$tool")
-        else
-            command -v "$tool" >/dev/null || missing+=("$tool")
-        fi
+        fa_has "$tool" || missing+=("$tool")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
@@ -39,7 +50,7 @@ fa_setup() {
         ninja) packages+=(ninja-build) ;;
         *) packages+=("$tool") ;;
         esac
-        [ "$tool" = cmake ] || [ "$tool" = ninja ] || pip=no
+        case $tool in cmake | ninja | lib*) ;; *) pip=no ;; esac
     done
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "setup: installing ${packages[*]} with apt-get"
@@ -51,9 +62,18 @@ fa_setup() {
     fi
 
     [ $pip = yes ] || fa_die "missing: ${missing[*]}; as root, on Debian: apt-get install ${packages[*]}"
-    echo "setup: installing ${missing[*]} with pip, in a virtual environment in build/venv"
-    { python3 -m venv "$build/venv" && "$build/venv/bin/pip" install --quiet "${missing[@]}"; } </dev/null \
-        || fa_die "pip could not install ${missing[*]}; install it with your package manager."
+    # What pip has, too; tests do without libraries, and say so.
+    packages=()
+    for tool in "${missing[@]}"; do
+        case $tool in
+        cmake | ninja) packages+=("$tool") ;;
+        lib*) echo "setup: $tool is missing; install it with your package manager to have its tests run" ;;
+        esac
+    done
+    [ ${#packages[@]} -gt 0 ] || return 0
+    echo "setup: installing ${packages[*]} with pip, in a virtual environment in build/venv"
+    { python3 -m venv "$build/venv" && "$build/venv/bin/pip" install --quiet "${packages[@]}"; } </dev/null \
+        || fa_die "pip could not install ${packages[*]}; install it with your package manager."
 }
 
 fa_setup "$@"

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# All tests: those in Rust, then those in C, of packaging, and of the examples, then ONNX's own of its
-# operator Attention, then the examples in other languages, then a whole model's.
+# All tests: those in Rust, then those in C, of packaging, and of the examples, then of the documentation, then ONNX's
+# own of its operator Attention, the examples in other languages, and a whole model's.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # For all of it at once.
-. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go
+. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go doxygen libtbb-dev libpthreadpool-dev
 
 # A failure in one language should not hide what the other has to say.
 failed=0
-cargo test --locked --no-fail-fast --test '*' || failed=1
+cargo test --locked --no-fail-fast --test '*' --example fa || failed=1
 cargo test --locked --doc || failed=1
 # The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
+scripts/docs.sh || failed=1
 
 # Side by side: each downloads, and then computes on one thread for the most part.
 logs=$(mktemp -d)

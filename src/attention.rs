@@ -197,8 +197,10 @@ impl<'a> Attention<'a> {
         self.call(1).map(|_| ())
     }
 
-    /// Makes `workspace` large enough for a call with `pool`: once, with the largest sizes that there will be, and it
-    /// does for all smaller problems of the kind.
+    /// Makes `workspace` large enough for a call with `pool`. What is needed depends on sizes and options, not on what is
+    /// in lists: a cache that fills up (len_kv its room, [`kv_lens`](Attention::kv_lens) the keys in use) needs it once.
+    /// Where sizes change, call it before each run: it does nothing where there is enough. A smaller problem does not
+    /// always need less, as fewer keys may be cut differently.
     ///
     /// # Errors
     /// As [`run`](Attention::run), and [`Error::Memory`]: there is not so much; what there was is left.

@@ -1,7 +1,7 @@
 //! Few query rows and many keys: which rows are computed together, and which keys of theirs one thread takes.
 //!
 //! A *band* is the query rows that one pass over K and V serves: all query heads of a kv head, or as many as
-//! [`MOST`] allows. Its keys are cut into *chunks* of a size that only the sequence and the block size decide; each
+//! `MOST` allows. Its keys are cut into *chunks* of a size that only the sequence and the block size decide; each
 //! chunk gives a state of its own, and states are joined in the order of the keys. So the bits of a row do not
 //! depend on who computed which chunk.
 //!

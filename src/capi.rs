@@ -4,6 +4,7 @@
 //! readers; remarks for readers of this code are plain comments.
 
 #![allow(non_camel_case_types, reason = "the names are the C names")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "what looks like links there are indices: q[i][d]")]
 #![allow(clippy::missing_safety_doc, reason = "the C documentation states the contract of pointers")]
 
 pub mod attention;

@@ -1,6 +1,6 @@
 //! Storage types: how bytes in memory become numbers.
 //!
-//! A new type is one file in this folder, which implements [`Stored`], and one row in each of the small
+//! A new type is one file in this folder, which implements `Stored`, and one row in each of the small
 //! tables here. What is computed with the numbers is the affair of [`crate::family`].
 
 pub(crate) mod bf16;

@@ -1,6 +1,6 @@
 //! Compute families: how scores and weighted sums of values are made, whatever the tensors store.
 //!
-//! [`Family`] is the seam between storage types and the tile loops of [`crate::attend`]: it says which
+//! `Family` is the seam between storage types and the tile loops of [`crate::attend`]: it says which
 //! types are read where they lie, and brings all others, a block of keys at a time, into a form of its own.
 //! A new family is one file here and its rows in [`crate::kernel`].
 

@@ -1,8 +1,8 @@
 //! Instruction sets: one zero-sized token each, made only by detection.
 //!
-//! A value of a type that implements [`Isa`] proves that the running CPU and its operating system
+//! A value of a type that implements `Isa` proves that the running CPU and its operating system
 //! support every instruction behind its methods, so arithmetic needs no further proof. Methods are
-//! `#[inline(always)]` and become single instructions inside [`Isa::enter`], the one place where
+//! `#[inline(always)]` and become single instructions inside `Isa::enter`, the one place where
 //! code is compiled for the instruction set; called elsewhere they would be slow, never unsound.
 
 use std::ffi::CStr;

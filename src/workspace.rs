@@ -61,7 +61,7 @@ impl Size {
 /// as the attention of a few rows. Small against the smallest stacks that threads are given.
 pub(crate) const ON_STACK: usize = 16 << 10;
 
-/// A piece of [`ON_STACK`] bytes where it stands.
+/// A piece of `ON_STACK` bytes where it stands.
 #[repr(align(64))]
 pub struct Local([MaybeUninit<u8>; ON_STACK]);
 
@@ -229,7 +229,7 @@ impl Drop for Workspace<'_> {
     }
 }
 
-/// Exclusive, uninitialised memory, aligned to [`ALIGN`].
+/// Exclusive, uninitialised memory, aligned to `ALIGN`.
 #[derive(Debug)]
 pub struct Scratch<'w> {
     base: *mut u8,

@@ -1,8 +1,9 @@
 //! Text for people, JSON for machines.
 
-use std::fmt::Write as _;
+use std::fmt::{Arguments, Write as _};
+use std::io;
 
-use crate::measure::{DISTURBED, Rounds, Spread};
+use super::measure::{DISTURBED, Rounds, Spread};
 
 /// Collects what was measured and prints it as it comes.
 pub struct Report {
@@ -66,18 +67,26 @@ impl Report {
         Report { json, entries: Vec::new(), results: Vec::new(), disturbed: 0, run: 0 }
     }
 
+    /// A line of text: on stderr, if stdout is JSON's.
+    pub fn say(&self, line: Arguments) {
+        match self.json.as_deref() {
+            Some("-") => eprintln!("{line}"),
+            _ => println!("{line}"),
+        }
+    }
+
     /// What follows belongs to the next run of all tables.
     pub fn next_run(&mut self, of: usize) {
         self.run += 1;
         if of > 1 {
-            println!("\nRun {} of {of}", self.run);
+            self.say(format_args!("\nRun {} of {of}", self.run));
         }
     }
 
     /// The heading of a table.
     pub fn heading(&mut self, words: &str) {
-        println!("\n{words}");
-        println!(
+        self.say(format_args!("\n{words}"));
+        self.say(format_args!(
             "{:<34} {:<7} {:>9} {:>10} {:>8} {:>9} {:>7}  {:>6} {:>6}  {:>8}  {:>8}",
             "heads x queries x keys x dim",
             "ISA",
@@ -90,7 +99,7 @@ impl Report {
             "goal",
             "error",
             "peak"
-        );
+        ));
     }
 
     pub fn line(&mut self, line: &Line, rounds: &Rounds) {
@@ -107,7 +116,7 @@ impl Report {
         }
         let bound =
             |bound: Option<Bound>| bound.map_or(String::new(), |bound| format!("{:.2}", bound.value()));
-        println!(
+        self.say(format_args!(
             "{:<34} {:<7} {:>9} {:>10.1} {:>8.1} {:>7.2} {} {:>6.2}  {:>6} {:>6}  {:>8}  {:>8.1}{verdict}",
             line.name,
             line.isa,
@@ -121,7 +130,7 @@ impl Report {
             bound(line.goal),
             line.error.map_or("-".to_owned(), |error| format!("{error:.1e}")),
             rounds.peak.median / 1e9,
-        );
+        ));
         let number = |x: Option<f64>| x.map_or("null".to_owned(), |x| format!("{x:e}"));
         self.entries.push(format!(
             "{{\"run\":{},\"table\":\"{}\",\"shape\":\"{}\",\"isa\":\"{}\",\"tiles\":\"{}\",\"seconds\":{:e},\
@@ -167,32 +176,31 @@ impl Report {
     }
 
     /// The summary, and the file.
-    pub fn finish(&self) {
+    pub fn finish(&self) -> io::Result<()> {
         if self.run > 1 {
             self.summary();
         }
         let verdict = |line: &Summary| judge(Spread::of(line.figures.clone()).median, line.floor, line.goal);
         let count = |wanted: &str| self.results.iter().filter(|line| verdict(line) == wanted).count();
-        println!(
+        self.say(format_args!(
             "\n{} lines: {} below their floor, {} more below their goal; {} readings were disturbed.",
             self.results.len(),
             count(BELOW_FLOOR),
             count(GOAL_MISSED),
             self.disturbed
-        );
-        if let Some(path) = &self.json {
-            let text = format!("[\n{}\n]\n", self.entries.join(",\n"));
-            if let Err(error) = std::fs::write(path, text) {
-                eprintln!("cannot write {path}: {error}");
-                std::process::exit(1);
-            }
+        ));
+        let text = format!("[\n{}\n]\n", self.entries.join(",\n"));
+        match self.json.as_deref() {
+            None => Ok(()),
+            Some("-") => io::Write::write_all(&mut io::stdout(), text.as_bytes()),
+            Some(path) => std::fs::write(path, text),
         }
     }
 
     /// Medians of all runs.
     fn summary(&self) {
-        println!("\nMedians of {} runs, with the lowest and the highest", self.run);
-        println!(
+        self.say(format_args!("\nMedians of {} runs, with the lowest and the highest", self.run));
+        self.say(format_args!(
             "{:<8} {:<34} {:<7} {:>9} {:>8} {:>8}  {:>6} {:>6} {:>7}",
             "table",
             "heads x queries x keys x dim",
@@ -203,7 +211,7 @@ impl Report {
             "floor",
             "goal",
             "to goal"
-        );
+        ));
         for line in &self.results {
             let (lowest, highest) =
                 line.figures.iter().fold((f64::INFINITY, 0f64), |(low, high), &x| (low.min(x), high.max(x)));
@@ -211,7 +219,7 @@ impl Report {
             let bound =
                 |bound: Option<Bound>| bound.map_or(String::new(), |bound| format!("{:.2}", bound.value()));
             let distance = line.goal.map_or(String::new(), |goal| format!("{:+.2}", median - goal.value()));
-            println!(
+            self.say(format_args!(
                 "{:<8} {:<34} {:<7} {:>7.2} {} {:>8.2} {:>8.2}  {:>6} {:>6} {:>7}{}",
                 line.table,
                 line.name,
@@ -224,7 +232,7 @@ impl Report {
                 bound(line.goal),
                 distance,
                 judge(median, line.floor, line.goal),
-            );
+            ));
         }
     }
 }

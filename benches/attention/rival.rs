@@ -3,7 +3,7 @@
 use flash_attention::kernel::Function;
 use gemm::{Parallelism, gemm};
 
-use crate::case::{Arrays, Case};
+use super::case::{Arrays, Case};
 
 /// Scratch of the rival: the matrix of one head, and the output.
 pub struct Rival {

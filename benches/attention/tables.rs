@@ -13,15 +13,15 @@ use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
 use flash_attention::workspace::Workspace;
 
-use crate::case::{Arrays, Case};
-use crate::features::{self, Memory, Pair};
-use crate::measure::{Rounds, Spread, rounds};
-use crate::probe;
-use crate::report::{Bound, Line, Report};
-use crate::rival::Rival;
-use crate::stream;
-use crate::suite;
-use crate::tile::Tile;
+use super::case::{Arrays, Case};
+use super::features::{self, Memory, Pair};
+use super::measure::{Rounds, Spread, rounds};
+use super::probe;
+use super::report::{Bound, Line, Report};
+use super::rival::Rival;
+use super::stream;
+use super::suite;
+use super::tile::Tile;
 
 pub struct Tables {
     pub report: Report,
@@ -165,7 +165,11 @@ impl Tables {
                 continue;
             }
             let Some(row) = self.row(Dtype::F32, Some(target.isa)) else {
-                println!("{:<34} {:<7} not on this machine", target.case.name(), target.isa);
+                self.report.say(format_args!(
+                    "{:<34} {:<7} not on this machine",
+                    target.case.name(),
+                    target.isa
+                ));
                 continue;
             };
             self.share_line("floors", row, &target.case, Some(target.floor), Some(target.goal));

@@ -37,10 +37,12 @@ pub const FA_PRECISE: u32 = 2;
 ///
 /// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
 ///
+/// ~~~text
 ///   s_j = scale * sum_d q[i][d] * k[j][d]
 ///   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]     as far as there are these
 ///   Z = sum_j exp(t_j) + exp(sink)
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
+/// ~~~
 ///
 /// A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
 /// NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
@@ -86,10 +88,9 @@ pub struct fa_attention {
     /// (multi-head latent attention).
     pub v: fa_tensor,
     /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32, to nearest even.
-    /// Its rows do not overlap each other, and the memory
-    /// from its first row to its last that of no input and not lse (rows between those of an input are
-    /// refused, too). Every row is written completely; what was in it does not matter. Bytes between rows
-    /// are not touched.
+    /// Its rows do not overlap each other, and the memory from its first row to its last that of no input and not
+    /// lse (rows between those of an input are refused, too). Every row is written completely; what was in it
+    /// does not matter. Bytes between rows are not touched.
     pub o: fa_tensor,
     /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
     /// 0 = 1/sqrt(dim_qk).
@@ -97,9 +98,8 @@ pub struct fa_attention {
     /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
     pub softcap: f32,
     /// Key position of query row 0, one for all sequences: 0 if there is no past, the number of keys that came
-    /// before, or, where sequences differ,
-    /// FA_POS_END. Any number, as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and
-    /// linear biases depend on it.
+    /// before, or, where sequences differ, FA_POS_END. Any number, as long as q_pos + len_q is one, too (else
+    /// FA_ERR_OVERFLOW); only windows and linear biases depend on it.
     pub q_pos: i64,
     /// Keys before a query's position that it sees: p - window_left is the first. At least 0, or
     /// FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)

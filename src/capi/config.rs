@@ -57,6 +57,10 @@ pub unsafe extern "C" fn fa_config_for_head_dim(cfg: *mut fa_config, head_dim: u
 /// As fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
 /// the keys.
 ///
+/// @param[out] cfg   not NULL
+/// @param head_dim   at least 1
+/// @return as fa_config_for_head_dim
+///
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_config_for_long_sequence(cfg: *mut fa_config, head_dim: usize) -> fa_status {
@@ -66,6 +70,10 @@ pub unsafe extern "C" fn fa_config_for_long_sequence(cfg: *mut fa_config, head_d
 
 /// As fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
 /// call. The fastest.
+///
+/// @param[out] cfg   not NULL
+/// @param head_dim   at least 1
+/// @return as fa_config_for_head_dim
 ///
 /// Thread-safe.
 #[unsafe(no_mangle)]

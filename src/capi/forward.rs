@@ -17,6 +17,8 @@ use crate::view::{Layout, Quant, View, ViewMut};
 /// @param[in] q     [seq_len_q][head_dim]
 /// @param[in] k     [seq_len_kv][head_dim]
 /// @param[in] v     [seq_len_kv][head_dim]
+/// @param seq_len_q   rows of q and out; at least 0
+/// @param seq_len_kv  rows of k and v; at least 0
 /// @param[out] out  [seq_len_q][head_dim]; overlaps no input. Written completely; what was in it
 ///                  does not matter.
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_SOFTMAX_SCALE;
@@ -57,6 +59,8 @@ pub unsafe extern "C" fn fa_forward_f32(
 /// @param[in] v     [seq_len_kv][head_dim]
 /// @param q_scale, k_scale, v_scale  the real number that one step of the stored integers stands
 ///                  for; finite, usually max|x| / 127
+/// @param seq_len_q   rows of q and out; at least 0
+/// @param seq_len_kv  rows of k and v; at least 0
 /// @param[out] out  [seq_len_q][head_dim], f32
 /// @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
 ///
@@ -92,7 +96,9 @@ pub unsafe extern "C" fn fa_forward_i8(
 /// @param[in] q     [num_heads][seq_len_q][head_dim]
 /// @param[in] k     [num_heads][seq_len_kv][head_dim]
 /// @param[in] v     [num_heads][seq_len_kv][head_dim]
-/// @param num_heads at least 1
+/// @param num_heads   at least 1
+/// @param seq_len_q   rows of q and out; at least 0
+/// @param seq_len_kv  rows of k and v; at least 0
 /// @param[out] out  [num_heads][seq_len_q][head_dim]
 /// @return as fa_forward_f32
 ///

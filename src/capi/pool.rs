@@ -15,7 +15,7 @@ use crate::simd::environment::Environment;
 pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
 
 /// Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
-/// libdispatch and the like in a few lines.
+/// libdispatch and the like in a few lines. Both return normally: no exception and no longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_pool {
@@ -79,7 +79,9 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
     })
 }
 
-/// Ends the threads of a pool from fa_pool_create and frees it. NULL is fine. No call may be using it.
+/// Ends the threads of a pool from fa_pool_create and frees it. No call may be using it.
+///
+/// @param pool  NULL is fine
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_pool_destroy(pool: *mut fa_pool) {
     let _ = guard(|| {

@@ -36,11 +36,10 @@ pub unsafe extern "C" fn fa_attention_check(
 ) -> fa_status {
     guard(|| {
         let mut words = Words { at: why.cast(), left: if why.is_null() { 0 } else { why_size } };
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let found = unsafe { Call::read(a, 1, &mut quants) };
+        let found = unsafe { plan(a, 1) };
         let _ = match &found {
-            Ok(call) => write!(words, "{}", call.plan),
+            Ok(plan) => write!(words, "{plan}"),
             Err(refusal) => write!(words, "{refusal}"),
         };
         words.end();
@@ -57,7 +56,8 @@ pub unsafe extern "C" fn fa_attention_check(
 ///
 /// It depends on the sizes, strides and block sizes of the description and on which pointers are NULL, not
 /// on what they point to: ask once, with the largest len_kv that there will be, and a decode loop may use
-/// the memory for every step with that len_kv.
+/// the memory for every step with that len_kv, whatever kv_lens are. For other sizes ask again: a smaller problem
+/// does not always need less, as it may be cut differently.
 ///
 /// @param[in] a        not NULL
 /// @param n_parts      1 to 256
@@ -75,7 +75,6 @@ pub unsafe extern "C" fn fa_attention_workspace(
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        // SAFETY: the caller's pointer, as documented.
         let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
         let call = unsafe { Call::read(a, parts(n_parts)?, &mut quants)? };
@@ -179,7 +178,12 @@ pub unsafe extern "C" fn fa_attention_part(
 /// there are few query rows and many keys. The output is complete when it has returned for every part: a
 /// thread that reads rows of others needs a barrier after it.
 ///
-/// @return as fa_attention_part, with the same arguments
+/// @param[in] a     as for fa_attention_part; likewise all others
+/// @param ws        the same memory, as fa_attention_part has left it
+/// @param ws_size   the same
+/// @param part      at least 0, less than n_parts
+/// @param n_parts   the same
+/// @return as fa_attention_part
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_finish(
     a: *const fa_attention,
@@ -199,6 +203,17 @@ pub unsafe extern "C" fn fa_attention_finish(
         let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
         schedule::finish(&mut problem, &plan, share, workspace.kept())
     })
+}
+
+/// How a description would be computed on so many threads (at least 1), or why not: what fa_attention_check puts into
+/// words. Reads lists of lengths, pages and scales, no tensor.
+///
+/// # Safety
+/// `a` is NULL or as documented, except that nothing need be readable where the tensors are.
+pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refusal> {
+    let mut quants = Quants::default();
+    // SAFETY: the caller's contract.
+    Ok(unsafe { Call::read(a, threads, &mut quants)? }.plan)
 }
 
 /// A description, checked and planned.

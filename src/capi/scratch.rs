@@ -23,6 +23,8 @@ use crate::view::Layout;
 /// @param[in] cfg     not NULL
 /// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
 /// @param num_heads   at least 1
+/// @param seq_len_q   query rows of a head; at least 0
+/// @param seq_len_kv  keys of a head; at least 0
 /// @param[out] bytes  not NULL; untouched on errors
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;
 ///         FA_ERR_ISA

@@ -1,7 +1,11 @@
 //! Which library this is.
 
-/// Version of the library, (major << 16) | (minor << 8) | patch. Compare it with what a program
-/// was built for only to print it: what must fit is fa_abi_version. Thread-safe.
+/// Version of the library. Compare it with what a program was built for only to print it: what must fit is
+/// fa_abi_version.
+///
+/// @return (major << 16) | (minor << 8) | patch
+///
+/// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn fa_version() -> u32 {
     PARTS[0] << 16 | PARTS[1] << 8 | PARTS[2]
@@ -23,6 +27,9 @@ const fn number(text: &str) -> u32 {
 /// Version of the binary interface. It grows by one with each release that a program built
 /// against an older header cannot use; functions and status codes that are only added leave it as
 /// it is. A program that loads the library at run time compares it with FA_ABI_VERSION.
+///
+/// @return FA_ABI_VERSION as the library was built with it
+///
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn fa_abi_version() -> u32 {

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Checks README.md and docs/*.md against the files that they speak of.
+
+- Every block of code is in a file that the tests compile or run: the line before it names the file, as a link that
+  ends the line ("from [name](path):"). A block of `diff` is lines of that file, in its order, with others left out;
+  one of `text` is no code. Indented blocks are commands: their programs are scripts that are there.
+- In the README's sections "Use it from ..." a block is all of what lies between "README begin" and "README end" in
+  its file.
+- Links lead to files, and to headings, that exist; so do the sources that drawings name.
+
+    check_docs.py REPOSITORY
+"""
+
+import re
+import sys
+import textwrap
+import xml.etree.ElementTree
+from pathlib import Path
+
+# What `cargo test`, CTest and scripts/test_*.sh compile, run, or run with.
+TESTED = ("c_tests/", "examples_c/", "examples_cpp/", "examples_go/", "examples_python/", "examples_rust/",
+          "examples_zig/", "src/", "tests/")
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NAMED = re.compile(r"\]\(([^)#]+)\):\n\n$")
+INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:(?:    [^\n]+)\n)+")
+REGION = re.compile(r"^[^\n]*README begin\n(.*?)^[^\n]*README end$", re.DOTALL | re.MULTILINE)
+SECTION = re.compile(r"^## Use it from .*?(?=^## )", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def plain(code, language):
+    """Code without what indents all of it; make is the one that needs its tabs."""
+    return textwrap.dedent(code if language == "make" else code.expandtabs(4)).rstrip() + "\n"
+
+
+def is_in(block, text, language):
+    """Whether the lines of a block are lines of a text, one behind the other, indented or not."""
+    shown = plain(block, language).splitlines()
+    lines = plain(text, language).splitlines()
+    for i in range(len(lines) - len(shown) + 1):
+        if plain("\n".join(lines[i : i + len(shown)]), language).splitlines() == shown:
+            return True
+    return False
+
+
+def are_in_order(block, text):
+    """The same for a diff, which leaves out lines; what it takes away is not there."""
+    lines = iter(line.strip() for line in text.splitlines())
+    shown = [line for line in block.splitlines() if line.strip()]
+    return all(line[0] in "+ " and any(line[1:].strip() == other for other in lines) for line in shown)
+
+
+def anchor(heading):
+    """What a heading is called in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def check_blocks(root, page, text, errors):
+    """Blocks of code; returns how many there are."""
+    count = 0
+    for block in FENCED.finditer(text):
+        language, code = block.groups()
+        if language == "text":
+            continue
+        count += 1
+        where = f"{page}:{text.count(chr(10), 0, block.start()) + 1}"
+        named = NAMED.search(text[: block.start()])
+        if not named:
+            errors.append(f"{where}: the line before this block names no file")
+            continue
+        file = (root / page).parent.joinpath(named[1]).resolve()
+        name = file.relative_to(root).as_posix()
+        if not file.is_file() or not name.startswith(TESTED):
+            errors.append(f"{where}: {name} is no file that tests compile or run")
+        elif not (are_in_order(code, file.read_text()) if language == "diff" else is_in(code, file.read_text(), language)):
+            errors.append(f"{where}: this block is not in {name}")
+    if text.count("```") != 2 * len(FENCED.findall(text)):
+        errors.append(f"{page}: a block does not begin or end at the beginning of a line")
+    for block in INDENTED.finditer(FENCED.sub("", text)):
+        for command in block[0].splitlines():
+            count += 1
+            program = root / command.split()[0]
+            if not (program.is_file() and program.stat().st_mode & 0o100):
+                errors.append(f"{page}: no such script: {command.strip()}")
+    return count
+
+
+def check_regions(root, readme, errors):
+    """The README's blocks and the marked lines of files are the same."""
+    sections = SECTION.findall(readme)
+    if not sections:
+        errors.append("README.md has no section 'Use it from ...'")
+    shown = {}
+    for section in sections:
+        for block in FENCED.finditer(section):
+            if named := NAMED.search(section[: block.start()]):
+                shown[named[1]] = plain(block[2], block[1]), block[1]
+        if not FENCED.search(section):
+            errors.append(f"README.md: no code in '{section.splitlines()[0]}'")
+    for name, (code, language) in shown.items():
+        if [plain(region, language) for region in REGION.findall((root / name).read_text())] != [code]:
+            errors.append(f"README.md: the block of {name} is not the marked lines of that file")
+    for folder in [root / "c_tests/consumer", *root.glob("examples_*")]:
+        for file in filter(Path.is_file, folder.rglob("*")):
+            name = file.relative_to(root).as_posix()
+            if REGION.search(file.read_text(errors="ignore")) and name not in shown:
+                errors.append(f"the marked lines of {name} are not in the README")
+
+
+def check_links(root, page, text, errors):
+    """Links within the repository; returns how many there are."""
+    count = 0
+    for link in LINK.finditer(FENCED.sub("", text)):
+        path, _, heading = link[1].partition("#")
+        if "://" in path:
+            continue
+        count += 1
+        target = (root / page).parent / path if path else root / page
+        if not target.exists():
+            errors.append(f"{page}: {link[1]} leads nowhere")
+        elif heading and heading not in map(anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)):
+            errors.append(f"{page}: {link[1]}: no such heading")
+    return count
+
+
+def check_drawing(root, drawing, errors):
+    """Names of files in a drawing are ends of paths of sources; those with * have some."""
+    for text in xml.etree.ElementTree.parse(root / drawing).iter("{http://www.w3.org/2000/svg}text"):
+        for name in text.text.split() if text.get("class") == "file" else ():
+            if not any(file.match(name) for file in (root / "src").rglob("*.rs")):
+                errors.append(f"{drawing}: no such source: {name}")
+
+
+def main():
+    root = Path(sys.argv[1]).resolve()
+    errors, blocks, links = [], 0, 0
+    pages = ["README.md", *sorted(page.relative_to(root).as_posix() for page in root.glob("docs/*.md"))]
+    for page in pages:
+        text = (root / page).read_text()
+        blocks += check_blocks(root, page, text, errors)
+        links += check_links(root, page, text, errors)
+    for drawing in root.glob("docs/*.svg"):
+        check_drawing(root, drawing.relative_to(root).as_posix(), errors)
+    check_regions(root, (root / "README.md").read_text(), errors)
+    if errors:
+        sys.exit("\n".join(errors))
+    print(f"{len(pages)} pages: {blocks} blocks of code are as in their files, {links} links lead somewhere")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the manual of the C
+# interface from its header with Doxygen (build/docs: html, and pages for man), and looks at the code and the links
+# in README.md and docs. Installs Doxygen if it is missing.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/setup.sh doxygen
+
+out=build/docs
+header=include/flash_attention.h
+passed=0
+failed=0
+
+# test_case NAME COMMAND...
+test_case() {
+    local name=$1 log
+    shift
+    if log=$("$@" 2>&1); then
+        passed=$((passed + 1))
+        echo "docs.$name passed"
+    else
+        failed=$((failed + 1))
+        printf '%s\ndocs.%s FAILED\n' "$log" "$name"
+    fi
+}
+
+rust() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked
+}
+
+manual() {
+    local version
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+    rm -rf "$out"
+    mkdir -p "$out"
+    { cat docs/Doxyfile; printf 'PROJECT_NUMBER = %s\nOUTPUT_DIRECTORY = %s\n' "$version" "$out"; } | doxygen - || return 1
+    # Doxygen makes a page of every field, too: `man 3 data` would be one of ours.
+    find "$out/man/man3" -name '*.3' ! -name 'fa_*' ! -name 'FA_*' ! -name flash_attention.h.3 -delete
+}
+
+# Each function, structure, enumeration and constant of the header has its page.
+pages() {
+    local name missing=0 names
+    names=$(grep -oE '\bfa_[a-z0-9_]+\(' $header | tr -d '('; grep -oE '^} fa_[a-z_]+;' $header | tr -d '} ;'
+        grep -oE '\bFA_[A-Z0-9_]+ =' $header | tr -d ' ='; grep -oE '^#define FA_[A-Z0-9_]+' $header | cut -d ' ' -f 2)
+    [ "$(wc -l <<<"$names")" -ge 50 ] || { echo "the header has only so many names: $names"; return 1; }
+    for name in $(sort -u <<<"$names"); do
+        [ -f "$out/man/man3/$name.3" ] || { echo "no page: $name"; missing=1; }
+    done
+    return $missing
+}
+
+# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning for that.
+formulas() {
+    local files
+    files=$(grep -lE '<(emphasis|bold|strike|table|heading|superscript|subscript)>' "$out"/xml/*.xml | grep -v index.xml) || return 0
+    echo "markup in:"
+    grep -nE '<(emphasis|bold|strike|table|heading|superscript|subscript)>' $files
+    return 1
+}
+
+test_case rust rust
+test_case manual manual
+test_case pages pages
+test_case formulas formulas
+test_case code python3 scripts/check_docs.py .
+rm -rf "$out/xml"
+echo "docs: $passed passed, $failed failed"
+[ "$failed" = 0 ]
