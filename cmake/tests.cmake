@@ -83,6 +83,9 @@ if(FA_BUILD_TESTS)
     endforeach()
   endforeach()
 
+  # Runs as long as it is told to: scripts/soak.sh.
+  fa_programs(soak c_tests "" SOURCES c_tests/soak/soak.c)
+
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
   set(check_symbols Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
