@@ -3,12 +3,13 @@
 #
 #   sanitize.sh [--prove] [KIND...]       without kinds: address undefined (what CI has time for); all: all of them
 #
-#   address    reads and writes beyond what belongs to the program, and leaks; Rust with its debug assertions
+#   address    reads and writes beyond what belongs to the program, and leaks
 #   undefined  undefined behaviour of the C side: the header's types, and what tests do with them
 #   leak       leaks alone, at full speed
 #   thread     data races; Rust's standard library is built anew, too
 #   valgrind   reads of uninitialised memory, on the AVX2 kernels (valgrind hides AVX-512)
 #   memory     the same by MemorySanitizer, on the Rust tests that need no C
+#   debug      all Rust tests, as `cargo test` builds them anyway: with debug assertions and checks of overflow
 #
 # --prove plants a fault of each kind in a copy of the sources (scripts/sanitize_plants.patch), and fails if it is not
 # seen. The last line is `sanitize: N passed, N failed`. docs/trust.md says what each kind covers.
@@ -22,8 +23,8 @@ kinds=()
 for argument in "$@"; do
     case $argument in
     --prove) prove=1 ;;
-    all) kinds+=(address undefined leak thread valgrind memory) ;;
-    address | undefined | leak | thread | valgrind | memory) kinds+=("$argument") ;;
+    all) kinds+=(address undefined leak thread valgrind memory debug) ;;
+    address | undefined | leak | thread | valgrind | memory | debug) kinds+=("$argument") ;;
     *) echo "sanitize: no such kind: $argument" >&2 && exit 2 ;;
     esac
 done
@@ -52,11 +53,16 @@ die() {
 define=(-DFA_PACKAGE_VERSION="\"$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)\""
     -DFA_ABI_LAYOUT="\"$root/c_tests/abi_layout.txt\"")
 
+# A program that hangs is a failure; a function of this script calls others, which end.
+limited() {
+    if [ "$(type -t "$1")" = function ]; then "$@"; else timeout 1800 "$@"; fi
+}
+
 # count NAME LOG COMMAND...: runs a test.
 count() {
     local name=$1 log=$2 begin=$SECONDS
     shift 2
-    if timeout 900 "$@" >"$log" 2>&1; then
+    if limited "$@" >"$log" 2>&1; then
         passed=$((passed + 1))
         echo "sanitize.$name passed ($((SECONDS - begin)) s)"
     else
@@ -70,7 +76,7 @@ count() {
 must_see() {
     local name=$1 words=$2 log=$3
     shift 3
-    if ! timeout 900 "$@" >"$log" 2>&1 && grep -q -e "$words" "$log"; then
+    if ! limited "$@" >"$log" 2>&1 && grep -q -e "$words" "$log"; then
         passed=$((passed + 1))
         echo "sanitize.$name: seen: $(grep -m1 -e "$words" "$log" | cut -c1-100)"
     else
@@ -89,16 +95,15 @@ tests_but() {
     done
 }
 
-# library FOLDER SOURCES RUSTFLAGS [ARGUMENT OF CARGO...]: the static library in FOLDER, checks switched on. Not the
-# profile's one unit of code: half the machine would wait.
+# library FOLDER SOURCES RUSTFLAGS [ARGUMENT OF CARGO...]: the static library in FOLDER. Hardly optimised, and without the
+# checks that `cargo test` has anyway: instrumented kernels take the compiler minutes, and access the same memory.
 library() {
     local folder=$1 sources=$2 flags=$3
     shift 3
     (cd "$sources" && RUSTFLAGS=$flags cargo rustc --quiet --locked --lib --profile release-static --crate-type staticlib \
         --target "$target" --target-dir "$folder" --config 'profile.release-static.codegen-units=8' \
-        --config 'profile.release-static.debug="line-tables-only"' \
-        --config 'profile.release-static.debug-assertions=true' \
-        --config 'profile.release-static.overflow-checks=true' "$@")
+        --config 'profile.release-static.opt-level=1' --config 'profile.release-static.debug="line-tables-only"' \
+        "$@")
     static=$folder/$target/release-static/libflash_attention.a
     [ -f "$static" ] || die "$static was not built"
 }
@@ -113,15 +118,13 @@ program() {
         "$source" -o "$out/$kind/bin/$name" "$lib" "$@" "${native[@]}"
 }
 
-# Sources with faults in them, which the variable FA_PLANT chooses from.
+# planted KIND: sources with faults in them, which the variable FA_PLANT chooses from.
 planted() {
-    local copy=$out/planted
+    local copy=$out/$1-planted/sources
     rm -rf "$copy"
     mkdir -p "$copy"
-    cp -r Cargo.toml Cargo.lock build.rs src "$copy"
-    mkdir "$copy/benches" "$copy/examples_rust"
-    # Cargo wants the files that the manifest names.
-    cp -r benches "$copy" && cp -r examples_rust "$copy"
+    # Cargo wants all files that the manifest names.
+    cp -r Cargo.toml Cargo.lock build.rs src benches examples_rust "$copy"
     patch --quiet --directory "$copy" --strip 1 <scripts/sanitize_plants.patch || die "scripts/sanitize_plants.patch does not fit"
     echo "$copy"
 }
@@ -143,15 +146,13 @@ address() {
         count "address.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions "$test")
     done
     [ $prove = 1 ] || return 0
-    library "$out/$kind-planted" "$(planted)" $flags --config 'profile.release-static.opt-level=1'
+    library "$out/$kind-planted" "$(planted $kind)" $flags
     program $kind-planted attention c_tests/attention.c "$static" "${gcc[@]}"
     must_see prove.address.overread 'heap-buffer-overflow' "$out/$kind/plant.log" \
         env FA_PLANT=overread "$out/$kind-planted/bin/attention"
     # Only the three calls for dense arrays allocate.
     program $kind-planted forward c_tests/forward.c "$static" "${gcc[@]}"
     must_see prove.address.leak 'LeakSanitizer' "$out/$kind/plant.log" env FA_PLANT=leak "$out/$kind-planted/bin/forward"
-    must_see prove.address.assertion 'internal error in flash_attention' "$out/$kind/plant.log" \
-        env FA_PLANT=assertion "$out/$kind-planted/bin/attention"
     # The same program has no other fault.
     count prove.address.nothing "$out/$kind/plant.log" env FA_PLANT=nothing "$out/$kind-planted/bin/attention"
 }
@@ -208,7 +209,7 @@ leak() {
 
 # The faulty sources without a sanitizer.
 plain_planted() {
-    library "$out/planted-plain" "$(planted)" "" --config 'profile.release-static.opt-level=1'
+    library "$out/plain-planted" "$(planted plain)" ""
 }
 
 # ---- thread ----
@@ -223,12 +224,11 @@ std_sources() {
     local temp libs llvm file lib
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends patch libedit2 libxml2 libz3-4 >/dev/null
-    libs=$(apt-cache depends rustc-web | grep -o 'libstd-rust-web-[0-9.]*$' | head -1)
-    [ -n "$libs" ] || libs=$(apt-cache show libstd-rust-web-dev | sed -n 's/^Depends:.*\(libstd-rust-web-[0-9.]*\) .*/\1/p' | sort -V | tail -1)
+    libs=$(apt-cache show libstd-rust-web-dev | sed -n 's/^Depends:.*\(libstd-rust-web-[0-9.]*\) .*/\1/p' | sort -V | tail -1)
     llvm=$(apt-cache depends "$libs" | grep -o 'libllvm[0-9]*' | head -1)
     temp=$(mktemp -d)
     chmod 755 "$temp"
-    (cd "$temp" && apt-get download -qq rustc-web rust-web-src libstd-rust-web-dev "$libs" "$llvm")
+    (cd "$temp" && apt-get download -qq -o APT::Sandbox::User=root rustc-web rust-web-src libstd-rust-web-dev "$libs" "$llvm")
     rm -rf "$std"
     mkdir -p "$std"
     for file in "$temp"/*.deb; do dpkg-deb -x "$file" "$std"; done
@@ -258,8 +258,7 @@ thread() {
         count "thread.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions "$test")
     done
     if [ $prove = 1 ]; then
-        RUSTC=$std/rustc library "$out/$kind-planted" "$(planted)" $flags -Zbuild-std=std,panic_abort \
-            --config 'profile.release-static.opt-level=1'
+        RUSTC=$std/rustc library "$out/$kind-planted" "$(planted $kind)" $flags -Zbuild-std=std,panic_abort
         thread_program "$kind-planted" pools "$static"
         must_see prove.thread.race 'data race' "$out/$kind/plant.log" env FA_PLANT=race "$out/$kind-planted/bin/pools"
     fi
@@ -298,10 +297,65 @@ valgrind_() {
 memory() {
     local kind=memory
     std_sources
-    # C compilers here have no such runtime, and what C has written would count as uninitialised: so Rust's tests.
-    local run=(env RUSTC="$std/rustc" RUSTFLAGS="-Zsanitizer=memory -Zsanitizer-memory-track-origins" cargo test --quiet --locked
-        -Zbuild-std --target "$target" --target-dir "$out/$kind")
-    count memory.rust_api "$out/$kind.log" "${run[@]}" --test rust_api --test memory
+    # C compilers here have no such runtime, and what C has written would count as uninitialised: so a Rust test, in
+    # which all that runs is instrumented. Its workspaces are as they were allocated, and it looks at every output.
+    local isa flags="-Zsanitizer=memory -Zsanitizer-memory-track-origins"
+    mkdir -p "$out/$kind"
+    for isa in scalar avx2 avx512 avx512vnni avx512bf16; do
+        FA_MAX_ISA=$isa count "memory.rust_api.$isa" "$out/$kind/$isa.log" rust_test $kind "$root" "$flags" rust_api
+    done
+    [ $prove = 1 ] || return 0
+    FA_PLANT=uninitialised must_see prove.memory 'use-of-uninitialized-value' "$out/$kind/plant.log" \
+        rust_test $kind-planted "$(planted $kind)" "$flags" rust_api
+}
+
+# rust_test KIND SOURCES FLAGS TEST: a test in tests/, instrumented, with the standard library. In a package of its own,
+# since cargo would build all that the project's other tests and benches need.
+rust_test() {
+    local crate=$out/$1/crate
+    mkdir -p "$crate/src"
+    touch "$crate/src/lib.rs"
+    cat >"$crate/Cargo.toml" <<END
+[package]
+name = "instrumented"
+version = "0.0.0"
+edition = "2024"
+[dependencies]
+flash_attention = { path = "$2" }
+$(grep '^half = ' Cargo.toml)
+[profile.test]
+opt-level = 1
+debug = "line-tables-only"
+debug-assertions = false
+overflow-checks = false
+[[test]]
+name = "$4"
+path = "$root/tests/$4.rs"
+[workspace]
+END
+    cp Cargo.lock "$crate"
+    (cd "$crate" && cargo update --quiet --workspace --offline \
+        && RUSTC=$std/rustc RUSTFLAGS=$3 cargo test --quiet --locked -Zbuild-std --target "$target" --test "$4")
+}
+
+# ---- debug ----
+
+# Whether cargo builds every target of ours for tests with both kinds of checks, whatever it optimises.
+is_checked() {
+    cargo test --locked --unit-graph -Z unstable-options "$@" | python3 -c '
+import json, sys
+units = [u for u in json.load(sys.stdin)["units"] if "flash_attention" in u["pkg_id"] and u["mode"] != "run-custom-build"]
+loose = {u["target"]["name"] for u in units if not (u["profile"]["debug_assertions"] and u["profile"]["overflow_checks"])}
+sys.exit(f"without checks: {loose}" if loose or len(units) < 20 else 0)'
+}
+
+debug() {
+    local kind=debug
+    mkdir -p "$out/$kind"
+    count debug.profile "$out/$kind/profile.log" is_checked
+    count debug.tests "$out/$kind/tests.log" cargo test --locked --no-fail-fast
+    [ $prove = 1 ] || return 0
+    must_see prove.debug 'without checks' "$out/$kind/plant.log" is_checked --release
 }
 
 for kind in "${kinds[@]}"; do
