@@ -30,8 +30,8 @@ for argument in "$@"; do
 done
 [ ${#kinds[@]} -gt 0 ] || kinds=(address undefined)
 case " ${kinds[*]} " in
-*" valgrind "*) . scripts/setup.sh patch valgrind ;;
-*) . scripts/setup.sh patch ;;
+*" valgrind "*) . scripts/setup.sh cmake patch valgrind ;;
+*) . scripts/setup.sh cmake patch ;;
 esac
 
 # Sanitizers are unstable options of a compiler that has them all the same, and brings their runtimes.
@@ -170,7 +170,7 @@ undefined() {
     # they read may not.
     local gcc=(-fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all)
     # The Rust side is the one that is released: what C can do wrong is on the C side.
-    plain "$root"
+    plain
     local lib=$static
     for test in $(tests_but memory starved small_stack openmp isa_env fork dlopen reload copies load quiet); do
         program $kind "$test" "c_tests/$test.c" "$lib" "${gcc[@]}"
@@ -185,17 +185,18 @@ undefined() {
     must_see prove.undefined.overflow 'signed integer overflow' "$out/$kind/plant.log" "$out/$kind/bin/planted"
 }
 
-# plain SOURCES: the static library as it is released, which CMake builds, too.
+# The static library that is released, as CMake builds it.
 plain() {
+    cmake -S "$root" -B "$root/build" >/dev/null
+    cmake --build "$root/build" --target flash_attention_cargo_static >/dev/null
     static=$root/build/cargo/release-static/libflash_attention.a
-    (cd "$1" && cargo rustc --quiet --locked --lib --profile release-static --crate-type staticlib --target-dir "$root/build/cargo")
 }
 
 # ---- leak ----
 
 leak() {
     local kind=leak test
-    plain "$root"
+    plain
     local lib=$static
     for test in threads pools callers determinism attention forward quantize; do
         program $kind "$test" "c_tests/$test.c" "$lib" -fsanitize=leak
@@ -278,7 +279,7 @@ thread_program() {
 valgrind_() {
     local kind=valgrind test
     local memcheck=(valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite)
-    plain "$root"
+    plain
     local lib=$static
     # Those that are not minutes long at a fiftieth of the speed.
     for test in version abi refusals attention_refusals mxcsr attention; do
