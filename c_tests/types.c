@@ -365,9 +365,11 @@ static void compare(const char *what, const fa_attention *a, const struct want *
 
 /* Whether scales are shared by rows at least (by heads, if `heads`), and there are no zeros. */
 static bool is_coarse(const fa_tensor *t, bool heads) {
-    const fa_quant *g = t->quant;
-    if (g == NULL) return true;
-    return g->zero == NULL && g->stride[3] == 0 && (!heads || g->stride[2] == 0);
+    fa_quant g;
+    if (t->quant == NULL) return true;
+    /* At an odd address, where C must not look itself. */
+    memcpy(&g, t->quant, sizeof g);
+    return g.zero == NULL && g.stride[3] == 0 && (!heads || g.stride[2] == 0);
 }
 
 /* What fa_attention_check says: which tensors become f32, and from what, or else which family computes. */
@@ -419,7 +421,9 @@ static enum family family_of(const fa_attention *a, const char *isa, bool precis
         return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
     if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
     /* Pages may have scales of their own. */
-    bool is_paged = a->block_table != NULL && a->v.quant != NULL && a->v.quant->stride[0] != 0;
+    fa_quant g = {0};
+    if (a->v.quant != NULL) memcpy(&g, a->v.quant, sizeof g);
+    bool is_paged = a->block_table != NULL && g.stride[0] != 0;
     if (rank == 0 || is_paged || !is_coarse(&a->k, false) || !is_coarse(&a->v, true)) return IN_FLOAT;
     return !precise && a->len_q != 1 && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
 }

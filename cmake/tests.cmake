@@ -90,12 +90,19 @@ if(FA_BUILD_TESTS)
         continue()
       endif()
       fa_test(${target} ${target})
+      if(target MATCHES "^determinism[.]")
+        # It keeps the machine busy on purpose, and others may, too.
+        set_tests_properties(${target} PROPERTIES TIMEOUT 600)
+      endif()
       if(target MATCHES "^forward[.]")
         fa_test(${target}.avx2 ${target} FA_MAX_ISA=avx2)
         fa_test(${target}.scalar ${target} FA_MAX_ISA=scalar)
       endif()
     endforeach()
   endforeach()
+
+  # Runs as long as it is told to: scripts/soak.sh.
+  fa_programs(soak c_tests "" SOURCES c_tests/soak/soak.c)
 
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
