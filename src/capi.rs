@@ -10,6 +10,7 @@ pub mod attention;
 pub mod config;
 mod describe;
 pub mod forward;
+mod gate;
 pub mod isa;
 pub mod merge;
 pub mod pool;
