@@ -90,6 +90,8 @@ if(FA_BUILD_TESTS)
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
     "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi_layout.txt")
+  add_test(NAME refusals.complete COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
+    "${header}" $<TARGET_FILE:attention_refusals.shared> $<TARGET_FILE:refusals.shared> $<TARGET_FILE:quantize.shared>)
   add_test(NAME readme COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_readme.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
 

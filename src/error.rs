@@ -146,9 +146,14 @@ impl Refusal {
         Fact { is: Some(Value::Real(is)), ..Refusal::of(what, 0) }
     }
 
-    /// One about something that is no number: `what`, and what is wrong with it.
+    /// The same of something that is no number.
+    pub fn of_thing(what: &'static str) -> Fact {
+        Fact { is: None, ..Refusal::of(what, 0) }
+    }
+
+    /// One about such a thing, and what is wrong with it.
     pub fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
-        Fact { is: None, ..Refusal::of(what, 0) }.but(error, but)
+        Refusal::of_thing(what).but(error, but)
     }
 
     /// One about a tensor.

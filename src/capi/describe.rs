@@ -19,25 +19,31 @@ pub(super) unsafe fn read(a: *const fa_attention) -> Result<fa_attention, Refusa
     unsafe { sized(a) }
 }
 
+/// Refuses a size that is not that of any version of a structure, of which this one knows the beginning: a wild
+/// number must not lead us through memory.
+pub(super) fn check_size<T>(size: usize) -> Result<(), Refusal> {
+    let known = size_of::<T>();
+    let fact = Refusal::of("struct_size", i64::try_from(size).unwrap_or(i64::MAX));
+    match size {
+        _ if size < known => Err(fact.against(Error::StructSize, "less than this version's", known as i64)),
+        // More than any version will have.
+        _ if size > known + 4096 => Err(fact.but(Error::StructSize, "not of any version")),
+        _ => Ok(()),
+    }
+}
+
 /// Copies a structure that begins with its size.
 ///
 /// # Safety
 /// `from` is readable for as many bytes as it says first; what is there is a `T`.
 pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
-    let known = size_of::<T>();
     // SAFETY: the first field is there whatever the version; no alignment is assumed.
     let size = unsafe { from.cast::<usize>().read_unaligned() };
-    let fact = Refusal::of("struct_size", size as i64);
-    if size < known {
-        return Err(fact.against(Error::StructSize, "less than this version's", known as i64));
-    }
-    // More than any version will have: a wild number must not lead us through memory.
-    if size > known + 4096 {
-        return Err(fact.but(Error::StructSize, "not of any version"));
-    }
-    for i in known..size {
+    check_size::<T>(size)?;
+    for i in size_of::<T>()..size {
         // SAFETY: below the size.
         if unsafe { from.cast::<u8>().wrapping_add(i).read() } != 0 {
+            let fact = Refusal::of("struct_size", size as i64);
             return Err(fact.but(Error::StructSize, "fields of a later version are set"));
         }
     }
@@ -123,21 +129,19 @@ pub(super) unsafe fn problem<'a>(
 
 /// Fields that mean nothing yet.
 fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
-    let tensors = [("q", &a.q), ("k", &a.k), ("v", &a.v), ("o", &a.o), ("mask", &a.mask)];
-    let reserved = tensors.map(|(what, tensor)| (what, i64::from(tensor.reserved)));
-    for (what, value) in reserved {
-        if value != 0 {
-            return Err(Refusal::of(what, value).but(Error::Reserved, "its field reserved must be 0"));
-        }
+    let fields = [
+        ("q.reserved", i64::from(a.q.reserved)),
+        ("k.reserved", i64::from(a.k.reserved)),
+        ("v.reserved", i64::from(a.v.reserved)),
+        ("o.reserved", i64::from(a.o.reserved)),
+        ("mask.reserved", i64::from(a.mask.reserved)),
+        ("flags", i64::from(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE))),
+        ("reserved0", i64::from(a.reserved0)),
+    ];
+    match fields.into_iter().find(|&(_, value)| value != 0) {
+        None => Ok(()),
+        Some((what, value)) => Err(Refusal::of(what, value).but(Error::Reserved, "unknown, must be 0")),
     }
-    for (what, value) in
-        [("flags", a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE)), ("reserved0", a.reserved0)]
-    {
-        if value != 0 {
-            return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "unknown, must be 0"));
-        }
-    }
-    Ok(())
 }
 
 /// The page table of `batch` sequences of up to `len_kv` keys, if there is one.
@@ -184,7 +188,7 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
             let fact = Refusal::of("mask.dtype", i64::from(a.mask.dtype));
             return Err(fact.but(Error::Dtype, "neither FA_DTYPE_F32, _F16, _BF16 nor FA_DTYPE_BOOL8"));
         }
-        unquantised("mask.dtype", &a.mask)?;
+        unquantised("mask.quant", &a.mask)?;
         let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
         // SAFETY: the caller's contract.
         Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask", &layout))? })
@@ -381,17 +385,17 @@ pub(super) fn layout(
         return Err(fact.against(Error::Shape, but, dtype.block() as i64));
     }
     if dtype != Dtype::I8 {
-        unquantised(names.dtype, tensor)?;
+        unquantised(names.quant, tensor)?;
     }
     layout_of(dtype, names.stride, tensor, extent, dim)
 }
 
-fn unquantised(dtype_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
+fn unquantised(quant_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
     if tensor.quant.is_null() {
         return Ok(());
     }
-    let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
-    Err(fact.but(Error::Dtype, "quant is set, but the numbers are not quantised"))
+    let but = "set, but the numbers are not quantised, dtype";
+    Err(Refusal::of_thing(quant_name).against(Error::Dtype, but, i64::from(tensor.dtype)))
 }
 
 /// # Safety
@@ -439,7 +443,10 @@ pub(super) fn places(names: &Names, quant: &fa_quant, layout: &Layout) -> Result
         group(names.group_tokens, group_tokens, stride[2])?,
         group(names.group_dims, group_dims, stride[3])?,
     ];
-    let len = Quant::len(stride, group, layout).map_err(about(names.quant, layout))?;
+    let len = Quant::len(stride, group, layout).map_err(|error| {
+        let axis = (0..4).max_by_key(|&axis| stride[axis]).unwrap_or(0);
+        Refusal::of(names.quant_stride, quant.stride[axis]).at(axis).but(error, TOO_MUCH)
+    })?;
     Ok(Places { stride, group, len })
 }
 
