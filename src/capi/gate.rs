@@ -8,27 +8,27 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Calls with a caller's pool at the same time. Those beyond get none, and compute on their own thread.
 const GATES: usize = 256;
 
-/// Bits of a state: how many are inside, whether more are let in, whether some call has the gate; above them the
-/// number of that call.
-const INSIDE: u64 = (1 << 16) - 1;
-const OPEN: u64 = 1 << 16;
-const TAKEN: u64 = 1 << 17;
-const CALL: u32 = 18;
+/// Bits of a state: how many are inside (more than any call has tasks), whether more are let in, whether some call has
+/// the gate; above them the number of that call.
+const INSIDE: usize = (1 << 9) - 1;
+const OPEN: usize = 1 << 9;
+const TAKEN: usize = 1 << 10;
+const CALL: u32 = 11;
 
 /// A gate; on a cache line of its own, as its neighbours are other calls'.
 #[repr(align(64))]
 struct Gate {
-    state: AtomicU64,
+    state: AtomicUsize,
     to: AtomicPtr<c_void>,
 }
 
 static ALL: [Gate; GATES] =
-    [const { Gate { state: AtomicU64::new(0), to: AtomicPtr::new(ptr::null_mut()) } }; GATES];
+    [const { Gate { state: AtomicUsize::new(0), to: AtomicPtr::new(ptr::null_mut()) } }; GATES];
 
 /// Where to look for a free one first: behind the one that was taken last.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -55,17 +55,17 @@ pub(super) fn open<T: Sync>(to: &T) -> Option<Open<'_, T>> {
 fn take(gate: usize) -> bool {
     let state = &ALL[gate].state;
     let free = state.load(Ordering::Relaxed);
-    // Numbers begin with 1, so that no argument is NULL, and again after 2^46 calls.
-    let call = (free >> CALL).wrapping_add(1).max(1) << CALL;
-    free & TAKEN == 0
-        && state.compare_exchange(free, call | TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    // Numbers begin with 1, so that no argument is NULL, and again after 2^53 calls (2^21 on machines with 32 bits).
+    let call = ((free >> CALL) + 1) & (usize::MAX >> CALL);
+    let taken = (call.max(1) << CALL) | TAKEN;
+    free & TAKEN == 0 && state.compare_exchange(free, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
 }
 
 impl<T> Open<'_, T> {
-    /// What [`enter`] wants: as much of the call's number as there is room for, and the gate's.
+    /// What [`enter`] wants: the call's number and the gate's.
     pub(super) fn arg(&self) -> *mut c_void {
         let call = ALL[self.gate].state.load(Ordering::Relaxed) >> CALL;
-        ptr::without_provenance_mut((call as usize).wrapping_mul(GATES) | self.gate)
+        ptr::without_provenance_mut(call * GATES + self.gate)
     }
 }
 
@@ -88,16 +88,13 @@ impl<T> Drop for Open<'_, T> {
 pub(super) unsafe fn enter<T: Sync>(arg: *mut c_void, what: impl FnOnce(&T)) {
     let Gate { state, to } = &ALL[arg.addr() % GATES];
     let call = arg.addr() / GATES;
-    let lets_in = |now: u64| {
-        // The number has lost the bits for which an argument has no room.
-        let same = (now >> CALL) as usize & usize::MAX / GATES == call;
-        (same && now & OPEN != 0 && now & INSIDE < INSIDE).then_some(now + 1)
-    };
+    let lets_in =
+        |now: usize| (now >> CALL == call && now & OPEN != 0 && now & INSIDE < INSIDE).then_some(now + 1);
     if state.fetch_update(Ordering::Acquire, Ordering::Relaxed, lets_in).is_err() {
         return;
     }
     /// Leaves, also if `what` panics.
-    struct Inside(&'static AtomicU64);
+    struct Inside(&'static AtomicUsize);
     impl Drop for Inside {
         fn drop(&mut self) {
             self.0.fetch_sub(1, Ordering::Release);
@@ -111,9 +108,17 @@ pub(super) unsafe fn enter<T: Sync>(arg: *mut c_void, what: impl FnOnce(&T)) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::time::Duration;
 
     use super::*;
+
+    /// Held by each of these tests, one of which takes all gates.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    fn alone() -> MutexGuard<'static, ()> {
+        ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// How often a count was reached through a gate.
     fn knock(arg: *mut c_void) {
@@ -123,6 +128,7 @@ mod tests {
 
     #[test]
     fn a_closed_gate_lets_nobody_in() {
+        let _alone = alone();
         let count = AtomicUsize::new(0);
         let gate = open(&count).expect("a gate");
         let arg = gate.arg();
@@ -141,7 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn there_are_only_so_many() {
+        let _alone = alone();
+        // Other tests may hold some.
+        let count = AtomicUsize::new(0);
+        let held: Vec<_> = std::iter::from_fn(|| open(&count)).collect();
+        assert!(held.len() > GATES / 2 && held.len() <= GATES);
+        drop(held);
+        assert!(open(&count).is_some());
+    }
+
+    #[test]
     fn closing_waits_for_who_is_inside() {
+        let _alone = alone();
         for _ in 0..20 {
             let (entered, left) = (AtomicBool::new(false), AtomicBool::new(false));
             std::thread::scope(|scope| {
@@ -169,6 +187,7 @@ mod tests {
 
     #[test]
     fn who_panics_inside_leaves() {
+        let _alone = alone();
         let count = AtomicUsize::new(0);
         let gate = open(&count).expect("a gate");
         let arg = gate.arg().addr();

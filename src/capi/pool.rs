@@ -46,6 +46,8 @@ pub struct fa_pool {
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
 ///         where the system grants fewer than asked for, the pool has fewer)
 ///
+/// Calls on the pool allocate, here and nowhere else, its bookkeeping: see fa_scratch_bytes.
+///
 /// Thread-safe; so is the pool. A child process after fork() must make its own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) -> fa_status {
