@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "check.h"
@@ -119,6 +120,25 @@ static void on_others(void *ctx, size_t n, fa_task task, void *arg) {
     if (pthread_create(&leader, NULL, lead, &crew) == 0) pthread_join(leader, NULL);
 }
 
+static void beyond_the_end(void *ctx, size_t n, fa_task task, void *arg) {
+    ++*(atomic_int *)ctx;
+    for (size_t i = 0; i < n; i++) task(arg, n + i);
+    task(arg, SIZE_MAX);
+}
+
+static void all_and_beyond(void *ctx, size_t n, fa_task task, void *arg) {
+    in_order(ctx, n, task, arg);
+    beyond_the_end(ctx, n, task, arg);
+}
+
+/* Refuses twice, then works. */
+static void refuses_twice(void *ctx, size_t n, fa_task task, void *arg) {
+    if (++*(atomic_int *)ctx > 2) in_order(ctx, n, task, arg);
+}
+
+/* Calls the library itself before it makes its calls, and in between. */
+static void calls_the_library(void *ctx, size_t n, fa_task task, void *arg);
+
 typedef void (*parallel_for)(void *, size_t, fa_task, void *);
 static const struct {
     const char *name;
@@ -129,6 +149,8 @@ static const struct {
     {"none", none},                   {"each twice", each_twice},
     {"on threads", on_threads},       {"twice on threads", twice_on_threads},
     {"on other threads", on_others},  {"NULL", NULL},
+    {"beyond the end", beyond_the_end}, {"all and beyond", all_and_beyond},
+    {"refuses twice", refuses_twice}, {"calls the library", calls_the_library},
 };
 
 static int32_t width_0(void *ctx) { return (void)ctx, 0; }
@@ -137,6 +159,18 @@ static int32_t width_1(void *ctx) { return (void)ctx, 1; }
 static int32_t width_4(void *ctx) { return (void)ctx, 4; }
 static int32_t width_100000(void *ctx) { return (void)ctx, 100000; }
 static int32_t width_min(void *ctx) { return (void)ctx, INT32_MIN; }
+
+static void calls_the_library(void *ctx, size_t n, fa_task task, void *arg) {
+    ++*(atomic_int *)ctx;
+    atomic_int calls = 0;
+    fa_pool pool = {.struct_size = sizeof pool, .ctx = &calls, .width = width_4, .parallel_for = in_reverse};
+    bool good = runs(NULL, 1);
+    for (size_t i = 0; i < n; i++) {
+        task(arg, i);
+        if (i % 2 == 0) good &= runs(&pool, 4);
+    }
+    CHECK(good, "a call from within a pool");
+}
 
 /* Widths, and what the library must make of them. */
 static const struct {
@@ -162,6 +196,92 @@ static void pools_of_the_callers(void) {
         void *more;
     } later = {.pool = {.struct_size = sizeof later, .parallel_for = NULL}, .more = NULL};
     CHECK(runs(&later.pool, 1), "a larger structure");
+}
+
+/* ---- Pools that return too early. ---- */
+
+/* A call that a pool was asked for, to be made whenever the test likes. */
+struct kept {
+    fa_task task;
+    void *arg;
+    size_t n;
+    atomic_int begun;
+    pthread_t threads[4];
+    int threads_made;
+};
+
+static void keeps_for_later(void *ctx, size_t n, fa_task task, void *arg) {
+    struct kept *kept = ctx;
+    kept->n = n, kept->task = task, kept->arg = arg;
+}
+
+static void makes_one_and_keeps_the_others(void *ctx, size_t n, fa_task task, void *arg) {
+    keeps_for_later(ctx, n, task, arg);
+    if (n > 0) task(arg, 0);
+}
+
+static void *begin(void *argument) {
+    struct kept *kept = argument;
+    atomic_fetch_add(&kept->begun, 1);
+    for (size_t i = 0; i < kept->n; i++) kept->task(kept->arg, i);
+    return NULL;
+}
+
+/* Returns when its threads have begun, in the midst of their calls. */
+static void leaves_them_running(void *ctx, size_t n, fa_task task, void *arg) {
+    struct kept *kept = ctx;
+    keeps_for_later(ctx, n, task, arg);
+    kept->begun = 0;
+    for (kept->threads_made = 0; kept->threads_made < 4; kept->threads_made++) {
+        if (pthread_create(&kept->threads[kept->threads_made], NULL, begin, kept) != 0) break;
+    }
+    while (kept->begun < kept->threads_made) sched_yield();
+}
+
+/* Calls that come when everything of the call is gone, and when others have come after it. */
+static void too_late(parallel_for way, const char *name) {
+    struct kept kept = {.n = 0}, old = {.n = 0};
+    fa_pool pool = {.struct_size = sizeof pool, .ctx = &kept, .width = width_4, .parallel_for = way};
+    float *o = need(O_SIZE * 4), *lse = need(LSE_SIZE * 4);
+    for (int round = 0; round < 12; round++) {
+        fa_attention a = problem(o, lse);
+        size_t bytes = 0;
+        CHECK(fa_attention_workspace(&a, 4, &bytes) == FA_OK, "workspace");
+        unsigned char *ws = need(bytes);
+        memset(o, 0xff, O_SIZE * 4);
+        fa_status status = fa_attention_run(&a, ws, bytes, &pool);
+        CHECK(status == FA_OK && same_bits(o, want, O_SIZE), "%s: %s", name, fa_status_string(status));
+        CHECK(kept.n > 1, "%s was not asked", name);
+        /* Late calls of this one and of an older one. */
+        memset(o, 0xa5, O_SIZE * 4), memset(lse, 0xa5, LSE_SIZE * 4), memset(ws, 0xa5, bytes);
+        for (size_t i = 0; i < 2 * kept.n; i++) {
+            kept.task(kept.arg, i);
+            if (old.n > 0) old.task(old.arg, i);
+        }
+        bool same = true;
+        for (size_t i = 0; i < O_SIZE * 4; i++) same &= ((unsigned char *)o)[i] == 0xa5;
+        for (size_t i = 0; i < LSE_SIZE * 4; i++) same &= ((unsigned char *)lse)[i] == 0xa5;
+        for (size_t i = 0; i < bytes; i++) same &= ws[i] == 0xa5;
+        CHECK(same, "%s: a late call has written", name);
+        if (round == 0) old.n = kept.n, old.task = kept.task, old.arg = kept.arg;
+        free(ws);
+    }
+    free(o), free(lse);
+}
+
+static void left_running(void) {
+    struct kept kept = {.n = 0};
+    fa_pool pool = {.struct_size = sizeof pool, .ctx = &kept, .width = width_4, .parallel_for = leaves_them_running};
+    for (int round = 0; round < 20; round++) {
+        CHECK(runs(&pool, 4), "a pool that leaves its threads running");
+        while (kept.threads_made > 0) pthread_join(kept.threads[--kept.threads_made], NULL);
+    }
+}
+
+static void pools_that_return_too_early(void) {
+    too_late(keeps_for_later, "keeps all");
+    too_late(makes_one_and_keeps_the_others, "keeps all but one");
+    left_running();
 }
 
 /* ---- The library's. ---- */
@@ -223,6 +343,7 @@ static void under_one_isa(void) {
     CHECK(fa_attention_run(&a, ws, bytes, NULL) == FA_OK, "NULL pool");
     free(ws);
     pools_of_the_callers();
+    pools_that_return_too_early();
     pools_of_the_librarys();
 }
 

@@ -1,7 +1,7 @@
 /* fa_quantize_i8: what it refuses; that fa_attention_run on its integers is attention on the numbers they stand
  * for, in every granularity; that smoothing keys changes nothing but the errors. */
 
-#include "check.h"
+#include "covered.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -40,6 +40,58 @@ static void fill(void) {
     dst.quant = &quant;
 }
 
+/* What differs from the arguments that `fill` leaves, one line each. */
+static void cover_integer(const char *place, int64_t is, int64_t was, size_t bytes, fa_status status) {
+    if (is == was) return;
+    covered(place, kind_of_integer(is, bytes), status);
+    if (status == FA_ERR_STRIDE && is >= 0) covered(place, "small", status);
+}
+
+static void cover_pointer(const char *place, const void *is, const void *was, fa_status status) {
+    if (is != was) covered(place, status == FA_ERR_OVERLAP ? "overlap" : kind_of_pointer(is), status);
+}
+
+static void cover_tensor(const char *name, const fa_tensor *is, const fa_tensor *was, fa_status status) {
+    char place[60];
+#define PLACE(...) (snprintf(place, sizeof place, __VA_ARGS__), place)
+    cover_pointer(PLACE("fa_quantize_i8(%s).data", name), is->data, was->data, status);
+    for (int i = 0; i < 3; i++) {
+        cover_integer(PLACE("fa_quantize_i8(%s).stride[%d]", name, i), is->stride[i], was->stride[i], 8, status);
+    }
+    cover_integer(PLACE("fa_quantize_i8(%s).dtype", name), is->dtype, was->dtype, 4, status);
+    cover_integer(PLACE("fa_quantize_i8(%s).reserved", name), is->reserved, was->reserved, 4, status);
+    cover_pointer(PLACE("fa_quantize_i8(%s).quant", name), is->quant, was->quant, status);
+}
+
+static void cover_quant(const fa_quant *is, const fa_quant *was, fa_status status) {
+    static const char *const name = "fa_quantize_i8(dst).quant";
+    char place[60];
+    cover_pointer(PLACE("%s.scale", name), is->scale, was->scale, status);
+    cover_pointer(PLACE("%s.zero", name), is->zero, was->zero, status);
+    for (int i = 0; i < 4; i++) {
+        cover_integer(PLACE("%s.stride[%d]", name, i), is->stride[i], was->stride[i], 8, status);
+    }
+    cover_integer(PLACE("%s.group_tokens", name), is->group_tokens, was->group_tokens, 4, status);
+    cover_integer(PLACE("%s.group_dims", name), is->group_dims, was->group_dims, 4, status);
+}
+
+static void cover_call(const fa_tensor *from, int64_t batch, int64_t heads, int64_t tokens, int64_t dim,
+                       const float *smooth, const fa_tensor *to, fa_status status) {
+    fa_tensor was[] = {src, dst};
+    fa_quant quant_was = quant;
+    cover_pointer("fa_quantize_i8(src)", from, &src, status);
+    cover_pointer("fa_quantize_i8(dst)", to, &dst, status);
+    if (smooth == NULL) covered("fa_quantize_i8(smooth)", "NULL", FA_OK);
+    if (smooth != NULL && status == FA_ERR_OVERLAP) cover_pointer("fa_quantize_i8(smooth)", smooth, arena.smooth, status);
+    cover_integer("fa_quantize_i8(batch)", batch, B, 8, status);
+    cover_integer("fa_quantize_i8(heads)", heads, H, 8, status);
+    cover_integer("fa_quantize_i8(tokens)", tokens, LEN, 8, status);
+    cover_integer("fa_quantize_i8(dim)", dim, DIM, 8, status);
+    fill();
+    cover_tensor("src", &was[0], &src, status), cover_tensor("dst", &was[1], &dst, status);
+    cover_quant(&quant_was, &quant, status);
+}
+
 /* A call after `edit`, with these arguments, that must have this result and change nothing. */
 #define REFUSES_CALL(want, edit, ...)                                                                      \
     do {                                                                                                   \
@@ -48,6 +100,7 @@ static void fill(void) {
         fa_status status = fa_quantize_i8(__VA_ARGS__);                                                    \
         CHECK(status == want, "%s, %s: %s", #edit, #__VA_ARGS__, fa_status_string(status));                \
         CHECK(memcmp(&arena, &before, sizeof arena) == 0, "%s, %s: memory has changed", #edit, #__VA_ARGS__); \
+        cover_call(__VA_ARGS__, want);                                                                     \
         refused++;                                                                                         \
     } while (0)
 #define REFUSES(want, edit) REFUSES_CALL(want, edit, &src, B, H, LEN, DIM, arena.smooth, &dst)
@@ -57,6 +110,7 @@ static void fill(void) {
         edit;                                                                              \
         fa_status status = fa_quantize_i8(&src, B, H, LEN, DIM, arena.smooth, &dst);       \
         CHECK(status == FA_OK, "%s: %s", #edit, fa_status_string(status));                 \
+        cover_call(&src, B, H, LEN, DIM, arena.smooth, &dst, FA_OK);                       \
     } while (0)
 #define BIT(i) ((int64_t)1 << (i))
 
@@ -94,11 +148,15 @@ static void pointers(void) {
     REFUSES(FA_ERR_NULL, quant.scale = NULL);
     REFUSES(FA_ERR_RESERVED, src.reserved = 1);
     REFUSES(FA_ERR_RESERVED, dst.reserved = INT32_MIN);
+    REFUSES(FA_ERR_RESERVED, src.reserved = -1);
+    REFUSES(FA_ERR_RESERVED, src.reserved = INT32_MAX);
+    REFUSES(FA_ERR_RESERVED, dst.reserved = INT32_MAX);
 }
 
 static void types(void) {
     static const int32_t not_a_source[] = {FA_DTYPE_I8, FA_DTYPE_BOOL8, FA_DTYPE_BOOL8 + 1, -1, INT32_MAX, INT32_MIN};
-    static const int32_t not_a_result[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BF16, FA_DTYPE_BOOL8, 6, -1, 99};
+    static const int32_t not_a_result[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BF16, FA_DTYPE_BOOL8,
+                                           6, -1, 99, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < COUNT(not_a_source); i++) REFUSES(FA_ERR_DTYPE, src.dtype = not_a_source[i]);
     for (size_t i = 0; i < COUNT(not_a_result); i++) REFUSES(FA_ERR_DTYPE, dst.dtype = not_a_result[i]);
     REFUSES_CALL(FA_ERR_DTYPE, src.dtype = FA_DTYPE_Q8_0, &src, B, H, LEN, 32, NULL, &dst);
@@ -141,11 +199,13 @@ static void strides(void) {
     REFUSES(FA_ERR_SHAPE, quant.group_tokens = -1);
     REFUSES(FA_ERR_ZERO_EXTENT, quant.stride[3] = 1; quant.group_dims = 0);
     REFUSES(FA_ERR_SHAPE, quant.stride[3] = 1; quant.group_dims = INT32_MIN);
+    ACCEPTS(quant.group_tokens = INT32_MAX);
     ACCEPTS(quant.group_dims = 0);
     ACCEPTS(quant.stride[2] = 0; quant.group_tokens = INT32_MIN);
 }
 
 static void overlaps(void) {
+    REFUSES(FA_ERR_OVERLAP, src.data = arena.bytes);
     REFUSES(FA_ERR_OVERLAP, dst.data = arena.x);
     REFUSES(FA_ERR_OVERLAP, dst.data = (char *)(arena.x + ELEMENTS) - 1);
     REFUSES(FA_ERR_OVERLAP, dst.data = (char *)arena.x - ELEMENTS + 1);
@@ -167,8 +227,37 @@ static void overlaps(void) {
     CHECK(fa_quantize_i8(&src, B, H, LEN, DIM, arena.x, &dst) == FA_OK, "smoothed by itself");
 }
 
+/* Everything at odd addresses: the same bytes. */
+static void odd_addresses(void) {
+    static struct {
+        unsigned char x[sizeof arena.x + 1], smooth[sizeof arena.smooth + 1], bytes[sizeof arena.bytes + 1];
+        unsigned char scale[sizeof arena.scale + 1], zero[sizeof arena.zero + 1];
+        unsigned char src[sizeof(fa_tensor) + 1], dst[sizeof(fa_tensor) + 1], quant[sizeof(fa_quant) + 1];
+    } odd;
+    static const char *const places[] = {"", ".data", ".quant", ".quant.scale", ".quant.zero"};
+    char place[50];
+    fill();
+    CHECK(fa_quantize_i8(&src, B, H, LEN, DIM, arena.smooth, &dst) == FA_OK, "even addresses");
+    memcpy(odd.x + 1, arena.x, sizeof arena.x), memcpy(odd.smooth + 1, arena.smooth, sizeof arena.smooth);
+    src.data = odd.x + 1, dst.data = odd.bytes + 1;
+    quant.scale = (const float *)(const void *)(odd.scale + 1), quant.zero = (const float *)(const void *)(odd.zero + 1);
+    memcpy(odd.quant + 1, &quant, sizeof quant);
+    dst.quant = (const fa_quant *)(const void *)(odd.quant + 1);
+    memcpy(odd.src + 1, &src, sizeof src), memcpy(odd.dst + 1, &dst, sizeof dst);
+    const void *from = odd.src + 1, *to = odd.dst + 1, *smooth = odd.smooth + 1;
+    CHECK(fa_quantize_i8(from, B, H, LEN, DIM, smooth, to) == FA_OK, "odd addresses");
+    CHECK(memcmp(odd.bytes + 1, arena.bytes, sizeof arena.bytes) == 0, "integers at odd addresses");
+    CHECK(memcmp(odd.scale + 1, arena.scale, ROWS * 4) == 0 && memcmp(odd.zero + 1, arena.zero, ROWS * 4) == 0,
+          "scales at odd addresses");
+    for (size_t i = 0; i < COUNT(places); i++) covered(PLACE("fa_quantize_i8(dst)%s", places[i]), "odd", FA_OK);
+    covered("fa_quantize_i8(src)", "odd", FA_OK), covered("fa_quantize_i8(src).data", "odd", FA_OK);
+    covered("fa_quantize_i8(smooth)", "odd", FA_OK);
+    /* As `fill` leaves them. */
+    covered("fa_quantize_i8(dst).quant.stride[3]", "zero", FA_OK), covered("fa_quantize_i8(src).quant", "NULL", FA_OK);
+}
+
 static void refusals(void) {
-    sizes(), pointers(), types(), strides(), overlaps();
+    sizes(), pointers(), types(), strides(), overlaps(), odd_addresses();
     fill();
     CHECK(fa_limit_isa("avx2") == FA_OK, "a limit");
     CHECK(fa_quantize_i8(&src, B, H, LEN, DIM, NULL, &dst) == FA_OK, "under a limit");
@@ -371,8 +460,10 @@ static void all(void) {
     smoothing();
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    covered_begin(argc, argv);
     refusals();
+    if (print_covered) return check_result();
     for_each_isa(all);
     printf("%d refusals, %d problems\n", refused, problems);
     return check_result();

@@ -3,7 +3,7 @@
 #include <float.h>
 #include <limits.h>
 
-#include "check.h"
+#include "covered.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -97,6 +97,8 @@ static const struct row rows[] = {
      {N(HEADS, BIT(32)), N(LEN_KV, BIT(32))}},
     {"num_heads SIZE_MAX, no elements", MHA | SCRATCH, FA_OK,
      {N(HEADS, SIZE_MAX), N(LEN_Q, 0), N(LEN_KV, 0)}},
+    {"block_size_q 0", ALL, FA_OK, {N(BLOCK_Q, 0)}},
+    {"block_size_kv 0", ALL, FA_OK, {N(BLOCK_KV, 0)}},
     {"block_size_q SIZE_MAX", ALL, FA_OK, {N(BLOCK_Q, SIZE_MAX)}},
     {"block_size_kv SIZE_MAX", ALL, FA_OK, {N(BLOCK_KV, SIZE_MAX)}},
     {"num_threads UINT32_MAX", ALL, FA_OK, {N(NUM_THREADS, UINT32_MAX)}},
@@ -112,6 +114,7 @@ static const struct row rows[] = {
     {"softmax_scale NaN, no keys", COMPUTE, FA_ERR_SOFTMAX_SCALE, {X(SCALE, NAN), N(LEN_KV, 0)}},
     {"softmax_scale 0.69 FLT_MAX", COMPUTE, FA_OK, {X(SCALE, 0.69f * FLT_MAX)}},
     {"softmax_scale 0", COMPUTE, FA_OK, {X(SCALE, 0)}},
+    {"softmax_scale denormal", COMPUTE, FA_OK, {X(SCALE, FLT_MIN / 4)}},
     {"softmax_scale < 0", COMPUTE, FA_OK, {X(SCALE, -1)}},
 
     {"q_scale NaN", I8, FA_ERR_QUANT_SCALE, {X(Q_SCALE, NAN)}},
@@ -128,6 +131,7 @@ static const struct row rows[] = {
     {"a product of 1e30, but q_scale * k_scale 1e60", I8, FA_OK,
      {X(SCALE, 1e-30f), X(Q_SCALE, 1e30f), X(K_SCALE, 1e30f)}},
     {"scales of 0", I8, FA_OK, {X(Q_SCALE, 0), X(K_SCALE, 0), X(V_SCALE, 0)}},
+    {"scales denormal", I8, FA_OK, {X(Q_SCALE, FLT_MIN / 4), X(K_SCALE, FLT_MIN / 4), X(V_SCALE, FLT_MIN / 4)}},
     {"scales < 0", I8, FA_OK, {X(Q_SCALE, -1), X(K_SCALE, -1), X(V_SCALE, -1)}},
 
     {"reserved 1", ALL, FA_ERR_RESERVED, {N(RESERVED, 1)}},
@@ -272,6 +276,33 @@ static fa_status perform(int call, const struct arguments *a) {
     }
 }
 
+/* What a row tries: a refusal counts where one field alone is to blame. */
+static void cover_row(const struct row *row, const char *call) {
+    static const char *const names[] = {
+        [CFG] = "(cfg)", [Q] = "(q)", [K] = "(k)", [V] = "(v)", [OUT] = "(out)", [BYTES] = "(bytes)",
+        [HEAD_DIM] = ".head_dim", [HEADS] = "(num_heads)", [LEN_Q] = "(seq_len_q)", [LEN_KV] = "(seq_len_kv)",
+        [BLOCK_Q] = ".block_size_q", [BLOCK_KV] = ".block_size_kv", [NUM_THREADS] = ".num_threads",
+        [RESERVED] = ".reserved", [DTYPE] = "(dtype)", [SCALE] = ".softmax_scale", [Q_SCALE] = "(q_scale)",
+        [K_SCALE] = "(k_scale)", [V_SCALE] = "(v_scale)", [ON_TAIL_OF_Q] = "(q)", [ON_TAIL_OF_K] = "(k)",
+        [ON_TAIL_OF_V] = "(v)", [ON_HEAD_OF_Q] = "(q)", [ON_HEAD_OF_K] = "(k)", [ON_HEAD_OF_V] = "(v)",
+    };
+    char place[60];
+    for (size_t i = 0; i < COUNT(row->edits) && row->edits[i].field != NOTHING; i++) {
+        struct edit e = row->edits[i];
+        if (row->want != FA_OK && row->edits[1].field != NOTHING) continue;
+        const char *kind = e.field < HEAD_DIM ? "NULL" : e.field < SCALE ? kind_of_integer((int64_t)e.n, 8)
+                           : e.field < ON_TAIL_OF_Q ? kind_of_real(e.x) : "overlap";
+        if (e.field == RESERVED || e.field == NUM_THREADS || e.field == DTYPE) {
+            kind = kind_of_integer((int64_t)(int32_t)(uint32_t)e.n, 4);
+        }
+        snprintf(place, sizeof place, "%s%s", names[e.field][0] == '.' ? "fa_config" : call, names[e.field]);
+        covered(place, kind, row->want);
+        if (e.field < ON_TAIL_OF_Q) continue;
+        snprintf(place, sizeof place, "%s(out)", call);
+        covered(place, kind, row->want);
+    }
+}
+
 static void check_row(const struct row *row, int call, const char *name) {
     struct arguments a = good_arguments(call);
     for (size_t i = 0; i < COUNT(row->edits); i++) apply(&a, row->edits[i]);
@@ -302,6 +333,7 @@ static int check_table(void) {
     for (size_t r = 0; r < COUNT(rows); r++) {
         for (size_t c = 0; c < COUNT(call_names); c++) {
             if ((rows[r].calls & 1 << c) == 0) continue;
+            cover_row(&rows[r], call_names[c]);
             check_row(&rows[r], 1 << c, call_names[c]);
             checked++;
         }
@@ -312,7 +344,14 @@ static int check_table(void) {
 static int check_constructors(void) {
     static fa_status (*const fill[])(fa_config *, size_t) = {
         fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto};
+    static const char *const names[] = {"for_head_dim", "for_long_sequence", "auto"};
     for (size_t i = 0; i < COUNT(fill); i++) {
+        char cfg_argument[50], dim_argument[50];
+        snprintf(cfg_argument, sizeof cfg_argument, "fa_config_%s(cfg)", names[i]);
+        snprintf(dim_argument, sizeof dim_argument, "fa_config_%s(head_dim)", names[i]);
+        covered(cfg_argument, "NULL", FA_ERR_NULL);
+        covered(dim_argument, "zero", FA_ERR_ZERO_EXTENT);
+        covered(dim_argument, "huge", FA_OK);
         fa_config cfg, copy;
         memset(&cfg, 0xa5, sizeof cfg);
         memset(&copy, 0xa5, sizeof copy);
@@ -320,6 +359,15 @@ static int check_constructors(void) {
         CHECK(memcmp(&cfg, &copy, sizeof cfg) == 0, "constructor %zu: cfg has changed", i);
         CHECK(fill[i](NULL, 64) == FA_ERR_NULL, "constructor %zu", i);
         CHECK(fill[i](&cfg, SIZE_MAX) == FA_OK && cfg.head_dim == SIZE_MAX, "constructor %zu", i);
+
+        unsigned char odd[sizeof cfg + 1];
+        void *odd_cfg = odd + 1;
+        CHECK(fill[i](&cfg, 33) == FA_OK && fill[i](odd_cfg, 33) == FA_OK, "constructor %zu", i);
+        memcpy(&copy, odd_cfg, sizeof copy);
+        CHECK(copy.block_size_q == cfg.block_size_q && copy.block_size_kv == cfg.block_size_kv &&
+                  copy.head_dim == 33 && copy.softmax_scale == cfg.softmax_scale,
+              "constructor %zu at an odd address", i);
+        covered(cfg_argument, "odd", FA_OK);
     }
     return 3 * (int)COUNT(fill);
 }
@@ -339,11 +387,37 @@ static int check_isa_names(void) {
         }
     }
     CHECK(fa_limit_isa(NULL) == FA_OK, "taking the cap back");
+    covered("fa_limit_isa(isa)", "NULL", FA_OK);
+    covered("fa_limit_isa(isa)", "unknown", FA_ERR_ISA);
     return checked;
+}
+
+static void cover_odd(const char *call, const char *const *arguments) {
+    char place[60];
+    for (; *arguments != NULL; arguments++) {
+        snprintf(place, sizeof place, "%s(%s)", call, *arguments);
+        covered(place, "odd", FA_OK);
+    }
+}
+
+/* Any integer has a sentence. */
+static int check_status_strings(void) {
+    static const int32_t statuses[] = {INT32_MIN, -1, 0, FA_ERR_PAGE, FA_ERR_PAGE + 1, INT32_MAX};
+    for (size_t i = 0; i < COUNT(statuses); i++) {
+        const char *words = fa_status_string(statuses[i]);
+        CHECK(words != NULL && strlen(words) > 1, "status %d", (int)statuses[i]);
+        bool known = statuses[i] >= 0 && statuses[i] <= FA_ERR_PAGE;
+        CHECK((strstr(words, "unknown") != NULL) == !known, "status %d: %s", (int)statuses[i], words);
+        covered("fa_status_string(status)", kind_of_integer(statuses[i], 4), FA_OK);
+    }
+    return (int)COUNT(statuses);
 }
 
 /* All pointers at odd addresses: the same bits. */
 static void check_misaligned(void) {
+    static const char *const arrays[] = {"cfg", "q", "k", "v", "out", NULL}, *const others[] = {"cfg", "bytes", NULL};
+    for (int call = 0; call < 3; call++) cover_odd(call_names[call], arrays);
+    cover_odd("fa_scratch_bytes", others);
     enum { D = 33, ROWS = 40, KEYS = 70, NQ = ROWS * D, NKV = KEYS * D };
     float *q = random_normal(NQ), *k = random_normal(NKV), *v = random_normal(NKV);
     int8_t q8[NQ], k8[NKV], v8[NKV];
@@ -407,14 +481,16 @@ static void check_odd_bools(void) {
         memset(got, 0xff, sizeof got);
         CHECK(fa_forward_f32(&cfg, q, k, v, LEN, LEN, got) == FA_OK, "causal %u", values[i]);
         CHECK(same_bits(got, causal, ELEMENTS), "causal %u does not count as true", values[i]);
+        covered("fa_config.causal", kind_of_integer(values[i], 1), FA_OK);
         size_t bytes;
         CHECK(fa_scratch_bytes(&cfg, 0, 1, LEN, LEN, &bytes) == FA_OK, "causal %u", values[i]);
     }
     free(q), free(k), free(v);
 }
 
-int main(void) {
-    int checked = check_table() + check_constructors() + check_isa_names();
+int main(int argc, char **argv) {
+    covered_begin(argc, argv);
+    int checked = check_table() + check_constructors() + check_isa_names() + check_status_strings();
     check_misaligned();
     check_odd_bools();
     printf("%d refusals and their neighbours checked\n", checked);

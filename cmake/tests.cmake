@@ -112,6 +112,8 @@ if(FA_BUILD_TESTS)
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
     "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
   add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/abi/changes.py")
+  add_test(NAME refusals.complete COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
+    "${header}" $<TARGET_FILE:attention_refusals.shared> $<TARGET_FILE:refusals.shared> $<TARGET_FILE:quantize.shared>)
   add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
 

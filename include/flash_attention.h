@@ -613,10 +613,14 @@ typedef struct fa_pool {
    */
   int32_t (*width)(void *ctx);
   /**
-   * Calls task(arg, i) once for each i below n, in any order, on any threads (the calling one among
-   * them or not), and returns when all calls have returned. Which thread makes which call does not
-   * matter; tasks never wait for each other. A call that is left out is made up for by the others, one
-   * that is made twice does nothing. NULL = the calling thread makes them.
+   * Calls task(arg, i) once for each i below n, in any order, at the same time or one after another, on any
+   * threads (the calling one among them or not), and returns when all calls have returned. Which thread makes
+   * which call does not matter; tasks never wait for each other. A pool that does otherwise only loses time: a
+   * call that is left out is made up for by the others or by the calling thread, one that is made twice, or with
+   * an i beyond n, finds nothing to do, calls that are under way when it returns are waited for, and those that
+   * come later do nothing. (So a thread must not be ended, or left by longjmp or an exception, in a task.) Nor
+   * must parallel_for and width be left so. Of more than 256 calls with pools at the same time the others use
+   * the calling thread alone. NULL = the calling thread makes them.
    */
   void (*parallel_for)(void *ctx, size_t n, fa_task task, void *arg);
 } fa_pool;
@@ -829,6 +833,8 @@ enum fa_status fa_merge(float *o,
  * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
  *         where the system grants fewer than asked for, the pool has fewer)
  *
+ * Calls on the pool allocate, here and nowhere else, its bookkeeping: see fa_scratch_bytes.
+ *
  * Thread-safe; so is the pool. A child process after fork() must make its own.
  */
 enum fa_status fa_pool_create(int32_t n_threads,
@@ -1008,10 +1014,14 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
  * It grows with the sum of the sizes at most, never with their product, and with the number of
- * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. (Calls with
- * more than one thread allocate about a kilobyte a thread besides, for the pool's bookkeeping, and
- * the first one the pool itself.) Where so much is not to be had, the call tries with the scratch of
- * one thread before it returns FA_ERR_MEMORY.
+ * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so much is
+ * not to be had, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
+ *
+ * Calls with more than one thread take besides, for the pool's bookkeeping, up to 1 KiB a thread and 4 KiB, and the
+ * first one the pool itself, up to 1 MiB a thread. Where that is not to be had, the calling thread works
+ * alone. One thing is left: the allocator is asked first, but if another thread of the process takes that memory
+ * before the bookkeeping does, the process ends (abort). Calls with num_threads = 1, and fa_attention_run with a
+ * NULL pool or the caller's own, have no such moment.
  *
  * @param[in] cfg     not NULL
  * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v

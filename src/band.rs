@@ -14,7 +14,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::part::{Few, Tiles};
+use crate::part::{self, Few, Tiles};
 use crate::problem::{Problem, Sequence, Shape};
 
 /// Query rows of a band, at most: what each keeps besides its keys has to stay in the first-level cache's reach.
@@ -123,6 +123,20 @@ impl<'p> Piece<'p> {
     #[inline(always)]
     pub fn lines(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         (0..self.count()).map(|n| self.line(n))
+    }
+
+    /// Where output row `row` of one of its heads begins.
+    #[inline(always)]
+    pub(crate) fn output(&self, head: usize, row: usize) -> *mut u8 {
+        debug_assert!(self.heads.contains(&head), "head {head} written by who has {:?}", self.heads);
+        part::output(self.problem, &self.sequence, [head, row], 1, &self.rows)
+    }
+
+    /// Where the log-sum-exp of such a row is, if it is wanted.
+    #[inline(always)]
+    pub(crate) fn lse(&self, head: usize, row: usize) -> Option<*mut f32> {
+        debug_assert!(self.heads.contains(&head), "head {head} written by who has {:?}", self.heads);
+        part::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
     /// The keys of a chunk; empty if the sequence has none that are seen.

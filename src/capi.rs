@@ -11,6 +11,7 @@ pub mod attention;
 pub mod config;
 mod describe;
 pub mod forward;
+mod gate;
 pub mod isa;
 pub mod merge;
 pub mod pool;
@@ -117,6 +118,81 @@ mod tests {
         assert_eq!(status, fa_status::FA_OK);
     }
 
+    /// Threads of a caller's: as many as there are tasks.
+    unsafe extern "C" fn threads_of_the_caller(
+        _ctx: *mut std::ffi::c_void,
+        n: usize,
+        task: pool::fa_task,
+        arg: *mut std::ffi::c_void,
+    ) {
+        let (task, arg) = (task.expect("a task"), arg.addr());
+        std::thread::scope(|scope| {
+            for i in 0..n {
+                // SAFETY: the library's task, with what it gave.
+                scope.spawn(move || unsafe { task(std::ptr::without_provenance_mut(arg), i) });
+            }
+        });
+    }
+
+    unsafe extern "C" fn width_of_4(_ctx: *mut std::ffi::c_void) -> i32 {
+        4
+    }
+
+    /// Attention of many parts on a pool, its status and output.
+    fn attend(pool: *const pool::fa_pool) -> (fa_status, Vec<f32>) {
+        const DIM: usize = crate::schedule::planted::DIM;
+        let (rows, x) = (400, vec![0.25f32; 400 * DIM]);
+        let mut out = vec![7.0f32; rows * DIM];
+        let tensor = |data: *const f32| tensor::fa_tensor {
+            data: data.cast_mut().cast(),
+            stride: [0, 0, 4 * DIM as i64],
+            ..tensor::fa_tensor::NONE
+        };
+        let mut a = attention::EMPTY;
+        (a.batch, a.heads_q, a.heads_kv) = (1, 1, 1);
+        (a.len_q, a.len_kv, a.dim_qk, a.dim_v) = (rows as i64, rows as i64, DIM as i64, DIM as i64);
+        (a.q, a.k, a.v, a.o) =
+            (tensor(x.as_ptr()), tensor(x.as_ptr()), tensor(x.as_ptr()), tensor(out.as_ptr()));
+        a.o.data = out.as_mut_ptr().cast();
+        a.block_q = 16;
+        let mut bytes = 0;
+        // SAFETY: tensors of these sizes.
+        let status = unsafe { run::fa_attention_workspace(&a, 4, &mut bytes) };
+        assert_eq!(status, fa_status::FA_OK);
+        let mut ws = vec![0u8; bytes];
+        // SAFETY: as above, and a workspace of the size that was asked for.
+        let status = unsafe { run::fa_attention_run(&a, ws.as_mut_ptr().cast(), bytes, pool) };
+        (status, out)
+    }
+
+    /// One panic in each part in turn, on whatever thread has it: a status, and the next call is right.
+    #[test]
+    fn a_panic_in_the_midst_of_work_becomes_a_status_on_every_kind_of_pool() {
+        let mut made = std::ptr::null_mut();
+        // SAFETY: a place for the pool.
+        assert_eq!(unsafe { pool::fa_pool_create(4, &mut made) }, fa_status::FA_OK);
+        let lent = pool::fa_pool {
+            struct_size: size_of::<pool::fa_pool>(),
+            ctx: std::ptr::null_mut(),
+            width: Some(width_of_4),
+            parallel_for: Some(threads_of_the_caller),
+        };
+        for pool in [std::ptr::null(), made.cast_const(), &raw const lent] {
+            let (status, want) = attend(pool);
+            assert!(status == fa_status::FA_OK && want.iter().all(|&x| x == 0.25), "{status:?}");
+            for after in [0, 1, 2, 5, 9] {
+                crate::schedule::planted::plant(after);
+                let (status, _) = attend(pool);
+                assert_eq!(status, fa_status::FA_ERR_INTERNAL, "after {after}");
+                crate::schedule::planted::plant(usize::MAX);
+                let (status, out) = attend(pool);
+                assert!(status == fa_status::FA_OK && out == want, "after {after}: {status:?}");
+            }
+        }
+        // SAFETY: made above, and nobody uses it.
+        unsafe { pool::fa_pool_destroy(made) };
+    }
+
     /// In a process of its own, whose stderr can be read; the planted panics must not be in it,
     /// a panic outside of `guard` must.
     #[test]
@@ -136,6 +212,7 @@ mod tests {
     fn child_with_caught_panics() {
         a_panic_becomes_a_status();
         a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on();
+        a_panic_in_the_midst_of_work_becomes_a_status_on_every_kind_of_pool();
     }
 
     #[test]

@@ -90,32 +90,75 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// An [`Error`] with the numbers behind it, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Refusal {
     /// The error.
     pub error: Error,
-    fact: Option<Fact>,
+    detail: Option<Detail>,
+}
+
+/// What a sentence is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Detail {
+    Fact(Fact),
+    Tensor(TensorFact),
 }
 
 /// "`what[index] = is: but = limit`", as far as there is each of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fact {
     what: &'static str,
     index: Option<usize>,
-    is: Option<i64>,
+    is: Option<Value>,
     but: &'static str,
     limit: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    Integer(i64),
+    Real(f32),
+}
+
+/// What is wrong with a tensor as a whole, and its sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorFact {
+    /// Its name.
+    pub what: &'static str,
+    /// What is wrong.
+    pub but: &'static str,
+    /// Entries, heads, rows.
+    pub extent: [usize; 3],
+    /// Elements of a row.
+    pub dim: usize,
+    /// Bytes between them.
+    pub stride: [usize; 3],
 }
 
 impl Refusal {
     /// The beginning of one: what is refused, and its value; [`Fact::but`] says why.
     pub fn of(what: &'static str, is: i64) -> Fact {
-        Fact { what, index: None, is: Some(is), but: "", limit: None }
+        Fact { what, index: None, is: Some(Value::Integer(is)), but: "", limit: None }
     }
 
-    /// One about something that is no number: `what`, and what is wrong with it.
+    /// The same of a real number.
+    pub fn of_real(what: &'static str, is: f32) -> Fact {
+        Fact { is: Some(Value::Real(is)), ..Refusal::of(what, 0) }
+    }
+
+    /// The same of something that is no number.
+    pub fn of_thing(what: &'static str) -> Fact {
+        Fact { is: None, ..Refusal::of(what, 0) }
+    }
+
+    /// One about such a thing, and what is wrong with it.
     pub fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
-        Refusal { error, fact: Some(Fact { what, index: None, is: None, but, limit: None }) }
+        Refusal::of_thing(what).but(error, but)
+    }
+
+    /// One about a tensor.
+    pub fn about_tensor(error: Error, fact: TensorFact) -> Refusal {
+        Refusal { error, detail: Some(Detail::Tensor(fact)) }
     }
 }
 
@@ -127,18 +170,18 @@ impl Fact {
 
     /// What the value should be, or is not.
     pub fn but(self, error: Error, but: &'static str) -> Refusal {
-        Refusal { error, fact: Some(Fact { but, ..self }) }
+        Refusal { error, detail: Some(Detail::Fact(Fact { but, ..self })) }
     }
 
     /// The same, as compared to another value, whose name ends `but`.
     pub fn against(self, error: Error, but: &'static str, limit: i64) -> Refusal {
-        Refusal { error, fact: Some(Fact { but, limit: Some(limit), ..self }) }
+        Fact { limit: Some(limit), ..self }.but(error, but)
     }
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
-        Refusal { error, fact: None }
+        Refusal { error, detail: None }
     }
 }
 
@@ -152,18 +195,40 @@ impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Fact { what, index, is, but, limit }) = self.fact else { return self.error.fmt(f) };
+        match &self.detail {
+            None => self.error.fmt(f),
+            Some(Detail::Fact(fact)) => fact.fmt(f),
+            Some(Detail::Tensor(fact)) => fact.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fact { what, index, is, but, limit } = self;
         write!(f, "{what}")?;
         if let Some(index) = index {
             write!(f, "[{index}]")?;
         }
-        if let Some(is) = is {
-            write!(f, " = {is}")?;
+        match is {
+            None => {}
+            Some(Value::Integer(is)) => write!(f, " = {is}")?,
+            Some(Value::Real(is)) => write!(f, " = {is:e}")?,
         }
         write!(f, ": {but}")?;
         if let Some(limit) = limit {
             write!(f, " = {limit}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for TensorFact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TensorFact { what, but, extent: [entries, heads, rows], dim, stride } = self;
+        write!(
+            f,
+            "{what}: {but}: {entries} x {heads} x {rows} rows of {dim} elements, strides {stride:?} bytes"
+        )
     }
 }

@@ -1,7 +1,8 @@
 //! A part: the rows of the output that one thread computes, and nobody else at the same time.
 //!
 //! Disjointness is a property of this file alone: a [`Part`] can only come from a [`Queue`], a
-//! queue borrows its problem exclusively, and it hands out each index once.
+//! queue borrows its problem exclusively, and it hands out each index once. Where an output is written, `output`
+//! says, to whoever shows that the rows are theirs.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,10 +97,60 @@ impl<'p> Part<'p> {
         self.place.rows.clone()
     }
 
+    /// Where output row `row` of this part begins, the first of `rows` that are written.
+    #[inline(always)]
+    pub(crate) fn output(&self, row: usize, rows: usize) -> *mut u8 {
+        output(self.problem, &self.sequence, [self.place.head, row], rows, &self.place.rows)
+    }
+
+    /// Where the log-sum-exp of such a row is, if it is wanted.
+    #[inline(always)]
+    pub(crate) fn lse(&self, row: usize) -> Option<*mut f32> {
+        lse(self.problem, &self.sequence, [self.place.head, row], &self.place.rows)
+    }
+
     /// Where the part is that whoever has this one will probably get next.
     pub fn next(&self) -> Option<&Place> {
         self.next.as_ref()
     }
+}
+
+/// Where a row of the output begins, and as many as `rows` from it on; `own` are those that the caller may write.
+///
+/// The one function that gives addresses to be written: in debug builds all of those rows are proved to be the
+/// caller's, of the sequence, and within the tensor.
+#[inline(always)]
+pub(crate) fn output(
+    problem: &Problem,
+    sequence: &Sequence,
+    [head, row]: [usize; 2],
+    rows: usize,
+    own: &Range<usize>,
+) -> *mut u8 {
+    let last = row + rows - 1;
+    debug_assert!(
+        own.contains(&row) && own.contains(&last),
+        "rows {row} to {last} written by who has {own:?}"
+    );
+    debug_assert!(last < sequence.len_q, "row {last} of a sequence of {}", sequence.len_q);
+    let [entry, at] = problem.query_at(sequence, row);
+    // Within the tensor, as `row` says in debug builds of this one.
+    debug_assert!(at + rows <= problem.o().layout().extent[2], "row {last} beyond the tensor");
+    problem.o().row(entry, head, at)
+}
+
+/// The same of log-sum-exps, one row at a time.
+#[inline(always)]
+pub(crate) fn lse(
+    problem: &Problem,
+    sequence: &Sequence,
+    [head, row]: [usize; 2],
+    own: &Range<usize>,
+) -> Option<*mut f32> {
+    debug_assert!(own.contains(&row), "row {row} written by who has {own:?}");
+    debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
+    let [entry, at] = problem.query_at(sequence, row);
+    problem.lse().map(|lse| lse.row(entry, head, at).cast())
 }
 
 /// How many indices the parts of a problem have, of at most `rows` query rows each.

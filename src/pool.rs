@@ -36,9 +36,16 @@ pub(crate) const MAX_THREADS: usize = 256;
 /// inlined, as in a Rust program that is being debugged, their vectors are copied from frame to frame.
 const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { 512 << 10 };
 
-/// What a call takes from the allocator for each thread, generously. Rayon and std end the process
-/// where there is less.
+/// What a call takes from the allocator for each thread besides the calling one, generously, and for the queue of
+/// tasks, which now and then needs another block of 1.5 KB. Rayon and std end the process where there is less. What is
+/// left open: another thread may take it between our question and theirs.
 const CALL_MEMORY: usize = 1 << 10;
+const QUEUE_MEMORY: usize = 4 << 10;
+
+/// Whether there is memory for a call with `threads` threads besides the calling one.
+fn has_call_memory(threads: usize) -> bool {
+    machine::has_memory(threads * CALL_MEMORY + QUEUE_MEMORY)
+}
 
 /// What making a pool takes for each thread besides its stack, likewise.
 const START_MEMORY: usize = 256 << 10;
@@ -91,8 +98,12 @@ impl Made {
 }
 
 impl Threads for Made {
+    /// The calling thread alone where there is no memory for more.
     fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
-        run_on(&self.0, n, task);
+        match n > 1 && has_call_memory(n - 1) {
+            true => run_on(&self.0, n, task),
+            false => task(),
+        }
     }
 }
 
@@ -119,7 +130,7 @@ fn is_half_made() -> bool {
 
 /// A pool of at least `threads` threads.
 fn pool(threads: usize) -> Option<Arc<ThreadPool>> {
-    if is_half_made() || !machine::has_memory(threads * CALL_MEMORY) {
+    if is_half_made() || !has_call_memory(threads) {
         return None;
     }
     if let Ok(slot) = POOL.try_read()

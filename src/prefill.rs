@@ -212,8 +212,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
 
             for tile in TileIter::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| worth_fetching) {
-                    let [entry, row] = problem.query_at(sequence, row);
-                    fetch(s, problem.o().row(entry, head, row), problem.o().layout().row_bytes());
+                    fetch(s, part.output(row, 1), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
                 if tile.lanes == S::LANES {

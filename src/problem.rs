@@ -106,19 +106,29 @@ impl<'a> Problem<'a> {
             let outputs = [("o", &o), ("lse", &lse)];
             outputs.into_iter().find(|(_, output)| overlap(&input, output)).map(|(name, _)| (name, but))
         };
-        let of_list =
-            |list| hit(list, "shares memory with a list of lengths, pages, slopes, sinks or scales");
+        let none = [0..0, 0..0];
+        let of_quant = |view: &View| view.quant().map_or(none.clone(), Quant::addresses);
         hit(q.addresses(), "shares memory with q")
             .or_else(|| hit(k.addresses(), "shares memory with k"))
             .or_else(|| hit(v.addresses(), "shares memory with v"))
             .or_else(|| hit(logits.mask.as_ref()?.addresses(), "shares memory with mask"))
             .or_else(|| hit(logits.cells.as_ref()?.view.addresses(), "shares memory with block_mask"))
-            .or_else(|| logits.addresses().into_iter().find_map(of_list))
-            .or_else(|| batch.addresses().into_iter().find_map(of_list))
-            // Small calls notice how many there are to look at.
             .or_else(|| {
-                [q, k, v].into_iter().filter_map(|x| x.quant()).flat_map(Quant::addresses).find_map(of_list)
+                let [slopes, sinks] = logits.addresses();
+                hit(slopes, "shares memory with alibi_slopes")
+                    .or_else(|| hit(sinks, "shares memory with sinks"))
             })
+            .or_else(|| {
+                let [starts_q, starts_kv, lens, table, lists] = batch.addresses();
+                hit(starts_q, "shares memory with cu_len_q")
+                    .or_else(|| hit(starts_kv, "shares memory with cu_len_kv"))
+                    .or_else(|| hit(lens, "shares memory with kv_lens"))
+                    .or_else(|| hit(table, "shares memory with block_table"))
+                    .or_else(|| hit(lists, "shares memory with block_table_start"))
+            })
+            .or_else(|| of_quant(q).into_iter().find_map(|list| hit(list, "shares memory with scales of q")))
+            .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
+            .or_else(|| of_quant(v).into_iter().find_map(|list| hit(list, "shares memory with scales of v")))
             .or_else(|| overlap(&o, &lse).then_some(("lse", "shares memory with o")))
     }
 
@@ -274,7 +284,12 @@ impl<'a> Problem<'a> {
     }
 }
 
-fn score_factor(semantics: &Semantics) -> Result<f32, Error> {
-    let factor = (f64::from(semantics.softmax_scale) * std::f64::consts::LOG2_E) as f32;
-    if factor.is_finite() { Ok(factor) } else { Err(Error::SoftmaxScale) }
+fn score_factor(semantics: &Semantics) -> Result<f32, Refusal> {
+    let scale = semantics.softmax_scale;
+    let factor = (f64::from(scale) * std::f64::consts::LOG2_E) as f32;
+    if factor.is_finite() {
+        return Ok(factor);
+    }
+    let but = "NaN, infinite, or so large that scale * log2(e) is";
+    Err(Refusal::of_real("scale", scale).but(Error::SoftmaxScale, but))
 }

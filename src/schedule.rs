@@ -87,6 +87,8 @@ pub fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
 /// Takes parts and shares until there are none.
 fn compute(work: &Work, plan: &Plan, mut scratch: Scratch, kept: Kept) -> Result<(), Error> {
     while let Some(part) = work.parts.take() {
+        #[cfg(test)]
+        planted::go_off(part.problem());
         plan.row.compute(&part, plan.cut.parts, scratch.reborrow())?;
     }
     while let Some(share) = work.shares.take() {
@@ -112,4 +114,28 @@ fn join(work: &Work, plan: &Plan, kept: Kept) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+/// A panic in the midst of the work, on whichever thread has it.
+#[cfg(test)]
+pub(crate) mod planted {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crate::problem::Problem;
+
+    /// Elements of a value in the problems that it is planted in, which no other test has.
+    pub(crate) const DIM: usize = 61;
+
+    /// How many parts are computed before.
+    static AFTER: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+    /// Lays it.
+    pub(crate) fn plant(after: usize) {
+        AFTER.store(after, Ordering::Relaxed);
+    }
+
+    pub(super) fn go_off(problem: &Problem) {
+        let planted = problem.shape().dim_v == DIM && AFTER.load(Ordering::Relaxed) != usize::MAX;
+        assert!(!planted || AFTER.fetch_sub(1, Ordering::Relaxed) > 0, "planted");
+    }
 }

@@ -30,7 +30,6 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     let problem = part.problem();
     let dim = problem.shape().dim_v;
     let (sequence, head) = (part.sequence(), part.head());
-    let [entry, first_row] = problem.query_at(sequence, first);
     let width = Z * S::LANES;
     let mut blind = [false; MAX_WIDTH];
     // Windows move with the row: if the first and the last row see something, so do all between.
@@ -67,7 +66,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
-            let out = problem.o().row(entry, head, first_row + from);
+            let out = part.output(first + from, rows);
             let weights = s.load(weight.as_ptr().add(from));
             let mut d = 0;
             while d + S::LANES <= dim {
@@ -98,14 +97,16 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                 }
             }
         }
-        if let Some(lse) = problem.lse() {
+        if problem.lse().is_some() {
             for (lane, &blind) in blind[..n].iter().enumerate() {
                 let x = if blind {
                     sink
                 } else {
                     log_sum_exp(sink, state.reference.add(lane).read(), state.sum.add(lane).read())
                 };
-                lse.row(entry, head, first_row + lane).cast::<f32>().write_unaligned(x);
+                if let Some(lse) = part.lse(first + lane) {
+                    lse.write_unaligned(x);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{Batch, Cells, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -19,25 +19,31 @@ pub(super) unsafe fn read(a: *const fa_attention) -> Result<fa_attention, Refusa
     unsafe { sized(a) }
 }
 
+/// Refuses a size that is not that of any version of a structure, of which this one knows the beginning: a wild
+/// number must not lead us through memory.
+pub(super) fn check_size<T>(size: usize) -> Result<(), Refusal> {
+    let known = size_of::<T>();
+    let fact = Refusal::of("struct_size", i64::try_from(size).unwrap_or(i64::MAX));
+    match size {
+        _ if size < known => Err(fact.against(Error::StructSize, "less than this version's", known as i64)),
+        // More than any version will have.
+        _ if size > known + 4096 => Err(fact.but(Error::StructSize, "not of any version")),
+        _ => Ok(()),
+    }
+}
+
 /// Copies a structure that begins with its size.
 ///
 /// # Safety
 /// `from` is readable for as many bytes as it says first; what is there is a `T`.
 pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
-    let known = size_of::<T>();
     // SAFETY: the first field is there whatever the version; no alignment is assumed.
     let size = unsafe { from.cast::<usize>().read_unaligned() };
-    let fact = Refusal::of("struct_size", size as i64);
-    if size < known {
-        return Err(fact.against(Error::StructSize, "less than this version's", known as i64));
-    }
-    // More than any version will have: a wild number must not lead us through memory.
-    if size > known + 4096 {
-        return Err(fact.but(Error::StructSize, "not of any version"));
-    }
-    for i in known..size {
+    check_size::<T>(size)?;
+    for i in size_of::<T>()..size {
         // SAFETY: below the size.
         if unsafe { from.cast::<u8>().wrapping_add(i).read() } != 0 {
+            let fact = Refusal::of("struct_size", size as i64);
             return Err(fact.but(Error::StructSize, "fields of a later version are set"));
         }
     }
@@ -70,9 +76,9 @@ pub(super) unsafe fn problem<'a>(
     // SAFETY: the arrays are as long as documented.
     let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
         let batches = Batch {
-            starts_q: array(a.cu_len_q, batch + 1),
-            starts_kv: array(a.cu_len_kv, batch + 1),
-            kv_lens: array(a.kv_lens, batch),
+            starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
+            starts_kv: array("entries of cu_len_kv", a.cu_len_kv, batch, 1)?,
+            kv_lens: array("entries of kv_lens", a.kv_lens, batch, 0)?,
             pages: pages(a, batch, len_kv)?,
             most: [len_q, len_kv],
         };
@@ -97,8 +103,9 @@ pub(super) unsafe fn problem<'a>(
     let mut lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride: [0; 3] };
     if !a.lse.is_null() {
         lse.stride = strides("lse_stride", a.lse_stride, lse.extent, 1)?;
-        for stride in &mut lse.stride {
-            *stride = stride.checked_mul(4).ok_or(Error::Overflow)?;
+        for (axis, stride) in lse.stride.iter_mut().enumerate() {
+            let fact = Refusal::of("lse_stride", a.lse_stride[axis]).at(axis);
+            *stride = stride.checked_mul(4).ok_or_else(|| fact.but(Error::Overflow, TOO_MUCH))?;
         }
     }
 
@@ -108,10 +115,10 @@ pub(super) unsafe fn problem<'a>(
             q: input(&Q, &a.q, q, quant_q)?,
             k: input(&K, &a.k, k, quant_k)?,
             v: input(&V, &a.v, v, quant_v)?,
-            o: ViewMut::new(a.o.data.cast(), o).map_err(about("o"))?,
+            o: ViewMut::new(a.o.data.cast(), o).map_err(about("o", &o))?,
             lse: match a.lse.is_null() {
                 true => None,
-                false => Some(ViewMut::new(a.lse.cast(), lse).map_err(about("lse"))?),
+                false => Some(ViewMut::new(a.lse.cast(), lse).map_err(about("lse", &lse))?),
             },
             batch: batches,
             logits: logits(a, [batch, heads_q, len_q], len_kv)?,
@@ -122,21 +129,19 @@ pub(super) unsafe fn problem<'a>(
 
 /// Fields that mean nothing yet.
 fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
-    let tensors = [("q", &a.q), ("k", &a.k), ("v", &a.v), ("o", &a.o), ("mask", &a.mask)];
-    let reserved = tensors.map(|(what, tensor)| (what, i64::from(tensor.reserved)));
-    for (what, value) in reserved {
-        if value != 0 {
-            return Err(Refusal::of(what, value).but(Error::Reserved, "its field reserved must be 0"));
-        }
+    let fields = [
+        ("q.reserved", i64::from(a.q.reserved)),
+        ("k.reserved", i64::from(a.k.reserved)),
+        ("v.reserved", i64::from(a.v.reserved)),
+        ("o.reserved", i64::from(a.o.reserved)),
+        ("mask.reserved", i64::from(a.mask.reserved)),
+        ("flags", i64::from(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE))),
+        ("reserved0", i64::from(a.reserved0)),
+    ];
+    match fields.into_iter().find(|&(_, value)| value != 0) {
+        None => Ok(()),
+        Some((what, value)) => Err(Refusal::of(what, value).but(Error::Reserved, "unknown, must be 0")),
     }
-    for (what, value) in
-        [("flags", a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE)), ("reserved0", a.reserved0)]
-    {
-        if value != 0 {
-            return Err(Refusal::of(what, i64::from(value)).but(Error::Reserved, "unknown, must be 0"));
-        }
-    }
-    Ok(())
 }
 
 /// The page table of `batch` sequences of up to `len_kv` keys, if there is one.
@@ -154,10 +159,13 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
         return Err(Refusal::of("cu_len_kv", 1).but(Error::Shape, "set, but keys lie in pages"));
     }
     // SAFETY: the caller's contract.
-    let starts = unsafe { array(a.block_table_start, batch + 1) };
+    let starts = unsafe { array("entries of block_table_start", a.block_table_start, batch, 1)? };
     let stride = extent("table_stride", a.table_stride, 0)?;
     let len = match starts {
-        None => stride.checked_mul(batch).filter(|&n| n <= isize::MAX as usize / 4).ok_or(Error::Overflow)?,
+        None => stride
+            .checked_mul(batch)
+            .filter(|&n| n <= MOST_VALUES)
+            .ok_or_else(|| Refusal::of("table_stride", a.table_stride).but(Error::Overflow, TOO_MUCH))?,
         // A negative one is refused by `Pages`, which sees the others, too.
         Some(starts) => usize::try_from(starts.get(batch)).unwrap_or(0),
     };
@@ -180,10 +188,10 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
             let fact = Refusal::of("mask.dtype", i64::from(a.mask.dtype));
             return Err(fact.but(Error::Dtype, "neither FA_DTYPE_F32, _F16, _BF16 nor FA_DTYPE_BOOL8"));
         }
-        unquantised("mask.dtype", &a.mask)?;
+        unquantised("mask.quant", &a.mask)?;
         let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
         // SAFETY: the caller's contract.
-        Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask"))? })
+        Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask", &layout))? })
     };
     let times_mask = a.flags & FA_MASK_TIMES_SLOPE != 0;
     let slopes = if a.alibi_slopes.is_null() {
@@ -197,7 +205,8 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         let batch_stride = usize::try_from(a.alibi_batch_stride);
         let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
         let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
-        let len = last.filter(|&len| len <= isize::MAX as usize / 4).ok_or(Error::Overflow)?;
+        let len =
+            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_MUCH))?;
         // SAFETY: the caller's contract.
         Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
     };
@@ -227,7 +236,7 @@ unsafe fn cells<'a>(
     let stride = strides("block_mask_stride", a.block_mask_stride, extent, 1)?;
     let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride };
     // SAFETY: the caller's contract.
-    let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask"))? };
+    let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
     Ok(Some(Cells { view, rows, keys }))
 }
 
@@ -251,12 +260,15 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     })
 }
 
-/// What is wrong with a tensor of this name.
-pub(super) fn about(what: &'static str) -> impl Fn(Error) -> Refusal {
+/// What is wrong with a tensor of this name and layout, or with its scales.
+pub(super) fn about(what: &'static str, layout: &Layout) -> impl Fn(Error) -> Refusal {
+    let Layout { extent, dim, stride, .. } = *layout;
+    let tensor =
+        move |error, but| Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride });
     move |error| match error {
-        Error::Null => Refusal::about(error, what, "NULL, but there are elements"),
-        Error::Stride => Refusal::about(error, what, "strides let rows overlap each other"),
-        Error::Overflow => Refusal::about(error, what, "more bytes than an address space holds"),
+        Error::Null => tensor(error, "NULL, but there are elements"),
+        Error::Stride => tensor(error, "strides let rows overlap each other"),
+        Error::Overflow => tensor(error, "more bytes than an address space holds"),
         Error::QuantScale => {
             Refusal::about(error, what, "a value shared by the whole tensor is NaN or infinite")
         }
@@ -274,11 +286,32 @@ pub(super) fn extent(what: &'static str, value: i64, least: i64) -> Result<usize
     }
 }
 
+/// More bytes than a pointer can step over.
+const TOO_MUCH: &str = "more bytes than an address space holds";
+
+/// Values of 4 bytes that an address space holds: offsets are signed.
+const MOST_VALUES: usize = isize::MAX as usize / 4;
+
+/// A list with a value for each sequence, and so many more.
+///
 /// # Safety
-/// `data` is NULL or leads to `len` values.
-unsafe fn array<'a>(data: *const i32, len: usize) -> Option<Array<'a, i32>> {
+/// `data` is NULL or leads to as many values.
+unsafe fn array<'a>(
+    what: &'static str,
+    data: *const i32,
+    batch: usize,
+    more: usize,
+) -> Result<Option<Array<'a, i32>>, Refusal> {
+    if data.is_null() {
+        return Ok(None);
+    }
+    // Fits: `batch` came from an i64.
+    let len = batch + more;
+    if len > MOST_VALUES {
+        return Err(Refusal::of(what, len as i64).but(Error::Overflow, TOO_MUCH));
+    }
     // SAFETY: the caller's contract.
-    (!data.is_null()).then(|| unsafe { Array::new(data, len) })
+    Ok(Some(unsafe { Array::new(data, len) }))
 }
 
 /// Rows of a packed tensor, if it is one; refuses a sequence of more than `most` rows.
@@ -352,17 +385,17 @@ pub(super) fn layout(
         return Err(fact.against(Error::Shape, but, dtype.block() as i64));
     }
     if dtype != Dtype::I8 {
-        unquantised(names.dtype, tensor)?;
+        unquantised(names.quant, tensor)?;
     }
     layout_of(dtype, names.stride, tensor, extent, dim)
 }
 
-fn unquantised(dtype_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
+fn unquantised(quant_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
     if tensor.quant.is_null() {
         return Ok(());
     }
-    let fact = Refusal::of(dtype_name, i64::from(tensor.dtype));
-    Err(fact.but(Error::Dtype, "quant is set, but the numbers are not quantised"))
+    let but = "set, but the numbers are not quantised, dtype";
+    Err(Refusal::of_thing(quant_name).against(Error::Dtype, but, i64::from(tensor.dtype)))
 }
 
 /// # Safety
@@ -374,7 +407,7 @@ unsafe fn input<'a>(
     place: &'a mut Option<Quant<'a>>,
 ) -> Result<View<'a>, Refusal> {
     // SAFETY: the caller's contract.
-    let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor))? };
+    let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor, &layout))? };
     if tensor.quant.is_null() {
         return Ok(view);
     }
@@ -384,7 +417,7 @@ unsafe fn input<'a>(
     // SAFETY: as many values, by the caller's contract.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(place.insert(quant)).map_err(about(names.quant))
+    view.quantised(place.insert(quant)).map_err(about(names.quant, &layout))
 }
 
 /// Where the scales of elements are, and how many there are.
@@ -410,7 +443,10 @@ pub(super) fn places(names: &Names, quant: &fa_quant, layout: &Layout) -> Result
         group(names.group_tokens, group_tokens, stride[2])?,
         group(names.group_dims, group_dims, stride[3])?,
     ];
-    let len = Quant::len(stride, group, layout).map_err(about(names.quant))?;
+    let len = Quant::len(stride, group, layout).map_err(|error| {
+        let axis = (0..4).max_by_key(|&axis| stride[axis]).unwrap_or(0);
+        Refusal::of(names.quant_stride, quant.stride[axis]).at(axis).but(error, TOO_MUCH)
+    })?;
     Ok(Places { stride, group, len })
 }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::status::fa_status;
-use super::{describe, guard};
+use super::{describe, gate, guard};
 use crate::error::Error;
 use crate::machine;
 use crate::pool::{MAX_THREADS, Made, Threads};
@@ -25,10 +25,14 @@ pub struct fa_pool {
     pub ctx: *mut c_void,
     /// How many threads compute at the same time, the calling one included; held to 1 to 256. NULL = 1.
     pub width: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,
-    /// Calls task(arg, i) once for each i below n, in any order, on any threads (the calling one among
-    /// them or not), and returns when all calls have returned. Which thread makes which call does not
-    /// matter; tasks never wait for each other. A call that is left out is made up for by the others, one
-    /// that is made twice does nothing. NULL = the calling thread makes them.
+    /// Calls task(arg, i) once for each i below n, in any order, at the same time or one after another, on any
+    /// threads (the calling one among them or not), and returns when all calls have returned. Which thread makes
+    /// which call does not matter; tasks never wait for each other. A pool that does otherwise only loses time: a
+    /// call that is left out is made up for by the others or by the calling thread, one that is made twice, or with
+    /// an i beyond n, finds nothing to do, calls that are under way when it returns are waited for, and those that
+    /// come later do nothing. (So a thread must not be ended, or left by longjmp or an exception, in a task.) Nor
+    /// must parallel_for and width be left so. Of more than 256 calls with pools at the same time the others use
+    /// the calling thread alone. NULL = the calling thread makes them.
     pub parallel_for:
         Option<unsafe extern "C" fn(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void)>,
 }
@@ -41,6 +45,8 @@ pub struct fa_pool {
 /// @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
 ///         where the system grants fewer than asked for, the pool has fewer)
+///
+/// Calls on the pool allocate, here and nowhere else, its bookkeeping: see fa_scratch_bytes.
 ///
 /// Thread-safe; so is the pool. A child process after fork() must make its own.
 #[unsafe(no_mangle)]
@@ -174,11 +180,11 @@ impl Threads for Lent {
         let Some(parallel_for) = self.pool.parallel_for.filter(|_| n > 1) else { return task() };
         let failed = AtomicBool::new(false);
         let bridge = Bridge { task, failed: &failed };
-        let arg = std::ptr::from_ref(&bridge).cast_mut().cast();
+        let Some(gate) = gate::open(&bridge) else { return task() };
         let ctx = self.pool.ctx;
-        // SAFETY: the caller's function, with the caller's context and environment; it returns when no call is under
-        // way, so the bridge outlives them.
-        unsafe { self.environment.during(|| parallel_for(ctx, n, Some(cross), arg)) };
+        // SAFETY: the caller's function, with the caller's context and environment.
+        unsafe { self.environment.during(|| parallel_for(ctx, n, Some(cross), gate.arg())) };
+        drop(gate);
         assert!(!failed.into_inner(), "a task panicked");
     }
 }
@@ -191,16 +197,16 @@ struct Bridge<'a> {
 
 /// A task, called from C: no panic may leave it.
 unsafe extern "C" fn cross(arg: *mut c_void, _i: usize) {
-    // SAFETY: `Lent::run` made it, and waits.
-    let bridge = unsafe { &*arg.cast_const().cast::<Bridge>() };
-    let status = guard(|| {
-        catch_unwind(AssertUnwindSafe(bridge.task)).map_err(|panic| {
-            // Dropping a payload can itself panic.
-            std::mem::forget(panic);
-            Error::Internal
-        })
+    guard(|| {
+        let task = |bridge: &Bridge| {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(bridge.task)) {
+                // Dropping a payload can itself panic.
+                std::mem::forget(panic);
+                bridge.failed.store(true, Ordering::Relaxed);
+            }
+        };
+        // SAFETY: `Lent::run` opened the gate, to a bridge; the pool hands on what it was given, by its contract.
+        unsafe { gate::enter(arg, task) };
+        Ok(())
     });
-    if status != fa_status::FA_OK {
-        bridge.failed.store(true, Ordering::Relaxed);
-    }
 }

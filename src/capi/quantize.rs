@@ -123,8 +123,8 @@ unsafe fn read<'a>(
     }
     // SAFETY: the caller's contract, which says that scales and zeros are written.
     unsafe {
-        let src = View::new(src.data.cast(), from).map_err(about(SRC.tensor))?;
-        let dst = ViewMut::new(dst.data.cast(), to).map_err(about(DST.tensor))?;
+        let src = View::new(src.data.cast(), from).map_err(about(SRC.tensor, &from))?;
+        let dst = ViewMut::new(dst.data.cast(), to).map_err(about(DST.tensor, &to))?;
         let smooth = match smooth.is_null() {
             true => None,
             false => Some(View::new(smooth.cast(), smoothing)?),

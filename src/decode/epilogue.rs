@@ -20,8 +20,7 @@ pub(super) unsafe fn epilogue<S: Isa>(s: S, band: &Piece, state: &State, scale: 
         let sink = problem.sink(head);
         // SAFETY: the rows belong to the band; lines are whole vectors.
         unsafe {
-            let [entry, at] = problem.query_at(band.sequence(), row);
-            let out = problem.o().row(entry, head, at);
+            let out = band.output(head, row);
             let (sum, reference) = (state.sums.add(r).read(), state.references.add(r).read());
             // Only a row without a finite score can be one that sees nothing.
             let blind = reference == f32::NEG_INFINITY && !problem.sees_any(band.sequence(), head, row);
@@ -38,9 +37,9 @@ pub(super) unsafe fn epilogue<S: Isa>(s: S, band: &Piece, state: &State, scale: 
                     dtype::store(s, layout.dtype, out, d, S::LANES.min(dim - d), x);
                 }
             }
-            if let Some(lse) = problem.lse() {
+            if let Some(lse) = band.lse(head, row) {
                 let x = if blind { sink } else { log_sum_exp(sink, reference, sum) };
-                lse.row(entry, head, at).cast::<f32>().write_unaligned(x);
+                lse.write_unaligned(x);
             }
         }
     }

@@ -57,7 +57,8 @@ impl Logits<'_> {
     pub(super) fn check(&self, queries: [usize; 3], len_kv: usize) -> Result<(), Refusal> {
         let [batch, heads, rows] = queries;
         if !self.softcap.is_finite() || self.softcap < 0.0 {
-            return Err(Refusal::about(Error::Softcap, "softcap", "negative, infinite or NaN"));
+            let fact = Refusal::of_real("softcap", self.softcap);
+            return Err(fact.but(Error::Softcap, "negative, infinite or NaN"));
         }
         if let Some(mask) = &self.mask {
             let layout = mask.layout();

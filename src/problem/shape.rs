@@ -94,11 +94,13 @@ impl Shape {
             return Err(Error::Dtype.into());
         }
         // Positions are i64, and a position plus a length must stay one.
-        let fits = match semantics.q_pos {
-            Position::At(position) => position.checked_add_unsigned(len_q as u64).is_some(),
-            Position::End => true,
-        };
-        if i64::try_from(len_q.max(len_kv)).is_err() || !fits {
+        if let Position::At(position) = semantics.q_pos
+            && position.checked_add_unsigned(len_q as u64).is_none()
+        {
+            let but = "no such position of the last query row, len_q";
+            return Err(Refusal::of("q_pos", position).against(Error::Overflow, but, len_q as i64));
+        }
+        if i64::try_from(len_q.max(len_kv)).is_err() {
             return Err(Error::Overflow.into());
         }
         Ok(Shape {

@@ -1,0 +1,109 @@
+//! Who writes which rows: every output row belongs to exactly one part or band, whatever the batch, the tiles, the number
+//! of threads and of callers.
+
+mod common;
+
+use common::{Random, kernels};
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Path;
+use flash_attention::machine::Machine;
+use flash_attention::part::Few;
+use flash_attention::plan::Plan;
+use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
+use flash_attention::view::{Array, Layout, View, ViewMut};
+use flash_attention::work::Work;
+
+/// A random batch, ragged or not, of rows of one element.
+struct Case {
+    heads: usize,
+    group: usize,
+    /// Query rows and keys of each sequence.
+    lens: Vec<[usize; 2]>,
+    ragged: bool,
+}
+
+impl Case {
+    fn random(random: &mut Random) -> Case {
+        let ragged = random.below(2) == 1;
+        let batch = 1 + random.below(4);
+        let most = [1, 5, 40, 130][random.below(4)];
+        let mut len = || [random.below(most + 1), random.below(2000)];
+        let lens = if ragged { (0..batch).map(|_| len()).collect() } else { vec![len(); batch] };
+        Case { heads: 1 + random.below(3), group: 1 + random.below(3), lens, ragged }
+    }
+
+    fn with_problem(&self, f: impl FnOnce(&mut Problem)) {
+        let starts = |which: usize| {
+            let ends = self.lens.iter().scan(0, |sum, len| {
+                *sum += len[which] as i32;
+                Some(*sum)
+            });
+            std::iter::once(0).chain(ends).collect::<Vec<i32>>()
+        };
+        let (starts_q, starts_kv) = (starts(0), starts(1));
+        let most = [0, 1].map(|which| self.lens.iter().map(|len| len[which]).max().unwrap());
+        let heads_q = self.heads * self.group;
+        let layout = |heads: usize, which: usize| {
+            let rows: usize = self.lens.iter().map(|len| len[which]).sum();
+            let (batch, tokens) = if self.ragged { (1, rows) } else { (self.lens.len(), most[which]) };
+            let stride = [heads * tokens * 4, tokens * 4, 4];
+            Layout { dtype: Dtype::F32, extent: [batch, heads, tokens], dim: 1, stride }
+        };
+        let data = vec![1f32; 1 << 17];
+        let mut out = data.clone();
+        let batch = Batch {
+            starts_q: Some(Array::of(&starts_q)),
+            starts_kv: Some(Array::of(&starts_kv)),
+            most,
+            ..Batch::default()
+        };
+        let tensors = Tensors {
+            q: View::of(&data, layout(heads_q, 0)).unwrap(),
+            k: View::of(&data, layout(self.heads, 1)).unwrap(),
+            v: View::of(&data, layout(self.heads, 1)).unwrap(),
+            o: ViewMut::of(&mut out, layout(heads_q, 0)).unwrap(),
+            lse: None,
+            batch: if self.ragged { batch } else { Batch::default() },
+            logits: Logits::default(),
+        };
+        f(&mut Problem::new(tensors, Semantics::with_scale(1.0).causal()).unwrap());
+    }
+}
+
+#[test]
+fn every_row_has_one_writer() {
+    let mut random = Random(1);
+    let row = kernels(Dtype::F32).next().unwrap().row;
+    for _ in 0..400 {
+        let case = Case::random(&mut random);
+        let (few, rows) = ([Few::None, Few::All, Few::Lanes(16)][random.below(3)], 1 + random.below(50));
+        let (shares, callers) = ([1, 2, 7, 64][random.below(4)], 1 + random.below(4));
+        case.with_problem(|problem| {
+            let path = if few == Few::None { Path::Prefill } else { Path::Decode };
+            let mut cut = Plan::on(path, problem.shape(), row, Machine::get(), 1).unwrap().cut;
+            (cut.few, cut.parts.q, cut.shares) = (few, rows, shares);
+            let heads = problem.shape().queries[1];
+            let mut writers: Vec<Vec<usize>> = case.lens.iter().map(|len| vec![0; heads * len[0]]).collect();
+            for caller in 0..callers {
+                let work = Work::of_caller(problem, &cut, [caller, callers]);
+                while let Some(part) = work.parts.take() {
+                    let (batch, len) = (part.place().batch, part.sequence().len_q);
+                    part.rows().for_each(|row| writers[batch][part.head() * len + row] += 1);
+                }
+                while let Some(share) = work.shares.take() {
+                    let written = share.pieces(|piece| {
+                        // Whoever has the beginning of a band writes its rows.
+                        let (batch, len) = (piece.sequence().batch, piece.sequence().len_q);
+                        if piece.chunks.start == 0 {
+                            piece.lines().for_each(|(head, row)| writers[batch][head * len + row] += 1);
+                        }
+                        Ok::<_, ()>(())
+                    });
+                    written.unwrap();
+                }
+            }
+            let all_once = writers.iter().flatten().all(|&n| n == 1);
+            assert!(all_once, "{few:?}, {rows} rows, {shares} shares, {callers} callers, {:?}", case.lens);
+        });
+    }
+}
