@@ -121,9 +121,9 @@ copy_source() {
     ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
 }
 
-# The crates that left their names in the libraries, such as rayon-core-1.13.0.
+# The crates that left their names in the libraries, such as rayon-core-1.13.0, below what CMakeLists.txt calls crates.
 crates_inside() {
-    grep -aohE 'registry/src/[^/]+/[a-z0-9_-]+-[0-9]+[.][0-9]+[.][0-9]+/' "$1"/lib/*.a | cut -d/ -f4 | sort -u
+    grep -aohE 'crates/[^/]+/[a-z0-9_-]+-[0-9]+[.][0-9]+[.][0-9]+/' "$1"/lib/*.a | cut -d/ -f3 | sort -u
 }
 
 check_licences() {
