@@ -88,6 +88,53 @@ fn exp2_at_its_edges() {
     }
 }
 
+/// The last division, of sums from 1 to 2^24 and everything between: a key of score 0 and value 1 against one of score t
+/// and value 0 gives 1 / (1 + 2^t).
+#[test]
+fn division_is_within_its_bound() {
+    let mut inputs = Inputs::normal(Size::new(1, 48, 2, 1), 10);
+    inputs.semantics.softmax_scale = std::f32::consts::LN_2;
+    (inputs.k, inputs.v) = (vec![0.0, 1.0], vec![1.0, 0.0]);
+    // Every so-many-th float of both signs from 2^-24 to 24.
+    let bits = (0x3380_0000u32..=24f32.to_bits()).step_by(9973);
+    let all: Vec<f32> = bits.map(f32::from_bits).flat_map(|x| [x, -x]).collect();
+    for kernel in kernels(Dtype::F32) {
+        let mut worst = (0.0, 0.0);
+        for t in all.chunks(48).filter(|t| t.len() == 48) {
+            inputs.q.copy_from_slice(t);
+            for (&x, &t) in inputs.run(kernel, 1).o.iter().zip(t) {
+                // The scale times log2(e) is 1 but for its rounding, which is not what is tested.
+                let factor = (f64::from(std::f32::consts::LN_2) * std::f64::consts::LOG2_E) as f32;
+                let exact = 1.0 / (1.0 + f64::from(t * factor).exp2());
+                let error = ulps(x, exact);
+                if error > worst.0 {
+                    worst = (error, t);
+                }
+            }
+        }
+        // Two roundings of the quotient and product, one of the sum, and 1.6 of 2^t, as far as that counts in the sum.
+        assert!(worst.0 <= 4.0, "{kernel:?}: {} ulp at {}", worst.0, worst.1);
+    }
+}
+
+/// Sums of ones are exact: only the quotient and its product are rounded.
+#[test]
+fn whole_sums_divide_exactly() {
+    for n in 1..=600usize {
+        let mut inputs = Inputs::normal(Size::new(1, 17, n, 3), 11);
+        inputs.semantics.softmax_scale = 0.0;
+        inputs.v.fill(1.0);
+        inputs.v[0] = 2.0;
+        for kernel in kernels(Dtype::F32) {
+            for x in inputs.run(kernel, 1).o {
+                let exact = [(n as f64 + 1.0) / n as f64, 1.0];
+                let error = exact.map(|exact| ulps(x, exact)).into_iter().fold(f64::INFINITY, f64::min);
+                assert!(error <= 1.5, "{kernel:?}: {x} of {n} keys, {error} ulp");
+            }
+        }
+    }
+}
+
 #[test]
 fn all_equal_scores_average_the_values() {
     let mut inputs = Inputs::normal(Size::new(1, 33, 100, 16), 1);

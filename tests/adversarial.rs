@@ -1,0 +1,251 @@
+//! Rows made to break an online softmax: scores that rise or fall all the way, enormous and subnormal numbers, one
+//! visible key, keys hidden alternately. Every storage type, family, path and instruction set against f64.
+
+mod common;
+#[path = "common/store.rs"]
+mod store;
+
+use common::{Kernel, kernels, max_error, run};
+use flash_attention::dtype::Dtype;
+use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Tensors, Window};
+use flash_attention::reference;
+use flash_attention::view::{Layout, Quant, View, ViewMut};
+use store::encode;
+
+const DIM: usize = 32;
+const TYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::Q8_0];
+
+/// One head: queries in f32, keys and values to be stored in some type.
+struct Rows {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// Added to scores, `[query][key]`, if not empty.
+    mask: Vec<f32>,
+    semantics: Semantics,
+}
+
+impl Rows {
+    /// Query i is all `q`, key j has scores of about `score(j)`, value j is `value(j, d)`.
+    fn new(
+        queries: usize,
+        keys: usize,
+        score: impl Fn(usize) -> f32,
+        value: impl Fn(usize, usize) -> f32,
+    ) -> Rows {
+        let k = (0..keys).flat_map(|j| [score(j) / DIM as f32; DIM]).collect();
+        let v = (0..keys).flat_map(|j| (0..DIM).map(move |d| (j, d))).map(|(j, d)| value(j, d)).collect();
+        let q = vec![1.0; queries * DIM];
+        Rows { q, k, v, mask: Vec::new(), semantics: Semantics::with_scale(1.0) }
+    }
+
+    /// The problem with K and V stored as `dtype`, for each kernel that takes it: outputs, log-sum-exps, both in f64,
+    /// the largest |v| and the largest score.
+    fn each(&self, dtype: Dtype, mut check: impl FnMut(Kernel, &[f32], &[f32], &reference::Answer, f64)) {
+        let ((k, k_step), (v, v_step)) = (encode(dtype, &self.k, DIM), encode(dtype, &self.v, DIM));
+        let quants = [Quant::per_tensor(&k_step), Quant::per_tensor(&v_step)];
+        let [queries, keys] = [&self.q, &self.k].map(|x| x.len() / DIM);
+        let dense = |dtype, rows, dim| Layout::dense(dtype, 1, rows, dim).unwrap();
+        let (mut o, mut lse) = (vec![f32::NAN; queries * DIM], vec![f32::NAN; queries]);
+        let mut attend = |kernel: Option<Kernel>| {
+            o.fill(f32::NAN);
+            // SAFETY: as many bytes, which outlive the problem.
+            let stored = |data: &[u8]| unsafe { View::new(data.as_ptr(), dense(dtype, keys, DIM)).unwrap() };
+            let (mut k, mut v) = (stored(&k), stored(&v));
+            if dtype == Dtype::I8 {
+                (k, v) = (k.quantised(&quants[0]).unwrap(), v.quantised(&quants[1]).unwrap());
+            }
+            let mask = View::of(&self.mask, dense(Dtype::F32, queries, keys)).ok();
+            let tensors = Tensors {
+                q: View::of(&self.q, dense(Dtype::F32, queries, DIM)).unwrap(),
+                k,
+                v,
+                o: ViewMut::of(&mut o, dense(Dtype::F32, queries, DIM)).unwrap(),
+                lse: Some(ViewMut::of(&mut lse, dense(Dtype::F32, queries, 1)).unwrap()),
+                batch: Batch::default(),
+                logits: Logits { mask, ..Logits::default() },
+            };
+            let mut problem = Problem::new(tensors, self.semantics).unwrap();
+            let exact = kernel.is_none().then(|| reference::attention(&problem));
+            if let Some(kernel) = kernel {
+                run(&mut problem, kernel, 1).unwrap();
+            }
+            (exact, o.clone(), lse.clone())
+        };
+        let exact = attend(None).0.unwrap();
+        let largest = self.v.iter().fold(0.0, |m: f64, &x| m.max(f64::from(x).abs()));
+        for kernel in kernels(dtype) {
+            let (_, o, lse) = attend(Some(kernel));
+            check(kernel, &o, &lse, &exact, largest);
+        }
+    }
+}
+
+/// What the family of a kernel may be wrong by, of the largest |v|, where scores reach `largest_score`.
+fn bound(kernel: Kernel, largest_score: f64) -> f64 {
+    let name = format!("{kernel:?}");
+    match () {
+        // Eight bits of probability, of queries, or both.
+        () if name.contains("-i8-") => 2e-2,
+        () if name.contains("-bf16-") => 1e-2,
+        () if name.contains("-i16-") => 1e-3,
+        () => 1e-5 * (1.0 + largest_score / 20.0),
+    }
+}
+
+/// Runs `rows` in every type, with few queries and with many, against f64.
+fn compare(what: &str, types: &[Dtype], largest_score: f64, rows: impl Fn(usize) -> Rows) {
+    let mut compared = 0;
+    for queries in [1, 37] {
+        for &dtype in types {
+            rows(queries).each(dtype, |kernel, o, lse, exact, largest| {
+                let error = max_error(o, &exact.o) / largest;
+                let most = bound(kernel, largest_score);
+                assert!(error <= most, "{what}, {dtype:?}, {kernel:?}: {error:.1e}, not {most:.1e}");
+                let error = max_error(lse, &exact.lse);
+                let most = most * (1.0 + largest_score);
+                assert!(
+                    error <= most,
+                    "{what}, {dtype:?}, {kernel:?}: log-sum-exp {error:.1e}, not {most:.1e}"
+                );
+                compared += 1;
+            });
+        }
+    }
+    assert!(compared >= 4 * types.len(), "{compared}");
+}
+
+/// Values that differ and are stored exactly in all types: multiples of 1/127.
+fn plain(j: usize, d: usize) -> f32 {
+    ((j * 7 + d * 13) % 255) as f32 / 127.0 - 1.0
+}
+
+/// Each key is heavier than all before: the reference moves again and again.
+#[test]
+fn rising_scores() {
+    for span in [1.0, 20.0, 87.0, 300.0] {
+        let keys = 700;
+        let score = move |j: usize| span * j as f32 / keys as f32;
+        compare("rising", &TYPES, f64::from(span), |queries| Rows::new(queries, keys, score, plain));
+    }
+}
+
+/// The first key is the heaviest: all others underflow sooner or later.
+#[test]
+fn falling_scores() {
+    for span in [1.0, 20.0, 87.0, 300.0] {
+        let keys = 700;
+        let score = move |j: usize| -span * j as f32 / keys as f32;
+        compare("falling", &TYPES, f64::from(span), |queries| Rows::new(queries, keys, score, plain));
+    }
+}
+
+/// Largest and smallest scores take turns.
+#[test]
+fn scores_that_jump() {
+    let score = |j: usize| if j.is_multiple_of(2) { 40.0 } else { -40.0 };
+    compare("jumping", &TYPES, 40.0, |queries| Rows::new(queries, 300, score, plain));
+}
+
+/// Values of ±1e30 (of ±6e4 where a scale is a 16-bit number), of both signs, and next to small ones.
+#[test]
+fn enormous_values() {
+    for dtype in TYPES {
+        let most = if matches!(dtype, Dtype::F16 | Dtype::Q8_0) { 6e4 } else { 1e30 };
+        let value = move |j: usize, d: usize| most * plain(j, d);
+        compare("large values", &[dtype], 3.0, |queries| {
+            Rows::new(queries, 200, |j| (j % 7) as f32 - 3.0, value)
+        });
+    }
+}
+
+/// Keys of ±1e30, whose scores a tiny scale makes ordinary; and of ±1e30 as scores, where one key takes all.
+#[test]
+fn enormous_keys() {
+    for dtype in TYPES {
+        let most: f32 = if matches!(dtype, Dtype::F16 | Dtype::Q8_0) { 6e4 } else { 1e30 };
+        compare("large keys", &[dtype], 32.0, |queries| {
+            let score = |j: usize| most * DIM as f32 * ((j % 5) as f32 / 4.0 - 0.5);
+            let mut rows = Rows::new(queries, 200, score, plain);
+            rows.semantics = Semantics::with_scale(1.0 / most);
+            rows
+        });
+        compare("one enormous score", &[dtype], 32.0, |queries| {
+            let score = |j: usize| if j == 111 { most * DIM as f32 } else { -most * DIM as f32 };
+            Rows::new(queries, 200, score, plain)
+        });
+    }
+}
+
+/// Subnormal values come out within the smallest normal number (bfloat16 products take them for 0), subnormal keys are
+/// scores of 0.
+#[test]
+fn subnormal_numbers() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let tiny = if dtype == Dtype::F16 { 3e-6 } else { 5e-39 };
+        for queries in [1, 37] {
+            let rows = Rows::new(queries, 200, |_| 1.0, |j, d| tiny * plain(j, d));
+            rows.each(dtype, |kernel, o, _, exact, _| {
+                let error = max_error(o, &exact.o);
+                let flushed = format!("{kernel:?}").contains("-bf16-");
+                let most =
+                    if flushed { f64::from(f32::MIN_POSITIVE) } else { 1e-5 * f64::from(tiny) + 1e-44 };
+                assert!(error <= most, "{dtype:?}, {kernel:?}: {error:.1e}, not {most:.1e}");
+            });
+            let rows = Rows::new(queries, 200, |j| tiny * (j as f32 - 99.0), plain);
+            rows.each(dtype, |kernel, o, _, exact, _| {
+                let error = max_error(o, &exact.o);
+                assert!(error <= bound(kernel, 0.0), "{dtype:?} keys, {kernel:?}: {error:.1e}");
+            });
+        }
+    }
+}
+
+/// A row that sees one key is its value, whatever the scores of the others are.
+#[test]
+fn one_visible_key() {
+    let score = |j: usize| if j.is_multiple_of(3) { 60.0 } else { -60.0 };
+    for queries in [1, 37] {
+        for first in [0, 5, 63, 128, 160] {
+            let mut rows = Rows::new(queries, 200, score, plain);
+            rows.semantics.window = Window { left: Some(0), right: Some(0) };
+            rows.semantics.q_pos = Position::At(first);
+            for dtype in TYPES {
+                rows.each(dtype, |kernel, o, _, exact, _| {
+                    let error = max_error(o, &exact.o);
+                    // Integers divide what is 255 times the number by 255; Q8_0 and I8 multiply by their scale.
+                    assert!(error <= 4e-7, "{dtype:?}, {kernel:?}, from {first}: {error:.1e}");
+                });
+            }
+        }
+    }
+}
+
+/// Every other key is hidden by -inf in the mask; one that hides all but a few; -FLT_MAX, which hides nothing.
+#[test]
+fn alternating_masks() {
+    let score = |j: usize| (j % 11) as f32 - 5.0;
+    for (what, hides, with) in [
+        ("even keys hidden", 0, f32::NEG_INFINITY),
+        ("odd keys hidden", 1, f32::NEG_INFINITY),
+        ("even keys at -1e30", 0, -1e30),
+        ("odd keys at -FLT_MAX", 1, f32::MIN),
+    ] {
+        compare(what, &TYPES, 5.0, |queries| {
+            let mut rows = Rows::new(queries, 300, score, plain);
+            rows.mask = (0..queries * 300).map(|at| if at % 300 % 2 == hides { with } else { 0.0 }).collect();
+            rows
+        });
+    }
+}
+
+/// Keys with scores of -inf, alternately, where a storage type has them: they weigh nothing.
+#[test]
+fn alternating_infinities() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        for odd in [false, true] {
+            let score = move |j: usize| if (j % 2 == 1) == odd { f32::NEG_INFINITY } else { (j % 5) as f32 };
+            compare("-inf", &[dtype], 5.0, |queries| Rows::new(queries, 300, score, plain));
+        }
+    }
+}
