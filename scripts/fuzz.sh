@@ -18,6 +18,9 @@ targets=("$@")
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz --version 0.13.2 \
     || fa_die "cargo-fuzz could not be installed."
 
+# cargo-fuzz itself has no such option.
+cargo metadata --locked --format-version=1 --manifest-path fuzz/Cargo.toml >/dev/null || fa_die "fuzz/Cargo.lock does not fit."
+
 # Coverage and sanitizers are unstable options of the compiler, which this makes a stable one take: one compiler for
 # everything, and no nightly.
 export RUSTC_BOOTSTRAP=1
