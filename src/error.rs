@@ -90,7 +90,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// An [`Error`] with the numbers behind it, for people.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The error.
     pub error: Error,
@@ -98,14 +98,14 @@ pub struct Refusal {
 }
 
 /// What a sentence is about.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Detail {
     Fact(Fact),
     Tensor(TensorFact),
 }
 
 /// "`what[index] = is: but = limit`", as far as there is each of them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fact {
     what: &'static str,
     index: Option<usize>,
@@ -114,14 +114,15 @@ pub struct Fact {
     limit: Option<i64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     Integer(i64),
-    Real(f32),
+    /// The bits of an f32: NaN is the same as itself here.
+    Real(u32),
 }
 
 /// What is wrong with a tensor as a whole, and its sizes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorFact {
     /// Its name.
     pub what: &'static str,
@@ -143,7 +144,7 @@ impl Refusal {
 
     /// The same of a real number.
     pub fn of_real(what: &'static str, is: f32) -> Fact {
-        Fact { is: Some(Value::Real(is)), ..Refusal::of(what, 0) }
+        Fact { is: Some(Value::Real(is.to_bits())), ..Refusal::of(what, 0) }
     }
 
     /// The same of something that is no number.
@@ -213,7 +214,7 @@ impl fmt::Display for Fact {
         match is {
             None => {}
             Some(Value::Integer(is)) => write!(f, " = {is}")?,
-            Some(Value::Real(is)) => write!(f, " = {is:e}")?,
+            Some(Value::Real(bits)) => write!(f, " = {:e}", f32::from_bits(*bits))?,
         }
         write!(f, ": {but}")?;
         if let Some(limit) = limit {
