@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from check_abi import structures
+from c_header import SCALARS, Header
 
 # What values each type can have that nobody expects.
 TRIED = {
@@ -88,9 +88,7 @@ def arguments(header, scalars):
 
 def places(header):
     """Every field and argument, and its type. Tensors have granularities, and so have the tensors of functions."""
-    from check_abi import SCALARS
-
-    found = structures(header)
+    found = Header(header).structures
     quant = found["fa_quant"]
     for prefix in ("fa_attention", "fa_config", "fa_pool"):
         yield from fields(prefix, found[prefix], found)
