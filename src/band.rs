@@ -38,13 +38,14 @@ pub fn size(shape: &Shape) -> [usize; 2] {
 /// Bands of a sequence of `rows` query rows.
 fn bands(shape: &Shape, tiles: Tiles, rows: usize) -> usize {
     let group = shape.queries[1] / shape.heads_kv;
-    shape.heads_kv * group.div_ceil(tiles.heads) * rows.div_ceil(tiles.q)
+    let of_heads = shape.heads_kv * group.div_ceil(tiles.heads);
+    // Saturates only where it is a bound: a ragged batch may have been told of any number of rows.
+    of_heads.saturating_mul(rows.div_ceil(tiles.q))
 }
 
 /// Bands of a problem, if all its sequences are as long as the longest.
 pub fn count(shape: &Shape, tiles: Tiles) -> usize {
-    // Cannot overflow: there are no more than rows of Q.
-    shape.queries[0] * bands(shape, tiles, shape.queries[2])
+    shape.queries[0].saturating_mul(bands(shape, tiles, shape.queries[2]))
 }
 
 /// Threads that could work on a problem at the same time.

@@ -109,12 +109,14 @@ impl<'p> Part<'p> {
 /// by a search among the starts, and nobody has to keep a list.
 pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
-    // Cannot overflow: there are not many more parts than rows of Q, which an address space holds.
     match shape.ragged {
         // Without rows there is nothing that bounds the others.
         _ if len == 0 => 0,
+        Some(0) => 0,
+        // Cannot overflow: there are no more parts than rows of Q, which an address space holds.
         None => batch * heads * len.div_ceil(rows),
-        Some(total) => heads * (total / rows + batch),
+        // Nor can this where there is memory for so many rows and starts.
+        Some(total) => heads.saturating_mul(total / rows + batch),
     }
 }
 

@@ -265,7 +265,7 @@ fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
     let cached = (machine.l2 / share / bytes_per_row).clamp(1, most);
     let mut rows = cached.next_multiple_of(tile);
     if threads > 1 {
-        let enough = (threads * PARTS_PER_THREAD).div_ceil(batch * heads);
+        let enough = (threads * PARTS_PER_THREAD).div_ceil(batch.saturating_mul(heads));
         rows = rows.min(len_q.div_ceil(enough).next_multiple_of(tile));
     }
     rows.min(len_q.max(1))

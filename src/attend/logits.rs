@@ -196,7 +196,8 @@ impl<'p> Logits<'p> {
     #[inline(always)]
     fn capped<S: Isa>(&self, s: S, x: S::F32) -> S::F32 {
         match self.cap {
-            Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap)))),
+            // A number, so that a score of 0 stays one under the smallest caps.
+            Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat((1.0 / cap).min(f32::MAX))))),
             None => x,
         }
     }

@@ -58,7 +58,9 @@ impl Batch<'_> {
             if size == 0 || pages.starts.is_some_and(|starts| starts.len() != batch_q + 1) {
                 return Err(Error::Shape.into());
             }
-            for b in 0..batch_q {
+            // Lists that are all the same, and empty, are as many as they are said to be: no memory bounds them.
+            let is_one = pages.starts.is_none() && pages.stride == 0 && self.kv_lens.is_none();
+            for b in 0..if is_one { batch_q.min(1) } else { batch_q } {
                 let len = self.kv_lens.map_or(len_kv, |lens| usize::try_from(lens.get(b)).unwrap_or(0));
                 pages.check(b, len, count, size)?;
             }

@@ -1,0 +1,337 @@
+//! Attention as the header defines it, in f64, read through a description itself: the oracle of the general door.
+
+#![allow(unreachable_pub, reason = "a module of its own where this is included")]
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use flash_attention::capi::attention::{
+    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
+};
+use flash_attention::capi::tensor::{fa_dtype, fa_quant, fa_tensor};
+use half::{bf16, f16};
+
+use super::description::why;
+
+pub const F32: i32 = fa_dtype::FA_DTYPE_F32 as i32;
+pub const F16: i32 = fa_dtype::FA_DTYPE_F16 as i32;
+pub const BF16: i32 = fa_dtype::FA_DTYPE_BF16 as i32;
+pub const I8: i32 = fa_dtype::FA_DTYPE_I8 as i32;
+pub const Q8_0: i32 = fa_dtype::FA_DTYPE_Q8_0 as i32;
+pub const BOOL8: i32 = fa_dtype::FA_DTYPE_BOOL8 as i32;
+
+/// Elements and bytes of a block of a type.
+pub fn block(dtype: i32) -> [i64; 2] {
+    match dtype {
+        F32 => [1, 4],
+        F16 | BF16 => [1, 2],
+        Q8_0 => [32, 34],
+        _ => [1, 1],
+    }
+}
+
+/// What a description that was not refused means.
+pub struct Definition<'a>(pub &'a fa_attention);
+
+impl Definition<'_> {
+    pub fn start(&self, starts: *const i32, b: i64) -> Option<i64> {
+        // SAFETY: [batch + 1] values.
+        (!starts.is_null()).then(|| i64::from(unsafe { read(starts, b) }))
+    }
+
+    pub fn queries_of(&self, b: i64) -> i64 {
+        let start = |b| self.start(self.0.cu_len_q, b);
+        start(b).map_or(self.0.len_q, |first| start(b + 1).unwrap() - first)
+    }
+
+    /// Keys that a sequence has, in use or not.
+    pub fn keys_of(&self, b: i64) -> i64 {
+        let start = |b| self.start(self.0.cu_len_kv, b);
+        start(b).map_or(self.0.len_kv, |first| start(b + 1).unwrap() - first)
+    }
+
+    pub fn keys_in_use(&self, b: i64) -> i64 {
+        self.start(self.0.kv_lens, b).unwrap_or_else(|| self.keys_of(b))
+    }
+
+    /// Entry and row of a key.
+    pub fn key_at(&self, b: i64, j: i64) -> [i64; 2] {
+        let a = self.0;
+        if a.block_table.is_null() {
+            return self.start(a.cu_len_kv, b).map_or([b, j], |first| [0, first + j]);
+        }
+        let first = self.start(a.block_table_start, b).unwrap_or(b * a.table_stride);
+        // SAFETY: the list is as long as there are keys in use.
+        let page = unsafe { read(a.block_table, first + j / a.page_size) };
+        [i64::from(page), j % a.page_size]
+    }
+
+    pub fn query_at(&self, b: i64, i: i64) -> [i64; 2] {
+        self.start(self.0.cu_len_q, b).map_or([b, i], |first| [0, first + i])
+    }
+
+    /// The mask for a query and a key; 0 without one.
+    pub fn mask(&self, b: i64, h: i64, i: i64, j: i64) -> f64 {
+        if self.0.mask.data.is_null() {
+            return 0.0;
+        }
+        let x = stored(self.0.mask.dtype, at(&self.0.mask, [b, i], h), j);
+        match self.0.mask.dtype {
+            BOOL8 if x == 0.0 => f64::NEG_INFINITY,
+            BOOL8 => 0.0,
+            _ => x,
+        }
+    }
+
+    pub fn hides(&self, b: i64, h: i64, i: i64, j: i64) -> bool {
+        let a = self.0;
+        let [x, y, z] = a.block_mask_stride;
+        let in_hidden_block = !a.block_mask.is_null() && {
+            let at = b * x + h * y + i / a.block_mask_q * z + j / a.block_mask_kv;
+            // SAFETY: a byte of the mask.
+            unsafe { *a.block_mask.add(at as usize) == 0 }
+        };
+        in_hidden_block || self.mask(b, h, i, j) == f64::NEG_INFINITY
+    }
+
+    /// What the softmax is of.
+    pub fn logit(&self, b: i64, h: i64, i: i64, j: i64, score: f64) -> f64 {
+        let a = self.0;
+        let cap = f64::from(a.softcap);
+        let capped = if cap > 0.0 { cap * (score / cap).tanh() } else { score };
+        if a.alibi_slopes.is_null() {
+            return capped + self.mask(b, h, i, j);
+        }
+        // SAFETY: as many slopes.
+        let slope = f64::from(unsafe { read(a.alibi_slopes, b * a.alibi_batch_stride + h) });
+        if a.flags & FA_MASK_TIMES_SLOPE != 0 {
+            return capped + slope * self.mask(b, h, i, j);
+        }
+        let distance = self.position(b, i) - i128::from(j);
+        capped - slope * distance.abs() as f64 + self.mask(b, h, i, j)
+    }
+
+    pub fn sink(&self, h: i64) -> f64 {
+        if self.0.sinks.is_null() {
+            return f64::NEG_INFINITY;
+        }
+        // SAFETY: as many sinks as heads.
+        f64::from(unsafe { read(self.0.sinks, h) })
+    }
+
+    /// Key position of a query row.
+    fn position(&self, b: i64, i: i64) -> i128 {
+        let end = || self.keys_in_use(b) - self.queries_of(b);
+        i128::from(if self.0.q_pos == FA_POS_END { end() } else { self.0.q_pos }) + i128::from(i)
+    }
+
+    /// The keys that windows and lengths leave to a query row.
+    pub fn window(&self, b: i64, i: i64) -> Vec<i64> {
+        let a = self.0;
+        let p = self.position(b, i);
+        let sees = |&j: &i64| {
+            let j = i128::from(j);
+            (a.window_left == FA_NO_LIMIT || j >= p - i128::from(a.window_left))
+                && (a.window_right == FA_NO_LIMIT || j <= p + i128::from(a.window_right))
+        };
+        (0..self.keys_in_use(b)).filter(sees).collect()
+    }
+
+    /// Calls `f` with sequence, head, query row, and the keys that it sees.
+    pub fn pairs(&self, mut f: impl FnMut(i64, i64, i64, Vec<i64>)) {
+        let a = self.0;
+        for b in 0..a.batch {
+            for h in 0..a.heads_q {
+                for i in 0..self.queries_of(b) {
+                    let keys = self.window(b, i).into_iter().filter(|&j| !self.hides(b, h, i, j));
+                    f(b, h, i, keys.collect());
+                }
+            }
+        }
+    }
+
+    /// Checks the outputs that are there, and calls `written` with the address and the bytes of each of their
+    /// elements. `isa` has computed them, from values of this largest magnitude; if
+    /// that is infinity, only what is written counts.
+    pub fn check(&self, isa: &str, largest: f64, label: &dyn Display, mut written: impl FnMut(usize, usize)) {
+        let a = self.0;
+        // Where bfloat16 is multiplied, probabilities are rounded to 8 bits, and queries that are not bfloat16.
+        let words = why(a);
+        let is_bf16 = words.starts_with("avx512bf16");
+        // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of steps of 1/64
+        // in their exponents, and queries are quantised that are not integers with one scale a row.
+        let is_i8 = words.starts_with("avx512vnni") && a.flags & FA_PRECISE == 0;
+        // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not too long.
+        let is_i16 = !is_i8 && isa != "scalar" && (a.k.dtype, a.v.dtype) == (I8, I8);
+        let rounded = match (is_i8, is_i16) {
+            (true, _) => 1.0 / 254.0,
+            (_, true) => 1.0 / 40_000.0,
+            // Half a unit in the last of 8 places.
+            _ => 2f64.powi(-8),
+        };
+        let is_exact_q = match is_i8 || is_i16 {
+            true => a.q.dtype == I8 && quant(&a.q).is_none_or(|q| q.zero.is_null() && q.stride[3] == 0),
+            false => a.q.dtype == BF16,
+        };
+        // Rows of K and V that have been looked up, by key, of one sequence and head.
+        let mut of = [-1; 2];
+        let mut rows: HashMap<i64, [Vec<f64>; 2]> = HashMap::new();
+        self.pairs(|b, h, i, keys| {
+            let kv = h / (a.heads_q / a.heads_kv);
+            if of != [b, kv] {
+                (of, rows) = ([b, kv], HashMap::new());
+            }
+            for &j in &keys {
+                let place = self.key_at(b, j);
+                let row = |tensor, dim| (0..dim).map(|d| value(tensor, place, kv, d)).collect();
+                rows.entry(j).or_insert_with(|| [row(&a.k, a.dim_qk), row(&a.v, a.dim_v)]);
+            }
+            let scale = if a.scale == 0.0 { 1.0 / (a.dim_qk as f64).sqrt() } else { f64::from(a.scale) };
+            let q: Vec<f64> = (0..a.dim_qk).map(|d| value(&a.q, self.query_at(b, i), h, d)).collect();
+            // The largest number on the way to a logit.
+            let mut most = 0.0f64;
+            let cap = if a.softcap > 0.0 { f64::from(a.softcap) } else { f64::INFINITY };
+            let scores: Vec<f64> = keys
+                .iter()
+                .map(|&j| {
+                    let dot = q.iter().zip(&rows[&j][0]).map(|(q, k)| q * k).sum::<f64>();
+                    let logit = self.logit(b, h, i, j, scale * dot);
+                    most = most.max((scale * dot).abs().min(cap)).max(logit.abs());
+                    logit
+                })
+                .collect();
+            let sink = self.sink(h);
+            let max = scores.iter().copied().fold(sink, f64::max);
+            let rest = if sink == f64::NEG_INFINITY { 0.0 } else { (sink - max).exp() };
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+            let sum: f64 = weights.iter().sum::<f64>() + rest;
+            // Beyond what f32 holds nothing is promised.
+            let is_beyond = most > 1e30 || scale.abs() > 1e25 || largest == f64::INFINITY;
+            // Scores are f32: the larger they are the coarser.
+            let coarse = 1.0 + most / 20.0;
+            let row = at(&a.o, self.query_at(b, i), h);
+            let largest_q = q.iter().fold(0.0f64, |m, q| m.max(q.abs()));
+            let magnitude = |j: &i64| {
+                let size = |q: f64| if is_i8 || is_i16 { largest_q } else { q.abs() };
+                q.iter().zip(&rows[j][0]).map(|(&q, k)| size(q) * k.abs()).sum::<f64>()
+            };
+            let of_scores = match (is_bf16 || is_i8 || is_i16) && !is_exact_q {
+                true => scale.abs() * rounded * keys.iter().map(magnitude).fold(0.0, f64::max),
+                false => 0.0,
+            };
+            // Exponentials are no better than their rounding needs.
+            let [step, of_power] = if is_i8 { [0.5 / 255.0, 0.006] } else { [0.5 / 16384.0, 1e-4] };
+            let of_powers = step * keys.len() as f64 / sum.max(1.0) + of_power;
+            let of_sum = match (is_bf16, is_i8 || is_i16) {
+                (true, _) => of_scores + 1e-4,
+                (_, true) => of_scores + 1.1 * of_powers,
+                _ => 0.0,
+            };
+            let of_weights = match (is_bf16, is_i8 || is_i16) {
+                (true, _) => 2.0 * rounded + 2.0 * of_scores,
+                (_, true) => 2.0 * of_powers + 2.0 * of_scores,
+                _ => 0.0,
+            };
+            let element = block(a.o.dtype)[1];
+            let mut exact = vec![0.0; a.dim_v as usize];
+            for (j, weight) in keys.iter().zip(&weights) {
+                exact.iter_mut().zip(&rows[j][1]).for_each(|(o, v)| *o += weight / sum * v);
+            }
+            for (d, exact) in (0..).zip(exact) {
+                let got = stored(a.o.dtype, row, d);
+                written(row + (d * element) as usize, element as usize);
+                // Half a unit in the last place of what is stored, and the least that it can hold.
+                let rounding = match a.o.dtype {
+                    F16 => (exact.abs() * 2f64.powi(-11)).max(2f64.powi(-25)),
+                    BF16 => exact.abs() * 2f64.powi(-8),
+                    _ => 0.0,
+                };
+                let is_near = (got - exact).abs() <= (1e-5 * coarse + of_weights) * largest + 1.01 * rounding;
+                assert!(
+                    is_near || is_beyond,
+                    "{label}, {isa}: sequence {b}, head {h}, row {i}, element {d}: {got} is not {exact}"
+                );
+            }
+            if !a.lse.is_null() {
+                let [entry, token] = self.query_at(b, i);
+                let [x, y, z] = a.lse_stride;
+                let at = a.lse.wrapping_offset((entry * x + h * y + token * z) as isize);
+                // SAFETY: a row of the log-sum-exp.
+                let (got, exact) = (f64::from(unsafe { at.read_unaligned() }), max + sum.ln());
+                let same =
+                    got == exact || (got - exact).abs() <= 1e-5 * (1.0 + exact.abs()) * coarse + of_sum;
+                let empty = keys.is_empty() && got == sink;
+                assert!(
+                    same || empty || is_beyond,
+                    "{label}, {isa}: LSE of {b}, {h}, {i}: {got} is not {exact}"
+                );
+                written(at as usize, 4);
+            }
+        });
+    }
+}
+
+/// Address of a row.
+pub fn at(tensor: &fa_tensor, [entry, row]: [i64; 2], head: i64) -> usize {
+    let [x, y, z] = tensor.stride;
+    tensor.data.wrapping_byte_offset((entry * x + head * y + row * z) as isize) as usize
+}
+
+/// One value of a list, which needs no alignment.
+///
+/// # Safety
+/// There are as many.
+unsafe fn read<T: Copy>(list: *const T, i: i64) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { list.wrapping_offset(i as isize).read_unaligned() }
+}
+
+/// What the integers of a tensor stand for.
+fn quant(tensor: &fa_tensor) -> Option<fa_quant> {
+    // SAFETY: NULL or a quant, by the description's contract.
+    (!tensor.quant.is_null()).then(|| unsafe { tensor.quant.read_unaligned() })
+}
+
+/// Number of the scale and the zero of an element among all.
+fn scale_index(quant: &fa_quant, [entry, row]: [i64; 2], head: i64, d: i64) -> i64 {
+    let [x, y, z, w] = quant.stride;
+    let group = |i: i64, size: i32, stride: i64| if stride == 0 { 0 } else { i / i64::from(size) * stride };
+    entry * x + head * y + group(row, quant.group_tokens, z) + group(d, quant.group_dims, w)
+}
+
+/// Address of the scale of an element, if it has one.
+pub fn scale_at(tensor: &fa_tensor, place: [i64; 2], head: i64, d: i64) -> Option<usize> {
+    let quant = quant(tensor).filter(|quant| !quant.scale.is_null())?;
+    Some(quant.scale.wrapping_offset(scale_index(&quant, place, head, d) as isize) as usize)
+}
+
+/// An element as it is stored.
+pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
+    let [elements, bytes] = block(dtype);
+    let block = (row as i64 + d / elements * bytes) as *const u8;
+    // SAFETY: an element of a row of a live tensor.
+    unsafe {
+        match dtype {
+            F32 => f64::from(block.cast::<f32>().read_unaligned()),
+            F16 => block.cast::<f16>().read_unaligned().to_f64(),
+            BF16 => block.cast::<bf16>().read_unaligned().to_f64(),
+            I8 => f64::from(block.cast::<i8>().read()),
+            BOOL8 => f64::from(block.read()),
+            _ => {
+                let scale = block.cast::<f16>().read_unaligned().to_f64();
+                scale * f64::from(block.add(2 + (d % 32) as usize).cast::<i8>().read())
+            }
+        }
+    }
+}
+
+/// What an element of a tensor is.
+pub fn value(tensor: &fa_tensor, place: [i64; 2], head: i64, d: i64) -> f64 {
+    let x = stored(tensor.dtype, at(tensor, place, head), d);
+    let Some(quant) = quant(tensor) else { return x };
+    let at = scale_index(&quant, place, head, d);
+    // SAFETY: as many values, by the description's contract.
+    let of =
+        |list: *const f32, none| if list.is_null() { none } else { f64::from(unsafe { read(list, at) }) };
+    (x - of(quant.zero, 0.0)) * of(quant.scale, 1.0)
+}

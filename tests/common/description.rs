@@ -1,0 +1,693 @@
+//! Random descriptions of all features, with the memory that they point to; for the general door's test and for
+//! fuzzing.
+
+#![allow(dead_code, unreachable_pub, reason = "a module of its own where this is included")]
+
+use std::collections::HashSet;
+use std::ffi::{CStr, c_void};
+use std::ptr;
+
+use flash_attention::capi::attention::{
+    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention, fa_attention_init,
+};
+use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
+use flash_attention::capi::pool::fa_pool;
+use flash_attention::capi::run::{
+    fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+};
+use flash_attention::capi::status::fa_status;
+use flash_attention::capi::tensor::{fa_quant, fa_tensor};
+use half::{bf16, f16};
+
+use super::common::{Random, same_bits};
+use super::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, at, block, scale_at};
+
+/// A description and the memory that it points to.
+pub struct Case {
+    pub a: fa_attention,
+    /// For messages.
+    label: String,
+    /// Largest magnitude of the values.
+    largest: f64,
+    /// Kept for the pointers' sake; vectors and boxes do not move their contents.
+    _inputs: Vec<Vec<u8>>,
+    _lists: Vec<Vec<f32>>,
+    _lens: Vec<Vec<i32>>,
+    #[expect(clippy::vec_box, reason = "there are pointers to them")]
+    _quants: Vec<Box<fa_quant>>,
+    mask: Vec<u8>,
+    _cells: Vec<u8>,
+    o: Vec<u8>,
+    lse: Vec<f32>,
+}
+
+/// What outputs hold before: in bytes, and as f32.
+const BEFORE: u8 = 0xa5;
+const LSE_BEFORE: f32 = -7.0e30;
+
+/// Where numbers come from.
+pub trait Choose {
+    /// One from 0 to `n` - 1.
+    fn number(&mut self, n: i64) -> i64;
+
+    fn from(&mut self, low: i64, high: i64) -> i64 {
+        low + self.number(high - low)
+    }
+    fn chance(&mut self, percent: i64) -> bool {
+        self.number(100) < percent
+    }
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.number(choices.len() as i64) as usize]
+    }
+}
+
+impl Choose for Random {
+    fn number(&mut self, n: i64) -> i64 {
+        self.below(n as usize) as i64
+    }
+}
+
+/// What a description is like comes from `choices`, two bytes each, as far as there are some; what is in its
+/// tensors and lists, and the rest, from `random`.
+pub struct Chooser<'a> {
+    pub choices: &'a [u8],
+    pub random: Random,
+}
+
+impl Choose for Chooser<'_> {
+    fn number(&mut self, n: i64) -> i64 {
+        match self.choices.split_first_chunk() {
+            Some((&bytes, rest)) => {
+                self.choices = rest;
+                i64::from(u16::from_le_bytes(bytes)) % n
+            }
+            None => self.random.number(n),
+        }
+    }
+}
+
+impl Case {
+    /// The same for the same seed.
+    pub fn random(seed: u64) -> Case {
+        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let many_keys = seed % 25 == 24;
+        Case::chosen(Chooser { choices: &[], random }, many_keys, format!("seed {seed}"), |_| true).unwrap()
+    }
+
+    /// One with many keys, or with few; None if its description, which has everything but tensors and pages, is
+    /// not `wanted`.
+    pub fn chosen(
+        mut c: Chooser,
+        many_keys: bool,
+        label: String,
+        wanted: impl Fn(&fa_attention) -> bool,
+    ) -> Option<Case> {
+        let mut a = empty();
+        a.batch = c.from(1, 4);
+        a.heads_kv = c.from(1, 4);
+        a.heads_q = a.heads_kv * c.from(1, 4);
+        a.len_q = c.of(&[0, 1, 1, 2, 3, 5, 16, 17, 20, 33, 70]);
+        a.len_kv = c.of(&[0, 1, 2, 7, 16, 31, 64, 100, 270]);
+        if many_keys {
+            // So many that they are divided among threads, in chunks that need not end where sequences do.
+            a.batch = c.from(1, 3);
+            a.len_q = c.of(&[1, 1, 2, 5]);
+            a.len_kv = c.of(&[513, 3000, 9001, 20_000]);
+        }
+        a.dim_qk = c.of(&[1, 2, 7, 8, 16, 17, 32, 40, 64]);
+        a.dim_v = if c.chance(50) { a.dim_qk } else { c.of(&[1, 3, 8, 16, 19, 64]) };
+        a.scale = c.of(&[0.0, 0.3, -0.2, 1.0]);
+        a.q_pos = match c.number(5) {
+            0 => 0,
+            1 => a.len_kv - a.len_q,
+            2 => c.from(-20, 0),
+            _ => FA_POS_END,
+        };
+        a.flags = if c.chance(20) { FA_PRECISE } else { 0 };
+        let limits = [FA_NO_LIMIT, FA_NO_LIMIT, 0, 0, 1, 5, 40];
+        a.window_left = c.of(&limits);
+        a.window_right = c.of(&limits);
+        if many_keys {
+            a.window_left = c.of(&[FA_NO_LIMIT, FA_NO_LIMIT, 100, 5000]);
+        }
+        a.block_kv = c.of(&[0, 0, 1, 3, 16, 50]);
+        a.block_q = c.of(&[0, 0, 1, 20]);
+        if !wanted(&a) {
+            return None;
+        }
+
+        let mut lens = Vec::new();
+        let batch = a.batch as usize;
+        let starts = |c: &mut Chooser, len: i64| {
+            let mut at = c.number(3);
+            let mut starts = vec![at as i32];
+            for _ in 0..batch {
+                at += c.number(len + 1);
+                starts.push(at as i32);
+            }
+            starts
+        };
+        if c.chance(30) {
+            lens.push(starts(&mut c, a.len_q));
+            a.cu_len_q = lens.last().unwrap().as_ptr();
+        }
+        if c.chance(30) {
+            lens.push(starts(&mut c, a.len_kv));
+            a.cu_len_kv = lens.last().unwrap().as_ptr();
+        }
+        if c.chance(40) {
+            let most = |b: usize| match a.cu_len_kv.is_null() {
+                true => a.len_kv,
+                // SAFETY: [batch + 1] values.
+                false => unsafe { i64::from(*a.cu_len_kv.add(b + 1) - *a.cu_len_kv.add(b)) },
+            };
+            let list = (0..batch).map(|b| c.number(most(b) + 1) as i32).collect::<Vec<_>>();
+            lens.push(list);
+            a.kv_lens = lens.last().unwrap().as_ptr();
+        }
+
+        if a.cu_len_kv.is_null() && c.chance(30) {
+            a.page_size = c.of(&[1, 2, 3, 16, 40]);
+            let used = |b: usize| match a.kv_lens.is_null() {
+                true => a.len_kv,
+                // SAFETY: [batch] values.
+                false => unsafe { i64::from(*a.kv_lens.add(b)) },
+            };
+            let needed: Vec<i64> = (0..batch).map(|b| (used(b) + a.page_size - 1) / a.page_size).collect();
+            a.num_pages = needed.iter().sum::<i64>() + c.number(3);
+            // Every page once, in any order.
+            let mut free: Vec<i32> = (0..a.num_pages as i32).collect();
+            let mut page = |c: &mut Chooser| free.swap_remove(c.random.number(free.len() as i64) as usize);
+            let garbage = [-1, 1 << 30, i32::MIN];
+            let mut table = Vec::new();
+            if c.chance(50) {
+                a.table_stride = needed.iter().max().unwrap() + c.number(3);
+                for &n in &needed {
+                    table.extend((0..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                    table.extend((n..a.table_stride).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
+                }
+            } else {
+                let mut starts = vec![0];
+                for &n in &needed {
+                    table.extend((0..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                    table.extend((0..c.number(2)).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
+                    starts.push(table.len() as i32);
+                }
+                lens.push(starts);
+                a.block_table_start = lens.last().unwrap().as_ptr();
+            }
+            lens.push(table);
+            a.block_table = lens.last().unwrap().as_ptr();
+        }
+
+        let total = |starts: *const i32, len: i64| match starts.is_null() {
+            true => (a.batch, len),
+            // SAFETY: [batch + 1] values.
+            false => (1, unsafe { i64::from(*starts.add(batch)) }),
+        };
+        let (entries_q, rows_q) = total(a.cu_len_q, a.len_q);
+        let (entries_kv, rows_kv) = match a.block_table.is_null() {
+            true => total(a.cu_len_kv, a.len_kv),
+            false => (a.num_pages, a.page_size),
+        };
+        let (mut inputs, mut lists, mut quants) = (Vec::new(), Vec::new(), Vec::new());
+        let mut largest = 1.0f64;
+        let packed = [!a.cu_len_q.is_null(), !a.cu_len_kv.is_null(), !a.cu_len_kv.is_null()];
+        // Many problems are f32 throughout, and many have the types that integers compute.
+        let types = match c.number(10) {
+            0..4 => vec![F32],
+            4..7 => vec![F32, F16, BF16, I8, Q8_0],
+            _ => vec![I8],
+        };
+        let mut input = |c: &mut Chooser, which: usize, extent: [i64; 3], dim: i64, broadcast: bool| {
+            let mut dtype = if which == 0 && types[0] == I8 { c.of(&[F32, BF16, I8]) } else { c.of(&types) };
+            if dim % block(dtype)[0] != 0 {
+                dtype = I8;
+            }
+            let [elements, bytes] = block(dtype);
+            let row = dim / elements * bytes;
+            let (mut stride, _) = strides(c, extent, row, bytes.min(4));
+            if broadcast && c.chance(20) {
+                stride[c.number(2) as usize] = 0;
+            }
+            // As many as are reached: a read beyond is a read beyond the allocation.
+            let reached = (0..3).map(|i| (extent[i] - 1) * stride[i]).sum::<i64>() + row;
+            let mut data = vec![0u8; if extent.contains(&0) { 0 } else { reached as usize }];
+            let mut tensor = fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, ..fa_tensor::NONE };
+            let is_scaled = dtype == I8 && c.chance(80);
+            if dtype == Q8_0 {
+                // Blocks begin where rows do.
+                for_rows(&tensor, extent, |at| {
+                    for at in (0..row).step_by(bytes as usize).map(|block| at as i64 + block) {
+                        // SAFETY: a block of a row.
+                        let block = unsafe { std::slice::from_raw_parts_mut(at as *mut u8, bytes as usize) };
+                        largest = largest.max(fill(&mut c.random, dtype, false, block));
+                    }
+                });
+            } else {
+                for x in data.chunks_mut(bytes as usize) {
+                    largest = largest.max(fill(&mut c.random, dtype, is_scaled, x));
+                }
+            }
+            if is_scaled {
+                let (quant, list, most) = scales(c, extent, dim, packed[which]);
+                largest = largest.max(f64::from(most) * 137.0);
+                lists.extend(list);
+                quants.push(Box::new(quant));
+                tensor.quant = &**quants.last().unwrap();
+            }
+            inputs.push(data);
+            tensor
+        };
+        a.q = input(&mut c, 0, [entries_q, a.heads_q, rows_q], a.dim_qk, false);
+        a.k = input(&mut c, 1, [entries_kv, a.heads_kv, rows_kv], a.dim_qk, true);
+        a.v = input(&mut c, 2, [entries_kv, a.heads_kv, rows_kv], a.dim_v, true);
+        if a.dim_v <= a.dim_qk && a.dim_v % block(a.k.dtype)[0] == 0 && c.chance(15) {
+            a.v = a.k;
+        }
+        let extent = [entries_q, a.heads_q, rows_q];
+        a.o.dtype = if types == [F32] { F32 } else { c.of(&[F32, F16, BF16]) };
+        let element = block(a.o.dtype)[1];
+        let (stride, bytes) = strides(&mut c, extent, a.dim_v * element, element);
+        let mut o = vec![BEFORE; bytes];
+        (a.o.data, a.o.stride) = (o.as_mut_ptr().cast(), stride);
+        let (stride, bytes) = strides(&mut c, extent, 4, 4);
+        let mut lse = vec![LSE_BEFORE; bytes / 4];
+        if c.chance(70) {
+            a.lse = lse.as_mut_ptr();
+            a.lse_stride = stride.map(|bytes| bytes / 4);
+        }
+        if c.chance(20) {
+            a.softcap = c.of(&[0.5, 3.0, 50.0]);
+        }
+        let queries = [a.batch, a.heads_q, a.len_q];
+        let mut mask = Vec::new();
+        if c.chance(50) && a.len_q * a.len_kv > 0 {
+            a.mask.dtype = if c.chance(50) { BOOL8 } else { c.of(&types) };
+            if [I8, Q8_0].contains(&a.mask.dtype) {
+                a.mask.dtype = F32;
+            }
+            let element = block(a.mask.dtype)[1];
+            let (mut stride, bytes) = strides(&mut c, queries, a.len_kv * element, element);
+            for stride in &mut stride {
+                if c.chance(30) {
+                    *stride = 0;
+                }
+            }
+            // Some hide almost everything, so that there are rows that see nothing.
+            let hidden = c.of(&[0, 10, 50, 97]);
+            mask = vec![0; bytes];
+            for x in mask.chunks_mut(element as usize) {
+                let hides = c.random.chance(hidden);
+                let number = if hides { f32::NEG_INFINITY } else { c.random.normal() };
+                match a.mask.dtype {
+                    BOOL8 => x[0] = if hides { 0 } else { c.random.from(1, 256) as u8 },
+                    F16 => x.copy_from_slice(&f16::from_f32(number).to_ne_bytes()),
+                    BF16 => x.copy_from_slice(&bf16::from_f32(number).to_ne_bytes()),
+                    _ => x.copy_from_slice(&number.to_ne_bytes()),
+                }
+            }
+            (a.mask.stride, a.mask.data) = (stride, mask.as_mut_ptr().cast());
+        }
+        let mut cells = Vec::new();
+        if c.chance(25) && a.len_q * a.len_kv > 0 {
+            a.block_mask_q = c.of(&[1, 5, 16, 32, 100]);
+            a.block_mask_kv = c.of(&[1, 7, 16, 64, 300]);
+            let extent = [a.batch, a.heads_q, (a.len_q + a.block_mask_q - 1) / a.block_mask_q];
+            let (mut stride, bytes) =
+                strides(&mut c, extent, (a.len_kv + a.block_mask_kv - 1) / a.block_mask_kv, 1);
+            for stride in &mut stride {
+                if c.chance(30) {
+                    *stride = 0;
+                }
+            }
+            let hidden = c.of(&[0, 30, 80, 100]);
+            cells = (0..bytes)
+                .map(|_| if c.random.chance(hidden) { 0 } else { c.random.from(1, 256) as u8 })
+                .collect();
+            (a.block_mask, a.block_mask_stride) = (cells.as_ptr(), stride);
+        }
+        if c.chance(25) {
+            let per_batch = c.chance(50);
+            lists.push(
+                (0..a.heads_q * if per_batch { a.batch } else { 1 })
+                    .map(|_| c.random.of(&[0.0, 0.02, 0.5, -0.1]))
+                    .collect(),
+            );
+            a.alibi_slopes = lists.last().unwrap().as_ptr();
+            a.alibi_batch_stride = if per_batch { a.heads_q } else { 0 };
+            if !mask.is_empty() && a.mask.dtype != BOOL8 && c.chance(50) {
+                a.flags |= FA_MASK_TIMES_SLOPE;
+            }
+        }
+        if c.chance(25) {
+            lists.push(
+                (0..a.heads_q).map(|_| c.random.of(&[0.0, 2.5, -3.0, 30.0, f32::NEG_INFINITY])).collect(),
+            );
+            a.sinks = lists.last().unwrap().as_ptr();
+        }
+        let mut case = Case {
+            a,
+            label,
+            largest,
+            _inputs: inputs,
+            _lists: lists,
+            _lens: lens,
+            _quants: quants,
+            mask,
+            _cells: cells,
+            o,
+            lse,
+        };
+        case.poison();
+        Some(case)
+    }
+
+    /// NaN in every key and value that nothing sees, and in every number of the mask that is not looked at;
+    /// in the scales of integers that nothing sees.
+    fn poison(&mut self) {
+        let mut looked_at = HashSet::new();
+        let [x, y, z] = self.a.mask.stride;
+        let [_, element] = block(self.a.mask.dtype);
+        for b in 0..self.a.batch {
+            for h in 0..self.a.heads_q {
+                for i in 0..Definition(&self.a).queries_of(b) {
+                    for j in Definition(&self.a).window(b, i) {
+                        looked_at.insert(b * x + h * y + i * z + j * element);
+                    }
+                }
+            }
+        }
+        for (index, x) in self.mask.chunks_mut(element as usize).enumerate() {
+            if self.a.mask.dtype != BOOL8 && !looked_at.contains(&(index as i64 * element)) {
+                // Not a number in every format.
+                x.fill(0xff);
+            }
+        }
+        let a = &self.a;
+        let mut seen = HashSet::new();
+        let mut scales = HashSet::new();
+        Definition(&self.a).pairs(|b, h, _, keys| {
+            let kv = h / (a.heads_q / a.heads_kv);
+            for j in keys {
+                for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
+                    let place = Definition(&self.a).key_at(b, j);
+                    seen.insert(at(tensor, place, kv));
+                    scales.extend((0..dim).filter_map(|d| scale_at(tensor, place, kv, d)));
+                }
+            }
+        });
+        let is_paged = !a.block_table.is_null();
+        for b in 0..if is_paged { a.num_pages } else { a.batch } {
+            for kv in 0..a.heads_kv {
+                for j in 0..if is_paged { a.page_size } else { Definition(&self.a).keys_of(b) } {
+                    for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
+                        let place = if is_paged { [b, j] } else { Definition(&self.a).key_at(b, j) };
+                        let row = at(tensor, place, kv);
+                        let [elements, bytes] = block(tensor.dtype);
+                        if !seen.contains(&row) {
+                            // Not a number in every format of floating point, scales of blocks included.
+                            // SAFETY: a row of the tensor.
+                            unsafe { (row as *mut u8).write_bytes(0xff, (dim / elements * bytes) as usize) };
+                        }
+                        for scale in (0..dim).filter_map(|d| scale_at(tensor, place, kv, d)) {
+                            // SAFETY: a list of scales that we made; one shared by all must be finite.
+                            unsafe {
+                                let is_shared = (*tensor.quant).stride == [0; 4];
+                                if !scales.contains(&scale) && !is_shared {
+                                    (scale as *mut f32).write(f32::NAN);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs it on every instruction set that the machine has and that computes it, in all ways: right, with the same
+    /// bits, and nothing else written.
+    pub fn check_everywhere(&mut self, pool: *const fa_pool, width: i32) {
+        for isa in [c"avx512bf16", c"avx512vnni", c"avx512", c"avx2", c"scalar"] {
+            // SAFETY: a string.
+            assert_eq!(unsafe { fa_limit_isa(isa.as_ptr()) }, fa_status::FA_OK);
+            // SAFETY: a static string.
+            if unsafe { CStr::from_ptr(fa_isa()) } != isa {
+                continue;
+            }
+            let how = isa.to_str().unwrap();
+            self.blank();
+            self.run(ptr::null(), 1);
+            if !why(&self.a).starts_with(how) {
+                // Computed by another one.
+                continue;
+            }
+            self.check(how);
+            let once = self.outputs();
+            let same = |case: &Case, what: &str| {
+                let now = case.outputs();
+                assert!(now.0 == once.0 && same_bits(&now.1, &once.1), "{}, {how}: {what}", case.label);
+            };
+            self.blank();
+            self.run(pool, width);
+            same(self, "a pool");
+            for n in [1, 2, 5] {
+                self.blank();
+                self.run_in_parts(n);
+                same(self, "parts");
+            }
+            // The block that is chosen for a sequence does not depend on the others; nor does anything else.
+            self.blank();
+            for b in 0..self.a.batch {
+                self.run_alone(b);
+            }
+            same(self, "each sequence alone");
+        }
+    }
+
+    /// Checks the outputs, and that nothing else was written.
+    fn check(&self, isa: &str) {
+        let mut o_left = self.o.clone();
+        let mut lse_left = self.lse.clone();
+        let lse_bytes = self.lse.as_ptr_range();
+        Definition(&self.a).check(isa, self.largest, &self.label, |at, bytes| {
+            if (lse_bytes.start as usize..lse_bytes.end as usize).contains(&at) {
+                lse_left[(at - lse_bytes.start as usize) / 4] = LSE_BEFORE;
+            } else {
+                o_left[at - self.o.as_ptr() as usize..][..bytes].fill(BEFORE);
+            }
+        });
+        let untouched = o_left.iter().all(|&x| x == BEFORE) && lse_left.iter().all(|&x| x == LSE_BEFORE);
+        assert!(untouched, "{}, {isa}: wrote beside the outputs", self.label);
+    }
+
+    fn blank(&mut self) {
+        self.o.fill(BEFORE);
+        self.lse.fill(LSE_BEFORE);
+    }
+
+    fn outputs(&self) -> (Vec<u8>, Vec<f32>) {
+        (self.o.clone(), self.lse.clone())
+    }
+
+    fn run(&self, pool: *const fa_pool, width: i32) {
+        let mut ws = Workspace::of(&self.a, width);
+        // SAFETY: a description of live memory.
+        let status = unsafe { fa_attention_run(&self.a, ws.at(), ws.size, pool) };
+        assert_eq!(status, fa_status::FA_OK, "{}: {}", self.label, why(&self.a));
+    }
+
+    fn run_in_parts(&self, n: i32) {
+        let mut ws = Workspace::of(&self.a, n);
+        for step in [fa_attention_part, fa_attention_finish] {
+            for part in (0..n).rev() {
+                // SAFETY: as above.
+                let status = unsafe { step(&self.a, ws.at(), ws.size, part, n) };
+                assert_eq!(status, fa_status::FA_OK, "{}", self.label);
+            }
+        }
+    }
+
+    /// Computes sequence `b` alone, into the same place.
+    fn run_alone(&self, b: i64) {
+        let mut a = self.a;
+        let mut quants = Vec::new();
+        let mut shift = |tensor: &mut fa_tensor, [entry, row]: [i64; 2]| {
+            let bytes = entry * tensor.stride[0] + row * tensor.stride[2];
+            tensor.data = tensor.data.wrapping_byte_offset(bytes as isize);
+            if !tensor.quant.is_null() {
+                // SAFETY: a box that the case keeps.
+                let mut quant = unsafe { *tensor.quant };
+                let [x, _, z, _] = quant.stride;
+                let values = entry * x + if z == 0 { 0 } else { row / i64::from(quant.group_tokens) * z };
+                for list in [&mut quant.scale, &mut quant.zero] {
+                    if !list.is_null() {
+                        *list = list.wrapping_offset(values as isize);
+                    }
+                }
+                quants.push(Box::new(quant));
+                tensor.quant = &**quants.last().unwrap();
+            }
+        };
+        a.batch = 1;
+        (a.len_q, a.len_kv) = (Definition(&self.a).queries_of(b), Definition(&self.a).keys_in_use(b));
+        for tensor in [&mut a.q, &mut a.o] {
+            shift(tensor, Definition(&self.a).query_at(b, 0));
+        }
+        if a.block_table.is_null() {
+            for tensor in [&mut a.k, &mut a.v] {
+                shift(tensor, Definition(&self.a).key_at(b, 0));
+            }
+        } else if a.block_table_start.is_null() {
+            a.block_table = a.block_table.wrapping_offset((b * a.table_stride) as isize);
+        } else {
+            a.block_table_start = a.block_table_start.wrapping_offset(b as isize);
+        }
+        if !a.lse.is_null() {
+            let [entry, row] = Definition(&self.a).query_at(b, 0);
+            a.lse = a.lse.wrapping_offset((entry * a.lse_stride[0] + row * a.lse_stride[2]) as isize);
+        }
+        if !a.block_mask.is_null() {
+            a.block_mask = a.block_mask.wrapping_offset((b * a.block_mask_stride[0]) as isize);
+        }
+        if !a.mask.data.is_null() {
+            a.mask.data = a.mask.data.wrapping_byte_offset((b * a.mask.stride[0]) as isize);
+        }
+        if !a.alibi_slopes.is_null() {
+            a.alibi_slopes = a.alibi_slopes.wrapping_offset((b * a.alibi_batch_stride) as isize);
+        }
+        (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
+        let mut ws = Workspace::of(&a, 1);
+        // SAFETY: as above.
+        let status = unsafe { fa_attention_run(&a, ws.at(), ws.size, ptr::null()) };
+        assert_eq!(status, fa_status::FA_OK, "{}: {}", self.label, why(&a));
+    }
+}
+
+/// Strides of some layout of these extents with rows of so many bytes, and how many bytes that takes.
+/// Distances are multiples of `unit`.
+pub fn strides(
+    c: &mut impl Choose,
+    [entries, heads, rows]: [i64; 3],
+    row: i64,
+    unit: i64,
+) -> ([i64; 3], usize) {
+    let row = row + unit * c.of(&[0, 0, 1, 5]);
+    let unit = unit as u64;
+    let stride = match c.number(3) {
+        0 => [heads * rows * row, rows * row, row],
+        1 => [rows * heads * row, row, heads * row],
+        // Rows so far apart that they fall on the same cache lines.
+        _ => {
+            let far = ((heads * row) as u64).next_multiple_of(1024).next_multiple_of(unit) as i64;
+            [rows * far, row, far]
+        }
+    };
+    let bytes: i64 = if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) };
+    (stride, (bytes as u64).next_multiple_of(unit) as usize)
+}
+
+/// Writes one element (or block) of random data; returns its largest magnitude.
+fn fill(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) -> f64 {
+    match dtype {
+        F32 => {
+            let x = random.normal();
+            to.copy_from_slice(&x.to_ne_bytes());
+            f64::from(x.abs())
+        }
+        F16 => {
+            let x = f16::from_f32(random.normal());
+            to.copy_from_slice(&x.to_ne_bytes());
+            x.to_f64().abs()
+        }
+        BF16 => {
+            let x = bf16::from_f32(random.normal());
+            to.copy_from_slice(&x.to_ne_bytes());
+            x.to_f64().abs()
+        }
+        I8 => {
+            let most = if is_scaled { 127 } else { 3 };
+            to[0] = random.from(-most - 1, most + 1) as i8 as u8;
+            if is_scaled { 0.0 } else { 4.0 }
+        }
+        _ => {
+            let scale = f16::from_f32(random.from(1, 20) as f32 / 1000.0);
+            to[..2].copy_from_slice(&scale.to_ne_bytes());
+            to[2..].iter_mut().for_each(|x| *x = random.from(-128, 128) as i8 as u8);
+            128.0 * scale.to_f64()
+        }
+    }
+}
+
+/// Scales and zeros of some granularity for a tensor, and the largest scale.
+fn scales(c: &mut Chooser, extent: [i64; 3], dim: i64, packed: bool) -> (fa_quant, Vec<Vec<f32>>, f32) {
+    // Of packed rows a group may belong to two sequences, which then cannot be cut out.
+    let group_tokens = if packed { 1 } else { c.of(&[1, 1, 4, 7]) };
+    let group_dims = c.of(&[1, 1, 3, 8, 16, 32]);
+    let groups = |n: i64, size: i64| (n + size - 1) / size;
+    let counts = [extent[0], extent[1], groups(extent[2], group_tokens), groups(dim, group_dims)];
+    let mut stride = [0; 4];
+    let mut n = 1;
+    for axis in (0..4).rev() {
+        if c.chance(40) {
+            stride[axis] = n;
+            n *= counts[axis].max(1);
+        }
+    }
+    let scale: Vec<f32> = (0..n).map(|_| c.random.from(5, 20) as f32 / 1000.0).collect();
+    let zero: Vec<f32> = (0..n).map(|_| c.random.from(-9, 10) as f32).collect();
+    let most = scale.iter().fold(0f32, |m, &x| m.max(x));
+    let quant = fa_quant {
+        scale: scale.as_ptr(),
+        zero: if c.chance(30) { zero.as_ptr() } else { ptr::null() },
+        stride,
+        group_tokens: if stride[2] == 0 { c.of(&[0, 1, 5]) } else { group_tokens as i32 },
+        group_dims: if stride[3] == 0 { c.of(&[0, 1, 5]) } else { group_dims as i32 },
+    };
+    (quant, vec![scale, zero], most)
+}
+
+/// Calls `f` with the address of each row.
+fn for_rows(tensor: &fa_tensor, [entries, heads, rows]: [i64; 3], mut f: impl FnMut(usize)) {
+    for entry in 0..entries {
+        for head in 0..heads {
+            (0..rows).for_each(|row| f(at(tensor, [entry, row], head)));
+        }
+    }
+}
+
+pub fn empty() -> fa_attention {
+    let mut a = std::mem::MaybeUninit::uninit();
+    // SAFETY: `a` is as large as it says, and filled on success.
+    unsafe {
+        assert_eq!(fa_attention_init(a.as_mut_ptr(), size_of::<fa_attention>()), fa_status::FA_OK);
+        a.assume_init()
+    }
+}
+
+pub fn why(a: &fa_attention) -> String {
+    let mut words = [0u8; 300];
+    // SAFETY: room for that many bytes.
+    unsafe { fa_attention_check(a, words.as_mut_ptr().cast(), words.len()) };
+    CStr::from_bytes_until_nul(&words).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Scratch memory as bad as a caller may bring it: misaligned, full of NaN, and no byte too long.
+pub struct Workspace {
+    memory: Vec<u8>,
+    pub size: usize,
+}
+
+impl Workspace {
+    pub fn of(a: &fa_attention, n: i32) -> Workspace {
+        let mut size = 0;
+        // SAFETY: both pointers lead to locals.
+        let status = unsafe { fa_attention_workspace(a, n, &mut size) };
+        assert_eq!(status, fa_status::FA_OK, "{}", why(a));
+        Workspace { memory: vec![0xff; size + 1], size }
+    }
+
+    pub fn at(&mut self) -> *mut c_void {
+        self.memory[1..].as_mut_ptr().cast()
+    }
+}
