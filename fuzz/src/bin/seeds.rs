@@ -1,0 +1,134 @@
+//! Writes inputs that are legal, for `describe` descriptions that the generator makes: where a fuzzer begins if there
+//! is no corpus, as after a change of the structure. Argument: the folder for the targets' folders.
+
+use std::fs;
+use std::path::PathBuf;
+
+use flash_attention::capi::attention::fa_attention;
+use flash_attention::capi::tensor::{fa_quant, fa_tensor};
+use flash_attention_fuzz::common::Random;
+use flash_attention_fuzz::description::{Case, Chooser};
+use flash_attention_fuzz::general::LISTED;
+use flash_attention_fuzz::pointers::MOST;
+
+fn main() {
+    let folder = PathBuf::from(std::env::args_os().nth(1).expect("a folder"));
+    let write = |target: &str, name: u64, bytes: &[u8]| {
+        let folder = folder.join(target);
+        fs::create_dir_all(&folder).expect("a folder that can be made");
+        fs::write(folder.join(format!("{name:03}")), bytes).expect("a file that can be written");
+    };
+    for seed in 0..400 {
+        let chooser = Chooser { choices: &[], random: Random(seed << 32) };
+        let is_small = |a: &fa_attention| {
+            let bytes = a.batch * a.heads_q * a.len_q.max(a.len_kv) * a.dim_qk.max(a.dim_v) * 4;
+            bytes <= MOST as i64
+        };
+        let Some(case) = Case::chosen(chooser, false, format!("seed {seed}"), is_small) else { continue };
+        if let Some(bytes) = encode(&case.a) {
+            write("describe", seed, &bytes);
+        }
+    }
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    // The easy door: 2 heads, 3 rows, 5 keys, of 8 elements; scale and threads are 1.
+    for (function, one) in (0..3u8).zip([1f32; 3]) {
+        let mut bytes = vec![0, 0, function, 0, 0, 0, 0, 0, 0];
+        bytes.extend(words(&[0, 0, 8]));
+        bytes.extend([0; 4]);
+        bytes.extend(one.to_le_bytes());
+        bytes.extend(words(&[1, 2, 3, 5, 1, 1, 1, 1]));
+        bytes.extend([one; 3].map(f32::to_le_bytes).concat());
+        write("describe", 900 + u64::from(function), &bytes);
+    }
+    let mut random = Random(1);
+    for name in 0..16 {
+        let bytes: Vec<u8> = (0..200).map(|_| random.bits() as u8).collect();
+        write("attention", name, &bytes);
+    }
+    // [2][2][6][10] numbers to integers with a scale for each head, or for 4 tokens and 5 channels.
+    for (name, stride, groups) in [(0, [0, 1, 0, 0], [1, 1]), (1, [0, 0, 2, 1], [4, 5])] {
+        let groups = groups[0] | groups[1] << 32;
+        let [src, dst] = [[480, 240, 40, 0], [120, 60, 10, 3]];
+        let [a, b, c, d] = stride;
+        let fields =
+            [&[2, 2, 6, 10][..], &src[..], &dst[..], &[a, b, c, d, groups, 1, 1, 1, 1, name, 0]].concat();
+        write("quantize", name, &words(&fields));
+    }
+    write("merge", 0, &words(&[3, 5, 1, 1, 1, 1, 0]));
+}
+
+/// In the order in which `Described::read` reads; None if its lists are longer than those of inputs.
+fn encode(a: &fa_attention) -> Option<Vec<u8>> {
+    let mut bytes = vec![1u8];
+    bytes.extend([0, 2, 0, 0, 100, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let word = |x: i64| x.to_le_bytes();
+    // A pointer to memory that ends at a guard page, or NULL.
+    let code = |is_null: bool| word(i64::from(!is_null));
+    let tensor = |bytes: &mut Vec<u8>, x: &fa_tensor| {
+        bytes.extend(code(x.data.is_null()));
+        x.stride.iter().for_each(|&stride| bytes.extend(word(stride)));
+        bytes.extend(x.dtype.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(code(x.quant.is_null()));
+    };
+    bytes.extend(word(a.struct_size as i64));
+    bytes.extend(a.flags.to_le_bytes());
+    bytes.extend([0; 4]);
+    for x in [a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv, a.dim_qk, a.dim_v] {
+        bytes.extend(word(x));
+    }
+    [&a.q, &a.k, &a.v, &a.o].into_iter().for_each(|x| tensor(&mut bytes, x));
+    bytes.extend(a.scale.to_le_bytes());
+    bytes.extend(a.softcap.to_le_bytes());
+    [a.q_pos, a.window_left, a.window_right].into_iter().for_each(|x| bytes.extend(word(x)));
+    tensor(&mut bytes, &a.mask);
+    bytes.extend(code(a.alibi_slopes.is_null()));
+    bytes.extend(word(a.alibi_batch_stride));
+    bytes.extend(code(a.sinks.is_null()));
+    bytes.extend(code(a.block_mask.is_null()));
+    a.block_mask_stride.into_iter().for_each(|x| bytes.extend(word(x)));
+    [a.block_mask_q, a.block_mask_kv].into_iter().for_each(|x| bytes.extend(word(x)));
+    let lists = [a.cu_len_q, a.cu_len_kv, a.kv_lens, a.block_table, a.block_table_start];
+    lists.iter().for_each(|list| bytes.extend(code(list.is_null())));
+    [a.table_stride, a.page_size, a.num_pages].into_iter().for_each(|x| bytes.extend(word(x)));
+    bytes.extend(code(a.lse.is_null()));
+    a.lse_stride.into_iter().for_each(|x| bytes.extend(word(x)));
+    [a.block_q, a.block_kv].into_iter().for_each(|x| bytes.extend(word(x)));
+    for x in [&a.q, &a.k, &a.v] {
+        // SAFETY: NULL or a quant of the case.
+        let none = fa_quant {
+            scale: std::ptr::null(),
+            zero: std::ptr::null(),
+            stride: [0; 4],
+            group_tokens: 1,
+            group_dims: 1,
+        };
+        // SAFETY: as above.
+        let quant = unsafe { x.quant.as_ref() }.unwrap_or(&none);
+        bytes.extend(code(quant.scale.is_null()));
+        bytes.extend(code(quant.zero.is_null()));
+        quant.stride.iter().for_each(|&stride| bytes.extend(word(stride)));
+        bytes.extend(quant.group_tokens.to_le_bytes());
+        bytes.extend(quant.group_dims.to_le_bytes());
+    }
+    let batch = a.batch as usize;
+    let table = match a.block_table_start.is_null() {
+        true => batch * a.table_stride as usize,
+        // SAFETY: [batch + 1] values.
+        false => unsafe { *a.block_table_start.add(batch) as usize },
+    };
+    let lengths = [batch + 1, batch + 1, batch, table, batch + 1];
+    for (i, list) in lists.into_iter().enumerate() {
+        if list.is_null() {
+            bytes.extend([0].repeat(4 * LISTED[i]));
+        } else if lengths[i] > LISTED[i] {
+            return None;
+        } else {
+            // SAFETY: as many values.
+            let values = (0..lengths[i]).map(|at| unsafe { *list.add(at) });
+            values.clone().for_each(|x| bytes.extend(x.to_le_bytes()));
+            bytes.extend([0].repeat(4 * (LISTED[i] - lengths[i])));
+        }
+    }
+    Some(bytes)
+}

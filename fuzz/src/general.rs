@@ -1,0 +1,691 @@
+//! The general door on any description.
+//!
+//! An input is the bytes of `fa_attention`, field by field, of its quants, and of its lists. Pointers become real ones:
+//! see [`crate::pointers`]. Everything else is taken as it comes. The header then says what is legal ([`verdict`]),
+//! and the definition in f64 what is right.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
+use std::ptr;
+
+use flash_attention::capi::attention::{
+    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
+};
+use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
+use flash_attention::capi::pool::fa_pool;
+use flash_attention::capi::run::{
+    fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+};
+use flash_attention::capi::status::fa_status;
+use flash_attention::capi::tensor::{fa_quant, fa_tensor};
+
+use crate::common::Random;
+use crate::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, block};
+use crate::input::{Input, hash};
+use crate::layout::{MOST as ADDRESSES, Rows, Verdict, quant_verdict, unit, values};
+use crate::memory::Guarded;
+use crate::pointers::{Code, Kind, MOST, Memory, Pointer, anything};
+
+/// Numbers of the pointers.
+const Q: usize = 0;
+const K: usize = 1;
+const V: usize = 2;
+const O: usize = 3;
+const MASK: usize = 4;
+const LSE: usize = 5;
+const SLOPES: usize = 6;
+const SINKS: usize = 7;
+const CELLS: usize = 8;
+const STARTS_Q: usize = 9;
+const STARTS_KV: usize = 10;
+const LENS: usize = 11;
+const TABLE: usize = 12;
+const TABLE_STARTS: usize = 13;
+/// Scales of Q, K and V; their zeros come after them.
+const SCALES: usize = 14;
+pub const POINTERS: usize = 20;
+
+/// Values of a list that an input gives; longer ones repeat them.
+pub const LISTED: [usize; 5] = [8, 8, 8, 32, 8];
+
+/// Work that the oracle does quickly: multiplications.
+const WORK: i128 = 1 << 15;
+
+/// A description before its pointers are real.
+pub struct Described {
+    pub control: [u8; 16],
+    pub a: fa_attention,
+    pub codes: [Code; POINTERS],
+    /// Of Q, K, V, O and the mask: whether they have one, and what it is.
+    pub has_quant: [u64; 5],
+    pub quants: [fa_quant; 3],
+    pub lists: [Vec<i32>; 5],
+}
+
+fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
+    let code = Code(input.u64());
+    let stride = [0; 3].map(|_| input.i64());
+    let [dtype, reserved] = [input.i32(), input.i32()];
+    (fa_tensor { data: ptr::null_mut(), stride, dtype, reserved, quant: ptr::null() }, code, input.u64())
+}
+
+impl Described {
+    /// Reads fields in the order in which the header has them.
+    pub fn read(input: &mut Input) -> Described {
+        let control = input.bytes();
+        let mut codes = [Code(0); POINTERS];
+        let mut has_quant = [0; 5];
+        let mut a = crate::description::empty();
+        a.struct_size = input.u64() as usize;
+        (a.flags, a.reserved0) = (input.u32(), input.u32());
+        for field in [
+            &mut a.batch,
+            &mut a.heads_q,
+            &mut a.heads_kv,
+            &mut a.len_q,
+            &mut a.len_kv,
+            &mut a.dim_qk,
+            &mut a.dim_v,
+        ] {
+            *field = input.i64();
+        }
+        (a.q, codes[Q], has_quant[Q]) = tensor(input);
+        (a.k, codes[K], has_quant[K]) = tensor(input);
+        (a.v, codes[V], has_quant[V]) = tensor(input);
+        (a.o, codes[O], has_quant[O]) = tensor(input);
+        (a.scale, a.softcap) = (input.f32(), input.f32());
+        (a.q_pos, a.window_left, a.window_right) = (input.i64(), input.i64(), input.i64());
+        (a.mask, codes[MASK], has_quant[MASK]) = tensor(input);
+        codes[SLOPES] = Code(input.u64());
+        a.alibi_batch_stride = input.i64();
+        codes[SINKS] = Code(input.u64());
+        codes[CELLS] = Code(input.u64());
+        a.block_mask_stride = [0; 3].map(|_| input.i64());
+        (a.block_mask_q, a.block_mask_kv) = (input.i64(), input.i64());
+        for list in [STARTS_Q, STARTS_KV, LENS, TABLE, TABLE_STARTS] {
+            codes[list] = Code(input.u64());
+        }
+        (a.table_stride, a.page_size, a.num_pages) = (input.i64(), input.i64(), input.i64());
+        codes[LSE] = Code(input.u64());
+        a.lse_stride = [0; 3].map(|_| input.i64());
+        (a.block_q, a.block_kv) = (input.i64(), input.i64());
+        let quants = [0, 1, 2].map(|i| {
+            codes[SCALES + i] = Code(input.u64());
+            codes[SCALES + 3 + i] = Code(input.u64());
+            let stride = [0; 4].map(|_| input.i64());
+            let [group_tokens, group_dims] = [input.i32(), input.i32()];
+            fa_quant { scale: ptr::null(), zero: ptr::null(), stride, group_tokens, group_dims }
+        });
+        let lists = LISTED.map(|n| (0..n).map(|_| input.i32()).collect());
+        Described { control, a, codes, has_quant, quants, lists }
+    }
+
+    /// How long lists are: sequences, one more, and so on, in the order of their pointers.
+    fn lengths(&mut self) -> [i128; 5] {
+        let batch = i128::from(self.a.batch).max(0);
+        // As long as nobody reads them, lists of any length are fine; of what is read there is a page or two.
+        let longest = MOST as i128 / 4;
+        if batch >= longest {
+            for list in [STARTS_Q, STARTS_KV, LENS, TABLE_STARTS] {
+                self.codes[list] = Code(0);
+            }
+        }
+        for start in &mut self.lists[4] {
+            if i128::from(*start) > longest {
+                *start %= 64;
+            }
+        }
+        let mut table = i128::from(self.a.table_stride).max(0).saturating_mul(batch);
+        if !self.codes[TABLE_STARTS].is_null() {
+            table = i128::from(self.lists[4][batch as usize % LISTED[4]]).max(0);
+        }
+        if table > longest {
+            self.codes[TABLE] = Code(0);
+            table = 0;
+        }
+        [batch + 1, batch + 1, batch, table, batch + 1].map(|n| n.min(longest))
+    }
+
+    /// A value of a list.
+    fn listed(&self, list: usize, i: i128) -> i64 {
+        i64::from(self.lists[list][(i % LISTED[list] as i128) as usize])
+    }
+}
+
+/// What a description says about sizes, as far as it says it.
+struct Sizes {
+    verdict: Verdict,
+    /// Bytes behind each pointer.
+    bytes: [i128; POINTERS],
+    work: i128,
+}
+
+/// Judges everything but NULL and overlaps, which need addresses.
+fn sizes(d: &mut Described) -> Sizes {
+    let mut verdict = Verdict::Legal;
+    let mut bytes = [0; POINTERS];
+    let lengths = d.lengths();
+    for (i, n) in lengths.into_iter().enumerate() {
+        bytes[STARTS_Q + i] = 4 * n;
+    }
+    let a = d.a;
+    let known = size_of::<fa_attention>();
+    verdict.demand((known..=known + 4096).contains(&a.struct_size));
+    verdict.demand([a.q, a.k, a.v, a.o, a.mask].iter().all(|tensor| tensor.reserved == 0));
+    verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE) == 0 && a.reserved0 == 0);
+    verdict.demand([a.batch, a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
+    verdict.demand(a.len_q >= 0 && a.len_kv >= 0);
+    verdict.demand(a.heads_kv < 1 || a.heads_q % a.heads_kv == 0);
+    let scale = if a.scale == 0.0 { 1.0 } else { a.scale };
+    verdict.demand(((f64::from(scale) * std::f64::consts::LOG2_E) as f32).is_finite());
+    verdict.demand(a.softcap.is_finite() && a.softcap >= 0.0);
+    verdict.demand([a.window_left, a.window_right].iter().all(|&n| n >= 0 || n == FA_NO_LIMIT));
+    verdict.demand(a.block_q >= 0 && a.block_kv >= 0);
+    verdict.demand(a.q_pos == FA_POS_END || a.q_pos.checked_add(a.len_q).is_some());
+    // What is refused must be described all the same: nobody says which field is looked at first.
+    let batch = i128::from(a.batch.max(0));
+    let [heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, page_size, num_pages] =
+        [a.heads_q, a.heads_kv, a.len_q, a.len_kv, a.dim_qk, a.dim_v, a.page_size, a.num_pages]
+            .map(|n| n.max(0));
+
+    let has = |pointer: usize| !d.codes[pointer].is_null();
+    let packed = |verdict: &mut Verdict, list: usize, pointer: usize, len: i64| -> Option<i64> {
+        if !has(pointer) {
+            return None;
+        }
+        let start = |b| d.listed(list, b);
+        verdict.demand(start(0) >= 0);
+        for b in 0..batch.min(lengths[2]) {
+            verdict.demand((0..=len).contains(&(start(b + 1) - start(b))));
+        }
+        Some(start(batch).max(0))
+    };
+    let rows_q = packed(&mut verdict, 0, STARTS_Q, a.len_q);
+    let rows_kv = packed(&mut verdict, 1, STARTS_KV, a.len_kv);
+    let is_paged = has(TABLE);
+    verdict.demand(is_paged || !has(TABLE_STARTS));
+    verdict.demand(!(is_paged && has(STARTS_KV)));
+    if has(LENS) {
+        for b in 0..batch.min(lengths[2]) {
+            let most = if has(STARTS_KV) { d.listed(1, b + 1) - d.listed(1, b) } else { a.len_kv };
+            verdict.demand((0..=most).contains(&d.listed(2, b)));
+        }
+    }
+    if is_paged {
+        verdict.demand(a.page_size >= 1 && a.num_pages >= 0);
+        // "Not with block_table_start": then nobody need look at it.
+        if has(TABLE_STARTS) {
+            verdict.usually(a.table_stride >= 0)
+        } else {
+            verdict.demand(a.table_stride >= 0)
+        };
+        let page_size = i128::from(page_size.max(1));
+        // All alike where there is nothing that tells sequences apart.
+        let some = if has(TABLE_STARTS) || has(LENS) || a.table_stride > 0 { batch } else { 1 };
+        for b in 0..some {
+            let (start, end) = match has(TABLE_STARTS) {
+                true => (i128::from(d.listed(4, b)), i128::from(d.listed(4, b + 1))),
+                false => (b * i128::from(a.table_stride), (b + 1) * i128::from(a.table_stride)),
+            };
+            let keys = if has(LENS) { d.listed(2, b) } else { a.len_kv };
+            let needed = (i128::from(keys.max(0)) + page_size - 1) / page_size;
+            let fits = 0 <= start && start <= end && needed <= end - start;
+            verdict.demand(fits && end <= lengths[3]);
+            for at in (start..start + needed).take_while(|_| fits && end <= lengths[3]) {
+                verdict.demand((0..a.num_pages).contains(&d.listed(3, at)));
+            }
+        }
+    }
+    let [entries_q, rows] = rows_q.map_or([batch as i64, len_q], |rows| [1, rows]);
+    let [entries_kv, keys] = match is_paged {
+        true => [num_pages, a.page_size.max(0)],
+        false => rows_kv.map_or([batch as i64, len_kv], |rows| [1, rows]),
+    };
+
+    let queries = [entries_q, heads_q, rows];
+    let cache = [entries_kv, heads_kv, keys];
+    for (which, tensor, extent, dim) in
+        [(Q, &a.q, queries, dim_qk), (K, &a.k, cache, dim_qk), (V, &a.v, cache, dim_v)]
+    {
+        verdict.demand([F32, F16, BF16, I8, Q8_0].contains(&tensor.dtype));
+        verdict.demand(dim % block(tensor.dtype)[0] == 0);
+        let rows = Rows::of(tensor.dtype, extent, dim, tensor.stride);
+        verdict.join(rows.verdict(unit(tensor.dtype)));
+        bytes[which] = rows.span();
+        let quant = d.quants[which];
+        let group = [quant.group_tokens, quant.group_dims];
+        let n = values(extent, dim, quant.stride, group).saturating_mul(4);
+        (bytes[SCALES + which], bytes[SCALES + 3 + which]) = (n, n);
+        if d.has_quant[which] & 3 != 0 {
+            verdict.demand(tensor.dtype == I8);
+            verdict.join(quant_verdict(quant.stride, group, n / 4));
+        } else {
+            (bytes[SCALES + which], bytes[SCALES + 3 + which]) = (0, 0);
+        }
+    }
+    verdict.demand([F32, F16, BF16].contains(&a.o.dtype) && d.has_quant[O] & 3 == 0);
+    let o = Rows::of(a.o.dtype, queries, dim_v, a.o.stride);
+    verdict.join(o.verdict(unit(a.o.dtype)));
+    verdict.join(o.are_apart());
+    bytes[O] = o.span();
+    if has(LSE) {
+        let lse = Rows::of(F32, queries, 1, a.lse_stride.map(|stride| stride.saturating_mul(4)));
+        // Of elements: saturated products are too large in any case.
+        verdict.join(lse.verdict(1));
+        verdict.join(lse.are_apart());
+        bytes[LSE] = lse.span();
+    }
+    let all = [batch as i64, heads_q, len_q];
+    if has(MASK) {
+        verdict.demand([F32, F16, BF16, BOOL8].contains(&a.mask.dtype) && d.has_quant[MASK] & 3 == 0);
+        let mask = Rows::of(a.mask.dtype, all, len_kv, a.mask.stride);
+        verdict.join(mask.verdict(unit(a.mask.dtype)));
+        bytes[MASK] = mask.span();
+    }
+    if has(SLOPES) {
+        verdict.demand(a.alibi_batch_stride >= 0);
+        let last = (batch - 1).max(0).saturating_mul(i128::from(a.alibi_batch_stride).max(0));
+        let n = last.saturating_add(i128::from(heads_q));
+        verdict.demand(n <= ADDRESSES / 4);
+        bytes[SLOPES] = n.saturating_mul(4);
+    }
+    if a.flags & FA_MASK_TIMES_SLOPE != 0 {
+        verdict.demand(has(SLOPES) && has(MASK) && a.mask.dtype != BOOL8);
+    }
+    if has(SINKS) {
+        bytes[SINKS] = 4 * i128::from(heads_q);
+        // Nobody says how many heads an address space holds if there are no rows; their sinks are too many.
+        verdict.usually(bytes[SINKS] <= ADDRESSES);
+    }
+    if has(CELLS) {
+        verdict.demand(a.block_mask_q >= 1 && a.block_mask_kv >= 1);
+        let blocks =
+            |n: i64, size: i64| (i128::from(n) + i128::from(size.max(1)) - 1) / i128::from(size.max(1));
+        let extent = [all[0], all[1], blocks(len_q, a.block_mask_q) as i64];
+        let cells = Rows::of(BOOL8, extent, blocks(len_kv, a.block_mask_kv) as i64, a.block_mask_stride);
+        verdict.join(cells.verdict(1));
+        bytes[CELLS] = cells.span();
+    }
+    // Scratch memory for such heads, or such blocks, may be more than an address space.
+    let large = [dim_qk, dim_v, heads_q, a.batch, len_kv, len_q];
+    verdict
+        .usually(large.iter().fold(1i128, |n, &m| n.saturating_mul(i128::from(m).max(1))) < ADDRESSES / 1024);
+    let work = [rows, entries_q, heads_q, len_kv.saturating_add(1), dim_qk.saturating_add(dim_v)];
+    let work = work.into_iter().fold(1, |n: i128, m| n.saturating_mul(i128::from(m)));
+    Sizes { verdict, bytes, work }
+}
+
+/// What is needed once.
+pub struct Bench {
+    memory: Memory<POINTERS>,
+    description: Guarded,
+    words: Guarded,
+    scratch: Guarded,
+}
+
+/// Scratch memory that we have.
+const SCRATCH: usize = 4 << 20;
+
+impl Default for Bench {
+    fn default() -> Self {
+        Bench {
+            memory: Memory::new(),
+            description: Guarded::new(8192),
+            words: Guarded::new(4096),
+            scratch: Guarded::new(SCRATCH),
+        }
+    }
+}
+
+impl Bench {
+    pub fn try_out(&mut self, data: &[u8]) {
+        let mut d = Described::read(&mut Input(data));
+        let [isa, parts, order, extra, why_size, pool, ..] = d.control;
+        let Sizes { mut verdict, bytes, work } = sizes(&mut d);
+        let kind = |i: usize| match i {
+            O | LSE => Kind::Output,
+            STARTS_Q..=TABLE_STARTS => Kind::List,
+            _ => Kind::Input,
+        };
+        let mut wanted = [(Code(0), 0, Kind::Input); POINTERS];
+        for (i, wanted) in wanted.iter_mut().enumerate() {
+            *wanted = (d.codes[i], bytes[i], kind(i));
+        }
+        let (pointers, is_real) = self.memory.place(wanted);
+        for tensor in [Q, K, V, O] {
+            verdict.demand(!pointers[tensor].at.is_null() || bytes[tensor] == 0);
+        }
+        for output in [O, LSE] {
+            for (i, pointer) in pointers.iter().enumerate() {
+                if i != output && !pointer.at.is_null() {
+                    // Scales of tensors without a quant are none.
+                    verdict.demand(!pointers[output].overlaps(pointer));
+                }
+            }
+        }
+        self.fill(&d, &pointers, &mut verdict, hash(data));
+        let mut a = d.a;
+        let mut quants = d.quants;
+        for (i, quant) in quants.iter_mut().enumerate() {
+            quant.scale = pointers[SCALES + i].at.cast();
+            quant.zero = pointers[SCALES + 3 + i].at.cast();
+        }
+        for (i, tensor) in [&mut a.q, &mut a.k, &mut a.v, &mut a.o, &mut a.mask].into_iter().enumerate() {
+            tensor.data = pointers[i].at.cast();
+            if d.has_quant[i] & 3 != 0 {
+                tensor.quant = &quants[i % 3];
+            }
+        }
+        a.lse = pointers[LSE].at.cast();
+        (a.alibi_slopes, a.sinks) = (pointers[SLOPES].at.cast(), pointers[SINKS].at.cast());
+        a.block_mask = pointers[CELLS].at;
+        (a.cu_len_q, a.cu_len_kv) = (pointers[STARTS_Q].at.cast(), pointers[STARTS_KV].at.cast());
+        a.kv_lens = pointers[LENS].at.cast();
+        a.block_table = pointers[TABLE].at.cast();
+        a.block_table_start = pointers[TABLE_STARTS].at.cast();
+
+        let at = self.describe(&a, extra, &mut verdict);
+        let isas = [c"avx512bf16", c"avx512vnni", c"avx512", c"avx2", c"scalar"];
+        // SAFETY: a string.
+        assert_eq!(unsafe { fa_limit_isa(isas[usize::from(isa) % isas.len()].as_ptr()) }, fa_status::FA_OK);
+        self.memory.keep();
+
+        let status = self.check(at, why_size);
+        let fits = match verdict {
+            Verdict::Legal => status == fa_status::FA_OK,
+            Verdict::Either => true,
+            Verdict::Refused => status != fa_status::FA_OK,
+        };
+        assert!(fits, "{verdict:?}, but {status:?}: {}\n{a:?}\n{quants:?}\n{:?}", self.why(at), d.lists);
+        assert_ne!(status, fa_status::FA_ERR_INTERNAL);
+        let n = i32::from(parts % 6) + 1;
+        let mut size = usize::MAX;
+        // SAFETY: the description is what it says.
+        let answered = unsafe { fa_attention_workspace(at, n, &mut size) };
+        // More threads may want more than an address space where one does not.
+        let is_too_large = verdict == Verdict::Either && answered == fa_status::FA_ERR_OVERFLOW;
+        assert!(answered == status || is_too_large, "workspace {answered:?}, check {status:?}");
+        if is_too_large {
+            return;
+        }
+        if status != fa_status::FA_OK {
+            assert_eq!(size, usize::MAX, "bytes was written");
+            self.refuses(at, status, n);
+            return;
+        }
+        if !is_real || work > WORK {
+            return;
+        }
+        let label = Label(&a, &quants, &d.lists);
+        // Integers without a scale, or what all types share, are larger than usual numbers.
+        let has_unscaled = (0..3).any(|i| d.has_quant[i] & 3 != 0 && d.codes[SCALES + i].is_null());
+        let is_large = has_unscaled || pointers.iter().any(|pointer| pointer.is_shared);
+        let largest = if is_large { 200.0 } else { 8.0 };
+        self.computes(at, &a, &pointers, largest, &label, [n, i32::from(order), i32::from(pool)]);
+    }
+
+    /// Numbers into inputs; what outputs hold before.
+    fn fill(&mut self, d: &Described, pointers: &[Pointer; POINTERS], verdict: &mut Verdict, seed: u64) {
+        self.memory.blank();
+        let mut random = Random(seed);
+        let a = &d.a;
+        for (i, pointer) in pointers.iter().enumerate() {
+            if pointer.at.is_null() || pointer.bytes > MOST as i128 || pointer.kind == Kind::Output {
+                continue;
+            }
+            // SAFETY: as many bytes of our memory, which nobody else has now.
+            let to = unsafe { std::slice::from_raw_parts_mut(pointer.at, pointer.bytes as usize) };
+            if pointer.is_shared && pointer.kind == Kind::Input {
+                anything(&mut random, to);
+                continue;
+            }
+            let number = |random: &mut Random| random.normal();
+            match i {
+                STARTS_Q..=TABLE_STARTS => {
+                    for (at, to) in to.chunks_exact_mut(4).enumerate() {
+                        to.copy_from_slice(&(d.listed(i - STARTS_Q, at as i128) as i32).to_ne_bytes());
+                    }
+                }
+                CELLS => to.iter_mut().for_each(|x| *x = (random.bits() % 3) as u8),
+                Q => numbers(&mut random, a.q.dtype, d.has_quant[Q] & 3 != 0, to),
+                K => numbers(&mut random, a.k.dtype, d.has_quant[K] & 3 != 0, to),
+                V => numbers(&mut random, a.v.dtype, d.has_quant[V] & 3 != 0, to),
+                MASK => {
+                    numbers(&mut random, a.mask.dtype, false, to);
+                    for x in to.chunks_exact_mut(block(a.mask.dtype)[1] as usize) {
+                        if random.below(4) == 0 {
+                            hide(a.mask.dtype, x);
+                        }
+                    }
+                }
+                _ => {
+                    for x in to.chunks_exact_mut(4) {
+                        let x_is = match i {
+                            SLOPES => 0.1 * number(&mut random),
+                            SINKS if random.below(3) == 0 => f32::NEG_INFINITY,
+                            SINKS => number(&mut random),
+                            _ if i < SCALES + 3 => 0.005 + 0.02 * random.uniform() as f32,
+                            _ => random.below(19) as f32 - 9.0,
+                        };
+                        x.copy_from_slice(&x_is.to_ne_bytes());
+                    }
+                }
+            }
+        }
+        // A value shared by a whole tensor must be finite; whether it is, is up to the input.
+        for i in 0..6 {
+            let which = i % 3;
+            let is_one = d.has_quant[which] & 3 != 0 && d.quants[which].stride == [0; 4];
+            let value = d.codes[SCALES + i].0 >> 32;
+            let pointer = &pointers[SCALES + i];
+            if is_one && pointer.bytes == 4 && !pointer.at.is_null() && value != 0 && !pointer.is_shared {
+                let value = f32::from_bits(value as u32);
+                verdict.demand(value.is_finite());
+                if !value.is_finite() {
+                    // SAFETY: four bytes of our memory.
+                    unsafe { pointer.at.cast::<f32>().write_unaligned(value) };
+                }
+            }
+        }
+    }
+
+    /// Puts the structure where nothing is behind it.
+    fn describe(&mut self, a: &fa_attention, extra: u8, verdict: &mut Verdict) -> *const fa_attention {
+        let known = size_of::<fa_attention>();
+        let size = a.struct_size.clamp(8, self.description.size());
+        let at = self.description.place(size, true);
+        // SAFETY: as many bytes of our memory; a structure is bytes, and those that are copied are there.
+        unsafe {
+            at.write_bytes(0, size);
+            ptr::copy_nonoverlapping(ptr::from_ref(a).cast::<u8>(), at, size.min(known));
+            if size > known && extra & 15 == 1 {
+                *at.wrapping_add(known + usize::from(extra) * 7919 % (size - known)) = 1;
+                verdict.demand(false);
+            }
+        }
+        at.cast()
+    }
+
+    fn check(&mut self, at: *const fa_attention, why_size: u8) -> fa_status {
+        let n = usize::from(why_size);
+        self.words.bytes().fill(0xa5);
+        let words = if n == 255 { ptr::null_mut() } else { self.words.place(n, true) };
+        // SAFETY: the description is what it says, and there is room for that many bytes.
+        let status = unsafe { fa_attention_check(at, words.cast::<c_char>(), n) };
+        let all = self.words.bytes();
+        let beside = if words.is_null() { all.len() } else { all.len() - n };
+        assert!(all[..beside].iter().all(|&x| x == 0xa5), "words written before their place");
+        assert!(words.is_null() || n == 0 || all[beside..].contains(&0), "words without an end");
+        assert!(self.memory.is_untouched_but(&[]), "check wrote");
+        status
+    }
+
+    fn why(&mut self, at: *const fa_attention) -> String {
+        let mut words = [0u8; 400];
+        // SAFETY: room for as many bytes.
+        unsafe { fa_attention_check(at, words.as_mut_ptr().cast(), words.len()) };
+        String::from_utf8_lossy(CStr::from_bytes_until_nul(&words).unwrap().to_bytes()).into_owned()
+    }
+
+    /// Every function says the same, and touches nothing.
+    fn refuses(&mut self, at: *const fa_attention, status: fa_status, n: i32) {
+        let ws = self.scratch.place(SCRATCH, true).cast();
+        // SAFETY: the description is what it says, and the memory as large.
+        unsafe {
+            assert_eq!(fa_attention_run(at, ws, SCRATCH, ptr::null()), status);
+            assert_eq!(fa_attention_part(at, ws, SCRATCH, n - 1, n), status);
+            assert_eq!(fa_attention_finish(at, ws, SCRATCH, n - 1, n), status);
+        }
+        assert!(self.memory.is_untouched_but(&[]), "refused, but touched");
+    }
+
+    /// Right, in all ways, and nothing else touched.
+    fn computes(
+        &mut self,
+        at: *const fa_attention,
+        a: &fa_attention,
+        pointers: &[Pointer; POINTERS],
+        largest: f64,
+        label: &Label,
+        [n, order, width]: [i32; 3],
+    ) {
+        let Some(size) = self.bytes(at, 1) else { return };
+        // SAFETY: in this and what follows: the description is what it says, and scratch memory as large.
+        unsafe {
+            if size > 0 {
+                let ws = self.scratch.place(size - 1, true).cast();
+                assert_eq!(fa_attention_run(at, ws, size - 1, ptr::null()), fa_status::FA_ERR_WORKSPACE);
+                assert_eq!(
+                    fa_attention_run(at, ptr::null_mut(), size, ptr::null()),
+                    fa_status::FA_ERR_WORKSPACE
+                );
+            }
+            for [part, n] in [[-1, 1], [1, 1], [n, n], [0, 0], [0, 257]] {
+                let ws = self.scratch.place(SCRATCH, true).cast();
+                assert_eq!(fa_attention_part(at, ws, SCRATCH, part, n), fa_status::FA_ERR_PART);
+                assert_eq!(fa_attention_finish(at, ws, SCRATCH, part, n), fa_status::FA_ERR_PART);
+            }
+            assert!(self.memory.is_untouched_but(&[]), "refused, but touched");
+            let ws = self.workspace(size, order);
+            assert_eq!(
+                fa_attention_run(at, ws, size, ptr::null()),
+                fa_status::FA_OK,
+                "check said it could\n{label}"
+            );
+        }
+        // SAFETY: a static string.
+        let isa = unsafe { CStr::from_ptr(fa_isa()) }.to_str().unwrap();
+        let mut written = Vec::new();
+        let rows = pointers[O].bytes > 0;
+        if rows {
+            // It is no longer than this.
+            let a = fa_attention { struct_size: size_of::<fa_attention>(), ..*a };
+            Definition(&a).check(isa, largest, label, |at, n| written.push((at, n)));
+        }
+        assert!(self.memory.is_untouched_but(&written), "wrote beside outputs\n{label}");
+        let once = self.memory.contents();
+
+        let Some(size) = self.bytes(at, n) else { return };
+        self.memory.restore();
+        let ws = self.workspace(size, order);
+        for (step, backwards) in [(fa_attention_part as Step, order & 1), (fa_attention_finish, order & 2)] {
+            for part in 0..n {
+                let part = if backwards == 0 { part } else { n - 1 - part };
+                // SAFETY: as above.
+                assert_eq!(unsafe { step(at, ws, size, part, n) }, fa_status::FA_OK, "{label}");
+            }
+        }
+        assert!(self.memory.contents() == once, "other bits in {n} parts\n{label}");
+
+        let mut width = width % 8;
+        let Some(size) = self.bytes(at, width.max(1)) else { return };
+        self.memory.restore();
+        let ws = self.workspace(size, order);
+        let pool = fa_pool {
+            struct_size: size_of::<fa_pool>(),
+            ctx: ptr::from_mut(&mut width).cast(),
+            width: Some(pool_width),
+            parallel_for: Some(careless),
+        };
+        // SAFETY: as above.
+        assert_eq!(unsafe { fa_attention_run(at, ws, size, &pool) }, fa_status::FA_OK, "{label}");
+        assert!(self.memory.contents() == once, "other bits with a pool of {width}\n{label}");
+    }
+
+    /// What `n` parts need, if we have it.
+    fn bytes(&self, at: *const fa_attention, n: i32) -> Option<usize> {
+        let mut size = 0;
+        // SAFETY: the description is what it says.
+        assert_eq!(unsafe { fa_attention_workspace(at, n, &mut size) }, fa_status::FA_OK);
+        (size <= SCRATCH).then_some(size)
+    }
+
+    /// So many bytes, none more at one end, with anything in them.
+    fn workspace(&mut self, size: usize, order: i32) -> *mut c_void {
+        let at = self.scratch.place(size, order & 4 == 0);
+        // SAFETY: our memory.
+        unsafe { at.write_bytes(0xff, size) };
+        if size == 0 && order & 8 == 0 { ptr::null_mut() } else { at.cast() }
+    }
+}
+
+/// A description, for messages.
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 5]);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?}\n{:?}\n{:?}", self.0, self.1, self.2)
+    }
+}
+
+type Step = unsafe extern "C" fn(*const fa_attention, *mut c_void, usize, i32, i32) -> fa_status;
+
+extern "C" fn pool_width(ctx: *mut c_void) -> i32 {
+    // SAFETY: the number that the pool was made with.
+    unsafe { *ctx.cast::<i32>() }
+}
+
+/// Leaves one task out, calls the others backwards, and one of them twice.
+extern "C" fn careless(
+    _: *mut c_void,
+    n: usize,
+    task: flash_attention::capi::pool::fa_task,
+    arg: *mut c_void,
+) {
+    let Some(task) = task else { return };
+    for i in (0..n).rev().filter(|&i| n < 3 || i != 1) {
+        // SAFETY: the task and its argument, with a number that it takes.
+        unsafe { task(arg, i) };
+    }
+    if n > 0 {
+        // SAFETY: as above.
+        unsafe { task(arg, n - 1) };
+    }
+}
+
+/// Moderate numbers of a type.
+fn numbers(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) {
+    match dtype {
+        F32 => to.chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&random.normal().to_ne_bytes())),
+        F16 => to
+            .chunks_exact_mut(2)
+            .for_each(|x| x.copy_from_slice(&half::f16::from_f32(random.normal()).to_ne_bytes())),
+        BF16 => to
+            .chunks_exact_mut(2)
+            .for_each(|x| x.copy_from_slice(&half::bf16::from_f32(random.normal()).to_ne_bytes())),
+        I8 if is_scaled => to.iter_mut().for_each(|x| *x = random.bits() as u8),
+        I8 => to.iter_mut().for_each(|x| *x = (random.below(8) as i8 - 4) as u8),
+        BOOL8 => to.iter_mut().for_each(|x| *x = random.bits() as u8 | 1),
+        // Blocks may begin at any second byte.
+        _ => anything(random, to),
+    }
+}
+
+fn hide(dtype: i32, x: &mut [u8]) {
+    match dtype {
+        F32 => x.copy_from_slice(&f32::NEG_INFINITY.to_ne_bytes()),
+        F16 => x.copy_from_slice(&half::f16::NEG_INFINITY.to_ne_bytes()),
+        BF16 => x.copy_from_slice(&half::bf16::NEG_INFINITY.to_ne_bytes()),
+        _ => x[0] = 0,
+    }
+}

@@ -1,0 +1,15 @@
+//! What the fuzz targets share; see `docs/fuzzing.md`.
+
+pub mod easy;
+pub mod general;
+pub mod input;
+pub mod layout;
+pub mod memory;
+pub mod pointers;
+
+#[path = "../../tests/common/mod.rs"]
+pub mod common;
+#[path = "../../tests/common/definition.rs"]
+pub mod definition;
+#[path = "../../tests/common/description.rs"]
+pub mod description;
