@@ -16,7 +16,7 @@ use flash_attention_fuzz::input::{Input, hash};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 /// Multiplications of a problem, at most: others take the oracle too long.
-const MOST: i64 = 1 << 17;
+const MOST: i64 = 1 << 16;
 
 /// Of three threads, made once.
 static POOL: LazyLock<usize> = LazyLock::new(|| {

@@ -13,7 +13,7 @@ use flash_attention_fuzz::memory::Guarded;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
 /// Bytes of an array, at most.
-const SIZE: usize = 1 << 14;
+const SIZE: usize = 1 << 11;
 
 thread_local! {
     static MEMORY: RefCell<[Guarded; 4]> = RefCell::new([0; 4].map(|_| Guarded::new(2 * SIZE)));

@@ -20,7 +20,7 @@ use half::{bf16, f16};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
 /// Bytes of an array, at most.
-const SIZE: usize = 1 << 14;
+const SIZE: usize = 1 << 11;
 
 thread_local! {
     /// Of src, smooth, dst, scale, zero.

@@ -17,7 +17,7 @@ use crate::memory::Guarded;
 use crate::pointers::{Code, Kind, MOST, Memory, anything};
 
 /// Work that the oracle does quickly: multiplications.
-const WORK: i128 = 1 << 18;
+const WORK: i128 = 1 << 15;
 
 /// What is needed once.
 pub struct Bench {

@@ -5,6 +5,7 @@
 //! and the definition in f64 what is right.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
 use std::ptr;
 
 use flash_attention::capi::attention::{
@@ -48,7 +49,7 @@ pub const POINTERS: usize = 20;
 pub const LISTED: [usize; 5] = [8, 8, 8, 32, 8];
 
 /// Work that the oracle does quickly: multiplications.
-const WORK: i128 = 1 << 18;
+const WORK: i128 = 1 << 15;
 
 /// A description before its pointers are real.
 pub struct Described {
@@ -401,7 +402,12 @@ impl Bench {
         let mut size = usize::MAX;
         // SAFETY: the description is what it says.
         let answered = unsafe { fa_attention_workspace(at, n, &mut size) };
-        assert_eq!(answered, status, "workspace and check disagree");
+        // More threads may want more than an address space where one does not.
+        let is_too_large = verdict == Verdict::Either && answered == fa_status::FA_ERR_OVERFLOW;
+        assert!(answered == status || is_too_large, "workspace {answered:?}, check {status:?}");
+        if is_too_large {
+            return;
+        }
         if status != fa_status::FA_OK {
             assert_eq!(size, usize::MAX, "bytes was written");
             self.refuses(at, status, n);
@@ -410,7 +416,7 @@ impl Bench {
         if !is_real || work > WORK {
             return;
         }
-        let label = format!("{a:?}\n{quants:?}\n{:?}", d.lists);
+        let label = Label(&a, &quants, &d.lists);
         // Integers without a scale, or what all types share, are larger than usual numbers.
         let has_unscaled = (0..3).any(|i| d.has_quant[i] & 3 != 0 && d.codes[SCALES + i].is_null());
         let is_large = has_unscaled || pointers.iter().any(|pointer| pointer.is_shared);
@@ -540,7 +546,7 @@ impl Bench {
         a: &fa_attention,
         pointers: &[Pointer; POINTERS],
         largest: f64,
-        label: &str,
+        label: &Label,
         [n, order, width]: [i32; 3],
     ) {
         let Some(size) = self.bytes(at, 1) else { return };
@@ -574,7 +580,7 @@ impl Bench {
         if rows {
             // It is no longer than this.
             let a = fa_attention { struct_size: size_of::<fa_attention>(), ..*a };
-            Definition(&a).check(isa, largest, &label, |at, n| written.push((at, n)));
+            Definition(&a).check(isa, largest, label, |at, n| written.push((at, n)));
         }
         assert!(self.memory.is_untouched_but(&written), "wrote beside outputs\n{label}");
         let once = self.memory.contents();
@@ -620,6 +626,15 @@ impl Bench {
         // SAFETY: our memory.
         unsafe { at.write_bytes(0xff, size) };
         if size == 0 && order & 8 == 0 { ptr::null_mut() } else { at.cast() }
+    }
+}
+
+/// A description, for messages.
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 5]);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?}\n{:?}\n{:?}", self.0, self.1, self.2)
     }
 }
 

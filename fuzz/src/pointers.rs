@@ -4,7 +4,7 @@ use crate::common::Random;
 use crate::memory::{Guarded, untouchable};
 
 /// Bytes behind a pointer, at most; what is larger is nowhere, and only described.
-pub const MOST: usize = 1 << 14;
+pub const MOST: usize = 1 << 12;
 
 /// Addresses for something that is nowhere. What is said to be larger reaches into its neighbours'.
 const NOWHERE: usize = 1 << 40;
@@ -25,7 +25,8 @@ impl Code {
     }
     /// Number of the pointer whose memory it leads to, and how far into that.
     fn shared(self, count: usize) -> Option<(usize, usize)> {
-        (self.0 & 3 == 3).then_some(((self.0 >> 2 & 31) as usize % count, (self.0 >> 8 & 0x3fff) as usize))
+        (self.0 & 3 == 3)
+            .then_some(((self.0 >> 2 & 31) as usize % count, (self.0 >> 8) as usize % (MOST + 1)))
     }
 }
 
@@ -88,6 +89,8 @@ impl<const N: usize> Memory<N> {
             kind: Kind::Input,
             is_shared: false,
         });
+        // Sizes of what is refused may come out negative.
+        let wanted = wanted.map(|(code, bytes, kind)| (code, bytes.max(0), kind));
         for (i, &(code, bytes, kind)) in wanted.iter().enumerate() {
             pointers[i].bytes = bytes;
             pointers[i].kind = kind;
