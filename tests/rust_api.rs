@@ -642,10 +642,10 @@ fn what_does_not_fit_is_refused_with_words_and_writes_nothing() {
     }
 
     let options: &[(&More, Error, &str)] = &[
-        (&|a| a.scale(f32::NAN), Error::SoftmaxScale, "softmax_scale is NaN"),
-        (&|a| a.scale(f32::INFINITY), Error::SoftmaxScale, "softmax_scale is NaN"),
-        (&|a| a.softcap(-1.0), Error::Softcap, "softcap: negative"),
-        (&|a| a.q_pos(i64::MAX), Error::Overflow, "the sizes describe"),
+        (&|a| a.scale(f32::NAN), Error::SoftmaxScale, "scale = NaN: NaN, infinite, or"),
+        (&|a| a.scale(f32::INFINITY), Error::SoftmaxScale, "scale = inf: NaN, infinite, or"),
+        (&|a| a.softcap(-1.0), Error::Softcap, "softcap = -1e0: negative"),
+        (&|a| a.q_pos(i64::MAX), Error::Overflow, "q_pos = 9223372036854775807: "),
         (&|a| a.kv_lens(&[7]), Error::Lengths, "kv_lens[0] = 7: negative, or more than the keys"),
         (&|a| a.kv_lens(&[-1]), Error::Lengths, "kv_lens[0] = -1: negative"),
         (&|a| a.kv_lens(&[1, 1]), Error::Shape, "kv_lens = 2: not one for each sequence = 1"),
