@@ -330,8 +330,12 @@ pub fn value(tensor: &fa_tensor, place: [i64; 2], head: i64, d: i64) -> f64 {
     let x = stored(tensor.dtype, at(tensor, place, head), d);
     let Some(quant) = quant(tensor) else { return x };
     let at = scale_index(&quant, place, head, d);
-    // SAFETY: as many values, by the description's contract.
-    let of =
-        |list: *const f32, none| if list.is_null() { none } else { f64::from(unsafe { read(list, at) }) };
+    let of = |list: *const f32, none| {
+        if list.is_null() {
+            return none;
+        }
+        // SAFETY: as many values, by the description's contract.
+        f64::from(unsafe { read(list, at) })
+    };
     (x - of(quant.zero, 0.0)) * of(quant.scale, 1.0)
 }
