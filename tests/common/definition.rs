@@ -34,7 +34,7 @@ pub fn block(dtype: i32) -> [i64; 2] {
 pub struct Definition<'a>(pub &'a fa_attention);
 
 impl Definition<'_> {
-    pub fn start(&self, starts: *const i32, b: i64) -> Option<i64> {
+    fn start(&self, starts: *const i32, b: i64) -> Option<i64> {
         // SAFETY: [batch + 1] values.
         (!starts.is_null()).then(|| i64::from(unsafe { read(starts, b) }))
     }
