@@ -4,8 +4,8 @@
 - Every block of code is in a file that the tests compile or run: the line before it names the file, as a link that
   ends the line ("from [name](path):"). A block of `diff` is lines of that file, in its order, with others left out;
   one of `text` is no code. Indented blocks are commands: their programs are scripts that are there.
-- In the README's sections "Use it from ..." a block is all of what lies between "README begin" and "README end" in
-  its file.
+- In the sections "Use it from ..." of README.md and docs/using.md a block is all of what lies between "README begin"
+  and "README end" in its file, and each such file is there.
 - Links lead to files, and to headings, that exist; so do the sources that drawings name.
 
     check_docs.py REPOSITORY
@@ -24,7 +24,9 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"\]\(([^)#]+)\):\n\n$")
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:(?:    [^\n]+)\n)+")
 REGION = re.compile(r"^[^\n]*README begin\n(.*?)^[^\n]*README end$", re.DOTALL | re.MULTILINE)
-SECTION = re.compile(r"^## Use it from .*?(?=^## )", re.DOTALL | re.MULTILINE)
+SECTION = re.compile(r"^## Use it from .*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+# Pages that have such sections.
+USES = ("README.md", "docs/using.md")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -85,26 +87,28 @@ def check_blocks(root, page, text, errors):
     return count
 
 
-def check_regions(root, readme, errors):
-    """The README's blocks and the marked lines of files are the same."""
-    sections = SECTION.findall(readme)
-    if not sections:
-        errors.append("README.md has no section 'Use it from ...'")
-    shown = {}
-    for section in sections:
-        for block in FENCED.finditer(section):
-            if named := NAMED.search(section[: block.start()]):
-                shown[named[1]] = plain(block[2], block[1]), block[1]
-        if not FENCED.search(section):
-            errors.append(f"README.md: no code in '{section.splitlines()[0]}'")
-    for name, (code, language) in shown.items():
-        if [plain(region, language) for region in REGION.findall((root / name).read_text())] != [code]:
-            errors.append(f"README.md: the block of {name} is not the marked lines of that file")
+def check_regions(root, errors):
+    """The blocks that show how to use the library and the marked lines of files are the same."""
+    shown = set()
+    for page in USES:
+        sections = SECTION.findall((root / page).read_text())
+        if not sections:
+            errors.append(f"{page} has no section 'Use it from ...'")
+        for section in sections:
+            if not FENCED.search(section):
+                errors.append(f"{page}: no code in '{section.splitlines()[0]}'")
+            for block in FENCED.finditer(section):
+                if not (named := NAMED.search(section[: block.start()])):
+                    continue
+                file = (root / page).parent.joinpath(named[1]).resolve()
+                shown.add(file)
+                regions = [plain(region, block[1]) for region in REGION.findall(file.read_text())]
+                if regions != [plain(block[2], block[1])]:
+                    errors.append(f"{page}: the block of {named[1]} is not the marked lines of that file")
     for folder in [root / "c_tests/consumer", *root.glob("examples_*")]:
         for file in filter(Path.is_file, folder.rglob("*")):
-            name = file.relative_to(root).as_posix()
-            if REGION.search(file.read_text(errors="ignore")) and name not in shown:
-                errors.append(f"the marked lines of {name} are not in the README")
+            if REGION.search(file.read_text(errors="ignore")) and file.resolve() not in shown:
+                errors.append(f"the marked lines of {file.relative_to(root)} are on none of the pages {USES}")
 
 
 def check_links(root, page, text, errors):
@@ -141,7 +145,7 @@ def main():
         links += check_links(root, page, text, errors)
     for drawing in root.glob("docs/*.svg"):
         check_drawing(root, drawing.relative_to(root).as_posix(), errors)
-    check_regions(root, (root / "README.md").read_text(), errors)
+    check_regions(root, errors)
     if errors:
         sys.exit("\n".join(errors))
     print(f"{len(pages)} pages: {blocks} blocks of code are as in their files, {links} links lead somewhere")

@@ -1,0 +1,40 @@
+"""PyTorch's scaled_dot_product_attention, its flash kernel."""
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from worker import Unsupported
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class Peer:
+    version = torch.__version__
+
+    def __init__(self, variant, threads):
+        dtype, *options = variant.split("-")
+        # Or such a row of heads, as those of a group, as rows of one head: what a caller may do by hand.
+        self.packed = "packed" in options
+        self.dtype = DTYPES[dtype]
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+
+    def prepare(self, w, q, k, v):
+        gqa = w.heads_q != w.heads_kv
+        if self.packed and not (gqa and w.len_q == 1):
+            raise Unsupported("for one query of grouped heads only")
+        q, *_ = (torch.from_numpy(x.copy()).to(self.dtype) for x in (q,))
+        caches = [[torch.from_numpy(x.copy()).to(self.dtype) for x in (k, v)] for _ in range(w.copies)]
+        self.shape = q.shape
+        if self.packed:
+            q = q.reshape(w.batch, w.heads_kv, -1, w.dim)
+        options = {"is_causal": w.causal, "enable_gqa": gqa and not self.packed}
+
+        def call(k, v):
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                self.out = scaled_dot_product_attention(q, k, v, **options)
+
+        return [lambda kv=kv: call(*kv) for kv in caches]
+
+    def output(self):
+        return self.out.reshape(self.shape).float().numpy()

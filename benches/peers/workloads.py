@@ -1,0 +1,90 @@
+"""What is timed."""
+
+from typing import NamedTuple
+
+
+class Workload(NamedTuple):
+    name: str
+    group: str
+    batch: int
+    heads_q: int
+    heads_kv: int
+    len_q: int
+    len_kv: int
+    dim: int
+    causal: bool
+
+    @property
+    def scale(self):
+        return self.dim**-0.5
+
+    @property
+    def pairs(self):
+        """Those of a query and a key that it sees."""
+        if not self.causal:
+            return self.len_q * self.len_kv
+        # The last query sees all keys.
+        return self.len_q * self.len_kv - self.len_q * (self.len_q - 1) // 2
+
+    @property
+    def flops(self):
+        """Of the visible pairs, whatever else is computed."""
+        return 4 * self.batch * self.heads_q * self.pairs * self.dim
+
+    @property
+    def kv_elements(self):
+        return 2 * self.batch * self.heads_kv * self.len_kv * self.dim
+
+    @property
+    def copies(self):
+        """As many of K and V that no cache holds those (256 MiB in f32) when their turn comes again."""
+        return max(1, -(-(1 << 28) // (4 * self.kv_elements))) if self.group == "decode" else 1
+
+
+def prefill(length, dim, causal, heads=8, heads_kv=None, group="prefill"):
+    heads_kv = heads_kv or heads
+    heads_name = f"{heads}" if heads == heads_kv else f"{heads}/{heads_kv}"
+    name = f"{heads_name} x {length} x {dim}" + (", causal" if causal else "")
+    return Workload(name, group, 1, heads, heads_kv, length, length, dim, causal)
+
+
+def encoder(batch, length, dim):
+    return Workload(f"{batch} x 12 x {length} x {dim}", "encoder", batch, 12, 12, length, length, dim, False)
+
+
+def decode(length, group="decode"):
+    return Workload(f"1 query, 32/8 heads, {length} keys", group, 1, 32, 8, 1, length, 128, False)
+
+
+ALL = [
+    *(prefill(length, dim, causal) for causal in (False, True) for dim in (64, 128) for length in (512, 2048, 8192)),
+    prefill(2048, 128, True, 32, 8, "gqa"),
+    encoder(8, 384, 64),
+    encoder(32, 128, 32),
+    decode(4096),
+    decode(32768),
+    prefill(16, 64, False, 1, group="small"),
+    prefill(12, 64, False, 12, group="small"),
+    decode(16, "small"),
+]
+# Time against length, one head.
+LENGTHS = [prefill(1 << n, 64, False, 1, group="length") for n in range(8, 16)]
+# In processes of their own.
+MEMORY = [w for w in LENGTHS if w.len_q in (512, 2048, 8192, 32768)]
+# What a first look needs.
+QUICK = {
+    "8 x 512 x 64",
+    "8 x 2048 x 128",
+    "8 x 2048 x 64, causal",
+    "8 x 12 x 384 x 64",
+    "1 query, 32/8 heads, 4096 keys",
+    "12 x 12 x 64",
+}
+
+
+def chosen(name, threads):
+    """Those that are timed with so many threads."""
+    if name == "quick":
+        return [w for w in ALL if w.name in QUICK]
+    # Twice as many threads on what is large, but not for minutes.
+    return ALL + LENGTHS if threads == 1 else [w for w in ALL if w.len_q < 8192 or w.group == "decode"]
