@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the manual of the C
-# interface from its header with Doxygen (build/docs: html, and pages for man), and looks at the code and the links
-# in README.md and docs. Installs Doxygen if it is missing.
+# interface from its header with Doxygen (build/docs: html, and pages for man), and looks at the code, the links and
+# the figures in README.md and docs. Installs Doxygen if it is missing.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -60,11 +60,25 @@ formulas() {
     return 1
 }
 
+# Tables and figures of the comparison are those of its numbers.
+comparison() {
+    local fresh file same=0
+    fresh=$(mktemp -d)
+    python3 benches/peers/report.py docs/comparison/comparison.json "$fresh/tables.md" \
+        && python3 benches/peers/figures.py docs/comparison/comparison.json "$fresh" || same=1
+    for file in "$fresh"/*; do
+        cmp "$file" "docs/comparison/${file##*/}" || same=1
+    done
+    rm -rf "$fresh"
+    return $same
+}
+
 test_case rust rust
 test_case manual manual
 test_case pages pages
 test_case formulas formulas
 test_case code python3 scripts/check_docs.py .
+test_case comparison comparison
 rm -rf "$out/xml"
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]
