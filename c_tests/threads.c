@@ -202,7 +202,12 @@ static void *call_all(void *argument) {
 
 /* Callers may have small stacks: the header says how small. */
 static void small_stack(void) {
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    /* Instruments keep what is around each variable there, too. */
+    enum { STACK = 4 << 20 };
+#else
     enum { STACK = 64 << 10 };
+#endif
     pthread_attr_t attributes;
     pthread_t thread;
     CHECK(pthread_attr_init(&attributes) == 0, "attributes");
