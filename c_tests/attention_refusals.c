@@ -1012,7 +1012,8 @@ static void odd_addresses(void) {
     a->block_table = INTS(1, 0), a->block_table_start = INTS(0, 1, 2), a->page_size = LKV, a->num_pages = 2;
     same_at_odd_addresses("pages");
 
-    static const float scales[COUNT(many)] = {0.25f, 0.5f, 0.125f, 1};
+    /* The zeros begin one further on, and as many of them are moved. */
+    static const float scales[COUNT(many) + 1] = {0.25f, 0.5f, 0.125f, 1};
     static const fa_quant granular = {scales, scales + 1, {0, 1, 0, 0}, 1, 1}, coarse = {scales, NULL, {0, 1, 0, 0}, 1, 1};
     for (int zeros = 0; zeros < 2; zeros++) {
         fill(), described = good;

@@ -6,7 +6,8 @@
   one of `text` is no code. Indented blocks are commands: their programs are scripts that are there.
 - In the sections "Use it from ..." of README.md and docs/using.md a block is all of what lies between "README begin"
   and "README end" in its file, and each such file is there.
-- Links lead to files, and to headings, that exist; so do the sources that drawings name.
+- Links lead to files, and to headings, that exist; so do the sources that drawings name. The plot of errors shows the
+  numbers beside it.
 
     check_docs.py REPOSITORY
 """
@@ -16,6 +17,8 @@ import sys
 import textwrap
 import xml.etree.ElementTree
 from pathlib import Path
+
+import plot_error_growth
 
 # What `cargo test`, CTest and scripts/test_*.sh compile, run, or run with.
 TESTED = ("c_tests/", "examples_c/", "examples_cpp/", "examples_go/", "examples_python/", "examples_rust/",
@@ -135,6 +138,13 @@ def check_drawing(root, drawing, errors):
                 errors.append(f"{drawing}: no such source: {name}")
 
 
+def check_plot(root, errors):
+    """The picture of measured numbers shows those that are there."""
+    drawn = plot_error_growth.draw(plot_error_growth.read(root / "docs/error-growth.csv"))
+    if drawn != (root / "docs/error-growth.svg").read_text():
+        errors.append("docs/error-growth.svg is not what scripts/plot_error_growth.py makes of the CSV")
+
+
 def main():
     root = Path(sys.argv[1]).resolve()
     errors, blocks, links = [], 0, 0
@@ -145,6 +155,7 @@ def main():
         links += check_links(root, page, text, errors)
     for drawing in root.glob("docs/*.svg"):
         check_drawing(root, drawing.relative_to(root).as_posix(), errors)
+    check_plot(root, errors)
     check_regions(root, errors)
     if errors:
         sys.exit("\n".join(errors))

@@ -22,7 +22,9 @@ def read(path):
     """The largest error over instruction sets, by family, path and number of keys."""
     lines = {}
     for row in csv.DictReader(path.read_text().splitlines()):
-        points = lines.setdefault((row["family"], row["path"]), {})
+        # Few rows of 8-bit integers are computed with 16 bits on every instruction set.
+        family = "i16" if row["path"] == "Decode" and row["family"] == "i8" else row["family"]
+        points = lines.setdefault((family, row["path"]), {})
         keys, error = int(row["keys"]), float(row["relative_rms"])
         points[keys] = max(points.get(keys, 0.0), error)
     return lines

@@ -59,6 +59,10 @@ const SHARES: usize = 64;
 /// with wide vectors does about 10^6 of them.
 const WORK_PER_THREAD: f64 = 2e6;
 
+/// Bytes of scratch memory up to which one thread cannot want more than an address space, however much larger the
+/// pieces of one thread are than those of many.
+const FAR_FROM_ALL: usize = 1 << 30;
+
 /// Bytes of K and V that are worth a second thread where they are read for few rows: in 20 µs a
 /// core reads about as many from its caches.
 const BYTES_PER_THREAD: f64 = 1e6;
@@ -82,6 +86,23 @@ impl Plan {
     }
 
     fn of(
+        few: Few,
+        shape: &Shape,
+        row: &'static Row,
+        machine: Machine,
+        threads: usize,
+    ) -> Result<Plan, Error> {
+        let plan = Plan::exactly(few, shape, row, machine, threads);
+        if threads == 1 || matches!(&plan, Ok(plan) if plan.memory.bytes()? <= FAR_FROM_ALL) {
+            return plan;
+        }
+        // What one thread cannot compute is refused whatever the number of threads, and nothing else is: a description
+        // that has been checked stays right when there are more threads.
+        let alone = Plan::exactly(few, shape, row, machine, 1)?;
+        Ok(plan.unwrap_or(alone))
+    }
+
+    fn exactly(
         few: Few,
         shape: &Shape,
         row: &'static Row,

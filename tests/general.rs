@@ -13,7 +13,7 @@ use definition::BOOL8;
 use description::{Case, Workspace, empty, why};
 use flash_attention::capi::attention::fa_attention;
 use flash_attention::capi::pool::{fa_pool_create, fa_pool_destroy};
-use flash_attention::capi::run::fa_attention_run;
+use flash_attention::capi::run::{fa_attention_check, fa_attention_run, fa_attention_workspace};
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::fa_tensor;
 
@@ -164,6 +164,42 @@ fn sizes_that_nothing_bounds_cost_nothing() {
     (a.cu_len_q, a.block_table) = (ptr::null(), list(&no_rows));
     (a.table_stride, a.page_size, a.num_pages) = (0, 16, 0);
     run(&a);
+}
+
+/// Near the end of an address space, many threads may want more scratch memory than there can be where one does not: what
+/// has been checked is not refused for that.
+#[test]
+fn sizes_near_the_address_space_are_refused_for_any_number_of_threads_or_for_none() {
+    let mut answers = [0; 2];
+    for dim in 40..62 {
+        for len_q in [1, 64] {
+            let mut a = empty();
+            (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (1, 1, 1, len_q, 4096);
+            (a.dim_qk, a.dim_v) = (1, 1 << dim);
+            // Nothing is read.
+            let somewhere = |at: usize| fa_tensor {
+                data: ptr::without_provenance_mut(at),
+                stride: [0; 3],
+                ..fa_tensor::NONE
+            };
+            (a.q, a.k, a.v, a.o) =
+                (somewhere(64), somewhere(128), somewhere(256), somewhere(256 + (4 << dim)));
+            a.o.stride[2] = 4 << dim;
+            // SAFETY: without words.
+            let status = unsafe { fa_attention_check(&a, ptr::null_mut(), 0) };
+            let sizes = [1, 2, 7, 256].map(|parts| {
+                let mut size = 0;
+                // SAFETY: a description whose tensors nobody reads.
+                let answered = unsafe { fa_attention_workspace(&a, parts, &mut size) };
+                assert_eq!(answered, status, "2^{dim} elements, {len_q} rows, {parts} parts: {}", why(&a));
+                size
+            });
+            // So it is more than there is with the last size that is not refused.
+            assert!(dim > 40 || len_q > 1 || sizes[3] >= 2 * sizes[0], "{sizes:?}");
+            answers[usize::from(status == fa_status::FA_OK)] += 1;
+        }
+    }
+    assert!(answers.iter().all(|&n| n > 0), "{answers:?}");
 }
 
 /// A cap so small that its inverse is infinite makes all scores alike, those of 0 too.

@@ -1,7 +1,7 @@
-//! How errors grow with the number of keys. The measurement takes minutes and prints a table:
+//! How errors grow with the number of keys. The measurement takes a minute and prints a table:
 //!
 //! ```text
-//! cargo test --release --test growth -- --ignored --nocapture | grep , > docs/error-growth.csv
+//! cargo test --test growth -- --ignored --nocapture | grep , > docs/error-growth.csv
 //! python3 scripts/plot_error_growth.py docs/error-growth.csv docs/error-growth.svg
 //! ```
 
@@ -93,7 +93,7 @@ const CASES: [(Dtype, &str); 4] =
     [(Dtype::F32, "-f32-"), (Dtype::Bf16, "-bf16-"), (Dtype::I8, "-i16-"), (Dtype::I8, "-i8-")];
 
 #[test]
-#[ignore = "a measurement, of minutes: see the top of this file"]
+#[ignore = "a measurement, of a minute: see the top of this file"]
 fn measure_up_to_a_million_keys() {
     println!("isa,family,path,keys,relative_rms");
     for keys in (10..=20).step_by(2).map(|log2| 1usize << log2) {

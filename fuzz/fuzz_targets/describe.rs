@@ -15,7 +15,7 @@ thread_local! {
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     // Fields lie at multiples of 8 behind the first byte, which says which door it is.
-    if seed % 4 != 0 && size > 8 {
+    if !seed.is_multiple_of(4) && size > 8 {
         mutate_field(&mut data[1..size], seed / 4);
         return size;
     }

@@ -34,7 +34,7 @@ impl Array {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         mutate_field(&mut data[..size.min(6 * 8)], seed / 2);
         return size;
     }

@@ -28,7 +28,7 @@ thread_local! {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         mutate_field(&mut data[..size.min(24 * 8)], seed / 2);
         return size;
     }
@@ -233,7 +233,7 @@ fn fill(
     src: std::ops::Range<usize>,
     smooth: std::ops::Range<usize>,
 ) {
-    let size = [F16, BF16].contains(&dtype).then_some(2).unwrap_or(4);
+    let size = if [F16, BF16].contains(&dtype) { 2 } else { 4 };
     let constant = flags & 2 != 0;
     let factor = [1.0, 1e-3, 1e30, 1e-38, 1e4, 1e-42, 3e38, 1.0][(flags >> 8 & 7) as usize];
     for at in src.clone().step_by(size).filter(|at| at + size <= src.end) {

@@ -60,7 +60,7 @@ impl Definition<'_> {
         if a.block_table.is_null() {
             return self.start(a.cu_len_kv, b).map_or([b, j], |first| [0, first + j]);
         }
-        let first = self.start(a.block_table_start, b).unwrap_or(b * a.table_stride);
+        let first = self.start(a.block_table_start, b).unwrap_or_else(|| b * a.table_stride);
         // SAFETY: the list is as long as there are keys in use.
         let page = unsafe { read(a.block_table, first + j / a.page_size) };
         [i64::from(page), j % a.page_size]
