@@ -133,6 +133,10 @@ static void sizes(void) {
     REFUSES_CALL(FA_ERR_ZERO_EXTENT, , &src, 0, H, LEN, 0, arena.smooth, &dst);
     REFUSES_CALL(FA_OK, , &src, 0, H, LEN, DIM, arena.smooth, &dst);
     REFUSES_CALL(FA_OK, , &src, B, 0, LEN, DIM, arena.smooth, &dst);
+    /* Where nothing is, distances are of no account. */
+    REFUSES_CALL(FA_OK, src.stride[1] = INT64_MAX - 3, &src, B, H, 0, DIM, arena.smooth, &dst);
+    REFUSES_CALL(FA_OK, dst.stride[0] = INT64_MAX, &src, B, H, 0, DIM, arena.smooth, &dst);
+    REFUSES_CALL(FA_OK, , &src, B, BIT(61), 0, DIM, arena.smooth, &dst);
     REFUSES_CALL(FA_OK, , &src, B, H, 0, DIM, arena.smooth, &dst);
     REFUSES_CALL(FA_OK, src.data = dst.data = NULL; quant.scale = quant.zero = NULL, &src, B, H, 0, DIM, NULL, &dst);
     REFUSES_CALL(FA_ERR_DTYPE, dst.dtype = FA_DTYPE_F32, &src, B, H, 0, DIM, NULL, &dst);

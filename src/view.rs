@@ -51,11 +51,10 @@ impl Layout {
             return Err(Error::Shape);
         }
         let mut end = self.dtype.row_bytes(self.dim).ok_or(Error::Overflow)?;
-        // Whatever the other extents are: nothing is anywhere.
-        if self.extent.contains(&0) {
-            return Ok(0);
-        }
         for (extent, stride) in self.extent.into_iter().zip(self.stride) {
+            if extent == 0 {
+                return Ok(0);
+            }
             let last = (extent - 1).checked_mul(stride).ok_or(Error::Overflow)?;
             end = end.checked_add(last).ok_or(Error::Overflow)?;
         }

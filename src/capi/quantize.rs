@@ -121,6 +121,10 @@ unsafe fn read<'a>(
     if quant.scale.is_null() && len > 0 {
         return Err(Error::Null.into());
     }
+    // Without rows nothing happens, however far apart they would be.
+    let present =
+        |layout: Layout| if rows.contains(&0) { Layout { extent: [0; 3], ..layout } } else { layout };
+    let [from, to, smoothing] = [from, to, smoothing].map(present);
     // SAFETY: the caller's contract, which says that scales and zeros are written.
     unsafe {
         let src = View::new(src.data.cast(), from).map_err(about(SRC.tensor, &from))?;
