@@ -9,21 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=build/docs
 header=include/flash_attention.h
-passed=0
-failed=0
-
-# test_case NAME COMMAND...
-test_case() {
-    local name=$1 log
-    shift
-    if log=$("$@" 2>&1); then
-        passed=$((passed + 1))
-        echo "docs.$name passed"
-    else
-        failed=$((failed + 1))
-        printf '%s\ndocs.%s FAILED\n' "$log" "$name"
-    fi
-}
+suite=docs
+. scripts/test_case.sh
 
 rust() {
     RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked

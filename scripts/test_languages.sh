@@ -30,21 +30,8 @@ for lib in "$shared" "$static"; do
     [ -f "$lib" ] || die "$lib is missing; build it: cmake -S . -B build && cmake --build build"
 done
 
-passed=0
-failed=0
-
-# test_case NAME COMMAND...
-test_case() {
-    local name=$1 log
-    shift
-    if log=$("$@" 2>&1); then
-        passed=$((passed + 1))
-        echo "example.$name passed"
-    else
-        failed=$((failed + 1))
-        printf '%s\nexample.%s FAILED\n' "$log" "$name"
-    fi
-}
+suite=example
+. "$root/scripts/test_case.sh"
 
 run_rust() {
     # As `cargo test` has built it; with --release Cargo would build anew also what only benchmarks need. In Cargo's own
