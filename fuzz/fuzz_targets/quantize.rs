@@ -14,7 +14,7 @@ use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
 use flash_attention_fuzz::definition::{BF16, F16, F32, I8, at, stored};
 use flash_attention_fuzz::input::{Input, hash, mutate_field};
-use flash_attention_fuzz::layout::{Rows, Verdict, quant_verdict, unit, values};
+use flash_attention_fuzz::layout::{MOST, Rows, Verdict, quant_verdict, unit, values};
 use flash_attention_fuzz::memory::Guarded;
 use half::{bf16, f16};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
@@ -67,6 +67,7 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
         group_dims: group[1],
     };
     if verdict == Verdict::Legal {
+        let elements = extent.iter().fold(i128::from(dim), |n, &m| n.saturating_mul(i128::from(m)));
         let from = Rows::of(src.dtype, extent, dim, src.stride);
         let to = Rows::of(I8, extent, dim, dst.stride);
         let smooth = Rows::of(F32, extent, dim, [0, dim.saturating_mul(4), 0]);
@@ -75,9 +76,14 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
         verdict.join(to.are_apart());
         let n = values(extent, dim, stride, group);
         verdict.join(quant_verdict(stride, group, n));
-        // Without a vector to subtract nobody need multiply its size.
-        verdict.usually(smooth.row <= i128::from(i64::MAX));
-        if places[1] & 3 != 0 {
+        if smooth.row > MOST {
+            // Without a vector to subtract, or rows to subtract it from, nobody need multiply its size.
+            verdict.join(if places[1] & 3 == 0 || elements == 0 {
+                Verdict::Either
+            } else {
+                Verdict::Refused
+            });
+        } else if places[1] & 3 != 0 {
             verdict.join(smooth.verdict(4));
         }
         if verdict < Verdict::Refused {
@@ -87,7 +93,6 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
         if verdict < Verdict::Refused && needed.iter().any(|&bytes| bytes > SIZE as i128) {
             return;
         }
-        let elements = extent.iter().fold(i128::from(dim), |n, &m| n.saturating_mul(i128::from(m)));
         // Much work on few bytes, by strides of 0, which only src may have; or on none.
         if elements > 1 << 16 {
             return;
