@@ -294,7 +294,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && !table) repetitions = atoi(argv[1]);
     fill_bank(1, 0);
     for (int32_t n = 1; n <= MOST_THREADS; n++) CHECK(fa_pool_create(n, &pools[n]) == FA_OK, "%d threads", (int)n);
-    differences(table);
+    if (!BEST_ONLY) differences(table);
     if (!table) {
         for_each_isa(under_one_isa);
         for_each_isa(dense_calls);

@@ -425,6 +425,12 @@ impl<P: Products> Place<P> {
             }
         }
         if problem.shape().storage.grains[1 + self.which] == Grain::Row {
+            // Whole vectors are read, whose ends nobody sees.
+            for key in [keys.start, keys.end - 1] {
+                let at = key - self.start;
+                // SAFETY: arrays of scales are whole vectors.
+                unsafe { s.store(self.scales.add(at - at % S::LANES), s.splat(1.0)) };
+            }
             for key in keys.clone() {
                 let scale = self.source(piece, key).scale();
                 // SAFETY: as above.

@@ -194,9 +194,14 @@ impl Definition<'_> {
             let scores: Vec<f64> = keys
                 .iter()
                 .map(|&j| {
-                    let dot = q.iter().zip(&rows[&j][0]).map(|(q, k)| q * k).sum::<f64>();
-                    let logit = self.logit(b, h, i, j, scale * dot);
-                    most = most.max((scale * dot).abs().min(cap)).max(logit.abs());
+                    let products = || q.iter().zip(&rows[&j][0]).map(|(q, k)| scale * q * k);
+                    let score = products().sum::<f64>();
+                    let logit = self.logit(b, h, i, j, score);
+                    most = most.max(score.abs().min(cap)).max(logit.abs());
+                    // Products may be larger than their sum; of what that costs, the cap leaves its slope.
+                    let terms = products().map(f64::abs).sum::<f64>();
+                    let steepest = ((score.abs() - 1e-5 * terms).max(0.0) / cap).cosh().powi(-2);
+                    most = most.max(terms * steepest);
                     logit
                 })
                 .collect();
