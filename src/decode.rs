@@ -428,7 +428,7 @@ impl<P: Products> Place<P> {
             // Whole vectors are read, whose ends nobody sees.
             for key in [keys.start, keys.end - 1] {
                 let at = key - self.start;
-                // SAFETY: arrays of scales are whole vectors.
+                // SAFETY: `row_scales` makes room for whole vectors of the block, in which this key is.
                 unsafe { s.store(self.scales.add(at - at % S::LANES), s.splat(1.0)) };
             }
             for key in keys.clone() {
