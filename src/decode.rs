@@ -22,6 +22,8 @@
 
 pub(crate) mod accumulate;
 pub(crate) mod epilogue;
+#[forbid(unsafe_code)]
+mod fetch;
 pub(crate) mod scores;
 pub(crate) mod softmax;
 pub(crate) mod state;
@@ -37,12 +39,14 @@ use crate::band::{Piece, Share};
 use crate::dtype::Dtype;
 use crate::family::products::{Products, width};
 use crate::family::{Rows, Source, convert, copy_rows};
+use crate::machine;
 use crate::part::Tiles;
 use crate::problem::{Sequence, Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Grain;
 use crate::workspace::{Kept, Scratch, array_bytes};
 use accumulate::{Sums, Values};
+use fetch::{FIRST, Next, fetch_rows};
 use scores::Keys;
 use state::State;
 
@@ -319,6 +323,7 @@ unsafe fn compute<S: Isa, P: Products>(
         // What some row of this band sees.
         let seen = clip(sequence.seen_by(&piece.rows), chunk);
         let mut keys = first_block(&seen, tiles.kv, 1);
+        let asks = asks::<S, P>(piece);
         let mut fresh = true;
         while !keys.is_empty() {
             let any = |head| problem.any_and_all(sequence, head, &piece.rows, &keys)[0];
@@ -340,7 +345,7 @@ unsafe fn compute<S: Isa, P: Products>(
                 let next = next.start - start..next.end - start;
                 k.prepare(s, piece, &keys);
                 v.prepare(s, piece, &keys);
-                visit::<S, P>(s, piece, &Visit { start, keys: here, next, k, v, fresh }, lines, state);
+                visit::<S, P>(s, piece, &Visit { start, keys: here, next, k, v, fresh, asks }, lines, state);
                 fresh = false;
             }
             keys = next_block(&seen, &keys, tiles.kv);
@@ -393,6 +398,20 @@ impl<P: Products> Place<P> {
         let rows = self.source(piece, key).rows();
         let base = rows.base.wrapping_sub(keys.start * rows.stride);
         (keys.start..keys.start + n, Rows { base, ..rows })
+    }
+
+    /// What of `keys` lies behind one another and is still to be read, as rows that go with keys `beyond` before them.
+    #[inline(always)]
+    fn to_come(&self, piece: &Piece, keys: &Range<usize>, beyond: usize) -> Next {
+        if self.staged.is_some() || keys.is_empty() {
+            return Next::NOTHING;
+        }
+        let (run, rows) = self.run(piece, keys);
+        // Pages of K and V begin alike; where they do not, better nothing than rows of somebody else.
+        if run != *keys {
+            return Next::NOTHING;
+        }
+        Next::rows(rows.skip(beyond), piece.problem().shape().row_bytes_kv()[self.which])
     }
 
     /// Converts or copies the rows of `keys`, where that must be, and finds their scales.
@@ -455,28 +474,6 @@ impl<P: Products> Place<P> {
     }
 }
 
-/// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory. With 8
-/// they come too late from memory, with 32 they are too many for the first-level cache, into which they are fetched.
-const AHEAD: usize = 16;
-
-/// Rows that are asked for before a block begins: the machine takes only some tens of requests at a time.
-const FIRST: usize = 8;
-
-/// Asks for `bytes` bytes each of `n` rows.
-#[inline(always)]
-fn fetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
-    if bytes > 0 {
-        for i in 0..n {
-            let row = rows.skip(i).base;
-            let mut line = 0;
-            while line < bytes {
-                s.prefetch_near(row.wrapping_add(line));
-                line += 64;
-            }
-        }
-    }
-}
-
 /// A block of keys, and all that is said of it counted from its start.
 struct Visit<P> {
     start: usize,
@@ -488,6 +485,24 @@ struct Visit<P> {
     v: Place<P>,
     /// Whether there was none before: what the state's output holds does not matter.
     fresh: bool,
+    /// Whether K and V are asked for while the other one is multiplied.
+    asks: bool,
+}
+
+/// Whether K and V are asked for while the other one is multiplied. One row alone takes longer to read than to multiply,
+/// and its machine foresees what is next, unless rows of bytes are multiplied faster than it does.
+fn asks<S: Isa, P: Products>(piece: &Piece) -> bool {
+    let is_worth_it = piece.count() >= ROWS || (P::ROWS == 1 && piece.count() == 1);
+    S::REGISTERS >= 32 && is_worth_it && machine::wants_requests(bytes_read(piece))
+}
+
+/// Bytes of K and V that the call reads, if all sequences are like this one.
+fn bytes_read(piece: &Piece) -> usize {
+    let shape = piece.problem().shape();
+    let heads = shape.queries[0].saturating_mul(shape.heads_kv);
+    let keys = piece.sequence().seen_by(&piece.rows).len();
+    let row = shape.row_bytes_kv().into_iter().fold(0usize, usize::saturating_add);
+    row.saturating_mul(heads).saturating_mul(keys)
 }
 
 impl<P> Visit<P> {
@@ -507,7 +522,7 @@ impl<P> Visit<P> {
 unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, lines: &Lines, state: &State) {
     let (problem, sequence) = (piece.problem(), piece.sequence());
     let Shape { dim_qk, dim_v, .. } = *problem.shape();
-    let Visit { start, keys, next, k, v, .. } = visit;
+    let Visit { start, keys, next, k, v, asks, .. } = visit;
     let rows = piece.count();
     // SAFETY: keys and rows are those of block and band; see the steps themselves.
     unsafe {
@@ -515,8 +530,14 @@ unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, line
         while !rest.is_empty() {
             let (seen, rows_k) = k.run(piece, &rest);
             rest.start = seen.end;
-            let of_keys = Keys { seen: &seen, rows: rows_k, dtype: k.dtype(piece), scales: k.scales(piece) };
-            scores::scores::<S, P>(s, lines, rows, &of_keys, dim_qk);
+            let next = if *asks { v.to_come(piece, &seen, 0).unless_at(rows_k) } else { Next::NOTHING };
+            let of_keys =
+                Keys { seen: &seen, rows: rows_k, dtype: k.dtype(piece), scales: k.scales(piece), next };
+            if S::REGISTERS >= 32 && *asks {
+                scores::scores::<S, P, true>(s, lines, rows, &of_keys, dim_qk);
+            } else {
+                scores::scores::<S, P, false>(s, lines, rows, &of_keys, dim_qk);
+            }
         }
         // What comes next is elsewhere, and on its way while the softmax waits for itself.
         for (place, keys) in [(v, keys), (k, next)] {
@@ -562,12 +583,22 @@ unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, line
             while !part.is_empty() {
                 let (run, rows_v) = v.run(piece, &part);
                 part.start = run.end;
-                let values = Values { rows: rows_v, dtype: v.dtype(piece), dim: dim_v };
+                let beyond = next.start.saturating_sub(keys.start);
+                let next = if *asks {
+                    k.to_come(piece, &clip(run.start + beyond..run.end + beyond, next), beyond)
+                } else {
+                    Next::NOTHING
+                };
+                let values = Values { rows: rows_v, dtype: v.dtype(piece), dim: dim_v, next };
                 // Nor one that is not finite the probability 0 of a key that a mask hides.
                 let guarded =
                     problem.logits().hides() && accumulate::any_not_finite(s, values, &run, v.scales(piece));
                 if of_all && !guarded {
-                    accumulate::accumulate::<S, P>(s, lines, sums, 0..rows, &run, values, first);
+                    if S::REGISTERS >= 32 && *asks {
+                        accumulate::accumulate::<S, P, true>(s, lines, sums, 0..rows, &run, values, first);
+                    } else {
+                        accumulate::accumulate::<S, P, false>(s, lines, sums, 0..rows, &run, values, first);
+                    }
                     first = false;
                     continue;
                 }
@@ -580,17 +611,25 @@ unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, line
                     while !seen.is_empty() {
                         let mut keys = seen.clone();
                         if guarded {
-                            // Those of a pair that are seen: together, if both are.
-                            keys.end = keys.end.min((keys.start + 1).next_multiple_of(P::KEYS));
-                            seen.start = keys.end;
+                            // Of those that are taken together, the first that are seen.
                             let sees = |key| problem.sees(sequence, head, row, start + key);
-                            keys.start += usize::from(!sees(keys.start));
-                            keys.end -= usize::from(!keys.is_empty() && !sees(keys.end - 1));
+                            let end = keys.end.min((keys.start + 1).next_multiple_of(P::KEYS));
+                            keys.start = (keys.start..end).find(|&key| sees(key)).unwrap_or(end);
+                            keys.end = (keys.start..end).find(|&key| !sees(key)).unwrap_or(end);
+                            seen.start = keys.end;
                         } else {
                             seen.start = seen.end;
                         }
                         if !keys.is_empty() {
-                            accumulate::accumulate::<S, P>(s, lines, sums, r..r + 1, &keys, values, false);
+                            accumulate::accumulate::<S, P, false>(
+                                s,
+                                lines,
+                                sums,
+                                r..r + 1,
+                                &keys,
+                                values,
+                                false,
+                            );
                         }
                     }
                 }

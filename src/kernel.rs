@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::family::products::Products;
 use crate::family::{Family, f32::F32};
 #[cfg(all(target_arch = "x86_64", not(test)))]
-use crate::family::{bf16::Bf16, i8::I8, i16::I16};
+use crate::family::{bf16::Bf16, i8::I8, i16::I16, products::digits::Digits};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
@@ -31,9 +31,9 @@ static TABLE: &[Row] = &[
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Bf16>, Bf16, 8>().only_where(machine::has_fast_bf16_dots),
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx512<avx512::Vnni>, I8, 8>(),
+    Row::with::<Avx512<avx512::Vnni>, I8, Digits, 8>(),
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx512<avx512::Vnni>, I16, 8>(),
+    Row::with::<Avx512<avx512::Vnni>, I16, Digits, 8>(),
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Base>, I16, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
@@ -105,6 +105,11 @@ pub struct Row {
 
 impl Row {
     const fn of<S: Isa, F: Family, const R: usize>() -> Row {
+        Row::with::<S, F, F::Products, R>()
+    }
+
+    /// The same with other products, which give the same bits, for a single query row.
+    const fn with<S: Isa, F: Family, One: Products, const R: usize>() -> Row {
         Row {
             isa: S::NAME,
             family: F::NAME,
@@ -128,7 +133,13 @@ impl Row {
             },
             decode: Way {
                 reads_kv: |shape| decode::reads_kv(&shape.storage),
-                scratch: decode::scratch_bytes::<S, F::Products>,
+                scratch: |shape, tiles| {
+                    let [several, one] = [
+                        decode::scratch_bytes::<S, F::Products>(shape, tiles)?,
+                        decode::scratch_bytes::<S, One>(shape, tiles)?,
+                    ];
+                    Some(several.max(one))
+                },
             },
             compute: |part, tiles, scratch| {
                 let s = S::detect().ok_or(Error::Internal)?;
@@ -137,15 +148,26 @@ impl Row {
             },
             decode_piece: |piece| {
                 let s = S::detect().ok_or(Error::Internal)?;
-                s.enter(By(piece, PhantomData::<F::Products>));
+                if piece.piece.count() == 1 {
+                    s.enter(By(piece, PhantomData::<One>));
+                } else {
+                    s.enter(By(piece, PhantomData::<F::Products>));
+                }
                 Ok(())
             },
             join: |join| {
                 let s = S::detect().ok_or(Error::Internal)?;
-                s.enter(By(join, PhantomData::<F::Products>));
+                if join.piece.count() == 1 {
+                    s.enter(By(join, PhantomData::<One>));
+                } else {
+                    s.enter(By(join, PhantomData::<F::Products>));
+                }
                 Ok(())
             },
-            kept: decode::kept_bytes::<S, F::Products>,
+            kept: |shape, tiles| {
+                let several = decode::kept_bytes::<S, F::Products>(shape, tiles)?;
+                Some(several.max(decode::kept_bytes::<S, One>(shape, tiles)?))
+            },
             map: |function, values| {
                 if let Some(s) = S::detect() {
                     s.enter(Map(function, values));

@@ -45,6 +45,10 @@ const ROWS: usize = 128;
 /// Keys of a block, when the caller leaves the choice, at most: beyond this nothing is gained.
 const KEYS: usize = 256;
 
+/// The same where query rows are few: what a block costs besides its keys is then as much as tens of them. With twice as
+/// many, probabilities of several rows leave the first-level cache, and a part of a chunk is too much for one thread.
+const KEYS_OF_FEW: usize = 512;
+
 /// Keys of a block of block-sparse attention up to which several make one of ours: shorter ones cost more
 /// than skipping gives.
 const SMALL_CELL: usize = 32;
@@ -243,7 +247,7 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
         }
         // Rows of K and V pass by once: the longer each of them, the less often the machine has to find out what is
         // read next.
-        (0, Path::Decode) => KEYS,
+        (0, Path::Decode) => KEYS_OF_FEW,
         (0, Path::Prefill) => {
             // A tile's scores are written once and read once for every 8 output elements: half of
             // the first-level cache for them leaves room for the rows of V that stream past.

@@ -12,6 +12,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod corner;
+pub(crate) mod digits;
 pub(crate) mod environment;
 pub(crate) mod half;
 pub(crate) mod math;
@@ -78,6 +79,13 @@ pub(crate) trait Isa: Copy + 'static {
     fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32;
     /// The sum of the lanes, in the same order.
     fn total(self, x: Self::F32) -> f32;
+    /// What [`Isa::sums`] says, of integers: exact, but for sums beyond 32 bits, which wrap.
+    fn sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32;
+    /// The sum of the lanes, wrapping.
+    #[inline(always)]
+    fn total_i32(self, x: Self::I32) -> i32 {
+        math::total_i32(self, x)
+    }
     /// The largest lane; none is NaN.
     fn largest(self, x: Self::F32) -> f32;
     /// Whether any lane is true.
@@ -141,6 +149,22 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn zipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
         x
+    }
+    /// The bytes of four vectors that have the same number next to each other, that of the first vector the lowest:
+    /// what [`Isa::unzipped_bytes`] puts in order.
+    #[inline(always)]
+    fn zip_bytes(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
+        digits::zip_bytes(self, x)
+    }
+    /// Vectors whose lanes are in the order of [`Isa::zip_bytes`], in that of the bytes before.
+    #[inline(always)]
+    fn unzipped_bytes(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
+        x
+    }
+    /// `256 * upper + lower`, wrapping.
+    #[inline(always)]
+    fn join_digits(self, upper: Self::I32, lower: Self::I32) -> Self::I32 {
+        digits::join(self, upper, lower)
     }
     /// What is in the upper halves, as f32.
     fn high_half(self, x: Self::I32) -> Self::F32;
@@ -217,6 +241,26 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load_i8_i16(self, p: *const i8) -> Self::I32 {
         // SAFETY: this method's contract.
         unsafe { math::load_i8_i16(self, p) }
+    }
+    /// Reads four times as many signed 16-bit integers as there are lanes, not above 32,639, as two vectors of signed
+    /// bytes: 256 times the first, and the second, are the integers.
+    ///
+    /// # Safety
+    /// `4 * LANES` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_digits(self, p: *const i16) -> [Self::I32; 2] {
+        // SAFETY: this method's contract.
+        unsafe { digits::load(self, p) }
+    }
+    /// Writes a vector as unsigned 16-bit integers, rounded to nearest even: their upper bytes, and behind all of those
+    /// the lower ones. NaN is 0; all others fit.
+    ///
+    /// # Safety
+    /// `2 * LANES` bytes are writable at `p`.
+    #[inline(always)]
+    unsafe fn store_digits(self, p: *mut u8, x: Self::F32) {
+        // SAFETY: this method's contract.
+        unsafe { digits::store(self, p, x) }
     }
     /// Reads a vector of binary16; no alignment is needed.
     ///

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Inputs, Kernel, Size, kernels, largest, max_error};
+use common::{Inputs, Kernel, Size, kernels, largest, max_error, relative_rms};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
@@ -85,6 +85,32 @@ fn very_long_sequences_are_right() {
             let error = max_error(&output.o, &exact.o);
             assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}: {len_kv} x {dim}: {error:.1e}");
             assert!(max_error(&output.lse, &exact.lse) <= 1e-5, "{kernel:?}: {len_kv} x {dim}");
+        }
+    }
+}
+
+/// Caches that come from memory are read by loops of their own, which ask for the rows that are next: of four and more
+/// rows, and of one row of 8-bit integers.
+#[test]
+fn caches_larger_than_the_last_level_are_right() {
+    const DIM: usize = 64;
+    // Larger than half of it, where that is not too much for a test.
+    let keys = |bytes: usize| (Machine::get().l3 / 2 / (2 * DIM * bytes) + 1003).min(300_000);
+    let inputs = Inputs::normal(Size::new(1, 5, keys(4), DIM), 7).causal();
+    let exact = inputs.exact();
+    for kernel in decoders() {
+        let output = inputs.run(kernel, 2);
+        let error = max_error(&output.o, &exact.o);
+        assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}: {error:.1e}");
+        assert!(max_error(&output.lse, &exact.lse) <= 1e-5, "{kernel:?}");
+    }
+    for rows in [1, 5] {
+        let inputs = Inputs::normal(Size::new(1, rows, keys(1), DIM), 8).quantised();
+        let exact = inputs.exact();
+        for kernel in kernels(Dtype::I8).filter(|kernel| kernel.path == Path::Decode) {
+            let output = inputs.run(kernel, 2);
+            let error = relative_rms(&output.o, &exact.o);
+            assert!(error <= 3e-4, "{kernel:?}, {rows} rows: {error:.1e}");
         }
     }
 }

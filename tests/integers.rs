@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{Inputs, Kernel, Size, kernels, largest, max_error, relative_rms};
+use common::{Inputs, Kernel, Size, kernels, largest, max_error, relative_rms, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 /// The kernels that multiply 8-bit integers.
@@ -115,8 +115,10 @@ fn every_instruction_set_computes_what_the_book_says() {
 #[test]
 fn dot_products_of_any_length_are_exact() {
     for dim in [1, 4, 63, 64, 1000, 4096, 65536, 70_000] {
-        for (x, y) in [(-128i8, -128i8), (-128, 127), (127, 127), (1, -128)] {
-            let size = Size::new(1, 20, 1, dim);
+        for (x, y, len_q) in
+            [(-128i8, -128i8, 20), (-128, 127, 1), (127, 127, 20), (1, -128, 20), (-128, -128, 1)]
+        {
+            let size = Size::new(1, len_q, 1, dim);
             let mut inputs = Inputs::normal(size, 1).quantised();
             (inputs.scales, inputs.semantics.softmax_scale) = ([1.0, 1.0, 0.5], 1.0 / 1024.0);
             inputs.q.fill(x);
@@ -151,14 +153,77 @@ fn dot_products_of_any_length_are_exact() {
 #[test]
 fn large_blocks_do_not_overflow() {
     let keys = 70_000;
-    let mut inputs = Inputs::normal(Size::new(1, 16, keys, 4), 2).quantised().blocks(0, keys);
-    inputs.k.fill(1);
-    inputs.v.fill(-128);
-    for kernel in integers() {
-        let out = inputs.run(kernel, 1);
-        let expected = -128.0 * f64::from(inputs.scales[2]);
-        let error = max_error(&out.o, &vec![expected; out.o.len()]);
-        assert!(error <= 1e-5 * expected.abs(), "{kernel:?}: {error:.1e}");
+    for len_q in [1, 16] {
+        let mut inputs = Inputs::normal(Size::new(1, len_q, keys, 4), 2).quantised().blocks(0, keys);
+        inputs.k.fill(1);
+        inputs.v.fill(-128);
+        for kernel in integers() {
+            let out = inputs.run(kernel, 1);
+            let expected = -128.0 * f64::from(inputs.scales[2]);
+            let error = max_error(&out.o, &vec![expected; out.o.len()]);
+            assert!(error <= 1e-5 * expected.abs(), "{kernel:?}: {error:.1e}");
+        }
+    }
+}
+
+/// Where rows are few, one alone is multiplied in another way than several, to the same bits: heads of any length, any
+/// number of keys, windows that begin and end anywhere.
+#[test]
+fn a_row_alone_has_the_bits_that_it_has_among_others() {
+    let rows = 3;
+    for (dim, keys) in [
+        (1, 40),
+        (3, 5),
+        (31, 70),
+        (63, 17),
+        (64, 300),
+        (65, 33),
+        (100, 16),
+        (128, 600),
+        (192, 64),
+        (514, 90),
+        (576, 3),
+    ] {
+        let normal = Inputs::normal(Size::new(1, rows, keys, dim), dim as u64);
+        let inputs = normal.quantised();
+        for kernel in integers().filter(|kernel| kernel.path == Path::Decode) {
+            for window in [Window::default(), Window { left: Some(21), right: Some(2) }] {
+                let compute = |rows: std::ops::Range<usize>| {
+                    let n = rows.len();
+                    let (mut o, mut lse) = (vec![0f32; n * dim], vec![0f32; n]);
+                    let dense = |dtype, len, dim| Layout::dense(dtype, 1, len, dim).unwrap();
+                    let [k_scale, v_scale] = [&0.02, &0.05].map(Quant::per_tensor);
+                    let mut tensors = Tensors::new(
+                        View::of(&normal.q[rows.start * dim..rows.end * dim], dense(Dtype::F32, n, dim))
+                            .unwrap(),
+                        View::of(&inputs.k, dense(Dtype::I8, keys, dim))
+                            .unwrap()
+                            .quantised(&k_scale)
+                            .unwrap(),
+                        View::of(&inputs.v, dense(Dtype::I8, keys, dim))
+                            .unwrap()
+                            .quantised(&v_scale)
+                            .unwrap(),
+                        ViewMut::of(&mut o, dense(Dtype::F32, n, dim)).unwrap(),
+                    );
+                    tensors.lse = Some(ViewMut::of(&mut lse, dense(Dtype::F32, n, 1)).unwrap());
+                    let q_pos = Position::At((keys / 2 + rows.start) as i64);
+                    let semantics = Semantics { q_pos, window, ..Semantics::with_scale(0.3) };
+                    let mut problem = Problem::new(tensors, semantics).unwrap();
+                    assert!(kernel.row.takes(problem.shape()));
+                    common::run(&mut problem, kernel, 1).unwrap();
+                    (o, lse)
+                };
+                let (o, lse) = compute(0..rows);
+                assert!(o.iter().any(|&x| x != 0.0) && o.iter().all(|x| x.is_finite()));
+                for row in 0..rows {
+                    let alone = compute(row..row + 1);
+                    let same =
+                        same_bits(&alone.0, &o[row * dim..][..dim]) && same_bits(&alone.1, &lse[row..=row]);
+                    assert!(same, "{kernel:?}, {keys} x {dim}, {window:?}: row {row}");
+                }
+            }
+        }
     }
 }
 

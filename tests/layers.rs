@@ -46,7 +46,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
         ],
     ),
-    ("decode", &["attend", "family", "band", "part", "problem", "dtype", "view", "simd", "workspace"]),
+    // The machine: what is asked for ahead, which changes no result.
+    (
+        "decode",
+        &["attend", "family", "band", "part", "problem", "dtype", "view", "simd", "workspace", "machine"],
+    ),
     ("prefill", &["attend", "family", "part", "problem", "view", "simd", "workspace"]),
     ("attend", &["family", "part", "problem", "dtype", "view", "simd"]),
     ("quantize", &["view", "dtype", "simd", "error"]),

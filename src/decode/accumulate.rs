@@ -4,11 +4,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{AHEAD, Lines, ROWS, fetch_rows};
+use super::fetch::{AHEAD, Next, fetch_rows};
+use super::{Lines, ROWS};
 use crate::decode::state::State;
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::family::Rows;
-use crate::family::products::{Products, width};
+use crate::family::products::{MOST_KEYS, Products, width};
 use crate::simd::{Body, Isa};
 
 /// The values of a block of keys, counted from the block's start.
@@ -18,6 +19,8 @@ pub(super) struct Values {
     pub(super) rows: Rows,
     pub(super) dtype: Dtype,
     pub(super) dim: usize,
+    /// What is asked for meanwhile.
+    pub(super) next: Next,
 }
 
 /// Lines of weighted sums, one a query row.
@@ -34,7 +37,7 @@ pub(super) struct Sums {
 /// # Safety
 /// `lines` and `sums` have these rows, and a line more where [`ROWS`] say so, with probabilities for these keys.
 #[inline(never)]
-pub(super) unsafe fn accumulate<S: Isa, P: Products>(
+pub(super) unsafe fn accumulate<S: Isa, P: Products, const ASKS: bool>(
     s: S,
     lines: &Lines,
     sums: Sums,
@@ -43,11 +46,11 @@ pub(super) unsafe fn accumulate<S: Isa, P: Products>(
     values: Values,
     fresh: bool,
 ) {
-    s.enter(Accumulate::<P> { lines, sums, rows, keys, values, fresh, products: PhantomData });
+    s.enter(Accumulate::<P, ASKS> { lines, sums, rows, keys, values, fresh, products: PhantomData });
 }
 
 /// Made by [`accumulate`] alone, whose contract covers what it points to.
-struct Accumulate<'a, P> {
+struct Accumulate<'a, P, const ASKS: bool> {
     lines: &'a Lines,
     sums: Sums,
     rows: Range<usize>,
@@ -57,7 +60,7 @@ struct Accumulate<'a, P> {
     products: PhantomData<P>,
 }
 
-impl<P: Products> Body for Accumulate<'_, P> {
+impl<P: Products, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
     type Out = ();
 
     #[inline(always)]
@@ -67,7 +70,7 @@ impl<P: Products> Body for Accumulate<'_, P> {
     }
 }
 
-impl<P: Products> Accumulate<'_, P> {
+impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
     /// # Safety
     /// As [`accumulate`], of values stored as `T`.
     #[inline(always)]
@@ -77,7 +80,7 @@ impl<P: Products> Accumulate<'_, P> {
         // registers, 8 where there are 16.
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                while self.rows.end.saturating_sub(row) >= $least {
+                while $rows <= P::ROWS && self.rows.end.saturating_sub(row) >= $least {
                     // SAFETY: the rows are among the caller's.
                     unsafe { self.all_elements::<S, T, { $rows }>(s, row, $vectors / P::KEYS) };
                     row += $rows;
@@ -134,7 +137,7 @@ impl<P: Products> Accumulate<'_, P> {
         let Accumulate { lines, sums, keys, values, fresh, .. } = self;
         let p = lines.scores.wrapping_add(row * lines.scores_step);
         let at = sums.base.wrapping_add(row * sums.step + d);
-        let mut sum = [[[P::zero(s); 2]; C]; R];
+        let mut sum = [[[P::zero(s); MOST_KEYS]; C]; R];
         // SAFETY: r < R, c < C and keys of the caller's.
         unsafe {
             if !fresh {
@@ -147,21 +150,26 @@ impl<P: Products> Accumulate<'_, P> {
             // Several passes over the same rows, each of which takes a part of them: the first one fetches all.
             let fetches = R > 1 && row == self.rows.start && d == 0;
             let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
+            let next = values.next;
+            let mut share = next.share(d, d + C * width::<S, P>(), values.dim);
+            if row > self.rows.start {
+                share = Next::NOTHING.whole();
+            }
             macro_rules! group {
                 ($key:expr, $is_there:expr) => {{
                     let key = $key;
                     let from = values.rows.skip(key);
-                    let mut weight = [P::nothing(s); R];
+                    let mut weight = [P::no_factor(s); R];
                     for (r, weight) in weight.iter_mut().enumerate() {
                         *weight = P::weight(s, p.add(r * lines.scores_step), key);
                     }
                     // In the order of memory, which is how the machine foresees it.
-                    let mut x = [[P::nothing(s); 2]; C];
+                    let mut x = [[P::nothing(s); MOST_KEYS]; C];
                     for n in 0..P::KEYS {
                         let row = from.skip(n).base;
                         for c in 0..C {
                             x[c][n] = match only {
-                                _ if !$is_there[n] => P::nothing(s),
+                                _ if !$is_there(key + n) => P::nothing(s),
                                 Some(n) => P::row_first::<S, T>(s, row, d, n),
                                 None => P::row::<S, T>(s, row, d + c * width::<S, P>()),
                             };
@@ -171,27 +179,31 @@ impl<P: Products> Accumulate<'_, P> {
                         let x = P::side_by_side(s, x[c]);
                         for (sum, &weight) in sum.iter_mut().zip(&weight) {
                             for v in 0..P::KEYS {
-                                sum[c][v] = P::add(s, weight, x[v], sum[c][v]);
+                                sum[c][v] = P::add_value(s, weight, x[v], sum[c][v]);
                             }
                         }
                     }
                 }};
             }
-            // Of a pair, there may be one alone at each end.
-            let whole = keys.start.next_multiple_of(P::KEYS)..keys.end - keys.end % P::KEYS;
-            if keys.start < whole.start {
-                group!(keys.start - 1, [false, true]);
+            // Of those that are taken together, some may be alone at each end.
+            let some = |key| keys.contains(&key);
+            let mut key = keys.start - keys.start % P::KEYS;
+            if key < keys.start {
+                group!(key, some);
+                key += P::KEYS;
             }
-            let mut key = whole.start;
-            while key < whole.end {
+            while key + P::KEYS <= keys.end {
                 if key + AHEAD < keys.end {
                     fetch_rows(s, values.rows.skip(key + AHEAD), P::KEYS, bytes);
                 }
-                group!(key, [true; 2]);
+                if ASKS {
+                    next.ask(s, key, P::KEYS, share);
+                }
+                group!(key, |_| true);
                 key += P::KEYS;
             }
-            if whole.end < keys.end && whole.end >= whole.start {
-                group!(whole.end, [true, false]);
+            if key < keys.end {
+                group!(key, some);
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
@@ -256,7 +268,7 @@ impl Body for Finite<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Values { rows, dtype, dim } = self.values;
+        let Values { rows, dtype, dim, .. } = self.values;
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
         // SAFETY: the contract of `any_not_finite`, which made this.

@@ -4,7 +4,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{AHEAD, LANE, Lines, ROWS, fetch_rows};
+use super::fetch::{AHEAD, Next, fetch_rows};
+use super::{Lines, ROWS};
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::family::products::{Products, width};
 use crate::family::{Rows, Tile};
@@ -18,6 +19,8 @@ pub(super) struct Keys<'a> {
     pub(super) dtype: Dtype,
     /// What each is multiplied by besides, in whole vectors.
     pub(super) scales: Option<*const f32>,
+    /// What is asked for meanwhile.
+    pub(super) next: Next,
 }
 
 /// Writes the scores of `keys` for the first `rows` lines. Places beside them, up to whole vectors, may be
@@ -26,12 +29,18 @@ pub(super) struct Keys<'a> {
 /// # Safety
 /// `lines` has that many rows, and a line more where [`ROWS`] say so, with queries packed; keys have `dim` elements.
 #[inline(never)]
-pub(super) unsafe fn scores<S: Isa, P: Products>(s: S, lines: &Lines, rows: usize, keys: &Keys, dim: usize) {
-    s.enter(Scores::<P> { lines, rows, keys, dim, products: PhantomData });
+pub(super) unsafe fn scores<S: Isa, P: Products, const ASKS: bool>(
+    s: S,
+    lines: &Lines,
+    rows: usize,
+    keys: &Keys,
+    dim: usize,
+) {
+    s.enter(Scores::<P, ASKS> { lines, rows, keys, dim, products: PhantomData });
 }
 
 /// Made by [`scores`] alone, whose contract covers what it points to.
-struct Scores<'a, P> {
+struct Scores<'a, P, const ASKS: bool> {
     lines: &'a Lines,
     rows: usize,
     keys: &'a Keys<'a>,
@@ -39,7 +48,7 @@ struct Scores<'a, P> {
     products: PhantomData<P>,
 }
 
-impl<P: Products> Body for Scores<'_, P> {
+impl<P: Products, const ASKS: bool> Body for Scores<'_, P, ASKS> {
     type Out = ();
 
     #[inline(always)]
@@ -49,13 +58,7 @@ impl<P: Products> Body for Scores<'_, P> {
         // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
         // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
         unsafe {
-            with_stored!(P::DTYPE.unwrap_or(keys.dtype), T => {
-                let mut first = seen.start - seen.start % S::LANES;
-                while first < seen.end {
-                    vector::<S, P, T>(s, lines, rows, first, keys, dim);
-                    first += S::LANES;
-                }
-            });
+            with_stored!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
             for r in 0..rows {
                 let factor = lines.factors.add(r).read();
                 if factor == 1.0 && scales.is_none() {
@@ -74,39 +77,29 @@ impl<P: Products> Body for Scores<'_, P> {
     }
 }
 
-/// One vector of scores for each of `rows` rows.
+/// A vector of scores after the other for each of `rows` rows.
 ///
 /// # Safety
 /// As [`scores`], of keys stored as `T`.
 #[inline(always)]
-unsafe fn vector<S: Isa, P: Products, T: Stored>(
+unsafe fn block<S: Isa, P: Products, T: Stored, const ASKS: bool>(
     s: S,
     lines: &Lines,
     rows: usize,
-    first: usize,
     keys: &Keys,
     dim: usize,
 ) {
-    let mut row = 0;
-    macro_rules! tiles_of {
-        ($rows:expr, $least:expr) => {
-            // A tile's sums fill one vector, four keys at a time.
-            while $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
-                // SAFETY: the rows are below the caller's count.
-                unsafe { tile::<S, P, T, { $rows }, 0>(s, lines, row, first, keys, dim, row == 0) };
-                row += $rows;
-            }
-        };
-    }
-    tiles_of!(ROWS, ROWS - 1);
-    tiles_of!(2, 2);
-    // Of one row, the usual lengths without a loop.
+    let vectors = (keys.seen.start - keys.seen.start % S::LANES..keys.seen.end).step_by(S::LANES);
+    // Of one row, the usual lengths without a loop over them. A row that is alone has a loop over the keys of its own: what
+    // one loop counts for all of them does not fit the registers.
     macro_rules! row_of {
         ($vectors:expr) => {
-            if row + 1 == rows && dim == $vectors * width::<S, P>() {
-                // SAFETY: as above.
-                unsafe { tile::<S, P, T, 1, { $vectors }>(s, lines, row, first, keys, dim, row == 0) };
-                row += 1;
+            if (!ASKS || P::ROWS == 1) && rows == 1 && dim == $vectors * width::<S, P>() {
+                for first in vectors {
+                    // SAFETY: the caller's row.
+                    unsafe { tile::<S, P, T, 1, { $vectors }, ASKS>(s, lines, 0, first, keys, dim, true) };
+                }
+                return;
             }
         };
     }
@@ -115,7 +108,35 @@ unsafe fn vector<S: Isa, P: Products, T: Stored>(
     if S::REGISTERS >= 32 {
         row_of!(8);
     }
-    tiles_of!(1, 1);
+    for first in vectors {
+        let mut row = 0;
+        macro_rules! tiles_of {
+            ($rows:expr, $least:expr, $vectors:expr) => {
+                // A tile's sums fill one vector, four keys at a time.
+                while $rows <= P::ROWS && $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
+                    // SAFETY: the rows are below the caller's count.
+                    unsafe {
+                        tile::<S, P, T, { $rows }, { $vectors }, ASKS>(
+                            s,
+                            lines,
+                            row,
+                            first,
+                            keys,
+                            dim,
+                            row == 0,
+                        )
+                    };
+                    row += $rows;
+                }
+            };
+        }
+        tiles_of!(ROWS, ROWS - 1, 0);
+        tiles_of!(2, 2, 0);
+        if S::REGISTERS >= 32 && dim == 8 * width::<S, P>() {
+            tiles_of!(1, 1, 8);
+        }
+        tiles_of!(1, 1, 0);
+    }
 }
 
 /// Keys that are multiplied at a time: enough to hide the latency of FMA together with the next ones,
@@ -128,7 +149,7 @@ const KEYS: usize = 4;
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
+unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
     s: S,
     lines: &Lines,
     row: usize,
@@ -139,34 +160,76 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
 ) {
     let q = lines.queries.wrapping_add(row * lines.queries_step).cast_const();
     let out = lines.scores.wrapping_add(row * lines.scores_step + first);
-    let Keys { seen, rows, .. } = *keys;
+    let Keys { seen, rows, next, .. } = *keys;
     // Keys for which the rows' sums fill one vector.
     let width = S::LANES / R;
     for part in 0..R {
         let here = first + part * width..first + (part + 1) * width;
         // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
         unsafe {
-            let sums = if seen.start <= here.start && here.end <= seen.end {
+            if seen.start <= here.start && here.end <= seen.end {
                 // One row of wide elements takes longer to read than to multiply: what foresees it by itself is not
                 // to be disturbed.
+                let next = if ASKS && fetches { next.skip(here.start) } else { Next::NOTHING };
                 let fetches =
                     fetches && here.end + AHEAD <= seen.end && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
                 let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-                whole::<S, P, T, R, N>(s, q, lines.queries_step, rows.skip(here.start), dim, bytes)
+                let sums = whole::<S, P, T, R, N, ASKS>(
+                    s,
+                    q,
+                    lines.queries_step,
+                    rows.skip(here.start),
+                    dim,
+                    bytes,
+                    next,
+                );
+                s.store_split::<R>(out.add(part * width), lines.scores_step, sums);
             } else {
-                let lane = s.load_i32(LANE.as_ptr());
-                let mut sums = s.splat(0.0);
-                for key in here.start.max(seen.start)..here.end.min(seen.end) {
-                    let dots = dot::<S, P, T, R, 1, 0>(s, q, lines.queries_step, rows.skip(key), dim);
-                    for (r, [dot]) in dots.into_iter().enumerate() {
-                        let place = (r * width + key - here.start) as i32;
-                        let is_here = s.within(s.splat_i32(place), lane, s.splat_i32(place + 1));
-                        sums = s.select(is_here, s.splat(s.total(dot)), sums);
-                    }
+                edge(s, Edge::<P, T, R> { lines, row, keys, here, dim, kinds: PhantomData });
+            }
+        }
+    }
+}
+
+/// What [`whole`] does where only some of the keys are seen. Out of line: in the loop over whole vectors, it would take
+/// registers from that.
+///
+/// # Safety
+/// As [`scores`].
+#[inline(never)]
+unsafe fn edge<S: Isa, P: Products, T: Stored, const R: usize>(s: S, edge: Edge<P, T, R>) {
+    s.enter(edge);
+}
+
+/// Made for [`edge`] alone, whose contract covers what it points to.
+struct Edge<'a, P, T, const R: usize> {
+    lines: &'a Lines,
+    /// The first of its rows.
+    row: usize,
+    keys: &'a Keys<'a>,
+    /// As many keys as fill a vector.
+    here: Range<usize>,
+    dim: usize,
+    kinds: PhantomData<(P, T)>,
+}
+
+impl<P: Products, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Edge { lines, row, keys: Keys { seen, rows, .. }, here, dim, .. } = self;
+        let q = lines.queries.wrapping_add(row * lines.queries_step).cast_const();
+        // SAFETY: the contract of `edge`: only keys that are seen are read; lines are as long as whole vectors of keys.
+        unsafe {
+            let out = lines.scores.add(row * lines.scores_step + here.start);
+            s.store_split::<R>(out, lines.scores_step, s.splat(0.0));
+            for key in here.start.max(seen.start)..here.end.min(seen.end) {
+                let dots = dot::<S, P, T, R, 1, 0>(s, q, lines.queries_step, rows.skip(key), dim);
+                for (r, [lanes]) in dots.into_iter().enumerate() {
+                    out.add(r * lines.scores_step + key - here.start).write(P::total(s, lanes));
                 }
-                sums
-            };
-            s.store_split::<R>(out.add(part * width), lines.scores_step, sums);
+            }
         }
     }
 }
@@ -177,22 +240,26 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
 /// # Safety
 /// As [`dot`] for these keys.
 #[inline(always)]
-unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
+unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
     s: S,
     q: *const f32,
     step: usize,
     k: Rows,
     dim: usize,
     bytes: usize,
+    next: Next,
 ) -> S::F32 {
     let width = S::LANES / R;
-    let mut lanes = [s.splat(0.0); MAX_LANES];
+    let mut lanes = [P::lanes(s, P::zero(s)); MAX_LANES];
     // Written out, and not a loop: the sums stay in registers.
     macro_rules! keys {
         ($n:expr) => {
             if $n * KEYS < width {
                 let k = k.skip($n * KEYS);
                 fetch_rows(s, k.skip(AHEAD), KEYS, bytes);
+                if ASKS {
+                    next.ask(s, $n * KEYS, KEYS, next.whole());
+                }
                 // SAFETY: the caller has a vector's worth of keys.
                 let dots = unsafe { dot::<S, P, T, R, KEYS, N>(s, q, step, k, dim) };
                 for r in 0..R {
@@ -207,7 +274,7 @@ unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize, const N: usize>(
     keys!(1);
     keys!(2);
     keys!(3);
-    s.sums(&lanes)
+    P::sums(s, &lanes)
 }
 
 /// Products of `R` rows of queries packed by [`Products::pack`], `step` values apart, with `K` keys. The sum of a
@@ -222,8 +289,12 @@ unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, co
     step: usize,
     k: Rows,
     dim: usize,
-) -> Tile<S::F32, R, K> {
+) -> Tile<P::Lanes<S>, R, K> {
     let mut sum = [[P::zero(s); K]; R];
+    for (r, sum) in sum.iter_mut().enumerate() {
+        // SAFETY: R packed queries (caller).
+        *sum = [unsafe { P::begin(s, queries.add(r * step), dim) }; K];
+    }
     let width = width::<S, P>();
     let whole = if N > 0 { N * width } else { dim - dim % width };
     let dim = if N > 0 { whole } else { dim };
@@ -235,7 +306,7 @@ unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, co
         macro_rules! vectors {
             ($n:expr) => {
                 while whole - d >= $n * width {
-                    let mut query = [[P::nothing(s); $n]; R];
+                    let mut query = [[P::no_factor(s); $n]; R];
                     for (r, query) in query.iter_mut().enumerate() {
                         for (c, query) in query.iter_mut().enumerate() {
                             *query = P::query(s, queries.add(r * step), d + c * width);
@@ -243,9 +314,9 @@ unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, co
                     }
                     for key in 0..K {
                         for c in 0..$n {
-                            let x = P::row::<S, T>(s, k.skip(key).base, d + c * width);
+                            let x = P::of_key(s, P::row::<S, T>(s, k.skip(key).base, d + c * width));
                             for (sum, query) in sum.iter_mut().zip(&query) {
-                                sum[key] = P::add(s, query[c], x, sum[key]);
+                                sum[key] = P::add_score(s, query[c], x, sum[key]);
                             }
                         }
                     }
@@ -265,17 +336,18 @@ unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, co
         vectors!(1);
         if whole < dim {
             for key in 0..K {
-                let x = P::row_first::<S, T>(s, k.skip(key).base, whole, dim - whole);
+                let x = P::of_key(s, P::row_first::<S, T>(s, k.skip(key).base, whole, dim - whole));
                 for (r, sum) in sum.iter_mut().enumerate() {
-                    sum[key] = P::add(s, P::query(s, queries.add(r * step), whole), x, sum[key]);
+                    let query = P::query(s, queries.add(r * step), whole);
+                    sum[key] = P::add_score(s, query, x, sum[key]);
                 }
             }
         }
     }
-    let mut dots = [[s.splat(0.0); K]; R];
+    let mut dots = [[P::lanes(s, P::zero(s)); K]; R];
     for r in 0..R {
         for key in 0..K {
-            dots[r][key] = P::number(s, sum[r][key]);
+            dots[r][key] = P::lanes(s, sum[r][key]);
         }
     }
     dots

@@ -2,7 +2,7 @@
 //! where more is wanted of probabilities than 8 bits.
 //!
 //! - Scores: sums of products of integers are exact. Queries that are not 8-bit integers with a scale for each row
-//!   are quantised, to as many bits as sums of 32 bits allow: 16 up to a head of 511.
+//!   are quantised, to as many bits as sums of 32 bits allow: nearly 16 up to a head of 514.
 //! - Probabilities: integers up to 2^14 at the row's largest score of the block; their sum is that of the rounded
 //!   ones.
 //! - V is rearranged so that the values of two keys are neighbours; its scale is a factor of the output.
@@ -16,6 +16,10 @@ use crate::simd::{Body, Isa};
 
 /// The compute family of 16-bit integers.
 pub(crate) enum I16 {}
+
+/// The largest number of two signed bytes, 256 times the first one and the second: see
+/// [`crate::family::products::digits`].
+const TWO_DIGITS: usize = 127 * 256 + 127;
 
 impl Family for I16 {
     const NAME: &'static str = "i16";
@@ -171,8 +175,7 @@ impl Integers for I16 {
     #[inline(always)]
     fn most(dim: usize) -> f32 {
         // 128 times that, for each element, stays below 2^31.
-        let most = (i32::MAX as usize / (128 * dim)).min(i16::MAX as usize);
-        most as f32
+        (i32::MAX as usize / (128 * dim)).min(TWO_DIGITS) as f32
     }
 
     #[inline(always)]

@@ -1,17 +1,18 @@
 //! How a family multiplies where query rows are few and lanes are elements of a head: see [`crate::decode`].
 //!
-//! A *word* is what a lane multiplies at a time: an element, or a pair of neighbouring ones in its halves. So a vector
-//! holds [`Products::KEYS`] times as many elements as it has lanes, and of V, where a word holds an element of as many
+//! A *word* is what a lane multiplies at a time: an element, or two or four neighbouring ones. So a vector holds
+//! [`Products::KEYS`] times as many elements as it has lanes, and of V, where a word holds an element of as many
 //! neighbouring keys, what belongs to as many elements fills that many vectors, in an order of the instruction set's
 //! own.
 
 pub(crate) mod bf16;
+pub(crate) mod digits;
 pub(crate) mod f32;
 pub(crate) mod i16;
 
 use super::Source;
 use crate::dtype::{Dtype, Stored};
-use crate::simd::Isa;
+use crate::simd::{Isa, MAX_LANES};
 
 /// See the module.
 ///
@@ -22,18 +23,24 @@ pub(crate) trait Products: 'static {
     const NAME: &'static str;
     /// What K and V are stored as, if words are made of that alone.
     const DTYPE: Option<Dtype>;
-    /// Elements of a word, and keys that are weighted at a time: 1 or 2.
+    /// Elements of a word, and keys that are weighted at a time: 1, 2 or 4.
     const KEYS: usize;
+    /// Rows that are multiplied at a time, at most.
+    const ROWS: usize = usize::MAX;
     /// Keys of a block that sums can take.
     const MOST: usize;
     /// Whether the sums of a block are integers: see [`super::Family::BLOCKWISE`].
     const BLOCKWISE: bool;
     /// What a probability of 1 counts.
     const ONE: f32;
-    /// Words, one a lane.
+    /// Words of K or V, one a lane.
     type Words<S: Isa>: Copy;
+    /// What they are multiplied by: words of a query, or probabilities.
+    type Factor<S: Isa>: Copy;
     /// Sums of products, one a lane.
     type Sum<S: Isa>: Copy;
+    /// The same as numbers.
+    type Lanes<S: Isa>: Copy;
 
     /// Packs a query row, zeros behind it up to whole vectors of words; what its scores, which are to be in log2 units
     /// and are dot products times `factor`, are still to be multiplied by.
@@ -46,7 +53,16 @@ pub(crate) trait Products: 'static {
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> Self::Words<S>;
+    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> Self::Factor<S>;
+
+    /// Sums of a score with a packed query row of `dim` elements, to begin with.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn begin<S: Isa>(s: S, _line: *const f32, _dim: usize) -> Self::Sum<S> {
+        Self::zero(s)
+    }
 
     /// Elements of a row of K or V from element `d` on, which is stored as `T`.
     ///
@@ -60,17 +76,35 @@ pub(crate) trait Products: 'static {
     /// See the trait.
     unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> Self::Words<S>;
 
+    /// Words of K as they are multiplied.
+    #[inline(always)]
+    fn of_key<S: Isa>(_s: S, words: Self::Words<S>) -> Self::Words<S> {
+        words
+    }
+
     /// No elements.
     fn nothing<S: Isa>(s: S) -> Self::Words<S>;
+
+    /// To be multiplied by nothing.
+    fn no_factor<S: Isa>(s: S) -> Self::Factor<S>;
 
     /// No sum yet.
     fn zero<S: Isa>(s: S) -> Self::Sum<S>;
 
-    /// `sum` and the products of `a` and `b`.
-    fn add<S: Isa>(s: S, a: Self::Words<S>, b: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
+    /// `sum` and the products of words of a query and of K.
+    fn add_score<S: Isa>(s: S, q: Self::Factor<S>, k: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
 
-    /// Sums of a score, or of outputs, as f32.
-    fn number<S: Isa>(s: S, sum: Self::Sum<S>) -> S::F32;
+    /// `sum` and the products of probabilities and words of V.
+    fn add_value<S: Isa>(s: S, p: Self::Factor<S>, v: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
+
+    /// Sums of a score, one a lane.
+    fn lanes<S: Isa>(s: S, sum: Self::Sum<S>) -> Self::Lanes<S>;
+
+    /// What [`Isa::sums`] says, of them.
+    fn sums<S: Isa>(s: S, lanes: &[Self::Lanes<S>; MAX_LANES]) -> S::F32;
+
+    /// The same of one: the number that [`Products::sums`] gives for it.
+    fn total<S: Isa>(s: S, lanes: Self::Lanes<S>) -> f32;
 
     /// 2^`x`, a probability, for `x` that is not above [`crate::attend::softmax::SLACK`], or not above 0 if
     /// [`Products::BLOCKWISE`]: times [`Products::ONE`], and as it counts in the sum of them.
@@ -83,33 +117,36 @@ pub(crate) trait Products: 'static {
     /// See the trait.
     unsafe fn write<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32);
 
-    /// The probability of a key, or of two from an even one on, in all lanes.
+    /// The probability of a key, or of as many as a word has from a multiple of that on, in all lanes.
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> Self::Words<S>;
+    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> Self::Factor<S>;
 
     /// Rows of V of [`Products::KEYS`] keys, with what belongs to an element in one word.
-    fn side_by_side<S: Isa>(s: S, rows: [Self::Words<S>; 2]) -> [Self::Words<S>; 2];
+    fn side_by_side<S: Isa>(s: S, rows: [Self::Words<S>; MOST_KEYS]) -> [Self::Words<S>; MOST_KEYS];
 
     /// Sums of outputs to go on with, in the order of [`Products::side_by_side`].
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [Self::Sum<S>; 2];
+    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [Self::Sum<S>; MOST_KEYS];
 
     /// Writes them: in the order of elements, as f32; just as they are if [`Products::BLOCKWISE`].
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, sums: [Self::Sum<S>; 2]);
+    unsafe fn keep<S: Isa>(s: S, to: *mut f32, sums: [Self::Sum<S>; MOST_KEYS]);
 
     /// Sums that were written so, as f32 in the order of elements.
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; 2];
+    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS];
 }
+
+/// The most that [`Products::KEYS`] is: of arrays that long, [`Products::KEYS`] vectors count.
+pub(crate) const MOST_KEYS: usize = 4;
 
 /// Elements of a vector.
 #[inline(always)]

@@ -33,6 +33,16 @@ impl Avx2 {
             _mm256_add_ps(_mm256_castpd_ps(even), _mm256_castpd_ps(odd))
         })
     }
+
+    /// The same of integers.
+    #[inline(always)]
+    fn sums_in_halves_i32(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        op!({
+            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
+        })
+    }
 }
 
 impl Table for Avx2 {
@@ -129,6 +139,16 @@ impl Isa for Avx2 {
         let a = self.sums_in_halves([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_halves([v[4], v[5], v[6], v[7]]);
         op!(_mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)))
+    }
+
+    #[inline(always)]
+    fn sums_i32(self, v: &[__m256i; MAX_LANES]) -> __m256i {
+        let a = self.sums_in_halves_i32([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_halves_i32([v[4], v[5], v[6], v[7]]);
+        op!(_mm256_add_epi32(
+            _mm256_permute2x128_si256::<0x20>(a, b),
+            _mm256_permute2x128_si256::<0x31>(a, b)
+        ))
     }
 
     #[inline(always)]

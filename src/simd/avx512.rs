@@ -101,6 +101,23 @@ impl<L: Level> Avx512<L> {
             _mm512_add_ps(_mm512_castpd_ps(even), _mm512_castpd_ps(odd))
         })
     }
+
+    /// The same of integers.
+    #[inline(always)]
+    fn sums_in_quarters_i32(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        op!({
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+        })
+    }
+}
+
+/// The even quarters of both, and the odd ones.
+#[inline(always)]
+fn quarters(a: __m512i, b: __m512i) -> [__m512i; 2] {
+    // SAFETY: called by methods of tokens, in code that is compiled for them.
+    unsafe { [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)] }
 }
 
 impl<L: Level> Isa for Avx512<L> {
@@ -202,6 +219,17 @@ impl<L: Level> Isa for Avx512<L> {
             let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
             _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
         })
+    }
+
+    #[inline(always)]
+    fn sums_i32(self, v: &[__m512i; 16]) -> __m512i {
+        let a = self.sums_in_quarters_i32([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_quarters_i32([v[4], v[5], v[6], v[7]]);
+        let c = self.sums_in_quarters_i32([v[8], v[9], v[10], v[11]]);
+        let d = self.sums_in_quarters_i32([v[12], v[13], v[14], v[15]]);
+        let add = |[a, b]: [__m512i; 2]| op!(_mm512_add_epi32(a, b));
+        let (ab, cd) = (add(quarters(a, b)), add(quarters(c, d)));
+        add(quarters(ab, cd))
     }
 
     #[inline(always)]
@@ -403,6 +431,59 @@ impl<L: Level> Isa for Avx512<L> {
             let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
             [_mm512_permutex2var_ps(even, first, odd), _mm512_permutex2var_ps(even, second, odd)]
         })
+    }
+
+    #[inline(always)]
+    fn zip_bytes(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        // In each quarter four elements of the first, then of the second, ...
+        op!({
+            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+            let [ab_high, cd_high] = [_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d)];
+            [
+                _mm512_unpacklo_epi16(ab, cd),
+                _mm512_unpackhi_epi16(ab, cd),
+                _mm512_unpacklo_epi16(ab_high, cd_high),
+                _mm512_unpackhi_epi16(ab_high, cd_high),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn unzipped_bytes(self, x: [__m512; 4]) -> [__m512; 4] {
+        // Which is a transposition of quarters.
+        let [a, b, c, d] = op!(x.map(|x| _mm512_castps_si512(x)));
+        let ([ab, ab_odd], [cd, cd_odd]) = (quarters(a, b), quarters(c, d));
+        let ([first, third], [second, fourth]) = (quarters(ab, cd), quarters(ab_odd, cd_odd));
+        op!([first, second, third, fourth].map(|x| _mm512_castsi512_ps(x)))
+    }
+
+    #[inline(always)]
+    fn join_digits(self, upper: __m512i, lower: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower))
+    }
+
+    #[inline(always)]
+    unsafe fn load_digits(self, p: *const i16) -> [__m512i; 2] {
+        op!({
+            let x = [_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(32).cast())];
+            let bytes = |[a, b]: [__m512i; 2]| {
+                let low = _mm512_castsi256_si512(_mm512_cvtepi16_epi8(a));
+                _mm512_inserti64x4::<1>(low, _mm512_cvtepi16_epi8(b))
+            };
+            // The lower digit is negative in the upper half of its range.
+            let upper = x.map(|x| _mm512_srai_epi16::<8>(_mm512_add_epi16(x, _mm512_set1_epi16(128))));
+            [bytes(upper), bytes(x)]
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_digits(self, p: *mut u8, x: __m512) {
+        // NaN becomes i32::MIN, whose lower half is 0.
+        op!({
+            let x = _mm512_cvtps_epi32(x);
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(x)));
+            _mm_storeu_si128(p.add(16).cast(), _mm512_cvtepi32_epi8(x));
+        });
     }
 
     #[inline(always)]

@@ -106,6 +106,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn sums_i32(self, v: &[[i32; 4]; MAX_LANES]) -> [i32; 4] {
+        from_fn(|i| v[i].into_iter().fold(0, i32::wrapping_add))
+    }
+
+    #[inline(always)]
     fn total(self, x: [f32; 4]) -> f32 {
         (x[0] + x[2]) + (x[1] + x[3])
     }

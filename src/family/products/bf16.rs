@@ -3,10 +3,10 @@
 //! Queries that are bf16 are taken as they are, others are scaled and rounded once; probabilities are rounded, but not
 //! their sum.
 
-use super::{Products, few};
+use super::{MOST_KEYS, Products, few};
 use crate::dtype::{Dtype, Stored};
 use crate::family::{Family, Source, bf16::Bf16, convert};
-use crate::simd::Isa;
+use crate::simd::{Isa, MAX_LANES};
 
 impl Products for Bf16 {
     const NAME: &'static str = <Bf16 as Family>::NAME;
@@ -16,7 +16,9 @@ impl Products for Bf16 {
     const BLOCKWISE: bool = false;
     const ONE: f32 = 1.0;
     type Words<S: Isa> = S::I32;
+    type Factor<S: Isa> = S::I32;
     type Sum<S: Isa> = S::F32;
+    type Lanes<S: Isa> = S::F32;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -77,18 +79,38 @@ impl Products for Bf16 {
     }
 
     #[inline(always)]
+    fn no_factor<S: Isa>(s: S) -> S::I32 {
+        s.splat_i32(0)
+    }
+
+    #[inline(always)]
     fn zero<S: Isa>(s: S) -> S::F32 {
         s.splat(0.0)
     }
 
     #[inline(always)]
-    fn add<S: Isa>(s: S, a: S::I32, b: S::I32, sum: S::F32) -> S::F32 {
-        s.dot_bf16(sum, a, b)
+    fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16(sum, q, k)
     }
 
     #[inline(always)]
-    fn number<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
+    fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn lanes<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
         sum
+    }
+
+    #[inline(always)]
+    fn sums<S: Isa>(s: S, lanes: &[S::F32; MAX_LANES]) -> S::F32 {
+        s.sums(lanes)
+    }
+
+    #[inline(always)]
+    fn total<S: Isa>(s: S, lanes: S::F32) -> f32 {
+        s.total(lanes)
     }
 
     #[inline(always)]
@@ -109,19 +131,21 @@ impl Products for Bf16 {
     }
 
     #[inline(always)]
-    fn side_by_side<S: Isa>(s: S, [first, second]: [S::I32; 2]) -> [S::I32; 2] {
-        s.zip_i16(first, second)
+    fn side_by_side<S: Isa>(s: S, [first, second, ..]: [S::I32; MOST_KEYS]) -> [S::I32; MOST_KEYS] {
+        let [low, high] = s.zip_i16(first, second);
+        [low, high, low, high]
     }
 
     #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::F32; 2] {
+    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
         // SAFETY: this function's contract.
-        unsafe { s.zipped([s.load(from), s.load(from.add(S::LANES))]) }
+        let [low, high] = unsafe { s.zipped([s.load(from), s.load(from.add(S::LANES))]) };
+        [low, high, low, high]
     }
 
     #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, sums: [S::F32; 2]) {
-        let [first, second] = s.unzipped(sums);
+    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::F32; MOST_KEYS]) {
+        let [first, second] = s.unzipped([low, high]);
         // SAFETY: this function's contract.
         unsafe {
             s.store(to, first);
@@ -130,8 +154,9 @@ impl Products for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; 2] {
+    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
         // SAFETY: this function's contract.
-        unsafe { [s.load(from), s.load(from.add(S::LANES))] }
+        let [first, second] = unsafe { [s.load(from), s.load(from.add(S::LANES))] };
+        [first, second, first, second]
     }
 }

@@ -1,9 +1,9 @@
 //! f32: a word is an element, converted as it is read.
 
-use super::Products;
+use super::{MOST_KEYS, Products};
 use crate::dtype::{Dtype, Stored};
 use crate::family::{Family, Source, convert, f32::F32};
-use crate::simd::Isa;
+use crate::simd::{Isa, MAX_LANES};
 
 impl Products for F32 {
     const NAME: &'static str = <F32 as Family>::NAME;
@@ -13,7 +13,9 @@ impl Products for F32 {
     const BLOCKWISE: bool = false;
     const ONE: f32 = 1.0;
     type Words<S: Isa> = S::F32;
+    type Factor<S: Isa> = S::F32;
     type Sum<S: Isa> = S::F32;
+    type Lanes<S: Isa> = S::F32;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -59,18 +61,38 @@ impl Products for F32 {
     }
 
     #[inline(always)]
+    fn no_factor<S: Isa>(s: S) -> S::F32 {
+        s.splat(0.0)
+    }
+
+    #[inline(always)]
     fn zero<S: Isa>(s: S) -> S::F32 {
         s.splat(0.0)
     }
 
     #[inline(always)]
-    fn add<S: Isa>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
-        s.fma(a, b, sum)
+    fn add_score<S: Isa>(s: S, q: S::F32, k: S::F32, sum: S::F32) -> S::F32 {
+        s.fma(q, k, sum)
     }
 
     #[inline(always)]
-    fn number<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
+    fn add_value<S: Isa>(s: S, p: S::F32, v: S::F32, sum: S::F32) -> S::F32 {
+        s.fma(p, v, sum)
+    }
+
+    #[inline(always)]
+    fn lanes<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
         sum
+    }
+
+    #[inline(always)]
+    fn sums<S: Isa>(s: S, lanes: &[S::F32; MAX_LANES]) -> S::F32 {
+        s.sums(lanes)
+    }
+
+    #[inline(always)]
+    fn total<S: Isa>(s: S, lanes: S::F32) -> f32 {
+        s.total(lanes)
     }
 
     #[inline(always)]
@@ -91,24 +113,25 @@ impl Products for F32 {
     }
 
     #[inline(always)]
-    fn side_by_side<S: Isa>(_s: S, rows: [S::F32; 2]) -> [S::F32; 2] {
+    fn side_by_side<S: Isa>(_s: S, rows: [S::F32; MOST_KEYS]) -> [S::F32; MOST_KEYS] {
         rows
     }
 
     #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::F32; 2] {
+    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
+        let none = s.splat(0.0);
         // SAFETY: this function's contract.
-        [unsafe { s.load(from) }, s.splat(0.0)]
+        [unsafe { s.load(from) }, none, none, none]
     }
 
     #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [sum, _]: [S::F32; 2]) {
+    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [sum, ..]: [S::F32; MOST_KEYS]) {
         // SAFETY: this function's contract.
         unsafe { s.store(to, sum) };
     }
 
     #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; 2] {
+    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
         // SAFETY: this function's contract.
         unsafe { <Self as Products>::resume(s, from) }
     }

@@ -1,10 +1,10 @@
 //! 16-bit integers, from 8-bit ones as they are read: K in pairs of neighbouring elements; of V two keys at a time are
 //! zipped. See [`crate::family::i16`] for what is rounded.
 
-use super::{Products, few};
+use super::{MOST_KEYS, Products, few};
 use crate::dtype::{Dtype, Stored};
 use crate::family::{Family, Rows, Source, convert, i16::I16, integers, integers::Integers};
-use crate::simd::Isa;
+use crate::simd::{Isa, MAX_LANES};
 
 /// 1.5 · 2^23: an f32 next to it is an integer, so that adding it rounds.
 const INTEGERS: f32 = 12_582_912.0;
@@ -17,7 +17,9 @@ impl Products for I16 {
     const BLOCKWISE: bool = true;
     const ONE: f32 = <I16 as Family>::ONE;
     type Words<S: Isa> = S::I32;
+    type Factor<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
+    type Lanes<S: Isa> = S::I32;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -65,18 +67,38 @@ impl Products for I16 {
     }
 
     #[inline(always)]
+    fn no_factor<S: Isa>(s: S) -> S::I32 {
+        s.splat_i32(0)
+    }
+
+    #[inline(always)]
     fn zero<S: Isa>(s: S) -> S::I32 {
         s.splat_i32(0)
     }
 
     #[inline(always)]
-    fn add<S: Isa>(s: S, a: S::I32, b: S::I32, sum: S::I32) -> S::I32 {
-        s.dot_i16(sum, a, b)
+    fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::I32) -> S::I32 {
+        s.dot_i16(sum, q, k)
     }
 
     #[inline(always)]
-    fn number<S: Isa>(s: S, sum: S::I32) -> S::F32 {
-        s.to_f32(sum)
+    fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
+        s.dot_i16(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn lanes<S: Isa>(_s: S, sum: S::I32) -> S::I32 {
+        sum
+    }
+
+    #[inline(always)]
+    fn sums<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES]) -> S::F32 {
+        s.to_f32(s.sums_i32(lanes))
+    }
+
+    #[inline(always)]
+    fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
+        s.total_i32(lanes) as f32
     }
 
     #[inline(always)]
@@ -99,29 +121,32 @@ impl Products for I16 {
     }
 
     #[inline(always)]
-    fn side_by_side<S: Isa>(s: S, [first, second]: [S::I32; 2]) -> [S::I32; 2] {
-        s.zip_i16(first, second)
+    fn side_by_side<S: Isa>(s: S, [first, second, ..]: [S::I32; MOST_KEYS]) -> [S::I32; MOST_KEYS] {
+        let [low, high] = s.zip_i16(first, second);
+        [low, high, low, high]
     }
 
     #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::I32; 2] {
+    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::I32; MOST_KEYS] {
         // SAFETY: this function's contract.
-        unsafe { [s.load_i32(from.cast()), s.load_i32(from.add(S::LANES).cast())] }
+        let [low, high] = unsafe { [s.load_i32(from.cast()), s.load_i32(from.add(S::LANES).cast())] };
+        [low, high, low, high]
     }
 
     #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [first, second]: [S::I32; 2]) {
+    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::I32; MOST_KEYS]) {
         // SAFETY: this function's contract.
         unsafe {
-            s.store_i32(to.cast(), first);
-            s.store_i32(to.add(S::LANES).cast(), second);
+            s.store_i32(to.cast(), low);
+            s.store_i32(to.add(S::LANES).cast(), high);
         }
     }
 
     #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; 2] {
+    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
         // SAFETY: this function's contract.
-        let [first, second] = unsafe { <Self as Products>::resume(s, from) };
-        s.unzipped([s.to_f32(first), s.to_f32(second)])
+        let [low, high, ..] = unsafe { <Self as Products>::resume(s, from) };
+        let [first, second] = s.unzipped([s.to_f32(low), s.to_f32(high)]);
+        [first, second, first, second]
     }
 }
