@@ -6,7 +6,7 @@
 //!
 //! - Scores: with q = 256 u + l, digits signed, and K made unsigned by adding 128,
 //!   Σ q · k = 256 · Σ u · (k + 128) + Σ l · (k + 128) - 128 · Σ q; the last stands behind the packed query.
-//! - Probabilities, up to 2^14: 256 u + l, digits unsigned.
+//! - Probabilities: 256 u + l, digits unsigned.
 
 use super::{MOST_KEYS, Products, few};
 use crate::dtype::{Dtype, Stored};
@@ -56,8 +56,10 @@ impl Products for Digits {
             let factor = <I16 as Products>::pack(s, source, dim, factor, to);
             let numbers = to.cast::<i16>();
             let all = dim.next_multiple_of(WORD * S::LANES);
-            for d in (dim.next_multiple_of(2 * S::LANES)..all).step_by(2 * S::LANES) {
-                s.store_i32(numbers.add(d).cast(), s.splat_i32(0));
+            // It fills whole vectors of pairs.
+            let filled = dim.next_multiple_of(2 * S::LANES);
+            if filled < all {
+                s.store_i32(numbers.add(filled).cast(), s.splat_i32(0));
             }
             let (mut sum, signs) = (Self::zero(s), s.splat_i32(SIGNS));
             for d in (0..all).step_by(WORD * S::LANES) {

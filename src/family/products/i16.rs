@@ -13,9 +13,12 @@ impl Products for I16 {
     const NAME: &'static str = <I16 as Family>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::I8);
     const KEYS: usize = 2;
-    const MOST: usize = <I16 as Family>::MOST[0];
+    /// [`Products::ONE`] · 128 times fewer keys stay below 2^31.
+    const MOST: usize = 512;
     const BLOCKWISE: bool = true;
-    const ONE: f32 = <I16 as Family>::ONE;
+    /// Twice as fine as where many rows are computed, as blocks are longer: probabilities are relative to the largest score of
+    /// one.
+    const ONE: f32 = 32_767.0;
     type Words<S: Isa> = S::I32;
     type Factor<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
@@ -103,7 +106,7 @@ impl Products for I16 {
 
     #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
-        // 2^14 in the exponent costs nothing; NaN stays, which the sum of the probabilities needs.
+        // A factor in the exponent costs nothing; NaN stays, which the sum of the probabilities needs.
         let p = s.exp2(s.add(x, s.splat(<Self as Products>::ONE.log2())));
         s.sub(s.add(p, s.splat(INTEGERS)), s.splat(INTEGERS))
     }
