@@ -490,7 +490,8 @@ struct Visit<P> {
 }
 
 /// Whether K and V are asked for while the other one is multiplied. One row alone takes longer to read than to multiply,
-/// and its machine foresees what is next, unless rows of bytes are multiplied faster than it does.
+/// and its machine foresees what is next, unless rows of bytes are multiplied faster than it does. The loops that ask exist only where registers are many, which
+/// `visit` says to the compiler once more.
 fn asks<S: Isa, P: Products>(piece: &Piece) -> bool {
     let is_worth_it = piece.count() >= ROWS || (P::ROWS == 1 && piece.count() == 1);
     S::REGISTERS >= 32 && is_worth_it && machine::wants_requests(bytes_read(piece))

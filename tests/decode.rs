@@ -13,6 +13,17 @@ fn decoders() -> impl Iterator<Item = Kernel> {
     kernels(Dtype::F32).filter(|kernel| kernel.path == Path::Decode)
 }
 
+/// What f32 promises, computed by two threads.
+fn are_right(inputs: &Inputs<f32>) {
+    let exact = inputs.exact();
+    for kernel in decoders() {
+        let output = inputs.run(kernel, 2);
+        let error = max_error(&output.o, &exact.o);
+        assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}: {:?}: {error:.1e}", inputs.size);
+        assert!(max_error(&output.lse, &exact.lse) <= 1e-5, "{kernel:?}: {:?}", inputs.size);
+    }
+}
+
 /// Every chunk of every band is in exactly one share, in order, and the chunks of a band are its keys.
 #[test]
 fn shares_are_all_of_the_work_once() {
@@ -78,14 +89,7 @@ fn one_head_is_divided_among_threads() {
 #[test]
 fn very_long_sequences_are_right() {
     for (len_kv, dim) in [(65_537, 16), (131_072, 8), (1_000_003, 2)] {
-        let inputs = Inputs::normal(Size::new(1, 2, len_kv, dim), 3).causal();
-        let exact = inputs.exact();
-        for kernel in decoders() {
-            let output = inputs.run(kernel, 2);
-            let error = max_error(&output.o, &exact.o);
-            assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}: {len_kv} x {dim}: {error:.1e}");
-            assert!(max_error(&output.lse, &exact.lse) <= 1e-5, "{kernel:?}: {len_kv} x {dim}");
-        }
+        are_right(&Inputs::normal(Size::new(1, 2, len_kv, dim), 3).causal());
     }
 }
 
@@ -96,14 +100,7 @@ fn caches_larger_than_the_last_level_are_right() {
     const DIM: usize = 64;
     // Larger than half of it, where that is not too much for a test.
     let keys = |bytes: usize| (Machine::get().l3 / 2 / (2 * DIM * bytes) + 1003).min(300_000);
-    let inputs = Inputs::normal(Size::new(1, 5, keys(4), DIM), 7).causal();
-    let exact = inputs.exact();
-    for kernel in decoders() {
-        let output = inputs.run(kernel, 2);
-        let error = max_error(&output.o, &exact.o);
-        assert!(error <= 1e-5 * largest(&inputs.v), "{kernel:?}: {error:.1e}");
-        assert!(max_error(&output.lse, &exact.lse) <= 1e-5, "{kernel:?}");
-    }
+    are_right(&Inputs::normal(Size::new(1, 5, keys(4), DIM), 7).causal());
     for rows in [1, 5] {
         let inputs = Inputs::normal(Size::new(1, rows, keys(1), DIM), 8).quantised();
         let exact = inputs.exact();

@@ -151,10 +151,11 @@ impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
             let fetches = R > 1 && row == self.rows.start && d == 0;
             let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
             let next = values.next;
-            let mut share = next.share(d, d + C * width::<S, P>(), values.dim);
-            if row > self.rows.start {
-                share = Next::NOTHING.whole();
-            }
+            let share = if ASKS && row == self.rows.start {
+                next.share(d, d + C * width::<S, P>(), values.dim)
+            } else {
+                Next::NOTHING.whole()
+            };
             macro_rules! group {
                 ($key:expr, $is_there:expr) => {{
                     let key = $key;

@@ -137,12 +137,12 @@ impl Products for Digits {
 
     #[inline(always)]
     fn sums<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES]) -> S::F32 {
-        s.to_f32(s.sums_i32(lanes))
+        <I16 as Products>::sums(s, lanes)
     }
 
     #[inline(always)]
     fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
-        s.total_i32(lanes) as f32
+        <I16 as Products>::total(s, lanes)
     }
 
     #[inline(always)]
