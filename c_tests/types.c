@@ -419,6 +419,8 @@ static enum family family_of(const fa_attention *a, const char *isa, bool precis
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
         return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
+    if (a->k.dtype == FA_DTYPE_Q8_0 && a->v.dtype == FA_DTYPE_Q8_0)
+        return !precise && a->len_q == 1 && rank >= isa_rank("avx512vnni") ? IN_I16 : IN_FLOAT;
     if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
     /* Pages may have scales of their own. */
     fa_quant g = {0};

@@ -115,7 +115,11 @@
  *   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
  *   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, for few query
  *   rows (decode), and on other x86-64 machines always, queries have up to 16 bits and probabilities 14: error
- *   below 3e-4, for many query rows at half the speed. Other scales, and K and V of other types: f32 computes.
+ *   below 3e-4, for many query rows at half the speed. With other scales f32 computes.
+ * - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries are quantised, each row
+ *   with a scale of its own, to 16 bits, and the products of probabilities and the scales of V, relative to the largest
+ *   of a block of elements, are multiples of 1/32768: error below 3e-4. With the flag, and else, f32 computes.
+ * - Others: f32 computes.
  */
 #define FA_PRECISE 2
 

@@ -21,6 +21,7 @@
 //! the block: a row's result does not depend on the rows that it shares a band with.
 
 pub(crate) mod accumulate;
+pub(crate) mod beside;
 pub(crate) mod epilogue;
 #[forbid(unsafe_code)]
 mod fetch;
@@ -46,6 +47,7 @@ use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Grain;
 use crate::workspace::{Kept, Scratch, array_bytes};
 use accumulate::{Sums, Values};
+use beside::Weights;
 use fetch::{FIRST, Next, fetch_rows};
 use scores::Keys;
 use state::State;
@@ -76,6 +78,8 @@ struct Block {
     scales: [*mut f32; 2],
     /// Rows that have been converted.
     staged: [*mut u8; 2],
+    /// Weights of a row, if scales of V are beside its elements.
+    weights: Weights,
 }
 
 /// Rows that are computed at a time: three are taken as four, one of them for nothing, which costs less than
@@ -136,6 +140,13 @@ fn row_scales<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
     [1, 2].map(|i| if shape.storage.grains[i] == Grain::Row { step::<S, P>(tiles.kv) } else { 0 })
 }
 
+/// Values of [`Weights`]: lines, and factors of as many; `None` if no machine has the memory.
+#[inline(always)]
+fn weights<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<[usize; 2]> {
+    let blocks = beside::blocks::<P>(shape.dim_v);
+    Some([blocks.checked_mul(step::<S, P>(tiles.kv))?, blocks])
+}
+
 /// Bytes of scratch that [`Decode`] takes for one piece; `None` if no machine has as many.
 pub(crate) fn scratch_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<usize> {
     let rows = tiles.heads.checked_mul(tiles.q)?;
@@ -143,6 +154,7 @@ pub(crate) fn scratch_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) ->
     let lines = |values: usize| array_bytes(step::<S, P>(values).checked_mul(count)?, 4);
     let [staged_k, staged_v] = staged_rows::<P>(shape, tiles);
     let [scales_k, scales_v] = row_scales::<S, P>(shape, tiles);
+    let [lines_v, factors_v] = weights::<S, P>(shape, tiles)?;
     let arrays = [
         lines(shape.dim_qk),
         array_bytes(count, 4),
@@ -156,6 +168,9 @@ pub(crate) fn scratch_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) ->
         array_bytes(scales_v, 4),
         array_bytes(tiles.kv.checked_mul(staged_k)?, 1),
         array_bytes(tiles.kv.checked_mul(staged_v)?, 1),
+        array_bytes(lines_v, 4),
+        array_bytes(lines_v, 4),
+        array_bytes(factors_v, 4),
     ];
     arrays.into_iter().try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
@@ -211,9 +226,17 @@ impl<P: Products> Body for By<Decode<'_, '_>, P> {
         let states = [(); 2].map(|()| scratch.take::<u8>(state_bytes));
         let [staged_k, staged_v] = staged_rows::<P>(shape, tiles);
         let [scales_k, scales_v] = row_scales::<S, P>(shape, tiles);
+        // As many as there is room for.
+        let [lines_v, factors_v] = weights::<S, P>(shape, tiles).unwrap_or_default();
         let block = Block {
             scales: [scratch.take(scales_k), scratch.take(scales_v)],
             staged: [scratch.take(tiles.kv * staged_k), scratch.take(tiles.kv * staged_v)],
+            weights: Weights {
+                scales: scratch.take(lines_v),
+                digits: scratch.take(lines_v),
+                step: scores_step,
+                factors: scratch.take(factors_v),
+            },
         };
 
         // SAFETY: views and band vouch for the rows of Q, K, V and O; the arrays have the sizes
@@ -345,7 +368,14 @@ unsafe fn compute<S: Isa, P: Products>(
                 let next = next.start - start..next.end - start;
                 k.prepare(s, piece, &keys);
                 v.prepare(s, piece, &keys);
-                visit::<S, P>(s, piece, &Visit { start, keys: here, next, k, v, fresh, asks }, lines, state);
+                visit::<S, P>(
+                    s,
+                    piece,
+                    &Visit { start, keys: here, next, k, v, fresh, asks },
+                    lines,
+                    block,
+                    state,
+                );
                 fresh = false;
             }
             keys = next_block(&seen, &keys, tiles.kv);
@@ -506,7 +536,14 @@ fn bytes_read(piece: &Piece) -> usize {
     row.saturating_mul(heads).saturating_mul(keys)
 }
 
-impl<P> Visit<P> {
+impl<P: Products> Visit<P> {
+    /// K of the next block, as rows that go with `keys` of this one.
+    #[inline(always)]
+    fn next_keys(&self, piece: &Piece, keys: &Range<usize>) -> Next {
+        let beyond = self.next.start.saturating_sub(self.keys.start);
+        self.k.to_come(piece, &clip(keys.start + beyond..keys.end + beyond, &self.next), beyond)
+    }
+
     /// What a row sees of it.
     #[inline(always)]
     fn seen_by(&self, sequence: &Sequence, row: usize) -> Range<usize> {
@@ -520,7 +557,14 @@ impl<P> Visit<P> {
 /// # Safety
 /// `lines` and `state` are the band's arrays, with the queries packed, and the rest as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, lines: &Lines, state: &State) {
+unsafe fn visit<S: Isa, P: Products>(
+    s: S,
+    piece: &Piece,
+    visit: &Visit<P>,
+    lines: &Lines,
+    block: &Block,
+    state: &State,
+) {
     let (problem, sequence) = (piece.problem(), piece.sequence());
     let Shape { dim_qk, dim_v, .. } = *problem.shape();
     let Visit { start, keys, next, k, v, asks, .. } = visit;
@@ -564,6 +608,9 @@ unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, line
                 softmax::softmax::<S, P>(s, lines, state, r, &seen, v.scales(piece));
             }
         }
+        if P::BESIDE {
+            return beside::values(s, piece, visit, lines, &block.weights, state);
+        }
         let sums = if P::BLOCKWISE { lines.block } else { Sums { base: state.output, step: state.step } };
         let begins = P::BLOCKWISE || visit.fresh;
         if begins && !is_whole {
@@ -584,12 +631,7 @@ unsafe fn visit<S: Isa, P: Products>(s: S, piece: &Piece, visit: &Visit<P>, line
             while !part.is_empty() {
                 let (run, rows_v) = v.run(piece, &part);
                 part.start = run.end;
-                let beyond = next.start.saturating_sub(keys.start);
-                let next = if *asks {
-                    k.to_come(piece, &clip(run.start + beyond..run.end + beyond, next), beyond)
-                } else {
-                    Next::NOTHING
-                };
+                let next = if *asks { visit.next_keys(piece, &run) } else { Next::NOTHING };
                 let values = Values { rows: rows_v, dtype: v.dtype(piece), dim: dim_v, next };
                 // Nor one that is not finite the probability 0 of a key that a mask hides.
                 let guarded =

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::family::products::Products;
 use crate::family::{Family, f32::F32};
 #[cfg(all(target_arch = "x86_64", not(test)))]
-use crate::family::{bf16::Bf16, i8::I8, i16::I16, products::digits::Digits};
+use crate::family::{bf16::Bf16, i8::I8, i16::I16, products::digits};
 use crate::machine;
 use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
@@ -31,9 +31,13 @@ static TABLE: &[Row] = &[
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Bf16>, Bf16, 8>().only_where(machine::has_fast_bf16_dots),
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::with::<Avx512<avx512::Vnni>, I8, Digits, 8>(),
+    Row::with::<Avx512<avx512::Vnni>, I8, digits::OfI8, 8>(),
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::with::<Avx512<avx512::Vnni>, I16, Digits, 8>(),
+    Row::with::<Avx512<avx512::Vnni>, I16, digits::OfI8, 8>(),
+    // Where rows are many, nothing of it is used that the base does not have.
+    #[cfg(all(target_arch = "x86_64", not(test)))]
+    Row::between::<Avx512<avx512::Vnni>, digits::OfQ8_0, digits::OfQ8_0, Avx512<avx512::Base>, F32, 8>()
+        .only_for(|storage| storage.dtypes[1] == Dtype::Q8_0 && storage.dtypes[2] == Dtype::Q8_0),
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Base>, I16, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
@@ -84,6 +88,7 @@ pub struct Row {
     most: [usize; 2],
     /// See [`Products::MOST`].
     most_few: usize,
+    /// Whether [`select`] leaves it out where that is demanded.
     rounds: bool,
     blockwise: bool,
     lanes: usize,
@@ -110,17 +115,23 @@ impl Row {
 
     /// The same with other products, which give the same bits, for a single query row.
     const fn with<S: Isa, F: Family, One: Products, const R: usize>() -> Row {
+        Row::between::<S, F::Products, One, S, F, R>()
+    }
+
+    /// `Few` and, for a single query row, `One` on one instruction set; `F` on another, which is a part of it and has
+    /// as many lanes.
+    const fn between<S: Isa, Few: Products, One: Products, Many: Isa, F: Family, const R: usize>() -> Row {
         Row {
             isa: S::NAME,
             family: F::NAME,
-            products: F::Products::NAME,
+            products: Few::NAME,
             takes: F::takes,
             most: F::MOST,
-            most_few: F::Products::MOST,
+            most_few: Few::MOST,
             rounds: F::ROUNDS,
             blockwise: F::BLOCKWISE,
             lanes: S::LANES,
-            tile_rows: prefill::tile_rows::<S>(),
+            tile_rows: prefill::tile_rows::<Many>(),
             tile: R,
             available: || S::detect().is_some(),
             is_worth_it: || true,
@@ -129,20 +140,20 @@ impl Row {
                     let [_, k, v] = shape.storage.dtypes;
                     [F::reads_k(k, shape.dim_qk), F::reads_v(v)]
                 },
-                scratch: prefill::scratch_bytes::<S, F>,
+                scratch: prefill::scratch_bytes::<Many, F>,
             },
             decode: Way {
                 reads_kv: |shape| decode::reads_kv(&shape.storage),
                 scratch: |shape, tiles| {
                     let [several, one] = [
-                        decode::scratch_bytes::<S, F::Products>(shape, tiles)?,
+                        decode::scratch_bytes::<S, Few>(shape, tiles)?,
                         decode::scratch_bytes::<S, One>(shape, tiles)?,
                     ];
                     Some(several.max(one))
                 },
             },
             compute: |part, tiles, scratch| {
-                let s = S::detect().ok_or(Error::Internal)?;
+                let s = Many::detect().ok_or(Error::Internal)?;
                 s.enter(Prefill::<F, R>::new(part, tiles, scratch));
                 Ok(())
             },
@@ -151,7 +162,7 @@ impl Row {
                 if piece.piece.count() == 1 {
                     s.enter(By(piece, PhantomData::<One>));
                 } else {
-                    s.enter(By(piece, PhantomData::<F::Products>));
+                    s.enter(By(piece, PhantomData::<Few>));
                 }
                 Ok(())
             },
@@ -160,21 +171,21 @@ impl Row {
                 if join.piece.count() == 1 {
                     s.enter(By(join, PhantomData::<One>));
                 } else {
-                    s.enter(By(join, PhantomData::<F::Products>));
+                    s.enter(By(join, PhantomData::<Few>));
                 }
                 Ok(())
             },
             kept: |shape, tiles| {
-                let several = decode::kept_bytes::<S, F::Products>(shape, tiles)?;
+                let several = decode::kept_bytes::<S, Few>(shape, tiles)?;
                 Some(several.max(decode::kept_bytes::<S, One>(shape, tiles)?))
             },
             map: |function, values| {
-                if let Some(s) = S::detect() {
+                if let Some(s) = Many::detect() {
                     s.enter(Map(function, values));
                 }
             },
             quantize: |what| {
-                let s = S::detect().ok_or(Error::Internal)?;
+                let s = Many::detect().ok_or(Error::Internal)?;
                 s.enter(what);
                 Ok(())
             },
@@ -184,6 +195,14 @@ impl Row {
     /// The same, for machines on which it is worth it: on others it is taken if its instruction set is named.
     const fn only_where(mut self, is_worth_it: fn() -> bool) -> Row {
         self.is_worth_it = is_worth_it;
+        self
+    }
+
+    /// The same for some problems that others compute, too, without rounding queries and probabilities to fewer bits.
+    #[cfg(all(target_arch = "x86_64", not(test)))]
+    const fn only_for(mut self, takes: fn(&Storage) -> bool) -> Row {
+        self.takes = takes;
+        self.rounds = true;
         self
     }
 
@@ -228,7 +247,8 @@ impl Row {
         (self.way(path).reads_kv)(shape)
     }
 
-    /// Whether prefill rounds queries and probabilities to 8 bits.
+    /// Whether queries and probabilities are rounded to fewer bits than where another row computes the same: in prefill to
+    /// 8; to 16 where it is the only one on its instruction set.
     pub fn rounds(&self) -> bool {
         self.rounds
     }
@@ -350,7 +370,7 @@ pub fn best() -> Result<&'static Row, Error> {
 }
 
 /// The best row under the current limit for problems of a shape; `precise` ones do not round queries or
-/// probabilities to 8 bits.
+/// probabilities more than others that compute the same: see [`Row::rounds`].
 pub fn select(shape: &Shape, precise: bool) -> Result<&'static Row, Error> {
     let limit = limit()?;
     let fits = |row: &&Row| {

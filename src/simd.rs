@@ -11,6 +11,7 @@ use std::ffi::CStr;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod blocks;
 pub(crate) mod corner;
 pub(crate) mod digits;
 pub(crate) mod environment;
@@ -86,6 +87,12 @@ pub(crate) trait Isa: Copy + 'static {
     fn total_i32(self, x: Self::I32) -> i32 {
         math::total_i32(self, x)
     }
+    /// The sums of the lower halves of the first `LANES` vectors, each in the lane of its number, and those of the upper
+    /// halves; wrapping.
+    #[inline(always)]
+    fn sums_of_halves(self, vectors: &[Self::I32; MAX_LANES]) -> [Self::I32; 2] {
+        blocks::sums_of_halves(self, vectors)
+    }
     /// The largest lane; none is NaN.
     fn largest(self, x: Self::F32) -> f32;
     /// Whether any lane is true.
@@ -93,6 +100,11 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// `x` in every lane.
     fn splat_i32(self, x: i32) -> Self::I32;
+    /// `low` in every lane of the lower half, `high` in the others.
+    #[inline(always)]
+    fn splat_halves(self, low: i32, high: i32) -> Self::I32 {
+        blocks::splat_halves(self, low, high)
+    }
     /// The same numbers as f32, rounded to nearest even.
     fn to_f32(self, x: Self::I32) -> Self::F32;
     /// What [`Isa::exp2`] promises, but to within 1e-4 of the result: for probabilities that are rounded to 8
@@ -184,6 +196,13 @@ pub(crate) trait Isa: Copy + 'static {
         let _ = p;
     }
 
+    /// `p`, of which the compiler does not know that it is the same. So it does not keep the distances between it and others
+    /// for a loop that has more of them than there are registers.
+    #[inline(always)]
+    fn anew(self, p: *const u8) -> *const u8 {
+        p
+    }
+
     /// Reads a vector; no alignment is needed.
     ///
     /// # Safety
@@ -233,6 +252,15 @@ pub(crate) trait Isa: Copy + 'static {
         // SAFETY: this method's contract.
         unsafe { math::load_lower_half(self, p) }
     }
+    /// Reads `LANES / 2` lanes at `low`, and as many at `high`, in this order.
+    ///
+    /// # Safety
+    /// They are readable at each.
+    #[inline(always)]
+    unsafe fn load_halves(self, low: *const i32, high: *const i32) -> Self::I32 {
+        // SAFETY: this method's contract.
+        unsafe { blocks::load_halves(self, low, high) }
+    }
     /// Reads twice as many signed bytes as there are lanes, as 16-bit integers.
     ///
     /// # Safety
@@ -267,6 +295,20 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_f16(self, p: *const u16) -> Self::F32;
+    /// Reads two binary16 for each lane, `distance` bytes apart: of four lanes at a time, from lane `n` on, the first ones
+    /// are where `four(n)` says. No alignment is needed.
+    ///
+    /// # Safety
+    /// They are readable there.
+    #[inline(always)]
+    unsafe fn gather_f16<At: Fn(usize) -> *const u8>(
+        self,
+        four: impl Fn(usize) -> At,
+        distance: usize,
+    ) -> [Self::F32; 2] {
+        // SAFETY: this method's contract.
+        unsafe { blocks::gather_f16(self, four, distance) }
+    }
     /// A binary16 in every lane; no alignment is needed.
     ///
     /// # Safety

@@ -79,6 +79,22 @@ impl Next {
         Share { from: 0, to: self.bytes }
     }
 
+    /// Asks for the rows of `n` keys from `key` on that lie behind one another, each line once.
+    #[inline(always)]
+    pub(super) fn ask_all<S: Isa>(&self, s: S, key: usize, n: usize) {
+        let from = self.rows.skip(key).base;
+        // The first line of rows that begin within one belongs to those before them.
+        let mut line = from.addr().wrapping_neg() % LINE;
+        let bytes = if self.bytes == self.rows.stride { n * self.bytes } else { 0 };
+        while line < bytes {
+            s.prefetch(from.wrapping_add(line));
+            line += LINE;
+        }
+        if self.bytes != self.rows.stride {
+            self.ask(s, key, n, self.whole());
+        }
+    }
+
     /// Asks for a share of the rows of `n` keys from `key` on.
     #[inline(always)]
     pub(super) fn ask<S: Isa>(&self, s: S, key: usize, n: usize, share: Share) {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::fetch::{AHEAD, Next, fetch_rows};
-use super::{Lines, ROWS};
+use super::{Lines, ROWS, beside};
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::family::products::{Products, width};
 use crate::family::{Rows, Tile};
@@ -58,7 +58,11 @@ impl<P: Products, const ASKS: bool> Body for Scores<'_, P, ASKS> {
         // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
         // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
         unsafe {
-            with_stored!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
+            if P::BESIDE {
+                beside::scores::<S, P, ASKS>(s, lines, rows, keys, dim);
+            } else {
+                with_stored!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
+            }
             for r in 0..rows {
                 let factor = lines.factors.add(r).read();
                 if factor == 1.0 && scales.is_none() {
@@ -293,7 +297,7 @@ unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, co
     let mut sum = [[P::zero(s); K]; R];
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: R packed queries (caller).
-        *sum = [unsafe { P::begin(s, queries.add(r * step), dim) }; K];
+        *sum = [unsafe { P::begin(s, queries.add(r * step), dim, 0) }; K];
     }
     let width = width::<S, P>();
     let whole = if N > 0 { N * width } else { dim - dim % width };

@@ -74,7 +74,12 @@ pub(super) unsafe fn softmax<S: Isa, P: Products>(
                 Some(scales) => s.mul(p, s.load(scales.add(at))),
                 None => p,
             };
-            P::write(s, scores, at, weight);
+            // With scales beside elements there are more weights than one.
+            if P::BESIDE {
+                s.store(scores.add(at), weight);
+            } else {
+                P::write(s, scores, at, weight);
+            }
         }
         let sum = if P::BLOCKWISE { s.fma(sum, weight, before) } else { sum };
         s.store(sums, sum);

@@ -23,6 +23,9 @@ pub(crate) trait Products: 'static {
     const NAME: &'static str;
     /// What K and V are stored as, if words are made of that alone.
     const DTYPE: Option<Dtype>;
+    /// Whether blocks of elements have scales beside them, by which their sums are multiplied: see
+    /// [`crate::decode::beside`], which then takes the place of the loops over rows that have none.
+    const BESIDE: bool = false;
     /// Elements of a word, and keys that are weighted at a time: 1, 2 or 4.
     const KEYS: usize;
     /// Rows that are multiplied at a time, at most.
@@ -55,12 +58,13 @@ pub(crate) trait Products: 'static {
     /// See the trait.
     unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> Self::Factor<S>;
 
-    /// Sums of a score with a packed query row of `dim` elements, to begin with.
+    /// Sums of a score with a packed query row of `dim` elements, to begin with. With [`Products::BESIDE`], what is to be
+    /// taken from those of the two blocks of a vector of elements from `d` on.
     ///
     /// # Safety
     /// See the trait.
     #[inline(always)]
-    unsafe fn begin<S: Isa>(s: S, _line: *const f32, _dim: usize) -> Self::Sum<S> {
+    unsafe fn begin<S: Isa>(s: S, _line: *const f32, _dim: usize, _d: usize) -> Self::Sum<S> {
         Self::zero(s)
     }
 
@@ -94,6 +98,12 @@ pub(crate) trait Products: 'static {
     /// `sum` and the products of words of a query and of K.
     fn add_score<S: Isa>(s: S, q: Self::Factor<S>, k: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
 
+    /// The products of words of a query and of K alone.
+    #[inline(always)]
+    fn product<S: Isa>(s: S, q: Self::Factor<S>, k: Self::Words<S>) -> Self::Lanes<S> {
+        Self::lanes(s, Self::add_score(s, q, k, Self::zero(s)))
+    }
+
     /// `sum` and the products of probabilities and words of V.
     fn add_value<S: Isa>(s: S, p: Self::Factor<S>, v: Self::Words<S>, sum: Self::Sum<S>) -> Self::Sum<S>;
 
@@ -103,7 +113,17 @@ pub(crate) trait Products: 'static {
     /// What [`Isa::sums`] says, of them.
     fn sums<S: Isa>(s: S, lanes: &[Self::Lanes<S>; MAX_LANES]) -> S::F32;
 
-    /// The same of one: the number that [`Products::sums`] gives for it.
+    /// The same of each half of a vector, less what [`Products::begin`] gave: with [`Products::BESIDE`].
+    #[inline(always)]
+    fn sums_of_halves<S: Isa>(
+        s: S,
+        lanes: &[Self::Lanes<S>; MAX_LANES],
+        _begin: Self::Sum<S>,
+    ) -> [S::F32; 2] {
+        [Self::sums(s, lanes), s.splat(0.0)]
+    }
+
+    /// What [`Products::sums`] says of one: the number that it gives for it.
     fn total<S: Isa>(s: S, lanes: Self::Lanes<S>) -> f32;
 
     /// 2^`x`, a probability, for `x` that is not above [`crate::attend::softmax::SLACK`], or not above 0 if
@@ -122,6 +142,17 @@ pub(crate) trait Products: 'static {
     /// # Safety
     /// See the trait.
     unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> Self::Factor<S>;
+
+    /// The same where elements of the lower half of a vector are multiplied by those of the first line, others by those of
+    /// the second: with [`Products::BESIDE`].
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn weights<S: Isa>(s: S, lines: [*const f32; 2], key: usize) -> Self::Factor<S> {
+        // SAFETY: this function's contract.
+        unsafe { Self::weight(s, lines[0], key) }
+    }
 
     /// Rows of V of [`Products::KEYS`] keys, with what belongs to an element in one word.
     fn side_by_side<S: Isa>(s: S, rows: [Self::Words<S>; MOST_KEYS]) -> [Self::Words<S>; MOST_KEYS];

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::mem::transmute;
 
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
 
 use super::{Body, Isa, Token, math, token};
 
@@ -233,6 +233,16 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    fn sums_of_halves(self, v: &[__m512i; 16]) -> [__m512i; 2] {
+        let a = self.sums_in_quarters_i32([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_quarters_i32([v[4], v[5], v[6], v[7]]);
+        let c = self.sums_in_quarters_i32([v[8], v[9], v[10], v[11]]);
+        let d = self.sums_in_quarters_i32([v[12], v[13], v[14], v[15]]);
+        let add = |[a, b]: [__m512i; 2]| op!(_mm512_add_epi32(a, b));
+        quarters(add(quarters(a, b)), add(quarters(c, d)))
+    }
+
+    #[inline(always)]
     fn total(self, x: __m512) -> f32 {
         op!({
             // As in `sums`, each lane with the one that it meets there.
@@ -257,6 +267,11 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn splat_i32(self, x: i32) -> __m512i {
         op!(_mm512_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn splat_halves(self, low: i32, high: i32) -> __m512i {
+        op!(_mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xff00, high))
     }
 
     #[inline(always)]
@@ -312,6 +327,14 @@ impl<L: Level> Isa for Avx512<L> {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
     }
 
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read there")]
+    #[inline(always)]
+    fn anew(self, mut p: *const u8) -> *const u8 {
+        // SAFETY: no instruction. Were it `pure`, it would be moved out of loops, too.
+        unsafe { asm!("/* {0} */", inlateout(reg) p, options(nomem, nostack, preserves_flags)) };
+        p
+    }
+
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {
         op!(_mm512_loadu_ps(p))
@@ -363,6 +386,34 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     unsafe fn splat_f16(self, p: *const u16) -> __m512 {
         op!(_mm512_cvtph_ps(_mm256_set1_epi16(p.cast::<i16>().read_unaligned())))
+    }
+
+    #[inline(always)]
+    unsafe fn gather_f16<At: Fn(usize) -> *const u8>(
+        self,
+        four: impl Fn(usize) -> At,
+        distance: usize,
+    ) -> [__m512; 2] {
+        // Written out: the insertions need constants.
+        macro_rules! insert {
+            ($x:ident, $at:ident; $($lane:literal $n:literal),+) => {
+                $(
+                    let p = $at($n).cast::<u16>();
+                    $x[0] = _mm_insert_epi16::<$lane>($x[0], i32::from(p.read_unaligned()));
+                    $x[1] = _mm_insert_epi16::<$lane>($x[1], i32::from(p.byte_add(distance).read_unaligned()));
+                )+
+            };
+        }
+        op!({
+            let mut eight = [[_mm_setzero_si128(); 2]; 2];
+            for (n, x) in eight.iter_mut().enumerate() {
+                let (first, second) = (four(8 * n), four(8 * n + 4));
+                insert!(x, first; 0 0, 1 1, 2 2, 3 3);
+                insert!(x, second; 4 0, 5 1, 6 2, 7 3);
+            }
+            let [low, high] = eight;
+            [0, 1].map(|n| _mm512_cvtph_ps(_mm256_set_m128i(high[n], low[n])))
+        })
     }
 
     #[inline(always)]
@@ -489,6 +540,14 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     unsafe fn load_lower_half(self, p: *const i32) -> __m512i {
         op!(_mm512_zextsi256_si512(_mm256_loadu_si256(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(self, low: *const i32, high: *const i32) -> __m512i {
+        op!({
+            let low = _mm512_castsi256_si512(_mm256_loadu_si256(low.cast()));
+            _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(high.cast()))
+        })
     }
 
     #[inline(always)]

@@ -160,9 +160,16 @@ impl Definition<'_> {
         let is_bf16 = words.starts_with("avx512bf16");
         // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of steps of 1/64
         // in their exponents, and queries are quantised that are not integers with one scale a row.
-        let is_i8 = words.starts_with("avx512vnni") && a.flags & FA_PRECISE == 0;
-        // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not too long.
-        let is_i16 = !is_i8 && isa != "scalar" && (a.k.dtype, a.v.dtype) == (I8, I8);
+        let is_vnni = words.starts_with("avx512vnni");
+        let is_i8 = is_vnni && a.k.dtype == I8 && a.flags & FA_PRECISE == 0;
+        // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not too long. Few rows
+        // have them on blocks of ggml, too.
+        let is_i16 = !is_i8
+            && match (a.k.dtype, a.v.dtype) {
+                (I8, I8) => isa != "scalar",
+                (Q8_0, Q8_0) => is_vnni,
+                _ => false,
+            };
         let rounded = match (is_i8, is_i16) {
             (true, _) => 1.0 / 254.0,
             (_, true) => 1.0 / 40_000.0,

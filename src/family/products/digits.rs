@@ -1,8 +1,9 @@
 //! 16-bit integers times 8-bit ones with dot products of four bytes, the 16-bit ones as two digits of 8 bits: the sums,
 //! and so the bits, of [`super::i16`], without widening K and V. Of V four keys at a time are zipped.
 //!
-//! For one query row: several share what widening costs, and the products are as many either way, but need half of the
-//! registers there.
+//! For one query row of 8-bit integers: several share what widening costs, and the products are as many either way, but
+//! need half of the registers there. For Q8_0, whose blocks have scales of their own, rows are taken one by one anyway
+//! (see [`crate::decode::beside`]): a vector has two blocks.
 //!
 //! - Scores: with q = 256 u + l, digits signed, and K made unsigned by adding 128,
 //!   Σ q · k = 256 · Σ u · (k + 128) + Σ l · (k + 128) - 128 · Σ q; the last stands behind the packed query.
@@ -13,8 +14,14 @@ use crate::dtype::{Dtype, Stored};
 use crate::family::{Source, i16::I16};
 use crate::simd::{Isa, MAX_LANES};
 
-/// See the module.
-pub(crate) enum Digits {}
+/// See the module; `BESIDE` for Q8_0, whose scales are beside the elements.
+pub(crate) enum Digits<const BESIDE: bool> {}
+
+/// 8-bit integers, whose scales are elsewhere.
+pub(crate) type OfI8 = Digits<false>;
+
+/// Blocks of them next to their scales.
+pub(crate) type OfQ8_0 = Digits<true>;
 
 /// Elements of a word.
 const WORD: usize = 4;
@@ -28,20 +35,39 @@ fn digits(line: *const f32, d: usize) -> *const i32 {
     line.cast::<u8>().wrapping_add(2 * d).cast()
 }
 
+/// Where what the sums of a score begin with is, for a vector of elements from `d` on of `dim`.
+#[inline(always)]
+fn beginning<S: Isa, const BESIDE: bool>(line: *const f32, dim: usize, d: usize) -> *const i32 {
+    let behind = digits(line, dim.next_multiple_of(WORD * S::LANES));
+    behind.wrapping_add(if BESIDE { d / WORD } else { 0 })
+}
+
 /// Where the digits of the probabilities of keys from `key` on are: the upper ones of a vector, then its lower ones.
 #[inline(always)]
 fn digits_of_keys<S: Isa>(line: *const f32, key: usize) -> *const u8 {
     line.cast::<u8>().wrapping_add(2 * (key - key % S::LANES) + key % S::LANES)
 }
 
-impl Products for Digits {
+/// Where the integers of the block with element `d` are, and those of the next one.
+#[inline(always)]
+fn blocks<T: Stored>(row: *const u8, d: usize) -> [*const i32; 2] {
+    // The scale stands before them.
+    let integers = T::BLOCK_BYTES - T::BLOCK;
+    let block = row.wrapping_add(d / T::BLOCK * T::BLOCK_BYTES + integers);
+    [block.cast(), block.wrapping_add(T::BLOCK_BYTES).cast()]
+}
+
+impl<const BESIDE: bool> Products for Digits<BESIDE> {
     const NAME: &'static str = <I16 as Products>::NAME;
-    const DTYPE: Option<Dtype> = Some(Dtype::I8);
+    const DTYPE: Option<Dtype> = Some(if BESIDE { Dtype::Q8_0 } else { Dtype::I8 });
+    const BESIDE: bool = BESIDE;
     const KEYS: usize = WORD;
     const ROWS: usize = 1;
     const MOST: usize = <I16 as Products>::MOST;
     const BLOCKWISE: bool = true;
-    const ONE: f32 = <I16 as Products>::ONE;
+    /// Where it is multiplied by scales and rounded again, a power of two: nothing is lost by it. Sums of the most keys still
+    /// fit: -128 · 512 · 32768 = -2^31.
+    const ONE: f32 = if BESIDE { 32_768.0 } else { <I16 as Products>::ONE };
     type Words<S: Isa> = S::I32;
     /// Upper and lower digits; likewise of sums.
     type Factor<S: Isa> = [S::I32; 2];
@@ -68,8 +94,20 @@ impl Products for Digits {
                 s.store_i32(at, both[0]);
                 s.store_i32(at.add(S::LANES), both[1]);
                 sum = Self::add_score(s, both, signs, sum);
+                if BESIDE {
+                    let mut lanes = [0i32; MAX_LANES];
+                    s.store_i32(lanes.as_mut_ptr(), Self::lanes(s, sum));
+                    let (low, high) = lanes.split_at(S::LANES / 2);
+                    let at = beginning::<S, BESIDE>(to, dim, d).cast_mut();
+                    at.write(low.iter().sum());
+                    at.add(1).write(high.iter().sum());
+                    sum = Self::zero(s);
+                }
             }
-            s.store_i32(digits(to, all).cast_mut(), s.sub_i32(s.splat_i32(0), Self::lanes(s, sum)));
+            if !BESIDE {
+                let begin = s.sub_i32(s.splat_i32(0), Self::lanes(s, sum));
+                s.store_i32(beginning::<S, BESIDE>(to, dim, 0).cast_mut(), begin);
+            }
             factor
         }
     }
@@ -82,20 +120,35 @@ impl Products for Digits {
     }
 
     #[inline(always)]
-    unsafe fn begin<S: Isa>(s: S, line: *const f32, dim: usize) -> [S::I32; 2] {
-        let behind = digits(line, dim.next_multiple_of(WORD * S::LANES));
-        // SAFETY: this function's contract: written by `pack`.
-        [s.splat_i32(0), unsafe { s.load_i32(behind) }]
+    unsafe fn begin<S: Isa>(s: S, line: *const f32, dim: usize, d: usize) -> [S::I32; 2] {
+        let at = beginning::<S, BESIDE>(line, dim, d);
+        if BESIDE {
+            // SAFETY: this function's contract: written by `pack`.
+            let [low, high] = unsafe { [at.read(), at.add(1).read()] };
+            return [s.splat_i32(low), s.splat_i32(high)];
+        }
+        // SAFETY: as above.
+        [s.splat_i32(0), unsafe { s.load_i32(at) }]
     }
 
     #[inline(always)]
     unsafe fn row<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
+        if BESIDE {
+            let [low, high] = blocks::<T>(row, d);
+            // SAFETY: this function's contract.
+            return unsafe { s.load_halves(low, high) };
+        }
         // SAFETY: this function's contract.
         unsafe { s.load_i32(row.wrapping_add(d).cast()) }
     }
 
     #[inline(always)]
     unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
+        if BESIDE {
+            let [low, _] = blocks::<T>(row, d);
+            // SAFETY: this function's contract: rows have whole blocks.
+            return unsafe { s.load_lower_half(low) };
+        }
         // SAFETY: this function's contract; an array is as long as any vector.
         unsafe { s.load_i32(few(row, d, n, 1).as_ptr().cast()) }
     }
@@ -126,6 +179,12 @@ impl Products for Digits {
     }
 
     #[inline(always)]
+    fn product<S: Isa>(s: S, q: [S::I32; 2], k: S::I32) -> S::I32 {
+        let upper = s.dot_u8_i8(s.splat_i32(0), k, q[0]);
+        s.dot_u8_i8(s.join_digits(upper, s.splat_i32(0)), k, q[1])
+    }
+
+    #[inline(always)]
     fn add_value<S: Isa>(s: S, p: [S::I32; 2], v: S::I32, sum: [S::I32; 2]) -> [S::I32; 2] {
         [s.dot_u8_i8(sum[0], p[0], v), s.dot_u8_i8(sum[1], p[1], v)]
     }
@@ -141,12 +200,22 @@ impl Products for Digits {
     }
 
     #[inline(always)]
+    fn sums_of_halves<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES], [low, high]: [S::I32; 2]) -> [S::F32; 2] {
+        let [first, second] = s.sums_of_halves(lanes);
+        [s.to_f32(s.sub_i32(first, low)), s.to_f32(s.sub_i32(second, high))]
+    }
+
+    #[inline(always)]
     fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
         <I16 as Products>::total(s, lanes)
     }
 
     #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
+        if BESIDE {
+            // Rounded when it has been multiplied by a scale.
+            return s.exp2(s.add(x, s.splat(Self::ONE.log2())));
+        }
         <I16 as Products>::probability(s, x)
     }
 
@@ -163,6 +232,16 @@ impl Products for Digits {
         let [upper, lower] =
             unsafe { [at.cast::<i32>().read_unaligned(), at.add(S::LANES).cast::<i32>().read_unaligned()] };
         [s.splat_i32(upper), s.splat_i32(lower)]
+    }
+
+    #[inline(always)]
+    unsafe fn weights<S: Isa>(s: S, lines: [*const f32; 2], key: usize) -> [S::I32; 2] {
+        let [low, high] = lines.map(|line| {
+            let at = digits_of_keys::<S>(line, key).cast::<i32>();
+            // SAFETY: this function's contract.
+            unsafe { [at.read_unaligned(), at.wrapping_byte_add(S::LANES).read_unaligned()] }
+        });
+        [s.splat_halves(low[0], high[0]), s.splat_halves(low[1], high[1])]
     }
 
     #[inline(always)]
