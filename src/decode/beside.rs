@@ -192,9 +192,12 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
         while !rest.is_empty() {
             let (keys, rows) = visit.v.run(piece, &rest);
             rest.start = keys.end;
-            // Asked for here as well as below: of what is asked for at once, some is lost.
-            let next = if visit.asks { visit.next_keys(piece, &keys) } else { Next::NOTHING };
-            are_plain &= gather(s, weights, rows, &keys, dim, next);
+            are_plain &= if S::REGISTERS >= 32 && visit.asks {
+                // Asked for here as well as below: of what is asked for at once, some is lost.
+                gather::<S, true>(s, weights, rows, &keys, dim, visit.next_keys(piece, &keys))
+            } else {
+                gather::<S, false>(s, weights, rows, &keys, dim, Next::NOTHING)
+            };
         }
         for (r, (head, row)) in piece.lines().enumerate() {
             let seen = visit.seen_by(piece.sequence(), row);
@@ -274,7 +277,7 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
 /// # Safety
 /// There are these rows, and room for a block's scales.
 #[inline(always)]
-unsafe fn gather<S: Isa>(
+unsafe fn gather<S: Isa, const ASKS: bool>(
     s: S,
     weights: &Weights,
     rows: Rows,
@@ -284,7 +287,9 @@ unsafe fn gather<S: Isa>(
 ) -> bool {
     let (mut found, mut least) = (s.splat(0.0), s.splat(0.0));
     for first in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
-        next.ask_all(s, first, S::LANES);
+        if ASKS {
+            next.ask_all(s, first, S::LANES);
+        }
         for d in (0..dim).step_by(2 * Q8_0::BLOCK) {
             // SAFETY: rows of `keys`; lines are as long as whole vectors of keys.
             unsafe {
