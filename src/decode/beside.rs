@@ -11,7 +11,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::fetch::Next;
+use super::fetch::{AHEAD, Next, fetch_rows};
 use super::scores::Keys;
 use super::state::State;
 use super::{Lines, Visit};
@@ -285,10 +285,13 @@ unsafe fn gather<S: Isa, const ASKS: bool>(
     dim: usize,
     next: Next,
 ) -> bool {
+    let row_bytes = dim / Q8_0::BLOCK * Q8_0::BLOCK_BYTES;
     let (mut found, mut least) = (s.splat(0.0), s.splat(0.0));
     for first in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
         if ASKS {
             next.ask_all(s, first, S::LANES);
+            // From the second level, where they have been asked to: a scale here and there is what no machine foresees.
+            fetch_rows(s, rows.skip(first + 2 * AHEAD), S::LANES, row_bytes);
         }
         for d in (0..dim).step_by(2 * Q8_0::BLOCK) {
             // SAFETY: rows of `keys`; lines are as long as whole vectors of keys.
