@@ -38,6 +38,21 @@ pub(super) struct Weights {
     pub(super) factors: *mut f32,
 }
 
+impl Weights {
+    /// Whether a scale of a key can be no part of an integer weight: it is negative, or no number.
+    ///
+    /// # Safety
+    /// Scales of this key have been gathered.
+    #[inline(always)]
+    unsafe fn is_odd(&self, key: usize, dim: usize) -> bool {
+        (0..dim / Q8_0::BLOCK).any(|block| {
+            // SAFETY: this method's contract.
+            let scale = unsafe { self.scales.add(block * self.step + key).read() };
+            !(0.0..f32::INFINITY).contains(&scale)
+        })
+    }
+}
+
 /// The rows of four keys from key `n` on.
 #[inline(always)]
 fn four<S: Isa>(s: S, rows: Rows, n: usize, d: usize) -> impl Fn(usize) -> *const u8 {
@@ -210,8 +225,15 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
             }
             let p = lines.scores.add(r * lines.scores_step).cast_const();
             let sums = lines.block.base;
-            if are_plain {
-                weigh::<S, P>(s, weights, p, &seen, dim);
+            // What a row does not see changes no bit of it.
+            let sees = |key: usize| piece.problem().sees(piece.sequence(), head, row, visit.start + key);
+            let is_plain = are_plain || !seen.clone().any(|key| weights.is_odd(key, dim) && sees(key));
+            if is_plain {
+                if are_plain {
+                    weigh::<S, P, false>(s, weights, p, &seen, dim);
+                } else {
+                    weigh::<S, P, true>(s, weights, p, &seen, dim);
+                }
                 let mut rest = seen.clone();
                 while !rest.is_empty() {
                     let (keys, rows) = visit.v.run(piece, &rest);
@@ -246,8 +268,7 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
             } else {
                 blank(sums, dim);
                 for key in seen {
-                    // A scale that is not a number must not reach a row from which its key is hidden.
-                    if piece.problem().sees(piece.sequence(), head, row, visit.start + key) {
+                    if sees(key) {
                         let value = visit.v.run(piece, &(key..key + 1)).1.skip(key).base;
                         add_converted(s, p.add(key).read(), value, dim, sums);
                     }
@@ -255,11 +276,11 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
             }
             let weight = lines.weights.add(r * S::LANES).read();
             for d in (0..state.step).step_by(width::<S, P>()) {
-                let all = if are_plain { P::outputs(s, sums.add(d)) } else { converted(s, sums, d, dim) };
+                let all = if is_plain { P::outputs(s, sums.add(d)) } else { converted(s, sums, d, dim) };
                 for (v, &sum) in all.iter().enumerate().take(P::KEYS) {
                     let d = d + v * S::LANES;
                     let factor = match d / Q8_0::BLOCK {
-                        block if are_plain && d < dim => weights.factors.add(block).read(),
+                        block if is_plain && d < dim => weights.factors.add(block).read(),
                         _ => 1.0,
                     };
                     let at = output.add(d);
@@ -271,8 +292,7 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
     }
 }
 
-/// Reads the scales of `keys`. Answers whether all of them can be a part of an integer weight: numbers that are not
-/// negative.
+/// Reads the scales of `keys`. Answers whether none of them [is odd](Weights::is_odd).
 ///
 /// # Safety
 /// There are these rows, and room for a block's scales.
@@ -316,12 +336,13 @@ unsafe fn gather<S: Isa, const ASKS: bool>(
     s.total(found) == 0.0 && !s.any(s.gt(s.splat(0.0), least))
 }
 
-/// Turns the probabilities `p` of the keys that a row sees into weights.
+/// Turns the probabilities `p` of the keys that a row sees into weights; `GUARDED` if scales of keys whose probability is 0
+/// may be odd.
 ///
 /// # Safety
 /// There is a line of them, as long as whole vectors, and scales have been gathered.
 #[inline(always)]
-unsafe fn weigh<S: Isa, P: Products>(
+unsafe fn weigh<S: Isa, P: Products, const GUARDED: bool>(
     s: S,
     weights: &Weights,
     p: *const f32,
@@ -334,7 +355,11 @@ unsafe fn weigh<S: Isa, P: Products>(
         unsafe {
             let scales = weights.scales.add(block * weights.step);
             let digits = weights.digits.add(block * weights.step);
-            let weight = |at| s.mul(s.load(p.add(at)), s.load(scales.add(at)));
+            let weight = |at| {
+                let (p, scale) = (s.load(p.add(at)), s.load(scales.add(at)));
+                let (weight, none) = (s.mul(p, scale), s.splat(0.0));
+                if GUARDED { s.select(s.gt(p, none), weight, none) } else { weight }
+            };
             let mut max = s.splat(0.0);
             for at in (first..seen.end).step_by(S::LANES) {
                 max = s.max(weight(at), max);
