@@ -37,7 +37,9 @@ static TABLE: &[Row] = &[
     // Where rows are many, nothing of it is used that the base does not have.
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::between::<Avx512<avx512::Vnni>, digits::OfQ8_0, digits::OfQ8_0, Avx512<avx512::Base>, F32, 8>()
-        .only_for(|storage| storage.dtypes[1] == Dtype::Q8_0 && storage.dtypes[2] == Dtype::Q8_0),
+        .only_for(<I16 as Family>::MOST[1], |storage| {
+            storage.dtypes[1] == Dtype::Q8_0 && storage.dtypes[2] == Dtype::Q8_0
+        }),
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Base>, I16, 8>(),
     // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
@@ -198,10 +200,12 @@ impl Row {
         self
     }
 
-    /// The same for some problems that others compute, too, without rounding queries and probabilities to fewer bits.
+    /// The same for some problems, with heads of at most `dim` elements, that others compute, too, without rounding queries
+    /// and probabilities to fewer bits.
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    const fn only_for(mut self, takes: fn(&Storage) -> bool) -> Row {
+    const fn only_for(mut self, dim: usize, takes: fn(&Storage) -> bool) -> Row {
         self.takes = takes;
+        self.most[1] = dim;
         self.rounds = true;
         self
     }

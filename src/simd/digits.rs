@@ -157,7 +157,7 @@ mod tests {
                 }
             }
 
-            let p: [f32; MAX_LANES] = std::array::from_fn(|i| (number(i).rem_euclid(16_385)) as f32);
+            let p: [f32; MAX_LANES] = std::array::from_fn(|i| number(i).rem_euclid(65_536) as f32);
             let mut digits = [0u8; 2 * MAX_LANES];
             // SAFETY: as long as any vector.
             unsafe { s.store_digits(digits.as_mut_ptr(), s.load(p.as_ptr())) };
