@@ -239,30 +239,26 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
                     let (keys, rows) = visit.v.run(piece, &rest);
                     rest.start = keys.end;
                     let fresh = keys.start == seen.start;
+                    macro_rules! accumulate {
+                        ($asks:literal, $next:expr) => {{
+                            let next = $next;
+                            let products = PhantomData;
+                            s.enter(Accumulate::<P, $asks> {
+                                weights,
+                                sums,
+                                rows,
+                                keys,
+                                dim,
+                                next,
+                                fresh,
+                                products,
+                            });
+                        }};
+                    }
                     if S::REGISTERS >= 32 && visit.asks && r == 0 {
-                        let next = visit.next_keys(piece, &keys);
-                        s.enter(Accumulate::<P, true> {
-                            weights,
-                            sums,
-                            rows,
-                            keys,
-                            dim,
-                            next,
-                            fresh,
-                            products: PhantomData,
-                        });
+                        accumulate!(true, visit.next_keys(piece, &keys));
                     } else {
-                        let next = Next::NOTHING;
-                        s.enter(Accumulate::<P, false> {
-                            weights,
-                            sums,
-                            rows,
-                            keys,
-                            dim,
-                            next,
-                            fresh,
-                            products: PhantomData,
-                        });
+                        accumulate!(false, Next::NOTHING);
                     }
                 }
             } else {
