@@ -182,8 +182,9 @@ pub struct Shares<'p> {
     count: usize,
     /// Keys of all bands.
     total: u128,
+    /// Those to be had, and the next of them.
+    range: Range<usize>,
     next: AtomicUsize,
-    step: usize,
 }
 
 /// A share: to be had once.
@@ -195,16 +196,19 @@ pub struct Share<'s, 'p> {
 }
 
 impl<'p> Shares<'p> {
-    /// Every share of `count`; or of them `first`, `first + step`, …
+    /// What caller `i` of `n` has of `count` shares: some that follow each other, so that all callers have as many keys,
+    /// within a chunk. (Of every n-th, one caller may have all: those in which a chunk begins.)
     pub(crate) fn new(
         problem: &'p Problem<'p>,
         tiles: Tiles,
         few: Few,
         count: usize,
-        [first, step]: [usize; 2],
+        [i, n]: [usize; 2],
     ) -> Shares<'p> {
-        let mut shares =
-            Shares { problem, tiles, few, count, total: u128::MAX, next: AtomicUsize::new(first), step };
+        // Fits: there are at most 256 callers, and fewer shares than bits of an address.
+        let range = (count * i).div_ceil(n)..(count * (i + 1)).div_ceil(n);
+        let next = AtomicUsize::new(range.start);
+        let mut shares = Shares { problem, tiles, few, count, total: u128::MAX, range, next };
         // Small calls notice how many sequences there are to look at.
         if count > 1 {
             let all = shares.sequences().map(|(sequence, seen)| shares.weight(&sequence, &seen));
@@ -216,18 +220,18 @@ impl<'p> Shares<'p> {
     /// One that nobody has had yet.
     pub fn take(&self) -> Option<Share<'_, 'p>> {
         // Relaxed: only uniqueness matters; the inputs were there before the threads were.
-        let index = self.next.fetch_add(self.step, Ordering::Relaxed);
-        (index < self.count).then_some(Share { shares: self, index })
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (index < self.range.end).then_some(Share { shares: self, index })
     }
 
     /// Whether all have been taken.
     pub fn is_drained(&self) -> bool {
-        self.next.load(Ordering::Relaxed) >= self.count
+        self.next.load(Ordering::Relaxed) >= self.range.end
     }
 
-    /// All shares again, once each of them has been computed: to join what was left.
-    pub(crate) fn again(&mut self, first: usize) {
-        *self.next.get_mut() = first;
+    /// All of them again, once each has been computed: to join what was left.
+    pub(crate) fn again(&mut self) {
+        *self.next.get_mut() = self.range.start;
     }
 
     /// Sequences with few rows, and what these see.

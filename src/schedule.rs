@@ -56,7 +56,7 @@ pub fn run_on(
     if failed.into_inner() || !work.is_drained() {
         return Err(Error::Internal);
     }
-    work.shares.again(0);
+    work.shares.again();
     join(&work, plan, workspace.kept())
 }
 

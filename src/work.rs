@@ -37,13 +37,13 @@ impl<'p> Work<'p> {
         Work::of(problem, cut, [i, n], n)
     }
 
-    fn of(problem: &'p mut Problem<'_>, cut: &Cut, steps: [usize; 2], ahead: usize) -> Work<'p> {
+    fn of(problem: &'p mut Problem<'_>, cut: &Cut, caller: [usize; 2], ahead: usize) -> Work<'p> {
         let problem: &'p Problem<'p> = problem;
         let Cut { few, parts, bands, shares } = *cut;
         let shares = if few == Few::None { 0 } else { shares };
         Work {
-            parts: Queue::of(problem, parts.q, few, steps, ahead),
-            shares: Shares::new(problem, bands, few, shares, steps),
+            parts: Queue::of(problem, parts.q, few, caller, ahead),
+            shares: Shares::new(problem, bands, few, shares, caller),
         }
     }
 

@@ -107,3 +107,37 @@ fn every_row_has_one_writer() {
         });
     }
 }
+
+/// Callers with threads of their own have no queue to even things out.
+#[test]
+fn callers_have_as_many_keys_within_a_chunk() {
+    let row = kernels(Dtype::F32).next().unwrap().row;
+    for (keys, callers) in
+        [(2048, 2), (2048, 4), (2048, 3), (6000, 2), (20_000, 3), (20_000, 7), (40_000, 16)]
+    {
+        let case = Case { heads: 1, group: 1, lens: vec![[1, keys]], ragged: false };
+        case.with_problem(|problem| {
+            let mut cut = Plan::new(problem.shape(), row, Machine::get(), callers).unwrap().cut;
+            // As for heads of more elements: these are too small for two threads.
+            cut.shares = 4 * callers;
+            let mut chunk = 0;
+            let of_callers: Vec<usize> = (0..callers)
+                .map(|caller| {
+                    let (work, mut own) = (Work::of_caller(problem, &cut, [caller, callers]), 0);
+                    while let Some(share) = work.shares.take() {
+                        let counted = share.pieces(|piece| {
+                            chunk = piece.keys(0).len();
+                            own += piece.chunks.clone().map(|chunk| piece.keys(chunk).len()).sum::<usize>();
+                            Ok::<_, ()>(())
+                        });
+                        counted.unwrap();
+                    }
+                    own
+                })
+                .collect();
+            assert_eq!(of_callers.iter().sum::<usize>(), keys);
+            let most = keys / callers + chunk;
+            assert!(of_callers.iter().all(|&own| own <= most), "{callers} callers: {of_callers:?}");
+        });
+    }
+}
