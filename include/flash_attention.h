@@ -828,8 +828,8 @@ enum fa_status fa_merge(float *o,
                         int64_t dim_v);
 
 /**
- * Makes a pool of the library's own threads, in the form of the caller's. They sleep when there is
- * nothing to do.
+ * Makes a pool of the library's own threads, in the form of the caller's. When there is
+ * nothing to do they look out for another call for 20 microseconds, on cores that nobody else wants, then sleep.
  *
  * @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
  *                   one per core that the process may use, 256 at most
@@ -837,7 +837,7 @@ enum fa_status fa_merge(float *o,
  * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
  *         where the system grants fewer than asked for, the pool has fewer)
  *
- * Calls on the pool allocate, here and nowhere else, its bookkeeping: see fa_scratch_bytes.
+ * Calls on the pool allocate nothing.
  *
  * Thread-safe; so is the pool. A child process after fork() must make its own.
  */
@@ -1021,11 +1021,10 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
  * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so much is
  * not to be had, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
  *
- * Calls with more than one thread take besides, for the pool's bookkeeping, up to 1 KiB a thread and 4 KiB, and the
- * first one the pool itself, up to 1 MiB a thread. Where that is not to be had, the calling thread works
- * alone. One thing is left: the allocator is asked first, but if another thread of the process takes that memory
- * before the bookkeeping does, the process ends (abort). Calls with num_threads = 1, and fa_attention_run with a
- * NULL pool or the caller's own, have no such moment.
+ * The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so does one that wants
+ * more threads than there are. Where that is not to be had, there are fewer threads, down to the calling one. One thing
+ * is left: the allocator is asked first, but if another thread of the process takes that memory before the pool
+ * does, the process ends (abort). Other calls, and fa_attention_run with any pool, have no such moment.
  *
  * @param[in] cfg     not NULL
  * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v

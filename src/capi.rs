@@ -11,7 +11,6 @@ pub mod attention;
 pub mod config;
 mod describe;
 pub mod forward;
-mod gate;
 pub mod isa;
 pub mod merge;
 pub mod pool;
@@ -88,7 +87,6 @@ fn on_pool_thread() -> bool {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::pool::{Own, Threads};
@@ -102,9 +100,20 @@ mod tests {
 
     #[test]
     fn a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on() {
-        for round in 0..3 {
-            let calls = AtomicUsize::new(0);
-            let planted = || assert!(calls.fetch_add(1, Ordering::Relaxed) != round, "planted");
+        let _gate = crate::gate::for_a_test();
+        for on_which in [true, false, true] {
+            // The caller waits for one of the pool's.
+            let came = AtomicBool::new(false);
+            let planted = || {
+                if on_pool_thread() {
+                    came.store(true, Ordering::Relaxed);
+                } else {
+                    while !came.load(Ordering::Relaxed) {
+                        std::thread::yield_now();
+                    }
+                }
+                assert!(on_pool_thread() != on_which, "planted");
+            };
             let status = guard(|| {
                 Own.run(4, &planted);
                 Ok(())
@@ -168,6 +177,7 @@ mod tests {
     /// One panic in each part in turn, on whatever thread has it: a status, and the next call is right.
     #[test]
     fn a_panic_in_the_midst_of_work_becomes_a_status_on_every_kind_of_pool() {
+        let _gate = crate::gate::for_a_test();
         let mut made = std::ptr::null_mut();
         // SAFETY: a place for the pool.
         assert_eq!(unsafe { pool::fa_pool_create(4, &mut made) }, fa_status::FA_OK);

@@ -51,8 +51,8 @@
 //! Beside it [`quantize`]: numbers to 8-bit integers, what is stored in a cache before such a call.
 //!
 //! What the path consults: [`work`], [`part`], [`band`], [`family`] (how scores and outputs are made), [`dtype`] (how bytes become
-//! numbers), [`view`], [`simd`], [`machine`], [`pool`],
-//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
+//! numbers), [`view`], [`simd`], [`machine`], [`pool`], [`gate`] (how a task gets to
+//! other threads), [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
 //! first.
 
 // Unit tests leave out most of the table of kernels: see there.
@@ -79,6 +79,7 @@ pub mod dtype;
 #[forbid(unsafe_code)]
 pub mod error;
 pub mod family;
+pub mod gate;
 #[forbid(unsafe_code)]
 pub mod machine;
 #[forbid(unsafe_code)]

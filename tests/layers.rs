@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "simd",
             "machine",
             "pool",
+            "gate",
             "workspace",
             "error",
         ],
@@ -63,13 +64,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("view", &["dtype", "error"]),
     ("dtype", &["simd"]),
     ("simd", &[]),
-    ("pool", &["machine"]),
+    ("pool", &["gate", "machine"]),
+    ("gate", &[]),
     ("workspace", &["error"]),
     ("machine", &[]),
     ("error", &[]),
 ];
 
-/// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch.
+/// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch, and what
+/// hands tasks to other threads.
 const MAY_BE_UNSAFE: &[&str] = &[
     "capi",
     "view",
@@ -82,6 +85,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "quantize",
     "kernel",
     "workspace",
+    "gate",
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

@@ -1,12 +1,13 @@
 //! `fa_pool`: the caller's threads, or a pool of the library's in the same form.
 
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::fa_status;
-use super::{describe, gate, guard};
+use super::{describe, guard};
 use crate::error::Error;
+use crate::gate::{self, Ticket};
 use crate::machine;
 use crate::pool::{MAX_THREADS, Made, Threads};
 use crate::simd::environment::Environment;
@@ -37,8 +38,8 @@ pub struct fa_pool {
         Option<unsafe extern "C" fn(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void)>,
 }
 
-/// Makes a pool of the library's own threads, in the form of the caller's. They sleep when there is
-/// nothing to do.
+/// Makes a pool of the library's own threads, in the form of the caller's. When there is
+/// nothing to do they look out for another call for 20 microseconds, on cores that nobody else wants, then sleep.
 ///
 /// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
 ///                   one per core that the process may use, 256 at most
@@ -46,7 +47,7 @@ pub struct fa_pool {
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
 ///         where the system grants fewer than asked for, the pool has fewer)
 ///
-/// Calls on the pool allocate, here and nowhere else, its bookkeeping: see fa_scratch_bytes.
+/// Calls on the pool allocate nothing.
 ///
 /// Thread-safe; so is the pool. A child process after fork() must make its own.
 #[unsafe(no_mangle)]
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
         let owned = Box::into_raw(Box::new(Owned {
             face: fa_pool {
                 struct_size: size_of::<fa_pool>(),
-                ctx: std::ptr::null_mut(),
+                ctx: ptr::null_mut(),
                 width: Some(width_of_owned),
                 parallel_for: Some(parallel_for_of_owned),
             },
@@ -124,7 +125,7 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
         // SAFETY: `ctx` was set by `fa_pool_create`.
         let owned = unsafe { &*ctx.cast::<Owned>() };
         let call = Call(task, arg);
-        let next = std::sync::atomic::AtomicUsize::new(0);
+        let next = AtomicUsize::new(0);
         let each = || {
             let call = &call;
             loop {
@@ -178,35 +179,22 @@ impl Lent {
 impl Threads for Lent {
     fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
         let Some(parallel_for) = self.pool.parallel_for.filter(|_| n > 1) else { return task() };
-        let failed = AtomicBool::new(false);
-        let bridge = Bridge { task, failed: &failed };
-        let Some(gate) = gate::open(&bridge) else { return task() };
         let ctx = self.pool.ctx;
-        // SAFETY: the caller's function, with the caller's context and environment.
-        unsafe { self.environment.during(|| parallel_for(ctx, n, Some(cross), gate.arg())) };
-        drop(gate);
-        assert!(!failed.into_inner(), "a task panicked");
+        let opened = gate::open(task, |open| {
+            let arg = ptr::without_provenance_mut(open.ticket().number());
+            // SAFETY: the caller's function, with the caller's context and environment.
+            unsafe { self.environment.during(|| parallel_for(ctx, n, Some(enter), arg)) };
+        });
+        if !opened {
+            task();
+        }
     }
 }
 
-/// What a task needs on the other side.
-struct Bridge<'a> {
-    task: &'a (dyn Fn() + Sync),
-    failed: &'a AtomicBool,
-}
-
 /// A task, called from C: no panic may leave it.
-unsafe extern "C" fn cross(arg: *mut c_void, _i: usize) {
+unsafe extern "C" fn enter(arg: *mut c_void, _i: usize) {
     guard(|| {
-        let task = |bridge: &Bridge| {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(bridge.task)) {
-                // Dropping a payload can itself panic.
-                std::mem::forget(panic);
-                bridge.failed.store(true, Ordering::Relaxed);
-            }
-        };
-        // SAFETY: `Lent::run` opened the gate, to a bridge; the pool hands on what it was given, by its contract.
-        unsafe { gate::enter(arg, task) };
+        Ticket::of(arg.addr()).enter();
         Ok(())
     });
 }

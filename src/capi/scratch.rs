@@ -18,11 +18,10 @@ use crate::view::Layout;
 /// threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so much is
 /// not to be had, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
 ///
-/// Calls with more than one thread take besides, for the pool's bookkeeping, up to 1 KiB a thread and 4 KiB, and the
-/// first one the pool itself, up to 1 MiB a thread. Where that is not to be had, the calling thread works
-/// alone. One thing is left: the allocator is asked first, but if another thread of the process takes that memory
-/// before the bookkeeping does, the process ends (abort). Calls with num_threads = 1, and fa_attention_run with a
-/// NULL pool or the caller's own, have no such moment.
+/// The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so does one that wants
+/// more threads than there are. Where that is not to be had, there are fewer threads, down to the calling one. One thing
+/// is left: the allocator is asked first, but if another thread of the process takes that memory before the pool
+/// does, the process ends (abort). Other calls, and fa_attention_run with any pool, have no such moment.
 ///
 /// @param[in] cfg     not NULL
 /// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
