@@ -829,7 +829,7 @@ enum fa_status fa_merge(float *o,
 
 /**
  * Makes a pool of the library's own threads, in the form of the caller's. When there is
- * nothing to do they look out for another call for 20 microseconds, on cores that nobody else wants, then sleep.
+ * nothing to do they look out for another call for 50 microseconds, on cores that nobody else wants, then sleep.
  *
  * @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
  *                   one per core that the process may use, 256 at most

@@ -89,7 +89,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::pool::{Own, Threads};
+    use crate::pool::{Own, Team, Threads};
 
     #[test]
     fn a_panic_becomes_a_status() {
@@ -115,13 +115,13 @@ mod tests {
                 assert!(on_pool_thread() != on_which, "planted");
             };
             let status = guard(|| {
-                Own.run(4, &planted);
+                Own.run(Team { size: 4, woken: 3 }, &planted);
                 Ok(())
             });
             assert_eq!(status, fa_status::FA_ERR_INTERNAL);
         }
         let status = guard(|| {
-            Own.run(2, &|| ());
+            Own.run(Team { size: 2, woken: 1 }, &|| ());
             Ok(())
         });
         assert_eq!(status, fa_status::FA_OK);

@@ -32,8 +32,11 @@ pub struct Plan {
     pub cut: Cut,
     /// Number of parts; of bands, where there are few rows.
     pub parts: usize,
-    /// Threads that work at the same time; at least 1.
+    /// Threads that work at the same time; at least 1. And how many besides the calling one are worth being woken for
+    /// that, if they sleep.
     pub threads: usize,
+    /// The latter.
+    pub wakes: usize,
     /// Scratch memory.
     pub memory: workspace::Size,
 }
@@ -59,17 +62,26 @@ const PARTS_PER_THREAD: usize = 4;
 /// Shares of decode, at most, that are cut for that reason: each keeps states for others.
 const SHARES: usize = 64;
 
-/// Multiplications that are worth a second thread: waking one takes 10 to 20 µs, in which a core
-/// with wide vectors does about 10^6 of them.
-const WORK_PER_THREAD: f64 = 2e6;
+/// Work that is worth another thread.
+#[derive(Clone, Copy)]
+struct Worth {
+    /// Multiplications.
+    work: f64,
+    /// Bytes of K and V that are read for few rows.
+    bytes: f64,
+}
+
+/// For a thread that is awake, or may be: a caller's. A core with wide vectors takes 10 µs for the bytes, from its
+/// caches.
+const AWAKE: Worth = Worth { work: 2e6, bytes: 1e6 };
+
+/// For one that has to be woken: it comes 20 to 60 µs later, and the caller spends 10 on it (measured in a virtual
+/// machine whose idle cores sleep), which is what two threads save of these.
+const ASLEEP: Worth = Worth { work: 2e6, bytes: 4e6 };
 
 /// Bytes of scratch memory up to which one thread cannot want more than an address space, however much larger the
 /// pieces of one thread are than those of many.
 const FAR_FROM_ALL: usize = 1 << 30;
-
-/// Bytes of K and V that are worth a second thread where they are read for few rows: in 20 µs a
-/// core reads about as many from its caches.
-const BYTES_PER_THREAD: f64 = 1e6;
 
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
@@ -121,7 +133,8 @@ impl Plan {
             Path::Decode => Few::All,
         };
         let bands = tiles(Path::Decode, shape, row, machine, threads);
-        let threads = threads.clamp(1, threads_worth(shape, path, bands));
+        let [threads, woken] =
+            [AWAKE, ASLEEP].map(|worth| threads.clamp(1, threads_worth(worth, shape, path, bands)));
         let parts = if few == Few::All { bands } else { tiles(Path::Prefill, shape, row, machine, threads) };
         let (tiles, count, most) = match path {
             Path::Prefill => {
@@ -151,13 +164,14 @@ impl Plan {
         let [_, k, v] = shape.storage.dtypes;
         let in_place = row.reads_kv(path, shape);
         let cut = Cut { few, parts, bands, shares };
-        Ok(Plan { row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, memory })
+        let wakes = woken.min(threads) - 1;
+        Ok(Plan { row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, wakes, memory })
     }
 
     /// The same for one thread, where memory is short.
     pub fn alone(&self) -> Plan {
         let memory = workspace::Size::of_one(self.memory.piece);
-        Plan { cut: Cut { shares: 1, ..self.cut }, threads: 1, memory, ..self.clone() }
+        Plan { cut: Cut { shares: 1, ..self.cut }, threads: 1, wakes: 0, memory, ..self.clone() }
     }
 
     /// Whether the scratch of the call is kept on the stack.
@@ -183,7 +197,7 @@ fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize)
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { row, path, tiles, parts, threads, memory, kv, in_place, .. } = self;
+        let Plan { row, path, tiles, parts, threads, wakes, memory, kv, in_place, .. } = self;
         let family = row.family(*path);
         let Tiles { heads, q, kv: block, .. } = tiles;
         let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
@@ -201,6 +215,9 @@ impl fmt::Display for Plan {
             }
         }
         write!(f, "{threads} threads of {} bytes", memory.piece)?;
+        if wakes + 1 < *threads {
+            write!(f, " ({wakes} worth waking)")?;
+        }
         for (i, name) in ["K", "V"].into_iter().enumerate() {
             let dtype = kv[i];
             if !tiles.staged[i] {
@@ -220,13 +237,13 @@ impl fmt::Display for Plan {
 }
 
 /// How many threads the work is enough for.
-fn threads_worth(shape: &Shape, path: Path, bands: Tiles) -> usize {
+fn threads_worth(worth: Worth, shape: &Shape, path: Path, bands: Tiles) -> usize {
     let [batch, heads, rows] = shape.queries.map(|n| n as f64);
     let keys = shape.len_kv as f64;
-    let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64) / WORK_PER_THREAD;
+    let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64) / worth.work;
     if path == Path::Decode {
         let [k, v] = shape.row_bytes_kv();
-        work += band::count(shape, bands) as f64 * keys * (k as f64 + v as f64) / BYTES_PER_THREAD;
+        work += band::count(shape, bands) as f64 * keys * (k as f64 + v as f64) / worth.bytes;
     }
     // `as` saturates; beyond that many threads other limits apply.
     (work as usize).max(1)

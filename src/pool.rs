@@ -24,11 +24,20 @@ static POOL: RwLock<Option<Owned>> = RwLock::new(None);
 /// More threads than any one call gets, however many it asks for.
 pub(crate) const MAX_THREADS: usize = 256;
 
+/// How many threads a call is enough for.
+#[derive(Clone, Copy, Debug)]
+pub struct Team {
+    /// All that take part, the calling one included; at least 1.
+    pub size: usize,
+    /// Of the others, those that are worth waking.
+    pub woken: usize,
+}
+
 /// Somebody's threads.
 pub trait Threads {
-    /// Calls `task` up to `n` times, some of them at the same time on different threads, and returns when
+    /// Calls `task` up to `team.size` times, some of them at the same time on different threads, and returns when
     /// all calls have returned. Fewer calls will do: each goes on as long as there is work.
-    fn run(&self, n: usize, task: &(dyn Fn() + Sync));
+    fn run(&self, team: Team, task: &(dyn Fn() + Sync));
 }
 
 /// The calling thread and the library's own pool.
@@ -36,9 +45,9 @@ pub struct Own;
 
 impl Threads for Own {
     /// Fewer threads, down to the calling one, take part if they cannot be made.
-    fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
-        match if n > 1 { pool(n - 1) } else { None } {
-            Some(workers) => workers.help(n - 1, task),
+    fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
+        match if team.size > 1 { pool(team.size - 1) } else { None } {
+            Some(workers) => workers.help(team, task),
             None => task(),
         }
     }
@@ -48,7 +57,7 @@ impl Threads for Own {
 pub struct Caller;
 
 impl Threads for Caller {
-    fn run(&self, _n: usize, task: &(dyn Fn() + Sync)) {
+    fn run(&self, _: Team, task: &(dyn Fn() + Sync)) {
         task();
     }
 }
@@ -69,8 +78,8 @@ impl Made {
 }
 
 impl Threads for Made {
-    fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
-        if n > 1 { self.0.help(n - 1, task) } else { task() }
+    fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
+        if team.size > 1 { self.0.help(team, task) } else { task() }
     }
 }
 

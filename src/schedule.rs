@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::decode::{Decode, Join};
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::pool::{Own, Threads};
+use crate::pool::{Own, Team, Threads};
 use crate::problem::Problem;
 use crate::work::Work;
 use crate::workspace::{Kept, Local, Scratch, Workspace};
@@ -48,7 +48,7 @@ pub fn run_on(
             failed.store(true, Ordering::Relaxed);
         }
     };
-    threads.run(plan.threads, &task);
+    threads.run(Team { size: plan.threads, woken: plan.wakes }, &task);
     // Whatever the threads have done, nothing is left out.
     if !work.is_drained() {
         task();

@@ -111,3 +111,16 @@ fn caches_larger_than_the_last_level_are_right() {
         }
     }
 }
+
+/// A thread that sleeps is worth less than one that is awake.
+#[test]
+fn threads_are_woken_for_long_calls_only() {
+    let row = decoders().next().unwrap().row;
+    for (len_kv, threads, wakes) in [(1000, 1, 0), (2048, 2, 0), (8192, 4, 2), (100_000, 4, 3)] {
+        Inputs::normal(Size::new(1, 1, len_kv, 128), 1).with_problem(|problem| {
+            let plan = Plan::new(problem.shape(), row, Machine::get(), 4).unwrap();
+            assert_eq!((plan.threads, plan.wakes), (threads, wakes), "{len_kv} keys");
+            assert_eq!(plan.to_string().contains("worth waking"), wakes + 1 < threads, "{plan}");
+        });
+    }
+}

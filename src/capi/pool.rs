@@ -9,7 +9,7 @@ use super::{describe, guard};
 use crate::error::Error;
 use crate::gate::{self, Ticket};
 use crate::machine;
-use crate::pool::{MAX_THREADS, Made, Threads};
+use crate::pool::{MAX_THREADS, Made, Team, Threads};
 use crate::simd::environment::Environment;
 
 /// One call of a task.
@@ -39,7 +39,7 @@ pub struct fa_pool {
 }
 
 /// Makes a pool of the library's own threads, in the form of the caller's. When there is
-/// nothing to do they look out for another call for 20 microseconds, on cores that nobody else wants, then sleep.
+/// nothing to do they look out for another call for 50 microseconds, on cores that nobody else wants, then sleep.
 ///
 /// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
 ///                   one per core that the process may use, 256 at most
@@ -138,12 +138,21 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
             }
         };
         match &owned.made {
-            Some(made) => made.run(n.min(made.width()), &each),
+            Some(made) => {
+                // Somebody else's loop, of unknown length.
+                let size = n.clamp(1, made.width());
+                made.run(Team { size, woken: size - 1 }, &each);
+            }
             None => each(),
         }
         Ok(())
     });
 }
+
+type ParallelFor = unsafe extern "C" fn(*mut c_void, usize, fa_task, *mut c_void);
+
+/// By which a pool of ours is known, which can be asked for more than a caller's.
+const PARALLEL_FOR_OF_OWNED: ParallelFor = parallel_for_of_owned;
 
 /// A pool from C, checked.
 pub(super) struct Lent {
@@ -177,9 +186,16 @@ impl Lent {
 }
 
 impl Threads for Lent {
-    fn run(&self, n: usize, task: &(dyn Fn() + Sync)) {
-        let Some(parallel_for) = self.pool.parallel_for.filter(|_| n > 1) else { return task() };
-        let ctx = self.pool.ctx;
+    fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
+        let Some(parallel_for) = self.pool.parallel_for.filter(|_| team.size > 1) else { return task() };
+        let (n, ctx) = (team.size, self.pool.ctx);
+        if ptr::fn_addr_eq(parallel_for, PARALLEL_FOR_OF_OWNED) {
+            // SAFETY: that function goes with no other context.
+            let owned = unsafe { &*ctx.cast::<Owned>() };
+            if let Some(made) = &owned.made {
+                return made.run(team, task);
+            }
+        }
         let opened = gate::open(task, |open| {
             let arg = ptr::without_provenance_mut(open.ticket().number());
             // SAFETY: the caller's function, with the caller's context and environment.

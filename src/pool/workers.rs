@@ -1,16 +1,17 @@
 //! Threads that wait for calls to take part in.
 //!
-//! A call puts a ticket for its task on the board and works itself; threads take one each. When the caller finds
-//! nothing left to do, it takes back the tickets that nobody wanted: a thread that wakes up late is not waited for.
-//! No call allocates.
+//! A call puts a ticket for its task on the board and works itself; threads take one each, those that are awake, and
+//! those that are worth being woken. When the caller finds nothing left to do, it takes back the tickets that nobody
+//! wanted: a thread that wakes up late is not waited for. No call allocates.
 
 use std::hint;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{mem, process};
 
+use super::Team;
 use crate::gate::{self, GATES, Ticket};
 use crate::machine;
 
@@ -24,10 +25,10 @@ const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { 512 << 10 };
 /// What starting one takes from the allocator besides, generously.
 const START_MEMORY: usize = 256 << 10;
 
-/// How long a thread looks out for what it waits for before it sleeps: about as long as waking it takes, so that it
-/// never costs more than twice what the better of the two would (Karlin, Li, Manasse, Owicki: Empirical studies of
-/// competitive spinning for a shared-memory multiprocessor, 1991).
-const LOOK_OUT: Duration = Duration::from_micros(20);
+/// How long a thread looks out for what it waits for before it sleeps: about as long as waking it takes (20 to 60 µs in
+/// a virtual machine whose idle cores sleep), so that it never costs more than twice what the better of the two would
+/// (Karlin, Li, Manasse, Owicki: Empirical studies of competitive spinning for a shared-memory multiprocessor, 1991).
+const LOOK_OUT: Duration = Duration::from_micros(50);
 
 /// Looks before the core is offered to others: half a microsecond to one and a half.
 const LOOKS: usize = 32;
@@ -49,6 +50,9 @@ struct Shared {
     done: Condvar,
     /// Callers that sleep until threads have left their tasks.
     waiting: AtomicUsize,
+    /// When there were threads, and how many nanoseconds later the last call ended.
+    begin: Instant,
+    last: AtomicU64,
 }
 
 struct Board {
@@ -81,6 +85,8 @@ impl Workers {
             posted: AtomicUsize::new(0),
             done: Condvar::new(),
             waiting: AtomicUsize::new(0),
+            begin: Instant::now(),
+            last: AtomicU64::new(0),
         });
         let mut workers = Workers { shared, threads: Vec::with_capacity(most), process: process::id() };
         for i in 0..most {
@@ -110,18 +116,24 @@ impl Workers {
         self.process == process::id()
     }
 
-    /// Calls `task` on the calling thread, and on up to `wanted` (at least 1) others meanwhile.
-    pub(super) fn help(&self, wanted: usize, task: &(dyn Fn() + Sync)) {
-        let opened = gate::open(task, |open| {
-            let posted = self.shared.post(Post { ticket: open.ticket(), wanted });
-            task();
-            drop(posted);
-            open.shut();
-            self.shared.wait_until(|| open.is_empty());
-        });
-        if !opened {
+    /// Calls `task` on the calling thread, and on others meanwhile: a team of at least 2.
+    pub(super) fn help(&self, team: Team, task: &(dyn Fn() + Sync)) {
+        let shared = &*self.shared;
+        let wanted = team.size - 1;
+        // Whom a call wakes that follows another is awake for the next.
+        let wakes = if shared.follows() { wanted } else { team.woken };
+        let helped = (wakes > 0 || shared.board().sleeping < self.threads.len())
+            && gate::open(task, |open| {
+                let posted = shared.post(Post { ticket: open.ticket(), wanted }, wakes);
+                task();
+                drop(posted);
+                open.shut();
+                shared.wait_until(|| open.is_empty());
+            });
+        if !helped {
             task();
         }
+        shared.last.store(shared.now(), Ordering::Relaxed);
     }
 }
 
@@ -160,20 +172,32 @@ impl Shared {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn post(&self, post: Post) -> Posted<'_> {
+    /// Nanoseconds since the beginning; fits for 500 years.
+    fn now(&self) -> u64 {
+        self.begin.elapsed().as_nanos() as u64
+    }
+
+    /// Whether the last call has just ended.
+    fn follows(&self) -> bool {
+        u128::from(self.now().saturating_sub(self.last.load(Ordering::Relaxed))) < LOOK_OUT.as_nanos()
+    }
+
+    /// Wakes so many threads, if not enough are awake.
+    fn post(&self, post: Post, wakes: usize) -> Posted<'_> {
         let Post { ticket, wanted } = post;
         let mut board = self.board();
         // Full only in a child of a process that was forked meanwhile, whose calls nobody takes down.
         if board.posts.len() < board.posts.capacity() {
             board.posts.push(post);
         }
-        let (wanted, sleeping) = (wanted.saturating_sub(board.looking), board.sleeping);
+        let sleeping = board.sleeping;
+        let wakes = wanted.saturating_sub(board.looking).min(wakes).min(sleeping);
         drop(board);
         self.posted.fetch_add(1, Ordering::Release);
-        if wanted >= sleeping && sleeping > 0 {
+        if wakes > 0 && wakes == sleeping {
             self.news.notify_all();
         } else {
-            (0..wanted.min(sleeping)).for_each(|_| self.news.notify_one());
+            (0..wakes).for_each(|_| self.news.notify_one());
         }
         Posted { shared: self, ticket }
     }
@@ -272,6 +296,11 @@ mod tests {
         }
     }
 
+    /// The caller and so many others, if they sleep, too.
+    fn all(others: usize) -> Team {
+        Team { size: others + 1, woken: others }
+    }
+
     #[test]
     fn threads_take_part_awake_and_asleep() {
         let _gate = gate::for_a_test();
@@ -281,7 +310,7 @@ mod tests {
             thread::sleep(Duration::from_millis(rest));
             for wanted in 1..4 {
                 let here = AtomicUsize::new(0);
-                workers.help(wanted, &|| {
+                workers.help(all(wanted), &|| {
                     here.fetch_add(1, Ordering::Relaxed);
                     until(|| here.load(Ordering::Relaxed) > wanted);
                 });
@@ -297,7 +326,7 @@ mod tests {
         let (held, go) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
-                workers.help(1, &|| {
+                workers.help(all(1), &|| {
                     if thread::current().name().is_some_and(|name| name.starts_with(THREAD_NAME)) {
                         held.store(true, Ordering::Relaxed);
                         until(|| go.load(Ordering::Relaxed));
@@ -308,7 +337,7 @@ mod tests {
             });
             until(|| held.load(Ordering::Relaxed));
             let calls = AtomicUsize::new(0);
-            workers.help(1, &|| _ = calls.fetch_add(1, Ordering::Relaxed));
+            workers.help(all(1), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
             assert_eq!(calls.into_inner(), 1);
             assert!(workers.shared.board().posts.is_empty());
             // Long enough for the other caller to sleep until its task has been left.
@@ -316,6 +345,27 @@ mod tests {
             go.store(true, Ordering::Relaxed);
         });
         assert_eq!(workers.shared.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn threads_that_sleep_are_left_alone_by_a_small_call() {
+        let _gate = gate::for_a_test();
+        let workers = Workers::new(2).expect("threads");
+        let team = Team { size: 3, woken: 0 };
+        let asleep = || until(|| workers.shared.board().sleeping == 2);
+        let rest = || thread::sleep(2 * LOOK_OUT);
+        asleep();
+        rest();
+        let posted = || workers.shared.posted.load(Ordering::Relaxed);
+        let before = posted();
+        workers.help(team, &|| ());
+        assert_eq!(posted(), before);
+        // But not by one of several that follow each other, unless this thread is kept from that.
+        until(|| {
+            asleep();
+            (0..2).for_each(|_| workers.help(team, &|| ()));
+            posted() > before
+        });
     }
 
     /// Each piece of work is done once, whoever calls at the same time.
@@ -329,7 +379,7 @@ mod tests {
                 scope.spawn(move || {
                     for call in 0..2000 {
                         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                        workers.help(1 + (call + caller) % 4, &|| {
+                        workers.help(Team { woken: call % 2, ..all(1 + (call + caller) % 4) }, &|| {
                             while next.fetch_add(1, Ordering::Relaxed) < 10 {
                                 done.fetch_add(1, Ordering::Relaxed);
                             }
