@@ -163,6 +163,40 @@ static void fork_while_busy(int rounds) {
     use("parent after many children");
 }
 
+/* A pool of the parent's has no threads in a child, where it computes all the same, and ends. */
+static void with_a_pool_of_the_parents(void) {
+    fa_attention a;
+    fa_pool *pool;
+    size_t bytes;
+    const int64_t row = DIM * sizeof(float);
+    CHECK(fa_attention_init(&a, sizeof a) == FA_OK && fa_pool_create(4, &pool) == FA_OK, "init");
+    float *out = need(ELEMENTS * sizeof *out);
+    fa_tensor tensor = {.data = q, .stride = {0, LEN * row, row}};
+    a.batch = 1, a.heads_q = a.heads_kv = HEADS, a.len_q = a.len_kv = LEN, a.dim_qk = a.dim_v = DIM;
+    a.window_right = 0;
+    a.q = a.k = a.v = a.o = tensor;
+    a.k.data = k, a.v.data = v, a.o.data = out;
+    CHECK(fa_attention_workspace(&a, pool->width(pool->ctx), &bytes) == FA_OK, "workspace");
+    void *ws = need(bytes + 1);
+    for (int round = 0; round < 20; round++) {
+        /* Its threads are in the midst of something, or look out, or sleep. */
+        rest(round * 11);
+        pid_t child = child_of();
+        memset(out, 0xff, ELEMENTS * sizeof *out);
+        for (int i = 0; i < 3; i++) {
+            CHECK(fa_attention_run(&a, ws, bytes, pool) == FA_OK, "run");
+            CHECK(same_bits(out, want, ELEMENTS), "a pool of the parent's: other bits");
+        }
+        if (child == 0) {
+            fa_pool_destroy(pool);
+            _exit(check_result());
+        }
+        await(child, "child with a pool of its parent's");
+    }
+    fa_pool_destroy(pool);
+    free(ws), free(out);
+}
+
 static atomic_bool started;
 
 static void *first_use(void *argument) {
@@ -220,6 +254,7 @@ int main(void) {
     fork_during_first_use(1200);
     use("parent");
     after_use();
+    with_a_pool_of_the_parents();
     fork_while_busy(20);
     free(q), free(k), free(v);
     return check_result();

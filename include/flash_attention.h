@@ -839,7 +839,8 @@ enum fa_status fa_merge(float *o,
  *
  * Calls on the pool allocate nothing.
  *
- * Thread-safe; so is the pool. A child process after fork() must make its own.
+ * Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread alone: a child
+ * makes its own, and may destroy this one.
  */
 enum fa_status fa_pool_create(int32_t n_threads,
                               struct fa_pool **out);

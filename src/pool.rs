@@ -78,8 +78,9 @@ impl Made {
 }
 
 impl Threads for Made {
+    /// In a forked child the calling thread alone takes part.
     fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
-        if team.size > 1 { self.0.help(team, task) } else { task() }
+        if team.size > 1 && self.0.are_here() { self.0.help(team, task) } else { task() }
     }
 }
 

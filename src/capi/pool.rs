@@ -49,7 +49,8 @@ pub struct fa_pool {
 ///
 /// Calls on the pool allocate nothing.
 ///
-/// Thread-safe; so is the pool. A child process after fork() must make its own.
+/// Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread alone: a child
+/// makes its own, and may destroy this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) -> fa_status {
     guard(|| {
