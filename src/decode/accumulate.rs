@@ -90,6 +90,7 @@ impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
         if S::REGISTERS >= 32 {
             tiles_of!(2 * ROWS, 2 * ROWS, 2);
             tiles_of!(ROWS, ROWS - 1, 4);
+            tiles_of!(2, 2, 8);
         }
         tiles_of!(2, 2, 4);
         tiles_of!(1, 1, 8);
