@@ -163,7 +163,23 @@ static void fork_while_busy(int rounds) {
     use("parent after many children");
 }
 
-/* A pool of the parent's has no threads in a child, where it computes all the same, and ends. */
+struct on_pool {
+    fa_attention a;
+    fa_pool *pool;
+    void *ws;
+    size_t bytes;
+};
+
+static void *run_until_stopped(void *argument) {
+    struct on_pool *call = argument;
+    while (!atomic_load(&stop)) {
+        atomic_fetch_add(&bad_calls, fa_attention_run(&call->a, call->ws, call->bytes, call->pool) != FA_OK);
+    }
+    return NULL;
+}
+
+/* A pool of the parent's has no threads in a child, where it computes all the same, and ends, whatever they were doing
+ * for another thread, and whichever lock was held. */
 static void with_a_pool_of_the_parents(void) {
     fa_attention a;
     fa_pool *pool;
@@ -178,9 +194,12 @@ static void with_a_pool_of_the_parents(void) {
     a.k.data = k, a.v.data = v, a.o.data = out;
     CHECK(fa_attention_workspace(&a, pool->width(pool->ctx), &bytes) == FA_OK, "workspace");
     void *ws = need(bytes + 1);
-    for (int round = 0; round < 20; round++) {
-        /* Its threads are in the midst of something, or look out, or sleep. */
-        rest(round * 11);
+    struct on_pool other = {a, pool, need(bytes + 1), bytes};
+    other.a.o.data = need(ELEMENTS * sizeof *out);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, run_until_stopped, &other) == 0, "pthread_create");
+    for (int round = 0; round < 100; round++) {
+        rest(round % 20 * 11);
         pid_t child = child_of();
         memset(out, 0xff, ELEMENTS * sizeof *out);
         for (int i = 0; i < 3; i++) {
@@ -193,8 +212,12 @@ static void with_a_pool_of_the_parents(void) {
         }
         await(child, "child with a pool of its parent's");
     }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+    atomic_store(&stop, false);
+    CHECK(atomic_load(&bad_calls) == 0, "%d calls on the pool meanwhile failed", atomic_load(&bad_calls));
     fa_pool_destroy(pool);
-    free(ws), free(out);
+    free(ws), free(out), free(other.ws), free(other.a.o.data);
 }
 
 static atomic_bool started;

@@ -837,7 +837,7 @@ enum fa_status fa_merge(float *o,
  * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
  *         where the system grants fewer than asked for, the pool has fewer)
  *
- * Calls on the pool allocate nothing.
+ * Allocates up to 1 MiB a thread: see fa_scratch_bytes. Calls on the pool allocate nothing.
  *
  * Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread alone: a child
  * makes its own, and may destroy this one.
@@ -1025,7 +1025,8 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
  * The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so does one that wants
  * more threads than there are. Where that is not to be had, there are fewer threads, down to the calling one. One thing
  * is left: the allocator is asked first, but if another thread of the process takes that memory before the pool
- * does, the process ends (abort). Other calls, and fa_attention_run with any pool, have no such moment.
+ * does, the process ends (abort). fa_pool_create has that moment, too; other calls, and fa_attention_run with any
+ * pool, have not.
  *
  * @param[in] cfg     not NULL
  * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v

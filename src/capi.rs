@@ -115,13 +115,13 @@ mod tests {
                 assert!(on_pool_thread() != on_which, "planted");
             };
             let status = guard(|| {
-                Own.run(Team { size: 4, woken: 3 }, &planted);
+                Own.run(Team::of(4), &planted);
                 Ok(())
             });
             assert_eq!(status, fa_status::FA_ERR_INTERNAL);
         }
         let status = guard(|| {
-            Own.run(Team { size: 2, woken: 1 }, &|| ());
+            Own.run(Team::of(2), &|| ());
             Ok(())
         });
         assert_eq!(status, fa_status::FA_OK);

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// Calls on several threads at the same time: twice the 256 that callers are promised, as a pool of ours that is
-/// called through C takes two. Those beyond get none, and compute on their own thread.
+/// Calls on several threads at the same time: twice the 256 with pools that callers are promised, as calls without one
+/// take some, too. Those beyond get none, and compute on their own thread.
 pub(crate) const GATES: usize = 512;
 
 /// Bits of a state: how many are inside (more than any call has tasks), whether more are let in, whether some call has

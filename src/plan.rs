@@ -32,10 +32,9 @@ pub struct Plan {
     pub cut: Cut,
     /// Number of parts; of bands, where there are few rows.
     pub parts: usize,
-    /// Threads that work at the same time; at least 1. And how many besides the calling one are worth being woken for
-    /// that, if they sleep.
+    /// Threads that work at the same time; at least 1.
     pub threads: usize,
-    /// The latter.
+    /// How many of them, besides the calling one, are worth being woken for that if they sleep.
     pub wakes: usize,
     /// Scratch memory.
     pub memory: workspace::Size,

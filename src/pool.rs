@@ -33,6 +33,13 @@ pub struct Team {
     pub woken: usize,
 }
 
+impl Team {
+    /// So many threads (at least 1), for work that is worth waking them.
+    pub fn of(size: usize) -> Team {
+        Team { size, woken: size - 1 }
+    }
+}
+
 /// Somebody's threads.
 pub trait Threads {
     /// Calls `task` up to `team.size` times, some of them at the same time on different threads, and returns when

@@ -18,7 +18,7 @@ pub fn read(arrays: [&[u8]; 2], threads: usize) {
             continue;
         }
         let next = AtomicUsize::new(0);
-        Own.run(Team { size: threads, woken: threads - 1 }, &|| {
+        Own.run(Team::of(threads), &|| {
             loop {
                 let at = next.fetch_add(RUN, Ordering::Relaxed);
                 let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) else { break };

@@ -8,8 +8,8 @@ use crate::machine;
 use crate::pool::{Caller, MAX_THREADS, Made, Threads};
 
 /// The threads that compute: the calling one alone ([`Pool::default`]), or with others of a pool of its own. They
-/// look out for another call for 50 µs, then sleep, and end with the pool. Any number of calls may use it at once. In a child process
-/// after a fork they use the calling thread alone: a child makes its own.
+/// look out for another call for 50 µs, then sleep, and end with the pool. Any number of calls may use it at once. In
+/// a child process after a fork they use the calling thread alone: a child makes its own.
 #[derive(Default)]
 pub struct Pool {
     made: Option<Made>,

@@ -47,7 +47,7 @@ pub struct fa_pool {
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
 ///         where the system grants fewer than asked for, the pool has fewer)
 ///
-/// Calls on the pool allocate nothing.
+/// Allocates up to 1 MiB a thread: see fa_scratch_bytes. Calls on the pool allocate nothing.
 ///
 /// Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread alone: a child
 /// makes its own, and may destroy this one.
@@ -141,8 +141,7 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
         match &owned.made {
             Some(made) => {
                 // Somebody else's loop, of unknown length.
-                let size = n.clamp(1, made.width());
-                made.run(Team { size, woken: size - 1 }, &each);
+                made.run(Team::of(n.clamp(1, made.width())), &each);
             }
             None => each(),
         }

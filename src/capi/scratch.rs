@@ -21,7 +21,8 @@ use crate::view::Layout;
 /// The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so does one that wants
 /// more threads than there are. Where that is not to be had, there are fewer threads, down to the calling one. One thing
 /// is left: the allocator is asked first, but if another thread of the process takes that memory before the pool
-/// does, the process ends (abort). Other calls, and fa_attention_run with any pool, have no such moment.
+/// does, the process ends (abort). fa_pool_create has that moment, too; other calls, and fa_attention_run with any
+/// pool, have not.
 ///
 /// @param[in] cfg     not NULL
 /// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v

@@ -149,8 +149,8 @@ impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
                 }
             }
             // Several passes over the same rows, each of which takes a part of them: the first one fetches all.
-            let passes = row + R < self.rows.end || C * width::<S, P>() < values.dim;
-            let fetches = R > 1 && passes && row == self.rows.start && d == 0;
+            let again = row + R < self.rows.end || C * width::<S, P>() < values.dim;
+            let fetches = R > 1 && again && row == self.rows.start && d == 0;
             let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
             let next = values.next;
             let share = if ASKS && row == self.rows.start {

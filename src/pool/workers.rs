@@ -296,11 +296,6 @@ mod tests {
         }
     }
 
-    /// The caller and so many others, if they sleep, too.
-    fn all(others: usize) -> Team {
-        Team { size: others + 1, woken: others }
-    }
-
     #[test]
     fn threads_take_part_awake_and_asleep() {
         let _gate = gate::for_a_test();
@@ -310,7 +305,7 @@ mod tests {
             thread::sleep(Duration::from_millis(rest));
             for wanted in 1..4 {
                 let here = AtomicUsize::new(0);
-                workers.help(all(wanted), &|| {
+                workers.help(Team::of(wanted + 1), &|| {
                     here.fetch_add(1, Ordering::Relaxed);
                     until(|| here.load(Ordering::Relaxed) > wanted);
                 });
@@ -326,7 +321,7 @@ mod tests {
         let (held, go) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
-                workers.help(all(1), &|| {
+                workers.help(Team::of(2), &|| {
                     if thread::current().name().is_some_and(|name| name.starts_with(THREAD_NAME)) {
                         held.store(true, Ordering::Relaxed);
                         until(|| go.load(Ordering::Relaxed));
@@ -337,7 +332,7 @@ mod tests {
             });
             until(|| held.load(Ordering::Relaxed));
             let calls = AtomicUsize::new(0);
-            workers.help(all(1), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
+            workers.help(Team::of(2), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
             assert_eq!(calls.into_inner(), 1);
             assert!(workers.shared.board().posts.is_empty());
             // Long enough for the other caller to sleep until its task has been left.
@@ -379,7 +374,7 @@ mod tests {
                 scope.spawn(move || {
                     for call in 0..2000 {
                         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                        workers.help(Team { woken: call % 2, ..all(1 + (call + caller) % 4) }, &|| {
+                        workers.help(Team { woken: call % 2, ..Team::of(2 + (call + caller) % 4) }, &|| {
                             while next.fetch_add(1, Ordering::Relaxed) < 10 {
                                 done.fetch_add(1, Ordering::Relaxed);
                             }
