@@ -286,6 +286,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::pool::{Made, Threads};
 
     /// Waits, not for ever.
     fn until(is_so: impl Fn() -> bool) {
@@ -385,6 +386,23 @@ mod tests {
             }
         });
         assert!(workers.shared.board().posts.is_empty());
+    }
+
+    /// Whatever its parent's threads were doing, such as holding the lock, which a child waits for in vain.
+    #[test]
+    fn a_forked_child_computes_alone() {
+        let mut made = Made::new(3).expect("threads");
+        made.0.process ^= 1;
+        let shared = made.0.shared.clone();
+        let mut board = shared.board();
+        let calls = AtomicUsize::new(0);
+        made.run(Team::of(3), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
+        drop(made);
+        assert_eq!(calls.into_inner(), 1);
+        // They are here after all.
+        board.ended = true;
+        drop(board);
+        shared.news.notify_all();
     }
 
     #[test]
