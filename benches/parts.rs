@@ -10,11 +10,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Function};
 use flash_attention::machine::Machine;
-use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
 use flash_attention::schedule;
 use flash_attention::view::{Layout, View, ViewMut};
+use flash_attention::work::query_tiles::TileQueue;
 use flash_attention::workspace::Workspace;
 
 fn parts(c: &mut Criterion) {
@@ -50,7 +50,7 @@ fn parts(c: &mut Criterion) {
             group.throughput(Throughput::Elements((4 * len_q * len_kv * dim) as u64));
             group.bench_function(name, |b| {
                 b.iter(|| {
-                    let queue = Queue::new(&mut problem, plan.tiles.q, 1);
+                    let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
                     while let Some(part) = queue.take() {
                         row.compute(&part, plan.tiles, scratch.reborrow()).expect("an available row");
                     }

@@ -6,18 +6,13 @@
 //! the same key (or the same output element) for neighbouring rows, so that nothing is ever
 //! summed across lanes and a row's result cannot depend on its neighbours.
 
-pub(crate) mod accumulate;
-pub(crate) mod ahead;
-pub(crate) mod epilogue;
+pub(crate) mod blocks;
+pub(crate) mod finish;
 pub(crate) mod logits;
-pub(crate) mod mask;
 #[forbid(unsafe_code)]
 pub mod merge;
-pub(crate) mod scores;
-pub(crate) mod softmax;
-pub(crate) mod stage;
 
-use crate::family::Source;
+use crate::compute::Source;
 use crate::problem::{Problem, Sequence};
 use crate::simd::{Isa, MAX_LANES};
 use crate::view::View;
@@ -28,6 +23,16 @@ pub(crate) const VECTORS: usize = 2;
 
 /// Lanes of the widest tile: sizes of small arrays on the stack.
 pub(crate) const MAX_WIDTH: usize = VECTORS * MAX_LANES;
+
+/// Index of K in pairs of what concerns K and V.
+pub(crate) const K: usize = 0;
+/// Index of V in such pairs.
+pub(crate) const V: usize = 1;
+
+/// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
+/// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
+/// precision: f32 is as dense at 2^8 as at 1.
+pub(crate) const RESCALE_THRESHOLD: f32 = 8.0;
 
 /// The query rows of a sequence from `row` on.
 #[inline(always)]

@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
-use crate::simd::environment::Environment;
+use crate::simd::fp_env::FpEnv;
 use status::fa_status;
 
 /// Runs the body of a C function: errors become codes, and so do panics, without a word on
@@ -36,7 +36,7 @@ use status::fa_status;
 fn guard(body: impl FnOnce() -> Result<(), Error>) -> fa_status {
     silence_panics();
     let outer = GUARDED.replace(true);
-    let result = Environment::by_default(|| catch_unwind(AssertUnwindSafe(body)));
+    let result = FpEnv::by_default(|| catch_unwind(AssertUnwindSafe(body)));
     GUARDED.set(outer);
     match result {
         Ok(Ok(())) => fa_status::FA_OK,
@@ -89,7 +89,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::pool::{Own, Team, Threads};
+    use crate::pool::{Concurrency, Own, Threads};
 
     #[test]
     fn a_panic_becomes_a_status() {
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on() {
-        let _gate = crate::gate::for_a_test();
+        let _gate = crate::pool::calls::for_a_test();
         for on_which in [true, false, true] {
             // The caller waits for one of the pool's.
             let came = AtomicBool::new(false);
@@ -115,13 +115,13 @@ mod tests {
                 assert!(on_pool_thread() != on_which, "planted");
             };
             let status = guard(|| {
-                Own.run(Team::of(4), &planted);
+                Own.run(Concurrency::of(4), &planted);
                 Ok(())
             });
             assert_eq!(status, fa_status::FA_ERR_INTERNAL);
         }
         let status = guard(|| {
-            Own.run(Team::of(2), &|| ());
+            Own.run(Concurrency::of(2), &|| ());
             Ok(())
         });
         assert_eq!(status, fa_status::FA_OK);
@@ -177,7 +177,7 @@ mod tests {
     /// One panic in each part in turn, on whatever thread has it: a status, and the next call is right.
     #[test]
     fn a_panic_in_the_midst_of_work_becomes_a_status_on_every_kind_of_pool() {
-        let _gate = crate::gate::for_a_test();
+        let _gate = crate::pool::calls::for_a_test();
         let mut made = std::ptr::null_mut();
         // SAFETY: a place for the pool.
         assert_eq!(unsafe { pool::fa_pool_create(4, &mut made) }, fa_status::FA_OK);

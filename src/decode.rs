@@ -21,10 +21,10 @@
 //! the block: a row's result does not depend on the rows that it shares a band with.
 
 pub(crate) mod accumulate;
-pub(crate) mod beside;
+pub(crate) mod block_scaled;
 pub(crate) mod epilogue;
 #[forbid(unsafe_code)]
-mod fetch;
+mod prefetch;
 pub(crate) mod scores;
 pub(crate) mod softmax;
 pub(crate) mod state;
@@ -32,23 +32,24 @@ pub(crate) mod state;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::attend::epilogue::blank;
+use crate::attend::blocks::{clip, first_block, next_block};
+use crate::attend::finish::blank;
 use crate::attend::logits::Logits;
-use crate::attend::mask::{clip, first_block, next_block};
-use crate::attend::{key_rows, query_rows, stage};
-use crate::band::{Piece, Share};
+use crate::attend::{K, V, key_rows, query_rows};
+use crate::compute::Gemv;
+use crate::compute::gemv::width;
+use crate::compute::{Rows, Source, convert, copy_rows};
 use crate::dtype::Dtype;
-use crate::family::products::{Products, width};
-use crate::family::{Rows, Source, convert, copy_rows};
 use crate::machine;
-use crate::part::Tiles;
 use crate::problem::{Sequence, Shape, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
-use crate::view::Grain;
-use crate::workspace::{Kept, Scratch, array_bytes};
+use crate::view::ScaleGranularity;
+use crate::work::query_tiles::TileSizes;
+use crate::work::split_kv::{SplitRange, SplitWork};
+use crate::workspace::{PartialStates, Scratch, array_bytes};
 use accumulate::{Sums, Values};
-use beside::Weights;
-use fetch::{FIRST, Next, fetch_rows};
+use block_scaled::Weights;
+use prefetch::{FIRST, PrefetchStream, fetch_rows};
 use scores::Keys;
 use state::State;
 
@@ -95,32 +96,32 @@ fn lines_of(rows: usize) -> usize {
 
 /// Values from one line to the next of an array with lines of `n` values: whole vectors of words, each as f32.
 #[inline(always)]
-fn step<S: Isa, P: Products>(n: usize) -> usize {
+fn step<S: Isa, P: Gemv>(n: usize) -> usize {
     // Saturates where no machine has the memory: the plan then finds no room.
     n.checked_next_multiple_of(width::<S, P>()).unwrap_or(usize::MAX)
 }
 
 /// The same of the integer sums of a block.
 #[inline(always)]
-fn block_step<S: Isa, P: Products>(shape: &Shape) -> usize {
+fn block_step<S: Isa, P: Gemv>(shape: &Shape) -> usize {
     if P::BLOCKWISE { step::<S, P>(shape.dim_v) } else { 0 }
 }
 
 /// Values of a vector a row that only integer sums need.
 #[inline(always)]
-fn weight_step<S: Isa, P: Products>() -> usize {
+fn weight_step<S: Isa, P: Gemv>() -> usize {
     if P::BLOCKWISE { S::LANES } else { 0 }
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a row, or that have
 /// zeros.
 pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
-    [1, 2].map(|i| storage.grains[i] != Grain::Finer)
+    [1, 2].map(|i| storage.granularities[i] != ScaleGranularity::Finer)
 }
 
 /// Bytes of a row that is not read where it lies: as f32, or just as it is.
 #[inline(always)]
-fn staged_row<P: Products>(dim: usize) -> usize {
+fn staged_row<P: Gemv>(dim: usize) -> usize {
     match P::DTYPE {
         None => convert::row_bytes(dim),
         Some(dtype) => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
@@ -129,26 +130,28 @@ fn staged_row<P: Products>(dim: usize) -> usize {
 
 /// The same of K, and of V; 0 where none is.
 #[inline(always)]
-fn staged_rows<P: Products>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
+fn staged_rows<P: Gemv>(shape: &Shape, tiles: TileSizes) -> [usize; 2] {
     let [k, v] = tiles.staged;
     [(k, shape.dim_qk), (v, shape.dim_v)].map(|(staged, dim)| if staged { staged_row::<P>(dim) } else { 0 })
 }
 
 /// Scales of a block that are kept apart from K, and from V.
 #[inline(always)]
-fn row_scales<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> [usize; 2] {
-    [1, 2].map(|i| if shape.storage.grains[i] == Grain::Row { step::<S, P>(tiles.kv) } else { 0 })
+fn row_scales<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> [usize; 2] {
+    [1, 2].map(|i| {
+        if shape.storage.granularities[i] == ScaleGranularity::PerToken { step::<S, P>(tiles.kv) } else { 0 }
+    })
 }
 
 /// Values of [`Weights`]: lines, and factors of as many; `None` if no machine has the memory.
 #[inline(always)]
-fn weights<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<[usize; 2]> {
-    let blocks = beside::blocks::<P>(shape.dim_v);
+fn weights<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<[usize; 2]> {
+    let blocks = block_scaled::blocks::<P>(shape.dim_v);
     Some([blocks.checked_mul(step::<S, P>(tiles.kv))?, blocks])
 }
 
 /// Bytes of scratch that [`Decode`] takes for one piece; `None` if no machine has as many.
-pub(crate) fn scratch_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+pub(crate) fn scratch_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
     let rows = tiles.heads.checked_mul(tiles.q)?;
     let count = lines_of(rows);
     let lines = |values: usize| array_bytes(step::<S, P>(values).checked_mul(count)?, 4);
@@ -176,7 +179,7 @@ pub(crate) fn scratch_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) ->
 }
 
 /// Bytes of each state that a share keeps for others; `None` if no machine has as many.
-pub(crate) fn kept_bytes<S: Isa, P: Products>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+pub(crate) fn kept_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
     state::bytes::<S, P>(tiles.heads.checked_mul(tiles.q)?, shape.dim_v)
 }
 
@@ -185,19 +188,19 @@ pub(crate) struct By<T, P>(pub(crate) T, pub(crate) PhantomData<P>);
 
 /// The computation of one piece, to be entered with an instruction set.
 pub(crate) struct Decode<'a, 'p> {
-    pub(crate) piece: &'a Piece<'p>,
-    pub(crate) tiles: Tiles,
+    pub(crate) piece: &'a SplitWork<'p>,
+    pub(crate) tiles: TileSizes,
     pub(crate) scratch: Scratch<'a>,
     /// Room of the share that it belongs to, for states that others need.
-    pub(crate) kept: Kept<'a>,
-    pub(crate) share: &'a Share<'a, 'p>,
+    pub(crate) kept: PartialStates<'a>,
+    pub(crate) share: &'a SplitRange<'a, 'p>,
 }
 
 /// The state, among those that a share keeps, of the band that begins in it; those of chunks of the band that began
 /// before it are behind.
 const BEGUN: usize = 0;
 
-impl<P: Products> Body for By<Decode<'_, '_>, P> {
+impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
     type Out = ();
 
     #[inline(always)]
@@ -247,7 +250,7 @@ impl<P: Products> Body for By<Decode<'_, '_>, P> {
             let kv_head = problem.kv_head(piece.heads.start);
             let keys = piece.keys(piece.chunks.start);
             let mut factor = problem.score_factor();
-            if shape.storage.grains[1] == Grain::Head && !keys.is_empty() {
+            if shape.storage.granularities[1] == ScaleGranularity::PerHead && !keys.is_empty() {
                 factor *= key_rows(problem, problem.k(), sequence, kv_head, keys.start).scale();
             }
             let last = piece.count() - 1;
@@ -281,13 +284,13 @@ impl<P: Products> Body for By<Decode<'_, '_>, P> {
 /// What remains to be done with a band that begins in one share and ends in another, to be entered with an instruction
 /// set, once all shares have been computed.
 pub(crate) struct Join<'a, 's, 'p> {
-    pub(crate) piece: &'a Piece<'p>,
-    pub(crate) share: &'a Share<'s, 'p>,
-    pub(crate) tiles: Tiles,
-    pub(crate) kept: Kept<'a>,
+    pub(crate) piece: &'a SplitWork<'p>,
+    pub(crate) share: &'a SplitRange<'s, 'p>,
+    pub(crate) tiles: TileSizes,
+    pub(crate) kept: PartialStates<'a>,
 }
 
-impl<P: Products> Body for By<Join<'_, '_, '_>, P> {
+impl<P: Gemv> Body for By<Join<'_, '_, '_>, P> {
     type Out = ();
 
     #[inline(always)]
@@ -312,9 +315,9 @@ impl<P: Products> Body for By<Join<'_, '_, '_>, P> {
 
 /// What the output is still to be multiplied by: the scale of V that all rows of a head share.
 #[inline(always)]
-fn scale_of_values(piece: &Piece) -> f32 {
+fn scale_of_values(piece: &SplitWork) -> f32 {
     let (problem, seen) = (piece.problem(), piece.keys(0));
-    if problem.shape().storage.grains[2] != Grain::Head || seen.is_empty() {
+    if problem.shape().storage.granularities[2] != ScaleGranularity::PerHead || seen.is_empty() {
         return 1.0;
     }
     let kv_head = problem.kv_head(piece.heads.start);
@@ -326,11 +329,11 @@ fn scale_of_values(piece: &Piece) -> f32 {
 /// # Safety
 /// The arrays are those of the band, with the queries packed.
 #[inline(always)]
-unsafe fn compute<S: Isa, P: Products>(
+unsafe fn compute<S: Isa, P: Gemv>(
     s: S,
-    piece: &Piece,
+    piece: &SplitWork,
     chunk: &Range<usize>,
-    tiles: Tiles,
+    tiles: TileSizes,
     lines: &Lines,
     block: &Block,
     state: &State,
@@ -353,7 +356,7 @@ unsafe fn compute<S: Isa, P: Products>(
             if problem.shape().cell.is_none() || piece.heads.clone().any(any) {
                 let start = keys.start - keys.start % tiles.kv;
                 let here = keys.start - start..keys.end - start;
-                let [k, v] = [stage::K, stage::V].map(|which| {
+                let [k, v] = [K, V].map(|which| {
                     let staged = tiles.staged[which].then_some(block.staged[which]);
                     Place::<P> {
                         which,
@@ -402,24 +405,24 @@ struct Place<P> {
     products: PhantomData<P>,
 }
 
-impl<P: Products> Place<P> {
+impl<P: Gemv> Place<P> {
     #[inline(always)]
-    fn source<'a>(&self, piece: &'a Piece, key: usize) -> Source<'a> {
+    fn source<'a>(&self, piece: &'a SplitWork, key: usize) -> Source<'a> {
         let problem = piece.problem();
-        let view = if self.which == stage::V { problem.v() } else { problem.k() };
+        let view = if self.which == V { problem.v() } else { problem.k() };
         key_rows(problem, view, piece.sequence(), self.kv_head, key)
     }
 
     #[inline(always)]
-    fn dim(&self, piece: &Piece) -> usize {
+    fn dim(&self, piece: &SplitWork) -> usize {
         let shape = piece.problem().shape();
-        if self.which == stage::V { shape.dim_v } else { shape.dim_qk }
+        if self.which == V { shape.dim_v } else { shape.dim_qk }
     }
 
     /// The first of `keys`, counted from the block's start, that lie behind one another, and their rows: row n is that
     /// of key n.
     #[inline(always)]
-    fn run(&self, piece: &Piece, keys: &Range<usize>) -> (Range<usize>, Rows) {
+    fn run(&self, piece: &SplitWork, keys: &Range<usize>) -> (Range<usize>, Rows) {
         if let Some(base) = self.staged {
             return (keys.clone(), Rows { base, stride: staged_row::<P>(self.dim(piece)) });
         }
@@ -432,16 +435,16 @@ impl<P: Products> Place<P> {
 
     /// What of `keys` lies behind one another and is still to be read, as rows that go with keys `beyond` before them.
     #[inline(always)]
-    fn to_come(&self, piece: &Piece, keys: &Range<usize>, beyond: usize) -> Next {
+    fn to_come(&self, piece: &SplitWork, keys: &Range<usize>, beyond: usize) -> PrefetchStream {
         if self.staged.is_some() || keys.is_empty() {
-            return Next::NOTHING;
+            return PrefetchStream::NOTHING;
         }
         let (run, rows) = self.run(piece, keys);
         // Pages of K and V begin alike; where they do not, better nothing than rows of somebody else.
         if run != *keys {
-            return Next::NOTHING;
+            return PrefetchStream::NOTHING;
         }
-        Next::rows(rows.skip(beyond), piece.problem().shape().row_bytes_kv()[self.which])
+        PrefetchStream::rows(rows.skip(beyond), piece.problem().shape().row_bytes_kv()[self.which])
     }
 
     /// Converts or copies the rows of `keys`, where that must be, and finds their scales.
@@ -449,11 +452,11 @@ impl<P: Products> Place<P> {
     /// # Safety
     /// There is room for a block's.
     #[inline(always)]
-    unsafe fn prepare<S: Isa>(&self, s: S, piece: &Piece, keys: &Range<usize>) {
+    unsafe fn prepare<S: Isa>(&self, s: S, piece: &SplitWork, keys: &Range<usize>) {
         let problem = piece.problem();
         if let Some(staged) = self.staged {
             let dim = self.dim(piece);
-            let is_finer = problem.shape().storage.grains[1 + self.which] == Grain::Finer;
+            let is_finer = problem.shape().storage.granularities[1 + self.which] == ScaleGranularity::Finer;
             let mut key = keys.start;
             while key < keys.end {
                 let source = self.source(piece, key);
@@ -473,7 +476,7 @@ impl<P: Products> Place<P> {
                 key += n;
             }
         }
-        if problem.shape().storage.grains[1 + self.which] == Grain::Row {
+        if problem.shape().storage.granularities[1 + self.which] == ScaleGranularity::PerToken {
             // Whole vectors are read, whose ends nobody sees.
             for key in [keys.start, keys.end - 1] {
                 let at = key - self.start;
@@ -490,14 +493,15 @@ impl<P: Products> Place<P> {
 
     /// Scales that are still to be multiplied by.
     #[inline(always)]
-    fn scales(&self, piece: &Piece) -> Option<*const f32> {
-        let is_row = piece.problem().shape().storage.grains[1 + self.which] == Grain::Row;
+    fn scales(&self, piece: &SplitWork) -> Option<*const f32> {
+        let is_row =
+            piece.problem().shape().storage.granularities[1 + self.which] == ScaleGranularity::PerToken;
         is_row.then_some(self.scales.cast_const())
     }
 
     /// What the rows are stored as.
     #[inline(always)]
-    fn dtype(&self, piece: &Piece) -> Dtype {
+    fn dtype(&self, piece: &SplitWork) -> Dtype {
         let dtypes = piece.problem().shape().storage.dtypes;
         let converted = if self.staged.is_some() { Dtype::F32 } else { dtypes[1 + self.which] };
         P::DTYPE.unwrap_or(converted)
@@ -522,13 +526,13 @@ struct Visit<P> {
 /// Whether K and V are asked for while the other one is multiplied. One row alone takes longer to read than to multiply,
 /// and its machine foresees what is next, unless rows of bytes are multiplied faster than it does. The loops that ask exist only where registers are many, which
 /// `visit` says to the compiler once more.
-fn asks<S: Isa, P: Products>(piece: &Piece) -> bool {
+fn asks<S: Isa, P: Gemv>(piece: &SplitWork) -> bool {
     let is_worth_it = piece.count() >= ROWS || (P::ROWS == 1 && piece.count() == 1);
     S::REGISTERS >= 32 && is_worth_it && machine::wants_requests(bytes_read(piece))
 }
 
 /// Bytes of K and V that the call reads, if all sequences are like this one.
-fn bytes_read(piece: &Piece) -> usize {
+fn bytes_read(piece: &SplitWork) -> usize {
     let shape = piece.problem().shape();
     let heads = shape.queries[0].saturating_mul(shape.heads_kv);
     let keys = piece.sequence().seen_by(&piece.rows).len();
@@ -536,10 +540,10 @@ fn bytes_read(piece: &Piece) -> usize {
     row.saturating_mul(heads).saturating_mul(keys)
 }
 
-impl<P: Products> Visit<P> {
+impl<P: Gemv> Visit<P> {
     /// K of the next block, as rows that go with `keys` of this one.
     #[inline(always)]
-    fn next_keys(&self, piece: &Piece, keys: &Range<usize>) -> Next {
+    fn next_keys(&self, piece: &SplitWork, keys: &Range<usize>) -> PrefetchStream {
         let beyond = self.next.start.saturating_sub(self.keys.start);
         self.k.to_come(piece, &clip(keys.start + beyond..keys.end + beyond, &self.next), beyond)
     }
@@ -557,9 +561,9 @@ impl<P: Products> Visit<P> {
 /// # Safety
 /// `lines` and `state` are the band's arrays, with the queries packed, and the rest as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa, P: Products>(
+unsafe fn visit<S: Isa, P: Gemv>(
     s: S,
-    piece: &Piece,
+    piece: &SplitWork,
     visit: &Visit<P>,
     lines: &Lines,
     block: &Block,
@@ -575,7 +579,8 @@ unsafe fn visit<S: Isa, P: Products>(
         while !rest.is_empty() {
             let (seen, rows_k) = k.run(piece, &rest);
             rest.start = seen.end;
-            let next = if *asks { v.to_come(piece, &seen, 0).unless_at(rows_k) } else { Next::NOTHING };
+            let next =
+                if *asks { v.to_come(piece, &seen, 0).unless_at(rows_k) } else { PrefetchStream::NOTHING };
             let of_keys =
                 Keys { seen: &seen, rows: rows_k, dtype: k.dtype(piece), scales: k.scales(piece), next };
             if S::REGISTERS >= 32 && *asks {
@@ -609,7 +614,7 @@ unsafe fn visit<S: Isa, P: Products>(
             }
         }
         if P::BESIDE {
-            return beside::values(s, piece, visit, lines, &block.weights, state);
+            return block_scaled::values(s, piece, visit, lines, &block.weights, state);
         }
         let sums = if P::BLOCKWISE { lines.block } else { Sums { base: state.output, step: state.step } };
         let begins = P::BLOCKWISE || visit.fresh;
@@ -631,7 +636,7 @@ unsafe fn visit<S: Isa, P: Products>(
             while !part.is_empty() {
                 let (run, rows_v) = v.run(piece, &part);
                 part.start = run.end;
-                let next = if *asks { visit.next_keys(piece, &run) } else { Next::NOTHING };
+                let next = if *asks { visit.next_keys(piece, &run) } else { PrefetchStream::NOTHING };
                 let values = Values { rows: rows_v, dtype: v.dtype(piece), dim: dim_v, next };
                 // Nor one that is not finite the probability 0 of a key that a mask hides.
                 let guarded =

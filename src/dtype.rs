@@ -1,7 +1,7 @@
 //! Storage types: how bytes in memory become numbers.
 //!
 //! A new type is one file in this folder, which implements `Stored`, and one row in each of the small
-//! tables here. What is computed with the numbers is the affair of [`crate::family`].
+//! tables here. What is computed with the numbers is the affair of [`crate::compute`].
 
 pub(crate) mod bf16;
 pub(crate) mod bool8;
@@ -43,8 +43,9 @@ impl std::fmt::Display for Dtype {
     }
 }
 
-/// Runs `$code` with `$Type` standing for the [`Stored`] of a [`Dtype`].
-macro_rules! with_stored {
+/// Runs `$code` with `$Type` standing for the [`Stored`] of a type that Q, K and V may have. `Shape::of` refuses
+/// booleans there: no kernel is compiled for them.
+macro_rules! with_qkv_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
         match $dtype {
             $crate::dtype::Dtype::F32 => {
@@ -59,7 +60,8 @@ macro_rules! with_stored {
                 type $Type = $crate::dtype::bf16::Bf16;
                 $code
             }
-            $crate::dtype::Dtype::I8 => {
+            // Refused before: any type will do.
+            $crate::dtype::Dtype::I8 | $crate::dtype::Dtype::Bool8 => {
                 type $Type = $crate::dtype::i8::I8;
                 $code
             }
@@ -67,10 +69,20 @@ macro_rules! with_stored {
                 type $Type = $crate::dtype::q8_0::Q8_0;
                 $code
             }
+        }
+    };
+}
+pub(crate) use with_qkv_type;
+
+/// Runs `$code` with `$Type` standing for the [`Stored`] of any [`Dtype`].
+macro_rules! with_stored {
+    ($dtype:expr, $Type:ident => $code:expr) => {
+        match $dtype {
             $crate::dtype::Dtype::Bool8 => {
                 type $Type = $crate::dtype::bool8::Bool8;
                 $code
             }
+            dtype => $crate::dtype::with_qkv_type!(dtype, $Type => $code),
         }
     };
 }

@@ -34,7 +34,7 @@ pub enum Error {
     /// The caller's scratch memory is too small.
     Workspace,
     /// A share of the work that does not exist.
-    Part,
+    QueryTile,
     /// A window that is no number of keys.
     Window,
     /// A page that does not exist.
@@ -73,7 +73,7 @@ impl Error {
                 c"struct_size is not that of a known version, or fields of a later version are set"
             }
             Error::Workspace => c"the workspace is NULL or too small",
-            Error::Part => c"part is not below n_parts",
+            Error::QueryTile => c"part is not below n_parts",
             Error::Window => c"a window is negative",
             Error::Softcap => c"softcap is negative, infinite or NaN",
             Error::Page => c"a page in use does not exist",

@@ -7,21 +7,20 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::compute::{Gemm, Gemv, f32::F32};
+#[cfg(all(target_arch = "x86_64", not(test)))]
+use crate::compute::{bf16::Bf16, i8::I8, i16::I16, split16};
 use crate::decode::{self, By, Decode, Join};
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::family::products::Products;
-use crate::family::{Family, f32::F32};
-#[cfg(all(target_arch = "x86_64", not(test)))]
-use crate::family::{bf16::Bf16, i8::I8, i16::I16, products::digits};
 use crate::machine;
-use crate::part::{Part, Tiles};
 use crate::prefill::{self, Prefill};
 use crate::problem::{Shape, Storage};
 use crate::quantize::Quantize;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 #[cfg(all(target_arch = "x86_64", not(test)))]
 use crate::simd::{avx2::Avx2, avx512, avx512::Avx512};
+use crate::work::query_tiles::{QueryTile, TileSizes};
 use crate::workspace::Scratch;
 
 /// Best first; the rows of the last instruction set run everywhere. The number is the height of
@@ -31,13 +30,13 @@ static TABLE: &[Row] = &[
     #[cfg(all(target_arch = "x86_64", not(test)))]
     Row::of::<Avx512<avx512::Bf16>, Bf16, 8>().only_where(machine::has_fast_bf16_dots),
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::with::<Avx512<avx512::Vnni>, I8, digits::OfI8, 8>(),
+    Row::with::<Avx512<avx512::Vnni>, I8, split16::OfI8, 8>(),
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::with::<Avx512<avx512::Vnni>, I16, digits::OfI8, 8>(),
+    Row::with::<Avx512<avx512::Vnni>, I16, split16::OfI8, 8>(),
     // Where rows are many, nothing of it is used that the base does not have.
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::between::<Avx512<avx512::Vnni>, digits::OfQ8_0, digits::OfQ8_0, Avx512<avx512::Base>, F32, 8>()
-        .only_for(<I16 as Family>::MOST[1], |storage| {
+    Row::between::<Avx512<avx512::Vnni>, split16::OfQ8_0, split16::OfQ8_0, Avx512<avx512::Base>, F32, 8>()
+        .only_for(<I16 as Gemm>::MOST[1], |storage| {
             storage.dtypes[1] == Dtype::Q8_0 && storage.dtypes[2] == Dtype::Q8_0
         }),
     #[cfg(all(target_arch = "x86_64", not(test)))]
@@ -76,7 +75,7 @@ impl Path {
 struct Way {
     /// Whether K, and V, stored so are read where they lie.
     reads_kv: fn(&Shape) -> [bool; 2],
-    scratch: fn(&Shape, Tiles) -> Option<usize>,
+    scratch: fn(&Shape, TileSizes) -> Option<usize>,
 }
 
 /// One instruction set and compute family, and what can be asked of it.
@@ -86,9 +85,9 @@ pub struct Row {
     /// The family of [`Path::Decode`].
     products: &'static str,
     takes: fn(&Storage) -> bool,
-    /// See [`Family::MOST`].
+    /// See [`Gemm::MOST`].
     most: [usize; 2],
-    /// See [`Products::MOST`].
+    /// See [`Gemv::MOST`].
     most_few: usize,
     /// Whether [`select`] leaves it out where that is demanded.
     rounds: bool,
@@ -101,35 +100,35 @@ pub struct Row {
     is_worth_it: fn() -> bool,
     prefill: Way,
     decode: Way,
-    compute: fn(&Part, Tiles, Scratch) -> Result<(), Error>,
+    compute: fn(&QueryTile, TileSizes, Scratch) -> Result<(), Error>,
     decode_piece: fn(Decode) -> Result<(), Error>,
     join: fn(Join) -> Result<(), Error>,
-    kept: fn(&Shape, Tiles) -> Option<usize>,
+    kept: fn(&Shape, TileSizes) -> Option<usize>,
     /// Whole vectors only.
     map: fn(Function, &mut [f32]),
     quantize: fn(&mut Quantize) -> Result<(), Error>,
 }
 
 impl Row {
-    const fn of<S: Isa, F: Family, const R: usize>() -> Row {
-        Row::with::<S, F, F::Products, R>()
+    const fn of<S: Isa, F: Gemm, const R: usize>() -> Row {
+        Row::with::<S, F, F::Gemv, R>()
     }
 
     /// The same with other products, which give the same bits, for a single query row.
-    const fn with<S: Isa, F: Family, One: Products, const R: usize>() -> Row {
-        Row::between::<S, F::Products, One, S, F, R>()
+    const fn with<S: Isa, F: Gemm, One: Gemv, const R: usize>() -> Row {
+        Row::between::<S, F::Gemv, One, S, F, R>()
     }
 
-    /// `Few` and, for a single query row, `One` on one instruction set; `F` on another, which is a part of it and has
+    /// `PathRule` and, for a single query row, `One` on one instruction set; `F` on another, which is a part of it and has
     /// as many lanes.
-    const fn between<S: Isa, Few: Products, One: Products, Many: Isa, F: Family, const R: usize>() -> Row {
+    const fn between<S: Isa, PathRule: Gemv, One: Gemv, Many: Isa, F: Gemm, const R: usize>() -> Row {
         Row {
             isa: S::NAME,
             family: F::NAME,
-            products: Few::NAME,
+            products: PathRule::NAME,
             takes: F::takes,
             most: F::MOST,
-            most_few: Few::MOST,
+            most_few: PathRule::MOST,
             rounds: F::ROUNDS,
             blockwise: F::BLOCKWISE,
             lanes: S::LANES,
@@ -148,7 +147,7 @@ impl Row {
                 reads_kv: |shape| decode::reads_kv(&shape.storage),
                 scratch: |shape, tiles| {
                     let [several, one] = [
-                        decode::scratch_bytes::<S, Few>(shape, tiles)?,
+                        decode::scratch_bytes::<S, PathRule>(shape, tiles)?,
                         decode::scratch_bytes::<S, One>(shape, tiles)?,
                     ];
                     Some(several.max(one))
@@ -164,7 +163,7 @@ impl Row {
                 if piece.piece.count() == 1 {
                     s.enter(By(piece, PhantomData::<One>));
                 } else {
-                    s.enter(By(piece, PhantomData::<Few>));
+                    s.enter(By(piece, PhantomData::<PathRule>));
                 }
                 Ok(())
             },
@@ -173,12 +172,12 @@ impl Row {
                 if join.piece.count() == 1 {
                     s.enter(By(join, PhantomData::<One>));
                 } else {
-                    s.enter(By(join, PhantomData::<Few>));
+                    s.enter(By(join, PhantomData::<PathRule>));
                 }
                 Ok(())
             },
             kept: |shape, tiles| {
-                let several = decode::kept_bytes::<S, Few>(shape, tiles)?;
+                let several = decode::kept_bytes::<S, PathRule>(shape, tiles)?;
                 Some(several.max(decode::kept_bytes::<S, One>(shape, tiles)?))
             },
             map: |function, values| {
@@ -285,13 +284,13 @@ impl Row {
     }
 
     /// Bytes of scratch for one part; `None` if no machine has as many.
-    pub fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: Tiles) -> Option<usize> {
+    pub fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize> {
         (self.way(path).scratch)(shape, tiles)
     }
 
     /// Computes one part, on the way of many query rows. Fails only if the row is not available here; likewise
     /// below.
-    pub fn compute(&self, part: &Part, tiles: Tiles, scratch: Scratch) -> Result<(), Error> {
+    pub fn compute(&self, part: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error> {
         (self.compute)(part, tiles, scratch)
     }
 
@@ -306,7 +305,7 @@ impl Row {
     }
 
     /// Bytes of each state that a share of decode keeps for others; `None` if no machine has as many.
-    pub fn kept_bytes(&self, shape: &Shape, tiles: Tiles) -> Option<usize> {
+    pub fn kept_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize> {
         (self.kept)(shape, tiles)
     }
 

@@ -41,19 +41,19 @@
 //! | [`capi`] | which C arguments came in, and are they usable? |
 //! | [`attention`] | which slices came in, and do they fit? The same boundary, for Rust |
 //! | [`problem`] | *what* is computed: views of Q, K, V, O and the semantics, consistent by construction |
-//! | [`plan`] | *how*: kernel row, tile sizes, number of parts |
-//! | [`schedule`] | *who*: parts over threads |
-//! | [`kernel`] | the table of instruction sets and compute families |
-//! | [`prefill`] | one part, many queries: lanes = queries |
-//! | [`attend`] | its steps: stage, scores, logits, mask, softmax, accumulate, epilogue; and merging of results |
-//! | [`decode`] | some keys of a band, few queries: lanes = elements of a head |
+//! | [`plan`] | *how*: kernel, tile sizes, threads |
+//! | [`schedule`] | *who*: work items over threads |
+//! | [`work`] | the work items: query tiles for prefill, splits of the keys for decode |
+//! | [`kernel`] | the table of kernels: an instruction set and a compute type each |
+//! | [`prefill`] | one query tile, many queries: lanes are query rows |
+//! | [`decode`] | some keys of a group of query heads, few queries: lanes are elements of a head |
+//! | [`attend`] | what both wings share: blocks of keys, logits, the end of a row, merging of results |
+//! | [`compute`] | compute types: how scores and weighted sums of values are multiplied |
 //!
 //! Beside it [`quantize`]: numbers to 8-bit integers, what is stored in a cache before such a call.
 //!
-//! What the path consults: [`work`], [`part`], [`band`], [`family`] (how scores and outputs are made), [`dtype`] (how bytes become
-//! numbers), [`view`], [`simd`], [`machine`], [`pool`], [`gate`] (how a task gets to
-//! other threads), [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it
-//! first.
+//! What the path consults: [`dtype`] (how bytes become numbers), [`view`], [`simd`], [`machine`], [`pool`],
+//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it first.
 
 // Unit tests leave out most of the table of kernels: see there.
 #![cfg_attr(test, allow(dead_code, reason = "what only the rest of the table uses"))]
@@ -61,9 +61,8 @@
 pub mod attend;
 #[forbid(unsafe_code)]
 pub mod attention;
-#[forbid(unsafe_code)]
-pub mod band;
 pub mod capi;
+pub mod compute;
 pub mod decode;
 pub mod kernel;
 #[forbid(unsafe_code)]
@@ -78,13 +77,8 @@ pub mod schedule;
 pub mod dtype;
 #[forbid(unsafe_code)]
 pub mod error;
-pub mod family;
-pub mod gate;
 #[forbid(unsafe_code)]
 pub mod machine;
-#[forbid(unsafe_code)]
-pub mod part;
-#[forbid(unsafe_code)]
 pub mod pool;
 #[forbid(unsafe_code)]
 pub mod reference;

@@ -6,14 +6,14 @@
 
 use std::fmt;
 
-use crate::band;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel::{Path, Row};
 use crate::machine::Machine;
-use crate::part::{self, Few, Tiles};
 use crate::problem::Shape;
-use crate::work::Cut;
+use crate::work::Partition;
+use crate::work::query_tiles::{self, PathRule, TileSizes};
+use crate::work::split_kv;
 use crate::workspace;
 
 /// How to compute a problem.
@@ -24,12 +24,12 @@ pub struct Plan {
     /// Which way its rows go, those of the longest sequence.
     pub path: Path,
     /// Rows of a part (or band) and keys of a block there.
-    pub tiles: Tiles,
+    pub tiles: TileSizes,
     /// What K and V are stored as, and whether they could be read where they lie.
     kv: [Dtype; 2],
     in_place: [bool; 2],
     /// How it is cut, whatever way its sequences go.
-    pub cut: Cut,
+    pub cut: Partition,
     /// Number of parts; of bands, where there are few rows.
     pub parts: usize,
     /// Threads that work at the same time; at least 1.
@@ -47,7 +47,7 @@ const ROWS: usize = 128;
 /// Keys of a block, when the caller leaves the choice, at most: beyond this nothing is gained.
 const KEYS: usize = 256;
 
-/// The same where query rows are few: what a block costs besides its keys is then as much as tens of them. Twice as
+/// The same where query rows are rule: what a block costs besides its keys is then as much as tens of them. Twice as
 /// many gave one row 2 % more and several nothing, and sums of 16-bit integers hold no more.
 const KEYS_OF_FEW: usize = 512;
 
@@ -85,7 +85,7 @@ const FAR_FROM_ALL: usize = 1 << 30;
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
     pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
-        Plan::of(Few::Lanes(row.lanes()), shape, row, machine, threads)
+        Plan::of(PathRule::ByRows(row.lanes()), shape, row, machine, threads)
     }
 
     /// The same with all sequences on a path of the caller's choice.
@@ -96,52 +96,56 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let few = if path == Path::Decode { Few::All } else { Few::None };
-        Plan::of(few, shape, row, machine, threads)
+        let rule = if path == Path::Decode { PathRule::AlwaysDecode } else { PathRule::AlwaysPrefill };
+        Plan::of(rule, shape, row, machine, threads)
     }
 
     fn of(
-        few: Few,
+        rule: PathRule,
         shape: &Shape,
         row: &'static Row,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let plan = Plan::exactly(few, shape, row, machine, threads);
+        let plan = Plan::exactly(rule, shape, row, machine, threads);
         if threads == 1 || matches!(&plan, Ok(plan) if plan.memory.bytes()? <= FAR_FROM_ALL) {
             return plan;
         }
         // What one thread cannot compute is refused whatever the number of threads, and nothing else is: a description
         // that has been checked stays right when there are more threads.
-        let alone = Plan::exactly(few, shape, row, machine, 1)?;
+        let alone = Plan::exactly(rule, shape, row, machine, 1)?;
         Ok(plan.unwrap_or(alone))
     }
 
     fn exactly(
-        few: Few,
+        rule: PathRule,
         shape: &Shape,
         row: &'static Row,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let path = if few.has(shape.queries[2]) { Path::Decode } else { Path::Prefill };
+        let path = if rule.decodes(shape.queries[2]) { Path::Decode } else { Path::Prefill };
         // Only in a ragged batch do sequences go either way: else nobody need ask each of them.
-        let few = match path {
-            _ if shape.ragged.is_some() => few,
-            Path::Prefill => Few::None,
-            Path::Decode => Few::All,
+        let rule = match path {
+            _ if shape.ragged.is_some() => rule,
+            Path::Prefill => PathRule::AlwaysPrefill,
+            Path::Decode => PathRule::AlwaysDecode,
         };
         let bands = tiles(Path::Decode, shape, row, machine, threads);
         let [threads, woken] =
             [AWAKE, ASLEEP].map(|worth| threads.clamp(1, threads_worth(worth, shape, path, bands)));
-        let parts = if few == Few::All { bands } else { tiles(Path::Prefill, shape, row, machine, threads) };
+        let parts = if rule == PathRule::AlwaysDecode {
+            bands
+        } else {
+            tiles(Path::Prefill, shape, row, machine, threads)
+        };
         let (tiles, count, most) = match path {
             Path::Prefill => {
-                let count = part::count(shape, parts.q);
+                let count = query_tiles::count(shape, parts.q);
                 (parts, count, count)
             }
             Path::Decode if shape.queries[2] == 0 => (bands, 0, 0),
-            Path::Decode => (bands, band::count(shape, bands), band::most_threads(shape, bands)),
+            Path::Decode => (bands, split_kv::count(shape, bands), split_kv::most_threads(shape, bands)),
         };
         // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(most.max(1)) };
@@ -156,13 +160,13 @@ impl Plan {
             memory.piece = memory.piece.max(row.scratch_bytes(way, shape, tiles).ok_or(Error::Overflow)?);
             if way == Path::Decode {
                 let bytes = row.kept_bytes(shape, tiles).ok_or(Error::Overflow)?;
-                memory.kept = [band::states(shape, tiles, shares), bytes];
+                memory.kept = [split_kv::states(shape, tiles, shares), bytes];
             }
         }
         memory.bytes()?;
         let [_, k, v] = shape.storage.dtypes;
         let in_place = row.reads_kv(path, shape);
-        let cut = Cut { few, parts, bands, shares };
+        let cut = Partition { rule, parts, bands, shares };
         let wakes = woken.min(threads) - 1;
         Ok(Plan { row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, wakes, memory })
     }
@@ -170,7 +174,7 @@ impl Plan {
     /// The same for one thread, where memory is short.
     pub fn alone(&self) -> Plan {
         let memory = workspace::Size::of_one(self.memory.piece);
-        Plan { cut: Cut { shares: 1, ..self.cut }, threads: 1, wakes: 0, memory, ..self.clone() }
+        Plan { cut: Partition { shares: 1, ..self.cut }, threads: 1, wakes: 0, memory, ..self.clone() }
     }
 
     /// Whether the scratch of the call is kept on the stack.
@@ -185,20 +189,20 @@ impl Plan {
 }
 
 /// The pieces that sequences are cut into on a path.
-fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) -> Tiles {
+fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) -> TileSizes {
     let [heads, q] = match path {
         Path::Prefill => [1, rows(shape, row, machine, threads)],
-        Path::Decode => band::size(shape),
+        Path::Decode => split_kv::size(shape),
     };
     let kv = keys(path, shape, row, machine);
-    Tiles { heads, q, kv, staged: staged(path, shape, row, [q, kv]) }
+    TileSizes { heads, q, kv, staged: staged(path, shape, row, [q, kv]) }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { row, path, tiles, parts, threads, wakes, memory, kv, in_place, .. } = self;
         let family = row.family(*path);
-        let Tiles { heads, q, kv: block, .. } = tiles;
+        let TileSizes { heads, q, kv: block, .. } = tiles;
         let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
         write!(f, "{isa} {family}, ")?;
         match path {
@@ -236,13 +240,13 @@ impl fmt::Display for Plan {
 }
 
 /// How many threads the work is enough for.
-fn threads_worth(worth: Worth, shape: &Shape, path: Path, bands: Tiles) -> usize {
+fn threads_worth(worth: Worth, shape: &Shape, path: Path, bands: TileSizes) -> usize {
     let [batch, heads, rows] = shape.queries.map(|n| n as f64);
     let keys = shape.len_kv as f64;
     let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64) / worth.work;
     if path == Path::Decode {
         let [k, v] = shape.row_bytes_kv();
-        work += band::count(shape, bands) as f64 * keys * (k as f64 + v as f64) / worth.bytes;
+        work += split_kv::count(shape, bands) as f64 * keys * (k as f64 + v as f64) / worth.bytes;
     }
     // `as` saturates; beyond that many threads other limits apply.
     (work as usize).max(1)

@@ -5,6 +5,8 @@
 //! ever. Where a lock is taken, the caller gets a pool of its own for the one call, or none and works alone; results
 //! are the same bits anyway.
 
+pub mod calls;
+#[forbid(unsafe_code)]
 mod workers;
 
 use std::sync::{Arc, RwLock};
@@ -26,17 +28,17 @@ pub(crate) const MAX_THREADS: usize = 256;
 
 /// How many threads a call is enough for.
 #[derive(Clone, Copy, Debug)]
-pub struct Team {
+pub struct Concurrency {
     /// All that take part, the calling one included; at least 1.
     pub size: usize,
     /// Of the others, those that are worth waking.
     pub woken: usize,
 }
 
-impl Team {
+impl Concurrency {
     /// So many threads (at least 1), for work that is worth waking them.
-    pub fn of(size: usize) -> Team {
-        Team { size, woken: size - 1 }
+    pub fn of(size: usize) -> Concurrency {
+        Concurrency { size, woken: size - 1 }
     }
 }
 
@@ -44,7 +46,7 @@ impl Team {
 pub trait Threads {
     /// Calls `task` up to `team.size` times, some of them at the same time on different threads, and returns when
     /// all calls have returned. Fewer calls will do: each goes on as long as there is work.
-    fn run(&self, team: Team, task: &(dyn Fn() + Sync));
+    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync));
 }
 
 /// The calling thread and the library's own pool.
@@ -52,7 +54,7 @@ pub struct Own;
 
 impl Threads for Own {
     /// Fewer threads, down to the calling one, take part if they cannot be made.
-    fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
+    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
         match if team.size > 1 { pool(team.size - 1) } else { None } {
             Some(workers) => workers.help(team, task),
             None => task(),
@@ -64,7 +66,7 @@ impl Threads for Own {
 pub struct Caller;
 
 impl Threads for Caller {
-    fn run(&self, _: Team, task: &(dyn Fn() + Sync)) {
+    fn run(&self, _: Concurrency, task: &(dyn Fn() + Sync)) {
         task();
     }
 }
@@ -86,7 +88,7 @@ impl Made {
 
 impl Threads for Made {
     /// In a forked child the calling thread alone takes part.
-    fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
+    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
         if team.size > 1 && self.0.are_here() { self.0.help(team, task) } else { task() }
     }
 }

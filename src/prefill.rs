@@ -17,24 +17,33 @@
 //! Blocks start at multiples of the block size from key 0, whatever a row sees: a row's result
 //! depends on its own keys and the block size, not on the rows it shares a tile or part with.
 
+pub(crate) mod accumulate;
+pub(crate) mod epilogue;
+pub(crate) mod mask;
+pub(crate) mod prefetch;
+pub(crate) mod scores;
+pub(crate) mod softmax;
+pub(crate) mod stage;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::attend::accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
-use crate::attend::ahead::Ahead;
-use crate::attend::epilogue::{blank, epilogue};
+use crate::attend::blocks::{first_block, next_block};
+use crate::attend::finish::blank;
 use crate::attend::logits::Logits;
-use crate::attend::mask::{self, Span, first_block, next_block};
-use crate::attend::scores::{self, Keys};
-use crate::attend::softmax::{self, Probabilities, State};
-use crate::attend::stage;
-use crate::attend::{MAX_WIDTH, VECTORS, fetch, key_rows, query_rows};
-use crate::family::{Family, Rows, staged_bytes};
-use crate::part::{Part, Tiles};
+use crate::attend::{K, MAX_WIDTH, V, VECTORS, fetch, key_rows, query_rows};
+use crate::compute::{Gemm, Rows, staged_bytes};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
-use crate::view::Grain;
+use crate::view::ScaleGranularity;
+use crate::work::query_tiles::{QueryTile, TileSizes};
 use crate::workspace::{Scratch, array_bytes};
+use accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
+use epilogue::epilogue;
+use mask::Span;
+use prefetch::Prefetch;
+use scores::Keys;
+use softmax::{Probabilities, State};
 
 /// Query rows of a whole tile.
 pub(crate) const fn tile_rows<S: Isa>() -> usize {
@@ -43,13 +52,13 @@ pub(crate) const fn tile_rows<S: Isa>() -> usize {
 
 /// Lanes that the tiles of a part need together: the last tile may be one vector wide.
 #[inline(always)]
-fn part_lanes<S: Isa>(tiles: Tiles) -> usize {
+fn part_lanes<S: Isa>(tiles: TileSizes) -> usize {
     // Cannot overflow where a part has that many rows; `scratch_bytes` checks it where not.
     tiles.q.next_multiple_of(S::LANES)
 }
 
 /// Bytes of scratch that [`Prefill`] takes for one part; `None` if no machine has as many.
-pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> Option<usize> {
+pub(crate) fn scratch_bytes<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
     tiles.q.checked_next_multiple_of(S::LANES)?;
     let lanes = part_lanes::<S>(tiles);
     let width = lanes.min(tile_rows::<S>());
@@ -69,37 +78,37 @@ pub(crate) fn scratch_bytes<S: Isa, F: Family>(shape: &Shape, tiles: Tiles) -> O
 
 /// Bytes for as many query rows as a vector has lanes, while they are packed.
 #[inline(always)]
-fn room_for_queries<S: Isa, F: Family>(shape: &Shape) -> usize {
+fn room_for_queries<S: Isa, F: Gemm>(shape: &Shape) -> usize {
     F::query_room(shape.storage.dtypes[0], shape.dim_qk).saturating_mul(S::LANES)
 }
 
 /// Lines of a panel of packed queries.
 #[inline(always)]
-fn panel_lines<F: Family>(shape: &Shape) -> usize {
+fn panel_lines<F: Gemm>(shape: &Shape) -> usize {
     F::HEAD + F::steps(shape.dim_qk)
 }
 
 /// Keys of a block whose scales are kept apart from them: those of heads are queries' affair.
 #[inline(always)]
-fn key_scales<F: Family>(shape: &Shape, tiles: Tiles) -> usize {
-    if F::BLOCKWISE && shape.storage.grains[1] == Grain::Row { tiles.kv } else { 0 }
+fn key_scales<F: Gemm>(shape: &Shape, tiles: TileSizes) -> usize {
+    if F::BLOCKWISE && shape.storage.granularities[1] == ScaleGranularity::PerToken { tiles.kv } else { 0 }
 }
 
 /// The computation of one part, to be entered with an instruction set.
 pub(crate) struct Prefill<'a, 'p, F, const R: usize> {
-    part: &'a Part<'p>,
-    tiles: Tiles,
+    part: &'a QueryTile<'p>,
+    tiles: TileSizes,
     scratch: Scratch<'a>,
     family: PhantomData<F>,
 }
 
 impl<'a, 'p, F, const R: usize> Prefill<'a, 'p, F, R> {
-    pub(crate) fn new(part: &'a Part<'p>, tiles: Tiles, scratch: Scratch<'a>) -> Self {
+    pub(crate) fn new(part: &'a QueryTile<'p>, tiles: TileSizes, scratch: Scratch<'a>) -> Self {
         Prefill { part, tiles, scratch, family: PhantomData }
     }
 }
 
-impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
+impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
     type Out = ();
 
     #[inline(always)]
@@ -167,24 +176,10 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                     block = next_block(&seen, &block, tiles.kv);
                     continue;
                 }
-                let (k, _) = stage::rows::<S, F, { stage::K }>(
-                    s,
-                    problem,
-                    sequence,
-                    kv_head,
-                    &block,
-                    tiles.staged,
-                    staged_k,
-                );
-                let (v, left_out) = stage::rows::<S, F, { stage::V }>(
-                    s,
-                    problem,
-                    sequence,
-                    kv_head,
-                    &block,
-                    tiles.staged,
-                    staged_v,
-                );
+                let (k, _) =
+                    stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, tiles.staged, staged_k);
+                let (v, left_out) =
+                    stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
                 let suspects = left_out
                     || (F::KEYS == 1
@@ -197,7 +192,7 @@ impl<F: Family, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let k = Keys { rows: k, scales: (key_scales > 0).then_some(scales.cast_const()) };
                 let block_of = Block { keys: block.clone(), k, v, suspects, doubtful };
                 let next = next_block(&seen, &block, tiles.kv);
-                let mut ahead = Ahead::new(part, &next, tiles.kv, tile_count * (block.len() / R));
+                let mut ahead = Prefetch::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in TileIter::<S>::new(part.rows()) {
                     let [any, _] = problem.any_and_all(sequence, head, &tile.rows, &block);
                     if !any {
@@ -292,7 +287,7 @@ struct Buffers {
 impl Buffers {
     /// The arrays of one tile.
     #[inline(always)]
-    fn of_tile<S: Isa, F: Family>(&self, tile: &Tile, problem: &Problem) -> Buffers {
+    fn of_tile<S: Isa, F: Gemm>(&self, tile: &Tile, problem: &Problem) -> Buffers {
         let lane = tile.index * tile_rows::<S>();
         let State { reference, sum, output, .. } = self.state;
         Buffers {
@@ -327,13 +322,13 @@ struct Block {
 /// `block` has the staged rows of its keys; `buffers` are the tile's arrays, with the queries packed, and
 /// the state as previous blocks left it.
 #[inline(always)]
-unsafe fn visit<S: Isa, F: Family, const R: usize>(
+unsafe fn visit<S: Isa, F: Gemm, const R: usize>(
     s: S,
-    part: &Part,
+    part: &QueryTile,
     tile: &Tile,
     block: &Block,
     buffers: Buffers,
-    ahead: &mut Ahead,
+    ahead: &mut Prefetch,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
     let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::KEYS, F::BLOCKWISE);
@@ -400,7 +395,7 @@ struct Place {
 
 impl Place {
     #[inline(always)]
-    fn of<S: Isa, F: Family>(span: &Span, tile: &Tile, block: &Block, buffers: &Buffers) -> Place {
+    fn of<S: Isa, F: Gemm>(span: &Span, tile: &Tile, block: &Block, buffers: &Buffers) -> Place {
         let key = span.keys.start - block.keys.start;
         Place {
             k: block.k.skip(key),
@@ -419,12 +414,12 @@ impl Place {
 /// # Safety
 /// As [`visit`], for the span's place; the span has `Z` vectors.
 #[inline(always)]
-unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
+unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
-    part: &Part,
+    part: &QueryTile,
     span: &Span,
     place: Place,
-    ahead: &mut Ahead,
+    ahead: &mut Prefetch,
 ) -> [S::F32; Z] {
     let Place { k, panel, scores, state, .. } = place;
     let logits = Logits::of(part.problem(), part.sequence(), part.head(), &span.rows, &span.keys);
@@ -469,9 +464,9 @@ unsafe fn score<S: Isa, F: Family, const R: usize, const Z: usize>(
 /// # Safety
 /// As [`visit`], for the span's place, with its scores made; the span has `Z` vectors.
 #[inline(always)]
-unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
+unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
-    part: &Part,
+    part: &QueryTile,
     span: &Span,
     place: Place,
     mut fresh: bool,
@@ -531,14 +526,14 @@ unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
     all_making.put_back(span.vector, &making);
 }
 
-/// Values that are not finite and that [`Family::stage_v`] has left out, for the rows that see them.
+/// Values that are not finite and that [`Gemm::stage_v`] has left out, for the rows that see them.
 ///
 /// # Safety
 /// As [`weigh`], whose words of probabilities `words` has, `width` for each group.
 #[cold]
 #[inline(never)]
-unsafe fn add_what_is_not_finite<F: Family>(
-    part: &Part,
+unsafe fn add_what_is_not_finite<F: Gemm>(
+    part: &QueryTile,
     span: &Span,
     words: *const f32,
     width: usize,
@@ -570,7 +565,7 @@ unsafe fn add_what_is_not_finite<F: Family>(
 /// 1 for each of `rows` that sees a key. Out of line, because it is rare.
 #[cold]
 #[inline(never)]
-fn who_sees(part: &Part, rows: &Range<usize>, key: usize) -> [f32; MAX_WIDTH] {
+fn who_sees(part: &QueryTile, rows: &Range<usize>, key: usize) -> [f32; MAX_WIDTH] {
     let mut sees = [0.0; MAX_WIDTH];
     for (row, sees) in rows.clone().zip(&mut sees) {
         *sees = f32::from(part.problem().sees(part.sequence(), part.head(), row, key));

@@ -18,9 +18,9 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Grain, Layout, Quant, View, ViewMut, overlap};
+use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, Sequence};
-pub use cells::Cells;
+pub use cells::BlockMask;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
 pub use semantics::{Position, Semantics, Window};
@@ -87,9 +87,11 @@ impl<'a> Problem<'a> {
         let changes_scores = !logits.is_none();
         let cell = logits.cells.map(|cells| cells.keys);
         let entries = shape.page.is_some();
-        let grain = |view: &View, entries| view.quant().map_or(Grain::Head, |quant| quant.grain(entries));
-        let grains = [grain(q, false), grain(k, entries), grain(v, entries)];
-        let shape = Shape { cell, storage: Storage { grains, ..shape.storage }, ..shape };
+        let granularity = |view: &View, entries| {
+            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(entries))
+        };
+        let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
+        let shape = Shape { cell, storage: Storage { granularities, ..shape.storage }, ..shape };
         let problem = Problem { tensors, shape, semantics, score_factor, changes_scores };
         match problem.overlap() {
             None => Ok(problem),

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::decode::{Decode, Join};
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::pool::{Own, Team, Threads};
+use crate::pool::{Concurrency, Own, Threads};
 use crate::problem::Problem;
-use crate::work::Work;
-use crate::workspace::{Kept, Local, Scratch, Workspace};
+use crate::work::WorkQueues;
+use crate::workspace::{Local, PartialStates, Scratch, Workspace};
 
 /// Computes the whole problem with the library's threads and scratch memory of its own, given back before
 /// it returns.
@@ -39,7 +39,7 @@ pub fn run_on(
     workspace: &Workspace,
     threads: &dyn Threads,
 ) -> Result<(), Error> {
-    let mut work = Work::new(problem, &plan.cut, plan.threads);
+    let mut work = WorkQueues::new(problem, &plan.cut, plan.threads);
     let failed = AtomicBool::new(false);
     let task = || {
         // Without a piece, somebody else is computing in each of them.
@@ -48,7 +48,7 @@ pub fn run_on(
             failed.store(true, Ordering::Relaxed);
         }
     };
-    threads.run(Team { size: plan.threads, woken: plan.wakes }, &task);
+    threads.run(Concurrency { size: plan.threads, woken: plan.wakes }, &task);
     // Whatever the threads have done, nothing is left out.
     if !work.is_drained() {
         task();
@@ -66,14 +66,19 @@ pub fn share(
     plan: &Plan,
     [i, n]: [usize; 2],
     scratch: Scratch,
-    kept: Kept,
+    kept: PartialStates,
 ) -> Result<(), Error> {
-    compute(&Work::of_caller(problem, &plan.cut, [i, n]), plan, scratch, kept)
+    compute(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, scratch, kept)
 }
 
 /// What is left for that caller to do, once all callers have done their part.
-pub fn finish(problem: &mut Problem, plan: &Plan, [i, n]: [usize; 2], kept: Kept) -> Result<(), Error> {
-    join(&Work::of_caller(problem, &plan.cut, [i, n]), plan, kept)
+pub fn finish(
+    problem: &mut Problem,
+    plan: &Plan,
+    [i, n]: [usize; 2],
+    kept: PartialStates,
+) -> Result<(), Error> {
+    join(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, kept)
 }
 
 /// The whole problem on the calling thread, with scratch memory on its stack. A function of its own, so that only
@@ -81,11 +86,11 @@ pub fn finish(problem: &mut Problem, plan: &Plan, [i, n]: [usize; 2], kept: Kept
 #[inline(never)]
 pub fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     let mut memory = Local::uninit();
-    compute(&Work::new(problem, &plan.cut, 1), plan, memory.piece(), Kept::nothing())
+    compute(&WorkQueues::new(problem, &plan.cut, 1), plan, memory.piece(), PartialStates::nothing())
 }
 
 /// Takes parts and shares until there are none.
-fn compute(work: &Work, plan: &Plan, mut scratch: Scratch, kept: Kept) -> Result<(), Error> {
+fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, kept: PartialStates) -> Result<(), Error> {
     while let Some(part) = work.parts.take() {
         #[cfg(test)]
         planted::go_off(part.problem());
@@ -101,7 +106,7 @@ fn compute(work: &Work, plan: &Plan, mut scratch: Scratch, kept: Kept) -> Result
 }
 
 /// Ends the bands that begin in a share and end in another.
-fn join(work: &Work, plan: &Plan, kept: Kept) -> Result<(), Error> {
+fn join(work: &WorkQueues, plan: &Plan, kept: PartialStates) -> Result<(), Error> {
     while let Some(share) = work.shares.take() {
         if plan.cut.shares == 1 {
             break;

@@ -12,12 +12,12 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod blocks;
-pub(crate) mod corner;
-pub(crate) mod digits;
-pub(crate) mod environment;
+pub(crate) mod fp_env;
 pub(crate) mod half;
 pub(crate) mod math;
 pub(crate) mod scalar;
+pub(crate) mod split16;
+pub(crate) mod transpose;
 
 /// A piece of code to be compiled for one instruction set.
 pub(crate) trait Body {
@@ -166,7 +166,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// what [`Isa::unzipped_bytes`] puts in order.
     #[inline(always)]
     fn zip_bytes(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
-        digits::zip_bytes(self, x)
+        split16::zip_bytes(self, x)
     }
     /// Vectors whose lanes are in the order of [`Isa::zip_bytes`], in that of the bytes before.
     #[inline(always)]
@@ -176,7 +176,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// `256 * upper + lower`, wrapping.
     #[inline(always)]
     fn join_digits(self, upper: Self::I32, lower: Self::I32) -> Self::I32 {
-        digits::join(self, upper, lower)
+        split16::join(self, upper, lower)
     }
     /// What is in the upper halves, as f32.
     fn high_half(self, x: Self::I32) -> Self::F32;
@@ -278,7 +278,7 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     unsafe fn load_digits(self, p: *const i16) -> [Self::I32; 2] {
         // SAFETY: this method's contract.
-        unsafe { digits::load(self, p) }
+        unsafe { split16::load(self, p) }
     }
     /// Writes a vector as unsigned 16-bit integers, rounded to nearest even: their upper bytes, and behind all of those
     /// the lower ones. NaN is 0; all others fit.
@@ -288,7 +288,7 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     unsafe fn store_digits(self, p: *mut u8, x: Self::F32) {
         // SAFETY: this method's contract.
-        unsafe { digits::store(self, p, x) }
+        unsafe { split16::store(self, p, x) }
     }
     /// Reads a vector of binary16; no alignment is needed.
     ///

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
-pub use quant::{Grain, Quant, QuantMut};
+pub use quant::{Quant, QuantMut, ScaleGranularity};
 
 /// `[batch][head][token][dim]`; the elements of a row are contiguous, everything else has a
 /// stride in bytes. A stride of 0 repeats the same data (inputs only).
@@ -212,7 +212,7 @@ impl<'a> View<'a> {
 /// An output tensor: no two of its rows share a byte.
 ///
 /// Not `Clone`: whoever holds it is the only writer. Rows are written through `&self` because
-/// [`crate::part::Queue`] hands each of them to one thread only.
+/// [`crate::work::query_tiles::TileQueue`] hands each of them to one thread only.
 #[derive(Debug)]
 pub struct ViewMut<'a> {
     base: *mut u8,

@@ -177,20 +177,20 @@ impl<'w> Workspace<'w> {
     }
 
     /// What threads keep for others.
-    pub fn kept(&self) -> Kept<'_> {
+    pub fn kept(&self) -> PartialStates<'_> {
         let [piece, share] = self.size.steps().unwrap_or_default();
         // Behind the pieces.
         let base = self.base.as_ptr().wrapping_add(piece * self.size.pieces.max(1));
         let [count, _] = self.size.kept;
         let step = share.checked_div(count).unwrap_or(0);
-        Kept { base, shares: self.size.shares, count, step, memory: PhantomData }
+        PartialStates { base, shares: self.size.shares, count, step, memory: PhantomData }
     }
 }
 
 /// Room for what one thread computes and another needs later: some for each share of the work. It hands out places;
 /// who may use them when is for those to know who share the work.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept<'w> {
+pub struct PartialStates<'w> {
     base: *mut u8,
     shares: usize,
     /// Places of a share, and bytes of each.
@@ -200,14 +200,14 @@ pub struct Kept<'w> {
 }
 
 // SAFETY: places are raw memory without an owner thread.
-unsafe impl Send for Kept<'_> {}
+unsafe impl Send for PartialStates<'_> {}
 // SAFETY: as above; nothing is read or written here.
-unsafe impl Sync for Kept<'_> {}
+unsafe impl Sync for PartialStates<'_> {}
 
-impl Kept<'_> {
+impl PartialStates<'_> {
     /// For work that is one share, which has nobody to keep anything for.
-    pub fn nothing() -> Kept<'static> {
-        Kept { base: std::ptr::null_mut(), shares: 0, count: 0, step: 0, memory: PhantomData }
+    pub fn nothing() -> PartialStates<'static> {
+        PartialStates { base: std::ptr::null_mut(), shares: 0, count: 0, step: 0, memory: PhantomData }
     }
 
     /// Place `n` of a share, aligned to [`ALIGN`].

@@ -7,7 +7,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::work::Work;
+use flash_attention::work::WorkQueues;
 
 fn decoders() -> impl Iterator<Item = Kernel> {
     kernels(Dtype::F32).filter(|kernel| kernel.path == Path::Decode)
@@ -37,7 +37,7 @@ fn shares_are_all_of_the_work_once() {
                 cut.shares = shares;
                 let mut keys = vec![vec![0usize; len_kv]; heads * len_q];
                 let mut before = None;
-                let work = Work::new(problem, &cut, 1);
+                let work = WorkQueues::new(problem, &cut, 1);
                 while let Some(share) = work.shares.take() {
                     share
                         .pieces(|piece| {

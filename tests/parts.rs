@@ -7,11 +7,11 @@ use common::{Random, kernels};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
-use flash_attention::part::Few;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
 use flash_attention::view::{Array, Layout, View, ViewMut};
-use flash_attention::work::Work;
+use flash_attention::work::WorkQueues;
+use flash_attention::work::query_tiles::PathRule;
 
 /// A random batch, ragged or not, of rows of one element.
 struct Case {
@@ -76,16 +76,19 @@ fn every_row_has_one_writer() {
     let row = kernels(Dtype::F32).next().unwrap().row;
     for _ in 0..400 {
         let case = Case::random(&mut random);
-        let (few, rows) = ([Few::None, Few::All, Few::Lanes(16)][random.below(3)], 1 + random.below(50));
+        let (rule, rows) = (
+            [PathRule::AlwaysPrefill, PathRule::AlwaysDecode, PathRule::ByRows(16)][random.below(3)],
+            1 + random.below(50),
+        );
         let (shares, callers) = ([1, 2, 7, 64][random.below(4)], 1 + random.below(4));
         case.with_problem(|problem| {
-            let path = if few == Few::None { Path::Prefill } else { Path::Decode };
+            let path = if rule == PathRule::AlwaysPrefill { Path::Prefill } else { Path::Decode };
             let mut cut = Plan::on(path, problem.shape(), row, Machine::get(), 1).unwrap().cut;
-            (cut.few, cut.parts.q, cut.shares) = (few, rows, shares);
+            (cut.rule, cut.parts.q, cut.shares) = (rule, rows, shares);
             let heads = problem.shape().queries[1];
             let mut writers: Vec<Vec<usize>> = case.lens.iter().map(|len| vec![0; heads * len[0]]).collect();
             for caller in 0..callers {
-                let work = Work::of_caller(problem, &cut, [caller, callers]);
+                let work = WorkQueues::of_caller(problem, &cut, [caller, callers]);
                 while let Some(part) = work.parts.take() {
                     let (batch, len) = (part.place().batch, part.sequence().len_q);
                     part.rows().for_each(|row| writers[batch][part.head() * len + row] += 1);
@@ -103,7 +106,7 @@ fn every_row_has_one_writer() {
                 }
             }
             let all_once = writers.iter().flatten().all(|&n| n == 1);
-            assert!(all_once, "{few:?}, {rows} rows, {shares} shares, {callers} callers, {:?}", case.lens);
+            assert!(all_once, "{rule:?}, {rows} rows, {shares} shares, {callers} callers, {:?}", case.lens);
         });
     }
 }
@@ -123,7 +126,7 @@ fn callers_have_as_many_keys_within_a_chunk() {
             let mut chunk = 0;
             let of_callers: Vec<usize> = (0..callers)
                 .map(|caller| {
-                    let (work, mut own) = (Work::of_caller(problem, &cut, [caller, callers]), 0);
+                    let (work, mut own) = (WorkQueues::of_caller(problem, &cut, [caller, callers]), 0);
                     while let Some(share) = work.shares.take() {
                         let counted = share.pieces(|piece| {
                             chunk = piece.keys(0).len();

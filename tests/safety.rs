@@ -182,7 +182,7 @@ fn every_file_has_its_invariants_and_tests() {
     assert_eq!(used, defined);
 }
 
-/// Nothing but [`flash_attention::part`] gives the address of an output row to write to, so that the check there is
+/// Nothing but [`flash_attention::work::query_tiles`] gives the address of an output row to write to, so that the check there is
 /// of every write.
 #[test]
 fn output_rows_have_one_source() {

@@ -5,7 +5,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Row;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Batch, Cells, Logits, Pages, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{Batch, BlockMask, Logits, Pages, Problem, Semantics, Tensors, Window};
 use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
@@ -208,7 +208,7 @@ impl Memory {
             Kind::Blocks(_) => {
                 // SAFETY: as many bytes, which outlive the problem.
                 let view = unsafe { View::new(self.bytes.as_ptr(), square(Dtype::Bool8, len / BLOCK)) };
-                logits.cells = Some(Cells { view: view.expect("a mask"), rows: BLOCK, keys: BLOCK });
+                logits.cells = Some(BlockMask { view: view.expect("a mask"), rows: BLOCK, keys: BLOCK });
             }
             Kind::Softcap => logits.softcap = 30.0,
             Kind::Pages(size) => {

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flash_attention::pool::{Own, Team, Threads};
+use flash_attention::pool::{Concurrency, Own, Threads};
 
 use super::case::{Arrays, Case};
 
@@ -18,7 +18,7 @@ pub fn read(arrays: [&[u8]; 2], threads: usize) {
             continue;
         }
         let next = AtomicUsize::new(0);
-        Own.run(Team::of(threads), &|| {
+        Own.run(Concurrency::of(threads), &|| {
             loop {
                 let at = next.fetch_add(RUN, Ordering::Relaxed);
                 let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) else { break };

@@ -9,8 +9,8 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Path, Row};
 use flash_attention::machine;
-use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
+use flash_attention::work::query_tiles::TileQueue;
 use flash_attention::workspace::Workspace;
 
 use super::case::{Arrays, Case};
@@ -463,7 +463,7 @@ impl Tables {
         let workspace = Workspace::allocate(plan.memory).expect("scratch memory");
         let mut scratch = workspace.take().expect("a piece");
         let mut bare = || {
-            let queue = Queue::new(&mut problem, plan.tiles.q, 1);
+            let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");
             row.compute(&part, plan.tiles, scratch.reborrow()).expect("an available row");
         };

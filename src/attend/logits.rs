@@ -14,8 +14,8 @@ use crate::dtype::bool8::Bool8;
 use crate::dtype::f16::F16;
 use crate::dtype::f32::F32;
 use crate::dtype::{Dtype, Stored};
-use crate::problem::{Cells, Problem, Sequence};
-use crate::simd::{Body, Isa, MAX_LANES, corner, math};
+use crate::problem::{BlockMask, Problem, Sequence};
+use crate::simd::{Body, Isa, MAX_LANES, math, transpose};
 use crate::view::{Layout, View};
 
 /// The changes to the scores of one head of one sequence.
@@ -28,7 +28,7 @@ pub(crate) struct Logits<'p> {
     slope: Option<f32>,
     mask: Option<&'p View<'p>>,
     /// Block-sparse attention, where it hides something here.
-    cells: Option<&'p Cells<'p>>,
+    cells: Option<&'p BlockMask<'p>>,
     /// What masks are multiplied by: log2(e), and the slope if that is how it is used.
     mask_factor: f32,
     /// How large their numbers may be: the product is [`LARGEST_BIAS`] then.
@@ -243,7 +243,7 @@ impl<'p> Logits<'p> {
                         }
                     }
                     if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
-                        corner::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
+                        transpose::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
                         continue;
                     }
                 }

@@ -4,7 +4,9 @@ use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE,
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal, TensorFact};
-use crate::problem::{Batch, Cells, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
+use crate::problem::{
+    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
+};
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
 /// Copies the caller's structure, if it is one that this version can read.
@@ -225,7 +227,7 @@ unsafe fn cells<'a>(
     a: &fa_attention,
     queries: [usize; 3],
     len_kv: usize,
-) -> Result<Option<Cells<'a>>, Refusal> {
+) -> Result<Option<BlockMask<'a>>, Refusal> {
     if a.block_mask.is_null() {
         return Ok(None);
     }
@@ -237,7 +239,7 @@ unsafe fn cells<'a>(
     let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride };
     // SAFETY: the caller's contract.
     let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
-    Ok(Some(Cells { view, rows, keys }))
+    Ok(Some(BlockMask { view, rows, keys }))
 }
 
 fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {

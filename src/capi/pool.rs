@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::status::fa_status;
 use super::{describe, guard};
 use crate::error::Error;
-use crate::gate::{self, Ticket};
 use crate::machine;
-use crate::pool::{MAX_THREADS, Made, Team, Threads};
-use crate::simd::environment::Environment;
+use crate::pool::calls::{self, CallId};
+use crate::pool::{Concurrency, MAX_THREADS, Made, Threads};
+use crate::simd::fp_env::FpEnv;
 
 /// One call of a task.
 pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
         let threads = match usize::try_from(n_threads) {
             Ok(0) => machine::cores().min(MAX_THREADS),
             Ok(n) if n <= MAX_THREADS => n,
-            _ => return Err(Error::Part),
+            _ => return Err(Error::QueryTile),
         };
         let made = match threads {
             1 => None,
@@ -141,7 +141,7 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
         match &owned.made {
             Some(made) => {
                 // Somebody else's loop, of unknown length.
-                made.run(Team::of(n.clamp(1, made.width())), &each);
+                made.run(Concurrency::of(n.clamp(1, made.width())), &each);
             }
             None => each(),
         }
@@ -158,7 +158,7 @@ const PARALLEL_FOR_OF_OWNED: ParallelFor = parallel_for_of_owned;
 pub(super) struct Lent {
     pool: fa_pool,
     /// The caller's: threads that its functions create should not be without it.
-    environment: Environment,
+    environment: FpEnv,
 }
 
 impl Lent {
@@ -166,7 +166,7 @@ impl Lent {
     ///
     /// # Safety
     /// `pool` is NULL or readable.
-    pub(super) unsafe fn read(pool: *const fa_pool, environment: Environment) -> Result<Option<Lent>, Error> {
+    pub(super) unsafe fn read(pool: *const fa_pool, environment: FpEnv) -> Result<Option<Lent>, Error> {
         if pool.is_null() {
             return Ok(None);
         }
@@ -186,7 +186,7 @@ impl Lent {
 }
 
 impl Threads for Lent {
-    fn run(&self, team: Team, task: &(dyn Fn() + Sync)) {
+    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
         let Some(parallel_for) = self.pool.parallel_for.filter(|_| team.size > 1) else { return task() };
         let (n, ctx) = (team.size, self.pool.ctx);
         if ptr::fn_addr_eq(parallel_for, PARALLEL_FOR_OF_OWNED) {
@@ -196,7 +196,7 @@ impl Threads for Lent {
                 return made.run(team, task);
             }
         }
-        let opened = gate::open(task, |open| {
+        let opened = calls::open(task, |open| {
             let arg = ptr::without_provenance_mut(open.ticket().number());
             // SAFETY: the caller's function, with the caller's context and environment.
             unsafe { self.environment.during(|| parallel_for(ctx, n, Some(enter), arg)) };
@@ -210,7 +210,7 @@ impl Threads for Lent {
 /// A task, called from C: no panic may leave it.
 unsafe extern "C" fn enter(arg: *mut c_void, _i: usize) {
     guard(|| {
-        Ticket::of(arg.addr()).enter();
+        CallId::of(arg.addr()).enter();
         Ok(())
     });
 }

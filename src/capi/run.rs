@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::pool::{Caller, MAX_THREADS};
 use crate::problem::Problem;
 use crate::schedule;
-use crate::simd::environment::Environment;
+use crate::simd::fp_env::FpEnv;
 use crate::workspace::Workspace;
 
 /// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn fa_attention_run(
     ws_size: usize,
     pool: *const fa_pool,
 ) -> fa_status {
-    let environment = Environment::current();
+    let environment = FpEnv::current();
     guard(|| {
         let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
@@ -265,7 +265,7 @@ unsafe fn share<'a>(
     quants: &'a mut Quants<'a>,
 ) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
     let n = parts(n_parts)?;
-    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
+    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::QueryTile)?;
     // SAFETY: the caller's contract.
     let call = unsafe { Call::read(a, n, quants)? };
     call.check_workspace(ws, ws_size)?;
@@ -275,7 +275,7 @@ unsafe fn share<'a>(
 }
 
 fn parts(n: i32) -> Result<usize, Error> {
-    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::Part)
+    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::QueryTile)
 }
 
 /// The caller's room for words.

@@ -1,15 +1,16 @@
 //! output += probabilities · V: a vector is neighbouring elements of one row. Values are converted as they are read,
-//! or two rows of them zipped: see [`crate::family::products`].
+//! or two rows of them zipped: see [`crate::compute::gemv`].
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::fetch::{AHEAD, Next, fetch_rows};
+use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
 use super::{Lines, ROWS};
+use crate::compute::Gemv;
+use crate::compute::Rows;
+use crate::compute::gemv::{MOST_KEYS, width};
 use crate::decode::state::State;
-use crate::dtype::{Dtype, Stored, with_stored};
-use crate::family::Rows;
-use crate::family::products::{MOST_KEYS, Products, width};
+use crate::dtype::{Dtype, Stored, with_qkv_type};
 use crate::simd::{Body, Isa};
 
 /// The values of a block of keys, counted from the block's start.
@@ -20,7 +21,7 @@ pub(super) struct Values {
     pub(super) dtype: Dtype,
     pub(super) dim: usize,
     /// What is asked for meanwhile.
-    pub(super) next: Next,
+    pub(super) next: PrefetchStream,
 }
 
 /// Lines of weighted sums, one a query row.
@@ -37,7 +38,7 @@ pub(super) struct Sums {
 /// # Safety
 /// `lines` and `sums` have these rows, and a line more where [`ROWS`] say so, with probabilities for these keys.
 #[inline(never)]
-pub(super) unsafe fn accumulate<S: Isa, P: Products, const ASKS: bool>(
+pub(super) unsafe fn accumulate<S: Isa, P: Gemv, const ASKS: bool>(
     s: S,
     lines: &Lines,
     sums: Sums,
@@ -60,17 +61,17 @@ struct Accumulate<'a, P, const ASKS: bool> {
     products: PhantomData<P>,
 }
 
-impl<P: Products, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
+impl<P: Gemv, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: the contract of `accumulate`, which made this.
-        unsafe { with_stored!(P::DTYPE.unwrap_or(self.values.dtype), T => self.all_rows::<S, T>(s)) }
+        unsafe { with_qkv_type!(P::DTYPE.unwrap_or(self.values.dtype), T => self.all_rows::<S, T>(s)) }
     }
 }
 
-impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
+impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
     /// # Safety
     /// As [`accumulate`], of values stored as `T`.
     #[inline(always)]
@@ -156,7 +157,7 @@ impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
             let share = if ASKS && row == self.rows.start {
                 next.share(d, d + C * width::<S, P>(), values.dim)
             } else {
-                Next::NOTHING.whole()
+                PrefetchStream::NOTHING.whole()
             };
             macro_rules! group {
                 ($key:expr, $is_there:expr) => {{
@@ -223,7 +224,7 @@ impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
 /// # Safety
 /// `lines` and `state` have the row; unless it is blind, with its weight.
 #[inline(always)]
-pub(super) unsafe fn settle<S: Isa, P: Products>(
+pub(super) unsafe fn settle<S: Isa, P: Gemv>(
     s: S,
     lines: &Lines,
     state: &State,
@@ -276,7 +277,7 @@ impl Body for Finite<'_> {
         let mut found = s.splat(0.0);
         // SAFETY: the contract of `any_not_finite`, which made this.
         unsafe {
-            with_stored!(dtype, T => {
+            with_qkv_type!(dtype, T => {
                 for key in self.keys.start..self.keys.end {
                     let from = rows.skip(key).base;
                     let zero = s.splat(self.scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));

@@ -1,18 +1,18 @@
 //! Division by the sum.
 
 use super::state::State;
-use crate::attend::epilogue::{blank_bytes, log_sum_exp, with_sink};
-use crate::band::Piece;
+use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::dtype;
 use crate::simd::Isa;
+use crate::work::split_kv::SplitWork;
 
 /// Writes the output rows (and LSE) of a band from its state, where values are still to be multiplied by `scale`;
-/// see [`crate::attend::epilogue`] for rows that see no key.
+/// see [`crate::prefill::epilogue`] for rows that see no key.
 ///
 /// # Safety
 /// The state is that of the band after all keys, and nobody else writes its rows.
 #[inline(always)]
-pub(super) unsafe fn epilogue<S: Isa>(s: S, band: &Piece, state: &State, scale: f32) {
+pub(super) unsafe fn epilogue<S: Isa>(s: S, band: &SplitWork, state: &State, scale: f32) {
     let problem = band.problem();
     let dim = problem.shape().dim_v;
     let layout = *problem.o().layout();

@@ -4,11 +4,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::fetch::{AHEAD, Next, fetch_rows};
-use super::{Lines, ROWS, beside};
-use crate::dtype::{Dtype, Stored, with_stored};
-use crate::family::products::{Products, width};
-use crate::family::{Rows, Tile};
+use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
+use super::{Lines, ROWS, block_scaled};
+use crate::compute::Gemv;
+use crate::compute::gemv::width;
+use crate::compute::{Rows, Tile};
+use crate::dtype::{Dtype, Stored, with_qkv_type};
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// The keys of a block: those that some row sees, counted from the block's start, as is all that is said of them.
@@ -20,7 +21,7 @@ pub(super) struct Keys<'a> {
     /// What each is multiplied by besides, in whole vectors.
     pub(super) scales: Option<*const f32>,
     /// What is asked for meanwhile.
-    pub(super) next: Next,
+    pub(super) next: PrefetchStream,
 }
 
 /// Writes the scores of `keys` for the first `rows` lines. Places beside them, up to whole vectors, may be
@@ -29,7 +30,7 @@ pub(super) struct Keys<'a> {
 /// # Safety
 /// `lines` has that many rows, and a line more where [`ROWS`] say so, with queries packed; keys have `dim` elements.
 #[inline(never)]
-pub(super) unsafe fn scores<S: Isa, P: Products, const ASKS: bool>(
+pub(super) unsafe fn scores<S: Isa, P: Gemv, const ASKS: bool>(
     s: S,
     lines: &Lines,
     rows: usize,
@@ -48,7 +49,7 @@ struct Scores<'a, P, const ASKS: bool> {
     products: PhantomData<P>,
 }
 
-impl<P: Products, const ASKS: bool> Body for Scores<'_, P, ASKS> {
+impl<P: Gemv, const ASKS: bool> Body for Scores<'_, P, ASKS> {
     type Out = ();
 
     #[inline(always)]
@@ -59,9 +60,9 @@ impl<P: Products, const ASKS: bool> Body for Scores<'_, P, ASKS> {
         // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
         unsafe {
             if P::BESIDE {
-                beside::scores::<S, P, ASKS>(s, lines, rows, keys, dim);
+                block_scaled::scores::<S, P, ASKS>(s, lines, rows, keys, dim);
             } else {
-                with_stored!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
+                with_qkv_type!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
             }
             for r in 0..rows {
                 let factor = lines.factors.add(r).read();
@@ -86,7 +87,7 @@ impl<P: Products, const ASKS: bool> Body for Scores<'_, P, ASKS> {
 /// # Safety
 /// As [`scores`], of keys stored as `T`.
 #[inline(always)]
-unsafe fn block<S: Isa, P: Products, T: Stored, const ASKS: bool>(
+unsafe fn block<S: Isa, P: Gemv, T: Stored, const ASKS: bool>(
     s: S,
     lines: &Lines,
     rows: usize,
@@ -153,7 +154,7 @@ const KEYS: usize = 4;
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
+unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
     s: S,
     lines: &Lines,
     row: usize,
@@ -174,7 +175,7 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, c
             if seen.start <= here.start && here.end <= seen.end {
                 // One row of wide elements takes longer to read than to multiply: what foresees it by itself is not
                 // to be disturbed.
-                let next = if ASKS && fetches { next.skip(here.start) } else { Next::NOTHING };
+                let next = if ASKS && fetches { next.skip(here.start) } else { PrefetchStream::NOTHING };
                 let fetches =
                     fetches && here.end + AHEAD <= seen.end && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
                 let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
@@ -201,7 +202,7 @@ unsafe fn tile<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, c
 /// # Safety
 /// As [`scores`].
 #[inline(never)]
-unsafe fn edge<S: Isa, P: Products, T: Stored, const R: usize>(s: S, edge: Edge<P, T, R>) {
+unsafe fn edge<S: Isa, P: Gemv, T: Stored, const R: usize>(s: S, edge: Edge<P, T, R>) {
     s.enter(edge);
 }
 
@@ -217,7 +218,7 @@ struct Edge<'a, P, T, const R: usize> {
     kinds: PhantomData<(P, T)>,
 }
 
-impl<P: Products, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
+impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
     type Out = ();
 
     #[inline(always)]
@@ -244,14 +245,14 @@ impl<P: Products, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
 /// # Safety
 /// As [`dot`] for these keys.
 #[inline(always)]
-unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
+unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
     s: S,
     q: *const f32,
     step: usize,
     k: Rows,
     dim: usize,
     bytes: usize,
-    next: Next,
+    next: PrefetchStream,
 ) -> S::F32 {
     let width = S::LANES / R;
     let mut lanes = [P::lanes(s, P::zero(s)); MAX_LANES];
@@ -281,13 +282,13 @@ unsafe fn whole<S: Isa, P: Products, T: Stored, const R: usize, const N: usize, 
     P::sums(s, &lanes)
 }
 
-/// Products of `R` rows of queries packed by [`Products::pack`], `step` values apart, with `K` keys. The sum of a
+/// Gemv of `R` rows of queries packed by [`Gemv::pack`], `step` values apart, with `K` keys. The sum of a
 /// vector's lanes is a dot product; each lane runs over the row in ascending order whatever `R` and `K` are.
 ///
 /// # Safety
 /// `queries` has that many rows, and `k` that many keys of `dim` elements.
 #[inline(always)]
-unsafe fn dot<S: Isa, P: Products, T: Stored, const R: usize, const K: usize, const N: usize>(
+unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const N: usize>(
     s: S,
     queries: *const f32,
     step: usize,

@@ -1,11 +1,11 @@
-//! The online softmax of one row and one block: see [`crate::attend::softmax`] for the method.
+//! The online softmax of one row and one block: see [`crate::prefill::softmax`] for the method.
 
 use std::ops::Range;
 
 use super::state::State;
 use super::{LANE, Lines};
-use crate::attend::softmax::SLACK;
-use crate::family::products::Products;
+use crate::attend::RESCALE_THRESHOLD;
+use crate::compute::Gemv;
 use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
@@ -17,7 +17,7 @@ use crate::simd::Isa;
 /// `lines` and `state` have the row, and its scores; `seen` is a part of the block, not empty, and scales are whole
 /// vectors.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Isa, P: Products>(
+pub(super) unsafe fn softmax<S: Isa, P: Gemv>(
     s: S,
     lines: &Lines,
     state: &State,
@@ -46,7 +46,7 @@ pub(super) unsafe fn softmax<S: Isa, P: Products>(
         let max = s.largest(max);
         let reference = state.references.add(r);
         let old = reference.read();
-        if max > old + SLACK {
+        if max > old + RESCALE_THRESHOLD {
             if old > f32::NEG_INFINITY {
                 rescale(s, lines, state, r, old - max);
             }

@@ -1,7 +1,7 @@
 //! What is known of the rows of a band after some of their keys, and how two such states become one.
 
 use super::{lines_of, step};
-use crate::family::products::Products;
+use crate::compute::Gemv;
 use crate::simd::Isa;
 use crate::workspace::array_bytes;
 
@@ -18,7 +18,7 @@ pub(super) struct State {
 
 /// Bytes of a state of `rows` rows; `None` if no machine has as many.
 #[inline(always)]
-pub(crate) fn bytes<S: Isa, P: Products>(rows: usize, dim_v: usize) -> Option<usize> {
+pub(crate) fn bytes<S: Isa, P: Gemv>(rows: usize, dim_v: usize) -> Option<usize> {
     let lines = lines_of(rows);
     let output = array_bytes(step::<S, P>(dim_v).checked_mul(lines)?, 4)?;
     output.checked_add(array_bytes(lines, 4)?.checked_mul(2)?)
@@ -30,7 +30,7 @@ impl State {
     /// # Safety
     /// There are [`bytes`] for as many rows.
     #[inline(always)]
-    pub(super) unsafe fn at<S: Isa, P: Products>(base: *mut u8, rows: usize, dim_v: usize) -> State {
+    pub(super) unsafe fn at<S: Isa, P: Gemv>(base: *mut u8, rows: usize, dim_v: usize) -> State {
         let (lines, step) = (lines_of(rows), step::<S, P>(dim_v));
         // Cannot overflow: the memory is there.
         let [output, line] = [lines * step, lines].map(|n| (n * 4).next_multiple_of(crate::workspace::ALIGN));

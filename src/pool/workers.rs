@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{mem, process};
 
-use super::Team;
-use crate::gate::{self, GATES, Ticket};
+use super::Concurrency;
+use super::calls::{self, CallId, GATES};
 use crate::machine;
 
 /// What the names of the threads start with.
@@ -66,7 +66,7 @@ struct Board {
 }
 
 struct Post {
-    ticket: Ticket,
+    ticket: CallId,
     /// Threads that are wanted; at least 1.
     wanted: usize,
 }
@@ -117,13 +117,13 @@ impl Workers {
     }
 
     /// Calls `task` on the calling thread, and on others meanwhile: a team of at least 2.
-    pub(super) fn help(&self, team: Team, task: &(dyn Fn() + Sync)) {
+    pub(super) fn help(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
         let wanted = team.size - 1;
         // Whom a call wakes that follows another is awake for the next.
         let wakes = if shared.follows() { wanted } else { team.woken };
         let helped = (wakes > 0 || shared.board().sleeping < self.threads.len())
-            && gate::open(task, |open| {
+            && calls::open(task, |open| {
                 let posted = shared.post(Post { ticket: open.ticket(), wanted }, wakes);
                 task();
                 drop(posted);
@@ -157,7 +157,7 @@ impl Drop for Workers {
 /// What a call has on the board; taken down when dropped.
 struct Posted<'s> {
     shared: &'s Shared,
-    ticket: Ticket,
+    ticket: CallId,
 }
 
 impl Drop for Posted<'_> {
@@ -250,7 +250,7 @@ impl Shared {
 
 impl Board {
     /// A ticket for somebody who is wanted.
-    fn take(&mut self) -> Option<Ticket> {
+    fn take(&mut self) -> Option<CallId> {
         let post = self.posts.first_mut()?;
         let ticket = post.ticket;
         post.wanted -= 1;
@@ -299,14 +299,14 @@ mod tests {
 
     #[test]
     fn threads_take_part_awake_and_asleep() {
-        let _gate = gate::for_a_test();
+        let _gate = calls::for_a_test();
         let workers = Workers::new(3).expect("threads");
         assert_eq!(workers.count(), 3);
         for rest in [0, 0, 0, 5, 0, 5] {
             thread::sleep(Duration::from_millis(rest));
             for wanted in 1..4 {
                 let here = AtomicUsize::new(0);
-                workers.help(Team::of(wanted + 1), &|| {
+                workers.help(Concurrency::of(wanted + 1), &|| {
                     here.fetch_add(1, Ordering::Relaxed);
                     until(|| here.load(Ordering::Relaxed) > wanted);
                 });
@@ -317,12 +317,12 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_not_come_is_not_waited_for() {
-        let _gate = gate::for_a_test();
+        let _gate = calls::for_a_test();
         let workers = Workers::new(1).expect("a thread");
         let (held, go) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
-                workers.help(Team::of(2), &|| {
+                workers.help(Concurrency::of(2), &|| {
                     if thread::current().name().is_some_and(|name| name.starts_with(THREAD_NAME)) {
                         held.store(true, Ordering::Relaxed);
                         until(|| go.load(Ordering::Relaxed));
@@ -333,7 +333,7 @@ mod tests {
             });
             until(|| held.load(Ordering::Relaxed));
             let calls = AtomicUsize::new(0);
-            workers.help(Team::of(2), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
+            workers.help(Concurrency::of(2), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
             assert_eq!(calls.into_inner(), 1);
             assert!(workers.shared.board().posts.is_empty());
             // Long enough for the other caller to sleep until its task has been left.
@@ -345,9 +345,9 @@ mod tests {
 
     #[test]
     fn threads_that_sleep_are_left_alone_by_a_small_call() {
-        let _gate = gate::for_a_test();
+        let _gate = calls::for_a_test();
         let workers = Workers::new(2).expect("threads");
-        let team = Team { size: 3, woken: 0 };
+        let team = Concurrency { size: 3, woken: 0 };
         let asleep = || until(|| workers.shared.board().sleeping == 2);
         let rest = || thread::sleep(2 * LOOK_OUT);
         asleep();
@@ -367,7 +367,7 @@ mod tests {
     /// Each piece of work is done once, whoever calls at the same time.
     #[test]
     fn many_callers_share_threads() {
-        let _gate = gate::for_a_test();
+        let _gate = calls::for_a_test();
         let workers = Workers::new(3).expect("threads");
         thread::scope(|scope| {
             for caller in 0..6 {
@@ -375,11 +375,14 @@ mod tests {
                 scope.spawn(move || {
                     for call in 0..2000 {
                         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                        workers.help(Team { woken: call % 2, ..Team::of(2 + (call + caller) % 4) }, &|| {
-                            while next.fetch_add(1, Ordering::Relaxed) < 10 {
-                                done.fetch_add(1, Ordering::Relaxed);
-                            }
-                        });
+                        workers.help(
+                            Concurrency { woken: call % 2, ..Concurrency::of(2 + (call + caller) % 4) },
+                            &|| {
+                                while next.fetch_add(1, Ordering::Relaxed) < 10 {
+                                    done.fetch_add(1, Ordering::Relaxed);
+                                }
+                            },
+                        );
                         assert_eq!(done.into_inner(), 10);
                     }
                 });
@@ -396,7 +399,7 @@ mod tests {
         let shared = made.0.shared.clone();
         let mut board = shared.board();
         let calls = AtomicUsize::new(0);
-        made.run(Team::of(3), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
+        made.run(Concurrency::of(3), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
         drop(made);
         assert_eq!(calls.into_inner(), 1);
         // They are here after all.

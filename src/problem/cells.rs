@@ -9,7 +9,7 @@ use crate::view::View;
 /// `[batch][heads_q][blocks of query rows]`, rows of a byte for each block of keys: nonzero = these rows see
 /// these keys, as far as nothing else hides them.
 #[derive(Clone, Copy, Debug)]
-pub struct Cells<'a> {
+pub struct BlockMask<'a> {
     /// The bytes.
     pub view: View<'a>,
     /// Query rows of a block; at least 1.
@@ -18,7 +18,7 @@ pub struct Cells<'a> {
     pub keys: usize,
 }
 
-impl Cells<'_> {
+impl BlockMask<'_> {
     pub(super) fn check(&self, queries: [usize; 3], len_kv: usize) -> Result<(), Refusal> {
         let [batch, heads, rows] = queries;
         if self.rows == 0 || self.keys == 0 {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::cells::Cells;
+use super::cells::BlockMask;
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, View};
@@ -16,7 +16,7 @@ pub struct Logits<'a> {
     /// key), or telling which keys are seen (bool).
     pub mask: Option<View<'a>>,
     /// Block-sparse attention.
-    pub cells: Option<Cells<'a>>,
+    pub cells: Option<BlockMask<'a>>,
     /// Linear biases.
     pub slopes: Option<Slopes<'a>>,
     /// One more logit for each query head, without a value.

@@ -4,7 +4,7 @@ use super::batch::{Batch, Sizes};
 use super::semantics::{Position, Semantics};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Grain, Layout};
+use crate::view::{Layout, ScaleGranularity};
 
 /// How Q, K and V are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,13 +12,13 @@ pub struct Storage {
     /// Their types.
     pub dtypes: [Dtype; 3],
     /// What shares a scale.
-    pub grains: [Grain; 3],
+    pub granularities: [ScaleGranularity; 3],
 }
 
 impl Storage {
     /// With one scale a head, or none.
     pub fn plain(dtypes: [Dtype; 3]) -> Storage {
-        Storage { dtypes, grains: [Grain::Head; 3] }
+        Storage { dtypes, granularities: [ScaleGranularity::PerHead; 3] }
     }
 }
 

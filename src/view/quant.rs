@@ -21,23 +21,23 @@ pub struct Quant<'a> {
 
 /// What of a tensor shares a scale, at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grain {
+pub enum ScaleGranularity {
     /// All rows of a head, or more; without a zero.
-    Head,
+    PerHead,
     /// A row, or more, but not all of a head; without a zero.
-    Row,
+    PerToken,
     /// Less than a row; or there are zeros.
     Finer,
 }
 
 impl<'a> Quant<'a> {
     /// What shares a scale, if different rows of a head may be of different `entries`.
-    pub fn grain(&self, entries: bool) -> Grain {
+    pub fn granularity(&self, entries: bool) -> ScaleGranularity {
         match self.stride {
-            _ if self.zero.is_some() => Grain::Finer,
-            [.., 0] if self.stride[2] != 0 || (entries && self.stride[0] != 0) => Grain::Row,
-            [.., 0] => Grain::Head,
-            _ => Grain::Finer,
+            _ if self.zero.is_some() => ScaleGranularity::Finer,
+            [.., 0] if self.stride[2] != 0 || (entries && self.stride[0] != 0) => ScaleGranularity::PerToken,
+            [.., 0] => ScaleGranularity::PerHead,
+            _ => ScaleGranularity::Finer,
         }
     }
 

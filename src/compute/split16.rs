@@ -9,9 +9,10 @@
 //!   Σ q · k = 256 · Σ u · (k + 128) + Σ l · (k + 128) - 128 · Σ q; the last stands behind the packed query.
 //! - Probabilities: 256 u + l, digits unsigned.
 
-use super::{MOST_KEYS, Products, few};
+use super::Gemv;
+use super::gemv::{MOST_KEYS, few};
+use crate::compute::{Source, i16::I16};
 use crate::dtype::{Dtype, Stored};
-use crate::family::{Source, i16::I16};
 use crate::simd::{Isa, MAX_LANES};
 
 /// See the module; `BESIDE` for Q8_0, whose scales are beside the elements.
@@ -57,17 +58,17 @@ fn blocks<T: Stored>(row: *const u8, d: usize) -> [*const i32; 2] {
     [block.cast(), block.wrapping_add(T::BLOCK_BYTES).cast()]
 }
 
-impl<const BESIDE: bool> Products for Digits<BESIDE> {
-    const NAME: &'static str = <I16 as Products>::NAME;
+impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
+    const NAME: &'static str = <I16 as Gemv>::NAME;
     const DTYPE: Option<Dtype> = Some(if BESIDE { Dtype::Q8_0 } else { Dtype::I8 });
     const BESIDE: bool = BESIDE;
     const KEYS: usize = WORD;
     const ROWS: usize = 1;
-    const MOST: usize = <I16 as Products>::MOST;
+    const MOST: usize = <I16 as Gemv>::MOST;
     const BLOCKWISE: bool = true;
     /// Where it is multiplied by scales and rounded again, a power of two: nothing is lost by it. Sums of the most keys still
     /// fit: -128 · 512 · 32768 = -2^31.
-    const ONE: f32 = if BESIDE { 32_768.0 } else { <I16 as Products>::ONE };
+    const ONE: f32 = if BESIDE { 32_768.0 } else { <I16 as Gemv>::ONE };
     type Words<S: Isa> = S::I32;
     /// Upper and lower digits; likewise of sums.
     type Factor<S: Isa> = [S::I32; 2];
@@ -79,7 +80,7 @@ impl<const BESIDE: bool> Products for Digits<BESIDE> {
         // SAFETY: this function's contract. Two bytes of each element fill half of the line: room for what sums begin with,
         // too. Vectors are split where they lie.
         unsafe {
-            let factor = <I16 as Products>::pack(s, source, dim, factor, to);
+            let factor = <I16 as Gemv>::pack(s, source, dim, factor, to);
             let numbers = to.cast::<i16>();
             let all = dim.next_multiple_of(WORD * S::LANES);
             // It fills whole vectors of pairs.
@@ -196,7 +197,7 @@ impl<const BESIDE: bool> Products for Digits<BESIDE> {
 
     #[inline(always)]
     fn sums<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES]) -> S::F32 {
-        <I16 as Products>::sums(s, lanes)
+        <I16 as Gemv>::sums(s, lanes)
     }
 
     #[inline(always)]
@@ -207,7 +208,7 @@ impl<const BESIDE: bool> Products for Digits<BESIDE> {
 
     #[inline(always)]
     fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
-        <I16 as Products>::total(s, lanes)
+        <I16 as Gemv>::total(s, lanes)
     }
 
     #[inline(always)]
@@ -216,7 +217,7 @@ impl<const BESIDE: bool> Products for Digits<BESIDE> {
             // Rounded when it has been multiplied by a scale.
             return s.exp2(s.add(x, s.splat(Self::ONE.log2())));
         }
-        <I16 as Products>::probability(s, x)
+        <I16 as Gemv>::probability(s, x)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Step 1: scores of a block of keys, in log2 units, and their maximum for each row.
 
-use super::ahead::Ahead;
-use crate::family::{Family, Rows, Tile};
+use super::prefetch::Prefetch;
+use crate::compute::{Gemm, Rows, Tile};
 use crate::simd::Isa;
 
 /// Keys, as scores meet them.
@@ -25,9 +25,9 @@ impl Keys {
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`] for `n` keys; only families that are [`Family::BLOCKWISE`] have scales; `out` has room for `n * Z` vectors.
+/// As [`dot`] for `n` keys; only families that are [`Gemm::BLOCKWISE`] have scales; `out` has room for `n * Z` vectors.
 #[inline(always)]
-pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
+pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     panel: *const f32,
     lanes: usize,
@@ -35,7 +35,7 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
     n: usize,
     dim: usize,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Prefetch,
 ) -> [S::F32; Z] {
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     let mut key = 0;
@@ -67,7 +67,7 @@ pub(crate) unsafe fn scores<S: Isa, F: Family, const R: usize, const Z: usize>(
 /// `k` has at least `R` keys, each of `dim` elements, and `panel` is the first of `Z` neighbouring vectors of a
 /// packed panel `lanes` wide.
 #[inline(always)]
-unsafe fn dot<S: Isa, F: Family, const R: usize, const Z: usize>(
+unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     panel: *const f32,
     lanes: usize,

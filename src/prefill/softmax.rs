@@ -1,17 +1,12 @@
 //! Step 4: the online softmax: a running reference and a running sum for each row.
 //!
 //! The reference is the largest score so far, but *lazily*: it moves only when a score exceeds it
-//! by more than [`SLACK`], so on ordinary data the sums are rescaled once or not at all. Each
+//! by more than [`RESCALE_THRESHOLD`], so on ordinary data the sums are rescaled once or not at all. Each
 //! lane decides for itself, so a row's bits do not depend on its neighbours.
 
-use super::VECTORS;
-use crate::family::Family;
+use crate::attend::{RESCALE_THRESHOLD, VECTORS};
+use crate::compute::Gemm;
 use crate::simd::{Body, Isa, MAX_LANES};
-
-/// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
-/// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
-/// precision: f32 is as dense at 2^8 as at 1.
-pub(crate) const SLACK: f32 = 8.0;
 
 /// Where the softmax state and the accumulator of one tile of rows are kept, `lanes` wide.
 #[derive(Clone, Copy)]
@@ -61,7 +56,7 @@ impl State {
 pub(crate) struct Relative<S: Isa, const Z: usize> {
     /// Subtracted from the scores.
     pub(crate) reference: [S::F32; Z],
-    /// What sums of the block are multiplied by, if the family is [`Family::BLOCKWISE`].
+    /// What sums of the block are multiplied by, if the family is [`Gemm::BLOCKWISE`].
     pub(crate) weight: [S::F32; Z],
 }
 
@@ -71,7 +66,7 @@ pub(crate) struct Relative<S: Isa, const Z: usize> {
 /// # Safety
 /// `state` is initialised, for at most `VECTORS` vectors and `dim_v` output elements.
 #[inline(always)]
-pub(crate) unsafe fn update<S: Isa, F: Family>(
+pub(crate) unsafe fn update<S: Isa, F: Gemm>(
     s: S,
     state: State,
     dim_v: usize,
@@ -116,7 +111,7 @@ pub(crate) unsafe fn update<S: Isa, F: Family>(
 
 #[inline(always)]
 fn exceeds<S: Isa>(s: S, max: S::F32, reference: S::F32) -> S::Mask {
-    s.gt(max, s.add(reference, s.splat(SLACK)))
+    s.gt(max, s.add(reference, s.splat(RESCALE_THRESHOLD)))
 }
 
 /// Moves the references that must move and scales sum and output of their lanes accordingly.
@@ -203,22 +198,22 @@ impl<const Z: usize> Body for MarkNotNumbers<Z> {
 /// Turns the scores of a block into probabilities 2^(score - reference) and sums them. Each lane
 /// adds in the order of the keys, then the block's sum to that of all blocks, so that the sum does
 /// not depend on how a tile cuts the block into spans.
-pub(crate) struct Probabilities<S: Isa, F: Family, const Z: usize> {
+pub(crate) struct Probabilities<S: Isa, F: Gemm, const Z: usize> {
     relative: Relative<S, Z>,
     sum: [F::Sum<S>; Z],
 }
 
 // Not derived, which would ask for families that can be copied.
-impl<S: Isa, F: Family, const Z: usize> Clone for Probabilities<S, F, Z> {
+impl<S: Isa, F: Gemm, const Z: usize> Clone for Probabilities<S, F, Z> {
     #[inline(always)]
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Isa, F: Family, const Z: usize> Copy for Probabilities<S, F, Z> {}
+impl<S: Isa, F: Gemm, const Z: usize> Copy for Probabilities<S, F, Z> {}
 
-impl<S: Isa, F: Family> Probabilities<S, F, VECTORS> {
+impl<S: Isa, F: Gemm> Probabilities<S, F, VECTORS> {
     /// For a block of scores.
     #[inline(always)]
     pub(crate) fn new(s: S, relative: Relative<S, VECTORS>) -> Self {
@@ -267,7 +262,7 @@ impl<S: Isa, F: Family> Probabilities<S, F, VECTORS> {
     }
 }
 
-impl<S: Isa, F: Family, const Z: usize> Probabilities<S, F, Z> {
+impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
     /// What sums of the block are multiplied by, see [`Relative`].
     #[inline(always)]
     pub(crate) fn weight(&self) -> [S::F32; Z] {

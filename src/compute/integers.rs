@@ -2,14 +2,14 @@
 
 use std::marker::PhantomData;
 
-use super::{Family, Rows, Source, convert, plain_rows};
+use super::{Gemm, Rows, Source, convert, plain_rows};
 use crate::dtype::{Dtype, Stored, i8};
-use crate::simd::corner::Square;
+use crate::simd::transpose::Square;
 use crate::simd::{Body, Isa, MAX_LANES};
-use crate::view::Grain;
+use crate::view::ScaleGranularity;
 
 /// A family whose words are integers.
-pub(crate) trait Integers: Family {
+pub(crate) trait Integers: Gemm {
     /// The largest magnitude that elements of a query row may have, so that sums do not overflow.
     fn most(dim: usize) -> f32;
 
@@ -26,8 +26,8 @@ pub(crate) trait Integers: Family {
     unsafe fn offset<S: Isa>(s: S, words: *const u32, steps: usize, lanes: usize) -> S::I32;
 }
 
-/// See [`Family::pack_query`]. Panels begin with a line of what scores are multiplied by, and with the last of
-/// [`Family::HEAD`] a line of what sums begin with.
+/// See [`Gemm::pack_query`]. Panels begin with a line of what scores are multiplied by, and with the last of
+/// [`Gemm::HEAD`] a line of what sums begin with.
 ///
 /// # Safety
 /// As there.
@@ -140,7 +140,8 @@ impl<F: Integers> Body for Pack<'_, F> {
 /// Whether rows are integers as they are stored, each with one scale.
 #[inline(always)]
 pub(super) fn is_direct(source: &Source) -> bool {
-    source.dtype() == Dtype::I8 && source.view.quant().is_none_or(|q| q.grain(false) != Grain::Finer)
+    source.dtype() == Dtype::I8
+        && source.view.quant().is_none_or(|q| q.granularity(false) != ScaleGranularity::Finer)
 }
 
 /// One row of 8-bit integers as words, zeros behind the last.

@@ -3,24 +3,19 @@
 
 use std::ops::Range;
 
-use super::key_rows;
-use crate::family::{Family, Rows};
+use crate::attend::{V, key_rows};
+use crate::compute::{Gemm, Rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 
-/// Whose rows [`rows`] brings.
-pub(crate) const K: usize = 0;
-/// Likewise.
-pub(crate) const V: usize = 1;
-
 /// Rows of `K`, or groups of `V`, by way of `scratch` if `staged`; and whether values that are not finite were
-/// left out, see [`Family::stage_v`].
+/// left out, see [`Gemm::stage_v`].
 ///
 /// # Safety
 /// `keys` are those of the sequence; `scratch` has room for as many staged rows. Rows that are not staged
 /// are of a type that the family reads, and lie at equal distances.
 #[inline(always)]
-pub(crate) unsafe fn rows<S: Isa, F: Family, const WHICH: usize>(
+pub(crate) unsafe fn rows<S: Isa, F: Gemm, const WHICH: usize>(
     s: S,
     problem: &Problem,
     sequence: &Sequence,

@@ -1,14 +1,9 @@
 //! How a family multiplies where query rows are few and lanes are elements of a head: see [`crate::decode`].
 //!
 //! A *word* is what a lane multiplies at a time: an element, or two or four neighbouring ones. So a vector holds
-//! [`Products::KEYS`] times as many elements as it has lanes, and of V, where a word holds an element of as many
+//! [`Gemv::KEYS`] times as many elements as it has lanes, and of V, where a word holds an element of as many
 //! neighbouring keys, what belongs to as many elements fills that many vectors, in an order of the instruction set's
 //! own.
-
-pub(crate) mod bf16;
-pub(crate) mod digits;
-pub(crate) mod f32;
-pub(crate) mod i16;
 
 use super::Source;
 use crate::dtype::{Dtype, Stored};
@@ -18,7 +13,7 @@ use crate::simd::{Isa, MAX_LANES};
 ///
 /// All functions that take pointers need the elements that they name, valid for reads, or whole vectors, valid for
 /// writes.
-pub(crate) trait Products: 'static {
+pub(crate) trait Gemv: 'static {
     /// The family's name.
     const NAME: &'static str;
     /// What K and V are stored as, if words are made of that alone.
@@ -32,7 +27,7 @@ pub(crate) trait Products: 'static {
     const ROWS: usize = usize::MAX;
     /// Keys of a block that sums can take.
     const MOST: usize;
-    /// Whether the sums of a block are integers: see [`super::Family::BLOCKWISE`].
+    /// Whether the sums of a block are integers: see [`Gemm::BLOCKWISE`].
     const BLOCKWISE: bool;
     /// What a probability of 1 counts.
     const ONE: f32;
@@ -58,7 +53,7 @@ pub(crate) trait Products: 'static {
     /// See the trait.
     unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> Self::Factor<S>;
 
-    /// Sums of a score with a packed query row of `dim` elements, to begin with. With [`Products::BESIDE`], what is to be
+    /// Sums of a score with a packed query row of `dim` elements, to begin with. With [`Gemv::BESIDE`], what is to be
     /// taken from those of the two blocks of a vector of elements from `d` on.
     ///
     /// # Safety
@@ -113,7 +108,7 @@ pub(crate) trait Products: 'static {
     /// What [`Isa::sums`] says, of them.
     fn sums<S: Isa>(s: S, lanes: &[Self::Lanes<S>; MAX_LANES]) -> S::F32;
 
-    /// The same of each half of a vector, less what [`Products::begin`] gave: with [`Products::BESIDE`].
+    /// The same of each half of a vector, less what [`Gemv::begin`] gave: with [`Gemv::BESIDE`].
     #[inline(always)]
     fn sums_of_halves<S: Isa>(
         s: S,
@@ -123,11 +118,11 @@ pub(crate) trait Products: 'static {
         [Self::sums(s, lanes), s.splat(0.0)]
     }
 
-    /// What [`Products::sums`] says of one: the number that it gives for it.
+    /// What [`Gemv::sums`] says of one: the number that it gives for it.
     fn total<S: Isa>(s: S, lanes: Self::Lanes<S>) -> f32;
 
-    /// 2^`x`, a probability, for `x` that is not above [`crate::attend::softmax::SLACK`], or not above 0 if
-    /// [`Products::BLOCKWISE`]: times [`Products::ONE`], and as it counts in the sum of them.
+    /// 2^`x`, a probability, for `x` that is not above [`crate::prefill::softmax::SLACK`], or not above 0 if
+    /// [`Gemv::BLOCKWISE`]: times [`Gemv::ONE`], and as it counts in the sum of them.
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32;
 
     /// Writes a vector of them, rounded, those of keys from `key` on: into a line of f32, from which nothing before
@@ -144,7 +139,7 @@ pub(crate) trait Products: 'static {
     unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> Self::Factor<S>;
 
     /// The same where elements of the lower half of a vector are multiplied by those of the first line, others by those of
-    /// the second: with [`Products::BESIDE`].
+    /// the second: with [`Gemv::BESIDE`].
     ///
     /// # Safety
     /// See the trait.
@@ -154,16 +149,16 @@ pub(crate) trait Products: 'static {
         unsafe { Self::weight(s, lines[0], key) }
     }
 
-    /// Rows of V of [`Products::KEYS`] keys, with what belongs to an element in one word.
+    /// Rows of V of [`Gemv::KEYS`] keys, with what belongs to an element in one word.
     fn side_by_side<S: Isa>(s: S, rows: [Self::Words<S>; MOST_KEYS]) -> [Self::Words<S>; MOST_KEYS];
 
-    /// Sums of outputs to go on with, in the order of [`Products::side_by_side`].
+    /// Sums of outputs to go on with, in the order of [`Gemv::side_by_side`].
     ///
     /// # Safety
     /// See the trait.
     unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [Self::Sum<S>; MOST_KEYS];
 
-    /// Writes them: in the order of elements, as f32; just as they are if [`Products::BLOCKWISE`].
+    /// Writes them: in the order of elements, as f32; just as they are if [`Gemv::BLOCKWISE`].
     ///
     /// # Safety
     /// See the trait.
@@ -176,12 +171,12 @@ pub(crate) trait Products: 'static {
     unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS];
 }
 
-/// The most that [`Products::KEYS`] is: of arrays that long, [`Products::KEYS`] vectors count.
+/// The most that [`Gemv::KEYS`] is: of arrays that long, [`Gemv::KEYS`] vectors count.
 pub(crate) const MOST_KEYS: usize = 4;
 
 /// Elements of a vector.
 #[inline(always)]
-pub(crate) const fn width<S: Isa, P: Products>() -> usize {
+pub(crate) const fn width<S: Isa, P: Gemv>() -> usize {
     S::LANES * P::KEYS
 }
 
@@ -191,7 +186,7 @@ pub(crate) const fn width<S: Isa, P: Products>() -> usize {
 /// # Safety
 /// The row has them; they are not more than the array has.
 #[inline(never)]
-unsafe fn few(row: *const u8, d: usize, n: usize, bytes: usize) -> [u8; 64] {
+pub(super) unsafe fn few(row: *const u8, d: usize, n: usize, bytes: usize) -> [u8; 64] {
     let mut elements = [0; 64];
     for (i, byte) in elements.iter_mut().enumerate().take(n * bytes) {
         // SAFETY: a byte of one of the elements.

@@ -44,9 +44,9 @@ struct Call<'t> {
 
 /// What lets a thread in as long as the gate is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(usize);
+pub struct CallId(usize);
 
-impl Ticket {
+impl CallId {
     /// Never 0.
     pub fn number(self) -> usize {
         self.0
@@ -54,8 +54,8 @@ impl Ticket {
 
     /// The ticket of that number; of one that nobody has given out, one that lets nobody in, or somebody into a call
     /// that is under way.
-    pub fn of(number: usize) -> Ticket {
-        Ticket(number)
+    pub fn of(number: usize) -> CallId {
+        CallId(number)
     }
 
     /// Does the task behind the gate, unless that has been closed. A panic of the task stays inside.
@@ -121,9 +121,9 @@ fn take(gate: usize) -> bool {
 
 impl Open<'_> {
     /// The ticket of this call.
-    pub fn ticket(&self) -> Ticket {
+    pub fn ticket(&self) -> CallId {
         let call = ALL[self.gate].state.load(Ordering::Relaxed) >> CALL;
-        Ticket(call * GATES + self.gate)
+        CallId(call * GATES + self.gate)
     }
 
     /// Lets nobody in any more.
@@ -172,7 +172,7 @@ mod tests {
         let _gate = for_a_test();
         let count = AtomicUsize::new(0);
         let task = || _ = count.fetch_add(1, Ordering::Relaxed);
-        let mut ticket = Ticket(0);
+        let mut ticket = CallId(0);
         let opened = open(&task, |open| {
             ticket = open.ticket();
             ticket.enter();
@@ -252,7 +252,7 @@ mod tests {
         let _gate = for_a_test();
         let count = AtomicUsize::new(0);
         let task = || _ = count.fetch_add(1, Ordering::Relaxed);
-        let ticket = Mutex::new(Ticket(0));
+        let ticket = Mutex::new(CallId(0));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             open(&task, |open| {
                 *ticket.lock().unwrap() = open.ticket();

@@ -2,12 +2,12 @@
 //! begins with. A few rows with each register tile, because the machine takes only some tens of requests
 //! at a time and stands still for more.
 
-use super::mask::first_block;
-use super::{fetch, key_rows, query_rows};
-use crate::family::{Rows, Source};
-use crate::part::{Part, Place};
+use crate::attend::blocks::first_block;
+use crate::attend::{fetch, key_rows, query_rows};
+use crate::compute::{Rows, Source};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
+use crate::work::query_tiles::{Place, QueryTile};
 use std::ops::Range;
 
 /// Rows that are still to be asked for.
@@ -34,15 +34,15 @@ const NOTHING: Stream =
     Stream { rows: Rows { base: std::ptr::null(), stride: 0 }, bytes: 0, left: 0, each: 0 };
 
 /// What is to be fetched: of K, V and Q.
-pub(crate) struct Ahead([Stream; 3]);
+pub(crate) struct Prefetch([Stream; 3]);
 
-impl Ahead {
+impl Prefetch {
     /// What comes after a block of keys of `part`: the keys `next`, or if there are none the next part's
     /// first `block` keys and its queries. To be asked for in `steps` steps.
     #[inline(always)]
-    pub(crate) fn new(part: &Part, next: &Range<usize>, block: usize, steps: usize) -> Ahead {
+    pub(crate) fn new(part: &QueryTile, next: &Range<usize>, block: usize, steps: usize) -> Prefetch {
         let problem = part.problem();
-        let mut ahead = Ahead([NOTHING; 3]);
+        let mut ahead = Prefetch([NOTHING; 3]);
         if !next.is_empty() {
             ahead.keys(problem, part.sequence(), part.head(), next);
         } else if let Some(place) = part.next() {

@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::MAX_WIDTH;
 use super::softmax::Probabilities;
-use crate::family::{Family, Rows, Tile};
+use crate::attend::MAX_WIDTH;
+use crate::compute::{Gemm, Rows, Tile};
 use crate::simd::Isa;
 
 /// Elements of the tile that makes the probabilities: fewer than in others, so that what the
@@ -24,7 +24,7 @@ const NEAR: usize = 4;
 /// # Safety
 /// As [`accumulate`].
 #[inline(always)]
-pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Family, const Z: usize>(
+pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     s: S,
     scores: *mut f32,
     v: Rows,
@@ -58,7 +58,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Family, const Z: usize>(
 /// `p` holds `n * Z` vectors of words, `v` `n` groups of `dim` words, `output` `Z` vectors in each of `dim`
 /// rows: initialised, or to be if `fresh`.
 #[inline(always)]
-pub(crate) unsafe fn accumulate<S: Isa, F: Family, const R: usize, const Z: usize>(
+pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     p: *mut f32,
     v: Rows,
@@ -93,7 +93,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Family, const R: usize, const Z: usiz
 /// As [`accumulate`], for `R` elements from the first of `v` on. With `making`, `p` holds scores,
 /// which become probabilities.
 #[inline(always)]
-unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
+unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     p: *mut f32,
     v: Rows,
@@ -159,7 +159,7 @@ unsafe fn tile<S: Isa, F: Family, const R: usize, const Z: usize>(
 /// # Safety
 /// `row` has `R` words.
 #[inline(always)]
-unsafe fn weigh<S: Isa, F: Family, const R: usize, const Z: usize>(
+unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     words: [F::Words<S>; Z],
     row: *const u8,

@@ -11,19 +11,20 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::fetch::{AHEAD, Next, fetch_rows};
+use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
 use super::scores::Keys;
 use super::state::State;
 use super::{Lines, Visit};
-use crate::attend::epilogue::blank;
-use crate::band::Piece;
+use crate::attend::finish::blank;
+use crate::compute::Gemv;
+use crate::compute::Rows;
+use crate::compute::gemv::{MOST_KEYS, width};
 use crate::dtype::{Stored as _, q8_0::Q8_0};
-use crate::family::Rows;
-use crate::family::products::{MOST_KEYS, Products, width};
 use crate::simd::{Body, Isa, MAX_LANES};
+use crate::work::split_kv::SplitWork;
 
 /// Blocks of a row of `dim` elements whose scales are beside them.
-pub(super) fn blocks<P: Products>(dim: usize) -> usize {
+pub(super) fn blocks<P: Gemv>(dim: usize) -> usize {
     if P::BESIDE { dim / Q8_0::BLOCK } else { 0 }
 }
 
@@ -94,7 +95,7 @@ unsafe fn scales<S: Isa, At: Fn(usize) -> *const u8>(
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn scores<S: Isa, P: Products, const ASKS: bool>(
+pub(super) unsafe fn scores<S: Isa, P: Gemv, const ASKS: bool>(
     s: S,
     lines: &Lines,
     rows: usize,
@@ -106,7 +107,7 @@ pub(super) unsafe fn scores<S: Isa, P: Products, const ASKS: bool>(
         // SAFETY: only keys that are seen are read, whichever lane they are in; lines are as long as whole vectors of keys.
         unsafe {
             if seen.start <= first && first + S::LANES <= seen.end {
-                let next = if ASKS { next.skip(first) } else { Next::NOTHING };
+                let next = if ASKS { next.skip(first) } else { PrefetchStream::NOTHING };
                 let k = k.skip(first);
                 let ask = |n| {
                     if ASKS {
@@ -130,7 +131,7 @@ const KEYS: usize = 4;
 /// # Safety
 /// There are these rows.
 #[inline(always)]
-unsafe fn vector<S: Isa, P: Products, At: Fn(usize) -> *const u8>(
+unsafe fn vector<S: Isa, P: Gemv, At: Fn(usize) -> *const u8>(
     s: S,
     lines: &Lines,
     rows: usize,
@@ -191,9 +192,9 @@ unsafe fn vector<S: Isa, P: Products, At: Fn(usize) -> *const u8>(
 /// # Safety
 /// As [`super::visit`], which this ends; `weights` has room for the keys of a block.
 #[inline(always)]
-pub(super) unsafe fn values<S: Isa, P: Products>(
+pub(super) unsafe fn values<S: Isa, P: Gemv>(
     s: S,
-    piece: &Piece,
+    piece: &SplitWork,
     visit: &Visit<P>,
     lines: &Lines,
     weights: &Weights,
@@ -211,7 +212,7 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
                 // Asked for here as well as below: of what is asked for at once, some is lost.
                 gather::<S, true>(s, weights, rows, &keys, dim, visit.next_keys(piece, &keys))
             } else {
-                gather::<S, false>(s, weights, rows, &keys, dim, Next::NOTHING)
+                gather::<S, false>(s, weights, rows, &keys, dim, PrefetchStream::NOTHING)
             };
         }
         for (r, (head, row)) in piece.lines().enumerate() {
@@ -258,7 +259,7 @@ pub(super) unsafe fn values<S: Isa, P: Products>(
                     if S::REGISTERS >= 32 && visit.asks && r == 0 {
                         accumulate!(true, visit.next_keys(piece, &keys));
                     } else {
-                        accumulate!(false, Next::NOTHING);
+                        accumulate!(false, PrefetchStream::NOTHING);
                     }
                 }
             } else {
@@ -299,7 +300,7 @@ unsafe fn gather<S: Isa, const ASKS: bool>(
     rows: Rows,
     keys: &Range<usize>,
     dim: usize,
-    next: Next,
+    next: PrefetchStream,
 ) -> bool {
     let row_bytes = dim / Q8_0::BLOCK * Q8_0::BLOCK_BYTES;
     let (mut found, mut least) = (s.splat(0.0), s.splat(0.0));
@@ -338,7 +339,7 @@ unsafe fn gather<S: Isa, const ASKS: bool>(
 /// # Safety
 /// There is a line of them, as long as whole vectors, and scales have been gathered.
 #[inline(always)]
-unsafe fn weigh<S: Isa, P: Products, const GUARDED: bool>(
+unsafe fn weigh<S: Isa, P: Gemv, const GUARDED: bool>(
     s: S,
     weights: &Weights,
     p: *const f32,
@@ -378,13 +379,13 @@ struct Accumulate<'a, P, const ASKS: bool> {
     rows: Rows,
     keys: Range<usize>,
     dim: usize,
-    next: Next,
+    next: PrefetchStream,
     /// Whether sums begin with these.
     fresh: bool,
     products: PhantomData<P>,
 }
 
-impl<P: Products, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
+impl<P: Gemv, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
     type Out = ();
 
     #[inline(always)]
@@ -408,7 +409,7 @@ impl<P: Products, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
     }
 }
 
-impl<P: Products, const ASKS: bool> Accumulate<'_, P, ASKS> {
+impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
     /// `C` vectors of words from element `d` on; `in_part` if only one block is left.
     ///
     /// # Safety

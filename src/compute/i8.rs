@@ -8,11 +8,11 @@
 //! As in SageAttention (arXiv:2410.02367) and I-BERT's integer softmax (arXiv:2101.01321) before it.
 
 use super::integers::{self, Integers};
-use super::{Family, Rows, Source, convert, copy_rows};
+use super::{Gemm, Rows, Source, convert, copy_rows};
 use crate::dtype::Dtype;
 use crate::problem::Storage;
 use crate::simd::{Body, Isa};
-use crate::view::Grain;
+use crate::view::ScaleGranularity;
 
 /// The compute family of 8-bit integers.
 pub(crate) enum I8 {}
@@ -20,7 +20,7 @@ pub(crate) enum I8 {}
 /// Elements of a word.
 const WORD: usize = 4;
 
-impl Family for I8 {
+impl Gemm for I8 {
     const NAME: &'static str = "i8";
     const ROUNDS: bool = true;
     const KEYS: usize = WORD;
@@ -33,12 +33,15 @@ impl Family for I8 {
     /// Four neighbouring elements, or an element of four neighbouring keys, from the lowest byte on.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
-    type Products = super::i16::I16;
+    type Gemv = super::i16::I16;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {
-        let Storage { dtypes: [_, k, v], grains: [_, grain_k, grain_v] } = *storage;
-        k == Dtype::I8 && v == Dtype::I8 && grain_k != Grain::Finer && grain_v == Grain::Head
+        let Storage { dtypes: [_, k, v], granularities: [_, grain_k, grain_v] } = *storage;
+        k == Dtype::I8
+            && v == Dtype::I8
+            && grain_k != ScaleGranularity::Finer
+            && grain_v == ScaleGranularity::PerHead
     }
 
     #[inline(always)]
@@ -192,7 +195,7 @@ impl Integers for I8 {
     }
 }
 
-/// See [`Family::stage_k`]. Out of line: once for each instruction set, not in each kernel.
+/// See [`Gemm::stage_k`]. Out of line: once for each instruction set, not in each kernel.
 ///
 /// # Safety
 /// As there, for what is in it.
@@ -237,7 +240,7 @@ impl Body for Flip {
     }
 }
 
-/// See [`Family::stage_v`]. Out of line: once for each instruction set, not in each kernel.
+/// See [`Gemm::stage_v`]. Out of line: once for each instruction set, not in each kernel.
 ///
 /// # Safety
 /// As there, for what is in it.

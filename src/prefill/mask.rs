@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::MAX_WIDTH;
+use crate::attend::MAX_WIDTH;
+use crate::attend::blocks::clip;
 use crate::problem::Sequence;
 use crate::simd::Isa;
 
@@ -71,22 +72,6 @@ fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range
     }
     let (start, end) = (keys.start - block.start, keys.end - block.start);
     keys.start - start % group..block.end.min(block.start + end.next_multiple_of(group))
-}
-
-/// What of `seen` lies in the first block that has any of it, and the rest of its first group; empty if
-/// nothing is seen. Blocks of `size` keys start at multiples of `size` from key 0, and groups at multiples
-/// of theirs from there, whatever is seen.
-#[inline(always)]
-pub(crate) fn first_block(seen: &Range<usize>, size: usize, group: usize) -> Range<usize> {
-    let into = seen.start % size;
-    let end = seen.end.min((seen.start - into).saturating_add(size));
-    if seen.is_empty() { seen.clone() } else { seen.start - into % group..end }
-}
-
-/// What of `seen` lies in the block behind `block`; empty after the last.
-#[inline(always)]
-pub(crate) fn next_block(seen: &Range<usize>, block: &Range<usize>, size: usize) -> Range<usize> {
-    block.end..seen.end.min(block.end.saturating_add(size))
 }
 
 impl Span {
@@ -179,11 +164,4 @@ pub(crate) unsafe fn mask<S: Isa, const Z: usize>(
             }
         }
     }
-}
-
-/// The part of `range` that lies in `bounds`; empty, and in bounds, if there is none.
-#[inline(always)]
-pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
-    let start = range.start.clamp(bounds.start, bounds.end);
-    start..range.end.clamp(start, bounds.end)
 }

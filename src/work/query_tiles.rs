@@ -1,6 +1,6 @@
 //! A part: the rows of the output that one thread computes, and nobody else at the same time.
 //!
-//! Disjointness is a property of this file alone: a [`Part`] can only come from a [`Queue`], a
+//! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a [`TileQueue`], a
 //! queue borrows its problem exclusively, and it hands out each index once. Where an output is written, `output`
 //! says, to whoever shows that the rows are theirs.
 
@@ -11,7 +11,7 @@ use crate::problem::{Problem, Sequence, Shape};
 
 /// The pieces that a problem is cut into; sizes are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiles {
+pub struct TileSizes {
     /// Query heads of a part that are computed together; 1 where there are many rows.
     pub heads: usize,
     /// Query rows of a part, of each head.
@@ -22,29 +22,29 @@ pub struct Tiles {
     pub staged: [bool; 2],
 }
 
-/// Which sequences have so few query rows that they are not cut into parts, but computed in bands: see
-/// [`crate::band`].
+/// Which sequences have so rule query rows that they are not cut into parts, but computed in bands: see
+/// [`crate::work::split_kv`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Few {
+pub enum PathRule {
     /// None of them.
-    None,
+    AlwaysPrefill,
     /// All of them.
-    All,
+    AlwaysDecode,
     /// Those that would leave most of vectors with this many lanes idle.
-    Lanes(usize),
+    ByRows(usize),
 }
 
-impl Few {
+impl PathRule {
     /// Whether a sequence of this many query rows is one: not a matter of how they are cut into parts, so that
     /// the bits of a row are not, either.
     #[inline(always)]
-    pub fn has(self, rows: usize) -> bool {
+    pub fn decodes(self, rows: usize) -> bool {
         match self {
-            Few::None => false,
-            Few::All => true,
+            PathRule::AlwaysPrefill => false,
+            PathRule::AlwaysDecode => true,
             // Measured on both instruction sets: a row takes as long with lanes of elements as 16/13 of a lane
             // of rows, and vectors of rows are paid for whole.
-            Few::Lanes(lanes) => {
+            PathRule::ByRows(lanes) => {
                 let lanes = rows.checked_next_multiple_of(lanes).unwrap_or(usize::MAX);
                 rows.saturating_mul(16) <= lanes.saturating_mul(13)
             }
@@ -64,14 +64,14 @@ pub struct Place {
 }
 
 /// The right to write the output rows of one place.
-pub struct Part<'p> {
+pub struct QueryTile<'p> {
     problem: &'p Problem<'p>,
     place: Place,
     sequence: Sequence,
     next: Option<Place>,
 }
 
-impl<'p> Part<'p> {
+impl<'p> QueryTile<'p> {
     /// The problem that the part belongs to.
     pub fn problem(&self) -> &'p Problem<'p> {
         self.problem
@@ -172,10 +172,10 @@ pub fn count(shape: &Shape, rows: usize) -> usize {
 }
 
 /// Hands out the parts of a problem, each once, from any thread.
-pub struct Queue<'p> {
+pub struct TileQueue<'p> {
     problem: &'p Problem<'p>,
     rows: usize,
-    few: Few,
+    rule: PathRule,
     count: usize,
     /// The next index, and how far apart indices are.
     next: AtomicUsize,
@@ -184,28 +184,28 @@ pub struct Queue<'p> {
     ahead: usize,
 }
 
-impl<'p> Queue<'p> {
+impl<'p> TileQueue<'p> {
     /// All parts of `problem`, of at most `rows` (at least 1) query rows, for about this many threads.
-    pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> Queue<'p> {
-        Queue::of(problem, rows, Few::None, [0, 1], threads)
+    pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> TileQueue<'p> {
+        TileQueue::of(problem, rows, PathRule::AlwaysPrefill, [0, 1], threads)
     }
 
-    /// Parts `first`, `first + step`, … of those with more than few rows.
+    /// Parts `first`, `first + step`, … of those with more than rule rows.
     pub(crate) fn of(
         problem: &'p Problem<'p>,
         rows: usize,
-        few: Few,
+        rule: PathRule,
         [first, step]: [usize; 2],
         ahead: usize,
-    ) -> Queue<'p> {
-        let count = if few == Few::All { 0 } else { count(problem.shape(), rows) };
-        Queue { problem, rows, few, count, next: AtomicUsize::new(first), step, ahead }
+    ) -> TileQueue<'p> {
+        let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), rows) };
+        TileQueue { problem, rows, rule, count, next: AtomicUsize::new(first), step, ahead }
     }
 
     /// A part that nobody has had yet.
     // Inlined, because a part is large enough to be moved by a call of memmove, which small calls notice.
     #[inline(always)]
-    pub fn take(&self) -> Option<Part<'p>> {
+    pub fn take(&self) -> Option<QueryTile<'p>> {
         loop {
             // Relaxed: only uniqueness matters; the inputs were there before the threads were.
             let index = self.next.fetch_add(self.step, Ordering::Relaxed);
@@ -215,7 +215,7 @@ impl<'p> Queue<'p> {
             if let Some(place) = self.place(index) {
                 let next = index.checked_add(self.ahead).and_then(|index| self.place(index));
                 let sequence = self.problem.sequence(place.batch);
-                return Some(Part { problem: self.problem, place, sequence, next });
+                return Some(QueryTile { problem: self.problem, place, sequence, next });
             }
         }
     }
@@ -233,7 +233,7 @@ impl<'p> Queue<'p> {
         let [_, heads, len] = self.problem.shape().queries;
         if self.count == 1 && self.problem.starts_q().is_none() {
             // Small calls notice the divisions.
-            return (!self.few.has(len)).then_some(Place { batch: 0, head: 0, rows: 0..len });
+            return (!self.rule.decodes(len)).then_some(Place { batch: 0, head: 0, rows: 0..len });
         }
         let (batch, index, tiles, len) = match self.problem.starts_q() {
             None => {
@@ -260,7 +260,7 @@ impl<'p> Queue<'p> {
         // Last rows first: under a causal window they see the most keys, and the longest parts
         // must not be the ones that start last. Heads innermost would spread the threads over
         // all of K and V; tiles innermost keeps one head's K and V in cache.
-        if self.few.has(len) {
+        if self.rule.decodes(len) {
             return None;
         }
         let (head, tile) = (index / tiles, tiles - 1 - index % tiles);

@@ -2,7 +2,7 @@
 //! whole tensor. Copies where they are f32 already.
 
 use super::Source;
-use crate::dtype::{Stored, with_stored};
+use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Quant;
 
@@ -38,7 +38,7 @@ impl Body for Convert<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: the contract of `convert`, which made this.
-        unsafe { with_stored!(self.source.dtype(), T => self.rows::<S, T>(s)) }
+        unsafe { with_qkv_type!(self.source.dtype(), T => self.rows::<S, T>(s)) }
     }
 }
 

@@ -7,21 +7,22 @@
 //!   ones.
 //! - V is rearranged so that the values of two keys are neighbours; its scale is a factor of the output.
 
+use super::gemv::{MOST_KEYS, few};
 use super::integers::{self, Integers};
-use super::{Family, Rows, Source, convert};
+use super::{Gemm, Gemv, Rows, Source, convert};
+use crate::compute::i8::I8;
 use crate::dtype::{Dtype, Stored, i8};
-use crate::family::i8::I8;
 use crate::problem::Storage;
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, MAX_LANES};
 
 /// The compute family of 16-bit integers.
 pub(crate) enum I16 {}
 
 /// The largest number of two signed bytes, 256 times the first one and the second: see
-/// [`crate::family::products::digits`].
+/// [`crate::compute::gemv::digits`].
 const TWO_DIGITS: usize = 127 * 256 + 127;
 
-impl Family for I16 {
+impl Gemm for I16 {
     const NAME: &'static str = "i16";
     const ROUNDS: bool = false;
     const KEYS: usize = 2;
@@ -34,7 +35,7 @@ impl Family for I16 {
     /// Two neighbouring elements, or an element of two neighbouring keys, the first in the lower half.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
-    type Products = Self;
+    type Gemv = Self;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {
@@ -119,7 +120,7 @@ impl Family for I16 {
     #[inline(always)]
     fn make<S: Isa>(s: S, [low, high, ..]: [S::F32; 4], reference: S::F32, total: &mut S::I32) -> S::I32 {
         // 2^14 in the exponent costs nothing.
-        let reference = s.sub(reference, s.splat(Self::ONE.log2()));
+        let reference = s.sub(reference, s.splat(<Self as Gemm>::ONE.log2()));
         let low = s.exp2_roughly(s.sub(low, reference));
         let high = s.exp2_roughly(s.sub(high, reference));
         let p = s.pair_i16(low, high);
@@ -167,7 +168,7 @@ impl Family for I16 {
 
     #[inline(always)]
     fn probability(word: u32, key: usize) -> f32 {
-        f32::from((word >> (16 * key)) as u16) / Self::ONE
+        f32::from((word >> (16 * key)) as u16) / <Self as Gemm>::ONE
     }
 }
 
@@ -193,7 +194,7 @@ impl Integers for I16 {
 /// Rows of K, or groups of V from a key on. Out of line: once for each instruction set, not in each kernel.
 ///
 /// # Safety
-/// As [`Family::stage_k`] or [`Family::stage_v`], for what is in it.
+/// As [`Gemm::stage_k`] or [`Gemm::stage_v`], for what is in it.
 #[inline(never)]
 unsafe fn stage<S: Isa>(s: S, body: Stage) {
     s.enter(body);
@@ -267,5 +268,153 @@ unsafe fn elements<S: Isa>(s: S, row: Rows, d: usize, dim: usize) -> S::F32 {
         } else {
             i8::I8::load_first(s, row.base, d, dim - d)
         }
+    }
+}
+
+/// 1.5 · 2^23: an f32 next to it is an integer, so that adding it rounds.
+const INTEGERS: f32 = 12_582_912.0;
+
+impl Gemv for I16 {
+    const NAME: &'static str = <I16 as Gemm>::NAME;
+    const DTYPE: Option<Dtype> = Some(Dtype::I8);
+    const KEYS: usize = 2;
+    /// [`Gemv::ONE`] · 128 times fewer keys stay below 2^31.
+    const MOST: usize = 512;
+    const BLOCKWISE: bool = true;
+    /// Twice as fine as where many rows are computed, as blocks are longer: probabilities are relative to the largest score of
+    /// one.
+    const ONE: f32 = 32_767.0;
+    type Words<S: Isa> = S::I32;
+    type Factor<S: Isa> = S::I32;
+    type Sum<S: Isa> = S::I32;
+    type Lanes<S: Isa> = S::I32;
+
+    #[inline(always)]
+    unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
+        let mut rows = source.rows();
+        // SAFETY: room for as many elements, and a row needs no more than them here; whole vectors of words.
+        unsafe {
+            let scale = if integers::is_direct(&source) {
+                integers::own::<S, I16>(s, rows, dim, to.cast());
+                source.scale()
+            } else {
+                if source.dtype() != Dtype::F32 {
+                    convert::convert(s, source, 1, dim, to.cast());
+                    rows = Rows { base: to.cast(), ..rows };
+                }
+                integers::quantise::<S, I16>(s, rows, dim, to.cast())
+            };
+            for d in (dim.next_multiple_of(S::LANES)..dim.next_multiple_of(2 * S::LANES)).step_by(S::LANES) {
+                I16::store_elements(s, to.cast(), d, s.splat(0.0));
+            }
+            scale * factor
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> S::I32 {
+        // SAFETY: this function's contract.
+        unsafe { s.load_i32(line.cast::<u16>().add(d).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
+        // SAFETY: this function's contract.
+        unsafe { s.load_i8_i16(row.cast::<i8>().wrapping_add(d)) }
+    }
+
+    #[inline(always)]
+    unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
+        // SAFETY: this function's contract; an array is longer than any vector of bytes.
+        unsafe { s.load_i8_i16(few(row, d, n, 1).as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn nothing<S: Isa>(s: S) -> S::I32 {
+        s.splat_i32(0)
+    }
+
+    #[inline(always)]
+    fn no_factor<S: Isa>(s: S) -> S::I32 {
+        s.splat_i32(0)
+    }
+
+    #[inline(always)]
+    fn zero<S: Isa>(s: S) -> S::I32 {
+        s.splat_i32(0)
+    }
+
+    #[inline(always)]
+    fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::I32) -> S::I32 {
+        s.dot_i16(sum, q, k)
+    }
+
+    #[inline(always)]
+    fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
+        s.dot_i16(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn lanes<S: Isa>(_s: S, sum: S::I32) -> S::I32 {
+        sum
+    }
+
+    #[inline(always)]
+    fn sums<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES]) -> S::F32 {
+        s.to_f32(s.sums_i32(lanes))
+    }
+
+    #[inline(always)]
+    fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
+        s.total_i32(lanes) as f32
+    }
+
+    #[inline(always)]
+    fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
+        // A factor in the exponent costs nothing; NaN stays, which the sum of the probabilities needs.
+        let p = s.exp2(s.add(x, s.splat(<Self as Gemv>::ONE.log2())));
+        s.sub(s.add(p, s.splat(INTEGERS)), s.splat(INTEGERS))
+    }
+
+    #[inline(always)]
+    unsafe fn write<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
+        // SAFETY: this function's contract.
+        unsafe { s.store_i16(line.cast::<i16>().add(key), p) };
+    }
+
+    #[inline(always)]
+    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> S::I32 {
+        // SAFETY: this function's contract.
+        s.splat_i32(unsafe { line.cast::<u16>().add(key).cast::<i32>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn side_by_side<S: Isa>(s: S, [first, second, ..]: [S::I32; MOST_KEYS]) -> [S::I32; MOST_KEYS] {
+        let [low, high] = s.zip_i16(first, second);
+        [low, high, low, high]
+    }
+
+    #[inline(always)]
+    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::I32; MOST_KEYS] {
+        // SAFETY: this function's contract.
+        let [low, high] = unsafe { [s.load_i32(from.cast()), s.load_i32(from.add(S::LANES).cast())] };
+        [low, high, low, high]
+    }
+
+    #[inline(always)]
+    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::I32; MOST_KEYS]) {
+        // SAFETY: this function's contract.
+        unsafe {
+            s.store_i32(to.cast(), low);
+            s.store_i32(to.add(S::LANES).cast(), high);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
+        // SAFETY: this function's contract.
+        let [low, high, ..] = unsafe { <Self as Gemv>::resume(s, from) };
+        let [first, second] = s.unzipped([s.to_f32(low), s.to_f32(high)]);
+        [first, second, first, second]
     }
 }

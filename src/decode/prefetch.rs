@@ -1,6 +1,6 @@
 //! Asking for rows before they are multiplied. No result depends on it, nor on whether there is memory.
 
-use crate::family::Rows;
+use crate::compute::Rows;
 use crate::simd::Isa;
 
 /// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory. With 8
@@ -34,7 +34,7 @@ pub(super) fn fetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
 /// Otherwise reading and multiplying take turns: of several passes over V the first one waits for memory, and nothing
 /// is read in the others.
 #[derive(Clone, Copy)]
-pub(super) struct Next {
+pub(super) struct PrefetchStream {
     rows: Rows,
     /// Of a row; 0 for nothing.
     bytes: usize,
@@ -42,41 +42,42 @@ pub(super) struct Next {
 
 /// Bytes of a row.
 #[derive(Clone, Copy)]
-pub(super) struct Share {
+pub(super) struct LineRange {
     from: usize,
     to: usize,
 }
 
-impl Next {
-    pub(super) const NOTHING: Next = Next { rows: Rows { base: std::ptr::null(), stride: 0 }, bytes: 0 };
+impl PrefetchStream {
+    pub(super) const NOTHING: PrefetchStream =
+        PrefetchStream { rows: Rows { base: std::ptr::null(), stride: 0 }, bytes: 0 };
 
     /// `bytes` of each of these.
-    pub(super) fn rows(rows: Rows, bytes: usize) -> Next {
-        Next { rows, bytes }
+    pub(super) fn rows(rows: Rows, bytes: usize) -> PrefetchStream {
+        PrefetchStream { rows, bytes }
     }
 
     /// Nothing if they begin where `rows` do, which are being read: V may be a part of K.
-    pub(super) fn unless_at(self, rows: Rows) -> Next {
-        if self.rows.base == rows.base { Next::NOTHING } else { self }
+    pub(super) fn unless_at(self, rows: Rows) -> PrefetchStream {
+        if self.rows.base == rows.base { PrefetchStream::NOTHING } else { self }
     }
 
     /// The rows from row `n` on.
     #[inline(always)]
-    pub(super) fn skip(self, n: usize) -> Next {
-        Next { rows: self.rows.skip(n), ..self }
+    pub(super) fn skip(self, n: usize) -> PrefetchStream {
+        PrefetchStream { rows: self.rows.skip(n), ..self }
     }
 
     /// What goes with elements `from..to` of `dim`.
     #[inline(always)]
-    pub(super) fn share(&self, from: usize, to: usize, dim: usize) -> Share {
+    pub(super) fn share(&self, from: usize, to: usize, dim: usize) -> LineRange {
         let line = |d: usize| (self.bytes.saturating_mul(d.min(dim)) / dim).next_multiple_of(LINE);
-        Share { from: line(from), to: line(to).min(self.bytes) }
+        LineRange { from: line(from), to: line(to).min(self.bytes) }
     }
 
     /// All of them.
     #[inline(always)]
-    pub(super) fn whole(&self) -> Share {
-        Share { from: 0, to: self.bytes }
+    pub(super) fn whole(&self) -> LineRange {
+        LineRange { from: 0, to: self.bytes }
     }
 
     /// Asks for the rows of `n` keys from `key` on that lie behind one another, each line once.
@@ -97,7 +98,7 @@ impl Next {
 
     /// Asks for a share of the rows of `n` keys from `key` on.
     #[inline(always)]
-    pub(super) fn ask<S: Isa>(&self, s: S, key: usize, n: usize, share: Share) {
+    pub(super) fn ask<S: Isa>(&self, s: S, key: usize, n: usize, share: LineRange) {
         for i in 0..n {
             let row = self.rows.skip(key + i).base;
             let mut line = share.from;

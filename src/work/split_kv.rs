@@ -8,14 +8,14 @@
 //! All chunks of all bands, laid end to end, are cut into *shares* of about as many keys, one thread each. Where a
 //! share begins or ends within a band, it leaves its states for whoever has the band's first chunk to join.
 //!
-//! Disjointness is a property of this file, as in [`crate::part`]: each share is handed out once, and a band's
+//! Disjointness is a property of this file, as in [`crate::work::query_tiles`]: each share is handed out once, and a band's
 //! rows are written by the share that has its first chunk.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::part::{self, Few, Tiles};
 use crate::problem::{Problem, Sequence, Shape};
+use crate::work::query_tiles::{self, PathRule, TileSizes};
 
 /// Query rows of a band, at most: what each keeps besides its keys has to stay in the first-level cache's reach.
 const MOST: usize = 32;
@@ -23,7 +23,7 @@ const MOST: usize = 32;
 /// Chunks of a sequence, about: each can be another thread's, and each has a state that somebody keeps.
 const CHUNKS: usize = 32;
 
-/// Keys of a chunk, at least: joining a state costs as much as a few keys.
+/// Keys of a chunk, at least: joining a state costs as much as a rule keys.
 const LEAST: usize = 512;
 
 /// Query heads of a band, and query rows of each.
@@ -36,7 +36,7 @@ pub fn size(shape: &Shape) -> [usize; 2] {
 }
 
 /// Bands of a sequence of `rows` query rows.
-fn bands(shape: &Shape, tiles: Tiles, rows: usize) -> usize {
+fn bands(shape: &Shape, tiles: TileSizes, rows: usize) -> usize {
     let group = shape.queries[1] / shape.heads_kv;
     let of_heads = shape.heads_kv * group.div_ceil(tiles.heads);
     // Saturates only where it is a bound: a ragged batch may have been told of any number of rows.
@@ -44,18 +44,18 @@ fn bands(shape: &Shape, tiles: Tiles, rows: usize) -> usize {
 }
 
 /// Bands of a problem, if all its sequences are as long as the longest.
-pub fn count(shape: &Shape, tiles: Tiles) -> usize {
+pub fn count(shape: &Shape, tiles: TileSizes) -> usize {
     shape.queries[0].saturating_mul(bands(shape, tiles, shape.queries[2]))
 }
 
 /// Threads that could work on a problem at the same time.
-pub fn most_threads(shape: &Shape, tiles: Tiles) -> usize {
+pub fn most_threads(shape: &Shape, tiles: TileSizes) -> usize {
     count(shape, tiles).saturating_mul(shape.len_kv.div_ceil(chunk(shape.len_kv, tiles.kv)).max(1))
 }
 
 /// States that a share, one of `shares`, leaves to others, at most: one of a band that ends in another share, and
 /// one for each chunk of a band that began in another.
-pub fn states(shape: &Shape, tiles: Tiles, shares: usize) -> usize {
+pub fn states(shape: &Shape, tiles: TileSizes, shares: usize) -> usize {
     // Chunks are counted from key 0, so a window may touch one more.
     let chunks = CHUNKS + 1;
     let chunks = if shape.uneven {
@@ -77,7 +77,7 @@ fn chunk(keys: usize, block: usize) -> usize {
 
 /// What one thread does at a time: some chunks of a band.
 #[derive(Clone, Debug)]
-pub struct Piece<'p> {
+pub struct SplitWork<'p> {
     problem: &'p Problem<'p>,
     sequence: Sequence,
     /// Query heads of one kv head; never empty.
@@ -93,7 +93,7 @@ pub struct Piece<'p> {
     pub chunks: Range<usize>,
 }
 
-impl<'p> Piece<'p> {
+impl<'p> SplitWork<'p> {
     /// The problem that it belongs to.
     pub fn problem(&self) -> &'p Problem<'p> {
         self.problem
@@ -130,14 +130,14 @@ impl<'p> Piece<'p> {
     #[inline(always)]
     pub(crate) fn output(&self, head: usize, row: usize) -> *mut u8 {
         debug_assert!(self.heads.contains(&head), "head {head} written by who has {:?}", self.heads);
-        part::output(self.problem, &self.sequence, [head, row], 1, &self.rows)
+        query_tiles::output(self.problem, &self.sequence, [head, row], 1, &self.rows)
     }
 
     /// Where the log-sum-exp of such a row is, if it is wanted.
     #[inline(always)]
     pub(crate) fn lse(&self, head: usize, row: usize) -> Option<*mut f32> {
         debug_assert!(self.heads.contains(&head), "head {head} written by who has {:?}", self.heads);
-        part::lse(self.problem, &self.sequence, [head, row], &self.rows)
+        query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
     /// The keys of a chunk; empty if the sequence has none that are seen.
@@ -175,10 +175,10 @@ fn chunks(seen: &Range<usize>, chunk: usize) -> usize {
 
 /// The bands of all sequences with few query rows, cut into shares.
 #[derive(Debug)]
-pub struct Shares<'p> {
+pub struct SplitQueue<'p> {
     problem: &'p Problem<'p>,
-    tiles: Tiles,
-    few: Few,
+    tiles: TileSizes,
+    rule: PathRule,
     count: usize,
     /// Keys of all bands.
     total: u128,
@@ -189,26 +189,26 @@ pub struct Shares<'p> {
 
 /// A share: to be had once.
 #[derive(Debug)]
-pub struct Share<'s, 'p> {
-    shares: &'s Shares<'p>,
+pub struct SplitRange<'s, 'p> {
+    shares: &'s SplitQueue<'p>,
     /// Its number.
     pub index: usize,
 }
 
-impl<'p> Shares<'p> {
+impl<'p> SplitQueue<'p> {
     /// What caller `i` of `n` has of `count` shares: some that follow each other, so that all callers have as many keys,
     /// within a chunk. (Of every n-th, one caller may have all: those in which a chunk begins.)
     pub(crate) fn new(
         problem: &'p Problem<'p>,
-        tiles: Tiles,
-        few: Few,
+        tiles: TileSizes,
+        rule: PathRule,
         count: usize,
         [i, n]: [usize; 2],
-    ) -> Shares<'p> {
+    ) -> SplitQueue<'p> {
         // Fits: there are at most 256 callers, and fewer shares than bits of an address.
         let range = (count * i).div_ceil(n)..(count * (i + 1)).div_ceil(n);
         let next = AtomicUsize::new(range.start);
-        let mut shares = Shares { problem, tiles, few, count, total: u128::MAX, range, next };
+        let mut shares = SplitQueue { problem, tiles, rule, count, total: u128::MAX, range, next };
         // Small calls notice how many sequences there are to look at.
         if count > 1 {
             let all = shares.sequences().map(|(sequence, seen)| shares.weight(&sequence, &seen));
@@ -218,10 +218,10 @@ impl<'p> Shares<'p> {
     }
 
     /// One that nobody has had yet.
-    pub fn take(&self) -> Option<Share<'_, 'p>> {
+    pub fn take(&self) -> Option<SplitRange<'_, 'p>> {
         // Relaxed: only uniqueness matters; the inputs were there before the threads were.
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        (index < self.range.end).then_some(Share { shares: self, index })
+        (index < self.range.end).then_some(SplitRange { shares: self, index })
     }
 
     /// Whether all have been taken.
@@ -239,7 +239,7 @@ impl<'p> Shares<'p> {
         (0..self.problem.shape().queries[0]).filter_map(|batch| {
             let sequence = self.problem.sequence(batch);
             let rows = sequence.len_q;
-            (rows > 0 && self.few.has(rows)).then(|| (sequence, sequence.seen_by(&(0..rows))))
+            (rows > 0 && self.rule.decodes(rows)).then(|| (sequence, sequence.seen_by(&(0..rows))))
         })
     }
 
@@ -259,10 +259,10 @@ impl<'p> Shares<'p> {
     }
 }
 
-impl<'p> Share<'_, 'p> {
+impl<'p> SplitRange<'_, 'p> {
     /// Does `what` with each of its pieces, until that fails.
-    pub fn pieces<E>(&self, mut what: impl FnMut(Piece<'p>) -> Result<(), E>) -> Result<(), E> {
-        let Shares { problem, tiles, .. } = *self.shares;
+    pub fn pieces<E>(&self, mut what: impl FnMut(SplitWork<'p>) -> Result<(), E>) -> Result<(), E> {
+        let SplitQueue { problem, tiles, .. } = *self.shares;
         let shape = problem.shape();
         let here = self.shares.start(self.index)..self.shares.start(self.index + 1);
         let group = shape.queries[1] / shape.heads_kv;
@@ -284,7 +284,7 @@ impl<'p> Share<'_, 'p> {
                 let (kv_head, of_group) = (head / in_group, head % in_group);
                 let head = kv_head * group + of_group * tiles.heads;
                 let row = tile * tiles.q;
-                let mut piece = Piece {
+                let mut piece = SplitWork {
                     problem,
                     sequence,
                     heads: head..((kv_head + 1) * group).min(head + tiles.heads),
@@ -309,7 +309,7 @@ impl<'p> Share<'_, 'p> {
 
     /// What of the band of a piece, which begins in this share, the shares behind it have: their numbers and
     /// chunks, in the order of the keys.
-    pub fn rest(&self, piece: &Piece<'p>) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    pub fn rest(&self, piece: &SplitWork<'p>) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         let (piece, shares) = (piece.clone(), self.shares);
         let all = piece.all_chunks();
         (self.index + 1..shares.count)

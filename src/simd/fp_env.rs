@@ -8,17 +8,17 @@ use std::arch::asm;
 
 /// That of one thread: the control and status register of SSE. Nothing here uses x87.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Environment(u32);
+pub(crate) struct FpEnv(u32);
 
-impl Environment {
+impl FpEnv {
     /// What processes start with: round to nearest even, subnormal numbers are numbers, nothing traps.
-    const DEFAULT: Environment = Environment(0x1f80);
+    const DEFAULT: FpEnv = FpEnv(0x1f80);
 
     /// The calling thread's.
     #[inline(always)]
-    pub(crate) fn current() -> Environment {
+    pub(crate) fn current() -> FpEnv {
         #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "nothing is read"))]
-        let mut environment = Environment::DEFAULT;
+        let mut environment = FpEnv::DEFAULT;
         #[cfg(target_arch = "x86_64")]
         // SAFETY: writes 32 bits, for which there is room.
         unsafe {
@@ -31,7 +31,7 @@ impl Environment {
     #[inline(always)]
     pub(crate) fn by_default<R>(body: impl FnOnce() -> R) -> R {
         // SAFETY: it is what code expects.
-        unsafe { Environment::DEFAULT.during(body) }
+        unsafe { FpEnv::DEFAULT.during(body) }
     }
 
     /// The same in this one.
@@ -40,7 +40,7 @@ impl Environment {
     /// It is the default one, or `body` is nothing but a call of somebody else's function that expects it.
     #[inline(always)]
     pub(crate) unsafe fn during<R>(self, body: impl FnOnce() -> R) -> R {
-        let _before = Before(Environment::current());
+        let _before = Before(FpEnv::current());
         self.set();
         apart(body)
     }
@@ -57,7 +57,7 @@ impl Environment {
 }
 
 /// Set again at the end, also when that is a panic.
-struct Before(Environment);
+struct Before(FpEnv);
 
 impl Drop for Before {
     #[inline(always)]
@@ -80,23 +80,22 @@ mod tests {
     use super::*;
 
     /// Flushes subnormal numbers, rounds up, and has seen a division by 0.
-    const STRANGE: Environment = Environment(0x1f80 | 1 << 15 | 1 << 6 | 2 << 13 | 1 << 2);
+    const STRANGE: FpEnv = FpEnv(0x1f80 | 1 << 15 | 1 << 6 | 2 << 13 | 1 << 2);
 
     #[test]
     fn it_is_given_back() {
         // SAFETY: only moves of integers before the environment is the default one again.
-        let (inside, after) = unsafe {
-            STRANGE.during(|| (Environment::by_default(Environment::current), Environment::current()))
-        };
-        assert_eq!((inside, after), (Environment::DEFAULT, STRANGE));
+        let (inside, after) =
+            unsafe { STRANGE.during(|| (FpEnv::by_default(FpEnv::current), FpEnv::current())) };
+        assert_eq!((inside, after), (FpEnv::DEFAULT, STRANGE));
     }
 
     #[test]
     fn it_is_given_back_by_a_panic() {
-        let before = Environment::current();
+        let before = FpEnv::current();
         // SAFETY: a panic and its handling do not compute.
         let result = catch_unwind(|| unsafe { STRANGE.during(|| panic!("planted")) });
         assert!(result.is_err());
-        assert_eq!(Environment::current(), before);
+        assert_eq!(FpEnv::current(), before);
     }
 }
