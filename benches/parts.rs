@@ -52,7 +52,7 @@ fn parts(c: &mut Criterion) {
                 b.iter(|| {
                     let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
                     while let Some(part) = queue.take() {
-                        row.compute(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+                        row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
                     }
                 });
             });

@@ -187,7 +187,7 @@ pub(crate) fn kept_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Op
 pub(crate) struct By<T, P>(pub(crate) T, pub(crate) PhantomData<P>);
 
 /// The computation of one piece, to be entered with an instruction set.
-pub(crate) struct Decode<'a, 'p> {
+pub struct Decode<'a, 'p> {
     pub(crate) piece: &'a SplitWork<'p>,
     pub(crate) tiles: TileSizes,
     pub(crate) scratch: Scratch<'a>,
@@ -283,7 +283,7 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
 
 /// What remains to be done with a band that begins in one share and ends in another, to be entered with an instruction
 /// set, once all shares have been computed.
-pub(crate) struct Join<'a, 's, 'p> {
+pub struct Join<'a, 's, 'p> {
     pub(crate) piece: &'a SplitWork<'p>,
     pub(crate) share: &'a SplitRange<'s, 'p>,
     pub(crate) tiles: TileSizes,

@@ -1,15 +1,17 @@
-//! THE TABLE: one row for each instruction set and compute family, best first.
+//! The table of kernels: an instruction set and the compute types of both wings each, best first.
 //!
-//! A new instruction set is one file in `simd/` and its rows here; a new compute family one file
-//! in `family/` and its rows here. Nothing else names either.
+//! A new instruction set is one file in `simd/` and its kernels here; a new compute type is one file in `compute/`
+//! and its kernels here. Nothing else names either.
+
+#[cfg(all(target_arch = "x86_64", not(test)))]
+mod x86_64;
 
 use std::ffi::CStr;
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::compute::{Gemm, Gemv, f32::F32};
-#[cfg(all(target_arch = "x86_64", not(test)))]
-use crate::compute::{bf16::Bf16, i8::I8, i16::I16, split16};
 use crate::decode::{self, By, Decode, Join};
 use crate::dtype::Dtype;
 use crate::error::Error;
@@ -18,51 +20,31 @@ use crate::prefill::{self, Prefill};
 use crate::problem::{Shape, Storage};
 use crate::quantize::Quantize;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
-#[cfg(all(target_arch = "x86_64", not(test)))]
-use crate::simd::{avx2::Avx2, avx512, avx512::Avx512};
 use crate::work::query_tiles::{QueryTile, TileSizes};
 use crate::workspace::Scratch;
 
-/// Best first; the rows of the last instruction set run everywhere. The number is the height of
-/// the register tile (keys of a score tile, elements of an output tile), two vectors wide. Compiling the others
-/// takes minutes, for which the crate's own unit tests need not wait: they are not about kernels. Those in tests/ have all.
-static TABLE: &[Row] = &[
+/// The kernels of this build, best first, a list for each instruction set or its levels. Those of the last list run
+/// everywhere. The crate's own unit tests have the scalar kernels alone, because compiling the others takes
+/// minutes; the tests in `tests/` have all.
+static TABLE: &[&[&dyn Kernel]] = &[
+    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    x86_64::AVX512,
     #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx512<avx512::Bf16>, Bf16, 8>().only_where(machine::has_fast_bf16_dots),
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::with::<Avx512<avx512::Vnni>, I8, split16::OfI8, 8>(),
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::with::<Avx512<avx512::Vnni>, I16, split16::OfI8, 8>(),
-    // Where rows are many, nothing of it is used that the base does not have.
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::between::<Avx512<avx512::Vnni>, split16::OfQ8_0, split16::OfQ8_0, Avx512<avx512::Base>, F32, 8>()
-        .only_for(<I16 as Gemm>::MOST[1], |storage| {
-            storage.dtypes[1] == Dtype::Q8_0 && storage.dtypes[2] == Dtype::Q8_0
-        }),
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx512<avx512::Base>, I16, 8>(),
-    // 32 registers: 16 accumulators hide FMA's latency twice over, and leave room for exp2.
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx512<avx512::Base>, F32, 8>(),
-    // 16 registers: 12 accumulators, 2 query vectors, 1 broadcast. One more would spill.
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx2, I16, 6>(),
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    Row::of::<Avx2, F32, 6>(),
-    Row::of::<Scalar, F32, 4>(),
+    x86_64::AVX2,
+    &[&Combination::<Scalar, F32, F32, F32, Scalar, 4>::new()],
 ];
 
-/// Which way through the rows of a sequence: both give the same result within rounding.
+/// The two wings: both compute the same results within rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// For many query rows: lanes are rows.
+    /// For many query rows: lanes are query rows.
     Prefill,
-    /// For few: lanes are elements of a head.
+    /// For few query rows: lanes are elements of a head.
     Decode,
 }
 
 impl Path {
-    /// The other one.
+    /// The other wing.
     pub fn other(self) -> Path {
         match self {
             Path::Prefill => Path::Decode,
@@ -71,264 +53,239 @@ impl Path {
     }
 }
 
-/// One path of a row.
-struct Way {
-    /// Whether K, and V, stored so are read where they lie.
-    reads_kv: fn(&Shape) -> [bool; 2],
-    scratch: fn(&Shape, TileSizes) -> Option<usize>,
-}
-
-/// One instruction set and compute family, and what can be asked of it.
-pub struct Row {
-    isa: &'static CStr,
-    family: &'static str,
-    /// The family of [`Path::Decode`].
-    products: &'static str,
-    takes: fn(&Storage) -> bool,
-    /// See [`Gemm::MOST`].
-    most: [usize; 2],
-    /// See [`Gemv::MOST`].
-    most_few: usize,
-    /// Whether [`select`] leaves it out where that is demanded.
-    rounds: bool,
-    blockwise: bool,
-    lanes: usize,
-    tile_rows: usize,
-    tile: usize,
-    available: fn() -> bool,
-    /// Whether it is faster than the rows below it that compute the same.
-    is_worth_it: fn() -> bool,
-    prefill: Way,
-    decode: Way,
-    compute: fn(&QueryTile, TileSizes, Scratch) -> Result<(), Error>,
-    decode_piece: fn(Decode) -> Result<(), Error>,
-    join: fn(Join) -> Result<(), Error>,
-    kept: fn(&Shape, TileSizes) -> Option<usize>,
-    /// Whole vectors only.
-    map: fn(Function, &mut [f32]),
-    quantize: fn(&mut Quantize) -> Result<(), Error>,
-}
-
-impl Row {
-    const fn of<S: Isa, F: Gemm, const R: usize>() -> Row {
-        Row::with::<S, F, F::Gemv, R>()
-    }
-
-    /// The same with other products, which give the same bits, for a single query row.
-    const fn with<S: Isa, F: Gemm, One: Gemv, const R: usize>() -> Row {
-        Row::between::<S, F::Gemv, One, S, F, R>()
-    }
-
-    /// `PathRule` and, for a single query row, `One` on one instruction set; `F` on another, which is a part of it and has
-    /// as many lanes.
-    const fn between<S: Isa, PathRule: Gemv, One: Gemv, Many: Isa, F: Gemm, const R: usize>() -> Row {
-        Row {
-            isa: S::NAME,
-            family: F::NAME,
-            products: PathRule::NAME,
-            takes: F::takes,
-            most: F::MOST,
-            most_few: PathRule::MOST,
-            rounds: F::ROUNDS,
-            blockwise: F::BLOCKWISE,
-            lanes: S::LANES,
-            tile_rows: prefill::tile_rows::<Many>(),
-            tile: R,
-            available: || S::detect().is_some(),
-            is_worth_it: || true,
-            prefill: Way {
-                reads_kv: |shape| {
-                    let [_, k, v] = shape.storage.dtypes;
-                    [F::reads_k(k, shape.dim_qk), F::reads_v(v)]
-                },
-                scratch: prefill::scratch_bytes::<Many, F>,
-            },
-            decode: Way {
-                reads_kv: |shape| decode::reads_kv(&shape.storage),
-                scratch: |shape, tiles| {
-                    let [several, one] = [
-                        decode::scratch_bytes::<S, PathRule>(shape, tiles)?,
-                        decode::scratch_bytes::<S, One>(shape, tiles)?,
-                    ];
-                    Some(several.max(one))
-                },
-            },
-            compute: |part, tiles, scratch| {
-                let s = Many::detect().ok_or(Error::Internal)?;
-                s.enter(Prefill::<F, R>::new(part, tiles, scratch));
-                Ok(())
-            },
-            decode_piece: |piece| {
-                let s = S::detect().ok_or(Error::Internal)?;
-                if piece.piece.count() == 1 {
-                    s.enter(By(piece, PhantomData::<One>));
-                } else {
-                    s.enter(By(piece, PhantomData::<PathRule>));
-                }
-                Ok(())
-            },
-            join: |join| {
-                let s = S::detect().ok_or(Error::Internal)?;
-                if join.piece.count() == 1 {
-                    s.enter(By(join, PhantomData::<One>));
-                } else {
-                    s.enter(By(join, PhantomData::<PathRule>));
-                }
-                Ok(())
-            },
-            kept: |shape, tiles| {
-                let several = decode::kept_bytes::<S, PathRule>(shape, tiles)?;
-                Some(several.max(decode::kept_bytes::<S, One>(shape, tiles)?))
-            },
-            map: |function, values| {
-                if let Some(s) = Many::detect() {
-                    s.enter(Map(function, values));
-                }
-            },
-            quantize: |what| {
-                let s = Many::detect().ok_or(Error::Internal)?;
-                s.enter(what);
-                Ok(())
-            },
-        }
-    }
-
-    /// The same, for machines on which it is worth it: on others it is taken if its instruction set is named.
-    const fn only_where(mut self, is_worth_it: fn() -> bool) -> Row {
-        self.is_worth_it = is_worth_it;
-        self
-    }
-
-    /// The same for some problems, with heads of at most `dim` elements, that others compute, too, without rounding queries
-    /// and probabilities to fewer bits.
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    const fn only_for(mut self, dim: usize, takes: fn(&Storage) -> bool) -> Row {
-        self.takes = takes;
-        self.most[1] = dim;
-        self.rounds = true;
-        self
-    }
-
-    /// Whether it is used where no instruction set is named.
-    pub fn is_worth_it(&self) -> bool {
-        (self.is_worth_it)()
-    }
-
+/// An instruction set with the compute types of its two wings.
+///
+/// What computes fails with [`Error::Internal`] on a machine without the instruction set, and in no other case.
+pub trait Kernel: Sync {
     /// The instruction set, as `fa_isa` reports it.
-    pub fn isa(&self) -> &'static CStr {
-        self.isa
-    }
+    fn isa(&self) -> &'static CStr;
+    /// Whether this machine has the instruction set.
+    fn is_available(&self) -> bool;
+    /// Whether [`select`] takes it where no instruction set is named: it is faster than those below it.
+    fn is_worth_it(&self) -> bool;
+    /// The compute type of a wing, for people.
+    fn compute_type(&self, path: Path) -> &'static str;
+    /// Whether it computes problems that are stored so.
+    fn takes_storage(&self, storage: &Storage) -> bool;
+    /// Elements of a row of Q and K, at most.
+    fn max_dim(&self) -> usize;
+    /// Keys of a block, at most.
+    fn max_keys(&self, path: Path) -> usize;
+    /// Whether it rounds queries and probabilities to fewer bits than another kernel of its instruction set that
+    /// computes the same problems.
+    fn rounds(&self) -> bool;
+    /// Whether prefill sums integers, one block of keys at a time.
+    fn sums_integers(&self) -> bool;
+    /// f32 lanes of a vector.
+    fn lanes(&self) -> usize;
+    /// Query rows of a whole tile of prefill.
+    fn tile_rows(&self) -> usize;
+    /// Keys of a register tile of prefill.
+    fn tile_keys(&self) -> usize;
+    /// Whether K, and V, are read in place, as far as their types and scales decide that.
+    fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2];
+    /// Bytes of scratch memory of one work item; `None` if no machine has as many.
+    fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize>;
+    /// Bytes of a partial state of decode that one thread keeps for another; `None` if no machine has as many.
+    fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize>;
+    /// Computes a query tile.
+    fn prefill(&self, tile: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error>;
+    /// Computes some splits of the keys of a group of query heads.
+    #[doc(hidden)]
+    fn decode(&self, work: Decode) -> Result<(), Error>;
+    /// Combines the partial states of a group whose splits several threads had, and writes its output.
+    #[doc(hidden)]
+    fn combine(&self, work: Join) -> Result<(), Error>;
+    /// Writes integers, scales and zeros: the same bits with every kernel.
+    fn quantize(&self, what: &mut Quantize) -> Result<(), Error>;
+    /// Replaces each value by the function's: `values` are whole vectors.
+    fn map_vectors(&self, function: Function, values: &mut [f32]);
+}
 
-    /// The compute family of a path.
-    pub fn family(&self, path: Path) -> &'static str {
-        match path {
-            Path::Prefill => self.family,
-            Path::Decode => self.products,
-        }
-    }
-
+impl dyn Kernel + '_ {
     /// Whether it computes problems of a shape.
     pub fn takes(&self, shape: &Shape) -> bool {
-        (self.takes)(&shape.storage) && shape.dim_qk <= self.most[1]
+        self.takes_storage(&shape.storage) && shape.dim_qk <= self.max_dim()
     }
 
     /// Whether it computes problems whose Q, K and V are of these types, with one scale a head.
     pub fn takes_types(&self, dtypes: [Dtype; 3]) -> bool {
-        (self.takes)(&Storage::plain(dtypes))
+        self.takes_storage(&Storage::plain(dtypes))
     }
 
-    /// Keys of a block, at most.
-    pub fn most_keys(&self, path: Path) -> usize {
-        match path {
-            Path::Prefill => self.most[0],
-            Path::Decode => self.most_few,
-        }
-    }
-
-    /// Whether K, and V, are read where they lie, as far as their types and scales decide that.
-    pub fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2] {
-        (self.way(path).reads_kv)(shape)
-    }
-
-    /// Whether queries and probabilities are rounded to fewer bits than where another row computes the same: in prefill to
-    /// 8; to 16 where it is the only one on its instruction set.
-    pub fn rounds(&self) -> bool {
-        self.rounds
-    }
-
-    /// Whether prefill sums integers, a block of keys at a time.
-    pub fn is_blockwise(&self) -> bool {
-        self.blockwise
-    }
-
-    /// f32 lanes of a vector.
-    pub fn lanes(&self) -> usize {
-        self.lanes
-    }
-
-    /// Query rows of a whole tile.
-    pub fn tile_rows(&self) -> usize {
-        self.tile_rows
-    }
-
-    /// Keys of a register tile.
-    pub fn tile(&self) -> usize {
-        self.tile
-    }
-
-    fn way(&self, path: Path) -> &Way {
-        match path {
-            Path::Prefill => &self.prefill,
-            Path::Decode => &self.decode,
-        }
-    }
-
-    /// Bytes of scratch for one part; `None` if no machine has as many.
-    pub fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize> {
-        (self.way(path).scratch)(shape, tiles)
-    }
-
-    /// Computes one part, on the way of many query rows. Fails only if the row is not available here; likewise
-    /// below.
-    pub fn compute(&self, part: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error> {
-        (self.compute)(part, tiles, scratch)
-    }
-
-    /// Computes one piece of a band.
-    pub(crate) fn decode(&self, piece: Decode) -> Result<(), Error> {
-        (self.decode_piece)(piece)
-    }
-
-    /// Ends a band that several shares had a part of.
-    pub(crate) fn join(&self, join: Join) -> Result<(), Error> {
-        (self.join)(join)
-    }
-
-    /// Bytes of each state that a share of decode keeps for others; `None` if no machine has as many.
-    pub fn kept_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize> {
-        (self.kept)(shape, tiles)
-    }
-
-    /// Writes integers, scales and zeros, the same whatever the row. Fails only if the row is not available
-    /// here.
-    pub fn quantize(&self, what: &mut Quantize) -> Result<(), Error> {
-        (self.quantize)(what)
-    }
-
-    /// Replaces each value by the function's, as the kernels of this row compute it: for tests and benches.
+    /// Replaces each value by the function's, as this kernel computes it: for tests and benches.
     pub fn map(&self, function: Function, values: &mut [f32]) {
-        let (vectors, rest) = values.split_at_mut(values.len() - values.len() % self.lanes);
-        (self.map)(function, vectors);
+        let (vectors, rest) = values.split_at_mut(values.len() - values.len() % self.lanes());
+        self.map_vectors(function, vectors);
         let mut last = [0.0; MAX_LANES];
         last[..rest.len()].copy_from_slice(rest);
-        (self.map)(function, &mut last[..self.lanes]);
+        self.map_vectors(function, &mut last[..self.lanes()]);
         rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 
-impl std::fmt::Debug for Row {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.isa.to_string_lossy(), self.family)
+impl fmt::Debug for dyn Kernel + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.isa().to_string_lossy(), self.compute_type(Path::Prefill))
+    }
+}
+
+/// Names types without values of them, so that threads can share what has it.
+type Types<P, F, Few, One, D> = PhantomData<fn() -> (P, F, Few, One, D)>;
+
+/// The kernel of prefill with `F` on the instruction set `P`, and of decode with `Few`, or `One` for a single query
+/// row, on `D`. `P` is `D` or a part of it, with as many lanes; `One` gives the bits of `Few`. `R` is the height of
+/// the register tile of prefill.
+struct Combination<P, F, Few, One, D, const R: usize> {
+    is_worth_it: fn() -> bool,
+    takes: fn(&Storage) -> bool,
+    max_dim: usize,
+    rounds: bool,
+    types: Types<P, F, Few, One, D>,
+}
+
+impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<P, F, Few, One, D, R> {
+    const fn new() -> Self {
+        const { assert!(P::LANES == D::LANES) };
+        Combination {
+            is_worth_it: || true,
+            takes: F::takes,
+            max_dim: F::MOST[1],
+            rounds: F::ROUNDS,
+            types: PhantomData,
+        }
+    }
+
+    /// For machines on which it is worth it: on others it is taken if its instruction set is named.
+    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    const fn only_where(self, is_worth_it: fn() -> bool) -> Self {
+        Combination { is_worth_it, ..self }
+    }
+
+    /// For problems that are stored so, with heads of at most `max_dim` elements. A kernel below computes them
+    /// without rounding queries and probabilities to fewer bits.
+    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    const fn only_for(self, max_dim: usize, takes: fn(&Storage) -> bool) -> Self {
+        Combination { takes, max_dim, rounds: true, ..self }
+    }
+}
+
+impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
+    for Combination<P, F, Few, One, D, R>
+{
+    fn isa(&self) -> &'static CStr {
+        D::NAME
+    }
+
+    fn is_available(&self) -> bool {
+        D::detect().is_some()
+    }
+
+    fn is_worth_it(&self) -> bool {
+        (self.is_worth_it)()
+    }
+
+    fn compute_type(&self, path: Path) -> &'static str {
+        match path {
+            Path::Prefill => F::NAME,
+            Path::Decode => Few::NAME,
+        }
+    }
+
+    fn takes_storage(&self, storage: &Storage) -> bool {
+        (self.takes)(storage)
+    }
+
+    fn max_dim(&self) -> usize {
+        self.max_dim
+    }
+
+    fn max_keys(&self, path: Path) -> usize {
+        match path {
+            Path::Prefill => F::MOST[0],
+            Path::Decode => Few::MOST,
+        }
+    }
+
+    fn rounds(&self) -> bool {
+        self.rounds
+    }
+
+    fn sums_integers(&self) -> bool {
+        F::BLOCKWISE
+    }
+
+    fn lanes(&self) -> usize {
+        D::LANES
+    }
+
+    fn tile_rows(&self) -> usize {
+        prefill::tile_rows::<P>()
+    }
+
+    fn tile_keys(&self) -> usize {
+        R
+    }
+
+    fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2] {
+        let [_, k, v] = shape.storage.dtypes;
+        match path {
+            Path::Prefill => [F::reads_k(k, shape.dim_qk), F::reads_v(v)],
+            Path::Decode => decode::reads_kv(&shape.storage),
+        }
+    }
+
+    fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize> {
+        match path {
+            Path::Prefill => prefill::scratch_bytes::<P, F>(shape, tiles),
+            Path::Decode => {
+                let several = decode::scratch_bytes::<D, Few>(shape, tiles)?;
+                Some(several.max(decode::scratch_bytes::<D, One>(shape, tiles)?))
+            }
+        }
+    }
+
+    fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize> {
+        let several = decode::kept_bytes::<D, Few>(shape, tiles)?;
+        Some(several.max(decode::kept_bytes::<D, One>(shape, tiles)?))
+    }
+
+    fn prefill(&self, tile: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error> {
+        let s = P::detect().ok_or(Error::Internal)?;
+        s.enter(Prefill::<F, R>::new(tile, tiles, scratch));
+        Ok(())
+    }
+
+    fn decode(&self, work: Decode) -> Result<(), Error> {
+        let s = D::detect().ok_or(Error::Internal)?;
+        if work.piece.count() == 1 {
+            s.enter(By(work, PhantomData::<One>));
+        } else {
+            s.enter(By(work, PhantomData::<Few>));
+        }
+        Ok(())
+    }
+
+    fn combine(&self, work: Join) -> Result<(), Error> {
+        let s = D::detect().ok_or(Error::Internal)?;
+        if work.piece.count() == 1 {
+            s.enter(By(work, PhantomData::<One>));
+        } else {
+            s.enter(By(work, PhantomData::<Few>));
+        }
+        Ok(())
+    }
+
+    fn quantize(&self, what: &mut Quantize) -> Result<(), Error> {
+        let s = P::detect().ok_or(Error::Internal)?;
+        s.enter(what);
+        Ok(())
+    }
+
+    fn map_vectors(&self, function: Function, values: &mut [f32]) {
+        if let Some(s) = P::detect() {
+            s.enter(Map(function, values));
+        }
     }
 }
 
@@ -362,27 +319,36 @@ impl Body for Map<'_> {
     }
 }
 
-/// The rows that this machine can run, best first, whatever the limit is.
-pub fn available() -> impl Iterator<Item = &'static Row> {
-    TABLE.iter().filter(|row| (row.available)())
+/// The kernels of this build, best first, whether this machine can run them or not.
+pub fn all() -> impl Iterator<Item = &'static dyn Kernel> {
+    TABLE.iter().copied().flatten().copied()
 }
 
-/// The best row under the current limit, whatever it computes.
-pub fn best() -> Result<&'static Row, Error> {
-    TABLE[limit()?.unwrap_or(0)..].iter().find(|row| (row.available)()).ok_or(Error::Internal)
+/// The kernels that this machine can run, best first, whatever the limit is.
+pub fn available() -> impl Iterator<Item = &'static dyn Kernel> {
+    all().filter(|kernel| kernel.is_available())
 }
 
-/// The best row under the current limit for problems of a shape; `precise` ones do not round queries or
-/// probabilities more than others that compute the same: see [`Row::rounds`].
-pub fn select(shape: &Shape, precise: bool) -> Result<&'static Row, Error> {
+/// The kernels under the current limit that this machine can run, and whether there is a limit.
+fn allowed() -> Result<(impl Iterator<Item = &'static dyn Kernel>, bool), Error> {
     let limit = limit()?;
-    let fits = |row: &&Row| {
-        row.takes(shape)
-            && !(precise && row.rounds)
-            && (limit.is_some() || row.is_worth_it())
-            && (row.available)()
+    let below = all().skip(limit.unwrap_or(0));
+    Ok((below.filter(|kernel| kernel.is_available()), limit.is_some()))
+}
+
+/// The best kernel under the current limit, whatever it computes.
+pub fn best() -> Result<&'static dyn Kernel, Error> {
+    allowed()?.0.next().ok_or(Error::Internal)
+}
+
+/// The best kernel under the current limit for problems of a shape. With `precise`, none that
+/// [rounds](Kernel::rounds).
+pub fn select(shape: &Shape, precise: bool) -> Result<&'static dyn Kernel, Error> {
+    let (mut kernels, is_limited) = allowed()?;
+    let fits = |kernel: &&'static dyn Kernel| {
+        kernel.takes(shape) && !(precise && kernel.rounds()) && (is_limited || kernel.is_worth_it())
     };
-    TABLE[limit.unwrap_or(0)..].iter().find(fits).ok_or(Error::Dtype)
+    kernels.find(fits).ok_or(Error::Dtype)
 }
 
 /// No limit has been set by [`limit_isa`]; no limit has been read from the environment yet.
@@ -392,9 +358,9 @@ const UNKNOWN: usize = usize::MAX - 1;
 /// The environment names none.
 const NONE: usize = usize::MAX - 2;
 
-/// Index of the first row that may be used: what the program demanded, or [`UNSET`].
+/// Index of the first kernel that may be used: what the program demanded, or [`UNSET`].
 static DEMANDED: AtomicUsize = AtomicUsize::new(UNSET);
-/// The same from the environment.
+/// Index of the first kernel that may be used: what the environment says.
 static INHERITED: AtomicUsize = AtomicUsize::new(UNSET);
 
 /// Caps the instruction set of all later calls in the process; `None` takes the cap back.
@@ -407,7 +373,7 @@ pub fn limit_isa(name: Option<&[u8]>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Index of the first row that may be used, if there is a limit.
+/// Index of the first kernel that may be used, if there is a limit.
 fn limit() -> Result<Option<usize>, Error> {
     let limit = match DEMANDED.load(Ordering::Relaxed) {
         UNSET => inherited(),
@@ -432,7 +398,7 @@ fn inherited() -> usize {
     limit
 }
 
-/// Index of the first row of an instruction set, available here or not.
+/// Index of the first kernel of an instruction set, available here or not.
 fn rank(name: &[u8]) -> Option<usize> {
-    TABLE.iter().position(|row| row.isa.to_bytes() == name)
+    all().position(|kernel| kernel.isa().to_bytes() == name)
 }

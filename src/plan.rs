@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::kernel::{Path, Row};
+use crate::kernel::{Kernel, Path};
 use crate::machine::Machine;
 use crate::problem::Shape;
 use crate::work::Partition;
@@ -19,8 +19,8 @@ use crate::workspace;
 /// How to compute a problem.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Instruction set and compute family.
-    pub row: &'static Row,
+    /// Instruction set and compute types.
+    pub kernel: &'static dyn Kernel,
     /// Which way its rows go, those of the longest sequence.
     pub path: Path,
     /// Rows of a part (or band) and keys of a block there.
@@ -84,7 +84,12 @@ const FAR_FROM_ALL: usize = 1 << 30;
 
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
-    pub fn new(shape: &Shape, row: &'static Row, machine: Machine, threads: usize) -> Result<Plan, Error> {
+    pub fn new(
+        shape: &Shape,
+        row: &'static dyn Kernel,
+        machine: Machine,
+        threads: usize,
+    ) -> Result<Plan, Error> {
         Plan::of(PathRule::ByRows(row.lanes()), shape, row, machine, threads)
     }
 
@@ -92,7 +97,7 @@ impl Plan {
     pub fn on(
         path: Path,
         shape: &Shape,
-        row: &'static Row,
+        row: &'static dyn Kernel,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
@@ -103,7 +108,7 @@ impl Plan {
     fn of(
         rule: PathRule,
         shape: &Shape,
-        row: &'static Row,
+        row: &'static dyn Kernel,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
@@ -120,7 +125,7 @@ impl Plan {
     fn exactly(
         rule: PathRule,
         shape: &Shape,
-        row: &'static Row,
+        row: &'static dyn Kernel,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
@@ -159,7 +164,7 @@ impl Plan {
             }
             memory.piece = memory.piece.max(row.scratch_bytes(way, shape, tiles).ok_or(Error::Overflow)?);
             if way == Path::Decode {
-                let bytes = row.kept_bytes(shape, tiles).ok_or(Error::Overflow)?;
+                let bytes = row.state_bytes(shape, tiles).ok_or(Error::Overflow)?;
                 memory.kept = [split_kv::states(shape, tiles, shares), bytes];
             }
         }
@@ -168,7 +173,7 @@ impl Plan {
         let in_place = row.reads_kv(path, shape);
         let cut = Partition { rule, parts, bands, shares };
         let wakes = woken.min(threads) - 1;
-        Ok(Plan { row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, wakes, memory })
+        Ok(Plan { kernel: row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, wakes, memory })
     }
 
     /// The same for one thread, where memory is short.
@@ -189,7 +194,7 @@ impl Plan {
 }
 
 /// The pieces that sequences are cut into on a path.
-fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize) -> TileSizes {
+fn tiles(path: Path, shape: &Shape, row: &dyn Kernel, machine: Machine, threads: usize) -> TileSizes {
     let [heads, q] = match path {
         Path::Prefill => [1, rows(shape, row, machine, threads)],
         Path::Decode => split_kv::size(shape),
@@ -200,10 +205,10 @@ fn tiles(path: Path, shape: &Shape, row: &Row, machine: Machine, threads: usize)
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { row, path, tiles, parts, threads, wakes, memory, kv, in_place, .. } = self;
-        let family = row.family(*path);
+        let Plan { kernel, path, tiles, parts, threads, wakes, memory, kv, in_place, .. } = self;
+        let family = kernel.compute_type(*path);
         let TileSizes { heads, q, kv: block, .. } = tiles;
-        let isa = row.isa().to_str().map_err(|_| fmt::Error)?;
+        let isa = kernel.isa().to_str().map_err(|_| fmt::Error)?;
         write!(f, "{isa} {family}, ")?;
         match path {
             Path::Prefill => {
@@ -253,7 +258,7 @@ fn threads_worth(worth: Worth, shape: &Shape, path: Path, bands: TileSizes) -> u
 }
 
 /// Keys of a block.
-fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
+fn keys(path: Path, shape: &Shape, row: &dyn Kernel, machine: Machine) -> usize {
     // What the mask counts in 32-bit lanes.
     let longest = shape.len_kv.clamp(1, i32::MAX as usize);
     let wanted = match (shape.block_kv, path) {
@@ -274,18 +279,18 @@ fn keys(path: Path, shape: &Shape, row: &Row, machine: Machine) -> usize {
             let bytes_per_key = row.tile_rows() * 4;
             // Integer sums of a block are converted and added to those before: all of that cache is better for
             // half as many blocks.
-            let share = if row.is_blockwise() { 1 } else { 2 };
+            let share = if row.sums_integers() { 1 } else { 2 };
             let cached = (machine.l1d / share / bytes_per_key).clamp(64, KEYS);
             // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
-            cached - cached % row.tile()
+            cached - cached % row.tile_keys()
         }
         (given, _) => given,
     };
-    wanted.min(longest).min(row.most_keys(path))
+    wanted.min(longest).min(row.max_keys(path))
 }
 
 /// Query rows of a part, where there are many.
-fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
+fn rows(shape: &Shape, row: &dyn Kernel, machine: Machine, threads: usize) -> usize {
     let [batch, heads, len_q] = shape.queries;
     let given = shape.block_q;
     if given != 0 {
@@ -317,7 +322,7 @@ fn rows(shape: &Shape, row: &Row, machine: Machine, threads: usize) -> usize {
 }
 
 /// Whether K, and V, cannot be read in place, or better are not, by so many query rows and in such blocks.
-fn staged(path: Path, shape: &Shape, row: &Row, [rows, kv]: [usize; 2]) -> [bool; 2] {
+fn staged(path: Path, shape: &Shape, row: &dyn Kernel, [rows, kv]: [usize; 2]) -> [bool; 2] {
     // Prefill reads rows that lie at equal distances. Else each row is to be used for this many query
     // rows at least, which hides its copying.
     let copied = match path {

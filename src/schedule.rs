@@ -94,12 +94,12 @@ fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, kept: PartialSt
     while let Some(part) = work.parts.take() {
         #[cfg(test)]
         planted::go_off(part.problem());
-        plan.row.compute(&part, plan.cut.parts, scratch.reborrow())?;
+        plan.kernel.prefill(&part, plan.cut.parts, scratch.reborrow())?;
     }
     while let Some(share) = work.shares.take() {
         share.pieces(|piece| {
             let (piece, scratch) = (&piece, scratch.reborrow());
-            plan.row.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept, share: &share })
+            plan.kernel.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept, share: &share })
         })?;
     }
     Ok(())
@@ -115,7 +115,7 @@ fn join(work: &WorkQueues, plan: &Plan, kept: PartialStates) -> Result<(), Error
             if piece.chunks.start > 0 || piece.is_whole() {
                 return Ok(());
             }
-            plan.row.join(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept })
+            plan.kernel.combine(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept })
         })?;
     }
     Ok(())

@@ -5,7 +5,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{Kernel, kernels, max_error, run};
+use common::{KernelPath, kernels, max_error, run};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::reference;
@@ -41,13 +41,13 @@ impl Rows {
 
     /// The problem with K and V stored as `dtype`, for each kernel that takes it: outputs, log-sum-exps, both in f64,
     /// the largest |v| and the largest score.
-    fn each(&self, dtype: Dtype, mut check: impl FnMut(Kernel, &[f32], &[f32], &reference::Answer, f64)) {
+    fn each(&self, dtype: Dtype, mut check: impl FnMut(KernelPath, &[f32], &[f32], &reference::Answer, f64)) {
         let ((k, k_step), (v, v_step)) = (encode(dtype, &self.k, DIM), encode(dtype, &self.v, DIM));
         let quants = [Quant::per_tensor(&k_step), Quant::per_tensor(&v_step)];
         let [queries, keys] = [&self.q, &self.k].map(|x| x.len() / DIM);
         let dense = |dtype, rows, dim| Layout::dense(dtype, 1, rows, dim).unwrap();
         let (mut o, mut lse) = (vec![f32::NAN; queries * DIM], vec![f32::NAN; queries]);
-        let mut attend = |kernel: Option<Kernel>| {
+        let mut attend = |kernel: Option<KernelPath>| {
             o.fill(f32::NAN);
             // SAFETY: as many bytes, which outlive the problem.
             let stored = |data: &[u8]| unsafe { View::new(data.as_ptr(), dense(dtype, keys, DIM)).unwrap() };
@@ -82,7 +82,7 @@ impl Rows {
 }
 
 /// What the family of a kernel may be wrong by, of the largest |v|, where scores reach `largest_score`.
-fn bound(kernel: Kernel, largest_score: f64) -> f64 {
+fn bound(kernel: KernelPath, largest_score: f64) -> f64 {
     let name = format!("{kernel:?}");
     match () {
         // Eight bits of probability, of queries, or both.

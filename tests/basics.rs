@@ -67,7 +67,7 @@ fn i8_computes_what_its_numbers_mean() {
     let quantised = inputs.quantised();
     for kernel in kernels(Dtype::I8) {
         let out = quantised.run(kernel, 1).o;
-        let bound = match kernel.row.family(kernel.path) {
+        let bound = match kernel.kernel.compute_type(kernel.path) {
             "i8" => 2e-2,
             "i16" => 3e-4,
             _ => 1e-6,

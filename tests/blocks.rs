@@ -4,7 +4,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{Inputs, Kernel, Size, kernels, relative_rms, same_bits};
+use common::{Inputs, KernelPath, Size, kernels, relative_rms, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
@@ -45,7 +45,7 @@ impl Case {
     /// Outputs, and log-sum-exps, of some of the rows; the first row of all is at key `first`.
     fn compute(
         &self,
-        kernel: Kernel,
+        kernel: KernelPath,
         rows: std::ops::Range<usize>,
         (first, window): (usize, Window),
         mask: Option<&[u8]>,
@@ -67,7 +67,7 @@ impl Case {
         let q_pos = Position::At((first + rows.start) as i64);
         let semantics = Semantics { q_pos, window, ..Semantics::with_scale(self.scale()) };
         let mut problem = Problem::new(tensors, semantics).unwrap();
-        assert!(kernel.row.takes(problem.shape()));
+        assert!(kernel.kernel.takes(problem.shape()));
         common::run(&mut problem, kernel, 1).unwrap();
         (o, lse)
     }
@@ -100,11 +100,11 @@ impl Case {
 }
 
 /// Those that multiply so.
-fn integers() -> impl Iterator<Item = Kernel> {
-    few().filter(|kernel| kernel.row.family(kernel.path) == "i16")
+fn integers() -> impl Iterator<Item = KernelPath> {
+    few().filter(|kernel| kernel.kernel.compute_type(kernel.path) == "i16")
 }
 
-fn few() -> impl Iterator<Item = Kernel> {
+fn few() -> impl Iterator<Item = KernelPath> {
     kernels(Dtype::Q8_0).filter(|kernel| kernel.path == Path::Decode)
 }
 

@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Inputs, Kernel, Size, kernels, largest, max_error, relative_rms};
+use common::{Inputs, KernelPath, Size, kernels, largest, max_error, relative_rms};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::work::WorkQueues;
 
-fn decoders() -> impl Iterator<Item = Kernel> {
+fn decoders() -> impl Iterator<Item = KernelPath> {
     kernels(Dtype::F32).filter(|kernel| kernel.path == Path::Decode)
 }
 
@@ -30,7 +30,7 @@ fn shares_are_all_of_the_work_once() {
     for (heads, len_q, len_kv) in [(1, 1, 20_000), (3, 1, 5_000), (2, 40, 3_000), (5, 3, 513), (7, 2, 1)] {
         let inputs = Inputs::normal(Size::new(heads, len_q, len_kv, 1), 1);
         inputs.with_problem(|problem| {
-            let row = decoders().next().unwrap().row;
+            let row = decoders().next().unwrap().kernel;
             for shares in [1, 2, 3, 8, 64] {
                 let plan = Plan::on(Path::Decode, problem.shape(), row, Machine::get(), 1).unwrap();
                 let mut cut = plan.cut;
@@ -115,7 +115,7 @@ fn caches_larger_than_the_last_level_are_right() {
 /// A thread that sleeps is worth less than one that is awake.
 #[test]
 fn threads_are_woken_for_long_calls_only() {
-    let row = decoders().next().unwrap().row;
+    let row = decoders().next().unwrap().kernel;
     for (len_kv, threads, wakes) in [(1000, 1, 0), (2048, 2, 0), (8192, 4, 2), (100_000, 4, 3)] {
         Inputs::normal(Size::new(1, 1, len_kv, 128), 1).with_problem(|problem| {
             let plan = Plan::new(problem.shape(), row, Machine::get(), 4).unwrap();

@@ -9,7 +9,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{Kernel, Random, kernels, relative_rms, run};
+use common::{KernelPath, Random, kernels, relative_rms, run};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{Problem, Semantics, Tensors};
 use flash_attention::view::{Layout, Quant, View, ViewMut};
@@ -36,7 +36,7 @@ impl Data {
     }
 
     /// The errors of all kernels that `wanted` likes, with K and V stored as `dtype`.
-    fn errors(&self, dtype: Dtype, wanted: impl Fn(&str) -> bool) -> Vec<(Kernel, f64)> {
+    fn errors(&self, dtype: Dtype, wanted: impl Fn(&str) -> bool) -> Vec<(KernelPath, f64)> {
         let keys = self.k.len() / DIM;
         let ((k, k_step), (v, v_step)) = (encode(dtype, &self.k, DIM), encode(dtype, &self.v, DIM));
         let numbers = |bytes: &[u8], step: f32| -> Vec<f64> {
@@ -101,7 +101,7 @@ fn measure_up_to_a_million_keys() {
         for (dtype, family) in CASES {
             for (kernel, error) in data.errors(dtype, |name| name.contains(family)) {
                 let family = family.trim_matches('-');
-                println!("{:?},{family},{:?},{keys},{error:.3e}", kernel.row, kernel.path);
+                println!("{:?},{family},{:?},{keys},{error:.3e}", kernel.kernel, kernel.path);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Inputs, Kernel, Size, kernels, largest, max_error, relative_rms, same_bits};
+use common::{Inputs, KernelPath, Size, kernels, largest, max_error, relative_rms, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
@@ -11,18 +11,18 @@ use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 /// The kernels that multiply 8-bit integers.
-fn bytes() -> impl Iterator<Item = Kernel> {
-    kernels(Dtype::I8).filter(|kernel| kernel.row.family(kernel.path) == "i8")
+fn bytes() -> impl Iterator<Item = KernelPath> {
+    kernels(Dtype::I8).filter(|kernel| kernel.kernel.compute_type(kernel.path) == "i8")
 }
 
 /// These, and those that multiply 16-bit integers.
-fn integers() -> impl Iterator<Item = Kernel> {
-    kernels(Dtype::I8).filter(|kernel| ["i8", "i16"].contains(&kernel.row.family(kernel.path)))
+fn integers() -> impl Iterator<Item = KernelPath> {
+    kernels(Dtype::I8).filter(|kernel| ["i8", "i16"].contains(&kernel.kernel.compute_type(kernel.path)))
 }
 
 /// What rounding probabilities may cost: relative RMS, and the largest error of log-sum-exp.
-fn bounds(kernel: Kernel) -> [f64; 2] {
-    if kernel.row.family(kernel.path) == "i8" { [2e-2, 1e-2] } else { [3e-4, 4e-4] }
+fn bounds(kernel: KernelPath) -> [f64; 2] {
+    if kernel.kernel.compute_type(kernel.path) == "i8" { [2e-2, 1e-2] } else { [3e-4, 4e-4] }
 }
 
 /// Rows of O, and LSE: probabilities of each block of keys relative to its own maximum, as multiples of 1/255 from
@@ -128,7 +128,7 @@ fn dot_products_of_any_length_are_exact() {
             for kernel in integers() {
                 let takes = |takes: &mut bool| {
                     inputs.with_problem(|problem| {
-                        *takes = kernel.row.takes(problem.shape());
+                        *takes = kernel.kernel.takes(problem.shape());
                         if *takes {
                             common::run(problem, kernel, 1).unwrap();
                         }
@@ -210,7 +210,7 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
                     let q_pos = Position::At((keys / 2 + rows.start) as i64);
                     let semantics = Semantics { q_pos, window, ..Semantics::with_scale(0.3) };
                     let mut problem = Problem::new(tensors, semantics).unwrap();
-                    assert!(kernel.row.takes(problem.shape()));
+                    assert!(kernel.kernel.takes(problem.shape()));
                     common::run(&mut problem, kernel, 1).unwrap();
                     (o, lse)
                 };
@@ -266,10 +266,10 @@ fn the_plan_says_when_integers_compute() {
     let many = Inputs::normal(Size::new(1, 64, 64, 64), 3).quantised();
     let best = kernels(Dtype::I8).next().unwrap();
     assert_eq!(best.path, Path::Prefill);
-    let family = format!(" {}, prefill", best.row.family(best.path));
+    let family = format!(" {}, prefill", best.kernel.compute_type(best.path));
     assert!(words(&many).contains(&family), "{}", words(&many));
     let few = Inputs::normal(Size::new(1, 2, 64, 64), 3).quantised();
-    let family = if best.row.lanes() < 8 { " f32, decode" } else { " i16, decode" };
+    let family = if best.kernel.lanes() < 8 { " f32, decode" } else { " i16, decode" };
     assert!(words(&few).contains(family), "{}", words(&few));
 }
 
@@ -297,7 +297,7 @@ fn what_is_not_a_number_reaches_the_rows_that_see_it() {
             tensors.logits.mask = mask.map(|mask| View::of(mask, dense(Dtype::F32, 40)).unwrap());
             let semantics = Semantics::with_scale(0.4).causal();
             let mut problem = Problem::new(tensors, semantics).unwrap();
-            assert!(kernel.row.takes(problem.shape()));
+            assert!(kernel.kernel.takes(problem.shape()));
             common::run(&mut problem, kernel, 1).unwrap();
             (o, lse)
         };

@@ -41,7 +41,7 @@ fn check_i8(inputs: &Inputs<i8>) {
     for kernel in kernels(Dtype::I8).collect::<Vec<_>>().into_iter().rev() {
         let out = inputs.run(kernel, 1).o;
         let error = relative_rms(&out, &exact.o);
-        let family = kernel.row.family(kernel.path);
+        let family = kernel.kernel.compute_type(kernel.path);
         if family != "f32" {
             // Of what outputs of that many values are like, if these happen to be smaller.
             let rms = |x: &[f64]| (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();

@@ -5,7 +5,7 @@ mod common;
 use common::Random;
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
-use flash_attention::kernel::{self, Row};
+use flash_attention::kernel::{self, Kernel};
 use flash_attention::quantize::Quantize;
 use flash_attention::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 use half::{bf16, f16};
@@ -122,7 +122,7 @@ impl Case {
         self.smooth.as_ref().map_or(x, |smooth| x - smooth[at[1] * self.dim + at[3]])
     }
 
-    fn run(&self, row: &Row) -> Stored {
+    fn run(&self, row: &dyn Kernel) -> Stored {
         let [batch, heads, tokens] = self.extent;
         let rows = batch * heads * tokens;
         let [gap_dst, gap_src] = self.gaps;

@@ -86,7 +86,7 @@ fn i8_adds_nothing_to_the_error_of_quantising() {
         for kernel in kernels(Dtype::I8) {
             let out = quantised.run(kernel, 2).o;
             let own = relative_rms(&out, &exact);
-            let bound = match kernel.row.family(kernel.path) {
+            let bound = match kernel.kernel.compute_type(kernel.path) {
                 "i8" => 2e-2,
                 "i16" => 3e-4,
                 _ => 1e-4,

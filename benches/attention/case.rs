@@ -1,7 +1,7 @@
 //! One shape of attention: its data, its problem, its work.
 
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::{Path, Row};
+use flash_attention::kernel::{Kernel, Path};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
@@ -217,7 +217,7 @@ impl Arrays {
     }
 
     /// A function that computes the case once, and how it does.
-    pub fn runner(&mut self, row: &'static Row, threads: usize) -> (Plan, impl FnMut()) {
+    pub fn runner(&mut self, row: &'static dyn Kernel, threads: usize) -> (Plan, impl FnMut()) {
         let path = self.case.path;
         let mut problem = self.problem();
         let (shape, machine) = (problem.shape(), Machine::get());

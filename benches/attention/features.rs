@@ -2,7 +2,7 @@
 //! that what is left out by windows and masks, and what features cost, shows as a ratio.
 
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::Row;
+use flash_attention::kernel::Kernel;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Batch, BlockMask, Logits, Pages, Problem, Semantics, Tensors, Window};
@@ -230,7 +230,7 @@ impl Memory {
         sample.worst(&View::of(&self.o, layout).expect("arrays of the right size"))
     }
 
-    pub fn runner(&mut self, row: &'static Row, threads: usize) -> (Plan, impl FnMut()) {
+    pub fn runner(&mut self, row: &'static dyn Kernel, threads: usize) -> (Plan, impl FnMut()) {
         let mut problem = self.problem();
         let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
         let again = plan.clone();

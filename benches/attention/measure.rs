@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use flash_attention::kernel::Row;
+use flash_attention::kernel::Kernel;
 
 use super::probe;
 
@@ -54,7 +54,7 @@ pub struct Rounds {
 pub const DISTURBED: f64 = 0.03;
 
 /// Lets `contenders` take turns for about `time`, at least seven rounds.
-pub fn rounds(row: &Row, contenders: &mut [&mut dyn FnMut()], time: Duration) -> Rounds {
+pub fn rounds(row: &dyn Kernel, contenders: &mut [&mut dyn FnMut()], time: Duration) -> Rounds {
     // Calls that fill half a millisecond, well above the clock's resolution.
     let repeats: Vec<usize> = contenders
         .iter_mut()

@@ -3,24 +3,24 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use flash_attention::kernel::{Path, Row};
+use flash_attention::kernel::{Kernel, Path};
 
 /// FLOP/s of the instruction that the prefill kernel of `row` lives on, on the calling thread, for about a
 /// tenth of a millisecond.
-pub fn peak(row: &Row) -> f64 {
+pub fn peak(row: &dyn Kernel) -> f64 {
     const STEPS: usize = 8_000;
     let lanes = row.lanes();
     let start = Instant::now();
     let chains = match lanes {
         #[cfg(target_arch = "x86_64")]
-        _ if row.family(Path::Prefill) == "bf16" => {
+        _ if row.compute_type(Path::Prefill) == "bf16" => {
             // SAFETY: a row of this family is only available where its features are.
             let chains = unsafe { dot_bf16(STEPS) };
             // Each lane is a pair.
             return (4 * chains * lanes * STEPS) as f64 / start.elapsed().as_secs_f64();
         }
         #[cfg(target_arch = "x86_64")]
-        _ if row.family(Path::Prefill) == "i8" => {
+        _ if row.compute_type(Path::Prefill) == "i8" => {
             // SAFETY: as above.
             let chains = unsafe { dot_u8_i8(STEPS) };
             // Each lane is four pairs.

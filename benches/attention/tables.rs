@@ -7,7 +7,7 @@ use flash_attention::capi::config::fa_config;
 use flash_attention::capi::forward::fa_forward_f32;
 use flash_attention::capi::status::fa_status;
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::{self, Path, Row};
+use flash_attention::kernel::{self, Kernel, Path};
 use flash_attention::machine;
 use flash_attention::plan::Plan;
 use flash_attention::work::query_tiles::TileQueue;
@@ -54,17 +54,17 @@ impl Tables {
     }
 
     /// The row for a type: of the instruction set asked for, or `isa`, or the best.
-    fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static Row> {
+    fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static dyn Kernel> {
         let plain = Case { dtype, ..Case::square(1, 1, 1) };
         self.row_of(&plain, self.isa.as_deref().or(isa))
     }
 
     /// The row for a case: of instruction set `isa` or a lesser one, where that has none for the type.
-    fn row_of(&self, case: &Case, isa: Option<&str>) -> Option<&'static Row> {
+    fn row_of(&self, case: &Case, isa: Option<&str>) -> Option<&'static dyn Kernel> {
         let rows: Vec<_> = kernel::available().collect();
         let first =
             isa.map_or(Some(0), |isa| rows.iter().position(|row| row.isa().to_bytes() == isa.as_bytes()));
-        let fits = |row: &&&Row| {
+        let fits = |row: &&&'static dyn Kernel| {
             row.takes_types([case.dtype; 3])
                 && !(case.precise && row.rounds())
                 && (isa.is_some() || row.is_worth_it())
@@ -73,7 +73,7 @@ impl Tables {
     }
 
     /// Share of the peak that one shape reaches, in percent.
-    fn share(&self, row: &'static Row, case: &Case) -> (Rounds, Plan, Spread, Option<f64>) {
+    fn share(&self, row: &'static dyn Kernel, case: &Case) -> (Rounds, Plan, Spread, Option<f64>) {
         let mut arrays = Arrays::new(case);
         let (plan, mut call) = arrays.runner(row, self.threads);
         let measured = rounds(row, &mut [&mut call], self.time);
@@ -92,7 +92,7 @@ impl Tables {
     fn share_line(
         &mut self,
         table: &str,
-        row: &'static Row,
+        row: &'static dyn Kernel,
         case: &Case,
         floor: Option<f64>,
         goal: Option<f64>,
@@ -240,7 +240,7 @@ impl Tables {
     fn ratio_line(
         &mut self,
         table: &str,
-        row: &'static Row,
+        row: &'static dyn Kernel,
         (case, threads): (&Case, usize),
         (other, other_threads): (&Case, usize),
         floor: Option<Bound>,
@@ -262,7 +262,7 @@ impl Tables {
     fn ratio(
         &mut self,
         table: &str,
-        row: &Row,
+        row: &dyn Kernel,
         case: &Case,
         plan: &Plan,
         measured: &Rounds,
@@ -343,7 +343,7 @@ impl Tables {
         for suite::Typed { case, isa, family, floor, goal } in suite::types() {
             let Some(row) = self.row_of(&case, self.isa.as_deref().or(isa)) else { continue };
             // Bounds are those of a family.
-            let is_it = row.family(Path::Prefill) == family;
+            let is_it = row.compute_type(Path::Prefill) == family;
             let [floor, goal] = [floor, goal].map(|bound| bound.filter(|_| is_it).map(Bound::AtLeast));
             let plain = Case { dtype: Dtype::F32, per_token: false, precise: false, ..case.clone() };
             self.ratio_line("types", row, (&case, 1), (&plain, 1), floor, goal);
@@ -351,7 +351,7 @@ impl Tables {
         self.report.heading("bf16 and i8: share of the peak of their own dot products");
         for suite::Typed { case, family, floor, goal, .. } in suite::shares() {
             let row = self.row_of(&case, self.isa.as_deref());
-            if let Some(row) = row.filter(|row| row.family(Path::Prefill) == family) {
+            if let Some(row) = row.filter(|row| row.compute_type(Path::Prefill) == family) {
                 self.share_line("types", row, &case, floor, goal);
             }
         }
@@ -378,7 +378,7 @@ impl Tables {
             let compute = {
                 let possible = measured.contenders[0].possible;
                 // Probes are those of the family of many rows.
-                let is_own = row.family(Path::Decode) == row.family(Path::Prefill);
+                let is_own = row.compute_type(Path::Decode) == row.compute_type(Path::Prefill);
                 let f32_row = self.row(Dtype::F32, None).unwrap_or(row);
                 let factor = if is_own { 1.0 } else { probe::peak(row) / probe::peak(f32_row) };
                 case.flops() / possible.median * factor.max(1.0) / threads as f64
@@ -465,7 +465,7 @@ impl Tables {
         let mut bare = || {
             let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");
-            row.compute(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+            row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
         };
         let measured = rounds(row, &mut [&mut from_c, &mut bare], self.time);
         let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);

@@ -3,7 +3,7 @@
 //! more.
 
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::Row;
+use flash_attention::kernel::Kernel;
 
 /// Elements of a head, and keys: 8 KiB of queries and 24 KiB of keys.
 const DIM: usize = 64;
@@ -19,7 +19,7 @@ pub struct Tile {
 
 impl Tile {
     /// For the instruction set of a row of f32, if its loop is known here.
-    pub fn of(row: &Row) -> Option<Tile> {
+    pub fn of(row: &dyn Kernel) -> Option<Tile> {
         let lanes = row.lanes();
         if !row.takes_types([Dtype::F32; 3]) || !matches!(lanes, 8 | 16) {
             return None;

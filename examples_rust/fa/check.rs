@@ -145,7 +145,7 @@ fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
         let _ = writeln!(text, "{name:<10} {value}");
     };
     line("path", format!("{}: {}", path(&plan), meaning(&plan)));
-    line("kernel", format!("{}, family {}", isa(&plan), plan.row.family(plan.path)));
+    line("kernel", format!("{}, family {}", isa(&plan), plan.kernel.compute_type(plan.path)));
     match plan.path {
         Path::Prefill => line("tiles", format!("{rows} query rows x {} keys", plan.tiles.kv)),
         Path::Decode => line("tiles", format!("{heads} query heads x {rows} rows x {} keys", plan.tiles.kv)),
@@ -169,7 +169,7 @@ fn data(shape: &Shape, plan: &Plan, threads: usize, [alone, all]: [usize; 2]) ->
         ("why", plan.to_string().into()),
         ("path", path(plan).into()),
         ("isa", isa(plan).into()),
-        ("family", plan.row.family(plan.path).into()),
+        ("family", plan.kernel.compute_type(plan.path).into()),
         ("tiles", Json::Object(tiles)),
         ("pieces", plan.parts.into()),
         ("threads", plan.threads.into()),
@@ -194,7 +194,7 @@ fn meaning(plan: &Plan) -> &'static str {
 }
 
 pub fn isa(plan: &Plan) -> String {
-    plan.row.isa().to_string_lossy().into_owned()
+    plan.kernel.isa().to_string_lossy().into_owned()
 }
 
 fn kv_bytes(shape: &Shape) -> i64 {

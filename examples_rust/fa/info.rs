@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flash_attention::capi::tensor::fa_dtype;
 use flash_attention::capi::version::FA_ABI_VERSION;
 use flash_attention::dtype::Dtype;
-use flash_attention::kernel::{self, Path, Row};
+use flash_attention::kernel::{self, Kernel, Path};
 use flash_attention::machine::{self, Machine};
 
 use crate::check::{isa, known, path, threads};
@@ -57,7 +57,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
     let mut kernels = Vec::new();
     for row in kernel::available() {
         allowed |= best.is_some_and(|best| std::ptr::eq(best, row));
-        let [prefill, decode] = [row.family(Path::Prefill), row.family(Path::Decode)];
+        let [prefill, decode] = [row.compute_type(Path::Prefill), row.compute_type(Path::Decode)];
         let types: Vec<_> = TYPES.into_iter().filter(|(dtype, _)| row.takes_types([*dtype; 3])).collect();
         let types: Vec<_> = types.into_iter().map(|(_, name)| name).collect();
         let _ = writeln!(
@@ -65,7 +65,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             "  {:<40} {prefill:<8} {decode:<7} {:<6} {:<12} {}",
             format!("{}{}", name(row), if allowed { "" } else { " (not allowed by FA_MAX_ISA)" }),
             row.lanes(),
-            row.tile(),
+            row.tile_keys(),
             types.join(" ")
         );
         kernels.push(Json::Object(vec![
@@ -73,7 +73,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             ("prefill", prefill.into()),
             ("decode", decode.into()),
             ("lanes", row.lanes().into()),
-            ("tile_keys", row.tile().into()),
+            ("tile_keys", row.tile_keys().into()),
             ("kv_types", types.into()),
             ("allowed", allowed.into()),
         ]));
@@ -94,7 +94,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
         // With an unknown FA_MAX_ISA there is none.
         let Ok(plan) = shape.plan(threads)? else { continue };
         let bytes = shape.workspace(threads)?;
-        let family = plan.row.family(plan.path);
+        let family = plan.kernel.compute_type(plan.path);
         let tiles = format!("{} x {}", plan.tiles.heads * plan.tiles.q, plan.tiles.kv);
         let _ = writeln!(
             text,
@@ -150,7 +150,7 @@ pub fn shapes() -> Vec<(String, Shape)> {
     all
 }
 
-fn name(row: &Row) -> String {
+fn name(row: &dyn Kernel) -> String {
     row.isa().to_string_lossy().into_owned()
 }
 

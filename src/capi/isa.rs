@@ -20,7 +20,7 @@ use crate::kernel;
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn fa_isa() -> *const c_char {
-    kernel::best().map_or(c"unknown", kernel::Row::isa).as_ptr()
+    kernel::best().map_or(c"unknown", |kernel| kernel.isa()).as_ptr()
 }
 
 /// Caps the instruction set of all calls in the process that start after this one returns: for

@@ -25,7 +25,6 @@ impl Gemm for Bf16 {
     /// Pairs of neighbouring elements, or of an element of neighbouring keys, the first in the lower half.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::F32;
-    type Gemv = Self;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {

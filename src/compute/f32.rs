@@ -20,7 +20,6 @@ impl Gemm for F32 {
     const ONE: f32 = 1.0;
     type Words<S: Isa> = S::F32;
     type Sum<S: Isa> = S::F32;
-    type Gemv = Self;
 
     #[inline(always)]
     fn takes(_storage: &Storage) -> bool {

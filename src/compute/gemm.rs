@@ -1,6 +1,6 @@
 //! How a compute type multiplies where query rows are many and lanes are query rows: see [`crate::prefill`].
 
-use super::{Gemv, Source};
+use super::Source;
 use crate::dtype::Dtype;
 use crate::problem::Storage;
 use crate::simd::Isa;
@@ -36,9 +36,6 @@ pub(crate) trait Gemm: 'static {
     type Words<S: Isa>: Copy;
     /// Sums of products, one a lane.
     type Sum<S: Isa>: Copy;
-
-    /// How it multiplies where query rows are few.
-    type Gemv: Gemv;
 
     /// Whether it computes problems whose Q, K and V are stored so.
     fn takes(storage: &Storage) -> bool;

@@ -35,7 +35,6 @@ impl Gemm for I16 {
     /// Two neighbouring elements, or an element of two neighbouring keys, the first in the lower half.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
-    type Gemv = Self;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {

@@ -33,7 +33,6 @@ impl Gemm for I8 {
     /// Four neighbouring elements, or an element of four neighbouring keys, from the lowest byte on.
     type Words<S: Isa> = S::I32;
     type Sum<S: Isa> = S::I32;
-    type Gemv = super::i16::I16;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {

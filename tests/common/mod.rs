@@ -4,7 +4,7 @@
 
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
-use flash_attention::kernel::{Path, Row};
+use flash_attention::kernel::{Kernel, Path};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Shape, Tensors};
@@ -189,7 +189,7 @@ impl<T: Element> Inputs<T> {
     }
 
     /// What `kernel` computes with `threads` threads.
-    pub fn run(&self, kernel: Kernel, threads: usize) -> Output {
+    pub fn run(&self, kernel: KernelPath, threads: usize) -> Output {
         self.with_problem(|problem| run(problem, kernel, threads).unwrap())
     }
 
@@ -204,29 +204,29 @@ impl<T: Element> Inputs<T> {
 /// A row of the table, on one of its paths: all of them compute every problem, whichever the plan
 /// would choose for it.
 #[derive(Clone, Copy)]
-pub struct Kernel {
-    pub row: &'static Row,
+pub struct KernelPath {
+    pub kernel: &'static dyn Kernel,
     pub path: Path,
 }
 
-impl Kernel {
+impl KernelPath {
     pub fn plan(self, shape: &Shape, threads: usize) -> Result<Plan, Error> {
-        Plan::on(self.path, shape, self.row, Machine::get(), threads)
+        Plan::on(self.path, shape, self.kernel, Machine::get(), threads)
     }
 }
 
-impl std::fmt::Debug for Kernel {
+impl std::fmt::Debug for KernelPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}-{:?}", self.row, self.path)
+        write!(f, "{:?}-{:?}", self.kernel, self.path)
     }
 }
 
 /// Every path of every row of the table that this machine runs, best row first.
-pub fn kernels(dtype: Dtype) -> impl Iterator<Item = Kernel> {
-    rows(dtype).flat_map(|row| [Path::Prefill, Path::Decode].map(|path| Kernel { row, path }))
+pub fn kernels(dtype: Dtype) -> impl Iterator<Item = KernelPath> {
+    rows(dtype).flat_map(|row| [Path::Prefill, Path::Decode].map(|path| KernelPath { kernel: row, path }))
 }
 
-pub fn run(problem: &mut Problem, kernel: Kernel, threads: usize) -> Result<(), Error> {
+pub fn run(problem: &mut Problem, kernel: KernelPath, threads: usize) -> Result<(), Error> {
     let plan = kernel.plan(problem.shape(), threads)?;
     schedule::run(problem, &plan)
 }
@@ -236,7 +236,7 @@ pub fn layout<T: Element>(heads: usize, len: usize, dim: usize) -> Layout {
 }
 
 /// The rows of the table that this machine runs and that compute with such tensors.
-pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static Row> {
+pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static dyn Kernel> {
     flash_attention::kernel::available().filter(move |row| row.takes_types([dtype; 3]))
 }
 

@@ -1,0 +1,43 @@
+//! The kernels of x86-64, best first.
+//!
+//! The number is the height of the register tile of prefill: keys of a score tile, elements of an output tile.
+//! With 32 registers, 8 x 2 accumulators hide the latency of FMA twice over and leave room for exp2. With 16
+//! registers, 6 x 2 accumulators, 2 query vectors and 1 broadcast fit; one more would spill.
+
+use super::{Combination, Kernel};
+use crate::compute::f32::F32;
+use crate::compute::i16::I16;
+#[cfg(not(fa_skip_avx512))]
+use crate::compute::{Gemm, bf16::Bf16, i8::I8, split16};
+#[cfg(not(fa_skip_avx512))]
+use crate::dtype::Dtype;
+#[cfg(not(fa_skip_avx512))]
+use crate::machine;
+use crate::simd::avx2::Avx2;
+#[cfg(not(fa_skip_avx512))]
+use crate::simd::avx512::{self, Avx512};
+
+#[cfg(not(fa_skip_avx512))]
+type Vnni = Avx512<avx512::Vnni>;
+#[cfg(not(fa_skip_avx512))]
+type AvxBf16 = Avx512<avx512::Bf16>;
+
+/// AVX-512 and its levels. `RUSTFLAGS="--cfg fa_skip_avx512"` leaves them out of development builds, which then take
+/// a third of the time.
+#[cfg(not(fa_skip_avx512))]
+pub(super) static AVX512: &[&dyn Kernel] = &[
+    &Combination::<AvxBf16, Bf16, Bf16, Bf16, AvxBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
+    &Combination::<Vnni, I8, I16, split16::OfI8, Vnni, 8>::new(),
+    &Combination::<Vnni, I16, I16, split16::OfI8, Vnni, 8>::new(),
+    // Its prefill uses nothing that the base level does not have.
+    &Combination::<Avx512, F32, split16::OfQ8_0, split16::OfQ8_0, Vnni, 8>::new()
+        .only_for(<I16 as Gemm>::MOST[1], |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
+    &Combination::<Avx512, I16, I16, I16, Avx512, 8>::new(),
+    &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),
+];
+
+/// AVX2 with FMA.
+pub(super) static AVX2: &[&dyn Kernel] = &[
+    &Combination::<Avx2, I16, I16, I16, Avx2, 6>::new(),
+    &Combination::<Avx2, F32, F32, F32, Avx2, 6>::new(),
+];
