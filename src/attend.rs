@@ -7,15 +7,14 @@
 //! summed across lanes and a row's result cannot depend on its neighbours.
 
 pub(crate) mod blocks;
+pub(crate) mod convert;
 pub(crate) mod finish;
 pub(crate) mod logits;
 #[forbid(unsafe_code)]
 pub mod merge;
+pub(crate) mod rows;
 
-use crate::compute::Source;
-use crate::problem::{Problem, Sequence};
 use crate::simd::{Isa, MAX_LANES};
-use crate::view::View;
 
 /// Vectors of query rows in a tile, at most: each broadcast of K or V then feeds two
 /// multiplications, and 8 x 2 accumulators are what hides the latency of FMA without spilling.
@@ -33,31 +32,6 @@ pub(crate) const V: usize = 1;
 /// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
 /// precision: f32 is as dense at 2^8 as at 1.
 pub(crate) const RESCALE_THRESHOLD: f32 = 8.0;
-
-/// The query rows of a sequence from `row` on.
-#[inline(always)]
-pub(crate) fn query_rows<'a>(
-    problem: &'a Problem,
-    sequence: &Sequence,
-    head: usize,
-    row: usize,
-) -> Source<'a> {
-    let [entry, row] = problem.query_at(sequence, row);
-    Source { view: problem.q(), at: [entry, head, row] }
-}
-
-/// The rows of a sequence in `view`, K or V, from `key` on, as many as lie behind one another.
-#[inline(always)]
-pub(crate) fn key_rows<'a>(
-    problem: &Problem,
-    view: &'a View<'a>,
-    sequence: &Sequence,
-    kv_head: usize,
-    key: usize,
-) -> Source<'a> {
-    let [entry, row] = problem.key_at(sequence, key);
-    Source { view, at: [entry, kv_head, row] }
-}
 
 /// Asks for `bytes` bytes to be brought near.
 #[inline(always)]

@@ -23,6 +23,7 @@
 pub(crate) mod accumulate;
 pub(crate) mod block_scaled;
 pub(crate) mod epilogue;
+pub(crate) mod gemv;
 #[forbid(unsafe_code)]
 mod prefetch;
 pub(crate) mod scores;
@@ -35,10 +36,8 @@ use std::ops::Range;
 use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::logits::Logits;
-use crate::attend::{K, V, key_rows, query_rows};
-use crate::compute::Gemv;
-use crate::compute::gemv::width;
-use crate::compute::{Rows, Source, convert, copy_rows};
+use crate::attend::rows::{Rows, Source, copy_rows, key_rows, query_rows};
+use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
 use crate::machine;
 use crate::problem::{Sequence, Shape, Storage};
@@ -49,6 +48,7 @@ use crate::work::split_kv::{SplitRange, SplitWork};
 use crate::workspace::{PartialStates, Scratch, array_bytes};
 use accumulate::{Sums, Values};
 use block_scaled::Weights;
+use gemv::{Gemv, width};
 use prefetch::{FIRST, PrefetchStream, fetch_rows};
 use scores::Keys;
 use state::State;
@@ -104,13 +104,13 @@ fn step<S: Isa, P: Gemv>(n: usize) -> usize {
 /// The same of the integer sums of a block.
 #[inline(always)]
 fn block_step<S: Isa, P: Gemv>(shape: &Shape) -> usize {
-    if P::BLOCKWISE { step::<S, P>(shape.dim_v) } else { 0 }
+    if P::INT_ACC { step::<S, P>(shape.dim_v) } else { 0 }
 }
 
 /// Values of a vector a row that only integer sums need.
 #[inline(always)]
 fn weight_step<S: Isa, P: Gemv>() -> usize {
-    if P::BLOCKWISE { S::LANES } else { 0 }
+    if P::INT_ACC { S::LANES } else { 0 }
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a row, or that have
@@ -527,7 +527,7 @@ struct Visit<P> {
 /// and its machine foresees what is next, unless rows of bytes are multiplied faster than it does. The loops that ask exist only where registers are many, which
 /// `visit` says to the compiler once more.
 fn asks<S: Isa, P: Gemv>(piece: &SplitWork) -> bool {
-    let is_worth_it = piece.count() >= ROWS || (P::ROWS == 1 && piece.count() == 1);
+    let is_worth_it = piece.count() >= ROWS || (P::MAX_ROWS == 1 && piece.count() == 1);
     S::REGISTERS >= 32 && is_worth_it && machine::wants_requests(bytes_read(piece))
 }
 
@@ -613,11 +613,11 @@ unsafe fn visit<S: Isa, P: Gemv>(
                 softmax::softmax::<S, P>(s, lines, state, r, &seen, v.scales(piece));
             }
         }
-        if P::BESIDE {
+        if P::BLOCK_SCALED {
             return block_scaled::values(s, piece, visit, lines, &block.weights, state);
         }
-        let sums = if P::BLOCKWISE { lines.block } else { Sums { base: state.output, step: state.step } };
-        let begins = P::BLOCKWISE || visit.fresh;
+        let sums = if P::INT_ACC { lines.block } else { Sums { base: state.output, step: state.step } };
+        let begins = P::INT_ACC || visit.fresh;
         if begins && !is_whole {
             blank(sums.base, lines_of(rows) * sums.step);
         }
@@ -626,8 +626,8 @@ unsafe fn visit<S: Isa, P: Gemv>(
         let all = if is_whole {
             keys.clone()
         } else {
-            let start = last.start.next_multiple_of(P::KEYS);
-            start..(first.end - first.end % P::KEYS).max(start)
+            let start = last.start.next_multiple_of(P::PACK);
+            start..(first.end - first.end % P::PACK).max(start)
         };
         let behind = keys.end.min(all.end)..keys.end;
         let mut first = begins && is_whole;
@@ -661,7 +661,7 @@ unsafe fn visit<S: Isa, P: Gemv>(
                         if guarded {
                             // Of those that are taken together, the first that are seen.
                             let sees = |key| problem.sees(sequence, head, row, start + key);
-                            let end = keys.end.min((keys.start + 1).next_multiple_of(P::KEYS));
+                            let end = keys.end.min((keys.start + 1).next_multiple_of(P::PACK));
                             keys.start = (keys.start..end).find(|&key| sees(key)).unwrap_or(end);
                             keys.end = (keys.start..end).find(|&key| !sees(key)).unwrap_or(end);
                             seen.start = keys.end;
@@ -683,7 +683,7 @@ unsafe fn visit<S: Isa, P: Gemv>(
                 }
             }
         }
-        if P::BLOCKWISE {
+        if P::INT_ACC {
             for (r, (_, row)) in piece.lines().enumerate() {
                 let is_blind = !is_whole && visit.seen_by(sequence, row).is_empty();
                 accumulate::settle::<S, P>(s, lines, state, r, is_blind, visit.fresh);

@@ -11,11 +11,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::compute::{Gemm, Gemv, f32::F32};
+use crate::compute::f32::F32;
+use crate::decode::gemv::Gemv;
 use crate::decode::{self, By, Decode, Join};
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::machine;
+use crate::prefill::gemm::Gemm;
 use crate::prefill::{self, Prefill};
 use crate::problem::{Shape, Storage};
 use crate::quantize::Quantize;
@@ -150,7 +152,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
         Combination {
             is_worth_it: || true,
             takes: F::takes,
-            max_dim: F::MOST[1],
+            max_dim: F::MAX_DIM,
             rounds: F::ROUNDS,
             types: PhantomData,
         }
@@ -202,8 +204,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn max_keys(&self, path: Path) -> usize {
         match path {
-            Path::Prefill => F::MOST[0],
-            Path::Decode => Few::MOST,
+            Path::Prefill => F::MAX_KEYS,
+            Path::Decode => Few::MAX_KEYS,
         }
     }
 
@@ -212,7 +214,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     }
 
     fn sums_integers(&self) -> bool {
-        F::BLOCKWISE
+        F::INT_ACC
     }
 
     fn lanes(&self) -> usize {

@@ -19,6 +19,7 @@
 
 pub(crate) mod accumulate;
 pub(crate) mod epilogue;
+pub(crate) mod gemm;
 pub(crate) mod mask;
 pub(crate) mod prefetch;
 pub(crate) mod scores;
@@ -31,15 +32,16 @@ use std::ops::Range;
 use crate::attend::blocks::{first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::logits::Logits;
-use crate::attend::{K, MAX_WIDTH, V, VECTORS, fetch, key_rows, query_rows};
-use crate::compute::{Gemm, Rows, staged_bytes};
+use crate::attend::rows::{Rows, key_rows, query_rows};
+use crate::attend::{K, MAX_WIDTH, V, VECTORS, fetch};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
 use crate::view::ScaleGranularity;
 use crate::work::query_tiles::{QueryTile, TileSizes};
 use crate::workspace::{Scratch, array_bytes};
-use accumulate::{accumulate, accumulate_guarded, first_not_finite, make_and_accumulate};
+use accumulate::{accumulate, accumulate_guarded, first_not_finite};
 use epilogue::epilogue;
+use gemm::{Gemm, staged_bytes};
 use mask::Span;
 use prefetch::Prefetch;
 use scores::Keys;
@@ -67,7 +69,7 @@ pub(crate) fn scratch_bytes<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) ->
         array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
-        array_bytes(tiles.kv.checked_next_multiple_of(F::KEYS)?.checked_mul(width)?, 4),
+        array_bytes(tiles.kv.checked_next_multiple_of(F::PACK)?.checked_mul(width)?, 4),
         array_bytes(room_for_queries::<S, F>(shape), 1),
         array_bytes(key_scales::<F>(shape, tiles), 4),
         array_bytes(staged_bytes::<F>(shape, tiles)[0], 1),
@@ -79,19 +81,19 @@ pub(crate) fn scratch_bytes<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) ->
 /// Bytes for as many query rows as a vector has lanes, while they are packed.
 #[inline(always)]
 fn room_for_queries<S: Isa, F: Gemm>(shape: &Shape) -> usize {
-    F::query_room(shape.storage.dtypes[0], shape.dim_qk).saturating_mul(S::LANES)
+    F::query_scratch(shape.storage.dtypes[0], shape.dim_qk).saturating_mul(S::LANES)
 }
 
 /// Lines of a panel of packed queries.
 #[inline(always)]
 fn panel_lines<F: Gemm>(shape: &Shape) -> usize {
-    F::HEAD + F::steps(shape.dim_qk)
+    F::PANEL_HEADER + F::steps(shape.dim_qk)
 }
 
 /// Keys of a block whose scales are kept apart from them: those of heads are queries' affair.
 #[inline(always)]
 fn key_scales<F: Gemm>(shape: &Shape, tiles: TileSizes) -> usize {
-    if F::BLOCKWISE && shape.storage.granularities[1] == ScaleGranularity::PerToken { tiles.kv } else { 0 }
+    if F::INT_ACC && shape.storage.granularities[1] == ScaleGranularity::PerToken { tiles.kv } else { 0 }
 }
 
 /// The computation of one part, to be entered with an instruction set.
@@ -129,7 +131,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 sum: scratch.take(lanes),
                 lanes,
             },
-            scores: scratch.take(tiles.kv.next_multiple_of(F::KEYS) * width),
+            scores: scratch.take(tiles.kv.next_multiple_of(F::PACK) * width),
         };
         let room = scratch.take::<u8>(room_for_queries::<S, F>(shape));
         let key_scales = key_scales::<F>(shape, tiles);
@@ -144,7 +146,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let seen = sequence.seen_by(&part.rows());
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
-            if F::BLOCKWISE && !seen.is_empty() {
+            if F::INT_ACC && !seen.is_empty() {
                 let first_of = |view| key_rows(problem, view, sequence, kv_head, seen.start);
                 out_scale = first_of(problem.v()).scale();
                 if key_scales == 0 {
@@ -169,7 +171,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut block = first_block(&seen, tiles.kv, F::KEYS);
+            let mut block = first_block(&seen, tiles.kv, F::PACK);
             while !block.is_empty() {
                 let [any, _] = problem.any_and_all(sequence, head, &part.rows(), &block);
                 if !any {
@@ -182,7 +184,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
                 // Without a mask only the keys at the ends of spans can be hidden from a row.
                 let suspects = left_out
-                    || (F::KEYS == 1
+                    || (F::PACK == 1
                         && problem.logits().hides()
                         && first_not_finite(v, 0..block.len(), dim_v).is_some());
                 let mut doubtful = doubtful;
@@ -331,7 +333,7 @@ unsafe fn visit<S: Isa, F: Gemm, const R: usize>(
     ahead: &mut Prefetch,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::KEYS, F::BLOCKWISE);
+    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::PACK, F::INT_ACC);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
@@ -359,7 +361,7 @@ unsafe fn visit<S: Isa, F: Gemm, const R: usize>(
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
             fresh = false;
         }
-        if F::BLOCKWISE && block.doubtful {
+        if F::INT_ACC && block.doubtful {
             for span in spans.iter().filter(|span| !span.keys.is_empty()) {
                 let Place { scores, state, .. } = Place::of::<S, F>(span, tile, block, &buffers);
                 match span.vectors {
@@ -399,7 +401,7 @@ impl Place {
         let key = span.keys.start - block.keys.start;
         Place {
             k: block.k.skip(key),
-            v: block.v.skip(key / F::KEYS),
+            v: block.v.skip(key / F::PACK),
             suspects: block.suspects,
             panel: buffers.panel.wrapping_add(span.vector * S::LANES),
             // Spans before this one have left room for whole tiles.
@@ -440,8 +442,7 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         unsafe {
             let out = scores.add(keys.start * Z * S::LANES);
             let k = k.skip(keys.start);
-            let mut found =
-                scores::scores::<S, F, R, Z>(s, panel, state.lanes, k, keys.len(), dim, out, ahead);
+            let mut found = F::score_span::<S, R, Z>(s, panel, state.lanes, k, keys.len(), dim, out, ahead);
             if let Some(logits) = &logits {
                 let keys = span.keys.start + keys.start..span.keys.start + keys.end;
                 found = logits.change::<S, Z>(s, &span.rows, keys, out);
@@ -469,7 +470,7 @@ unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     part: &QueryTile,
     span: &Span,
     place: Place,
-    mut fresh: bool,
+    fresh: bool,
     all_making: &mut Probabilities<S, F, VECTORS>,
 ) {
     let Place { v, scores: p, state, suspects, .. } = place;
@@ -477,53 +478,70 @@ unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let (problem, n) = (part.problem(), span.keys.len());
     let dim = problem.shape().dim_v;
     let mut making = all_making.part::<Z>(span.vector);
-    let weight = making.weight();
-    if F::KEYS > 1 {
-        // SAFETY: as many groups of v and scores exist, and room for whole groups of scores.
-        unsafe {
-            let groups = n.div_ceil(F::KEYS);
-            // The end of the last group, if it is the block's.
-            for at in n * Z..groups * F::KEYS * Z {
-                s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
-            }
-            let d = make_and_accumulate::<S, F, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut making);
-            accumulate::<S, F, R, Z>(s, p, v, groups, d, dim, output, lanes, fresh, weight);
-            if suspects {
-                add_what_is_not_finite::<F>(part, span, p, Z * S::LANES, output, lanes);
-            }
-        }
-        all_making.put_back(span.vector, &making);
-        return;
-    }
-    // SAFETY: `n` rows of v and scores exist; the rest is the caller's contract.
+    // Values that are not finite must not meet the probability 0 of a key that is not visible: 0 · NaN is NaN. Types with
+    // several keys in a word leave such values out when they stage V, and add them behind. Others take these few keys one
+    // by one.
+    // SAFETY: `n` rows of v exist, of f32 if words have one key; scores exist for all keys of the span, with room for
+    // whole groups (caller).
     unsafe {
-        // Values that are not finite must not meet the probability 0 of a key that is not
-        // visible: 0 · NaN is NaN. All others may, so only these few keys are taken one by one.
-        let mut guarded = next_guarded(v, span, suspects, 0, dim);
-        let mut d = 0;
-        if guarded.is_none() {
-            d = make_and_accumulate::<S, F, Z>(s, p, v, n, dim, output, lanes, fresh, &mut making);
-        } else {
-            making.make_all(s, p, n);
+        let guarded = if F::PACK > 1 { None } else { next_guarded(v, span, suspects, 0, dim) };
+        match guarded {
+            Some(first) => {
+                making.make_all(s, p, n);
+                accumulate_around::<S, F, R, Z>(s, part, span, place, first, fresh, making.weight());
+            }
+            None => {
+                let groups = n.div_ceil(F::PACK);
+                // The end of the last group, if it is the block's.
+                for at in n * Z..groups * F::PACK * Z {
+                    s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
+                }
+                F::value_span::<S, R, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut making);
+                if F::PACK > 1 && suspects {
+                    add_what_is_not_finite::<F>(part, span, p, Z * S::LANES, output, lanes);
+                }
+            }
         }
-        let mut done = 0;
-        while done < n {
-            let end = guarded.unwrap_or(n);
+    }
+    all_making.put_back(span.vector, &making);
+}
+
+/// Adds the values of a span to the output key by key where some row does not see a key whose values are not all finite,
+/// the first of which is `guarded`, and as ever between such keys.
+///
+/// # Safety
+/// As [`weigh`], of a type with one key in a word, with probabilities in place of scores.
+#[inline(always)]
+unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
+    s: S,
+    part: &QueryTile,
+    span: &Span,
+    place: Place,
+    guarded: usize,
+    mut fresh: bool,
+    weight: [S::F32; Z],
+) {
+    let Place { v, scores: p, state: State { output, lanes, .. }, suspects, .. } = place;
+    let (n, dim) = (span.keys.len(), part.problem().shape().dim_v);
+    let (mut done, mut guarded) = (0, Some(guarded));
+    while done < n {
+        let end = guarded.unwrap_or(n);
+        // SAFETY: keys of the span, which the caller has vouched for.
+        unsafe {
             let from = p.add(done * Z * S::LANES);
-            let v_rows = v.skip(done);
-            accumulate::<S, F, R, Z>(s, from, v_rows, end - done, d, dim, output, lanes, fresh, weight);
+            let rows = v.skip(done);
+            accumulate::<S, F, R, Z>(s, from, rows, end - done, 0, dim, output, lanes, fresh, weight);
             fresh = false;
             done = end;
             if let Some(key) = guarded {
-                let (from, v_row) = (p.add(key * Z * S::LANES), v.skip(key).base);
+                let (from, row) = (p.add(key * Z * S::LANES), v.skip(key).base);
                 let sees = who_sees(part, &span.rows, span.keys.start + key);
-                accumulate_guarded::<S, Z>(s, from, v_row, dim, output, lanes, &sees);
+                accumulate_guarded::<S, Z>(s, from, row, dim, output, lanes, &sees);
                 done = key + 1;
                 guarded = next_guarded(v, span, suspects, done, dim);
             }
         }
     }
-    all_making.put_back(span.vector, &making);
 }
 
 /// Values that are not finite and that [`Gemm::stage_v`] has left out, for the rows that see them.
@@ -552,9 +570,9 @@ unsafe fn add_what_is_not_finite<F: Gemm>(
                 if problem.sees(sequence, head, row, key) {
                     // SAFETY: one of the caller's groups and lanes, and an element of the output.
                     unsafe {
-                        let word = words.cast::<u32>().add(i / F::KEYS * width + lane).read();
+                        let word = words.cast::<u32>().add(i / F::PACK * width + lane).read();
                         let at = output.add(d * lanes + lane);
-                        at.write(at.read() + F::probability(word, i % F::KEYS) * x);
+                        at.write(at.read() + F::probability(word, i % F::PACK) * x);
                     }
                 }
             }

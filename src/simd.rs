@@ -14,6 +14,7 @@ pub(crate) mod avx512;
 pub(crate) mod blocks;
 pub(crate) mod fp_env;
 pub(crate) mod half;
+pub(crate) mod lane;
 pub(crate) mod math;
 pub(crate) mod scalar;
 pub(crate) mod split16;

@@ -32,7 +32,7 @@ fn exp2_is_within_its_bound_over_its_range() {
         assert!(worst.0 <= 1.6, "{row:?}: {} ulp at {}", worst.0, worst.1);
     }
 
-    fn check(row: &flash_attention::kernel::Kernel, batch: &mut Vec<f32>, worst: &mut (f64, f32)) {
+    fn check(row: &dyn flash_attention::kernel::Kernel, batch: &mut Vec<f32>, worst: &mut (f64, f32)) {
         let exact: Vec<_> = batch.iter().map(|&x| (x, f64::from(x).exp2())).collect();
         row.map(Function::Exp2, batch);
         for (&y, (x, exact)) in batch.iter().zip(exact) {

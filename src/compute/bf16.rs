@@ -3,10 +3,13 @@
 //! Queries that are bf16 are taken as they are, others are scaled and rounded once; probabilities are rounded
 //! to bf16. V is rearranged so that the values of two keys are neighbours, a block of keys at a time.
 
-use super::gemv::{MOST_KEYS, few};
-use super::{Gemm, Gemv, Source, convert, copy_rows, plain_room, plain_rows};
+use crate::attend::convert;
+use crate::attend::rows::{Source, copy_rows, row_scratch, rows_as_f32};
+use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, bf16};
+use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
+use crate::simd::lane::{Float, Int, MAX_PACK};
 use crate::simd::transpose::{Square, transpose_from};
 use crate::simd::{Body, Isa, MAX_LANES, half};
 
@@ -16,15 +19,16 @@ pub(crate) enum Bf16 {}
 impl Gemm for Bf16 {
     const NAME: &'static str = "bf16";
     const ROUNDS: bool = true;
-    const KEYS: usize = 2;
+    const PACK: usize = 2;
     /// What scores are multiplied by.
-    const HEAD: usize = 1;
-    const MOST: [usize; 2] = [usize::MAX; 2];
-    const BLOCKWISE: bool = false;
-    const ONE: f32 = 1.0;
+    const PANEL_HEADER: usize = 1;
+    const MAX_KEYS: usize = usize::MAX;
+    const MAX_DIM: usize = usize::MAX;
+    const INT_ACC: bool = false;
+    const P_SCALE: f32 = 1.0;
     /// Pairs of neighbouring elements, or of an element of neighbouring keys, the first in the lower half.
-    type Words<S: Isa> = S::I32;
-    type Sum<S: Isa> = S::F32;
+    type Operand = Int;
+    type Sum = Float;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {
@@ -32,13 +36,8 @@ impl Gemm for Bf16 {
     }
 
     #[inline(always)]
-    fn query_room(dtype: Dtype, dim: usize) -> usize {
-        plain_room(dtype, dim)
-    }
-
-    #[inline(always)]
-    fn steps(dim: usize) -> usize {
-        dim.div_ceil(2)
+    fn query_scratch(dtype: Dtype, dim: usize) -> usize {
+        row_scratch(dtype, dim)
     }
 
     #[inline(always)]
@@ -53,17 +52,6 @@ impl Gemm for Bf16 {
     }
 
     #[inline(always)]
-    fn staged_k_row(dim: usize) -> usize {
-        // An odd number of cache lines, as everywhere; saturates where no machine has the memory.
-        (dim.div_ceil(32) | 1).saturating_mul(64)
-    }
-
-    #[inline(always)]
-    fn staged_v_row(dim: usize) -> usize {
-        super::convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -72,19 +60,19 @@ impl Gemm for Bf16 {
         lanes: usize,
         factor: f32,
         panel: *mut f32,
-        room: *mut u8,
+        scratch: *mut u8,
     ) -> bool {
         // What is exact stays exact.
         let [factor, later] = if source.dtype() == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] };
         let scale = s.splat(factor);
         // SAFETY: the line before those of the steps (caller).
-        let steps = unsafe { panel.add(Self::HEAD * lanes) };
+        let steps = unsafe { panel.add(Self::PANEL_HEADER * lanes) };
         for first in (0..lanes).step_by(S::LANES) {
             let here = n.saturating_sub(first).min(S::LANES);
             // SAFETY: `here` rows from `first` on, and room for a vector of them (caller).
             let from = unsafe {
                 s.store(panel.add(first), s.splat(later));
-                plain_rows(s, source.skip(first), here, dim, room)
+                rows_as_f32(s, source.skip(first), here, dim, scratch)
             };
             for d in (0..dim).step_by(S::LANES) {
                 let mut square = Square::uninit();
@@ -135,23 +123,17 @@ impl Gemm for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn begin_score<S: Isa>(s: S, _panel: *const f32, _lanes: usize) -> S::F32 {
-        s.splat(0.0)
-    }
-
-    #[inline(always)]
     fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::F32) -> S::F32 {
         s.dot_bf16(sum, q, k)
     }
 
     #[inline(always)]
-    unsafe fn end_score<S: Isa>(s: S, panel: *const f32, sum: S::F32) -> S::F32 {
-        // SAFETY: this function's contract: the first line is the factor.
-        s.mul(sum, unsafe { s.load(panel) })
-    }
-
-    #[inline(always)]
-    fn make<S: Isa>(s: S, [low, high, ..]: [S::F32; 4], reference: S::F32, total: &mut S::F32) -> S::I32 {
+    fn probabilities<S: Isa>(
+        s: S,
+        [low, high, ..]: [S::F32; MAX_PACK],
+        reference: S::F32,
+        total: &mut S::F32,
+    ) -> S::I32 {
         let low = s.exp2_roughly(s.sub(low, reference));
         *total = s.add(*total, low);
         let high = s.exp2_roughly(s.sub(high, reference));
@@ -161,41 +143,8 @@ impl Gemm for Bf16 {
     }
 
     #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::F32 {
-        s.splat(0.0)
-    }
-
-    #[inline(always)]
-    fn resume<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    fn add<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
+    fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
         s.dot_bf16(sum, p, v)
-    }
-
-    #[inline(always)]
-    fn total<S: Isa>(_s: S, sum: S::F32, _weight: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::I32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load_i32(p.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::I32) {
-        // SAFETY: this function's contract.
-        unsafe { s.store_i32(p.cast(), x) };
-    }
-
-    #[inline(always)]
-    unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::I32 {
-        // SAFETY: this function's contract.
-        s.splat_i32(unsafe { v.cast::<i32>().read_unaligned() })
     }
 
     #[inline(always)]
@@ -283,14 +232,13 @@ unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, suspicion: 
 impl Gemv for Bf16 {
     const NAME: &'static str = <Bf16 as Gemm>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::Bf16);
-    const KEYS: usize = 2;
-    const MOST: usize = usize::MAX;
-    const BLOCKWISE: bool = false;
-    const ONE: f32 = 1.0;
-    type Words<S: Isa> = S::I32;
-    type Factor<S: Isa> = S::I32;
-    type Sum<S: Isa> = S::F32;
-    type Lanes<S: Isa> = S::F32;
+    const PACK: usize = 2;
+    const MAX_KEYS: usize = usize::MAX;
+    const INT_ACC: bool = false;
+    const P_SCALE: f32 = 1.0;
+    type Operand = Int;
+    type Weight = Int;
+    type Sum = Float;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -323,41 +271,20 @@ impl Gemv for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> S::I32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load_i32(line.cast::<u16>().add(d).cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn row<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
+    unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
         // SAFETY: this function's contract.
         unsafe { s.load_i32(row.cast::<u16>().wrapping_add(d).cast()) }
     }
 
     #[inline(always)]
-    unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
+    unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
         // SAFETY: this function's contract; an array is as long as any vector.
         unsafe {
             if n == S::LANES {
                 return s.load_lower_half(row.cast::<u16>().wrapping_add(d).cast());
             }
-            s.load_i32(few(row, d, n, 2).as_ptr().cast())
+            s.load_i32(padded(row, d, n, 2).as_ptr().cast())
         }
-    }
-
-    #[inline(always)]
-    fn nothing<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn no_factor<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::F32 {
-        s.splat(0.0)
     }
 
     #[inline(always)]
@@ -371,64 +298,30 @@ impl Gemv for Bf16 {
     }
 
     #[inline(always)]
-    fn lanes<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    fn sums<S: Isa>(s: S, lanes: &[S::F32; MAX_LANES]) -> S::F32 {
-        s.sums(lanes)
-    }
-
-    #[inline(always)]
-    fn total<S: Isa>(s: S, lanes: S::F32) -> f32 {
-        s.total(lanes)
-    }
-
-    #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
         s.exp2(x)
     }
 
     #[inline(always)]
-    unsafe fn write<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
+    unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
         // SAFETY: this function's contract.
         unsafe { s.store_bf16(line.cast::<u16>().add(key), p) };
     }
 
     #[inline(always)]
-    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> S::I32 {
-        // SAFETY: this function's contract.
-        s.splat_i32(unsafe { line.cast::<u16>().add(key).cast::<i32>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    fn side_by_side<S: Isa>(s: S, [first, second, ..]: [S::I32; MOST_KEYS]) -> [S::I32; MOST_KEYS] {
-        let [low, high] = s.zip_i16(first, second);
-        [low, high, low, high]
-    }
-
-    #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
+    unsafe fn load_sums<S: Isa>(s: S, from: *const f32) -> [S::F32; MAX_PACK] {
         // SAFETY: this function's contract.
         let [low, high] = unsafe { s.zipped([s.load(from), s.load(from.add(S::LANES))]) };
         [low, high, low, high]
     }
 
     #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::F32; MOST_KEYS]) {
+    unsafe fn store_sums<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::F32; MAX_PACK]) {
         let [first, second] = s.unzipped([low, high]);
         // SAFETY: this function's contract.
         unsafe {
             s.store(to, first);
             s.store(to.add(S::LANES), second);
         }
-    }
-
-    #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
-        // SAFETY: this function's contract.
-        let [first, second] = unsafe { [s.load(from), s.load(from.add(S::LANES))] };
-        [first, second, first, second]
     }
 }

@@ -1,11 +1,14 @@
 //! f32 FMA: Q is transposed and scaled once; K and V are read where they lie if they are f32, and become
 //! f32 a block at a time if not.
 
-use super::gemv::MOST_KEYS;
-use super::{Gemm, Gemv, Source, convert, plain_room, plain_rows};
+use crate::attend::convert;
+use crate::attend::rows::{Source, row_scratch, rows_as_f32};
+use crate::decode::gemv::Gemv;
 use crate::dtype::{Dtype, Stored};
+use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
-use crate::simd::{Isa, MAX_LANES, transpose};
+use crate::simd::lane::{Float, MAX_PACK};
+use crate::simd::{Isa, transpose};
 
 /// The f32 compute family.
 pub(crate) enum F32 {}
@@ -13,13 +16,14 @@ pub(crate) enum F32 {}
 impl Gemm for F32 {
     const NAME: &'static str = "f32";
     const ROUNDS: bool = false;
-    const KEYS: usize = 1;
-    const HEAD: usize = 0;
-    const MOST: [usize; 2] = [usize::MAX; 2];
-    const BLOCKWISE: bool = false;
-    const ONE: f32 = 1.0;
-    type Words<S: Isa> = S::F32;
-    type Sum<S: Isa> = S::F32;
+    const PACK: usize = 1;
+    const PANEL_HEADER: usize = 0;
+    const MAX_KEYS: usize = usize::MAX;
+    const MAX_DIM: usize = usize::MAX;
+    const INT_ACC: bool = false;
+    const P_SCALE: f32 = 1.0;
+    type Operand = Float;
+    type Sum = Float;
 
     #[inline(always)]
     fn takes(_storage: &Storage) -> bool {
@@ -27,13 +31,8 @@ impl Gemm for F32 {
     }
 
     #[inline(always)]
-    fn query_room(dtype: Dtype, dim: usize) -> usize {
-        plain_room(dtype, dim)
-    }
-
-    #[inline(always)]
-    fn steps(dim: usize) -> usize {
-        dim
+    fn query_scratch(dtype: Dtype, dim: usize) -> usize {
+        row_scratch(dtype, dim)
     }
 
     #[inline(always)]
@@ -47,16 +46,6 @@ impl Gemm for F32 {
     }
 
     #[inline(always)]
-    fn staged_k_row(dim: usize) -> usize {
-        convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
-    fn staged_v_row(dim: usize) -> usize {
-        convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -65,13 +54,13 @@ impl Gemm for F32 {
         lanes: usize,
         factor: f32,
         panel: *mut f32,
-        room: *mut u8,
+        scratch: *mut u8,
     ) -> bool {
         let scale = s.splat(factor);
         for first in (0..lanes).step_by(S::LANES) {
             let here = n.saturating_sub(first).min(S::LANES);
             // SAFETY: `here` rows from `first` on, and room for a vector of them (caller).
-            let from = unsafe { plain_rows(s, source.skip(first), here, dim, room) };
+            let from = unsafe { rows_as_f32(s, source.skip(first), here, dim, scratch) };
             let mut d = 0;
             while d + S::LANES <= dim {
                 // SAFETY: `here` rows from `first` on and columns d..d+LANES exist (caller, loop
@@ -113,63 +102,25 @@ impl Gemm for F32 {
     }
 
     #[inline(always)]
-    unsafe fn begin_score<S: Isa>(s: S, _panel: *const f32, _lanes: usize) -> S::F32 {
-        s.splat(0.0)
-    }
-
-    #[inline(always)]
     fn add_score<S: Isa>(s: S, q: S::F32, k: S::F32, sum: S::F32) -> S::F32 {
         s.fma(q, k, sum)
     }
 
     #[inline(always)]
-    unsafe fn end_score<S: Isa>(_s: S, _panel: *const f32, sum: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    fn make<S: Isa>(s: S, [x, ..]: [S::F32; 4], reference: S::F32, total: &mut S::F32) -> S::F32 {
+    fn probabilities<S: Isa>(
+        s: S,
+        [x, ..]: [S::F32; MAX_PACK],
+        reference: S::F32,
+        total: &mut S::F32,
+    ) -> S::F32 {
         let p = s.exp2(s.sub(x, reference));
         *total = s.add(*total, p);
         p
     }
 
     #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::F32 {
-        s.splat(0.0)
-    }
-
-    #[inline(always)]
-    fn resume<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    fn add<S: Isa>(s: S, p: S::F32, v: S::F32, sum: S::F32) -> S::F32 {
+    fn add_value<S: Isa>(s: S, p: S::F32, v: S::F32, sum: S::F32) -> S::F32 {
         s.fma(p, v, sum)
-    }
-
-    #[inline(always)]
-    fn total<S: Isa>(_s: S, sum: S::F32, _weight: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::F32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load(p) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::F32) {
-        // SAFETY: this function's contract.
-        unsafe { s.store(p, x) };
-    }
-
-    #[inline(always)]
-    unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::F32 {
-        // SAFETY: this function's contract.
-        s.splat(unsafe { v.cast::<f32>().read_unaligned() })
     }
 
     #[inline(always)]
@@ -181,14 +132,13 @@ impl Gemm for F32 {
 impl Gemv for F32 {
     const NAME: &'static str = <F32 as Gemm>::NAME;
     const DTYPE: Option<Dtype> = None;
-    const KEYS: usize = 1;
-    const MOST: usize = usize::MAX;
-    const BLOCKWISE: bool = false;
-    const ONE: f32 = 1.0;
-    type Words<S: Isa> = S::F32;
-    type Factor<S: Isa> = S::F32;
-    type Sum<S: Isa> = S::F32;
-    type Lanes<S: Isa> = S::F32;
+    const PACK: usize = 1;
+    const MAX_KEYS: usize = usize::MAX;
+    const INT_ACC: bool = false;
+    const P_SCALE: f32 = 1.0;
+    type Operand = Float;
+    type Weight = Float;
+    type Sum = Float;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -211,36 +161,15 @@ impl Gemv for F32 {
     }
 
     #[inline(always)]
-    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> S::F32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load(line.add(d)) }
-    }
-
-    #[inline(always)]
-    unsafe fn row<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::F32 {
+    unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::F32 {
         // SAFETY: this function's contract.
         unsafe { T::load(s, row, d) }
     }
 
     #[inline(always)]
-    unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
+    unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
         // SAFETY: this function's contract.
         unsafe { T::load_first(s, row, d, n) }
-    }
-
-    #[inline(always)]
-    fn nothing<S: Isa>(s: S) -> S::F32 {
-        s.splat(0.0)
-    }
-
-    #[inline(always)]
-    fn no_factor<S: Isa>(s: S) -> S::F32 {
-        s.splat(0.0)
-    }
-
-    #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::F32 {
-        s.splat(0.0)
     }
 
     #[inline(always)]
@@ -254,58 +183,13 @@ impl Gemv for F32 {
     }
 
     #[inline(always)]
-    fn lanes<S: Isa>(_s: S, sum: S::F32) -> S::F32 {
-        sum
-    }
-
-    #[inline(always)]
-    fn sums<S: Isa>(s: S, lanes: &[S::F32; MAX_LANES]) -> S::F32 {
-        s.sums(lanes)
-    }
-
-    #[inline(always)]
-    fn total<S: Isa>(s: S, lanes: S::F32) -> f32 {
-        s.total(lanes)
-    }
-
-    #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
         s.exp2(x)
     }
 
     #[inline(always)]
-    unsafe fn write<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
+    unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
         // SAFETY: this function's contract.
         unsafe { s.store(line.add(key), p) };
-    }
-
-    #[inline(always)]
-    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> S::F32 {
-        // SAFETY: this function's contract.
-        s.splat(unsafe { line.add(key).read() })
-    }
-
-    #[inline(always)]
-    fn side_by_side<S: Isa>(_s: S, rows: [S::F32; MOST_KEYS]) -> [S::F32; MOST_KEYS] {
-        rows
-    }
-
-    #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
-        let none = s.splat(0.0);
-        // SAFETY: this function's contract.
-        [unsafe { s.load(from) }, none, none, none]
-    }
-
-    #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [sum, ..]: [S::F32; MOST_KEYS]) {
-        // SAFETY: this function's contract.
-        unsafe { s.store(to, sum) };
-    }
-
-    #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
-        // SAFETY: this function's contract.
-        unsafe { <Self as Gemv>::resume(s, from) }
     }
 }

@@ -7,13 +7,15 @@
 //!   ones.
 //! - V is rearranged so that the values of two keys are neighbours; its scale is a factor of the output.
 
-use super::gemv::{MOST_KEYS, few};
 use super::integers::{self, Integers};
-use super::{Gemm, Gemv, Rows, Source, convert};
-use crate::compute::i8::I8;
+use crate::attend::convert;
+use crate::attend::rows::{Rows, Source};
+use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, i8};
+use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
-use crate::simd::{Body, Isa, MAX_LANES};
+use crate::simd::lane::{Int, MAX_PACK};
+use crate::simd::{Body, Isa};
 
 /// The compute family of 16-bit integers.
 pub(crate) enum I16 {}
@@ -25,30 +27,26 @@ const TWO_DIGITS: usize = 127 * 256 + 127;
 impl Gemm for I16 {
     const NAME: &'static str = "i16";
     const ROUNDS: bool = false;
-    const KEYS: usize = 2;
+    const PACK: usize = 2;
     /// What scores are multiplied by.
-    const HEAD: usize = 1;
+    const PANEL_HEADER: usize = 1;
     /// 2^14 · 128 times fewer keys, and 127 · 128 times as many elements, stay below 2^31.
-    const MOST: [usize; 2] = [1000, 1 << 16];
-    const BLOCKWISE: bool = true;
-    const ONE: f32 = 16384.0;
+    const MAX_KEYS: usize = 1000;
+    const MAX_DIM: usize = 1 << 16;
+    const INT_ACC: bool = true;
+    const P_SCALE: f32 = 16384.0;
     /// Two neighbouring elements, or an element of two neighbouring keys, the first in the lower half.
-    type Words<S: Isa> = S::I32;
-    type Sum<S: Isa> = S::I32;
+    type Operand = Int;
+    type Sum = Int;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {
-        I8::takes(storage)
+        integers::takes(storage)
     }
 
     #[inline(always)]
-    fn query_room(_dtype: Dtype, dim: usize) -> usize {
+    fn query_scratch(_dtype: Dtype, dim: usize) -> usize {
         convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
-    fn steps(dim: usize) -> usize {
-        dim.div_ceil(2)
     }
 
     #[inline(always)]
@@ -62,17 +60,6 @@ impl Gemm for I16 {
     }
 
     #[inline(always)]
-    fn staged_k_row(dim: usize) -> usize {
-        // An odd number of cache lines, as everywhere; saturates where no machine has the memory.
-        (dim.div_ceil(32) | 1).saturating_mul(64)
-    }
-
-    #[inline(always)]
-    fn staged_v_row(dim: usize) -> usize {
-        convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -81,10 +68,10 @@ impl Gemm for I16 {
         lanes: usize,
         factor: f32,
         panel: *mut f32,
-        room: *mut u8,
+        scratch: *mut u8,
     ) -> bool {
         // SAFETY: this function's contract.
-        unsafe { integers::pack::<S, I16>(s, source, n, dim, lanes, factor, panel, room) }
+        unsafe { integers::pack::<S, I16>(s, source, n, dim, lanes, factor, panel, scratch) }
     }
 
     #[inline(always)]
@@ -101,25 +88,19 @@ impl Gemm for I16 {
     }
 
     #[inline(always)]
-    unsafe fn begin_score<S: Isa>(s: S, _panel: *const f32, _lanes: usize) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
     fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::I32) -> S::I32 {
         s.dot_i16(sum, q, k)
     }
 
     #[inline(always)]
-    unsafe fn end_score<S: Isa>(s: S, panel: *const f32, sum: S::I32) -> S::F32 {
-        // SAFETY: this function's contract: the first line is the factor.
-        s.mul(s.to_f32(sum), unsafe { s.load(panel) })
-    }
-
-    #[inline(always)]
-    fn make<S: Isa>(s: S, [low, high, ..]: [S::F32; 4], reference: S::F32, total: &mut S::I32) -> S::I32 {
+    fn probabilities<S: Isa>(
+        s: S,
+        [low, high, ..]: [S::F32; MAX_PACK],
+        reference: S::F32,
+        total: &mut S::I32,
+    ) -> S::I32 {
         // 2^14 in the exponent costs nothing.
-        let reference = s.sub(reference, s.splat(<Self as Gemm>::ONE.log2()));
+        let reference = s.sub(reference, s.splat(<Self as Gemm>::P_SCALE.log2()));
         let low = s.exp2_roughly(s.sub(low, reference));
         let high = s.exp2_roughly(s.sub(high, reference));
         let p = s.pair_i16(low, high);
@@ -128,46 +109,13 @@ impl Gemm for I16 {
     }
 
     #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn resume<S: Isa>(s: S, _sum: S::F32) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn add<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
+    fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
         s.dot_i16(sum, p, v)
     }
 
     #[inline(always)]
-    fn total<S: Isa>(s: S, sum: S::I32, weight: S::F32) -> S::F32 {
-        s.mul(s.to_f32(sum), weight)
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::I32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load_i32(p.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::I32) {
-        // SAFETY: this function's contract.
-        unsafe { s.store_i32(p.cast(), x) };
-    }
-
-    #[inline(always)]
-    unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::I32 {
-        // SAFETY: this function's contract.
-        s.splat_i32(unsafe { v.cast::<i32>().read_unaligned() })
-    }
-
-    #[inline(always)]
     fn probability(word: u32, key: usize) -> f32 {
-        f32::from((word >> (16 * key)) as u16) / <Self as Gemm>::ONE
+        f32::from((word >> (16 * key)) as u16) / <Self as Gemm>::P_SCALE
     }
 }
 
@@ -276,17 +224,16 @@ const INTEGERS: f32 = 12_582_912.0;
 impl Gemv for I16 {
     const NAME: &'static str = <I16 as Gemm>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::I8);
-    const KEYS: usize = 2;
-    /// [`Gemv::ONE`] · 128 times fewer keys stay below 2^31.
-    const MOST: usize = 512;
-    const BLOCKWISE: bool = true;
+    const PACK: usize = 2;
+    /// [`Gemv::P_SCALE`] · 128 times fewer keys stay below 2^31.
+    const MAX_KEYS: usize = 512;
+    const INT_ACC: bool = true;
     /// Twice as fine as where many rows are computed, as blocks are longer: probabilities are relative to the largest score of
     /// one.
-    const ONE: f32 = 32_767.0;
-    type Words<S: Isa> = S::I32;
-    type Factor<S: Isa> = S::I32;
-    type Sum<S: Isa> = S::I32;
-    type Lanes<S: Isa> = S::I32;
+    const P_SCALE: f32 = 32_767.0;
+    type Operand = Int;
+    type Weight = Int;
+    type Sum = Int;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -311,36 +258,15 @@ impl Gemv for I16 {
     }
 
     #[inline(always)]
-    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> S::I32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load_i32(line.cast::<u16>().add(d).cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn row<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
+    unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
         // SAFETY: this function's contract.
         unsafe { s.load_i8_i16(row.cast::<i8>().wrapping_add(d)) }
     }
 
     #[inline(always)]
-    unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
+    unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
         // SAFETY: this function's contract; an array is longer than any vector of bytes.
-        unsafe { s.load_i8_i16(few(row, d, n, 1).as_ptr().cast()) }
-    }
-
-    #[inline(always)]
-    fn nothing<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn no_factor<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
+        unsafe { s.load_i8_i16(padded(row, d, n, 1).as_ptr().cast()) }
     }
 
     #[inline(always)]
@@ -354,66 +280,15 @@ impl Gemv for I16 {
     }
 
     #[inline(always)]
-    fn lanes<S: Isa>(_s: S, sum: S::I32) -> S::I32 {
-        sum
-    }
-
-    #[inline(always)]
-    fn sums<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES]) -> S::F32 {
-        s.to_f32(s.sums_i32(lanes))
-    }
-
-    #[inline(always)]
-    fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
-        s.total_i32(lanes) as f32
-    }
-
-    #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
         // A factor in the exponent costs nothing; NaN stays, which the sum of the probabilities needs.
-        let p = s.exp2(s.add(x, s.splat(<Self as Gemv>::ONE.log2())));
+        let p = s.exp2(s.add(x, s.splat(<Self as Gemv>::P_SCALE.log2())));
         s.sub(s.add(p, s.splat(INTEGERS)), s.splat(INTEGERS))
     }
 
     #[inline(always)]
-    unsafe fn write<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
+    unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
         // SAFETY: this function's contract.
         unsafe { s.store_i16(line.cast::<i16>().add(key), p) };
-    }
-
-    #[inline(always)]
-    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> S::I32 {
-        // SAFETY: this function's contract.
-        s.splat_i32(unsafe { line.cast::<u16>().add(key).cast::<i32>().read_unaligned() })
-    }
-
-    #[inline(always)]
-    fn side_by_side<S: Isa>(s: S, [first, second, ..]: [S::I32; MOST_KEYS]) -> [S::I32; MOST_KEYS] {
-        let [low, high] = s.zip_i16(first, second);
-        [low, high, low, high]
-    }
-
-    #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [S::I32; MOST_KEYS] {
-        // SAFETY: this function's contract.
-        let [low, high] = unsafe { [s.load_i32(from.cast()), s.load_i32(from.add(S::LANES).cast())] };
-        [low, high, low, high]
-    }
-
-    #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::I32; MOST_KEYS]) {
-        // SAFETY: this function's contract.
-        unsafe {
-            s.store_i32(to.cast(), low);
-            s.store_i32(to.add(S::LANES).cast(), high);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
-        // SAFETY: this function's contract.
-        let [low, high, ..] = unsafe { <Self as Gemv>::resume(s, from) };
-        let [first, second] = s.unzipped([s.to_f32(low), s.to_f32(high)]);
-        [first, second, first, second]
     }
 }

@@ -8,11 +8,13 @@
 //! As in SageAttention (arXiv:2410.02367) and I-BERT's integer softmax (arXiv:2101.01321) before it.
 
 use super::integers::{self, Integers};
-use super::{Gemm, Rows, Source, convert, copy_rows};
+use crate::attend::convert;
+use crate::attend::rows::{Rows, Source, copy_rows};
 use crate::dtype::Dtype;
+use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
+use crate::simd::lane::{Int, MAX_PACK};
 use crate::simd::{Body, Isa};
-use crate::view::ScaleGranularity;
 
 /// The compute family of 8-bit integers.
 pub(crate) enum I8 {}
@@ -23,34 +25,26 @@ const WORD: usize = 4;
 impl Gemm for I8 {
     const NAME: &'static str = "i8";
     const ROUNDS: bool = true;
-    const KEYS: usize = WORD;
+    const PACK: usize = WORD;
     /// What scores are multiplied by, and what their sums begin with.
-    const HEAD: usize = 2;
+    const PANEL_HEADER: usize = 2;
     /// 255 · 128 times as many stay below 2^31.
-    const MOST: [usize; 2] = [1 << 16; 2];
-    const BLOCKWISE: bool = true;
-    const ONE: f32 = 255.0;
+    const MAX_KEYS: usize = 1 << 16;
+    const MAX_DIM: usize = 1 << 16;
+    const INT_ACC: bool = true;
+    const P_SCALE: f32 = 255.0;
     /// Four neighbouring elements, or an element of four neighbouring keys, from the lowest byte on.
-    type Words<S: Isa> = S::I32;
-    type Sum<S: Isa> = S::I32;
+    type Operand = Int;
+    type Sum = Int;
 
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {
-        let Storage { dtypes: [_, k, v], granularities: [_, grain_k, grain_v] } = *storage;
-        k == Dtype::I8
-            && v == Dtype::I8
-            && grain_k != ScaleGranularity::Finer
-            && grain_v == ScaleGranularity::PerHead
+        integers::takes(storage)
     }
 
     #[inline(always)]
-    fn query_room(_dtype: Dtype, dim: usize) -> usize {
+    fn query_scratch(_dtype: Dtype, dim: usize) -> usize {
         convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
-    fn steps(dim: usize) -> usize {
-        dim.div_ceil(WORD)
     }
 
     #[inline(always)]
@@ -64,17 +58,6 @@ impl Gemm for I8 {
     }
 
     #[inline(always)]
-    fn staged_k_row(dim: usize) -> usize {
-        // An odd number of cache lines, as everywhere; saturates where no machine has the memory.
-        (dim.div_ceil(64) | 1).saturating_mul(64)
-    }
-
-    #[inline(always)]
-    fn staged_v_row(dim: usize) -> usize {
-        convert::row_bytes(dim)
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -83,10 +66,10 @@ impl Gemm for I8 {
         lanes: usize,
         factor: f32,
         panel: *mut f32,
-        room: *mut u8,
+        scratch: *mut u8,
     ) -> bool {
         // SAFETY: this function's contract.
-        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, panel, room) }
+        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, panel, scratch) }
     }
 
     #[inline(always)]
@@ -114,59 +97,25 @@ impl Gemm for I8 {
     }
 
     #[inline(always)]
-    unsafe fn end_score<S: Isa>(s: S, panel: *const f32, sum: S::I32) -> S::F32 {
-        // SAFETY: this function's contract: the first line is the factor.
-        s.mul(s.to_f32(sum), unsafe { s.load(panel) })
-    }
-
-    #[inline(always)]
-    fn make<S: Isa>(s: S, scores: [S::F32; 4], reference: S::F32, total: &mut S::I32) -> S::I32 {
+    fn probabilities<S: Isa>(
+        s: S,
+        scores: [S::F32; MAX_PACK],
+        reference: S::F32,
+        total: &mut S::I32,
+    ) -> S::I32 {
         let p = s.powers_u8(scores, reference);
         *total = s.dot_u8_i8(*total, p, s.splat_i32(0x0101_0101));
         p
     }
 
     #[inline(always)]
-    fn zero<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn resume<S: Isa>(s: S, _sum: S::F32) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn add<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
+    fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
         s.dot_u8_i8(sum, p, v)
     }
 
     #[inline(always)]
-    fn total<S: Isa>(s: S, sum: S::I32, weight: S::F32) -> S::F32 {
-        s.mul(s.to_f32(sum), weight)
-    }
-
-    #[inline(always)]
-    unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::I32 {
-        // SAFETY: this function's contract.
-        unsafe { s.load_i32(p.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::I32) {
-        // SAFETY: this function's contract.
-        unsafe { s.store_i32(p.cast(), x) };
-    }
-
-    #[inline(always)]
-    unsafe fn value<S: Isa>(s: S, v: *const u8) -> S::I32 {
-        // SAFETY: this function's contract.
-        s.splat_i32(unsafe { v.cast::<i32>().read_unaligned() })
-    }
-
-    #[inline(always)]
     fn probability(word: u32, key: usize) -> f32 {
-        f32::from((word >> (8 * key)) as u8) / Self::ONE
+        f32::from((word >> (8 * key)) as u8) / Self::P_SCALE
     }
 }
 

@@ -2,13 +2,24 @@
 
 use std::marker::PhantomData;
 
-use super::{Gemm, Rows, Source, convert, plain_rows};
+use crate::attend::convert;
+use crate::attend::rows::{Rows, Source, rows_as_f32};
 use crate::dtype::{Dtype, Stored, i8};
+use crate::prefill::gemm::Gemm;
+use crate::problem::Storage;
 use crate::simd::transpose::Square;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::ScaleGranularity;
 
-/// A family whose words are integers.
+/// Whether K and V are 8-bit integers with scales that integer sums can be multiplied by: K's scale a row or a head, V's a
+/// head.
+#[inline(always)]
+pub(crate) fn takes(storage: &Storage) -> bool {
+    let Storage { dtypes: [_, k, v], granularities: [_, of_k, of_v] } = *storage;
+    [k, v] == [Dtype::I8; 2] && of_k != ScaleGranularity::Finer && of_v == ScaleGranularity::PerHead
+}
+
+/// A compute type whose words are integers.
 pub(crate) trait Integers: Gemm {
     /// The largest magnitude that elements of a query row may have, so that sums do not overflow.
     fn most(dim: usize) -> f32;
@@ -40,7 +51,7 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
     lanes: usize,
     factor: f32,
     panel: *mut f32,
-    room: *mut u8,
+    scratch: *mut u8,
 ) -> bool {
     let mut doubtful = false;
     for first in (0..lanes).step_by(S::LANES) {
@@ -52,7 +63,7 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
             dim,
             lanes,
             factor,
-            room,
+            scratch,
             panel,
             family: PhantomData,
         };
@@ -79,7 +90,7 @@ struct Pack<'a, F> {
     dim: usize,
     lanes: usize,
     factor: f32,
-    room: *mut u8,
+    scratch: *mut u8,
     panel: *mut f32,
     family: PhantomData<F>,
 }
@@ -89,7 +100,7 @@ impl<F: Integers> Body for Pack<'_, F> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Pack { source, n, dim, lanes, factor, room, panel, .. } = self;
+        let Pack { source, n, dim, lanes, factor, scratch, panel, .. } = self;
         let is_direct = is_direct(&source);
         let (steps, stride) = (F::steps(dim), convert::row_bytes(dim));
         let mut factors = [0.0; MAX_LANES];
@@ -97,9 +108,9 @@ impl<F: Integers> Body for Pack<'_, F> {
         // SAFETY: the contract of `pack`, which made this: `n` rows, as much room for each as for a row of f32,
         // and a vector in each line of the panel.
         unsafe {
-            let rows = if is_direct { source.rows() } else { plain_rows(s, source, n, dim, room) };
+            let rows = if is_direct { source.rows() } else { rows_as_f32(s, source, n, dim, scratch) };
             for (row, x) in factors.iter_mut().enumerate().take(n) {
-                let (from, to) = (rows.skip(row), room.add(row * stride));
+                let (from, to) = (rows.skip(row), scratch.add(row * stride));
                 let scale = if is_direct {
                     own::<S, F>(s, from, dim, to);
                     source.skip(row).scale()
@@ -110,12 +121,12 @@ impl<F: Integers> Body for Pack<'_, F> {
                 doubtful |= !x.is_finite();
             }
             for row in n..S::LANES {
-                clear(room.add(row * stride), 4 * steps);
+                clear(scratch.add(row * stride), 4 * steps);
             }
             s.store(panel, s.load(factors.as_ptr()));
-            let words = panel.add(F::HEAD * lanes).cast::<u32>();
+            let words = panel.add(F::PANEL_HEADER * lanes).cast::<u32>();
             for step in (0..steps).step_by(S::LANES) {
-                let from = room.add(step * 4).cast::<f32>();
+                let from = scratch.add(step * 4).cast::<f32>();
                 let to = words.add(step * lanes).cast::<f32>();
                 if step + S::LANES <= steps {
                     s.transpose(from, stride, to, lanes * 4, None);
@@ -129,7 +140,7 @@ impl<F: Integers> Body for Pack<'_, F> {
                     }
                 }
             }
-            if F::HEAD > 1 {
+            if F::PANEL_HEADER > 1 {
                 s.store_i32(panel.add(lanes).cast(), F::offset(s, words, steps, lanes));
             }
         }

@@ -9,14 +9,15 @@
 //!   Σ q · k = 256 · Σ u · (k + 128) + Σ l · (k + 128) - 128 · Σ q; the last stands behind the packed query.
 //! - Probabilities: 256 u + l, digits unsigned.
 
-use super::Gemv;
-use super::gemv::{MOST_KEYS, few};
-use crate::compute::{Source, i16::I16};
+use super::i16::I16;
+use crate::attend::rows::Source;
+use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored};
+use crate::simd::lane::{Int, Registers};
 use crate::simd::{Isa, MAX_LANES};
 
-/// See the module; `BESIDE` for Q8_0, whose scales are beside the elements.
-pub(crate) enum Digits<const BESIDE: bool> {}
+/// See the module; `BLOCK_SCALED` for Q8_0, whose scales are beside the elements.
+pub(crate) enum Digits<const BLOCK_SCALED: bool> {}
 
 /// 8-bit integers, whose scales are elsewhere.
 pub(crate) type OfI8 = Digits<false>;
@@ -38,9 +39,9 @@ fn digits(line: *const f32, d: usize) -> *const i32 {
 
 /// Where what the sums of a score begin with is, for a vector of elements from `d` on of `dim`.
 #[inline(always)]
-fn beginning<S: Isa, const BESIDE: bool>(line: *const f32, dim: usize, d: usize) -> *const i32 {
+fn beginning<S: Isa, const BLOCK_SCALED: bool>(line: *const f32, dim: usize, d: usize) -> *const i32 {
     let behind = digits(line, dim.next_multiple_of(WORD * S::LANES));
-    behind.wrapping_add(if BESIDE { d / WORD } else { 0 })
+    behind.wrapping_add(if BLOCK_SCALED { d / WORD } else { 0 })
 }
 
 /// Where the digits of the probabilities of keys from `key` on are: the upper ones of a vector, then its lower ones.
@@ -58,22 +59,53 @@ fn blocks<T: Stored>(row: *const u8, d: usize) -> [*const i32; 2] {
     [block.cast(), block.wrapping_add(T::BLOCK_BYTES).cast()]
 }
 
-impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
+/// Two vectors of digits: 256 times the first one, and the second one, are the number. So are sums of their products.
+pub(crate) enum Pair {}
+
+impl Registers for Pair {
+    type Of<S: Isa> = [S::I32; 2];
+    type Lane = Int;
+
+    #[inline(always)]
+    fn zero<S: Isa>(s: S) -> [S::I32; 2] {
+        [s.splat_i32(0); 2]
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Isa>(s: S, p: *const f32) -> [S::I32; 2] {
+        // SAFETY: the caller vouches for a vector at `p`.
+        [s.splat_i32(0), unsafe { s.load_i32(p.cast()) }]
+    }
+
+    /// The upper digits at `p`, and the lower ones as many bytes behind them as there are lanes.
+    #[inline(always)]
+    unsafe fn broadcast<S: Isa>(s: S, p: *const u8) -> [S::I32; 2] {
+        let [upper, lower] = [p, p.wrapping_add(S::LANES)];
+        // SAFETY: the caller vouches for a word of each.
+        unsafe { [Int::broadcast(s, upper), Int::broadcast(s, lower)] }
+    }
+
+    #[inline(always)]
+    fn collapse<S: Isa>(s: S, [upper, lower]: [S::I32; 2]) -> S::I32 {
+        s.join_digits(upper, lower)
+    }
+}
+
+impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     const NAME: &'static str = <I16 as Gemv>::NAME;
-    const DTYPE: Option<Dtype> = Some(if BESIDE { Dtype::Q8_0 } else { Dtype::I8 });
-    const BESIDE: bool = BESIDE;
-    const KEYS: usize = WORD;
-    const ROWS: usize = 1;
-    const MOST: usize = <I16 as Gemv>::MOST;
-    const BLOCKWISE: bool = true;
+    const DTYPE: Option<Dtype> = Some(if BLOCK_SCALED { Dtype::Q8_0 } else { Dtype::I8 });
+    const BLOCK_SCALED: bool = BLOCK_SCALED;
+    const PACK: usize = WORD;
+    const MAX_ROWS: usize = 1;
+    const MAX_KEYS: usize = <I16 as Gemv>::MAX_KEYS;
+    const INT_ACC: bool = true;
     /// Where it is multiplied by scales and rounded again, a power of two: nothing is lost by it. Sums of the most keys still
     /// fit: -128 · 512 · 32768 = -2^31.
-    const ONE: f32 = if BESIDE { 32_768.0 } else { <I16 as Gemv>::ONE };
-    type Words<S: Isa> = S::I32;
+    const P_SCALE: f32 = if BLOCK_SCALED { 32_768.0 } else { <I16 as Gemv>::P_SCALE };
+    type Operand = Int;
     /// Upper and lower digits; likewise of sums.
-    type Factor<S: Isa> = [S::I32; 2];
-    type Sum<S: Isa> = [S::I32; 2];
-    type Lanes<S: Isa> = S::I32;
+    type Weight = Pair;
+    type Sum = Pair;
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
@@ -88,26 +120,26 @@ impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
             if filled < all {
                 s.store_i32(numbers.add(filled).cast(), s.splat_i32(0));
             }
-            let (mut sum, signs) = (Self::zero(s), s.splat_i32(SIGNS));
+            let (mut sum, signs) = (Pair::zero(s), s.splat_i32(SIGNS));
             for d in (0..all).step_by(WORD * S::LANES) {
                 let both = s.load_digits(numbers.add(d));
                 let at = digits(to, d).cast_mut();
                 s.store_i32(at, both[0]);
                 s.store_i32(at.add(S::LANES), both[1]);
                 sum = Self::add_score(s, both, signs, sum);
-                if BESIDE {
+                if BLOCK_SCALED {
                     let mut lanes = [0i32; MAX_LANES];
-                    s.store_i32(lanes.as_mut_ptr(), Self::lanes(s, sum));
+                    s.store_i32(lanes.as_mut_ptr(), Pair::collapse(s, sum));
                     let (low, high) = lanes.split_at(S::LANES / 2);
-                    let at = beginning::<S, BESIDE>(to, dim, d).cast_mut();
+                    let at = beginning::<S, BLOCK_SCALED>(to, dim, d).cast_mut();
                     at.write(low.iter().sum());
                     at.add(1).write(high.iter().sum());
-                    sum = Self::zero(s);
+                    sum = Pair::zero(s);
                 }
             }
-            if !BESIDE {
-                let begin = s.sub_i32(s.splat_i32(0), Self::lanes(s, sum));
-                s.store_i32(beginning::<S, BESIDE>(to, dim, 0).cast_mut(), begin);
+            if !BLOCK_SCALED {
+                let begin = s.sub_i32(s.splat_i32(0), Pair::collapse(s, sum));
+                s.store_i32(beginning::<S, BLOCK_SCALED>(to, dim, 0).cast_mut(), begin);
             }
             factor
         }
@@ -122,8 +154,8 @@ impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
 
     #[inline(always)]
     unsafe fn begin<S: Isa>(s: S, line: *const f32, dim: usize, d: usize) -> [S::I32; 2] {
-        let at = beginning::<S, BESIDE>(line, dim, d);
-        if BESIDE {
+        let at = beginning::<S, BLOCK_SCALED>(line, dim, d);
+        if BLOCK_SCALED {
             // SAFETY: this function's contract: written by `pack`.
             let [low, high] = unsafe { [at.read(), at.add(1).read()] };
             return [s.splat_i32(low), s.splat_i32(high)];
@@ -133,8 +165,8 @@ impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
     }
 
     #[inline(always)]
-    unsafe fn row<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
-        if BESIDE {
+    unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
+        if BLOCK_SCALED {
             let [low, high] = blocks::<T>(row, d);
             // SAFETY: this function's contract.
             return unsafe { s.load_halves(low, high) };
@@ -144,34 +176,19 @@ impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
     }
 
     #[inline(always)]
-    unsafe fn row_first<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
-        if BESIDE {
+    unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
+        if BLOCK_SCALED {
             let [low, _] = blocks::<T>(row, d);
             // SAFETY: this function's contract: rows have whole blocks.
             return unsafe { s.load_lower_half(low) };
         }
         // SAFETY: this function's contract; an array is as long as any vector.
-        unsafe { s.load_i32(few(row, d, n, 1).as_ptr().cast()) }
+        unsafe { s.load_i32(padded(row, d, n, 1).as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn of_key<S: Isa>(s: S, words: S::I32) -> S::I32 {
+    fn key_operand<S: Isa>(s: S, words: S::I32) -> S::I32 {
         s.xor(words, s.splat_i32(SIGNS))
-    }
-
-    #[inline(always)]
-    fn nothing<S: Isa>(s: S) -> S::I32 {
-        s.splat_i32(0)
-    }
-
-    #[inline(always)]
-    fn no_factor<S: Isa>(s: S) -> [S::I32; 2] {
-        Self::zero(s)
-    }
-
-    #[inline(always)]
-    fn zero<S: Isa>(s: S) -> [S::I32; 2] {
-        [s.splat_i32(0), s.splat_i32(0)]
     }
 
     #[inline(always)]
@@ -191,48 +208,30 @@ impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
     }
 
     #[inline(always)]
-    fn lanes<S: Isa>(s: S, [upper, lower]: [S::I32; 2]) -> S::I32 {
-        s.join_digits(upper, lower)
-    }
-
-    #[inline(always)]
-    fn sums<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES]) -> S::F32 {
-        <I16 as Gemv>::sums(s, lanes)
-    }
-
-    #[inline(always)]
     fn sums_of_halves<S: Isa>(s: S, lanes: &[S::I32; MAX_LANES], [low, high]: [S::I32; 2]) -> [S::F32; 2] {
         let [first, second] = s.sums_of_halves(lanes);
         [s.to_f32(s.sub_i32(first, low)), s.to_f32(s.sub_i32(second, high))]
     }
 
     #[inline(always)]
-    fn total<S: Isa>(s: S, lanes: S::I32) -> f32 {
-        <I16 as Gemv>::total(s, lanes)
-    }
-
-    #[inline(always)]
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32 {
-        if BESIDE {
+        if BLOCK_SCALED {
             // Rounded when it has been multiplied by a scale.
-            return s.exp2(s.add(x, s.splat(Self::ONE.log2())));
+            return s.exp2(s.add(x, s.splat(Self::P_SCALE.log2())));
         }
         <I16 as Gemv>::probability(s, x)
     }
 
     #[inline(always)]
-    unsafe fn write<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
+    unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
         // SAFETY: this function's contract.
         unsafe { s.store_digits(digits_of_keys::<S>(line, key).cast_mut(), p) };
     }
 
     #[inline(always)]
     unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> [S::I32; 2] {
-        let at = digits_of_keys::<S>(line, key);
-        // SAFETY: this function's contract.
-        let [upper, lower] =
-            unsafe { [at.cast::<i32>().read_unaligned(), at.add(S::LANES).cast::<i32>().read_unaligned()] };
-        [s.splat_i32(upper), s.splat_i32(lower)]
+        // SAFETY: the digits of the line, which `store_probabilities` has written (caller).
+        unsafe { Pair::broadcast(s, digits_of_keys::<S>(line, key)) }
     }
 
     #[inline(always)]
@@ -243,38 +242,5 @@ impl<const BESIDE: bool> Gemv for Digits<BESIDE> {
             unsafe { [at.read_unaligned(), at.wrapping_byte_add(S::LANES).read_unaligned()] }
         });
         [s.splat_halves(low[0], high[0]), s.splat_halves(low[1], high[1])]
-    }
-
-    #[inline(always)]
-    fn side_by_side<S: Isa>(s: S, rows: [S::I32; MOST_KEYS]) -> [S::I32; MOST_KEYS] {
-        s.zip_bytes(rows)
-    }
-
-    #[inline(always)]
-    unsafe fn resume<S: Isa>(s: S, from: *const f32) -> [[S::I32; 2]; MOST_KEYS] {
-        let mut sums = [Self::zero(s); MOST_KEYS];
-        for (n, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: this function's contract.
-            sum[1] = unsafe { s.load_i32(from.add(n * S::LANES).cast()) };
-        }
-        sums
-    }
-
-    #[inline(always)]
-    unsafe fn keep<S: Isa>(s: S, to: *mut f32, sums: [[S::I32; 2]; MOST_KEYS]) {
-        for (n, sum) in sums.into_iter().enumerate() {
-            // SAFETY: this function's contract.
-            unsafe { s.store_i32(to.add(n * S::LANES).cast(), Self::lanes(s, sum)) };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MOST_KEYS] {
-        let mut sums = [s.splat(0.0); MOST_KEYS];
-        for (n, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: this function's contract.
-            *sum = s.to_f32(unsafe { s.load_i32(from.add(n * S::LANES).cast()) });
-        }
-        s.unzipped_bytes(sums)
     }
 }

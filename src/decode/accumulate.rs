@@ -4,13 +4,13 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::gemv::{Gemv, interleave, width};
 use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
 use super::{Lines, ROWS};
-use crate::compute::Gemv;
-use crate::compute::Rows;
-use crate::compute::gemv::{MOST_KEYS, width};
+use crate::attend::rows::Rows;
 use crate::decode::state::State;
 use crate::dtype::{Dtype, Stored, with_qkv_type};
+use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::{Body, Isa};
 
 /// The values of a block of keys, counted from the block's start.
@@ -81,9 +81,9 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
         // registers, 8 where there are 16.
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                while $rows <= P::ROWS && self.rows.end.saturating_sub(row) >= $least {
+                while $rows <= P::MAX_ROWS && self.rows.end.saturating_sub(row) >= $least {
                     // SAFETY: the rows are among the caller's.
-                    unsafe { self.all_elements::<S, T, { $rows }>(s, row, $vectors / P::KEYS) };
+                    unsafe { self.all_elements::<S, T, { $rows }>(s, row, $vectors / P::PACK) };
                     row += $rows;
                 }
             };
@@ -139,13 +139,13 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
         let Accumulate { lines, sums, keys, values, fresh, .. } = self;
         let p = lines.scores.wrapping_add(row * lines.scores_step);
         let at = sums.base.wrapping_add(row * sums.step + d);
-        let mut sum = [[[P::zero(s); MOST_KEYS]; C]; R];
+        let mut sum = [[[P::Sum::zero(s); MAX_PACK]; C]; R];
         // SAFETY: r < R, c < C and keys of the caller's.
         unsafe {
             if !fresh {
                 for (r, sum) in sum.iter_mut().enumerate() {
                     for (c, sum) in sum.iter_mut().enumerate() {
-                        *sum = P::resume(s, at.add(r * sums.step + c * width::<S, P>()));
+                        *sum = P::load_sums(s, at.add(r * sums.step + c * width::<S, P>()));
                     }
                 }
             }
@@ -163,26 +163,26 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
                 ($key:expr, $is_there:expr) => {{
                     let key = $key;
                     let from = values.rows.skip(key);
-                    let mut weight = [P::no_factor(s); R];
+                    let mut weight = [P::Weight::zero(s); R];
                     for (r, weight) in weight.iter_mut().enumerate() {
                         *weight = P::weight(s, p.add(r * lines.scores_step), key);
                     }
                     // In the order of memory, which is how the machine foresees it.
-                    let mut x = [[P::nothing(s); MOST_KEYS]; C];
-                    for n in 0..P::KEYS {
+                    let mut x = [[P::Operand::zero(s); MAX_PACK]; C];
+                    for n in 0..P::PACK {
                         let row = from.skip(n).base;
                         for c in 0..C {
                             x[c][n] = match only {
-                                _ if !$is_there(key + n) => P::nothing(s),
-                                Some(n) => P::row_first::<S, T>(s, row, d, n),
-                                None => P::row::<S, T>(s, row, d + c * width::<S, P>()),
+                                _ if !$is_there(key + n) => P::Operand::zero(s),
+                                Some(n) => P::load_kv_partial::<S, T>(s, row, d, n),
+                                None => P::load_kv::<S, T>(s, row, d + c * width::<S, P>()),
                             };
                         }
                     }
                     for c in 0..C {
-                        let x = P::side_by_side(s, x[c]);
+                        let x = interleave::<S, P>(s, x[c]);
                         for (sum, &weight) in sum.iter_mut().zip(&weight) {
-                            for v in 0..P::KEYS {
+                            for v in 0..P::PACK {
                                 sum[c][v] = P::add_value(s, weight, x[v], sum[c][v]);
                             }
                         }
@@ -191,27 +191,27 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
             }
             // Of those that are taken together, some may be alone at each end.
             let some = |key| keys.contains(&key);
-            let mut key = keys.start - keys.start % P::KEYS;
+            let mut key = keys.start - keys.start % P::PACK;
             if key < keys.start {
                 group!(key, some);
-                key += P::KEYS;
+                key += P::PACK;
             }
-            while key + P::KEYS <= keys.end {
+            while key + P::PACK <= keys.end {
                 if key + AHEAD < keys.end {
-                    fetch_rows(s, values.rows.skip(key + AHEAD), P::KEYS, bytes);
+                    fetch_rows(s, values.rows.skip(key + AHEAD), P::PACK, bytes);
                 }
                 if ASKS {
-                    next.ask(s, key, P::KEYS, share);
+                    next.ask(s, key, P::PACK, share);
                 }
                 group!(key, |_| true);
-                key += P::KEYS;
+                key += P::PACK;
             }
             if key < keys.end {
                 group!(key, some);
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
-                    P::keep(s, at.add(r * sums.step + c * width::<S, P>()), sum);
+                    P::store_sums(s, at.add(r * sums.step + c * width::<S, P>()), sum);
                 }
             }
         }
@@ -237,7 +237,7 @@ pub(super) unsafe fn settle<S: Isa, P: Gemv>(
         let weight = if is_blind { s.splat(0.0) } else { s.load(lines.weights.add(r * S::LANES)) };
         for d in (0..state.step).step_by(width::<S, P>()) {
             let sums = P::outputs(s, lines.block.base.add(r * lines.block.step + d));
-            for (v, &sum) in sums.iter().enumerate().take(P::KEYS) {
+            for (v, &sum) in sums.iter().enumerate().take(P::PACK) {
                 let at = state.output.add(r * state.step + d + v * S::LANES);
                 let before = if fresh { s.splat(0.0) } else { s.load(at) };
                 s.store(at, s.fma(sum, weight, before));

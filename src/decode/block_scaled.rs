@@ -11,21 +11,21 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::gemv::{Gemv, interleave, width};
 use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
 use super::scores::Keys;
 use super::state::State;
 use super::{Lines, Visit};
 use crate::attend::finish::blank;
-use crate::compute::Gemv;
-use crate::compute::Rows;
-use crate::compute::gemv::{MOST_KEYS, width};
+use crate::attend::rows::Rows;
 use crate::dtype::{Stored as _, q8_0::Q8_0};
+use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::work::split_kv::SplitWork;
 
 /// Blocks of a row of `dim` elements whose scales are beside them.
 pub(super) fn blocks<P: Gemv>(dim: usize) -> usize {
-    if P::BESIDE { dim / Q8_0::BLOCK } else { 0 }
+    if P::BLOCK_SCALED { dim / Q8_0::BLOCK } else { 0 }
 }
 
 /// Scratch arrays for the values of a block of keys: a line for each block of a row.
@@ -149,7 +149,7 @@ unsafe fn vector<S: Isa, P: Gemv, At: Fn(usize) -> *const u8>(
             for r in 0..rows {
                 let query = lines.queries.add(r * lines.queries_step).cast_const();
                 let q = P::query(s, query, d);
-                let mut sums = [P::lanes(s, P::zero(s)); MAX_LANES];
+                let mut sums = [P::Sum::collapse(s, P::Sum::zero(s)); MAX_LANES];
                 // Written out, and not a loop: the sums stay in registers.
                 macro_rules! keys {
                     ($n:expr, $row:expr) => {
@@ -159,7 +159,7 @@ unsafe fn vector<S: Isa, P: Gemv, At: Fn(usize) -> *const u8>(
                             }
                             let block = four($n, d);
                             for i in 0..KEYS {
-                                let k = P::of_key(s, $row(block(i)));
+                                let k = P::key_operand(s, $row(block(i)));
                                 sums[($n + i) % MAX_LANES] = P::product(s, q, k);
                             }
                         }
@@ -174,9 +174,9 @@ unsafe fn vector<S: Isa, P: Gemv, At: Fn(usize) -> *const u8>(
                     };
                 }
                 if is_whole {
-                    all!(|block| P::row::<S, Q8_0>(s, block, 0));
+                    all!(|block| P::load_kv::<S, Q8_0>(s, block, 0));
                 } else {
-                    all!(|block| P::row_first::<S, Q8_0>(s, block, 0, dim - d));
+                    all!(|block| P::load_kv_partial::<S, Q8_0>(s, block, 0, dim - d));
                 }
                 let at = lines.scores.add(r * lines.scores_step + first);
                 let before = if d == 0 { s.splat(0.0) } else { s.load(at) };
@@ -274,7 +274,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(
             let weight = lines.weights.add(r * S::LANES).read();
             for d in (0..state.step).step_by(width::<S, P>()) {
                 let all = if is_plain { P::outputs(s, sums.add(d)) } else { converted(s, sums, d, dim) };
-                for (v, &sum) in all.iter().enumerate().take(P::KEYS) {
+                for (v, &sum) in all.iter().enumerate().take(P::PACK) {
                     let d = d + v * S::LANES;
                     let factor = match d / Q8_0::BLOCK {
                         block if is_plain && d < dim => weights.factors.add(block).read(),
@@ -362,11 +362,11 @@ unsafe fn weigh<S: Isa, P: Gemv, const GUARDED: bool>(
                 max = s.max(weight(at), max);
             }
             let max = s.largest(max);
-            weights.factors.add(block).write(max * (1.0 / P::ONE));
+            weights.factors.add(block).write(max * (1.0 / P::P_SCALE));
             // Finite: what is so small that it would not be counts nothing.
-            let factor = s.splat(if max > 0.0 { (P::ONE / max).min(f32::MAX) } else { 0.0 });
+            let factor = s.splat(if max > 0.0 { (P::P_SCALE / max).min(f32::MAX) } else { 0.0 });
             for at in (first..seen.end).step_by(S::LANES) {
-                P::write(s, digits, at, s.mul(weight(at), factor));
+                P::store_probabilities(s, digits, at, s.mul(weight(at), factor));
             }
         }
     }
@@ -422,33 +422,33 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
             |d: usize| weights.digits.wrapping_add(d.min(dim - 1) / Q8_0::BLOCK * weights.step).cast_const();
         let lines: [[*const f32; 2]; C] =
             std::array::from_fn(|c| [line(d + c * width), line(d + c * width + Q8_0::BLOCK)]);
-        let mut sum = [[P::zero(s); MOST_KEYS]; C];
+        let mut sum = [[P::Sum::zero(s); MAX_PACK]; C];
         // SAFETY: c < C and keys of the caller's.
         unsafe {
             if !fresh {
                 for (c, sum) in sum.iter_mut().enumerate() {
-                    *sum = P::resume(s, sums.add(d + c * width));
+                    *sum = P::load_sums(s, sums.add(d + c * width));
                 }
             }
             macro_rules! group {
                 ($key:expr, $is_there:expr) => {{
                     let key = $key;
-                    let mut x = [[P::nothing(s); MOST_KEYS]; C];
-                    for n in 0..P::KEYS {
+                    let mut x = [[P::Operand::zero(s); MAX_PACK]; C];
+                    for n in 0..P::PACK {
                         let row = rows.skip(key + n).base;
                         for c in 0..C {
                             let d = d + c * width;
                             x[c][n] = match in_part {
-                                _ if !$is_there(key + n) => P::nothing(s),
-                                true => P::row_first::<S, Q8_0>(s, row, d, dim - d),
-                                false => P::row::<S, Q8_0>(s, row, d),
+                                _ if !$is_there(key + n) => P::Operand::zero(s),
+                                true => P::load_kv_partial::<S, Q8_0>(s, row, d, dim - d),
+                                false => P::load_kv::<S, Q8_0>(s, row, d),
                             };
                         }
                     }
                     for c in 0..C {
                         let weight = P::weights(s, lines[c], key);
-                        let x = P::side_by_side(s, x[c]);
-                        for v in 0..P::KEYS {
+                        let x = interleave::<S, P>(s, x[c]);
+                        for v in 0..P::PACK {
                             sum[c][v] = P::add_value(s, weight, x[v], sum[c][v]);
                         }
                     }
@@ -456,23 +456,23 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
             }
             // Of those that are taken together, some may be alone at each end.
             let some = |key| keys.contains(&key);
-            let mut key = keys.start - keys.start % P::KEYS;
+            let mut key = keys.start - keys.start % P::PACK;
             if key < keys.start {
                 group!(key, some);
-                key += P::KEYS;
+                key += P::PACK;
             }
-            while key + P::KEYS <= keys.end {
+            while key + P::PACK <= keys.end {
                 if ASKS && d == 0 {
-                    next.ask_all(s, key, P::KEYS);
+                    next.ask_all(s, key, P::PACK);
                 }
                 group!(key, |_| true);
-                key += P::KEYS;
+                key += P::PACK;
             }
             if key < keys.end {
                 group!(key, some);
             }
             for (c, &sum) in sum.iter().enumerate() {
-                P::keep(s, sums.add(d + c * width), sum);
+                P::store_sums(s, sums.add(d + c * width), sum);
             }
         }
     }
@@ -495,8 +495,8 @@ unsafe fn add_converted<S: Isa>(s: S, p: f32, row: *const u8, dim: usize, sums: 
 /// # Safety
 /// As above.
 #[inline(always)]
-unsafe fn converted<S: Isa>(s: S, sums: *const f32, d: usize, dim: usize) -> [S::F32; MOST_KEYS] {
-    let mut all = [s.splat(0.0); MOST_KEYS];
+unsafe fn converted<S: Isa>(s: S, sums: *const f32, d: usize, dim: usize) -> [S::F32; MAX_PACK] {
+    let mut all = [s.splat(0.0); MAX_PACK];
     for (v, sum) in all.iter_mut().enumerate() {
         let d = d + v * S::LANES;
         if d < dim {

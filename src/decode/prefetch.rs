@@ -1,6 +1,6 @@
 //! Asking for rows before they are multiplied. No result depends on it, nor on whether there is memory.
 
-use crate::compute::Rows;
+use crate::attend::rows::Rows;
 use crate::simd::Isa;
 
 /// Rows that are asked for ahead of those that are multiplied, where the order of reading is not that of memory. With 8

@@ -4,12 +4,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::gemv::{Gemv, SumLane, SumOf, width};
 use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
 use super::{Lines, ROWS, block_scaled};
-use crate::compute::Gemv;
-use crate::compute::gemv::width;
-use crate::compute::{Rows, Tile};
+use crate::attend::rows::Rows;
 use crate::dtype::{Dtype, Stored, with_qkv_type};
+use crate::simd::lane::{Lane, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// The keys of a block: those that some row sees, counted from the block's start, as is all that is said of them.
@@ -59,7 +59,7 @@ impl<P: Gemv, const ASKS: bool> Body for Scores<'_, P, ASKS> {
         // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
         // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
         unsafe {
-            if P::BESIDE {
+            if P::BLOCK_SCALED {
                 block_scaled::scores::<S, P, ASKS>(s, lines, rows, keys, dim);
             } else {
                 with_qkv_type!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
@@ -99,7 +99,7 @@ unsafe fn block<S: Isa, P: Gemv, T: Stored, const ASKS: bool>(
     // one loop counts for all of them does not fit the registers.
     macro_rules! row_of {
         ($vectors:expr) => {
-            if (!ASKS || P::ROWS == 1) && rows == 1 && dim == $vectors * width::<S, P>() {
+            if (!ASKS || P::MAX_ROWS == 1) && rows == 1 && dim == $vectors * width::<S, P>() {
                 for first in vectors {
                     // SAFETY: the caller's row.
                     unsafe { tile::<S, P, T, 1, { $vectors }, ASKS>(s, lines, 0, first, keys, dim, true) };
@@ -118,7 +118,7 @@ unsafe fn block<S: Isa, P: Gemv, T: Stored, const ASKS: bool>(
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
                 // A tile's sums fill one vector, four keys at a time.
-                while $rows <= P::ROWS && $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
+                while $rows <= P::MAX_ROWS && $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
                     // SAFETY: the rows are below the caller's count.
                     unsafe {
                         tile::<S, P, T, { $rows }, { $vectors }, ASKS>(
@@ -232,7 +232,7 @@ impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
             for key in here.start.max(seen.start)..here.end.min(seen.end) {
                 let dots = dot::<S, P, T, R, 1, 0>(s, q, lines.queries_step, rows.skip(key), dim);
                 for (r, [lanes]) in dots.into_iter().enumerate() {
-                    out.add(r * lines.scores_step + key - here.start).write(P::total(s, lanes));
+                    out.add(r * lines.scores_step + key - here.start).write(SumOf::<P>::total(s, lanes));
                 }
             }
         }
@@ -255,7 +255,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
     next: PrefetchStream,
 ) -> S::F32 {
     let width = S::LANES / R;
-    let mut lanes = [P::lanes(s, P::zero(s)); MAX_LANES];
+    let mut lanes = [P::Sum::collapse(s, P::Sum::zero(s)); MAX_LANES];
     // Written out, and not a loop: the sums stay in registers.
     macro_rules! keys {
         ($n:expr) => {
@@ -279,7 +279,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
     keys!(1);
     keys!(2);
     keys!(3);
-    P::sums(s, &lanes)
+    SumOf::<P>::sums(s, &lanes)
 }
 
 /// Gemv of `R` rows of queries packed by [`Gemv::pack`], `step` values apart, with `K` keys. The sum of a
@@ -294,8 +294,8 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
     step: usize,
     k: Rows,
     dim: usize,
-) -> Tile<P::Lanes<S>, R, K> {
-    let mut sum = [[P::zero(s); K]; R];
+) -> [[SumLane<S, P>; K]; R] {
+    let mut sum = [[P::Sum::zero(s); K]; R];
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: R packed queries (caller).
         *sum = [unsafe { P::begin(s, queries.add(r * step), dim, 0) }; K];
@@ -311,7 +311,7 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
         macro_rules! vectors {
             ($n:expr) => {
                 while whole - d >= $n * width {
-                    let mut query = [[P::no_factor(s); $n]; R];
+                    let mut query = [[P::Weight::zero(s); $n]; R];
                     for (r, query) in query.iter_mut().enumerate() {
                         for (c, query) in query.iter_mut().enumerate() {
                             *query = P::query(s, queries.add(r * step), d + c * width);
@@ -319,7 +319,7 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
                     }
                     for key in 0..K {
                         for c in 0..$n {
-                            let x = P::of_key(s, P::row::<S, T>(s, k.skip(key).base, d + c * width));
+                            let x = P::key_operand(s, P::load_kv::<S, T>(s, k.skip(key).base, d + c * width));
                             for (sum, query) in sum.iter_mut().zip(&query) {
                                 sum[key] = P::add_score(s, query[c], x, sum[key]);
                             }
@@ -341,7 +341,8 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
         vectors!(1);
         if whole < dim {
             for key in 0..K {
-                let x = P::of_key(s, P::row_first::<S, T>(s, k.skip(key).base, whole, dim - whole));
+                let x =
+                    P::key_operand(s, P::load_kv_partial::<S, T>(s, k.skip(key).base, whole, dim - whole));
                 for (r, sum) in sum.iter_mut().enumerate() {
                     let query = P::query(s, queries.add(r * step), whole);
                     sum[key] = P::add_score(s, query, x, sum[key]);
@@ -349,10 +350,10 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
             }
         }
     }
-    let mut dots = [[P::lanes(s, P::zero(s)); K]; R];
+    let mut dots = [[P::Sum::collapse(s, P::Sum::zero(s)); K]; R];
     for r in 0..R {
         for key in 0..K {
-            dots[r][key] = P::lanes(s, sum[r][key]);
+            dots[r][key] = P::Sum::collapse(s, sum[r][key]);
         }
     }
     dots

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::gemv::Gemv;
 use super::state::State;
 use super::{LANE, Lines};
 use crate::attend::RESCALE_THRESHOLD;
-use crate::compute::Gemv;
 use crate::simd::Isa;
 
 /// Turns the scores of `seen` of row `r` into probabilities 2^(score - reference), and adds them to
@@ -60,8 +60,8 @@ pub(super) unsafe fn softmax<S: Isa, P: Gemv>(
         let mut sum = s.load(sums);
         let before = sum;
         let mut weight = s.splat(1.0);
-        if P::BLOCKWISE {
-            weight = s.mul(s.exp2(s.splat(max - reference)), s.splat(1.0 / P::ONE));
+        if P::INT_ACC {
+            weight = s.mul(s.exp2(s.splat(max - reference)), s.splat(1.0 / P::P_SCALE));
             s.store(lines.weights.add(r * S::LANES), weight);
             reference = finite(max);
             sum = s.splat(0.0);
@@ -75,13 +75,13 @@ pub(super) unsafe fn softmax<S: Isa, P: Gemv>(
                 None => p,
             };
             // With scales beside elements there are more weights than one.
-            if P::BESIDE {
+            if P::BLOCK_SCALED {
                 s.store(scores.add(at), weight);
             } else {
-                P::write(s, scores, at, weight);
+                P::store_probabilities(s, scores, at, weight);
             }
         }
-        let sum = if P::BLOCKWISE { s.fma(sum, weight, before) } else { sum };
+        let sum = if P::INT_ACC { s.fma(sum, weight, before) } else { sum };
         s.store(sums, sum);
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of the rows of a band after some of their keys, and how two such states become one.
 
+use super::gemv::Gemv;
 use super::{lines_of, step};
-use crate::compute::Gemv;
 use crate::simd::Isa;
 use crate::workspace::array_bytes;
 

@@ -8,11 +8,13 @@ use super::{Combination, Kernel};
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
 #[cfg(not(fa_skip_avx512))]
-use crate::compute::{Gemm, bf16::Bf16, i8::I8, split16};
+use crate::compute::{bf16::Bf16, i8::I8, split16};
 #[cfg(not(fa_skip_avx512))]
 use crate::dtype::Dtype;
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
+#[cfg(not(fa_skip_avx512))]
+use crate::prefill::gemm::Gemm;
 use crate::simd::avx2::Avx2;
 #[cfg(not(fa_skip_avx512))]
 use crate::simd::avx512::{self, Avx512};
@@ -31,7 +33,7 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<Vnni, I16, I16, split16::OfI8, Vnni, 8>::new(),
     // Its prefill uses nothing that the base level does not have.
     &Combination::<Avx512, F32, split16::OfQ8_0, split16::OfQ8_0, Vnni, 8>::new()
-        .only_for(<I16 as Gemm>::MOST[1], |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
+        .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
     &Combination::<Avx512, I16, I16, I16, Avx512, 8>::new(),
     &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),
 ];

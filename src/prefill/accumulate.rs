@@ -5,10 +5,12 @@
 
 use std::ops::Range;
 
+use super::gemm::{Gemm, Operand, RegisterTile, Sum, weighted};
 use super::softmax::Probabilities;
 use crate::attend::MAX_WIDTH;
-use crate::compute::{Gemm, Rows, Tile};
+use crate::attend::rows::Rows;
 use crate::simd::Isa;
+use crate::simd::lane::Registers;
 
 /// Elements of the tile that makes the probabilities: fewer than in others, so that what the
 /// exponential needs stays in registers, too.
@@ -104,13 +106,13 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     weight: [S::F32; Z],
     making: Option<&mut Probabilities<S, F, Z>>,
 ) {
-    let mut sum = [[F::zero(s); Z]; R];
+    let mut sum = [[F::Sum::zero(s); Z]; R];
     // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
     unsafe {
-        if !fresh && !F::BLOCKWISE {
+        if !fresh && !F::INT_ACC {
             for (r, sum) in sum.iter_mut().enumerate() {
                 for (z, sum) in sum.iter_mut().enumerate() {
-                    *sum = F::resume(s, s.load(output.add(r * lanes + z * S::LANES)));
+                    *sum = F::Sum::load(s, output.add(r * lanes + z * S::LANES));
                 }
             }
         }
@@ -122,7 +124,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             let mut words = made.make(s, p, p);
             for group in 1..n {
                 let at = p.add(group * Z * S::LANES);
-                let next = made.make(s, p.add(group * F::KEYS * Z * S::LANES), at);
+                let next = made.make(s, p.add(group * F::PACK * Z * S::LANES), at);
                 s.prefetch_near(row.wrapping_add(NEAR * v.stride));
                 weigh::<S, F, R, Z>(s, words, row, &mut sum);
                 words = next;
@@ -134,9 +136,9 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             let mut p = p;
             for _ in 0..n {
                 s.prefetch_near(row.wrapping_add(NEAR * v.stride));
-                let mut words = [F::load(s, p); Z];
+                let mut words = [F::Operand::load(s, p); Z];
                 for (z, words) in words.iter_mut().enumerate().skip(1) {
-                    *words = F::load(s, p.add(z * S::LANES));
+                    *words = F::Operand::load(s, p.add(z * S::LANES));
                 }
                 weigh::<S, F, R, Z>(s, words, row, &mut sum);
                 p = p.add(Z * S::LANES);
@@ -146,8 +148,8 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         for (r, sum) in sum.iter().enumerate() {
             for (z, &sum) in sum.iter().enumerate() {
                 let at = output.add(r * lanes + z * S::LANES);
-                let sum = F::total(s, sum, weight[z]);
-                let more = F::BLOCKWISE && !fresh;
+                let sum = weighted::<S, F>(s, sum, weight[z]);
+                let more = F::INT_ACC && !fresh;
                 s.store(at, if more { s.add(s.load(at), sum) } else { sum });
             }
         }
@@ -161,15 +163,15 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 #[inline(always)]
 unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
-    words: [F::Words<S>; Z],
+    words: [Operand<S, F>; Z],
     row: *const u8,
-    sum: &mut Tile<F::Sum<S>, R, Z>,
+    sum: &mut RegisterTile<Sum<S, F>, R, Z>,
 ) {
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: r < R.
-        let x = unsafe { F::value(s, row.wrapping_add(4 * r)) };
+        let x = unsafe { F::Operand::broadcast(s, row.wrapping_add(4 * r)) };
         for (sum, words) in sum.iter_mut().zip(words) {
-            *sum = F::add(s, words, x, *sum);
+            *sum = F::add_value(s, words, x, *sum);
         }
     }
 }

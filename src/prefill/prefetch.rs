@@ -3,8 +3,8 @@
 //! at a time and stands still for more.
 
 use crate::attend::blocks::first_block;
-use crate::attend::{fetch, key_rows, query_rows};
-use crate::compute::{Rows, Source};
+use crate::attend::fetch;
+use crate::attend::rows::{Rows, Source, key_rows, query_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 use crate::work::query_tiles::{Place, QueryTile};

@@ -1,8 +1,10 @@
 //! Step 1: scores of a block of keys, in log2 units, and their maximum for each row.
 
+use super::gemm::{Gemm, RegisterTile};
 use super::prefetch::Prefetch;
-use crate::compute::{Gemm, Rows, Tile};
+use crate::attend::rows::Rows;
 use crate::simd::Isa;
+use crate::simd::lane::Registers;
 
 /// Keys, as scores meet them.
 #[derive(Clone, Copy)]
@@ -25,7 +27,7 @@ impl Keys {
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`] for `n` keys; only families that are [`Gemm::BLOCKWISE`] have scales; `out` has room for `n * Z` vectors.
+/// As [`dot`] for `n` keys; only families that are [`Gemm::INT_ACC`] have scales; `out` has room for `n * Z` vectors.
 #[inline(always)]
 pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -73,9 +75,9 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     lanes: usize,
     k: Keys,
     dim: usize,
-) -> Tile<S::F32, R, Z> {
+) -> RegisterTile<S::F32, R, Z> {
     let Keys { rows, scales } = k;
-    let mut sum = [[F::zero(s); Z]; R];
+    let mut sum = [[F::Sum::zero(s); Z]; R];
     for z in 0..Z {
         // SAFETY: one of the caller's vectors.
         let begin = unsafe { F::begin_score(s, panel.add(z * S::LANES), lanes) };
@@ -83,18 +85,18 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             sum[z] = begin;
         }
     }
-    let mut q = panel.wrapping_add(F::HEAD * lanes);
+    let mut q = panel.wrapping_add(F::PANEL_HEADER * lanes);
     let mut key = rows.base;
     for _ in 0..F::steps(dim) {
         let mut row = key;
         // SAFETY: the panel has Z vectors in each step, and each of the R rows as many words (caller).
         unsafe {
-            let mut query = [F::load(s, q); Z];
+            let mut query = [F::Operand::load(s, q); Z];
             for (z, query) in query.iter_mut().enumerate().skip(1) {
-                *query = F::load(s, q.add(z * S::LANES));
+                *query = F::Operand::load(s, q.add(z * S::LANES));
             }
             for sum in &mut sum {
-                let x = F::value(s, row);
+                let x = F::Operand::broadcast(s, row);
                 for (sum, query) in sum.iter_mut().zip(query) {
                     *sum = F::add_score(s, query, x, *sum);
                 }
@@ -112,7 +114,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             *tile = unsafe { F::end_score(s, panel.add(z * S::LANES), sum) };
         }
     }
-    if F::BLOCKWISE
+    if F::INT_ACC
         && let Some(scales) = scales
     {
         for (r, tile) in tile.iter_mut().enumerate() {
@@ -133,7 +135,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 #[inline(always)]
 unsafe fn store<S: Isa, const R: usize, const Z: usize>(
     s: S,
-    tile: &Tile<S::F32, R, Z>,
+    tile: &RegisterTile<S::F32, R, Z>,
     out: *mut f32,
     max: &mut [S::F32; Z],
 ) {

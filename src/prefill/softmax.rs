@@ -4,8 +4,9 @@
 //! by more than [`RESCALE_THRESHOLD`], so on ordinary data the sums are rescaled once or not at all. Each
 //! lane decides for itself, so a row's bits do not depend on its neighbours.
 
+use super::gemm::{Gemm, Operand, Sum, weighted};
 use crate::attend::{RESCALE_THRESHOLD, VECTORS};
-use crate::compute::Gemm;
+use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// Where the softmax state and the accumulator of one tile of rows are kept, `lanes` wide.
@@ -56,7 +57,7 @@ impl State {
 pub(crate) struct Relative<S: Isa, const Z: usize> {
     /// Subtracted from the scores.
     pub(crate) reference: [S::F32; Z],
-    /// What sums of the block are multiplied by, if the family is [`Gemm::BLOCKWISE`].
+    /// What sums of the block are multiplied by, if the family is [`Gemm::INT_ACC`].
     pub(crate) weight: [S::F32; Z],
 }
 
@@ -100,9 +101,9 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
             // subtracting that from -inf would be NaN where 0 is meant.
             let reference = s.select(s.gt(reference, never), reference, zero);
             relative.reference[z] = reference;
-            if F::BLOCKWISE {
+            if F::INT_ACC {
                 relative.reference[z] = s.select(s.gt(max, never), max, zero);
-                relative.weight[z] = s.mul(s.exp2(s.sub(max, reference)), s.splat(1.0 / F::ONE));
+                relative.weight[z] = s.mul(s.exp2(s.sub(max, reference)), s.splat(1.0 / F::P_SCALE));
             }
         }
     }
@@ -200,7 +201,7 @@ impl<const Z: usize> Body for MarkNotNumbers<Z> {
 /// not depend on how a tile cuts the block into spans.
 pub(crate) struct Probabilities<S: Isa, F: Gemm, const Z: usize> {
     relative: Relative<S, Z>,
-    sum: [F::Sum<S>; Z],
+    sum: [Sum<S, F>; Z],
 }
 
 // Not derived, which would ask for families that can be copied.
@@ -217,7 +218,7 @@ impl<S: Isa, F: Gemm> Probabilities<S, F, VECTORS> {
     /// For a block of scores.
     #[inline(always)]
     pub(crate) fn new(s: S, relative: Relative<S, VECTORS>) -> Self {
-        Probabilities { relative, sum: [F::zero(s); VECTORS] }
+        Probabilities { relative, sum: [F::Sum::zero(s); VECTORS] }
     }
 
     /// Those of `Z` vectors from `vector` on.
@@ -255,7 +256,7 @@ impl<S: Isa, F: Gemm> Probabilities<S, F, VECTORS> {
                 // SAFETY: below `lanes`.
                 unsafe {
                     let at = state.sum.add(z * S::LANES);
-                    s.store(at, s.add(s.load(at), F::total(s, sum, self.relative.weight[z])));
+                    s.store(at, s.add(s.load(at), weighted::<S, F>(s, sum, self.relative.weight[z])));
                 }
             }
         }
@@ -274,7 +275,7 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
     /// # Safety
     /// `scores` holds `Z` vectors for each key of the group, `words` has room for `Z`.
     #[inline(always)]
-    pub(crate) unsafe fn make(&mut self, s: S, scores: *const f32, words: *mut f32) -> [F::Words<S>; Z] {
+    pub(crate) unsafe fn make(&mut self, s: S, scores: *const f32, words: *mut f32) -> [Operand<S, F>; Z] {
         // SAFETY: every key below KEYS and z below Z are the caller's; all are read before any is written.
         unsafe {
             let mut made = [self.make_one(s, 0, scores); Z];
@@ -282,7 +283,7 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
                 *made = self.make_one(s, z, scores);
             }
             for (z, &made) in made.iter().enumerate() {
-                F::store(s, words.add(z * S::LANES), made);
+                F::Operand::store(s, words.add(z * S::LANES), made);
             }
             made
         }
@@ -293,13 +294,13 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
     /// # Safety
     /// As [`Probabilities::make`].
     #[inline(always)]
-    unsafe fn make_one(&mut self, s: S, z: usize, scores: *const f32) -> F::Words<S> {
-        let mut x = [s.splat(0.0); 4];
-        for (key, x) in x.iter_mut().enumerate().take(F::KEYS) {
+    unsafe fn make_one(&mut self, s: S, z: usize, scores: *const f32) -> Operand<S, F> {
+        let mut x = [s.splat(0.0); MAX_PACK];
+        for (key, x) in x.iter_mut().enumerate().take(F::PACK) {
             // SAFETY: key and z are below the caller's counts.
             *x = unsafe { s.load(scores.add((key * Z + z) * S::LANES)) };
         }
-        F::make(s, x, self.relative.reference[z], &mut self.sum[z])
+        F::probabilities(s, x, self.relative.reference[z], &mut self.sum[z])
     }
 
     /// `n` groups, in place: words of neighbouring groups become neighbours.
@@ -308,12 +309,12 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
     /// `scores` holds `Z` vectors for each of their keys.
     #[inline(always)]
     pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
-        if F::KEYS > 1 {
+        if F::PACK > 1 {
             for group in 0..n {
                 // SAFETY: the caller's groups; words lie behind no score that is still to be read.
                 unsafe {
                     let words = scores.add(group * Z * S::LANES);
-                    self.make(s, scores.add(group * F::KEYS * Z * S::LANES), words);
+                    self.make(s, scores.add(group * F::PACK * Z * S::LANES), words);
                 }
             }
             return;

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
-use crate::attend::{V, key_rows};
-use crate::compute::{Gemm, Rows};
+use super::gemm::Gemm;
+use crate::attend::V;
+use crate::attend::rows::{Rows, key_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 

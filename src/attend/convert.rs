@@ -1,7 +1,7 @@
 //! Stored rows as rows of f32, in scratch memory: a block of keys or a few queries at a time, never a
 //! whole tensor. Copies where they are f32 already.
 
-use super::Source;
+use super::rows::Source;
 use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Quant;

@@ -1,0 +1,129 @@
+//! Rows of tensors: as they are stored, and as the loops read them.
+
+use std::ptr;
+
+use super::convert;
+use crate::dtype::Dtype;
+use crate::problem::{Problem, Sequence};
+use crate::simd::Isa;
+use crate::view::View;
+
+/// Rows as the tile loops read them: a first byte and the distance between rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) base: *const u8,
+    /// Bytes from one row to the next.
+    pub(crate) stride: usize,
+}
+
+impl Rows {
+    /// The rows from row `n` on.
+    #[inline(always)]
+    pub(crate) fn skip(self, n: usize) -> Rows {
+        Rows { base: self.base.wrapping_add(n * self.stride), ..self }
+    }
+}
+
+/// Rows of a tensor as they are stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) view: &'a View<'a>,
+    /// Batch entry (or page), head and number of the first row.
+    pub(crate) at: [usize; 3],
+}
+
+impl Source<'_> {
+    /// Where they lie.
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> Rows {
+        let [entry, head, row] = self.at;
+        Rows { base: self.view.row(entry, head, row), stride: self.view.layout().stride[2] }
+    }
+
+    /// The rows from row `n` on.
+    #[inline(always)]
+    pub(crate) fn skip(self, n: usize) -> Self {
+        let [entry, head, row] = self.at;
+        Source { at: [entry, head, row + n], ..self }
+    }
+
+    /// What the elements of the first row are multiplied by, if all by the same; 1 if by nothing.
+    #[inline(always)]
+    pub(crate) fn scale(&self) -> f32 {
+        self.view.quant().map_or(1.0, |quant| quant.of(quant.at(self.at), 0)[0])
+    }
+
+    /// What they are stored as.
+    #[inline(always)]
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.view.layout().dtype
+    }
+}
+
+/// Bytes of scratch for a query row to become f32; 0 where it is.
+#[inline(always)]
+pub(crate) fn row_scratch(dtype: Dtype, dim: usize) -> usize {
+    if dtype == Dtype::F32 { 0 } else { convert::row_bytes(dim) }
+}
+
+/// `here` query rows (at most `LANES`) as rows of f32.
+///
+/// # Safety
+/// As [`Gemm::pack_query`], with room for [`row_scratch`].
+#[inline(always)]
+pub(crate) unsafe fn rows_as_f32<S: Isa>(
+    s: S,
+    source: Source,
+    here: usize,
+    dim: usize,
+    room: *mut u8,
+) -> Rows {
+    if source.dtype() == Dtype::F32 || here == 0 {
+        return source.rows();
+    }
+    // SAFETY: this function's contract.
+    unsafe { convert::convert(s, source, here, dim, room) };
+    Rows { base: room, stride: convert::row_bytes(dim) }
+}
+
+/// Copies rows of `bytes` bytes, `stride` apart afterwards, and zeros behind them up to `whole` bytes. Not
+/// compiled for an instruction set: `memcpy` has its own.
+///
+/// # Safety
+/// `rows` has `n` such rows, `to` room for as many.
+#[inline(never)]
+pub(crate) unsafe fn copy_rows(rows: Rows, n: usize, bytes: usize, to: *mut u8, stride: usize, whole: usize) {
+    for row in 0..n {
+        // SAFETY: this function's contract.
+        unsafe {
+            let to = to.add(row * stride);
+            ptr::copy_nonoverlapping(rows.skip(row).base, to, bytes);
+            to.add(bytes).write_bytes(0, whole - bytes);
+        }
+    }
+}
+
+/// The query rows of a sequence from `row` on.
+#[inline(always)]
+pub(crate) fn query_rows<'a>(
+    problem: &'a Problem,
+    sequence: &Sequence,
+    head: usize,
+    row: usize,
+) -> Source<'a> {
+    let [entry, row] = problem.query_at(sequence, row);
+    Source { view: problem.q(), at: [entry, head, row] }
+}
+
+/// The rows of a sequence in `view`, K or V, from `key` on, as many as lie behind one another.
+#[inline(always)]
+pub(crate) fn key_rows<'a>(
+    problem: &Problem,
+    view: &'a View<'a>,
+    sequence: &Sequence,
+    kv_head: usize,
+    key: usize,
+) -> Source<'a> {
+    let [entry, row] = problem.key_at(sequence, key);
+    Source { view, at: [entry, kv_head, row] }
+}
