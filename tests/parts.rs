@@ -73,7 +73,7 @@ impl Case {
 #[test]
 fn every_row_has_one_writer() {
     let mut random = Random(1);
-    let row = kernels(Dtype::F32).next().unwrap().row;
+    let row = kernels(Dtype::F32).next().unwrap().kernel;
     for _ in 0..400 {
         let case = Case::random(&mut random);
         let (rule, rows) = (
@@ -114,7 +114,7 @@ fn every_row_has_one_writer() {
 /// Callers with threads of their own have no queue to even things out.
 #[test]
 fn callers_have_as_many_keys_within_a_chunk() {
-    let row = kernels(Dtype::F32).next().unwrap().row;
+    let row = kernels(Dtype::F32).next().unwrap().kernel;
     for (keys, callers) in
         [(2048, 2), (2048, 4), (2048, 3), (6000, 2), (20_000, 3), (20_000, 7), (40_000, 16)]
     {
