@@ -10,3 +10,5 @@ pub(crate) mod i16;
 pub(crate) mod i8;
 pub(crate) mod integers;
 pub(crate) mod split16;
+#[cfg(test)]
+pub(crate) mod tiles;

@@ -12,6 +12,8 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::compute::f32::F32;
+#[cfg(test)]
+use crate::compute::{bf16::Bf16, tiles};
 use crate::decode::gemv::Gemv;
 use crate::decode::{self, By, Decode, Join};
 use crate::dtype::Dtype;
@@ -33,6 +35,9 @@ static TABLE: &[&[&dyn Kernel]] = &[
     x86_64::AVX512,
     #[cfg(all(target_arch = "x86_64", not(test)))]
     x86_64::AVX2,
+    // A matrix engine in plain Rust, to test that prefill takes one.
+    #[cfg(test)]
+    &[&Combination::<Scalar, tiles::Tiles, Bf16, Bf16, Scalar, 32>::new()],
     &[&Combination::<Scalar, F32, F32, F32, Scalar, 4>::new()],
 ];
 

@@ -56,7 +56,22 @@
 //! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it first.
 
 // Unit tests leave out most of the table of kernels: see there.
-#![cfg_attr(test, allow(dead_code, reason = "what only the rest of the table uses"))]
+#![cfg_attr(any(test, fa_skip_avx512), allow(dead_code, reason = "what only the rest of the table uses"))]
+
+// The random descriptions of the integration tests, which name the crate.
+#[cfg(test)]
+extern crate self as flash_attention;
+
+#[cfg(test)]
+#[path = "../tests/common"]
+mod common_tests {
+    #[path = "mod.rs"]
+    pub(crate) mod common;
+    #[path = "definition.rs"]
+    pub(crate) mod definition;
+    #[path = "description.rs"]
+    pub(crate) mod description;
+}
 
 pub mod attend;
 #[forbid(unsafe_code)]

@@ -69,7 +69,7 @@ pub(crate) fn scratch_bytes<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) ->
         array_bytes(lanes.checked_mul(shape.dim_v)?, 4),
         array_bytes(lanes, 4),
         array_bytes(lanes, 4),
-        array_bytes(tiles.kv.checked_next_multiple_of(F::PACK)?.checked_mul(width)?, 4),
+        array_bytes(tiles.kv.checked_next_multiple_of(F::SPAN_KEYS)?.checked_mul(width)?, 4),
         array_bytes(room_for_queries::<S, F>(shape), 1),
         array_bytes(key_scales::<F>(shape, tiles), 4),
         array_bytes(staged_bytes::<F>(shape, tiles)[0], 1),
@@ -131,7 +131,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 sum: scratch.take(lanes),
                 lanes,
             },
-            scores: scratch.take(tiles.kv.next_multiple_of(F::PACK) * width),
+            scores: scratch.take(tiles.kv.next_multiple_of(F::SPAN_KEYS) * width),
         };
         let room = scratch.take::<u8>(room_for_queries::<S, F>(shape));
         let key_scales = key_scales::<F>(shape, tiles);
@@ -171,7 +171,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut block = first_block(&seen, tiles.kv, F::PACK);
+            let mut block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
             while !block.is_empty() {
                 let [any, _] = problem.any_and_all(sequence, head, &part.rows(), &block);
                 if !any {
@@ -333,7 +333,7 @@ unsafe fn visit<S: Isa, F: Gemm, const R: usize>(
     ahead: &mut Prefetch,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::PACK, F::INT_ACC);
+    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of `block` and of the tile's vectors; see the steps themselves.
     unsafe {
@@ -492,8 +492,8 @@ unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             }
             None => {
                 let groups = n.div_ceil(F::PACK);
-                // The end of the last group, if it is the block's.
-                for at in n * Z..groups * F::PACK * Z {
+                // The end of the last group or tile, if it is the block's.
+                for at in n * Z..n.next_multiple_of(F::SPAN_KEYS) * Z {
                     s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
                 }
                 F::value_span::<S, R, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut making);

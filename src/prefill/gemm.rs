@@ -38,6 +38,9 @@ pub(crate) trait Gemm: Sized + 'static {
     const ROUNDS: bool;
     /// Keys of a group, and elements of a word of K: 1, 2 or 4.
     const PACK: usize;
+    /// Spans of keys begin at multiples of so many keys from the start of their block, and have room for as many: whole
+    /// groups, or whole tiles.
+    const SPAN_KEYS: usize = Self::PACK;
     /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and to end a score with.
     const PANEL_HEADER: usize;
     /// Keys of a block, at most, that sums can take.
@@ -216,9 +219,11 @@ pub(crate) fn weighted<S: Isa, F: Gemm>(s: S, sum: Sum<S, F>, weight: S::F32) ->
 #[inline(always)]
 pub(crate) fn staged_bytes<F: Gemm>(shape: &Shape, tiles: TileSizes) -> [usize; 2] {
     let [k, v] = tiles.staged;
-    let groups = tiles.kv.div_ceil(F::PACK);
+    // Saturates where no machine has the memory.
+    let keys = tiles.kv.checked_next_multiple_of(F::SPAN_KEYS).unwrap_or(usize::MAX);
+    let groups = keys / F::PACK;
     [
-        if k { F::staged_k_row(shape.dim_qk).saturating_mul(tiles.kv) } else { 0 },
+        if k { F::staged_k_row(shape.dim_qk).saturating_mul(keys) } else { 0 },
         if v { F::staged_v_row(shape.dim_v).saturating_mul(groups) } else { 0 },
     ]
 }
