@@ -12,6 +12,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod blocks;
+pub(crate) mod fallback;
 pub(crate) mod fp_env;
 pub(crate) mod half;
 pub(crate) mod lane;
@@ -78,15 +79,21 @@ pub(crate) trait Isa: Copy + 'static {
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The sum of each of the first `LANES` vectors, in the lane of its number. All are added up in
     /// the same order, so a sum does not depend on the number.
-    fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32;
+    #[inline(always)]
+    fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32 {
+        fallback::sums(self, vectors)
+    }
     /// The sum of the lanes, in the same order.
     fn total(self, x: Self::F32) -> f32;
     /// What [`Isa::sums`] says, of integers: exact, but for sums beyond 32 bits, which wrap.
-    fn sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32;
+    #[inline(always)]
+    fn sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32 {
+        fallback::sums_i32(self, vectors)
+    }
     /// The sum of the lanes, wrapping.
     #[inline(always)]
     fn total_i32(self, x: Self::I32) -> i32 {
-        math::total_i32(self, x)
+        fallback::total_i32(self, x)
     }
     /// The sums of the lower halves of the first `LANES` vectors, each in the lane of its number, and those of the upper
     /// halves; wrapping.
@@ -95,7 +102,10 @@ pub(crate) trait Isa: Copy + 'static {
         blocks::sums_of_halves(self, vectors)
     }
     /// The largest lane; none is NaN.
-    fn largest(self, x: Self::F32) -> f32;
+    #[inline(always)]
+    fn largest(self, x: Self::F32) -> f32 {
+        fallback::largest(self, x)
+    }
     /// Whether any lane is true.
     fn any(self, mask: Self::Mask) -> bool;
 
@@ -115,11 +125,20 @@ pub(crate) trait Isa: Copy + 'static {
         self.exp2(x)
     }
     /// The upper halves of two f32, as bfloat16, those of `low` in the lower halves of the result.
-    fn halves(self, low: Self::F32, high: Self::F32) -> Self::I32;
+    #[inline(always)]
+    fn halves(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::halves(self, low, high)
+    }
     /// The same, rounded to nearest; neither is NaN, negative or near the end of f32.
-    fn halves_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32;
+    #[inline(always)]
+    fn halves_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::halves_rounded(self, low, high)
+    }
     /// What is in the lower halves, as f32.
-    fn low_half(self, x: Self::I32) -> Self::F32;
+    #[inline(always)]
+    fn low_half(self, x: Self::I32) -> Self::F32 {
+        fallback::low_half(self, x)
+    }
     /// `sum + a.low * b.low + a.high * b.high`, each lane a pair of bfloat16; the machine may take subnormal
     /// numbers for 0.
     #[inline(always)]
@@ -127,9 +146,15 @@ pub(crate) trait Isa: Copy + 'static {
         math::dot_of_halves(self, sum, a, b)
     }
     /// `a - b`, wrapping.
-    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    #[inline(always)]
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::sub_i32(self, a, b)
+    }
     /// The bits in which the two differ.
-    fn xor(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    #[inline(always)]
+    fn xor(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::xor(self, a, b)
+    }
     /// `sum` and the products of the four bytes of each lane: unsigned ones of `a`, signed ones of `b`. Exact, but
     /// for sums beyond 32 bits, which wrap.
     #[inline(always)]
@@ -137,10 +162,16 @@ pub(crate) trait Isa: Copy + 'static {
         math::dot_u8_i8(self, sum, a, b)
     }
     /// `sum` and the products of the two signed halves of each lane. Exact, but for sums beyond 32 bits, which wrap.
-    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32;
+    #[inline(always)]
+    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::dot_i16(self, sum, a, b)
+    }
     /// Two numbers as signed 16-bit integers, rounded to nearest even, `low` in the lower halves; NaN is 0. Both
     /// fit.
-    fn pair_i16(self, low: Self::F32, high: Self::F32) -> Self::I32;
+    #[inline(always)]
+    fn pair_i16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::pair_i16(self, low, high)
+    }
     /// 255 · 2^(x - top) of four `x` that are not above `top`, to within 0.6 % and rounded, as unsigned bytes of
     /// each lane, the first one the lowest. 0 for -inf and NaN.
     #[inline(always)]
@@ -180,7 +211,10 @@ pub(crate) trait Isa: Copy + 'static {
         split16::join(self, upper, lower)
     }
     /// What is in the upper halves, as f32.
-    fn high_half(self, x: Self::I32) -> Self::F32;
+    #[inline(always)]
+    fn high_half(self, x: Self::I32) -> Self::F32 {
+        fallback::high_half(self, x)
+    }
     /// `low <= x && x < high`.
     fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
 
@@ -213,7 +247,11 @@ pub(crate) trait Isa: Copy + 'static {
     ///
     /// # Safety
     /// `n` values are readable at `p`.
-    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32;
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::load_first(self, p, n) }
+    }
     /// Writes a vector; no alignment is needed.
     ///
     /// # Safety
@@ -233,7 +271,11 @@ pub(crate) trait Isa: Copy + 'static {
     ///
     /// # Safety
     /// `n` values are writable at `p`.
-    unsafe fn store_first(self, p: *mut f32, n: usize, x: Self::F32);
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize, x: Self::F32) {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::store_first(self, p, n, x) }
+    }
     /// Reads a vector of i32; no alignment is needed.
     ///
     /// # Safety
@@ -295,7 +337,11 @@ pub(crate) trait Isa: Copy + 'static {
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
-    unsafe fn load_f16(self, p: *const u16) -> Self::F32;
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> Self::F32 {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::load_f16(self, p) }
+    }
     /// Reads two binary16 for each lane, `distance` bytes apart: of four lanes at a time, from lane `n` on, the first ones
     /// are where `four(n)` says. No alignment is needed.
     ///
@@ -323,12 +369,20 @@ pub(crate) trait Isa: Copy + 'static {
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
-    unsafe fn load_bf16(self, p: *const u16) -> Self::F32;
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F32 {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::load_bf16(self, p) }
+    }
     /// Reads a vector of signed bytes as f32.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
-    unsafe fn load_i8(self, p: *const i8) -> Self::F32;
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Self::F32 {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::load_i8(self, p) }
+    }
     /// Element `d` and those behind it of four rows of bytes, one lane each, those of the first row the lowest.
     ///
     /// # Safety
@@ -342,32 +396,53 @@ pub(crate) trait Isa: Copy + 'static {
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
-    unsafe fn store_f16(self, p: *mut u16, x: Self::F32);
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: Self::F32) {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::store_f16(self, p, x) }
+    }
     /// Writes a vector as bfloat16, rounded to nearest even; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
-    unsafe fn store_bf16(self, p: *mut u16, x: Self::F32);
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, x: Self::F32) {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::store_bf16(self, p, x) }
+    }
     /// Writes a vector as signed bytes, rounded to nearest even, saturating; NaN becomes -128.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
-    unsafe fn store_i8(self, p: *mut i8, x: Self::F32);
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, x: Self::F32) {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::store_i8(self, p, x) }
+    }
     /// Writes a vector as signed 16-bit integers, rounded to nearest even; all of them fit.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
-    unsafe fn store_i16(self, p: *mut i16, x: Self::F32);
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16, x: Self::F32) {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::store_i16(self, p, x) }
+    }
     /// Which of `LANES` bytes are not 0.
     ///
     /// # Safety
     /// They are readable at `p`.
-    unsafe fn nonzero(self, p: *const u8) -> Self::Mask;
+    #[inline(always)]
+    unsafe fn nonzero(self, p: *const u8) -> Self::Mask {
+        // SAFETY: the caller has vouched for the values at `p`.
+        unsafe { fallback::nonzero(self, p) }
+    }
     /// Transposes `LANES` rows of `LANES` values, each column multiplied by its lane of `factor`, all
     /// zeros positive, or bit by bit if there is none; strides in bytes, no alignment is needed.
     ///
     /// # Safety
     /// All rows are readable at `from` and writable at `to`, and the two do not overlap.
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,
@@ -375,7 +450,10 @@ pub(crate) trait Isa: Copy + 'static {
         to: *mut f32,
         to_stride: usize,
         factor: Option<Self::F32>,
-    );
+    ) {
+        // SAFETY: the caller has vouched for both squares.
+        unsafe { fallback::transpose(self, from, from_stride, to, to_stride, factor) }
+    }
 }
 
 /// The widest vector of any instruction set, in f32 lanes: sizes of small arrays on the stack.

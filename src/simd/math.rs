@@ -171,15 +171,6 @@ pub(crate) fn dot_u8_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I
     }
 }
 
-/// See [`Isa::total_i32`].
-#[inline(always)]
-pub(crate) fn total_i32<S: Isa>(s: S, x: S::I32) -> i32 {
-    let mut lanes = [0i32; MAX_LANES];
-    // SAFETY: as long as any vector.
-    unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
-    lanes.into_iter().fold(0, i32::wrapping_add)
-}
-
 /// [`Isa::load_quads`] without instructions for it.
 ///
 /// # Safety
