@@ -214,18 +214,18 @@ impl<'a> Tensor<'a> {
         self
     }
 
-    pub(super) fn view(&self, names: &Names) -> Result<View<'_>, Refusal> {
+    pub(super) fn view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let view = self.raw_view(names)?;
-        match &self.quant {
+        match self.quant {
             None => Ok(view),
             Some(quant) => view.quantised(quant).map_err(|error| names.quant_refusal(error)),
         }
     }
 
-    /// The same of integers that stand for themselves; it does not borrow the tensor.
+    /// A view of the stored integers, without scales and zeros.
     pub(super) fn raw_view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let dtype = self.data.dtype();
-        if self.quant.is_some() && dtype != Dtype::I8 {
+        if self.quant.is_some() && !dtype.takes_scales() {
             let but = "has scales, but the numbers are not quantised";
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }

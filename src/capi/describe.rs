@@ -53,19 +53,12 @@ pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
     Ok(unsafe { from.read_unaligned() })
 }
 
-/// Room for the scales and zeros of Q, K and V, which few descriptions have.
-pub(super) type Quants<'a> = [Option<Quant<'a>>; 3];
-
 /// The problem that a description describes.
 ///
 /// # Safety
 /// The pointers lead to what the documentation of the fields says, for as long as the problem lives: tensors
 /// and arrays that nobody writes to, and outputs of which nobody uses the rows that are computed.
-pub(super) unsafe fn problem<'a>(
-    a: &fa_attention,
-    quants: &'a mut Quants<'a>,
-) -> Result<Problem<'a>, Refusal> {
-    let [quant_q, quant_k, quant_v] = quants;
+pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusal> {
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 1)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
@@ -114,9 +107,9 @@ pub(super) unsafe fn problem<'a>(
     // SAFETY: the caller's contract.
     let tensors = unsafe {
         Tensors {
-            q: input(&Q, &a.q, q, quant_q)?,
-            k: input(&K, &a.k, k, quant_k)?,
-            v: input(&V, &a.v, v, quant_v)?,
+            q: input(&Q, &a.q, q)?,
+            k: input(&K, &a.k, k)?,
+            v: input(&V, &a.v, v)?,
             o: ViewMut::new(a.o.data.cast(), o).map_err(about("o", &o))?,
             lse: match a.lse.is_null() {
                 true => None,
@@ -386,7 +379,7 @@ pub(super) fn layout(
         let but = "rows have whole blocks only, and the tensor's dim is no multiple of their elements";
         return Err(fact.against(Error::Shape, but, dtype.block() as i64));
     }
-    if dtype != Dtype::I8 {
+    if !dtype.takes_scales() {
         unquantised(names.quant, tensor)?;
     }
     layout_of(dtype, names.stride, tensor, extent, dim)
@@ -406,7 +399,6 @@ unsafe fn input<'a>(
     names: &Names,
     tensor: &fa_tensor,
     layout: Layout,
-    place: &'a mut Option<Quant<'a>>,
 ) -> Result<View<'a>, Refusal> {
     // SAFETY: the caller's contract.
     let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor, &layout))? };
@@ -419,7 +411,7 @@ unsafe fn input<'a>(
     // SAFETY: as many values, by the caller's contract.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(place.insert(quant)).map_err(about(names.quant, &layout))
+    view.quantised(quant).map_err(about(names.quant, &layout))
 }
 
 /// Where the scales of elements are, and how many there are.

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
 
 use super::attention::fa_attention;
-use super::describe::{self, Quants};
+use super::describe;
 use super::guard;
 use super::pool::{Lent, fa_pool};
 use super::status::fa_status;
@@ -75,9 +75,8 @@ pub unsafe extern "C" fn fa_attention_workspace(
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let call = unsafe { Call::read(a, parts(n_parts)?, &mut quants)? };
+        let call = unsafe { Call::read(a, parts(n_parts)?)? };
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.
         unsafe { bytes.write_unaligned(call.bytes()?) };
         Ok(())
@@ -112,11 +111,10 @@ pub unsafe extern "C" fn fa_attention_run(
 ) -> fa_status {
     let environment = FpEnv::current();
     guard(|| {
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
         let (lent, mut call) = unsafe {
             let lent = Lent::read(pool, environment)?;
-            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width), &mut quants)?;
+            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width))?;
             (lent, call)
         };
         call.check_workspace(ws, ws_size)?;
@@ -158,9 +156,8 @@ pub unsafe extern "C" fn fa_attention_part(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts)? };
         let Call { mut problem, plan } = call;
         let Some(share) = share else { return Ok(()) };
         if plan.is_on_stack() {
@@ -193,9 +190,8 @@ pub unsafe extern "C" fn fa_attention_finish(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts)? };
         let Call { mut problem, plan } = call;
         let Some(share) = share.filter(|_| !plan.is_on_stack()) else { return Ok(()) };
         // SAFETY: the caller's memory, as documented: every part has been computed, and each finishes what began in
@@ -211,9 +207,8 @@ pub unsafe extern "C" fn fa_attention_finish(
 /// # Safety
 /// `a` is NULL or as documented, except that nothing need be readable where the tensors are.
 pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refusal> {
-    let mut quants = Quants::default();
     // SAFETY: the caller's contract.
-    Ok(unsafe { Call::read(a, threads, &mut quants)? }.plan)
+    Ok(unsafe { Call::read(a, threads)? }.plan)
 }
 
 /// A description, checked and planned.
@@ -228,10 +223,9 @@ impl Call<'_> {
     unsafe fn read<'a>(
         a: *const fa_attention,
         threads: usize,
-        quants: &'a mut Quants<'a>,
     ) -> Result<Call<'a>, Refusal> {
         // SAFETY: the caller's contract.
-        let problem = unsafe { describe::problem(&describe::read(a)?, quants)? };
+        let problem = unsafe { describe::problem(&describe::read(a)?)? };
         let shape = problem.shape();
         let plan =
             Plan::new(shape, kernel::select(shape, problem.semantics().precise)?, Machine::get(), threads)?;
@@ -262,12 +256,11 @@ unsafe fn share<'a>(
     ws_size: usize,
     part: i32,
     n_parts: i32,
-    quants: &'a mut Quants<'a>,
 ) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
     let n = parts(n_parts)?;
     let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::QueryTile)?;
     // SAFETY: the caller's contract.
-    let call = unsafe { Call::read(a, n, quants)? };
+    let call = unsafe { Call::read(a, n)? };
     call.check_workspace(ws, ws_size)?;
     let Plan { parts, threads, .. } = call.plan;
     let share = (parts > 0 && i < threads).then_some([i, threads]);
