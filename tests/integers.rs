@@ -196,14 +196,8 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
                     let mut tensors = Tensors::new(
                         View::of(&normal.q[rows.start * dim..rows.end * dim], dense(Dtype::F32, n, dim))
                             .unwrap(),
-                        View::of(&inputs.k, dense(Dtype::I8, keys, dim))
-                            .unwrap()
-                            .quantised(k_scale)
-                            .unwrap(),
-                        View::of(&inputs.v, dense(Dtype::I8, keys, dim))
-                            .unwrap()
-                            .quantised(v_scale)
-                            .unwrap(),
+                        View::of(&inputs.k, dense(Dtype::I8, keys, dim)).unwrap().quantised(k_scale).unwrap(),
+                        View::of(&inputs.v, dense(Dtype::I8, keys, dim)).unwrap().quantised(v_scale).unwrap(),
                         ViewMut::of(&mut o, dense(Dtype::F32, n, dim)).unwrap(),
                     );
                     tensors.lse = Some(ViewMut::of(&mut lse, dense(Dtype::F32, n, 1)).unwrap());

@@ -1,6 +1,6 @@
 //! Scratch memory that the caller keeps from call to call.
 
-use super::names::number;
+use crate::error::names::number;
 use crate::error::{Error, Refusal};
 use crate::workspace::{self, Memory, Size};
 

@@ -220,10 +220,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// # Safety
     /// `a` is NULL or as documented.
-    unsafe fn read<'a>(
-        a: *const fa_attention,
-        threads: usize,
-    ) -> Result<Call<'a>, Refusal> {
+    unsafe fn read<'a>(a: *const fa_attention, threads: usize) -> Result<Call<'a>, Refusal> {
         // SAFETY: the caller's contract.
         let problem = unsafe { describe::problem(&describe::read(a)?)? };
         let shape = problem.shape();
@@ -258,7 +255,7 @@ unsafe fn share<'a>(
     n_parts: i32,
 ) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
     let n = parts(n_parts)?;
-    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::QueryTile)?;
+    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
     // SAFETY: the caller's contract.
     let call = unsafe { Call::read(a, n)? };
     call.check_workspace(ws, ws_size)?;
@@ -268,7 +265,7 @@ unsafe fn share<'a>(
 }
 
 fn parts(n: i32) -> Result<usize, Error> {
-    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::QueryTile)
+    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::Part)
 }
 
 /// The caller's room for words.
