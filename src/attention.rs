@@ -1,11 +1,11 @@
 //! The Rust boundary: attention on slices. What C vouches for, lengths and lifetimes say here; all else is
 //! refused with the statuses and words of the C interface.
 
-mod names;
 mod pool;
 mod tensor;
 mod workspace;
 
+use crate::error::names::{K, LSE, MASK, Names, O, Q, V, number};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::machine::Machine;
@@ -13,7 +13,6 @@ use crate::plan::Plan;
 use crate::problem::{Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
 use crate::schedule;
 use crate::view::Array;
-use names::{K, LSE, MASK, Names, O, Q, V, number};
 pub use pool::Pool;
 use tensor::Shape;
 pub use tensor::{Data, DataMut, Tensor, TensorMut};

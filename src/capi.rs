@@ -7,6 +7,7 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "what looks like links there are indices: q[i][d]")]
 #![allow(clippy::missing_safety_doc, reason = "the C documentation states the contract of pointers")]
 
+mod abi;
 pub mod attention;
 pub mod config;
 mod describe;

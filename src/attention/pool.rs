@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::names::number;
+use crate::error::names::number;
 use crate::error::{Error, Refusal};
 use crate::machine;
 use crate::pool::{Caller, MAX_THREADS, Made, Threads};
@@ -20,14 +20,14 @@ impl Pool {
     /// the process may use. Where the system grants fewer, the pool has fewer.
     ///
     /// # Errors
-    /// [`Error::QueryTile`]: more than 256. [`Error::Memory`]: no threads to be had.
+    /// [`Error::Part`]: more than 256. [`Error::Memory`]: no threads to be had.
     pub fn new(threads: usize) -> Result<Pool, Refusal> {
         let threads = match threads {
             0 => machine::cores().min(MAX_THREADS),
             n if n <= MAX_THREADS => n,
             n => {
                 let fact = Refusal::of("threads", number(n));
-                return Err(fact.against(Error::QueryTile, "more than a pool has", MAX_THREADS as i64));
+                return Err(fact.against(Error::Part, "more than a pool has", MAX_THREADS as i64));
             }
         };
         match threads {

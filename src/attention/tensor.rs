@@ -1,7 +1,7 @@
 //! Slices with a shape: what a Rust caller hands over.
 
-use super::names::{Names, number};
 use crate::dtype::Dtype;
+use crate::error::names::{Names, flaw, number};
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -114,6 +114,11 @@ impl DataMut<'_> {
     }
 }
 
+/// Turns an error of a view into a refusal of the tensor.
+fn refuse(names: &Names, error: Error) -> Refusal {
+    flaw(error).map_or(error.into(), |but| Refusal::about(error, names.tensor, but))
+}
+
 /// Sizes and strides of a tensor, in elements.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
@@ -151,7 +156,7 @@ impl Shape {
             let given = self.stride[axis];
             stride[axis] = whole_blocks(names.stride, given, Error::Stride)
                 .map(|blocks| blocks.checked_mul(dtype.block_bytes()))?
-                .ok_or_else(|| names.refusal(Error::Overflow))?;
+                .ok_or_else(|| refuse(names, Error::Overflow))?;
         }
         Ok(Layout { dtype, extent: self.extent, dim: self.dim, stride })
     }
@@ -214,23 +219,23 @@ impl<'a> Tensor<'a> {
         self
     }
 
-    pub(super) fn view(&self, names: &Names) -> Result<View<'_>, Refusal> {
+    pub(super) fn view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let view = self.raw_view(names)?;
-        match &self.quant {
+        match self.quant {
             None => Ok(view),
-            Some(quant) => view.quantised(quant).map_err(|error| names.quant_refusal(error)),
+            Some(quant) => view.quantised(quant).map_err(|error| names.refuse_scales(error)),
         }
     }
 
-    /// The same of integers that stand for themselves; it does not borrow the tensor.
+    /// A view of the stored integers, without scales and zeros.
     pub(super) fn raw_view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let dtype = self.data.dtype();
-        if self.quant.is_some() && dtype != Dtype::I8 {
+        if self.quant.is_some() && !dtype.takes_scales() {
             let but = "has scales, but the numbers are not quantised";
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }
         let layout = self.shape.layout(names, dtype)?;
-        self.data.view(layout).map_err(|error| names.refusal(error))
+        self.data.view(layout).map_err(|error| refuse(names, error))
     }
 
     /// For all of `wanted` axes: those that have one element repeat it.
@@ -272,6 +277,6 @@ impl<'a> TensorMut<'a> {
 
     pub(super) fn view(&mut self, names: &Names) -> Result<ViewMut<'_>, Refusal> {
         let layout = self.shape.layout(names, self.data.dtype())?;
-        self.data.view(layout).map_err(|error| names.refusal(error))
+        self.data.view(layout).map_err(|error| refuse(names, error))
     }
 }

@@ -4,7 +4,7 @@ use std::ptr;
 
 use super::status::fa_status;
 use super::tensor::fa_tensor;
-use super::{describe, guard};
+use super::{abi, guard};
 use crate::error::Error;
 
 /// fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of keys -
@@ -187,7 +187,7 @@ pub unsafe extern "C" fn fa_attention_init(a: *mut fa_attention, struct_size: us
         if a.is_null() {
             return Err(Error::Null);
         }
-        describe::check_size::<fa_attention>(struct_size)?;
+        abi::check_size::<fa_attention>(struct_size)?;
         let empty = fa_attention { struct_size, ..EMPTY };
         // SAFETY: not NULL, writable for `struct_size` bytes by the contract; no alignment is assumed. What
         // a later version of the structure has beyond ours is 0.

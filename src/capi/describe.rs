@@ -1,8 +1,10 @@
 //! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
 
+use super::abi;
 use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
+use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
     Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
@@ -18,54 +20,15 @@ pub(super) unsafe fn read(a: *const fa_attention) -> Result<fa_attention, Refusa
         return Err(Error::Null.into());
     }
     // SAFETY: the caller's contract; every bit pattern of the fields is a value.
-    unsafe { sized(a) }
+    unsafe { abi::read_sized(a) }
 }
-
-/// Refuses a size that is not that of any version of a structure, of which this one knows the beginning: a wild
-/// number must not lead us through memory.
-pub(super) fn check_size<T>(size: usize) -> Result<(), Refusal> {
-    let known = size_of::<T>();
-    let fact = Refusal::of("struct_size", i64::try_from(size).unwrap_or(i64::MAX));
-    match size {
-        _ if size < known => Err(fact.against(Error::StructSize, "less than this version's", known as i64)),
-        // More than any version will have.
-        _ if size > known + 4096 => Err(fact.but(Error::StructSize, "not of any version")),
-        _ => Ok(()),
-    }
-}
-
-/// Copies a structure that begins with its size.
-///
-/// # Safety
-/// `from` is readable for as many bytes as it says first; what is there is a `T`.
-pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
-    // SAFETY: the first field is there whatever the version; no alignment is assumed.
-    let size = unsafe { from.cast::<usize>().read_unaligned() };
-    check_size::<T>(size)?;
-    for i in size_of::<T>()..size {
-        // SAFETY: below the size.
-        if unsafe { from.cast::<u8>().wrapping_add(i).read() } != 0 {
-            let fact = Refusal::of("struct_size", size as i64);
-            return Err(fact.but(Error::StructSize, "fields of a later version are set"));
-        }
-    }
-    // SAFETY: as many bytes are readable.
-    Ok(unsafe { from.read_unaligned() })
-}
-
-/// Room for the scales and zeros of Q, K and V, which few descriptions have.
-pub(super) type Quants<'a> = [Option<Quant<'a>>; 3];
 
 /// The problem that a description describes.
 ///
 /// # Safety
 /// The pointers lead to what the documentation of the fields says, for as long as the problem lives: tensors
 /// and arrays that nobody writes to, and outputs of which nobody uses the rows that are computed.
-pub(super) unsafe fn problem<'a>(
-    a: &fa_attention,
-    quants: &'a mut Quants<'a>,
-) -> Result<Problem<'a>, Refusal> {
-    let [quant_q, quant_k, quant_v] = quants;
+pub(super) unsafe fn problem<'a>(a: &fa_attention) -> Result<Problem<'a>, Refusal> {
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 1)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
@@ -107,16 +70,16 @@ pub(super) unsafe fn problem<'a>(
         lse.stride = strides("lse_stride", a.lse_stride, lse.extent, 1)?;
         for (axis, stride) in lse.stride.iter_mut().enumerate() {
             let fact = Refusal::of("lse_stride", a.lse_stride[axis]).at(axis);
-            *stride = stride.checked_mul(4).ok_or_else(|| fact.but(Error::Overflow, TOO_MUCH))?;
+            *stride = stride.checked_mul(4).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
         }
     }
 
     // SAFETY: the caller's contract.
     let tensors = unsafe {
         Tensors {
-            q: input(&Q, &a.q, q, quant_q)?,
-            k: input(&K, &a.k, k, quant_k)?,
-            v: input(&V, &a.v, v, quant_v)?,
+            q: input(&Q, &a.q, q)?,
+            k: input(&K, &a.k, k)?,
+            v: input(&V, &a.v, v)?,
             o: ViewMut::new(a.o.data.cast(), o).map_err(about("o", &o))?,
             lse: match a.lse.is_null() {
                 true => None,
@@ -167,7 +130,7 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
         None => stride
             .checked_mul(batch)
             .filter(|&n| n <= MOST_VALUES)
-            .ok_or_else(|| Refusal::of("table_stride", a.table_stride).but(Error::Overflow, TOO_MUCH))?,
+            .ok_or_else(|| Refusal::of("table_stride", a.table_stride).but(Error::Overflow, TOO_LARGE))?,
         // A negative one is refused by `Pages`, which sees the others, too.
         Some(starts) => usize::try_from(starts.get(batch)).unwrap_or(0),
     };
@@ -208,7 +171,7 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
         let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
         let len =
-            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_MUCH))?;
+            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
         // SAFETY: the caller's contract.
         Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
     };
@@ -262,19 +225,12 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     })
 }
 
-/// What is wrong with a tensor of this name and layout, or with its scales.
+/// Turns an error of a view into a refusal of the tensor `what` with this layout.
 pub(super) fn about(what: &'static str, layout: &Layout) -> impl Fn(Error) -> Refusal {
     let Layout { extent, dim, stride, .. } = *layout;
-    let tensor =
-        move |error, but| Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride });
-    move |error| match error {
-        Error::Null => tensor(error, "NULL, but there are elements"),
-        Error::Stride => tensor(error, "strides let rows overlap each other"),
-        Error::Overflow => tensor(error, "more bytes than an address space holds"),
-        Error::QuantScale => {
-            Refusal::about(error, what, "a value shared by the whole tensor is NaN or infinite")
-        }
-        _ => error.into(),
+    move |error| match names::flaw(error) {
+        Some(but) => Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride }),
+        None => error.into(),
     }
 }
 
@@ -287,9 +243,6 @@ pub(super) fn extent(what: &'static str, value: i64, least: i64) -> Result<usize
         Ok(n) => Ok(n),
     }
 }
-
-/// More bytes than a pointer can step over.
-const TOO_MUCH: &str = "more bytes than an address space holds";
 
 /// Values of 4 bytes that an address space holds: offsets are signed.
 const MOST_VALUES: usize = isize::MAX as usize / 4;
@@ -310,7 +263,7 @@ unsafe fn array<'a>(
     // Fits: `batch` came from an i64.
     let len = batch + more;
     if len > MOST_VALUES {
-        return Err(Refusal::of(what, len as i64).but(Error::Overflow, TOO_MUCH));
+        return Err(Refusal::of(what, len as i64).but(Error::Overflow, TOO_LARGE));
     }
     // SAFETY: the caller's contract.
     Ok(Some(unsafe { Array::new(data, len) }))
@@ -339,38 +292,6 @@ fn packed(
     Ok(Some(usize::try_from(starts.get(last)).unwrap_or(0)))
 }
 
-/// What the fields of a tensor are called.
-pub(super) struct Names {
-    pub(super) tensor: &'static str,
-    pub(super) dtype: &'static str,
-    pub(super) stride: &'static str,
-    pub(super) quant: &'static str,
-    pub(super) quant_stride: &'static str,
-    pub(super) group_tokens: &'static str,
-    pub(super) group_dims: &'static str,
-}
-
-macro_rules! names {
-    ($name:literal) => {
-        $crate::capi::describe::Names {
-            tensor: $name,
-            dtype: concat!($name, ".dtype"),
-            stride: concat!($name, ".stride"),
-            quant: concat!($name, ".quant"),
-            quant_stride: concat!($name, ".quant.stride"),
-            group_tokens: concat!($name, ".quant.group_tokens"),
-            group_dims: concat!($name, ".quant.group_dims"),
-        }
-    };
-}
-
-pub(super) use names;
-
-const Q: Names = names!("q");
-const K: Names = names!("k");
-const V: Names = names!("v");
-const O: Names = names!("o");
-
 pub(super) fn layout(
     names: &Names,
     tensor: &fa_tensor,
@@ -386,7 +307,7 @@ pub(super) fn layout(
         let but = "rows have whole blocks only, and the tensor's dim is no multiple of their elements";
         return Err(fact.against(Error::Shape, but, dtype.block() as i64));
     }
-    if dtype != Dtype::I8 {
+    if !dtype.takes_scales() {
         unquantised(names.quant, tensor)?;
     }
     layout_of(dtype, names.stride, tensor, extent, dim)
@@ -402,12 +323,7 @@ fn unquantised(quant_name: &'static str, tensor: &fa_tensor) -> Result<(), Refus
 
 /// # Safety
 /// As [`problem`].
-unsafe fn input<'a>(
-    names: &Names,
-    tensor: &fa_tensor,
-    layout: Layout,
-    place: &'a mut Option<Quant<'a>>,
-) -> Result<View<'a>, Refusal> {
+unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
     // SAFETY: the caller's contract.
     let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor, &layout))? };
     if tensor.quant.is_null() {
@@ -419,7 +335,7 @@ unsafe fn input<'a>(
     // SAFETY: as many values, by the caller's contract.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(place.insert(quant)).map_err(about(names.quant, &layout))
+    view.quantised(quant).map_err(|error| names.refuse_scales(error))
 }
 
 /// Where the scales of elements are, and how many there are.
@@ -447,7 +363,7 @@ pub(super) fn places(names: &Names, quant: &fa_quant, layout: &Layout) -> Result
     ];
     let len = Quant::len(stride, group, layout).map_err(|error| {
         let axis = (0..4).max_by_key(|&axis| stride[axis]).unwrap_or(0);
-        Refusal::of(names.quant_stride, quant.stride[axis]).at(axis).but(error, TOO_MUCH)
+        Refusal::of(names.quant_stride, quant.stride[axis]).at(axis).but(error, TOO_LARGE)
     })?;
     Ok(Places { stride, group, len })
 }

@@ -164,8 +164,7 @@ unsafe fn run<T: Stored>(
                 ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
             )
         };
-        let quants = scales.map(|scales| scales.each_ref().map(Quant::per_tensor));
-        if let Some([q, k, v]) = &quants {
+        if let Some([q, k, v]) = scales.map(|scales| scales.each_ref().map(Quant::per_tensor)) {
             tensors.q = tensors.q.quantised(q)?;
             tensors.k = tensors.k.quantised(k)?;
             tensors.v = tensors.v.quantised(v)?;

@@ -7,6 +7,7 @@ use super::guard;
 use super::status::fa_status;
 use crate::attend::merge;
 use crate::error::Error;
+use crate::view::overlap;
 
 /// Joins two results of attention of the same queries over disjoint sets of keys: afterwards (o, lse) is
 /// what attention over all these keys gives, within rounding. For prefixes that sequences share, for
@@ -56,8 +57,7 @@ pub unsafe extern "C" fn fa_merge(
         let span = |start: usize, n: usize| start..start.saturating_add(4 * n);
         let outputs = [span(o.addr(), count), span(lse.addr(), rows)];
         let inputs = [span(o2.addr(), count), span(lse2.addr(), rows)];
-        let overlap = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
-        let overlaps = |a| inputs.iter().any(|b| overlap(a, b));
+        let overlaps = |a: &Range<usize>| inputs.iter().any(|b| overlap(a, b));
         if overlap(&outputs[0], &outputs[1]) || outputs.iter().any(overlaps) {
             return Err(Error::Overlap);
         }

@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::fa_status;
-use super::{describe, guard};
+use super::{abi, guard};
 use crate::error::Error;
 use crate::machine;
 use crate::pool::calls::{self, CallId};
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
         let threads = match usize::try_from(n_threads) {
             Ok(0) => machine::cores().min(MAX_THREADS),
             Ok(n) if n <= MAX_THREADS => n,
-            _ => return Err(Error::QueryTile),
+            _ => return Err(Error::Part),
         };
         let made = match threads {
             1 => None,
@@ -172,7 +172,7 @@ impl Lent {
         }
         // SAFETY: not NULL and readable by the contract; no alignment is assumed. Function pointers are
         // addresses or NULL.
-        let pool = unsafe { describe::sized(pool)? };
+        let pool = unsafe { abi::read_sized(pool)? };
         Ok(Some(Lent { pool, environment }))
     }
 

@@ -1,10 +1,11 @@
 //! `fa_quantize_i8`.
 
-use super::describe::{self, Names, Places, about, extent, names};
+use super::describe::{self, Places, about, extent};
 use super::guard;
 use super::status::fa_status;
 use super::tensor::fa_tensor;
 use crate::dtype::Dtype;
+use crate::error::names::{Names, names};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::quantize::Quantize;

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
 
 use super::attention::fa_attention;
-use super::describe::{self, Quants};
+use super::describe;
 use super::guard;
 use super::pool::{Lent, fa_pool};
 use super::status::fa_status;
@@ -16,7 +16,7 @@ use crate::pool::{Caller, MAX_THREADS};
 use crate::problem::Problem;
 use crate::schedule;
 use crate::simd::fp_env::FpEnv;
-use crate::workspace::Workspace;
+use crate::workspace::{Memory, Workspace};
 
 /// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
 /// numbers. Touches nothing but why.
@@ -75,9 +75,8 @@ pub unsafe extern "C" fn fa_attention_workspace(
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let call = unsafe { Call::read(a, parts(n_parts)?, &mut quants)? };
+        let call = unsafe { Call::read(a, parts(n_parts)?)? };
         // SAFETY: not NULL, writable by the contract; no alignment is assumed.
         unsafe { bytes.write_unaligned(call.bytes()?) };
         Ok(())
@@ -112,11 +111,10 @@ pub unsafe extern "C" fn fa_attention_run(
 ) -> fa_status {
     let environment = FpEnv::current();
     guard(|| {
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
         let (lent, mut call) = unsafe {
             let lent = Lent::read(pool, environment)?;
-            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width), &mut quants)?;
+            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width))?;
             (lent, call)
         };
         call.check_workspace(ws, ws_size)?;
@@ -128,7 +126,7 @@ pub unsafe extern "C" fn fa_attention_run(
             return schedule::on_stack(problem, plan);
         }
         // SAFETY: the caller's memory, as documented.
-        let workspace = unsafe { Workspace::borrow(ws.cast(), ws_size, plan.memory)? };
+        let workspace = unsafe { Workspace::on(Memory::new(ws.cast(), ws_size), plan.memory)? };
         match &lent {
             Some(lent) => schedule::run_on(problem, plan, &workspace, lent),
             None => schedule::run_on(problem, plan, &workspace, &Caller),
@@ -158,18 +156,17 @@ pub unsafe extern "C" fn fa_attention_part(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts)? };
         let Call { mut problem, plan } = call;
         let Some(share) = share else { return Ok(()) };
         if plan.is_on_stack() {
             return schedule::on_stack(&mut problem, &plan);
         }
         // SAFETY: the caller's memory, as documented, of which other parts use other pieces.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
+        let workspace = unsafe { Workspace::share(Memory::new(ws.cast(), ws_size), plan.memory, share[0])? };
         let scratch = workspace.take().ok_or(Error::Internal)?;
-        schedule::share(&mut problem, &plan, share, scratch, workspace.kept())
+        schedule::share(&mut problem, &plan, share, scratch, workspace.partial_states())
     })
 }
 
@@ -193,15 +190,14 @@ pub unsafe extern "C" fn fa_attention_finish(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
-        let mut quants = Quants::default();
         // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
+        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts)? };
         let Call { mut problem, plan } = call;
         let Some(share) = share.filter(|_| !plan.is_on_stack()) else { return Ok(()) };
         // SAFETY: the caller's memory, as documented: every part has been computed, and each finishes what began in
         // its own.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
-        schedule::finish(&mut problem, &plan, share, workspace.kept())
+        let workspace = unsafe { Workspace::share(Memory::new(ws.cast(), ws_size), plan.memory, share[0])? };
+        schedule::finish(&mut problem, &plan, share, workspace.partial_states())
     })
 }
 
@@ -211,9 +207,8 @@ pub unsafe extern "C" fn fa_attention_finish(
 /// # Safety
 /// `a` is NULL or as documented, except that nothing need be readable where the tensors are.
 pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refusal> {
-    let mut quants = Quants::default();
     // SAFETY: the caller's contract.
-    Ok(unsafe { Call::read(a, threads, &mut quants)? }.plan)
+    Ok(unsafe { Call::read(a, threads)? }.plan)
 }
 
 /// A description, checked and planned.
@@ -225,13 +220,9 @@ struct Call<'a> {
 impl Call<'_> {
     /// # Safety
     /// `a` is NULL or as documented.
-    unsafe fn read<'a>(
-        a: *const fa_attention,
-        threads: usize,
-        quants: &'a mut Quants<'a>,
-    ) -> Result<Call<'a>, Refusal> {
+    unsafe fn read<'a>(a: *const fa_attention, threads: usize) -> Result<Call<'a>, Refusal> {
         // SAFETY: the caller's contract.
-        let problem = unsafe { describe::problem(&describe::read(a)?, quants)? };
+        let problem = unsafe { describe::problem(&describe::read(a)?)? };
         let shape = problem.shape();
         let plan =
             Plan::new(shape, kernel::select(shape, problem.semantics().precise)?, Machine::get(), threads)?;
@@ -262,12 +253,11 @@ unsafe fn share<'a>(
     ws_size: usize,
     part: i32,
     n_parts: i32,
-    quants: &'a mut Quants<'a>,
 ) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
     let n = parts(n_parts)?;
-    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::QueryTile)?;
+    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
     // SAFETY: the caller's contract.
-    let call = unsafe { Call::read(a, n, quants)? };
+    let call = unsafe { Call::read(a, n)? };
     call.check_workspace(ws, ws_size)?;
     let Plan { parts, threads, .. } = call.plan;
     let share = (parts > 0 && i < threads).then_some([i, threads]);
@@ -275,7 +265,7 @@ unsafe fn share<'a>(
 }
 
 fn parts(n: i32) -> Result<usize, Error> {
-    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::QueryTile)
+    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::Part)
 }
 
 /// The caller's room for words.

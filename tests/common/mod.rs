@@ -173,7 +173,7 @@ impl<T: Element> Inputs<T> {
         let quants = self.scales.each_ref().map(Quant::per_tensor);
         let view = |data, len, which: usize| {
             let view = View::of(data, layout::<T>(heads, len, dim)).unwrap();
-            if T::DTYPE == Dtype::I8 { view.quantised(&quants[which]).unwrap() } else { view }
+            if T::DTYPE == Dtype::I8 { view.quantised(quants[which]).unwrap() } else { view }
         };
         let tensors = Tensors {
             q: view(&self.q, len_q, 0),
