@@ -52,8 +52,8 @@
 //!
 //! Beside it [`quantize`]: numbers to 8-bit integers, what is stored in a cache before such a call.
 //!
-//! What the path consults: [`dtype`] (how bytes become numbers), [`view`], [`simd`], [`machine`], [`pool`],
-//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it first.
+//! What the path consults: [`dtype`] (how bytes become numbers), [`view`], [`simd`], [`machine`], [`tuning`],
+//! [`pool`], [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it first.
 
 // Unit tests leave out most of the table of kernels: see there.
 #![cfg_attr(any(test, fa_skip_avx512), allow(dead_code, reason = "what only the rest of the table uses"))]
@@ -98,6 +98,8 @@ pub mod pool;
 #[forbid(unsafe_code)]
 pub mod reference;
 pub mod simd;
+#[forbid(unsafe_code)]
+pub mod tuning;
 pub mod view;
 #[forbid(unsafe_code)]
 pub mod work;

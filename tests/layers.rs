@@ -59,7 +59,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("simd", &[]),
     ("pool", &["machine"]),
     ("workspace", &["error"]),
-    ("machine", &[]),
+    ("machine", &["tuning"]),
+    ("tuning", &[]),
     ("error", &[]),
 ];
 
