@@ -33,9 +33,9 @@ pub(crate) const V: usize = 1;
 /// precision: f32 is as dense at 2^8 as at 1.
 pub(crate) const RESCALE_THRESHOLD: f32 = 8.0;
 
-/// Asks for `bytes` bytes to be brought near.
+/// Prefetches `bytes` bytes into the second-level cache.
 #[inline(always)]
-pub(crate) fn fetch<S: Isa>(s: S, row: *const u8, bytes: usize) {
+pub(crate) fn prefetch_row<S: Isa>(s: S, row: *const u8, bytes: usize) {
     let mut line = 0;
     while line < bytes {
         s.prefetch(row.wrapping_add(line));

@@ -41,9 +41,9 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     if problem.logits().hides() {
         for (lane, blind) in blind[..n].iter_mut().enumerate() {
             // SAFETY: a lane of the state.
-            let reference = unsafe { state.reference.add(lane).read() };
+            let running_max = unsafe { state.running_max.add(lane).read() };
             // Only a row without a finite score can be one that sees nothing.
-            *blind = reference == f32::NEG_INFINITY && !problem.sees_any(sequence, head, first + lane);
+            *blind = running_max == f32::NEG_INFINITY && !problem.sees_any(sequence, head, first + lane);
         }
     }
     let sink = problem.sink(head);
@@ -60,7 +60,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         if sink != f32::NEG_INFINITY {
             for (lane, weight) in weight[..n].iter_mut().enumerate() {
                 let (share, _) =
-                    with_sink(sink, state.reference.add(lane).read(), state.sum.add(lane).read());
+                    with_sink(sink, state.running_max.add(lane).read(), state.sum.add(lane).read());
                 *weight = share * scale;
             }
         }
@@ -102,7 +102,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                 let x = if blind {
                     sink
                 } else {
-                    log_sum_exp(sink, state.reference.add(lane).read(), state.sum.add(lane).read())
+                    log_sum_exp(sink, state.running_max.add(lane).read(), state.sum.add(lane).read())
                 };
                 if let Some(lse) = part.lse(first + lane) {
                     lse.write_unaligned(x);

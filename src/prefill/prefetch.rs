@@ -3,7 +3,7 @@
 //! at a time and stands still for more.
 
 use crate::attend::blocks::first_block;
-use crate::attend::fetch;
+use crate::attend::prefetch_row;
 use crate::attend::rows::{Rows, Source, key_rows, query_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
@@ -81,7 +81,7 @@ impl Prefetch {
         for stream in &mut self.0 {
             let now = stream.each.min(stream.left);
             for _ in 0..now {
-                fetch(s, stream.rows.base, stream.bytes);
+                prefetch_row(s, stream.rows.base, stream.bytes);
                 stream.rows = stream.rows.skip(1);
             }
             stream.left -= now;

@@ -1,6 +1,6 @@
-//! Step 4: the online softmax: a running reference and a running sum for each row.
+//! Step 4: the online softmax: a running running_max and a running sum for each row.
 //!
-//! The reference is the largest score so far, but *lazily*: it moves only when a score exceeds it
+//! The running_max is the largest score so far, but *lazily*: it moves only when a score exceeds it
 //! by more than [`RESCALE_THRESHOLD`], so on ordinary data the sums are rescaled once or not at all. Each
 //! lane decides for itself, so a row's bits do not depend on its neighbours.
 
@@ -13,8 +13,8 @@ use crate::simd::{Body, Isa, MAX_LANES};
 #[derive(Clone, Copy)]
 pub(crate) struct State {
     /// Reference of each lane: -inf before its first visible key.
-    pub(crate) reference: *mut f32,
-    /// Sum of 2^(score - reference) of each lane.
+    pub(crate) running_max: *mut f32,
+    /// Sum of 2^(score - running_max) of each lane.
     pub(crate) sum: *mut f32,
     /// Transposed output, `[dim_v][lane]`, not normalised.
     pub(crate) output: *mut f32,
@@ -28,7 +28,7 @@ impl State {
     pub(crate) fn from<S: Isa>(self, vector: usize) -> State {
         let lane = vector * S::LANES;
         State {
-            reference: self.reference.wrapping_add(lane),
+            running_max: self.running_max.wrapping_add(lane),
             sum: self.sum.wrapping_add(lane),
             output: self.output.wrapping_add(lane),
             lanes: self.lanes,
@@ -39,13 +39,13 @@ impl State {
     /// blanked.
     ///
     /// # Safety
-    /// `reference` and `sum` have room for `lanes`.
+    /// `running_max` and `sum` have room for `lanes`.
     #[inline(always)]
     pub(crate) unsafe fn begin<S: Isa>(self, s: S) {
         for lane in (0..self.lanes).step_by(S::LANES) {
             // SAFETY: below the caller's count.
             unsafe {
-                s.store(self.reference.add(lane), s.splat(f32::NEG_INFINITY));
+                s.store(self.running_max.add(lane), s.splat(f32::NEG_INFINITY));
                 s.store(self.sum.add(lane), s.splat(0.0));
             }
         }
@@ -56,7 +56,7 @@ impl State {
 #[derive(Clone, Copy)]
 pub(crate) struct Relative<S: Isa, const Z: usize> {
     /// Subtracted from the scores.
-    pub(crate) reference: [S::F32; Z],
+    pub(crate) running_max: [S::F32; Z],
     /// What sums of the block are multiplied by, if the family is [`Gemm::INT_ACC`].
     pub(crate) weight: [S::F32; Z],
 }
@@ -75,7 +75,7 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
 ) -> Relative<S, VECTORS> {
     let never = s.splat(f32::NEG_INFINITY);
     let zero = s.splat(0.0);
-    let mut relative = Relative { reference: [zero; VECTORS], weight: [zero; VECTORS] };
+    let mut relative = Relative { running_max: [zero; VECTORS], weight: [zero; VECTORS] };
     for (z, &max) in block_max.iter().enumerate() {
         let at = z * S::LANES;
         if at >= state.lanes {
@@ -83,7 +83,7 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
         }
         // SAFETY: below `lanes`.
         unsafe {
-            let old = s.load(state.reference.add(at));
+            let old = s.load(state.running_max.add(at));
             let moves = exceeds(s, max, old);
             if s.any(moves) {
                 if s.any(s.gt(s.select(moves, old, never), never)) {
@@ -93,17 +93,17 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
                     rescale(s, Rescale { state: state.from::<S>(z), dim_v, max: &lanes });
                 } else {
                     // Lanes that move for the first time have nothing to be scaled yet.
-                    s.store(state.reference.add(at), s.select(moves, max, old));
+                    s.store(state.running_max.add(at), s.select(moves, max, old));
                 }
             }
-            let reference = s.load(state.reference.add(at));
-            // A lane that has seen no key, or only scores of -inf, has the reference -inf;
+            let running_max = s.load(state.running_max.add(at));
+            // A lane that has seen no key, or only scores of -inf, has the running_max -inf;
             // subtracting that from -inf would be NaN where 0 is meant.
-            let reference = s.select(s.gt(reference, never), reference, zero);
-            relative.reference[z] = reference;
+            let running_max = s.select(s.gt(running_max, never), running_max, zero);
+            relative.running_max[z] = running_max;
             if F::INT_ACC {
-                relative.reference[z] = s.select(s.gt(max, never), max, zero);
-                relative.weight[z] = s.mul(s.exp2(s.sub(max, reference)), s.splat(1.0 / F::P_SCALE));
+                relative.running_max[z] = s.select(s.gt(max, never), max, zero);
+                relative.weight[z] = s.mul(s.exp2(s.sub(max, running_max)), s.splat(1.0 / F::P_SCALE));
             }
         }
     }
@@ -111,8 +111,8 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
 }
 
 #[inline(always)]
-fn exceeds<S: Isa>(s: S, max: S::F32, reference: S::F32) -> S::Mask {
-    s.gt(max, s.add(reference, s.splat(RESCALE_THRESHOLD)))
+fn exceeds<S: Isa>(s: S, max: S::F32, running_max: S::F32) -> S::Mask {
+    s.gt(max, s.add(running_max, s.splat(RESCALE_THRESHOLD)))
 }
 
 /// Moves the references that must move and scales sum and output of their lanes accordingly.
@@ -141,10 +141,10 @@ impl Body for Rescale<'_> {
         // SAFETY: the contract of `update`, which made this; `max` is as long as any vector.
         unsafe {
             let max = s.load(max.as_ptr());
-            let old = s.load(state.reference);
+            let old = s.load(state.running_max);
             let moves = exceeds(s, max, old);
             let factor = s.select(moves, s.exp2(s.sub(old, max)), s.splat(1.0));
-            s.store(state.reference, s.select(moves, max, old));
+            s.store(state.running_max, s.select(moves, max, old));
             s.store(state.sum, s.mul(s.load(state.sum), factor));
             for d in 0..dim_v {
                 let o = state.output.add(d * state.lanes);
@@ -160,29 +160,24 @@ impl Body for Rescale<'_> {
 /// # Safety
 /// `scores` has `n` vectors of each of `Z` neighbours, and `sums` `Z` vectors.
 #[inline(never)]
-pub(crate) unsafe fn mark_not_numbers<S: Isa, const Z: usize>(
-    s: S,
-    scores: *const f32,
-    n: usize,
-    sums: *mut f32,
-) {
-    s.enter(MarkNotNumbers::<Z> { scores, n, sums });
+pub(crate) unsafe fn mark_nan<S: Isa, const Z: usize>(s: S, scores: *const f32, n: usize, sums: *mut f32) {
+    s.enter(MarkNan::<Z> { scores, n, sums });
 }
 
-/// Made by [`mark_not_numbers`] alone, whose contract covers what it points to.
-struct MarkNotNumbers<const Z: usize> {
+/// Made by [`mark_nan`] alone, whose contract covers what it points to.
+struct MarkNan<const Z: usize> {
     scores: *const f32,
     n: usize,
     sums: *mut f32,
 }
 
-impl<const Z: usize> Body for MarkNotNumbers<Z> {
+impl<const Z: usize> Body for MarkNan<Z> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         for z in 0..Z {
-            // SAFETY: the contract of `mark_not_numbers`, which made this.
+            // SAFETY: the contract of `mark_nan`, which made this.
             unsafe {
                 let at = self.sums.add(z * S::LANES);
                 let mut sum = s.load(at);
@@ -196,7 +191,7 @@ impl<const Z: usize> Body for MarkNotNumbers<Z> {
     }
 }
 
-/// Turns the scores of a block into probabilities 2^(score - reference) and sums them. Each lane
+/// Turns the scores of a block into probabilities 2^(score - running_max) and sums them. Each lane
 /// adds in the order of the keys, then the block's sum to that of all blocks, so that the sum does
 /// not depend on how a tile cuts the block into spans.
 pub(crate) struct Probabilities<S: Isa, F: Gemm, const Z: usize> {
@@ -230,7 +225,7 @@ impl<S: Isa, F: Gemm> Probabilities<S, F, VECTORS> {
         let at = |z: usize| (vector + z) % VECTORS;
         Probabilities {
             relative: Relative {
-                reference: std::array::from_fn(|z| self.relative.reference[at(z)]),
+                running_max: std::array::from_fn(|z| self.relative.running_max[at(z)]),
                 weight: std::array::from_fn(|z| self.relative.weight[at(z)]),
             },
             sum: std::array::from_fn(|z| self.sum[at(z)]),
@@ -300,7 +295,7 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
             // SAFETY: key and z are below the caller's counts.
             *x = unsafe { s.load(scores.add((key * Z + z) * S::LANES)) };
         }
-        F::probabilities(s, x, self.relative.reference[z], &mut self.sum[z])
+        F::probabilities(s, x, self.relative.running_max[z], &mut self.sum[z])
     }
 
     /// `n` groups, in place: words of neighbouring groups become neighbours.
@@ -321,8 +316,8 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
         }
         // One vector of rows at a time: with two, the sums would not stay in sixteen registers.
         for (z, sum) in self.sum.iter_mut().enumerate() {
-            let Relative { reference, weight } = self.relative;
-            let relative = Relative { reference: [reference[z]], weight: [weight[z]] };
+            let Relative { running_max, weight } = self.relative;
+            let relative = Relative { running_max: [running_max[z]], weight: [weight[z]] };
             let mut made = Probabilities::<S, F, 1> { relative, sum: [*sum] };
             for key in 0..n {
                 // SAFETY: key < n and z < Z.
