@@ -40,6 +40,9 @@ pub(crate) trait Isa: Copy + 'static {
     const LANES: usize;
     /// Vector registers.
     const REGISTERS: usize;
+    /// Whether the first register tile of prefill's outputs makes the probabilities. With 16 registers
+    /// the exponential and the accumulators would spill.
+    const EXP_IN_FIRST_TILE: bool = Self::REGISTERS >= 32;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32.
