@@ -1,8 +1,8 @@
-//! What the two wings share: blocks of keys, rows and their conversion, changes of scores (logits), the
-//! end of a row, and merging of results.
+//! What the two wings share: blocks of keys, rows and their conversion, changes of scores (logits),
+//! the end of a row, and merging of results.
 //!
-//! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao
-//! et al. 2022, arXiv:2205.14135).
+//! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
+//! Dao et al. 2022, arXiv:2205.14135).
 
 pub(crate) mod blocks;
 pub(crate) mod convert;
@@ -14,8 +14,8 @@ pub(crate) mod rows;
 
 use crate::simd::{Isa, MAX_LANES};
 
-/// Vectors of query rows in a lane tile of prefill, at most: each broadcast of K or V then feeds two
-/// multiplications, and 8 x 2 accumulators hide the latency of FMA without spilling.
+/// Vectors of query rows in a lane tile of prefill, at most: each broadcast of K or V then feeds
+/// two multiplications, and 8 x 2 accumulators hide the latency of FMA without spilling.
 pub(crate) const VECTORS: usize = 2;
 
 /// Lanes of the widest lane tile: the size of small arrays on the stack.
@@ -26,9 +26,9 @@ pub(crate) const K: usize = 0;
 /// Index of V in such pairs.
 pub(crate) const V: usize = 1;
 
-/// How far, in log2 units, a score may exceed the running maximum before that moves (lazy rescaling,
-/// FlashAttention 4). Probabilities stay at or below 2^8. So a sum of n of them stays below n · 2^8, far
-/// from overflow, and loses no precision: f32 is as dense at 2^8 as at 1.
+/// How far, in log2 units, a score may exceed the running maximum before that moves (lazy
+/// rescaling, FlashAttention 4). Probabilities stay at or below 2^8. So a sum of n of them stays
+/// below n · 2^8, far from overflow, and loses no precision: f32 is as dense at 2^8 as at 1.
 pub(crate) const RESCALE_THRESHOLD: f32 = 8.0;
 
 /// Prefetches `bytes` bytes into the second-level cache.

@@ -74,7 +74,8 @@ struct Buffers {
 impl Buffers {
     #[inline(always)]
     fn of<S: Isa, F: Gemm>(arena: &mut impl Arena, shape: &Shape, tiles: TileSizes) -> Buffers {
-        // The last lane tile may be one vector wide. Without a next multiple no machine has the memory.
+        // The last lane tile may be one vector wide. Without a next multiple no machine has the
+        // memory.
         let lanes = tiles.q.checked_next_multiple_of(S::LANES);
         let lines = |lines: usize| lanes.and_then(|lanes| lanes.checked_mul(lines));
         let width = lanes.map_or(0, |lanes| lanes.min(tile_rows::<S>()));
@@ -141,8 +142,9 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             Buffers::of::<S, F>(&mut scratch, shape, tiles);
         let has_key_scales = has_key_scales::<F>(shape);
 
-        // SAFETY: rows of Q, K and V lie in their views (I2), rows of O are this query tile's alone (I3),
-        // and the arrays have the sizes that the callees ask for (I5). Each lane tile uses its own lanes.
+        // SAFETY: rows of Q, K and V lie in their views (I2), rows of O are this query tile's alone
+        // (I3), and the arrays have the sizes that the callees ask for (I5). Each lane tile uses
+        // its own lanes.
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
@@ -249,8 +251,8 @@ impl LaneTile {
     }
 }
 
-/// The lane tiles of a query tile. A type and not a closure, because a closure that is not inlined is
-/// compiled without the instruction set.
+/// The lane tiles of a query tile. A type and not a closure, because a closure that is not inlined
+/// is compiled without the instruction set.
 struct LaneTiles<S> {
     rows: Range<usize>,
     index: usize,

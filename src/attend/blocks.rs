@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-/// `seen` intersected with the first block that it touches, extended down to a multiple of `group` keys
-/// from the start of the block; empty if `seen` is. Blocks of `size` keys start at multiples of `size`
-/// from key 0, whatever is seen.
+/// `seen` intersected with the first block that it touches, extended down to a multiple of `group`
+/// keys from the start of the block; empty if `seen` is. Blocks of `size` keys start at multiples
+/// of `size` from key 0, whatever is seen.
 #[inline(always)]
 pub(crate) fn first_block(seen: &Range<usize>, size: usize, group: usize) -> Range<usize> {
     let into = seen.start % size;

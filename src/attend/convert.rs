@@ -1,21 +1,21 @@
-//! Conversion of stored rows to f32 in scratch memory: a block of keys or a few queries at a time, never
-//! a whole tensor. Rows of f32 are copied.
+//! Conversion of stored rows to f32 in scratch memory: a block of keys or a few queries at a time,
+//! never a whole tensor. Rows of f32 are copied.
 
 use super::rows::Source;
 use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Quant;
 
-/// Bytes of a row of `dim` f32: an odd number of cache lines, so that the rows of a register tile never
-/// compete for the same sets of L1.
+/// Bytes of a row of `dim` f32: an odd number of cache lines, so that the rows of a register tile
+/// never compete for the same sets of L1.
 #[inline(always)]
 pub(crate) fn row_bytes(dim: usize) -> usize {
     // Saturates where no machine has the memory: the plan then finds no room.
     (dim.div_ceil(16) | 1).saturating_mul(64)
 }
 
-/// Writes `n` rows of `dim` elements as f32, [`row_bytes`] apart. Kept out of line, so that the code
-/// exists once for each instruction set and not in each kernel.
+/// Writes `n` rows of `dim` elements as f32, [`row_bytes`] apart. Kept out of line, so that the
+/// code exists once for each instruction set and not in each kernel.
 ///
 /// # Safety
 /// `source` has `n` rows of `dim` elements; `to` has room for as many rows.
@@ -37,7 +37,8 @@ impl Body for Convert<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T (I9).
+        // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T
+        // (I9).
         unsafe { with_qkv_type!(self.source.dtype(), T => self.rows::<S, T>(s)) }
     }
 }
@@ -71,8 +72,8 @@ impl Convert<'_> {
     }
 }
 
-/// Scales and zeros of `n` elements (at most a vector) from `d` on, of the row whose first scale is at
-/// `at`.
+/// Scales and zeros of `n` elements (at most a vector) from `d` on, of the row whose first scale is
+/// at `at`.
 #[inline(always)]
 fn scales<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
     let (first, last) = (d / quant.group[1], (d + n - 1) / quant.group[1]);

@@ -12,8 +12,8 @@ pub(crate) unsafe fn blank(row: *mut f32, dim: usize) {
     unsafe { blank_bytes(row.cast(), dim * 4) };
 }
 
-/// Writes zeros. Kept out of line: LLVM lowers it to memset, and the call would spill the registers of
-/// the loops around it.
+/// Writes zeros. Kept out of line: LLVM lowers it to memset, and the call would spill the registers
+/// of the loops around it.
 ///
 /// # Safety
 /// `n` bytes are writable at `row`.
@@ -23,8 +23,8 @@ pub(crate) unsafe fn blank_bytes(row: *mut u8, n: usize) {
     unsafe { row.write_bytes(0, n) };
 }
 
-/// The natural logarithm of a row's sum of exponentials, that of the sink included, rounded once; from
-/// the row's state in log2 units. `sink` is -inf if there is none.
+/// The natural logarithm of a row's sum of exponentials, that of the sink included, rounded once;
+/// from the row's state in log2 units. `sink` is -inf if there is none.
 #[inline(always)]
 pub(crate) fn log_sum_exp(sink: f32, running_max: f32, sum: f32) -> f32 {
     let log2 = if sink == f32::NEG_INFINITY {
@@ -35,8 +35,8 @@ pub(crate) fn log_sum_exp(sink: f32, running_max: f32, sum: f32) -> f32 {
     (log2 * LN_2) as f32
 }
 
-/// With a sink: the factor of a row's output, and the logarithm to base 2 of its whole sum. Kept out of
-/// line: few problems have sinks.
+/// With a sink: the factor of a row's output, and the logarithm to base 2 of its whole sum. Kept
+/// out of line: few problems have sinks.
 #[inline(never)]
 pub(crate) fn with_sink(sink: f32, running_max: f32, sum: f32) -> (f32, f64) {
     let (sink, running_max) = (f64::from(sink) * LOG2_E, f64::from(running_max));

@@ -1,8 +1,8 @@
-//! Step 2: from dot products to logits: softcap, then linear bias (ALiBi) and mask, in log2 units like
-//! the scores.
+//! Step 2: from dot products to logits: softcap, then linear bias (ALiBi) and mask, in log2 units
+//! like the scores.
 //!
-//! This is a pass of its own over scores that lie in L1; problems without any of these skip it. A key
-//! that the mask hides gets the score -inf. Windows are the next step (`prefill::mask`).
+//! This is a pass of its own over scores that lie in L1; problems without any of these skip it. A
+//! key that the mask hides gets the score -inf. Windows are the next step (`prefill::mask`).
 
 use std::f32::consts::LOG2_E;
 use std::mem::MaybeUninit;
@@ -31,13 +31,14 @@ pub(crate) struct Logits<'p> {
     cells: Option<&'p BlockMask<'p>>,
     /// Factor of the mask: log2(e), times the slope if the mask is multiplied by slopes.
     mask_factor: f32,
-    /// Bound of the mask's numbers, so that their product with the factor is at most [`LARGEST_BIAS`].
+    /// Bound of the mask's numbers, so that their product with the factor is at most
+    /// [`LARGEST_BIAS`].
     mask_max: f32,
 }
 
 impl<'p> Logits<'p> {
-    /// What changes the scores of `rows` and `keys`; `None` if nothing does. A block mask counts only if it
-    /// hides some of these.
+    /// What changes the scores of `rows` and `keys`; `None` if nothing does. A block mask counts
+    /// only if it hides some of these.
     #[inline(always)]
     pub(crate) fn of(
         problem: &'p Problem<'p>,
@@ -70,8 +71,8 @@ impl<'p> Logits<'p> {
         })
     }
 
-    /// Changes the scores of `keys` for `Z` vectors of query rows, which begin with `rows`; returns the
-    /// largest score of each lane.
+    /// Changes the scores of `keys` for `Z` vectors of query rows, which begin with `rows`; returns
+    /// the largest score of each lane.
     ///
     /// # Safety
     /// `scores` holds `Z` vectors for each of `keys`; rows and keys are those of the sequence.
@@ -140,8 +141,8 @@ impl<'p> Logits<'p> {
         max
     }
 
-    /// Changes the scores of one query row for the keys `seen`. Keys and scores are counted from key
-    /// `start`. Scores beside them, up to whole vectors, may be written, too.
+    /// Changes the scores of one query row for the keys `seen`. Keys and scores are counted from
+    /// key `start`. Scores beside them, up to whole vectors, may be written, too.
     ///
     /// # Safety
     /// `scores` has whole vectors; row and keys are those of the sequence.
@@ -236,7 +237,8 @@ impl<'p> Logits<'p> {
                     let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
                     let bytes = dtype.block_bytes();
                     let from = self.mask_at(mask, first, here.start);
-                    // The next keys are in another line of each row, which no hardware prefetcher follows.
+                    // The next keys are in another line of each row, which no hardware prefetcher
+                    // follows.
                     if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
                             s.prefetch(from.wrapping_add(row * stride + PREFETCH_BYTES));
@@ -262,8 +264,8 @@ impl<'p> Logits<'p> {
         }
     }
 
-    /// The mask of one row for keys `here` (at most `LANES`) as numbers to be added; the lanes behind them
-    /// hold anything.
+    /// The mask of one row for keys `here` (at most `LANES`) as numbers to be added; the lanes
+    /// behind them hold anything.
     ///
     /// # Safety
     /// `to` has room for a vector; row and keys are those of the sequence.
@@ -312,7 +314,8 @@ impl<'p> Logits<'p> {
 unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, max, min]: [S::F32; 3], bias: *const f32) -> S::F32 {
     // SAFETY: a vector is readable at `bias` (caller).
     let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
-    // Compared as bits, so that a hidden key stays hidden whatever the factor, and NaN is not hidden.
+    // Compared as bits, so that a hidden key stays hidden whatever the factor, and NaN is not
+    // hidden.
     let hides = s.within(s.splat_i32(HIDDEN), bits, s.splat_i32(HIDDEN + 1));
     // NaN comes out as the second operand.
     let x = s.fma(s.min(max, s.max(min, bias)), factor, x);
@@ -335,7 +338,8 @@ fn change_tile<S: Isa, const Z: usize>(s: S, body: Tile<Z>) {
     s.enter(body);
 }
 
-/// The arguments of [`change_tile`]. Only [`Logits::change`] makes one, and vouches for its pointers.
+/// The arguments of [`change_tile`]. Only [`Logits::change`] makes one, and vouches for its
+/// pointers.
 struct Tile<'a, const Z: usize> {
     logits: &'a Logits<'a>,
     rows: &'a Range<usize>,
@@ -350,7 +354,8 @@ impl<const Z: usize> Body for Tile<'_, Z> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Tile { logits, rows, keys, scores, largest } = self;
-        // SAFETY: `Logits::change` made this and vouches for the scores; `largest` has MAX_WIDTH lanes.
+        // SAFETY: `Logits::change` made this and vouches for the scores; `largest` has MAX_WIDTH
+        // lanes.
         unsafe {
             let max = logits.change_tile::<S, Z>(s, rows, keys, scores);
             for (z, max) in max.into_iter().enumerate() {
@@ -366,7 +371,8 @@ fn change_line<S: Isa>(s: S, body: Line) {
     s.enter(body);
 }
 
-/// The arguments of [`change_line`]. Only [`Logits::change_row`] makes one, and vouches for its pointers.
+/// The arguments of [`change_line`]. Only [`Logits::change_row`] makes one, and vouches for its
+/// pointers.
 struct Line<'a> {
     logits: &'a Logits<'a>,
     row: usize,
@@ -398,7 +404,8 @@ const PREFETCH_BYTES: usize = 2 * LINE;
 /// x - slope · |away + direction · lane|.
 #[inline(always)]
 fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::F32 {
-    // Counted in 32 bits and rounded once, so that the distance does not depend on where a tile begins.
+    // Counted in 32 bits and rounded once, so that the distance does not depend on where a tile
+    // begins.
     let away = away.clamp(-(1 << 30), 1 << 30) as i32;
     let mut lanes = [0; MAX_LANES];
     for (lane, at) in lanes.iter_mut().enumerate() {
@@ -412,8 +419,8 @@ fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::
     s.add(s.min(s.splat(LARGEST_BIAS), s.max(s.splat(-LARGEST_BIAS), bias)), x)
 }
 
-/// The largest cap, in log2 units: tanh(s / cap) · cap is s for any score that f32 tells apart, and the
-/// quotient stays far from subnormal.
+/// The largest cap, in log2 units: tanh(s / cap) · cap is s for any score that f32 tells apart, and
+/// the quotient stays far from subnormal.
 const LARGEST_CAP: f32 = (1u64 << 60) as f32;
 
 /// `x`, finite, so that it times 0 is 0. NaN stays NaN.
@@ -421,6 +428,6 @@ fn finite(x: f32) -> f32 {
     x.clamp(-f32::MAX, f32::MAX)
 }
 
-/// The largest bias in log2 units: the sum of two of them and a score stays finite. A caller's -FLT_MAX
-/// is a number; -inf alone hides a key.
+/// The largest bias in log2 units: the sum of two of them and a score stays finite. A caller's
+/// -FLT_MAX is a number; -inf alone hides a key.
 const LARGEST_BIAS: f32 = f32::MAX / 4.0;

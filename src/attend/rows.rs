@@ -86,8 +86,8 @@ pub(crate) unsafe fn rows_as_f32<S: Isa>(
     Rows { base: room, stride: convert::row_bytes(dim) }
 }
 
-/// Copies rows of `bytes` bytes to rows `stride` bytes apart, and writes zeros behind each up to `whole`
-/// bytes. Not compiled for an instruction set: `memcpy` selects its own.
+/// Copies rows of `bytes` bytes to rows `stride` bytes apart, and writes zeros behind each up to
+/// `whole` bytes. Not compiled for an instruction set: `memcpy` selects its own.
 ///
 /// # Safety
 /// `rows` has `n` rows of `bytes` bytes; `to` has room for `n` rows of `whole` bytes.

@@ -1,8 +1,9 @@
 //! Step 5: output += probabilities · V, word by word. The output is transposed: a vector is one
 //! element of the output for neighbouring rows.
 //!
-//! With 32 registers, the first register tile makes the probabilities while it goes through the keys:
-//! the exponential fills issue slots that multiply-adds leave free, which a pass of its own cannot.
+//! With 32 registers, the first register tile makes the probabilities while it goes through the
+//! keys: the exponential fills issue slots that multiply-adds leave free, which a pass of its own
+//! cannot.
 
 use std::ops::Range;
 
@@ -55,9 +56,9 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     }
 }
 
-/// Adds the products of `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes` wide,
-/// from element `d` on, in register tiles of `R` elements. Each element sums the groups in ascending
-/// order.
+/// Adds the products of `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes`
+/// wide, from element `d` on, in register tiles of `R` elements. Each element sums the groups in
+/// ascending order.
 ///
 /// # Safety
 /// `p` holds `n * Z` vectors of words, `v` holds `n` groups of `dim` words, and `output` holds `Z`
@@ -94,8 +95,8 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     }
 }
 
-/// One register tile: `R` elements of the output. With `probabilities`, `p` holds scores, which become
-/// words of probabilities on the way.
+/// One register tile: `R` elements of the output. With `probabilities`, `p` holds scores, which
+/// become words of probabilities on the way.
 ///
 /// # Safety
 /// As [`accumulate`], for `R` elements from the first of `v` on.
@@ -123,8 +124,8 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         }
         let mut row = v.base;
         if let Some(probabilities) = probabilities {
-            // A copy, which can live in registers. Probabilities are made one group before they are used,
-            // so that the multiply-adds of a group never wait for its exponentials.
+            // A copy, which can live in registers. Probabilities are made one group before they are
+            // used, so that the multiply-adds of a group never wait for its exponentials.
             let mut made = *probabilities;
             let mut words = made.make(s, p, p);
             for group in 1..n {

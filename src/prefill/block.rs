@@ -22,8 +22,8 @@ pub(super) struct Block {
     /// Rows of K, and groups of V, as the compute type reads them.
     pub(super) k: Keys,
     pub(super) v: Rows,
-    /// Whether a key that is hidden from some row may have values that are not finite, or such values
-    /// were left out when V was staged.
+    /// Whether a key that is hidden from some row may have values that are not finite, or such
+    /// values were left out when V was staged.
     pub(super) has_nonfinite: bool,
     /// Whether scores may be NaN without the compute type's sums showing it.
     pub(super) maybe_nan: bool,
@@ -46,7 +46,8 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
     let (problem, sequence) = (part.problem(), part.sequence());
     let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
-    // SAFETY: spans are parts of the caller's block and lane tile, whose arrays have room for them (I5).
+    // SAFETY: spans are parts of the caller's block and lane tile, whose arrays have room for them
+    // (I5).
     unsafe {
         for span in &spans {
             let arrays = SpanArrays::of::<S, F>(span, tile, block, &buffers);
@@ -139,8 +140,8 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let (problem, sequence) = (part.problem(), part.sequence());
     let dim = problem.shape().dim_qk;
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
-    // The keys that every row sees, as far as they fill register tiles, and those at either end, which
-    // are masked.
+    // The keys that every row sees, as far as they fill register tiles, and those at either end,
+    // which are masked.
     let [_, by_all, all] = span.thirds();
     let start = by_all.start.next_multiple_of(R).min(all.end);
     let end = (by_all.end - by_all.end % R).max(start);
@@ -148,7 +149,8 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         if keys.is_empty() {
             continue;
         }
-        // SAFETY: `keys` are among those of the span, whose rows of K and scores the caller has vouched for.
+        // SAFETY: `keys` are among those of the span, whose rows of K and scores the caller has
+        // vouched for.
         unsafe {
             let out = scores.add(keys.start * Z * S::LANES);
             let k = k.skip(keys.start);
@@ -189,11 +191,11 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let (problem, n) = (part.problem(), span.keys.len());
     let dim = problem.shape().dim_v;
     let mut probabilities = all_probabilities.part::<Z>(span.vector);
-    // A value that is not finite must not be multiplied by the probability 0 of a hidden key: 0 · NaN is
-    // NaN. Types with several keys in a word leave such values out when they stage V, and add them
-    // afterwards. The others take these few keys one by one.
-    // SAFETY: the caller has vouched for `n` rows of V (of f32 where words have one key) and for the
-    // scores of all keys of the span; the scores of a block have room for whole spans (I5).
+    // A value that is not finite must not be multiplied by the probability 0 of a hidden key: 0 ·
+    // NaN is NaN. Types with several keys in a word leave such values out when they stage V, and
+    // add them afterwards. The others take these few keys one by one. SAFETY: the caller has
+    // vouched for `n` rows of V (of f32 where words have one key) and for the scores of all keys of
+    // the span; the scores of a block have room for whole spans (I5).
     unsafe {
         let guarded = if F::PACK > 1 { None } else { next_guarded(v, span, has_nonfinite, 0, dim) };
         match guarded {
@@ -218,12 +220,12 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 }
 
 /// Adds the values of a span to the output, where some keys with values that are not finite are
-/// hidden from some rows: these keys one by one, to the rows that see them, and the keys between them
-/// in tiles. `guarded` is the first of them.
+/// hidden from some rows: these keys one by one, to the rows that see them, and the keys between
+/// them in tiles. `guarded` is the first of them.
 ///
 /// # Safety
-/// `arrays` are those of the span, with probabilities in place of scores, of a compute type with one
-/// key in a word.
+/// `arrays` are those of the span, with probabilities in place of scores, of a compute type with
+/// one key in a word.
 #[inline(always)]
 unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -306,8 +308,8 @@ fn rows_that_see(part: &QueryTile, rows: &Range<usize>, key: usize) -> [f32; MAX
     sees
 }
 
-/// The first key from `done` on, counted from the first of the span, that is hidden from some row and
-/// has values that are not finite.
+/// The first key from `done` on, counted from the first of the span, that is hidden from some row
+/// and has values that are not finite.
 ///
 /// # Safety
 /// `v` has the rows of `span`, of `dim` f32.

@@ -11,15 +11,15 @@ use crate::simd::transpose::Square;
 use crate::view::Layout;
 use crate::work::query_tiles::QueryTile;
 
-/// Writes the output rows, and log-sum-exps, of one lane tile from its state; outputs are multiplied by
-/// `scale`.
+/// Writes the output rows, and log-sum-exps, of one lane tile from its state; outputs are
+/// multiplied by `scale`.
 ///
 /// A row that sees no key is 0 with log-sum-exp -inf. Visibility decides that, never the sum: a row
 /// whose visible scores are all -inf, or one of whose scores is NaN, is NaN.
 ///
 /// # Safety
-/// `state` is that after all keys, `Z` vectors wide; there are at most `Z * LANES` rows, which belong to
-/// the query tile.
+/// `state` is that after all keys, `Z` vectors wide; there are at most `Z * LANES` rows, which
+/// belong to the query tile.
 #[inline(always)]
 pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     s: S,
@@ -50,11 +50,11 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
     }
     let sink = problem.sink(head);
     let Layout { dtype, stride: [_, _, stride], .. } = *problem.o().layout();
-    // SAFETY: the rows are the query tile's alone (I3); lanes below `n` and elements below `dim` are those
-    // of the caller's state.
+    // SAFETY: the rows are the query tile's alone (I3); lanes below `n` and elements below `dim`
+    // are those of the caller's state.
     unsafe {
-        // All zeros get the same sign: that of a sum which underflows to 0 depends on the signs of values
-        // with weight 0, hidden ones included.
+        // All zeros get the same sign: that of a sum which underflows to 0 depends on the signs of
+        // values with weight 0, hidden ones included.
         let mut weight = [0.0; MAX_WIDTH];
         for (lane, weight) in weight[..width].iter_mut().enumerate() {
             *weight = scale / state.sum.add(lane).read();

@@ -1,9 +1,9 @@
 //! Step 3: windows. A key that a row does not see gets the score -inf, whatever its score was (NaN
 //! included).
 //!
-//! What a lane tile sees of a block is cut into spans. A key that no row sees is in no span. A span is
-//! full if every row of its vectors sees all of it, and partial otherwise: then the register tiles at
-//! its ends are masked.
+//! What a lane tile sees of a block is cut into spans. A key that no row sees is in no span. A span
+//! is full if every row of its vectors sees all of it, and partial otherwise: then the register
+//! tiles at its ends are masked.
 
 use std::ops::Range;
 
@@ -25,11 +25,12 @@ pub(crate) struct Span {
     by_all: Range<usize>,
 }
 
-/// Cuts what a lane tile of `rows` (at most [`crate::attend::VECTORS`] vectors) sees of a block into
-/// spans that the same vectors see, in the order of the keys; some may be empty. A key that only half of
-/// the lane tile sees then costs half a tile. Spans begin at multiples of `group` keys from the start of
-/// the block, and end there or at the end of the block. With `whole` there is one span for each vector:
-/// sums of a block that are rounded once must not depend on where the block is cut.
+/// Cuts what a lane tile of `rows` (at most [`crate::attend::VECTORS`] vectors) sees of a block
+/// into spans that the same vectors see, in the order of the keys; some may be empty. A key that
+/// only half of the lane tile sees then costs half a tile. Spans begin at multiples of `group` keys
+/// from the start of the block, and end there or at the end of the block. With `whole` there is one
+/// span for each vector: sums of a block that are rounded once must not depend on where the block
+/// is cut.
 #[inline(always)]
 pub(crate) fn spans<S: Isa>(
     sequence: &Sequence,
@@ -89,8 +90,8 @@ impl Span {
         Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
     }
 
-    /// The keys before those that every row sees, these, and the keys behind them, counted from the first
-    /// key of the span.
+    /// The keys before those that every row sees, these, and the keys behind them, counted from the
+    /// first key of the span.
     #[inline(always)]
     pub(crate) fn thirds(&self) -> [Range<usize>; 3] {
         let (start, end) = (self.by_all.start - self.keys.start, self.by_all.end - self.keys.start);
@@ -101,8 +102,8 @@ impl Span {
     #[inline(always)]
     pub(crate) fn sight<S: Isa>(&self, sequence: &Sequence) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has at most
-        // i32::MAX keys (`plan`), and positions far before it need not be told apart.
+        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
+        // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
         let n = self.keys.len() as i64;
         let window = sequence
             .window(self.rows.start)

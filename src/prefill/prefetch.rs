@@ -1,6 +1,6 @@
-//! Software prefetch of what follows a block of keys: the next block, or the first rows of the next query
-//! tile. A few rows with each register tile, because a core tracks only some tens of misses and stalls on
-//! more.
+//! Software prefetch of what follows a block of keys: the next block, or the first rows of the next
+//! query tile. A few rows with each register tile, because a core tracks only some tens of misses
+//! and stalls on more.
 
 use crate::attend::blocks::first_block;
 use crate::attend::prefetch_row;
@@ -37,8 +37,9 @@ const NOTHING: Stream =
 pub(crate) struct Prefetch([Stream; 3]);
 
 impl Prefetch {
-    /// What follows a block of keys of a query tile: the keys `next`, or, if there are none, the queries of
-    /// the next query tile and its first `block` keys. To be prefetched in `steps` steps.
+    /// What follows a block of keys of a query tile: the keys `next`, or, if there are none, the
+    /// queries of the next query tile and its first `block` keys. To be prefetched in `steps`
+    /// steps.
     #[inline(always)]
     pub(crate) fn new(part: &QueryTile, next: &Range<usize>, block: usize, steps: usize) -> Prefetch {
         let problem = part.problem();

@@ -63,12 +63,13 @@ pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     max
 }
 
-/// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane sums the steps
-/// in ascending order whatever `R` and `Z` are, so that a score has the same bits in every tile shape.
+/// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane sums the
+/// steps in ascending order whatever `R` and `Z` are, so that a score has the same bits in every
+/// tile shape.
 ///
 /// # Safety
-/// `k` has at least `R` keys of `dim` elements. `panel` is the first of `Z` neighbouring vectors of a
-/// packed panel, which is `lanes` wide.
+/// `k` has at least `R` keys of `dim` elements. `panel` is the first of `Z` neighbouring vectors of
+/// a packed panel, which is `lanes` wide.
 #[inline(always)]
 unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -90,7 +91,8 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let mut key = rows.base;
     for _ in 0..F::steps(dim) {
         let mut row = key;
-        // SAFETY: the panel has Z vectors for each step, and each of the R rows a word for it (caller).
+        // SAFETY: the panel has Z vectors for each step, and each of the R rows a word for it
+        // (caller).
         unsafe {
             let mut query = [F::Operand::load(s, q); Z];
             for (z, query) in query.iter_mut().enumerate().skip(1) {
@@ -107,7 +109,8 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         }
         key = key.wrapping_add(4);
     }
-    // Nested loops, because LLVM would not unroll a flattened one, and the sums would live in memory.
+    // Nested loops, because LLVM would not unroll a flattened one, and the sums would live in
+    // memory.
     let mut tile = [[s.splat(0.0); Z]; R];
     for (tile, sum) in tile.iter_mut().zip(sum) {
         for (z, (tile, sum)) in tile.iter_mut().zip(sum).enumerate() {

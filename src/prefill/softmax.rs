@@ -1,9 +1,9 @@
-//! Step 4: the online softmax, a running maximum and a running sum for each row (Milakov and Gimelshein
-//! 2018, arXiv:1805.02867).
+//! Step 4: the online softmax, a running maximum and a running sum for each row (Milakov and
+//! Gimelshein 2018, arXiv:1805.02867).
 //!
 //! The running maximum is lazy: it moves only when a score exceeds it by more than
-//! [`RESCALE_THRESHOLD`], so that on ordinary data the sums are rescaled once or not at all. Each lane
-//! decides for itself, so that a row's bits do not depend on its neighbours.
+//! [`RESCALE_THRESHOLD`], so that on ordinary data the sums are rescaled once or not at all. Each
+//! lane decides for itself, so that a row's bits do not depend on its neighbours.
 
 use super::gemm::{Gemm, Operand, Sum, weighted};
 use crate::attend::{RESCALE_THRESHOLD, VECTORS};
@@ -61,8 +61,8 @@ pub(crate) struct Relative<S: Isa, const Z: usize> {
     pub(crate) weight: [S::F32; Z],
 }
 
-/// Moves running maxima where the maximum of the block demands it, and returns what the probabilities
-/// of the block are relative to.
+/// Moves running maxima where the maximum of the block demands it, and returns what the
+/// probabilities of the block are relative to.
 ///
 /// # Safety
 /// `state` is initialised, with at most `VECTORS` vectors and `dim_v` output elements.
@@ -154,8 +154,8 @@ impl Body for Rescale<'_> {
     }
 }
 
-/// Makes NaN of the sum of each lane that has a score of NaN or +inf: for compute types whose own sums
-/// do not show it. Kept out of line: few problems need it.
+/// Makes NaN of the sum of each lane that has a score of NaN or +inf: for compute types whose own
+/// sums do not show it. Kept out of line: few problems need it.
 ///
 /// # Safety
 /// `scores` has `n` times `Z` vectors, and `sums` has `Z` vectors.
@@ -191,9 +191,9 @@ impl<const Z: usize> Body for MarkNan<Z> {
     }
 }
 
-/// Turns the scores of a block into probabilities 2^(score - running maximum) and sums them. Each lane
-/// adds in the order of the keys, and then the sum of the block to that of all blocks, so that the sum
-/// does not depend on how the block is cut into spans.
+/// Turns the scores of a block into probabilities 2^(score - running maximum) and sums them. Each
+/// lane adds in the order of the keys, and then the sum of the block to that of all blocks, so that
+/// the sum does not depend on how the block is cut into spans.
 pub(crate) struct Probabilities<S: Isa, F: Gemm, const Z: usize> {
     relative: Relative<S, Z>,
     sum: [Sum<S, F>; Z],
@@ -264,14 +264,15 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
         self.relative.weight
     }
 
-    /// Turns the scores of one group of keys into words of probabilities, written to `words`, which may
-    /// be where the scores of the first key are.
+    /// Turns the scores of one group of keys into words of probabilities, written to `words`, which
+    /// may be where the scores of the first key are.
     ///
     /// # Safety
     /// `scores` holds `Z` vectors for each key of the group; `words` has room for `Z` vectors.
     #[inline(always)]
     pub(crate) unsafe fn make(&mut self, s: S, scores: *const f32, words: *mut f32) -> [Operand<S, F>; Z] {
-        // SAFETY: scores and words that the caller has vouched for; all are read before any is written.
+        // SAFETY: scores and words that the caller has vouched for; all are read before any is
+        // written.
         unsafe {
             let mut made = [self.make_one(s, 0, scores); Z];
             for (z, made) in made.iter_mut().enumerate().skip(1) {
@@ -298,8 +299,8 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
         F::probabilities(s, x, self.relative.running_max[z], &mut self.sum[z])
     }
 
-    /// Turns the scores of `n` groups into words of probabilities, in place: words of neighbouring groups
-    /// become neighbours.
+    /// Turns the scores of `n` groups into words of probabilities, in place: words of neighbouring
+    /// groups become neighbours.
     ///
     /// # Safety
     /// `scores` holds `Z` vectors for each of the `n * PACK` keys.
@@ -307,7 +308,8 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
     pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
         if F::PACK > 1 {
             for group in 0..n {
-                // SAFETY: the caller's groups; no words are written over scores that are still to be read.
+                // SAFETY: the caller's groups; no words are written over scores that are still to
+                // be read.
                 unsafe {
                     let words = scores.add(group * Z * S::LANES);
                     self.make(s, scores.add(group * F::PACK * Z * S::LANES), words);

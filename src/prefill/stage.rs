@@ -1,5 +1,5 @@
-//! Step 0 of a block: its rows of K and V as the compute type reads them, in place or staged: copied or
-//! converted into scratch memory, from pages one run of rows at a time.
+//! Step 0 of a block: its rows of K and V as the compute type reads them, in place or staged:
+//! copied or converted into scratch memory, from pages one run of rows at a time.
 
 use std::ops::Range;
 
@@ -9,12 +9,12 @@ use crate::attend::rows::{Rows, key_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 
-/// Rows of K, or groups of V, by way of `scratch` if `staged`; and whether values that are not finite
-/// were left out (see [`Gemm::stage_v`]).
+/// Rows of K, or groups of V, by way of `scratch` if `staged`; and whether values that are not
+/// finite were left out (see [`Gemm::stage_v`]).
 ///
 /// # Safety
-/// `keys` are those of the sequence, and `scratch` has room for as many staged rows. Rows that are not
-/// staged are of a type that the compute type reads in place, and lie at equal distances.
+/// `keys` are those of the sequence, and `scratch` has room for as many staged rows. Rows that are
+/// not staged are of a type that the compute type reads in place, and lie at equal distances.
 #[inline(always)]
 pub(crate) unsafe fn rows<S: Isa, F: Gemm, const WHICH: usize>(
     s: S,

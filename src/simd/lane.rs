@@ -1,4 +1,5 @@
-//! What registers hold in a compute type: vectors of f32, or vectors of 32-bit words of packed numbers.
+//! What registers hold in a compute type: vectors of f32, or vectors of 32-bit words of packed
+//! numbers.
 
 use super::{Isa, MAX_LANES};
 
@@ -48,8 +49,9 @@ pub(crate) trait Lane: Registers {
     /// The sum of the lanes: the number that [`Lane::sums`] gives for the vector.
     fn total<S: Isa>(s: S, x: Self::Of<S>) -> f32;
 
-    /// The numbers of `pack` vectors (1, 2 or 4) that have the same place, packed into one word: see [`Isa::zip_i16`] and
-    /// [`Isa::zip_bytes`] for the order of the words. The other vectors are of no account.
+    /// The numbers of `pack` vectors (1, 2 or 4) that have the same place, packed into one word:
+    /// see [`Isa::zip_i16`] and [`Isa::zip_bytes`] for the order of the words. The other vectors
+    /// are of no account.
     fn interleave<S: Isa>(s: S, pack: usize, vectors: [Self::Of<S>; MAX_PACK]) -> [Self::Of<S>; MAX_PACK];
 }
 
