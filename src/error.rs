@@ -6,8 +6,8 @@ use std::ffi::CStr;
 use std::fmt;
 
 /// The table of reasons: variant of [`Error`], status of the C interface with its number, and one
-/// sentence in English. Everything that lists reasons is made from it, by the macro whose name it is
-/// given. Numbers are part of the binary interface: none is changed or used again.
+/// sentence in English. Everything that lists reasons is made from it, by the macro whose name it
+/// is given. Numbers are part of the binary interface: none is changed or used again.
 macro_rules! with_reasons {
     ($make:ident) => {
         $make! {
@@ -38,8 +38,8 @@ macro_rules! with_reasons {
             /// A stride is no multiple of the element size, or rows of the output overlap.
             Stride = 13, FA_ERR_STRIDE,
                 c"unusable stride: negative, no multiple of the element size, or rows of an output would overlap";
-            /// The lengths of sequences are negative, decrease where they are sums, or go beyond the
-            /// tensors.
+            /// The lengths of sequences are negative, decrease where they are sums, or go beyond
+            /// the tensors.
             Lengths = 14, FA_ERR_LENGTHS, c"sequence lengths are negative, decreasing or too large";
             /// The size of a structure from C is not one that was ever valid.
             StructSize = 15, FA_ERR_STRUCT_SIZE,
@@ -61,8 +61,8 @@ pub(crate) use with_reasons;
 
 macro_rules! error {
     ($($(#[$doc:meta])* $Reason:ident = $code:literal, $status:ident, $words:literal;)*) => {
-        /// Why a call was refused. Nothing has been written to any output when one is returned, except
-        /// [`Error::Internal`].
+        /// Why a call was refused. Nothing has been written to any output when one is returned,
+        /// except [`Error::Internal`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub enum Error {
@@ -89,8 +89,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An [`Error`] for programs, with a sentence for people: what was refused, its value, and the limit
-/// that it breaks.
+/// An [`Error`] for programs, with a sentence for people: what was refused, its value, and the
+/// limit that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The error.
@@ -108,7 +108,7 @@ enum Detail {
 /// A sentence about one value: "`what[index] = is: but = limit`". Index, value and limit may be
 /// missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fact {
+pub(crate) struct Fact {
     what: &'static str,
     index: Option<usize>,
     is: Option<Value>,
@@ -125,59 +125,60 @@ enum Value {
 
 /// A sentence about a tensor as a whole, with its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TensorFact {
+pub(crate) struct TensorFact {
     /// Name of the tensor.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// What is wrong.
-    pub but: &'static str,
+    pub(crate) but: &'static str,
     /// Batch entries, heads, rows.
-    pub extent: [usize; 3],
+    pub(crate) extent: [usize; 3],
     /// Elements of a row.
-    pub dim: usize,
+    pub(crate) dim: usize,
     /// Bytes from one batch entry, head, row to the next.
-    pub stride: [usize; 3],
+    pub(crate) stride: [usize; 3],
 }
 
 impl Refusal {
-    /// Begins a refusal: the name of an integer and its value. [`Fact::but`] says why it is refused.
-    pub fn of(what: &'static str, is: i64) -> Fact {
+    /// Begins a refusal: the name of an integer and its value. [`Fact::but`] says why it is
+    /// refused.
+    pub(crate) fn of(what: &'static str, is: i64) -> Fact {
         Fact { what, index: None, is: Some(Value::Integer(is)), but: "", limit: None }
     }
 
     /// Begins a refusal of a real number; see [`Refusal::of`].
-    pub fn of_real(what: &'static str, is: f32) -> Fact {
+    pub(crate) fn of_real(what: &'static str, is: f32) -> Fact {
         Fact { is: Some(Value::Real(is.to_bits())), ..Refusal::of(what, 0) }
     }
 
     /// Begins a refusal of something that is no number; see [`Refusal::of`].
-    pub fn of_thing(what: &'static str) -> Fact {
+    pub(crate) fn of_thing(what: &'static str) -> Fact {
         Fact { is: None, ..Refusal::of(what, 0) }
     }
 
     /// Refuses something that is no number, and says what is wrong with it.
-    pub fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
+    pub(crate) fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
         Refusal::of_thing(what).but(error, but)
     }
 
     /// Refuses a tensor.
-    pub fn about_tensor(error: Error, fact: TensorFact) -> Refusal {
+    pub(crate) fn about_tensor(error: Error, fact: TensorFact) -> Refusal {
         Refusal { error, detail: Some(Detail::Tensor(fact)) }
     }
 }
 
 impl Fact {
     /// Says that the value is element `index` of a list.
-    pub fn at(self, index: usize) -> Fact {
+    pub(crate) fn at(self, index: usize) -> Fact {
         Fact { index: Some(index), ..self }
     }
 
     /// Says what the value should be, or is not.
-    pub fn but(self, error: Error, but: &'static str) -> Refusal {
+    pub(crate) fn but(self, error: Error, but: &'static str) -> Refusal {
         Refusal { error, detail: Some(Detail::Fact(Fact { but, ..self })) }
     }
 
     /// Says what the value is not, compared with `limit`, whose name ends `but`.
-    pub fn against(self, error: Error, but: &'static str, limit: i64) -> Refusal {
+    pub(crate) fn against(self, error: Error, but: &'static str, limit: i64) -> Refusal {
         Fact { limit: Some(limit), ..self }.but(error, but)
     }
 }

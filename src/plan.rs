@@ -183,16 +183,6 @@ impl Plan {
         let memory = workspace::Size::of_one(self.memory.bytes_per_thread);
         Plan { cut: Partition { shares: 1, ..self.cut }, threads: 1, wakes: 0, memory, ..self.clone() }
     }
-
-    /// Whether the scratch of the call is kept on the stack.
-    pub fn is_on_stack(&self) -> bool {
-        self.threads == 1 && self.memory.bytes_per_thread <= workspace::ON_STACK
-    }
-
-    /// Bytes of scratch that the call allocates for all threads together.
-    pub fn scratch_total(&self) -> usize {
-        if self.parts == 0 || self.is_on_stack() { 0 } else { self.memory.bytes().unwrap_or(usize::MAX) }
-    }
 }
 
 /// The pieces that sequences are cut into on a path.

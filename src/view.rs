@@ -80,8 +80,8 @@ impl Layout {
     }
 }
 
-/// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the smallest
-/// over `inner`; the whole span is known to fit an address space.
+/// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the
+/// smallest over `inner`; the whole span is known to fit an address space.
 fn is_nested<const N: usize>(mut axes: [(usize, usize); N], mut inner: usize) -> bool {
     axes.sort_unstable();
     for (stride, extent) in axes {
@@ -142,7 +142,8 @@ impl<'a> View<'a> {
         unsafe { View::new(data.as_ptr().cast(), layout) }
     }
 
-    /// This view with scales (and zeros) for its integers, of which there must be as many as it needs.
+    /// This view with scales (and zeros) for its integers, of which there must be as many as it
+    /// needs.
     pub fn quantised(self, quant: Quant<'a>) -> Result<View<'a>, Error> {
         quant.check(&self.layout)?;
         Ok(View { quant: Some(quant), ..self })
@@ -171,7 +172,8 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
     }
 
-    /// One element as f64, quantisation undone, with every index checked: for what is rare, and for tests.
+    /// One element as f64, quantisation undone, with every index checked: for what is rare, and for
+    /// tests.
     pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {
         let at = [batch, head, token];
         assert!(d < self.layout.dim);
@@ -193,7 +195,8 @@ impl<'a> View<'a> {
     /// Element `d`, below `dim`, of a row that [`View::checked_row`] gave.
     #[inline(always)]
     fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
-        // SAFETY: row and element are in range, so by the contract of `new` the element is readable.
+        // SAFETY: row and element are in range, so by the contract of `new` the element is
+        // readable.
         let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
         match &self.quant {
             None => stored,
@@ -292,8 +295,8 @@ impl<'a, T: Plain> Array<'a, T> {
     /// `len` values that the caller vouches for.
     ///
     /// # Safety
-    /// `len` values are readable at `data`, in one allocation, and not written to while the array lives; no
-    /// alignment is needed.
+    /// `len` values are readable at `data`, in one allocation, and not written to while the array
+    /// lives; no alignment is needed.
     pub unsafe fn new(data: *const T, len: usize) -> Array<'a, T> {
         let base = NonNull::new(data.cast_mut()).unwrap_or(NonNull::dangling());
         Array { base, len, memory: PhantomData }
@@ -342,8 +345,8 @@ impl<'a> ArrayMut<'a> {
     /// `len` values that the caller vouches for.
     ///
     /// # Safety
-    /// `len` values are writable at `data`, in one allocation, and used by nobody else while the array lives;
-    /// no alignment is needed.
+    /// `len` values are writable at `data`, in one allocation, and used by nobody else while the
+    /// array lives; no alignment is needed.
     pub unsafe fn new(data: *mut f32, len: usize) -> ArrayMut<'a> {
         ArrayMut { base: data, len, memory: PhantomData }
     }

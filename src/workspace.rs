@@ -176,9 +176,9 @@ impl Size {
     }
 }
 
-/// Scratch up to this size is kept on the stack, where it costs nothing: an allocation takes as long
-/// as the attention of a few rows. Small against the smallest stacks that threads are given.
-pub(crate) const ON_STACK: usize = 16 << 10;
+/// Scratch up to this size is kept on the stack, where it costs nothing: an allocation takes as
+/// long as the attention of a few rows. Small against the smallest stacks that threads are given.
+const ON_STACK: usize = 16 << 10;
 
 /// A region of `ON_STACK` bytes that stands on the stack.
 #[repr(align(64))]
@@ -190,6 +190,11 @@ impl Local {
     pub fn uninit() -> Local {
         const { assert!(align_of::<Local>() == ALIGN) };
         Local([const { MaybeUninit::uninit() }; ON_STACK])
+    }
+
+    /// Whether it has room for the scratch of a call: one thread's, without partial states.
+    pub fn fits(size: Size) -> bool {
+        size.threads <= 1 && size.bytes_per_thread <= ON_STACK
     }
 
     /// All of it.
@@ -216,9 +221,9 @@ impl<'w> Memory<'w> {
     /// `bytes` bytes at `base`; none if that is null.
     ///
     /// # Safety
-    /// They are writable and in one allocation. Nobody else uses them while this value or a workspace
-    /// on it lives, except through [`Workspace::share`] of the same size, each call with another
-    /// thread number.
+    /// They are writable and in one allocation. Nobody else uses them while this value or a
+    /// workspace on it lives, except through [`Workspace::share`] of the same size, each call with
+    /// another thread number.
     pub unsafe fn new(base: *mut u8, bytes: usize) -> Memory<'w> {
         Memory { base, bytes: if base.is_null() { 0 } else { bytes }, memory: PhantomData }
     }
@@ -262,10 +267,9 @@ impl<'w> Workspace<'w> {
     }
 
     /// The region of thread `i` alone, in a block that threads of the caller's share, each with a
-    /// number of its own.
+    /// number of its own; no region if the block has none of that number.
     pub fn share(memory: Memory<'w>, size: Size, i: usize) -> Result<Workspace<'w>, Error> {
-        let end = (i < size.threads.max(1)).then_some(i + 1).ok_or(Error::Workspace)?;
-        Workspace::in_memory(memory, size, [i, end])
+        Workspace::in_memory(memory, size, [i, size.threads.max(1).min(i.saturating_add(1))])
     }
 
     fn in_memory(memory: Memory<'w>, size: Size, regions: [usize; 2]) -> Result<Workspace<'w>, Error> {
@@ -341,8 +345,8 @@ impl PartialStates<'_> {
         PartialStates { base: ptr::null_mut(), size, stride: 0, memory: PhantomData }
     }
 
-    /// Memory of state `n` of a range. Asking twice gives the same memory twice: see I6 for who uses
-    /// it when.
+    /// Memory of state `n` of a range. Asking twice gives the same memory twice: see I6 for who
+    /// uses it when.
     ///
     /// # Panics
     /// If there are not as many: the plan's size and the kernel's use disagree.
@@ -432,7 +436,9 @@ mod tests {
         let size = Size { threads: 2, ..Size::of_one(64) };
         let mut memory = [MaybeUninit::uninit(); 128 + 63];
         assert!(Workspace::on(Memory::of(&mut memory[1..]), size).is_err());
-        assert!(Workspace::share(Memory::of(&mut memory), size, 2).is_err());
+        let beyond = Workspace::share(Memory::of(&mut memory), size, 2).expect("enough");
+        assert!(beyond.take().is_none());
+        drop(beyond);
         let share = Workspace::share(Memory::of(&mut memory), size, 1).expect("enough");
         assert!(share.take().is_some() && share.take().is_none());
     }

@@ -5,8 +5,8 @@ use crate::error::{Error, Refusal};
 /// Bytes that a structure will not exceed this version's by, whatever is appended.
 const ROOM_TO_GROW: usize = 4096;
 
-/// Refuses a size that no version of the structure `T` has. Larger ones than this version's are those
-/// of later versions; a wild number must not lead us through memory.
+/// Refuses a size that no version of the structure `T` has. Larger ones than this version's are
+/// those of later versions; a wild number must not lead us through memory.
 pub(super) fn check_size<T>(size: usize) -> Result<(), Refusal> {
     let known = size_of::<T>();
     let fact = Refusal::of("struct_size", i64::try_from(size).unwrap_or(i64::MAX));

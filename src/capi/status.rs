@@ -14,7 +14,8 @@ pub enum fa_status {
     FA_OK = 0,
     /// A pointer is NULL where data is needed.
     FA_ERR_NULL = 1,
-    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the like.
+    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
+    /// like.
     FA_ERR_ZERO_EXTENT = 2,
     /// The sizes describe more bytes than an address space holds.
     FA_ERR_OVERFLOW = 3,
@@ -35,14 +36,14 @@ pub enum fa_status {
     FA_ERR_MEMORY = 10,
     /// The library broke one of its own rules; please report it. Outputs may be partly written.
     FA_ERR_INTERNAL = 11,
-    /// Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple of
-    /// heads_kv.
+    /// Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple
+    /// of heads_kv.
     FA_ERR_SHAPE = 12,
     /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
     /// output would overlap. fa_merge: an address that is no multiple of 4.
     FA_ERR_STRIDE = 13,
-    /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a sequence
-    /// is longer than len_q, len_kv or its pages.
+    /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a
+    /// sequence is longer than len_q, len_kv or its pages.
     FA_ERR_LENGTHS = 14,
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.

@@ -1,5 +1,5 @@
-//! Names of tensors and their fields in refusals, and what may be wrong with a tensor: the same words
-//! for C and for Rust.
+//! Names of tensors and their fields in refusals, and what may be wrong with a tensor: the same
+//! words for C and for Rust.
 
 use super::{Error, Refusal};
 
