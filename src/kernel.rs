@@ -289,13 +289,13 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn quantize(&self, what: &mut Quantize) -> Result<(), Error> {
         let s = P::detect().ok_or(Error::Internal)?;
-        s.enter(what);
+        s.core().enter(what);
         Ok(())
     }
 
     fn map_vectors(&self, function: Function, values: &mut [f32]) {
         if let Some(s) = P::detect() {
-            s.enter(Map(function, values));
+            s.core().enter(Map(function, values));
         }
     }
 }

@@ -55,6 +55,7 @@ pub(crate) const fn tile_rows<S: Isa>() -> usize {
 }
 
 /// Bytes of scratch memory for one query tile; `None` if no machine has as many.
+#[inline(never)]
 pub(crate) fn scratch_bytes<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
     Measure::of(|arena| Buffers::of::<S, F>(arena, shape, tiles))
 }
@@ -191,7 +192,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let has_nonfinite = left_out
                     || (F::PACK == 1
                         && problem.logits().hides()
-                        && first_not_finite(v, 0..block.len(), dim_v).is_some());
+                        && first_not_finite(s, v, 0..block.len(), dim_v).is_some());
                 let mut maybe_nan = maybe_nan;
                 if has_key_scales {
                     maybe_nan |= stage::key_scales(problem, sequence, kv_head, &block, key_scales);
@@ -217,11 +218,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     prefetch_row(s, part.output(row, 1), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
-                if tile.lanes == S::LANES {
-                    epilogue::<S, 1>(s, part, tile.rows, state, out_scale);
-                } else {
-                    epilogue::<S, VECTORS>(s, part, tile.rows, state, out_scale);
-                }
+                epilogue(s, part, tile.rows, state, out_scale);
             }
         }
     }

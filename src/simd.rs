@@ -54,6 +54,8 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// The token, if the running machine has the instruction set.
     fn detect() -> Option<Self>;
+    /// The token of [`Isa::Core`].
+    fn core(self) -> Self::Core;
     /// Runs `body` compiled for this instruction set.
     fn enter<B: Body>(self, body: B) -> B::Out;
 

@@ -21,7 +21,7 @@ pub(crate) fn row_bytes(dim: usize) -> usize {
 /// `source` has `n` rows of `dim` elements; `to` has room for as many rows.
 #[inline(never)]
 pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-    s.enter(Convert { source, n, dim, to });
+    s.core().enter(Convert { source, n, dim, to });
 }
 
 /// The arguments of [`convert`], which alone makes one and vouches for its pointers.

@@ -47,10 +47,19 @@ impl<'p> Logits<'p> {
         rows: &Range<usize>,
         keys: &Range<usize>,
     ) -> Option<Self> {
+        if problem.changes_scores() { Logits::some(problem, sequence, head, rows, keys) } else { None }
+    }
+
+    /// [`Logits::of`] a problem that changes scores. Kept out of line: few problems do.
+    #[inline(never)]
+    fn some(
+        problem: &'p Problem<'p>,
+        sequence: &Sequence,
+        head: usize,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+    ) -> Option<Self> {
         let sequence = *sequence;
-        if !problem.changes_scores() {
-            return None;
-        }
         let logits = problem.logits();
         let [_, all] = problem.any_and_all(&sequence, head, rows, keys);
         if all && logits.softcap == 0.0 && logits.mask.is_none() && logits.slopes.is_none() {
@@ -335,7 +344,7 @@ unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, n: usize) -> S::F32 {
 /// Kept out of line: few problems need it, and it would take registers from the loops around it.
 #[inline(never)]
 fn change_tile<S: Isa, const Z: usize>(s: S, body: Tile<Z>) {
-    s.enter(body);
+    s.core().enter(body);
 }
 
 /// The arguments of [`change_tile`]. Only [`Logits::change`] makes one, and vouches for its
@@ -368,7 +377,7 @@ impl<const Z: usize> Body for Tile<'_, Z> {
 /// Kept out of line, as [`change_tile`] is.
 #[inline(never)]
 fn change_line<S: Isa>(s: S, body: Line) {
-    s.enter(body);
+    s.core().enter(body);
 }
 
 /// The arguments of [`change_line`]. Only [`Logits::change_row`] makes one, and vouches for its

@@ -164,7 +164,7 @@ impl Gemm for Bf16 {
 /// The pointers of `body` are as [`Gemm::stage_v`] asks.
 #[inline(never)]
 unsafe fn interleave<S: Isa>(s: S, body: Interleave) -> bool {
-    s.enter(body)
+    s.core().enter(body)
 }
 
 /// The arguments of [`interleave`]. Only [`Bf16::stage_v`] makes one, whose caller vouches for its

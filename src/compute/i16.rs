@@ -149,7 +149,7 @@ impl Integers for I16 {
 /// The pointers of `body` are as [`Gemm::stage_k`] or [`Gemm::stage_v`] asks.
 #[inline(never)]
 unsafe fn stage<S: Isa>(s: S, body: Stage) {
-    s.enter(body);
+    s.core().enter(body);
 }
 
 /// The arguments of [`stage`]. Only [`I16::stage_k`] and [`I16::stage_v`] make one; their callers

@@ -11,8 +11,8 @@ use super::gemm::{Gemm, Operand, RegisterTile, Sum, weighted};
 use super::softmax::Probabilities;
 use crate::attend::MAX_WIDTH;
 use crate::attend::rows::Rows;
-use crate::simd::Isa;
 use crate::simd::lane::Registers;
+use crate::simd::{Body, Isa};
 
 /// Output elements of the register tile that makes the probabilities: fewer than in other tiles, so
 /// that the constants of the exponential stay in registers, too.
@@ -43,7 +43,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     let weight = probabilities.weight();
     // SAFETY: EXP_TILE elements or 1 of the caller's dim, which is at least 1.
     unsafe {
-        if !S::EXP_IN_FIRST_TILE {
+        if const { !S::EXP_IN_FIRST_TILE } {
             probabilities.make_all(s, scores, n);
             0
         } else if dim >= EXP_TILE {
@@ -89,7 +89,9 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
             };
         }
         tiles_of!(R);
-        tiles_of!(4);
+        if const { R > 4 } {
+            tiles_of!(4);
+        }
         tiles_of!(2);
         tiles_of!(1);
     }
@@ -183,11 +185,13 @@ unsafe fn add_group<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 }
 
 /// Adds one key to the rows that see it alone, those with a 1 in `sees`: for values that are not
-/// finite, whose product with the probability 0 of the other rows would be NaN.
+/// finite, whose product with the probability 0 of the other rows would be NaN. Kept out of line,
+/// because it is rare.
 ///
 /// # Safety
 /// As [`accumulate`], for one key, with an output that is initialised.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     s: S,
     p: *const f32,
@@ -197,16 +201,37 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     lanes: usize,
     sees: &[f32; MAX_WIDTH],
 ) {
-    for z in 0..Z {
-        // SAFETY: the array has MAX_WIDTH lanes, at least those of Z vectors.
-        let sees = s.gt(unsafe { s.load(sees.as_ptr().add(z * S::LANES)) }, s.splat(0.0));
-        for d in 0..dim {
-            // SAFETY: an element of the caller's key and of its output.
-            unsafe {
-                let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
-                let at = output.add(d * lanes + z * S::LANES);
-                let old = s.load(at);
-                s.store(at, s.select(sees, s.fma(s.load(p.add(z * S::LANES)), x, old), old));
+    s.core().enter(Guarded::<Z> { p, v, dim, output, lanes, sees });
+}
+
+/// The arguments of [`accumulate_guarded`], which alone makes one.
+struct Guarded<'a, const Z: usize> {
+    p: *const f32,
+    v: *const u8,
+    dim: usize,
+    output: *mut f32,
+    lanes: usize,
+    sees: &'a [f32; MAX_WIDTH],
+}
+
+impl<const Z: usize> Body for Guarded<'_, Z> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Guarded { p, v, dim, output, lanes, sees } = self;
+        for z in 0..Z {
+            // SAFETY: the array has MAX_WIDTH lanes, at least those of Z vectors.
+            let sees = s.gt(unsafe { s.load(sees.as_ptr().add(z * S::LANES)) }, s.splat(0.0));
+            for d in 0..dim {
+                // SAFETY: an element of the key and of its output; the caller of `accumulate_guarded`
+                // vouches for both.
+                unsafe {
+                    let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
+                    let at = output.add(d * lanes + z * S::LANES);
+                    let old = s.load(at);
+                    s.store(at, s.select(sees, s.fma(s.load(p.add(z * S::LANES)), x, old), old));
+                }
             }
         }
     }
@@ -217,21 +242,48 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
 /// # Safety
 /// `v` has the rows `keys`, of `dim` f32.
 #[inline(always)]
-pub(crate) unsafe fn first_not_finite(v: Rows, keys: Range<usize>, dim: usize) -> Option<usize> {
-    // The exponent field, all ones in infinities and NaN.
-    const EXPONENT: u32 = 0x7f80_0000;
-    for key in keys {
-        let row = v.skip(key).base.cast::<u32>();
-        // A maximum and no early exit, so that the loop becomes vector code.
-        let mut exponent = 0;
-        for d in 0..dim {
-            // SAFETY: an element of one of the caller's rows.
-            let bits = unsafe { row.wrapping_add(d).read_unaligned() };
-            exponent = exponent.max(bits & EXPONENT);
+pub(crate) unsafe fn first_not_finite<S: Isa>(
+    s: S,
+    v: Rows,
+    keys: Range<usize>,
+    dim: usize,
+) -> Option<usize> {
+    if keys.is_empty() { None } else { find(s, FirstNotFinite { v, keys, dim }) }
+}
+
+/// Kept out of line, so that the code exists once for each instruction set and not in each kernel.
+#[inline(never)]
+fn find<S: Isa>(s: S, body: FirstNotFinite) -> Option<usize> {
+    s.core().enter(body)
+}
+
+/// The arguments of [`first_not_finite`], which alone makes one.
+struct FirstNotFinite {
+    v: Rows,
+    keys: Range<usize>,
+    dim: usize,
+}
+
+impl Body for FirstNotFinite {
+    type Out = Option<usize>;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _s: S) -> Option<usize> {
+        // The exponent field, all ones in infinities and NaN.
+        const EXPONENT: u32 = 0x7f80_0000;
+        for key in self.keys {
+            let row = self.v.skip(key).base.cast::<u32>();
+            // A maximum and no early exit, so that the loop becomes vector code.
+            let mut exponent = 0;
+            for d in 0..self.dim {
+                // SAFETY: an element of one of the rows; the caller of `first_not_finite` vouches for them.
+                let bits = unsafe { row.wrapping_add(d).read_unaligned() };
+                exponent = exponent.max(bits & EXPONENT);
+            }
+            if exponent == EXPONENT {
+                return Some(key);
+            }
         }
-        if exponent == EXPONENT {
-            return Some(key);
-        }
+        None
     }
-    None
 }

@@ -44,7 +44,7 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
     prefetch: &mut Prefetch,
 ) {
     let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans::<S>(sequence, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
+    let spans = mask::spans(S::LANES, sequence, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of the caller's block and lane tile, whose arrays have room for them
     // (I5).
@@ -73,7 +73,7 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
             fresh = false;
         }
-        if F::INT_ACC && block.maybe_nan {
+        if const { F::INT_ACC } && block.maybe_nan {
             for span in spans.iter().filter(|span| !span.keys.is_empty()) {
                 let SpanArrays { scores, state, .. } = SpanArrays::of::<S, F>(span, tile, block, &buffers);
                 match span.vectors {
@@ -197,20 +197,23 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     // vouched for `n` rows of V (of f32 where words have one key) and for the scores of all keys of
     // the span; the scores of a block have room for whole spans (I5).
     unsafe {
-        let guarded = if F::PACK > 1 { None } else { next_guarded(v, span, has_nonfinite, 0, dim) };
+        let guarded = match const { F::PACK } {
+            1 => next_guarded(s, v, span, has_nonfinite, 0, dim),
+            _ => None,
+        };
         match guarded {
-            Some(first) => {
+            Some(first) if const { F::PACK == 1 } => {
                 probabilities.make_all(s, p, n);
                 accumulate_around::<S, F, R, Z>(s, part, span, arrays, first, fresh, probabilities.weight());
             }
-            None => {
+            _ => {
                 let groups = n.div_ceil(F::PACK);
                 // The end of the last group or tile, if it is the block's.
                 for at in n * Z..n.next_multiple_of(F::SPAN_KEYS) * Z {
                     s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
                 }
                 F::value_span::<S, R, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut probabilities);
-                if F::PACK > 1 && has_nonfinite {
+                if const { F::PACK > 1 } && has_nonfinite {
                     add_nonfinite::<F>(part, span, p, Z * S::LANES, output, lanes);
                 }
             }
@@ -253,7 +256,7 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                 let sees = rows_that_see(part, &span.rows, span.keys.start + key);
                 accumulate_guarded::<S, Z>(s, from, row, dim, output, lanes, &sees);
                 done = key + 1;
-                guarded = next_guarded(v, span, has_nonfinite, done, dim);
+                guarded = next_guarded(s, v, span, has_nonfinite, done, dim);
             }
         }
     }
@@ -314,12 +317,19 @@ fn rows_that_see(part: &QueryTile, rows: &Range<usize>, key: usize) -> [f32; MAX
 /// # Safety
 /// `v` has the rows of `span`, of `dim` f32.
 #[inline(always)]
-unsafe fn next_guarded(v: Rows, span: &Span, has_nonfinite: bool, done: usize, dim: usize) -> Option<usize> {
+unsafe fn next_guarded<S: Isa>(
+    s: S,
+    v: Rows,
+    span: &Span,
+    has_nonfinite: bool,
+    done: usize,
+    dim: usize,
+) -> Option<usize> {
     let [before, middle, behind] = span.thirds();
     // In the order of the keys.
     for keys in [before, if has_nonfinite { middle } else { 0..0 }, behind] {
         // SAFETY: keys of the span, for whose rows the caller vouches.
-        let found = unsafe { first_not_finite(v, keys.start.max(done)..keys.end, dim) };
+        let found = unsafe { first_not_finite(s, v, keys.start.max(done)..keys.end, dim) };
         if found.is_some() {
             return found;
         }

@@ -6,8 +6,8 @@ use super::softmax::State;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::dtype::{self, Dtype};
-use crate::simd::Isa;
 use crate::simd::transpose::Square;
+use crate::simd::{Body, Isa};
 use crate::view::Layout;
 use crate::work::query_tiles::QueryTile;
 
@@ -17,22 +17,52 @@ use crate::work::query_tiles::QueryTile;
 /// A row that sees no key is 0 with log-sum-exp -inf. Visibility decides that, never the sum: a row
 /// whose visible scores are all -inf, or one of whose scores is NaN, is NaN.
 ///
+/// Kept out of line, so that the code exists once for each instruction set and not in each kernel.
+///
 /// # Safety
-/// `state` is that after all keys, `Z` vectors wide; there are at most `Z * LANES` rows, which
-/// belong to the query tile.
-#[inline(always)]
-pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
+/// `state` is that after all keys; there are at most as many rows as lanes, and they belong to the
+/// query tile.
+#[inline(never)]
+pub(crate) unsafe fn epilogue<S: Isa>(
     s: S,
     part: &QueryTile,
     tile_rows: Range<usize>,
     state: State,
     scale: f32,
 ) {
+    s.core().enter(Epilogue { part, tile_rows, state, scale });
+}
+
+/// The arguments of [`epilogue`], which alone makes one.
+struct Epilogue<'a, 'p> {
+    part: &'a QueryTile<'p>,
+    tile_rows: Range<usize>,
+    state: State,
+    scale: f32,
+}
+
+impl Body for Epilogue<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        // SAFETY: `epilogue` made this, and its caller vouches for state and rows.
+        unsafe { write(s, self) };
+    }
+}
+
+/// [`epilogue`], compiled for an instruction set.
+///
+/// # Safety
+/// As [`epilogue`].
+#[inline(always)]
+unsafe fn write<S: Isa>(s: S, what: Epilogue) {
+    let Epilogue { part, tile_rows, state, scale } = what;
     let (first, n) = (tile_rows.start, tile_rows.len());
     let problem = part.problem();
     let dim = problem.shape().dim_v;
     let (sequence, head) = (part.sequence(), part.head());
-    let width = Z * S::LANES;
+    let width = state.lanes;
     let mut is_empty = [false; MAX_WIDTH];
     // Windows move with the row: if the first and the last row see something, so do all between.
     if sequence.visible(first).is_empty() || sequence.visible(first + n - 1).is_empty() {

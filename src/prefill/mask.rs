@@ -30,16 +30,18 @@ pub(crate) struct Span {
 /// only half of the lane tile sees then costs half a tile. Spans begin at multiples of `group` keys
 /// from the start of the block, and end there or at the end of the block. With `whole` there is one
 /// span for each vector: sums of a block that are rounded once must not depend on where the block
-/// is cut.
-#[inline(always)]
-pub(crate) fn spans<S: Isa>(
+/// is cut. Kept out of line: it uses
+/// no vectors of `lanes`.
+#[inline(never)]
+pub(crate) fn spans(
+    lanes: usize,
     sequence: &Sequence,
     rows: &Range<usize>,
     block: &Range<usize>,
     group: usize,
     whole: bool,
 ) -> [Span; 3] {
-    let middle = rows.end.min(rows.start + S::LANES);
+    let middle = rows.end.min(rows.start + lanes);
     let low = whole_groups(clip(sequence.seen_by(&(rows.start..middle)), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;

@@ -40,7 +40,7 @@ impl Prefetch {
     /// What follows a block of keys of a query tile: the keys `next`, or, if there are none, the
     /// queries of the next query tile and its first `block` keys. To be prefetched in `steps`
     /// steps.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn new(part: &QueryTile, next: &Range<usize>, block: usize, steps: usize) -> Prefetch {
         let problem = part.problem();
         let mut prefetch = Prefetch([NOTHING; 3]);

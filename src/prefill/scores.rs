@@ -42,23 +42,28 @@ pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 ) -> [S::F32; Z] {
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     let mut key = 0;
-    // SAFETY: a tile is computed only while as many of the caller's `n` keys are left, and stored
-    // behind the `key` keys before it.
-    unsafe {
-        macro_rules! tiles_of {
-            ($rows:expr) => {
-                while n - key >= $rows {
-                    let tile = dot::<S, F, { $rows }, Z>(s, panel, lanes, k.skip(key), dim);
-                    store(s, &tile, out.add(key * Z * S::LANES), &mut max);
-                    prefetch.step(s);
-                    key += $rows;
-                }
-            };
-        }
-        tiles_of!(R);
-        tiles_of!(4);
-        tiles_of!(2);
-        tiles_of!(1);
+    macro_rules! tile {
+        ($keys:expr) => {{
+            // SAFETY: as many of the caller's `n` keys are left, and stored behind the `key` keys before.
+            unsafe {
+                let tile = dot::<S, F, { $keys }, Z>(s, panel, lanes, k.skip(key), dim);
+                store(s, &tile, out.add(key * Z * S::LANES), &mut max);
+            }
+            $keys
+        }};
+    }
+    while n - key >= R {
+        key += tile!(R);
+        prefetch.step(s);
+    }
+    // The rest in one loop, so that the code of `step` exists only twice.
+    while key < n {
+        key += match n - key {
+            left if const { R > 4 } && left >= 4 => tile!(4),
+            left if left >= 2 => tile!(2),
+            _ => tile!(1),
+        };
+        prefetch.step(s);
     }
     max
 }

@@ -120,7 +120,7 @@ fn exceeds<S: Isa>(s: S, max: S::F32, running_max: S::F32) -> S::Mask {
 #[cold]
 #[inline(never)]
 fn rescale<S: Isa>(s: S, body: Rescale) {
-    s.enter(body);
+    s.core().enter(body);
 }
 
 /// The arguments of [`rescale`]. Only [`update`] makes one, and vouches for its pointers.
@@ -161,7 +161,7 @@ impl Body for Rescale<'_> {
 /// `scores` has `n` times `Z` vectors, and `sums` has `Z` vectors.
 #[inline(never)]
 pub(crate) unsafe fn mark_nan<S: Isa, const Z: usize>(s: S, scores: *const f32, n: usize, sums: *mut f32) {
-    s.enter(MarkNan::<Z> { scores, n, sums });
+    s.core().enter(MarkNan::<Z> { scores, n, sums });
 }
 
 /// The arguments of [`mark_nan`], which alone makes one and vouches for its pointers.
@@ -306,7 +306,7 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
     /// `scores` holds `Z` vectors for each of the `n * PACK` keys.
     #[inline(always)]
     pub(crate) unsafe fn make_all(&mut self, s: S, scores: *mut f32, n: usize) {
-        if F::PACK > 1 {
+        if const { F::PACK > 1 } {
             for group in 0..n {
                 // SAFETY: the caller's groups; no words are written over scores that are still to
                 // be read.

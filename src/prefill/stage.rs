@@ -25,11 +25,29 @@ pub(crate) unsafe fn rows<S: Isa, F: Gemm, const WHICH: usize>(
     staged: [bool; 2],
     scratch: *mut u8,
 ) -> (Rows, bool) {
-    let shape = problem.shape();
-    let view = if WHICH == V { problem.v() } else { problem.k() };
     if !staged[WHICH] {
+        let view = if WHICH == V { problem.v() } else { problem.k() };
         return (key_rows(problem, view, sequence, kv_head, keys.start).rows(), false);
     }
+    // SAFETY: keys of the sequence, and room for them staged (caller).
+    unsafe { stage::<S, F, WHICH>(s, problem, sequence, kv_head, keys, scratch) }
+}
+
+/// [`rows`] that are staged. Kept out of line: it uses no vectors of its own.
+///
+/// # Safety
+/// `keys` are those of the sequence, and `scratch` has room for as many staged rows.
+#[inline(never)]
+unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
+    s: S,
+    problem: &Problem,
+    sequence: &Sequence,
+    kv_head: usize,
+    keys: &Range<usize>,
+    scratch: *mut u8,
+) -> (Rows, bool) {
+    let shape = problem.shape();
+    let view = if WHICH == V { problem.v() } else { problem.k() };
     let stride = if WHICH == V { F::staged_v_row(shape.dim_v) } else { F::staged_k_row(shape.dim_qk) };
     let mut left_out = false;
     let mut key = keys.start;

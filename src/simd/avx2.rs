@@ -74,6 +74,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn core(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         self.compiled_for(body)
     }

@@ -135,6 +135,12 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    fn core(self) -> Avx512<Base> {
+        // Every level has the features of the base.
+        Avx512(Base(()))
+    }
+
+    #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         self.0.compiled_for(body)
     }

@@ -41,6 +41,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn core(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         body.run(self)
     }
