@@ -66,7 +66,7 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
             factor,
             scratch,
             panel,
-            family: PhantomData,
+            compute: PhantomData,
         };
         // SAFETY: `here` rows from `first` on, and a vector of each line of the panel (caller).
         maybe_nan |= unsafe { pack_vector(s, pack) };
@@ -94,7 +94,7 @@ struct Pack<'a, F> {
     factor: f32,
     scratch: *mut u8,
     panel: *mut f32,
-    family: PhantomData<F>,
+    compute: PhantomData<F>,
 }
 
 impl<F: Integers> Body for Pack<'_, F> {
