@@ -11,8 +11,9 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Function};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
+use flash_attention::pool::Own;
+use flash_attention::prepared::Prepared;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
-use flash_attention::schedule;
 use flash_attention::view::{Layout, View, ViewMut};
 use flash_attention::work::query_tiles::TileQueue;
 use flash_attention::workspace::Workspace;
@@ -57,7 +58,10 @@ fn parts(c: &mut Criterion) {
                 });
             });
             group.bench_function(format!("{name}, whole call"), |b| {
-                b.iter(|| schedule::run(&mut problem, &plan).expect("memory"));
+                b.iter(|| {
+                    let mut prepared = Prepared::with_plan(&mut problem, plan.clone());
+                    prepared.run_allocating(&Own).expect("memory");
+                });
             });
         }
         group.finish();

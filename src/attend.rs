@@ -1,10 +1,8 @@
-//! The steps of tiled attention with an online softmax (Milakov and Gimelshein 2018,
-//! arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135), in the order in which a tile runs
-//! through them. [`crate::prefill`] strings them together.
+//! What the two wings share: blocks of keys, rows and their conversion, changes of scores (logits),
+//! the end of a row, and merging of results.
 //!
-//! Lanes are query rows. Scores and the output accumulator are kept transposed: a vector holds
-//! the same key (or the same output element) for neighbouring rows, so that nothing is ever
-//! summed across lanes and a row's result cannot depend on its neighbours.
+//! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
+//! Dao et al. 2022, arXiv:2205.14135).
 
 pub(crate) mod blocks;
 pub(crate) mod convert;
@@ -16,11 +14,11 @@ pub(crate) mod rows;
 
 use crate::simd::{Isa, MAX_LANES};
 
-/// Vectors of query rows in a tile, at most: each broadcast of K or V then feeds two
-/// multiplications, and 8 x 2 accumulators are what hides the latency of FMA without spilling.
+/// Vectors of query rows in a lane tile of prefill, at most: each broadcast of K or V then feeds
+/// two multiplications, and 8 x 2 accumulators hide the latency of FMA without spilling.
 pub(crate) const VECTORS: usize = 2;
 
-/// Lanes of the widest tile: sizes of small arrays on the stack.
+/// Lanes of the widest lane tile: the size of small arrays on the stack.
 pub(crate) const MAX_WIDTH: usize = VECTORS * MAX_LANES;
 
 /// Index of K in pairs of what concerns K and V.
@@ -28,14 +26,14 @@ pub(crate) const K: usize = 0;
 /// Index of V in such pairs.
 pub(crate) const V: usize = 1;
 
-/// How far, in log2 units, a score may exceed the reference before it moves. Probabilities stay
-/// at or below 2^8, so a sum of n of them stays below n · 2^8, far from overflow, and loses no
-/// precision: f32 is as dense at 2^8 as at 1.
+/// How far, in log2 units, a score may exceed the running maximum before that moves (lazy
+/// rescaling, FlashAttention 4). Probabilities stay at or below 2^8. So a sum of n of them stays
+/// below n · 2^8, far from overflow, and loses no precision: f32 is as dense at 2^8 as at 1.
 pub(crate) const RESCALE_THRESHOLD: f32 = 8.0;
 
-/// Asks for `bytes` bytes to be brought near.
+/// Prefetches `bytes` bytes into the second-level cache.
 #[inline(always)]
-pub(crate) fn fetch<S: Isa>(s: S, row: *const u8, bytes: usize) {
+pub(crate) fn prefetch_row<S: Isa>(s: S, row: *const u8, bytes: usize) {
     let mut line = 0;
     while line < bytes {
         s.prefetch(row.wrapping_add(line));

@@ -1,42 +1,41 @@
-//! The Rust boundary: attention on slices. What C vouches for, lengths and lifetimes say here; all else is
-//! refused with the statuses and words of the C interface.
+//! The Rust boundary: attention on slices. Lengths and lifetimes of slices say what a C caller has to
+//! vouch for. Everything else is checked as for C, and refused with the same statuses and words.
 
-mod names;
 mod pool;
 mod tensor;
 mod workspace;
 
+use crate::error::names::{K, LSE, MASK, Names, O, Q, V, number};
 use crate::error::{Error, Refusal};
-use crate::kernel;
-use crate::machine::Machine;
-use crate::plan::Plan;
+use crate::prepared::Prepared;
 use crate::problem::{Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
-use crate::schedule;
 use crate::view::Array;
-use names::{K, LSE, MASK, Names, O, Q, V, number};
 pub use pool::Pool;
 use tensor::Shape;
 pub use tensor::{Data, DataMut, Tensor, TensorMut};
 pub use workspace::Workspace;
 
-/// One problem on tensors in slices, from [`Attention::new`]; by default each query sees every key.
+/// Attention on tensors in slices. [`Attention::new`] takes the tensors, other methods the options,
+/// and [`Attention::run`] computes. By default every query sees every key.
 ///
-/// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
+/// For query row i of a sequence, at key position p = q_pos + i, over the visible keys j. Terms of
+/// options that are not set drop out:
 ///
 /// ```text
 /// s_j  = scale · Σ_d q[i][d] · k[j][d]
-/// t_j  = softcap · tanh(s_j / softcap) - slope · |p - j| + mask[i][j]      as far as there are these
+/// t_j  = softcap · tanh(s_j / softcap) - slope · |p - j| + mask[i][j]
 /// Z    = Σ_j exp(t_j) + exp(sink)
 /// o[i] = Σ_j exp(t_j) · v[j] / Z                   lse[i] = log Z
 /// ```
 ///
-/// Query head h uses kv head h / (heads_q / heads_kv). A key that is not seen has no influence on the row, even if it
-/// is NaN. A row that sees no key is zeros, and its lse -∞.
+/// Query head h uses kv head h / (heads_q / heads_kv). A key that is not visible has no influence on
+/// the row, even if it is NaN. A fully masked row is zeros, and its lse -∞.
 ///
-/// Errors are [`Refusal`]s: a status for programs and a sentence for people. On every error but [`Error::Internal`]
-/// all outputs are as they were. A row's bits do not depend on threads, strides, pages, or other rows.
+/// Errors are [`Refusal`]s: a status for programs and a sentence for people. On every error but
+/// [`Error::Internal`] all outputs are as they were. A row's bits do not depend on threads, strides,
+/// pages, or other rows.
 ///
-/// That an output is written by one call only, and shares memory with no input, the compiler sees:
+/// The compiler ensures that an output belongs to one call and shares memory with no input:
 ///
 /// ```compile_fail,E0502
 /// # use flash_attention::{Attention, Tensor, TensorMut};
@@ -64,20 +63,14 @@ pub struct Attention<'a> {
     kv_lens: Option<&'a [i32]>,
     cu_len_q: Option<&'a [i32]>,
     cu_len_kv: Option<&'a [i32]>,
-    /// The table, and keys of a sequence.
+    /// The page table, and the number of keys of a sequence.
     pages: Option<(&'a [i32], usize)>,
 }
 
-/// A problem, checked and planned.
-struct Call<'a> {
-    problem: Problem<'a>,
-    plan: Plan,
-}
-
 impl<'a> Attention<'a> {
-    /// Of q `[batch][heads_q][len_q][dim_qk]`, k `[batch][heads_kv][len_kv][dim_qk]` and
-    /// v `[batch][heads_kv][len_kv][dim_v]` to out `[batch][heads_q][len_q][dim_v]`, in any mixture of types; heads_q
-    /// is a multiple of heads_kv. Nothing is checked before a call.
+    /// Takes the tensors: q `[batch][heads_q][len_q][dim_qk]`, k `[batch][heads_kv][len_kv][dim_qk]`,
+    /// v `[batch][heads_kv][len_kv][dim_v]` and out `[batch][heads_q][len_q][dim_v]`, in any mixture
+    /// of types. heads_q is a multiple of heads_kv. Sizes are checked when a call is made.
     pub fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: TensorMut<'a>) -> Attention<'a> {
         Attention {
             q,
@@ -100,148 +93,154 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// The softmax scale, multiplied to every dot product; 1/√dim_qk if none is given. Finite; may be 0 or negative.
+    /// Sets the softmax scale, which every dot product is multiplied by. Finite; may be 0 or
+    /// negative. The default is 1/√dim_qk.
     pub fn scale(mut self, scale: f32) -> Self {
         self.scale = Some(scale);
         self
     }
 
-    /// No query sees a key behind its own position.
+    /// Causal attention: a query sees no key behind its own position.
     pub fn causal(mut self) -> Self {
         self.window.right = Some(0);
         self
     }
 
-    /// How many keys before a query's position it sees, and how many behind it; `None` is no limit. A sliding window
-    /// of `n` keys, the query's own included, is `window(Some(n - 1), Some(0))`.
+    /// Limits how many keys before its own position a query sees, and how many behind it; `None` is
+    /// no limit. A sliding window of `n` keys, the query's own included, is `window(Some(n - 1), Some(0))`.
     pub fn window(mut self, left: Option<u64>, right: Option<u64>) -> Self {
         self.window = Window { left, right };
         self
     }
 
-    /// The key position of query row 0: by default the last query of each sequence is on its last key.
+    /// Sets the key position of query row 0. By default the last query of each sequence is on its
+    /// last key.
     pub fn q_pos(mut self, position: i64) -> Self {
         self.q_pos = Position::At(position);
         self
     }
 
-    /// Scores s become softcap · tanh(s / softcap). Finite, not negative; 0 = off.
+    /// Replaces scores s by softcap · tanh(s / softcap). Finite, not negative; 0 = off.
     pub fn softcap(mut self, softcap: f32) -> Self {
         self.softcap = softcap;
         self
     }
 
-    /// A mask `[batch or 1][heads_q or 1][len_q or 1][len_kv]`, the last axis being its dim: numbers (f32, f16, bf16)
-    /// are added to the scores, after softcap, and -∞ hides the key; of booleans true = the key is seen.
+    /// Sets a mask `[batch or 1][heads_q or 1][len_q or 1][len_kv]`, whose last axis is its dim.
+    /// Numbers (f32, f16, bf16) are added to the scores, after softcap; -∞ hides the key. Of booleans
+    /// true = the key is visible.
     pub fn mask(mut self, mask: Tensor<'a>) -> Self {
         self.mask = Some(mask);
         self
     }
 
-    /// The slope of each query head (ALiBi), `[heads_q]`, or `[batch][heads_q]`.
+    /// Sets the ALiBi slope of each query head: `[heads_q]`, or `[batch][heads_q]`.
     pub fn alibi_slopes(mut self, slopes: &'a [f32]) -> Self {
         self.alibi_slopes = Some(slopes);
         self
     }
 
-    /// A logit for each query head, `[heads_q]`, that takes part in the softmax without having a value; -∞ = none.
+    /// Sets an attention sink for each query head, `[heads_q]`: a logit that takes part in the
+    /// softmax without a value. -∞ = none.
     pub fn sinks(mut self, sinks: &'a [f32]) -> Self {
         self.sinks = Some(sinks);
         self
     }
 
-    /// `[batch]`: how many keys of each sequence are in use, the first ones. The others are never read.
+    /// Sets how many keys of each sequence are in use, `[batch]`: the first ones. The others are
+    /// never read.
     pub fn kv_lens(mut self, kv_lens: &'a [i32]) -> Self {
         self.kv_lens = Some(kv_lens);
         self
     }
 
-    /// Ragged queries, `[batch + 1]`: q, out and lse have one batch entry with the rows of all sequences behind one
-    /// another, those of sequence b from `cu_len_q[b]` to `cu_len_q[b + 1]`. A mask has room for the longest.
+    /// Ragged queries, `[batch + 1]`: q, out and lse have one batch entry with the rows of all
+    /// sequences, packed one behind another. Rows of sequence b are `cu_len_q[b]` to
+    /// `cu_len_q[b + 1]`. A mask has rows for the longest sequence.
     pub fn cu_len_q(mut self, cu_len_q: &'a [i32]) -> Self {
         self.cu_len_q = Some(cu_len_q);
         self
     }
 
-    /// Ragged keys: the same for k and v.
+    /// Ragged keys, `[batch + 1]`: k and v have one batch entry with the keys of all sequences, packed
+    /// one behind another. Keys of sequence b are `cu_len_kv[b]` to `cu_len_kv[b + 1]`.
     pub fn cu_len_kv(mut self, cu_len_kv: &'a [i32]) -> Self {
         self.cu_len_kv = Some(cu_len_kv);
         self
     }
 
-    /// Keys in pages: k and v are `[page][head][token of the page][dim]` (or token first), and key j of sequence b is
-    /// token j % page_size of the page that is number j / page_size in row b of `table`, `[batch][most pages]`. len_kv
-    /// is the number of keys of every sequence, or with [`kv_lens`](Attention::kv_lens) of the longest, at most.
+    /// Paged keys: k and v are `[page][head][token of the page][dim]`, or token first. `table` is
+    /// `[batch][max_pages]`: key j of sequence b is token j % page_size of page
+    /// `table[b][j / page_size]`. len_kv is the number of keys of every sequence; with
+    /// [`kv_lens`](Attention::kv_lens), the most that any has.
     pub fn pages(mut self, table: &'a [i32], len_kv: usize) -> Self {
         self.pages = Some((table, len_kv));
         self
     }
 
-    /// Where to put the natural logarithm of each row's sum of exponentials: f32 `[batch][heads_q][len_q][1]`.
+    /// Asks for the log-sum-exp of each row (natural logarithm): f32 `[batch][heads_q][len_q][1]`.
     pub fn lse(mut self, lse: TensorMut<'a>) -> Self {
         self.lse = Some(lse);
         self
     }
 
-    /// Queries and probabilities are not rounded to 8 or 16 bits, where K and V have dot products of their own.
+    /// Excludes kernels that round queries or probabilities to 8 or 16 bits.
     pub fn precise(mut self) -> Self {
         self.precise = true;
         self
     }
 
-    /// Whether [`run`](Attention::run) would refuse it.
+    /// Checks everything that [`run`](Attention::run) checks, except the workspace.
     ///
     /// # Errors
-    /// As `run`, which also looks at the workspace.
+    /// Those of [`run`](Attention::run) but [`Error::Workspace`].
     pub fn check(&mut self) -> Result<(), Refusal> {
-        self.call(1).map(|_| ())
+        Prepared::new(&mut self.problem()?, 1)?;
+        Ok(())
     }
 
-    /// Makes `workspace` large enough for a call with `pool`. What is needed depends on sizes and options, not on what is
-    /// in lists: a cache that fills up (len_kv its room, [`kv_lens`](Attention::kv_lens) the keys in use) needs it once.
-    /// Where sizes change, call it before each run: it does nothing where there is enough. A smaller problem does not
-    /// always need less, as fewer keys may be cut differently.
+    /// Makes `workspace` large enough for a call with `pool`. The size depends on shapes and options,
+    /// not on the contents of lists: one call does for a cache that fills up, whose len_kv is its
+    /// capacity and whose keys in use are [`kv_lens`](Attention::kv_lens). Where shapes change, call it
+    /// before each run: it does nothing if there is enough. A smaller problem does not always need
+    /// less, as its keys may be split differently.
     ///
     /// # Errors
-    /// As [`run`](Attention::run), and [`Error::Memory`]: there is not so much; what there was is left.
+    /// Those of [`run`](Attention::run), and [`Error::Memory`]: allocation failed, and the workspace is
+    /// as it was.
     pub fn reserve(&mut self, workspace: &mut Workspace, pool: &Pool) -> Result<(), Refusal> {
-        let Call { plan, .. } = self.call(pool.threads())?;
-        let on_stack = plan.parts == 0 || plan.is_on_stack();
-        let bytes = if on_stack { 0 } else { plan.memory.borrowed_bytes()? };
+        let bytes = Prepared::new(&mut self.problem()?, pool.threads())?.bytes()?;
         Ok(workspace.reserve(bytes)?)
     }
 
-    /// Computes the problem. Allocates nothing, but for some bytes a thread if `pool` has several, and waits for
-    /// nothing but them. May be called again, after the inputs have changed or not.
+    /// Computes the problem. Allocates nothing, except some bytes a thread where `pool` has several,
+    /// and waits for nothing but its threads. May be called again, whether the inputs have changed or
+    /// not.
+    ///
+    /// # Panics
+    /// If the library breaks one of its own rules. The program's panic hook is called as for any other
+    /// panic, on whichever thread it happened: the library does not touch the hook.
     ///
     /// # Errors
-    /// - [`Error::Shape`]: tensors, lists and slices disagree about a size, or heads_q is no multiple of heads_kv
+    /// - [`Error::Shape`]: tensors, lists and slices disagree about a size, or heads_q is no
+    ///   multiple of heads_kv
     /// - [`Error::ZeroExtent`]: a size other than len_q and len_kv is 0
     /// - [`Error::Stride`]: rows of an output overlap
     /// - [`Error::Overflow`]: more bytes than an address space holds, or positions beyond 64 bits
     /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer
     /// - [`Error::SoftmaxScale`], [`Error::Softcap`], [`Error::QuantScale`]: unusable numbers
-    /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, cu_len_q, cu_len_kv or pages lead out of the tensors
-    /// - [`Error::Workspace`]: [`reserve`](Attention::reserve) was not called for so large a problem
-    /// - [`Error::Isa`]: the environment variable `FA_MAX_ISA` names an instruction set that this build does not know
+    /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, cu_len_q, cu_len_kv or pages lead out of the
+    ///   tensors
+    /// - [`Error::Workspace`]: [`reserve`](Attention::reserve) was not called for so large a
+    ///   problem
+    /// - [`Error::Isa`]: the environment variable `FA_MAX_ISA` names an instruction set that this
+    ///   build does not know
     pub fn run(&mut self, workspace: &mut Workspace, pool: &Pool) -> Result<(), Refusal> {
-        let Call { mut problem, plan } = self.call(pool.threads())?;
-        if plan.parts == 0 {
-            return Ok(());
-        }
-        if plan.is_on_stack() {
-            return Ok(schedule::on_stack(&mut problem, &plan)?);
-        }
-        let memory = workspace.cut(plan.memory)?;
-        Ok(schedule::run_on(&mut problem, &plan, &memory, pool.run_on())?)
-    }
-
-    fn call(&mut self, threads: usize) -> Result<Call<'_>, Refusal> {
-        let problem = self.problem()?;
-        let shape = problem.shape();
-        let row = kernel::select(shape, problem.semantics().precise)?;
-        let plan = Plan::new(shape, row, Machine::get(), threads)?;
-        Ok(Call { problem, plan })
+        let mut problem = self.problem()?;
+        let mut prepared = Prepared::new(&mut problem, pool.threads())?;
+        let needed = prepared.bytes()?;
+        workspace.check(needed)?;
+        Ok(prepared.run(workspace.memory(), pool.threads_to_run_on())?)
     }
 
     fn problem(&mut self) -> Result<Problem<'_>, Refusal> {
@@ -300,8 +299,8 @@ impl<'a> Attention<'a> {
         self.cu_len_q.map_or(self.q.shape.extent[0], |starts| starts.len().saturating_sub(1))
     }
 
-    /// Refuses with words what [`Problem::new`] would refuse without: the caller gave every size, not just one of
-    /// each.
+    /// Refuses sizes that disagree, in words. [`Problem::new`] would refuse them without: the caller gave every size,
+    /// not just one of each.
     fn agree(&self) -> Result<(), Refusal> {
         let [q, k, v, out] = [self.q.shape, self.k.shape, self.v.shape, self.out.shape];
         let ([batch, heads, _], sequences) = (q.extent, self.sequences());

@@ -7,6 +7,7 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "what looks like links there are indices: q[i][d]")]
 #![allow(clippy::missing_safety_doc, reason = "the C documentation states the contract of pointers")]
 
+mod abi;
 pub mod attention;
 pub mod config;
 mod describe;
@@ -27,17 +28,19 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
+use crate::pool::{Concurrency, Threads};
 use crate::simd::fp_env::FpEnv;
 use status::fa_status;
 
-/// Runs the body of a C function: errors become codes, and so do panics, without a word on
-/// stderr. The body leaves no state behind that a panic could break. It computes in the default floating-point
-/// environment, and so do pool threads, which it creates: a thread begins in its creator's (POSIX).
+/// Runs the body of a C function. Errors become statuses, and so do panics, without a word on
+/// stderr. The body leaves no state behind that a panic could break. It computes in the default
+/// floating-point environment, and so do pool threads that it creates: a thread begins in its
+/// creator's (POSIX).
 fn guard(body: impl FnOnce() -> Result<(), Error>) -> fa_status {
-    silence_panics();
-    let outer = GUARDED.replace(true);
+    install_hook();
+    let silence = Silence::begin();
     let result = FpEnv::by_default(|| catch_unwind(AssertUnwindSafe(body)));
-    GUARDED.set(outer);
+    drop(silence);
     match result {
         Ok(Ok(())) => fa_status::FA_OK,
         Ok(Err(error)) => error.into(),
@@ -50,16 +53,46 @@ fn guard(body: impl FnOnce() -> Result<(), Error>) -> fa_status {
 }
 
 thread_local! {
-    /// Whether this thread is inside `guard`. Const and without a destructor, so that unloading
-    /// the library cannot leave one behind.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread works for a C function. Const and without a destructor, so that
+    /// unloading the library cannot leave one behind.
+    static SILENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, panics of this thread print nothing.
+struct Silence {
+    outer: bool,
+}
+
+impl Silence {
+    fn begin() -> Silence {
+        Silence { outer: SILENT.replace(true) }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        SILENT.set(self.outer);
+    }
+}
+
+/// Threads that print nothing when a task panics which they run for a C function.
+struct Quiet<'t>(&'t dyn Threads);
+
+impl Threads for Quiet<'_> {
+    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
+        self.0.run(team, &|| {
+            let _silence = Silence::begin();
+            task();
+        });
+    }
 }
 
 type PanicHook = Box<dyn Fn(&PanicHookInfo) + Sync + Send>;
 
-/// Makes the panic hook keep quiet about panics that `guard` turns into a status; all others go
-/// where they went before. Once a process.
-fn silence_panics() {
+/// Wraps the panic hook: panics that `guard` turns into a status print nothing, all others go where
+/// they went before. Once a process, at the first C function: a Rust program that calls none keeps
+/// its hook.
+fn install_hook() {
     static DONE: AtomicBool = AtomicBool::new(false);
     if DONE.load(Ordering::Relaxed) {
         return;
@@ -73,15 +106,11 @@ fn silence_panics() {
     static BEFORE: OnceLock<PanicHook> = OnceLock::new();
     let _ = BEFORE.set(std::panic::take_hook());
     std::panic::set_hook(Box::new(|info| {
-        let ours = GUARDED.try_with(Cell::get).unwrap_or(false) || on_pool_thread();
-        if !ours && let Some(before) = BEFORE.get() {
+        let is_silent = SILENT.try_with(Cell::get).unwrap_or(false);
+        if !is_silent && let Some(before) = BEFORE.get() {
             before(info);
         }
     }));
-}
-
-fn on_pool_thread() -> bool {
-    std::thread::current().name().is_some_and(|name| name.starts_with(crate::pool::THREAD_NAME))
 }
 
 #[cfg(test)]
@@ -89,7 +118,11 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::pool::{Concurrency, Own, Threads};
+    use crate::pool::{Own, THREAD_NAME};
+
+    fn on_pool_thread() -> bool {
+        std::thread::current().name().is_some_and(|name| name.starts_with(THREAD_NAME))
+    }
 
     #[test]
     fn a_panic_becomes_a_status() {
@@ -115,13 +148,13 @@ mod tests {
                 assert!(on_pool_thread() != on_which, "planted");
             };
             let status = guard(|| {
-                Own.run(Concurrency::of(4), &planted);
+                Quiet(&Own).run(Concurrency::of(4), &planted);
                 Ok(())
             });
             assert_eq!(status, fa_status::FA_ERR_INTERNAL);
         }
         let status = guard(|| {
-            Own.run(Concurrency::of(2), &|| ());
+            Quiet(&Own).run(Concurrency::of(2), &|| ());
             Ok(())
         });
         assert_eq!(status, fa_status::FA_OK);
@@ -174,7 +207,8 @@ mod tests {
         (status, out)
     }
 
-    /// One panic in each part in turn, on whatever thread has it: a status, and the next call is right.
+    /// One panic in each part in turn, on whatever thread has it: a status, and the next call is
+    /// right.
     #[test]
     fn a_panic_in_the_midst_of_work_becomes_a_status_on_every_kind_of_pool() {
         let _gate = crate::pool::calls::for_a_test();
@@ -203,8 +237,8 @@ mod tests {
         unsafe { pool::fa_pool_destroy(made) };
     }
 
-    /// In a process of its own, whose stderr can be read; the planted panics must not be in it,
-    /// a panic outside of `guard` must.
+    /// In a process of its own, whose stderr can be read. Panics in C functions must not be in it;
+    /// panics outside of them must, those of pool threads that work for a Rust caller included.
     #[test]
     fn caught_panics_print_nothing() {
         let child = |test: &str| {
@@ -214,7 +248,10 @@ mod tests {
             String::from_utf8_lossy(&output.stderr).into_owned()
         };
         assert_eq!(child("capi::tests::child_with_caught_panics"), "");
-        assert!(child("capi::tests::child_with_a_panic_of_its_own").contains("not ours"));
+        let own = child("capi::tests::child_with_panics_of_its_own");
+        assert!(own.contains("not ours"), "{own}");
+        let on_pool_threads = own.matches("planted for Rust").count();
+        assert_eq!(on_pool_threads, 1, "{own}");
     }
 
     #[test]
@@ -227,8 +264,21 @@ mod tests {
 
     #[test]
     #[ignore = "run by caught_panics_print_nothing"]
-    fn child_with_a_panic_of_its_own() {
-        a_panic_becomes_a_status();
+    fn child_with_panics_of_its_own() {
+        child_with_caught_panics();
+        let came = AtomicBool::new(false);
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            Own.run(Concurrency::of(2), &|| {
+                if on_pool_thread() {
+                    came.store(true, Ordering::Relaxed);
+                    panic!("planted for Rust");
+                }
+                while !came.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+            });
+        }));
+        assert!(caught.is_err());
         panic!("not ours");
     }
 }

@@ -1,8 +1,9 @@
-//! Compute types: how scores and weighted sums of values are multiplied, whatever the tensors store.
+//! Compute types: how scores and weighted sums of values are multiplied, whatever the tensors
+//! store.
 //!
-//! One file for each type, with both of its traits: [`Gemm`](crate::prefill::gemm::Gemm) for many query rows,
-//! [`Gemv`](crate::decode::gemv::Gemv) for few. A new compute type is one file here and its kernels in
-//! [`crate::kernel`].
+//! One file for each type, with both of its traits: [`Gemm`](crate::prefill::gemm::Gemm) for many
+//! query rows, [`Gemv`](crate::decode::gemv::Gemv) for few. A new compute type is one file here and
+//! its kernels in [`crate::kernel`].
 
 pub(crate) mod bf16;
 pub(crate) mod f32;

@@ -1,85 +1,85 @@
-//! Everything the library can refuse, one variant a reason.
+//! Reasons for which the library refuses a call, and the words that go with them.
+
+pub(crate) mod names;
 
 use std::ffi::CStr;
 use std::fmt;
 
-/// Why a problem was refused. Nothing has been written to any output when one is returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Error {
-    /// A pointer is null although data is needed behind it.
-    Null,
-    /// An extent that must be at least 1 is 0.
-    ZeroExtent,
-    /// Extents or strides describe more bytes than an address space holds.
-    Overflow,
-    /// Tensors disagree about an extent that they share.
-    Shape,
-    /// The lengths of sequences are negative, decrease where they are sums, or go beyond the tensors.
-    Lengths,
-    /// A stride is no multiple of the element size, or rows of the output overlap.
-    Stride,
-    /// The softmax scale is NaN, infinite, or too large to be folded into f32.
-    SoftmaxScale,
-    /// A quantisation scale is NaN or infinite.
-    QuantScale,
-    /// A reserved field is not 0.
-    Reserved,
-    /// The output overlaps an input.
-    Overlap,
-    /// No kernel takes these storage types.
-    Dtype,
-    /// The size of a structure from C is not one that was ever valid.
-    StructSize,
-    /// The caller's scratch memory is too small.
-    Workspace,
-    /// A share of the work that does not exist.
-    QueryTile,
-    /// A window that is no number of keys.
-    Window,
-    /// A page that does not exist.
-    Page,
-    /// A softcap that is negative, infinite or NaN.
-    Softcap,
-    /// An instruction set was named that this build does not know.
-    Isa,
-    /// Scratch memory could not be allocated.
-    Memory,
-    /// The library broke one of its own rules.
-    Internal,
-}
-
-impl Error {
-    /// One sentence in English, which C gets, too.
-    pub(crate) const fn words(self) -> &'static CStr {
-        match self {
-            Error::Null => c"a pointer is NULL where data is needed",
-            Error::ZeroExtent => c"a size that must be at least 1 is 0",
-            Error::Overflow => c"the sizes describe more bytes than an address space holds",
-            Error::SoftmaxScale => c"softmax_scale is NaN, infinite or too large",
-            Error::QuantScale => c"a quantisation scale is NaN, infinite or too large",
-            Error::Reserved => c"a reserved field is not 0",
-            Error::Overlap => c"the output shares memory with an input",
-            Error::Dtype => c"unknown or unsupported data type",
-            Error::Isa => c"unknown instruction set (fa_limit_isa or FA_MAX_ISA)",
-            Error::Memory => c"scratch memory could not be allocated",
-            Error::Internal => c"internal error in flash_attention; please report it",
-            Error::Shape => c"sizes are negative or disagree",
-            Error::Stride => {
-                c"unusable stride: negative, no multiple of the element size, or rows of an output would overlap"
-            }
-            Error::Lengths => c"sequence lengths are negative, decreasing or too large",
-            Error::StructSize => {
-                c"struct_size is not that of a known version, or fields of a later version are set"
-            }
-            Error::Workspace => c"the workspace is NULL or too small",
-            Error::QueryTile => c"part is not below n_parts",
-            Error::Window => c"a window is negative",
-            Error::Softcap => c"softcap is negative, infinite or NaN",
-            Error::Page => c"a page in use does not exist",
+/// The table of reasons: variant of [`Error`], status of the C interface with its number, and one
+/// sentence in English. Everything that lists reasons is made from it, by the macro whose name it
+/// is given. Numbers are part of the binary interface: none is changed or used again.
+macro_rules! with_reasons {
+    ($make:ident) => {
+        $make! {
+            /// A pointer is null although data is needed behind it.
+            Null = 1, FA_ERR_NULL, c"a pointer is NULL where data is needed";
+            /// An extent that must be at least 1 is 0.
+            ZeroExtent = 2, FA_ERR_ZERO_EXTENT, c"a size that must be at least 1 is 0";
+            /// Extents or strides describe more bytes than an address space holds.
+            Overflow = 3, FA_ERR_OVERFLOW, c"the sizes describe more bytes than an address space holds";
+            /// The softmax scale is NaN, infinite, or too large to be folded into f32.
+            SoftmaxScale = 4, FA_ERR_SOFTMAX_SCALE, c"softmax_scale is NaN, infinite or too large";
+            /// A quantisation scale is NaN or infinite.
+            QuantScale = 5, FA_ERR_QUANT_SCALE, c"a quantisation scale is NaN, infinite or too large";
+            /// A reserved field is not 0.
+            Reserved = 6, FA_ERR_RESERVED, c"a reserved field is not 0";
+            /// The output overlaps an input.
+            Overlap = 7, FA_ERR_OVERLAP, c"the output shares memory with an input";
+            /// No kernel takes these storage types.
+            Dtype = 8, FA_ERR_DTYPE, c"unknown or unsupported data type";
+            /// An instruction set was named that this build does not know.
+            Isa = 9, FA_ERR_ISA, c"unknown instruction set (fa_limit_isa or FA_MAX_ISA)";
+            /// Scratch memory could not be allocated.
+            Memory = 10, FA_ERR_MEMORY, c"scratch memory could not be allocated";
+            /// The library broke one of its own rules.
+            Internal = 11, FA_ERR_INTERNAL, c"internal error in flash_attention; please report it";
+            /// Tensors disagree about an extent that they share.
+            Shape = 12, FA_ERR_SHAPE, c"sizes are negative or disagree";
+            /// A stride is no multiple of the element size, or rows of the output overlap.
+            Stride = 13, FA_ERR_STRIDE,
+                c"unusable stride: negative, no multiple of the element size, or rows of an output would overlap";
+            /// The lengths of sequences are negative, decrease where they are sums, or go beyond
+            /// the tensors.
+            Lengths = 14, FA_ERR_LENGTHS, c"sequence lengths are negative, decreasing or too large";
+            /// The size of a structure from C is not one that was ever valid.
+            StructSize = 15, FA_ERR_STRUCT_SIZE,
+                c"struct_size is not that of a known version, or fields of a later version are set";
+            /// The caller's scratch memory is too small.
+            Workspace = 17, FA_ERR_WORKSPACE, c"the workspace is NULL or too small";
+            /// A part of the work that does not exist, or more threads than there may be.
+            Part = 18, FA_ERR_PART, c"part is not below n_parts";
+            /// A window that is no number of keys.
+            Window = 19, FA_ERR_WINDOW, c"a window is negative";
+            /// A softcap that is negative, infinite or NaN.
+            Softcap = 20, FA_ERR_SOFTCAP, c"softcap is negative, infinite or NaN";
+            /// A page that does not exist.
+            Page = 21, FA_ERR_PAGE, c"a page in use does not exist";
         }
-    }
+    };
 }
+pub(crate) use with_reasons;
+
+macro_rules! error {
+    ($($(#[$doc:meta])* $Reason:ident = $code:literal, $status:ident, $words:literal;)*) => {
+        /// Why a call was refused. Nothing has been written to any output when one is returned,
+        /// except [`Error::Internal`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Error {
+            $($(#[$doc])* $Reason,)*
+        }
+
+        impl Error {
+            /// One sentence in English, which C gets, too.
+            pub(crate) const fn words(self) -> &'static CStr {
+                match self {
+                    $(Error::$Reason => $words,)*
+                }
+            }
+        }
+    };
+}
+with_reasons!(error);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +89,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An [`Error`] with the numbers behind it, for people.
+/// An [`Error`] for programs, with a sentence for people: what was refused, its value, and the
+/// limit that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The error.
@@ -97,16 +98,17 @@ pub struct Refusal {
     detail: Option<Detail>,
 }
 
-/// What a sentence is about.
+/// What the sentence is about: one value, or a tensor with all its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Detail {
     Fact(Fact),
     Tensor(TensorFact),
 }
 
-/// "`what[index] = is: but = limit`", as far as there is each of them.
+/// A sentence about one value: "`what[index] = is: but = limit`". Index, value and limit may be
+/// missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fact {
+pub(crate) struct Fact {
     what: &'static str,
     index: Option<usize>,
     is: Option<Value>,
@@ -117,65 +119,66 @@ pub struct Fact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     Integer(i64),
-    /// The bits of an f32: NaN is the same as itself here.
+    /// The bits of an f32, so that a NaN equals itself.
     Real(u32),
 }
 
-/// What is wrong with a tensor as a whole, and its sizes.
+/// A sentence about a tensor as a whole, with its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TensorFact {
-    /// Its name.
-    pub what: &'static str,
+pub(crate) struct TensorFact {
+    /// Name of the tensor.
+    pub(crate) what: &'static str,
     /// What is wrong.
-    pub but: &'static str,
-    /// Entries, heads, rows.
-    pub extent: [usize; 3],
+    pub(crate) but: &'static str,
+    /// Batch entries, heads, rows.
+    pub(crate) extent: [usize; 3],
     /// Elements of a row.
-    pub dim: usize,
-    /// Bytes between them.
-    pub stride: [usize; 3],
+    pub(crate) dim: usize,
+    /// Bytes from one batch entry, head, row to the next.
+    pub(crate) stride: [usize; 3],
 }
 
 impl Refusal {
-    /// The beginning of one: what is refused, and its value; [`Fact::but`] says why.
-    pub fn of(what: &'static str, is: i64) -> Fact {
+    /// Begins a refusal: the name of an integer and its value. [`Fact::but`] says why it is
+    /// refused.
+    pub(crate) fn of(what: &'static str, is: i64) -> Fact {
         Fact { what, index: None, is: Some(Value::Integer(is)), but: "", limit: None }
     }
 
-    /// The same of a real number.
-    pub fn of_real(what: &'static str, is: f32) -> Fact {
+    /// Begins a refusal of a real number; see [`Refusal::of`].
+    pub(crate) fn of_real(what: &'static str, is: f32) -> Fact {
         Fact { is: Some(Value::Real(is.to_bits())), ..Refusal::of(what, 0) }
     }
 
-    /// The same of something that is no number.
-    pub fn of_thing(what: &'static str) -> Fact {
+    /// Begins a refusal of something that is no number; see [`Refusal::of`].
+    pub(crate) fn of_thing(what: &'static str) -> Fact {
         Fact { is: None, ..Refusal::of(what, 0) }
     }
 
-    /// One about such a thing, and what is wrong with it.
-    pub fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
+    /// Refuses something that is no number, and says what is wrong with it.
+    pub(crate) fn about(error: Error, what: &'static str, but: &'static str) -> Refusal {
         Refusal::of_thing(what).but(error, but)
     }
 
-    /// One about a tensor.
-    pub fn about_tensor(error: Error, fact: TensorFact) -> Refusal {
+    /// Refuses a tensor.
+    pub(crate) fn about_tensor(error: Error, fact: TensorFact) -> Refusal {
         Refusal { error, detail: Some(Detail::Tensor(fact)) }
     }
 }
 
 impl Fact {
-    /// The value is the one with this number.
-    pub fn at(self, index: usize) -> Fact {
+    /// Says that the value is element `index` of a list.
+    pub(crate) fn at(self, index: usize) -> Fact {
         Fact { index: Some(index), ..self }
     }
 
-    /// What the value should be, or is not.
-    pub fn but(self, error: Error, but: &'static str) -> Refusal {
+    /// Says what the value should be, or is not.
+    pub(crate) fn but(self, error: Error, but: &'static str) -> Refusal {
         Refusal { error, detail: Some(Detail::Fact(Fact { but, ..self })) }
     }
 
-    /// The same, as compared to another value, whose name ends `but`.
-    pub fn against(self, error: Error, but: &'static str, limit: i64) -> Refusal {
+    /// Says what the value is not, compared with `limit`, whose name ends `but`.
+    pub(crate) fn against(self, error: Error, but: &'static str, limit: i64) -> Refusal {
         Fact { limit: Some(limit), ..self }.but(error, but)
     }
 }

@@ -1,7 +1,7 @@
 //! The table of kernels: an instruction set and the compute types of both wings each, best first.
 //!
-//! A new instruction set is one file in `simd/` and its kernels here; a new compute type is one file in `compute/`
-//! and its kernels here. Nothing else names either.
+//! A new instruction set is one file in `simd/` and its kernels here; a new compute type is one
+//! file in `compute/` and its kernels here. Nothing else names either.
 
 #[cfg(all(target_arch = "x86_64", not(test)))]
 mod x86_64;
@@ -27,9 +27,9 @@ use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 use crate::work::query_tiles::{QueryTile, TileSizes};
 use crate::workspace::Scratch;
 
-/// The kernels of this build, best first, a list for each instruction set or its levels. Those of the last list run
-/// everywhere. The crate's own unit tests have the scalar kernels alone, because compiling the others takes
-/// minutes; the tests in `tests/` have all.
+/// The kernels of this build, best first, a list for each instruction set or its levels. Those of
+/// the last list run everywhere. The crate's own unit tests have the scalar kernels alone, because
+/// compiling the others takes minutes; the tests in `tests/` have all.
 static TABLE: &[&[&dyn Kernel]] = &[
     #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
     x86_64::AVX512,
@@ -62,13 +62,15 @@ impl Path {
 
 /// An instruction set with the compute types of its two wings.
 ///
-/// What computes fails with [`Error::Internal`] on a machine without the instruction set, and in no other case.
+/// What computes fails with [`Error::Internal`] on a machine without the instruction set, and in no
+/// other case.
 pub trait Kernel: Sync {
     /// The instruction set, as `fa_isa` reports it.
     fn isa(&self) -> &'static CStr;
     /// Whether this machine has the instruction set.
     fn is_available(&self) -> bool;
-    /// Whether [`select`] takes it where no instruction set is named: it is faster than those below it.
+    /// Whether [`select`] takes it where no instruction set is named: it is faster than those below
+    /// it.
     fn is_worth_it(&self) -> bool;
     /// The compute type of a wing, for people.
     fn compute_type(&self, path: Path) -> &'static str;
@@ -78,8 +80,8 @@ pub trait Kernel: Sync {
     fn max_dim(&self) -> usize;
     /// Keys of a block, at most.
     fn max_keys(&self, path: Path) -> usize;
-    /// Whether it rounds queries and probabilities to fewer bits than another kernel of its instruction set that
-    /// computes the same problems.
+    /// Whether it rounds queries and probabilities to fewer bits than another kernel of its
+    /// instruction set that computes the same problems.
     fn rounds(&self) -> bool;
     /// Whether prefill sums integers, one block of keys at a time.
     fn sums_integers(&self) -> bool;
@@ -93,14 +95,16 @@ pub trait Kernel: Sync {
     fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2];
     /// Bytes of scratch memory of one work item; `None` if no machine has as many.
     fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize>;
-    /// Bytes of a partial state of decode that one thread keeps for another; `None` if no machine has as many.
+    /// Bytes of a partial state of decode that one thread keeps for another; `None` if no machine
+    /// has as many.
     fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize>;
     /// Computes a query tile.
     fn prefill(&self, tile: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error>;
     /// Computes some splits of the keys of a group of query heads.
     #[doc(hidden)]
     fn decode(&self, work: Decode) -> Result<(), Error>;
-    /// Combines the partial states of a group whose splits several threads had, and writes its output.
+    /// Combines the partial states of a group whose splits several threads had, and writes its
+    /// output.
     #[doc(hidden)]
     fn combine(&self, work: Join) -> Result<(), Error>;
     /// Writes integers, scales and zeros: the same bits with every kernel.
@@ -140,9 +144,9 @@ impl fmt::Debug for dyn Kernel + '_ {
 /// Names types without values of them, so that threads can share what has it.
 type Types<P, F, Few, One, D> = PhantomData<fn() -> (P, F, Few, One, D)>;
 
-/// The kernel of prefill with `F` on the instruction set `P`, and of decode with `Few`, or `One` for a single query
-/// row, on `D`. `P` is `D` or a part of it, with as many lanes; `One` gives the bits of `Few`. `R` is the height of
-/// the register tile of prefill.
+/// The kernel of prefill with `F` on the instruction set `P`, and of decode with `Few`, or `One`
+/// for a single query row, on `D`. `P` is `D` or a part of it, with as many lanes; `One` gives the
+/// bits of `Few`. `R` is the height of the register tile of prefill.
 struct Combination<P, F, Few, One, D, const R: usize> {
     is_worth_it: fn() -> bool,
     takes: fn(&Storage) -> bool,
@@ -169,8 +173,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
         Combination { is_worth_it, ..self }
     }
 
-    /// For problems that are stored so, with heads of at most `max_dim` elements. A kernel below computes them
-    /// without rounding queries and probabilities to fewer bits.
+    /// For problems that are stored so, with heads of at most `max_dim` elements. A kernel below
+    /// computes them without rounding queries and probabilities to fewer bits.
     #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
     const fn only_for(self, max_dim: usize, takes: fn(&Storage) -> bool) -> Self {
         Combination { takes, max_dim, rounds: true, ..self }
@@ -285,13 +289,13 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn quantize(&self, what: &mut Quantize) -> Result<(), Error> {
         let s = P::detect().ok_or(Error::Internal)?;
-        s.enter(what);
+        s.core().enter(what);
         Ok(())
     }
 
     fn map_vectors(&self, function: Function, values: &mut [f32]) {
         if let Some(s) = P::detect() {
-            s.enter(Map(function, values));
+            s.core().enter(Map(function, values));
         }
     }
 }

@@ -31,29 +31,31 @@
 //! # Ok::<(), flash_attention::Refusal>(())
 //! ```
 //!
-//! The contracts are the C header `include/flash_attention.h`, generated from [`capi`], and what this page
-//! re-exports. The modules are public for tests, benches and readers; their names may change in any version.
-//!
-//! One call, top to bottom:
-//!
-//! | module | question it answers |
-//! |---|---|
-//! | [`capi`] | which C arguments came in, and are they usable? |
-//! | [`attention`] | which slices came in, and do they fit? The same boundary, for Rust |
-//! | [`problem`] | *what* is computed: views of Q, K, V, O and the semantics, consistent by construction |
-//! | [`plan`] | *how*: kernel, tile sizes, threads |
-//! | [`schedule`] | *who*: work items over threads |
-//! | [`work`] | the work items: query tiles for prefill, splits of the keys for decode |
-//! | [`kernel`] | the table of kernels: an instruction set and a compute type each |
-//! | [`prefill`] | one query tile, many queries: lanes are query rows |
-//! | [`decode`] | some keys of a group of query heads, few queries: lanes are elements of a head |
-//! | [`attend`] | what both wings share: blocks of keys, logits, the end of a row, merging of results |
-//! | [`compute`] | compute types: how scores and weighted sums of values are multiplied |
-//!
-//! Beside it [`quantize`]: numbers to 8-bit integers, what is stored in a cache before such a call.
-//!
-//! What the path consults: [`dtype`] (how bytes become numbers), [`view`], [`simd`], [`machine`], [`pool`],
-//! [`workspace`], [`error`]. [`reference`](mod@reference) is the same mathematics in a page of f64: read it first.
+//! This page is the Rust interface: what is re-exported here follows semantic versioning. The C
+//! interface is `include/flash_attention.h`. All modules are hidden: they are public for the library's
+//! own tests and benches only, and anything in them may change in any version.
+
+// One call, top to bottom:
+//
+// | module | question it answers |
+// |---|---|
+// | capi | which C arguments came in, and are they usable? |
+// | attention | which slices came in, and do they fit? The same boundary, for Rust |
+// | prepared | the problem with its plan and the place of its scratch memory, ready to run |
+// | problem | *what* is computed: views of Q, K, V, O and the semantics, consistent by construction |
+// | plan | *how*: kernel, tile sizes, threads |
+// | schedule | *who*: work items over threads |
+// | work | the work items: query tiles for prefill, splits of the keys for decode |
+// | kernel | the table of kernels: an instruction set and a compute type each |
+// | prefill | one query tile, many queries: lanes are query rows |
+// | decode | some keys of a group of query heads, few queries: lanes are elements of a head |
+// | attend | what both wings share: blocks of keys, logits, the end of a row, merging of results |
+// | compute | compute types: how scores and weighted sums of values are multiplied |
+//
+// Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call.
+//
+// What the path consults: dtype (how bytes become numbers), view, simd, machine, tuning, pool,
+// workspace, error. reference is the mathematics in a page of f64: read it first.
 
 // Unit tests leave out most of the table of kernels: see there.
 #![cfg_attr(any(test, fa_skip_avx512), allow(dead_code, reason = "what only the rest of the table uses"))]
@@ -73,34 +75,60 @@ mod common_tests {
     pub(crate) mod description;
 }
 
+#[doc(hidden)]
 pub mod attend;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod attention;
+#[doc(hidden)]
 pub mod capi;
+#[doc(hidden)]
 pub mod compute;
+#[doc(hidden)]
 pub mod decode;
+#[doc(hidden)]
 pub mod kernel;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod plan;
+#[doc(hidden)]
 pub mod prefill;
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod prepared;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod problem;
+#[doc(hidden)]
 pub mod quantize;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod schedule;
 
+#[doc(hidden)]
 pub mod dtype;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod error;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod machine;
+#[doc(hidden)]
 pub mod pool;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod reference;
+#[doc(hidden)]
 pub mod simd;
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod tuning;
+#[doc(hidden)]
 pub mod view;
+#[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod work;
+#[doc(hidden)]
 pub mod workspace;
 
 pub use attention::{Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace};

@@ -1,8 +1,10 @@
-//! What the machine is like: the only reader of CPUID, the system's tables and the environment.
+//! The machine: the only reader of CPUID, the system's tables and the environment.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Cache sizes of one core, in bytes.
+use crate::tuning::{Microarch, Tuning};
+
+/// Cache sizes of one core, in bytes, and the numbers that its microarchitecture is tuned with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// First-level data cache.
@@ -11,30 +13,38 @@ pub struct Machine {
     pub l2: usize,
     /// Last-level cache, all of it.
     pub l3: usize,
+    /// The record of its microarchitecture.
+    pub tuning: &'static Tuning,
 }
 
-/// What is assumed where the machine does not say: the smallest caches of current server cores.
-const UNKNOWN: Machine = Machine { l1d: 32 << 10, l2: 512 << 10, l3: 8 << 20 };
+/// Cache sizes where the machine does not tell: the smallest of current server cores.
+const UNKNOWN: [usize; 3] = [32 << 10, 512 << 10, 8 << 20];
 
 static L1D: AtomicUsize = AtomicUsize::new(0);
 static L2: AtomicUsize = AtomicUsize::new(0);
 static L3: AtomicUsize = AtomicUsize::new(0);
 static CORES: AtomicUsize = AtomicUsize::new(0);
-static MADE_BY_INTEL: AtomicUsize = AtomicUsize::new(0);
+/// Index in [`Microarch::ALL`].
+static MICROARCH: AtomicUsize = AtomicUsize::new(0);
 
 impl Machine {
-    /// The running machine; asked once. Threads that ask at the same time find the same answer,
-    /// so no lock is needed (see [`crate::kernel`] on forks).
+    /// The running machine, detected once. Threads that detect it at the same time find the same, so
+    /// no lock is needed; one that is held during a fork would never be released in the child.
     pub fn get() -> Machine {
         let l1d = L1D.load(Ordering::Acquire);
         if l1d != 0 {
-            return Machine { l1d, l2: L2.load(Ordering::Relaxed), l3: L3.load(Ordering::Relaxed) };
+            let [l2, l3] = [&L2, &L3].map(|known| known.load(Ordering::Relaxed));
+            let tuning = Microarch::ALL[MICROARCH.load(Ordering::Relaxed)].tuning();
+            return Machine { l1d, l2, l3, tuning };
         }
-        let machine = detect();
-        L2.store(machine.l2, Ordering::Relaxed);
-        L3.store(machine.l3, Ordering::Relaxed);
-        L1D.store(machine.l1d, Ordering::Release);
-        machine
+        let [l1d, l2, l3] = cache_sizes(&caches());
+        let microarch = microarch();
+        let index = Microarch::ALL.iter().position(|known| *known == microarch).unwrap_or(0);
+        MICROARCH.store(index, Ordering::Relaxed);
+        L2.store(l2, Ordering::Relaxed);
+        L3.store(l3, Ordering::Relaxed);
+        L1D.store(l1d, Ordering::Release);
+        Machine { l1d, l2, l3, tuning: microarch.tuning() }
     }
 }
 
@@ -54,43 +64,15 @@ pub fn cores() -> usize {
     cores
 }
 
-/// Whether a dot product of bfloat16 pairs (VDPBF16PS) takes less time than the two multiply-adds in its place. On
-/// AMD's cores it takes one multiply-add's (Zen 4 and 5); on Intel's four of them (one in two cycles, measured on
-/// Granite Rapids, which has matrix tiles for that instead), so that bfloat16 converted to f32 is twice as fast, and
-/// exact besides. No bit of CPUID says so but the maker's name. Asked once.
+/// Whether the kernel of bfloat16 dot products is worth choosing: [`Tuning::has_fast_bf16_dots`].
 pub fn has_fast_bf16_dots() -> bool {
-    !is_made_by_intel()
+    Machine::get().tuning.has_fast_bf16_dots
 }
 
-/// Whether so many bytes, read by one call, come from memory, and requests into the second level bring them earlier. On
-/// AMD's cores they do (measured on Zen 4); on Intel's they take the line buffers of the first level, which are better
-/// left to late ones (measured on Granite Rapids). Half of the last level is what neighbours may leave.
+/// Whether decode prefetches the other tensor in a call that reads `bytes` bytes of K and V.
 pub fn wants_requests(bytes: usize) -> bool {
-    bytes > Machine::get().l3 / 2 && !is_made_by_intel()
-}
-
-fn is_made_by_intel() -> bool {
-    const NO: usize = 1;
-    const YES: usize = 2;
-    match MADE_BY_INTEL.load(Ordering::Relaxed) {
-        0 => {
-            let is_intel = maker_is_intel();
-            MADE_BY_INTEL.store(if is_intel { YES } else { NO }, Ordering::Relaxed);
-            is_intel
-        }
-        known => known == YES,
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn maker_is_intel() -> bool {
-    let r = core::arch::x86_64::__cpuid(0);
-    [r.ebx, r.edx, r.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn maker_is_intel() -> bool {
-    false
+    let Machine { l3, tuning, .. } = Machine::get();
+    tuning.decode.prefetches_other && bytes > l3 / tuning.decode.l3_share_other
 }
 
 /// Whether the allocator still has `bytes`. Asked before using code of others that ends the process
@@ -109,22 +91,56 @@ pub fn max_isa() -> Option<Vec<u8>> {
     (!name.is_empty()).then_some(name)
 }
 
-fn detect() -> Machine {
-    let mut found = Machine { l1d: 0, l2: 0, l3: 0 };
-    for (level, bytes) in caches() {
-        match level {
-            0 => {}
-            1 => found.l1d = found.l1d.max(bytes),
-            2 => found.l2 = found.l2.max(bytes),
-            _ => found.l3 = found.l3.max(bytes),
+/// Sizes of the three levels, from level and size of each cache.
+fn cache_sizes(caches: &[(u32, usize)]) -> [usize; 3] {
+    let mut found = [0; 3];
+    for &(level, bytes) in caches {
+        if level > 0 {
+            let size = &mut found[(level as usize).min(3) - 1];
+            *size = bytes.max(*size);
         }
     }
     let or = |bytes, otherwise| if bytes == 0 { otherwise } else { bytes };
-    let l1d = or(found.l1d, UNKNOWN.l1d);
-    let l2 = or(found.l2, UNKNOWN.l2);
-    // No third level, as on some small cores: the second is the last.
-    let l3 = if found.l2 != 0 && found.l3 == 0 { l2 } else { or(found.l3, UNKNOWN.l3) };
-    Machine { l1d, l2, l3 }
+    let [l1d, l2] = [0, 1].map(|i| or(found[i], UNKNOWN[i]));
+    // Without a third level, as on some small cores, the second is the last.
+    let l3 = if found[1] != 0 && found[2] == 0 { l2 } else { or(found[2], UNKNOWN[2]) };
+    [l1d, l2, l3]
+}
+
+#[cfg(target_arch = "x86_64")]
+fn microarch() -> Microarch {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+    use crate::tuning::X86;
+
+    let first = __cpuid(0);
+    let mut vendor = [0; 12];
+    vendor.copy_from_slice([first.ebx, first.edx, first.ecx].map(u32::to_le_bytes).as_flattened());
+    let version = __cpuid(1).eax;
+    let (family, model) = (version >> 8 & 15, version >> 4 & 15);
+    let amx = if first.eax >= 7 { __cpuid_count(7, 0).edx >> 24 & 1 } else { 0 };
+    Microarch::of_x86(X86 {
+        vendor,
+        family: if family == 15 { family + (version >> 20 & 255) } else { family },
+        model: if family == 6 || family == 15 { version >> 12 & 0xf0 | model } else { model },
+        has_avx512: std::arch::is_x86_feature_detected!("avx512f"),
+        has_amx: amx != 0,
+    })
+}
+
+#[cfg(target_arch = "aarch64")]
+fn microarch() -> Microarch {
+    use crate::tuning::Arm;
+
+    let path = "/sys/devices/system/cpu/cpu0/regs/identification/midr_el1";
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let midr = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16);
+    Microarch::of_arm(midr.ok().map(|midr| Arm { implementer: midr >> 24, part: midr >> 4 & 0xfff }))
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn microarch() -> Microarch {
+    Microarch::Generic16
 }
 
 /// Level and size of each data or unified cache, 0 where there is none.
@@ -181,3 +197,29 @@ fn caches() -> [(u32, usize); LEVELS] {
 /// Entries of the table of caches that are read: more than any machine has, since a hypervisor may
 /// never report the end.
 const LEVELS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_that_are_missing_are_assumed() {
+        const K: usize = 1 << 10;
+        for (caches, wanted) in [
+            (&[(1, 32 * K), (2, 1024 * K), (3, 32_768 * K)][..], [32 * K, 1024 * K, 32_768 * K]),
+            (
+                &[(1, 48 * K), (0, 0), (2, 2048 * K), (3, 4096 * K), (4, 9000 * K)],
+                [48 * K, 2048 * K, 9000 * K],
+            ),
+            (&[(1, 32 * K), (2, 256 * K)], [32 * K, 256 * K, 256 * K]),
+            (&[], UNKNOWN),
+        ] {
+            assert_eq!(cache_sizes(caches), wanted, "{caches:?}");
+        }
+    }
+
+    #[test]
+    fn the_second_answer_is_the_first() {
+        assert_eq!(Machine::get(), Machine::get());
+    }
+}

@@ -12,6 +12,7 @@ mod workers;
 use std::sync::{Arc, RwLock};
 
 use crate::machine;
+#[cfg(test)]
 pub(crate) use workers::THREAD_NAME;
 use workers::Workers;
 

@@ -210,8 +210,8 @@ impl<'a> Problem<'a> {
         self.tensors.logits.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks.get(head))
     }
 
-    /// Whether a query row sees a key, by everything that decides that: for the rare cases and for what
-    /// must not be wrong.
+    /// Whether a query row sees a key, by everything that decides that: for the rare cases and for
+    /// what must not be wrong.
     pub fn sees(&self, sequence: &Sequence, head: usize, row: usize, key: usize) -> bool {
         let hidden = self.tensors.logits.mask.is_some_and(|mask| {
             let x = mask.get(sequence.batch, head, row, key);
@@ -222,7 +222,8 @@ impl<'a> Problem<'a> {
         !hidden && seen && sequence.visible(row).contains(&key)
     }
 
-    /// Whether block-sparse attention lets any of `rows` see any of `keys`, and whether it lets all see all.
+    /// Whether block-sparse attention lets any of `rows` see any of `keys`, and whether it lets all
+    /// see all.
     #[inline(always)]
     pub fn any_and_all(
         &self,
@@ -246,8 +247,8 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The first of the sequences' query rows in the packed tensors, one more than there are sequences, if
-    /// the batch is ragged.
+    /// The first of the sequences' query rows in the packed tensors, one more than there are
+    /// sequences, if the batch is ragged.
     pub fn starts_q(&self) -> Option<Array<'a, i32>> {
         self.tensors.batch.starts_q
     }

@@ -1,7 +1,9 @@
-//! Numbers to 8-bit integers with a scale, and perhaps a zero, for each cell: the elements that share them.
+//! Numbers to 8-bit integers with a scale, and perhaps a zero, for each cell: the elements that
+//! share them.
 //!
-//! Two passes over a cell: what its numbers span, then the integers. Every step is an operation that all
-//! instruction sets round alike (no fused multiply-add, no reciprocal), so they all write the same bits.
+//! Two passes over a cell: what its numbers span, then the integers. Every step is an operation
+//! that all instruction sets round alike (no fused multiply-add, no reciprocal), so they all write
+//! the same bits.
 
 use std::ops::Range;
 
@@ -55,7 +57,8 @@ impl<'a> Quantize<'a> {
 /// Batch entries, heads, tokens, elements of a row.
 type Span = [Range<usize>; 4];
 
-/// What the numbers of a cell span; or, in vectors, of each lane. `odd` is NaN if one is not finite, else 0.
+/// What the numbers of a cell span; or, in vectors, of each lane. `odd` is NaN if one is not
+/// finite, else 0.
 struct Bounds<V> {
     min: V,
     max: V,
@@ -141,7 +144,8 @@ impl Quantize<'_> {
         }
         let stride = self.quant.stride;
         let cell = self.quant.cell(&layout);
-        // Where groups are narrower than a vector, as many as fit into one are one after another in its lanes.
+        // Where groups are narrower than a vector, as many as fit into one are one after another in
+        // its lanes.
         let narrow = stride[3] != 0 && cell[3] < S::LANES;
         let width = if narrow { (S::LANES / cell[3] * cell[3]).min(dim) } else { cell[3] };
         let step = width / cell[3] * stride[3];

@@ -4,8 +4,8 @@
 use crate::dtype::Dtype;
 use crate::problem::{Position, Problem, Semantics, Sequence};
 
-/// `[batch][head][row][dim_v]` outputs and `[batch][head][row]` log-sum-exps, each sequence with its own
-/// number of rows.
+/// `[batch][head][row][dim_v]` outputs and `[batch][head][row]` log-sum-exps, each sequence with
+/// its own number of rows.
 #[derive(Debug)]
 pub struct Answer {
     /// Output.
@@ -78,7 +78,8 @@ fn capped(problem: &Problem, score: f64) -> f64 {
     }
 }
 
-/// What is added to a score: a mask of numbers, and the slope times the distance, or times the mask.
+/// What is added to a score: a mask of numbers, and the slope times the distance, or times the
+/// mask.
 fn bias(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize) -> f64 {
     let numbers = problem.logits().mask.filter(|mask| mask.layout().dtype.is_float());
     let mask = numbers.map_or(0.0, |mask| mask.get(sequence.batch, head, i, j));

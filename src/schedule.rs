@@ -1,39 +1,22 @@
-//! WHO computes parts and shares: the calling thread, and pool threads where the plan says so.
+//! WHO computes query tiles and ranges of KV splits: the calling thread, and pool threads where the
+//! plan says so.
 //!
-//! Threads take them from one queue, so that a slow or late thread just does fewer of them. Results do not depend on
-//! who computes what or when.
+//! Threads take work from one queue, so that a slow or late thread just does less of it. Results do
+//! not depend on who computes what or when. Who may call what, and with which memory, is decided in
+//! [`crate::prepared`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::decode::{Decode, Join};
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::pool::{Concurrency, Own, Threads};
+use crate::pool::{Concurrency, Threads};
 use crate::problem::Problem;
 use crate::work::WorkQueues;
-use crate::workspace::{Local, PartialStates, Scratch, Workspace};
+use crate::workspace::{PartialStates, Scratch, Workspace};
 
-/// Computes the whole problem with the library's threads and scratch memory of its own, given back before
-/// it returns.
-pub fn run(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
-    if plan.parts == 0 {
-        return Ok(());
-    }
-    if plan.is_on_stack() {
-        return on_stack(problem, plan);
-    }
-    match Workspace::allocate(plan.memory) {
-        Ok(workspace) => run_on(problem, plan, &workspace, &Own),
-        // Where memory is short, one thread does it all.
-        Err(_) => {
-            let plan = plan.alone();
-            run_on(problem, &plan, &Workspace::allocate(plan.memory)?, &Own)
-        }
-    }
-}
-
-/// The same with somebody's threads and memory, which is as large as the plan says.
-pub fn run_on(
+/// Computes the whole problem on `threads`. The workspace is as large as the plan says.
+pub fn run(
     problem: &mut Problem,
     plan: &Plan,
     workspace: &Workspace,
@@ -42,14 +25,16 @@ pub fn run_on(
     let mut work = WorkQueues::new(problem, &plan.cut, plan.threads);
     let failed = AtomicBool::new(false);
     let task = || {
-        // Without a piece, somebody else is computing in each of them.
-        let done = workspace.take().map_or(Ok(()), |scratch| compute(&work, plan, scratch, workspace.kept()));
+        // Where there is no region left, other threads are computing in each of them.
+        let done = workspace
+            .take()
+            .map_or(Ok(()), |scratch| compute(&work, plan, scratch, workspace.partial_states()));
         if done.is_err() {
             failed.store(true, Ordering::Relaxed);
         }
     };
     threads.run(Concurrency { size: plan.threads, woken: plan.wakes }, &task);
-    // Whatever the threads have done, nothing is left out.
+    // Threads of a caller may have done less than they should: nothing is left out.
     if !work.is_drained() {
         task();
     }
@@ -57,40 +42,32 @@ pub fn run_on(
         return Err(Error::Internal);
     }
     work.shares.again();
-    join(&work, plan, workspace.kept())
+    combine(&work, plan, workspace.partial_states())
 }
 
-/// The part of caller `i` of `n` in the problem, on the calling thread, in a piece of its own.
-pub fn share(
+/// Computes share `i` of `n` of the problem on the calling thread.
+pub fn run_share(
     problem: &mut Problem,
     plan: &Plan,
     [i, n]: [usize; 2],
     scratch: Scratch,
-    kept: PartialStates,
+    states: PartialStates,
 ) -> Result<(), Error> {
-    compute(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, scratch, kept)
+    compute(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, scratch, states)
 }
 
-/// What is left for that caller to do, once all callers have done their part.
+/// Combines partial states of share `i` of `n`, once all shares have been computed.
 pub fn finish(
     problem: &mut Problem,
     plan: &Plan,
     [i, n]: [usize; 2],
-    kept: PartialStates,
+    states: PartialStates,
 ) -> Result<(), Error> {
-    join(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, kept)
+    combine(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, states)
 }
 
-/// The whole problem on the calling thread, with scratch memory on its stack. A function of its own, so that only
-/// small calls take the room.
-#[inline(never)]
-pub fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
-    let mut memory = Local::uninit();
-    compute(&WorkQueues::new(problem, &plan.cut, 1), plan, memory.piece(), PartialStates::nothing())
-}
-
-/// Takes parts and shares until there are none.
-fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, kept: PartialStates) -> Result<(), Error> {
+/// Takes work from the queues and computes it, until they are drained.
+fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, states: PartialStates) -> Result<(), Error> {
     while let Some(part) = work.parts.take() {
         #[cfg(test)]
         planted::go_off(part.problem());
@@ -99,14 +76,14 @@ fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, kept: PartialSt
     while let Some(share) = work.shares.take() {
         share.pieces(|piece| {
             let (piece, scratch) = (&piece, scratch.reborrow());
-            plan.kernel.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept, share: &share })
+            plan.kernel.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept: states, share: &share })
         })?;
     }
     Ok(())
 }
 
-/// Ends the bands that begin in a share and end in another.
-fn join(work: &WorkQueues, plan: &Plan, kept: PartialStates) -> Result<(), Error> {
+/// Combines the partial states of rows whose keys begin in one range of splits and end in another.
+fn combine(work: &WorkQueues, plan: &Plan, states: PartialStates) -> Result<(), Error> {
     while let Some(share) = work.shares.take() {
         if plan.cut.shares == 1 {
             break;
@@ -115,26 +92,26 @@ fn join(work: &WorkQueues, plan: &Plan, kept: PartialStates) -> Result<(), Error
             if piece.chunks.start > 0 || piece.is_whole() {
                 return Ok(());
             }
-            plan.kernel.combine(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept })
+            plan.kernel.combine(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept: states })
         })?;
     }
     Ok(())
 }
 
-/// A panic in the midst of the work, on whichever thread has it.
+/// A panic in the midst of the work, on whichever thread does it: for tests.
 #[cfg(test)]
 pub(crate) mod planted {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use crate::problem::Problem;
 
-    /// Elements of a value in the problems that it is planted in, which no other test has.
+    /// Elements of a row of V in problems that panic, which no other test has.
     pub(crate) const DIM: usize = 61;
 
-    /// How many parts are computed before.
+    /// Query tiles that are computed before the panic.
     static AFTER: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-    /// Lays it.
+    /// Makes the tile after `after` others panic.
     pub(crate) fn plant(after: usize) {
         AFTER.store(after, Ordering::Relaxed);
     }

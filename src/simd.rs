@@ -1,7 +1,8 @@
 //! Instruction sets: the trait [`Isa`], and one zero-sized token type for each.
 //!
-//! A token is a proof: only detection makes one, so whoever holds it may execute every instruction
-//! behind its methods (invariant I4 in `docs/safety.md`). Methods are `#[inline(always)]` and
+//! A token is a proof: it is made by detection, or from the token of a larger instruction set, so
+//! whoever holds it may execute every instruction behind its methods (invariant I4 in
+//! `docs/safety.md`). Methods are `#[inline(always)]` and
 //! become single instructions inside [`Isa::enter`], the one place where code is compiled for the
 //! instruction set. Called elsewhere they are slow, never unsound.
 
@@ -35,11 +36,11 @@ pub(crate) trait Body {
 ///
 /// # What an instruction set writes
 ///
-/// The constants and types below, and the 22 methods that have no default:
+/// The constants and types below, and the 23 methods that have no default:
 ///
 /// | section | methods |
 /// |---|---|
-/// | identity | `detect`, `enter` |
+/// | identity | `detect`, `core`, `enter` |
 /// | arithmetic | `splat`, `add`, `sub`, `mul`, `div`, `fma`, `max`, `min`, `exp2` |
 /// | comparison | `gt`, `select`, `any`, `within` |
 /// | horizontal | `total` |
@@ -79,15 +80,23 @@ pub(crate) trait Isa: Copy + 'static {
     const LANES: usize;
     /// Architectural vector registers: the accumulators and operands that fit without spilling.
     const REGISTERS: usize;
+    /// Whether the first register tile of prefill's outputs makes the probabilities. With 16
+    /// registers the exponential and the accumulators would spill.
+    const EXP_IN_FIRST_TILE: bool = Self::REGISTERS >= 32;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32, or of 32-bit words that pack narrower numbers.
     type I32: Copy;
     /// One truth value for each lane.
     type Mask: Copy;
+    /// The instruction set without extensions that only some compute types use, with the same
+    /// lanes, or `Self`. Code that needs no more is compiled for it, once for all extensions.
+    type Core: Isa;
 
     /// The token, if the running machine has the instruction set.
     fn detect() -> Option<Self>;
+    /// The token of [`Isa::Core`], whose features are among those of `Self`.
+    fn core(self) -> Self::Core;
     /// Runs `body`, compiled for this instruction set.
     fn enter<B: Body>(self, body: B) -> B::Out;
 

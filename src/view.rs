@@ -9,6 +9,7 @@ pub mod quant;
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr::NonNull;
 
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
@@ -79,8 +80,8 @@ impl Layout {
     }
 }
 
-/// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the smallest
-/// over `inner`; the whole span is known to fit an address space.
+/// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the
+/// smallest over `inner`; the whole span is known to fit an address space.
 fn is_nested<const N: usize>(mut axes: [(usize, usize); N], mut inner: usize) -> bool {
     axes.sort_unstable();
     for (stride, extent) in axes {
@@ -106,7 +107,7 @@ pub struct View<'a> {
     /// From the first to the last one used.
     bytes: usize,
     layout: Layout,
-    quant: Option<&'a Quant<'a>>,
+    quant: Option<Quant<'a>>,
     memory: PhantomData<&'a [u8]>,
 }
 
@@ -141,22 +142,23 @@ impl<'a> View<'a> {
         unsafe { View::new(data.as_ptr().cast(), layout) }
     }
 
-    /// The same memory, its integers standing for other numbers; there are as many scales as it needs.
-    pub fn quantised(self, quant: &'a Quant<'a>) -> Result<View<'a>, Error> {
+    /// This view with scales (and zeros) for its integers, of which there must be as many as it
+    /// needs.
+    pub fn quantised(self, quant: Quant<'a>) -> Result<View<'a>, Error> {
         quant.check(&self.layout)?;
         Ok(View { quant: Some(quant), ..self })
     }
 
-    /// The same, of integers that stand for themselves.
+    /// This view without its scales and zeros: it yields the stored integers.
     #[inline(always)]
     pub fn raw(self) -> View<'a> {
         View { quant: None, ..self }
     }
 
-    /// What stored integers stand for, if not for themselves.
+    /// Scales and zeros of the stored integers; `None` if these are the numbers themselves.
     #[inline(always)]
-    pub fn quant(&self) -> Option<&'a Quant<'a>> {
-        self.quant
+    pub fn quant(&self) -> Option<&Quant<'a>> {
+        self.quant.as_ref()
     }
 
     /// Extents, strides and type.
@@ -170,7 +172,8 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
     }
 
-    /// One element as f64, quantisation undone, with every index checked: for what is rare, and for tests.
+    /// One element as f64, quantisation undone, with every index checked: for what is rare, and for
+    /// tests.
     pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {
         let at = [batch, head, token];
         assert!(d < self.layout.dim);
@@ -192,9 +195,10 @@ impl<'a> View<'a> {
     /// Element `d`, below `dim`, of a row that [`View::checked_row`] gave.
     #[inline(always)]
     fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
-        // SAFETY: row and element are in range, so by the contract of `new` the element is readable.
+        // SAFETY: row and element are in range, so by the contract of `new` the element is
+        // readable.
         let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
-        match self.quant {
+        match &self.quant {
             None => stored,
             Some(quant) => {
                 let [scale, zero] = quant.of(quant.at(at), d).map(f64::from);
@@ -276,7 +280,8 @@ impl<'a> ViewMut<'a> {
 /// A row of plain values.
 #[derive(Clone, Copy, Debug)]
 pub struct Array<'a, T> {
-    base: *const T,
+    /// Not null, so that an optional array is no larger; it need not be aligned.
+    base: NonNull<T>,
     len: usize,
     memory: PhantomData<&'a [T]>,
 }
@@ -290,10 +295,11 @@ impl<'a, T: Plain> Array<'a, T> {
     /// `len` values that the caller vouches for.
     ///
     /// # Safety
-    /// `len` values are readable at `data`, in one allocation, and not written to while the array lives; no
-    /// alignment is needed.
+    /// `len` values are readable at `data`, in one allocation, and not written to while the array
+    /// lives; no alignment is needed.
     pub unsafe fn new(data: *const T, len: usize) -> Array<'a, T> {
-        Array { base: data, len, memory: PhantomData }
+        let base = NonNull::new(data.cast_mut()).unwrap_or(NonNull::dangling());
+        Array { base, len, memory: PhantomData }
     }
 
     /// The values of a slice.
@@ -310,8 +316,7 @@ impl<'a, T: Plain> Array<'a, T> {
 
     /// The addresses of its bytes.
     pub fn addresses(&self) -> Range<usize> {
-        let start = self.base.addr();
-        start..start.saturating_add(self.len.saturating_mul(size_of::<T>()))
+        addresses(self.base.as_ptr().cast(), self.len.saturating_mul(size_of::<T>()))
     }
 
     /// One value.
@@ -322,7 +327,7 @@ impl<'a, T: Plain> Array<'a, T> {
     pub fn get(&self, i: usize) -> T {
         assert!(i < self.len);
         // SAFETY: in range, by the contract of `new`.
-        unsafe { self.base.wrapping_add(i).read_unaligned() }
+        unsafe { self.base.as_ptr().wrapping_add(i).read_unaligned() }
     }
 }
 
@@ -340,8 +345,8 @@ impl<'a> ArrayMut<'a> {
     /// `len` values that the caller vouches for.
     ///
     /// # Safety
-    /// `len` values are writable at `data`, in one allocation, and used by nobody else while the array lives;
-    /// no alignment is needed.
+    /// `len` values are writable at `data`, in one allocation, and used by nobody else while the
+    /// array lives; no alignment is needed.
     pub unsafe fn new(data: *mut f32, len: usize) -> ArrayMut<'a> {
         ArrayMut { base: data, len, memory: PhantomData }
     }

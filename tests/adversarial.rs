@@ -53,7 +53,7 @@ impl Rows {
             let stored = |data: &[u8]| unsafe { View::new(data.as_ptr(), dense(dtype, keys, DIM)).unwrap() };
             let (mut k, mut v) = (stored(&k), stored(&v));
             if dtype == Dtype::I8 {
-                (k, v) = (k.quantised(&quants[0]).unwrap(), v.quantised(&quants[1]).unwrap());
+                (k, v) = (k.quantised(quants[0]).unwrap(), v.quantised(quants[1]).unwrap());
             }
             let mask = View::of(&self.mask, dense(Dtype::F32, queries, keys)).ok();
             let tensors = Tensors {

@@ -55,7 +55,7 @@ impl Data {
             let stored = |data: &[u8]| unsafe { View::new(data.as_ptr(), dense(dtype, keys)).unwrap() };
             let (mut k, mut v) = (stored(&k), stored(&v));
             if dtype == Dtype::I8 {
-                (k, v) = (k.quantised(&quants[0]).unwrap(), v.quantised(&quants[1]).unwrap());
+                (k, v) = (k.quantised(quants[0]).unwrap(), v.quantised(quants[1]).unwrap());
             }
             let q = View::of(&self.q, dense(Dtype::F32, QUERIES)).unwrap();
             let tensors = Tensors::new(q, k, v, ViewMut::of(&mut o, dense(Dtype::F32, QUERIES)).unwrap());

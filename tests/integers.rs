@@ -196,14 +196,8 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
                     let mut tensors = Tensors::new(
                         View::of(&normal.q[rows.start * dim..rows.end * dim], dense(Dtype::F32, n, dim))
                             .unwrap(),
-                        View::of(&inputs.k, dense(Dtype::I8, keys, dim))
-                            .unwrap()
-                            .quantised(&k_scale)
-                            .unwrap(),
-                        View::of(&inputs.v, dense(Dtype::I8, keys, dim))
-                            .unwrap()
-                            .quantised(&v_scale)
-                            .unwrap(),
+                        View::of(&inputs.k, dense(Dtype::I8, keys, dim)).unwrap().quantised(k_scale).unwrap(),
+                        View::of(&inputs.v, dense(Dtype::I8, keys, dim)).unwrap().quantised(v_scale).unwrap(),
                         ViewMut::of(&mut o, dense(Dtype::F32, n, dim)).unwrap(),
                     );
                     tensors.lse = Some(ViewMut::of(&mut lse, dense(Dtype::F32, n, 1)).unwrap());
@@ -289,8 +283,8 @@ fn what_is_not_a_number_reaches_the_rows_that_see_it() {
             let dense = |dtype, dim| Layout::dense(dtype, 1, 40, dim).unwrap();
             let mut tensors = Tensors::new(
                 View::of(q, dense(Dtype::F32, 8)).unwrap(),
-                View::of(&inputs.k, dense(Dtype::I8, 8)).unwrap().quantised(&key_scales).unwrap(),
-                View::of(&inputs.v, dense(Dtype::I8, 8)).unwrap().quantised(&v_scale).unwrap(),
+                View::of(&inputs.k, dense(Dtype::I8, 8)).unwrap().quantised(key_scales).unwrap(),
+                View::of(&inputs.v, dense(Dtype::I8, 8)).unwrap().quantised(v_scale).unwrap(),
                 ViewMut::of(&mut o, dense(Dtype::F32, 8)).unwrap(),
             );
             tensors.lse = Some(ViewMut::of(&mut lse, dense(Dtype::F32, 1)).unwrap());

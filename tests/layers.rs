@@ -9,6 +9,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "capi",
         &[
+            "prepared",
+            // The tests of panics in the midst of work.
             "schedule",
             "plan",
             "kernel",
@@ -24,10 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
         ],
     ),
-    (
-        "attention",
-        &["schedule", "plan", "kernel", "problem", "dtype", "view", "machine", "pool", "workspace", "error"],
-    ),
+    ("attention", &["prepared", "problem", "dtype", "view", "machine", "pool", "workspace", "error"]),
+    ("prepared", &["schedule", "plan", "kernel", "problem", "machine", "pool", "workspace", "error"]),
     ("schedule", &["plan", "decode", "work", "problem", "pool", "workspace", "error"]),
     ("plan", &["kernel", "work", "problem", "dtype", "machine", "workspace", "error"]),
     (
@@ -59,7 +59,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("simd", &[]),
     ("pool", &["machine"]),
     ("workspace", &["error"]),
-    ("machine", &[]),
+    ("machine", &["tuning"]),
+    ("tuning", &[]),
     ("error", &[]),
 ];
 

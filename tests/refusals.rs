@@ -51,7 +51,7 @@ fn each_inconsistency_has_its_own_error() {
     }
     let integers = [0i8; 6];
     let view = View::of(&integers, layout::<i8>(1, 2, 3)).unwrap();
-    let quantised = |quant: Quant| view.quantised(&quant).map(|_| ());
+    let quantised = |quant: Quant| view.quantised(quant).map(|_| ());
     assert_eq!(quantised(Quant::per_tensor(&0.5)), Ok(()));
     assert_eq!(quantised(Quant::per_tensor(&f32::NAN)), Err(Error::QuantScale));
     assert_eq!(quantised(Quant::per_tensor(&f32::INFINITY)), Err(Error::QuantScale));

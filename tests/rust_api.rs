@@ -509,7 +509,7 @@ fn threads_change_no_bits_and_outputs_can_be_divided_among_them() {
     });
     assert_eq!(halves, alone);
 
-    assert_eq!(Pool::new(257).unwrap_err().error, Error::QueryTile);
+    assert_eq!(Pool::new(257).unwrap_err().error, Error::Part);
 }
 
 #[test]

@@ -4,8 +4,9 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{Kernel, Path};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
+use flash_attention::pool::Own;
+use flash_attention::prepared::Prepared;
 use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
-use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use super::error::Sample;
@@ -190,7 +191,7 @@ impl Arrays {
             // SAFETY: bytes of as many elements, which outlive the problem.
             let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
             match case.dtype {
-                Dtype::I8 => view.quantised(quant).expect("a scale"),
+                Dtype::I8 => view.quantised(**quant).expect("a scale"),
                 _ => view,
             }
         });
@@ -227,7 +228,11 @@ impl Arrays {
         };
         let plan = plan.expect("a plan");
         let again = plan.clone();
-        (plan, move || schedule::run(&mut problem, &again).expect("scratch memory"))
+        let run = move || {
+            let mut prepared = Prepared::with_plan(&mut problem, again.clone());
+            prepared.run_allocating(&Own).expect("scratch memory");
+        };
+        (plan, run)
     }
 }
 

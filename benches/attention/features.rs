@@ -5,8 +5,9 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Kernel;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
+use flash_attention::pool::Own;
+use flash_attention::prepared::Prepared;
 use flash_attention::problem::{Batch, BlockMask, Logits, Pages, Problem, Semantics, Tensors, Window};
-use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
 use super::case::normal;
@@ -234,6 +235,10 @@ impl Memory {
         let mut problem = self.problem();
         let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
         let again = plan.clone();
-        (plan, move || schedule::run(&mut problem, &again).expect("scratch memory"))
+        let run = move || {
+            let mut prepared = Prepared::with_plan(&mut problem, again.clone());
+            prepared.run_allocating(&Own).expect("scratch memory");
+        };
+        (plan, run)
     }
 }

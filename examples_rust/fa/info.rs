@@ -36,7 +36,7 @@ const TYPES: [(Dtype, &str); 5] = [
 pub fn run(given: &Given) -> Result<Reply, String> {
     let threads = threads(given)?;
     let cpu = cpu();
-    let Machine { l1d, l2, l3 } = Machine::get();
+    let Machine { l1d, l2, l3, .. } = Machine::get();
     let cores = machine::cores();
     let best = kernel::best().ok();
     let in_use =

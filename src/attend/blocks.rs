@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-/// What of `seen` lies in the first block that has any of it, and the rest of its first group; empty if
-/// nothing is seen. Blocks of `size` keys start at multiples of `size` from key 0, and groups at multiples
-/// of theirs from there, whatever is seen.
+/// `seen` intersected with the first block that it touches, extended down to a multiple of `group`
+/// keys from the start of the block; empty if `seen` is. Blocks of `size` keys start at multiples
+/// of `size` from key 0, whatever is seen.
 #[inline(always)]
 pub(crate) fn first_block(seen: &Range<usize>, size: usize, group: usize) -> Range<usize> {
     let into = seen.start % size;
@@ -12,13 +12,13 @@ pub(crate) fn first_block(seen: &Range<usize>, size: usize, group: usize) -> Ran
     if seen.is_empty() { seen.clone() } else { seen.start - into % group..end }
 }
 
-/// What of `seen` lies in the block behind `block`; empty after the last.
+/// `seen` intersected with the block behind `block`; empty after the last.
 #[inline(always)]
 pub(crate) fn next_block(seen: &Range<usize>, block: &Range<usize>, size: usize) -> Range<usize> {
     block.end..seen.end.min(block.end.saturating_add(size))
 }
 
-/// The part of `range` that lies in `bounds`; empty, and in bounds, if there is none.
+/// `range` intersected with `bounds`; empty, and in bounds, if they are disjoint.
 #[inline(always)]
 pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
     let start = range.start.clamp(bounds.start, bounds.end);

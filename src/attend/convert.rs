@@ -1,30 +1,30 @@
-//! Stored rows as rows of f32, in scratch memory: a block of keys or a few queries at a time, never a
-//! whole tensor. Copies where they are f32 already.
+//! Conversion of stored rows to f32 in scratch memory: a block of keys or a few queries at a time,
+//! never a whole tensor. Rows of f32 are copied.
 
 use super::rows::Source;
 use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Quant;
 
-/// Bytes of a row of `dim` f32: an odd number of cache lines, so that the rows of a register tile never
-/// compete for the same sets of the first-level cache.
+/// Bytes of a row of `dim` f32: an odd number of cache lines, so that the rows of a register tile
+/// never compete for the same sets of L1.
 #[inline(always)]
 pub(crate) fn row_bytes(dim: usize) -> usize {
     // Saturates where no machine has the memory: the plan then finds no room.
     (dim.div_ceil(16) | 1).saturating_mul(64)
 }
 
-/// Writes `n` rows of `dim` elements as f32, [`row_bytes`] apart. Out of line: once for each instruction
-/// set, not in each kernel.
+/// Writes `n` rows of `dim` elements as f32, [`row_bytes`] apart. Kept out of line, so that the
+/// code exists once for each instruction set and not in each kernel.
 ///
 /// # Safety
 /// `source` has `n` rows of `dim` elements; `to` has room for as many rows.
 #[inline(never)]
 pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-    s.enter(Convert { source, n, dim, to });
+    s.core().enter(Convert { source, n, dim, to });
 }
 
-/// Made by [`convert`] alone, whose contract covers what it points to.
+/// The arguments of [`convert`], which alone makes one and vouches for its pointers.
 struct Convert<'a> {
     source: Source<'a>,
     n: usize,
@@ -37,14 +37,17 @@ impl Body for Convert<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        // SAFETY: the contract of `convert`, which made this.
+        // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T
+        // (I9).
         unsafe { with_qkv_type!(self.source.dtype(), T => self.rows::<S, T>(s)) }
     }
 }
 
 impl Convert<'_> {
+    /// [`convert`] of rows that are stored as `T`.
+    ///
     /// # Safety
-    /// As [`convert`]; the rows are stored as `T`.
+    /// Source and scratch are as [`convert`] asks; the rows are stored as `T`.
     #[inline(always)]
     unsafe fn rows<S: Isa, T: Stored>(&self, s: S) {
         let from = self.source.rows();
@@ -53,7 +56,7 @@ impl Convert<'_> {
             let to = self.to.wrapping_add(i * row_bytes(self.dim)).cast::<f32>();
             for d in (0..self.dim).step_by(S::LANES) {
                 let n = S::LANES.min(self.dim - d);
-                // SAFETY: elements below `dim` of the caller's rows.
+                // SAFETY: elements below `dim` of one of the `n` rows, and room for them (caller).
                 unsafe {
                     let mut x = if n == S::LANES { T::load(s, row, d) } else { T::load_first(s, row, d, n) };
                     if let Some(quant) = self.source.view.quant() {
@@ -69,7 +72,8 @@ impl Convert<'_> {
     }
 }
 
-/// Scales and zeros of `n` elements (at most a vector) from `d` on, of the row whose first ones are at `at`.
+/// Scales and zeros of `n` elements (at most a vector) from `d` on, of the row whose first scale is
+/// at `at`.
 #[inline(always)]
 fn scales<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
     let (first, last) = (d / quant.group[1], (d + n - 1) / quant.group[1]);
@@ -83,6 +87,6 @@ fn scales<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize) -> [S::F32
         [*scale, *zero] = quant.of(at, d + i);
     }
     let [scales, zeros] = &lanes;
-    // SAFETY: as long as any vector.
+    // SAFETY: the arrays are as long as any vector.
     unsafe { [s.load(scales.as_ptr()), s.load(zeros.as_ptr())] }
 }

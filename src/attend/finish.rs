@@ -2,47 +2,47 @@
 
 use std::f64::consts::{LN_2, LOG2_E};
 
-/// Writes zeros.
+/// Writes zeros as f32.
 ///
 /// # Safety
 /// `dim` values are writable at `row`.
 #[inline(always)]
 pub(crate) unsafe fn blank(row: *mut f32, dim: usize) {
-    // SAFETY: this function's contract.
+    // SAFETY: `dim` values are 4 · `dim` bytes (caller).
     unsafe { blank_bytes(row.cast(), dim * 4) };
 }
 
-/// Writes zeros. Out of line: compilers make a call of it anyway, which does not belong among the
-/// loops.
+/// Writes zeros. Kept out of line: LLVM lowers it to memset, and the call would spill the registers
+/// of the loops around it.
 ///
 /// # Safety
 /// `n` bytes are writable at `row`.
 #[inline(never)]
 pub(crate) unsafe fn blank_bytes(row: *mut u8, n: usize) {
-    // SAFETY: this function's contract; bytes need no alignment.
+    // SAFETY: `n` bytes are writable (caller); bytes need no alignment.
     unsafe { row.write_bytes(0, n) };
 }
 
-/// The natural logarithm of a row's sum of exponentials, that of the sink included, rounded once, from its
-/// state in log2 units. Without a sink that is -inf.
+/// The natural logarithm of a row's sum of exponentials, that of the sink included, rounded once;
+/// from the row's state in log2 units. `sink` is -inf if there is none.
 #[inline(always)]
-pub(crate) fn log_sum_exp(sink: f32, reference: f32, sum: f32) -> f32 {
+pub(crate) fn log_sum_exp(sink: f32, running_max: f32, sum: f32) -> f32 {
     let log2 = if sink == f32::NEG_INFINITY {
-        f64::from(reference) + f64::from(sum).log2()
+        f64::from(running_max) + f64::from(sum).log2()
     } else {
-        with_sink(sink, reference, sum).1
+        with_sink(sink, running_max, sum).1
     };
     (log2 * LN_2) as f32
 }
 
-/// With a sink: what a row's output is multiplied by, and the logarithm (to base 2) of its whole sum. Out of
-/// line, because few problems have any.
+/// With a sink: the factor of a row's output, and the logarithm to base 2 of its whole sum. Kept
+/// out of line: few problems have sinks.
 #[inline(never)]
-pub(crate) fn with_sink(sink: f32, reference: f32, sum: f32) -> (f32, f64) {
-    let (sink, reference) = (f64::from(sink) * LOG2_E, f64::from(reference));
-    // A maximum of NaN and a number is the number: NaN comes back by way of the terms.
-    let max = reference.max(sink);
-    let own = (reference - max).exp2();
+pub(crate) fn with_sink(sink: f32, running_max: f32, sum: f32) -> (f32, f64) {
+    let (sink, running_max) = (f64::from(sink) * LOG2_E, f64::from(running_max));
+    // The maximum of NaN and a number is the number; NaN comes back by way of the terms.
+    let max = running_max.max(sink);
+    let own = (running_max - max).exp2();
     let sum = f64::from(sum) * own + (sink - max).exp2();
     ((own / sum) as f32, max + sum.log2())
 }

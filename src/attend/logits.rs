@@ -1,8 +1,8 @@
-//! Step 2: from dot products to logits: softcap, then linear bias and mask, in log2 units like the scores.
+//! Step 2: from dot products to logits: softcap, then linear bias (ALiBi) and mask, in log2 units
+//! like the scores.
 //!
-//! A pass of its own over the scores of a tile, where they lie in the first-level cache; problems without
-//! any of these skip it. What the mask hides gets -inf; windows are the affair of the next step,
-//! [`super::mask`].
+//! This is a pass of its own over scores that lie in L1; problems without any of these skip it. A
+//! key that the mask hides gets the score -inf. Windows are the next step (`prefill::mask`).
 
 use std::f32::consts::LOG2_E;
 use std::mem::MaybeUninit;
@@ -18,7 +18,7 @@ use crate::problem::{BlockMask, Problem, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, math, transpose};
 use crate::view::{Layout, View};
 
-/// The changes to the scores of one head of one sequence.
+/// What changes the scores of one head of one sequence.
 pub(crate) struct Logits<'p> {
     sequence: Sequence,
     head: usize,
@@ -27,17 +27,18 @@ pub(crate) struct Logits<'p> {
     /// The slope for |p - j|, in log2 units.
     slope: Option<f32>,
     mask: Option<&'p View<'p>>,
-    /// Block-sparse attention, where it hides something here.
+    /// The block mask, if it hides something here.
     cells: Option<&'p BlockMask<'p>>,
-    /// What masks are multiplied by: log2(e), and the slope if that is how it is used.
+    /// Factor of the mask: log2(e), times the slope if the mask is multiplied by slopes.
     mask_factor: f32,
-    /// How large their numbers may be: the product is [`LARGEST_BIAS`] then.
-    mask_most: f32,
+    /// Bound of the mask's numbers, so that their product with the factor is at most
+    /// [`LARGEST_BIAS`].
+    mask_max: f32,
 }
 
 impl<'p> Logits<'p> {
-    /// None if nothing changes. Block-sparse attention may not hide anything from `rows` among `keys`, which
-    /// are those it is used for.
+    /// What changes the scores of `rows` and `keys`; `None` if nothing does. A block mask counts
+    /// only if it hides some of these.
     #[inline(always)]
     pub(crate) fn of(
         problem: &'p Problem<'p>,
@@ -46,10 +47,19 @@ impl<'p> Logits<'p> {
         rows: &Range<usize>,
         keys: &Range<usize>,
     ) -> Option<Self> {
+        if problem.changes_scores() { Logits::some(problem, sequence, head, rows, keys) } else { None }
+    }
+
+    /// [`Logits::of`] a problem that changes scores. Kept out of line: few problems do.
+    #[inline(never)]
+    fn some(
+        problem: &'p Problem<'p>,
+        sequence: &Sequence,
+        head: usize,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+    ) -> Option<Self> {
         let sequence = *sequence;
-        if !problem.changes_scores() {
-            return None;
-        }
         let logits = problem.logits();
         let [_, all] = problem.any_and_all(&sequence, head, rows, keys);
         if all && logits.softcap == 0.0 && logits.mask.is_none() && logits.slopes.is_none() {
@@ -66,15 +76,15 @@ impl<'p> Logits<'p> {
             mask: logits.mask.as_ref(),
             cells: logits.cells.as_ref().filter(|_| !all),
             mask_factor,
-            mask_most: LARGEST_BIAS / mask_factor.abs().max(1.0),
+            mask_max: LARGEST_BIAS / mask_factor.abs().max(1.0),
         })
     }
 
-    /// Changes the scores of `keys` against `Z` vectors of query rows, the first of which are `rows`;
-    /// returns the largest of each lane.
+    /// Changes the scores of `keys` for `Z` vectors of query rows, which begin with `rows`; returns
+    /// the largest score of each lane.
     ///
     /// # Safety
-    /// `scores` holds `Z` vectors for each of `keys`; rows and keys are those of the part's sequence.
+    /// `scores` holds `Z` vectors for each of `keys`; rows and keys are those of the sequence.
     #[inline(always)]
     pub(crate) unsafe fn change<S: Isa, const Z: usize>(
         &self,
@@ -84,19 +94,19 @@ impl<'p> Logits<'p> {
         scores: *mut f32,
     ) -> [S::F32; Z] {
         let mut largest = [0.0; MAX_WIDTH];
-        tile(s, Tile::<Z> { logits: self, rows, keys, scores, largest: &mut largest });
+        change_tile(s, Tile::<Z> { logits: self, rows, keys, scores, largest: &mut largest });
         let mut max = [s.splat(0.0); Z];
         for (z, max) in max.iter_mut().enumerate() {
-            // SAFETY: as many vectors.
+            // SAFETY: the array has room for Z vectors.
             *max = unsafe { s.load(largest.as_ptr().add(z * S::LANES)) };
         }
         max
     }
 
-    /// [`Logits::change`], where it is compiled.
+    /// [`Logits::change`], compiled for an instruction set.
     ///
     /// # Safety
-    /// As there.
+    /// As [`Logits::change`].
     #[inline(always)]
     unsafe fn change_tile<S: Isa, const Z: usize>(
         &self,
@@ -140,11 +150,11 @@ impl<'p> Logits<'p> {
         max
     }
 
-    /// Changes the scores of one query row for the keys `seen`, counted from key `start`, as are the
-    /// scores. Places beside them, up to whole vectors, may be written, too.
+    /// Changes the scores of one query row for the keys `seen`. Keys and scores are counted from
+    /// key `start`. Scores beside them, up to whole vectors, may be written, too.
     ///
     /// # Safety
-    /// `scores` has whole vectors; row and keys are those of the part's sequence.
+    /// `scores` has whole vectors; row and keys are those of the sequence.
     #[inline(always)]
     pub(crate) unsafe fn change_row<S: Isa>(
         &self,
@@ -154,13 +164,13 @@ impl<'p> Logits<'p> {
         seen: &Range<usize>,
         scores: *mut f32,
     ) {
-        line(s, Line { logits: self, row, start, seen, scores });
+        change_line(s, Line { logits: self, row, start, seen, scores });
     }
 
-    /// [`Logits::change_row`], where it is compiled.
+    /// [`Logits::change_row`], compiled for an instruction set.
     ///
     /// # Safety
-    /// As there.
+    /// As [`Logits::change_row`].
     #[inline(always)]
     unsafe fn change_line<S: Isa>(
         &self,
@@ -196,28 +206,28 @@ impl<'p> Logits<'p> {
     #[inline(always)]
     fn capped<S: Isa>(&self, s: S, x: S::F32) -> S::F32 {
         match self.cap {
-            // A number, so that a score of 0 stays one under the smallest caps.
+            // Finite, so that a score of 0 stays 0 under the smallest caps.
             Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat((1.0 / cap).min(f32::MAX))))),
             None => x,
         }
     }
 
-    /// What [`masked`] needs.
+    /// Factor and bounds of the mask, as [`masked`] takes them.
     #[inline(always)]
     fn masking<S: Isa>(&self, s: S) -> [S::F32; 3] {
-        [s.splat(self.mask_factor), s.splat(self.mask_most), s.splat(-self.mask_most)]
+        [s.splat(self.mask_factor), s.splat(self.mask_max), s.splat(-self.mask_max)]
     }
 
-    /// How far behind the position of `row` a key is.
+    /// Distance of a key from the position of `row`, positive behind it.
     #[inline(always)]
     fn distance(&self, key: usize, row: usize) -> i64 {
         (key as i64).saturating_sub(self.sequence.position(row))
     }
 
-    /// The mask for keys `here` (at most LANES) as `[key][lane]`, `Z` vectors wide.
+    /// The mask of keys `here` (at most `LANES`) as `[key][lane]`, `Z` vectors wide.
     ///
     /// # Safety
-    /// `to` has room for them; rows and keys are those of the part's sequence.
+    /// `to` has room for `LANES` keys; rows and keys are those of the sequence.
     #[inline(always)]
     unsafe fn biases<S: Isa, const Z: usize>(
         &self,
@@ -236,10 +246,11 @@ impl<'p> Logits<'p> {
                     let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
                     let bytes = dtype.block_bytes();
                     let from = self.mask_at(mask, first, here.start);
-                    // What comes next is in other lines of as many rows, which the machine does not foresee.
+                    // The next keys are in another line of each row, which no hardware prefetcher
+                    // follows.
                     if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
-                            s.prefetch(from.wrapping_add(row * stride + AHEAD));
+                            s.prefetch(from.wrapping_add(row * stride + PREFETCH_BYTES));
                         }
                     }
                     if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
@@ -262,15 +273,15 @@ impl<'p> Logits<'p> {
         }
     }
 
-    /// The mask of one row for keys `here` (at most LANES) as numbers to be added, and anything up
-    /// to a whole vector.
+    /// The mask of one row for keys `here` (at most `LANES`) as numbers to be added; the lanes
+    /// behind them hold anything.
     ///
     /// # Safety
-    /// `to` has room for a vector; row and keys are those of the part's sequence.
+    /// `to` has room for a vector; row and keys are those of the sequence.
     #[inline(always)]
     unsafe fn bias_row<S: Isa>(&self, s: S, row: usize, here: &Range<usize>, to: *mut f32) {
         let n = here.len();
-        // SAFETY: the mask has these keys.
+        // SAFETY: the mask has the keys of the sequence (I2); `to` has room for a vector (caller).
         unsafe {
             let bias = match self.mask {
                 None => s.splat(0.0),
@@ -304,39 +315,40 @@ impl<'p> Logits<'p> {
     }
 }
 
-/// Adds a vector of the mask, or hides what it hides.
+/// Adds a vector of the mask to scores `x`; a mask of -inf gives -inf.
 ///
 /// # Safety
-/// `bias` has a vector.
+/// A vector is readable at `bias`.
 #[inline(always)]
-unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, most, least]: [S::F32; 3], bias: *const f32) -> S::F32 {
-    // SAFETY: this function's contract.
+unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, max, min]: [S::F32; 3], bias: *const f32) -> S::F32 {
+    // SAFETY: a vector is readable at `bias` (caller).
     let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
-    // By its bits, so that a key that is hidden stays so whatever the factor, and NaN is not hidden.
-    let hides = s.within(s.splat_i32(NEVER), bits, s.splat_i32(NEVER + 1));
+    // Compared as bits, so that a hidden key stays hidden whatever the factor, and NaN is not
+    // hidden.
+    let hides = s.within(s.splat_i32(HIDDEN), bits, s.splat_i32(HIDDEN + 1));
     // NaN comes out as the second operand.
-    let x = s.fma(s.min(most, s.max(least, bias)), factor, x);
+    let x = s.fma(s.min(max, s.max(min, bias)), factor, x);
     s.select(hides, s.splat(f32::NEG_INFINITY), x)
 }
 
 /// The first `n` elements of a row, at most a vector.
 ///
 /// # Safety
-/// There are as many, stored as `T`.
+/// The row has `n` elements, stored as `T`.
 #[inline(always)]
 unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, n: usize) -> S::F32 {
-    // SAFETY: this function's contract.
+    // SAFETY: the row has `n` elements (caller).
     unsafe { if n == S::LANES { T::load(s, row, 0) } else { T::load_first(s, row, 0, n) } }
 }
 
-/// Out of line: few problems need it, and it would crowd the registers and the code of the
-/// loops around it.
+/// Kept out of line: few problems need it, and it would take registers from the loops around it.
 #[inline(never)]
-fn tile<S: Isa, const Z: usize>(s: S, body: Tile<Z>) {
-    s.enter(body);
+fn change_tile<S: Isa, const Z: usize>(s: S, body: Tile<Z>) {
+    s.core().enter(body);
 }
 
-/// Made by [`Logits::change`] alone, whose contract covers what it points to.
+/// The arguments of [`change_tile`]. Only [`Logits::change`] makes one, and vouches for its
+/// pointers.
 struct Tile<'a, const Z: usize> {
     logits: &'a Logits<'a>,
     rows: &'a Range<usize>,
@@ -351,7 +363,8 @@ impl<const Z: usize> Body for Tile<'_, Z> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Tile { logits, rows, keys, scores, largest } = self;
-        // SAFETY: the contract of `change`, which made this; `largest` holds any tile's width.
+        // SAFETY: `Logits::change` made this and vouches for the scores; `largest` has MAX_WIDTH
+        // lanes.
         unsafe {
             let max = logits.change_tile::<S, Z>(s, rows, keys, scores);
             for (z, max) in max.into_iter().enumerate() {
@@ -361,12 +374,14 @@ impl<const Z: usize> Body for Tile<'_, Z> {
     }
 }
 
+/// Kept out of line, as [`change_tile`] is.
 #[inline(never)]
-fn line<S: Isa>(s: S, body: Line) {
-    s.enter(body);
+fn change_line<S: Isa>(s: S, body: Line) {
+    s.core().enter(body);
 }
 
-/// Made by [`Logits::change_row`] alone, likewise.
+/// The arguments of [`change_line`]. Only [`Logits::change_row`] makes one, and vouches for its
+/// pointers.
 struct Line<'a> {
     logits: &'a Logits<'a>,
     row: usize,
@@ -381,30 +396,31 @@ impl Body for Line<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Line { logits, row, start, seen, scores } = self;
-        // SAFETY: the contract of `change_row`, which made this.
+        // SAFETY: `Logits::change_row` made this and vouches for the scores.
         unsafe { logits.change_line(s, row, start, seen, scores) };
     }
 }
 
 /// The bits of -inf.
-const NEVER: i32 = f32::NEG_INFINITY.to_bits() as i32;
+const HIDDEN: i32 = f32::NEG_INFINITY.to_bits() as i32;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Bytes of a mask's row that are asked for ahead.
-const AHEAD: usize = 2 * LINE;
+/// Prefetch distance in each row of a mask, in bytes.
+const PREFETCH_BYTES: usize = 2 * LINE;
 
 /// x - slope · |away + direction · lane|.
 #[inline(always)]
 fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::F32 {
-    // Counted in 32 bits, and rounded once, so that the distance does not depend on where a tile begins.
+    // Counted in 32 bits and rounded once, so that the distance does not depend on where a tile
+    // begins.
     let away = away.clamp(-(1 << 30), 1 << 30) as i32;
     let mut lanes = [0; MAX_LANES];
     for (lane, at) in lanes.iter_mut().enumerate() {
         *at = away + direction * lane as i32;
     }
-    // SAFETY: as many lanes as any vector has.
+    // SAFETY: the array is as long as any vector.
     let away = s.to_f32(unsafe { s.load_i32(lanes.as_ptr()) });
     let away = s.max(away, s.sub(s.splat(0.0), away));
     let bias = s.mul(away, s.splat(-slope));
@@ -412,15 +428,15 @@ fn biased<S: Isa>(s: S, x: S::F32, away: i64, direction: i32, slope: f32) -> S::
     s.add(s.min(s.splat(LARGEST_BIAS), s.max(s.splat(-LARGEST_BIAS), bias)), x)
 }
 
-/// The largest cap, in log2 units: tanh(s / cap) · cap is s for any score that f32 tells apart, and the
-/// quotient stays far from subnormal.
+/// The largest cap, in log2 units: tanh(s / cap) · cap is s for any score that f32 tells apart, and
+/// the quotient stays far from subnormal.
 const LARGEST_CAP: f32 = (1u64 << 60) as f32;
 
-/// A factor, which times 0 must be 0. NaN stays NaN.
+/// `x`, finite, so that it times 0 is 0. NaN stays NaN.
 fn finite(x: f32) -> f32 {
     x.clamp(-f32::MAX, f32::MAX)
 }
 
-/// The largest bias in log2 units: so large that the sum of two and a score stays finite. A caller's -FLT_MAX
-/// is not -inf, which alone hides a key.
+/// The largest bias in log2 units: the sum of two of them and a score stays finite. A caller's
+/// -FLT_MAX is a number; -inf alone hides a key.
 const LARGEST_BIAS: f32 = f32::MAX / 4.0;

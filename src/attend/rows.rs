@@ -8,7 +8,7 @@ use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 use crate::view::View;
 
-/// Rows as the tile loops read them: a first byte and the distance between rows.
+/// Rows as loops read them: the first byte and the distance between rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     pub(crate) base: *const u8,
@@ -33,7 +33,7 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Where they lie.
+    /// The rows in memory.
     #[inline(always)]
     pub(crate) fn rows(&self) -> Rows {
         let [entry, head, row] = self.at;
@@ -47,29 +47,29 @@ impl Source<'_> {
         Source { at: [entry, head, row + n], ..self }
     }
 
-    /// What the elements of the first row are multiplied by, if all by the same; 1 if by nothing.
+    /// The scale of the first row, if all its elements share one; 1 if there is none.
     #[inline(always)]
     pub(crate) fn scale(&self) -> f32 {
         self.view.quant().map_or(1.0, |quant| quant.of(quant.at(self.at), 0)[0])
     }
 
-    /// What they are stored as.
+    /// The storage type.
     #[inline(always)]
     pub(crate) fn dtype(&self) -> Dtype {
         self.view.layout().dtype
     }
 }
 
-/// Bytes of scratch for a query row to become f32; 0 where it is.
+/// Bytes of scratch memory for a query row as f32; 0 if it is stored so.
 #[inline(always)]
 pub(crate) fn row_scratch(dtype: Dtype, dim: usize) -> usize {
     if dtype == Dtype::F32 { 0 } else { convert::row_bytes(dim) }
 }
 
-/// `here` query rows (at most `LANES`) as rows of f32.
+/// `here` query rows (at most `LANES`) as rows of f32, in `room` unless they are stored so.
 ///
 /// # Safety
-/// As [`Gemm::pack_query`], with room for [`row_scratch`].
+/// `source` has `here` rows of `dim` elements; `room` has [`row_scratch`] bytes for each.
 #[inline(always)]
 pub(crate) unsafe fn rows_as_f32<S: Isa>(
     s: S,
@@ -81,20 +81,20 @@ pub(crate) unsafe fn rows_as_f32<S: Isa>(
     if source.dtype() == Dtype::F32 || here == 0 {
         return source.rows();
     }
-    // SAFETY: this function's contract.
+    // SAFETY: `here` rows, and room for them (caller).
     unsafe { convert::convert(s, source, here, dim, room) };
     Rows { base: room, stride: convert::row_bytes(dim) }
 }
 
-/// Copies rows of `bytes` bytes, `stride` apart afterwards, and zeros behind them up to `whole` bytes. Not
-/// compiled for an instruction set: `memcpy` has its own.
+/// Copies rows of `bytes` bytes to rows `stride` bytes apart, and writes zeros behind each up to
+/// `whole` bytes. Not compiled for an instruction set: `memcpy` selects its own.
 ///
 /// # Safety
-/// `rows` has `n` such rows, `to` room for as many.
+/// `rows` has `n` rows of `bytes` bytes; `to` has room for `n` rows of `whole` bytes.
 #[inline(never)]
 pub(crate) unsafe fn copy_rows(rows: Rows, n: usize, bytes: usize, to: *mut u8, stride: usize, whole: usize) {
     for row in 0..n {
-        // SAFETY: this function's contract.
+        // SAFETY: one of `n` rows, and room for it (caller).
         unsafe {
             let to = to.add(row * stride);
             ptr::copy_nonoverlapping(rows.skip(row).base, to, bytes);
@@ -115,7 +115,7 @@ pub(crate) fn query_rows<'a>(
     Source { view: problem.q(), at: [entry, head, row] }
 }
 
-/// The rows of a sequence in `view`, K or V, from `key` on, as many as lie behind one another.
+/// The rows of a sequence in `view`, which is K or V, from `key` on, to the end of its page.
 #[inline(always)]
 pub(crate) fn key_rows<'a>(
     problem: &Problem,

@@ -2,32 +2,33 @@
 
 use std::fmt;
 
-use super::names::number;
+use crate::error::names::number;
 use crate::error::{Error, Refusal};
 use crate::machine;
 use crate::pool::{Caller, MAX_THREADS, Made, Threads};
 
-/// The threads that compute: the calling one alone ([`Pool::default`]), or with others of a pool of its own. They
-/// look out for another call for 50 µs, then sleep, and end with the pool. Any number of calls may use it at once. In
-/// a child process after a fork they use the calling thread alone: a child makes its own.
+/// The threads that compute: the calling one alone ([`Pool::default`]), or with others of a pool of
+/// its own. They look out for another call for 50 µs, then sleep, and end with the pool. Any number
+/// of calls may use it at once. In a child process after a fork they use the calling thread alone:
+/// a child makes its own.
 #[derive(Default)]
 pub struct Pool {
     made: Option<Made>,
 }
 
 impl Pool {
-    /// Up to 256 threads that compute at the same time in a call, the calling one included; 0 = one per core that
-    /// the process may use. Where the system grants fewer, the pool has fewer.
+    /// Up to 256 threads that compute at the same time in a call, the calling one included; 0 = one
+    /// per core that the process may use. Where the system grants fewer, the pool has fewer.
     ///
     /// # Errors
-    /// [`Error::QueryTile`]: more than 256. [`Error::Memory`]: no threads to be had.
+    /// [`Error::Part`]: more than 256. [`Error::Memory`]: no threads to be had.
     pub fn new(threads: usize) -> Result<Pool, Refusal> {
         let threads = match threads {
             0 => machine::cores().min(MAX_THREADS),
             n if n <= MAX_THREADS => n,
             n => {
                 let fact = Refusal::of("threads", number(n));
-                return Err(fact.against(Error::QueryTile, "more than a pool has", MAX_THREADS as i64));
+                return Err(fact.against(Error::Part, "more than a pool has", MAX_THREADS as i64));
             }
         };
         match threads {
@@ -41,7 +42,7 @@ impl Pool {
         self.made.as_ref().map_or(1, Made::width)
     }
 
-    pub(super) fn run_on(&self) -> &dyn Threads {
+    pub(super) fn threads_to_run_on(&self) -> &dyn Threads {
         match &self.made {
             Some(made) => made,
             None => &Caller,

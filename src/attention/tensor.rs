@@ -1,12 +1,12 @@
 //! Slices with a shape: what a Rust caller hands over.
 
-use super::names::{Names, number};
 use crate::dtype::Dtype;
+use crate::error::names::{Names, flaw, number};
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
-/// Numbers that are read, and how they are stored. Slices, arrays and vectors of `f32`, `i8` and `bool` become it
-/// by themselves; 16-bit numbers are given by their bits, as Rust has no types for them.
+/// Elements of an input and their storage type. Slices, arrays and vectors of `f32`, `i8` and `bool`
+/// convert into it. 16-bit floats are given by their bits, as Rust has no types for them.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Data<'a> {
@@ -16,15 +16,17 @@ pub enum Data<'a> {
     F16(&'a [u16]),
     /// The bits of bfloat16, the upper half of a binary32.
     Bf16(&'a [u16]),
-    /// 8-bit integers: what [`Tensor::scale`] and the like say, else the numbers themselves.
+    /// 8-bit integers. With scales ([`Tensor::scale`] and others) they stand for real numbers.
     I8(&'a [i8]),
-    /// ggml's blocks of 32 elements in 34 bytes. Shapes and strides count elements, whole blocks of them.
+    /// Blocks of 32 elements in 34 bytes, as in ggml. Shapes and strides count elements, and must be
+    /// whole blocks.
     Q8_0(&'a [u8]),
     /// Masks only: true = attend.
     Bool(&'a [bool]),
 }
 
-/// Numbers that are written, and how they are stored. Slices, arrays and vectors of `f32` become it by themselves.
+/// Elements of an output and their storage type. Slices, arrays and vectors of `f32` convert into
+/// it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DataMut<'a> {
@@ -114,6 +116,11 @@ impl DataMut<'_> {
     }
 }
 
+/// Turns an error of a view into a refusal of the tensor.
+fn refuse(names: &Names, error: Error) -> Refusal {
+    flaw(error).map_or(error.into(), |but| Refusal::about(error, names.tensor, but))
+}
+
 /// Sizes and strides of a tensor, in elements.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
@@ -124,7 +131,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    // Strides that no memory has saturate: they are refused, or do not matter as the axis has one element.
+    // Strides that no memory has saturate: they are refused, or do not matter as the axis has one
+    // element.
     fn head_first([batch, heads, tokens, dim]: [usize; 4]) -> Shape {
         let head = tokens.saturating_mul(dim);
         Shape { extent: [batch, heads, tokens], dim, stride: [heads.saturating_mul(head), head, dim] }
@@ -151,14 +159,15 @@ impl Shape {
             let given = self.stride[axis];
             stride[axis] = whole_blocks(names.stride, given, Error::Stride)
                 .map(|blocks| blocks.checked_mul(dtype.block_bytes()))?
-                .ok_or_else(|| names.refusal(Error::Overflow))?;
+                .ok_or_else(|| refuse(names, Error::Overflow))?;
         }
         Ok(Layout { dtype, extent: self.extent, dim: self.dim, stride })
     }
 }
 
-/// An input `[batch][head][token][dim]` in a slice. The elements of a row (dim) are contiguous, other axes have
-/// strides. Whether it fits its slice, and other tensors, is seen when a call is made.
+/// An input `[batch][head][token][dim]` in a slice. The elements of a row (dim) are contiguous,
+/// other axes have strides. Whether it fits its slice, and other tensors, is seen when a call is
+/// made.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Tensor<'a> {
@@ -178,19 +187,20 @@ impl<'a> Tensor<'a> {
         Tensor { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim), quant: None }
     }
 
-    /// The same slice with other strides, in ELEMENTS, from one batch entry, head, token to the next. 0 repeats the
-    /// same data; the stride of an axis of one element does not matter. The first element stays the slice's first.
+    /// Sets the strides, in ELEMENTS, from one batch entry, head, token to the next. 0 repeats the
+    /// same data; the stride of an axis of one element does not matter. The tensor begins with the
+    /// first element of the slice.
     pub fn strides(mut self, of_batch: usize, of_heads: usize, of_tokens: usize) -> Tensor<'a> {
         self.shape.stride = [of_batch, of_heads, of_tokens];
         self
     }
 
-    /// 8-bit integers times `scale`.
+    /// Quantised with one scale: elements are the stored integers times `scale`.
     pub fn scale(self, scale: &'a f32) -> Tensor<'a> {
         self.quantised(Quant::per_tensor(scale))
     }
 
-    /// 8-bit integers with scales `[batch][head]`.
+    /// Quantised with a scale for each head: `[batch][head]`.
     pub fn scale_per_head(self, scales: &'a [f32]) -> Tensor<'a> {
         let [_, heads, _] = self.shape.extent;
         self.quantised(Quant {
@@ -201,39 +211,39 @@ impl<'a> Tensor<'a> {
         })
     }
 
-    /// 8-bit integers with scales `[batch][head][token]`.
+    /// Quantised with a scale for each token: `[batch][head][token]`.
     pub fn scale_per_token(self, scales: &'a [f32]) -> Tensor<'a> {
         let [_, heads, tokens] = self.shape.extent;
         let stride = [heads.saturating_mul(tokens), tokens, 1, 0];
         self.quantised(Quant { scale: Some(Array::of(scales)), zero: None, stride, group: [1; 2] })
     }
 
-    /// 8-bit integers with scales and zeros of any granularity.
+    /// Quantised with scales and zero points of any granularity.
     pub fn quantised(mut self, how: Quant<'a>) -> Tensor<'a> {
         self.quant = Some(how);
         self
     }
 
-    pub(super) fn view(&self, names: &Names) -> Result<View<'_>, Refusal> {
+    pub(super) fn view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let view = self.raw_view(names)?;
-        match &self.quant {
+        match self.quant {
             None => Ok(view),
-            Some(quant) => view.quantised(quant).map_err(|error| names.quant_refusal(error)),
+            Some(quant) => view.quantised(quant).map_err(|error| names.refuse_scales(error)),
         }
     }
 
-    /// The same of integers that stand for themselves; it does not borrow the tensor.
+    /// A view of the stored integers, without scales and zeros.
     pub(super) fn raw_view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let dtype = self.data.dtype();
-        if self.quant.is_some() && dtype != Dtype::I8 {
+        if self.quant.is_some() && !dtype.takes_scales() {
             let but = "has scales, but the numbers are not quantised";
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }
         let layout = self.shape.layout(names, dtype)?;
-        self.data.view(layout).map_err(|error| names.refusal(error))
+        self.data.view(layout).map_err(|error| refuse(names, error))
     }
 
-    /// For all of `wanted` axes: those that have one element repeat it.
+    /// Expands axes of one element to the `wanted` extent, by repeating the element.
     pub(super) fn broadcast(mut self, wanted: [usize; 3]) -> Tensor<'a> {
         for (axis, wanted) in wanted.into_iter().enumerate() {
             if self.shape.extent[axis] == 1 {
@@ -244,8 +254,8 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// An output `[batch][head][token][dim]` in a slice; see [`Tensor`]. Its rows must not overlap. Elements of the slice
-/// that are no row's are not touched.
+/// An output `[batch][head][token][dim]` in a slice; see [`Tensor`]. Its rows must not overlap.
+/// Elements of the slice that are no row's are not touched.
 #[derive(Debug)]
 #[must_use]
 pub struct TensorMut<'a> {
@@ -264,7 +274,8 @@ impl<'a> TensorMut<'a> {
         TensorMut { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim) }
     }
 
-    /// The same slice with other strides, in ELEMENTS; see [`Tensor::strides`].
+    /// Sets the strides, in ELEMENTS, from one batch entry, head, token to the next; see
+    /// [`Tensor::strides`].
     pub fn strides(mut self, of_batch: usize, of_heads: usize, of_tokens: usize) -> TensorMut<'a> {
         self.shape.stride = [of_batch, of_heads, of_tokens];
         self
@@ -272,6 +283,6 @@ impl<'a> TensorMut<'a> {
 
     pub(super) fn view(&mut self, names: &Names) -> Result<ViewMut<'_>, Refusal> {
         let layout = self.shape.layout(names, self.data.dtype())?;
-        self.data.view(layout).map_err(|error| names.refusal(error))
+        self.data.view(layout).map_err(|error| refuse(names, error))
     }
 }

@@ -1,11 +1,11 @@
 //! Scratch memory that the caller keeps from call to call.
 
-use super::names::number;
+use crate::error::names::number;
 use crate::error::{Error, Refusal};
-use crate::workspace::{self, Size};
+use crate::workspace::Memory;
 
-/// Scratch memory for one call at a time. [`Attention::reserve`](super::Attention::reserve) makes it large enough;
-/// calls only use it.
+/// Scratch memory for one call at a time. [`Attention::reserve`](super::Attention::reserve) makes
+/// it large enough; calls only use it.
 #[derive(Debug, Default)]
 pub struct Workspace {
     /// Its length is 0: all of it is spare, and stays uninitialised.
@@ -28,12 +28,18 @@ impl Workspace {
         self.memory.try_reserve_exact(bytes).map_err(|_| Error::Memory)
     }
 
-    /// What a plan needs of it.
-    pub(super) fn cut(&mut self, size: Size) -> Result<workspace::Workspace<'_>, Refusal> {
-        let (has, needs) = (self.bytes(), size.borrowed_bytes()?);
-        workspace::Workspace::on(self.memory.spare_capacity_mut(), size).map_err(|error| {
-            let fact = Refusal::of("bytes of the workspace", number(has));
-            fact.against(error, "fewer than the call needs (Attention::reserve)", number(needs))
-        })
+    /// Refuses a call that needs more.
+    pub(super) fn check(&self, needs: usize) -> Result<(), Refusal> {
+        if self.bytes() >= needs {
+            return Ok(());
+        }
+        let fact = Refusal::of("bytes of the workspace", number(self.bytes()));
+        let but = "fewer than the call needs (Attention::reserve)";
+        Err(fact.against(Error::Workspace, but, number(needs)))
+    }
+
+    /// The memory.
+    pub(super) fn memory(&mut self) -> Memory<'_> {
+        Memory::of(self.memory.spare_capacity_mut())
     }
 }

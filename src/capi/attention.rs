@@ -4,40 +4,45 @@ use std::ptr;
 
 use super::status::fa_status;
 use super::tensor::fa_tensor;
-use super::{describe, guard};
+use super::{abi, guard};
 use crate::error::Error;
 
-/// fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of keys -
-/// number of query rows. It may come out negative: the rows before key 0 are then at no key.
+/// fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of
+/// keys - number of query rows. It may come out negative: the rows before key 0 are then at no key.
 pub const FA_POS_END: i64 = i64::MIN;
 
 /// fa_attention.window_left, window_right: no limit.
 pub const FA_NO_LIMIT: i64 = -1;
 
-/// fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose mask is
-/// -|p - j|), in place of -|p - j|.
+/// fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose
+/// mask is -|p - j|), in place of -|p - j|.
 pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 
-/// A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that has dot products
-/// of its own. Relative RMS errors are those of normal data, against exact attention on the stored numbers.
+/// A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that
+/// has dot products of its own. Relative RMS errors are those of normal data, against exact
+/// attention on the stored numbers.
 ///
-/// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it than at f32 (AMD's
-///   are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names "avx512bf16"), queries that are not bf16
-///   and probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
-/// - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
-///   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
-///   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
-///   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, for few query
-///   rows (decode), and on other x86-64 machines always, queries have up to 16 bits and probabilities 14: error
-///   below 3e-4, for many query rows at half the speed. With other scales f32 computes.
-/// - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries are quantised, each row
-///   with a scale of its own, to 16 bits, and the products of probabilities and the scales of V, relative to the largest
-///   of a block of elements, are multiples of 1/32768: error below 3e-4. With the flag, and else, f32 computes.
+/// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
+///   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
+///   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3.
+///   With the flag f32 computes: 1e-6, at half the speed.
+/// - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied
+///   as integers. Queries are quantised, each row with a scale of its own, unless they are i8 with
+///   one scale a row or fewer. With "avx512vnni" probabilities are multiples of 1/255 of the
+///   largest: error below 2e-2, but keys lighter than 1/510 of the heaviest count as nothing,
+///   however many they are (attention sinks!). With the flag, for few query rows (decode), and on
+///   other x86-64 machines always, queries have up to 16 bits and probabilities 14: error below
+///   3e-4, for many query rows at half the speed. With other scales f32 computes.
+/// - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries
+///   are quantised, each row with a scale of its own, to 16 bits, and the products of probabilities
+///   and the scales of V, relative to the largest of a block of elements, are multiples of 1/32768:
+///   error below 3e-4. With the flag, and else, f32 computes.
 /// - Others: f32 computes.
 pub const FA_PRECISE: u32 = 2;
 
-/// Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads, positions and
-/// windows, masks of all kinds, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
+/// Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads,
+/// positions and windows, masks of all kinds, log-sum-exp. One description serves
+/// fa_attention_check, _workspace, _run, _part and _finish.
 ///
 /// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
 ///
@@ -48,15 +53,17 @@ pub const FA_PRECISE: u32 = 2;
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
 /// ~~~
 ///
-/// A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
-/// NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
+/// A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row,
+/// even if it is NaN. A NaN that is seen gives NaN in that row only. A row that sees no key is
+/// zeros, and its lse -infinity.
 ///
-/// Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs are never
-/// written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in elements.
+/// Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
+/// are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
+/// elements.
 ///
-/// Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it is 0 the
-/// size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged, paged and
-/// dense keys, copies or views, alone or in a batch, give the same bits.
+/// Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it
+/// is 0 the size is chosen from head dimensions, caches, block_mask_kv and the instruction set.
+/// Ragged, paged and dense keys, copies or views, alone or in a batch, give the same bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_attention {
@@ -68,42 +75,48 @@ pub struct fa_attention {
     pub reserved0: u32,
     /// Sequences; at least 1.
     pub batch: i64,
-    /// Heads of q and o; a multiple of heads_kv. Query head h uses kv head h / (heads_q / heads_kv).
+    /// Heads of q and o; a multiple of heads_kv. Query head h uses kv head
+    /// h / (heads_q / heads_kv).
     pub heads_q: i64,
     /// Heads of k and v; at least 1.
     pub heads_kv: i64,
-    /// Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest sequence.
+    /// Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest
+    /// sequence.
     pub len_q: i64,
-    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those of the
-    /// longest.
+    /// Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those
+    /// of the longest.
     pub len_kv: i64,
     /// Elements of a row of q and k; at least 1.
     pub dim_qk: i64,
     /// Elements of a row of v and o; at least 1. Independent of dim_qk.
     pub dim_v: i64,
-    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k and v are.
-    /// The order of axes is that of strides, not of memory: [batch][token][head][dim] of f32 is
-    /// {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
+    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k
+    /// and v are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
+    /// f32 is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
     pub q: fa_tensor,
-    /// Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block of keys at a
-    /// time, in scratch memory, or is multiplied as it is: see FA_PRECISE. Sums and softmax are f32 for every type.
+    /// Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block
+    /// of keys at a time, in scratch memory, or is multiplied as it is: see FA_PRECISE. Sums and
+    /// softmax are f32 for every type.
     pub k: fa_tensor,
-    /// Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a view of k
-    /// (multi-head latent attention).
+    /// Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a
+    /// view of k (multi-head latent attention).
     pub v: fa_tensor,
-    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32, to nearest even.
-    /// Its rows do not overlap each other, and the memory from its first row to its last that of no input and not
-    /// lse (rows between those of an input are refused, too). Every row is written completely; what was in it
-    /// does not matter. Bytes between rows are not touched.
+    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32,
+    /// to nearest even. Its rows do not overlap each other, and the memory from its first row to
+    /// its last that of no input and not lse (rows between those of an input are refused, too).
+    /// Every row is written completely; what was in it does not matter. Bytes between rows are not
+    /// touched.
     pub o: fa_tensor,
-    /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
-    /// 0 = 1/sqrt(dim_qk).
+    /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be
+    /// negative; 0 = 1/sqrt(dim_qk).
     pub scale: f32,
-    /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
+    /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite,
+    /// not negative.
     pub softcap: f32,
-    /// Key position of query row 0, one for all sequences: 0 if there is no past, the number of keys that came
-    /// before, or, where sequences differ, FA_POS_END. Any number, as long as q_pos + len_q is one, too (else
-    /// FA_ERR_OVERFLOW); only windows and linear biases depend on it.
+    /// Key position of query row 0, one for all sequences: 0 if there is no past, the number of
+    /// keys that came before, or, where sequences differ, FA_POS_END. Any number, as long as
+    /// q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
+    /// it.
     pub q_pos: i64,
     /// Keys before a query's position that it sees: p - window_left is the first. At least 0, or
     /// FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)
@@ -111,46 +124,49 @@ pub struct fa_attention {
     /// Keys behind a query's position that it sees: p + window_right is the last. At least 0, or
     /// FA_NO_LIMIT. Causal attention is window_right = 0.
     pub window_right: i64,
-    /// data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv keys;
-    /// strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16: added to the scores, after softcap; -infinity
-    /// hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
-    /// Of ragged batches, too, row i of entry b is for row i of sequence b. What windows and kv_lens leave out is
-    /// not looked at.
+    /// data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv
+    /// keys; strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16:
+    /// added to the scores, after softcap; -infinity hides the key (no other value does, however
+    /// small). FA_DTYPE_BOOL8: nonzero = the key is seen. Of ragged batches, too, row i of entry b
+    /// is for row i of sequence b. What windows and kv_lens leave out is not looked at.
     pub mask: fa_tensor,
-    /// NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added to the
-    /// score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE: slope * mask.
+    /// NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added
+    /// to the score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE:
+    /// slope * mask.
     pub alibi_slopes: *const f32,
     /// ELEMENTS from the slopes of one sequence to those of the next; 0 = all have the same.
     pub alibi_batch_stride: i64,
-    /// NULL, or a logit for each query head that takes part in the softmax without having a value: each
-    /// sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros, its lse the
-    /// sink. Of results to be merged, only one may be computed with it. -infinity = none.
+    /// NULL, or a logit for each query head that takes part in the softmax without having a value:
+    /// each sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros,
+    /// its lse the sink. Of results to be merged, only one may be computed with it.
+    /// -infinity = none.
     pub sinks: *const f32,
-    /// NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of keys], nonzero
-    /// = these rows see these keys, as far as nothing else hides them. Blocks without a pair that is seen
-    /// take no time. The bytes of a row of blocks are contiguous.
+    /// NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of
+    /// keys], nonzero = these rows see these keys, as far as nothing else hides them. Blocks
+    /// without a pair that is seen take no time. The bytes of a row of blocks are contiguous.
     pub block_mask: *const u8,
-    /// BYTES from one batch entry to the next, one head to the next, one block of query rows to the next; 0 =
-    /// the same for all.
+    /// BYTES from one batch entry to the next, one head to the next, one block of query rows to the
+    /// next; 0 = the same for all.
     pub block_mask_stride: [i64; 3],
     /// Query rows of a block; at least 1. Block 0 begins with row 0 of each sequence.
     pub block_mask_q: i64,
     /// Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
     pub block_mask_kv: i64,
-    /// Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences behind one
-    /// another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the stride between
-    /// batch entries does not count. Not negative, not decreasing.
+    /// Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences
+    /// behind one another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the
+    /// stride between batch entries does not count. Not negative, not decreasing.
     pub cu_len_q: *const i32,
     /// Ragged keys: the same for k and v.
     pub cu_len_kv: *const i32,
-    /// NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it has. The
-    /// others are never read.
+    /// NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it
+    /// has. The others are never read.
     pub kv_lens: *const i32,
-    /// NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is that
-    /// between pages, and key j of a sequence is token j % page_size of the page that is number
-    /// j / page_size in its list. Lists are [batch][table_stride], or with block_table_start one behind
-    /// another. Pages in use are below num_pages; entries that no key needs are not read. cu_len_kv must be
-    /// NULL. Other strides give [page][token][head][dim] or [page][head][token][dim].
+    /// NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is
+    /// that between pages, and key j of a sequence is token j % page_size of the page that is
+    /// number j / page_size in its list. Lists are [batch][table_stride], or with block_table_start
+    /// one behind another. Pages in use are below num_pages; entries that no key needs are not
+    /// read. cu_len_kv must be NULL. Other strides give [page][token][head][dim] or
+    /// [page][head][token][dim].
     pub block_table: *const i32,
     /// NULL, or [batch + 1]: the list of sequence b is block_table[block_table_start[b]] to
     /// block_table[block_table_start[b + 1] - 1].
@@ -161,16 +177,18 @@ pub struct fa_attention {
     pub page_size: i64,
     /// Pages of k and v.
     pub num_pages: i64,
-    /// NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
-    /// that sees no key. With it, results over parts of the keys can be joined: fa_merge, which takes rows in
-    /// one order (for an output [token][head][dim], lse_stride {.., 1, heads_q}).
+    /// NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for
+    /// a row that sees no key. With it, results over parts of the keys can be joined: fa_merge,
+    /// which takes rows in one order (for an output [token][head][dim], lse_stride {.., 1,
+    /// heads_q}).
     pub lse: *mut f32,
-    /// ELEMENTS from one batch entry of lse to the next (not with cu_len_q), one head to the next, one query row
-    /// to the next.
+    /// ELEMENTS from one batch entry of lse to the next (not with cu_len_q), one head to the next,
+    /// one query row to the next.
     pub lse_stride: [i64; 3],
     /// Query rows of a tile; 0 = chosen from this machine's caches. Results do not depend on it.
     pub block_q: i64,
-    /// Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within rounding.
+    /// Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within
+    /// rounding.
     pub block_kv: i64,
 }
 
@@ -187,10 +205,10 @@ pub unsafe extern "C" fn fa_attention_init(a: *mut fa_attention, struct_size: us
         if a.is_null() {
             return Err(Error::Null);
         }
-        describe::check_size::<fa_attention>(struct_size)?;
+        abi::check_size::<fa_attention>(struct_size)?;
         let empty = fa_attention { struct_size, ..EMPTY };
-        // SAFETY: not NULL, writable for `struct_size` bytes by the contract; no alignment is assumed. What
-        // a later version of the structure has beyond ours is 0.
+        // SAFETY: I1: not NULL, so it is writable for `struct_size` bytes; no alignment is assumed.
+        // What a later version of the structure has beyond ours is 0.
         unsafe {
             a.cast::<u8>().write_bytes(0, struct_size);
             a.write_unaligned(empty);

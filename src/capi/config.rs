@@ -50,7 +50,7 @@ pub struct fa_config {
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_config_for_head_dim(cfg: *mut fa_config, head_dim: usize) -> fa_status {
-    // SAFETY: the caller's pointer, as documented.
+    // SAFETY: I1: `cfg` is NULL or leads to an fa_config.
     unsafe { fill(cfg, head_dim, 64, 64) }
 }
 
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn fa_config_for_head_dim(cfg: *mut fa_config, head_dim: u
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_config_for_long_sequence(cfg: *mut fa_config, head_dim: usize) -> fa_status {
-    // SAFETY: the caller's pointer, as documented.
+    // SAFETY: I1: `cfg` is NULL or leads to an fa_config.
     unsafe { fill(cfg, head_dim, 32, 128) }
 }
 
@@ -78,10 +78,12 @@ pub unsafe extern "C" fn fa_config_for_long_sequence(cfg: *mut fa_config, head_d
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_config_auto(cfg: *mut fa_config, head_dim: usize) -> fa_status {
-    // SAFETY: the caller's pointer, as documented.
+    // SAFETY: I1: `cfg` is NULL or leads to an fa_config.
     unsafe { fill(cfg, head_dim, 0, 0) }
 }
 
+/// Fills a configuration with tiles of these sizes.
+///
 /// # Safety
 /// `cfg` is NULL or writable.
 unsafe fn fill(cfg: *mut fa_config, head_dim: usize, block_size_q: usize, block_size_kv: usize) -> fa_status {
@@ -101,13 +103,13 @@ unsafe fn fill(cfg: *mut fa_config, head_dim: usize, block_size_q: usize, block_
             num_threads: 0,
             reserved: 0,
         };
-        // SAFETY: not NULL, writable by the contract; no alignment is assumed.
+        // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
         unsafe { cfg.write_unaligned(filled) };
         Ok(())
     })
 }
 
-/// What a configuration says, checked as far as it can be alone.
+/// An `fa_config` whose fields have been checked, as far as they can be without the tensors.
 pub(super) struct Config {
     pub(super) head_dim: usize,
     pub(super) semantics: Semantics,
@@ -116,14 +118,16 @@ pub(super) struct Config {
 }
 
 impl Config {
+    /// Reads a configuration.
+    ///
     /// # Safety
     /// `cfg` is NULL or readable.
     pub(super) unsafe fn read(cfg: *const fa_config) -> Result<Config, Error> {
         if cfg.is_null() {
             return Err(Error::Null);
         }
-        // SAFETY: not NULL, readable by the contract, no alignment assumed. The fields are read
-        // one by one, and `causal` as a byte: C code can leave values in a bool that Rust forbids.
+        // SAFETY: I1: not NULL, so it is readable; no alignment is assumed. I9: fields are read one
+        // by one, and `causal` as a byte: C code can leave values in a bool that Rust forbids.
         let (block_q, block_kv, head_dim, causal, softmax_scale, num_threads, reserved) = unsafe {
             (
                 ptr::addr_of!((*cfg).block_size_q).read_unaligned(),
@@ -150,7 +154,7 @@ impl Config {
         Ok(Config { head_dim, semantics, causal, threads: threads.min(MAX_THREADS) })
     }
 
-    /// What it says of the semantics.
+    /// Scale, blocks and causality.
     pub(super) fn semantics(&self) -> Semantics {
         if self.causal { self.semantics.causal() } else { self.semantics }
     }

@@ -1,71 +1,28 @@
 //! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
 
+use super::abi;
 use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
+use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
     Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
 };
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
-/// Copies the caller's structure, if it is one that this version can read.
+/// Reads a description: the problem that it describes, or what is wrong with it.
 ///
 /// # Safety
-/// `a` is NULL or readable for `struct_size` bytes.
-pub(super) unsafe fn read(a: *const fa_attention) -> Result<fa_attention, Refusal> {
+/// The pointers lead to what the documentation of the fields says, for as long as the problem
+/// lives: tensors and arrays that nobody writes to, and outputs of which nobody uses the rows that
+/// are computed.
+pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, Refusal> {
     if a.is_null() {
         return Err(Error::Null.into());
     }
-    // SAFETY: the caller's contract; every bit pattern of the fields is a value.
-    unsafe { sized(a) }
-}
-
-/// Refuses a size that is not that of any version of a structure, of which this one knows the beginning: a wild
-/// number must not lead us through memory.
-pub(super) fn check_size<T>(size: usize) -> Result<(), Refusal> {
-    let known = size_of::<T>();
-    let fact = Refusal::of("struct_size", i64::try_from(size).unwrap_or(i64::MAX));
-    match size {
-        _ if size < known => Err(fact.against(Error::StructSize, "less than this version's", known as i64)),
-        // More than any version will have.
-        _ if size > known + 4096 => Err(fact.but(Error::StructSize, "not of any version")),
-        _ => Ok(()),
-    }
-}
-
-/// Copies a structure that begins with its size.
-///
-/// # Safety
-/// `from` is readable for as many bytes as it says first; what is there is a `T`.
-pub(super) unsafe fn sized<T: Copy>(from: *const T) -> Result<T, Refusal> {
-    // SAFETY: the first field is there whatever the version; no alignment is assumed.
-    let size = unsafe { from.cast::<usize>().read_unaligned() };
-    check_size::<T>(size)?;
-    for i in size_of::<T>()..size {
-        // SAFETY: below the size.
-        if unsafe { from.cast::<u8>().wrapping_add(i).read() } != 0 {
-            let fact = Refusal::of("struct_size", size as i64);
-            return Err(fact.but(Error::StructSize, "fields of a later version are set"));
-        }
-    }
-    // SAFETY: as many bytes are readable.
-    Ok(unsafe { from.read_unaligned() })
-}
-
-/// Room for the scales and zeros of Q, K and V, which few descriptions have.
-pub(super) type Quants<'a> = [Option<Quant<'a>>; 3];
-
-/// The problem that a description describes.
-///
-/// # Safety
-/// The pointers lead to what the documentation of the fields says, for as long as the problem lives: tensors
-/// and arrays that nobody writes to, and outputs of which nobody uses the rows that are computed.
-pub(super) unsafe fn problem<'a>(
-    a: &fa_attention,
-    quants: &'a mut Quants<'a>,
-) -> Result<Problem<'a>, Refusal> {
-    let [quant_q, quant_k, quant_v] = quants;
+    // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
+    let a = &unsafe { abi::read_sized(a)? };
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 1)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
@@ -75,7 +32,7 @@ pub(super) unsafe fn problem<'a>(
     let dim_qk = extent("dim_qk", a.dim_qk, 1)?;
     let dim_v = extent("dim_v", a.dim_v, 1)?;
 
-    // SAFETY: the arrays are as long as documented.
+    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens` and the page table are as long as documented.
     let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
         let batches = Batch {
             starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
@@ -107,16 +64,16 @@ pub(super) unsafe fn problem<'a>(
         lse.stride = strides("lse_stride", a.lse_stride, lse.extent, 1)?;
         for (axis, stride) in lse.stride.iter_mut().enumerate() {
             let fact = Refusal::of("lse_stride", a.lse_stride[axis]).at(axis);
-            *stride = stride.checked_mul(4).ok_or_else(|| fact.but(Error::Overflow, TOO_MUCH))?;
+            *stride = stride.checked_mul(4).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
         }
     }
 
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: tensors, scales and lists are as large as the description says.
     let tensors = unsafe {
         Tensors {
-            q: input(&Q, &a.q, q, quant_q)?,
-            k: input(&K, &a.k, k, quant_k)?,
-            v: input(&V, &a.v, v, quant_v)?,
+            q: input(&Q, &a.q, q)?,
+            k: input(&K, &a.k, k)?,
+            v: input(&V, &a.v, v)?,
             o: ViewMut::new(a.o.data.cast(), o).map_err(about("o", &o))?,
             lse: match a.lse.is_null() {
                 true => None,
@@ -129,7 +86,7 @@ pub(super) unsafe fn problem<'a>(
     Problem::new(tensors, semantics(a, dim_qk)?)
 }
 
-/// Fields that mean nothing yet.
+/// Refuses fields and flags that mean nothing yet, unless they are 0.
 fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
     let fields = [
         ("q.reserved", i64::from(a.q.reserved)),
@@ -149,7 +106,7 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
 /// The page table of `batch` sequences of up to `len_kv` keys, if there is one.
 ///
 /// # Safety
-/// As [`problem`].
+/// The pointers of the description lead to what the header says of them; see [`problem`].
 unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Option<Pages<'a>>, Refusal> {
     if a.block_table.is_null() {
         if !a.block_table_start.is_null() {
@@ -160,18 +117,18 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
     if !a.cu_len_kv.is_null() {
         return Err(Refusal::of("cu_len_kv", 1).but(Error::Shape, "set, but keys lie in pages"));
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: `block_table_start` has a value more than there are sequences.
     let starts = unsafe { array("entries of block_table_start", a.block_table_start, batch, 1)? };
     let stride = extent("table_stride", a.table_stride, 0)?;
     let len = match starts {
         None => stride
             .checked_mul(batch)
             .filter(|&n| n <= MOST_VALUES)
-            .ok_or_else(|| Refusal::of("table_stride", a.table_stride).but(Error::Overflow, TOO_MUCH))?,
+            .ok_or_else(|| Refusal::of("table_stride", a.table_stride).but(Error::Overflow, TOO_LARGE))?,
         // A negative one is refused by `Pages`, which sees the others, too.
         Some(starts) => usize::try_from(starts.get(batch)).unwrap_or(0),
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: `block_table` has `table_stride` entries a sequence, or as many as its starts say.
     let table = unsafe { Array::new(a.block_table, len) };
     Ok(Some(Pages { table, starts, stride, len_kv }))
 }
@@ -179,7 +136,7 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
 /// What changes scores, of a problem of these query rows and keys.
 ///
 /// # Safety
-/// As [`problem`].
+/// The pointers of the description lead to what the header says of them; see [`problem`].
 unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Result<Logits<'a>, Refusal> {
     let [batch, heads, _] = queries;
     let mask = if a.mask.data.is_null() {
@@ -192,7 +149,7 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         }
         unquantised("mask.quant", &a.mask)?;
         let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
-        // SAFETY: the caller's contract.
+        // SAFETY: I1: `mask` has rows for all sequences, heads and query rows.
         Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask", &layout))? })
     };
     let times_mask = a.flags & FA_MASK_TIMES_SLOPE != 0;
@@ -208,21 +165,21 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
         let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
         let len =
-            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_MUCH))?;
-        // SAFETY: the caller's contract.
+            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
+        // SAFETY: I1: `alibi_slopes` has a value a head, for each sequence if there is a stride.
         Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: `sinks` is NULL or has a value for each query head.
     let sinks = (!a.sinks.is_null()).then(|| unsafe { Array::new(a.sinks, heads) });
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: `block_mask` is NULL or as large as documented.
     let cells = unsafe { cells(a, queries, len_kv)? };
     Ok(Logits { softcap: a.softcap, mask, cells, slopes, sinks })
 }
 
-/// Block-sparse attention, likewise.
+/// The block mask of a problem of these query rows and keys, if there is one.
 ///
 /// # Safety
-/// As [`problem`].
+/// The pointers of the description lead to what the header says of them; see [`problem`].
 unsafe fn cells<'a>(
     a: &fa_attention,
     queries: [usize; 3],
@@ -237,7 +194,7 @@ unsafe fn cells<'a>(
     let extent = [batch, heads, len_q.div_ceil(rows)];
     let stride = strides("block_mask_stride", a.block_mask_stride, extent, 1)?;
     let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride };
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: `block_mask` has a byte for each block of query rows and keys.
     let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
     Ok(Some(BlockMask { view, rows, keys }))
 }
@@ -262,19 +219,12 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     })
 }
 
-/// What is wrong with a tensor of this name and layout, or with its scales.
+/// Turns an error of a view into a refusal of the tensor `what` with this layout.
 pub(super) fn about(what: &'static str, layout: &Layout) -> impl Fn(Error) -> Refusal {
     let Layout { extent, dim, stride, .. } = *layout;
-    let tensor =
-        move |error, but| Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride });
-    move |error| match error {
-        Error::Null => tensor(error, "NULL, but there are elements"),
-        Error::Stride => tensor(error, "strides let rows overlap each other"),
-        Error::Overflow => tensor(error, "more bytes than an address space holds"),
-        Error::QuantScale => {
-            Refusal::about(error, what, "a value shared by the whole tensor is NaN or infinite")
-        }
-        _ => error.into(),
+    move |error| match names::flaw(error) {
+        Some(but) => Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride }),
+        None => error.into(),
     }
 }
 
@@ -288,13 +238,10 @@ pub(super) fn extent(what: &'static str, value: i64, least: i64) -> Result<usize
     }
 }
 
-/// More bytes than a pointer can step over.
-const TOO_MUCH: &str = "more bytes than an address space holds";
-
 /// Values of 4 bytes that an address space holds: offsets are signed.
 const MOST_VALUES: usize = isize::MAX as usize / 4;
 
-/// A list with a value for each sequence, and so many more.
+/// A list with `batch + more` values; `None` if there is no list.
 ///
 /// # Safety
 /// `data` is NULL or leads to as many values.
@@ -310,13 +257,13 @@ unsafe fn array<'a>(
     // Fits: `batch` came from an i64.
     let len = batch + more;
     if len > MOST_VALUES {
-        return Err(Refusal::of(what, len as i64).but(Error::Overflow, TOO_MUCH));
+        return Err(Refusal::of(what, len as i64).but(Error::Overflow, TOO_LARGE));
     }
-    // SAFETY: the caller's contract.
+    // SAFETY: I1: not NULL, so it has as many values as documented.
     Ok(Some(unsafe { Array::new(data, len) }))
 }
 
-/// Rows of a packed tensor, if it is one; refuses a sequence of more than `most` rows.
+/// Rows of a packed tensor; `None` if it is not packed. Refuses a sequence of more than `most` rows.
 fn packed(
     what: &'static str,
     starts: Option<Array<i32>>,
@@ -339,38 +286,6 @@ fn packed(
     Ok(Some(usize::try_from(starts.get(last)).unwrap_or(0)))
 }
 
-/// What the fields of a tensor are called.
-pub(super) struct Names {
-    pub(super) tensor: &'static str,
-    pub(super) dtype: &'static str,
-    pub(super) stride: &'static str,
-    pub(super) quant: &'static str,
-    pub(super) quant_stride: &'static str,
-    pub(super) group_tokens: &'static str,
-    pub(super) group_dims: &'static str,
-}
-
-macro_rules! names {
-    ($name:literal) => {
-        $crate::capi::describe::Names {
-            tensor: $name,
-            dtype: concat!($name, ".dtype"),
-            stride: concat!($name, ".stride"),
-            quant: concat!($name, ".quant"),
-            quant_stride: concat!($name, ".quant.stride"),
-            group_tokens: concat!($name, ".quant.group_tokens"),
-            group_dims: concat!($name, ".quant.group_dims"),
-        }
-    };
-}
-
-pub(super) use names;
-
-const Q: Names = names!("q");
-const K: Names = names!("k");
-const V: Names = names!("v");
-const O: Names = names!("o");
-
 pub(super) fn layout(
     names: &Names,
     tensor: &fa_tensor,
@@ -386,7 +301,7 @@ pub(super) fn layout(
         let but = "rows have whole blocks only, and the tensor's dim is no multiple of their elements";
         return Err(fact.against(Error::Shape, but, dtype.block() as i64));
     }
-    if dtype != Dtype::I8 {
+    if !dtype.takes_scales() {
         unquantised(names.quant, tensor)?;
     }
     layout_of(dtype, names.stride, tensor, extent, dim)
@@ -401,28 +316,23 @@ fn unquantised(quant_name: &'static str, tensor: &fa_tensor) -> Result<(), Refus
 }
 
 /// # Safety
-/// As [`problem`].
-unsafe fn input<'a>(
-    names: &Names,
-    tensor: &fa_tensor,
-    layout: Layout,
-    place: &'a mut Option<Quant<'a>>,
-) -> Result<View<'a>, Refusal> {
-    // SAFETY: the caller's contract.
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
+    // SAFETY: I1: `data` leads to all rows of the layout, which is that of the description.
     let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor, &layout))? };
     if tensor.quant.is_null() {
         return Ok(view);
     }
-    // SAFETY: the caller's contract; no alignment is assumed.
+    // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { tensor.quant.read_unaligned() };
     let Places { stride, group, len } = places(names, &quant, &layout)?;
-    // SAFETY: as many values, by the caller's contract.
+    // SAFETY: I1: scales and zeros have as many values as strides and groups say.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
     let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(place.insert(quant)).map_err(about(names.quant, &layout))
+    view.quantised(quant).map_err(|error| names.refuse_scales(error))
 }
 
-/// Where the scales of elements are, and how many there are.
+/// Strides and groups of scales, and how many scales there are.
 pub(super) struct Places {
     pub(super) stride: [usize; 4],
     pub(super) group: [usize; 2],
@@ -447,7 +357,7 @@ pub(super) fn places(names: &Names, quant: &fa_quant, layout: &Layout) -> Result
     ];
     let len = Quant::len(stride, group, layout).map_err(|error| {
         let axis = (0..4).max_by_key(|&axis| stride[axis]).unwrap_or(0);
-        Refusal::of(names.quant_stride, quant.stride[axis]).at(axis).but(error, TOO_MUCH)
+        Refusal::of(names.quant_stride, quant.stride[axis]).at(axis).but(error, TOO_LARGE)
     })?;
     Ok(Places { stride, group, len })
 }
@@ -463,7 +373,7 @@ fn layout_of(
     Ok(Layout { dtype, extent, dim, stride })
 }
 
-/// Those of axes that have more than one entry; the others do not count.
+/// Checked strides. Axes of one entry have none, whatever is given.
 fn strides(
     what: &'static str,
     given: [i64; 3],

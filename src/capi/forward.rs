@@ -1,14 +1,12 @@
-//! The three calls on dense arrays: builders of a [`Problem`].
+//! `fa_forward_f32`, `fa_forward_i8`, `fa_mha`: attention on dense arrays.
 
 use super::config::{Config, fa_config};
-use super::guard;
 use super::status::fa_status;
+use super::{Quiet, guard};
 use crate::dtype::Dtype;
-use crate::kernel;
-use crate::machine::Machine;
-use crate::plan::Plan;
+use crate::pool::Own;
+use crate::prepared::Prepared;
 use crate::problem::{Problem, Tensors};
-use crate::schedule;
 use crate::view::{Layout, Quant, View, ViewMut};
 
 /// Attention of one head in f32: out = softmax(softmax_scale * q * k^T) * v.
@@ -46,7 +44,7 @@ pub unsafe extern "C" fn fa_forward_f32(
     seq_len_kv: usize,
     out: *mut f32,
 ) -> fa_status {
-    // SAFETY: the caller's pointers, as documented.
+    // SAFETY: I1: arrays and configuration are as documented.
     unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, None, out) }
 }
 
@@ -64,11 +62,11 @@ pub unsafe extern "C" fn fa_forward_f32(
 /// @param[out] out  [seq_len_q][head_dim], f32
 /// @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
 ///
-/// Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits where fa_isa is
-/// "avx512vnni" or better (relative RMS error against attention on q', k', v' below 2e-2, seen: 1e-2), in 14
-/// bits on other x86-64 machines, and of few queries (decode) on all of them (3e-4). Other machines compute in f32:
-/// as close as fa_forward_f32. fa_attention with FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a
-/// whole.
+/// Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits
+/// where fa_isa is "avx512vnni" or better (relative RMS error against attention on q', k', v' below
+/// 2e-2, seen: 1e-2), in 14 bits on other x86-64 machines, and of few queries (decode) on all of
+/// them (3e-4). Other machines compute in f32: as close as fa_forward_f32. fa_attention with
+/// FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a whole.
 ///
 /// Everything else is as for fa_forward_f32.
 #[unsafe(no_mangle)]
@@ -85,7 +83,7 @@ pub unsafe extern "C" fn fa_forward_i8(
     out: *mut f32,
 ) -> fa_status {
     let scales = [q_scale, k_scale, v_scale];
-    // SAFETY: the caller's pointers, as documented.
+    // SAFETY: I1: arrays and configuration are as documented.
     unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, Some(&scales), out) }
 }
 
@@ -115,7 +113,7 @@ pub unsafe extern "C" fn fa_mha(
     seq_len_kv: usize,
     out: *mut f32,
 ) -> fa_status {
-    // SAFETY: the caller's pointers, as documented.
+    // SAFETY: I1: arrays and configuration are as documented.
     unsafe { run(cfg, q, k, v, Dense { heads: num_heads, seq_len_q, seq_len_kv }, None, out) }
 }
 
@@ -127,7 +125,7 @@ pub(super) struct Dense {
     pub(super) seq_len_kv: usize,
 }
 
-/// A storage type of the three calls.
+/// A type of q, k and v in these calls.
 pub(super) trait Stored {
     const DTYPE: Dtype;
 }
@@ -138,6 +136,8 @@ impl Stored for i8 {
     const DTYPE: Dtype = Dtype::I8;
 }
 
+/// Attention on dense arrays of one type, whose integers have a scale for each of Q, K and V.
+///
 /// # Safety
 /// `cfg` is NULL or readable; the arrays are NULL or have the elements that the sizes say, and
 /// nobody writes to them, nor uses `out`, during the call.
@@ -151,11 +151,11 @@ unsafe fn run<T: Stored>(
     out: *mut f32,
 ) -> fa_status {
     guard(|| {
-        // SAFETY: the caller's contract.
+        // SAFETY: I1: `cfg` is NULL or leads to an fa_config.
         let config = unsafe { Config::read(cfg)? };
         let Dense { heads, seq_len_q, seq_len_kv } = sizes;
         let layout = |dtype, tokens| Layout::dense(dtype, heads, tokens, config.head_dim);
-        // SAFETY: dense arrays of these sizes, by the caller's contract.
+        // SAFETY: I1: dense arrays of these sizes.
         let mut tensors = unsafe {
             Tensors::new(
                 View::new(q.cast(), layout(T::DTYPE, seq_len_q)?)?,
@@ -164,15 +164,12 @@ unsafe fn run<T: Stored>(
                 ViewMut::new(out.cast(), layout(Dtype::F32, seq_len_q)?)?,
             )
         };
-        let quants = scales.map(|scales| scales.each_ref().map(Quant::per_tensor));
-        if let Some([q, k, v]) = &quants {
+        if let Some([q, k, v]) = scales.map(|scales| scales.each_ref().map(Quant::per_tensor)) {
             tensors.q = tensors.q.quantised(q)?;
             tensors.k = tensors.k.quantised(k)?;
             tensors.v = tensors.v.quantised(v)?;
         }
         let mut problem = Problem::new(tensors, config.semantics())?;
-        let shape = problem.shape();
-        let plan = Plan::new(shape, kernel::select(shape, false)?, Machine::get(), config.threads)?;
-        schedule::run(&mut problem, &plan)
+        Prepared::new(&mut problem, config.threads)?.run_allocating(&Quiet(&Own))
     })
 }

@@ -9,11 +9,11 @@ use crate::error::Error;
 use crate::kernel;
 
 /// The instruction set that calls use from now on: the best that the machine has and that
-/// fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni" (and dot
-/// products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
-/// come after it; fa_attention_check says which of them a problem uses: the fastest, which need not be the first.
-/// "unknown" if FA_MAX_ISA names
-/// none of them: computing functions then return FA_ERR_ISA.
+/// fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni"
+/// (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or
+/// "scalar"; later versions add names. Each includes those that come after it; fa_attention_check
+/// says which of them a problem uses: the fastest, which need not be the first. "unknown" if
+/// FA_MAX_ISA names none of them: computing functions then return FA_ERR_ISA.
 ///
 /// @return a static string, never NULL; not to be freed
 ///
@@ -28,9 +28,9 @@ pub extern "C" fn fa_isa() -> *const c_char {
 /// FA_MAX_ISA, which takes the same names and is read once, at the first call that needs it.
 ///
 /// @param isa  the best instruction set to use, a name as fa_isa returns it; one that the machine
-///             lacks is no error, as the next best is used. What computes with a set that is named is used even
-///             where something else were faster (dot products of bfloat16 on Intel's machines). NULL takes the cap back (FA_MAX_ISA
-///             counts again).
+///             lacks is no error, as the next best is used. What computes with a set that is named
+///             is used even where something else were faster (dot products of bfloat16 on Intel's
+///             machines). NULL takes the cap back (FA_MAX_ISA counts again).
 /// @return FA_OK, or FA_ERR_ISA for an unknown name: then nothing changes
 ///
 /// Thread-safe.
@@ -40,7 +40,7 @@ pub unsafe extern "C" fn fa_limit_isa(isa: *const c_char) -> fa_status {
         if isa.is_null() {
             return kernel::limit_isa(None);
         }
-        // SAFETY: not NULL, and the caller's string ends with a zero byte.
+        // SAFETY: I1: not NULL, so it is a string that ends with a zero byte.
         let name = unsafe { CStr::from_ptr(isa) };
         if name.is_empty() { Err(Error::Isa) } else { kernel::limit_isa(Some(name.to_bytes())) }
     })

@@ -7,10 +7,11 @@ use super::guard;
 use super::status::fa_status;
 use crate::attend::merge;
 use crate::error::Error;
+use crate::view::overlap;
 
-/// Joins two results of attention of the same queries over disjoint sets of keys: afterwards (o, lse) is
-/// what attention over all these keys gives, within rounding. For prefixes that sequences share, for
-/// contexts split over machines, for keys that come in pieces.
+/// Joins two results of attention of the same queries over disjoint sets of keys: afterwards (o,
+/// lse) is what attention over all these keys gives, within rounding. For prefixes that sequences
+/// share, for contexts split over machines, for keys that come in pieces.
 ///
 /// With w = exp(lse) and w2 = exp(lse2): o = (w * o + w2 * o2) / (w + w2), lse = log(w + w2).
 ///
@@ -18,11 +19,11 @@ use crate::error::Error;
 /// @param[in] o2, lse2    the same sizes; not the same memory
 /// @param rows            at least 0
 /// @param dim_v           at least 1
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW;
-///         FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT;
+///         FA_ERR_OVERFLOW; FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
 ///
-/// A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side. Otherwise
-/// both orders give the same within rounding. Thread-safe.
+/// A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side.
+/// Otherwise both orders give the same within rounding. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_merge(
     o: *mut f32,
@@ -56,12 +57,12 @@ pub unsafe extern "C" fn fa_merge(
         let span = |start: usize, n: usize| start..start.saturating_add(4 * n);
         let outputs = [span(o.addr(), count), span(lse.addr(), rows)];
         let inputs = [span(o2.addr(), count), span(lse2.addr(), rows)];
-        let overlap = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
-        let overlaps = |a| inputs.iter().any(|b| overlap(a, b));
+        let overlaps = |a: &Range<usize>| inputs.iter().any(|b| overlap(a, b));
         if overlap(&outputs[0], &outputs[1]) || outputs.iter().any(overlaps) {
             return Err(Error::Overlap);
         }
-        // SAFETY: not NULL, aligned, of these sizes and disjoint by the contract and the checks above.
+        // SAFETY: I1: arrays of these sizes. I2: not NULL, aligned, within an address space, and
+        // outputs apart from everything else, as was just checked.
         unsafe {
             merge::merge(
                 slice::from_raw_parts_mut(o, count),

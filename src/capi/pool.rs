@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::fa_status;
-use super::{describe, guard};
+use super::{abi, guard};
 use crate::error::Error;
 use crate::machine;
 use crate::pool::calls::{self, CallId};
@@ -15,42 +15,47 @@ use crate::simd::fp_env::FpEnv;
 /// One call of a task.
 pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
 
-/// Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
-/// libdispatch and the like in a few lines. Both return normally: no exception and no longjmp may leave them.
+/// Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB,
+/// OpenMP, libdispatch and the like in a few lines. Both return normally: no exception and no
+/// longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_pool {
-    /// sizeof(fa_pool). A later version's larger structure is fine if what this one does not know is 0.
+    /// sizeof(fa_pool). A later version's larger structure is fine if what this one does not know
+    /// is 0.
     pub struct_size: usize,
     /// Passed to both functions.
     pub ctx: *mut c_void,
-    /// How many threads compute at the same time, the calling one included; held to 1 to 256. NULL = 1.
+    /// How many threads compute at the same time, the calling one included; held to 1 to 256.
+    /// NULL = 1.
     pub width: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,
-    /// Calls task(arg, i) once for each i below n, in any order, at the same time or one after another, on any
-    /// threads (the calling one among them or not), and returns when all calls have returned. Which thread makes
-    /// which call does not matter; tasks never wait for each other. A pool that does otherwise only loses time: a
-    /// call that is left out is made up for by the others or by the calling thread, one that is made twice, or with
-    /// an i beyond n, finds nothing to do, calls that are under way when it returns are waited for, and those that
-    /// come later do nothing. (So a thread must not be ended, or left by longjmp or an exception, in a task.) Nor
-    /// must parallel_for and width be left so. Of more than 256 calls with pools at the same time the others use
-    /// the calling thread alone. NULL = the calling thread makes them.
+    /// Calls task(arg, i) once for each i below n, in any order, at the same time or one after
+    /// another, on any threads (the calling one among them or not), and returns when all calls have
+    /// returned. Which thread makes which call does not matter; tasks never wait for each other. A
+    /// pool that does otherwise only loses time: a call that is left out is made up for by the
+    /// others or by the calling thread, one that is made twice, or with an i beyond n, finds
+    /// nothing to do, calls that are under way when it returns are waited for, and those that come
+    /// later do nothing. (So a thread must not be ended, or left by longjmp or an exception, in a
+    /// task.) Nor must parallel_for and width be left so. Of more than 256 calls with pools at the
+    /// same time the others use the calling thread alone. NULL = the calling thread makes them.
     pub parallel_for:
         Option<unsafe extern "C" fn(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void)>,
 }
 
-/// Makes a pool of the library's own threads, in the form of the caller's. When there is
-/// nothing to do they look out for another call for 50 microseconds, on cores that nobody else wants, then sleep.
+/// Makes a pool of the library's own threads, in the form of the caller's. When there is nothing to
+/// do they look out for another call for 50 microseconds, on cores that nobody else wants, then
+/// sleep.
 ///
-/// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
-///                   one per core that the process may use, 256 at most
+/// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one
+///                   included; 0 = one per core that the process may use, 256 at most
 /// @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
-///         where the system grants fewer than asked for, the pool has fewer)
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to
+///         be had; where the system grants fewer than asked for, the pool has fewer)
 ///
 /// Allocates up to 1 MiB a thread: see fa_scratch_bytes. Calls on the pool allocate nothing.
 ///
-/// Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread alone: a child
-/// makes its own, and may destroy this one.
+/// Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread
+/// alone: a child makes its own, and may destroy this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) -> fa_status {
     guard(|| {
@@ -60,7 +65,7 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
         let threads = match usize::try_from(n_threads) {
             Ok(0) => machine::cores().min(MAX_THREADS),
             Ok(n) if n <= MAX_THREADS => n,
-            _ => return Err(Error::QueryTile),
+            _ => return Err(Error::Part),
         };
         let made = match threads {
             1 => None,
@@ -78,7 +83,7 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
             },
             made,
         }));
-        // SAFETY: just allocated, and `out` is not NULL and writable by the contract.
+        // SAFETY: `owned` was just allocated. I1: `out` is not NULL, so it is writable.
         unsafe {
             (*owned).face.ctx = owned.cast();
             out.write_unaligned(owned.cast());
@@ -94,14 +99,14 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
 pub unsafe extern "C" fn fa_pool_destroy(pool: *mut fa_pool) {
     let _ = guard(|| {
         if !pool.is_null() {
-            // SAFETY: made by `fa_pool_create` and not used any more, by the contract.
+            // SAFETY: I1: a pool from `fa_pool_create`, which no call uses any more.
             drop(unsafe { Box::from_raw(pool.cast::<Owned>()) });
         }
         Ok(())
     });
 }
 
-/// What `fa_pool_create` allocates; C sees its first field.
+/// A pool of the library's own. C sees the first field.
 ///
 /// cbindgen:ignore
 #[repr(C)]
@@ -111,19 +116,19 @@ struct Owned {
 }
 
 unsafe extern "C" fn width_of_owned(ctx: *mut c_void) -> i32 {
-    // SAFETY: `ctx` was set by `fa_pool_create`.
+    // SAFETY: I1: `ctx` is the pool that `fa_pool_create` made with this function.
     let owned = unsafe { &*ctx.cast::<Owned>() };
     owned.made.as_ref().map_or(1, |made| made.width() as i32)
 }
 
 unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void) {
-    /// The caller's task, which may be called from any thread.
+    /// A task of the caller and its argument.
     struct Call(unsafe extern "C" fn(*mut c_void, usize), *mut c_void);
-    // SAFETY: the contract of `parallel_for`.
+    // SAFETY: I1: `parallel_for` may call the task on any thread.
     unsafe impl Sync for Call {}
     let _ = guard(|| {
         let Some(task) = task else { return Ok(()) };
-        // SAFETY: `ctx` was set by `fa_pool_create`.
+        // SAFETY: I1: `ctx` is the pool that `fa_pool_create` made with this function.
         let owned = unsafe { &*ctx.cast::<Owned>() };
         let call = Call(task, arg);
         let next = AtomicUsize::new(0);
@@ -134,13 +139,13 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
                 if i >= n {
                     break;
                 }
-                // SAFETY: the contract of `parallel_for`: each i once.
+                // SAFETY: I1: the caller's task with its argument; each i once.
                 unsafe { (call.0)(call.1, i) };
             }
         };
         match &owned.made {
             Some(made) => {
-                // Somebody else's loop, of unknown length.
+                // How much a task does is not known: all threads are worth waking.
                 made.run(Concurrency::of(n.clamp(1, made.width())), &each);
             }
             None => each(),
@@ -151,18 +156,19 @@ unsafe extern "C" fn parallel_for_of_owned(ctx: *mut c_void, n: usize, task: fa_
 
 type ParallelFor = unsafe extern "C" fn(*mut c_void, usize, fa_task, *mut c_void);
 
-/// By which a pool of ours is known, which can be asked for more than a caller's.
+/// Tells a pool of the library's own, which can be told how many threads are worth waking.
 const PARALLEL_FOR_OF_OWNED: ParallelFor = parallel_for_of_owned;
 
-/// A pool from C, checked.
+/// A pool from C whose structure has been checked.
 pub(super) struct Lent {
     pool: fa_pool,
-    /// The caller's: threads that its functions create should not be without it.
+    /// The floating-point environment of the caller, in which its functions are called: threads
+    /// that they create inherit it.
     environment: FpEnv,
 }
 
 impl Lent {
-    /// None for NULL. Its functions will be called in `environment`.
+    /// Reads a pool; `None` for NULL. Its functions will be called in `environment`.
     ///
     /// # Safety
     /// `pool` is NULL or readable.
@@ -170,16 +176,15 @@ impl Lent {
         if pool.is_null() {
             return Ok(None);
         }
-        // SAFETY: not NULL and readable by the contract; no alignment is assumed. Function pointers are
-        // addresses or NULL.
-        let pool = unsafe { describe::sized(pool)? };
+        // SAFETY: I1: not NULL, so it is readable. I9: function pointers are addresses or NULL.
+        let pool = unsafe { abi::read_sized(pool)? };
         Ok(Some(Lent { pool, environment }))
     }
 
-    /// Threads at the same time; at least 1.
+    /// How many threads compute at the same time; at least 1.
     pub(super) fn width(&self) -> usize {
         let fa_pool { ctx, width, .. } = self.pool;
-        // SAFETY: the caller's function, with the caller's context and environment.
+        // SAFETY: I1: the caller's function, with its context and in its environment.
         let width = width.map_or(1, |width| unsafe { self.environment.during(|| width(ctx)) });
         usize::try_from(width).unwrap_or(1).clamp(1, MAX_THREADS)
     }
@@ -190,7 +195,7 @@ impl Threads for Lent {
         let Some(parallel_for) = self.pool.parallel_for.filter(|_| team.size > 1) else { return task() };
         let (n, ctx) = (team.size, self.pool.ctx);
         if ptr::fn_addr_eq(parallel_for, PARALLEL_FOR_OF_OWNED) {
-            // SAFETY: that function goes with no other context.
+            // SAFETY: I1: a pool with this function is one of `fa_pool_create`, as is its context.
             let owned = unsafe { &*ctx.cast::<Owned>() };
             if let Some(made) = &owned.made {
                 return made.run(team, task);
@@ -198,7 +203,8 @@ impl Threads for Lent {
         }
         let opened = calls::open(task, |open| {
             let arg = ptr::without_provenance_mut(open.ticket().number());
-            // SAFETY: the caller's function, with the caller's context and environment.
+            // SAFETY: I1: the caller's function, with its context and in its environment; I8: the task
+            // is reached by number, and only while the call lasts.
             unsafe { self.environment.during(|| parallel_for(ctx, n, Some(enter), arg)) };
         });
         if !opened {

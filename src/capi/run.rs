@@ -4,26 +4,23 @@ use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
 
 use super::attention::fa_attention;
-use super::describe::{self, Quants};
-use super::guard;
 use super::pool::{Lent, fa_pool};
 use super::status::fa_status;
+use super::{Quiet, describe, guard};
 use crate::error::{Error, Refusal};
-use crate::kernel;
-use crate::machine::Machine;
 use crate::plan::Plan;
-use crate::pool::{Caller, MAX_THREADS};
-use crate::problem::Problem;
-use crate::schedule;
+use crate::pool::{Caller, MAX_THREADS, Threads};
+use crate::prepared::{self, Prepared};
 use crate::simd::fp_env::FpEnv;
-use crate::workspace::Workspace;
+use crate::workspace::Memory;
 
-/// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
-/// numbers. Touches nothing but why.
+/// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with
+/// the offending numbers. Touches nothing but why.
 ///
 /// @param[in] a        not NULL
-/// @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a zero
-///                     byte, cut off where it is longer. Its wording may change in any version.
+/// @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a
+///                     zero byte, cut off where it is longer. Its wording may change in any
+///                     version.
 /// @param why_size     bytes at why
 /// @return FA_OK, or what fa_attention_run would refuse it with
 ///
@@ -36,7 +33,7 @@ pub unsafe extern "C" fn fa_attention_check(
 ) -> fa_status {
     guard(|| {
         let mut words = Words { at: why.cast(), left: if why.is_null() { 0 } else { why_size } };
-        // SAFETY: the caller's pointers, as documented.
+        // SAFETY: I1: `a` is as documented.
         let found = unsafe { plan(a, 1) };
         let _ = match &found {
             Ok(plan) => write!(words, "{plan}"),
@@ -49,15 +46,15 @@ pub unsafe extern "C" fn fa_attention_check(
 }
 
 /// Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
-/// fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its function
-/// width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held to 1 to 256. It
-/// grows with the sum of the sizes at most, never with their product, and may be 0. More memory than that
-/// is fine.
+/// fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its
+/// function width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held
+/// to 1 to 256. It grows with the sum of the sizes at most, never with their product, and may be 0.
+/// More memory than that is fine.
 ///
-/// It depends on the sizes, strides and block sizes of the description and on which pointers are NULL, not
-/// on what they point to: ask once, with the largest len_kv that there will be, and a decode loop may use
-/// the memory for every step with that len_kv, whatever kv_lens are. For other sizes ask again: a smaller problem
-/// does not always need less, as it may be cut differently.
+/// It depends on the sizes, strides and block sizes of the description and on which pointers are
+/// NULL, not on what they point to: ask once, with the largest len_kv that there will be, and a
+/// decode loop may use the memory for every step with that len_kv, whatever kv_lens are. For other
+/// sizes ask again: a smaller problem does not always need less, as it may be cut differently.
 ///
 /// @param[in] a        not NULL
 /// @param n_parts      1 to 256
@@ -75,11 +72,12 @@ pub unsafe extern "C" fn fa_attention_workspace(
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        let mut quants = Quants::default();
-        // SAFETY: the caller's pointers, as documented.
-        let call = unsafe { Call::read(a, parts(n_parts)?, &mut quants)? };
-        // SAFETY: not NULL, writable by the contract; no alignment is assumed.
-        unsafe { bytes.write_unaligned(call.bytes()?) };
+        let threads = parts(n_parts)?;
+        // SAFETY: I1: `a` is as documented.
+        let mut problem = unsafe { describe::problem(a)? };
+        let needed = Prepared::new(&mut problem, threads)?.bytes()?;
+        // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
+        unsafe { bytes.write_unaligned(needed) };
         Ok(())
     })
 }
@@ -87,20 +85,20 @@ pub unsafe extern "C" fn fa_attention_workspace(
 /// Computes the problem.
 ///
 /// @param[in] a     not NULL
-/// @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is wide;
-///                  uninitialised and unaligned is fine. NULL if that is 0. Belongs to the call until it
-///                  returns, then holds nothing of interest.
+/// @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is
+///                  wide; uninitialised and unaligned is fine. NULL if that is 0. Belongs to the
+///                  call until it returns, then holds nothing of interest.
 /// @param ws_size   bytes at ws
 /// @param[in] pool  the threads; NULL = the calling thread alone
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
-///         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_SOFTCAP;
-///         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_QUANT_SCALE;
-///         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
-///         fa_attention_check says why in words.
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE;
+///         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE;
+///         FA_ERR_SOFTCAP; FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP;
+///         FA_ERR_QUANT_SCALE; FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is
+///         that of a or of the pool. fa_attention_check says why in words.
 ///
-/// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls need up
-/// to 48 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
-/// any n_parts.
+/// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls
+/// need up to 48 KiB of stack. The bits of a row are the same for every pool, and for
+/// fa_attention_part with any n_parts.
 ///
 /// Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
 #[unsafe(no_mangle)]
@@ -112,37 +110,26 @@ pub unsafe extern "C" fn fa_attention_run(
 ) -> fa_status {
     let environment = FpEnv::current();
     guard(|| {
-        let mut quants = Quants::default();
-        // SAFETY: the caller's pointers, as documented.
-        let (lent, mut call) = unsafe {
-            let lent = Lent::read(pool, environment)?;
-            let call = Call::read(a, lent.as_ref().map_or(1, Lent::width), &mut quants)?;
-            (lent, call)
-        };
-        call.check_workspace(ws, ws_size)?;
-        let Call { problem, plan } = &mut call;
-        if plan.parts == 0 {
-            return Ok(());
-        }
-        if plan.is_on_stack() {
-            return schedule::on_stack(problem, plan);
-        }
-        // SAFETY: the caller's memory, as documented.
-        let workspace = unsafe { Workspace::borrow(ws.cast(), ws_size, plan.memory)? };
-        match &lent {
-            Some(lent) => schedule::run_on(problem, plan, &workspace, lent),
-            None => schedule::run_on(problem, plan, &workspace, &Caller),
-        }
+        // SAFETY: I1: `pool` and `a` are as documented.
+        let lent = unsafe { Lent::read(pool, environment)? };
+        let threads: &dyn Threads = lent.as_ref().map_or(&Caller, |lent| lent);
+        let width = lent.as_ref().map_or(1, Lent::width);
+        // SAFETY: I1: `a` is as documented.
+        let mut problem = unsafe { describe::problem(a)? };
+        // SAFETY: I1: `ws_size` bytes at `ws`, which belong to this call until it returns.
+        let memory = unsafe { Memory::new(ws.cast(), ws_size) };
+        Prepared::new(&mut problem, width)?.run(memory, &Quiet(threads))
     })
 }
 
-/// Computes one part of n_parts of the problem on the calling thread: for engines that have their own
-/// threads and barriers. Call it once for each part below n_parts, on any threads, at the same time or one
-/// after another, in any order; then, after a barrier, fa_attention_finish, once for each part.
+/// Computes one part of n_parts of the problem on the calling thread: for engines that have their
+/// own threads and barriers. Call it once for each part below n_parts, on any threads, at the same
+/// time or one after another, in any order; then, after a barrier, fa_attention_finish, once for
+/// each part.
 ///
 /// @param[in] a     not NULL; the same in every call
-/// @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts share it,
-///                  from the first call of part to the last of finish
+/// @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts
+///                  share it, from the first call of part to the last of finish
 /// @param ws_size   bytes at ws; the same in every call
 /// @param part      at least 0, less than n_parts
 /// @param n_parts   1 to 256; the same in every call
@@ -158,25 +145,20 @@ pub unsafe extern "C" fn fa_attention_part(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
-        let mut quants = Quants::default();
-        // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
-        let Call { mut problem, plan } = call;
-        let Some(share) = share else { return Ok(()) };
-        if plan.is_on_stack() {
-            return schedule::on_stack(&mut problem, &plan);
-        }
-        // SAFETY: the caller's memory, as documented, of which other parts use other pieces.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
-        let scratch = workspace.take().ok_or(Error::Internal)?;
-        schedule::share(&mut problem, &plan, share, scratch, workspace.kept())
+        let [i, n] = share(part, n_parts)?;
+        // SAFETY: I1: `a` is as documented.
+        let mut problem = unsafe { describe::problem(a)? };
+        // SAFETY: I1: `ws_size` bytes at `ws`, shared by the parts, each of which has another
+        // number.
+        let memory = unsafe { Memory::new(ws.cast(), ws_size) };
+        Prepared::new(&mut problem, n)?.run_share(memory, i)
     })
 }
 
-/// The second half of what fa_attention_part begins: to be called once for each part after all parts have
-/// returned. It joins what parts found out about rows whose keys were divided among them, which is done where
-/// there are few query rows and many keys. The output is complete when it has returned for every part: a
-/// thread that reads rows of others needs a barrier after it.
+/// The second half of what fa_attention_part begins: to be called once for each part after all
+/// parts have returned. It joins what parts found out about rows whose keys were divided among
+/// them, which is done where there are few query rows and many keys. The output is complete when it
+/// has returned for every part: a thread that reads rows of others needs a barrier after it.
 ///
 /// @param[in] a     as for fa_attention_part; likewise all others
 /// @param ws        the same memory, as fa_attention_part has left it
@@ -193,101 +175,50 @@ pub unsafe extern "C" fn fa_attention_finish(
     n_parts: i32,
 ) -> fa_status {
     guard(|| {
-        let mut quants = Quants::default();
-        // SAFETY: the caller's pointers, as documented.
-        let (call, share) = unsafe { share(a, ws, ws_size, part, n_parts, &mut quants)? };
-        let Call { mut problem, plan } = call;
-        let Some(share) = share.filter(|_| !plan.is_on_stack()) else { return Ok(()) };
-        // SAFETY: the caller's memory, as documented: every part has been computed, and each finishes what began in
-        // its own.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
-        schedule::finish(&mut problem, &plan, share, workspace.kept())
+        let [i, n] = share(part, n_parts)?;
+        // SAFETY: I1: `a` is as documented.
+        let mut problem = unsafe { describe::problem(a)? };
+        // SAFETY: I1, I6: `ws_size` bytes at `ws`, as the parts have left them, all of which have
+        // returned; each part finishes what began in its own share.
+        let memory = unsafe { Memory::new(ws.cast(), ws_size) };
+        Prepared::new(&mut problem, n)?.finish(memory, i)
     })
 }
 
-/// How a description would be computed on so many threads (at least 1), or why not: what fa_attention_check puts into
-/// words. Reads lists of lengths, pages and scales, no tensor.
+/// How a description would be computed on so many threads (at least 1), or why not: what
+/// fa_attention_check puts into words. Reads lists of lengths, pages and scales, no tensor.
 ///
 /// # Safety
 /// `a` is NULL or as documented, except that nothing need be readable where the tensors are.
 pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refusal> {
-    let mut quants = Quants::default();
-    // SAFETY: the caller's contract.
-    Ok(unsafe { Call::read(a, threads, &mut quants)? }.plan)
+    // SAFETY: I1: this function's contract.
+    let problem = unsafe { describe::problem(a)? };
+    Ok(prepared::plan(problem.shape(), problem.semantics().precise, threads)?)
 }
 
-/// A description, checked and planned.
-struct Call<'a> {
-    problem: Problem<'a>,
-    plan: Plan,
-}
-
-impl Call<'_> {
-    /// # Safety
-    /// `a` is NULL or as documented.
-    unsafe fn read<'a>(
-        a: *const fa_attention,
-        threads: usize,
-        quants: &'a mut Quants<'a>,
-    ) -> Result<Call<'a>, Refusal> {
-        // SAFETY: the caller's contract.
-        let problem = unsafe { describe::problem(&describe::read(a)?, quants)? };
-        let shape = problem.shape();
-        let plan =
-            Plan::new(shape, kernel::select(shape, problem.semantics().precise)?, Machine::get(), threads)?;
-        Ok(Call { problem, plan })
-    }
-
-    /// What the caller's scratch memory must have.
-    fn bytes(&self) -> Result<usize, Error> {
-        if self.plan.parts == 0 || self.plan.is_on_stack() {
-            return Ok(0);
-        }
-        self.plan.memory.borrowed_bytes()
-    }
-
-    fn check_workspace(&self, ws: *const c_void, size: usize) -> Result<(), Error> {
-        let needed = self.bytes()?;
-        if size < needed || (needed > 0 && ws.is_null()) { Err(Error::Workspace) } else { Ok(()) }
-    }
-}
-
-/// The problem, and which of how many shares of it the caller wants; none where there are fewer.
-///
-/// # Safety
-/// As [`fa_attention_part`].
-unsafe fn share<'a>(
-    a: *const fa_attention,
-    ws: *mut c_void,
-    ws_size: usize,
-    part: i32,
-    n_parts: i32,
-    quants: &'a mut Quants<'a>,
-) -> Result<(Call<'a>, Option<[usize; 2]>), Refusal> {
+/// The number of a part, and how many there are.
+fn share(part: i32, n_parts: i32) -> Result<[usize; 2], Error> {
     let n = parts(n_parts)?;
-    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::QueryTile)?;
-    // SAFETY: the caller's contract.
-    let call = unsafe { Call::read(a, n, quants)? };
-    call.check_workspace(ws, ws_size)?;
-    let Plan { parts, threads, .. } = call.plan;
-    let share = (parts > 0 && i < threads).then_some([i, threads]);
-    Ok((call, share))
+    let i = usize::try_from(part).ok().filter(|&i| i < n).ok_or(Error::Part)?;
+    Ok([i, n])
 }
 
 fn parts(n: i32) -> Result<usize, Error> {
-    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::QueryTile)
+    usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::Part)
 }
 
-/// The caller's room for words.
+/// Writes words into the caller's memory, as far as there is room.
 struct Words {
+    /// Where the next byte goes, and how many are free from there on.
     at: *mut u8,
     left: usize,
 }
 
 impl Words {
+    /// Writes the zero byte at the end.
     fn end(self) {
         if self.left > 0 {
-            // SAFETY: `write_str` leaves room for it.
+            // SAFETY: I1: `left` bytes of the caller's are free at `at`.
             unsafe { self.at.write(0) };
         }
     }
@@ -297,7 +228,7 @@ impl Write for Words {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for &byte in text.as_bytes() {
             if self.left > 1 {
-                // SAFETY: there is room for this byte and another.
+                // SAFETY: I1: `left` bytes of the caller's are free at `at`, and the last stays so.
                 unsafe { self.at.write(byte) };
                 self.at = self.at.wrapping_add(1);
                 self.left -= 1;

@@ -1,4 +1,4 @@
-//! How much memory a call will take.
+//! `fa_scratch_bytes`.
 
 use super::config::{Config, fa_config};
 use super::guard;
@@ -6,23 +6,22 @@ use super::status::fa_status;
 use super::tensor;
 use crate::dtype::Dtype;
 use crate::error::Error;
-use crate::kernel;
-use crate::machine::Machine;
-use crate::plan::Plan;
+use crate::prepared;
 use crate::problem::{Batch, Shape};
 use crate::view::Layout;
 
 /// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
 /// fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
 /// It grows with the sum of the sizes at most, never with their product, and with the number of
-/// threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so much is
-/// not to be had, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
+/// threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so
+/// much is not to be had, the call tries with the scratch of one thread before it returns
+/// FA_ERR_MEMORY.
 ///
-/// The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so does one that wants
-/// more threads than there are. Where that is not to be had, there are fewer threads, down to the calling one. One thing
-/// is left: the allocator is asked first, but if another thread of the process takes that memory before the pool
-/// does, the process ends (abort). fa_pool_create has that moment, too; other calls, and fa_attention_run with any
-/// pool, have not.
+/// The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so
+/// does one that wants more threads than there are. Where that is not to be had, there are fewer
+/// threads, down to the calling one. One thing is left: the allocator is asked first, but if
+/// another thread of the process takes that memory before the pool does, the process ends (abort).
+/// fa_pool_create has that moment, too; other calls, and fa_attention_run with any pool, have not.
 ///
 /// @param[in] cfg     not NULL
 /// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
@@ -44,12 +43,12 @@ pub unsafe extern "C" fn fa_scratch_bytes(
     bytes: *mut usize,
 ) -> fa_status {
     guard(|| {
-        // SAFETY: the caller's pointer, as documented.
+        // SAFETY: I1: `cfg` is NULL or leads to an fa_config.
         let config = unsafe { Config::read(cfg)? };
         if bytes.is_null() {
             return Err(Error::Null);
         }
-        // Others have no call of this kind.
+        // Tensors of other types are not taken by these calls.
         let dtype =
             tensor::dtype("dtype", dtype).ok().filter(|dtype| matches!(dtype, Dtype::F32 | Dtype::I8));
         let dtype = dtype.ok_or(Error::Dtype)?;
@@ -57,9 +56,9 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
         let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
         let shape = Shape::of(&q, &kv, &kv, &Batch::default(), &config.semantics())?;
-        let plan = Plan::new(&shape, kernel::select(&shape, false)?, Machine::get(), config.threads)?;
-        // SAFETY: not NULL, writable by the contract; no alignment is assumed.
-        unsafe { bytes.write_unaligned(plan.scratch_total()) };
+        let needed = prepared::allocated_bytes(&prepared::plan(&shape, false, config.threads)?)?;
+        // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
+        unsafe { bytes.write_unaligned(needed) };
         Ok(())
     })
 }

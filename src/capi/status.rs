@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use crate::error::Error;
+use crate::error::{Error, with_reasons};
 
 /// What a function returns. Values are pinned: none is ever changed or reused, later versions
 /// only add some. On every value but FA_OK no output has been written, except where a value says
@@ -14,7 +14,8 @@ pub enum fa_status {
     FA_OK = 0,
     /// A pointer is NULL where data is needed.
     FA_ERR_NULL = 1,
-    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the like.
+    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
+    /// like.
     FA_ERR_ZERO_EXTENT = 2,
     /// The sizes describe more bytes than an address space holds.
     FA_ERR_OVERFLOW = 3,
@@ -35,19 +36,19 @@ pub enum fa_status {
     FA_ERR_MEMORY = 10,
     /// The library broke one of its own rules; please report it. Outputs may be partly written.
     FA_ERR_INTERNAL = 11,
-    /// Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple of
-    /// heads_kv.
+    /// Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple
+    /// of heads_kv.
     FA_ERR_SHAPE = 12,
     /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
     /// output would overlap. fa_merge: an address that is no multiple of 4.
     FA_ERR_STRIDE = 13,
-    /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a sequence
-    /// is longer than len_q, len_kv or its pages.
+    /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a
+    /// sequence is longer than len_q, len_kv or its pages.
     FA_ERR_LENGTHS = 14,
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.
     FA_ERR_STRUCT_SIZE = 15,
-    /// Legal, but not in this version; fa_attention_check says what. No function of this version returns it.
+    /// Reserved for what a later version may allow: no function of this version returns it.
     FA_ERR_UNSUPPORTED = 16,
     /// The workspace is NULL or smaller than fa_attention_workspace asks for.
     FA_ERR_WORKSPACE = 17,
@@ -61,58 +62,34 @@ pub enum fa_status {
     FA_ERR_PAGE = 21,
 }
 
-impl From<Error> for fa_status {
-    fn from(error: Error) -> fa_status {
-        match error {
-            Error::Null => fa_status::FA_ERR_NULL,
-            Error::ZeroExtent => fa_status::FA_ERR_ZERO_EXTENT,
-            Error::Overflow => fa_status::FA_ERR_OVERFLOW,
-            Error::SoftmaxScale => fa_status::FA_ERR_SOFTMAX_SCALE,
-            Error::QuantScale => fa_status::FA_ERR_QUANT_SCALE,
-            Error::Reserved => fa_status::FA_ERR_RESERVED,
-            Error::Overlap => fa_status::FA_ERR_OVERLAP,
-            Error::Dtype => fa_status::FA_ERR_DTYPE,
-            Error::Isa => fa_status::FA_ERR_ISA,
-            Error::Memory => fa_status::FA_ERR_MEMORY,
-            Error::Internal => fa_status::FA_ERR_INTERNAL,
-            Error::Lengths => fa_status::FA_ERR_LENGTHS,
-            Error::StructSize => fa_status::FA_ERR_STRUCT_SIZE,
-            Error::Workspace => fa_status::FA_ERR_WORKSPACE,
-            Error::QueryTile => fa_status::FA_ERR_PART,
-            Error::Window => fa_status::FA_ERR_WINDOW,
-            Error::Page => fa_status::FA_ERR_PAGE,
-            Error::Softcap => fa_status::FA_ERR_SOFTCAP,
-            Error::Shape => fa_status::FA_ERR_SHAPE,
-            Error::Stride => fa_status::FA_ERR_STRIDE,
+// The table of reasons is in error.rs. The enumeration above is written out for cbindgen; what is
+// made here does not compile where the two disagree.
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $Reason:ident = $code:literal, $status:ident, $words:literal;)*) => {
+        impl From<Error> for fa_status {
+            fn from(error: Error) -> fa_status {
+                match error {
+                    $(Error::$Reason => fa_status::$status,)*
+                }
+            }
         }
-    }
-}
 
-/// One sentence for each code; unknown codes have none.
-const WORDS: [&CStr; 22] = [
-    c"ok",
-    Error::Null.words(),
-    Error::ZeroExtent.words(),
-    Error::Overflow.words(),
-    Error::SoftmaxScale.words(),
-    Error::QuantScale.words(),
-    Error::Reserved.words(),
-    Error::Overlap.words(),
-    Error::Dtype.words(),
-    Error::Isa.words(),
-    Error::Memory.words(),
-    Error::Internal.words(),
-    Error::Shape.words(),
-    Error::Stride.words(),
-    Error::Lengths.words(),
-    Error::StructSize.words(),
-    c"not supported by this version",
-    Error::Workspace.words(),
-    Error::QueryTile.words(),
-    Error::Window.words(),
-    Error::Softcap.words(),
-    Error::Page.words(),
-];
+        /// The sentence of a status. Every status is here, or is a reason.
+        const fn words(status: fa_status) -> &'static CStr {
+            match status {
+                fa_status::FA_OK => c"ok",
+                fa_status::FA_ERR_UNSUPPORTED => c"not supported by this version",
+                $(fa_status::$status => $words,)*
+            }
+        }
+
+        const ALL: &[fa_status] =
+            &[fa_status::FA_OK, fa_status::FA_ERR_UNSUPPORTED, $(fa_status::$status,)*];
+
+        $(const _: () = assert!(fa_status::$status as i32 == $code);)*
+    };
+}
+with_reasons!(statuses);
 
 /// One sentence in English for a status code.
 ///
@@ -122,6 +99,6 @@ const WORDS: [&CStr; 22] = [
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn fa_status_string(status: i32) -> *const c_char {
-    let known = usize::try_from(status).ok().and_then(|i| WORDS.get(i));
-    known.unwrap_or(&c"unknown status").as_ptr()
+    let known = ALL.iter().find(|&&known| known as i32 == status);
+    known.map_or(c"unknown status", |&known| words(known)).as_ptr()
 }

@@ -17,8 +17,8 @@ pub enum fa_dtype {
     FA_DTYPE_BF16 = 2,
     /// Signed 8-bit integer, standing for what fa_quant says, or for itself.
     FA_DTYPE_I8 = 3,
-    /// Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit integers that
-    /// it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
+    /// Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit
+    /// integers that it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
     FA_DTYPE_Q8_0 = 4,
     /// Masks only: a byte, nonzero = attend.
     FA_DTYPE_BOOL8 = 5,
@@ -28,17 +28,18 @@ pub enum fa_dtype {
 ///
 /// Scale and zero of element d of token t of head h of batch entry (or page) b are at
 /// b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
-/// So one scale for the whole tensor is all strides 0; one for each head, token or channel has a stride
-/// there; blocks of tokens and groups of channels have a group of more than 1. Of a paged tensor t counts
-/// within the page; of packed ragged rows t is the row, and b is 0.
+/// So one scale for the whole tensor is all strides 0; one for each head, token or channel has a
+/// stride there; blocks of tokens and groups of channels have a group of more than 1. Of a paged
+/// tensor t counts within the page; of packed ragged rows t is the row, and b is 0.
 ///
 /// fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
 ///
-/// What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one a head or
-/// fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see FA_PRECISE).
+/// What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one
+/// a head or fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see
+/// FA_PRECISE).
 ///
-/// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
-/// is NaN or infinite makes its elements so.
+/// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
+/// one that is NaN or infinite makes its elements so.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_quant {
@@ -46,27 +47,29 @@ pub struct fa_quant {
     pub scale: *const f32,
     /// NULL = 0.
     pub zero: *const f32,
-    /// Values from one batch entry (or page), head, group of tokens, group of channels to the next; not
-    /// negative; 0 = the same for all.
+    /// Values from one batch entry (or page), head, group of tokens, group of channels to the next;
+    /// not negative; 0 = the same for all.
     pub stride: [i64; 4],
     /// Tokens that share a value; at least 1, or anything where stride[2] is 0.
     pub group_tokens: i32,
-    /// Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is 0.
+    /// Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is
+    /// 0.
     pub group_dims: i32,
 }
 
-/// A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are contiguous;
-/// everything else has a stride, so dense, interleaved, packed and broadcast layouts are all this.
+/// A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are
+/// contiguous; everything else has a stride, so dense, interleaved, packed and broadcast layouts
+/// are all this.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_tensor {
-    /// The first element of row [0][0][0]. Needs no alignment. NULL is fine if there is no element, and
-    /// means "none" where a tensor is optional.
+    /// The first element of row [0][0][0]. Needs no alignment. NULL is fine if there is no element,
+    /// and means "none" where a tensor is optional.
     pub data: *mut c_void,
-    /// BYTES from one batch entry to the next, from one head to the next, from one token to the next:
-    /// not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the same data (inputs only); the
-    /// stride of an axis of extent 1 does not matter. (Strides of an input that count elements by
-    /// mistake are legal and give nonsense.)
+    /// BYTES from one batch entry to the next, from one head to the next, from one token to the
+    /// next: not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the
+    /// same data (inputs only); the stride of an axis of extent 1 does not matter. (Strides of an
+    /// input that count elements by mistake are legal and give nonsense.)
     pub stride: [i64; 3],
     /// A value of fa_dtype.
     pub dtype: i32,

@@ -1,7 +1,7 @@
 //! Which library this is.
 
-/// Version of the library. Compare it with what a program was built for only to print it: what must fit is
-/// fa_abi_version.
+/// Version of the library. Compare it with what a program was built for only to print it: what must
+/// fit is fa_abi_version.
 ///
 /// @return (major << 16) | (minor << 8) | patch
 ///

@@ -1,7 +1,10 @@
-//! bf16 dot products: pairs of elements for scores, pairs of keys for the output; sums and softmax are f32.
+//! bf16, with dot products of pairs: pairs of elements for scores, pairs of keys for outputs. Sums
+//! and softmax are f32.
 //!
-//! Queries that are bf16 are taken as they are, others are scaled and rounded once; probabilities are rounded
-//! to bf16. V is rearranged so that the values of two keys are neighbours, a block of keys at a time.
+//! Queries that are stored as bf16 are used as they are; others are scaled and rounded once.
+//! Probabilities are rounded to bf16, but not their sum. In prefill, V is staged: the values of two
+//! keys are interleaved, a block of keys at a time. In decode, K is multiplied in place, and the
+//! values of two keys are interleaved as they are loaded.
 
 use crate::attend::convert;
 use crate::attend::rows::{Source, copy_rows, row_scratch, rows_as_f32};
@@ -13,20 +16,21 @@ use crate::simd::lane::{Float, Int, MAX_PACK};
 use crate::simd::transpose::{Square, transpose_from};
 use crate::simd::{Body, Isa, MAX_LANES, half};
 
-/// The bf16 compute family.
+/// The compute type of bf16.
 pub(crate) enum Bf16 {}
 
 impl Gemm for Bf16 {
     const NAME: &'static str = "bf16";
     const ROUNDS: bool = true;
     const PACK: usize = 2;
-    /// What scores are multiplied by.
+    /// One line: the factor of the scores.
     const PANEL_HEADER: usize = 1;
     const MAX_KEYS: usize = usize::MAX;
     const MAX_DIM: usize = usize::MAX;
     const INT_ACC: bool = false;
     const P_SCALE: f32 = 1.0;
-    /// Pairs of neighbouring elements, or of an element of neighbouring keys, the first in the lower half.
+    /// A word is a pair of neighbouring elements, or of the values of neighbouring keys, the first
+    /// one in the lower half.
     type Operand = Int;
     type Sum = Float;
 
@@ -42,7 +46,7 @@ impl Gemm for Bf16 {
 
     #[inline(always)]
     fn reads_k(dtype: Dtype, dim: usize) -> bool {
-        // Pairs must not reach beyond the row.
+        // A pair must not reach beyond the row.
         dtype == Dtype::Bf16 && dim.is_multiple_of(2)
     }
 
@@ -62,10 +66,10 @@ impl Gemm for Bf16 {
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
-        // What is exact stays exact.
+        // Queries of bf16 are exact without the factor; the scores are multiplied by it.
         let [factor, later] = if source.dtype() == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] };
         let scale = s.splat(factor);
-        // SAFETY: the line before those of the steps (caller).
+        // SAFETY: the panel has a line for the header before those of the steps (caller).
         let steps = unsafe { panel.add(Self::PANEL_HEADER * lanes) };
         for first in (0..lanes).step_by(S::LANES) {
             let here = n.saturating_sub(first).min(S::LANES);
@@ -78,8 +82,8 @@ impl Gemm for Bf16 {
                 let mut square = Square::uninit();
                 let square = square.as_mut_ptr().cast::<f32>();
                 let width = S::LANES.min(dim - d);
-                // SAFETY: `here` rows and columns below `dim` exist; the square has LANES lines of LANES, and
-                // the panel `lanes` in each step.
+                // SAFETY: `here` rows and columns below `dim` exist; the square has LANES lines of
+                // LANES, and the panel `lanes` in each step.
                 unsafe {
                     let q = from.base.cast::<f32>().wrapping_add(d);
                     if width == S::LANES {
@@ -112,13 +116,13 @@ impl Gemm for Bf16 {
 
     #[inline(always)]
     unsafe fn stage_k<S: Isa>(_s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-        // SAFETY: this function's contract.
+        // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { copy_rows(source.rows(), n, 2 * dim, to, Self::staged_k_row(dim), 4 * Self::steps(dim)) }
     }
 
     #[inline(always)]
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
-        // SAFETY: this function's contract.
+        // SAFETY: `n` rows of `dim` elements, and room for their groups (caller).
         unsafe { interleave(s, Interleave { source, n, dim, first, to }) }
     }
 
@@ -131,14 +135,14 @@ impl Gemm for Bf16 {
     fn probabilities<S: Isa>(
         s: S,
         [low, high, ..]: [S::F32; MAX_PACK],
-        reference: S::F32,
+        running_max: S::F32,
         total: &mut S::F32,
     ) -> S::I32 {
-        let low = s.exp2_roughly(s.sub(low, reference));
+        let low = s.exp2_roughly(s.sub(low, running_max));
         *total = s.add(*total, low);
-        let high = s.exp2_roughly(s.sub(high, reference));
+        let high = s.exp2_roughly(s.sub(high, running_max));
         *total = s.add(*total, high);
-        // NaN need not survive: the sum of the probabilities, which is f32, has it, too.
+        // NaN need not survive rounding: the sum of the probabilities has it.
         s.halves_rounded(low, high)
     }
 
@@ -153,16 +157,18 @@ impl Gemm for Bf16 {
     }
 }
 
-/// See [`Gemm::stage_v`]. Out of line: once for each instruction set, not in each kernel.
+/// [`Gemm::stage_v`], kept out of line, so that the code exists once for each instruction set and
+/// not in each kernel.
 ///
 /// # Safety
-/// As there, for what is in it.
+/// The pointers of `body` are as [`Gemm::stage_v`] asks.
 #[inline(never)]
 unsafe fn interleave<S: Isa>(s: S, body: Interleave) -> bool {
-    s.enter(body)
+    s.core().enter(body)
 }
 
-/// Made by [`Bf16::stage_v`] alone, whose contract covers what it points to.
+/// The arguments of [`interleave`]. Only [`Bf16::stage_v`] makes one, whose caller vouches for its
+/// pointers.
 struct Interleave<'a> {
     source: Source<'a>,
     n: usize,
@@ -178,8 +184,8 @@ impl Body for Interleave<'_> {
     fn run<S: Isa>(self, s: S) -> bool {
         let Interleave { source, n, dim, first, to } = self;
         let rows = source.rows();
-        // 0 as long as all values are finite, else NaN.
-        let mut suspicion = s.splat(0.0);
+        // 0 as long as all values are finite, NaN afterwards.
+        let mut nonfinite = s.splat(0.0);
         let mut key = first;
         while key < first + n {
             let low = rows.skip(key - first).base;
@@ -187,17 +193,17 @@ impl Body for Interleave<'_> {
             let high = rows.skip(key + 1 - first).base;
             let group = to.wrapping_add(key / 2 * Bf16::staged_v_row(dim)).cast::<i32>();
             for d in (0..dim).step_by(S::LANES) {
-                // SAFETY: elements below `dim` of rows `first..first + n`; groups are whole cache lines, and so
-                // whole vectors.
+                // SAFETY: elements below `dim` of the caller's rows; groups have room for whole
+                // vectors, because they are whole cache lines.
                 unsafe {
                     let at = group.wrapping_add(d);
-                    let low = values(s, low, d, dim, &mut suspicion);
+                    let low = values(s, low, d, dim, &mut nonfinite);
                     let words = if has_high {
-                        s.halves(low, values(s, high, d, dim, &mut suspicion))
+                        s.halves(low, values(s, high, d, dim, &mut nonfinite))
                     } else if key.is_multiple_of(2) {
                         s.halves(low, s.splat(0.0))
                     } else {
-                        // Its neighbour is there already.
+                        // The other key of the pair was staged before.
                         s.halves(s.low_half(s.load_i32(at)), low)
                     };
                     s.store_i32(at, words);
@@ -205,18 +211,18 @@ impl Body for Interleave<'_> {
             }
             key += if has_high { 2 } else { 1 };
         }
-        s.total(suspicion).is_nan()
+        s.total(nonfinite).is_nan()
     }
 }
 
-/// A vector of values from element `d` on, as far as there are: 0 where they are not finite, which adds NaN
-/// to `suspicion`.
+/// A vector of values from element `d` on, with 0 behind the last and where a value is not finite;
+/// such a value makes `nonfinite` NaN.
 ///
 /// # Safety
 /// `row` has `dim` bf16.
 #[inline(always)]
-unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, suspicion: &mut S::F32) -> S::F32 {
-    // SAFETY: this function's contract.
+unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, nonfinite: &mut S::F32) -> S::F32 {
+    // SAFETY: the row has `dim` elements (caller).
     let x = unsafe {
         if d + S::LANES <= dim {
             bf16::Bf16::load(s, row, d)
@@ -225,7 +231,7 @@ unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, suspicion: 
         }
     };
     let zero_or_nan = s.sub(x, x);
-    *suspicion = s.add(*suspicion, zero_or_nan);
+    *nonfinite = s.add(*nonfinite, zero_or_nan);
     s.select(s.gt(s.splat(1.0), zero_or_nan), x, s.splat(0.0))
 }
 
@@ -242,19 +248,19 @@ impl Gemv for Bf16 {
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
-        // What is exact stays exact.
+        // Queries of bf16 are exact without the factor; the scores are multiplied by it.
         let [factor, later] = if source.dtype() == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] };
         let mut from = source.rows().base.cast::<f32>();
         if source.dtype() != Dtype::F32 {
-            // SAFETY: room for as many elements, and a row needs no more than them here.
+            // SAFETY: one row of `dim` elements; `to` has room for as many f32 (caller).
             unsafe { convert::convert(s, source, 1, dim, to.cast()) };
             from = to;
         }
         let factor = s.splat(factor);
         let words = to.cast::<u16>();
         for d in (0..dim.next_multiple_of(2 * S::LANES)).step_by(S::LANES) {
-            // SAFETY: elements below `dim`, and whole vectors of words. In place, halves are written where elements
-            // have been read.
+            // SAFETY: elements below `dim` of the row, and room for whole vectors of words
+            // (caller). In place, halves are written over elements that have been read.
             unsafe {
                 let from = from.wrapping_add(d);
                 let x = if d + S::LANES <= dim {
@@ -272,13 +278,13 @@ impl Gemv for Bf16 {
 
     #[inline(always)]
     unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
-        // SAFETY: this function's contract.
+        // SAFETY: the row has a vector of elements from `d` on (caller).
         unsafe { s.load_i32(row.cast::<u16>().wrapping_add(d).cast()) }
     }
 
     #[inline(always)]
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
-        // SAFETY: this function's contract; an array is as long as any vector.
+        // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
         unsafe {
             if n == S::LANES {
                 return s.load_lower_half(row.cast::<u16>().wrapping_add(d).cast());
@@ -304,13 +310,13 @@ impl Gemv for Bf16 {
 
     #[inline(always)]
     unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
-        // SAFETY: this function's contract.
+        // SAFETY: the line has a vector from `key` on (caller).
         unsafe { s.store_bf16(line.cast::<u16>().add(key), p) };
     }
 
     #[inline(always)]
     unsafe fn load_sums<S: Isa>(s: S, from: *const f32) -> [S::F32; MAX_PACK] {
-        // SAFETY: this function's contract.
+        // SAFETY: `PACK` vectors (caller).
         let [low, high] = unsafe { s.zipped([s.load(from), s.load(from.add(S::LANES))]) };
         [low, high, low, high]
     }
@@ -318,7 +324,7 @@ impl Gemv for Bf16 {
     #[inline(always)]
     unsafe fn store_sums<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::F32; MAX_PACK]) {
         let [first, second] = s.unzipped([low, high]);
-        // SAFETY: this function's contract.
+        // SAFETY: `PACK` vectors (caller).
         unsafe {
             s.store(to, first);
             s.store(to.add(S::LANES), second);

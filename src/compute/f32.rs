@@ -1,5 +1,8 @@
-//! f32 FMA: Q is transposed and scaled once; K and V are read where they lie if they are f32, and become
-//! f32 a block at a time if not.
+//! f32, with fused multiply-adds.
+//!
+//! In prefill, Q is transposed and scaled once. K and V are read in place if they are f32, and
+//! otherwise converted, a block of keys at a time. In decode, they are converted as they are
+//! loaded.
 
 use crate::attend::convert;
 use crate::attend::rows::{Source, row_scratch, rows_as_f32};
@@ -10,7 +13,7 @@ use crate::problem::Storage;
 use crate::simd::lane::{Float, MAX_PACK};
 use crate::simd::{Isa, transpose};
 
-/// The f32 compute family.
+/// The compute type of f32.
 pub(crate) enum F32 {}
 
 impl Gemm for F32 {
@@ -63,8 +66,8 @@ impl Gemm for F32 {
             let from = unsafe { rows_as_f32(s, source.skip(first), here, dim, scratch) };
             let mut d = 0;
             while d + S::LANES <= dim {
-                // SAFETY: `here` rows from `first` on and columns d..d+LANES exist (caller, loop
-                // bounds); the panel is `lanes` wide and `dim` high (caller).
+                // SAFETY: `here` rows from `first` on (caller) have columns d..d + LANES (loop
+                // bound); the panel is `lanes` wide and `dim` high (caller).
                 unsafe {
                     let (q, tile) = (from.base.cast::<f32>().wrapping_add(d), panel.add(d * lanes + first));
                     transpose::transpose_from(s, q, from.stride, here, tile, lanes * 4, Some(scale));
@@ -73,7 +76,7 @@ impl Gemm for F32 {
             }
             for d in d..dim {
                 for lane in 0..S::LANES {
-                    // SAFETY: as above; only rows below `n` are read.
+                    // SAFETY: column `d` of a row below `n`, and a place of the panel (caller).
                     unsafe {
                         let x = if lane < here {
                             from.skip(lane).base.cast::<f32>().wrapping_add(d).read_unaligned()
@@ -90,13 +93,13 @@ impl Gemm for F32 {
 
     #[inline(always)]
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-        // SAFETY: this function's contract.
+        // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { convert::convert(s, source, n, dim, to) }
     }
 
     #[inline(always)]
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
-        // SAFETY: this function's contract.
+        // SAFETY: `n` rows of `dim` elements, and room for their groups (caller).
         unsafe { convert::convert(s, source, n, dim, to.add(first * Self::staged_v_row(dim))) };
         false
     }
@@ -110,10 +113,10 @@ impl Gemm for F32 {
     fn probabilities<S: Isa>(
         s: S,
         [x, ..]: [S::F32; MAX_PACK],
-        reference: S::F32,
+        running_max: S::F32,
         total: &mut S::F32,
     ) -> S::F32 {
-        let p = s.exp2(s.sub(x, reference));
+        let p = s.exp2(s.sub(x, running_max));
         *total = s.add(*total, p);
         p
     }
@@ -144,13 +147,13 @@ impl Gemv for F32 {
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
         let mut from = source.rows().base.cast::<f32>();
         if source.dtype() != Dtype::F32 {
-            // SAFETY: room for as many elements, and a row needs no more than them here.
+            // SAFETY: one row of `dim` elements; `to` has room for as many f32 (caller).
             unsafe { convert::convert(s, source, 1, dim, to.cast()) };
             from = to;
         }
         let factor = s.splat(factor);
         for d in (0..dim).step_by(S::LANES) {
-            // SAFETY: elements below `dim`, and whole vectors of them (caller).
+            // SAFETY: elements below `dim` of the row, and room for whole vectors (caller).
             unsafe {
                 let from = from.wrapping_add(d);
                 let x = if d + S::LANES <= dim { s.load(from) } else { s.load_first(from, dim - d) };
@@ -162,13 +165,13 @@ impl Gemv for F32 {
 
     #[inline(always)]
     unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::F32 {
-        // SAFETY: this function's contract.
+        // SAFETY: the row has a vector of elements from `d` on (caller).
         unsafe { T::load(s, row, d) }
     }
 
     #[inline(always)]
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
-        // SAFETY: this function's contract.
+        // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
         unsafe { T::load_first(s, row, d, n) }
     }
 
@@ -189,7 +192,7 @@ impl Gemv for F32 {
 
     #[inline(always)]
     unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
-        // SAFETY: this function's contract.
+        // SAFETY: the line has a vector from `key` on (caller).
         unsafe { s.store(line.add(key), p) };
     }
 }

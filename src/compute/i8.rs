@@ -1,11 +1,15 @@
-//! Dot products of 8-bit integers, four at a time: unsigned ones with signed ones, sums in 32 bits.
+//! 8-bit integers, with dot products of four unsigned by four signed bytes, summed in 32 bits; for
+//! prefill.
 //!
-//! - Scores: K becomes unsigned by adding 128, a block of keys at a time, and Q stays signed. Sums begin with
-//!   -128 · Σ q, so that they end as Σ q · k, exactly. Queries of other types are quantised, a row each.
-//! - Probabilities: unsigned, 255 at the row's largest score of the block; their sum is that of the rounded ones.
-//! - V is rearranged so that the values of four keys are neighbours; its scale is a factor of the output.
+//! - Scores: K becomes unsigned by adding 128, a block of keys at a time; Q stays signed. Sums
+//!   begin with -128 · Σ q, so that they end as Σ q · k, exactly. Queries of other types are
+//!   quantised, row by row.
+//! - Probabilities: unsigned, 255 at the row's largest score of the block. Their sum is that of the
+//!   rounded ones.
+//! - V: the values of four keys are interleaved. V's scale is a factor of the output.
 //!
-//! As in SageAttention (arXiv:2410.02367) and I-BERT's integer softmax (arXiv:2101.01321) before it.
+//! The method is that of SageAttention (arXiv:2410.02367), and of I-BERT's integer softmax
+//! (arXiv:2101.01321) before it.
 
 use super::integers::{self, Integers};
 use crate::attend::convert;
@@ -16,7 +20,7 @@ use crate::problem::Storage;
 use crate::simd::lane::{Int, MAX_PACK};
 use crate::simd::{Body, Isa};
 
-/// The compute family of 8-bit integers.
+/// The compute type of 8-bit integers.
 pub(crate) enum I8 {}
 
 /// Elements of a word.
@@ -26,14 +30,15 @@ impl Gemm for I8 {
     const NAME: &'static str = "i8";
     const ROUNDS: bool = true;
     const PACK: usize = WORD;
-    /// What scores are multiplied by, and what their sums begin with.
+    /// Two lines: the factor of the scores, and what their sums begin with.
     const PANEL_HEADER: usize = 2;
-    /// 255 · 128 times as many stay below 2^31.
+    /// 255 · 128 times so many keys, or elements, is below 2^31.
     const MAX_KEYS: usize = 1 << 16;
     const MAX_DIM: usize = 1 << 16;
     const INT_ACC: bool = true;
     const P_SCALE: f32 = 255.0;
-    /// Four neighbouring elements, or an element of four neighbouring keys, from the lowest byte on.
+    /// A word is four neighbouring elements, or the values of four neighbouring keys, the first one
+    /// in the lowest byte.
     type Operand = Int;
     type Sum = Int;
 
@@ -68,26 +73,26 @@ impl Gemm for I8 {
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
-        // SAFETY: this function's contract.
+        // SAFETY: the caller vouches for rows, panel and scratch, as `Gemm::pack_query` asks.
         unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, panel, scratch) }
     }
 
     #[inline(always)]
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-        // SAFETY: this function's contract.
+        // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { flip(s, Flip { rows: source.rows(), n, dim, to }) }
     }
 
     #[inline(always)]
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
-        // SAFETY: this function's contract.
+        // SAFETY: `n` rows of `dim` elements, and room for their groups (caller).
         unsafe { interleave(s, Interleave { rows: source.rows(), n, dim, first, to }) }
         false
     }
 
     #[inline(always)]
     unsafe fn begin_score<S: Isa>(s: S, panel: *const f32, lanes: usize) -> S::I32 {
-        // SAFETY: this function's contract: the second line is what sums begin with.
+        // SAFETY: the panel has a line behind its first (caller).
         unsafe { s.load_i32(panel.add(lanes).cast()) }
     }
 
@@ -100,10 +105,10 @@ impl Gemm for I8 {
     fn probabilities<S: Isa>(
         s: S,
         scores: [S::F32; MAX_PACK],
-        reference: S::F32,
+        running_max: S::F32,
         total: &mut S::I32,
     ) -> S::I32 {
-        let p = s.powers_u8(scores, reference);
+        let p = s.powers_u8(scores, running_max);
         *total = s.dot_u8_i8(*total, p, s.splat_i32(0x0101_0101));
         p
     }
@@ -121,13 +126,13 @@ impl Gemm for I8 {
 
 impl Integers for I8 {
     #[inline(always)]
-    fn most(_dim: usize) -> f32 {
+    fn max_magnitude(_dim: usize) -> f32 {
         127.0
     }
 
     #[inline(always)]
     unsafe fn store_elements<S: Isa>(s: S, to: *mut u8, d: usize, x: S::F32) {
-        // SAFETY: this function's contract.
+        // SAFETY: a vector of elements from `d` on (caller).
         unsafe { s.store_i8(to.add(d).cast(), x) };
     }
 
@@ -136,23 +141,25 @@ impl Integers for I8 {
         let mut sum = s.splat_i32(0);
         let offset = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
         for step in 0..steps {
-            // SAFETY: this function's contract.
+            // SAFETY: one of `steps` lines of words (caller).
             sum = s.dot_u8_i8(sum, offset, unsafe { s.load_i32(words.add(step * lanes).cast()) });
         }
         s.sub_i32(s.splat_i32(0), sum)
     }
 }
 
-/// See [`Gemm::stage_k`]. Out of line: once for each instruction set, not in each kernel.
+/// [`Gemm::stage_k`]: adds 128 by flipping sign bits. Kept out of line, so that the code exists
+/// once for each instruction set and not in each kernel.
 ///
 /// # Safety
-/// As there, for what is in it.
+/// The pointers of `body` are as [`Gemm::stage_k`] asks.
 #[inline(never)]
 unsafe fn flip<S: Isa>(s: S, body: Flip) {
     s.enter(body);
 }
 
-/// Made by [`I8::stage_k`] alone, whose contract covers what it points to.
+/// The arguments of [`flip`]. Only [`I8::stage_k`] makes one, whose caller vouches for its
+/// pointers.
 struct Flip {
     rows: Rows,
     n: usize,
@@ -171,7 +178,8 @@ impl Body for Flip {
         for row in 0..n {
             let from = rows.skip(row).base;
             let to = to.wrapping_add(row * I8::staged_k_row(dim));
-            // SAFETY: elements below `dim` of the caller's rows; staged rows are whole vectors.
+            // SAFETY: elements below `dim` of one of `n` rows; staged rows have room for whole
+            // vectors (caller).
             unsafe {
                 for d in (0..whole).step_by(WORD * S::LANES) {
                     let x = s.load_i32(from.wrapping_add(d).cast());
@@ -188,16 +196,18 @@ impl Body for Flip {
     }
 }
 
-/// See [`Gemm::stage_v`]. Out of line: once for each instruction set, not in each kernel.
+/// [`Gemm::stage_v`], kept out of line, so that the code exists once for each instruction set and
+/// not in each kernel.
 ///
 /// # Safety
-/// As there, for what is in it.
+/// The pointers of `body` are as [`Gemm::stage_v`] asks.
 #[inline(never)]
 unsafe fn interleave<S: Isa>(s: S, body: Interleave) {
     s.enter(body);
 }
 
-/// Made by [`I8::stage_v`] alone, whose contract covers what it points to.
+/// The arguments of [`interleave`]. Only [`I8::stage_v`] makes one, whose caller vouches for its
+/// pointers.
 struct Interleave {
     rows: Rows,
     n: usize,
@@ -216,7 +226,7 @@ impl Body for Interleave {
         while key < first + n {
             let row = rows.skip(key - first);
             let group = to.wrapping_add(key / WORD * I8::staged_v_row(dim));
-            // SAFETY: rows `first..first + n`, and the group that has the key.
+            // SAFETY: one of `n` rows, and room for the group of its key (caller).
             unsafe {
                 if key.is_multiple_of(WORD) && key + WORD <= first + n {
                     let four = [row.base, row.skip(1).base, row.skip(2).base, row.skip(3).base];
@@ -240,14 +250,14 @@ impl Body for Interleave {
     }
 }
 
-/// Some values of one key, the one of number `i` of its group.
+/// Writes some elements of one key, the one with number `i` in its group.
 ///
 /// # Safety
-/// `row` has these elements, `group` a word for each.
+/// `row` has these elements, and `group` has a word for each.
 #[inline(never)]
 unsafe fn one_key(row: *const u8, elements: std::ops::Range<usize>, group: *mut u8, i: usize) {
     for d in elements {
-        // SAFETY: this function's contract.
+        // SAFETY: one of the row's elements, and its word of the group (caller).
         unsafe { group.add(WORD * d + i).write(row.wrapping_add(d).read()) };
     }
 }

@@ -1,4 +1,5 @@
-//! Queries as integers: their own if they are 8-bit ones that share a scale, else quantised, a row each.
+//! Queries as integers: as they are stored, if they are 8-bit integers with a scale for each row or
+//! more; otherwise quantised, row by row.
 
 use std::marker::PhantomData;
 
@@ -11,18 +12,18 @@ use crate::simd::transpose::Square;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::ScaleGranularity;
 
-/// Whether K and V are 8-bit integers with scales that integer sums can be multiplied by: K's scale a row or a head, V's a
-/// head.
+/// Whether K and V are 8-bit integers with scales that integer sums can be multiplied by: K's scale
+/// a row or a head, V's a head.
 #[inline(always)]
 pub(crate) fn takes(storage: &Storage) -> bool {
     let Storage { dtypes: [_, k, v], granularities: [_, of_k, of_v] } = *storage;
     [k, v] == [Dtype::I8; 2] && of_k != ScaleGranularity::Finer && of_v == ScaleGranularity::PerHead
 }
 
-/// A compute type whose words are integers.
+/// A compute type whose operands are integers.
 pub(crate) trait Integers: Gemm {
-    /// The largest magnitude that elements of a query row may have, so that sums do not overflow.
-    fn most(dim: usize) -> f32;
+    /// The largest magnitude of an element of a query row, so that sums do not overflow.
+    fn max_magnitude(dim: usize) -> f32;
 
     /// Writes a vector of integers as elements of words.
     ///
@@ -30,18 +31,18 @@ pub(crate) trait Integers: Gemm {
     /// `LANES` elements are writable from element `d` on.
     unsafe fn store_elements<S: Isa>(s: S, to: *mut u8, d: usize, x: S::F32);
 
-    /// What sums of products with these words, one vector in each of `steps` lines, begin with.
+    /// What sums of products with a vector of packed queries begin with.
     ///
     /// # Safety
-    /// Words and lines as said, `lanes` wide.
+    /// `words` has `steps` lines, each `lanes` wide.
     unsafe fn offset<S: Isa>(s: S, words: *const u32, steps: usize, lanes: usize) -> S::I32;
 }
 
-/// See [`Gemm::pack_query`]. Panels begin with a line of what scores are multiplied by, and with the last of
-/// [`Gemm::HEAD`] a line of what sums begin with.
+/// [`Gemm::pack_query`]. The first line of a panel has the factors of the scores, and the second
+/// one, if [`Gemm::PANEL_HEADER`] is 2, what sums begin with.
 ///
 /// # Safety
-/// As there.
+/// As [`Gemm::pack_query`].
 #[inline(always)]
 pub(crate) unsafe fn pack<S: Isa, F: Integers>(
     s: S,
@@ -53,7 +54,7 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
     panel: *mut f32,
     scratch: *mut u8,
 ) -> bool {
-    let mut doubtful = false;
+    let mut maybe_nan = false;
     for first in (0..lanes).step_by(S::LANES) {
         let here = n.saturating_sub(first).min(S::LANES);
         let panel = panel.wrapping_add(first);
@@ -65,25 +66,26 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
             factor,
             scratch,
             panel,
-            family: PhantomData,
+            compute: PhantomData,
         };
-        // SAFETY: `here` rows from `first` on, and a vector's part of the panel (caller).
-        doubtful |= unsafe { pack_vector(s, pack) };
+        // SAFETY: `here` rows from `first` on, and a vector of each line of the panel (caller).
+        maybe_nan |= unsafe { pack_vector(s, pack) };
     }
-    doubtful
+    maybe_nan
 }
 
-/// Out of line: once for each instruction set, not in each kernel.
+/// [`pack`] of one vector of queries, kept out of line, so that the code exists once for each
+/// instruction set and not in each kernel.
 ///
 /// # Safety
-/// As [`pack`], for what is in it.
+/// The pointers of the argument are as [`Gemm::pack_query`] asks.
 #[inline(never)]
 unsafe fn pack_vector<S: Isa, F: Integers>(s: S, pack: Pack<F>) -> bool {
     s.enter(pack)
 }
 
-/// Not more queries than a vector has lanes, and their vector of each line. Made by [`pack`] alone, whose contract
-/// covers what it points to.
+/// The arguments of [`pack_vector`]: at most `LANES` queries, and their vector in each line of the
+/// panel. Only [`pack`] makes one, whose caller vouches for its pointers.
 struct Pack<'a, F> {
     source: Source<'a>,
     n: usize,
@@ -92,7 +94,7 @@ struct Pack<'a, F> {
     factor: f32,
     scratch: *mut u8,
     panel: *mut f32,
-    family: PhantomData<F>,
+    compute: PhantomData<F>,
 }
 
 impl<F: Integers> Body for Pack<'_, F> {
@@ -104,21 +106,21 @@ impl<F: Integers> Body for Pack<'_, F> {
         let is_direct = is_direct(&source);
         let (steps, stride) = (F::steps(dim), convert::row_bytes(dim));
         let mut factors = [0.0; MAX_LANES];
-        let mut doubtful = false;
-        // SAFETY: the contract of `pack`, which made this: `n` rows, as much room for each as for a row of f32,
-        // and a vector in each line of the panel.
+        let mut maybe_nan = false;
+        // SAFETY: `pack` made this, and its caller vouches for `n` rows, scratch memory for each of
+        // them as f32, and a vector in each line of the panel.
         unsafe {
             let rows = if is_direct { source.rows() } else { rows_as_f32(s, source, n, dim, scratch) };
             for (row, x) in factors.iter_mut().enumerate().take(n) {
                 let (from, to) = (rows.skip(row), scratch.add(row * stride));
                 let scale = if is_direct {
-                    own::<S, F>(s, from, dim, to);
+                    copy_integers::<S, F>(s, from, dim, to);
                     source.skip(row).scale()
                 } else {
-                    quantise::<S, F>(s, from, dim, to)
+                    quantize_row::<S, F>(s, from, dim, to)
                 };
                 *x = scale * factor;
-                doubtful |= !x.is_finite();
+                maybe_nan |= !x.is_finite();
             }
             for row in n..S::LANES {
                 clear(scratch.add(row * stride), 4 * steps);
@@ -131,7 +133,8 @@ impl<F: Integers> Body for Pack<'_, F> {
                 if step + S::LANES <= steps {
                     s.transpose(from, stride, to, lanes * 4, None);
                 } else {
-                    // Rows have room for whole vectors of words, the panel has no more lines than steps.
+                    // Rows have room for whole vectors of words; the panel has no more lines than
+                    // steps.
                     let mut square = Square::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(from, stride, square, S::LANES * 4, None);
@@ -144,25 +147,25 @@ impl<F: Integers> Body for Pack<'_, F> {
                 s.store_i32(panel.add(lanes).cast(), F::offset(s, words, steps, lanes));
             }
         }
-        doubtful
+        maybe_nan
     }
 }
 
-/// Whether rows are integers as they are stored, each with one scale.
+/// Whether rows are 8-bit integers, each with one scale.
 #[inline(always)]
 pub(super) fn is_direct(source: &Source) -> bool {
     source.dtype() == Dtype::I8
         && source.view.quant().is_none_or(|q| q.granularity(false) != ScaleGranularity::Finer)
 }
 
-/// One row of 8-bit integers as words, zeros behind the last.
+/// Copies a row of 8-bit integers as words, with zeros behind the last.
 ///
 /// # Safety
-/// A row of `dim` bytes, and room for [`convert::row_bytes`] at `to`.
+/// The row has `dim` bytes; `to` has room for [`convert::row_bytes`].
 #[inline(always)]
-pub(super) unsafe fn own<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) {
+pub(super) unsafe fn copy_integers<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) {
     for d in (0..dim).step_by(S::LANES) {
-        // SAFETY: this function's contract; room is in whole cache lines.
+        // SAFETY: `dim` bytes, and room in whole cache lines (caller).
         unsafe {
             let whole = d + S::LANES <= dim;
             let x = if whole {
@@ -175,48 +178,49 @@ pub(super) unsafe fn own<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *
     }
 }
 
-/// One row of f32 as words, the largest element of which is [`Integers::most`]; what these are to be multiplied
-/// by, NaN if an element is not finite.
+/// Quantises a row of f32 to words whose largest element is [`Integers::max_magnitude`]; returns
+/// the scale, which is NaN if an element is not finite.
 ///
 /// # Safety
-/// A row of `dim` f32, and room for [`convert::row_bytes`] at `to`, which may be where the row is.
+/// The row has `dim` f32; `to` has room for [`convert::row_bytes`], and may be where the row is.
 #[inline(always)]
-pub(super) unsafe fn quantise<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) -> f32 {
+pub(super) unsafe fn quantize_row<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) -> f32 {
     let from = row.base.cast::<f32>();
     let zero = s.splat(0.0);
     let mut largest = zero;
-    // 0 as long as all elements are finite, else NaN.
-    let mut suspicion = zero;
-    // SAFETY: this function's contract. In place, a word is written after its elements were read; those behind
-    // the last are zeros, for which rows in whole cache lines have room.
+    // 0 as long as all elements are finite, NaN afterwards.
+    let mut nonfinite = zero;
+    // SAFETY: `dim` elements, and room in whole cache lines (caller). In place, a word is written
+    // after its elements were read.
     unsafe {
         for d in (0..dim).step_by(S::LANES) {
             let at = from.wrapping_add(d);
             let x = if d + S::LANES <= dim { s.load(at) } else { s.load_first(at, dim - d) };
             largest = s.max(s.max(x, s.sub(zero, x)), largest);
-            suspicion = s.add(suspicion, s.sub(x, x));
+            nonfinite = s.add(nonfinite, s.sub(x, x));
         }
         let largest = s.largest(largest);
-        let is_finite = !s.total(suspicion).is_nan();
-        let most = F::most(dim);
-        let inverse = most / largest;
-        // Rows that are next to 0 are 0.
+        let is_finite = !s.total(nonfinite).is_nan();
+        let max = F::max_magnitude(dim);
+        let inverse = max / largest;
+        // A row whose inverse overflows becomes 0.
         let scale = s.splat(if is_finite && inverse.is_finite() { inverse } else { 0.0 });
         for d in (0..dim).step_by(S::LANES) {
             let at = from.wrapping_add(d);
             let x = if d + S::LANES <= dim { s.load(at) } else { s.load_first(at, dim - d) };
             F::store_elements(s, to, d, s.mul(x, scale));
         }
-        if is_finite { largest / most } else { f32::NAN }
+        if is_finite { largest / max } else { f32::NAN }
     }
 }
 
-/// Zeros. Out of line: compilers make a call of it anyway, which does not belong into kernels.
+/// Writes zeros. Kept out of line: LLVM lowers it to memset, and the call would spill the kernel's
+/// registers.
 ///
 /// # Safety
-/// `to` has room for so many bytes.
+/// `bytes` bytes are writable at `to`.
 #[inline(never)]
 pub(crate) unsafe fn clear(to: *mut u8, bytes: usize) {
-    // SAFETY: this function's contract.
+    // SAFETY: `bytes` bytes are writable (caller).
     unsafe { to.write_bytes(0, bytes) };
 }

@@ -1,12 +1,14 @@
-//! 16-bit integers times 8-bit ones with dot products of four bytes, the 16-bit ones as two digits of 8 bits: the sums,
-//! and so the bits, of [`super::i16`], without widening K and V. Of V four keys at a time are zipped.
+//! 16-bit integers times 8-bit ones with dot products of four bytes, the 16-bit ones as two digits
+//! of 8 bits: the sums, and so the bits, of [`super::i16`], without widening K and V. Of V four
+//! keys at a time are zipped.
 //!
-//! For one query row of 8-bit integers: several share what widening costs, and the products are as many either way, but
-//! need half of the registers there. For Q8_0, whose blocks have scales of their own, rows are taken one by one anyway
-//! (see [`crate::decode::beside`]): a vector has two blocks.
+//! For one query row of 8-bit integers: several share what widening costs, and the products are as
+//! many either way, but need half of the registers there. For Q8_0, whose blocks have scales of
+//! their own, rows are taken one by one anyway (see [`crate::decode::beside`]): a vector has two
+//! blocks.
 //!
-//! - Scores: with q = 256 u + l, digits signed, and K made unsigned by adding 128,
-//!   Σ q · k = 256 · Σ u · (k + 128) + Σ l · (k + 128) - 128 · Σ q; the last stands behind the packed query.
+//! - Scores: with q = 256 u + l, digits signed, and K made unsigned by adding 128, Σ q · k = 256 ·
+//!   Σ u · (k + 128) + Σ l · (k + 128) - 128 · Σ q; the last stands behind the packed query.
 //! - Probabilities: 256 u + l, digits unsigned.
 
 use super::i16::I16;
@@ -31,7 +33,8 @@ const WORD: usize = 4;
 /// In each byte, what is added to K: the sign bit, which is added by turning it round.
 const SIGNS: i32 = i32::from_ne_bytes([0x80; WORD]);
 
-/// Where the digits of elements from `d` on are, in bytes: the upper ones of a vector of words, then its lower ones.
+/// Where the digits of elements from `d` on are, in bytes: the upper ones of a vector of words,
+/// then its lower ones.
 #[inline(always)]
 fn digits(line: *const f32, d: usize) -> *const i32 {
     line.cast::<u8>().wrapping_add(2 * d).cast()
@@ -44,7 +47,8 @@ fn beginning<S: Isa, const BLOCK_SCALED: bool>(line: *const f32, dim: usize, d: 
     behind.wrapping_add(if BLOCK_SCALED { d / WORD } else { 0 })
 }
 
-/// Where the digits of the probabilities of keys from `key` on are: the upper ones of a vector, then its lower ones.
+/// Where the digits of the probabilities of keys from `key` on are: the upper ones of a vector,
+/// then its lower ones.
 #[inline(always)]
 fn digits_of_keys<S: Isa>(line: *const f32, key: usize) -> *const u8 {
     line.cast::<u8>().wrapping_add(2 * (key - key % S::LANES) + key % S::LANES)
@@ -59,7 +63,8 @@ fn blocks<T: Stored>(row: *const u8, d: usize) -> [*const i32; 2] {
     [block.cast(), block.wrapping_add(T::BLOCK_BYTES).cast()]
 }
 
-/// Two vectors of digits: 256 times the first one, and the second one, are the number. So are sums of their products.
+/// Two vectors of digits: 256 times the first one, and the second one, are the number. So are sums
+/// of their products.
 pub(crate) enum Pair {}
 
 impl Registers for Pair {
@@ -99,8 +104,8 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     const MAX_ROWS: usize = 1;
     const MAX_KEYS: usize = <I16 as Gemv>::MAX_KEYS;
     const INT_ACC: bool = true;
-    /// Where it is multiplied by scales and rounded again, a power of two: nothing is lost by it. Sums of the most keys still
-    /// fit: -128 · 512 · 32768 = -2^31.
+    /// Where it is multiplied by scales and rounded again, a power of two: nothing is lost by it.
+    /// Sums of the most keys still fit: -128 · 512 · 32768 = -2^31.
     const P_SCALE: f32 = if BLOCK_SCALED { 32_768.0 } else { <I16 as Gemv>::P_SCALE };
     type Operand = Int;
     /// Upper and lower digits; likewise of sums.
@@ -109,8 +114,8 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
 
     #[inline(always)]
     unsafe fn pack<S: Isa>(s: S, source: Source, dim: usize, factor: f32, to: *mut f32) -> f32 {
-        // SAFETY: this function's contract. Two bytes of each element fill half of the line: room for what sums begin with,
-        // too. Vectors are split where they lie.
+        // SAFETY: this function's contract. Two bytes of each element fill half of the line: room
+        // for what sums begin with, too. Vectors are split where they lie.
         unsafe {
             let factor = <I16 as Gemv>::pack(s, source, dim, factor, to);
             let numbers = to.cast::<i16>();
@@ -148,7 +153,7 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     #[inline(always)]
     unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> [S::I32; 2] {
         let at = digits(line, d);
-        // SAFETY: this function's contract.
+        // SAFETY: a packed row with a vector of elements from `d` on (caller).
         unsafe { [s.load_i32(at), s.load_i32(at.add(S::LANES))] }
     }
 
@@ -156,11 +161,11 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     unsafe fn begin<S: Isa>(s: S, line: *const f32, dim: usize, d: usize) -> [S::I32; 2] {
         let at = beginning::<S, BLOCK_SCALED>(line, dim, d);
         if BLOCK_SCALED {
-            // SAFETY: this function's contract: written by `pack`.
+            // SAFETY: `pack` wrote it behind the packed row (caller).
             let [low, high] = unsafe { [at.read(), at.add(1).read()] };
             return [s.splat_i32(low), s.splat_i32(high)];
         }
-        // SAFETY: as above.
+        // SAFETY: `pack` wrote it behind the packed row (caller).
         [s.splat_i32(0), unsafe { s.load_i32(at) }]
     }
 
@@ -168,10 +173,10 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     unsafe fn load_kv<S: Isa, T: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
         if BLOCK_SCALED {
             let [low, high] = blocks::<T>(row, d);
-            // SAFETY: this function's contract.
+            // SAFETY: the row has a vector of elements from `d` on (caller).
             return unsafe { s.load_halves(low, high) };
         }
-        // SAFETY: this function's contract.
+        // SAFETY: the row has a vector of elements from `d` on (caller).
         unsafe { s.load_i32(row.wrapping_add(d).cast()) }
     }
 
@@ -179,10 +184,10 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
         if BLOCK_SCALED {
             let [low, _] = blocks::<T>(row, d);
-            // SAFETY: this function's contract: rows have whole blocks.
+            // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
             return unsafe { s.load_lower_half(low) };
         }
-        // SAFETY: this function's contract; an array is as long as any vector.
+        // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
         unsafe { s.load_i32(padded(row, d, n, 1).as_ptr().cast()) }
     }
 
@@ -224,7 +229,7 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
 
     #[inline(always)]
     unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32) {
-        // SAFETY: this function's contract.
+        // SAFETY: the line has a vector from `key` on (caller).
         unsafe { s.store_digits(digits_of_keys::<S>(line, key).cast_mut(), p) };
     }
 
@@ -238,7 +243,7 @@ impl<const BLOCK_SCALED: bool> Gemv for Digits<BLOCK_SCALED> {
     unsafe fn weights<S: Isa>(s: S, lines: [*const f32; 2], key: usize) -> [S::I32; 2] {
         let [low, high] = lines.map(|line| {
             let at = digits_of_keys::<S>(line, key).cast::<i32>();
-            // SAFETY: this function's contract.
+            // SAFETY: `store_probabilities` wrote both lines (caller).
             unsafe { [at.read_unaligned(), at.wrapping_byte_add(S::LANES).read_unaligned()] }
         });
         [s.splat_halves(low[0], high[0]), s.splat_halves(low[1], high[1])]

@@ -1,14 +1,14 @@
-//! A compute type whose engine multiplies whole tiles, in plain Rust: bf16 as matrix units have it (Intel AMX's
-//! `tdpbf16ps`). It exists for the crate's own tests alone, and proves that [`Gemm::score_span`] and
-//! [`Gemm::value_span`] are all that such an engine overrides.
+//! A compute type whose engine multiplies whole tiles, in plain Rust: bf16 as matrix units have it
+//! (Intel AMX's `tdpbf16ps`). It exists for the crate's own tests alone, and proves that
+//! [`Gemm::score_span`] and [`Gemm::value_span`] are all that such an engine overrides.
 //!
 //! | product | A: 16 rows of 16 words | B: 16 words by 16 lanes | C: 16 rows of 16 lanes |
 //! |---|---|---|---|
 //! | scores | 16 keys, their staged rows | the packed panel of queries | scores of 16 keys |
 //! | outputs | 16 elements of V, transposed | probabilities of 16 pairs of keys | 16 elements of the output |
 //!
-//! A word is a pair of bf16. Spans begin at multiples of 32 keys, so that a tile of V has whole groups; K is staged, so
-//! that a tile has 16 rows behind the last key, too.
+//! A word is a pair of bf16. Spans begin at multiples of 32 keys, so that a tile of V has whole
+//! groups; K is staged, so that a tile has 16 rows behind the last key, too.
 
 use super::bf16::Bf16;
 use crate::attend::rows::{Rows, Source};
@@ -168,8 +168,8 @@ impl Gemm for Tiles {
             for step in (0..steps).step_by(SIDE) {
                 let here = SIDE.min(steps - step);
                 let row = k.rows.skip(key).base.wrapping_add(step * WORD);
-                // SAFETY: `here` words of rows of the caller's keys, and as many lines of the panel; a tile's rows of
-                // scores are the caller's.
+                // SAFETY: `here` words of rows of the caller's keys, and as many lines of the
+                // panel; a tile's rows of scores are the caller's.
                 unsafe {
                     let a = load(row, k.rows.stride, keys, here);
                     let b = load(queries.add(step * lanes).cast(), lanes * WORD, here, columns);
@@ -203,13 +203,15 @@ impl Gemm for Tiles {
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
         let columns = Z * S::LANES;
-        // SAFETY: the caller's groups, with their scores; the end of the last 32 keys are scores of -inf.
+        // SAFETY: the caller's groups, with their scores; the end of the last 32 keys are scores of
+        // -inf.
         unsafe { probabilities.make_all(s, scores, n) };
         for d in (0..dim).step_by(SIDE) {
             let elements = SIDE.min(dim - d);
             let to = output.wrapping_add(d * lanes).cast::<u8>();
             let mut c = [[0; SIDE]; SIDE];
-            // SAFETY: elements of the caller's groups and of its output; words of probabilities that were made above.
+            // SAFETY: elements of the caller's groups and of its output; words of probabilities
+            // that were made above.
             unsafe {
                 if !fresh {
                     c = load(to, lanes * WORD, elements, columns);
@@ -240,8 +242,8 @@ mod tests {
 
     use crate::common_tests::description::Case;
 
-    /// Random descriptions, of which the table gives those of bf16 to [`super::Tiles`], agree with the definition
-    /// however they are run.
+    /// Random descriptions, of which the table gives those of bf16 to [`super::Tiles`], agree with
+    /// the definition however they are run.
     #[test]
     fn tiles_agree_with_the_definition() {
         for seed in 0..400 {

@@ -1,8 +1,9 @@
 //! How a compute type multiplies where query rows are few and lanes are elements of a head.
 //!
-//! A lane multiplies a 32-bit word at a time: one element, or [`Gemv::PACK`] neighbouring ones. So a vector holds
-//! `PACK` times as many elements as it has lanes. Of V, a word holds one element of `PACK` neighbouring keys, and what
-//! belongs to a vector of elements fills `PACK` vectors, in the order of [`Lane::interleave`].
+//! A lane multiplies a 32-bit word at a time: one element, or [`Gemv::PACK`] neighbouring ones. So
+//! a vector holds `PACK` times as many elements as it has lanes. Of V, a word holds one element of
+//! `PACK` neighbouring keys, and what belongs to a vector of elements fills `PACK` vectors, in the
+//! order of [`Lane::interleave`].
 
 use crate::attend::rows::Source;
 use crate::dtype::{Dtype, Stored};
@@ -20,17 +21,19 @@ pub(crate) type SumLane<S, P> = <SumOf<P> as Registers>::Of<S>;
 /// What such a vector holds.
 pub(crate) type SumOf<P> = <<P as Gemv>::Sum as Registers>::Lane;
 
-/// Products of query rows with K, and of probabilities with V, as [`crate::decode`] strings them together.
+/// Products of query rows with K, and of probabilities with V, as [`crate::decode`] strings them
+/// together.
 ///
-/// All functions that take pointers need the elements that they name, valid for reads, or whole vectors, valid for
-/// writes.
+/// All functions that take pointers need the elements that they name, valid for reads, or whole
+/// vectors, valid for writes.
 pub(crate) trait Gemv: 'static {
     /// Its name, for people.
     const NAME: &'static str;
-    /// What K and V are stored as, if the type multiplies them as they are stored; `None` if it converts any type.
+    /// What K and V are stored as, if the type multiplies them as they are stored; `None` if it
+    /// converts any type.
     const DTYPE: Option<Dtype>;
-    /// Whether blocks of elements have scales beside them (Q8_0): then [`crate::decode::block_scaled`] takes the place
-    /// of the loops over rows without such scales.
+    /// Whether blocks of elements have scales beside them (Q8_0): then
+    /// [`crate::decode::block_scaled`] takes the place of the loops over rows without such scales.
     const BLOCK_SCALED: bool = false;
     /// Elements of a word, and keys that are weighted at a time: 1, 2 or 4.
     const PACK: usize;
@@ -38,8 +41,8 @@ pub(crate) trait Gemv: 'static {
     const MAX_ROWS: usize = usize::MAX;
     /// Keys of a block, at most, that sums can take.
     const MAX_KEYS: usize;
-    /// Whether the sums of a block are integers: relative to the largest score of the block, begun with 0, and weighted
-    /// where blocks meet. Else they continue those of the blocks before.
+    /// Whether the sums of a block are integers: relative to the largest score of the block, begun
+    /// with 0, and weighted where blocks meet. Else they continue those of the blocks before.
     const INT_ACC: bool;
     /// What a probability of 1 counts in the sums.
     const P_SCALE: f32;
@@ -50,8 +53,8 @@ pub(crate) trait Gemv: 'static {
     /// Sums of products.
     type Sum: Registers;
 
-    /// Packs a query row, zeros behind it up to whole vectors of words. Returns what its scores are still to be
-    /// multiplied by; scores are dot products times `factor`, in log2 units.
+    /// Packs a query row, zeros behind it up to whole vectors of words. Returns what its scores are
+    /// still to be multiplied by; scores are dot products times `factor`, in log2 units.
     ///
     /// # Safety
     /// `source` has a row of `dim` elements; `to` holds a row of f32 in as many vectors.
@@ -67,8 +70,9 @@ pub(crate) trait Gemv: 'static {
         unsafe { Self::Weight::load(s, line.byte_add(d * (4 / Self::PACK))) }
     }
 
-    /// What the sums of a score with a packed query row of `dim` elements begin with. With [`Gemv::BLOCK_SCALED`], what
-    /// is to be taken from those of the two blocks of a vector of elements from `d` on.
+    /// What the sums of a score with a packed query row of `dim` elements begin with. With
+    /// [`Gemv::BLOCK_SCALED`], what is to be taken from those of the two blocks of a vector of
+    /// elements from `d` on.
     ///
     /// # Safety
     /// `line` is a packed row of `dim` elements.
@@ -112,8 +116,8 @@ pub(crate) trait Gemv: 'static {
         Self::Sum::collapse(s, Self::add_score(s, q, k, Self::Sum::zero(s)))
     }
 
-    /// The sums of each half of the first `LANES` vectors, each in the lane of its number, less what [`Gemv::begin`]
-    /// gave: for [`Gemv::BLOCK_SCALED`].
+    /// The sums of each half of the first `LANES` vectors, each in the lane of its number, less
+    /// what [`Gemv::begin`] gave: for [`Gemv::BLOCK_SCALED`].
     #[inline(always)]
     fn sums_of_halves<S: Isa>(
         s: S,
@@ -123,12 +127,12 @@ pub(crate) trait Gemv: 'static {
         [SumOf::<Self>::sums(s, vectors), s.splat(0.0)]
     }
 
-    /// The probability 2^`x`, times [`Gemv::P_SCALE`], as it counts in the sum of probabilities. `x` is at most
-    /// [`crate::attend::RESCALE_THRESHOLD`], or at most 0 with [`Gemv::INT_ACC`].
+    /// The probability 2^`x`, times [`Gemv::P_SCALE`], as it counts in the sum of probabilities.
+    /// `x` is at most [`crate::attend::RESCALE_THRESHOLD`], or at most 0 with [`Gemv::INT_ACC`].
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32;
 
-    /// Writes a vector of probabilities of keys from `key` on, rounded, into a line of f32. Nothing before
-    /// `key + LANES` of the line is still to be read.
+    /// Writes a vector of probabilities of keys from `key` on, rounded, into a line of f32. Nothing
+    /// before `key + LANES` of the line is still to be read.
     ///
     /// # Safety
     /// The line has a vector from `key` on.
@@ -144,8 +148,8 @@ pub(crate) trait Gemv: 'static {
         unsafe { Self::Weight::broadcast(s, line.byte_add(key * (4 / Self::PACK)).cast()) }
     }
 
-    /// [`Gemv::weight`] of the first line for the lower half of a vector, and of the second line for the upper half: for
-    /// [`Gemv::BLOCK_SCALED`].
+    /// [`Gemv::weight`] of the first line for the lower half of a vector, and of the second line
+    /// for the upper half: for [`Gemv::BLOCK_SCALED`].
     ///
     /// # Safety
     /// Both lines have been written as [`Gemv::weight`] asks.
@@ -169,8 +173,8 @@ pub(crate) trait Gemv: 'static {
         sums
     }
 
-    /// Writes sums of outputs: as f32 in the order of elements; with [`Gemv::INT_ACC`] as integers, in the order that
-    /// they have in registers.
+    /// Writes sums of outputs: as f32 in the order of elements; with [`Gemv::INT_ACC`] as integers,
+    /// in the order that they have in registers.
     ///
     /// # Safety
     /// `PACK` vectors are writable at `to`.
@@ -220,8 +224,8 @@ pub(crate) const fn width<S: Isa, P: Gemv>() -> usize {
     S::LANES * P::PACK
 }
 
-/// `n` elements of `bytes` bytes each from element `d` of a row on, and zeros behind them. Kept out of line: LLVM lowers
-/// this loop to memcpy, and the call would spill the kernel's registers.
+/// `n` elements of `bytes` bytes each from element `d` of a row on, and zeros behind them. Kept out
+/// of line: LLVM lowers this loop to memcpy, and the call would spill the kernel's registers.
 ///
 /// # Safety
 /// The row has `d + n` elements; `n * bytes` is at most 64.

@@ -1,8 +1,9 @@
 //! The kernels of x86-64, best first.
 //!
-//! The number is the height of the register tile of prefill: keys of a score tile, elements of an output tile.
-//! With 32 registers, 8 x 2 accumulators hide the latency of FMA twice over and leave room for exp2. With 16
-//! registers, 6 x 2 accumulators, 2 query vectors and 1 broadcast fit; one more would spill.
+//! The number is the height of the register tile of prefill: keys of a score tile, elements of an
+//! output tile. With 32 registers, 8 x 2 accumulators hide the latency of FMA twice over and leave
+//! room for exp2. With 16 registers, 6 x 2 accumulators, 2 query vectors and 1 broadcast fit; one
+//! more would spill.
 
 use super::{Combination, Kernel};
 use crate::compute::f32::F32;
@@ -24,8 +25,8 @@ type Vnni = Avx512<avx512::Vnni>;
 #[cfg(not(fa_skip_avx512))]
 type AvxBf16 = Avx512<avx512::Bf16>;
 
-/// AVX-512 and its levels. `RUSTFLAGS="--cfg fa_skip_avx512"` leaves them out of development builds, which then take
-/// a third of the time.
+/// AVX-512 and its levels. `RUSTFLAGS="--cfg fa_skip_avx512"` leaves them out of development
+/// builds, which then take a third of the time.
 #[cfg(not(fa_skip_avx512))]
 pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<AvxBf16, Bf16, Bf16, Bf16, AvxBf16, 8>::new().only_where(machine::has_fast_bf16_dots),

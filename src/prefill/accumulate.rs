@@ -1,7 +1,9 @@
-//! Step 5: output += probabilities · V, transposed: a vector is one output element of all rows.
+//! Step 5: output += probabilities · V, word by word. The output is transposed: a vector is one
+//! element of the output for neighbouring rows.
 //!
-//! The first register tile makes the probabilities while it goes through the keys: the exponential
-//! keeps pipes busy that multiply-adds leave free, which a pass of its own would not.
+//! With 32 registers, the first register tile makes the probabilities while it goes through the
+//! keys: the exponential fills issue slots that multiply-adds leave free, which a pass of its own
+//! cannot.
 
 use std::ops::Range;
 
@@ -9,22 +11,23 @@ use super::gemm::{Gemm, Operand, RegisterTile, Sum, weighted};
 use super::softmax::Probabilities;
 use crate::attend::MAX_WIDTH;
 use crate::attend::rows::Rows;
-use crate::simd::Isa;
 use crate::simd::lane::Registers;
+use crate::simd::{Body, Isa};
 
-/// Elements of the tile that makes the probabilities: fewer than in others, so that what the
-/// exponential needs stays in registers, too.
-const FIRST: usize = 4;
+/// Output elements of the register tile that makes the probabilities: fewer than in other tiles, so
+/// that the constants of the exponential stay in registers, too.
+const EXP_TILE: usize = 4;
 
-/// Groups of keys ahead of the one that is added whose values are asked for: a tile takes a few elements
-/// of each row, at a row's distance, which machines foresee badly from the second level.
-const NEAR: usize = 4;
+/// Prefetch distance in V, in groups of keys: a tile reads a few elements of each row, at a row's
+/// stride, which L2 prefetchers do not track.
+const PREFETCH_GROUPS: usize = 4;
 
-/// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds them to the first
-/// elements of the output; returns how many elements that are. See [`accumulate`], which does the others.
+/// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds their
+/// products with V to the first elements of the output; returns how many elements these are.
+/// [`accumulate`] does the others.
 ///
 /// # Safety
-/// As [`accumulate`].
+/// As [`accumulate`], with `PACK` times as many vectors of scores in place of words.
 #[inline(always)]
 pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     s: S,
@@ -35,30 +38,31 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     output: *mut f32,
     lanes: usize,
     fresh: bool,
-    making: &mut Probabilities<S, F, Z>,
+    probabilities: &mut Probabilities<S, F, Z>,
 ) -> usize {
-    // SAFETY: FIRST or 1 of the caller's dim, which is at least 1.
+    let weight = probabilities.weight();
+    // SAFETY: EXP_TILE elements or 1 of the caller's dim, which is at least 1.
     unsafe {
-        if S::REGISTERS < 32 {
-            // Too few to do both: what is saved is lost to spilling, twice over.
-            making.make_all(s, scores, n);
+        if const { !S::EXP_IN_FIRST_TILE } {
+            probabilities.make_all(s, scores, n);
             0
-        } else if dim >= FIRST {
-            tile::<S, F, FIRST, Z>(s, scores, v, n, output, lanes, fresh, making.weight(), Some(making));
-            FIRST
+        } else if dim >= EXP_TILE {
+            tile::<S, F, EXP_TILE, Z>(s, scores, v, n, output, lanes, fresh, weight, Some(probabilities));
+            EXP_TILE
         } else {
-            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, making.weight(), Some(making));
+            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, weight, Some(probabilities));
             1
         }
     }
 }
 
-/// Adds `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes` wide, from element `d` on,
-/// in register tiles of `R` elements. Each element's sum runs over the groups in ascending order.
+/// Adds the products of `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes`
+/// wide, from element `d` on, in register tiles of `R` elements. Each element sums the groups in
+/// ascending order.
 ///
 /// # Safety
-/// `p` holds `n * Z` vectors of words, `v` `n` groups of `dim` words, `output` `Z` vectors in each of `dim`
-/// rows: initialised, or to be if `fresh`.
+/// `p` holds `n * Z` vectors of words, `v` holds `n` groups of `dim` words, and `output` holds `Z`
+/// vectors in each of `dim` rows: initialised, unless `fresh`.
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -72,7 +76,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     fresh: bool,
     weight: [S::F32; Z],
 ) {
-    // SAFETY: each tile of N elements is taken only while N are left of the caller's dim.
+    // SAFETY: a tile is computed only while as many of the caller's `dim` elements are left.
     unsafe {
         macro_rules! tiles_of {
             ($rows:expr) => {
@@ -85,15 +89,19 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
             };
         }
         tiles_of!(R);
-        tiles_of!(4);
+        if const { R > 4 } {
+            tiles_of!(4);
+        }
         tiles_of!(2);
         tiles_of!(1);
     }
 }
 
+/// One register tile: `R` elements of the output. With `probabilities`, `p` holds scores, which
+/// become words of probabilities on the way.
+///
 /// # Safety
-/// As [`accumulate`], for `R` elements from the first of `v` on. With `making`, `p` holds scores,
-/// which become probabilities.
+/// As [`accumulate`], for `R` elements from the first of `v` on.
 #[inline(always)]
 unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -104,10 +112,10 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     lanes: usize,
     fresh: bool,
     weight: [S::F32; Z],
-    making: Option<&mut Probabilities<S, F, Z>>,
+    probabilities: Option<&mut Probabilities<S, F, Z>>,
 ) {
     let mut sum = [[F::Sum::zero(s); Z]; R];
-    // SAFETY: r < R, z < Z, and `n` rows of probabilities and of V.
+    // SAFETY: `n` groups of probabilities and of V, and `R` elements of the output (caller).
     unsafe {
         if !fresh && !F::INT_ACC {
             for (r, sum) in sum.iter_mut().enumerate() {
@@ -117,30 +125,30 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             }
         }
         let mut row = v.base;
-        if let Some(making) = making {
-            // A copy, which can live in registers. Probabilities are made one group before they are used, so
-            // that the multiply-adds of one group never wait for its exponentials.
-            let mut made = *making;
+        if let Some(probabilities) = probabilities {
+            // A copy, which can live in registers. Probabilities are made one group before they are
+            // used, so that the multiply-adds of a group never wait for its exponentials.
+            let mut made = *probabilities;
             let mut words = made.make(s, p, p);
             for group in 1..n {
                 let at = p.add(group * Z * S::LANES);
                 let next = made.make(s, p.add(group * F::PACK * Z * S::LANES), at);
-                s.prefetch_near(row.wrapping_add(NEAR * v.stride));
-                weigh::<S, F, R, Z>(s, words, row, &mut sum);
+                s.prefetch_near(row.wrapping_add(PREFETCH_GROUPS * v.stride));
+                add_group::<S, F, R, Z>(s, words, row, &mut sum);
                 words = next;
                 row = row.wrapping_add(v.stride);
             }
-            weigh::<S, F, R, Z>(s, words, row, &mut sum);
-            *making = made;
+            add_group::<S, F, R, Z>(s, words, row, &mut sum);
+            *probabilities = made;
         } else {
             let mut p = p;
             for _ in 0..n {
-                s.prefetch_near(row.wrapping_add(NEAR * v.stride));
+                s.prefetch_near(row.wrapping_add(PREFETCH_GROUPS * v.stride));
                 let mut words = [F::Operand::load(s, p); Z];
                 for (z, words) in words.iter_mut().enumerate().skip(1) {
                     *words = F::Operand::load(s, p.add(z * S::LANES));
                 }
-                weigh::<S, F, R, Z>(s, words, row, &mut sum);
+                add_group::<S, F, R, Z>(s, words, row, &mut sum);
                 p = p.add(Z * S::LANES);
                 row = row.wrapping_add(v.stride);
             }
@@ -161,14 +169,14 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 /// # Safety
 /// `row` has `R` words.
 #[inline(always)]
-unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
+unsafe fn add_group<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     words: [Operand<S, F>; Z],
     row: *const u8,
     sum: &mut RegisterTile<Sum<S, F>, R, Z>,
 ) {
     for (r, sum) in sum.iter_mut().enumerate() {
-        // SAFETY: r < R.
+        // SAFETY: one of the `R` words of the row (caller).
         let x = unsafe { F::Operand::broadcast(s, row.wrapping_add(4 * r)) };
         for (sum, words) in sum.iter_mut().zip(words) {
             *sum = F::add_value(s, words, x, *sum);
@@ -176,12 +184,14 @@ unsafe fn weigh<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     }
 }
 
-/// Adds one key only to the rows that see it, those with a 1 in `sees`: for values that are not finite,
-/// whose product with the probability 0 of the other rows would be NaN.
+/// Adds one key to the rows that see it alone, those with a 1 in `sees`: for values that are not
+/// finite, whose product with the probability 0 of the other rows would be NaN. Kept out of line,
+/// because it is rare.
 ///
 /// # Safety
-/// As [`accumulate`] for one key, initialised.
-#[inline(always)]
+/// As [`accumulate`], for one key, with an output that is initialised.
+#[cold]
+#[inline(never)]
 pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     s: S,
     p: *const f32,
@@ -191,16 +201,37 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
     lanes: usize,
     sees: &[f32; MAX_WIDTH],
 ) {
-    for z in 0..Z {
-        // SAFETY: z < Z, and there are not more vectors.
-        let sees = s.gt(unsafe { s.load(sees.as_ptr().add(z * S::LANES)) }, s.splat(0.0));
-        for d in 0..dim {
-            // SAFETY: z < Z and d < dim.
-            unsafe {
-                let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
-                let at = output.add(d * lanes + z * S::LANES);
-                let old = s.load(at);
-                s.store(at, s.select(sees, s.fma(s.load(p.add(z * S::LANES)), x, old), old));
+    s.core().enter(Guarded::<Z> { p, v, dim, output, lanes, sees });
+}
+
+/// The arguments of [`accumulate_guarded`], which alone makes one.
+struct Guarded<'a, const Z: usize> {
+    p: *const f32,
+    v: *const u8,
+    dim: usize,
+    output: *mut f32,
+    lanes: usize,
+    sees: &'a [f32; MAX_WIDTH],
+}
+
+impl<const Z: usize> Body for Guarded<'_, Z> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Guarded { p, v, dim, output, lanes, sees } = self;
+        for z in 0..Z {
+            // SAFETY: the array has MAX_WIDTH lanes, at least those of Z vectors.
+            let sees = s.gt(unsafe { s.load(sees.as_ptr().add(z * S::LANES)) }, s.splat(0.0));
+            for d in 0..dim {
+                // SAFETY: an element of the key and of its output; the caller of `accumulate_guarded`
+                // vouches for both.
+                unsafe {
+                    let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
+                    let at = output.add(d * lanes + z * S::LANES);
+                    let old = s.load(at);
+                    s.store(at, s.select(sees, s.fma(s.load(p.add(z * S::LANES)), x, old), old));
+                }
             }
         }
     }
@@ -211,21 +242,48 @@ pub(crate) unsafe fn accumulate_guarded<S: Isa, const Z: usize>(
 /// # Safety
 /// `v` has the rows `keys`, of `dim` f32.
 #[inline(always)]
-pub(crate) unsafe fn first_not_finite(v: Rows, keys: Range<usize>, dim: usize) -> Option<usize> {
-    // The exponent field, all ones in infinities and NaN.
-    const EXPONENT: u32 = 0x7f80_0000;
-    for key in keys {
-        let row = v.skip(key).base.cast::<u32>();
-        // A maximum and no early exit, so that the loop becomes vector code.
-        let mut exponent = 0;
-        for d in 0..dim {
-            // SAFETY: `key` is one of the caller's rows, d < dim.
-            let bits = unsafe { row.wrapping_add(d).read_unaligned() };
-            exponent = exponent.max(bits & EXPONENT);
+pub(crate) unsafe fn first_not_finite<S: Isa>(
+    s: S,
+    v: Rows,
+    keys: Range<usize>,
+    dim: usize,
+) -> Option<usize> {
+    if keys.is_empty() { None } else { find(s, FirstNotFinite { v, keys, dim }) }
+}
+
+/// Kept out of line, so that the code exists once for each instruction set and not in each kernel.
+#[inline(never)]
+fn find<S: Isa>(s: S, body: FirstNotFinite) -> Option<usize> {
+    s.core().enter(body)
+}
+
+/// The arguments of [`first_not_finite`], which alone makes one.
+struct FirstNotFinite {
+    v: Rows,
+    keys: Range<usize>,
+    dim: usize,
+}
+
+impl Body for FirstNotFinite {
+    type Out = Option<usize>;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _s: S) -> Option<usize> {
+        // The exponent field, all ones in infinities and NaN.
+        const EXPONENT: u32 = 0x7f80_0000;
+        for key in self.keys {
+            let row = self.v.skip(key).base.cast::<u32>();
+            // A maximum and no early exit, so that the loop becomes vector code.
+            let mut exponent = 0;
+            for d in 0..self.dim {
+                // SAFETY: an element of one of the rows; the caller of `first_not_finite` vouches for them.
+                let bits = unsafe { row.wrapping_add(d).read_unaligned() };
+                exponent = exponent.max(bits & EXPONENT);
+            }
+            if exponent == EXPONENT {
+                return Some(key);
+            }
         }
-        if exponent == EXPONENT {
-            return Some(key);
-        }
+        None
     }
-    None
 }

@@ -1,4 +1,4 @@
-//! Step 6: division by the sum, and the way back from lanes to rows of the output.
+//! Step 6: division by the sum, and transposition from lanes to rows of the output.
 
 use std::ops::Range;
 
@@ -6,53 +6,85 @@ use super::softmax::State;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::dtype::{self, Dtype};
-use crate::simd::Isa;
 use crate::simd::transpose::Square;
+use crate::simd::{Body, Isa};
 use crate::view::Layout;
 use crate::work::query_tiles::QueryTile;
 
-/// Writes the output rows (and LSE) of one tile of `part` from its state; outputs are multiplied by `scale`.
+/// Writes the output rows, and log-sum-exps, of one lane tile from its state; outputs are
+/// multiplied by `scale`.
 ///
-/// A row that sees no key is 0 with LSE -inf. That is decided by what is visible, never by the
-/// sum: a row whose visible scores are all -inf, or one of which is NaN, is NaN.
+/// A row that sees no key is 0 with log-sum-exp -inf. Visibility decides that, never the sum: a row
+/// whose visible scores are all -inf, or one of whose scores is NaN, is NaN.
+///
+/// Kept out of line, so that the code exists once for each instruction set and not in each kernel.
 ///
 /// # Safety
-/// `state` is that of all keys, `Z` vectors wide; there are at most `Z * LANES` rows.
-#[inline(always)]
-pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
+/// `state` is that after all keys; there are at most as many rows as lanes, and they belong to the
+/// query tile.
+#[inline(never)]
+pub(crate) unsafe fn epilogue<S: Isa>(
     s: S,
     part: &QueryTile,
     tile_rows: Range<usize>,
     state: State,
     scale: f32,
 ) {
+    s.core().enter(Epilogue { part, tile_rows, state, scale });
+}
+
+/// The arguments of [`epilogue`], which alone makes one.
+struct Epilogue<'a, 'p> {
+    part: &'a QueryTile<'p>,
+    tile_rows: Range<usize>,
+    state: State,
+    scale: f32,
+}
+
+impl Body for Epilogue<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        // SAFETY: `epilogue` made this, and its caller vouches for state and rows.
+        unsafe { write(s, self) };
+    }
+}
+
+/// [`epilogue`], compiled for an instruction set.
+///
+/// # Safety
+/// As [`epilogue`].
+#[inline(always)]
+unsafe fn write<S: Isa>(s: S, what: Epilogue) {
+    let Epilogue { part, tile_rows, state, scale } = what;
     let (first, n) = (tile_rows.start, tile_rows.len());
     let problem = part.problem();
     let dim = problem.shape().dim_v;
     let (sequence, head) = (part.sequence(), part.head());
-    let width = Z * S::LANES;
-    let mut blind = [false; MAX_WIDTH];
+    let width = state.lanes;
+    let mut is_empty = [false; MAX_WIDTH];
     // Windows move with the row: if the first and the last row see something, so do all between.
     if sequence.visible(first).is_empty() || sequence.visible(first + n - 1).is_empty() {
-        for (lane, blind) in blind[..n].iter_mut().enumerate() {
-            *blind = sequence.visible(first + lane).is_empty();
+        for (lane, is_empty) in is_empty[..n].iter_mut().enumerate() {
+            *is_empty = sequence.visible(first + lane).is_empty();
         }
     }
     if problem.logits().hides() {
-        for (lane, blind) in blind[..n].iter_mut().enumerate() {
-            // SAFETY: a lane of the state.
-            let reference = unsafe { state.reference.add(lane).read() };
-            // Only a row without a finite score can be one that sees nothing.
-            *blind = reference == f32::NEG_INFINITY && !problem.sees_any(sequence, head, first + lane);
+        for (lane, is_empty) in is_empty[..n].iter_mut().enumerate() {
+            // SAFETY: a lane of the state (caller).
+            let running_max = unsafe { state.running_max.add(lane).read() };
+            // Only a row without a finite score can be one that sees no key.
+            *is_empty = running_max == f32::NEG_INFINITY && !problem.sees_any(sequence, head, first + lane);
         }
     }
     let sink = problem.sink(head);
     let Layout { dtype, stride: [_, _, stride], .. } = *problem.o().layout();
-    // SAFETY: the rows belong to `part`, which nobody else holds; lanes and elements are below
-    // `n` and `dim`.
+    // SAFETY: the rows are the query tile's alone (I3); lanes below `n` and elements below `dim`
+    // are those of the caller's state.
     unsafe {
-        // Zeros all get the same sign: that of a sum which underflows to 0 depends on the signs of
-        // values with weight 0, invisible ones included.
+        // All zeros get the same sign: that of a sum which underflows to 0 depends on the signs of
+        // values with weight 0, hidden ones included.
         let mut weight = [0.0; MAX_WIDTH];
         for (lane, weight) in weight[..width].iter_mut().enumerate() {
             *weight = scale / state.sum.add(lane).read();
@@ -60,7 +92,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
         if sink != f32::NEG_INFINITY {
             for (lane, weight) in weight[..n].iter_mut().enumerate() {
                 let (share, _) =
-                    with_sink(sink, state.reference.add(lane).read(), state.sum.add(lane).read());
+                    with_sink(sink, state.running_max.add(lane).read(), state.sum.add(lane).read());
                 *weight = share * scale;
             }
         }
@@ -74,7 +106,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
                 if dtype == Dtype::F32 && rows == S::LANES {
                     s.transpose(sums, width * 4, out.cast::<f32>().wrapping_add(d), stride, Some(weights));
                 } else {
-                    // What lies behind the last row is not written, and other types not as they are.
+                    // Nothing behind the last row is written, and other types are converted.
                     let mut square = Square::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(sums, width * 4, square, S::LANES * 4, Some(weights));
@@ -87,7 +119,7 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             }
             for lane in 0..rows {
                 let row = out.wrapping_add(lane * stride);
-                if blind[from + lane] {
+                if is_empty[from + lane] {
                     blank_bytes(row, problem.o().layout().row_bytes());
                 } else {
                     for d in d..dim {
@@ -98,11 +130,11 @@ pub(crate) unsafe fn epilogue<S: Isa, const Z: usize>(
             }
         }
         if problem.lse().is_some() {
-            for (lane, &blind) in blind[..n].iter().enumerate() {
-                let x = if blind {
+            for (lane, &is_empty) in is_empty[..n].iter().enumerate() {
+                let x = if is_empty {
                     sink
                 } else {
-                    log_sum_exp(sink, state.reference.add(lane).read(), state.sum.add(lane).read())
+                    log_sum_exp(sink, state.running_max.add(lane).read(), state.sum.add(lane).read())
                 };
                 if let Some(lse) = part.lse(first + lane) {
                     lse.write_unaligned(x);

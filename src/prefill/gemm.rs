@@ -11,8 +11,8 @@ use crate::simd::Isa;
 use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::work::query_tiles::TileSizes;
 
-/// Operands of one multiplication in registers: words of queries or probabilities, one a lane, or a word of a key or of
-/// values, the same in all lanes.
+/// Operands of one multiplication in registers: words of queries or probabilities, one a lane, or a
+/// word of a key or of values, the same in all lanes.
 pub(crate) type Operand<S, F> = <<F as Gemm>::Operand as Registers>::Of<S>;
 /// Sums of products in registers, one a lane.
 pub(crate) type Sum<S, F> = <<F as Gemm>::Sum as Registers>::Of<S>;
@@ -20,17 +20,19 @@ pub(crate) type Sum<S, F> = <<F as Gemm>::Sum as Registers>::Of<S>;
 /// A register tile: `Z` vectors for each of `R` keys, or for each of `R` elements of an output.
 pub(crate) type RegisterTile<T, const R: usize, const Z: usize> = [[T; Z]; R];
 
-/// Products of tiles of query rows with K, and of probabilities with V, and the form in which Q, K and V are read.
+/// Products of tiles of query rows with K, and of probabilities with V, and the form in which Q, K
+/// and V are read.
 ///
-/// Keys are taken [`Gemm::PACK`] at a time where they meet probabilities: a *group*. A lane has one 32-bit word with the
-/// probabilities of a group, and each element of V one word with the values of all its keys.
+/// Keys are taken [`Gemm::PACK`] at a time where they meet probabilities: a *group*. A lane has one
+/// 32-bit word with the probabilities of a group, and each element of V one word with the values of
+/// all its keys.
 ///
-/// The loops over words are [`Gemm::score_span`] and [`Gemm::value_span`]. A type whose engine works on whole tiles
-/// (matrix units) overrides these two; the loops over words then never run.
+/// The loops over words are [`Gemm::score_span`] and [`Gemm::value_span`]. A type whose engine
+/// works on whole tiles (matrix units) overrides these two; the loops over words then never run.
 ///
-/// All functions that take pointers need: every row named of a source, each of `dim` elements; staged rows valid for
-/// reads; scratch pointers valid for writes of the bytes that the matching function gave, 64-byte aligned, and not
-/// overlapping anything else.
+/// All functions that take pointers need: every row named of a source, each of `dim` elements;
+/// staged rows valid for reads; scratch pointers valid for writes of the bytes that the matching
+/// function gave, 64-byte aligned, and not overlapping anything else.
 pub(crate) trait Gemm: Sized + 'static {
     /// Its name, for people.
     const NAME: &'static str;
@@ -38,17 +40,18 @@ pub(crate) trait Gemm: Sized + 'static {
     const ROUNDS: bool;
     /// Keys of a group, and elements of a word of K: 1, 2 or 4.
     const PACK: usize;
-    /// Spans of keys begin at multiples of so many keys from the start of their block, and have room for as many: whole
-    /// groups, or whole tiles.
+    /// Spans of keys begin at multiples of so many keys from the start of their block, and have
+    /// room for as many: whole groups, or whole tiles.
     const SPAN_KEYS: usize = Self::PACK;
-    /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and to end a score with.
+    /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and
+    /// to end a score with.
     const PANEL_HEADER: usize;
     /// Keys of a block, at most, that sums can take.
     const MAX_KEYS: usize;
     /// Elements of a row of Q and K, at most, that sums can take.
     const MAX_DIM: usize;
-    /// Whether the sums of a block are integers: relative to the largest score of the block, begun with 0, and weighted
-    /// where blocks meet. Else they continue those of the blocks before.
+    /// Whether the sums of a block are integers: relative to the largest score of the block, begun
+    /// with 0, and weighted where blocks meet. Else they continue those of the blocks before.
     const INT_ACC: bool;
     /// What the largest probability of a block counts in integer sums.
     const P_SCALE: f32;
@@ -75,26 +78,27 @@ pub(crate) trait Gemm: Sized + 'static {
     /// Whether rows of V of a type can be read in place.
     fn reads_v(dtype: Dtype) -> bool;
 
-    /// Bytes of a staged row of K: an odd number of cache lines, so that the rows of a register tile never compete for
-    /// the same sets of the first-level cache. Saturates where no machine has the memory.
+    /// Bytes of a staged row of K: an odd number of cache lines, so that the rows of a register
+    /// tile never compete for the same sets of the first-level cache. Saturates where no machine
+    /// has the memory.
     #[inline(always)]
     fn staged_k_row(dim: usize) -> usize {
         (Self::steps(dim).div_ceil(16) | 1).saturating_mul(64)
     }
 
-    /// Bytes of a staged group of V, likewise: each element is a word.
+    /// Bytes of a staged group of V, where each element is a word: an odd number of cache lines.
     #[inline(always)]
     fn staged_v_row(dim: usize) -> usize {
         (dim.div_ceil(16) | 1).saturating_mul(64)
     }
 
-    /// Packs `n` query rows, transposed: `panel[line][lane]`, `lanes` wide, the missing lanes as zeros. Their products
-    /// with keys are scores in log2 units, which are dot products times `factor`. Returns whether scores may be NaN
-    /// without the sums showing it.
+    /// Packs `n` query rows, transposed: `panel[line][lane]`, `lanes` wide, the missing lanes as
+    /// zeros. Their products with keys are scores in log2 units, which are dot products times
+    /// `factor`. Returns whether scores may be NaN without the sums showing it.
     ///
     /// # Safety
-    /// See the trait; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) * lanes` words, and `scratch` as much as
-    /// `LANES` rows take.
+    /// See the trait; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) * lanes` words, and
+    /// `scratch` as much as `LANES` rows take.
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -112,15 +116,16 @@ pub(crate) trait Gemm: Sized + 'static {
     /// See the trait; `to` holds `n` staged rows.
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8);
 
-    /// Writes `n` rows of V as groups, beginning with key `first` of those that are staged. Where groups have more than
-    /// one key, a value that is not finite becomes 0, and the result is whether there was any; keys that follow in the
-    /// last group are 0.
+    /// Writes `n` rows of V as groups, beginning with key `first` of those that are staged. Where
+    /// groups have more than one key, a value that is not finite becomes 0, and the result is
+    /// whether there was any; keys that follow in the last group are 0.
     ///
     /// # Safety
     /// See the trait; `to` holds all groups; the keys before `first` have been staged.
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
 
-    /// What the dot products of a vector of packed queries begin with; the panel's first line is at `panel`.
+    /// What the dot products of a vector of packed queries begin with; the panel's first line is at
+    /// `panel`.
     ///
     /// # Safety
     /// `panel` is `lanes` wide, and has been packed.
@@ -132,7 +137,8 @@ pub(crate) trait Gemm: Sized + 'static {
     /// `sum` and the products of words of queries and of a key.
     fn add_score<S: Isa>(s: S, q: Operand<S, Self>, k: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
 
-    /// The scores whose dot products are `sum`: times the first line of the panel, if panels have a header.
+    /// The scores whose dot products are `sum`: times the first line of the panel, if panels have a
+    /// header.
     ///
     /// # Safety
     /// As [`Gemm::begin_score`].
@@ -146,7 +152,8 @@ pub(crate) trait Gemm: Sized + 'static {
         s.mul(sum, unsafe { s.load(panel) })
     }
 
-    /// The probabilities of a group from as many `scores` as it has keys, relative to `running_max`; added to `total`.
+    /// The probabilities of a group from as many `scores` as it has keys, relative to
+    /// `running_max`; added to `total`.
     fn probabilities<S: Isa>(
         s: S,
         scores: [S::F32; MAX_PACK],
@@ -160,9 +167,10 @@ pub(crate) trait Gemm: Sized + 'static {
     /// The probability of one key of a group in the word that a lane has.
     fn probability(word: u32, key: usize) -> f32;
 
-    /// Writes the scores of `n` keys of a span as `out[key][lane]`, `Z` vectors wide, against `Z` vectors of a packed
-    /// panel that is `lanes` wide; returns the largest score of each lane. A score has the same bits however keys are
-    /// cut into spans and rows into tiles. The default goes word by word, in register tiles of `R` keys.
+    /// Writes the scores of `n` keys of a span as `out[key][lane]`, `Z` vectors wide, against `Z`
+    /// vectors of a packed panel that is `lanes` wide; returns the largest score of each lane. A
+    /// score has the same bits however keys are cut into spans and rows into tiles. The default
+    /// goes word by word, in register tiles of `R` keys.
     ///
     /// # Safety
     /// As [`scores::scores`].
@@ -181,9 +189,10 @@ pub(crate) trait Gemm: Sized + 'static {
         unsafe { scores::scores::<S, Self, R, Z>(s, panel, lanes, k, n, dim, out, prefetch) }
     }
 
-    /// Turns the scores of `n` groups of keys of a span into probabilities, in place, and adds their products with V to
-    /// `Z` vectors of `output[element][lane]`, which is `lanes` wide; they begin the output if `fresh`. The default goes
-    /// word by word, in register tiles of `R` elements, and makes the probabilities within the first tile.
+    /// Turns the scores of `n` groups of keys of a span into probabilities, in place, and adds
+    /// their products with V to `Z` vectors of `output[element][lane]`, which is `lanes` wide; they
+    /// begin the output if `fresh`. The default goes word by word, in register tiles of `R`
+    /// elements, and makes the probabilities within the first tile.
     ///
     /// # Safety
     /// As [`accumulate`], with scores in place of probabilities.
@@ -200,7 +209,8 @@ pub(crate) trait Gemm: Sized + 'static {
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
         let weight = probabilities.weight();
-        // SAFETY: the caller's contract is that of the loops; the second one goes on behind the first.
+        // SAFETY: the caller's contract is that of the loops; the second one goes on behind the
+        // first.
         unsafe {
             let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, fresh, probabilities);
             accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, fresh, weight);

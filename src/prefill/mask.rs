@@ -1,8 +1,9 @@
-//! Step 3: what is not visible gets the score -inf, whatever its score was (NaN included).
+//! Step 3: windows. A key that a row does not see gets the score -inf, whatever its score was (NaN
+//! included).
 //!
-//! What a tile sees of a block is cut into spans. A key that no row sees is in none; a span is *full*
-//! when every row of its vectors sees all of it, and *partial* otherwise: then the register tiles at its
-//! ends are masked.
+//! What a lane tile sees of a block is cut into spans. A key that no row sees is in no span. A span
+//! is full if every row of its vectors sees all of it, and partial otherwise: then the register
+//! tiles at its ends are masked.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use crate::attend::blocks::clip;
 use crate::problem::Sequence;
 use crate::simd::Isa;
 
-/// A run of keys, and the neighbouring vectors of a tile whose rows see some of them.
+/// A range of keys, and the neighbouring vectors of a lane tile whose rows see some of them.
 pub(crate) struct Span {
     /// The keys.
     pub(crate) keys: Range<usize>,
@@ -20,24 +21,27 @@ pub(crate) struct Span {
     pub(crate) vectors: usize,
     /// The rows in these vectors.
     pub(crate) rows: Range<usize>,
-    /// Those of the keys that every row sees.
+    /// The keys that every row sees.
     by_all: Range<usize>,
 }
 
-/// Cuts what a tile of `rows` (at most [`super::VECTORS`] vectors) sees of a block into runs that
-/// are seen by the same vectors, in the order of the keys; empty where there are fewer. A key that
-/// only half of the tile sees then costs half a tile. Runs begin and end at whole groups of keys, counted
-/// from the start of the block, or at its end. With `whole` there is only one run for each vector: sums of a block
-/// that are rounded once must not depend on where it is cut.
-#[inline(always)]
-pub(crate) fn spans<S: Isa>(
+/// Cuts what a lane tile of `rows` (at most [`crate::attend::VECTORS`] vectors) sees of a block
+/// into spans that the same vectors see, in the order of the keys; some may be empty. A key that
+/// only half of the lane tile sees then costs half a tile. Spans begin at multiples of `group` keys
+/// from the start of the block, and end there or at the end of the block. With `whole` there is one
+/// span for each vector: sums of a block that are rounded once must not depend on where the block
+/// is cut. Kept out of line: it uses
+/// no vectors of `lanes`.
+#[inline(never)]
+pub(crate) fn spans(
+    lanes: usize,
     sequence: &Sequence,
     rows: &Range<usize>,
     block: &Range<usize>,
     group: usize,
     whole: bool,
 ) -> [Span; 3] {
-    let middle = rows.end.min(rows.start + S::LANES);
+    let middle = rows.end.min(rows.start + lanes);
     let low = whole_groups(clip(sequence.seen_by(&(rows.start..middle)), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;
@@ -64,7 +68,7 @@ pub(crate) fn spans<S: Isa>(
     ]
 }
 
-/// The groups of a block that have any of `keys`.
+/// `keys`, extended to whole groups of a block.
 #[inline(always)]
 fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range<usize> {
     if group == 1 || keys.is_empty() {
@@ -88,20 +92,20 @@ impl Span {
         Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
     }
 
-    /// The keys that every row sees, and those before and behind, counted from the first of the span: in
-    /// the order of the keys.
+    /// The keys before those that every row sees, these, and the keys behind them, counted from the
+    /// first key of the span.
     #[inline(always)]
     pub(crate) fn thirds(&self) -> [Range<usize>; 3] {
         let (start, end) = (self.by_all.start - self.keys.start, self.by_all.end - self.keys.start);
         [0..start, start..end, end..self.keys.len()]
     }
 
-    /// What each lane sees.
+    /// The keys that each lane sees.
     #[inline(always)]
     pub(crate) fn sight<S: Isa>(&self, sequence: &Sequence) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        // Counted in 32 bits from the first key on, which makes vector code of the loop: a block is at
-        // most i32::MAX keys long (see `plan`), and what lies far before it need not be told apart.
+        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
+        // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
         let n = self.keys.len() as i64;
         let window = sequence
             .window(self.rows.start)
@@ -117,21 +121,21 @@ impl Span {
     }
 }
 
-/// Which keys of a span each lane sees.
+/// The keys of a span that each lane sees.
 pub(crate) struct Sight {
-    /// First visible key, counted from the first of the span.
+    /// First visible key, counted from the first key of the span.
     low: [i32; MAX_WIDTH],
-    /// The key behind the last visible one, likewise.
+    /// The key behind the last visible one, counted from the first key of the span.
     high: [i32; MAX_WIDTH],
 }
 
 impl Sight {
-    /// One truth value a lane of the span's vector `z`: does its row see this key?
+    /// Whether the row of each lane of the span's vector `z` sees a key.
     #[inline(always)]
     pub(crate) fn lanes<S: Isa>(&self, s: S, key: usize, z: usize) -> S::Mask {
         let at = z * S::LANES;
         assert!(at + S::LANES <= MAX_WIDTH);
-        // SAFETY: in bounds by the assertion, which the compiler resolves.
+        // SAFETY: in bounds by the assertion, which the compiler evaluates.
         unsafe {
             let low = s.load_i32(self.low.as_ptr().add(at));
             let high = s.load_i32(self.high.as_ptr().add(at));
@@ -140,7 +144,7 @@ impl Sight {
     }
 }
 
-/// Sets the scores of `keys` that are not visible to -inf and takes the others into the maximum.
+/// Sets the scores of hidden keys to -inf, and updates the maximum of each lane with the others.
 ///
 /// # Safety
 /// `scores` holds `Z` vectors for each of `keys` and of those before.
@@ -155,7 +159,7 @@ pub(crate) unsafe fn mask<S: Isa, const Z: usize>(
     let hidden = s.splat(f32::NEG_INFINITY);
     for key in keys {
         for (z, max) in max.iter_mut().enumerate() {
-            // SAFETY: key and z are below the caller's counts.
+            // SAFETY: one of the vectors for `keys` (caller).
             unsafe {
                 let at = scores.add((key * Z + z) * S::LANES);
                 let score = s.select(sight.lanes(s, key, z), s.load(at), hidden);

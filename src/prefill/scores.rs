@@ -1,4 +1,4 @@
-//! Step 1: scores of a block of keys, in log2 units, and their maximum for each row.
+//! Step 1: scores of a span of keys, in log2 units, and their maximum for each row, word by word.
 
 use super::gemm::{Gemm, RegisterTile};
 use super::prefetch::Prefetch;
@@ -6,17 +6,17 @@ use crate::attend::rows::Rows;
 use crate::simd::Isa;
 use crate::simd::lane::Registers;
 
-/// Keys, as scores meet them.
+/// Rows of K, and the scales of their scores.
 #[derive(Clone, Copy)]
 pub(crate) struct Keys {
-    /// Their rows, as the family reads them.
+    /// The rows, as the compute type reads them.
     pub(crate) rows: Rows,
-    /// What the scores of each are multiplied by, if that is not the same for all.
+    /// A factor for the scores of each key, if keys have different ones.
     pub(crate) scales: Option<*const f32>,
 }
 
 impl Keys {
-    /// From key `n` on.
+    /// The keys from key `n` on.
     #[inline(always)]
     pub(crate) fn skip(self, n: usize) -> Keys {
         Keys { rows: self.rows.skip(n), scales: self.scales.map(|scales| scales.wrapping_add(n)) }
@@ -27,7 +27,8 @@ impl Keys {
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`] for `n` keys; only families that are [`Gemm::INT_ACC`] have scales; `out` has room for `n * Z` vectors.
+/// As [`dot`], for `n` keys. `k` has scales only with [`Gemm::INT_ACC`]. `out` has room for `n * Z`
+/// vectors.
 #[inline(always)]
 pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -37,37 +38,43 @@ pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     n: usize,
     dim: usize,
     out: *mut f32,
-    ahead: &mut Prefetch,
+    prefetch: &mut Prefetch,
 ) -> [S::F32; Z] {
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     let mut key = 0;
-    // SAFETY: each tile of N keys is taken only while N keys are left of the caller's n, and
-    // written where `key` keys have been written before.
-    unsafe {
-        macro_rules! tiles_of {
-            ($rows:expr) => {
-                while n - key >= $rows {
-                    let tile = dot::<S, F, { $rows }, Z>(s, panel, lanes, k.skip(key), dim);
-                    store(s, &tile, out.add(key * Z * S::LANES), &mut max);
-                    ahead.step(s);
-                    key += $rows;
-                }
-            };
-        }
-        tiles_of!(R);
-        tiles_of!(4);
-        tiles_of!(2);
-        tiles_of!(1);
+    macro_rules! tile {
+        ($keys:expr) => {{
+            // SAFETY: as many of the caller's `n` keys are left, and stored behind the `key` keys before.
+            unsafe {
+                let tile = dot::<S, F, { $keys }, Z>(s, panel, lanes, k.skip(key), dim);
+                store(s, &tile, out.add(key * Z * S::LANES), &mut max);
+            }
+            $keys
+        }};
+    }
+    while n - key >= R {
+        key += tile!(R);
+        prefetch.step(s);
+    }
+    // The rest in one loop, so that the code of `step` exists only twice.
+    while key < n {
+        key += match n - key {
+            left if const { R > 4 } && left >= 4 => tile!(4),
+            left if left >= 2 => tile!(2),
+            _ => tile!(1),
+        };
+        prefetch.step(s);
     }
     max
 }
 
-/// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane's sum runs over the
-/// steps in ascending order whatever `R` and `Z` are, so that a score has the same bits in every tile shape.
+/// Scores, in log2 units, of `R` keys against `Z` vectors of packed queries. Each lane sums the
+/// steps in ascending order whatever `R` and `Z` are, so that a score has the same bits in every
+/// tile shape.
 ///
 /// # Safety
-/// `k` has at least `R` keys, each of `dim` elements, and `panel` is the first of `Z` neighbouring vectors of a
-/// packed panel `lanes` wide.
+/// `k` has at least `R` keys of `dim` elements. `panel` is the first of `Z` neighbouring vectors of
+/// a packed panel, which is `lanes` wide.
 #[inline(always)]
 unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -79,7 +86,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let Keys { rows, scales } = k;
     let mut sum = [[F::Sum::zero(s); Z]; R];
     for z in 0..Z {
-        // SAFETY: one of the caller's vectors.
+        // SAFETY: one of the `Z` vectors of the panel (caller).
         let begin = unsafe { F::begin_score(s, panel.add(z * S::LANES), lanes) };
         for sum in &mut sum {
             sum[z] = begin;
@@ -89,7 +96,8 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let mut key = rows.base;
     for _ in 0..F::steps(dim) {
         let mut row = key;
-        // SAFETY: the panel has Z vectors in each step, and each of the R rows as many words (caller).
+        // SAFETY: the panel has Z vectors for each step, and each of the R rows a word for it
+        // (caller).
         unsafe {
             let mut query = [F::Operand::load(s, q); Z];
             for (z, query) in query.iter_mut().enumerate().skip(1) {
@@ -106,11 +114,12 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         }
         key = key.wrapping_add(4);
     }
-    // Not flattened: that would not be unrolled, and the sums would live in memory.
+    // Nested loops, because LLVM would not unroll a flattened one, and the sums would live in
+    // memory.
     let mut tile = [[s.splat(0.0); Z]; R];
     for (tile, sum) in tile.iter_mut().zip(sum) {
         for (z, (tile, sum)) in tile.iter_mut().zip(sum).enumerate() {
-            // SAFETY: one of the caller's vectors.
+            // SAFETY: one of the `Z` vectors of the panel (caller).
             *tile = unsafe { F::end_score(s, panel.add(z * S::LANES), sum) };
         }
     }
@@ -118,7 +127,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         && let Some(scales) = scales
     {
         for (r, tile) in tile.iter_mut().enumerate() {
-            // SAFETY: one of the caller's keys.
+            // SAFETY: the keys have `R` scales (caller).
             let scale = s.splat(unsafe { scales.add(r).read() });
             for x in tile {
                 *x = s.mul(*x, scale);
@@ -128,7 +137,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     tile
 }
 
-/// Writes a tile and takes it into the maximum.
+/// Stores a tile of scores and updates the maximum of each lane.
 ///
 /// # Safety
 /// `out` has room for `R * Z` vectors.
@@ -143,7 +152,7 @@ unsafe fn store<S: Isa, const R: usize, const Z: usize>(
         for (z, &score) in row.iter().enumerate() {
             // NaN as the first operand leaves the maximum alone; it reappears as a probability.
             max[z] = s.max(score, max[z]);
-            // SAFETY: r < R and z < Z.
+            // SAFETY: one of the `R * Z` vectors of `out` (caller).
             unsafe { s.store(out.add((r * Z + z) * S::LANES), score) };
         }
     }

@@ -7,12 +7,12 @@ use super::semantics::{Position, Window};
 use crate::error::{Error, Refusal};
 use crate::view::Array;
 
-/// How the sequences of a batch lie in the tensors. By default sequence b is entry b of every tensor, and
-/// all have the same lengths.
+/// How the sequences of a batch lie in the tensors. By default sequence b is entry b of every
+/// tensor, and all have the same lengths.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
-    /// Q, O and LSE have one entry with the rows of all sequences behind one another: those of sequence b
-    /// from `starts_q[b]` to `starts_q[b + 1]`.
+    /// Q, O and LSE have one entry with the rows of all sequences behind one another: those of
+    /// sequence b from `starts_q[b]` to `starts_q[b + 1]`.
     pub starts_q: Option<Array<'a, i32>>,
     /// K and V, likewise.
     pub starts_kv: Option<Array<'a, i32>>,
@@ -20,13 +20,14 @@ pub struct Batch<'a> {
     pub kv_lens: Option<Array<'a, i32>>,
     /// K and V are pages.
     pub pages: Option<Pages<'a>>,
-    /// Query rows and keys for which a ragged batch is planned; at least those of the longest sequence.
+    /// Query rows and keys for which a ragged batch is planned; at least those of the longest
+    /// sequence.
     pub most: [usize; 2],
 }
 
 impl Batch<'_> {
-    /// Number of sequences, and rows for the longest, where their tensors have these extents; checks
-    /// that every sequence lies within.
+    /// Number of sequences, and rows for the longest, where their tensors have these extents;
+    /// checks that every sequence lies within.
     pub(super) fn sizes(&self, q: [usize; 3], kv: [usize; 3]) -> Result<Sizes, Refusal> {
         let (batch_q, len_q) = longest("cu_len_q", self.starts_q, q)?;
         let (batch_kv, len_kv) = match &self.pages {
@@ -58,7 +59,8 @@ impl Batch<'_> {
             if size == 0 || pages.starts.is_some_and(|starts| starts.len() != batch_q + 1) {
                 return Err(Error::Shape.into());
             }
-            // Lists that are all the same, and empty, are as many as they are said to be: no memory bounds them.
+            // Lists that are all the same, and empty, are as many as they are said to be: no memory
+            // bounds them.
             let is_one = pages.starts.is_none() && pages.stride == 0 && self.kv_lens.is_none();
             for b in 0..if is_one { batch_q.min(1) } else { batch_q } {
                 let len = self.kv_lens.map_or(len_kv, |lens| usize::try_from(lens.get(b)).unwrap_or(0));
@@ -191,8 +193,9 @@ impl Sequence {
         start..self.visible(rows.end - 1).end.max(start)
     }
 
-    /// The keys that a query row would see if there were infinitely many in both directions: the first,
-    /// and the one behind the last. Each row's window lies one key further than that of the row before.
+    /// The keys that a query row would see if there were infinitely many in both directions: the
+    /// first, and the one behind the last. Each row's window lies one key further than that of the
+    /// row before.
     pub fn window(&self, row: usize) -> [i64; 2] {
         let Window { left, right } = self.window;
         let position = self.position(row);

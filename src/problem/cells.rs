@@ -6,8 +6,8 @@ use super::batch::Sequence;
 use crate::error::{Error, Refusal};
 use crate::view::View;
 
-/// `[batch][heads_q][blocks of query rows]`, rows of a byte for each block of keys: nonzero = these rows see
-/// these keys, as far as nothing else hides them.
+/// `[batch][heads_q][blocks of query rows]`, rows of a byte for each block of keys: nonzero = these
+/// rows see these keys, as far as nothing else hides them.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockMask<'a> {
     /// The bytes.

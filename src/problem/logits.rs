@@ -1,4 +1,5 @@
-//! What happens to a score between the dot product and the softmax, and who sees what beyond windows.
+//! What happens to a score between the dot product and the softmax, and who sees what beyond
+//! windows.
 
 use std::ops::Range;
 
@@ -12,8 +13,8 @@ use crate::view::{Array, View};
 pub struct Logits<'a> {
     /// cap · tanh(score / cap) in place of the score; 0 = off.
     pub softcap: f32,
-    /// `[batch][heads_q][len_q]`, rows of len_kv elements: added to the scores (numbers, where -inf hides the
-    /// key), or telling which keys are seen (bool).
+    /// `[batch][heads_q][len_q]`, rows of len_kv elements: added to the scores (numbers, where -inf
+    /// hides the key), or telling which keys are seen (bool).
     pub mask: Option<View<'a>>,
     /// Block-sparse attention.
     pub cells: Option<BlockMask<'a>>,
@@ -23,8 +24,8 @@ pub struct Logits<'a> {
     pub sinks: Option<Array<'a, f32>>,
 }
 
-/// The slope of each query head: -slope · |p - j| is added to the score of the query at position p and key
-/// j (Press et al. 2021, arXiv:2108.12409).
+/// The slope of each query head: -slope · |p - j| is added to the score of the query at position p
+/// and key j (Press et al. 2021, arXiv:2108.12409).
 #[derive(Clone, Copy, Debug)]
 pub struct Slopes<'a> {
     /// `[batch][heads_q]`, or `[heads_q]` for all.

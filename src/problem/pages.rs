@@ -3,13 +3,14 @@
 use crate::error::{Error, Refusal};
 use crate::view::Array;
 
-/// K and V are `[page][head_kv][token of the page]`; key j of a sequence is token j % size of the page that
-/// is number j / size in the sequence's list.
+/// K and V are `[page][head_kv][token of the page]`; key j of a sequence is token j % size of the
+/// page that is number j / size in the sequence's list.
 #[derive(Clone, Copy, Debug)]
 pub struct Pages<'a> {
     /// The lists of all sequences.
     pub table: Array<'a, i32>,
-    /// Where each list begins in the table, and where the last ends, if they do not begin `stride` apart.
+    /// Where each list begins in the table, and where the last ends, if they do not begin `stride`
+    /// apart.
     pub starts: Option<Array<'a, i32>>,
     /// Entries of the table from one sequence to the next.
     pub stride: usize,
@@ -18,8 +19,8 @@ pub struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// Refuses sequence `b` of `len` keys if it has too few pages, or one that does not exist; there are
-    /// `count` pages of `size` tokens.
+    /// Refuses sequence `b` of `len` keys if it has too few pages, or one that does not exist;
+    /// there are `count` pages of `size` tokens.
     pub(super) fn check(&self, b: usize, len: usize, count: usize, size: usize) -> Result<(), Refusal> {
         let list = self.list(b).filter(|&[start, end]| start <= end && end <= self.table.len());
         let Some([start, end]) = list else {

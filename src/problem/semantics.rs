@@ -13,8 +13,8 @@ pub struct Window {
 /// Where the queries stand among the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// Query row 0 is at this key position: 0, the number of keys before it, or any other; rows that are
-    /// then at no key at all are none the worse for it.
+    /// Query row 0 is at this key position: 0, the number of keys before it, or any other; rows
+    /// that are then at no key at all are none the worse for it.
     At(i64),
     /// The last query row of each sequence is on its last key.
     End,

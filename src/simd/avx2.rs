@@ -15,7 +15,7 @@ token! {
 /// Calls intrinsics of the CPU features that the token of this file stands for.
 macro_rules! op {
     ($call:expr) => {{
-        // SAFETY: I4: every caller has a token, and only detection makes one, so the CPU has every
+        // SAFETY: I4: every caller has a token, which detection has made, so the CPU has every
         // feature of this file's list. Pointers lead to tables that are as long as what is read, or
         // are valid by the contract of the enclosing method (caller).
         unsafe { $call }
@@ -70,9 +70,15 @@ impl Isa for Avx2 {
     type F32 = __m256;
     type I32 = __m256i;
     type Mask = __m256;
+    type Core = Avx2;
 
     fn detect() -> Option<Self> {
         Self::probe()
+    }
+
+    #[inline(always)]
+    fn core(self) -> Self {
+        self
     }
 
     #[inline(always)]

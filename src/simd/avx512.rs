@@ -86,7 +86,7 @@ impl Level for Bf16 {
 /// Calls intrinsics of the CPU features that the token of this file stands for.
 macro_rules! op {
     ($call:expr) => {{
-        // SAFETY: I4: every caller has a token, and only detection makes one, so the CPU has every
+        // SAFETY: I4: every caller has a token, which detection has made, so the CPU has every
         // feature of this file's list. Pointers lead to tables that are as long as what is read, or
         // are valid by the contract of the enclosing method (caller).
         unsafe { $call }
@@ -133,10 +133,17 @@ impl<L: Level> Isa for Avx512<L> {
     type F32 = __m512;
     type I32 = __m512i;
     type Mask = __mmask16;
+    type Core = Avx512<Base>;
 
     #[inline(always)]
     fn detect() -> Option<Self> {
         L::probe().map(Avx512)
+    }
+
+    #[inline(always)]
+    fn core(self) -> Avx512<Base> {
+        // Every level has the features of the base.
+        Avx512(Base(()))
     }
 
     #[inline(always)]

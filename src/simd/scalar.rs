@@ -34,9 +34,15 @@ impl Isa for Scalar {
     type F32 = [f32; 4];
     type I32 = [i32; 4];
     type Mask = [bool; 4];
+    type Core = Scalar;
 
     fn detect() -> Option<Self> {
         Some(Scalar)
+    }
+
+    #[inline(always)]
+    fn core(self) -> Self {
+        self
     }
 
     #[inline(always)]

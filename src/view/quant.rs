@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{Array, ArrayMut, Layout, is_nested};
 use crate::error::Error;
 
-/// x = (stored - zero) · scale, where element d of row (b, h, t) has the scale and the zero at
-/// b · stride\[0\] + h · stride\[1\] + (t / group\[0\]) · stride\[2\] + (d / group\[1\]) · stride\[3\].
+/// x = (stored - zero) · scale, where element d of row (b, h, t) has the scale and the zero at b ·
+/// stride\[0\] + h · stride\[1\] + (t / group\[0\]) · stride\[2\] + (d / group\[1\]) · stride\[3\].
 #[derive(Clone, Copy, Debug)]
 pub struct Quant<'a> {
     /// None: 1.
@@ -32,7 +32,7 @@ pub enum ScaleGranularity {
 
 impl<'a> Quant<'a> {
     /// What shares a scale, if different rows of a head may be of different `entries`.
-    pub fn granularity(&self, entries: bool) -> ScaleGranularity {
+    pub(crate) fn granularity(&self, entries: bool) -> ScaleGranularity {
         match self.stride {
             _ if self.zero.is_some() => ScaleGranularity::Finer,
             [.., 0] if self.stride[2] != 0 || (entries && self.stride[0] != 0) => ScaleGranularity::PerToken,
@@ -48,7 +48,7 @@ impl<'a> Quant<'a> {
     }
 
     /// How many values a tensor of this layout needs; 0 if it has no element.
-    pub fn len(stride: [usize; 4], group: [usize; 2], layout: &Layout) -> Result<usize, Error> {
+    pub(crate) fn len(stride: [usize; 4], group: [usize; 2], layout: &Layout) -> Result<usize, Error> {
         let [batch, heads, tokens] = layout.extent;
         if layout.dim == 0 || layout.extent.contains(&0) {
             return Ok(0);
@@ -63,12 +63,12 @@ impl<'a> Quant<'a> {
     }
 
     /// What scales and zeros occupy.
-    pub fn addresses(&self) -> [Range<usize>; 2] {
+    pub(crate) fn addresses(&self) -> [Range<usize>; 2] {
         [self.scale, self.zero].map(|list| list.map_or(0..0, |list| list.addresses()))
     }
 
-    /// Whether there is a value for each element, and none is unfit that all of them share. Others are
-    /// data: one that is NaN makes its elements NaN.
+    /// Whether there is a value for each element, and none is unfit that all of them share. Others
+    /// are data: one that is NaN makes its elements NaN.
     pub(super) fn check(&self, layout: &Layout) -> Result<(), Error> {
         if self.group.contains(&0) {
             return Err(Error::ZeroExtent);
@@ -87,14 +87,14 @@ impl<'a> Quant<'a> {
 
     /// Where the values of a row's first elements are.
     #[inline(always)]
-    pub fn at(&self, [batch, head, token]: [usize; 3]) -> usize {
+    pub(crate) fn at(&self, [batch, head, token]: [usize; 3]) -> usize {
         let group = group(token, self.group[0], self.stride[2]);
         batch * self.stride[0] + head * self.stride[1] + group
     }
 
     /// Scale and zero of element `d` of the row whose first values are at `at`.
     #[inline(always)]
-    pub fn of(&self, at: usize, d: usize) -> [f32; 2] {
+    pub(crate) fn of(&self, at: usize, d: usize) -> [f32; 2] {
         let at = at + group(d, self.group[1], self.stride[3]);
         [self.scale.map_or(1.0, |scale| scale.get(at)), self.zero.map_or(0.0, |zero| zero.get(at))]
     }
@@ -150,8 +150,8 @@ impl QuantMut<'_> {
     }
 }
 
-/// Where the values of element (or token) `i` are among those of its axis. Divides only where there is
-/// something to tell apart, as rows are looked up one by one.
+/// Where the values of element (or token) `i` are among those of its axis. Divides only where there
+/// is something to tell apart, as rows are looked up one by one.
 #[inline(always)]
 fn group(i: usize, size: usize, stride: usize) -> usize {
     match (size, stride) {

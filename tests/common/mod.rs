@@ -7,9 +7,10 @@ use flash_attention::error::Error;
 use flash_attention::kernel::{Kernel, Path};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
+use flash_attention::pool::Own;
+use flash_attention::prepared::Prepared;
 use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Shape, Tensors};
 use flash_attention::reference::{self, Answer};
-use flash_attention::schedule;
 use flash_attention::view::{Element, Layout, Quant, View, ViewMut};
 
 /// A 64-bit congruential generator (Knuth's constants); the same numbers everywhere.
@@ -173,7 +174,7 @@ impl<T: Element> Inputs<T> {
         let quants = self.scales.each_ref().map(Quant::per_tensor);
         let view = |data, len, which: usize| {
             let view = View::of(data, layout::<T>(heads, len, dim)).unwrap();
-            if T::DTYPE == Dtype::I8 { view.quantised(&quants[which]).unwrap() } else { view }
+            if T::DTYPE == Dtype::I8 { view.quantised(quants[which]).unwrap() } else { view }
         };
         let tensors = Tensors {
             q: view(&self.q, len_q, 0),
@@ -228,7 +229,7 @@ pub fn kernels(dtype: Dtype) -> impl Iterator<Item = KernelPath> {
 
 pub fn run(problem: &mut Problem, kernel: KernelPath, threads: usize) -> Result<(), Error> {
     let plan = kernel.plan(problem.shape(), threads)?;
-    schedule::run(problem, &plan)
+    Prepared::with_plan(problem, plan).run_allocating(&Own)
 }
 
 pub fn layout<T: Element>(heads: usize, len: usize, dim: usize) -> Layout {

@@ -1,0 +1,78 @@
+//! Names of tensors and their fields in refusals, and what may be wrong with a tensor: the same
+//! words for C and for Rust.
+
+use super::{Error, Refusal};
+
+/// What the fields of a tensor are called. Each boundary uses those that its callers know.
+pub(crate) struct Names {
+    pub(crate) tensor: &'static str,
+    pub(crate) batch: &'static str,
+    pub(crate) heads: &'static str,
+    pub(crate) tokens: &'static str,
+    pub(crate) dim: &'static str,
+    pub(crate) dtype: &'static str,
+    pub(crate) stride: &'static str,
+    pub(crate) quant: &'static str,
+    pub(crate) quant_stride: &'static str,
+    pub(crate) group_tokens: &'static str,
+    pub(crate) group_dims: &'static str,
+}
+
+/// The [`Names`] of a tensor.
+macro_rules! names {
+    ($name:literal) => {
+        $crate::error::names::Names {
+            tensor: $name,
+            batch: concat!($name, ".batch"),
+            heads: concat!($name, ".heads"),
+            tokens: concat!($name, ".tokens"),
+            dim: concat!($name, ".dim"),
+            dtype: concat!($name, ".dtype"),
+            stride: concat!($name, ".stride"),
+            quant: concat!($name, ".quant"),
+            quant_stride: concat!($name, ".quant.stride"),
+            group_tokens: concat!($name, ".quant.group_tokens"),
+            group_dims: concat!($name, ".quant.group_dims"),
+        }
+    };
+}
+pub(crate) use names;
+
+pub(crate) const Q: Names = names!("q");
+pub(crate) const K: Names = names!("k");
+pub(crate) const V: Names = names!("v");
+pub(crate) const O: Names = names!("o");
+pub(crate) const LSE: Names = names!("lse");
+pub(crate) const MASK: Names = names!("mask");
+
+/// More bytes than a pointer can step over.
+pub(crate) const TOO_LARGE: &str = "more bytes than an address space holds";
+
+impl Names {
+    /// Refuses the scales of this tensor.
+    pub(crate) fn refuse_scales(&self, error: Error) -> Refusal {
+        match error {
+            Error::Shape => Refusal::about(error, self.quant, "fewer values than the tensor needs"),
+            Error::QuantScale => {
+                Refusal::about(error, self.quant, "a value shared by the whole tensor is NaN or infinite")
+            }
+            _ => error.into(),
+        }
+    }
+}
+
+/// What is wrong with a tensor of which no view can be made; `None` where the error says it all.
+pub(crate) fn flaw(error: Error) -> Option<&'static str> {
+    match error {
+        Error::Null => Some("NULL, but there are elements"),
+        Error::Shape => Some("its slice is shorter than shape and strides say"),
+        Error::Stride => Some("strides let rows overlap each other"),
+        Error::Overflow => Some(TOO_LARGE),
+        _ => None,
+    }
+}
+
+/// A size in a refusal. What is larger than any integer there is told as the largest.
+pub(crate) fn number(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
