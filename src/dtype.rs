@@ -114,16 +114,12 @@ impl Dtype {
         dim.div_ceil(self.block()).checked_mul(self.block_bytes())
     }
 
-<<<<<<< HEAD
-    /// Whether elements are floating-point numbers, which need no scale.
-=======
     /// Whether a tensor of this type may have scales and zero points ([`crate::view::Quant`]).
     pub const fn takes_scales(self) -> bool {
         matches!(self, Dtype::I8)
     }
 
-    /// Whether elements are floating-point numbers of their own, without a scale.
->>>>>>> origin/main
+    /// Whether elements are floating-point numbers, which need no scale.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
     }

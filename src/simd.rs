@@ -2,9 +2,9 @@
 //!
 //! A token is a proof: it is made by detection, or from the token of a larger instruction set, so
 //! whoever holds it may execute every instruction behind its methods (invariant I4 in
-//! `docs/safety.md`). Methods are `#[inline(always)]` and
-//! become single instructions inside [`Isa::enter`], the one place where code is compiled for the
-//! instruction set. Called elsewhere they are slow, never unsound.
+//! `docs/safety.md`). Methods are `#[inline(always)]` and become single instructions inside
+//! [`Isa::enter`], the one place where code is compiled for the instruction set. Called elsewhere
+//! they are slow, never unsound.
 
 use std::ffi::CStr;
 
