@@ -1,7 +1,8 @@
-//! Storage types: how bytes in memory become numbers.
+//! Storage types: how the bytes of a tensor become numbers.
 //!
-//! A new type is one file in this folder, which implements `Stored`, and one row in each of the small
-//! tables here. What is computed with the numbers is the affair of [`crate::compute`].
+//! A new type is one file in this folder, which implements `Stored`, and one line in each of the
+//! small tables here (see `docs/adding-a-dtype.md`). [`crate::compute`] has the arithmetic on the
+//! numbers.
 
 pub(crate) mod bf16;
 pub(crate) mod bool8;
@@ -19,18 +20,18 @@ pub enum Dtype {
     F32,
     /// IEEE 754 binary16.
     F16,
-    /// The upper half of a binary32.
+    /// bfloat16: the upper 16 bits of a binary32.
     Bf16,
     /// Signed 8-bit integer.
     I8,
-    /// Blocks of 32 signed 8-bit integers behind their binary16 scale.
+    /// Blocks of a binary16 scale and 32 signed 8-bit integers (ggml).
     Q8_0,
-    /// A byte that is 0 or not: masks.
+    /// A boolean in a byte, true if not 0: for masks.
     Bool8,
 }
 
 impl std::fmt::Display for Dtype {
-    /// As in the header, without its prefix.
+    /// The name in the C header, without its prefix.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Dtype::F32 => "F32",
@@ -43,8 +44,8 @@ impl std::fmt::Display for Dtype {
     }
 }
 
-/// Runs `$code` with `$Type` standing for the [`Stored`] of a type that Q, K and V may have. `Shape::of` refuses
-/// booleans there: no kernel is compiled for them.
+/// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that Q, K and V may have.
+/// `Shape::of` refuses booleans, so no kernel is compiled for them.
 macro_rules! with_qkv_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
         match $dtype {
@@ -60,7 +61,7 @@ macro_rules! with_qkv_type {
                 type $Type = $crate::dtype::bf16::Bf16;
                 $code
             }
-            // Refused before: any type will do.
+            // Booleans have been refused; any type compiles.
             $crate::dtype::Dtype::I8 | $crate::dtype::Dtype::Bool8 => {
                 type $Type = $crate::dtype::i8::I8;
                 $code
@@ -74,7 +75,7 @@ macro_rules! with_qkv_type {
 }
 pub(crate) use with_qkv_type;
 
-/// Runs `$code` with `$Type` standing for the [`Stored`] of any [`Dtype`].
+/// Runs `$code` with `$Type` as the [`Stored`] type of any [`Dtype`].
 macro_rules! with_stored {
     ($dtype:expr, $Type:ident => $code:expr) => {
         match $dtype {
@@ -89,7 +90,7 @@ macro_rules! with_stored {
 pub(crate) use with_stored;
 
 impl Dtype {
-    /// Elements that are stored together: rows have whole blocks of them.
+    /// Elements of a block: rows are stored as whole blocks.
     pub const fn block(self) -> usize {
         with_stored!(self, T => T::BLOCK)
     }
@@ -99,87 +100,92 @@ impl Dtype {
         with_stored!(self, T => T::BLOCK_BYTES)
     }
 
-    /// What distances between rows are multiples of, in bytes.
+    /// Byte strides between rows are multiples of this.
     pub const fn unit(self) -> usize {
         match self {
-            // The scale of each block.
+            // The size of a scale.
             Dtype::Q8_0 => 2,
             _ => self.block_bytes(),
         }
     }
 
-    /// Bytes of a row of `dim` elements; `None` if no address space has as many.
+    /// Bytes of a row of `dim` elements; `None` if the number overflows.
     pub const fn row_bytes(self, dim: usize) -> Option<usize> {
         dim.div_ceil(self.block()).checked_mul(self.block_bytes())
     }
 
-    /// Whether a tensor of this type may have scales and zeros: see [`crate::view::Quant`].
+    /// Whether a tensor of this type may have scales and zero points ([`crate::view::Quant`]).
     pub const fn takes_scales(self) -> bool {
         matches!(self, Dtype::I8)
     }
 
-    /// Whether elements are floating-point numbers of their own, without a scale.
+    /// Whether elements are floating-point numbers, which need no scale.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
     }
 }
 
-/// A storage type: how elements of a row become f32, which all of them do exactly.
+/// A storage type: converts elements of a row to f32. Every conversion is exact.
 pub(crate) trait Stored {
     /// Elements of a block.
     const BLOCK: usize;
     /// Bytes of a block.
     const BLOCK_BYTES: usize;
 
-    /// Element `d`.
+    /// Loads element `d`.
     ///
     /// # Safety
-    /// The row has an element `d`.
+    /// Element `d` of the row is readable.
     unsafe fn one(row: *const u8, d: usize) -> f32;
 
-    /// A vector of elements, from element `d` on.
+    /// Loads a vector of elements, from element `d` on.
     ///
     /// # Safety
-    /// The row has `d + LANES` elements; they are of one block, if blocks have more than one.
+    /// The row has `d + LANES` readable elements. If blocks have several elements, the vector lies
+    /// in one block.
     unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32;
 
-    /// The first `n` lanes of a vector of elements, fewer than `LANES`, from element `d` on; the others are 0.
+    /// Partial load: the first `n` lanes, fewer than `LANES`, from element `d` on. The other lanes
+    /// are 0, and memory behind the `n` elements is not read.
     ///
     /// # Safety
-    /// The row has `d + n` elements.
+    /// The row has `d + n` readable elements.
     #[inline(always)]
     unsafe fn load_first<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32
     where
         Self: Sized,
     {
-        // SAFETY: this method's contract; an array is as long as any vector.
-        unsafe { s.load(few::<Self>(row, d, n).as_ptr()) }
+        // SAFETY: `d + n` elements are readable (caller); I7: the array has MAX_LANES elements.
+        unsafe { s.load(load_elements::<Self>(row, d, n).as_ptr()) }
     }
 }
 
-/// Out of line: compilers make calls of such loops, which do not belong into kernels.
+/// Loads the first `n` elements from `d` on, one by one; the rest of the array is 0.
+///
+/// Kept out of line: LLVM lowers such loops to calls of memcpy, and a call inside a kernel spills
+/// its registers.
 ///
 /// # Safety
-/// As [`Stored::load_first`].
+/// The row has `d + n` readable elements.
 #[inline(never)]
-unsafe fn few<T: Stored>(row: *const u8, d: usize, n: usize) -> [f32; MAX_LANES] {
+unsafe fn load_elements<T: Stored>(row: *const u8, d: usize, n: usize) -> [f32; MAX_LANES] {
     let mut lanes = [0.0; MAX_LANES];
     for (i, lane) in lanes.iter_mut().enumerate().take(n) {
-        // SAFETY: i < n.
+        // SAFETY: `i < n`, and `d + n` elements are readable (caller).
         *lane = unsafe { T::one(row, d + i) };
     }
     lanes
 }
 
-/// Writes the first `n` lanes of `x` (at most `LANES`) as elements of `dtype`, rounded to nearest even, from
-/// element `d` of a row on. Only [`Dtype::is_float`] types are written.
+/// Stores the first `n` lanes of `x` (at most `LANES`) as elements of `dtype`, from element `d` of
+/// a row on, rounded to nearest even. `dtype` must be a floating-point type ([`Dtype::is_float`]).
 ///
 /// # Safety
-/// `row` has room for `d + n` elements.
+/// `n` elements of the row are writable from element `d` on.
 #[inline(always)]
 pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n: usize, x: S::F32) {
     let to = row.wrapping_add(d * dtype.block_bytes());
-    // SAFETY: room for `n` elements from there on; an array is as long as any vector.
+    // SAFETY: `n` elements are writable at `to` (caller); I7: the array has MAX_LANES elements.
     unsafe {
         match dtype {
             Dtype::F16 if n == S::LANES => s.store_f16(to.cast(), x),
@@ -187,7 +193,7 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
             Dtype::F16 | Dtype::Bf16 => {
                 let mut lanes = [0.0; MAX_LANES];
                 s.store(lanes.as_mut_ptr(), x);
-                store_few(dtype, to.cast(), &lanes[..n]);
+                store_elements(dtype, to.cast(), &lanes[..n]);
             }
             _ if n == S::LANES => s.store(to.cast(), x),
             _ => s.store_first(to.cast(), n, x),
@@ -195,13 +201,15 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
     }
 }
 
+/// Stores values as binary16 or bfloat16, one by one. Kept out of line, like [`load_elements`].
+///
 /// # Safety
-/// `to` has room for as many 16-bit numbers.
+/// As many 16-bit numbers as `values` has are writable at `to`.
 #[inline(never)]
-unsafe fn store_few(dtype: Dtype, to: *mut u16, values: &[f32]) {
+unsafe fn store_elements(dtype: Dtype, to: *mut u16, values: &[f32]) {
     for (i, &x) in values.iter().enumerate() {
         let bits = if dtype == Dtype::F16 { half::to_f16(x) } else { half::to_bf16(x) };
-        // SAFETY: one of them.
+        // SAFETY: `i` is below the number of values, which are writable at `to` (caller).
         unsafe { to.wrapping_add(i).write_unaligned(bits) };
     }
 }

@@ -1,9 +1,10 @@
-//! Instruction sets: one zero-sized token each, made only by detection.
+//! Instruction sets: the trait [`Isa`], and one zero-sized token type for each.
 //!
-//! A value of a type that implements `Isa` proves that the running CPU and its operating system
-//! support every instruction behind its methods, so arithmetic needs no further proof. Methods are
-//! `#[inline(always)]` and become single instructions inside `Isa::enter`, the one place where
-//! code is compiled for the instruction set; called elsewhere they would be slow, never unsound.
+//! A token is a proof: it is made by detection, or from the token of a larger instruction set, so
+//! whoever holds it may execute every instruction behind its methods (invariant I4 in
+//! `docs/safety.md`). Methods are `#[inline(always)]` and become single instructions inside
+//! [`Isa::enter`], the one place where code is compiled for the instruction set. Called elsewhere
+//! they are slow, never unsound.
 
 use std::ffi::CStr;
 
@@ -21,45 +22,87 @@ pub(crate) mod scalar;
 pub(crate) mod split16;
 pub(crate) mod transpose;
 
-/// A piece of code to be compiled for one instruction set.
+/// Code to be compiled for one instruction set.
 pub(crate) trait Body {
-    /// What it returns.
+    /// The result of the code.
     type Out;
-    /// The code. Implementations are `#[inline(always)]`, or they would be compiled without the
-    /// instructions that `s` stands for.
+    /// The code. Implementations must be `#[inline(always)]`: a function that is not inlined into
+    /// [`Isa::enter`] is compiled without the instructions of `s`.
     fn run<S: Isa>(self, s: S) -> Self::Out;
 }
 
-/// An instruction set: proof of its presence, and its operations on vectors of [`Isa::LANES`].
+/// An instruction set: proof of its presence, and its operations on vectors of [`Isa::LANES`] lanes
+/// of 32 bits, f32 or i32.
 ///
-/// NaN handling of `max` is that of x86: the second operand is returned if either is NaN.
+/// # What an instruction set writes
+///
+/// The constants and types below, and the 23 methods that have no default:
+///
+/// | section | methods |
+/// |---|---|
+/// | identity | `detect`, `core`, `enter` |
+/// | arithmetic | `splat`, `add`, `sub`, `mul`, `div`, `fma`, `max`, `min`, `exp2` |
+/// | comparison | `gt`, `select`, `any`, `within` |
+/// | horizontal | `total` |
+/// | integers | `splat_i32`, `to_f32` |
+/// | memory | `load`, `store`, `load_i32`, `store_i32` |
+///
+/// All other methods have defaults that work lane by lane through memory. They are correct on any
+/// machine, and slow. Override first what the inner loops of the kernels use:
+///
+/// 1. every compute type: `sums`, `largest`, `transpose`, `load_first`, `store_first`,
+///    `store_split`, `prefetch`, `prefetch_near`;
+/// 2. K, V and outputs of 16 or 8 bits: `load_bf16`, `load_f16`, `load_i8`, `store_bf16`,
+///    `store_f16`, `store_i8`;
+/// 3. all integer types: `sums_i32`, `total_i32`, `sub_i32`, `xor`; compute type i16: `dot_i16`,
+///    `pair_i16`, `load_i8_i16`, `store_i16`, `exp2_roughly`, `zip_i16` with `unzipped` and
+///    `zipped`;
+/// 4. compute type bf16: `dot_bf16`, `halves`, `halves_rounded`, `low_half`, `high_half`,
+///    `load_lower_half`, `exp2_roughly`, `zip_i16` with `unzipped` and `zipped`;
+/// 5. compute type i8: `dot_u8_i8`, `powers_u8`, `load_quads`;
+/// 6. compute type split16: `dot_u8_i8`, `load_digits`, `store_digits`, `join_digits`,
+///    `load_lower_half`, `zip_bytes` with `unzipped_bytes`; for Q8_0 also `load_halves`,
+///    `splat_halves`, `sums_of_halves`, `gather_f16`, `splat_f16`, `anew`.
+///
+/// # What methods may assume of each other
+///
+/// - `sums` and `total` add lanes in the same order: a dot product has the same bits whether it is
+///   summed alone or together with others. The default of `sums` is `total` of each vector.
+/// - `zip_i16`, `unzipped` and `zipped` belong together, and so do `zip_bytes` and
+///   `unzipped_bytes`: override all of a group, or none.
+/// - `load` and `store` take unaligned pointers; so do all other methods that read or write.
 pub(crate) trait Isa: Copy + 'static {
+    // ---- Identity ----
+
     /// The name that `fa_isa` reports and `fa_limit_isa` takes.
     const NAME: &'static CStr;
-    /// f32 (and i32) values in a vector; at most [`MAX_LANES`].
+    /// Lanes of a vector of f32 or i32: a power of two, at least 4 and at most [`MAX_LANES`].
     const LANES: usize;
-    /// Vector registers.
+    /// Architectural vector registers: the accumulators and operands that fit without spilling.
     const REGISTERS: usize;
-    /// Whether the first register tile of prefill's outputs makes the probabilities. With 16 registers
-    /// the exponential and the accumulators would spill.
+    /// Whether the first register tile of prefill's outputs makes the probabilities. With 16
+    /// registers the exponential and the accumulators would spill.
     const EXP_IN_FIRST_TILE: bool = Self::REGISTERS >= 32;
     /// A vector of f32.
     type F32: Copy;
-    /// A vector of i32.
+    /// A vector of i32, or of 32-bit words that pack narrower numbers.
     type I32: Copy;
-    /// One truth value a lane.
+    /// One truth value for each lane.
     type Mask: Copy;
-    /// The same without what only some compute families need: code that does not use that exists once.
+    /// The instruction set without extensions that only some compute types use, with the same
+    /// lanes, or `Self`. Code that needs no more is compiled for it, once for all extensions.
     type Core: Isa;
 
     /// The token, if the running machine has the instruction set.
     fn detect() -> Option<Self>;
-    /// The token of [`Isa::Core`].
+    /// The token of [`Isa::Core`], whose features are among those of `Self`.
     fn core(self) -> Self::Core;
-    /// Runs `body` compiled for this instruction set.
+    /// Runs `body`, compiled for this instruction set.
     fn enter<B: Body>(self, body: B) -> B::Out;
 
-    /// `x` in every lane.
+    // ---- Arithmetic ----
+
+    /// Broadcasts `x` to every lane.
     fn splat(self, x: f32) -> Self::F32;
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -69,384 +112,422 @@ pub(crate) trait Isa: Copy + 'static {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a / b`.
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a * b + c`, rounded once where the machine can.
+    /// `a * b + c`: a fused multiply-add (rounded once) if the machine has it, else rounded twice.
     fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
-    /// The larger of the two; `b` if either is NaN.
+    /// The larger of the two; `b` if either is NaN, as on x86.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// The smaller of the two; `b` if either is NaN.
+    /// The smaller of the two; `b` if either is NaN, as on x86.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// 2^x to within 1.6 ulp for x in [-110, 126]; below that exactly 0: see [`math::NOTHING`]. 2^n is exact for
-    /// integers n. NaN gives NaN. `tests/numerics.rs` sweeps it.
+    /// 2^x, with an error of at most 1.6 ulp for x in [-110, 126] and exactly 0 below (see
+    /// [`math::UNDERFLOW`]). 2^n is exact for integers n. NaN gives NaN. `tests/numerics.rs` sweeps
+    /// the range. Machines without a scaling instruction use [`math::exp2_by_table`].
     fn exp2(self, x: Self::F32) -> Self::F32;
-    /// `a > b`, false for NaN.
-    fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
-    /// `a` where the mask is true, else `b`.
-    fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// The sum of each of the first `LANES` vectors, in the lane of its number. All are added up in
-    /// the same order, so a sum does not depend on the number.
-    #[inline(always)]
-    fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32 {
-        fallback::sums(self, vectors)
-    }
-    /// The sum of the lanes, in the same order.
-    fn total(self, x: Self::F32) -> f32;
-    /// What [`Isa::sums`] says, of integers: exact, but for sums beyond 32 bits, which wrap.
-    #[inline(always)]
-    fn sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32 {
-        fallback::sums_i32(self, vectors)
-    }
-    /// The sum of the lanes, wrapping.
-    #[inline(always)]
-    fn total_i32(self, x: Self::I32) -> i32 {
-        fallback::total_i32(self, x)
-    }
-    /// The sums of the lower halves of the first `LANES` vectors, each in the lane of its number, and those of the upper
-    /// halves; wrapping.
-    #[inline(always)]
-    fn sums_of_halves(self, vectors: &[Self::I32; MAX_LANES]) -> [Self::I32; 2] {
-        blocks::sums_of_halves(self, vectors)
-    }
-    /// The largest lane; none is NaN.
-    #[inline(always)]
-    fn largest(self, x: Self::F32) -> f32 {
-        fallback::largest(self, x)
-    }
-    /// Whether any lane is true.
-    fn any(self, mask: Self::Mask) -> bool;
-
-    /// `x` in every lane.
-    fn splat_i32(self, x: i32) -> Self::I32;
-    /// `low` in every lane of the lower half, `high` in the others.
-    #[inline(always)]
-    fn splat_halves(self, low: i32, high: i32) -> Self::I32 {
-        blocks::splat_halves(self, low, high)
-    }
-    /// The same numbers as f32, rounded to nearest even.
-    fn to_f32(self, x: Self::I32) -> Self::F32;
-    /// What [`Isa::exp2`] promises, but to within 1e-4 of the result: for probabilities that are rounded to 8
-    /// or 16 bits.
+    /// 2^x to within 1e-4 of the result, with the range and the special values of [`Isa::exp2`]:
+    /// for probabilities that are rounded to 8 or 16 bits.
     #[inline(always)]
     fn exp2_roughly(self, x: Self::F32) -> Self::F32 {
         self.exp2(x)
     }
-    /// The upper halves of two f32, as bfloat16, those of `low` in the lower halves of the result.
+
+    // ---- Comparison ----
+
+    /// `a > b`; false if either is NaN.
+    fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    /// `low <= x && x < high`, of signed integers.
+    fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
+    /// `a` where the mask is true, else `b` (a blend).
+    fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Whether any lane is true.
+    fn any(self, mask: Self::Mask) -> bool;
+
+    // ---- Horizontal ----
+
+    /// Horizontal sums of the first `LANES` vectors: lane `i` is the sum of the lanes of
+    /// `vectors[i]`. The order of additions is the same for every `i`, and that of [`Isa::total`].
     #[inline(always)]
-    fn halves(self, low: Self::F32, high: Self::F32) -> Self::I32 {
-        fallback::halves(self, low, high)
+    fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32 {
+        fallback::sums(self, vectors)
     }
-    /// The same, rounded to nearest; neither is NaN, negative or near the end of f32.
+    /// Horizontal sum of one vector, with the order of additions of [`Isa::sums`].
+    fn total(self, x: Self::F32) -> f32;
+    /// Horizontal sums of the first `LANES` vectors of integers: lane `i` is the sum of the lanes
+    /// of `vectors[i]`, wrapping.
     #[inline(always)]
-    fn halves_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32 {
-        fallback::halves_rounded(self, low, high)
+    fn sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32 {
+        fallback::sums_i32(self, vectors)
     }
-    /// What is in the lower halves, as f32.
+    /// Horizontal sum of one vector of integers, wrapping.
     #[inline(always)]
-    fn low_half(self, x: Self::I32) -> Self::F32 {
-        fallback::low_half(self, x)
+    fn total_i32(self, x: Self::I32) -> i32 {
+        fallback::total_i32(self, x)
     }
-    /// `sum + a.low * b.low + a.high * b.high`, each lane a pair of bfloat16; the machine may take subnormal
-    /// numbers for 0.
+    /// Horizontal sums of the lower halves of the first `LANES` vectors, and those of the upper
+    /// halves: lane `i` of each result belongs to `vectors[i]`. Wrapping.
     #[inline(always)]
-    fn dot_bf16(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
-        math::dot_of_halves(self, sum, a, b)
+    fn sums_of_halves(self, vectors: &[Self::I32; MAX_LANES]) -> [Self::I32; 2] {
+        blocks::sums_of_halves(self, vectors)
     }
+    /// Horizontal maximum. No lane may be NaN.
+    #[inline(always)]
+    fn largest(self, x: Self::F32) -> f32 {
+        fallback::largest(self, x)
+    }
+
+    // ---- Integers ----
+
+    /// Broadcasts `x` to every lane.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// `low` in every lane of the lower half, `high` in every lane of the upper half.
+    #[inline(always)]
+    fn splat_halves(self, low: i32, high: i32) -> Self::I32 {
+        blocks::splat_halves(self, low, high)
+    }
+    /// Converts integers to f32, rounded to nearest even.
+    fn to_f32(self, x: Self::I32) -> Self::F32;
     /// `a - b`, wrapping.
     #[inline(always)]
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         fallback::sub_i32(self, a, b)
     }
-    /// The bits in which the two differ.
+    /// Bitwise exclusive or.
     #[inline(always)]
     fn xor(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         fallback::xor(self, a, b)
     }
-    /// `sum` and the products of the four bytes of each lane: unsigned ones of `a`, signed ones of `b`. Exact, but
-    /// for sums beyond 32 bits, which wrap.
+    /// Dot product of four bytes in each lane, added to `sum`: those of `a` are unsigned, those of
+    /// `b` signed. Products and their sums are exact; only the 32-bit accumulator wraps (no
+    /// saturation).
     #[inline(always)]
     fn dot_u8_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
-        math::dot_u8_i8(self, sum, a, b)
+        fallback::dot_u8_i8(self, sum, a, b)
     }
-    /// `sum` and the products of the two signed halves of each lane. Exact, but for sums beyond 32 bits, which wrap.
-    #[inline(always)]
-    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
-        fallback::dot_i16(self, sum, a, b)
-    }
-    /// Two numbers as signed 16-bit integers, rounded to nearest even, `low` in the lower halves; NaN is 0. Both
-    /// fit.
-    #[inline(always)]
-    fn pair_i16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
-        fallback::pair_i16(self, low, high)
-    }
-    /// 255 · 2^(x - top) of four `x` that are not above `top`, to within 0.6 % and rounded, as unsigned bytes of
-    /// each lane, the first one the lowest. 0 for -inf and NaN.
+    /// 255 · 2^(x - top) of four vectors, rounded to unsigned bytes with an error of at most 0.6 %:
+    /// byte `i` of each lane is from `x[i]`. No `x` may be above `top`. -inf and NaN give 0.
     #[inline(always)]
     fn powers_u8(self, x: [Self::F32; 4], top: Self::F32) -> Self::I32 {
         math::powers_u8(self, x, top)
     }
-    /// The halves of `a` and of `b` that have the same number next to each other, that of `a` in the lower half: what
-    /// [`Isa::unzipped`] puts in order.
-    #[inline(always)]
-    fn zip_i16(self, a: Self::I32, b: Self::I32) -> [Self::I32; 2] {
-        math::zip_i16(self, a, b)
-    }
-    /// Vectors whose lanes are in the order of [`Isa::zip_i16`], in that of the halves before.
-    #[inline(always)]
-    fn unzipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
-        x
-    }
-    /// The other way round.
-    #[inline(always)]
-    fn zipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
-        x
-    }
-    /// The bytes of four vectors that have the same number next to each other, that of the first vector the lowest:
-    /// what [`Isa::unzipped_bytes`] puts in order.
+    /// Interleaves the bytes of four vectors: each 32-bit word of the result is one byte of each,
+    /// that of `x[0]` lowest. The order of the words is the instruction set's own (x86 unpacks
+    /// within 128-bit lanes); [`Isa::unzipped_bytes`] restores the order of the bytes.
     #[inline(always)]
     fn zip_bytes(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
         split16::zip_bytes(self, x)
     }
-    /// Vectors whose lanes are in the order of [`Isa::zip_bytes`], in that of the bytes before.
+    /// Restores lane order after [`Isa::zip_bytes`]: lane `i` of the four vectors, taken as one,
+    /// then belongs to byte `i`.
     #[inline(always)]
     fn unzipped_bytes(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
         x
     }
-    /// `256 * upper + lower`, wrapping.
+    /// `256 * high + low`, wrapping: joins the accumulators of the two bytes of
+    /// [`Isa::load_digits`] and [`Isa::store_digits`].
     #[inline(always)]
-    fn join_digits(self, upper: Self::I32, lower: Self::I32) -> Self::I32 {
-        split16::join(self, upper, lower)
+    fn join_digits(self, high: Self::I32, low: Self::I32) -> Self::I32 {
+        split16::join(self, high, low)
     }
-    /// What is in the upper halves, as f32.
+
+    // ---- 16-bit halves ----
+    //
+    // A 32-bit lane packs two 16-bit numbers, bfloat16 or i16: a low half and a high half.
+
+    /// Packs two vectors as bfloat16 by truncation: `low` in the low halves, `high` in the high
+    /// ones.
+    #[inline(always)]
+    fn halves(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::halves(self, low, high)
+    }
+    /// Packs two vectors as bfloat16, rounded to nearest, ties up: `low` in the low halves, `high`
+    /// in the high ones. No lane may be NaN, negative or so large that it rounds to infinity.
+    #[inline(always)]
+    fn halves_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::halves_rounded(self, low, high)
+    }
+    /// The bfloat16 in the low halves, as f32.
+    #[inline(always)]
+    fn low_half(self, x: Self::I32) -> Self::F32 {
+        fallback::low_half(self, x)
+    }
+    /// The bfloat16 in the high halves, as f32.
     #[inline(always)]
     fn high_half(self, x: Self::I32) -> Self::F32 {
         fallback::high_half(self, x)
     }
-    /// `low <= x && x < high`.
-    fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
-
-    /// Asks for the cache line at `p` to be brought into the second-level cache; any address will
-    /// do, and none is read.
+    /// Dot product of the two bfloat16 in each lane, added to `sum`. The machine may take subnormal
+    /// numbers for 0, and its rounding is its own.
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        let _ = p;
+    fn dot_bf16(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
+        fallback::dot_bf16(self, sum, a, b)
+    }
+    /// Packs two vectors as i16, rounded to nearest even: `low` in the low halves, `high` in the
+    /// high ones. NaN becomes 0. All other values must fit.
+    #[inline(always)]
+    fn pair_i16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::pair_i16(self, low, high)
+    }
+    /// Dot product of the two i16 in each lane, added to `sum`. Exact but for the 32-bit
+    /// accumulator, which wraps.
+    #[inline(always)]
+    fn dot_i16(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::dot_i16(self, sum, a, b)
+    }
+    /// Interleaves the halves of two vectors: each word of the result is a half of `a` (low) and
+    /// the half of `b` with the same index (high). The order of the words is the instruction set's
+    /// own (x86 unpacks within 128-bit lanes); [`Isa::unzipped`] restores the order of the halves.
+    #[inline(always)]
+    fn zip_i16(self, a: Self::I32, b: Self::I32) -> [Self::I32; 2] {
+        fallback::zip_i16(self, a, b)
+    }
+    /// Restores lane order after [`Isa::zip_i16`]: lane `i` of the two vectors, taken as one, then
+    /// belongs to half `i`.
+    #[inline(always)]
+    fn unzipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
+        x
+    }
+    /// Permutes lanes into the order of [`Isa::zip_i16`]: the inverse of [`Isa::unzipped`].
+    #[inline(always)]
+    fn zipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
+        x
     }
 
-    /// The same into the first level.
-    #[inline(always)]
-    fn prefetch_near(self, p: *const u8) {
-        let _ = p;
-    }
+    // ---- Memory: vectors of 32-bit lanes ----
 
-    /// `p`, of which the compiler does not know that it is the same. So it does not keep the distances between it and others
-    /// for a loop that has more of them than there are registers.
-    #[inline(always)]
-    fn anew(self, p: *const u8) -> *const u8 {
-        p
-    }
-
-    /// Reads a vector; no alignment is needed.
+    /// Loads a vector; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load(self, p: *const f32) -> Self::F32;
-    /// Reads the first `n` lanes, fewer than `LANES`; the others are 0.
+    /// Partial load: the first `n` lanes, fewer than `LANES`. The other lanes are 0, and memory
+    /// behind the first `n` values is not read.
     ///
     /// # Safety
     /// `n` values are readable at `p`.
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: `n` values are readable at `p` (caller).
         unsafe { fallback::load_first(self, p, n) }
     }
-    /// Writes a vector; no alignment is needed.
+    /// Stores a vector; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store(self, p: *mut f32, x: Self::F32);
-    /// Writes the first `LANES / R` lanes to `p`, the next ones `step` values behind them, and so on; `R` divides
-    /// `LANES`, and no alignment is needed.
-    ///
-    /// # Safety
-    /// As many values are writable at each of these `R` places.
-    #[inline(always)]
-    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: Self::F32) {
-        // SAFETY: this method's contract.
-        unsafe { math::store_split::<Self, R>(self, p, step, x) }
-    }
-    /// Writes the first `n` lanes, fewer than `LANES`.
+    /// Partial store: the first `n` lanes, fewer than `LANES`. Memory behind them is not written.
     ///
     /// # Safety
     /// `n` values are writable at `p`.
     #[inline(always)]
     unsafe fn store_first(self, p: *mut f32, n: usize, x: Self::F32) {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: `n` values are writable at `p` (caller).
         unsafe { fallback::store_first(self, p, n, x) }
     }
-    /// Reads a vector of i32; no alignment is needed.
+    /// Stores a vector as `R` segments of `LANES / R` lanes, the first at `p`, each next one `step`
+    /// values further. `R` divides `LANES`; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES / R` values are writable at each of the `R` places.
+    #[inline(always)]
+    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: Self::F32) {
+        // SAFETY: each of the `R` places is writable (caller).
+        unsafe { fallback::store_split::<Self, R>(self, p, step, x) }
+    }
+    /// Loads a vector of i32; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
     unsafe fn load_i32(self, p: *const i32) -> Self::I32;
-    /// Writes a vector of i32; no alignment is needed.
+    /// Stores a vector of i32; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     unsafe fn store_i32(self, p: *mut i32, x: Self::I32);
-    /// Reads the first `LANES / 2` lanes; the others are 0.
+    /// Loads the lower half of a vector of i32. The lanes of the upper half are 0.
     ///
     /// # Safety
     /// `LANES / 2` values are readable at `p`.
     #[inline(always)]
     unsafe fn load_lower_half(self, p: *const i32) -> Self::I32 {
-        // SAFETY: this method's contract.
-        unsafe { math::load_lower_half(self, p) }
+        // SAFETY: half a vector is readable at `p` (caller).
+        unsafe { fallback::load_lower_half(self, p) }
     }
-    /// Reads `LANES / 2` lanes at `low`, and as many at `high`, in this order.
+    /// Loads the lower half of a vector of i32 from `low`, and the upper half from `high`.
     ///
     /// # Safety
-    /// They are readable at each.
+    /// `LANES / 2` values are readable at `low` and at `high`.
     #[inline(always)]
     unsafe fn load_halves(self, low: *const i32, high: *const i32) -> Self::I32 {
-        // SAFETY: this method's contract.
+        // SAFETY: half a vector is readable at `low` and at `high` (caller).
         unsafe { blocks::load_halves(self, low, high) }
     }
-    /// Reads twice as many signed bytes as there are lanes, as 16-bit integers.
-    ///
-    /// # Safety
-    /// `2 * LANES` values are readable at `p`.
-    #[inline(always)]
-    unsafe fn load_i8_i16(self, p: *const i8) -> Self::I32 {
-        // SAFETY: this method's contract.
-        unsafe { math::load_i8_i16(self, p) }
-    }
-    /// Reads four times as many signed 16-bit integers as there are lanes, not above 32,639, as two vectors of signed
-    /// bytes: 256 times the first, and the second, are the integers.
-    ///
-    /// # Safety
-    /// `4 * LANES` values are readable at `p`.
-    #[inline(always)]
-    unsafe fn load_digits(self, p: *const i16) -> [Self::I32; 2] {
-        // SAFETY: this method's contract.
-        unsafe { split16::load(self, p) }
-    }
-    /// Writes a vector as unsigned 16-bit integers, rounded to nearest even: their upper bytes, and behind all of those
-    /// the lower ones. NaN is 0; all others fit.
-    ///
-    /// # Safety
-    /// `2 * LANES` bytes are writable at `p`.
-    #[inline(always)]
-    unsafe fn store_digits(self, p: *mut u8, x: Self::F32) {
-        // SAFETY: this method's contract.
-        unsafe { split16::store(self, p, x) }
-    }
-    /// Reads a vector of binary16; no alignment is needed.
+
+    // ---- Memory: conversions ----
+
+    /// Loads `LANES` binary16 as f32; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> Self::F32 {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are readable at `p` (caller).
         unsafe { fallback::load_f16(self, p) }
     }
-    /// Reads two binary16 for each lane, `distance` bytes apart: of four lanes at a time, from lane `n` on, the first ones
-    /// are where `four(n)` says. No alignment is needed.
+    /// Loads one binary16 and broadcasts it as f32; no alignment is needed.
     ///
     /// # Safety
-    /// They are readable there.
+    /// One value is readable at `p`.
+    #[inline(always)]
+    unsafe fn splat_f16(self, p: *const u16) -> Self::F32 {
+        // SAFETY: one value is readable at `p` (caller).
+        self.splat(half::from_f16(unsafe { p.read_unaligned() }))
+    }
+    /// Gathers two binary16 for each lane, as f32: one at the lane's address, and one `distance`
+    /// bytes further. Lanes `n` to `n + 3`, for `n` a multiple of 4, have the addresses
+    /// `four(n)(0)` to `four(n)(3)`. No alignment is needed.
+    ///
+    /// # Safety
+    /// Both values of every lane are readable.
     #[inline(always)]
     unsafe fn gather_f16<At: Fn(usize) -> *const u8>(
         self,
         four: impl Fn(usize) -> At,
         distance: usize,
     ) -> [Self::F32; 2] {
-        // SAFETY: this method's contract.
+        // SAFETY: both values of every lane are readable (caller).
         unsafe { blocks::gather_f16(self, four, distance) }
     }
-    /// A binary16 in every lane; no alignment is needed.
-    ///
-    /// # Safety
-    /// It is readable at `p`.
-    #[inline(always)]
-    unsafe fn splat_f16(self, p: *const u16) -> Self::F32 {
-        // SAFETY: this method's contract.
-        self.splat(half::from_f16(unsafe { p.read_unaligned() }))
-    }
-    /// Reads a vector of bfloat16; no alignment is needed.
+    /// Loads `LANES` bfloat16 as f32; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> Self::F32 {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are readable at `p` (caller).
         unsafe { fallback::load_bf16(self, p) }
     }
-    /// Reads a vector of signed bytes as f32.
+    /// Loads `LANES` signed bytes as f32.
     ///
     /// # Safety
     /// `LANES` values are readable at `p`.
     #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> Self::F32 {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are readable at `p` (caller).
         unsafe { fallback::load_i8(self, p) }
     }
-    /// Element `d` and those behind it of four rows of bytes, one lane each, those of the first row the lowest.
+    /// Loads `2 * LANES` signed bytes, sign-extended to i16.
     ///
     /// # Safety
-    /// `LANES` bytes are readable at element `d` of each row.
+    /// `2 * LANES` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_i8_i16(self, p: *const i8) -> Self::I32 {
+        // SAFETY: 2 * LANES values are readable at `p` (caller).
+        unsafe { fallback::load_i8_i16(self, p) }
+    }
+    /// Loads `4 * LANES` i16, at most 32,639 each, split into signed bytes: a vector of high bytes
+    /// and one of low bytes, where each number is `256 * high + low`.
+    ///
+    /// # Safety
+    /// `4 * LANES` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_digits(self, p: *const i16) -> [Self::I32; 2] {
+        // SAFETY: 4 * LANES values are readable at `p` (caller).
+        unsafe { split16::load(self, p) }
+    }
+    /// Loads `LANES` bytes from each of four rows, from byte `d` on, interleaved: byte `r` of each
+    /// lane is from `rows[r]`. Lanes are in memory order.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at byte `d` of each row.
     #[inline(always)]
     unsafe fn load_quads(self, rows: [*const u8; 4], d: usize) -> Self::I32 {
-        // SAFETY: this method's contract.
-        unsafe { math::load_quads(self, rows, d) }
+        // SAFETY: LANES bytes are readable at byte `d` of each row (caller).
+        unsafe { fallback::load_quads(self, rows, d) }
     }
-    /// Writes a vector as binary16, rounded to nearest even; no alignment is needed.
+    /// Which of the `LANES` bytes at `p` are not 0.
+    ///
+    /// # Safety
+    /// `LANES` bytes are readable at `p`.
+    #[inline(always)]
+    unsafe fn nonzero(self, p: *const u8) -> Self::Mask {
+        // SAFETY: LANES bytes are readable at `p` (caller).
+        unsafe { fallback::nonzero(self, p) }
+    }
+    /// Stores a vector as binary16, rounded to nearest even; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, x: Self::F32) {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are writable at `p` (caller).
         unsafe { fallback::store_f16(self, p, x) }
     }
-    /// Writes a vector as bfloat16, rounded to nearest even; no alignment is needed.
+    /// Stores a vector as bfloat16, rounded to nearest even; no alignment is needed.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, x: Self::F32) {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are writable at `p` (caller).
         unsafe { fallback::store_bf16(self, p, x) }
     }
-    /// Writes a vector as signed bytes, rounded to nearest even, saturating; NaN becomes -128.
+    /// Stores a vector as signed bytes, rounded to nearest even, with saturation. NaN becomes -128.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, x: Self::F32) {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are writable at `p` (caller).
         unsafe { fallback::store_i8(self, p, x) }
     }
-    /// Writes a vector as signed 16-bit integers, rounded to nearest even; all of them fit.
+    /// Stores a vector as i16, rounded to nearest even. All values must fit.
     ///
     /// # Safety
     /// `LANES` values are writable at `p`.
     #[inline(always)]
     unsafe fn store_i16(self, p: *mut i16, x: Self::F32) {
-        // SAFETY: the caller has vouched for the values at `p`.
+        // SAFETY: LANES values are writable at `p` (caller).
         unsafe { fallback::store_i16(self, p, x) }
     }
-    /// Which of `LANES` bytes are not 0.
+    /// Stores a vector as u16, rounded to nearest even and split into bytes: all high bytes, then
+    /// all low bytes. NaN becomes 0. All other values must fit.
     ///
     /// # Safety
-    /// They are readable at `p`.
+    /// `2 * LANES` bytes are writable at `p`.
     #[inline(always)]
-    unsafe fn nonzero(self, p: *const u8) -> Self::Mask {
-        // SAFETY: the caller has vouched for the values at `p`.
-        unsafe { fallback::nonzero(self, p) }
+    unsafe fn store_digits(self, p: *mut u8, x: Self::F32) {
+        // SAFETY: 2 * LANES bytes are writable at `p` (caller).
+        unsafe { split16::store(self, p, x) }
     }
-    /// Transposes `LANES` rows of `LANES` values, each column multiplied by its lane of `factor`, all
-    /// zeros positive, or bit by bit if there is none; strides in bytes, no alignment is needed.
+
+    // ---- Prefetch ----
+
+    /// Software prefetch of the cache line at `p` into the L2 cache. Any address will do; none is
+    /// read. Does nothing by default.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        let _ = p;
+    }
+    /// Software prefetch of the cache line at `p` into the L1 cache. Any address will do; none is
+    /// read. Does nothing by default.
+    #[inline(always)]
+    fn prefetch_near(self, p: *const u8) {
+        let _ = p;
+    }
+    /// Optimisation barrier: hides `p` so that LLVM does not keep one register per row offset, of
+    /// which an unrolled loop can have more than there are registers. Does nothing by default.
+    #[inline(always)]
+    fn anew(self, p: *const u8) -> *const u8 {
+        p
+    }
+
+    // ---- Transposition ----
+
+    /// Transposes a tile of `LANES` rows of `LANES` values. With `factor`, column `i` of `from` is
+    /// multiplied by lane `i` of it, and products of -0 become +0; without, values keep their bits.
+    /// Strides are in bytes; no alignment is needed.
     ///
     /// # Safety
-    /// All rows are readable at `from` and writable at `to`, and the two do not overlap.
+    /// `LANES` rows of `LANES` values are readable at `from` and writable at `to`, and the two do
+    /// not overlap.
     #[inline(always)]
     unsafe fn transpose(
         self,
@@ -456,25 +537,42 @@ pub(crate) trait Isa: Copy + 'static {
         to_stride: usize,
         factor: Option<Self::F32>,
     ) {
-        // SAFETY: the caller has vouched for both squares.
+        // SAFETY: both tiles are valid and do not overlap (caller).
         unsafe { fallback::transpose(self, from, from_stride, to, to_stride, factor) }
     }
 }
 
-/// The widest vector of any instruction set, in f32 lanes: sizes of small arrays on the stack.
+/// Lanes of the widest vector of any instruction set: the size of small arrays on the stack, which
+/// then hold any vector.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// Runs a unit test on each instruction set that this machine has: the list that a new instruction
+/// set joins.
+#[cfg(test)]
+pub(crate) fn on_each_isa(test: impl Body<Out = ()> + Copy) {
+    fn on<S: Isa>(test: impl Body<Out = ()>) {
+        if let Some(s) = S::detect() {
+            s.enter(test);
+        }
+    }
+    on::<scalar::Scalar>(test);
+    #[cfg(target_arch = "x86_64")]
+    on::<avx2::Avx2>(test);
+    #[cfg(target_arch = "x86_64")]
+    on::<avx512::Avx512>(test);
+}
 
 /// Proof that the running machine has a list of CPU features.
 pub(crate) trait Token: Copy + 'static {
-    /// The token, if the machine has them.
+    /// The token, if the machine has the features.
     fn probe() -> Option<Self>;
-    /// Runs `body` compiled for them.
+    /// Runs `body`, compiled with the features.
     fn compiled_for<B: Body>(self, body: B) -> B::Out;
 }
 
-/// Makes the token type of an instruction set from its one list of CPU features: the list that
-/// detection asks for is the list that [`Isa::enter`] compiles for, so they cannot drift apart. Behind `as`
-/// stands what makes an [`Isa`] of a token.
+/// Defines the token type of an instruction set from one list of x86 CPU features. Detection asks
+/// for the list, and [`Isa::enter`] compiles for it, so the two cannot drift apart. The expression
+/// after `as` makes an [`Isa`] of a token.
 #[cfg(target_arch = "x86_64")]
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident as $wrap:expr; $($feature:tt),+) => {
@@ -494,7 +592,7 @@ macro_rules! token {
                 fn inner<B: $crate::simd::Body>(s: $name, body: B) -> B::Out {
                     body.run($wrap(s))
                 }
-                // SAFETY: `self` exists, so `probe` found every feature of the same list.
+                // SAFETY: I4: `self` exists, so `probe` has found every feature of this list.
                 unsafe { inner(self, body) }
             }
         }

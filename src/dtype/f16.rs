@@ -1,9 +1,9 @@
-//! IEEE 754 binary16.
+//! IEEE 754 binary16 (half precision).
 
 use super::Stored;
 use crate::simd::{Isa, half};
 
-/// See [`super::Dtype::F16`].
+/// [`Stored`] of [`super::Dtype::F16`].
 pub(crate) enum F16 {}
 
 impl Stored for F16 {
@@ -12,13 +12,13 @@ impl Stored for F16 {
 
     #[inline(always)]
     unsafe fn one(row: *const u8, d: usize) -> f32 {
-        // SAFETY: this method's contract.
+        // SAFETY: element `d` is readable (caller).
         half::from_f16(unsafe { row.cast::<u16>().wrapping_add(d).read_unaligned() })
     }
 
     #[inline(always)]
     unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32 {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES elements are readable from element `d` on (caller).
         unsafe { s.load_f16(row.cast::<u16>().wrapping_add(d)) }
     }
 }

@@ -1,9 +1,9 @@
-//! IEEE 754 binary32.
+//! IEEE 754 binary32 (single precision).
 
 use super::Stored;
 use crate::simd::Isa;
 
-/// See [`super::Dtype::F32`].
+/// [`Stored`] of [`super::Dtype::F32`].
 pub(crate) enum F32 {}
 
 impl Stored for F32 {
@@ -12,19 +12,19 @@ impl Stored for F32 {
 
     #[inline(always)]
     unsafe fn one(row: *const u8, d: usize) -> f32 {
-        // SAFETY: this method's contract.
+        // SAFETY: element `d` is readable (caller).
         unsafe { row.cast::<f32>().wrapping_add(d).read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32 {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES elements are readable from element `d` on (caller).
         unsafe { s.load(row.cast::<f32>().wrapping_add(d)) }
     }
 
     #[inline(always)]
     unsafe fn load_first<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
-        // SAFETY: this method's contract.
+        // SAFETY: `n` elements are readable from element `d` on (caller).
         unsafe { s.load_first(row.cast::<f32>().wrapping_add(d), n) }
     }
 }

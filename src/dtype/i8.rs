@@ -1,9 +1,9 @@
-//! Signed 8-bit integers; what one of them stands for is said by the scales and zeros of its view.
+//! Signed 8-bit integers. They load as they are stored; scales and zero points belong to the view.
 
 use super::Stored;
 use crate::simd::Isa;
 
-/// See [`super::Dtype::I8`].
+/// [`Stored`] of [`super::Dtype::I8`].
 pub(crate) enum I8 {}
 
 impl Stored for I8 {
@@ -12,13 +12,13 @@ impl Stored for I8 {
 
     #[inline(always)]
     unsafe fn one(row: *const u8, d: usize) -> f32 {
-        // SAFETY: this method's contract.
+        // SAFETY: element `d` is readable (caller).
         f32::from(unsafe { row.cast::<i8>().wrapping_add(d).read() })
     }
 
     #[inline(always)]
     unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32 {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES elements are readable from element `d` on (caller).
         unsafe { s.load_i8(row.cast::<i8>().wrapping_add(d)) }
     }
 }

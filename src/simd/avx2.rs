@@ -1,28 +1,30 @@
-//! AVX2 with FMA: 8 lanes, masks as vectors of all-ones and all-zeros.
+//! AVX2 with FMA: 8 lanes; a mask is a vector of all-ones and all-zeros lanes.
 
 use std::ffi::CStr;
 
 use core::arch::x86_64::*;
 
 use super::math::{self, Table};
-use super::{Body, Isa, MAX_LANES, Token, token};
+use super::{Body, Isa, MAX_LANES, Token, fallback, token};
 
 token! {
-    /// AVX2, FMA and F16C: every x86-64 server and desktop CPU since 2013 (Haswell) and 2015 (Excavator).
+    /// AVX2, FMA and F16C: server and desktop CPUs since Haswell (2013) and Excavator (2015).
     Avx2 as std::convert::identity; "avx2", "fma", "f16c"
 }
 
-/// Runs intrinsics of this file's feature list.
+/// Calls intrinsics of the CPU features that the token of this file stands for.
 macro_rules! op {
     ($call:expr) => {{
-        // SAFETY: a method's `self` is the token, which `probe` makes only where the CPU has
-        // every feature of the list; for pointers the method's own contract holds.
+        // SAFETY: I4: every caller has a token, which detection has made, so the CPU has every
+        // feature of this file's list. Pointers lead to tables that are as long as what is read, or
+        // are valid by the contract of the enclosing method (caller).
         unsafe { $call }
     }};
 }
 
 impl Avx2 {
-    /// In each 128-bit lane the sums of that lane of the four vectors.
+    /// Sums of the four f32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
+    /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
     fn sums_in_halves(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
         op!({
@@ -34,7 +36,8 @@ impl Avx2 {
         })
     }
 
-    /// The same of integers.
+    /// Sums of the four i32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
+    /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
     fn sums_in_halves_i32(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
         op!({
@@ -47,12 +50,12 @@ impl Avx2 {
 
 impl Table for Avx2 {
     #[inline(always)]
-    fn pick(self, table: &[f32; MAX_LANES], index: __m256) -> __m256 {
+    fn lookup(self, table: &[f32; MAX_LANES], index: __m256) -> __m256 {
         op!(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), _mm256_castps_si256(index)))
     }
 
     #[inline(always)]
-    fn power(self, x: __m256) -> __m256 {
+    fn exponent(self, x: __m256) -> __m256 {
         op!({
             let bits = _mm256_slli_epi32::<20>(_mm256_castps_si256(x));
             _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xff << 23)))
@@ -140,7 +143,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn sums(self, v: &[__m256; MAX_LANES]) -> __m256 {
-        // First within 128-bit lanes: both vectors have in each lane a partial sum of four of `v`.
+        // `a` and `b` have partial sums, one 128-bit lane each; the last step adds the two lanes.
         let a = self.sums_in_halves([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_halves([v[4], v[5], v[6], v[7]]);
         op!(_mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)))
@@ -159,7 +162,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn total(self, x: __m256) -> f32 {
         op!({
-            // As in `sums`, each lane with the one that it meets there.
+            // The order of additions of `sums`: k and k + 2, then k and k + 1, then 128-bit lanes.
             let x = _mm256_add_ps(x, _mm256_permute_ps::<0b01_00_11_10>(x));
             let x = _mm256_add_ps(x, _mm256_permute_ps::<0b10_11_00_01>(x));
             _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
@@ -275,7 +278,7 @@ impl Isa for Avx2 {
                 _mm_storeu_ps(p, _mm256_castps256_ps128(x));
                 _mm_storeu_ps(p.add(step), _mm256_extractf128_ps::<1>(x));
             }
-            _ => math::store_split::<Self, R>(self, p, step, x),
+            _ => fallback::store_split::<Self, R>(self, p, step, x),
         });
     }
 
@@ -326,7 +329,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn pair_i16(self, low: __m256, high: __m256) -> __m256i {
-        // NaN becomes i32::MIN, whose lower half is 0.
+        // NaN converts to i32::MIN, whose low half is 0.
         op!({
             let high = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(high));
             _mm256_blend_epi16::<0b1010_1010>(_mm256_cvtps_epi32(low), high)
@@ -340,7 +343,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn zipped(self, x: [__m256; 2]) -> [__m256; 2] {
-        // Halves change places, which is its own inverse.
+        // Exchanging the middle 128-bit lanes is its own inverse.
         self.unzipped(x)
     }
 
@@ -409,13 +412,13 @@ impl Isa for Avx2 {
         for (i, r) in r.iter_mut().enumerate() {
             let row = op!(_mm256_loadu_ps(from.byte_add(i * from_stride)));
             *r = match factor {
-                // A product that is -0 becomes 0.
+                // Adding 0 turns a product of -0 into +0.
                 Some(factor) => self.add(self.mul(row, factor), self.splat(0.0)),
                 None => row,
             };
         }
-        // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
-        // of rows 4 g .. 4 g + 3; the permutation joins the two g of a column.
+        // After two unpack steps, 128-bit lane l of r[4 g + k] is column 4 l + k of rows 4 g to
+        // 4 g + 3. The permutations then join the two groups g of each column.
         for g in [0, 4] {
             let [a, b, c, d] = [r[g], r[g + 1], r[g + 2], r[g + 3]];
             op!({
@@ -440,12 +443,12 @@ impl Isa for Avx2 {
     }
 }
 
-/// True in the first `n` lanes, at most 8.
+/// A mask of the first `n` lanes, at most 8.
 #[inline(always)]
 fn first(n: usize) -> __m256i {
     const MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
     assert!(n <= 8);
-    // SAFETY: eight values from 8 - n on, in bounds by the assertion; AVX2 is there, as this is only
-    // called with a token.
+    // SAFETY: I7: the 8 values from index 8 - n on are in bounds by the assertion. I4: only methods
+    // of the token call this, so the CPU has AVX2.
     unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - n).cast()) }
 }

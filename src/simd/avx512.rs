@@ -1,51 +1,54 @@
-//! AVX-512 (F, BW, DQ, VL): 16 lanes, mask registers.
+//! AVX-512 (F, BW, DQ, VL): 16 lanes, mask registers. Its extensions are [`Level`]s.
 
 use std::ffi::CStr;
 use std::mem::transmute;
 
 use core::arch::{asm, x86_64::*};
 
-use super::{Body, Isa, Token, math, token};
+use super::{Body, Isa, Token, fallback, math, token};
 
-/// AVX-512 with what a level of it has beyond [`Base`].
+/// AVX-512 with the extensions of a level, [`Base`] by default.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<L = Base>(L);
 
 token! {
-    /// AVX-512 Foundation with the extensions of every machine since Skylake-X.
+    /// AVX-512 Foundation with the extensions that every CPU has since Skylake-X.
     Base as Avx512; "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
 token! {
-    /// The same, and dot products of pairs of bfloat16: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+    /// [`Base`] with dot products of bfloat16 pairs: Cooper Lake, Sapphire Rapids, Zen 4 and later.
     Bf16 as Avx512; "avx512bf16", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
 token! {
-    /// The base, and dot products of bytes: Cascade Lake, Ice Lake, Zen 4 and later.
+    /// [`Base`] with dot products of bytes and of i16: Cascade Lake, Ice Lake, Zen 4 and later.
     Vnni as Avx512; "avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
-/// What a level of AVX-512 has of its own.
+/// The methods of [`Isa`] that differ between levels of AVX-512.
 pub(crate) trait Level: Token {
+    /// The name of [`Isa::NAME`].
     const NAME: &'static CStr;
 
-    /// See [`Isa::dot_bf16`].
+    /// [`Isa::dot_bf16`]: two multiply-adds in f32, unless the level has the instruction.
     #[inline(always)]
     fn dot_bf16(s: Avx512<Self>, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        math::dot_of_halves(s, sum, a, b)
+        fallback::dot_bf16(s, sum, a, b)
     }
 
-    /// See [`Isa::dot_u8_i8`].
+    /// [`Isa::dot_u8_i8`]: lane by lane, unless the level has the instruction.
     #[inline(always)]
     fn dot_u8_i8(s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        math::dot_u8_i8(s, sum, a, b)
+        fallback::dot_u8_i8(s, sum, a, b)
     }
 
-    /// See [`Isa::dot_i16`].
+    /// [`Isa::dot_i16`]: a multiply-add of pairs and an addition, unless the level has one
+    /// instruction.
     #[inline(always)]
     fn dot_i16(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: every level has the base's instructions.
+        // SAFETY: I4: `_s` holds the token of a level, and every level includes the base's
+        // features.
         unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
     }
 }
@@ -55,13 +58,13 @@ impl Level for Vnni {
 
     #[inline(always)]
     fn dot_u8_i8(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves the instruction.
+        // SAFETY: I4: `_s` holds the token of VNNI.
         unsafe { _mm512_dpbusd_epi32(sum, a, b) }
     }
 
     #[inline(always)]
     fn dot_i16(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: as above.
+        // SAFETY: I4: `_s` holds the token of VNNI.
         unsafe { _mm512_dpwssd_epi32(sum, a, b) }
     }
 }
@@ -75,22 +78,24 @@ impl Level for Bf16 {
 
     #[inline(always)]
     fn dot_bf16(_s: Avx512<Self>, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        // SAFETY: the token proves the instruction; the types are names for the same 512 bits.
+        // SAFETY: I4: `_s` holds the token of BF16. Both types are 512 bits of any value (I9).
         unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
     }
 }
 
-/// Runs intrinsics of this file's feature list.
+/// Calls intrinsics of the CPU features that the token of this file stands for.
 macro_rules! op {
     ($call:expr) => {{
-        // SAFETY: a method's `self` is the token, which `probe` makes only where the CPU has
-        // every feature of the list; for pointers the method's own contract holds.
+        // SAFETY: I4: every caller has a token, which detection has made, so the CPU has every
+        // feature of this file's list. Pointers lead to tables that are as long as what is read, or
+        // are valid by the contract of the enclosing method (caller).
         unsafe { $call }
     }};
 }
 
 impl<L: Level> Avx512<L> {
-    /// In each 128-bit lane the sums of that lane of the four vectors.
+    /// Sums of the four f32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
+    /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
     fn sums_in_quarters(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
         op!({
@@ -102,7 +107,8 @@ impl<L: Level> Avx512<L> {
         })
     }
 
-    /// The same of integers.
+    /// Sums of the four i32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
+    /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
     fn sums_in_quarters_i32(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
         op!({
@@ -113,10 +119,10 @@ impl<L: Level> Avx512<L> {
     }
 }
 
-/// The even quarters of both, and the odd ones.
+/// The even 128-bit lanes of `a` and `b`, and the odd ones.
 #[inline(always)]
 fn quarters(a: __m512i, b: __m512i) -> [__m512i; 2] {
-    // SAFETY: called by methods of tokens, in code that is compiled for them.
+    // SAFETY: I4: only methods of a token call this.
     unsafe { [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)] }
 }
 
@@ -188,9 +194,9 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
         op!({
-            // x - floor(x), which is 0 for -inf; scaling takes the floor itself.
+            // x - floor(x), which is 0 for -inf. `scalef` multiplies by 2^floor(x).
             let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
-            _mm512_maskz_scalef_ps(counts(x), math::exp2_of_fraction(self, fraction), x)
+            _mm512_maskz_scalef_ps(in_exp2_range(x), math::exp2_fraction(self, fraction), x)
         })
     }
 
@@ -198,7 +204,7 @@ impl<L: Level> Isa for Avx512<L> {
     fn exp2_roughly(self, x: __m512) -> __m512 {
         op!({
             let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
-            _mm512_maskz_scalef_ps(counts(x), math::exp2_of_fraction_roughly(self, fraction), x)
+            _mm512_maskz_scalef_ps(in_exp2_range(x), math::exp2_fraction_approx(self, fraction), x)
         })
     }
 
@@ -214,8 +220,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn sums(self, v: &[__m512; 16]) -> __m512 {
-        // First within 128-bit lanes: each of the four vectors has in each lane a partial sum of
-        // four of `v`; then across lanes.
+        // `a` to `d` have partial sums, one 128-bit lane each; two steps then add the four lanes.
         let a = self.sums_in_quarters([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_quarters([v[4], v[5], v[6], v[7]]);
         let c = self.sums_in_quarters([v[8], v[9], v[10], v[11]]);
@@ -251,7 +256,7 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn total(self, x: __m512) -> f32 {
         op!({
-            // As in `sums`, each lane with the one that it meets there.
+            // The order of additions of `sums`: k and k + 2, then k and k + 1, then 128-bit lanes.
             let x = _mm512_add_ps(x, _mm512_permute_ps::<0b01_00_11_10>(x));
             let x = _mm512_add_ps(x, _mm512_permute_ps::<0b10_11_00_01>(x));
             let x = _mm512_add_ps(x, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
@@ -333,10 +338,11 @@ impl<L: Level> Isa for Avx512<L> {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
     }
 
-    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read there")]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer is not dereferenced")]
     #[inline(always)]
     fn anew(self, mut p: *const u8) -> *const u8 {
-        // SAFETY: no instruction. Were it `pure`, it would be moved out of loops, too.
+        // SAFETY: the assembly is a comment, without an instruction. It is not `pure`, because LLVM
+        // would then hoist it out of loops.
         unsafe { asm!("/* {0} */", inlateout(reg) p, options(nomem, nostack, preserves_flags)) };
         p
     }
@@ -385,7 +391,7 @@ impl<L: Level> Isa for Avx512<L> {
                 _mm_storeu_ps(p.add(2 * step), _mm512_extractf32x4_ps::<2>(x));
                 _mm_storeu_ps(p.add(3 * step), _mm512_extractf32x4_ps::<3>(x));
             }
-            _ => math::store_split::<Self, R>(self, p, step, x),
+            _ => fallback::store_split::<Self, R>(self, p, step, x),
         });
     }
 
@@ -400,7 +406,7 @@ impl<L: Level> Isa for Avx512<L> {
         four: impl Fn(usize) -> At,
         distance: usize,
     ) -> [__m512; 2] {
-        // Written out: the insertions need constants.
+        // A macro, because the lane of an insertion is an immediate.
         macro_rules! insert {
             ($x:ident, $at:ident; $($lane:literal $n:literal),+) => {
                 $(
@@ -444,7 +450,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, x: __m512) {
-        // Not the instruction made for it, which takes subnormal numbers for 0.
+        // Not `vcvtneps2bf16`, which flushes subnormal numbers to zero.
         op!({
             let bits = _mm512_castps_si512(x);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -463,7 +469,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn pair_i16(self, low: __m512, high: __m512) -> __m512i {
-        // NaN becomes i32::MIN, whose lower half is 0.
+        // NaN converts to i32::MIN, whose low half is 0.
         op!({
             let high = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(high));
             _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_cvtps_epi32(low), high)
@@ -477,7 +483,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn zipped(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
-        // Quarters of the first have even numbers, those of the second odd ones.
+        // The even 128-bit lanes of the two go to the first vector, the odd ones to the second.
         op!([_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b)])
     }
 
@@ -492,7 +498,8 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn zip_bytes(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-        // In each quarter four elements of the first, then of the second, ...
+        // Within each 128-bit lane: the first result has words 0 to 3, the second 4 to 7, and so
+        // on.
         op!({
             let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
             let [ab_high, cd_high] = [_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d)];
@@ -507,7 +514,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn unzipped_bytes(self, x: [__m512; 4]) -> [__m512; 4] {
-        // Which is a transposition of quarters.
+        // A transposition of a 4 x 4 matrix of 128-bit lanes.
         let [a, b, c, d] = op!(x.map(|x| _mm512_castps_si512(x)));
         let ([ab, ab_odd], [cd, cd_odd]) = (quarters(a, b), quarters(c, d));
         let ([first, third], [second, fourth]) = (quarters(ab, cd), quarters(ab_odd, cd_odd));
@@ -515,8 +522,8 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn join_digits(self, upper: __m512i, lower: __m512i) -> __m512i {
-        op!(_mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower))
+    fn join_digits(self, high: __m512i, low: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low))
     }
 
     #[inline(always)]
@@ -527,15 +534,15 @@ impl<L: Level> Isa for Avx512<L> {
                 let low = _mm512_castsi256_si512(_mm512_cvtepi16_epi8(a));
                 _mm512_inserti64x4::<1>(low, _mm512_cvtepi16_epi8(b))
             };
-            // The lower digit is negative in the upper half of its range.
-            let upper = x.map(|x| _mm512_srai_epi16::<8>(_mm512_add_epi16(x, _mm512_set1_epi16(128))));
-            [bytes(upper), bytes(x)]
+            // Low bytes from 128 on are negative as signed bytes: the high byte is one larger.
+            let high = x.map(|x| _mm512_srai_epi16::<8>(_mm512_add_epi16(x, _mm512_set1_epi16(128))));
+            [bytes(high), bytes(x)]
         })
     }
 
     #[inline(always)]
     unsafe fn store_digits(self, p: *mut u8, x: __m512) {
-        // NaN becomes i32::MIN, whose lower half is 0.
+        // NaN converts to i32::MIN, whose low half is 0.
         op!({
             let x = _mm512_cvtps_epi32(x);
             _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(x)));
@@ -583,24 +590,27 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn powers_u8(self, x: [__m512; 4], top: __m512) -> __m512i {
-        // In units of 1/64: the fraction picks from a table that fills two registers, the rest shifts.
+        // Distances in units of 1/64: the fraction indexes a table in two registers, the integer
+        // part is a right shift.
         let distance = self.fma(top, self.splat(64.0), self.splat(64.0 * f32::from(math::U8_SHIFT)));
         let distances = |x| op!(_mm512_cvtps_epi32(self.fma(x, self.splat(-64.0), distance)));
         let [a, b, c, d] = [distances(x[0]), distances(x[1]), distances(x[2]), distances(x[3])];
         op!({
-            let table = math::U8_POWERS.as_ptr();
+            let table = math::U8_TABLE.as_ptr();
             let low = _mm512_loadu_si512(table.cast());
             let high = _mm512_loadu_si512(table.add(32).cast());
-            // Saturates: -inf and NaN, which became i32::MIN, are -2^15 then, which as an unsigned number is far.
-            let far = _mm512_set1_epi16(math::U8_FAR as i16);
+            // -inf and NaN have converted to i32::MIN, which saturates to -2^15: a large unsigned
+            // number.
+            let far = _mm512_set1_epi16(math::U8_MAX_DISTANCE as i16);
             let ab = _mm512_min_epu16(_mm512_packs_epi32(a, b), far);
             let cd = _mm512_min_epu16(_mm512_packs_epi32(c, d), far);
             let ab = _mm512_srlv_epi16(_mm512_permutex2var_epi16(low, ab, high), _mm512_srli_epi16::<6>(ab));
             let cd = _mm512_srlv_epi16(_mm512_permutex2var_epi16(low, cd, high), _mm512_srli_epi16::<6>(cd));
-            // Twice the probability so far: half of it rounds.
+            // So far twice the probability: averaging with 0 halves it, rounded to nearest.
             let zero = _mm512_setzero_si512();
             let bytes = _mm512_packus_epi16(_mm512_avg_epu16(ab, zero), _mm512_avg_epu16(cd, zero));
-            // In each quarter there are four lanes of the first, then of the second, ...
+            // Each 128-bit lane has four bytes of x[0], four of x[1], and so on: a 4 x 4
+            // transposition.
             let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(order))
         })
@@ -649,13 +659,13 @@ impl<L: Level> Isa for Avx512<L> {
         for (i, r) in r.iter_mut().enumerate() {
             let row = op!(_mm512_loadu_ps(from.byte_add(i * from_stride)));
             *r = match factor {
-                // A product that is -0 becomes 0.
+                // Adding 0 turns a product of -0 into +0.
                 Some(factor) => self.add(self.mul(row, factor), self.splat(0.0)),
                 None => row,
             };
         }
-        // After the two in-lane steps, r[4 g + k] holds in its 128-bit lane l the column 4 l + k
-        // of rows 4 g .. 4 g + 3; the two shuffles then gather the four g of a column.
+        // After two unpack steps, 128-bit lane l of r[4 g + k] is column 4 l + k of rows 4 g to
+        // 4 g + 3. The shuffles then join the four groups g of each column.
         for g in (0..16).step_by(4) {
             let [a, b, c, d] = [r[g], r[g + 1], r[g + 2], r[g + 3]];
             op!({
@@ -689,14 +699,14 @@ impl<L: Level> Isa for Avx512<L> {
     }
 }
 
-/// Where 2^x counts, see [`math::NOTHING`]. True for NaN.
+/// A mask of the lanes where 2^x does not underflow (see [`math::UNDERFLOW`]). True for NaN.
 #[inline(always)]
-fn counts(x: __m512) -> __mmask16 {
-    // SAFETY: called by methods of tokens, in code that is compiled for them.
-    unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(math::NOTHING)) }
+fn in_exp2_range(x: __m512) -> __mmask16 {
+    // SAFETY: I4: only methods of a token call this.
+    unsafe { _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(math::UNDERFLOW)) }
 }
 
-/// True in the first `n` lanes, fewer than 16.
+/// A mask of the first `n` lanes, fewer than 16.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     (1 << n) - 1

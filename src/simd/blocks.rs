@@ -1,25 +1,25 @@
-//! Two blocks of elements in a vector, one a half, and the scales that are stored beside them, written over [`Isa`]: for
-//! machines without instructions for it.
+//! Default methods of [`Isa`] for block-scaled formats: a vector holds two blocks of elements, one
+//! in each half, and the scales of blocks are gathered from the rows. Lane by lane in plain Rust.
 
 use super::{Isa, MAX_LANES, half};
 
-/// The lanes of a vector.
+/// The lanes of a vector in an array; elements from `LANES` on are 0.
 #[inline(always)]
 fn lanes<S: Isa>(s: S, x: S::I32) -> [i32; MAX_LANES] {
     let mut lanes = [0; MAX_LANES];
-    // SAFETY: as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
     lanes
 }
 
-/// The other way round.
+/// The vector whose lanes are the first `LANES` elements.
 #[inline(always)]
 fn vector<S: Isa>(s: S, lanes: &[i32; MAX_LANES]) -> S::I32 {
-    // SAFETY: as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.load_i32(lanes.as_ptr()) }
 }
 
-/// [`Isa::sums_of_halves`].
+/// Default of [`Isa::sums_of_halves`].
 #[inline(always)]
 pub(crate) fn sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> [S::I32; 2] {
     let mut sums = [[0i32; MAX_LANES]; 2];
@@ -32,7 +32,7 @@ pub(crate) fn sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> [S:
     sums.map(|sums| vector(s, &sums))
 }
 
-/// [`Isa::splat_halves`].
+/// Default of [`Isa::splat_halves`].
 #[inline(always)]
 pub(crate) fn splat_halves<S: Isa>(s: S, low: i32, high: i32) -> S::I32 {
     let mut lanes = [high; MAX_LANES];
@@ -42,15 +42,15 @@ pub(crate) fn splat_halves<S: Isa>(s: S, low: i32, high: i32) -> S::I32 {
     vector(s, &lanes)
 }
 
-/// [`Isa::load_halves`].
+/// Default of [`Isa::load_halves`].
 ///
 /// # Safety
-/// As there.
+/// `LANES / 2` values are readable at `low` and at `high`.
 #[inline(always)]
 pub(crate) unsafe fn load_halves<S: Isa>(s: S, low: *const i32, high: *const i32) -> S::I32 {
     let mut lanes = [0; MAX_LANES];
     for i in 0..S::LANES / 2 {
-        // SAFETY: one of the caller's values each.
+        // SAFETY: `i < LANES / 2` values are readable at both (caller).
         let [low, high] = unsafe { [low.add(i).read_unaligned(), high.add(i).read_unaligned()] };
         lanes[i] = low;
         lanes[S::LANES / 2 + i] = high;
@@ -58,10 +58,10 @@ pub(crate) unsafe fn load_halves<S: Isa>(s: S, low: *const i32, high: *const i32
     vector(s, &lanes)
 }
 
-/// [`Isa::gather_f16`].
+/// Default of [`Isa::gather_f16`].
 ///
 /// # Safety
-/// As there.
+/// Both values of every lane are readable.
 #[inline(always)]
 pub(crate) unsafe fn gather_f16<S: Isa, At: Fn(usize) -> *const u8>(
     s: S,
@@ -72,20 +72,21 @@ pub(crate) unsafe fn gather_f16<S: Isa, At: Fn(usize) -> *const u8>(
     for n in 0..S::LANES {
         let first = four(n - n % 4)(n % 4);
         for (lanes, p) in lanes.iter_mut().zip([first, first.wrapping_add(distance)]) {
-            // SAFETY: the caller's numbers.
+            // SAFETY: both values of the lane are readable (caller).
             lanes[n] = half::from_f16(unsafe { p.cast::<u16>().read_unaligned() });
         }
     }
-    // SAFETY: as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     lanes.map(|lanes| unsafe { s.load(lanes.as_ptr()) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Body, scalar::Scalar};
+    use crate::simd::{Body, on_each_isa};
 
-    /// All operations on as many numbers as `S` has, against plain integers.
+    /// Compares every operation with plain integers.
+    #[derive(Clone, Copy)]
     struct Check;
 
     impl Body for Check {
@@ -95,7 +96,7 @@ mod tests {
         fn run<S: Isa>(self, s: S) {
             let (n, half) = (S::LANES, S::LANES / 2);
             let numbers: [i32; 3 * MAX_LANES] = std::array::from_fn(|i| (i as i32).wrapping_mul(0x3579_bdf1));
-            // SAFETY: a vector from each number below `MAX_LANES` on.
+            // SAFETY: I7: MAX_LANES numbers follow each start below MAX_LANES.
             let vectors: [_; MAX_LANES] =
                 std::array::from_fn(|i| unsafe { s.load_i32(numbers[i..].as_ptr()) });
             let sums = s.sums_of_halves(&vectors).map(|sums| lanes(s, sums));
@@ -108,21 +109,21 @@ mod tests {
             let splat = lanes(s, s.splat_halves(3, -5));
             assert!(splat[..half].iter().all(|&x| x == 3) && splat[half..n].iter().all(|&x| x == -5));
 
-            // SAFETY: half a vector each.
+            // SAFETY: I7: more than half a vector follows each start.
             let both = lanes(s, unsafe { s.load_halves(numbers[7..].as_ptr(), numbers[1..].as_ptr()) });
             assert_eq!(both[..half], numbers[7..7 + half]);
             assert_eq!(both[half..n], numbers[1..1 + half]);
 
-            // Every number that there is, NaN and infinities among them, from places of any distance.
+            // Every binary16, with NaN and infinities, from scattered addresses.
             let all: &[u16] = &(0..=u16::MAX).chain([0]).collect::<Vec<_>>();
             for first in (0..all.len() - 1).step_by(n) {
                 let place = move |lane: usize| (first + lane * 8191) % (all.len() - 1);
                 let four = |n: usize| move |i: usize| all[place(n + i)..].as_ptr().cast();
-                // SAFETY: each of the numbers is there, and one behind it.
+                // SAFETY: I7: `place` leaves room for the number and the one behind it.
                 let both = unsafe { s.gather_f16(four, 2) };
                 for (behind, both) in both.into_iter().enumerate() {
                     let mut got = [0.0; MAX_LANES];
-                    // SAFETY: as long as any vector.
+                    // SAFETY: I7: the array has MAX_LANES elements.
                     unsafe { s.store(got.as_mut_ptr(), both) };
                     for (lane, got) in got.into_iter().enumerate().take(n) {
                         let expected = crate::simd::half::from_f16(all[place(lane) + behind]);
@@ -133,19 +134,8 @@ mod tests {
         }
     }
 
-    fn check<S: Isa>() {
-        if let Some(s) = S::detect() {
-            s.enter(Check);
-        }
-    }
-
-    /// What is written over [`Isa`], and what instruction sets have of their own.
     #[test]
     fn halves_and_scales_are_those_of_plain_numbers() {
-        check::<Scalar>();
-        #[cfg(target_arch = "x86_64")]
-        check::<crate::simd::avx2::Avx2>();
-        #[cfg(target_arch = "x86_64")]
-        check::<crate::simd::avx512::Avx512>();
+        on_each_isa(Check);
     }
 }

@@ -1,80 +1,83 @@
-//! Methods of [`Isa`] that an instruction set need not write: lane by lane, in plain Rust. They are exact where the
-//! trait says so, and what the tests compare the instructions with.
+//! Default methods of [`Isa`], lane by lane in plain Rust, through arrays on the stack. They define
+//! what an instruction must give, and cost a store and a load for each vector.
+//!
+//! The defaults of split16 are in [`super::split16`], those for two blocks in a vector in
+//! [`super::blocks`].
 
 use super::{Isa, MAX_LANES, half};
 
-/// The lanes of a vector, and anything behind them.
+/// The lanes of a vector in an array; elements from `LANES` on are 0.
 #[inline(always)]
 fn lanes<S: Isa>(s: S, x: S::F32) -> [f32; MAX_LANES] {
     let mut lanes = [0.0; MAX_LANES];
-    // SAFETY: the array is as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.store(lanes.as_mut_ptr(), x) };
     lanes
 }
 
-/// The lanes of a vector of integers, and anything behind them.
+/// The lanes of a vector of integers in an array; elements from `LANES` on are 0.
 #[inline(always)]
 fn lanes_i32<S: Isa>(s: S, x: S::I32) -> [i32; MAX_LANES] {
     let mut lanes = [0; MAX_LANES];
-    // SAFETY: the array is as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
     lanes
 }
 
-/// The vector whose lanes are `lane(0)`, `lane(1)` and so on.
+/// A vector with lane `i` set to `lane(i)`.
 #[inline(always)]
 fn vector<S: Isa>(s: S, mut lane: impl FnMut(usize) -> f32) -> S::F32 {
     let mut lanes = [0.0; MAX_LANES];
     for (i, x) in lanes.iter_mut().enumerate().take(S::LANES) {
         *x = lane(i);
     }
-    // SAFETY: the array is as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.load(lanes.as_ptr()) }
 }
 
-/// The vector of integers whose lanes are `lane(0)`, `lane(1)` and so on.
+/// A vector of integers with lane `i` set to `lane(i)`.
 #[inline(always)]
 fn vector_i32<S: Isa>(s: S, mut lane: impl FnMut(usize) -> i32) -> S::I32 {
     let mut lanes = [0; MAX_LANES];
     for (i, x) in lanes.iter_mut().enumerate().take(S::LANES) {
         *x = lane(i);
     }
-    // SAFETY: the array is as long as any vector.
+    // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.load_i32(lanes.as_ptr()) }
 }
 
-/// [`Isa::sums`].
+/// Default of [`Isa::sums`].
 #[inline(always)]
 pub(crate) fn sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
     vector(s, |i| s.total(vectors[i]))
 }
 
-/// [`Isa::sums_i32`].
+/// Default of [`Isa::sums_i32`].
 #[inline(always)]
 pub(crate) fn sums_i32<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> S::I32 {
     vector_i32(s, |i| s.total_i32(vectors[i]))
 }
 
-/// [`Isa::total_i32`].
+/// Default of [`Isa::total_i32`].
 #[inline(always)]
 pub(crate) fn total_i32<S: Isa>(s: S, x: S::I32) -> i32 {
     lanes_i32(s, x)[..S::LANES].iter().copied().fold(0, i32::wrapping_add)
 }
 
-/// [`Isa::largest`].
+/// Default of [`Isa::largest`].
 #[inline(always)]
 pub(crate) fn largest<S: Isa>(s: S, x: S::F32) -> f32 {
     lanes(s, x)[..S::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// [`Isa::halves`].
+/// Default of [`Isa::halves`].
 #[inline(always)]
 pub(crate) fn halves<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
     let (low, high) = (lanes(s, low), lanes(s, high));
     vector_i32(s, |i| (low[i].to_bits() >> 16 | (high[i].to_bits() & !0xffff)) as i32)
 }
 
-/// [`Isa::halves_rounded`].
+/// Default of [`Isa::halves_rounded`].
 #[inline(always)]
 pub(crate) fn halves_rounded<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
     let (low, high) = (lanes(s, low), lanes(s, high));
@@ -82,35 +85,60 @@ pub(crate) fn halves_rounded<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 
     vector_i32(s, |i| (rounded(low[i]) >> 16 | (rounded(high[i]) & !0xffff)) as i32)
 }
 
-/// [`Isa::low_half`].
+/// Default of [`Isa::low_half`].
 #[inline(always)]
 pub(crate) fn low_half<S: Isa>(s: S, x: S::I32) -> S::F32 {
     let x = lanes_i32(s, x);
     vector(s, |i| f32::from_bits((x[i] as u32) << 16))
 }
 
-/// [`Isa::high_half`].
+/// Default of [`Isa::high_half`].
 #[inline(always)]
 pub(crate) fn high_half<S: Isa>(s: S, x: S::I32) -> S::F32 {
     let x = lanes_i32(s, x);
     vector(s, |i| f32::from_bits(x[i] as u32 & !0xffff))
 }
 
-/// [`Isa::sub_i32`].
+/// Default of [`Isa::dot_bf16`]: two multiply-adds in f32.
+#[inline(always)]
+pub(crate) fn dot_bf16<S: Isa>(s: S, sum: S::F32, a: S::I32, b: S::I32) -> S::F32 {
+    let sum = s.fma(s.low_half(a), s.low_half(b), sum);
+    s.fma(s.high_half(a), s.high_half(b), sum)
+}
+
+/// Default of [`Isa::sub_i32`].
 #[inline(always)]
 pub(crate) fn sub_i32<S: Isa>(s: S, a: S::I32, b: S::I32) -> S::I32 {
     let (a, b) = (lanes_i32(s, a), lanes_i32(s, b));
     vector_i32(s, |i| a[i].wrapping_sub(b[i]))
 }
 
-/// [`Isa::xor`].
+/// Default of [`Isa::xor`].
 #[inline(always)]
 pub(crate) fn xor<S: Isa>(s: S, a: S::I32, b: S::I32) -> S::I32 {
     let (a, b) = (lanes_i32(s, a), lanes_i32(s, b));
     vector_i32(s, |i| a[i] ^ b[i])
 }
 
-/// [`Isa::dot_i16`].
+/// Default of [`Isa::dot_u8_i8`].
+#[inline(always)]
+pub(crate) fn dot_u8_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
+    let (mut sums, mut x, mut y) = ([0i32; MAX_LANES], [[0u8; 4]; MAX_LANES], [[0i8; 4]; MAX_LANES]);
+    // SAFETY: I7: each array has MAX_LANES words.
+    unsafe {
+        s.store_i32(sums.as_mut_ptr(), sum);
+        s.store_i32(x.as_mut_ptr().cast(), a);
+        s.store_i32(y.as_mut_ptr().cast(), b);
+        for (sum, (x, y)) in sums.iter_mut().zip(x.into_iter().zip(y)) {
+            for (x, y) in x.into_iter().zip(y) {
+                *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
+            }
+        }
+        s.load_i32(sums.as_ptr())
+    }
+}
+
+/// Default of [`Isa::dot_i16`].
 #[inline(always)]
 pub(crate) fn dot_i16<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
     let (sum, a, b) = (lanes_i32(s, sum), lanes_i32(s, a), lanes_i32(s, b));
@@ -121,145 +149,231 @@ pub(crate) fn dot_i16<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32
     })
 }
 
-/// [`Isa::pair_i16`].
+/// Default of [`Isa::zip_i16`], with words in memory order.
+#[inline(always)]
+pub(crate) fn zip_i16<S: Isa>(s: S, a: S::I32, b: S::I32) -> [S::I32; 2] {
+    let (mut x, mut y, mut pairs) =
+        ([0u16; 2 * MAX_LANES], [0u16; 2 * MAX_LANES], [[0u16; 2]; 2 * MAX_LANES]);
+    // SAFETY: I7: `x` and `y` have MAX_LANES words each, `pairs` twice as many.
+    unsafe {
+        s.store_i32(x.as_mut_ptr().cast(), a);
+        s.store_i32(y.as_mut_ptr().cast(), b);
+        for (pair, (x, y)) in pairs.iter_mut().zip(x.into_iter().zip(y)) {
+            *pair = [x, y];
+        }
+        let pairs = pairs.as_ptr().cast::<i32>();
+        [s.load_i32(pairs), s.load_i32(pairs.add(S::LANES))]
+    }
+}
+
+/// Default of [`Isa::pair_i16`].
 #[inline(always)]
 pub(crate) fn pair_i16<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
     let (low, high) = (lanes(s, low), lanes(s, high));
-    // `as` makes 0 of NaN.
+    // `as` converts NaN to 0.
     let round = |x: f32| x.round_ties_even() as i32;
     vector_i32(s, |i| round(low[i]) & 0xffff | round(high[i]) << 16)
 }
 
-/// [`Isa::load_first`].
+/// Default of [`Isa::load_first`].
 ///
 /// # Safety
 /// `n` values are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load_first<S: Isa>(s: S, p: *const f32, n: usize) -> S::F32 {
-    // SAFETY: only values below `n` are read, for which the caller vouches.
+    // SAFETY: only the first `n` values are read, which are readable at `p` (caller).
     vector(s, |i| if i < n { unsafe { p.add(i).read_unaligned() } } else { 0.0 })
 }
 
-/// [`Isa::store_first`].
+/// Default of [`Isa::store_first`].
 ///
 /// # Safety
 /// `n` values are writable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn store_first<S: Isa>(s: S, p: *mut f32, n: usize, x: S::F32) {
     for (i, &x) in lanes(s, x)[..n].iter().enumerate() {
-        // SAFETY: below `n`, for which the caller vouches.
+        // SAFETY: `i < n`, and `n` values are writable at `p` (caller).
         unsafe { p.add(i).write_unaligned(x) };
     }
 }
 
-/// A vector of numbers that are stored as `T`.
+/// Default of [`Isa::store_split`].
 ///
 /// # Safety
-/// `LANES` of them are readable at `p`.
+/// `LANES / R` values are writable at each of the `R` places.
+#[inline(always)]
+pub(crate) unsafe fn store_split<S: Isa, const R: usize>(s: S, p: *mut f32, step: usize, x: S::F32) {
+    let mut lanes = [0.0; MAX_LANES];
+    let width = S::LANES / R;
+    // SAFETY: I7: the array has MAX_LANES elements; each segment is writable (caller).
+    unsafe {
+        s.store(lanes.as_mut_ptr(), x);
+        for r in 0..R {
+            for i in 0..width {
+                p.add(r * step + i).write(lanes[r * width + i]);
+            }
+        }
+    }
+}
+
+/// Default of [`Isa::load_lower_half`].
+///
+/// # Safety
+/// `LANES / 2` values are readable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_lower_half<S: Isa>(s: S, p: *const i32) -> S::I32 {
+    let mut lanes = [0i32; MAX_LANES];
+    // SAFETY: half a vector is readable at `p` (caller); I7: the array has MAX_LANES elements.
+    unsafe {
+        for (i, lane) in lanes.iter_mut().enumerate().take(S::LANES / 2) {
+            *lane = p.add(i).read_unaligned();
+        }
+        s.load_i32(lanes.as_ptr())
+    }
+}
+
+/// Loads a vector of numbers that are stored as `T`.
+///
+/// # Safety
+/// `LANES` values are readable at `p`.
 #[inline(always)]
 unsafe fn load_as<S: Isa, T>(s: S, p: *const T, number: impl Fn(T) -> f32) -> S::F32 {
-    // SAFETY: below `LANES`, for which the caller vouches.
+    // SAFETY: `i < LANES`, and LANES values are readable at `p` (caller).
     vector(s, |i| number(unsafe { p.add(i).read_unaligned() }))
 }
 
-/// Writes a vector of numbers as `T`.
+/// Stores a vector of numbers as `T`.
 ///
 /// # Safety
-/// `LANES` of them are writable at `p`.
+/// `LANES` values are writable at `p`.
 #[inline(always)]
 unsafe fn store_as<S: Isa, T>(s: S, p: *mut T, x: S::F32, stored: impl Fn(f32) -> T) {
     for (i, &x) in lanes(s, x)[..S::LANES].iter().enumerate() {
-        // SAFETY: below `LANES`, for which the caller vouches.
+        // SAFETY: `i < LANES`, and LANES values are writable at `p` (caller).
         unsafe { p.add(i).write_unaligned(stored(x)) };
     }
 }
 
-/// [`Isa::load_f16`].
+/// Default of [`Isa::load_f16`].
 ///
 /// # Safety
 /// `LANES` values are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load_f16<S: Isa>(s: S, p: *const u16) -> S::F32 {
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are readable at `p` (caller).
     unsafe { load_as(s, p, half::from_f16) }
 }
 
-/// [`Isa::load_bf16`].
+/// Default of [`Isa::load_bf16`].
 ///
 /// # Safety
 /// `LANES` values are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load_bf16<S: Isa>(s: S, p: *const u16) -> S::F32 {
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are readable at `p` (caller).
     unsafe { load_as(s, p, half::from_bf16) }
 }
 
-/// [`Isa::load_i8`].
+/// Default of [`Isa::load_i8`].
 ///
 /// # Safety
 /// `LANES` values are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load_i8<S: Isa>(s: S, p: *const i8) -> S::F32 {
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are readable at `p` (caller).
     unsafe { load_as(s, p, f32::from) }
 }
 
-/// [`Isa::store_f16`].
+/// Default of [`Isa::load_i8_i16`].
+///
+/// # Safety
+/// `2 * LANES` values are readable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_i8_i16<S: Isa>(s: S, p: *const i8) -> S::I32 {
+    let mut wide = [0i16; 2 * MAX_LANES];
+    // SAFETY: 2 * LANES values are readable at `p` (caller); I7: the array has MAX_LANES words.
+    unsafe {
+        for (i, wide) in wide.iter_mut().enumerate().take(2 * S::LANES) {
+            *wide = i16::from(p.add(i).read());
+        }
+        s.load_i32(wide.as_ptr().cast())
+    }
+}
+
+/// Default of [`Isa::load_quads`].
+///
+/// # Safety
+/// `LANES` bytes are readable at byte `d` of each row.
+#[inline(always)]
+pub(crate) unsafe fn load_quads<S: Isa>(s: S, rows: [*const u8; 4], d: usize) -> S::I32 {
+    let mut bytes = [[0u8; 4]; MAX_LANES];
+    for (i, row) in rows.into_iter().enumerate() {
+        for (lane, bytes) in bytes.iter_mut().enumerate().take(S::LANES) {
+            // SAFETY: LANES bytes are readable at byte `d` of each row (caller).
+            bytes[i] = unsafe { row.add(d + lane).read() };
+        }
+    }
+    // SAFETY: I7: the array has MAX_LANES words.
+    unsafe { s.load_i32(bytes.as_ptr().cast()) }
+}
+
+/// Default of [`Isa::store_f16`].
 ///
 /// # Safety
 /// `LANES` values are writable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn store_f16<S: Isa>(s: S, p: *mut u16, x: S::F32) {
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are writable at `p` (caller).
     unsafe { store_as(s, p, x, half::to_f16) };
 }
 
-/// [`Isa::store_bf16`].
+/// Default of [`Isa::store_bf16`].
 ///
 /// # Safety
 /// `LANES` values are writable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn store_bf16<S: Isa>(s: S, p: *mut u16, x: S::F32) {
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are writable at `p` (caller).
     unsafe { store_as(s, p, x, half::to_bf16) };
 }
 
-/// [`Isa::store_i8`].
+/// Default of [`Isa::store_i8`].
 ///
 /// # Safety
 /// `LANES` values are writable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn store_i8<S: Isa>(s: S, p: *mut i8, x: S::F32) {
-    // `as` saturates, and makes 0 of NaN.
+    // `as` saturates, and converts NaN to 0.
     let stored = |x: f32| if x.is_nan() { i8::MIN } else { x.round_ties_even() as i8 };
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are writable at `p` (caller).
     unsafe { store_as(s, p, x, stored) };
 }
 
-/// [`Isa::store_i16`].
+/// Default of [`Isa::store_i16`].
 ///
 /// # Safety
 /// `LANES` values are writable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn store_i16<S: Isa>(s: S, p: *mut i16, x: S::F32) {
-    // SAFETY: the caller vouches for the values.
+    // SAFETY: LANES values are writable at `p` (caller).
     unsafe { store_as(s, p, x, |x| x.round_ties_even() as i16) };
 }
 
-/// [`Isa::nonzero`].
+/// Default of [`Isa::nonzero`].
 ///
 /// # Safety
 /// `LANES` bytes are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn nonzero<S: Isa>(s: S, p: *const u8) -> S::Mask {
-    // SAFETY: the caller vouches for the bytes.
+    // SAFETY: LANES bytes are readable at `p` (caller).
     s.gt(unsafe { load_as(s, p, f32::from) }, s.splat(0.0))
 }
 
-/// [`Isa::transpose`].
+/// Default of [`Isa::transpose`].
 ///
 /// # Safety
-/// All rows are readable at `from` and writable at `to`, and the two do not overlap.
+/// `LANES` rows of `LANES` values are readable at `from` and writable at `to`, and the two do not
+/// overlap.
 #[inline(always)]
 pub(crate) unsafe fn transpose<S: Isa>(
     s: S,
@@ -272,7 +386,7 @@ pub(crate) unsafe fn transpose<S: Isa>(
     let factor = factor.map(|factor| lanes(s, factor));
     for row in 0..S::LANES {
         for column in 0..S::LANES {
-            // SAFETY: a value of one of the rows, for which the caller vouches.
+            // SAFETY: `row` and `column` are below LANES: within both tiles (caller).
             unsafe {
                 let x = from.byte_add(row * from_stride).add(column).read_unaligned();
                 let x = factor.map_or(x, |factor| x * factor[column] + 0.0);

@@ -1,62 +1,65 @@
-//! The floating-point environment: rounding, what becomes of subnormal numbers, which exceptions trap.
+//! The floating-point environment: rounding mode, flushing of subnormal numbers, exception traps.
 //!
-//! Compiled code takes the default one for granted, and results that differ with it would differ between threads,
-//! which each have their own. So all of the library computes in the default one, whatever the caller's is.
+//! Each thread has its own, and compiled code assumes the default. The library computes in the
+//! default environment, whatever the caller's is: results do not depend on the thread that computes
+//! them. On x86-64 this is MXCSR; other targets have nothing here yet (Arm's register is FPCR).
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 
-/// That of one thread: the control and status register of SSE. Nothing here uses x87.
+/// The environment of a thread: the MXCSR register of SSE. No code here uses x87.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FpEnv(u32);
 
 impl FpEnv {
-    /// What processes start with: round to nearest even, subnormal numbers are numbers, nothing traps.
+    /// What processes start with: round to nearest even, no flushing to zero, no traps.
     const DEFAULT: FpEnv = FpEnv(0x1f80);
 
-    /// The calling thread's.
+    /// Reads the environment of the calling thread.
     #[inline(always)]
     pub(crate) fn current() -> FpEnv {
-        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "nothing is read"))]
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "only x86-64 reads a register"))]
         let mut environment = FpEnv::DEFAULT;
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: writes 32 bits, for which there is room.
+        // SAFETY: the instruction writes 32 bits to a local variable of 32 bits.
         unsafe {
             asm!("stmxcsr [{}]", in(reg) &raw mut environment.0, options(nostack, preserves_flags));
         }
         environment
     }
 
-    /// Runs `body` in the default environment and then gives back the calling thread's, its exception flags included.
+    /// Runs `body` in the default environment, then restores the caller's with its exception flags.
     #[inline(always)]
     pub(crate) fn by_default<R>(body: impl FnOnce() -> R) -> R {
-        // SAFETY: it is what code expects.
+        // SAFETY: compiled code assumes the default environment.
         unsafe { FpEnv::DEFAULT.during(body) }
     }
 
-    /// The same in this one.
+    /// Runs `body` in this environment, then restores the caller's with its exception flags.
     ///
     /// # Safety
-    /// It is the default one, or `body` is nothing but a call of somebody else's function that expects it.
+    /// Compiled code assumes the default environment: either `self` is the default, or `body` only
+    /// calls a foreign function that expects `self`.
     #[inline(always)]
     pub(crate) unsafe fn during<R>(self, body: impl FnOnce() -> R) -> R {
         let _before = Before(FpEnv::current());
         self.set();
-        apart(body)
+        opaque_call(body)
     }
 
     #[inline(always)]
     fn set(self) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: reads 32 bits, which the register held before or may hold: no reserved bit is set. Whoever calls
-        // this knows what code runs next: see `during`.
+        // SAFETY: the value is the default or was read from the register, so no reserved bit is
+        // set, which would trap. Code that runs in this environment is the business of `during`'s
+        // caller.
         unsafe {
             asm!("ldmxcsr [{}]", in(reg) &raw const self.0, options(nostack, readonly));
         }
     }
 }
 
-/// Set again at the end, also when that is a panic.
+/// Restores an environment when dropped, also while a panic unwinds.
 struct Before(FpEnv);
 
 impl Drop for Before {
@@ -66,10 +69,10 @@ impl Drop for Before {
     }
 }
 
-/// A call that stays one: compilers do not know that arithmetic depends on the register, and would be free to move
-/// some past the change of it.
+/// A call that is never inlined. The compiler does not know that arithmetic depends on the
+/// register, and could move arithmetic of an inlined body across the instruction that writes it.
 #[inline(never)]
-fn apart<R>(body: impl FnOnce() -> R) -> R {
+fn opaque_call<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
@@ -79,12 +82,12 @@ mod tests {
 
     use super::*;
 
-    /// Flushes subnormal numbers, rounds up, and has seen a division by 0.
+    /// Flushes subnormal numbers to zero, rounds up, and has the flag of a division by 0 set.
     const STRANGE: FpEnv = FpEnv(0x1f80 | 1 << 15 | 1 << 6 | 2 << 13 | 1 << 2);
 
     #[test]
     fn it_is_given_back() {
-        // SAFETY: only moves of integers before the environment is the default one again.
+        // SAFETY: the body only moves integers before it restores the default environment.
         let (inside, after) =
             unsafe { STRANGE.during(|| (FpEnv::by_default(FpEnv::current), FpEnv::current())) };
         assert_eq!((inside, after), (FpEnv::DEFAULT, STRANGE));
@@ -93,7 +96,7 @@ mod tests {
     #[test]
     fn it_is_given_back_by_a_panic() {
         let before = FpEnv::current();
-        // SAFETY: a panic and its handling do not compute.
+        // SAFETY: a panic and its unwinding do no floating-point arithmetic.
         let result = catch_unwind(|| unsafe { STRANGE.during(|| panic!("planted")) });
         assert!(result.is_err());
         assert_eq!(FpEnv::current(), before);

@@ -1,24 +1,24 @@
-//! The two 16-bit floating-point formats without instructions of their own: for the scalar row, for single
-//! elements, and as the definition that the instructions agree with, NaN included: it stays NaN and becomes
-//! quiet.
+//! Conversions of binary16 and bfloat16 in integer arithmetic: for the scalar kernels, for single
+//! elements, and as the definition that conversion instructions agree with. A NaN stays a NaN and
+//! becomes quiet.
 
-/// The value of a binary16.
+/// Converts a binary16 to f32, exactly.
 #[inline(always)]
 pub(crate) fn from_f16(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let magnitude = u32::from(bits & 0x7fff);
     let value = match magnitude >> 10 {
-        // Subnormal: so many times 2^-24, which f32 holds as a normal number.
+        // Subnormal: a multiple of 2^-24, which is a normal f32.
         0 => (magnitude as f32 * 2f32.powi(-24)).to_bits(),
-        // Infinity, or NaN made quiet.
+        // Infinity, or NaN, which becomes quiet.
         31 => 0x7f80_0000 | (magnitude << 13 & 0x7f_ffff) | if magnitude > 0x7c00 { 1 << 22 } else { 0 },
-        // The exponent's bias is 127 instead of 15.
+        // Normal: the exponent bias is 127 instead of 15.
         _ => (magnitude << 13) + ((127 - 15) << 23),
     };
     f32::from_bits(sign | value)
 }
 
-/// The binary16 nearest to `x`, ties to even.
+/// Converts to binary16, rounded to nearest even.
 #[inline(always)]
 pub(crate) fn to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -27,26 +27,27 @@ pub(crate) fn to_f16(x: f32) -> u16 {
     let value = if magnitude > 0x7f80_0000 {
         0x7e00 | (magnitude >> 13 & 0x3ff) as u16
     } else if magnitude >= 0x4780_0000 {
-        // 2^16 and more.
+        // At least 2^16: infinity.
         0x7c00
     } else if magnitude < 0x3880_0000 {
-        // Below 2^-14 the result is a multiple of 2^-24. Next to 0.5 a f32 is one, so that adding rounds.
+        // Below 2^-14 the result is subnormal, a multiple of 2^-24. So are f32 next to 0.5: adding
+        // 0.5 rounds.
         (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits()) as u16
     } else {
-        // A carry out of the mantissa belongs into the exponent, up to infinity.
+        // A carry out of the mantissa increments the exponent, at most to infinity.
         let rebiased = magnitude - ((127 - 15) << 23);
         ((rebiased + 0xfff + (rebiased >> 13 & 1)) >> 13) as u16
     };
     sign | value
 }
 
-/// The value of a bfloat16.
+/// Converts a bfloat16 to f32, exactly.
 #[inline(always)]
 pub(crate) fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bfloat16 nearest to `x`, ties to even.
+/// Converts to bfloat16, rounded to nearest even.
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -60,7 +61,7 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 mod tests {
     use super::*;
 
-    /// Against the definition: sign, exponent, mantissa.
+    /// Compares every binary16 with its definition by sign, exponent and mantissa.
     #[test]
     fn every_binary16_has_its_value_and_comes_back() {
         for bits in 0..=u16::MAX {
@@ -79,11 +80,11 @@ mod tests {
         }
     }
 
-    /// Midpoints between neighbours, and the floats beside them.
+    /// Rounds the midpoints between neighbours, and the f32 next to them.
     #[test]
     fn rounding_is_to_nearest_even() {
         for low in 0..0x7c00u16 {
-            // The largest value's neighbour is what infinity stands for in rounding: 2^16.
+            // Above the largest value, rounding takes 2^16 for the next one: infinity.
             let high = if low == 0x7bff { 65536.0 } else { from_f16(low + 1) };
             let middle = (from_f16(low) + high) / 2.0;
             assert_eq!(to_f16(middle), low + (low & 1), "{middle}");

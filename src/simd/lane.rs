@@ -1,64 +1,66 @@
-//! What registers hold in a compute type: vectors of f32, or vectors of 32-bit words of packed
-//! numbers.
+//! The contents of registers in a compute type: vectors of f32, or vectors of 32-bit words that are
+//! an i32 each or pack 2 or 4 narrower numbers.
 
 use super::{Isa, MAX_LANES};
 
-/// The most numbers that a 32-bit word packs.
+/// Numbers in a 32-bit word, at most.
 pub(crate) const MAX_PACK: usize = 4;
 
-/// Registers that are one value to a kernel: what a sum is kept in, or what it is multiplied by.
+/// A value that a kernel keeps in one or more vector registers: an accumulator or an operand.
 pub(crate) trait Registers: 'static {
-    /// The registers.
+    /// The vector register or registers.
     type Of<S: Isa>: Copy;
-    /// The vector that the value is worth, see [`Registers::collapse`].
+    /// The type of the single vector that [`Registers::collapse`] gives.
     type Lane: Lane;
 
     /// All zeros.
     fn zero<S: Isa>(s: S) -> Self::Of<S>;
 
-    /// Reads a value from one vector.
+    /// Loads a value from one vector in memory; no alignment is needed.
     ///
     /// # Safety
-    /// A vector is readable at `p`; no alignment is needed.
+    /// `LANES` 32-bit words are readable at `p`.
     unsafe fn load<S: Isa>(s: S, p: *const f32) -> Self::Of<S>;
 
-    /// The word at `p` in every lane.
+    /// Broadcasts the 32-bit word at `p` to every lane; no alignment is needed.
     ///
     /// # Safety
-    /// The word is readable; no alignment is needed.
+    /// The word is readable.
     unsafe fn broadcast<S: Isa>(s: S, p: *const u8) -> Self::Of<S>;
 
-    /// The value as one vector.
+    /// Reduces the value to one vector; a value of one register stays as it is.
     fn collapse<S: Isa>(s: S, x: Self::Of<S>) -> <Self::Lane as Registers>::Of<S>;
 }
 
-/// One vector. A word of packed numbers holds 2 or 4 of them, the first one in the lowest bits.
+/// A value of one vector register. A word that packs 2 or 4 numbers has the first one in its lowest
+/// bits.
 pub(crate) trait Lane: Registers {
-    /// Writes a vector; no alignment is needed.
+    /// Stores a vector; no alignment is needed.
     ///
     /// # Safety
-    /// A vector is writable at `p`.
+    /// `LANES` 32-bit words are writable at `p`.
     unsafe fn store<S: Isa>(s: S, p: *mut f32, x: Self::Of<S>);
 
-    /// The same numbers as f32: integers are converted, rounded to nearest even.
+    /// Converts to f32; integers are rounded to nearest even.
     fn to_f32<S: Isa>(s: S, x: Self::Of<S>) -> S::F32;
 
-    /// The sum of each of the first `LANES` vectors, in the lane of its number: see [`Isa::sums`].
+    /// Horizontal sums of the first `LANES` vectors, as f32: lane `i` is the sum of the lanes of
+    /// `vectors[i]`.
     fn sums<S: Isa>(s: S, vectors: &[Self::Of<S>; MAX_LANES]) -> S::F32;
 
-    /// The sum of the lanes: the number that [`Lane::sums`] gives for the vector.
+    /// Horizontal sum of one vector, as f32, with the bits that [`Lane::sums`] gives for it.
     fn total<S: Isa>(s: S, x: Self::Of<S>) -> f32;
 
-    /// The numbers of `pack` vectors (1, 2 or 4) that have the same place, packed into one word:
-    /// see [`Isa::zip_i16`] and [`Isa::zip_bytes`] for the order of the words. The other vectors
-    /// are of no account.
+    /// Interleaves the narrow numbers of the first `pack` vectors (1, 2 or 4): each word of the
+    /// first `pack` results has one number of each. Words are in the order of [`Isa::zip_i16`] or
+    /// [`Isa::zip_bytes`]. The other vectors and results are unspecified.
     fn interleave<S: Isa>(s: S, pack: usize, vectors: [Self::Of<S>; MAX_PACK]) -> [Self::Of<S>; MAX_PACK];
 }
 
 /// Vectors of f32.
 pub(crate) enum Float {}
 
-/// Vectors of 32-bit integers, or of words of packed numbers.
+/// Vectors of i32, or of 32-bit words that pack narrower numbers.
 pub(crate) enum Int {}
 
 impl Registers for Float {
@@ -72,13 +74,13 @@ impl Registers for Float {
 
     #[inline(always)]
     unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::F32 {
-        // SAFETY: the caller vouches for a vector at `p`.
+        // SAFETY: LANES words are readable at `p` (caller).
         unsafe { s.load(p) }
     }
 
     #[inline(always)]
     unsafe fn broadcast<S: Isa>(s: S, p: *const u8) -> S::F32 {
-        // SAFETY: the caller vouches for 4 bytes at `p`.
+        // SAFETY: one word is readable at `p` (caller).
         s.splat(unsafe { p.cast::<f32>().read_unaligned() })
     }
 
@@ -91,7 +93,7 @@ impl Registers for Float {
 impl Lane for Float {
     #[inline(always)]
     unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::F32) {
-        // SAFETY: the caller vouches for a vector at `p`.
+        // SAFETY: LANES words are writable at `p` (caller).
         unsafe { s.store(p, x) };
     }
 
@@ -128,13 +130,13 @@ impl Registers for Int {
 
     #[inline(always)]
     unsafe fn load<S: Isa>(s: S, p: *const f32) -> S::I32 {
-        // SAFETY: the caller vouches for a vector at `p`.
+        // SAFETY: LANES words are readable at `p` (caller).
         unsafe { s.load_i32(p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn broadcast<S: Isa>(s: S, p: *const u8) -> S::I32 {
-        // SAFETY: the caller vouches for 4 bytes at `p`.
+        // SAFETY: one word is readable at `p` (caller).
         s.splat_i32(unsafe { p.cast::<i32>().read_unaligned() })
     }
 
@@ -147,7 +149,7 @@ impl Registers for Int {
 impl Lane for Int {
     #[inline(always)]
     unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::I32) {
-        // SAFETY: the caller vouches for a vector at `p`.
+        // SAFETY: LANES words are writable at `p` (caller).
         unsafe { s.store_i32(p.cast(), x) };
     }
 

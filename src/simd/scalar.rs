@@ -1,7 +1,7 @@
-//! Plain Rust: runs on every target, and is what the other rows are compared with.
+//! Plain Rust: runs on every target, and is what tests compare the other instruction sets with.
 //!
-//! Four lanes and not one, so that compilers turn the loops into whatever 128-bit vectors the
-//! target guarantees. No fused multiply-add: without the instruction it is a slow library call.
+//! Vectors have four lanes, so that LLVM compiles the loops to the 128-bit vectors that the target
+//! guarantees. `fma` is not fused: without the instruction a fused one is a slow library call.
 
 use std::ffi::CStr;
 
@@ -10,18 +10,18 @@ use core::array::from_fn;
 use super::math::{self, Table};
 use super::{Body, Isa, MAX_LANES};
 
-/// The instruction set of the compilation target itself.
+/// The baseline instruction set of the compilation target.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
 impl Table for Scalar {
     #[inline(always)]
-    fn pick(self, table: &[f32; MAX_LANES], index: [f32; 4]) -> [f32; 4] {
+    fn lookup(self, table: &[f32; MAX_LANES], index: [f32; 4]) -> [f32; 4] {
         index.map(|index| table[(index.to_bits() & 7) as usize])
     }
 
     #[inline(always)]
-    fn power(self, x: [f32; 4]) -> [f32; 4] {
+    fn exponent(self, x: [f32; 4]) -> [f32; 4] {
         x.map(|x| f32::from_bits((x.to_bits() << 20) & (0xff << 23)))
     }
 }
@@ -29,7 +29,7 @@ impl Table for Scalar {
 impl Isa for Scalar {
     const NAME: &'static CStr = c"scalar";
     const LANES: usize = 4;
-    // What x86-64 guarantees, the least of all targets.
+    // As on x86-64; no target has fewer.
     const REGISTERS: usize = 16;
     type F32 = [f32; 4];
     type I32 = [i32; 4];
@@ -132,25 +132,25 @@ impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> [f32; 4] {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES values are readable at `p` (caller).
         unsafe { p.cast::<[f32; 4]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, x: [f32; 4]) {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES values are writable at `p` (caller).
         unsafe { p.cast::<[f32; 4]>().write_unaligned(x) };
     }
 
     #[inline(always)]
     unsafe fn load_i32(self, p: *const i32) -> [i32; 4] {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES values are readable at `p` (caller).
         unsafe { p.cast::<[i32; 4]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store_i32(self, p: *mut i32, x: [i32; 4]) {
-        // SAFETY: this method's contract.
+        // SAFETY: LANES values are writable at `p` (caller).
         unsafe { p.cast::<[i32; 4]>().write_unaligned(x) };
     }
 }

@@ -1,17 +1,19 @@
-//! Transposing fewer rows than a vector has lanes, by way of a small square on the stack: what lies
-//! behind the last row is not read.
+//! Transposition of a partial tile: fewer rows than a vector has lanes are copied to a tile on the
+//! stack first, so that memory behind the last row is not read.
 
 use std::mem::MaybeUninit;
 
 use super::{Isa, MAX_LANES};
 
-/// Room for the largest square.
+/// Uninitialised memory for the largest tile of [`Isa::transpose`], with rows of `LANES` values.
 pub(crate) type Square = MaybeUninit<[f32; MAX_LANES * MAX_LANES]>;
 
-/// As [`Isa::transpose`] of `n` rows (at most `LANES`) and rows of zeros.
+/// [`Isa::transpose`] of a tile whose first `n` rows are at `from`, and whose other rows are 0. `n`
+/// is at most `LANES`.
 ///
 /// # Safety
-/// As there, for the first `n` rows of `from`.
+/// `n` rows of `LANES` values are readable at `from`. `LANES` rows of `LANES` values are writable
+/// at `to`. The two do not overlap.
 #[inline(always)]
 pub(crate) unsafe fn transpose_from<S: Isa>(
     s: S,
@@ -22,13 +24,14 @@ pub(crate) unsafe fn transpose_from<S: Isa>(
     to_stride: usize,
     factor: Option<S::F32>,
 ) {
-    // SAFETY: rows below `n` are readable (caller); the square has LANES rows of LANES.
+    // SAFETY: I7: only rows below `n` are read, which are readable (caller), and the tile has room
+    // for LANES rows of LANES values.
     unsafe {
         if n == S::LANES {
             return s.transpose(from, from_stride, to, to_stride, factor);
         }
-        let mut square = Square::uninit();
-        let rows = square.as_mut_ptr().cast::<f32>();
+        let mut tile = Square::uninit();
+        let rows = tile.as_mut_ptr().cast::<f32>();
         for row in 0..S::LANES {
             let x = if row < n { s.load(from.byte_add(row * from_stride)) } else { s.splat(0.0) };
             s.store(rows.add(row * S::LANES), x);
