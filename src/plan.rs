@@ -1,8 +1,8 @@
-//! HOW a problem is computed: kernel, tile sizes, threads. A pure function of the problem, the machine
-//! and the number of threads, computed once; everything below only reads it.
+//! HOW a problem is computed: kernel, tile sizes, threads. A pure function of the problem, the
+//! machine and the number of threads, computed once; everything below only reads it.
 //!
-//! Results depend on the kernel, on the path, on the keys of a block and on how keys are split, and on
-//! nothing else here: query tiles and threads can be chosen freely without changing a bit.
+//! Results depend on the kernel, on the path, on the keys of a block and on how keys are split, and
+//! on nothing else here: query tiles and threads can be chosen freely without changing a bit.
 
 use std::fmt;
 
@@ -46,8 +46,8 @@ pub struct Plan {
     pub memory: workspace::Size,
 }
 
-/// Where all threads together need at most so many bytes of scratch memory, one thread alone does not
-/// need more than an address space has, however much larger its region is.
+/// Where all threads together need at most so many bytes of scratch memory, one thread alone does
+/// not need more than an address space has, however much larger its region is.
 const SAFE_SCRATCH: usize = 1 << 30;
 
 impl Plan {
@@ -187,8 +187,8 @@ impl Planner<'_> {
         TileSizes { heads, q, kv, staged: self.staged(path, q, kv) }
     }
 
-    /// How many threads the work is enough for, if each of them takes at least so many multiply-adds
-    /// or, in decode, reads at least so many bytes.
+    /// How many threads the work is enough for, if each of them takes at least so many
+    /// multiply-adds or, in decode, reads at least so many bytes.
     fn threads_worth(self, [min_work, min_bytes]: [usize; 2], path: Path, groups: usize) -> usize {
         let Planner { shape, .. } = self;
         let [batch, heads, rows] = shape.queries.map(|n| n as f64);
@@ -267,7 +267,8 @@ impl Planner<'_> {
         rows.min(len_q.max(1))
     }
 
-    /// Whether K, and V, go through scratch memory, if `rows` query rows use each block of `kv` keys.
+    /// Whether K, and V, go through scratch memory, if `rows` query rows use each block of `kv`
+    /// keys.
     fn staged(self, path: Path, rows: usize, kv: usize) -> [bool; 2] {
         let Planner { shape, kernel, machine } = self;
         let tuning = &machine.tuning.prefill;
@@ -279,7 +280,8 @@ impl Planner<'_> {
                 shape.page.is_some()
                     || (shape.strides_kv.iter().any(aliases) && rows >= tuning.copy_aliasing_from)
             }
-            // Decode reads whole vectors of keys, counted from the start of the block, from one page.
+            // Decode reads whole vectors of keys, counted from the start of the block, from one
+            // page.
             Path::Decode => shape.page.is_some_and(|page| {
                 let is_whole = |keys: usize| keys.is_multiple_of(kernel.lanes());
                 !is_whole(page) || (kv < shape.len_kv && !is_whole(kv))

@@ -1,9 +1,9 @@
 //! The library's own threads: a pool that is made on first use, and pools that callers make.
 //!
-//! A forked child has none of its parent's threads, so a pool remembers its process, and a child makes
-//! a new one. Nothing here waits for a lock: one that another thread held during the fork stays locked
-//! in the child for ever. A caller that finds the lock taken makes a pool for its one call, or works
-//! alone if there is none; results are the same bits anyway.
+//! A forked child has none of its parent's threads, so a pool remembers its process, and a child
+//! makes a new one. Nothing here waits for a lock: one that another thread held during the fork
+//! stays locked in the child for ever. A caller that finds the lock taken makes a pool for its one
+//! call, or works alone if there is none; results are the same bits anyway.
 
 pub mod calls;
 #[forbid(unsafe_code)]
@@ -46,8 +46,8 @@ impl Concurrency {
 /// Threads that can run a task.
 pub trait Threads {
     /// Calls `task` up to `concurrency.threads` times, some of them at the same time on different
-    /// threads, and returns when all calls have returned. Fewer calls will do, because each goes on as
-    /// long as there is work.
+    /// threads, and returns when all calls have returned. Fewer calls will do, because each goes on
+    /// as long as there is work.
     fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync));
 }
 

@@ -1,10 +1,10 @@
-//! How a task gets to other threads: not as a pointer, but as a [`CallId`], the number of a call slot and
-//! of the call that has it.
+//! How a task gets to other threads: not as a pointer, but as a [`CallId`], the number of a call
+//! slot and of the call that has it.
 //!
-//! A thread may arrive after the call has returned, when all that its task would use is gone: one of the
-//! library's own that woke up late, or one of a caller's pool that breaks its contract. A closed slot
-//! admits no thread, and closing waits for those inside, so a late thread does nothing, however late it
-//! is. Slots belong to the process, because nothing else outlives every call.
+//! A thread may arrive after the call has returned, when all that its task would use is gone: one
+//! of the library's own that woke up late, or one of a caller's pool that breaks its contract. A
+//! closed slot admits no thread, and closing waits for those inside, so a late thread does nothing,
+//! however late it is. Slots belong to the process, because nothing else outlives every call.
 
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,11 +12,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// Calls on several threads at the same time, at most: twice the 256 with pools that callers are
-/// promised, because calls without a pool take slots, too. Further calls compute on their own thread.
+/// promised, because calls without a pool take slots, too. Further calls compute on their own
+/// thread.
 pub(crate) const CALL_SLOTS: usize = 512;
 
-/// Bits of a slot's state: threads inside (more than any call has tasks), whether more are admitted,
-/// whether a call has the slot; above them the number of that call.
+/// Bits of a slot's state: threads inside (more than any call has tasks), whether more are
+/// admitted, whether a call has the slot; above them the number of that call.
 const INSIDE: usize = (1 << 9) - 1;
 const OPEN: usize = 1 << 9;
 const TAKEN: usize = 1 << 10;
@@ -52,13 +53,14 @@ impl CallId {
         self.0
     }
 
-    /// The id with that number. One that was never given out runs nothing, or the task of a call that
-    /// is under way.
+    /// The id with that number. One that was never given out runs nothing, or the task of a call
+    /// that is under way.
     pub fn of(number: usize) -> CallId {
         CallId(number)
     }
 
-    /// Runs the task, unless its call has been closed. Panics are caught and reported to the caller.
+    /// Runs the task, unless its call has been closed. Panics are caught and reported to the
+    /// caller.
     pub fn run(self) {
         let CallSlot { state, call } = &SLOTS[self.0 % CALL_SLOTS];
         let number = self.0 / CALL_SLOTS;
@@ -69,7 +71,8 @@ impl CallId {
         if state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
             return;
         }
-        // SAFETY: `open` put it there, and it lives until the slot is closed and all threads have left.
+        // SAFETY: `open` put it there, and it lives until the slot is closed and all threads have
+        // left.
         let call = unsafe { &*call.load(Ordering::Relaxed).cast_const().cast::<Call>() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(call.task)) {
             // Dropping a payload can itself panic.
@@ -87,8 +90,8 @@ pub struct OpenCall<'c> {
     call: PhantomData<&'c Call<'c>>,
 }
 
-/// Opens a slot for `task`, runs `body` with it, closes it, and waits until no thread is inside. Returns
-/// false, without running `body`, if no slot is free.
+/// Opens a slot for `task`, runs `body` with it, closes it, and waits until no thread is inside.
+/// Returns false, without running `body`, if no slot is free.
 ///
 /// # Panics
 /// If the task panics, or `body`.
@@ -115,7 +118,8 @@ pub fn open(task: &(dyn Fn() + Sync), body: impl FnOnce(&OpenCall)) -> bool {
 fn take(slot: usize) -> bool {
     let state = &SLOTS[slot].state;
     let free = state.load(Ordering::Relaxed);
-    // Numbers begin with 1, so that no id is 0, and again after 2^53 calls (2^21 on 32-bit machines).
+    // Numbers begin with 1, so that no id is 0, and again after 2^53 calls (2^21 on 32-bit
+    // machines).
     let number = ((free >> CALL_SHIFT) + 1) & (usize::MAX >> CALL_SHIFT);
     let taken = (number.max(1) << CALL_SHIFT) | TAKEN;
     free & TAKEN == 0 && state.compare_exchange(free, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
@@ -135,8 +139,9 @@ impl OpenCall<'_> {
 
     /// Whether no thread is inside. All that threads wrote is visible once they have left.
     ///
-    /// Sequentially consistent, as leaving is. A thread leaves and then looks for callers that wait; a
-    /// caller announces that it waits and then looks here. At least one of the two sees the other.
+    /// Sequentially consistent, as leaving is. A thread leaves and then looks for callers that
+    /// wait; a caller announces that it waits and then looks here. At least one of the two sees the
+    /// other.
     pub fn is_empty(&self) -> bool {
         SLOTS[self.slot].state.load(Ordering::SeqCst) & INSIDE == 0
     }

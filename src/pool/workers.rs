@@ -1,8 +1,8 @@
 //! Threads that wait for calls to take part in.
 //!
-//! A call posts its id on the board and works itself. Threads that are awake take a post each, and so do
-//! those that are worth waking. When the caller finds no work left, it takes its post down, so that it
-//! does not wait for a thread that wakes up late. No call allocates.
+//! A call posts its id on the board and works itself. Threads that are awake take a post each, and
+//! so do those that are worth waking. When the caller finds no work left, it takes its post down,
+//! so that it does not wait for a thread that wakes up late. No call allocates.
 
 use std::hint;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,8 +18,9 @@ use crate::machine::{self, Machine};
 /// What the names of the threads start with.
 pub(crate) const THREAD_NAME: &str = "flash_attention";
 
-/// Stack of a thread. Kernels keep their arrays in scratch memory, so little is needed; but where nothing
-/// is inlined, as in a debug build of a Rust program, vectors are copied from frame to frame.
+/// Stack of a thread. Kernels keep their arrays in scratch memory, so little is needed; but where
+/// nothing is inlined, as in a debug build of a Rust program, vectors are copied from frame to
+/// frame.
 const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { 512 << 10 };
 
 /// What starting a thread takes from the allocator besides, at most.
@@ -57,7 +58,8 @@ struct Spin {
 }
 
 struct Board {
-    /// Each of another call, so that there are never more than call slots. First come, first served.
+    /// Each of another call, so that there are never more than call slots. First come, first
+    /// served.
     posts: Vec<Post>,
     started: usize,
     /// Threads that spin. Each looks at the board once more before it sleeps.
@@ -126,7 +128,8 @@ impl Workers {
         self.process == process::id()
     }
 
-    /// Calls `task` on the calling thread and, at the same time, on others; `concurrency` has at least 2.
+    /// Calls `task` on the calling thread and, at the same time, on others; `concurrency` has at
+    /// least 2.
     pub(super) fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
         let wanted = concurrency.threads - 1;
@@ -405,7 +408,8 @@ mod tests {
         assert!(workers.shared.board().posts.is_empty());
     }
 
-    /// One of its parent's threads may have held the lock during the fork: a child must not wait for it.
+    /// One of its parent's threads may have held the lock during the fork: a child must not wait
+    /// for it.
     #[test]
     fn a_forked_child_computes_alone() {
         let mut made = Made::new(3).expect("threads");

@@ -1,9 +1,9 @@
-//! Query tiles: the work items of prefill. One thread computes the output rows of a tile, and no other
-//! thread writes them.
+//! Query tiles: the work items of prefill. One thread computes the output rows of a tile, and no
+//! other thread writes them.
 //!
-//! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a [`TileQueue`], a
-//! queue borrows its problem exclusively, and it hands out each index once. [`output`] alone gives
-//! addresses to write to, and checks that the rows are the caller's.
+//! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a
+//! [`TileQueue`], a queue borrows its problem exclusively, and it hands out each index once.
+//! [`output`] alone gives addresses to write to, and checks that the rows are the caller's.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,8 @@ pub struct TileSizes {
     pub q: usize,
     /// Keys of a block.
     pub kv: usize,
-    /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in place.
+    /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in
+    /// place.
     pub staged: [bool; 2],
 }
 
@@ -42,8 +43,8 @@ pub enum PathRule {
 }
 
 impl PathRule {
-    /// Whether a sequence of `rows` query rows takes decode. Tile sizes have no say in it, so that the
-    /// bits of a row do not depend on them.
+    /// Whether a sequence of `rows` query rows takes decode. Tile sizes have no say in it, so that
+    /// the bits of a row do not depend on them.
     #[inline(always)]
     pub fn decodes(self, rows: usize) -> bool {
         match self {
@@ -161,9 +162,9 @@ pub(crate) fn lse(
 
 /// How many indices the tiles of a problem have, of at most `rows` query rows each.
 ///
-/// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] / rows + b` of
-/// each head, which leaves enough room wherever the division falls. So a search among the starts leads
-/// from an index to its tile, without a list of tiles.
+/// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] / rows + b`
+/// of each head, which leaves enough room wherever the division falls. So a search among the starts
+/// leads from an index to its tile, without a list of tiles.
 pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     match shape.ragged {
@@ -191,7 +192,8 @@ pub struct TileQueue<'p> {
 }
 
 impl<'p> TileQueue<'p> {
-    /// All tiles of `problem`, of at most `rows` (at least 1) query rows, for about this many threads.
+    /// All tiles of `problem`, of at most `rows` (at least 1) query rows, for about this many
+    /// threads.
     pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> TileQueue<'p> {
         TileQueue::of(problem, rows, PathRule::AlwaysPrefill, [0, 1], threads)
     }
@@ -209,7 +211,8 @@ impl<'p> TileQueue<'p> {
     }
 
     /// A tile that has not been taken yet.
-    // Inlined: a tile is large enough to be moved by a call of memmove, which shows in small problems.
+    // Inlined: a tile is large enough to be moved by a call of memmove, which shows in small
+    // problems.
     #[inline(always)]
     pub fn take(&self) -> Option<QueryTile<'p>> {
         loop {

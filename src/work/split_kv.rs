@@ -1,17 +1,19 @@
-//! Few query rows and many keys: which rows are computed together, and which of their keys one thread
-//! takes.
+//! Few query rows and many keys: which rows are computed together, and which of their keys one
+//! thread takes.
 //!
-//! A *GQA group* is the query rows that one pass over K and V serves: those of all query heads of a kv
-//! head, or of as many as [`group_size`] allows. Its keys are cut into *splits*, whose size only the
-//! sequence and the block size decide. Each split gives a partial state, and the states are combined in
-//! the order of the keys, so that the bits of a row do not depend on which thread computed which split.
+//! A *GQA group* is the query rows that one pass over K and V serves: those of all query heads of a
+//! kv head, or of as many as [`group_size`] allows. Its keys are cut into *splits*, whose size only
+//! the sequence and the block size decide. Each split gives a partial state, and the states are
+//! combined in the order of the keys, so that the bits of a row do not depend on which thread
+//! computed which split.
 //!
-//! The splits of all groups, laid end to end, are cut into *ranges* of about as many keys, one for a
-//! thread at a time. A range that begins or ends within a group leaves its partial states to the range
-//! that has the group's first split, which combines them.
+//! The splits of all groups, laid end to end, are cut into *ranges* of about as many keys, one for
+//! a thread at a time. A range that begins or ends within a group leaves its partial states to the
+//! range that has the group's first split, which combines them.
 //!
-//! Disjointness is a property of this file, as in [`crate::work::query_tiles`]: each range is handed out
-//! once, and the output rows of a group are written by the range that has its first split.
+//! Disjointness is a property of this file, as in [`crate::work::query_tiles`]: each range is
+//! handed out once, and the output rows of a group are written by the range that has its first
+//! split.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,8 +51,8 @@ pub fn max_threads(shape: &Shape, tiles: TileSizes, limits: SplitLimits) -> usiz
     group_count(shape, tiles).saturating_mul(splits)
 }
 
-/// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends in
-/// another range, and one for each split of a group that began in another.
+/// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends
+/// in another range, and one for each split of a group that began in another.
 pub fn max_states(shape: &Shape, tiles: TileSizes, limits: SplitLimits, ranges: usize) -> usize {
     // Splits are counted from key 0, so a window may touch one more.
     let splits = limits.max_splits + 1;
@@ -193,8 +195,9 @@ pub struct SplitRange<'q, 'p> {
 }
 
 impl<'p> SplitQueue<'p> {
-    /// The ranges of caller `i` of `n`: consecutive ones, so that all callers have as many keys, within
-    /// a split. (If each had every n-th range, one caller could have all those in which a split begins.)
+    /// The ranges of caller `i` of `n`: consecutive ones, so that all callers have as many keys,
+    /// within a split. (If each had every n-th range, one caller could have all those in which a
+    /// split begins.)
     pub(crate) fn new(problem: &'p Problem<'p>, partition: &Partition, [i, n]: [usize; 2]) -> SplitQueue<'p> {
         let Partition { rule, decode: tiles, splits: limits, ranges, .. } = *partition;
         let ranges = if rule == PathRule::AlwaysPrefill { 0 } else { ranges };
@@ -202,7 +205,8 @@ impl<'p> SplitQueue<'p> {
         let own = (ranges * i).div_ceil(n)..(ranges * (i + 1)).div_ceil(n);
         let next = AtomicUsize::new(own.start);
         let mut queue = SplitQueue { problem, tiles, limits, rule, ranges, total_keys: u128::MAX, own, next };
-        // A single range needs no total, and the pass over all sequences would show in small problems.
+        // A single range needs no total, and the pass over all sequences would show in small
+        // problems.
         if ranges > 1 {
             let all = queue.sequences().map(|(sequence, visible)| queue.groups_of(&sequence, &visible));
             queue.total_keys = all.map(|(keys, groups)| keys * groups as u128).sum();
@@ -222,7 +226,8 @@ impl<'p> SplitQueue<'p> {
         self.next.load(Ordering::Relaxed) >= self.own.end
     }
 
-    /// Hands out all ranges once more, after each has been computed, so that states can be combined.
+    /// Hands out all ranges once more, after each has been computed, so that states can be
+    /// combined.
     pub(crate) fn rewind(&mut self) {
         *self.next.get_mut() = self.own.start;
     }
@@ -236,8 +241,8 @@ impl<'p> SplitQueue<'p> {
         })
     }
 
-    /// Keys of each group of a sequence, and the number of its groups. A group without keys counts as
-    /// one key, because its rows must be written, too.
+    /// Keys of each group of a sequence, and the number of its groups. A group without keys counts
+    /// as one key, because its rows must be written, too.
     fn groups_of(&self, sequence: &Sequence, visible: &Range<usize>) -> (u128, usize) {
         (visible.len().max(1) as u128, groups(self.problem.shape(), self.tiles, sequence.len_q))
     }
@@ -247,7 +252,8 @@ impl<'p> SplitQueue<'p> {
         match (index, self.ranges) {
             (0, _) => 0,
             (i, n) if i == n => u128::MAX,
-            // Cannot overflow: keys and groups have 64 bits each at most, and an address space fewer.
+            // Cannot overflow: keys and groups have 64 bits each at most, and an address space
+            // fewer.
             (i, n) => {
                 self.total_keys / n as u128 * i as u128 + self.total_keys % n as u128 * i as u128 / n as u128
             }
@@ -304,8 +310,8 @@ impl<'p> SplitRange<'_, 'p> {
         Ok(())
     }
 
-    /// The splits that later ranges have of the group of `work`, which begins in this range: the number
-    /// of each range and its splits, in the order of the keys.
+    /// The splits that later ranges have of the group of `work`, which begins in this range: the
+    /// number of each range and its splits, in the order of the keys.
     pub fn in_later_ranges(&self, work: &SplitWork<'p>) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         let (work, queue) = (work.clone(), self.queue);
         let all = work.all_splits();
