@@ -79,8 +79,8 @@ impl Drop for Silence {
 struct Quiet<'t>(&'t dyn Threads);
 
 impl Threads for Quiet<'_> {
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
-        self.0.run(team, &|| {
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
+        self.0.run(concurrency, &|| {
             let _silence = Silence::begin();
             task();
         });

@@ -150,7 +150,7 @@ fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
         Path::Prefill => line("tiles", format!("{rows} query rows x {} keys", plan.tiles.kv)),
         Path::Decode => line("tiles", format!("{heads} query heads x {rows} rows x {} keys", plan.tiles.kv)),
     }
-    line("pieces", format!("{}, for {} of {threads} threads", plan.parts, plan.threads));
+    line("pieces", format!("{}, for {} of {threads} threads", plan.work_items, plan.threads));
     line("workspace", format!("{all} bytes for {threads} threads, {alone} for one"));
     line("K and V", format!("{} bytes, as they are stored", kv_bytes(shape)));
     Ok(answer(0, json, text, data(shape, &plan, threads, [alone, all])))
@@ -171,7 +171,7 @@ fn data(shape: &Shape, plan: &Plan, threads: usize, [alone, all]: [usize; 2]) ->
         ("isa", isa(plan).into()),
         ("family", plan.kernel.compute_type(plan.path).into()),
         ("tiles", Json::Object(tiles)),
-        ("pieces", plan.parts.into()),
+        ("pieces", plan.work_items.into()),
         ("threads", plan.threads.into()),
         ("threads_offered", threads.into()),
         ("workspace_bytes", Json::Object(workspace)),

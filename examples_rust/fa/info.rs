@@ -101,7 +101,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             "  {what:<42} {:<18} {:<8} {tiles:>12} {:>7} {:>8} {bytes:>10}",
             format!("{} {family}", isa(&plan)),
             path(&plan),
-            plan.parts,
+            plan.work_items,
             plan.threads
         );
         plans.push(Json::Object(vec![
@@ -111,7 +111,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             ("path", path(&plan).into()),
             ("rows", (plan.tiles.heads * plan.tiles.q).into()),
             ("keys", plan.tiles.kv.into()),
-            ("pieces", plan.parts.into()),
+            ("pieces", plan.work_items.into()),
             ("threads", plan.threads.into()),
             ("workspace_bytes", bytes.into()),
         ]));

@@ -192,20 +192,22 @@ impl Lent {
 }
 
 impl Threads for Lent {
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
-        let Some(parallel_for) = self.pool.parallel_for.filter(|_| team.size > 1) else { return task() };
-        let (n, ctx) = (team.size, self.pool.ctx);
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
+        let Some(parallel_for) = self.pool.parallel_for.filter(|_| concurrency.threads > 1) else {
+            return task();
+        };
+        let (n, ctx) = (concurrency.threads, self.pool.ctx);
         if ptr::fn_addr_eq(parallel_for, PARALLEL_FOR_OF_OWNED) {
             // SAFETY: I1: a pool with this function is one of `fa_pool_create`, as is its context.
             let owned = unsafe { &*ctx.cast::<Owned>() };
             if let Some(made) = &owned.made {
-                return made.run(team, task);
+                return made.run(concurrency, task);
             }
         }
         let opened = calls::open(task, |open| {
-            let arg = ptr::without_provenance_mut(open.ticket().number());
-            // SAFETY: I1: the caller's function, with its context and in its environment; I8: the
-            // task is reached by number, and only while the call lasts.
+            let arg = ptr::without_provenance_mut(open.id().number());
+            // SAFETY: I1: the caller's function, with its context and in its environment; I8: the task
+            // is reached by number, and only while the call lasts.
             unsafe { self.environment.during(|| parallel_for(ctx, n, Some(enter), arg)) };
         });
         if !opened {
@@ -217,7 +219,7 @@ impl Threads for Lent {
 /// A task, called from C: no panic may leave it.
 unsafe extern "C" fn enter(arg: *mut c_void, _i: usize) {
     guard(|| {
-        CallId::of(arg.addr()).enter();
+        CallId::of(arg.addr()).run();
         Ok(())
     });
 }
