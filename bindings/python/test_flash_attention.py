@@ -13,8 +13,10 @@ from pathlib import Path
 import flash_attention as fa
 import numpy as np
 import onnxruntime
-import real_model
 from onnx import TensorProto, helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "example"))
+import real_model  # noqa: E402
 
 DATA = Path()
 

@@ -12,7 +12,7 @@ import numpy as np
 from onnx.backend.test.case.node import collect_testcases
 from onnx.helper import get_attribute_value
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples_python"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "bindings" / "python"))
 import flash_attention as fa  # noqa: E402
 
 # Relative and absolute, by the type of an output. Those of 16 bits are what the package's own runner allows

@@ -30,13 +30,19 @@ pub fn build(b: *std.Build) void {
 
     const options = b.addOptions();
     options.addOption([]const u8, "data", data);
-    const tests = b.addTest(.{ .root_module = b.createModule(.{
-        .root_source_file = b.path("real_model.zig"),
-        .target = target,
-        .optimize = optimize,
-        .imports = &.{ .{ .name = "attention", .module = attention }, .{ .name = "options", .module = options.createModule() } },
-    }) });
-    b.step("test", "Attention of a real model against its exact outputs").dependOn(&b.addRunArtifact(tests).step);
-    // To look at what it links.
-    b.getInstallStep().dependOn(&b.addInstallArtifact(tests, .{}).step);
+    const step = b.step("test", "The binding's own tests, and attention of a real model against its exact outputs");
+    for ([_][]const u8{ "attention_test.zig", "example/real_model.zig" }) |source| {
+        const tests = b.addTest(.{
+            .name = std.fs.path.stem(source),
+            .root_module = b.createModule(.{
+                .root_source_file = b.path(source),
+                .target = target,
+                .optimize = optimize,
+                .imports = &.{ .{ .name = "attention", .module = attention }, .{ .name = "options", .module = options.createModule() } },
+            }),
+        });
+        step.dependOn(&b.addRunArtifact(tests).step);
+        // To look at what it links.
+        b.getInstallStep().dependOn(&b.addInstallArtifact(tests, .{}).step);
+    }
 }

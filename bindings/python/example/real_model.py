@@ -9,6 +9,8 @@ Exit code 1 if an error is larger than it may be.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 # README begin
 import numpy as np
 import flash_attention as fa
