@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flash_attention::pool::{Own, Team, Threads};
 
-use super::case::{Arrays, Case};
+use crate::case::{Arrays, Case};
 
 /// Bytes that a thread reads at a time.
 const RUN: usize = 64 << 10;

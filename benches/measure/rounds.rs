@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use flash_attention::kernel::Row;
 
-use super::probe;
+use crate::probe;
 
 /// Median and quartiles.
 #[derive(Clone, Copy, Debug)]

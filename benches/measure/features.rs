@@ -9,8 +9,8 @@ use flash_attention::problem::{Batch, Cells, Logits, Pages, Problem, Semantics, 
 use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
-use super::case::normal;
-use super::error::Sample;
+use crate::case::normal;
+use crate::error::Sample;
 
 /// One problem.
 #[derive(Clone)]

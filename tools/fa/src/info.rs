@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use flash_attention::capi::tensor::fa_dtype;
-use flash_attention::capi::version::FA_ABI_VERSION;
+use flash_attention::capi::version::{FA_ABI_VERSION, fa_version};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Path, Row};
 use flash_attention::machine::{self, Machine};
+use serde_json::json;
 
 use crate::check::{isa, known, path, threads};
-use crate::json::Json;
 use crate::options::{Given, Known};
 use crate::shape::Shape;
 use crate::{Reply, answer};
@@ -48,7 +48,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
          caches     {} first level (data), {} second, {} last, all of it\n\
          in use     {in_use}\n\n\
          kernels that run here, best first          prefill  decode  lanes  keys a tile  K and V\n",
-        env!("CARGO_PKG_VERSION"),
+        version(),
         kib(l1d),
         kib(l2),
         kib(l3),
@@ -68,15 +68,15 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             row.tile(),
             types.join(" ")
         );
-        kernels.push(Json::Object(vec![
-            ("isa", name(row).into()),
-            ("prefill", prefill.into()),
-            ("decode", decode.into()),
-            ("lanes", row.lanes().into()),
-            ("tile_keys", row.tile().into()),
-            ("kv_types", types.into()),
-            ("allowed", allowed.into()),
-        ]));
+        kernels.push(json!({
+            "isa": name(row),
+            "prefill": prefill,
+            "decode": decode,
+            "lanes": row.lanes(),
+            "tile_keys": row.tile(),
+            "kv_types": types,
+            "allowed": allowed,
+        }));
     }
     let _ = writeln!(
         text,
@@ -104,31 +104,36 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             plan.parts,
             plan.threads
         );
-        plans.push(Json::Object(vec![
-            ("shape", what.into()),
-            ("isa", isa(&plan).into()),
-            ("family", family.into()),
-            ("path", path(&plan).into()),
-            ("rows", (plan.tiles.heads * plan.tiles.q).into()),
-            ("keys", plan.tiles.kv.into()),
-            ("pieces", plan.parts.into()),
-            ("threads", plan.threads.into()),
-            ("workspace_bytes", bytes.into()),
-        ]));
+        plans.push(json!({
+            "shape": what,
+            "isa": isa(&plan),
+            "family": family,
+            "path": path(&plan),
+            "rows": plan.tiles.heads * plan.tiles.q,
+            "keys": plan.tiles.kv,
+            "pieces": plan.parts,
+            "threads": plan.threads,
+            "workspace_bytes": bytes,
+        }));
     }
-    let caches = vec![("l1d", Json::from(l1d)), ("l2", l2.into()), ("l3", l3.into())];
-    let data = Json::Object(vec![
-        ("version", env!("CARGO_PKG_VERSION").into()),
-        ("abi", Json::Number(FA_ABI_VERSION.into())),
-        ("cpu", cpu.into()),
-        ("cores", cores.into()),
-        ("cache_bytes", Json::Object(caches)),
-        ("isa", best.map_or("unknown".to_owned(), name).into()),
-        ("kernels", Json::List(kernels)),
-        ("threads", threads.into()),
-        ("plans", Json::List(plans)),
-    ]);
+    let data = json!({
+        "version": version(),
+        "abi": FA_ABI_VERSION,
+        "cpu": cpu,
+        "cores": cores,
+        "cache_bytes": { "l1d": l1d, "l2": l2, "l3": l3 },
+        "isa": best.map_or("unknown".to_owned(), name),
+        "kernels": kernels,
+        "threads": threads,
+        "plans": plans,
+    });
     Ok(answer(0, given.has("--json"), text, data))
+}
+
+/// The library's, which need not be this program's.
+pub fn version() -> String {
+    let version = fa_version();
+    format!("{}.{}.{}", version >> 16, version >> 8 & 255, version & 255)
 }
 
 /// Prompts, encoders and generation, in the types that caches have.

@@ -3,12 +3,14 @@
 use std::fmt::{Arguments, Write as _};
 use std::io;
 
-use super::measure::{DISTURBED, Rounds, Spread};
+use serde_json::{Value, json};
+
+use crate::rounds::{DISTURBED, Rounds, Spread};
 
 /// Collects what was measured and prints it as it comes.
 pub struct Report {
     json: Option<String>,
-    entries: Vec<String>,
+    entries: Vec<Value>,
     results: Vec<Summary>,
     disturbed: usize,
     run: usize,
@@ -131,28 +133,25 @@ impl Report {
             line.error.map_or("-".to_owned(), |error| format!("{error:.1e}")),
             rounds.peak.median / 1e9,
         ));
-        let number = |x: Option<f64>| x.map_or("null".to_owned(), |x| format!("{x:e}"));
-        self.entries.push(format!(
-            "{{\"run\":{},\"table\":\"{}\",\"shape\":\"{}\",\"isa\":\"{}\",\"tiles\":\"{}\",\"seconds\":{:e},\
-             \"gflops\":{:.3},\"figure\":{:.4},\"spread\":{:.4},\"unit\":\"{}\",\"floor\":{},\"goal\":{},\
-             \"error\":{},\"peak_gflops\":{:.3},\"peak_spread\":{:.4},\"rounds\":{}}}",
-            self.run,
-            line.table,
-            line.name,
-            line.isa,
-            line.tiles,
-            seconds,
-            line.flops / seconds / 1e9,
-            line.figure,
-            line.spread,
-            line.unit,
-            number(line.floor.map(Bound::value)),
-            number(line.goal.map(Bound::value)),
-            number(line.error.filter(|error| error.is_finite())),
-            rounds.peak.median / 1e9,
-            rounds.peak.relative(),
-            rounds.count,
-        ));
+        self.entries.push(json!({
+            "run": self.run,
+            "table": line.table,
+            "shape": line.name,
+            "isa": line.isa,
+            "tiles": line.tiles,
+            "seconds": seconds,
+            "gflops": rounded(line.flops / seconds / 1e9, 1e3),
+            "figure": rounded(line.figure, 1e4),
+            "spread": rounded(line.spread, 1e4),
+            "unit": line.unit,
+            "floor": line.floor.map(Bound::value),
+            "goal": line.goal.map(Bound::value),
+            // What is not finite becomes null.
+            "error": line.error,
+            "peak_gflops": rounded(rounds.peak.median / 1e9, 1e3),
+            "peak_spread": rounded(rounds.peak.relative(), 1e4),
+            "rounds": rounds.count,
+        }));
     }
 
     fn remember(&mut self, line: &Line) {
@@ -189,7 +188,8 @@ impl Report {
             count(GOAL_MISSED),
             self.disturbed
         ));
-        let text = format!("[\n{}\n]\n", self.entries.join(",\n"));
+        let entries: Vec<_> = self.entries.iter().map(Value::to_string).collect();
+        let text = format!("[\n{}\n]\n", entries.join(",\n"));
         match self.json.as_deref() {
             None => Ok(()),
             Some("-") => io::Write::write_all(&mut io::stdout(), text.as_bytes()),
@@ -235,6 +235,11 @@ impl Report {
             ));
         }
     }
+}
+
+/// To as many parts of one.
+fn rounded(x: f64, parts: f64) -> f64 {
+    (x * parts).round() / parts
 }
 
 const BELOW_FLOOR: &str = "  BELOW FLOOR";

@@ -13,18 +13,19 @@ use flash_attention::part::Queue;
 use flash_attention::plan::Plan;
 use flash_attention::workspace::Workspace;
 
-use super::case::{Arrays, Case};
-use super::features::{self, Memory, Pair};
-use super::measure::{Rounds, Spread, rounds};
-use super::probe;
-use super::report::{Bound, Line, Report};
-use super::rival::Rival;
-use super::stream;
-use super::suite;
-use super::tile::Tile;
+use crate::NewRival;
+use crate::case::{Arrays, Case};
+use crate::features::{self, Memory, Pair};
+use crate::probe;
+use crate::report::{Bound, Line, Report};
+use crate::rounds::{Rounds, Spread, rounds};
+use crate::stream;
+use crate::suite;
+use crate::tile::Tile;
 
 pub struct Tables {
     pub report: Report,
+    pub rival: Option<NewRival>,
     pub isa: Option<String>,
     pub threads: usize,
     pub time: Duration,
@@ -312,13 +313,14 @@ impl Tables {
     }
 
     fn rival(&mut self) {
+        let Some(new) = self.rival else { return };
         self.report
             .heading("Against three-step attention with a tuned matrix product, same threads: times as fast");
         let Some(row) = self.row(Dtype::F32, None) else { return };
         for case in suite::against_rival() {
             let mut arrays = Arrays::new(&case);
             let rival_arrays = Arrays::new(&case);
-            let mut rival = Rival::new(&case);
+            let mut rival = new(&case);
             let threads = self.threads;
             let (plan, mut call) = arrays.runner(row, threads);
             let mut rival_call = || rival.run(&case, &rival_arrays, threads);

@@ -8,8 +8,8 @@ use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::schedule;
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
-use super::error::Sample;
-use super::store::encode;
+use crate::error::Sample;
+use crate::store::encode;
 
 /// What the data looks like.
 #[derive(Clone, Copy, PartialEq)]

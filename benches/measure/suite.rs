@@ -2,7 +2,7 @@
 
 use flash_attention::dtype::Dtype;
 
-use super::case::{Case, Data};
+use crate::case::{Case, Data};
 
 /// A shape with the percentage of the multiply-add peak below which it counts as broken, and the
 /// one that we are here for.

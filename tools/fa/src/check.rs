@@ -9,8 +9,8 @@ use flash_attention::capi::tensor::fa_dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine;
 use flash_attention::plan::Plan;
+use serde_json::{Value, json};
 
-use crate::json::Json;
 use crate::options::{Given, Known};
 use crate::shape::{Scales, Shape};
 use crate::{Reply, answer};
@@ -129,12 +129,8 @@ fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
         Err(refusal) => {
             let (status, why) = (fa_status::from(refusal.error), refusal.to_string());
             let text = format!("refused, {status:?}: {why}\n");
-            let data = vec![
-                ("accepted", Json::from(false)),
-                ("status", format!("{status:?}").into()),
-                ("why", why.into()),
-            ];
-            return Ok(answer(1, json, text, Json::Object(data)));
+            let data = json!({ "accepted": false, "status": format!("{status:?}"), "why": why });
+            return Ok(answer(1, json, text, data));
         }
     };
     let workspace = [1, threads].map(|threads| shape.workspace(threads));
@@ -156,27 +152,21 @@ fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
     Ok(answer(0, json, text, data(shape, &plan, threads, [alone, all])))
 }
 
-fn data(shape: &Shape, plan: &Plan, threads: usize, [alone, all]: [usize; 2]) -> Json {
-    let tiles = vec![
-        ("heads", plan.tiles.heads.into()),
-        ("rows", plan.tiles.q.into()),
-        ("keys", plan.tiles.kv.into()),
-    ];
-    let workspace = vec![("one_thread", Json::from(alone)), ("all_threads", all.into())];
-    Json::Object(vec![
-        ("accepted", true.into()),
-        ("status", "FA_OK".into()),
-        ("why", plan.to_string().into()),
-        ("path", path(plan).into()),
-        ("isa", isa(plan).into()),
-        ("family", plan.row.family(plan.path).into()),
-        ("tiles", Json::Object(tiles)),
-        ("pieces", plan.parts.into()),
-        ("threads", plan.threads.into()),
-        ("threads_offered", threads.into()),
-        ("workspace_bytes", Json::Object(workspace)),
-        ("kv_bytes", kv_bytes(shape).into()),
-    ])
+fn data(shape: &Shape, plan: &Plan, threads: usize, [alone, all]: [usize; 2]) -> Value {
+    json!({
+        "accepted": true,
+        "status": "FA_OK",
+        "why": plan.to_string(),
+        "path": path(plan),
+        "isa": isa(plan),
+        "family": plan.row.family(plan.path),
+        "tiles": { "heads": plan.tiles.heads, "rows": plan.tiles.q, "keys": plan.tiles.kv },
+        "pieces": plan.parts,
+        "threads": plan.threads,
+        "threads_offered": threads,
+        "workspace_bytes": { "one_thread": alone, "all_threads": all },
+        "kv_bytes": kv_bytes(shape),
+    })
 }
 
 pub fn path(plan: &Plan) -> &'static str {

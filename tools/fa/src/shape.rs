@@ -1,4 +1,5 @@
-//! A shape as an `fa_attention`, without data: planning looks at sizes, strides and short lists, and at no tensor.
+//! A shape as an `fa_attention`, without data: planning looks at sizes, strides and short lists,
+//! and at no tensor.
 
 use std::ffi::c_void;
 

@@ -1,33 +1,33 @@
 //! `fa`: what the library makes of this machine and of a shape, and how fast it is.
 //!
 //! ```text
-//! cargo run --release --example fa -- info
-//! cargo run --release --example fa -- check --heads 32/8 --len-q 1 --len-kv 8192 --kv bf16
-//! cargo run --release --example fa -- bench decode seconds=0.2
-//! cargo run --release --example fa -- help
+//! cargo install --path tools/fa       (or, in place of `fa`, from this repository: cargo run --release -p fa --)
+//! fa info
+//! fa check --heads 32/8 --len-q 1 --len-kv 8192 --kv bf16
+//! fa bench decode --seconds 0.2
+//! fa help
 //! ```
 //!
-//! Exit codes: 0, or 1 if the answer is no (`check`: the library refuses that; a file cannot be written), or 2 if the
-//! question was not understood.
+//! Exit codes: 0, or 1 if the answer is no (`check`: the library refuses that; a file cannot be
+//! written), or 2 if the question was not understood.
 
 #![allow(unreachable_pub, reason = "a program: nothing is public")]
 
 mod check;
 mod info;
-mod json;
 mod options;
 mod shape;
-
-// The benchmark itself, which `cargo bench --bench attention` runs, too.
-#[path = "../../benches/attention/program.rs"]
-mod bench;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use json::Json;
 use options::{Given, Known};
+use serde_json::Value;
+
+// Tensors of the benchmark begin at cache lines, as those of engines do.
+#[global_allocator]
+static ALLOCATOR: measure::Lines = measure::Lines;
 
 fn main() -> ExitCode {
     let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -49,7 +49,7 @@ struct Reply {
 }
 
 /// The answer in the form that was asked for.
-fn answer(code: u8, json: bool, text: String, data: Json) -> Reply {
+fn answer(code: u8, json: bool, text: String, data: Value) -> Reply {
     let out = if json { format!("{data}\n") } else { text };
     Reply { code, out, ..Reply::default() }
 }
@@ -87,7 +87,7 @@ fn with(known: &[Known], about: &str, args: Vec<String>, run: fn(&Given) -> Resu
         return Reply { out: format!("{about}\n{}", options::help(known)), ..Reply::default() };
     }
     let command = about.split([' ', ':']).nth(1).unwrap_or_default();
-    match Given::parse(known, args).and_then(|given| run(&given)) {
+    match Given::parse(known, args).map_err(|e| e.to_string()).and_then(|given| run(&given)) {
         Ok(reply) => reply,
         Err(why) => misunderstood(&why, &format!("fa {command} --help")),
     }
@@ -101,21 +101,21 @@ fn misunderstood(why: &str, help: &str) -> Reply {
     Reply { code: 2, err: format!("fa: {why}\nTry: {help}\n"), ..Reply::default() }
 }
 
-/// Prints while it measures: what it takes long for should be seen as it comes. With --json that is on stderr.
+/// Prints while it measures: what it takes long for should be seen as it comes. With --json that is
+/// on stderr.
 fn benchmark(args: Vec<String>) -> Reply {
     if asks_for_help(&args) {
         let mut out = String::from(
             "fa bench: how fast attention is, next to a probe of what this machine can do. Without words all tables,\n\
              which takes half an hour; a table or a shape takes seconds to minutes. Lines appear as they are measured.\n\n",
         );
-        let _ = write!(out, "what: {}\n--json: the same as json=-\n", bench::usage());
+        let _ = writeln!(out, "what: {}", measure::usage(None));
         return Reply { out, ..Reply::default() };
     }
-    let args = args.into_iter().map(|arg| if arg == "--json" { "json=-".to_owned() } else { arg });
-    match bench::Options::parse(args).map(bench::run) {
+    match measure::Options::parse(args, None).map(measure::run) {
         Ok(Ok(())) => Reply::default(),
         Ok(Err(error)) => Reply { code: 1, err: format!("fa: {error}\n"), ..Reply::default() },
-        Err(arg) => misunderstood(&format!("{arg:?} is no table, size or option"), "fa bench --help"),
+        Err(error) => misunderstood(&error.to_string(), "fa bench --help"),
     }
 }
 

@@ -1,7 +1,9 @@
-//! Words of a command line: `--name value`, `--name=value`, `--flag`.
+//! The options that a command knows, and what was given for them.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
+
+use lexopt::prelude::*;
 
 /// An option that a command knows.
 pub struct Known {
@@ -15,24 +17,17 @@ pub struct Known {
 pub struct Given(Vec<(&'static str, String)>);
 
 impl Given {
-    pub fn parse(known: &[Known], args: Vec<String>) -> Result<Given, String> {
+    pub fn parse(known: &[Known], args: Vec<String>) -> Result<Given, lexopt::Error> {
         let mut given = Vec::new();
-        let mut args = args.into_iter();
-        while let Some(arg) = args.next() {
-            let (name, value) = match arg.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (arg.as_str(), None),
+        let mut parser = lexopt::Parser::from_args(args);
+        while let Some(arg) = parser.next()? {
+            let option = match &arg {
+                Long(name) => known.iter().find(|option| option.name[2..] == **name),
+                _ => None,
             };
-            let Some(option) = known.iter().find(|option| option.name == name) else {
-                return Err(format!("there is no option {name:?}"));
-            };
-            let value = match (option.value, value) {
-                ("", None) => String::new(),
-                ("", Some(_)) => return Err(format!("{name} takes no value")),
-                (_, Some(value)) => value,
-                (what, None) => args.next().ok_or_else(|| format!("{name} wants {what}"))?,
-            };
-            given.push((option.name, value));
+            let Some(Known { name, value, .. }) = option else { return Err(arg.unexpected()) };
+            let value = if value.is_empty() { String::new() } else { parser.value()?.string()? };
+            given.push((*name, value));
         }
         Ok(Given(given))
     }
