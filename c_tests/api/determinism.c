@@ -10,7 +10,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#include "soak/problem.h"
+#include "problem.h"
 
 /* Enough work for 8 threads and more on either path. Keys of few rows are divided among threads, too. */
 enum { ENTRIES = 2, HQ = 4, HKV = 2, DIM = 64, MANY = 64, FEW = 2, KEYS_OF_MANY = 330, KEYS_OF_FEW = 3800 };

@@ -1,5 +1,5 @@
 /* Loaded, used and closed 100 times by several threads at once, which end each time: results are right and nothing
- * piles up. (The library stays mapped: see c_tests/dlopen.c.) */
+ * piles up. (The library stays mapped: see c_tests/process/dlopen.c.) */
 
 #define _GNU_SOURCE
 

@@ -1,10 +1,10 @@
 /* A random problem for the general door, and its definition in double, read through the description. Everything follows
  * from one number, so that a problem that fails can be computed again. Safe from several threads at once. */
 
-#ifndef SOAK_PROBLEM_H
-#define SOAK_PROBLEM_H
+#ifndef PROBLEM_H
+#define PROBLEM_H
 
-#include "../check.h"
+#include "check.h"
 
 struct random {
     uint64_t state;

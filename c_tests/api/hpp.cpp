@@ -1,4 +1,5 @@
-// flash_attention.hpp: layouts, masks, refusals, pools. The numbers are those of examples_cpp.
+// flash_attention.hpp: layouts, masks, refusals, pools. The numbers are those of
+// bindings/cpp/example.
 
 #include <flash_attention.hpp>
 #include <flash_attention.hpp>
