@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Runs Rust tests on an emulated processor (Bochs) that has AVX-512 with VNNI and BF16, for machines without it.
+#
+#   test_emulated.sh [TEST...]                       files of tests/, without ".rs"; without: those of kernels
+#   test_emulated.sh --run PROGRAM [ARGUMENT...]     a program of this machine; its output and exit code are passed on
+#
+# The emulated machine has one core, 1 GiB of memory, Linux, and no file but the programs and their shared libraries. It
+# is some 50 to 100 times as slow as a real one, so tests take fewer samples there (FA_TEST_SHARE). Variables whose
+# names begin with FA_ are passed on. The first run builds Bochs and downloads a kernel, both from Debian, into
+# build/emulated; FA_BOCHS and FA_KERNEL name others. The last line is `emulated: N passed, N failed`.
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+folder=$root/build/emulated
+sources=$root/tests/emulated
+bochs=${FA_BOCHS:-$folder/bochs}
+kernel=${FA_KERNEL:-$folder/vmlinuz}
+# The release of Debian that both come from: the first whose Bochs has BF16.
+release=trixie
+
+die() {
+    echo "test_emulated: $1" >&2
+    exit 1
+}
+
+# apt COMMAND...: of that release, whichever is installed here, from the same mirror.
+apt() {
+    local command=$1 mirror=
+    shift
+    mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+    if ! [ -s "$folder/apt/sources.list" ]; then
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
+        [ -n "$mirror" ] || { apt-get update -qq </dev/null &&
+            mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1); }
+        [ -n "$mirror" ] || die "no mirror of Debian is configured here; name programs with FA_BOCHS and FA_KERNEL."
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+            "$mirror" $release >"$folder/apt/sources.list"
+        sed 's/^deb /deb-src /' "$folder/apt/sources.list" >>"$folder/apt/sources.list.new"
+        cat "$folder/apt/sources.list.new" >>"$folder/apt/sources.list"
+        rm "$folder/apt/sources.list.new"
+        apt get update -qq
+    fi
+    "apt-$command" -o Dir::Etc::sourcelist="$folder/apt/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User=root \
+        "$@" </dev/null
+}
+
+# Bochs with nothing but what a kernel without drivers sees. Debian's own program is one with a debugger, which makes it
+# several times as slow.
+build_bochs() {
+    local work=$folder/bochs.build
+    rm -rf "$work"
+    mkdir -p "$work"
+    # Some mirrors lack the description, without which apt-get fails at the end; it has checked the archive before.
+    (cd "$work" && apt get source -qq --download-only bochs) || true
+    tar -C "$work" --strip-components=1 -xf "$work"/bochs_*.orig.tar.xz || die "the source of Bochs was not found"
+    (
+        cd "$work"
+        export CFLAGS="-O2 -w" CXXFLAGS="-O2 -w"
+        ./configure --enable-cpu-level=6 --enable-x86-64 --enable-all-optimizations --enable-trace-linking --enable-avx \
+            --enable-evex --with-nogui --disable-docbook --disable-cdrom --disable-gameport --disable-xpm
+        make -j"$(nproc)" bochs
+    ) >"$folder/bochs.log" 2>&1 || die "Bochs was not built; see $folder/bochs.log"
+    mv "$work/bochs" "$folder/bochs"
+    rm -rf "$work"
+}
+
+get_kernel() {
+    local package
+    package=$(apt cache depends --important linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')
+    [ -n "$package" ] || die "Debian's kernel was not found"
+    (cd "$folder" && apt get download -qq "$package")
+    dpkg-deb --fsys-tarfile "$folder/$package"_*.deb | tar -x -O --wildcards './boot/vmlinuz-*' >"$folder/vmlinuz.new"
+    mv "$folder/vmlinuz.new" "$folder/vmlinuz"
+    rm "$folder/$package"_*.deb
+}
+
+prepare() {
+    mkdir -p "$folder"
+    [ -x "$bochs" ] || { echo "test_emulated: building Bochs" >&2 && build_bochs; }
+    [ -f "$kernel" ] || get_kernel
+    as --32 -o "$folder/rom.o" "$sources/rom.S"
+    ld -m elf_i386 -Ttext=0 -e 0 --oformat=binary -o "$folder/rom" "$folder/rom.o"
+    ${CC:-cc} -O2 -Wall -Wextra -Werror -static -s -o "$folder/init" "$sources/init.c"
+}
+
+# machine [--env NAME=VALUE]... PROGRAM [ARGUMENT...] [-- PROGRAM...]: runs them there.
+machine() {
+    python3 "$sources/machine.py" "$bochs" "$kernel" "$folder/rom" "$folder/init" "$@"
+}
+
+# passed_on: options for `machine` that hand it the variables of this library and its tests.
+passed_on() {
+    local name
+    for name in $(compgen -e FA_ || true); do
+        case $name in FA_BOCHS | FA_KERNEL) ;; *) printf -- '--env\0%s=%s\0' "$name" "${!name}" ;; esac
+    done
+}
+
+if [ "${1:-}" = --run ]; then
+    shift
+    [ $# -gt 0 ] || die "--run needs a program"
+    . "$root/scripts/setup.sh" g++ >&2
+    prepare
+    mapfile -d '' variables < <(passed_on)
+    machine "${variables[@]}" "$@"
+    exit
+fi
+
+cd "$root"
+# What takes kernels through all that they compute; the others are about the machine, the interface or files.
+[ $# -gt 0 ] || set -- general types blocks integers adversarial basics decode numerics
+. scripts/setup.sh g++
+prepare
+
+targets=()
+for test in "$@"; do
+    [ -f "tests/$test.rs" ] || die "there is no tests/$test.rs"
+    targets+=(--test "$test")
+done
+
+# One in so many samples, of the instruction sets whose names begin so: the others are tested without emulation.
+export FA_TEST_SHARE=${FA_TEST_SHARE:-60} FA_TEST_ISA=${FA_TEST_ISA:-avx512}
+
+log=$folder/log
+cargo test --no-run --locked "${targets[@]}" --message-format=json-render-diagnostics >"$log.json"
+cargo build --quiet --locked --profile test --example fa
+programs=("$PWD/target/debug/examples/fa" info)
+while read -r program; do
+    programs+=(-- "$program" --test-threads=1)
+    # Those that need more time or memory than there is.
+    for test in one_head_is_divided very_long_sequences caches_larger; do programs+=(--skip "$test"); done
+done < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$log.json")
+
+mapfile -d '' variables < <(passed_on)
+begin=$SECONDS
+status=0
+machine "${variables[@]}" "${programs[@]}" 2>&1 | tee "$log" || status=$?
+
+# count WORD: the sum of what stands before it in the lines that tests end with.
+count() {
+    sed -n "s/^test result: .* \([0-9]*\) $1;.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'
+}
+passed=$(count passed)
+failed=$(count failed)
+results=$(grep -c '^test result: ' "$log" || true)
+# One that did not come to its end, or to one that says so.
+unfinished=$((${#targets[@]} / 2 - results))
+[ $unfinished -le 0 ] || failed=$((failed + unfinished))
+[ $status = 0 ] || [ "$failed" -gt 0 ] || failed=1
+for isa in avx512bf16 avx512vnni avx512; do
+    grep -q "^ *$isa " "$log" || { echo "emulated: $isa was not there" && failed=$((failed + 1)); }
+done
+echo "emulated: $((SECONDS - begin)) s on the emulated machine"
+echo "emulated: $passed passed, $failed failed"
+[ "$failed" = 0 ]
