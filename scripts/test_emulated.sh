@@ -23,26 +23,35 @@ die() {
     exit 1
 }
 
-# apt COMMAND...: of that release, whichever is installed here, from the same mirror.
+# mirror: where the Debian that is installed here comes from.
+mirror() {
+    # shellcheck disable=SC2016 # A variable of apt's own.
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
+}
+
+# apt PROGRAM ARGUMENT...: a program of apt's on that release, whichever is installed here, which is left alone.
 apt() {
-    local command=$1 mirror=
+    local program=apt-$1 key=/usr/share/keyrings/debian-archive-keyring.gpg from list=$folder/apt/sources.list
     shift
-    mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
-    if ! [ -s "$folder/apt/sources.list" ]; then
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
-        [ -n "$mirror" ] || { apt-get update -qq </dev/null &&
-            mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1); }
-        [ -n "$mirror" ] || die "no mirror of Debian is configured here; name programs with FA_BOCHS and FA_KERNEL."
-        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-            "$mirror" $release >"$folder/apt/sources.list"
-        sed 's/^deb /deb-src /' "$folder/apt/sources.list" >>"$folder/apt/sources.list.new"
-        cat "$folder/apt/sources.list.new" >>"$folder/apt/sources.list"
-        rm "$folder/apt/sources.list.new"
-        apt get update -qq
+    if ! [ -f "$list" ]; then
+        command -v apt-get >/dev/null || die "there is no apt-get; name Bochs and a kernel with FA_BOCHS and FA_KERNEL"
+        mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+        from=$(mirror)
+        [ -n "$from" ] || { apt-get update -qq </dev/null && from=$(mirror); }
+        [ -n "$from" ] || die "this is not Debian; name Bochs and a kernel with FA_BOCHS and FA_KERNEL"
+        printf "%s [signed-by=$key] $from $release main\n" deb deb-src >"$list.new"
+        apt_on "$list.new" apt-get update -qq
+        mv "$list.new" "$list"
     fi
-    "apt-$command" -o Dir::Etc::sourcelist="$folder/apt/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::State::lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User=root \
-        "$@" </dev/null
+    apt_on "$list" "$program" "$@"
+}
+
+# apt_on LIST PROGRAM ARGUMENT...
+apt_on() {
+    local list=$1 program=$2
+    shift 2
+    "$program" -o Dir::Etc::sourcelist="$list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$folder/apt/lists" \
+        -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User=root "$@" </dev/null
 }
 
 # Bochs with nothing but what a kernel without drivers sees. Debian's own program is one with a debugger, which makes it
@@ -120,7 +129,7 @@ for test in "$@"; do
 done
 
 # One in so many samples, of the instruction sets whose names begin so: the others are tested without emulation.
-export FA_TEST_SHARE=${FA_TEST_SHARE:-60} FA_TEST_ISA=${FA_TEST_ISA:-avx512}
+export FA_TEST_SHARE=${FA_TEST_SHARE:-61} FA_TEST_ISA=${FA_TEST_ISA:-avx512}
 
 log=$folder/log
 cargo test --no-run --locked "${targets[@]}" --message-format=json-render-diagnostics >"$log.json"
