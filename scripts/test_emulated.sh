@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Runs Rust tests on an emulated processor (Bochs) that has AVX-512 with VNNI and BF16, for machines without it.
+# Runs Rust tests on an emulated processor (Bochs) that has AVX-512 with VNNI and BF16.
 #
-#   test_emulated.sh [TEST...]                       files of tests/, without ".rs"; without: those of kernels
-#   test_emulated.sh --run PROGRAM [ARGUMENT...]     a program of this machine; its output and exit code are passed on
+#   test_emulated.sh [TEST...]                     files of tests/ without ".rs"; default: kernels
+#   test_emulated.sh --run PROGRAM [ARGUMENT...]   passes on a program's output and exit code
 #
-# The emulated machine has one core, 1 GiB of memory, Linux, and no file but the programs and their shared libraries. It
-# is some 50 to 100 times as slow as a real one, so tests take fewer samples there (FA_TEST_SHARE). Variables whose
-# names begin with FA_ are passed on. The first run builds Bochs and downloads a kernel, both from Debian, into
-# build/emulated; FA_BOCHS and FA_KERNEL name others. The last line is `emulated: N passed, N failed`.
+# The emulated machine has one core, 1 GiB of memory, Linux, and no files but the programs and their
+# shared libraries. It is 50 to 100 times as slow as a real one. The tests therefore take one in
+# FA_TEST_SHARE samples (default: 61), of the instruction sets whose names begin with FA_TEST_ISA
+# (default: avx512). All variables FA_... are passed on to the programs.
+#
+# The first run builds Bochs and downloads a kernel, both from Debian, into build/emulated. FA_BOCHS
+# and FA_KERNEL name others. The last line is `emulated: N passed, N failed`.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -29,7 +32,7 @@ mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
 }
 
-# apt PROGRAM ARGUMENT...: a program of apt's on that release, whichever is installed here, which is left alone.
+# apt PROGRAM ARGUMENT...: apt-PROGRAM on that release. The installed system is left alone.
 apt() {
     local program=apt-$1 key=/usr/share/keyrings/debian-archive-keyring.gpg from list=$folder/apt/sources.list
     shift
@@ -54,20 +57,20 @@ apt_on() {
         -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User=root "$@" </dev/null
 }
 
-# Bochs with nothing but what a kernel without drivers sees. Debian's own program is one with a debugger, which makes it
-# several times as slow.
+# Builds Bochs without the devices that the kernel does not use. Debian's binary has a debugger, which
+# makes it several times as slow.
 build_bochs() {
     local work=$folder/bochs.build
     rm -rf "$work"
     mkdir -p "$work"
-    # Some mirrors lack the description, without which apt-get fails at the end; it has checked the archive before.
+    # Some mirrors lack the .dsc file: apt-get then fails, after it has downloaded and verified the rest.
     (cd "$work" && apt get source -qq --download-only bochs) || true
     tar -C "$work" --strip-components=1 -xf "$work"/bochs_*.orig.tar.xz || die "the source of Bochs was not found"
     (
         cd "$work"
         export CFLAGS="-O2 -w" CXXFLAGS="-O2 -w"
-        ./configure --enable-cpu-level=6 --enable-x86-64 --enable-all-optimizations --enable-trace-linking --enable-avx \
-            --enable-evex --with-nogui --disable-docbook --disable-cdrom --disable-gameport --disable-xpm
+        ./configure --enable-cpu-level=6 --enable-x86-64 --enable-all-optimizations --enable-trace-linking \
+            --enable-avx --enable-evex --with-nogui --disable-docbook --disable-cdrom --disable-gameport --disable-xpm
         make -j"$(nproc)" bochs
     ) >"$folder/bochs.log" 2>&1 || die "Bochs was not built; see $folder/bochs.log"
     mv "$work/bochs" "$folder/bochs"
@@ -98,7 +101,7 @@ machine() {
     python3 "$sources/machine.py" "$bochs" "$kernel" "$folder/rom" "$folder/init" "$@"
 }
 
-# passed_on: options for `machine` that hand it the variables of this library and its tests.
+# passed_on: options of `machine` for the environment variables of the library and its tests.
 passed_on() {
     local name
     for name in $(compgen -e FA_ || true); do
@@ -117,7 +120,7 @@ if [ "${1:-}" = --run ]; then
 fi
 
 cd "$root"
-# What takes kernels through all that they compute; the others are about the machine, the interface or files.
+# The tests of kernels. The others test interfaces, memory limits or files.
 [ $# -gt 0 ] || set -- general types blocks integers adversarial basics decode numerics
 . scripts/setup.sh g++
 prepare
@@ -128,7 +131,7 @@ for test in "$@"; do
     targets+=(--test "$test")
 done
 
-# One in so many samples, of the instruction sets whose names begin so: the others are tested without emulation.
+# AVX2 and scalar kernels are tested without emulation. A prime share meets all periods of samples.
 export FA_TEST_SHARE=${FA_TEST_SHARE:-61} FA_TEST_ISA=${FA_TEST_ISA:-avx512}
 
 log=$folder/log
@@ -137,7 +140,7 @@ cargo build --quiet --locked --profile test --example fa
 programs=("$PWD/target/debug/examples/fa" info)
 while read -r program; do
     programs+=(-- "$program" --test-threads=1)
-    # Those that need more time or memory than there is.
+    # These need more time or memory than there is.
     for test in one_head_is_divided very_long_sequences caches_larger; do programs+=(--skip "$test"); done
 done < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$log.json")
 
@@ -153,7 +156,7 @@ count() {
 passed=$(count passed)
 failed=$(count failed)
 results=$(grep -c '^test result: ' "$log" || true)
-# One that did not come to its end, or to one that says so.
+# A test program without a result line did not finish.
 unfinished=$((${#targets[@]} / 2 - results))
 [ $unfinished -le 0 ] || failed=$((failed + unfinished))
 [ $status = 0 ] || [ "$failed" -gt 0 ] || failed=1

@@ -1,5 +1,5 @@
-/* The first and only process of the emulated machine that outlives others: runs the programs that machine.py packed,
- * one after another, passes on what they print, and switches the machine off. */
+/* The init process of the emulated machine. It runs the programs that machine.py packed, one after
+ * another, sends their output to machine.py, and switches the machine off. */
 
 #include <fcntl.h>
 #include <poll.h>
@@ -12,13 +12,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Bochs prints what is written to this port, and stops when "Shutdown" is written to the other. */
+/* Bochs prints the bytes written to PORT_OUT, and stops when "Shutdown" is written to PORT_POWER. */
 enum { PORT_OUT = 0xe9, PORT_POWER = 0x8900 };
 
-/* Most words in a list, and bytes of a list. */
+/* The maximal number of words in a list, and of its bytes. */
 enum { WORDS = 1024, BYTES = 1 << 16 };
 
-/* A message for machine.py: its kind, the length in two bytes, least significant first, and the data. */
+/* Sends a message to machine.py: its kind, the length in two bytes (little endian), the data. */
 static void say(char kind, const char *data, size_t n) {
     outb((unsigned char)kind, PORT_OUT);
     outb((unsigned char)n, PORT_OUT);
@@ -43,7 +43,7 @@ static void power_off(void) {
     }
 }
 
-/* Reads a file of words that end with zero bytes into `words`; returns whether it is there. */
+/* Reads a file of words that end with zero bytes into `words`. Returns whether the file exists. */
 static int read_words(const char *path, char *bytes, char **words) {
     int n = 0, file = open(path, O_RDONLY);
     if (file < 0) {
@@ -98,7 +98,7 @@ static void run(char **arguments, char **environment) {
     }
     int status = 0;
     waitpid(child, &status, 0);
-    /* What a shell says. */
+    /* The exit code of a shell. */
     say_number('E', WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 

@@ -1,9 +1,10 @@
-"""Runs programs on an emulated machine: Linux in Bochs, whose processor has AVX-512 with VNNI and BF16.
+"""Runs programs on an emulated machine: Linux in Bochs, on a processor with AVX-512, VNNI and BF16.
 
-usage: machine.py [--env NAME=VALUE]... BOCHS KERNEL ROM INIT PROGRAM [ARGUMENT...] [-- PROGRAM [ARGUMENT...]]...
+usage: machine.py [--env NAME=VALUE]... BOCHS KERNEL ROM INIT PROGRAM [ARGUMENT...]
+           [-- PROGRAM [ARGUMENT...]]...
 
-What they print is printed, and the exit code is that of the first one that failed. Shared libraries that a program
-needs come along.
+The output of the programs is passed on. The exit code is that of the first program that failed. The
+shared libraries that the programs need are copied to the emulated machine.
 """
 
 import os
@@ -14,16 +15,18 @@ import subprocess
 import sys
 import tempfile
 
-# As in rom.S: where the image lies, which begins with a page of boot parameters and one with the command line.
+# The address of the image, as in rom.S. It begins with the boot parameters and the command line, one
+# page each.
 IMAGE = 0x100_0000
 PAGE = 4096
 MEMORY = 1024 << 20
 
-# Without what takes long to look for and is not there.
+# Switches off what takes long to initialise, or to search for in vain.
 COMMAND_LINE = (
     "console=ttyS0 loglevel=3 panic=-1 nokaslr nosmp acpi=off pci=off no5lvl mitigations=off init_on_alloc=0 audit=0 "
     "random.trust_cpu=on no_timer_check lpj=1000000 rdinit=/init "
-    # Bochs reports fast short REP MOVSB but has fast strings switched off, of which the kernel makes wrong code.
+    # Bochs reports fast short REP MOVSB (bit 580) although fast strings are disabled. The kernel's
+    # memmove is wrong for that combination.
     "clearcpuid=580 "
     "initcall_blacklist=trace_eval_init,load_system_certificate_list,jent_mod_init,sed_opal_init"
 )
@@ -52,7 +55,7 @@ debug: action=ignore
 
 
 def archive(files):
-    """An archive in cpio's format "newc" of (path, mode, content)."""
+    """Returns a cpio archive (format "newc") of tuples (path, mode, content)."""
     out = bytearray()
     for number, (path, mode, content) in enumerate([*files, ("TRAILER!!!", 0, b"")], 1):
         name = path.encode() + b"\0"
@@ -69,7 +72,7 @@ def read(path):
 
 
 def libraries(program):
-    """Paths of the shared libraries and the loader that it needs, as the loader of this machine finds them."""
+    """Yields the paths of the shared libraries and the loader that a program needs."""
     found = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
     for line in found.splitlines():
         path = line.split("=>")[-1].split("(")[0].strip()
@@ -80,14 +83,14 @@ def libraries(program):
 
 
 def stripped(program, folder):
-    """Its content without what only debuggers read."""
+    """Returns a program's content without debug information."""
     to = os.path.join(folder, "stripped")
     strip = subprocess.run(["strip", "--strip-debug", "-o", to, program], capture_output=True, check=False)
     return read(to if strip.returncode == 0 else program)
 
 
 def file_system(init, programs, environment, folder):
-    """The initial file system, as an archive."""
+    """Returns the initial file system as an archive."""
     contents = {"init": read(init), "environment": b"".join(x.encode() + b"\0" for x in environment)}
     for number, words in enumerate(programs):
         path = os.path.realpath(shutil.which(words[0]) or words[0])
@@ -101,8 +104,8 @@ def file_system(init, programs, environment, folder):
 
 
 def boot_image(kernel, initial):
-    """Boot parameters, command line, initial file system and kernel, as they lie in memory from IMAGE on."""
-    # Documentation/x86/boot.rst of Linux: the header at 0x1f1, whose length is in the jump before it.
+    """Returns the memory from IMAGE on: boot parameters, command line, file system, kernel."""
+    # Linux, Documentation/x86/boot.rst. The header begins at 0x1f1; the jump at 0x200 has its length.
     assert kernel[0x202:0x206] == b"HdrS", "not a kernel of Linux"
     sectors = kernel[0x1f1] or 4
     protected = kernel[(sectors + 1) * 512:]
@@ -114,7 +117,7 @@ def boot_image(kernel, initial):
     line = COMMAND_LINE.encode() + b"\0"
     start = IMAGE + 2 * PAGE
     entry = -(-(start + len(initial)) // alignment) * alignment
-    parameters[0x210] = 0xff  # a loader without a number
+    parameters[0x210] = 0xff  # type of loader: undefined
     parameters[0x211] |= 1  # loaded high
     put = lambda at, value: struct.pack_into("<I", parameters, at, value)
     put(0x1f4, -(-len(protected) // 16))
@@ -122,7 +125,7 @@ def boot_image(kernel, initial):
     put(0x218, start)
     put(0x21c, len(initial))
     put(0x228, IMAGE + PAGE)
-    # Memory that is there: below the video memory, and from 1 MiB on.
+    # The memory map: below 640 KiB, and from 1 MiB on.
     parameters[0x1e8] = 2
     struct.pack_into("<QQIQQI", parameters, 0x2d0, 0, 0xa0000, 1, 0x10_0000, MEMORY - 0x10_0000, 1)
     before = bytes(parameters) + line.ljust(PAGE, b"\0") + initial
@@ -130,7 +133,7 @@ def boot_image(kernel, initial):
 
 
 class Messages:
-    """What init.c says on the port that Bochs prints."""
+    """The messages of init.c, which Bochs prints."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -143,7 +146,7 @@ class Messages:
             kind, length = head[:1], int.from_bytes(head[1:], "little")
             yield kind, self.stream.read(length)
             if kind == b"Q":
-                # Then Bochs prints what it likes.
+                # Further output is Bochs' own.
                 self.stream.read()
 
 
@@ -165,7 +168,7 @@ def main():
 
     failed = 0
     done = False
-    # Bochs has to end with this program.
+    # Bochs must end with this program.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         at = lambda name: os.path.join(folder, name)

@@ -1,13 +1,13 @@
-# The firmware of the emulated machine: enters Linux by its 32-bit boot protocol. A page of boot parameters lies at
-# IMAGE, followed by the initial file system and the kernel; machine.py makes all that and Bochs loads it.
+# The firmware of the emulated machine. It enters Linux by the 32-bit boot protocol. machine.py makes
+# the image: boot parameters, initial file system, kernel. Bochs loads it at IMAGE.
 
         .set IMAGE, 0x1000000
         # Fields of the boot parameters.
         .set SYSSIZE, 0x1f4
         .set CODE32_START, 0x214
-        # The least unit in which Bochs allots memory.
+        # The unit in which Bochs allocates memory.
         .set BLOCK, 0x20000
-        # Where the last 64 KiB of the firmware are mapped below 1 MiB.
+        # The address of the firmware below 1 MiB.
         .set ROM, 0xf0000
 
         .code16
@@ -28,8 +28,9 @@ protected:
         movw    %ax, %gs
         movw    %ax, %ss
         movl    $IMAGE, %esi
-        # Bochs reads the image into one run of its memory, but maps only the first block; the others become the ones
-        # behind it if they are used in this order, before all else.
+        # Bochs reads the image into contiguous host memory but maps only its first block. Each
+        # further block is mapped at its first access, to the next host memory. Access in order,
+        # before any other memory, therefore maps the whole image.
         movl    SYSSIZE(%esi), %ecx
         shll    $4, %ecx
         addl    CODE32_START(%esi), %ecx
@@ -44,7 +45,7 @@ protected:
         jmp     *CODE32_START(%esi)
 
         .balign 8
-        # Flat segments for code and data, marked as accessed, for nothing can be written here.
+        # Flat segments for code and data. They are marked as accessed because this is read-only.
 table:  .quad   0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
 table_pointer:
         .word   . - table - 1
