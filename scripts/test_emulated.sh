@@ -57,13 +57,12 @@ apt_on() {
         -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User=root "$@" </dev/null
 }
 
-# Builds Bochs without the devices that the kernel does not use. Debian's binary has a debugger, which
-# makes it several times as slow.
+# Builds Bochs with few devices. Debian's binary has a debugger, which makes it several times as slow.
 build_bochs() {
     local work=$folder/bochs.build
     rm -rf "$work"
     mkdir -p "$work"
-    # Some mirrors lack the .dsc file: apt-get then fails, after it has downloaded and verified the rest.
+    # Some mirrors lack the .dsc file. apt-get then fails, after it has downloaded and verified the rest.
     (cd "$work" && apt get source -qq --download-only bochs) || true
     tar -C "$work" --strip-components=1 -xf "$work"/bochs_*.orig.tar.xz || die "the source of Bochs was not found"
     (
@@ -96,9 +95,11 @@ prepare() {
     ${CC:-cc} -O2 -Wall -Wextra -Werror -static -s -o "$folder/init" "$sources/init.c"
 }
 
-# machine [--env NAME=VALUE]... PROGRAM [ARGUMENT...] [-- PROGRAM...]: runs them there.
+# machine [--env NAME=VALUE]... PROGRAM [ARGUMENT...] [-- PROGRAM...]: runs programs there, for at most
+# $limit seconds (0: any time).
+limit=0
 machine() {
-    python3 "$sources/machine.py" "$bochs" "$kernel" "$folder/rom" "$folder/init" "$@"
+    timeout $limit python3 "$sources/machine.py" "$bochs" "$kernel" "$folder/rom" "$folder/init" "$@"
 }
 
 # passed_on: options of `machine` for the environment variables of the library and its tests.
@@ -147,6 +148,7 @@ done < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$log.json")
 mapfile -d '' variables < <(passed_on)
 begin=$SECONDS
 status=0
+limit=3600
 machine "${variables[@]}" "${programs[@]}" 2>&1 | tee "$log" || status=$?
 
 # count WORD: the sum of what stands before it in the lines that tests end with.

@@ -1,6 +1,6 @@
 """Runs programs on an emulated machine: Linux in Bochs, on a processor with AVX-512, VNNI and BF16.
 
-usage: machine.py [--env NAME=VALUE]... BOCHS KERNEL ROM INIT PROGRAM [ARGUMENT...]
+usage: machine.py BOCHS KERNEL ROM INIT [--env NAME=VALUE]... PROGRAM [ARGUMENT...]
            [-- PROGRAM [ARGUMENT...]]...
 
 The output of the programs is passed on. The exit code is that of the first program that failed. The
@@ -15,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 
-# The address of the image, as in rom.S. It begins with the boot parameters and the command line, one
-# page each.
+# The address of the image, as in rom.S. It begins with boot parameters and command line, a page each.
 IMAGE = 0x100_0000
 PAGE = 4096
 MEMORY = 1024 << 20
@@ -24,7 +23,7 @@ MEMORY = 1024 << 20
 # Switches off what takes long to initialise, or to search for in vain.
 COMMAND_LINE = (
     "console=ttyS0 loglevel=3 panic=-1 nokaslr nosmp acpi=off pci=off no5lvl mitigations=off init_on_alloc=0 audit=0 "
-    "random.trust_cpu=on no_timer_check lpj=1000000 rdinit=/init "
+    "random.trust_cpu=on no_timer_check lpj=1000000 reboot=t rdinit=/init "
     # Bochs reports fast short REP MOVSB (bit 580) although fast strings are disabled. The kernel's
     # memmove is wrong for that combination.
     "clearcpuid=580 "
@@ -152,15 +151,16 @@ class Messages:
 
 def main():
     words = sys.argv[1:]
+    if len(words) < 5:
+        sys.exit(__doc__)
+    bochs, kernel, rom, init = map(os.path.realpath, words[:4])
+    words = words[4:]
     environment = ["PATH=/usr/bin", "HOME=/"]
     while words[:1] == ["--env"]:
         environment.append(words[1])
         words = words[2:]
-    if len(words) < 5:
-        sys.exit(__doc__)
-    bochs, kernel, rom, init = map(os.path.realpath, words[:4])
     programs = [[]]
-    for word in words[4:]:
+    for word in words:
         if word == "--":
             programs.append([])
         else:
