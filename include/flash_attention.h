@@ -13,22 +13,23 @@
  *     fa_status status = fa_mha(&cfg, q, k, v, num_heads, seq_len, seq_len, out);
  *     if (status != FA_OK) puts(fa_status_string(status));
  *
- * Everything else (strides, grouped heads, masks, pages, ragged batches, threads of your own) is one
- * description:
+ * Everything else (strides, grouped heads, masks, pages, ragged batches, threads of your own) is
+ * one description:
  *
  *     fa_attention a;
  *     fa_attention_init(&a, sizeof a);
  *     a.batch = 1, a.heads_q = 32, a.heads_kv = 8, a.len_q = a.len_kv = n, a.dim_qk = a.dim_v = 64;
- *     a.q.data = q, a.q.stride[1] = 64 * 4, a.q.stride[2] = 32 * 64 * 4;  // [token][head][dim], in bytes
- *     ...                                                                 // a.k, a.v, a.o likewise
- *     a.window_right = 0;                                                 // causal
+ *     // Strides in bytes, of [token][head][dim].
+ *     a.q.data = q, a.q.stride[1] = 64 * 4, a.q.stride[2] = 32 * 64 * 4;
+ *     ...                                       // a.k, a.v, a.o alike
+ *     a.window_right = 0;                       // causal
  *     fa_attention_workspace(&a, 1, &bytes);
  *     status = fa_attention_run(&a, malloc(bytes), bytes, NULL);
  *
  * @par Sizes
- * Sizes count elements, never bytes, unless a name or a comment says bytes. Arrays of the functions that take no
- * description are dense and row-major: the last size given is the contiguous one. Nothing needs an alignment,
- * unless a function says so.
+ * Sizes count elements, never bytes, unless a name or a comment says bytes. Arrays of the functions
+ * that take no description are dense and row-major: the last size given is the contiguous one.
+ * Nothing needs an alignment, unless a function says so.
  *
  * @par Threads
  * Every function may be called from any number of threads at once. Inputs may be shared between
@@ -42,35 +43,36 @@
  *
  * @par Same bits
  * With one version of the library, one instruction set and one size of blocks of keys
- * (block_size_kv, block_kv), a row of an output depends on nothing but its own query, the keys and values
- * that it sees, their number and position, what changes their scores, and the number of query rows of its
- * sequence, which decides whether rows are computed in the way that suits few of them or in the one that
- * suits many: not on threads, pools or parts, block_size_q, strides or pages, other heads and sequences, what
- * is in other rows, or chance. Between instruction sets, block sizes and versions results differ within
- * rounding; do not compare them with stored bits.
+ * (block_size_kv, block_kv), a row of an output depends on nothing but its own query, the keys and
+ * values that it sees, their number and position, what changes their scores, and the number of
+ * query rows of its sequence, which decides whether rows are computed in the way that suits few of
+ * them or in the one that suits many: not on threads, pools or parts, block_size_q, strides or
+ * pages, other heads and sequences, what is in other rows, or chance. Between instruction sets,
+ * block sizes and versions results differ within rounding; do not compare them with stored bits.
  *
  * @par Floating-point environment
- * On x86-64 all threads compute in the default one (round to nearest, subnormal
- * numbers are numbers, nothing traps), whatever MXCSR of the caller is, and the caller finds its own as it was,
- * exception flags included. So FTZ and DAZ change no bit of a result. Functions of a caller's pool are called in
- * the caller's environment, tasks may be called in any; threads of the library's have the default one. On other
- * machines the caller must have set the default one.
+ * On x86-64 all threads compute in the default one (round to nearest, subnormal numbers are
+ * numbers, nothing traps), whatever MXCSR of the caller is, and the caller finds its own as it was,
+ * exception flags included. So FTZ and DAZ change no bit of a result. Functions of a caller's pool
+ * are called in the caller's environment, tasks may be called in any; threads of the library's have
+ * the default one. On other machines the caller must have set the default one.
  *
  * @par Signals
- * Handlers may interrupt any call; its result does not change. They must not call the library, nor leave
- * a call by longjmp. The library's threads have the signal mask of the thread whose call makes them, as all new
- * threads do: block signals around that call, or around fa_pool_create, to keep handlers off them.
+ * Handlers may interrupt any call; its result does not change. They must not call the library, nor
+ * leave a call by longjmp. The library's threads have the signal mask of the thread whose call
+ * makes them, as all new threads do: block signals around that call, or around fa_pool_create, to
+ * keep handlers off them.
  *
  * @par Copies
- * Two copies of the library in one process (two files, or a static and a shared one) do not know of each
- * other; each has its own threads, and its own fa_limit_isa.
+ * Two copies of the library in one process (two files, or a static and a shared one) do not know of
+ * each other; each has its own threads, and its own fa_limit_isa.
  *
  * @par Processes and loading
  * The library works in a child process after fork(), whatever the parent's threads were doing: a
  * child makes threads of its own when it first needs some (one that was forked in the middle of the
- * parent's first call with several threads computes on the calling thread alone). The shared library
- * creates nothing when it is loaded. It stays mapped after dlclose(), with its threads: loading it again is the same
- * copy.
+ * parent's first call with several threads computes on the calling thread alone). The shared
+ * library creates nothing when it is loaded. It stays mapped after dlclose(), with its threads:
+ * loading it again is the same copy.
  *
  * @par Environment variables
  * FA_MAX_ISA, read once; see fa_limit_isa. Nothing else.
@@ -87,8 +89,8 @@
 #include <stdint.h>
 
 /**
- * fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of keys -
- * number of query rows. It may come out negative: the rows before key 0 are then at no key.
+ * fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of
+ * keys - number of query rows. It may come out negative: the rows before key 0 are then at no key.
  */
 #define FA_POS_END INT64_MIN
 
@@ -98,27 +100,31 @@
 #define FA_NO_LIMIT -1
 
 /**
- * fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose mask is
- * -|p - j|), in place of -|p - j|.
+ * fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose
+ * mask is -|p - j|), in place of -|p - j|.
  */
 #define FA_MASK_TIMES_SLOPE 1
 
 /**
- * A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that has dot products
- * of its own. Relative RMS errors are those of normal data, against exact attention on the stored numbers.
+ * fa_attention.flags: no kernel that rounds queries or probabilities, where K and V are of a type
+ * that has dot products of its own. Errors below are relative RMS errors on normal data, against
+ * exact attention on the stored numbers.
  *
- * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it than at f32 (AMD's
- *   are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names "avx512bf16"), queries that are not bf16
- *   and probabilities rounded to bf16: error below 3e-3. With the flag f32 computes: 1e-6, at half the speed.
- * - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied as integers. Queries
- *   are quantised, each row with a scale of its own, unless they are i8 with one scale a row or fewer. With
- *   "avx512vnni" probabilities are multiples of 1/255 of the largest: error below 2e-2, but keys lighter than
- *   1/510 of the heaviest count as nothing, however many they are (attention sinks!). With the flag, for few query
- *   rows (decode), and on other x86-64 machines always, queries have up to 16 bits and probabilities 14: error
- *   below 3e-4, for many query rows at half the speed. With other scales f32 computes.
- * - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries are quantised, each row
- *   with a scale of its own, to 16 bits, and the products of probabilities and the scales of V, relative to the largest
- *   of a block of elements, are multiples of 1/32768: error below 3e-4. With the flag, and else, f32 computes.
+ * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
+ *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
+ *   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3.
+ *   With the flag f32 computes: 1e-6, at half the speed.
+ * - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied
+ *   as integers. Queries are quantised, each row with a scale of its own, unless they are i8 with
+ *   one scale a row or fewer. With "avx512vnni" probabilities are multiples of 1/255 of the
+ *   largest: error below 2e-2, but keys lighter than 1/510 of the heaviest count as nothing,
+ *   however many they are (attention sinks!). With the flag, for few query rows (decode), and on
+ *   other x86-64 machines always, queries have up to 16 bits and probabilities 14: error below
+ *   3e-4, for many query rows at half the speed. With other scales f32 computes.
+ * - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries
+ *   are quantised, each row with a scale of its own, to 16 bits, and the products of probabilities
+ *   and the scales of V, relative to the largest of a block of elements, are multiples of 1/32768:
+ *   error below 3e-4. With the flag, and else, f32 computes.
  * - Others: f32 computes.
  */
 #define FA_PRECISE 2
@@ -143,7 +149,8 @@ typedef enum fa_status {
    */
   FA_ERR_NULL = 1,
   /**
-   * A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the like.
+   * A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
+   * like.
    */
   FA_ERR_ZERO_EXTENT = 2,
   /**
@@ -184,8 +191,8 @@ typedef enum fa_status {
    */
   FA_ERR_INTERNAL = 11,
   /**
-   * Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple of
-   * heads_kv.
+   * Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple
+   * of heads_kv.
    */
   FA_ERR_SHAPE = 12,
   /**
@@ -194,8 +201,8 @@ typedef enum fa_status {
    */
   FA_ERR_STRIDE = 13,
   /**
-   * cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a sequence
-   * is longer than len_q, len_kv or its pages.
+   * cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a
+   * sequence is longer than len_q, len_kv or its pages.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -204,7 +211,7 @@ typedef enum fa_status {
    */
   FA_ERR_STRUCT_SIZE = 15,
   /**
-   * Legal, but not in this version; fa_attention_check says what. No function of this version returns it.
+   * Reserved for what a later version may allow: no function of this version returns it.
    */
   FA_ERR_UNSUPPORTED = 16,
   /**
@@ -250,8 +257,8 @@ typedef enum fa_dtype {
    */
   FA_DTYPE_I8 = 3,
   /**
-   * Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit integers that
-   * it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
+   * Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit
+   * integers that it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
    */
   FA_DTYPE_Q8_0 = 4,
   /**
@@ -265,30 +272,31 @@ typedef enum fa_dtype {
  *
  * Scale and zero of element d of token t of head h of batch entry (or page) b are at
  * b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
- * So one scale for the whole tensor is all strides 0; one for each head, token or channel has a stride
- * there; blocks of tokens and groups of channels have a group of more than 1. Of a paged tensor t counts
- * within the page; of packed ragged rows t is the row, and b is 0.
+ * So one scale for the whole tensor is all strides 0; one for each head, token or channel has a
+ * stride there; blocks of tokens and groups of channels have a group of more than 1. Of a paged
+ * tensor t counts within the page; of packed ragged rows t is the row, and b is 0.
  *
  * fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
  *
- * What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one a head or
- * fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see FA_PRECISE).
+ * What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one
+ * a head or fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see
+ * FA_PRECISE).
  *
- * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data: one that
- * is NaN or infinite makes its elements so.
+ * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
+ * one that is NaN or infinite makes its elements so.
  */
 typedef struct fa_quant {
   /**
-   * NULL = 1. Needs no alignment; likewise zero.
+   * NULL = 1. Needs no alignment.
    */
   const float *scale;
   /**
-   * NULL = 0.
+   * NULL = 0. Needs no alignment.
    */
   const float *zero;
   /**
-   * Values from one batch entry (or page), head, group of tokens, group of channels to the next; not
-   * negative; 0 = the same for all.
+   * Values from one batch entry (or page), head, group of tokens, group of channels to the next;
+   * not negative; 0 = the same for all.
    */
   int64_t stride[4];
   /**
@@ -296,26 +304,28 @@ typedef struct fa_quant {
    */
   int32_t group_tokens;
   /**
-   * Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is 0.
+   * Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is
+   * 0.
    */
   int32_t group_dims;
 } fa_quant;
 
 /**
- * A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are contiguous;
- * everything else has a stride, so dense, interleaved, packed and broadcast layouts are all this.
+ * A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are
+ * contiguous; everything else has a stride, so dense, interleaved, packed and broadcast layouts
+ * are all this.
  */
 typedef struct fa_tensor {
   /**
-   * The first element of row [0][0][0]. Needs no alignment. NULL is fine if there is no element, and
-   * means "none" where a tensor is optional.
+   * The first element of row [0][0][0]. Needs no alignment. NULL is fine if there is no element,
+   * and means "none" where a tensor is optional.
    */
   void *data;
   /**
-   * BYTES from one batch entry to the next, from one head to the next, from one token to the next:
-   * not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the same data (inputs only); the
-   * stride of an axis of extent 1 does not matter. (Strides of an input that count elements by
-   * mistake are legal and give nonsense.)
+   * BYTES from one batch entry to the next, from one head to the next, from one token to the
+   * next: not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the
+   * same data (inputs only); the stride of an axis of extent 1 does not matter. (Strides of an
+   * input that count elements by mistake are legal and give nonsense.)
    */
   int64_t stride[3];
   /**
@@ -333,27 +343,31 @@ typedef struct fa_tensor {
 } fa_tensor;
 
 /**
- * Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads, positions and
- * windows, masks of all kinds, log-sum-exp. One description serves fa_attention_check, _workspace, _run, _part and _finish.
+ * Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads,
+ * positions and windows, masks of all kinds, log-sum-exp. One description serves
+ * fa_attention_check, _workspace, _run, _part and _finish.
  *
- * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
+ * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees.
+ * Terms of options that are off drop out:
  *
  * ~~~text
  *   s_j = scale * sum_d q[i][d] * k[j][d]
- *   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]     as far as there are these
+ *   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]
  *   Z = sum_j exp(t_j) + exp(sink)
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row, even if it is NaN. A
- * NaN that is seen gives NaN in that row only. A row that sees no key is zeros, and its lse -infinity.
+ * A key that window, kv_lens, mask or block_mask hide from a row has no influence on it, even if
+ * it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
+ * and its lse -infinity.
  *
- * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs are never
- * written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in elements.
+ * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
+ * are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
+ * elements.
  *
- * Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it is 0 the
- * size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged, paged and
- * dense keys, copies or views, alone or in a batch, give the same bits.
+ * Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it
+ * is 0 the size is chosen from head dimensions, caches, block_mask_kv and the instruction set.
+ * Ragged, paged and dense keys, copies or views, alone or in a batch, give the same bits.
  */
 typedef struct fa_attention {
   /**
@@ -373,7 +387,8 @@ typedef struct fa_attention {
    */
   int64_t batch;
   /**
-   * Heads of q and o; a multiple of heads_kv. Query head h uses kv head h / (heads_q / heads_kv).
+   * Heads of q and o; a multiple of heads_kv. Query head h uses kv head
+   * h / (heads_q / heads_kv).
    */
   int64_t heads_q;
   /**
@@ -381,12 +396,13 @@ typedef struct fa_attention {
    */
   int64_t heads_kv;
   /**
-   * Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest sequence.
+   * Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest
+   * sequence.
    */
   int64_t len_q;
   /**
-   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those of the
-   * longest.
+   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those
+   * of the longest.
    */
   int64_t len_kv;
   /**
@@ -398,41 +414,45 @@ typedef struct fa_attention {
    */
   int64_t dim_v;
   /**
-   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k and v are.
-   * The order of axes is that of strides, not of memory: [batch][token][head][dim] of f32 is
-   * {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
+   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k
+   * and v are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
+   * f32 is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
    */
   struct fa_tensor q;
   /**
-   * Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block of keys at a
-   * time, in scratch memory, or is multiplied as it is: see FA_PRECISE. Sums and softmax are f32 for every type.
+   * Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block
+   * of keys at a time, in scratch memory, or is multiplied as it is: see FA_PRECISE. Sums and
+   * softmax are f32 for every type.
    */
   struct fa_tensor k;
   /**
-   * Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a view of k
-   * (multi-head latent attention).
+   * Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a
+   * view of k (multi-head latent attention).
    */
   struct fa_tensor v;
   /**
-   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32, to nearest even.
-   * Its rows do not overlap each other, and the memory from its first row to its last that of no input and not
-   * lse (rows between those of an input are refused, too). Every row is written completely; what was in it
-   * does not matter. Bytes between rows are not touched.
+   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32,
+   * to nearest even. Its rows do not overlap each other, and the memory from its first row to
+   * its last that of no input and not lse (rows between those of an input are refused, too).
+   * Every row is written completely; what was in it does not matter. Bytes between rows are not
+   * touched.
    */
   struct fa_tensor o;
   /**
-   * The softmax scale: multiplied to every dot product of a query and a key. Finite; may be negative;
-   * 0 = 1/sqrt(dim_qk).
+   * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
+   * may be negative; 0 = 1/sqrt(dim_qk).
    */
   float scale;
   /**
-   * 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite, not negative.
+   * 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite,
+   * not negative.
    */
   float softcap;
   /**
-   * Key position of query row 0, one for all sequences: 0 if there is no past, the number of keys that came
-   * before, or, where sequences differ, FA_POS_END. Any number, as long as q_pos + len_q is one, too (else
-   * FA_ERR_OVERFLOW); only windows and linear biases depend on it.
+   * Key position of query row 0, one for all sequences: 0 if there is no past, the number of
+   * keys that came before, or, where sequences differ, FA_POS_END. Any number, as long as
+   * q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
+   * it.
    */
   int64_t q_pos;
   /**
@@ -446,16 +466,17 @@ typedef struct fa_attention {
    */
   int64_t window_right;
   /**
-   * data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv keys;
-   * strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16: added to the scores, after softcap; -infinity
-   * hides the key (no other value does, however small). FA_DTYPE_BOOL8: nonzero = the key is seen.
-   * Of ragged batches, too, row i of entry b is for row i of sequence b. What windows and kv_lens leave out is
-   * not looked at.
+   * data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv
+   * keys; strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16:
+   * added to the scores, after softcap; -infinity hides the key (no other value does, however
+   * small). FA_DTYPE_BOOL8: nonzero = the key is seen. Of ragged batches, too, row i of entry b
+   * is for row i of sequence b. What windows and kv_lens leave out is not looked at.
    */
   struct fa_tensor mask;
   /**
-   * NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added to the
-   * score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE: slope * mask.
+   * NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added
+   * to the score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE:
+   * slope * mask.
    */
   const float *alibi_slopes;
   /**
@@ -463,20 +484,21 @@ typedef struct fa_attention {
    */
   int64_t alibi_batch_stride;
   /**
-   * NULL, or a logit for each query head that takes part in the softmax without having a value: each
-   * sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros, its lse the
-   * sink. Of results to be merged, only one may be computed with it. -infinity = none.
+   * NULL, or an attention sink for each query head: a logit that takes part in the softmax
+   * without a value, so that each sum gets exp(sink) more. Neither scaled nor capped. A row that
+   * sees no key is zeros, its lse the sink. Of results to be merged, only one may be computed
+   * with it. -infinity = none.
    */
   const float *sinks;
   /**
-   * NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of keys], nonzero
-   * = these rows see these keys, as far as nothing else hides them. Blocks without a pair that is seen
-   * take no time. The bytes of a row of blocks are contiguous.
+   * NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of
+   * keys], nonzero = these rows see these keys, as far as nothing else hides them. Blocks
+   * without a pair that is seen take no time. The bytes of a row of blocks are contiguous.
    */
   const uint8_t *block_mask;
   /**
-   * BYTES from one batch entry to the next, one head to the next, one block of query rows to the next; 0 =
-   * the same for all.
+   * BYTES from one batch entry to the next, one head to the next, one block of query rows to the
+   * next; 0 = the same for all.
    */
   int64_t block_mask_stride[3];
   /**
@@ -488,26 +510,29 @@ typedef struct fa_attention {
    */
   int64_t block_mask_kv;
   /**
-   * Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences behind one
-   * another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the stride between
-   * batch entries does not count. Not negative, not decreasing.
+   * Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences
+   * behind one another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the
+   * stride between batch entries does not count. Not negative, not decreasing.
    */
   const int32_t *cu_len_q;
   /**
-   * Ragged keys: the same for k and v.
+   * Ragged keys: NULL, or [batch + 1]. k and v then have the keys of all sequences behind one
+   * another, those of sequence b from cu_len_kv[b] to cu_len_kv[b + 1] - 1. Not negative, not
+   * decreasing.
    */
   const int32_t *cu_len_kv;
   /**
-   * NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it has. The
-   * others are never read.
+   * NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it
+   * has. The others are never read.
    */
   const int32_t *kv_lens;
   /**
-   * NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is that
-   * between pages, and key j of a sequence is token j % page_size of the page that is number
-   * j / page_size in its list. Lists are [batch][table_stride], or with block_table_start one behind
-   * another. Pages in use are below num_pages; entries that no key needs are not read. cu_len_kv must be
-   * NULL. Other strides give [page][token][head][dim] or [page][head][token][dim].
+   * NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is
+   * that between pages, and key j of a sequence is token j % page_size of the page that is
+   * number j / page_size in its list. Lists are [batch][table_stride], or with block_table_start
+   * one behind another. Pages in use are below num_pages; entries that no key needs are not
+   * read. cu_len_kv must be NULL. Other strides give [page][token][head][dim] or
+   * [page][head][token][dim].
    */
   const int32_t *block_table;
   /**
@@ -528,14 +553,15 @@ typedef struct fa_attention {
    */
   int64_t num_pages;
   /**
-   * NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for a row
-   * that sees no key. With it, results over parts of the keys can be joined: fa_merge, which takes rows in
-   * one order (for an output [token][head][dim], lse_stride {.., 1, heads_q}).
+   * NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for
+   * a row that sees no key. With it, results over parts of the keys can be joined: fa_merge,
+   * which takes rows in one order (for an output [token][head][dim], lse_stride {.., 1,
+   * heads_q}).
    */
   float *lse;
   /**
-   * ELEMENTS from one batch entry of lse to the next (not with cu_len_q), one head to the next, one query row
-   * to the next.
+   * ELEMENTS from one batch entry of lse to the next (not with cu_len_q), one head to the next,
+   * one query row to the next.
    */
   int64_t lse_stride[3];
   /**
@@ -543,7 +569,8 @@ typedef struct fa_attention {
    */
   int64_t block_q;
   /**
-   * Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within rounding.
+   * Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within
+   * rounding.
    */
   int64_t block_kv;
 } fa_attention;
@@ -600,12 +627,14 @@ typedef struct fa_config {
 typedef void (*fa_task)(void *arg, size_t i);
 
 /**
- * Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
- * libdispatch and the like in a few lines. Both return normally: no exception and no longjmp may leave them.
+ * The caller's threads: two functions that ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
+ * libdispatch and the like can implement in a few lines. Both return normally: no exception and no
+ * longjmp may leave them.
  */
 typedef struct fa_pool {
   /**
-   * sizeof(fa_pool). A later version's larger structure is fine if what this one does not know is 0.
+   * sizeof(fa_pool). A later version's larger structure is fine if what this one does not know
+   * is 0.
    */
   size_t struct_size;
   /**
@@ -613,21 +642,27 @@ typedef struct fa_pool {
    */
   void *ctx;
   /**
-   * How many threads compute at the same time, the calling one included; held to 1 to 256. NULL = 1.
+   * How many threads compute at the same time, the calling one included; held to 1 to 256.
+   * NULL = 1.
    */
   int32_t (*width)(void *ctx);
   /**
-   * Calls task(arg, i) once for each i below n, in any order, at the same time or one after another, on any
-   * threads (the calling one among them or not), and returns when all calls have returned. Which thread makes
-   * which call does not matter; tasks never wait for each other. A pool that does otherwise only loses time: a
-   * call that is left out is made up for by the others or by the calling thread, one that is made twice, or with
-   * an i beyond n, finds nothing to do, calls that are under way when it returns are waited for, and those that
-   * come later do nothing. (So a thread must not be ended, or left by longjmp or an exception, in a task.) Nor
-   * must parallel_for and width be left so. Of more than 256 calls with pools at the same time the others use
-   * the calling thread alone. NULL = the calling thread makes them.
+   * Calls task(arg, i) once for each i below n, in any order, at the same time or one after
+   * another, on any threads (the calling one among them or not), and returns when all calls have
+   * returned. Which thread makes which call does not matter; tasks never wait for each other.
+   * NULL = the calling thread makes the calls.
+   *
+   * A pool that breaks this contract only loses time. If it leaves out a call, other tasks or
+   * the calling thread do the work. A call that it makes twice, or with an i beyond n, finds
+   * nothing to do. Calls that still run when it returns are waited for; later ones do nothing.
+   * No thread may be ended in a task, nor leave it, parallel_for or width by longjmp or an
+   * exception. If more than 256 calls use pools at the same time, the others use the calling
+   * thread alone.
    */
   void (*parallel_for)(void *ctx, size_t n, fa_task task, void *arg);
 } fa_pool;
+
+
 
 #ifdef __cplusplus
 extern "C" {
@@ -729,11 +764,11 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
  * @param[out] out  [seq_len_q][head_dim], f32
  * @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
  *
- * Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits where fa_isa is
- * "avx512vnni" or better (relative RMS error against attention on q', k', v' below 2e-2, seen: 1e-2), in 14
- * bits on other x86-64 machines, and of few queries (decode) on all of them (3e-4). Other machines compute in f32:
- * as close as fa_forward_f32. fa_attention with FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a
- * whole.
+ * Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits
+ * where fa_isa is "avx512vnni" or better (relative RMS error against attention on q', k', v' below
+ * 2e-2, seen: 1e-2), in 14 bits on other x86-64 machines, and of few queries (decode) on all of
+ * them (3e-4). Other machines compute in f32: as close as fa_forward_f32. fa_attention with
+ * FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a whole.
  *
  * Everything else is as for fa_forward_f32.
  */
@@ -776,11 +811,11 @@ enum fa_status fa_mha(const struct fa_config *cfg,
 
 /**
  * The instruction set that calls use from now on: the best that the machine has and that
- * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni" (and dot
- * products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or "scalar"; later versions add names. Each includes those that
- * come after it; fa_attention_check says which of them a problem uses: the fastest, which need not be the first.
- * "unknown" if FA_MAX_ISA names
- * none of them: computing functions then return FA_ERR_ISA.
+ * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni"
+ * (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or
+ * "scalar"; later versions add names. Each includes those that come after it; fa_attention_check
+ * says which of them a problem uses: the fastest, which need not be the first. "unknown" if
+ * FA_MAX_ISA names none of them: computing functions then return FA_ERR_ISA.
  *
  * @return a static string, never NULL; not to be freed
  *
@@ -794,9 +829,9 @@ const char *fa_isa(void);
  * FA_MAX_ISA, which takes the same names and is read once, at the first call that needs it.
  *
  * @param isa  the best instruction set to use, a name as fa_isa returns it; one that the machine
- *             lacks is no error, as the next best is used. What computes with a set that is named is used even
- *             where something else were faster (dot products of bfloat16 on Intel's machines). NULL takes the cap back (FA_MAX_ISA
- *             counts again).
+ *             lacks is no error, as the next best is used. What computes with a set that is named
+ *             is used even where something else were faster (dot products of bfloat16 on Intel's
+ *             machines). NULL takes the cap back (FA_MAX_ISA counts again).
  * @return FA_OK, or FA_ERR_ISA for an unknown name: then nothing changes
  *
  * Thread-safe.
@@ -804,9 +839,9 @@ const char *fa_isa(void);
 enum fa_status fa_limit_isa(const char *isa);
 
 /**
- * Joins two results of attention of the same queries over disjoint sets of keys: afterwards (o, lse) is
- * what attention over all these keys gives, within rounding. For prefixes that sequences share, for
- * contexts split over machines, for keys that come in pieces.
+ * Merges two results of attention of the same queries over disjoint sets of keys: afterwards (o,
+ * lse) is what attention over all these keys gives, within rounding. For prefixes that sequences
+ * share, contexts split over machines, and keys that come in chunks.
  *
  * With w = exp(lse) and w2 = exp(lse2): o = (w * o + w2 * o2) / (w + w2), lse = log(w + w2).
  *
@@ -814,11 +849,11 @@ enum fa_status fa_limit_isa(const char *isa);
  * @param[in] o2, lse2    the same sizes; not the same memory
  * @param rows            at least 0
  * @param dim_v           at least 1
- * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW;
- *         FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT;
+ *         FA_ERR_OVERFLOW; FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
  *
- * A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side. Otherwise
- * both orders give the same within rounding. Thread-safe.
+ * A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side.
+ * Otherwise both orders give the same within rounding. Thread-safe.
  */
 enum fa_status fa_merge(float *o,
                         float *lse,
@@ -828,22 +863,21 @@ enum fa_status fa_merge(float *o,
                         int64_t dim_v);
 
 /**
- * Makes a pool of the library's own threads, in the form of the caller's. When there is
- * nothing to do they look out for another call for 50 microseconds, on cores that nobody else wants, then sleep.
+ * Makes a pool of the library's own threads, to be used like a pool of the caller's. Idle threads
+ * spin for 50 microseconds, giving way to other threads, then sleep.
  *
- * @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one included; 0 =
- *                   one per core that the process may use, 256 at most
+ * @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one
+ *                   included; 0 = one per core that the process may use, 256 at most
  * @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
- * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to be had;
- *         where the system grants fewer than asked for, the pool has fewer)
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to
+ *         be had; where the system grants fewer than asked for, the pool has fewer)
  *
  * Allocates up to 1 MiB a thread: see fa_scratch_bytes. Calls on the pool allocate nothing.
  *
- * Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread alone: a child
- * makes its own, and may destroy this one.
+ * Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread
+ * alone: a child makes its own, and may destroy this one.
  */
-enum fa_status fa_pool_create(int32_t n_threads,
-                              struct fa_pool **out);
+enum fa_status fa_pool_create(int32_t n_threads, struct fa_pool **out);
 
 /**
  * Ends the threads of a pool from fa_pool_create and frees it. No call may be using it.
@@ -853,54 +887,60 @@ enum fa_status fa_pool_create(int32_t n_threads,
 void fa_pool_destroy(struct fa_pool *pool);
 
 /**
- * Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then takes as
- * Q, K or V. A whole tensor at once, or the tokens that are new in a cache.
+ * Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then
+ * takes as Q, K or V. A whole tensor at once, or the tokens that are new in a cache.
  *
- * A cell is all elements that share a scale, as dst->quant says: the whole tensor if all its strides are 0,
- * else each batch entry (or page), head, group_tokens tokens, group_dims channels, or any combination.
- * Different cells must have different places.
+ * A cell is all elements that share a scale, as dst->quant says: the whole tensor if all its
+ * strides are 0, else each batch entry (or page), head, group_tokens tokens, group_dims channels,
+ * or any combination. Different cells must have different places.
  *
- * Without zeros (dst->quant->zero is NULL), for the numbers x of a cell:
- * scale = max |x| / 127, stored = x / scale, rounded to nearest even, -127 to 127. With zeros:
- * scale = (max x - min x) / 255, zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be
- * among the numbers), stored = x / scale + zero, rounded likewise, -128 to 127. In both cases
- * (stored - zero) * scale is x to within scale / 2, and what rounding to float costs numbers as large as the
- * largest of the cell.
+ * Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127,
+ * stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min
+ * x) / 255, zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among
+ * the numbers), stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases
+ * (stored - zero) * scale is x to within scale / 2, and what rounding to float costs numbers as
+ * large as the largest of the cell.
  *
- * Cells of numbers that are all the same: with zeros they are reproduced exactly (zero = 0, stored = 1, scale
- * is the number). Cells whose scale would be less than FLT_MIN: without zeros, scale and stored are 0; with
- * zeros, all of the cell becomes its smallest number. A cell with a NaN or an infinity (after smoothing): its
- * scale is NaN, its zero and all stored are 0, so that attention gives NaN wherever it is seen. No other cell
- * notices, and the call returns FA_OK. (A scale that is NaN and shared by a whole tensor is refused later, by
- * fa_attention_run: FA_ERR_QUANT_SCALE.)
+ * Cells of numbers that are all the same: with zeros they are reproduced exactly (zero = 0,
+ * stored = 1, scale is the number). Cells whose scale would be less than FLT_MIN: without zeros,
+ * scale and stored are 0; with zeros, all of the cell becomes its smallest number. A cell with a
+ * NaN or an infinity (after smoothing): its scale is NaN, its zero and all stored are 0, so that
+ * attention gives NaN wherever it is seen. No other cell notices, and the call returns FA_OK. (A
+ * scale that is NaN and shared by a whole tensor is refused later, by fa_attention_run:
+ * FA_ERR_QUANT_SCALE.)
  *
- * Smoothing: keys often have channels far from 0, the same for all tokens, which cost most of the integers'
- * range. Softmax does not change when one vector is subtracted from all keys of a head, as all scores of a
- * query then change by the same: subtract the mean of each channel over the tokens, for K only ("smoothing K"
- * of SageAttention, arXiv:2410.02367). Nothing has to be added afterwards, except to a log-sum-exp: scale
- * times query times smooth. One vector must do for all keys that a query sees; softcap and sinks, which are not
- * shifted with the scores, forbid it.
+ * Smoothing: keys often have channels far from 0, the same for all tokens, which cost most of the
+ * integers' range. Softmax does not change when one vector is subtracted from all keys of a head,
+ * as all scores of a query then change by the same: subtract the mean of each channel over the
+ * tokens, for K only ("smoothing K" of SageAttention, arXiv:2410.02367). Nothing has to be added
+ * afterwards, except to a log-sum-exp: scale times query times smooth. One vector must do for all
+ * keys that a query sees; softcap and sinks, which are not shifted with the scores, forbid it.
  *
- * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 (which become float exactly)
+ * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 (which become float
+ *                exactly)
  * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
  * @param dim     at least 1
  * @param smooth  NULL, or [heads][dim], dense: subtracted from each element first, rounded once
- * @param dst     the same sizes, FA_DTYPE_I8, its rows apart from each other, with quant. OUTPUTS are its
- *                elements, quant->scale (needed) and quant->zero (or NULL), although fa_quant says const
- * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a group that
- *         matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE (negative, no multiple of the
- *         element size, rows of dst overlap, or two cells have the same place); FA_ERR_OVERFLOW;
- *         FA_ERR_RESERVED; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or zeros share memory with each other, src
- *         or smooth; as in fa_attention, what lies between the first and the last byte of a tensor or
- *         an array belongs to it)
+ * @param dst     the same sizes, FA_DTYPE_I8, its rows apart from each other, with quant. OUTPUTS
+ *                are its elements, quant->scale (needed) and quant->zero (or NULL), although
+ *                fa_quant says const
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a
+ *         group that matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
+ *         (negative, no multiple of the element size, rows of dst overlap, or two cells have the
+ *         same place); FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales
+ *         or zeros share memory with each other, src or smooth; as in fa_attention, what lies
+ *         between the first and the last byte of a tensor or an array belongs to it)
  *
- * For two cells to have different places it is enough, and demanded, that each stride of quant is larger than
- * the farthest that one gets by the smaller ones; strides of axes with one cell do not matter.
+ * For two cells to have different places it is enough, and demanded, that each stride of quant is
+ * larger than the farthest that one gets by the smaller ones; strides of axes with one cell do not
+ * matter.
  *
- * Not promised: that numbers within a step of FLT_MAX do not become infinite when the integers become numbers
- * again; the sign of 0; equal bits in different versions. All instruction sets give the same bits.
+ * Not promised: that numbers within a step of FLT_MAX do not become infinite when the integers
+ * become numbers again; the sign of 0; equal bits in different versions. All instruction sets give
+ * the same bits.
  *
- * Computes on the calling thread and allocates nothing. Thread-safe: several threads may each quantise a part.
+ * Computes on the calling thread and allocates nothing. Thread-safe: several threads may each
+ * quantise a part.
  */
 enum fa_status fa_quantize_i8(const struct fa_tensor *src,
                               int64_t batch,
@@ -911,32 +951,31 @@ enum fa_status fa_quantize_i8(const struct fa_tensor *src,
                               const struct fa_tensor *dst);
 
 /**
- * Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
- * numbers. Touches nothing but why.
+ * Whether a problem can be computed, and how on the calling thread alone; if not, why not, with
+ * the offending numbers. Touches nothing but why.
  *
  * @param[in] a        not NULL
- * @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a zero
- *                     byte, cut off where it is longer. Its wording may change in any version.
+ * @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a
+ *                     zero byte, cut off where it is longer. Its wording may change in any
+ *                     version.
  * @param why_size     bytes at why
  * @return FA_OK, or what fa_attention_run would refuse it with
  *
  * Thread-safe.
  */
-enum fa_status fa_attention_check(const struct fa_attention *a,
-                                  char *why,
-                                  size_t why_size);
+enum fa_status fa_attention_check(const struct fa_attention *a, char *why, size_t why_size);
 
 /**
  * Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
- * fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its function
- * width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held to 1 to 256. It
- * grows with the sum of the sizes at most, never with their product, and may be 0. More memory than that
- * is fine.
+ * fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its
+ * function width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held
+ * to 1 to 256. It grows with the sum of the sizes at most, never with their product, and may be 0.
+ * More memory than that is fine.
  *
- * It depends on the sizes, strides and block sizes of the description and on which pointers are NULL, not
- * on what they point to: ask once, with the largest len_kv that there will be, and a decode loop may use
- * the memory for every step with that len_kv, whatever kv_lens are. For other sizes ask again: a smaller problem
- * does not always need less, as it may be cut differently.
+ * It depends on the sizes, strides and block sizes of the description and on which pointers are
+ * NULL, not on what they point to: ask once, with the largest len_kv that there will be, and a
+ * decode loop may use the memory for every step with that len_kv, whatever kv_lens are. For other
+ * sizes ask again: a smaller problem does not always need less, as it may be cut differently.
  *
  * @param[in] a        not NULL
  * @param n_parts      1 to 256
@@ -945,28 +984,26 @@ enum fa_status fa_attention_check(const struct fa_attention *a,
  *
  * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
  */
-enum fa_status fa_attention_workspace(const struct fa_attention *a,
-                                      int32_t n_parts,
-                                      size_t *bytes);
+enum fa_status fa_attention_workspace(const struct fa_attention *a, int32_t n_parts, size_t *bytes);
 
 /**
  * Computes the problem.
  *
  * @param[in] a     not NULL
- * @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is wide;
- *                  uninitialised and unaligned is fine. NULL if that is 0. Belongs to the call until it
- *                  returns, then holds nothing of interest.
+ * @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is
+ *                  wide; uninitialised and unaligned is fine. NULL if that is 0. Belongs to the
+ *                  call until it returns, then holds nothing of interest.
  * @param ws_size   bytes at ws
  * @param[in] pool  the threads; NULL = the calling thread alone
- * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE; FA_ERR_ZERO_EXTENT;
- *         FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE; FA_ERR_SOFTCAP;
- *         FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP; FA_ERR_QUANT_SCALE;
- *         FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is that of a or of the pool.
- *         fa_attention_check says why in words.
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE;
+ *         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE;
+ *         FA_ERR_SOFTCAP; FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP;
+ *         FA_ERR_QUANT_SCALE; FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is
+ *         that of a or of the pool. fa_attention_check says why in words.
  *
- * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls need up
- * to 48 KiB of stack. The bits of a row are the same for every pool, and for fa_attention_part with
- * any n_parts.
+ * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls
+ * need up to 48 KiB of stack. The bits of a row are the same for every pool, and for
+ * fa_attention_part with any n_parts.
  *
  * Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
  */
@@ -976,13 +1013,14 @@ enum fa_status fa_attention_run(const struct fa_attention *a,
                                 const struct fa_pool *pool);
 
 /**
- * Computes one part of n_parts of the problem on the calling thread: for engines that have their own
- * threads and barriers. Call it once for each part below n_parts, on any threads, at the same time or one
- * after another, in any order; then, after a barrier, fa_attention_finish, once for each part.
+ * Computes one part of n_parts of the problem on the calling thread: for engines that have their
+ * own threads and barriers. Call it once for each part below n_parts, on any threads, at the same
+ * time or one after another, in any order; then, after a barrier, fa_attention_finish, once for
+ * each part.
  *
  * @param[in] a     not NULL; the same in every call
- * @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts share it,
- *                  from the first call of part to the last of finish
+ * @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts
+ *                  share it, from the first call of part to the last of finish
  * @param ws_size   bytes at ws; the same in every call
  * @param part      at least 0, less than n_parts
  * @param n_parts   1 to 256; the same in every call
@@ -997,12 +1035,12 @@ enum fa_status fa_attention_part(const struct fa_attention *a,
                                  int32_t n_parts);
 
 /**
- * The second half of what fa_attention_part begins: to be called once for each part after all parts have
- * returned. It joins what parts found out about rows whose keys were divided among them, which is done where
- * there are few query rows and many keys. The output is complete when it has returned for every part: a
- * thread that reads rows of others needs a barrier after it.
+ * Completes what fa_attention_part has begun. Call it once for each part, after all parts have
+ * returned. Where there are few query rows and many keys, the keys of a row are split among parts:
+ * this combines their partial results. The output is complete when it has returned for every part:
+ * a thread that reads rows of others needs a barrier after it.
  *
- * @param[in] a     as for fa_attention_part; likewise all others
+ * @param[in] a     as for fa_attention_part
  * @param ws        the same memory, as fa_attention_part has left it
  * @param ws_size   the same
  * @param part      at least 0, less than n_parts
@@ -1019,14 +1057,14 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
  * It grows with the sum of the sizes at most, never with their product, and with the number of
- * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so much is
- * not to be had, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
+ * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where an
+ * allocation fails, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
  *
- * The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so does one that wants
- * more threads than there are. Where that is not to be had, there are fewer threads, down to the calling one. One thing
- * is left: the allocator is asked first, but if another thread of the process takes that memory before the pool
- * does, the process ends (abort). fa_pool_create has that moment, too; other calls, and fa_attention_run with any
- * pool, have not.
+ * Besides, the first call with more than one thread makes the pool, up to 1 MiB a thread, and so
+ * does one that wants more threads than the pool has. If that memory is not available, there are
+ * fewer threads, down to the calling one. One race is left: the allocator is asked first, but if
+ * another thread of the process takes that memory before the pool does, the process ends (abort).
+ * fa_pool_create has the same race; other calls, and fa_attention_run with any pool, do not.
  *
  * @param[in] cfg     not NULL
  * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
@@ -1057,8 +1095,8 @@ enum fa_status fa_scratch_bytes(const struct fa_config *cfg,
 const char *fa_status_string(int32_t status);
 
 /**
- * Version of the library. Compare it with what a program was built for only to print it: what must fit is
- * fa_abi_version.
+ * Version of the library. Compare it with what a program was built for only to print it: what must
+ * fit is fa_abi_version.
  *
  * @return (major << 16) | (minor << 8) | patch
  *

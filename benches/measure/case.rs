@@ -148,7 +148,7 @@ pub struct Arrays {
     k: Vec<f32>,
     v: Vec<f32>,
     /// The same as they are stored, and what 8-bit integers stand for.
-    stored: [(Vec<u8>, &'static Quant<'static>); 3],
+    stored: [(Vec<u8>, Quant<'static>); 3],
     out: Vec<f32>,
 }
 
@@ -168,14 +168,14 @@ impl Arrays {
         let mut stored = [&q, &k, &v].map(|x| {
             let (bytes, step) = encode(case.dtype, x, case.dim);
             // A few bytes a case, which nobody misses.
-            (bytes, &*Box::leak(Box::new(Quant::per_tensor(Box::leak(Box::new(step))))))
+            (bytes, Quant::per_tensor(Box::leak(Box::new(step))))
         });
         if case.per_token {
             let quant = &mut stored[1].1;
             let step = quant.scale.map_or(1.0, |scale| scale.get(0));
             let scales = Vec::leak(vec![step; case.kv_heads() * case.len_kv]);
             let (scale, stride) = (Some(Array::of(scales)), [0, case.len_kv, 1, 0]);
-            *quant = Box::leak(Box::new(Quant { scale, zero: None, stride, group: [1; 2] }));
+            *quant = Quant { scale, zero: None, stride, group: [1; 2] };
         }
         let out = vec![0.0; case.elements(case.heads, case.len_q)];
         Arrays { case: case.clone(), q, k, v, stored, out }
@@ -191,7 +191,7 @@ impl Arrays {
             // SAFETY: bytes of as many elements, which outlive the problem.
             let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
             match case.dtype {
-                Dtype::I8 => view.quantised(**quant).expect("a scale"),
+                Dtype::I8 => view.quantised(*quant).expect("a scale"),
                 _ => view,
             }
         });
