@@ -28,7 +28,7 @@ token! {
 
 /// The methods of [`Isa`] that differ between levels of AVX-512.
 pub(crate) trait Level: Token {
-    /// The name of [`Isa::NAME`].
+    /// The value of [`Isa::NAME`].
     const NAME: &'static CStr;
 
     /// [`Isa::dot_bf16`]: two multiply-adds in f32, unless the level has the instruction.
@@ -142,7 +142,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn core(self) -> Avx512<Base> {
-        // Every level has the features of the base.
+        // I4: the list of every level includes the features of the base.
         Avx512(Base(()))
     }
 
