@@ -1,6 +1,7 @@
 //! Regression of the parts: what criterion compares with its last run on the same machine.
 //!
-//! `cargo bench --bench parts`. Shares of the peak are in the other benchmark, `attention`.
+//! `cargo bench -p benches --bench parts`. Shares of the peak are in the other benchmark,
+//! `attention`.
 
 #![allow(missing_docs, reason = "criterion's macros make an undocumented function")]
 

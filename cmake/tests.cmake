@@ -1,6 +1,6 @@
-# Every C or C++ file in c_tests/, examples_c/ and examples_cpp/ is a program, built once with the shared and once
-# with the static library; CTest runs all of them. The files in examples_c/minilm are one program, which needs
-# a model: scripts/test_minilm.sh runs it.
+# Every C or C++ file in a folder of c_tests/, in examples_c/ and bindings/cpp/example is a program,
+# built once with the shared and once with the static library; CTest runs all of them. The files in
+# examples_c/minilm are one program, which needs a model: scripts/test_minilm.sh runs it.
 
 include(CheckLanguage)
 
@@ -13,8 +13,9 @@ if(CMAKE_CXX_COMPILER)
   enable_language(CXX)
 endif()
 
-# Adds the programs FOLDER/NAME.shared and FOLDER/NAME.static, as targets PREFIX.NAME.KIND, and leaves those in
-# `targets`: fa_programs(NAME FOLDER PREFIX SOURCES file... [OPTIONS option of the compiler...]).
+# Adds the programs FOLDER/NAME.shared and FOLDER/NAME.static, as targets PREFIX.NAME.KIND, and
+# leaves those in `targets`: fa_programs(NAME FOLDER PREFIX SOURCES file... [OPTIONS option of the
+# compiler...]).
 function(fa_programs name folder prefix)
   cmake_parse_arguments(PARSE_ARGV 3 of "" "" "SOURCES;OPTIONS")
   set(targets)
@@ -22,6 +23,7 @@ function(fa_programs name folder prefix)
     set(target "${prefix}${name}.${kind}")
     add_executable(${target} ${of_SOURCES})
     target_link_libraries(${target} PRIVATE flash_attention::${kind} pthread m dl)
+    target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/support")
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${of_OPTIONS}
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
@@ -38,9 +40,13 @@ function(fa_programs name folder prefix)
   set(targets ${targets} PARENT_SCOPE)
 endfunction()
 
-# Finds the sources in one folder, without C++ where it cannot be compiled.
-function(fa_sources folder)
-  file(GLOB sources CONFIGURE_DEPENDS "${folder}/*.c" "${folder}/*.cpp")
+# Finds the sources in folders, without C++ where it cannot be compiled: fa_sources(FOLDER...).
+function(fa_sources)
+  set(patterns)
+  foreach(folder IN LISTS ARGN)
+    list(APPEND patterns "${folder}/*.c" "${folder}/*.cpp")
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS ${patterns})
   if(NOT CMAKE_CXX_COMPILER)
     list(FILTER sources EXCLUDE REGEX "[.]cpp$")
   endif()
@@ -55,8 +61,11 @@ function(fa_test name target)
     ENVIRONMENT "FA_SHARED_LIBRARY=${FA_SHARED_LIB};${ARGN}")
 endfunction()
 
+set(FA_C_TESTS api memory threads process interop)
 if(FA_BUILD_TESTS)
-  fa_sources(c_tests)
+  # By what they are about; support/ is what they share. soak/ and consumer/ are built below.
+  list(TRANSFORM FA_C_TESTS PREPEND c_tests/ OUTPUT_VARIABLE folders)
+  fa_sources(${folders})
   # Other people's threads: each of these programs, called like what it is about, needs it.
   find_package(OpenMP QUIET COMPONENTS C)
   if(OpenMP_C_FOUND)
@@ -111,9 +120,16 @@ if(FA_BUILD_TESTS)
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
   add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
     "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
-  add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/abi/changes.py")
+  add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
+  set(refusals)
+  foreach(name IN ITEMS attention tensor quant list logit argument)
+    list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
+  endforeach()
+  foreach(name IN ITEMS unaligned refusals quantize)
+    list(APPEND refusals $<TARGET_FILE:${name}.shared>)
+  endforeach()
   add_test(NAME refusals.complete COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
-    "${header}" $<TARGET_FILE:attention_refusals.shared> $<TARGET_FILE:refusals.shared> $<TARGET_FILE:quantize.shared>)
+    "${header}" ${refusals})
   add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
 
@@ -136,7 +152,8 @@ if(FA_BUILD_TESTS)
 endif()
 
 if(FA_BUILD_EXAMPLES)
-  # Adds the examples in one folder, and runs them: fa_examples(SOURCES_IN FOLDER PREFIX [option of the compiler...]).
+  # Adds the examples in one folder, and runs them: fa_examples(SOURCES_IN FOLDER PREFIX [option of
+  # the compiler...]).
   function(fa_examples sources_in folder prefix)
     fa_sources(${sources_in})
     foreach(source IN LISTS sources)
@@ -150,8 +167,8 @@ if(FA_BUILD_EXAMPLES)
     endforeach()
   endfunction()
   fa_examples(examples_c examples_c example.)
-  fa_examples(examples_cpp examples_cpp example.cpp.)
-  fa_examples(examples_cpp examples_cpp/no_exceptions example.cpp.no_exceptions. -fno-exceptions)
+  fa_examples(bindings/cpp/example examples_cpp example.cpp.)
+  fa_examples(bindings/cpp/example examples_cpp/no_exceptions example.cpp.no_exceptions. -fno-exceptions)
 
   fa_sources(examples_c/minilm)
   fa_programs(minilm examples_c example. SOURCES ${sources} OPTIONS -Wshadow)

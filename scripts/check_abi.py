@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Checks that the header and a built library have the committed binary interface: constants, functions and their
-types, and the layout of structures, which C (c_tests/abi.c) and Rust (tests/abi.rs) are held to, too.
+types, and the layout of structures, which C (c_tests/api/abi.c) and Rust (tests/abi.rs) are held to, too.
 
     check_abi.py LIB.so HEADER TABLE
     check_abi.py --write HEADER TABLE     after an addition; or after a break, with the version raised

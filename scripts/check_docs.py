@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks README.md and docs/*.md against the files that they speak of.
+"""Checks the pages of the root and docs/*.md against the files that they speak of.
 
 - Every block of code is in a file that the tests compile or run: the line before it names the file, as a link that
   ends the line ("from [name](path):"). A block of `diff` is lines of that file, in its order, with others left out;
@@ -21,8 +21,7 @@ from pathlib import Path
 import plot_error_growth
 
 # What `cargo test`, CTest and scripts/test_*.sh compile, run, or run with.
-TESTED = ("c_tests/", "examples_c/", "examples_cpp/", "examples_go/", "examples_python/", "examples_rust/",
-          "examples_zig/", "src/", "tests/")
+TESTED = ("bindings/", "c_tests/", "examples/", "examples_c/", "src/", "tests/")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"\]\(([^)#]+)\):\n\n$")
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:(?:    [^\n]+)\n)+")
@@ -108,7 +107,7 @@ def check_regions(root, errors):
                 regions = [plain(region, block[1]) for region in REGION.findall(file.read_text())]
                 if regions != [plain(block[2], block[1])]:
                     errors.append(f"{page}: the block of {named[1]} is not the marked lines of that file")
-    for folder in [root / "c_tests/consumer", *root.glob("examples_*")]:
+    for folder in map(root.joinpath, ("bindings", "c_tests/consumer", "examples", "examples_c")):
         for file in filter(Path.is_file, folder.rglob("*")):
             if REGION.search(file.read_text(errors="ignore")) and file.resolve() not in shown:
                 errors.append(f"the marked lines of {file.relative_to(root)} are on none of the pages {USES}")
@@ -148,7 +147,7 @@ def check_plot(root, errors):
 def main():
     root = Path(sys.argv[1]).resolve()
     errors, blocks, links = [], 0, 0
-    pages = ["README.md", *sorted(page.relative_to(root).as_posix() for page in root.glob("docs/*.md"))]
+    pages = sorted(page.relative_to(root).as_posix() for folder in (".", "docs") for page in root.joinpath(folder).glob("*.md"))
     for page in pages:
         text = (root / page).read_text()
         blocks += check_blocks(root, page, text, errors)

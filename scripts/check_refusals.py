@@ -4,7 +4,7 @@ what could be wrong with it, whatever its type can hold, and that the library re
 
     check_refusals.py HEADER PROGRAM...
 
-The programs print what they try (c_tests/covered.h); that it has the right result they check themselves.
+The programs print what they try (c_tests/support/covered.h); that it has the right result they check themselves.
 """
 
 import ctypes

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks a built library against the header, and that its hot loops were compiled as intended.
+"""Checks a built library against the header, its size, and that its hot loops were compiled as intended.
 
     check_symbols.py LIB.so HEADER
     check_symbols.py --static LIB.a HEADER
@@ -17,6 +17,9 @@ from pathlib import Path
 CARGO_TOML = Path(__file__).resolve().parent.parent / "Cargo.toml"
 # How the standard library finds out which instruction sets there are; it is no loop.
 STD_DETECT = "core_arch::x86::xsave::"
+# Bytes of code in the shared library, at most. Kernels are compiled for each instruction set and type,
+# so code grows by multiplication, and so does the time of a build.
+MAX_TEXT = 2_000_000
 
 
 def run(*command):
@@ -93,7 +96,18 @@ def hot_loops(lib):
         yield f"{function} calls {target}."
 
 
+def code_size(lib):
+    """Bytes of the section .text."""
+    sections = run("readelf", "--section-headers", "--wide", lib)
+    size = re.search(r" \.text +PROGBITS +[0-9a-f]+ [0-9a-f]+ ([0-9a-f]+)", sections)
+    if not size:
+        yield "The library has no section .text."
+    elif int(size.group(1), 16) > MAX_TEXT:
+        yield f".text has {int(size.group(1), 16):,} bytes; the budget is {MAX_TEXT:,}."
+
+
 def check_shared(lib, header):
+    yield from code_size(lib)
     yield from exports(lib, header)
     yield from dynamic_section(lib)
     names = [name for _, name in symbols("-C", lib)]

@@ -86,10 +86,15 @@ must_see() {
     fi
 }
 
+# file_of TEST: its file, in whichever folder.
+file_of() {
+    ls c_tests/*/"$1.c"
+}
+
 # The C tests but for those named, and for one that needs a library of others.
 tests_but() {
     local file name
-    for file in c_tests/*.c; do
+    for file in c_tests/{api,memory,threads,process,interop}/*.c; do
         name=$(basename "$file" .c)
         case " $* pthreadpool " in *" $name "*) ;; *) echo "$name" ;; esac
     done
@@ -114,7 +119,7 @@ program() {
     shift 4
     mkdir -p "$out/$kind/bin"
     # c11 without extensions, as in CMake; not -O2, which would hide faults by using them.
-    ${CC:-cc} -std=c11 -g -O1 -fno-omit-frame-pointer -Wall -Wextra -Wpedantic -Werror -UNDEBUG -Iinclude "${define[@]}" \
+    ${CC:-cc} -std=c11 -g -O1 -fno-omit-frame-pointer -Wall -Wextra -Wpedantic -Werror -UNDEBUG -Iinclude -Ic_tests/support "${define[@]}" \
         "$source" -o "$out/$kind/bin/$name" "$lib" "$@" "${native[@]}"
 }
 
@@ -124,7 +129,7 @@ planted() {
     rm -rf "$copy"
     mkdir -p "$copy"
     # Cargo wants all files that the manifest names.
-    cp -r Cargo.toml Cargo.lock build.rs src benches examples_rust "$copy"
+    cp -r Cargo.toml Cargo.lock build.rs src benches examples tools "$copy"
     patch --quiet --directory "$copy" --strip 1 <scripts/sanitize_plants.patch || die "scripts/sanitize_plants.patch does not fit"
     echo "$copy"
 }
@@ -142,16 +147,16 @@ address() {
     library "$out/$kind" "$root" $flags
     export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
     for test in $tests; do
-        program $kind "$test" "c_tests/$test.c" "$static" "${gcc[@]}"
+        program $kind "$test" "$(file_of "$test")" "$static" "${gcc[@]}"
         count "address.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions $kind "$test")
     done
     [ $prove = 1 ] || return 0
     library "$out/$kind-planted" "$(planted $kind)" $flags
-    program $kind-planted attention c_tests/attention.c "$static" "${gcc[@]}"
+    program $kind-planted attention c_tests/api/attention.c "$static" "${gcc[@]}"
     must_see prove.address.overread 'heap-buffer-overflow' "$out/$kind/plant.log" \
         env FA_PLANT=overread "$out/$kind-planted/bin/attention"
     # Only the three calls for dense arrays allocate.
-    program $kind-planted forward c_tests/forward.c "$static" "${gcc[@]}"
+    program $kind-planted forward c_tests/api/forward.c "$static" "${gcc[@]}"
     must_see prove.address.leak 'LeakSanitizer' "$out/$kind/plant.log" env FA_PLANT=leak "$out/$kind-planted/bin/forward"
     # The same program has no other fault.
     count prove.address.nothing "$out/$kind/plant.log" env FA_PLANT=nothing "$out/$kind-planted/bin/attention"
@@ -176,14 +181,13 @@ undefined() {
     plain
     local lib=$static
     for test in $(tests_but memory starved small_stack openmp isa_env fork dlopen reload copies load quiet); do
-        program $kind "$test" "c_tests/$test.c" "$lib" "${gcc[@]}"
+        program $kind "$test" "$(file_of "$test")" "$lib" "${gcc[@]}"
         count "undefined.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions $kind "$test")
     done
     [ $prove = 1 ] || return 0
     mkdir -p "$out/planted-c"
-    sed 's/int main(void) {/&\n    volatile int32_t most = INT32_MAX; most += fa_abi_version() > 0;/' c_tests/version.c \
+    sed 's/int main(void) {/&\n    volatile int32_t most = INT32_MAX; most += fa_abi_version() > 0;/' c_tests/api/version.c \
         >"$out/planted-c/version.c"
-    cp c_tests/*.h "$out/planted-c"
     program $kind planted "$out/planted-c/version.c" "$lib" "${gcc[@]}"
     must_see prove.undefined.overflow 'signed integer overflow' "$out/$kind/plant.log" "$out/$kind/bin/planted"
 }
@@ -203,12 +207,12 @@ leak() {
     local lib=$static
     # Without determinism, whose many threads end gcc 12's runtime in its own list of threads.
     for test in threads pools callers attention forward quantize; do
-        program $kind "$test" "c_tests/$test.c" "$lib" -fsanitize=leak
+        program $kind "$test" "$(file_of "$test")" "$lib" -fsanitize=leak
         count "leak.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions $kind "$test")
     done
     [ $prove = 1 ] || return 0
     plain_planted
-    program $kind planted c_tests/forward.c "$static" -fsanitize=leak
+    program $kind planted c_tests/api/forward.c "$static" -fsanitize=leak
     must_see prove.leak 'LeakSanitizer' "$out/$kind/plant.log" env FA_PLANT=leak "$out/$kind/bin/planted"
 }
 
@@ -275,7 +279,7 @@ thread() {
 thread_program() {
     local kind=$1 test=$2
     mkdir -p "$out/$kind/bin"
-    ${CC:-cc} -std=c11 -g -O1 -UNDEBUG -Iinclude "${define[@]}" -DBEST_ISA_ONLY -fsanitize=thread -c "c_tests/$test.c" -o "$out/$kind/$test.o"
+    ${CC:-cc} -std=c11 -g -O1 -UNDEBUG -Iinclude -Ic_tests/support "${define[@]}" -DBEST_ISA_ONLY -fsanitize=thread -c "$(file_of "$test")" -o "$out/$kind/$test.o"
     ${CC:-cc} "$out/$kind/$test.o" -o "$out/$kind/bin/$test" "$3" "${native[@]}"
 }
 
@@ -288,13 +292,13 @@ valgrind_() {
     local lib=$static
     # Those that are not minutes long at a fiftieth of the speed; without `mxcsr`, as valgrind has only part of that
     # register, and `allocations`, which brings its own malloc.
-    for test in version abi refusals attention_refusals attention quantize; do
-        program $kind "$test" "c_tests/$test.c" "$lib"
+    for test in version abi refusals {attention,tensor,quant,list,logit,argument}_refusals unaligned attention quantize; do
+        program $kind "$test" "$(file_of "$test")" "$lib"
         count "valgrind.$test" "$out/$kind/$test.log" env FA_MAX_ISA=avx2 "${memcheck[@]}" "$out/$kind/bin/$test"
     done
     [ $prove = 1 ] || return 0
     plain_planted
-    program $kind planted c_tests/attention.c "$static"
+    program $kind planted c_tests/api/attention.c "$static"
     must_see prove.valgrind.uninitialised 'uninitialised' "$out/$kind/plant.log" \
         env FA_PLANT=uninitialised "${memcheck[@]}" "$out/$kind/bin/planted"
 }
@@ -350,7 +354,7 @@ END
 
 # Whether cargo builds every target of ours for tests with both kinds of checks, whatever it optimises.
 is_checked() {
-    cargo test --locked --unit-graph -Z unstable-options "$@" | python3 -c '
+    cargo test --locked --workspace --unit-graph -Z unstable-options "$@" | python3 -c '
 import json, sys
 units = [u for u in json.load(sys.stdin)["units"] if "flash_attention" in u["pkg_id"] and u["mode"] != "run-custom-build"]
 loose = {u["target"]["name"] for u in units if not (u["profile"]["debug_assertions"] and u["profile"]["overflow_checks"])}
@@ -361,7 +365,7 @@ debug() {
     local kind=debug
     mkdir -p "$out/$kind"
     count debug.profile "$out/$kind/profile.log" is_checked
-    count debug.tests "$out/$kind/tests.log" cargo test --locked --no-fail-fast
+    count debug.tests "$out/$kind/tests.log" cargo test --locked --workspace --no-fail-fast
     [ $prove = 1 ] || return 0
     must_see prove.debug 'without checks' "$out/$kind/plant.log" is_checked --release
 }

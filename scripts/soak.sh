@@ -15,12 +15,10 @@ cd "$root"
 # plant NAME WORDS SED: a copy of the program with a fault.
 plant() {
     local folder=$root/build/soak log
-    mkdir -p "$folder/soak"
-    cp c_tests/*.h "$folder"
-    cp c_tests/soak/* "$folder/soak"
-    sed -i "$3" "$folder/soak/soak.c"
-    ! cmp -s c_tests/soak/soak.c "$folder/soak/soak.c" || { echo "soak: there is no place for the fault $1"; return 1; }
-    ${CC:-cc} -std=c11 -O2 -Iinclude "$folder/soak/soak.c" build/cargo/release-static/libflash_attention.a \
+    mkdir -p "$folder"
+    sed "$3" c_tests/soak/soak.c >"$folder/soak.c"
+    ! cmp -s c_tests/soak/soak.c "$folder/soak.c" || { echo "soak: there is no place for the fault $1"; return 1; }
+    ${CC:-cc} -std=c11 -O2 -Iinclude -Ic_tests/support "$folder/soak.c" build/cargo/release-static/libflash_attention.a \
         -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc -o "$folder/soak.planted"
     if ! log=$("$folder/soak.planted" 10 2>&1) && grep -q -e "$2" <<<"$log"; then
         echo "soak.prove.$1: seen: $(grep -m1 -e "$2" <<<"$log")"

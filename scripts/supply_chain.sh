@@ -4,7 +4,9 @@
 #   supply_chain.sh [PART...]      without parts: all of them
 #
 #   locked        every call of cargo in the project builds what Cargo.lock says, and that fits Cargo.toml
-#   policy        licences, sources and versions are those of deny.toml (cargo-deny as well, where it is installed)
+#   policy        all crates come from the registry, and the libraries contain those that are
+#                 listed here; where cargo-deny is installed, licences, sources and versions are
+#                 those of deny.toml
 #   msrv          the oldest compiler that Cargo.toml allows is the one that is used here
 #   minimal       the oldest versions that Cargo.toml names are enough to compile everything, tests and benches too
 #   reproducible  two builds in two folders, with two homes of cargo, have the same bytes
@@ -71,7 +73,7 @@ must_fail() {
 
 # Lines that end in a backslash go on.
 calls() {
-    sed -e ':a' -e '/\\$/N; s/\\\n//; ta' "$@" | grep -E '\bcargo("?\}?"? |, ")(build|test|run|rustc|check|clippy|bench|metadata)\b' | grep -vE '^ *#'
+    sed -e ':a' -e '/\\$/N; s/\\\n//; ta' "$@" | grep -E '\bcargo("?\}?"? |, ")(build|test|run|rustc|check|clippy|bench|metadata|tree)\b' | grep -vE '^ *#'
 }
 
 locked_calls() {
@@ -97,26 +99,60 @@ locked() {
 
 # ---- policy ----
 
+# All that is in the libraries besides Rust's standard library, as CMake builds them: without
+# features. What is added has to be added here.
+linked="flash_attention"
+
+# sources FOLDER: every crate but those of this repository is the registry's, with a checksum.
+sources() {
+    awk -v RS= '
+        !/^\[\[package/ || /name = "(benches|fa|flash_attention)"/ { next }
+        !/\nsource = "registry\+https:\/\/github.com\/rust-lang\/crates.io-index"/ || !/\nchecksum = "[0-9a-f]+"/ {
+            print "not of the registry:", $0; bad = 1 }
+        END { exit bad }' "$1/Cargo.lock"
+}
+
+# links FOLDER: the library has no dependencies but those.
+links() {
+    local found
+    found=$(cargo tree --locked --manifest-path "$1/Cargo.toml" --package flash_attention --target all \
+        --edges normal --prefix none --format '{p}' | cut -d ' ' -f 1 | sort -u | xargs)
+    [ "$found" = "$linked" ] || { echo "the libraries contain $found, not $linked"; return 1; }
+}
+
+# Of its checks, those that need no database from the network.
+deny() {
+    cargo-deny --locked --workspace --manifest-path "$1/Cargo.toml" check --config "$1/deny.toml" bans licenses sources
+}
+
 policy() {
-    test_case policy scripts/policy.py
-    # Of its checks, those that need no database from the network.
-    command -v cargo-deny >/dev/null && test_case policy.cargo_deny cargo-deny --locked check bans licenses sources
+    test_case policy.sources sources "$root"
+    test_case policy.links links "$root"
+    if command -v cargo-deny >/dev/null; then
+        test_case policy.cargo_deny deny "$root"
+    else
+        echo "supply.policy.cargo_deny left out: cargo-deny is not installed"
+    fi
     [ $prove = 1 ] || return 0
     local copy=$out/policy
     manifest "$copy"
-    sed -i 's/"Unicode-3.0"//' "$copy/deny.toml"
-    must_fail policy.licence scripts/policy.py "$copy"
+    sed -i '0,/^source = "registry/s//source = "git/' "$copy/Cargo.lock"
+    must_fail policy.sources sources "$copy"
     manifest "$copy"
     sed -i 's/^\[dev-dependencies\]/[dependencies]\nlibc = "0.2"\n\n&/' "$copy/Cargo.toml"
     (cd "$copy" && cargo update --quiet --workspace --offline)
-    must_fail policy.linked scripts/policy.py "$copy"
+    must_fail policy.links links "$copy"
+    command -v cargo-deny >/dev/null || return 0
+    manifest "$copy"
+    sed -i 's/, "Unicode-3.0"//' "$copy/deny.toml"
+    must_fail policy.licence deny "$copy"
 }
 
 # manifest FOLDER: all that cargo needs to see, but no history and no builds.
 manifest() {
     rm -rf "$1"
     mkdir -p "$1"
-    cp -r Cargo.toml Cargo.lock deny.toml build.rs src benches examples_rust include cbindgen.toml tests CMakeLists.txt cmake "$1"
+    cp -r Cargo.toml Cargo.lock deny.toml build.rs src benches examples tools include cbindgen.toml tests CMakeLists.txt cmake "$1"
 }
 
 # ---- msrv ----
@@ -161,7 +197,7 @@ msrv() {
 oldest_versions() {
     (cd "$1" && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions)
     grep -A1 -e '^name = "gemm"' -e '^name = "half"' "$1/Cargo.lock"
-    cargo check --quiet --locked --all-targets --manifest-path "$1/Cargo.toml" --target-dir "$out/minimal-target"
+    cargo check --quiet --locked --workspace --all-targets --manifest-path "$1/Cargo.toml" --target-dir "$out/minimal-target"
 }
 
 minimal() {

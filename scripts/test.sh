@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # A failure in one language should not hide what the other has to say.
 failed=0
-cargo test --locked --no-fail-fast --test '*' --example fa || failed=1
+cargo test --locked --no-fail-fast --package flash_attention --package fa --test '*' --bin fa || failed=1
 cargo test --locked --doc || failed=1
 # The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1

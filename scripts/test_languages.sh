@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the examples in other languages on the tensors of a real model, against their exact outputs: all, or those
-# named (go, python, rust, zig). Installs what they need; uses the libraries that CMake builds (but for Rust).
+# Runs the bindings and their examples on the tensors of a real model, against their exact outputs:
+# all, or those named (go, python, rust, zig). Installs what they need; uses the libraries that
+# CMake builds (but for Rust).
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -34,17 +35,18 @@ suite=example
 . "$root/scripts/test_case.sh"
 
 run_rust() {
-    # As `cargo test` has built it; with --release Cargo would build anew also what only benchmarks need. In Cargo's own
-    # folder: it would put other libraries where CMake has those that the others link.
+    # As `cargo test` has built it; with --release Cargo would build anew also what only benchmarks
+    # need. In Cargo's own folder: it would put other libraries where CMake has those that the
+    # others link.
     test_case rust.real_model cargo run --quiet --locked --profile test --example real_model -- "$data"
 }
 
 run_python() {
     # The packages are those of the tests of ONNX's operator, which is compared with.
-    fa_venv "$build/venv-onnx" tests/onnx/requirements.txt
+    fa_venv "$build/venv-onnx" tests/python/onnx/requirements.txt
     local python=$build/venv-onnx/bin/python
-    test_case python.real_model "$python" examples_python/real_model.py "$shared" "$data"
-    test_case python.arrays "$python" examples_python/test_flash_attention.py "$shared" "$data"
+    test_case python.real_model "$python" bindings/python/example/real_model.py "$shared" "$data"
+    test_case python.arrays "$python" bindings/python/test_flash_attention.py "$shared" "$data"
 }
 
 # needs PROGRAM NUMBER: a program that finds the other library by accident would prove nothing.
@@ -54,25 +56,26 @@ needs() {
     [ "$needed" = "$2" ] || { echo "$1 needs $needed shared libraries called libflash_attention, not $2."; return 1; }
 }
 
-# go_tests static|shared PROGRAM
+# go_tests static|shared PACKAGE PROGRAM
 go_tests() {
     local shared_libraries=1
     [ "$1" = shared ] || shared_libraries=0
-    cd examples_go && [ -z "$(gofmt -l .)" ] && go vet -tags "$1" ./... && go test -c -tags "$1" -o "$2" . \
-        && needs "$2" $shared_libraries && "$2" -test.v
+    # The program runs where its package is, as with `go test`.
+    cd "bindings/go/$2" && [ -z "$(gofmt -l .)" ] && go vet -tags "$1" . && go test -c -tags "$1" -o "$3" . \
+        && needs "$3" $shared_libraries && "$3" -test.v
 }
 
 run_go() {
-    local kind program
+    local kind
     export GOCACHE=$build/go/cache GOPATH=$build/go/path GOFLAGS=-trimpath CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$root/include"
     for kind in shared static; do
-        program=$build/go/$kind.test
         # A folder with nothing but the one library, so that the other cannot be linked instead.
         rm -rf "$build/go/$kind"
         mkdir -p "$build/go/$kind"
         ln -s "${!kind}" "$build/go/$kind/"
         export CGO_LDFLAGS="-L$build/go/$kind -Wl,-rpath,$(dirname "$shared")"
-        test_case "go.$kind" go_tests "$kind" "$program"
+        test_case "go.$kind" go_tests "$kind" . "$build/go/$kind.test"
+        test_case "go.$kind.real_model" go_tests "$kind" example "$build/go/$kind.real_model.test"
     done
 }
 
@@ -81,15 +84,16 @@ zig_tests() {
     local kind=$1 shared_libraries=1
     shift
     [ "$kind" = shared ] || shared_libraries=0
-    cd examples_zig && "$@" fmt --check . \
+    cd bindings/zig && "$@" fmt --check . \
         && "$@" build test install --prefix "$build/zig/$kind" -Dlibrary="${!kind}" -Dinclude="$root/include" -Ddata="$data" \
-        && needs "$build/zig/$kind/bin/test" $shared_libraries
+        && needs "$build/zig/$kind/bin/attention_test" $shared_libraries \
+        && needs "$build/zig/$kind/bin/real_model" $shared_libraries
 }
 
 run_zig() {
-    fa_venv "$build/venv-zig" examples_zig/requirements.txt
-    # The first use of the compiler builds its own build system and translator, which stay here: for minutes, unless it
-    # is told to leave those unoptimised.
+    fa_venv "$build/venv-zig" bindings/zig/requirements.txt
+    # The first use of the compiler builds its own build system and translator, which stay here: for
+    # minutes, unless it is told to leave those unoptimised.
     export ZIG_GLOBAL_CACHE_DIR=$build/zig/global ZIG_LOCAL_CACHE_DIR=$build/zig/local ZIG_DEBUG_CMD=1
     local kind
     for kind in shared static; do

@@ -14,4 +14,4 @@ for program in "${programs[@]}"; do
 done
 
 "$root/examples_c/minilm/get_model.sh"
-exec "$root/build/venv-minilm/bin/python" "$root/tests/minilm/run.py" "$root/build/minilm.bin" "${programs[@]}"
+exec "$root/build/venv-minilm/bin/python" "$root/tests/python/minilm/run.py" "$root/build/minilm.bin" "${programs[@]}"

@@ -6,7 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 lib=${1:-$root/build/cargo/release/libflash_attention.so}
 venv=$root/build/venv-onnx
-pins=$root/tests/onnx/requirements.txt
+pins=$root/tests/python/onnx/requirements.txt
 
 die() {
     echo "test_onnx: $1" >&2
@@ -19,4 +19,4 @@ die() {
 . "$root/scripts/venv.sh"
 fa_venv "$venv" "$pins"
 
-exec "$venv/bin/python" "$root/tests/onnx/run.py" "$(realpath "$lib")"
+exec "$venv/bin/python" "$root/tests/python/onnx/run.py" "$(realpath "$lib")"

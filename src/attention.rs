@@ -1,5 +1,5 @@
-//! The Rust boundary: attention on slices. Lengths and lifetimes of slices say what a C caller has to
-//! vouch for. Everything else is checked as for C, and refused with the same statuses and words.
+//! The Rust boundary: attention on slices. Lengths and lifetimes of slices say what a C caller has
+//! to vouch for. Everything else is checked as for C, and refused with the same statuses and words.
 
 mod pool;
 mod tensor;
@@ -28,12 +28,12 @@ pub use workspace::Workspace;
 /// o[i] = Σ_j exp(t_j) · v[j] / Z                   lse[i] = log Z
 /// ```
 ///
-/// Query head h uses kv head h / (heads_q / heads_kv). A key that is not visible has no influence on
-/// the row, even if it is NaN. A fully masked row is zeros, and its lse -∞.
+/// Query head h uses kv head h / (heads_q / heads_kv). A key that is not visible has no influence
+/// on the row, even if it is NaN. A fully masked row is zeros, and its lse -∞.
 ///
 /// Errors are [`Refusal`]s: a status for programs and a sentence for people. On every error but
-/// [`Error::Internal`] all outputs are as they were. A row's bits do not depend on threads, strides,
-/// pages, or other rows.
+/// [`Error::Internal`] all outputs are as they were. A row's bits do not depend on threads,
+/// strides, pages, or other rows.
 ///
 /// The compiler ensures that an output belongs to one call and shares memory with no input:
 ///
@@ -68,9 +68,10 @@ pub struct Attention<'a> {
 }
 
 impl<'a> Attention<'a> {
-    /// Takes the tensors: q `[batch][heads_q][len_q][dim_qk]`, k `[batch][heads_kv][len_kv][dim_qk]`,
-    /// v `[batch][heads_kv][len_kv][dim_v]` and out `[batch][heads_q][len_q][dim_v]`, in any mixture
-    /// of types. heads_q is a multiple of heads_kv. Sizes are checked when a call is made.
+    /// Takes the tensors: q `[batch][heads_q][len_q][dim_qk]`, k
+    /// `[batch][heads_kv][len_kv][dim_qk]`, v `[batch][heads_kv][len_kv][dim_v]` and out
+    /// `[batch][heads_q][len_q][dim_v]`, in any mixture of types. heads_q is a multiple of
+    /// heads_kv. Sizes are checked when a call is made.
     pub fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: TensorMut<'a>) -> Attention<'a> {
         Attention {
             q,
@@ -107,7 +108,8 @@ impl<'a> Attention<'a> {
     }
 
     /// Limits how many keys before its own position a query sees, and how many behind it; `None` is
-    /// no limit. A sliding window of `n` keys, the query's own included, is `window(Some(n - 1), Some(0))`.
+    /// no limit. A sliding window of `n` keys, the query's own included, is `window(Some(n - 1),
+    /// Some(0))`.
     pub fn window(mut self, left: Option<u64>, right: Option<u64>) -> Self {
         self.window = Window { left, right };
         self
@@ -127,8 +129,8 @@ impl<'a> Attention<'a> {
     }
 
     /// Sets a mask `[batch or 1][heads_q or 1][len_q or 1][len_kv]`, whose last axis is its dim.
-    /// Numbers (f32, f16, bf16) are added to the scores, after softcap; -∞ hides the key. Of booleans
-    /// true = the key is visible.
+    /// Numbers (f32, f16, bf16) are added to the scores, after softcap; -∞ hides the key. Of
+    /// booleans true = the key is visible.
     pub fn mask(mut self, mask: Tensor<'a>) -> Self {
         self.mask = Some(mask);
         self
@@ -162,8 +164,8 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Ragged keys, `[batch + 1]`: k and v have one batch entry with the keys of all sequences, packed
-    /// one behind another. Keys of sequence b are `cu_len_kv[b]` to `cu_len_kv[b + 1]`.
+    /// Ragged keys, `[batch + 1]`: k and v have one batch entry with the keys of all sequences,
+    /// packed one behind another. Keys of sequence b are `cu_len_kv[b]` to `cu_len_kv[b + 1]`.
     pub fn cu_len_kv(mut self, cu_len_kv: &'a [i32]) -> Self {
         self.cu_len_kv = Some(cu_len_kv);
         self
@@ -199,27 +201,27 @@ impl<'a> Attention<'a> {
         Ok(())
     }
 
-    /// Makes `workspace` large enough for a call with `pool`. The size depends on shapes and options,
-    /// not on the contents of lists: one call does for a cache that fills up, whose len_kv is its
-    /// capacity and whose keys in use are [`kv_lens`](Attention::kv_lens). Where shapes change, call it
-    /// before each run: it does nothing if there is enough. A smaller problem does not always need
-    /// less, as its keys may be split differently.
+    /// Makes `workspace` large enough for a call with `pool`. The size depends on shapes and
+    /// options, not on the contents of lists: one call does for a cache that fills up, whose len_kv
+    /// is its capacity and whose keys in use are [`kv_lens`](Attention::kv_lens). Where shapes
+    /// change, call it before each run: it does nothing if there is enough. A smaller problem does
+    /// not always need less, as its keys may be split differently.
     ///
     /// # Errors
-    /// Those of [`run`](Attention::run), and [`Error::Memory`]: allocation failed, and the workspace is
-    /// as it was.
+    /// Those of [`run`](Attention::run), and [`Error::Memory`]: allocation failed, and the
+    /// workspace is as it was.
     pub fn reserve(&mut self, workspace: &mut Workspace, pool: &Pool) -> Result<(), Refusal> {
         let bytes = Prepared::new(&mut self.problem()?, pool.threads())?.bytes()?;
         Ok(workspace.reserve(bytes)?)
     }
 
-    /// Computes the problem. Allocates nothing, except some bytes a thread where `pool` has several,
-    /// and waits for nothing but its threads. May be called again, whether the inputs have changed or
-    /// not.
+    /// Computes the problem. Allocates nothing, except some bytes a thread where `pool` has
+    /// several, and waits for nothing but its threads. May be called again, whether the inputs have
+    /// changed or not.
     ///
     /// # Panics
-    /// If the library breaks one of its own rules. The program's panic hook is called as for any other
-    /// panic, on whichever thread it happened: the library does not touch the hook.
+    /// If the library breaks one of its own rules. The program's panic hook is called as for any
+    /// other panic, on whichever thread it happened: the library does not touch the hook.
     ///
     /// # Errors
     /// - [`Error::Shape`]: tensors, lists and slices disagree about a size, or heads_q is no
@@ -299,8 +301,8 @@ impl<'a> Attention<'a> {
         self.cu_len_q.map_or(self.q.shape.extent[0], |starts| starts.len().saturating_sub(1))
     }
 
-    /// Refuses sizes that disagree, in words. [`Problem::new`] would refuse them without: the caller gave every size,
-    /// not just one of each.
+    /// Refuses sizes that disagree, in words. [`Problem::new`] would refuse them without: the
+    /// caller gave every size, not just one of each.
     fn agree(&self) -> Result<(), Refusal> {
         let [q, k, v, out] = [self.q.shape, self.k.shape, self.v.shape, self.out.shape];
         let ([batch, heads, _], sequences) = (q.extent, self.sequences());

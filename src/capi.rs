@@ -79,8 +79,8 @@ impl Drop for Silence {
 struct Quiet<'t>(&'t dyn Threads);
 
 impl Threads for Quiet<'_> {
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
-        self.0.run(team, &|| {
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
+        self.0.run(concurrency, &|| {
             let _silence = Silence::begin();
             task();
         });
@@ -202,7 +202,7 @@ mod tests {
         let status = unsafe { run::fa_attention_workspace(&a, 4, &mut bytes) };
         assert_eq!(status, fa_status::FA_OK);
         let mut ws = vec![0u8; bytes];
-        // SAFETY: as above, and a workspace of the size that was asked for.
+        // SAFETY: tensors of these sizes, and a workspace of the size that was asked for.
         let status = unsafe { run::fa_attention_run(&a, ws.as_mut_ptr().cast(), bytes, pool) };
         (status, out)
     }

@@ -248,7 +248,7 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
             let [own, other] = states.map(|base| State::at::<S, P>(base, rows, dim_v));
             let keep = |n| State::at::<S, P>(kept.state(share.index, n), rows, dim_v);
             let kv_head = problem.kv_head(piece.heads.start);
-            let keys = piece.keys(piece.chunks.start);
+            let keys = piece.keys(piece.splits.start);
             let mut factor = problem.score_factor();
             if shape.storage.granularities[1] == ScaleGranularity::PerHead && !keys.is_empty() {
                 factor *= key_rows(problem, problem.k(), sequence, kv_head, keys.start).scale();
@@ -263,9 +263,9 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
             }
 
             let first = if piece.is_whole() { own } else { keep(BEGUN) };
-            for (n, chunk) in piece.chunks.clone().enumerate() {
-                let keys = piece.keys(chunk);
-                if piece.chunks.start > 0 {
+            for (n, split) in piece.splits.clone().enumerate() {
+                let keys = piece.keys(split);
+                if piece.splits.start > 0 {
                     compute::<S, P>(s, piece, &keys, tiles, &lines, &block, &keep(BEGUN + 1 + n));
                 } else if n == 0 {
                     compute::<S, P>(s, piece, &keys, tiles, &lines, &block, &first);
@@ -303,8 +303,8 @@ impl<P: Gemv> Body for By<Join<'_, '_, '_>, P> {
             let keep =
                 |share, n| State::at::<S, P>(kept.state(share, n), rows, piece.problem().shape().dim_v);
             let first = keep(share.index, BEGUN);
-            for (share, chunks) in share.rest(piece) {
-                for n in 0..chunks.len() {
+            for (share, splits) in share.in_later_ranges(piece) {
+                for n in 0..splits.len() {
                     first.join(s, &keep(share, BEGUN + 1 + n), piece.count());
                 }
             }

@@ -1,4 +1,5 @@
-//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale + bias)·V`, in O(n) memory, behind a C ABI and on Rust's slices.
+//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale + bias)·V`, in O(n) memory, behind a C ABI and on
+//! Rust's slices.
 //!
 //! ```
 //! use flash_attention::{Attention, Data, Pool, Tensor, TensorMut, Workspace};
@@ -6,10 +7,12 @@
 //! // 4 queries at the end of 6 keys; 2 query heads share a kv head; the cache is bfloat16.
 //! let (heads_q, heads_kv, len_q, len_kv, dim) = (2, 1, 4, 6, 8);
 //! let q = vec![0.5; len_q * heads_q * dim];
-//! let (k, v) = (vec![0x3f80; len_kv * heads_kv * dim], vec![0x4000; len_kv * heads_kv * dim]); // 1.0, 2.0
+//! let k = vec![0x3f80; len_kv * heads_kv * dim]; // 1.0
+//! let v = vec![0x4000; len_kv * heads_kv * dim]; // 2.0
 //! let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; heads_q * len_q]);
 //!
-//! let (mut workspace, pool) = (Workspace::new(), Pool::default()); // both to be kept for the next call
+//! // Keep both for the next call.
+//! let (mut workspace, pool) = (Workspace::new(), Pool::default());
 //! let mut attention = Attention::new(
 //!     Tensor::token_first(&q, [1, len_q, heads_q, dim]), // [batch][token][head][dim]
 //!     Tensor::head_first(Data::Bf16(&k), [1, heads_kv, len_kv, dim]), // [batch][head][token][dim]
@@ -32,7 +35,7 @@
 //! ```
 //!
 //! This page is the Rust interface: what is re-exported here follows semantic versioning. The C
-//! interface is `include/flash_attention.h`. All modules are hidden: they are public for the library's
+//! interface is `include/flash_attention.h`. Modules are hidden: they are public for the library's
 //! own tests and benches only, and anything in them may change in any version.
 
 // One call, top to bottom:
@@ -42,7 +45,7 @@
 // | capi | which C arguments came in, and are they usable? |
 // | attention | which slices came in, and do they fit? The same boundary, for Rust |
 // | prepared | the problem with its plan and the place of its scratch memory, ready to run |
-// | problem | *what* is computed: views of Q, K, V, O and the semantics, consistent by construction |
+// | problem | *what* is computed: tensors and semantics, consistent by construction |
 // | plan | *how*: kernel, tile sizes, threads |
 // | schedule | *who*: work items over threads |
 // | work | the work items: query tiles for prefill, splits of the keys for decode |
@@ -57,7 +60,7 @@
 // What the path consults: dtype (how bytes become numbers), view, simd, machine, tuning, pool,
 // workspace, error. reference is the mathematics in a page of f64: read it first.
 
-// Unit tests leave out most of the table of kernels: see there.
+// Unit tests leave out most of the kernels; see kernel.rs.
 #![cfg_attr(any(test, fa_skip_avx512), allow(dead_code, reason = "what only the rest of the table uses"))]
 
 // The random descriptions of the integration tests, which name the crate.

@@ -28,8 +28,8 @@ static CORES: AtomicUsize = AtomicUsize::new(0);
 static MICROARCH: AtomicUsize = AtomicUsize::new(0);
 
 impl Machine {
-    /// The running machine, detected once. Threads that detect it at the same time find the same, so
-    /// no lock is needed; one that is held during a fork would never be released in the child.
+    /// The running machine, detected once. Threads that detect it at the same time find the same,
+    /// so no lock is needed; one that is held during a fork would never be released in the child.
     pub fn get() -> Machine {
         let l1d = L1D.load(Ordering::Acquire);
         if l1d != 0 {

@@ -1,8 +1,8 @@
-//! HOW a problem is computed: kernel row, tile sizes, threads. A pure function of the problem, the
+//! HOW a problem is computed: kernel, tile sizes, threads. A pure function of the problem, the
 //! machine and the number of threads, computed once; everything below only reads it.
 //!
-//! Results depend on the kernel row and on the keys of a block, and on nothing else here: query
-//! tiles and threads can be chosen freely without changing a bit.
+//! Results depend on the kernel, on the path, on the keys of a block and on how keys are split, and
+//! on nothing else here: query tiles and threads can be chosen freely without changing a bit.
 
 use std::fmt;
 
@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::kernel::{Kernel, Path};
 use crate::machine::Machine;
 use crate::problem::Shape;
+use crate::tuning::Tuning;
 use crate::work::Partition;
 use crate::work::query_tiles::{self, PathRule, TileSizes};
 use crate::work::split_kv;
@@ -21,212 +22,307 @@ use crate::workspace;
 pub struct Plan {
     /// Instruction set and compute types.
     pub kernel: &'static dyn Kernel,
-    /// Which way its rows go, those of the longest sequence.
+    /// The numbers that the machine is tuned with.
+    pub tuning: &'static Tuning,
+    /// The path of the longest sequence.
     pub path: Path,
-    /// Rows of a part (or band) and keys of a block there.
+    /// Tile sizes of that path.
     pub tiles: TileSizes,
-    /// What K and V are stored as, and whether they could be read where they lie.
+    /// Storage types of K and V.
     kv: [Dtype; 2],
+    /// Whether K, and V, could be read in place.
     in_place: [bool; 2],
-    /// How it is cut, whatever way its sequences go.
-    pub cut: Partition,
-    /// Number of parts; of bands, where there are few rows.
-    pub parts: usize,
+    /// How the work is cut, whatever path each sequence takes.
+    pub partition: Partition,
+    /// Work items of the path: query tiles, or GQA groups.
+    pub work_items: usize,
     /// Threads that work at the same time; at least 1.
     pub threads: usize,
-    /// How many of them, besides the calling one, are worth being woken for that if they sleep.
-    pub wakes: usize,
+    /// How many of them, besides the calling one, are worth waking if they sleep.
+    pub wake: usize,
+    /// Decode prefetches the other tensor in calls that read more bytes of K and V than this.
+    pub prefetch_other_above: usize,
     /// Scratch memory.
     pub memory: workspace::Size,
 }
 
-/// Query rows of a part, when the caller leaves the choice: enough for each block of keys, once
-/// in cache, to be used several times over (8 tiles of 16 or 4 of 32 rows).
-const ROWS: usize = 128;
-
-/// Keys of a block, when the caller leaves the choice, at most: beyond this nothing is gained.
-const KEYS: usize = 256;
-
-/// The same where query rows are rule: what a block costs besides its keys is then as much as tens of them. Twice as
-/// many gave one row 2 % more and several nothing, and sums of 16-bit integers hold no more.
-const KEYS_OF_FEW: usize = 512;
-
-/// Keys of a block of block-sparse attention up to which several make one of ours: shorter ones cost more
-/// than skipping gives.
-const SMALL_CELL: usize = 32;
-
-/// Parts for each thread, so that the last ones to finish are short against the whole.
-const PARTS_PER_THREAD: usize = 4;
-
-/// Shares of decode, at most, that are cut for that reason: each keeps states for others.
-const SHARES: usize = 64;
-
-/// Work that is worth another thread.
-#[derive(Clone, Copy)]
-struct Worth {
-    /// Multiplications.
-    work: f64,
-    /// Bytes of K and V that are read for few rows.
-    bytes: f64,
-}
-
-/// For a thread that is awake, or may be: a caller's. A core with wide vectors takes 10 µs for the bytes, from its
-/// caches.
-const AWAKE: Worth = Worth { work: 2e6, bytes: 1e6 };
-
-/// For one that has to be woken: it comes 20 to 60 µs later, and the caller spends 10 on it (measured in a virtual
-/// machine whose idle cores sleep), which is what two threads save of these.
-const ASLEEP: Worth = Worth { work: 2e6, bytes: 4e6 };
-
-/// Bytes of scratch memory up to which one thread cannot want more than an address space, however much larger the
-/// pieces of one thread are than those of many.
-const FAR_FROM_ALL: usize = 1 << 30;
+/// Where all threads together need at most so many bytes of scratch memory, one thread alone does
+/// not need more than an address space has, however much larger its region is.
+const SAFE_SCRATCH: usize = 1 << 30;
 
 impl Plan {
     /// The plan for problems of a shape on `machine` with at most `threads` threads (at least 1).
     pub fn new(
         shape: &Shape,
-        row: &'static dyn Kernel,
+        kernel: &'static dyn Kernel,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        Plan::of(PathRule::ByRows(row.lanes()), shape, row, machine, threads)
+        let rule = PathRule::ByRows { lanes: kernel.lanes(), border: machine.tuning.decode.border };
+        Planner { shape, kernel, machine }.plan(rule, threads)
     }
 
-    /// The same with all sequences on a path of the caller's choice.
+    /// [`Plan::new`] with all sequences on a path of the caller's choice.
     pub fn on(
         path: Path,
         shape: &Shape,
-        row: &'static dyn Kernel,
+        kernel: &'static dyn Kernel,
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
         let rule = if path == Path::Decode { PathRule::AlwaysDecode } else { PathRule::AlwaysPrefill };
-        Plan::of(rule, shape, row, machine, threads)
+        Planner { shape, kernel, machine }.plan(rule, threads)
     }
 
-    fn of(
-        rule: PathRule,
-        shape: &Shape,
-        row: &'static dyn Kernel,
-        machine: Machine,
-        threads: usize,
-    ) -> Result<Plan, Error> {
-        let plan = Plan::exactly(rule, shape, row, machine, threads);
-        if threads == 1 || matches!(&plan, Ok(plan) if plan.memory.bytes()? <= FAR_FROM_ALL) {
+    /// This plan for one thread, where memory is short.
+    pub fn alone(&self) -> Plan {
+        let partition = Partition { ranges: 1, ..self.partition };
+        let memory = workspace::Size::of_one(self.memory.bytes_per_thread);
+        Plan { partition, threads: 1, wake: 0, memory, ..self.clone() }
+    }
+}
+
+/// All that a plan is made from, but for the number of threads.
+#[derive(Clone, Copy)]
+struct Planner<'s> {
+    shape: &'s Shape,
+    kernel: &'static dyn Kernel,
+    machine: Machine,
+}
+
+impl Planner<'_> {
+    fn plan(self, rule: PathRule, threads: usize) -> Result<Plan, Error> {
+        let plan = self.plan_exactly(rule, threads);
+        if threads == 1 || matches!(&plan, Ok(plan) if plan.memory.bytes()? <= SAFE_SCRATCH) {
             return plan;
         }
-        // What one thread cannot compute is refused whatever the number of threads, and nothing else is: a description
-        // that has been checked stays right when there are more threads.
-        let alone = Plan::exactly(rule, shape, row, machine, 1)?;
+        // A problem is refused if one thread cannot compute it, whatever the number of threads, and
+        // for no other reason: a description that has been checked stays right with more threads.
+        let alone = self.plan_exactly(rule, 1)?;
         Ok(plan.unwrap_or(alone))
     }
 
-    fn exactly(
-        rule: PathRule,
-        shape: &Shape,
-        row: &'static dyn Kernel,
-        machine: Machine,
-        threads: usize,
-    ) -> Result<Plan, Error> {
+    /// The plan for these threads, even if they need more memory than any machine has.
+    fn plan_exactly(self, rule: PathRule, threads: usize) -> Result<Plan, Error> {
+        let Planner { shape, kernel, machine } = self;
+        let tuning = machine.tuning;
         let path = if rule.decodes(shape.queries[2]) { Path::Decode } else { Path::Prefill };
-        // Only in a ragged batch do sequences go either way: else nobody need ask each of them.
+        // Only in a ragged batch do paths differ: elsewhere no sequence need be looked at.
         let rule = match path {
             _ if shape.ragged.is_some() => rule,
             Path::Prefill => PathRule::AlwaysPrefill,
             Path::Decode => PathRule::AlwaysDecode,
         };
-        let bands = tiles(Path::Decode, shape, row, machine, threads);
-        let [threads, woken] =
-            [AWAKE, ASLEEP].map(|worth| threads.clamp(1, threads_worth(worth, shape, path, bands)));
-        let parts = if rule == PathRule::AlwaysDecode {
-            bands
-        } else {
-            tiles(Path::Prefill, shape, row, machine, threads)
-        };
-        let (tiles, count, most) = match path {
+        let decode = self.tiles(Path::Decode, threads);
+        let groups = if path == Path::Decode { split_kv::group_count(shape, decode) } else { 0 };
+        let worth = &tuning.threads;
+        let max_threads = threads;
+        let [threads, worth_waking] =
+            [[worth.min_work, worth.min_bytes], [worth.min_work_asleep, worth.min_bytes_asleep]]
+                .map(|least| max_threads.clamp(1, self.threads_worth(least, path, groups)));
+        let prefill =
+            if rule == PathRule::AlwaysDecode { decode } else { self.tiles(Path::Prefill, threads) };
+        let splits = tuning.decode.splits;
+        let (tiles, work_items, max_threads) = match path {
             Path::Prefill => {
-                let count = query_tiles::count(shape, parts.q);
-                (parts, count, count)
+                let count = query_tiles::count(shape, prefill.q);
+                (prefill, count, count)
             }
-            Path::Decode if shape.queries[2] == 0 => (bands, 0, 0),
-            Path::Decode => (bands, split_kv::count(shape, bands), split_kv::most_threads(shape, bands)),
+            Path::Decode if shape.queries[2] == 0 => (decode, 0, 0),
+            Path::Decode => (decode, groups, split_kv::max_threads(shape, decode, splits)),
         };
-        // Of a ragged batch, not by how long its sequences are just now: scratch memory would depend on it.
-        let threads = if shape.ragged.is_some() { threads } else { threads.min(most.max(1)) };
-        let shares = if threads > 1 { threads * (SHARES / threads).clamp(1, PARTS_PER_THREAD) } else { 1 };
-        // Sequences of a ragged batch go either way.
+        // The lengths of a ragged batch do not count: they change from call to call, and scratch
+        // memory would with them.
+        let threads = if shape.ragged.is_some() { threads } else { threads.min(max_threads.max(1)) };
+        let ranges = if threads > 1 {
+            threads * (worth.max_ranges / threads).clamp(1, worth.items_per_thread)
+        } else {
+            1
+        };
         let mut memory = workspace::Size { threads, ..workspace::Size::default() };
-        memory.states.ranges = shares;
-        for way in [Path::Prefill, Path::Decode] {
-            let tiles = if way == Path::Decode { bands } else { parts };
-            if way != path && shape.ragged.is_none() {
+        memory.states.ranges = ranges;
+        for on in [Path::Prefill, Path::Decode] {
+            // Sequences of a ragged batch take either path.
+            if on != path && shape.ragged.is_none() {
                 continue;
             }
-            let bytes = row.scratch_bytes(way, shape, tiles).ok_or(Error::Overflow)?;
+            let tiles = if on == Path::Decode { decode } else { prefill };
+            let bytes = kernel.scratch_bytes(on, shape, tiles).ok_or(Error::Overflow)?;
             memory.bytes_per_thread = memory.bytes_per_thread.max(bytes);
-            if way == Path::Decode {
-                memory.states.per_range = split_kv::states(shape, tiles, shares);
-                memory.states.bytes = row.state_bytes(shape, tiles).ok_or(Error::Overflow)?;
+            if on == Path::Decode {
+                memory.states.per_range = split_kv::max_states(shape, tiles, splits, ranges);
+                memory.states.bytes = kernel.state_bytes(shape, tiles).ok_or(Error::Overflow)?;
             }
         }
         memory.bytes()?;
         let [_, k, v] = shape.storage.dtypes;
-        let in_place = row.reads_kv(path, shape);
-        let cut = Partition { rule, parts, bands, shares };
-        let wakes = woken.min(threads) - 1;
-        Ok(Plan { kernel: row, path, tiles, kv: [k, v], in_place, cut, parts: count, threads, wakes, memory })
+        let prefetch_other_above = if tuning.decode.prefetches_other {
+            machine.l3 / tuning.decode.l3_share_other
+        } else {
+            usize::MAX
+        };
+        Ok(Plan {
+            kernel,
+            tuning,
+            path,
+            tiles,
+            kv: [k, v],
+            in_place: kernel.reads_kv(path, shape),
+            partition: Partition { rule, prefill, decode, splits, ranges },
+            work_items,
+            threads,
+            wake: worth_waking.min(threads) - 1,
+            prefetch_other_above,
+            memory,
+        })
     }
 
-    /// The same for one thread, where memory is short.
-    pub fn alone(&self) -> Plan {
-        let memory = workspace::Size::of_one(self.memory.bytes_per_thread);
-        Plan { cut: Partition { shares: 1, ..self.cut }, threads: 1, wakes: 0, memory, ..self.clone() }
+    /// Tile sizes of a path.
+    fn tiles(self, path: Path, threads: usize) -> TileSizes {
+        let [heads, q] = match path {
+            Path::Prefill => [1, self.tile_rows(threads)],
+            Path::Decode => split_kv::group_size(self.shape, self.machine.tuning.decode.group_rows),
+        };
+        let kv = self.block_keys(path);
+        TileSizes { heads, q, kv, staged: self.staged(path, q, kv) }
     }
-}
 
-/// The pieces that sequences are cut into on a path.
-fn tiles(path: Path, shape: &Shape, row: &dyn Kernel, machine: Machine, threads: usize) -> TileSizes {
-    let [heads, q] = match path {
-        Path::Prefill => [1, rows(shape, row, machine, threads)],
-        Path::Decode => split_kv::size(shape),
-    };
-    let kv = keys(path, shape, row, machine);
-    TileSizes { heads, q, kv, staged: staged(path, shape, row, [q, kv]) }
+    /// How many threads the work is enough for, if each of them takes at least so many
+    /// multiply-adds or, in decode, reads at least so many bytes.
+    fn threads_worth(self, [min_work, min_bytes]: [usize; 2], path: Path, groups: usize) -> usize {
+        let Planner { shape, .. } = self;
+        let [batch, heads, rows] = shape.queries.map(|n| n as f64);
+        let keys = shape.len_kv as f64;
+        let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64);
+        work /= min_work as f64;
+        if path == Path::Decode {
+            let [k, v] = shape.row_bytes_kv();
+            work += groups as f64 * keys * (k as f64 + v as f64) / min_bytes as f64;
+        }
+        // `as` saturates; beyond that many threads other limits apply.
+        (work as usize).max(1)
+    }
+
+    /// Keys of a block.
+    fn block_keys(self, path: Path) -> usize {
+        let Planner { shape, kernel, machine } = self;
+        let tuning = &machine.tuning.prefill;
+        // Masks count keys in 32-bit lanes.
+        let longest = shape.len_kv.clamp(1, i32::MAX as usize);
+        let wanted = match (shape.block_kv, path) {
+            // A block of a block-sparse mask is skipped as a whole.
+            (0, _) if let Some(sparse) = shape.cell => {
+                if sparse <= tuning.min_sparse_keys {
+                    tuning.min_sparse_keys - tuning.min_sparse_keys % sparse
+                } else {
+                    sparse.div_ceil(sparse.div_ceil(tuning.block_keys))
+                }
+            }
+            // K and V are read once: the longer each run of rows, the less often the hardware
+            // prefetcher has to find the next one.
+            (0, Path::Decode) => machine.tuning.decode.block_keys,
+            (0, Path::Prefill) => {
+                let bytes_per_key = kernel.tile_rows() * 4;
+                let share = if kernel.sums_integers() { tuning.l1_share_integers } else { tuning.l1_share };
+                let cached = machine.l1d / share / bytes_per_key;
+                let keys = cached.clamp(tuning.min_block_keys, tuning.block_keys);
+                // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
+                keys - keys % kernel.tile_keys()
+            }
+            (given, _) => given,
+        };
+        wanted.min(longest).min(kernel.max_keys(path))
+    }
+
+    /// Query rows of a tile of prefill.
+    fn tile_rows(self, threads: usize) -> usize {
+        let Planner { shape, kernel, machine } = self;
+        let tuning = &machine.tuning.prefill;
+        let [batch, heads, len_q] = shape.queries;
+        let given = shape.block_q;
+        if given != 0 {
+            return given.min(len_q.max(1));
+        }
+        let tile = kernel.tile_rows();
+        let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
+        let [k, v] = shape.row_bytes_kv();
+        let bytes_per_key = k.saturating_add(v);
+        let is_far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / tuning.l3_share_far;
+        let is_packed = self.staged(Path::Prefill, usize::MAX, usize::MAX) != [false; 2];
+        let (max_rows, share) = if is_packed {
+            (tuning.tile_rows_packed, tuning.l2_share_tall)
+        } else if is_far {
+            (tuning.tile_rows_far, tuning.l2_share_tall)
+        } else {
+            (tuning.tile_rows, tuning.l2_share)
+        };
+        // Queries and output of the tile stay in this share of L2, next to K and V.
+        let cached = (machine.l2 / share / bytes_per_row).clamp(1, max_rows);
+        let mut rows = cached.next_multiple_of(tile);
+        if threads > 1 {
+            let items = threads * machine.tuning.threads.items_per_thread;
+            let per_head = items.div_ceil(batch.saturating_mul(heads));
+            rows = rows.min(len_q.div_ceil(per_head).next_multiple_of(tile));
+        }
+        rows.min(len_q.max(1))
+    }
+
+    /// Whether K, and V, go through scratch memory, if `rows` query rows use each block of `kv`
+    /// keys.
+    fn staged(self, path: Path, rows: usize, kv: usize) -> [bool; 2] {
+        let Planner { shape, kernel, machine } = self;
+        let tuning = &machine.tuning.prefill;
+        let is_copied = match path {
+            // Prefill reads rows at one stride, which pages do not have. Rows that alias in L1 are
+            // copied where enough query rows use them to hide it.
+            Path::Prefill => {
+                let aliases = |stride: &usize| *stride != 0 && stride.is_multiple_of(tuning.aliasing_stride);
+                shape.page.is_some()
+                    || (shape.strides_kv.iter().any(aliases) && rows >= tuning.copy_aliasing_from)
+            }
+            // Decode reads whole vectors of keys, counted from the start of the block, from one
+            // page.
+            Path::Decode => shape.page.is_some_and(|page| {
+                let is_whole = |keys: usize| keys.is_multiple_of(kernel.lanes());
+                !is_whole(page) || (kv < shape.len_kv && !is_whole(kv))
+            }),
+        };
+        kernel.reads_kv(path, shape).map(|in_place| is_copied || !in_place)
+    }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { kernel, path, tiles, parts, threads, wakes, memory, kv, in_place, .. } = self;
-        let family = kernel.compute_type(*path);
+        let Plan { kernel, path, tiles, work_items, threads, wake, memory, kv, in_place, .. } = self;
+        let compute_type = kernel.compute_type(*path);
         let TileSizes { heads, q, kv: block, .. } = tiles;
         let isa = kernel.isa().to_str().map_err(|_| fmt::Error)?;
-        write!(f, "{isa} {family}, ")?;
+        write!(f, "{isa} {compute_type}, ")?;
         match path {
             Path::Prefill => {
-                write!(f, "prefill (lanes are query rows), {q} x {block} tiles, {parts} parts, ")?
+                write!(f, "prefill (lanes are query rows), {q} x {block} tiles, {work_items} parts, ")?
             }
             Path::Decode => {
-                write!(
-                    f,
-                    "decode (few query rows: lanes are elements of a head), {heads} heads x {q} rows x {block} "
-                )?;
-                write!(f, "tiles, {parts} bands in {} shares, ", self.cut.shares)?;
+                let ranges = self.partition.ranges;
+                write!(f, "decode (few query rows: lanes are elements of a head), ")?;
+                write!(f, "{heads} heads x {q} rows x {block} tiles, ")?;
+                write!(f, "{work_items} bands in {ranges} shares, ")?;
             }
         }
         write!(f, "{threads} threads of {} bytes", memory.bytes_per_thread)?;
-        if wakes + 1 < *threads {
-            write!(f, " ({wakes} worth waking)")?;
+        if wake + 1 < *threads {
+            write!(f, " ({wake} worth waking)")?;
         }
         for (i, name) in ["K", "V"].into_iter().enumerate() {
             let dtype = kv[i];
+            let is_f32 = compute_type == "f32";
             if !tiles.staged[i] {
-                if *path == Path::Decode && family == "f32" && dtype != Dtype::F32 {
+                if *path == Path::Decode && is_f32 && dtype != Dtype::F32 {
                     write!(f, ", {name} converted from {dtype} as it is read")?;
                 }
-            } else if in_place[i] && (*path == Path::Prefill || family != "f32" || dtype == Dtype::F32) {
+            } else if in_place[i] && (*path == Path::Prefill || !is_f32 || dtype == Dtype::F32) {
                 write!(f, ", {name} copied block by block")?;
-            } else if family == "f32" {
+            } else if is_f32 {
                 write!(f, ", {name} converted from {dtype} block by block")?;
             } else {
                 write!(f, ", {name} rearranged block by block")?;
@@ -234,103 +330,4 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
-}
-
-/// How many threads the work is enough for.
-fn threads_worth(worth: Worth, shape: &Shape, path: Path, bands: TileSizes) -> usize {
-    let [batch, heads, rows] = shape.queries.map(|n| n as f64);
-    let keys = shape.len_kv as f64;
-    let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64) / worth.work;
-    if path == Path::Decode {
-        let [k, v] = shape.row_bytes_kv();
-        work += split_kv::count(shape, bands) as f64 * keys * (k as f64 + v as f64) / worth.bytes;
-    }
-    // `as` saturates; beyond that many threads other limits apply.
-    (work as usize).max(1)
-}
-
-/// Keys of a block.
-fn keys(path: Path, shape: &Shape, row: &dyn Kernel, machine: Machine) -> usize {
-    // What the mask counts in 32-bit lanes.
-    let longest = shape.len_kv.clamp(1, i32::MAX as usize);
-    let wanted = match (shape.block_kv, path) {
-        // What is hidden as a whole is skipped as a whole.
-        (0, _) if let Some(cell) = shape.cell => {
-            if cell <= SMALL_CELL {
-                SMALL_CELL - SMALL_CELL % cell
-            } else {
-                cell.div_ceil(cell.div_ceil(KEYS))
-            }
-        }
-        // Rows of K and V pass by once: the longer each of them, the less often the machine has to find out what is
-        // read next.
-        (0, Path::Decode) => KEYS_OF_FEW,
-        (0, Path::Prefill) => {
-            // A tile's scores are written once and read once for every 8 output elements: half of
-            // the first-level cache for them leaves room for the rows of V that stream past.
-            let bytes_per_key = row.tile_rows() * 4;
-            // Integer sums of a block are converted and added to those before: all of that cache is better for
-            // half as many blocks.
-            let share = if row.sums_integers() { 1 } else { 2 };
-            let cached = (machine.l1d / share / bytes_per_key).clamp(64, KEYS);
-            // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
-            cached - cached % row.tile_keys()
-        }
-        (given, _) => given,
-    };
-    wanted.min(longest).min(row.max_keys(path))
-}
-
-/// Query rows of a part, where there are many.
-fn rows(shape: &Shape, row: &dyn Kernel, machine: Machine, threads: usize) -> usize {
-    let [batch, heads, len_q] = shape.queries;
-    let given = shape.block_q;
-    if given != 0 {
-        return given.min(len_q.max(1));
-    }
-    let tile = row.tile_rows();
-    let bytes_per_row = shape.dim_qk.saturating_add(shape.dim_v).saturating_mul(4);
-    // K and V of a head that come from memory should be worth it: they are passed half as often by
-    // twice as many rows. Other cores have their part of the last cache.
-    let [k, v] = shape.row_bytes_kv();
-    let bytes_per_key = k.saturating_add(v);
-    let far = bytes_per_key.saturating_mul(shape.len_kv) >= machine.l3 / 4;
-    // And what is staged is worth more the more rows use it.
-    let (most, share) = if staged(Path::Prefill, shape, row, [usize::MAX; 2]) != [false; 2] {
-        (4 * ROWS, 2)
-    } else if far {
-        (2 * ROWS, 2)
-    } else {
-        (ROWS, 4)
-    };
-    // Queries and output of a part stay in this share of the second-level cache, next to K and V.
-    let cached = (machine.l2 / share / bytes_per_row).clamp(1, most);
-    let mut rows = cached.next_multiple_of(tile);
-    if threads > 1 {
-        let enough = (threads * PARTS_PER_THREAD).div_ceil(batch.saturating_mul(heads));
-        rows = rows.min(len_q.div_ceil(enough).next_multiple_of(tile));
-    }
-    rows.min(len_q.max(1))
-}
-
-/// Whether K, and V, cannot be read in place, or better are not, by so many query rows and in such blocks.
-fn staged(path: Path, shape: &Shape, row: &dyn Kernel, [rows, kv]: [usize; 2]) -> [bool; 2] {
-    // Prefill reads rows that lie at equal distances. Else each row is to be used for this many query
-    // rows at least, which hides its copying.
-    let copied = match path {
-        Path::Prefill => shape.page.is_some() || (clash(shape) && rows >= 64),
-        // Decode takes whole vectors of keys, counted from the start of the block, from one page.
-        Path::Decode => shape.page.is_some_and(|page| {
-            let whole = |keys: usize| keys.is_multiple_of(row.lanes());
-            !whole(page) || (kv < shape.len_kv && !whole(kv))
-        }),
-    };
-    row.reads_kv(path, shape).map(|in_place| copied || !in_place)
-}
-
-/// Whether rows of K or V displace each other from the first-level cache.
-fn clash(shape: &Shape) -> bool {
-    // A first-level cache finds a line by the address within a 4 KiB page: rows at multiples of 1
-    // KiB share a quarter of it or less, and a register tile reads eight of them at a time.
-    shape.strides_kv.iter().any(|stride| *stride != 0 && stride.is_multiple_of(1 << 10))
 }

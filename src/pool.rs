@@ -1,9 +1,9 @@
 //! The library's own threads: a pool that is made on first use, and pools that callers make.
 //!
-//! A forked child has none of its parent's threads, so a pool remembers the process it belongs to and a child makes a
-//! new one. Nothing here waits for a lock: one that another thread held during a fork stays locked in the child for
-//! ever. Where a lock is taken, the caller gets a pool of its own for the one call, or none and works alone; results
-//! are the same bits anyway.
+//! A forked child has none of its parent's threads, so a pool remembers its process, and a child
+//! makes a new one. Nothing here waits for a lock: one that another thread held during the fork
+//! stays locked in the child for ever. A caller that finds the lock taken makes a pool for its one
+//! call, or works alone if there is none; results are the same bits anyway.
 
 pub mod calls;
 #[forbid(unsafe_code)]
@@ -17,37 +17,38 @@ pub(crate) use workers::THREAD_NAME;
 use workers::Workers;
 
 struct Owned {
-    /// Threads that were asked for; the system may have granted fewer, and would again.
-    asked: usize,
+    /// Threads that were requested; the system may have granted fewer, and would again.
+    requested: usize,
     workers: Arc<Workers>,
 }
 
 static POOL: RwLock<Option<Owned>> = RwLock::new(None);
 
-/// More threads than any one call gets, however many it asks for.
+/// Threads of one call, at most.
 pub(crate) const MAX_THREADS: usize = 256;
 
-/// How many threads a call is enough for.
+/// How many threads a call uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Concurrency {
-    /// All that take part, the calling one included; at least 1.
-    pub size: usize,
-    /// Of the others, those that are worth waking.
-    pub woken: usize,
+    /// Threads that take part, the calling one included; at least 1.
+    pub threads: usize,
+    /// How many of the others are worth waking if they sleep.
+    pub wake: usize,
 }
 
 impl Concurrency {
-    /// So many threads (at least 1), for work that is worth waking them.
-    pub fn of(size: usize) -> Concurrency {
-        Concurrency { size, woken: size - 1 }
+    /// So many threads (at least 1), all of them worth waking.
+    pub fn of(threads: usize) -> Concurrency {
+        Concurrency { threads, wake: threads - 1 }
     }
 }
 
-/// Somebody's threads.
+/// Threads that can run a task.
 pub trait Threads {
-    /// Calls `task` up to `team.size` times, some of them at the same time on different threads, and returns when
-    /// all calls have returned. Fewer calls will do: each goes on as long as there is work.
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync));
+    /// Calls `task` up to `concurrency.threads` times, some of them at the same time on different
+    /// threads, and returns when all calls have returned. Fewer calls will do, because each goes on
+    /// as long as there is work.
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync));
 }
 
 /// The calling thread and the library's own pool.
@@ -55,9 +56,10 @@ pub struct Own;
 
 impl Threads for Own {
     /// Fewer threads, down to the calling one, take part if they cannot be made.
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
-        match if team.size > 1 { pool(team.size - 1) } else { None } {
-            Some(workers) => workers.help(team, task),
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
+        let others = concurrency.threads - 1;
+        match if others > 0 { pool(others) } else { None } {
+            Some(workers) => workers.run(concurrency, task),
             None => task(),
         }
     }
@@ -72,7 +74,7 @@ impl Threads for Caller {
     }
 }
 
-/// A pool that belongs to whoever made it.
+/// A pool of the caller's.
 pub struct Made(Workers);
 
 impl Made {
@@ -89,12 +91,16 @@ impl Made {
 
 impl Threads for Made {
     /// In a forked child the calling thread alone takes part.
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
-        if team.size > 1 && self.0.are_here() { self.0.help(team, task) } else { task() }
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
+        if concurrency.threads > 1 && self.0.are_of_this_process() {
+            self.0.run(concurrency, task);
+        } else {
+            task();
+        }
     }
 }
 
-/// A pool of at least `threads` threads.
+/// The library's pool, of at least `threads` threads.
 fn pool(threads: usize) -> Option<Arc<Workers>> {
     if let Ok(slot) = POOL.try_read()
         && let Some(owned) = &*slot
@@ -103,16 +109,16 @@ fn pool(threads: usize) -> Option<Arc<Workers>> {
         return Some(owned.workers.clone());
     }
     // One fewer than the cores: the calling thread works too.
-    let asked = threads.max(machine::cores() - 1);
-    let workers = Arc::new(Workers::new(asked)?);
+    let requested = threads.max(machine::cores() - 1);
+    let workers = Arc::new(Workers::new(requested)?);
     let Ok(mut slot) = POOL.try_write() else { return Some(workers) };
     if let Some(owned) = &*slot
-        && owned.serves(asked)
+        && owned.serves(requested)
     {
         return Some(owned.workers.clone());
     }
-    let old = slot.replace(Owned { asked, workers: workers.clone() });
-    // Without the lock: its threads are waited for.
+    let old = slot.replace(Owned { requested, workers: workers.clone() });
+    // Dropped after the lock, because it waits for its threads.
     drop(slot);
     drop(old);
     Some(workers)
@@ -120,6 +126,6 @@ fn pool(threads: usize) -> Option<Arc<Workers>> {
 
 impl Owned {
     fn serves(&self, threads: usize) -> bool {
-        self.asked >= threads && self.workers.are_here()
+        self.requested >= threads && self.workers.are_of_this_process()
     }
 }

@@ -23,8 +23,8 @@ enum ScratchPlace {
 
 impl ScratchPlace {
     fn of(plan: &Plan) -> ScratchPlace {
-        let Plan { parts, memory, .. } = *plan;
-        match parts {
+        let Plan { work_items, memory, .. } = *plan;
+        match work_items {
             0 => ScratchPlace::Nowhere,
             _ if Local::fits(memory) => ScratchPlace::Stack,
             _ => ScratchPlace::Block(memory),

@@ -1,10 +1,11 @@
 //! WHAT is computed: views of all tensors and the semantics, consistent by construction.
 //!
-//! For query row i of a head, at key position p = `q_pos` + i, over the keys j that it sees:
+//! For query row i of a head, at key position p = `q_pos` + i, over the visible keys j. Terms of
+//! options that are not set drop out:
 //!
 //! ```text
-//! s_j = cap · tanh(scale · Σ_d q_d k_jd / cap) - slope · |p - j| + mask_ij      as far as there are these
-//! O = Σ_j e^(s_j - max) v_j / Z        Z = Σ_j e^(s_j - max) + e^(sink - max)        LSE = max + log Z
+//! s_j = cap · tanh(scale · Σ_d q_d k_jd / cap) - slope · |p - j| + mask_ij
+//! O = Σ_j e^(s_j - max) v_j / Z      Z = Σ_j e^(s_j - max) + e^(sink - max)      LSE = max + log Z
 //! ```
 
 pub mod batch;
@@ -99,7 +100,7 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// An output that shares memory with something else, and with what.
+    /// Finds an output that shares memory with something else: its name, and words for what it is.
     fn overlap(&self) -> Option<(&'static str, &'static str)> {
         let Tensors { q, k, v, o, lse, logits, batch } = &self.tensors;
         let o = o.addresses();

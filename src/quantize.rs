@@ -1,9 +1,9 @@
-//! Numbers to 8-bit integers with a scale, and perhaps a zero, for each cell: the elements that
-//! share them.
+//! Quantisation to 8-bit integers. A cell is the elements that share a scale, and perhaps a zero
+//! point.
 //!
-//! Two passes over a cell: what its numbers span, then the integers. Every step is an operation
-//! that all instruction sets round alike (no fused multiply-add, no reciprocal), so they all write
-//! the same bits.
+//! Two passes over a cell: its minimum and maximum, then the integers. Every step is an operation
+//! that all instruction sets round alike (no fused multiply-add, no reciprocal), so that they all
+//! write the same bits.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::{Layout, QuantMut, View, ViewMut, overlap};
 
-/// What is quantised, and where to; consistent by construction.
+/// A tensor to be quantised and where its integers and scales go; consistent by construction.
 #[derive(Debug)]
 pub struct Quantize<'a> {
     src: View<'a>,
@@ -22,7 +22,7 @@ pub struct Quantize<'a> {
 }
 
 impl<'a> Quantize<'a> {
-    /// Subtracts `smooth`, which is f32, from `src`, and quantises what is left.
+    /// Checks the tensors. `smooth`, which is f32, is subtracted from `src` before it is quantised.
     pub fn new(
         src: View<'a>,
         dst: ViewMut<'a>,
@@ -57,12 +57,12 @@ impl<'a> Quantize<'a> {
 /// Batch entries, heads, tokens, elements of a row.
 type Span = [Range<usize>; 4];
 
-/// What the numbers of a cell span; or, in vectors, of each lane. `odd` is NaN if one is not
+/// Minimum and maximum of a cell, or of each lane. `has_nonfinite` is NaN if a number is not
 /// finite, else 0.
 struct Bounds<V> {
     min: V,
     max: V,
-    odd: V,
+    has_nonfinite: V,
 }
 
 /// How the numbers of a cell become integers: x / scale + zero, from `low` to `high`.
@@ -84,7 +84,7 @@ impl Step<f32> {
     fn symmetric(of: &Bounds<f32>) -> Step<f32> {
         let most = if of.max > -of.min { of.max } else { -of.min };
         let scale = most / 127.0;
-        if of.odd.is_nan() {
+        if of.has_nonfinite.is_nan() {
             Step::flat(f32::NAN, 0.0)
         } else if scale < f32::MIN_POSITIVE {
             // Too few bits are left of such a scale to divide by it.
@@ -99,7 +99,7 @@ impl Step<f32> {
         let range = of.max - of.min;
         // Halves do not overflow.
         let scale = if range < f32::INFINITY { range / 255.0 } else { (of.max * 0.5 - of.min * 0.5) / 127.5 };
-        if of.odd.is_nan() {
+        if of.has_nonfinite.is_nan() {
             Step::flat(f32::NAN, 0.0)
         } else if scale < f32::MIN_POSITIVE {
             // One number, times 1. The sum makes -0 what all instruction sets find.
@@ -121,7 +121,7 @@ impl Body for &mut Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        // SAFETY: `new` took no other types than these.
+        // SAFETY: I4: `s` was detected. I9: `new` takes no other types than these.
         unsafe {
             match self.src.layout().dtype {
                 Dtype::F16 => self.cells::<S, F16>(s),
@@ -133,8 +133,10 @@ impl Body for &mut Quantize<'_> {
 }
 
 impl Quantize<'_> {
+    /// Quantises all cells, whose numbers are stored as `T`.
+    ///
     /// # Safety
-    /// The numbers are stored as `T`; likewise below.
+    /// `T` is the storage type of `src`.
     #[inline(always)]
     unsafe fn cells<S: Isa, T: Stored>(&mut self, s: S) {
         let layout = *self.src.layout();
@@ -144,8 +146,7 @@ impl Quantize<'_> {
         }
         let stride = self.quant.stride;
         let cell = self.quant.cell(&layout);
-        // Where groups are narrower than a vector, as many as fit into one are one after another in
-        // its lanes.
+        // Groups that are narrower than a vector are quantised together, as many as fit into one.
         let narrow = stride[3] != 0 && cell[3] < S::LANES;
         let width = if narrow { (S::LANES / cell[3] * cell[3]).min(dim) } else { cell[3] };
         let step = width / cell[3] * stride[3];
@@ -163,7 +164,8 @@ impl Quantize<'_> {
                             t..tokens.min(t + cell[2]),
                             d..dim.min(d + width),
                         ];
-                        // SAFETY: elements of the views; this method's contract.
+                        // SAFETY: I2: the span is clipped to the extents of the views. I9: `T` is
+                        // their type.
                         unsafe {
                             let bounds = self.bounds::<S, T>(s, &span);
                             let step = if narrow {
@@ -179,32 +181,33 @@ impl Quantize<'_> {
         }
     }
 
-    /// What the elements span, in each lane those of one channel out of `LANES`.
+    /// Minimum and maximum of the elements of a span. Lane i has those of channels i, i + LANES,
+    /// ...
     ///
     /// # Safety
-    /// The span is one of the views.
+    /// The span lies within the views; `T` is the storage type of `src`.
     #[inline(always)]
     unsafe fn bounds<S: Isa, T: Stored>(&self, s: S, span: &Span) -> Bounds<S::F32> {
         let [most, least] = [s.splat(f32::INFINITY), s.splat(f32::NEG_INFINITY)];
-        let mut all = Bounds { min: most, max: least, odd: s.splat(0.0) };
+        let mut all = Bounds { min: most, max: least, has_nonfinite: s.splat(0.0) };
         let [batch, heads, tokens, dims] = span;
         for b in batch.clone() {
             for h in heads.clone() {
                 for t in tokens.clone() {
                     for d in dims.clone().step_by(S::LANES) {
                         let n = S::LANES.min(dims.end - d);
-                        // SAFETY: elements of this span.
+                        // SAFETY: I2, I7: `n` elements of this span, which lies within the views.
                         let x = unsafe { self.load::<S, T>(s, [b, h, t], d, n) };
                         let (mut low, mut high) = (x, x);
                         if n < S::LANES {
-                            // SAFETY: as long as any vector.
+                            // SAFETY: I7: `LANE` is as long as any vector.
                             let used = s.gt(s.splat(n as f32), unsafe { s.load(LANE.as_ptr()) });
                             low = s.select(used, x, most);
                             high = s.select(used, x, least);
                         }
                         all.min = s.min(low, all.min);
                         all.max = s.max(high, all.max);
-                        all.odd = s.add(all.odd, s.mul(x, s.splat(0.0)));
+                        all.has_nonfinite = s.add(all.has_nonfinite, s.mul(x, s.splat(0.0)));
                     }
                 }
             }
@@ -212,25 +215,26 @@ impl Quantize<'_> {
         all
     }
 
-    /// The step of all lanes together.
+    /// The step of a cell that all lanes belong to.
     #[inline(always)]
     fn whole<S: Isa>(&mut self, s: S, of: Bounds<S::F32>, place: usize) -> Step<S::F32> {
-        // Where a lane is NaN, neither of the others counts.
+        // A NaN in any lane decides alone.
         let [min, max] = [-s.largest(s.sub(s.splat(0.0), of.min)), s.largest(of.max)];
-        let step = self.cell(&Bounds { min, max, odd: s.total(of.odd) }, place);
+        let step = self.cell(&Bounds { min, max, has_nonfinite: s.total(of.has_nonfinite) }, place);
         let Step { scale, zero, low, high } = step;
         Step { scale: s.splat(scale), zero: s.splat(zero), low: s.splat(low), high: s.splat(high) }
     }
 
-    /// The steps of groups that lie side by side in the first `n` lanes.
+    /// The steps of narrow groups, which lie side by side in the first `n` lanes.
     #[inline(always)]
     fn lanes<S: Isa>(&mut self, s: S, of: Bounds<S::F32>, n: usize, place: usize) -> Step<S::F32> {
-        let mut lanes = Bounds { min: [0.0; MAX_LANES], max: [0.0; MAX_LANES], odd: [0.0; MAX_LANES] };
-        // SAFETY: arrays are as long as any vector.
+        let mut lanes =
+            Bounds { min: [0.0; MAX_LANES], max: [0.0; MAX_LANES], has_nonfinite: [0.0; MAX_LANES] };
+        // SAFETY: I7: the arrays are as long as any vector.
         unsafe {
             s.store(lanes.min.as_mut_ptr(), of.min);
             s.store(lanes.max.as_mut_ptr(), of.max);
-            s.store(lanes.odd.as_mut_ptr(), of.odd);
+            s.store(lanes.has_nonfinite.as_mut_ptr(), of.has_nonfinite);
             let step = self.groups(&lanes, n, place);
             Step {
                 scale: s.load(step.scale.as_ptr()),
@@ -241,7 +245,8 @@ impl Quantize<'_> {
         }
     }
 
-    /// Out of line: nothing in it has vectors, and it is once for all instruction sets.
+    /// The steps of narrow groups, from bounds in an array. Out of line, as it uses no vectors: one
+    /// copy serves all instruction sets.
     #[inline(never)]
     fn groups(&mut self, of: &Bounds<[f32; MAX_LANES]>, n: usize, place: usize) -> Step<[f32; MAX_LANES]> {
         let mut steps = Step {
@@ -253,11 +258,11 @@ impl Quantize<'_> {
         let group = self.quant.group[1];
         for first in (0..n).step_by(group) {
             let lanes = first..n.min(first + group);
-            let mut bounds = Bounds { min: f32::INFINITY, max: f32::NEG_INFINITY, odd: 0.0 };
+            let mut bounds = Bounds { min: f32::INFINITY, max: f32::NEG_INFINITY, has_nonfinite: 0.0 };
             for i in lanes.clone() {
                 bounds.min = bounds.min.min(of.min[i]);
                 bounds.max = bounds.max.max(of.max[i]);
-                bounds.odd += of.odd[i];
+                bounds.has_nonfinite += of.has_nonfinite[i];
             }
             let step = self.cell(&bounds, place + first / group * self.quant.stride[3]);
             steps.scale[lanes.clone()].fill(step.scale);
@@ -279,8 +284,10 @@ impl Quantize<'_> {
         step
     }
 
+    /// Writes the integers of a span.
+    ///
     /// # Safety
-    /// The span is one of the views.
+    /// The span lies within the views; `T` is the storage type of `src`.
     #[inline(always)]
     unsafe fn write<S: Isa, T: Stored>(&self, s: S, span: &Span, step: &Step<S::F32>) {
         let [batch, heads, tokens, dims] = span;
@@ -290,11 +297,13 @@ impl Quantize<'_> {
                     let to = self.dst.row(b, h, t).cast::<i8>();
                     for d in dims.clone().step_by(S::LANES) {
                         let n = S::LANES.min(dims.end - d);
-                        // SAFETY: elements of this span, which nobody else uses (`ViewMut`).
+                        // SAFETY: I2, I7: `n` elements of this span, which lies within the views.
+                        // I3: `self` is the only one that writes `dst`.
                         unsafe {
                             let x = self.load::<S, T>(s, [b, h, t], d, n);
                             let x = s.add(s.div(x, step.scale), step.zero);
-                            // NaN is in cells whose ends are the same, and becomes that.
+                            // In cells with a NaN, low and high are equal: NaN becomes that
+                            // integer.
                             let x = s.min(s.max(x, step.low), step.high);
                             if n == S::LANES {
                                 s.store_i8(to.wrapping_add(d), x);
@@ -313,10 +322,10 @@ impl Quantize<'_> {
     /// `n` elements (at most a vector) from `d` on, smoothed; other lanes are 0.
     ///
     /// # Safety
-    /// They are elements of the views.
+    /// They lie within the views; `T` is the storage type of `src`.
     #[inline(always)]
     unsafe fn load<S: Isa, T: Stored>(&self, s: S, [b, h, t]: [usize; 3], d: usize, n: usize) -> S::F32 {
-        // SAFETY: this method's contract.
+        // SAFETY: I2, I7: `n` elements of a row of the views.
         unsafe {
             let x = vector::<S, T>(s, self.src.row(b, h, t), d, n);
             match &self.smooth {
@@ -327,22 +336,25 @@ impl Quantize<'_> {
     }
 }
 
+/// `n` elements of a row from `d` on, as f32; other lanes are 0.
+///
 /// # Safety
-/// The row has `d + n` elements; `n` is at most `LANES`.
+/// The row has `d + n` elements of type `T`; `n` is at most `LANES`.
 #[inline(always)]
 unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
-    // SAFETY: this function's contract.
+    // SAFETY: I7: `n` elements from `d` on, which the row has.
     unsafe { if n == S::LANES { T::load(s, row, d) } else { T::load_first(s, row, d, n) } }
 }
 
-/// Out of line: compilers make calls of such loops, which do not belong into kernels.
+/// Writes `n` bytes. Kept out of line: LLVM lowers this loop to memcpy, and the call would spill
+/// the registers of the kernel.
 ///
 /// # Safety
 /// `to` has room for `n` bytes.
 #[inline(never)]
 unsafe fn write_first(to: *mut i8, n: usize, bytes: &[i8; MAX_LANES]) {
     for (i, &byte) in bytes.iter().enumerate().take(n) {
-        // SAFETY: i < n.
+        // SAFETY: I7: i < n, and there is room for n bytes.
         unsafe { to.wrapping_add(i).write(byte) };
     }
 }

@@ -91,7 +91,7 @@ fn bias(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize)
     }
 }
 
-/// Who sees what, without clamping or cleverness.
+/// Whether query row i sees key j, without clamping or cleverness.
 fn sees(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize) -> bool {
     let Semantics { window, .. } = *problem.semantics();
     let distance = distance(problem, sequence, i, j);

@@ -22,7 +22,7 @@ pub fn run(
     workspace: &Workspace,
     threads: &dyn Threads,
 ) -> Result<(), Error> {
-    let mut work = WorkQueues::new(problem, &plan.cut, plan.threads);
+    let mut work = WorkQueues::new(problem, &plan.partition, plan.threads);
     let failed = AtomicBool::new(false);
     let task = || {
         // Where there is no region left, other threads are computing in each of them.
@@ -33,7 +33,7 @@ pub fn run(
             failed.store(true, Ordering::Relaxed);
         }
     };
-    threads.run(Concurrency { size: plan.threads, woken: plan.wakes }, &task);
+    threads.run(Concurrency { threads: plan.threads, wake: plan.wake }, &task);
     // Threads of a caller may have done less than they should: nothing is left out.
     if !work.is_drained() {
         task();
@@ -41,7 +41,7 @@ pub fn run(
     if failed.into_inner() || !work.is_drained() {
         return Err(Error::Internal);
     }
-    work.shares.again();
+    work.ranges.rewind();
     combine(&work, plan, workspace.partial_states())
 }
 
@@ -53,7 +53,7 @@ pub fn run_share(
     scratch: Scratch,
     states: PartialStates,
 ) -> Result<(), Error> {
-    compute(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, scratch, states)
+    compute(&WorkQueues::of_caller(problem, &plan.partition, [i, n]), plan, scratch, states)
 }
 
 /// Combines partial states of share `i` of `n`, once all shares have been computed.
@@ -63,20 +63,20 @@ pub fn finish(
     [i, n]: [usize; 2],
     states: PartialStates,
 ) -> Result<(), Error> {
-    combine(&WorkQueues::of_caller(problem, &plan.cut, [i, n]), plan, states)
+    combine(&WorkQueues::of_caller(problem, &plan.partition, [i, n]), plan, states)
 }
 
 /// Takes work from the queues and computes it, until they are drained.
 fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, states: PartialStates) -> Result<(), Error> {
-    while let Some(part) = work.parts.take() {
+    while let Some(tile) = work.tiles.take() {
         #[cfg(test)]
-        planted::go_off(part.problem());
-        plan.kernel.prefill(&part, plan.cut.parts, scratch.reborrow())?;
+        planted::go_off(tile.problem());
+        plan.kernel.prefill(&tile, plan.partition.prefill, scratch.reborrow())?;
     }
-    while let Some(share) = work.shares.take() {
-        share.pieces(|piece| {
-            let (piece, scratch) = (&piece, scratch.reborrow());
-            plan.kernel.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept: states, share: &share })
+    while let Some(range) = work.ranges.take() {
+        range.try_for_each(|work| {
+            let (piece, scratch, tiles) = (&work, scratch.reborrow(), plan.partition.decode);
+            plan.kernel.decode(Decode { piece, tiles, scratch, kept: states, share: &range })
         })?;
     }
     Ok(())
@@ -84,15 +84,16 @@ fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, states: Partial
 
 /// Combines the partial states of rows whose keys begin in one range of splits and end in another.
 fn combine(work: &WorkQueues, plan: &Plan, states: PartialStates) -> Result<(), Error> {
-    while let Some(share) = work.shares.take() {
-        if plan.cut.shares == 1 {
+    while let Some(range) = work.ranges.take() {
+        if plan.partition.ranges == 1 {
             break;
         }
-        share.pieces(|piece| {
-            if piece.chunks.start > 0 || piece.is_whole() {
+        range.try_for_each(|work| {
+            if work.splits.start > 0 || work.is_whole() {
                 return Ok(());
             }
-            plan.kernel.combine(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept: states })
+            let (piece, tiles) = (&work, plan.partition.decode);
+            plan.kernel.combine(Join { piece, share: &range, tiles, kept: states })
         })?;
     }
     Ok(())

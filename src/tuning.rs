@@ -8,21 +8,15 @@
 //!
 //! # What is not here
 //!
-//! What decides the code that is generated is a property of the instruction set, a constant of
-//! [`crate::simd::Isa`] or of a kernel in [`crate::kernel`]: a register tile must fit the
-//! registers, whatever the microarchitecture.
+//! What shapes the generated code is a constant of the instruction set ([`crate::simd::Isa`]) or of a
+//! kernel ([`crate::kernel`]): register tiles are unrolled and must fit the registers, whatever the
+//! microarchitecture. These are the heights of prefill's register tiles (8, 6, 4) and their width in
+//! vectors (2), the output elements whose tile makes the probabilities (4, or none where exp2 would
+//! spill), the query rows and keys of decode's register tiles (4 and 4), its accumulators (16 or 8),
+//! the query vectors that it keeps in registers (8 or 4), and whether the loops exist that prefetch
+//! the other tensor: the record decides whether they run.
 //!
-//! | constant | where | why it is not measured per microarchitecture |
-//! |---|---|---|
-//! | height of a prefill register tile (8, 6, 4) | table of kernels | loops over accumulators are unrolled |
-//! | vectors of a prefill tile (2) | `attend::VECTORS` | as above |
-//! | output elements whose tile makes the probabilities (4, 0 for none) | `Isa` | exp2 spills with 16 registers |
-//! | query rows and keys of a decode register tile (4, 4) | `decode::ROWS`, `decode::scores::KEYS` | as above |
-//! | accumulators of a decode output tile (16, 8) | `Isa` | as above |
-//! | query vectors that decode keeps in registers (8, 4) | `Isa` | as above |
-//! | whether loops that prefetch the other tensor exist | `Isa` | twice the code; the record decides whether they run |
-//!
-//! Not measured at all: `LINE`, stack sizes, limits of the ABI.
+//! Sizes of cache lines, stacks and the limits of the ABI are not tuned.
 
 use std::fmt;
 
@@ -70,11 +64,11 @@ pub struct PrefillTuning {
     /// 1/n of L1 where a block's sums are integers: they are converted after each block, so half as
     /// many blocks are worth more than room for V.
     pub l1_share_integers: usize,
-    /// Several blocks of block-sparse attention of up to so many keys make one of ours: shorter ones
-    /// cost more than skipping saves.
+    /// Several blocks of block-sparse attention of up to so many keys make one of ours: shorter
+    /// ones cost more than skipping saves.
     pub min_sparse_keys: usize,
-    /// Rows of K or V at a multiple of so many bytes alias in L1: a set is found by the address within
-    /// 4 KiB, and a register tile reads 8 rows at a time.
+    /// Rows of K or V at a multiple of so many bytes alias in L1: a set is found by the address
+    /// within 4 KiB, and a register tile reads 8 rows at a time.
     pub aliasing_stride: usize,
     /// Query rows from which on aliasing rows are copied: fewer do not hide the copy.
     pub copy_aliasing_from: usize,
@@ -130,19 +124,20 @@ pub struct ThreadTuning {
     pub min_bytes_asleep: usize,
     /// Work items for each thread, so that the last ones to finish are short against the whole.
     pub items_per_thread: usize,
-    /// Ranges of splits that decode is cut into for that reason, at most: each keeps partial states.
+    /// Ranges of splits that decode is cut into for that reason, at most: each keeps partial
+    /// states.
     pub max_ranges: usize,
-    /// How long a thread spins for the next call before it sleeps, in microseconds: about as long as
-    /// waking it takes, so that a wait never costs more than twice what the better of spinning and
-    /// sleeping would (Karlin, Li, Manasse, Owicki: Empirical studies of competitive spinning for a
-    /// shared-memory multiprocessor, 1991).
+    /// How long a thread spins for the next call before it sleeps, in microseconds: about as long
+    /// as waking it takes, so that a wait never costs more than twice what the better of spinning
+    /// and sleeping would (Karlin, Li, Manasse, Owicki: Empirical studies of competitive spinning
+    /// for a shared-memory multiprocessor, 1991).
     pub spin_us: usize,
     /// Spins before the core is offered to others: half a microsecond to one and a half.
     pub spins: usize,
 }
 
-/// Sequences that fill at most `rows` of `lanes` lanes of prefill's vectors go through decode: one of
-/// its rows takes as long as `lanes / rows` of their lanes, and vectors are paid for whole.
+/// Sequences that fill at most `rows` of `lanes` lanes of prefill's vectors go through decode: one
+/// of its rows takes as long as `lanes / rows` of their lanes, and vectors are paid for whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Border {
     /// Query rows ...

@@ -111,9 +111,9 @@ pub struct View<'a> {
     memory: PhantomData<&'a [u8]>,
 }
 
-// SAFETY: a view only reads, and `new` demands that nothing writes while it lives.
+// SAFETY: I2: a view only reads memory that `new` was told nobody writes to while it lives.
 unsafe impl Send for View<'_> {}
-// SAFETY: as above.
+// SAFETY: I2: reading through a shared view changes nothing.
 unsafe impl Sync for View<'_> {}
 
 impl<'a> View<'a> {
@@ -138,7 +138,8 @@ impl<'a> View<'a> {
         if layout.span()? > size_of_val(data) {
             return Err(Error::Shape);
         }
-        // SAFETY: the slice is borrowed for 'a and at least as long as what the layout spans.
+        // SAFETY: I2: the slice is borrowed for 'a and, as just checked, at least as long as the
+        // span.
         unsafe { View::new(data.as_ptr().cast(), layout) }
     }
 
@@ -180,7 +181,7 @@ impl<'a> View<'a> {
         self.element(at, self.checked_row(at), d)
     }
 
-    /// A row likewise: for the reference.
+    /// One row as f64, quantisation undone, with every index checked: for the reference.
     pub fn get_row(&self, batch: usize, head: usize, token: usize) -> Vec<f64> {
         let at = [batch, head, token];
         let row = self.checked_row(at);
@@ -192,11 +193,10 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset(at))
     }
 
-    /// Element `d`, below `dim`, of a row that [`View::checked_row`] gave.
+    /// Element `d` of a row. `d` is below `dim`, and the row comes from [`View::checked_row`].
     #[inline(always)]
     fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
-        // SAFETY: row and element are in range, so by the contract of `new` the element is
-        // readable.
+        // SAFETY: I2: row and element are in range, so `new` has vouched for the element.
         let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
         match &self.quant {
             None => stored,
@@ -226,9 +226,10 @@ pub struct ViewMut<'a> {
     memory: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: the memory is exclusively borrowed, and rows are written by one holder of their part.
+// SAFETY: I2, I3: the memory is exclusively borrowed, and each row is written by the one thread
+// that has its query tile or KV split.
 unsafe impl Send for ViewMut<'_> {}
-// SAFETY: as above; `&ViewMut` alone gives only addresses.
+// SAFETY: I3: a shared reference gives addresses only, and only to who has the row's work.
 unsafe impl Sync for ViewMut<'_> {}
 
 impl<'a> ViewMut<'a> {
@@ -256,7 +257,8 @@ impl<'a> ViewMut<'a> {
         if layout.span()? > size_of_val(data) {
             return Err(Error::Shape);
         }
-        // SAFETY: the slice is exclusively borrowed for 'a and at least as long as the span.
+        // SAFETY: I2: the slice is exclusively borrowed for 'a and, as just checked, at least as
+        // long as the span.
         unsafe { ViewMut::new(data.as_mut_ptr().cast(), layout) }
     }
 
@@ -265,7 +267,7 @@ impl<'a> ViewMut<'a> {
         &self.layout
     }
 
-    /// The first byte of a row. All rows are writable by whoever holds the part they belong to.
+    /// The first byte of a row. It is written by the thread that has the row's work.
     #[inline(always)]
     pub(crate) fn row(&self, batch: usize, head: usize, token: usize) -> *mut u8 {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
@@ -277,7 +279,7 @@ impl<'a> ViewMut<'a> {
     }
 }
 
-/// A row of plain values.
+/// A list of plain values in the caller's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Array<'a, T> {
     /// Not null, so that an optional array is no larger; it need not be aligned.
@@ -286,9 +288,9 @@ pub struct Array<'a, T> {
     memory: PhantomData<&'a [T]>,
 }
 
-// SAFETY: an array only reads, and `new` demands that nothing writes while it lives.
+// SAFETY: I2: an array only reads memory that `new` was told nobody writes to while it lives.
 unsafe impl<T: Plain> Send for Array<'_, T> {}
-// SAFETY: as above.
+// SAFETY: I2: reading through a shared array changes nothing.
 unsafe impl<T: Plain> Sync for Array<'_, T> {}
 
 impl<'a, T: Plain> Array<'a, T> {
@@ -304,12 +306,12 @@ impl<'a, T: Plain> Array<'a, T> {
 
     /// The values of a slice.
     pub fn of(data: &'a [T]) -> Array<'a, T> {
-        // SAFETY: the slice is borrowed for 'a.
+        // SAFETY: I2: the slice is borrowed for 'a and has as many values.
         unsafe { Array::new(data.as_ptr(), data.len()) }
     }
 
     /// How many values there are.
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[allow(clippy::len_without_is_empty, reason = "length 0 is not special here")]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -326,12 +328,12 @@ impl<'a, T: Plain> Array<'a, T> {
     #[inline(always)]
     pub fn get(&self, i: usize) -> T {
         assert!(i < self.len);
-        // SAFETY: in range, by the contract of `new`.
+        // SAFETY: I2, I9: in range, so `new` has vouched for the value, which any bits are.
         unsafe { self.base.as_ptr().wrapping_add(i).read_unaligned() }
     }
 }
 
-/// A row of f32 to be written.
+/// A list of f32 in the caller's memory that is written.
 ///
 /// Not `Clone`: whoever holds it is the only writer.
 #[derive(Debug)]
@@ -353,12 +355,12 @@ impl<'a> ArrayMut<'a> {
 
     /// The values of a slice.
     pub fn of(data: &'a mut [f32]) -> ArrayMut<'a> {
-        // SAFETY: the slice is exclusively borrowed for 'a.
+        // SAFETY: I2: the slice is exclusively borrowed for 'a and has as many values.
         unsafe { ArrayMut::new(data.as_mut_ptr(), data.len()) }
     }
 
     /// How many values there are.
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[allow(clippy::len_without_is_empty, reason = "length 0 is not special here")]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -375,7 +377,7 @@ impl<'a> ArrayMut<'a> {
     #[inline(always)]
     pub fn set(&mut self, i: usize, x: f32) {
         assert!(i < self.len);
-        // SAFETY: in range, by the contract of `new`.
+        // SAFETY: I2: in range, so `new` has vouched for the place.
         unsafe { self.base.wrapping_add(i).write_unaligned(x) };
     }
 }
@@ -423,7 +425,7 @@ impl Element for i8 {
     const DTYPE: Dtype = Dtype::I8;
 }
 
-/// A type of which any bits are a value: of such an [`Array`] can be made, and they can be written.
+/// A type of which any bits are a value, so that any memory can be read as an [`Array`] of it.
 pub trait Plain: Copy + sealed::Sealed {}
 
 impl Plain for f32 {}

@@ -1,57 +1,67 @@
-//! All that is to be computed of a problem, cut for threads.
+//! The work items of a call: query tiles for prefill, ranges of splits for decode.
 
 pub mod query_tiles;
 pub mod split_kv;
 
 use crate::problem::Problem;
+use crate::tuning::SplitLimits;
 use query_tiles::{PathRule, TileQueue, TileSizes};
 use split_kv::SplitQueue;
 
-/// Parts of sequences with many query rows, shares of those with rule. No row is in both.
+/// The work items of both paths. No query row is in both queues.
 pub struct WorkQueues<'p> {
-    /// The former.
-    pub parts: TileQueue<'p>,
-    /// The latter.
-    pub shares: SplitQueue<'p>,
+    /// Query tiles of the sequences that prefill computes.
+    pub tiles: TileQueue<'p>,
+    /// Ranges of splits of the sequences that decode computes.
+    pub ranges: SplitQueue<'p>,
 }
 
-/// How a problem is cut.
+/// How a problem is cut into work items.
 #[derive(Clone, Copy, Debug)]
 pub struct Partition {
-    /// Which sequences have few rows.
+    /// Which path a sequence takes.
     pub rule: PathRule,
-    /// Sizes for the others.
-    pub parts: TileSizes,
-    /// Sizes for them.
-    pub bands: TileSizes,
-    /// Shares of theirs.
-    pub shares: usize,
+    /// Tile sizes of prefill.
+    pub prefill: TileSizes,
+    /// Tile sizes of decode.
+    pub decode: TileSizes,
+    /// How decode splits the keys of a sequence.
+    pub splits: SplitLimits,
+    /// Ranges that all splits of decode are cut into.
+    pub ranges: usize,
 }
 
 impl<'p> WorkQueues<'p> {
-    /// All parts and shares of `problem`, for about this many threads.
-    pub fn new(problem: &'p mut Problem<'_>, cut: &Partition, threads: usize) -> WorkQueues<'p> {
-        WorkQueues::of(problem, cut, [0, 1], threads)
+    /// All work items of `problem`, for about this many threads.
+    pub fn new(problem: &'p mut Problem<'_>, partition: &Partition, threads: usize) -> WorkQueues<'p> {
+        WorkQueues::of(problem, partition, [0, 1], threads)
     }
 
-    /// Those of caller `i` of `n`: no two callers have a part or share in common.
-    pub fn of_caller(problem: &'p mut Problem<'_>, cut: &Partition, [i, n]: [usize; 2]) -> WorkQueues<'p> {
+    /// The work items of caller `i` of `n`: no two callers have one in common.
+    pub fn of_caller(
+        problem: &'p mut Problem<'_>,
+        partition: &Partition,
+        [i, n]: [usize; 2],
+    ) -> WorkQueues<'p> {
         assert!(i < n);
-        WorkQueues::of(problem, cut, [i, n], n)
+        WorkQueues::of(problem, partition, [i, n], n)
     }
 
-    fn of(problem: &'p mut Problem<'_>, cut: &Partition, caller: [usize; 2], ahead: usize) -> WorkQueues<'p> {
+    fn of(
+        problem: &'p mut Problem<'_>,
+        partition: &Partition,
+        caller: [usize; 2],
+        lookahead: usize,
+    ) -> WorkQueues<'p> {
         let problem: &'p Problem<'p> = problem;
-        let Partition { rule, parts, bands, shares } = *cut;
-        let shares = if rule == PathRule::AlwaysPrefill { 0 } else { shares };
         WorkQueues {
-            parts: TileQueue::of(problem, parts.q, rule, caller, ahead),
-            shares: SplitQueue::new(problem, bands, rule, shares, caller),
+            tiles: TileQueue::of(problem, partition.prefill.q, partition.rule, caller, lookahead),
+            ranges: SplitQueue::new(problem, partition, caller),
         }
     }
 
-    /// Whether every part and share has been taken.
+    /// Whether every work item has been taken.
     pub fn is_drained(&self) -> bool {
-        self.parts.is_drained() && self.shares.is_drained()
+        self.tiles.is_drained() && self.ranges.is_drained()
     }
 }

@@ -24,44 +24,44 @@ fn are_right(inputs: &Inputs<f32>) {
     }
 }
 
-/// Every chunk of every band is in exactly one share, in order, and the chunks of a band are its keys.
+/// Every split of every GQA group is in exactly one range, in order, and the splits of a group are its keys.
 #[test]
-fn shares_are_all_of_the_work_once() {
+fn ranges_are_all_of_the_work_once() {
     for (heads, len_q, len_kv) in [(1, 1, 20_000), (3, 1, 5_000), (2, 40, 3_000), (5, 3, 513), (7, 2, 1)] {
         let inputs = Inputs::normal(Size::new(heads, len_q, len_kv, 1), 1);
         inputs.with_problem(|problem| {
             let row = decoders().next().unwrap().kernel;
-            for shares in [1, 2, 3, 8, 64] {
+            for ranges in [1, 2, 3, 8, 64] {
                 let plan = Plan::on(Path::Decode, problem.shape(), row, Machine::get(), 1).unwrap();
-                let mut cut = plan.cut;
-                cut.shares = shares;
+                let mut partition = plan.partition;
+                partition.ranges = ranges;
                 let mut keys = vec![vec![0usize; len_kv]; heads * len_q];
                 let mut before = None;
-                let work = WorkQueues::new(problem, &cut, 1);
-                while let Some(share) = work.shares.take() {
-                    share
-                        .pieces(|piece| {
+                let work = WorkQueues::new(problem, &partition, 1);
+                while let Some(range) = work.ranges.take() {
+                    range
+                        .try_for_each(|piece| {
                             for (head, row) in piece.lines() {
-                                for chunk in piece.chunks.clone() {
-                                    let at = (head, row, chunk);
+                                for split in piece.splits.clone() {
+                                    let at = (head, row, split);
                                     assert!(piece.count() > 1 || before.replace(at).is_none_or(|x| x < at));
-                                    piece.keys(chunk).for_each(|key| keys[head * len_q + row][key] += 1);
+                                    piece.keys(split).for_each(|key| keys[head * len_q + row][key] += 1);
                                 }
                             }
-                            // Whoever has the beginning of a band finds the rest of it with the others.
-                            if piece.chunks.start == 0 {
-                                let mut next = piece.chunks.end;
-                                for (_, chunks) in share.rest(&piece) {
-                                    assert_eq!(chunks.start, next);
-                                    next = chunks.end;
+                            // The range with the first split of a group finds the others in later ranges.
+                            if piece.splits.start == 0 {
+                                let mut next = piece.splits.end;
+                                for (_, splits) in range.in_later_ranges(&piece) {
+                                    assert_eq!(splits.start, next);
+                                    next = splits.end;
                                 }
-                                assert_eq!(next, piece.all_chunks());
+                                assert_eq!(next, piece.all_splits());
                             }
                             Ok::<_, ()>(())
                         })
                         .unwrap();
                 }
-                assert!(keys.iter().flatten().all(|&times| times == 1), "{shares} shares of {heads} heads");
+                assert!(keys.iter().flatten().all(|&times| times == 1), "{ranges} ranges of {heads} heads");
             }
         });
     }
@@ -76,7 +76,7 @@ fn one_head_is_divided_among_threads() {
     let exact = inputs.exact();
     for kernel in decoders() {
         let plan = kernel.plan(&shape.unwrap(), 4).unwrap();
-        assert!(plan.threads == 4 && plan.cut.shares > 4 && plan.parts == 1, "{plan:?}");
+        assert!(plan.threads == 4 && plan.partition.ranges > 4 && plan.work_items == 1, "{plan:?}");
         let one = inputs.run(kernel, 1);
         assert!(max_error(&one.o, &exact.o) <= 1e-5 * largest(&inputs.v), "{kernel:?}");
         for threads in [2, 3, 4, 7, 16] {
@@ -116,11 +116,11 @@ fn caches_larger_than_the_last_level_are_right() {
 #[test]
 fn threads_are_woken_for_long_calls_only() {
     let row = decoders().next().unwrap().kernel;
-    for (len_kv, threads, wakes) in [(1000, 1, 0), (2048, 2, 0), (8192, 4, 2), (100_000, 4, 3)] {
+    for (len_kv, threads, wake) in [(1000, 1, 0), (2048, 2, 0), (8192, 4, 2), (100_000, 4, 3)] {
         Inputs::normal(Size::new(1, 1, len_kv, 128), 1).with_problem(|problem| {
             let plan = Plan::new(problem.shape(), row, Machine::get(), 4).unwrap();
-            assert_eq!((plan.threads, plan.wakes), (threads, wakes), "{len_kv} keys");
-            assert_eq!(plan.to_string().contains("worth waking"), wakes + 1 < threads, "{plan}");
+            assert_eq!((plan.threads, plan.wake), (threads, wake), "{len_kv} keys");
+            assert_eq!(plan.to_string().contains("worth waking"), wake + 1 < threads, "{plan}");
         });
     }
 }

@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("attention", &["prepared", "problem", "dtype", "view", "machine", "pool", "workspace", "error"]),
     ("prepared", &["schedule", "plan", "kernel", "problem", "machine", "pool", "workspace", "error"]),
     ("schedule", &["plan", "decode", "work", "problem", "pool", "workspace", "error"]),
-    ("plan", &["kernel", "work", "problem", "dtype", "machine", "workspace", "error"]),
+    ("plan", &["kernel", "work", "problem", "dtype", "machine", "tuning", "workspace", "error"]),
     (
         "kernel",
         &[
@@ -51,7 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("prefill", &["attend", "work", "problem", "dtype", "view", "simd", "workspace"]),
     ("attend", &["problem", "dtype", "view", "simd"]),
     ("quantize", &["view", "dtype", "simd", "error"]),
-    ("work", &["problem"]),
+    ("work", &["problem", "tuning"]),
     ("reference", &["problem", "dtype"]),
     ("problem", &["dtype", "view", "error"]),
     ("view", &["dtype", "error"]),

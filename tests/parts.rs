@@ -1,4 +1,4 @@
-//! Who writes which rows: every output row belongs to exactly one part or band, whatever the batch, the tiles, the number
+//! Who writes which rows: every output row belongs to exactly one query tile or GQA group, whatever the batch, the tiles, the number
 //! of threads and of callers.
 
 mod common;
@@ -9,6 +9,7 @@ use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
+use flash_attention::tuning::ZEN4;
 use flash_attention::view::{Array, Layout, View, ViewMut};
 use flash_attention::work::WorkQueues;
 use flash_attention::work::query_tiles::PathRule;
@@ -73,31 +74,31 @@ impl Case {
 #[test]
 fn every_row_has_one_writer() {
     let mut random = Random(1);
-    let row = kernels(Dtype::F32).next().unwrap().kernel;
+    let kernel = kernels(Dtype::F32).next().unwrap().kernel;
     for _ in 0..400 {
         let case = Case::random(&mut random);
-        let (rule, rows) = (
-            [PathRule::AlwaysPrefill, PathRule::AlwaysDecode, PathRule::ByRows(16)][random.below(3)],
-            1 + random.below(50),
-        );
-        let (shares, callers) = ([1, 2, 7, 64][random.below(4)], 1 + random.below(4));
+        let by_rows = PathRule::ByRows { lanes: 16, border: ZEN4.decode.border };
+        let rules = [PathRule::AlwaysPrefill, PathRule::AlwaysDecode, by_rows];
+        let (rule, rows) = (rules[random.below(3)], 1 + random.below(50));
+        let (ranges, callers) = ([1, 2, 7, 64][random.below(4)], 1 + random.below(4));
         case.with_problem(|problem| {
             let path = if rule == PathRule::AlwaysPrefill { Path::Prefill } else { Path::Decode };
-            let mut cut = Plan::on(path, problem.shape(), row, Machine::get(), 1).unwrap().cut;
-            (cut.rule, cut.parts.q, cut.shares) = (rule, rows, shares);
+            let plan = Plan::on(path, problem.shape(), kernel, Machine::get(), 1).unwrap();
+            let mut partition = plan.partition;
+            (partition.rule, partition.prefill.q, partition.ranges) = (rule, rows, ranges);
             let heads = problem.shape().queries[1];
             let mut writers: Vec<Vec<usize>> = case.lens.iter().map(|len| vec![0; heads * len[0]]).collect();
             for caller in 0..callers {
-                let work = WorkQueues::of_caller(problem, &cut, [caller, callers]);
-                while let Some(part) = work.parts.take() {
-                    let (batch, len) = (part.place().batch, part.sequence().len_q);
-                    part.rows().for_each(|row| writers[batch][part.head() * len + row] += 1);
+                let work = WorkQueues::of_caller(problem, &partition, [caller, callers]);
+                while let Some(tile) = work.tiles.take() {
+                    let (batch, len) = (tile.coord().batch, tile.sequence().len_q);
+                    tile.rows().for_each(|row| writers[batch][tile.head() * len + row] += 1);
                 }
-                while let Some(share) = work.shares.take() {
-                    let written = share.pieces(|piece| {
-                        // Whoever has the beginning of a band writes its rows.
+                while let Some(range) = work.ranges.take() {
+                    let written = range.try_for_each(|piece| {
+                        // The range with the first split of a group writes its rows.
                         let (batch, len) = (piece.sequence().batch, piece.sequence().len_q);
-                        if piece.chunks.start == 0 {
+                        if piece.splits.start == 0 {
                             piece.lines().for_each(|(head, row)| writers[batch][head * len + row] += 1);
                         }
                         Ok::<_, ()>(())
@@ -106,31 +107,32 @@ fn every_row_has_one_writer() {
                 }
             }
             let all_once = writers.iter().flatten().all(|&n| n == 1);
-            assert!(all_once, "{rule:?}, {rows} rows, {shares} shares, {callers} callers, {:?}", case.lens);
+            assert!(all_once, "{rule:?}, {rows} rows, {ranges} ranges, {callers} callers, {:?}", case.lens);
         });
     }
 }
 
 /// Callers with threads of their own have no queue to even things out.
 #[test]
-fn callers_have_as_many_keys_within_a_chunk() {
-    let row = kernels(Dtype::F32).next().unwrap().kernel;
+fn callers_have_as_many_keys_within_a_split() {
+    let kernel = kernels(Dtype::F32).next().unwrap().kernel;
     for (keys, callers) in
         [(2048, 2), (2048, 4), (2048, 3), (6000, 2), (20_000, 3), (20_000, 7), (40_000, 16)]
     {
         let case = Case { heads: 1, group: 1, lens: vec![[1, keys]], ragged: false };
         case.with_problem(|problem| {
-            let mut cut = Plan::new(problem.shape(), row, Machine::get(), callers).unwrap().cut;
+            let plan = Plan::new(problem.shape(), kernel, Machine::get(), callers).unwrap();
+            let mut partition = plan.partition;
             // As for heads of more elements: these are too small for two threads.
-            cut.shares = 4 * callers;
-            let mut chunk = 0;
+            partition.ranges = 4 * callers;
+            let mut split_keys = 0;
             let of_callers: Vec<usize> = (0..callers)
                 .map(|caller| {
-                    let (work, mut own) = (WorkQueues::of_caller(problem, &cut, [caller, callers]), 0);
-                    while let Some(share) = work.shares.take() {
-                        let counted = share.pieces(|piece| {
-                            chunk = piece.keys(0).len();
-                            own += piece.chunks.clone().map(|chunk| piece.keys(chunk).len()).sum::<usize>();
+                    let (work, mut own) = (WorkQueues::of_caller(problem, &partition, [caller, callers]), 0);
+                    while let Some(range) = work.ranges.take() {
+                        let counted = range.try_for_each(|piece| {
+                            split_keys = piece.keys(0).len();
+                            own += piece.splits.clone().map(|split| piece.keys(split).len()).sum::<usize>();
                             Ok::<_, ()>(())
                         });
                         counted.unwrap();
@@ -139,7 +141,7 @@ fn callers_have_as_many_keys_within_a_chunk() {
                 })
                 .collect();
             assert_eq!(of_callers.iter().sum::<usize>(), keys);
-            let most = keys / callers + chunk;
+            let most = keys / callers + split_keys;
             assert!(of_callers.iter().all(|&own| own <= most), "{callers} callers: {of_callers:?}");
         });
     }

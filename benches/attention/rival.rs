@@ -3,7 +3,7 @@
 use flash_attention::kernel::Function;
 use gemm::{Parallelism, gemm};
 
-use super::case::{Arrays, Case};
+use measure::{Arrays, Case};
 
 /// Scratch of the rival: the matrix of one head, and the output.
 pub struct Rival {
@@ -13,15 +13,17 @@ pub struct Rival {
 
 impl Rival {
     /// Dense f32 cases only.
-    pub fn new(case: &Case) -> Rival {
-        Rival {
+    pub fn boxed(case: &Case) -> Box<dyn measure::Rival> {
+        Box::new(Rival {
             scores: vec![0.0; case.len_q * case.len_kv],
             out: vec![0.0; case.heads * case.len_q * case.dim],
-        }
+        })
     }
+}
 
-    /// Computes the case once, head by head.
-    pub fn run(&mut self, case: &Case, arrays: &Arrays, threads: usize) {
+impl measure::Rival for Rival {
+    /// Head by head.
+    fn run(&mut self, case: &Case, arrays: &Arrays, threads: usize) {
         let Case { heads, len_q, len_kv, dim, .. } = *case;
         let parallelism = if threads == 1 { Parallelism::None } else { Parallelism::Rayon(threads) };
         let (q, k, v) = arrays.qkv();
@@ -84,7 +86,7 @@ impl Rival {
         }
     }
 
-    pub fn out(&self) -> &[f32] {
+    fn out(&self) -> &[f32] {
         &self.out
     }
 }

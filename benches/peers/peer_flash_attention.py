@@ -9,7 +9,7 @@ import numpy as np
 from stored import i8, q8_0
 from worker import Unsupported
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "examples_python"))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "bindings", "python"))
 import flash_attention as fa
 
 DTYPES = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "f16": np.float16}

@@ -7,18 +7,19 @@ use crate::error::{Error, Refusal};
 use crate::machine;
 use crate::pool::{Caller, MAX_THREADS, Made, Threads};
 
-/// The threads that compute: the calling one alone ([`Pool::default`]), or with others of a pool of
-/// its own. They look out for another call for 50 µs, then sleep, and end with the pool. Any number
-/// of calls may use it at once. In a child process after a fork they use the calling thread alone:
-/// a child makes its own.
+/// The threads that compute: the calling thread alone ([`Pool::default`]), or with threads of the
+/// pool. These spin for 50 µs after a call, then sleep; they end with the pool. Any number of calls
+/// may use a pool at once. After a fork, calls in the child use the calling thread alone: a child
+/// makes a pool of its own.
 #[derive(Default)]
 pub struct Pool {
     made: Option<Made>,
 }
 
 impl Pool {
-    /// Up to 256 threads that compute at the same time in a call, the calling one included; 0 = one
-    /// per core that the process may use. Where the system grants fewer, the pool has fewer.
+    /// Makes a pool with which `threads` threads compute a call, the calling one included: up to
+    /// 256; 0 = one per core that the process may use. Where the system grants fewer, the pool has
+    /// fewer.
     ///
     /// # Errors
     /// [`Error::Part`]: more than 256. [`Error::Memory`]: no threads to be had.
@@ -37,7 +38,7 @@ impl Pool {
         }
     }
 
-    /// How many threads compute at the same time in a call, at most.
+    /// How many threads compute a call, at most.
     pub fn threads(&self) -> usize {
         self.made.as_ref().map_or(1, Made::width)
     }

@@ -5,8 +5,8 @@ use crate::error::names::{Names, flaw, number};
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
-/// Elements of an input and their storage type. Slices, arrays and vectors of `f32`, `i8` and `bool`
-/// convert into it. 16-bit floats are given by their bits, as Rust has no types for them.
+/// Elements of an input and their storage type. Slices, arrays and vectors of `f32`, `i8` and
+/// `bool` convert into it. 16-bit floats are given by their bits, as Rust has no types for them.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Data<'a> {
@@ -18,8 +18,8 @@ pub enum Data<'a> {
     Bf16(&'a [u16]),
     /// 8-bit integers. With scales ([`Tensor::scale`] and others) they stand for real numbers.
     I8(&'a [i8]),
-    /// Blocks of 32 elements in 34 bytes, as in ggml. Shapes and strides count elements, and must be
-    /// whole blocks.
+    /// Blocks of 32 elements in 34 bytes, as in ggml. Shapes and strides count elements, and must
+    /// be whole blocks.
     Q8_0(&'a [u8]),
     /// Masks only: true = attend.
     Bool(&'a [bool]),

@@ -8,22 +8,22 @@ use crate::workspace::Memory;
 /// it large enough; calls only use it.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    /// Its length is 0: all of it is spare, and stays uninitialised.
+    /// All of it is spare capacity: the length is 0, and the memory stays uninitialised.
     memory: Vec<u8>,
 }
 
 impl Workspace {
-    /// None yet.
+    /// An empty workspace.
     pub const fn new() -> Workspace {
         Workspace { memory: Vec::new() }
     }
 
-    /// Bytes that it has.
+    /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         self.memory.capacity()
     }
 
-    /// Grows to `bytes`, if it has fewer; keeps what there was if there is not so much.
+    /// Grows to `bytes` if it has fewer. Stays as it was where allocation fails.
     pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), Error> {
         self.memory.try_reserve_exact(bytes).map_err(|_| Error::Memory)
     }

@@ -18,9 +18,9 @@ pub const FA_NO_LIMIT: i64 = -1;
 /// mask is -|p - j|), in place of -|p - j|.
 pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 
-/// A flag: queries and probabilities are not rounded to 8 bits, where K and V are of a type that
-/// has dot products of its own. Relative RMS errors are those of normal data, against exact
-/// attention on the stored numbers.
+/// fa_attention.flags: no kernel that rounds queries or probabilities, where K and V are of a type
+/// that has dot products of its own. Errors below are relative RMS errors on normal data, against
+/// exact attention on the stored numbers.
 ///
 /// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
 ///   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
@@ -44,18 +44,19 @@ pub const FA_PRECISE: u32 = 2;
 /// positions and windows, masks of all kinds, log-sum-exp. One description serves
 /// fa_attention_check, _workspace, _run, _part and _finish.
 ///
-/// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees:
+/// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees.
+/// Terms of options that are off drop out:
 ///
 /// ~~~text
 ///   s_j = scale * sum_d q[i][d] * k[j][d]
-///   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]     as far as there are these
+///   t_j = softcap * tanh(s_j / softcap) - slope * |p - j| + mask[i][j]
 ///   Z = sum_j exp(t_j) + exp(sink)
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
 /// ~~~
 ///
-/// A key that is not seen, by window, kv_lens, mask or block_mask, has no influence on the row,
-/// even if it is NaN. A NaN that is seen gives NaN in that row only. A row that sees no key is
-/// zeros, and its lse -infinity.
+/// A key that window, kv_lens, mask or block_mask hide from a row has no influence on it, even if
+/// it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
+/// and its lse -infinity.
 ///
 /// Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
 /// are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
@@ -107,8 +108,8 @@ pub struct fa_attention {
     /// Every row is written completely; what was in it does not matter. Bytes between rows are not
     /// touched.
     pub o: fa_tensor,
-    /// The softmax scale: multiplied to every dot product of a query and a key. Finite; may be
-    /// negative; 0 = 1/sqrt(dim_qk).
+    /// The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
+    /// may be negative; 0 = 1/sqrt(dim_qk).
     pub scale: f32,
     /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite,
     /// not negative.
@@ -136,10 +137,10 @@ pub struct fa_attention {
     pub alibi_slopes: *const f32,
     /// ELEMENTS from the slopes of one sequence to those of the next; 0 = all have the same.
     pub alibi_batch_stride: i64,
-    /// NULL, or a logit for each query head that takes part in the softmax without having a value:
-    /// each sum gets exp(sink) more. Neither scaled nor capped. A row that sees no key is zeros,
-    /// its lse the sink. Of results to be merged, only one may be computed with it.
-    /// -infinity = none.
+    /// NULL, or an attention sink for each query head: a logit that takes part in the softmax
+    /// without a value, so that each sum gets exp(sink) more. Neither scaled nor capped. A row that
+    /// sees no key is zeros, its lse the sink. Of results to be merged, only one may be computed
+    /// with it. -infinity = none.
     pub sinks: *const f32,
     /// NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of
     /// keys], nonzero = these rows see these keys, as far as nothing else hides them. Blocks
@@ -156,7 +157,9 @@ pub struct fa_attention {
     /// behind one another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the
     /// stride between batch entries does not count. Not negative, not decreasing.
     pub cu_len_q: *const i32,
-    /// Ragged keys: the same for k and v.
+    /// Ragged keys: NULL, or [batch + 1]. k and v then have the keys of all sequences behind one
+    /// another, those of sequence b from cu_len_kv[b] to cu_len_kv[b + 1] - 1. Not negative, not
+    /// decreasing.
     pub cu_len_kv: *const i32,
     /// NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it
     /// has. The others are never read.

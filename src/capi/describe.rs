@@ -128,7 +128,8 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
         // A negative one is refused by `Pages`, which sees the others, too.
         Some(starts) => usize::try_from(starts.get(batch)).unwrap_or(0),
     };
-    // SAFETY: I1: `block_table` has `table_stride` entries a sequence, or as many as its starts say.
+    // SAFETY: I1: `block_table` has `table_stride` entries a sequence, or as many as its starts
+    // say.
     let table = unsafe { Array::new(a.block_table, len) };
     Ok(Some(Pages { table, starts, stride, len_kv }))
 }
@@ -263,7 +264,8 @@ unsafe fn array<'a>(
     Ok(Some(unsafe { Array::new(data, len) }))
 }
 
-/// Rows of a packed tensor; `None` if it is not packed. Refuses a sequence of more than `most` rows.
+/// Rows of a packed tensor; `None` if it is not packed. Refuses a sequence of more than `most`
+/// rows.
 fn packed(
     what: &'static str,
     starts: Option<Array<i32>>,

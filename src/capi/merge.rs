@@ -9,9 +9,9 @@ use crate::attend::merge;
 use crate::error::Error;
 use crate::view::overlap;
 
-/// Joins two results of attention of the same queries over disjoint sets of keys: afterwards (o,
+/// Merges two results of attention of the same queries over disjoint sets of keys: afterwards (o,
 /// lse) is what attention over all these keys gives, within rounding. For prefixes that sequences
-/// share, for contexts split over machines, for keys that come in pieces.
+/// share, contexts split over machines, and keys that come in chunks.
 ///
 /// With w = exp(lse) and w2 = exp(lse2): o = (w * o + w2 * o2) / (w + w2), lse = log(w + w2).
 ///

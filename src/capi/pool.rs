@@ -15,8 +15,8 @@ use crate::simd::fp_env::FpEnv;
 /// One call of a task.
 pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
 
-/// Threads of the caller's: two functions that fit ONNX Runtime's ParallelFor, pthreadpool, TBB,
-/// OpenMP, libdispatch and the like in a few lines. Both return normally: no exception and no
+/// The caller's threads: two functions that ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
+/// libdispatch and the like can implement in a few lines. Both return normally: no exception and no
 /// longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -31,20 +31,21 @@ pub struct fa_pool {
     pub width: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,
     /// Calls task(arg, i) once for each i below n, in any order, at the same time or one after
     /// another, on any threads (the calling one among them or not), and returns when all calls have
-    /// returned. Which thread makes which call does not matter; tasks never wait for each other. A
-    /// pool that does otherwise only loses time: a call that is left out is made up for by the
-    /// others or by the calling thread, one that is made twice, or with an i beyond n, finds
-    /// nothing to do, calls that are under way when it returns are waited for, and those that come
-    /// later do nothing. (So a thread must not be ended, or left by longjmp or an exception, in a
-    /// task.) Nor must parallel_for and width be left so. Of more than 256 calls with pools at the
-    /// same time the others use the calling thread alone. NULL = the calling thread makes them.
+    /// returned. Which thread makes which call does not matter; tasks never wait for each other.
+    /// NULL = the calling thread makes the calls.
+    ///
+    /// A pool that breaks this contract only loses time. If it leaves out a call, other tasks or
+    /// the calling thread do the work. A call that it makes twice, or with an i beyond n, finds
+    /// nothing to do. Calls that still run when it returns are waited for; later ones do nothing.
+    /// No thread may be ended in a task, nor leave it, parallel_for or width by longjmp or an
+    /// exception. If more than 256 calls use pools at the same time, the others use the calling
+    /// thread alone.
     pub parallel_for:
         Option<unsafe extern "C" fn(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void)>,
 }
 
-/// Makes a pool of the library's own threads, in the form of the caller's. When there is nothing to
-/// do they look out for another call for 50 microseconds, on cores that nobody else wants, then
-/// sleep.
+/// Makes a pool of the library's own threads, to be used like a pool of the caller's. Idle threads
+/// spin for 50 microseconds, giving way to other threads, then sleep.
 ///
 /// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one
 ///                   included; 0 = one per core that the process may use, 256 at most
@@ -191,18 +192,20 @@ impl Lent {
 }
 
 impl Threads for Lent {
-    fn run(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
-        let Some(parallel_for) = self.pool.parallel_for.filter(|_| team.size > 1) else { return task() };
-        let (n, ctx) = (team.size, self.pool.ctx);
+    fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
+        let Some(parallel_for) = self.pool.parallel_for.filter(|_| concurrency.threads > 1) else {
+            return task();
+        };
+        let (n, ctx) = (concurrency.threads, self.pool.ctx);
         if ptr::fn_addr_eq(parallel_for, PARALLEL_FOR_OF_OWNED) {
             // SAFETY: I1: a pool with this function is one of `fa_pool_create`, as is its context.
             let owned = unsafe { &*ctx.cast::<Owned>() };
             if let Some(made) = &owned.made {
-                return made.run(team, task);
+                return made.run(concurrency, task);
             }
         }
         let opened = calls::open(task, |open| {
-            let arg = ptr::without_provenance_mut(open.ticket().number());
+            let arg = ptr::without_provenance_mut(open.id().number());
             // SAFETY: I1: the caller's function, with its context and in its environment; I8: the task
             // is reached by number, and only while the call lasts.
             unsafe { self.environment.during(|| parallel_for(ctx, n, Some(enter), arg)) };
@@ -216,7 +219,7 @@ impl Threads for Lent {
 /// A task, called from C: no panic may leave it.
 unsafe extern "C" fn enter(arg: *mut c_void, _i: usize) {
     guard(|| {
-        CallId::of(arg.addr()).enter();
+        CallId::of(arg.addr()).run();
         Ok(())
     });
 }

@@ -21,7 +21,7 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 /// Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127,
 /// stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min
 /// x) / 255, zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among
-/// the numbers), stored = x / scale + zero, rounded likewise, -128 to 127. In both cases
+/// the numbers), stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases
 /// (stored - zero) * scale is x to within scale / 2, and what rounding to float costs numbers as
 /// large as the largest of the cell.
 ///

@@ -155,12 +155,12 @@ pub unsafe extern "C" fn fa_attention_part(
     })
 }
 
-/// The second half of what fa_attention_part begins: to be called once for each part after all
-/// parts have returned. It joins what parts found out about rows whose keys were divided among
-/// them, which is done where there are few query rows and many keys. The output is complete when it
-/// has returned for every part: a thread that reads rows of others needs a barrier after it.
+/// Completes what fa_attention_part has begun. Call it once for each part, after all parts have
+/// returned. Where there are few query rows and many keys, the keys of a row are split among parts:
+/// this combines their partial results. The output is complete when it has returned for every part:
+/// a thread that reads rows of others needs a barrier after it.
 ///
-/// @param[in] a     as for fa_attention_part; likewise all others
+/// @param[in] a     as for fa_attention_part
 /// @param ws        the same memory, as fa_attention_part has left it
 /// @param ws_size   the same
 /// @param part      at least 0, less than n_parts
@@ -185,13 +185,13 @@ pub unsafe extern "C" fn fa_attention_finish(
     })
 }
 
-/// How a description would be computed on so many threads (at least 1), or why not: what
-/// fa_attention_check puts into words. Reads lists of lengths, pages and scales, no tensor.
+/// Plans a description for so many threads (at least 1), or refuses it: what fa_attention_check
+/// puts into words. Reads lists of lengths, pages and scales, no tensor.
 ///
 /// # Safety
 /// `a` is NULL or as documented, except that nothing need be readable where the tensors are.
 pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refusal> {
-    // SAFETY: I1: this function's contract.
+    // SAFETY: I1: `a` is NULL or as documented.
     let problem = unsafe { describe::problem(a)? };
     Ok(prepared::plan(problem.shape(), problem.semantics().precise, threads)?)
 }

@@ -13,15 +13,14 @@ use crate::view::Layout;
 /// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
 /// fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
 /// It grows with the sum of the sizes at most, never with their product, and with the number of
-/// threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where so
-/// much is not to be had, the call tries with the scratch of one thread before it returns
-/// FA_ERR_MEMORY.
+/// threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where an
+/// allocation fails, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
 ///
-/// The first call with more than one thread makes the pool besides, up to 1 MiB a thread, and so
-/// does one that wants more threads than there are. Where that is not to be had, there are fewer
-/// threads, down to the calling one. One thing is left: the allocator is asked first, but if
+/// Besides, the first call with more than one thread makes the pool, up to 1 MiB a thread, and so
+/// does one that wants more threads than the pool has. If that memory is not available, there are
+/// fewer threads, down to the calling one. One race is left: the allocator is asked first, but if
 /// another thread of the process takes that memory before the pool does, the process ends (abort).
-/// fa_pool_create has that moment, too; other calls, and fa_attention_run with any pool, have not.
+/// fa_pool_create has the same race; other calls, and fa_attention_run with any pool, do not.
 ///
 /// @param[in] cfg     not NULL
 /// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v

@@ -43,9 +43,9 @@ pub enum fa_dtype {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_quant {
-    /// NULL = 1. Needs no alignment; likewise zero.
+    /// NULL = 1. Needs no alignment.
     pub scale: *const f32,
-    /// NULL = 0.
+    /// NULL = 0. Needs no alignment.
     pub zero: *const f32,
     /// Values from one batch entry (or page), head, group of tokens, group of channels to the next;
     /// not negative; 0 = the same for all.

@@ -1,156 +1,163 @@
-//! How a task gets to other threads: not as a pointer, but as a ticket, the number of a gate and of the call that opened
-//! it.
+//! How a task gets to other threads: not as a pointer, but as a [`CallId`], the number of a call
+//! slot and of the call that has it.
 //!
-//! A thread may come when the call has returned, and what the task would use is gone: one of our own that woke up late,
-//! or one of a caller's pool that breaks its contract. A gate that has been closed lets nobody in, and closing it waits
-//! for those inside; so whoever comes late does nothing, whenever that is. Gates are the process's, since nothing else
-//! outlives every call.
+//! A thread may arrive after the call has returned, when all that its task would use is gone: one
+//! of the library's own that woke up late, or one of a caller's pool that breaks its contract. A
+//! closed slot admits no thread, and closing waits for those inside, so a late thread does nothing,
+//! however late it is. Slots belong to the process, because nothing else outlives every call.
 
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// Calls on several threads at the same time: twice the 256 with pools that callers are promised, as calls without one
-/// take some, too. Those beyond get none, and compute on their own thread.
-pub(crate) const GATES: usize = 512;
+/// Calls on several threads at the same time, at most: twice the 256 with pools that callers are
+/// promised, because calls without a pool take slots, too. Further calls compute on their own
+/// thread.
+pub(crate) const CALL_SLOTS: usize = 512;
 
-/// Bits of a state: how many are inside (more than any call has tasks), whether more are let in, whether some call has
-/// the gate; above them the number of that call.
+/// Bits of a slot's state: threads inside (more than any call has tasks), whether more are
+/// admitted, whether a call has the slot; above them the number of that call.
 const INSIDE: usize = (1 << 9) - 1;
 const OPEN: usize = 1 << 9;
 const TAKEN: usize = 1 << 10;
-const CALL: u32 = 11;
+const CALL_SHIFT: u32 = 11;
 
-/// A gate; on a cache line of its own, as its neighbours are other calls'.
+/// A slot; on a cache line of its own, because its neighbours belong to other calls.
 #[repr(align(64))]
-struct Gate {
+struct CallSlot {
     state: AtomicUsize,
     /// A `Call`.
-    to: AtomicPtr<()>,
+    call: AtomicPtr<()>,
 }
 
-static ALL: [Gate; GATES] =
-    [const { Gate { state: AtomicUsize::new(0), to: AtomicPtr::new(ptr::null_mut()) } }; GATES];
+static SLOTS: [CallSlot; CALL_SLOTS] =
+    [const { CallSlot { state: AtomicUsize::new(0), call: AtomicPtr::new(ptr::null_mut()) } }; CALL_SLOTS];
 
-/// Where to look for a free one first: behind the one that was taken last.
+/// Where the search for a free slot begins: behind the one that was taken last.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// What a gate leads to.
+/// What a slot leads to.
 struct Call<'t> {
     task: &'t (dyn Fn() + Sync),
-    failed: AtomicBool,
+    has_panicked: AtomicBool,
 }
 
-/// What lets a thread in as long as the gate is open.
+/// The number of a call. It admits a thread as long as the call's slot is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallId(usize);
 
 impl CallId {
-    /// Never 0.
+    /// The id as a number; never 0.
     pub fn number(self) -> usize {
         self.0
     }
 
-    /// The ticket of that number; of one that nobody has given out, one that lets nobody in, or somebody into a call
+    /// The id with that number. One that was never given out runs nothing, or the task of a call
     /// that is under way.
     pub fn of(number: usize) -> CallId {
         CallId(number)
     }
 
-    /// Does the task behind the gate, unless that has been closed. A panic of the task stays inside.
-    pub fn enter(self) {
-        let Gate { state, to } = &ALL[self.0 % GATES];
-        let call = self.0 / GATES;
-        let lets_in =
-            |now: usize| (now >> CALL == call && now & OPEN != 0 && now & INSIDE < INSIDE).then_some(now + 1);
-        if state.fetch_update(Ordering::Acquire, Ordering::Relaxed, lets_in).is_err() {
+    /// Runs the task, unless its call has been closed. Panics are caught and reported to the
+    /// caller.
+    pub fn run(self) {
+        let CallSlot { state, call } = &SLOTS[self.0 % CALL_SLOTS];
+        let number = self.0 / CALL_SLOTS;
+        let enter = |now: usize| {
+            let is_open = now >> CALL_SHIFT == number && now & OPEN != 0 && now & INSIDE < INSIDE;
+            is_open.then_some(now + 1)
+        };
+        if state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
             return;
         }
-        // SAFETY: what `open` put there, which lives until the gate has been closed and everybody has left.
-        let call = unsafe { &*to.load(Ordering::Relaxed).cast_const().cast::<Call>() };
+        // SAFETY: `open` put it there, and it lives until the slot is closed and all threads have
+        // left.
+        let call = unsafe { &*call.load(Ordering::Relaxed).cast_const().cast::<Call>() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(call.task)) {
             // Dropping a payload can itself panic.
             std::mem::forget(panic);
-            call.failed.store(true, Ordering::Relaxed);
+            call.has_panicked.store(true, Ordering::Relaxed);
         }
-        // Sequentially consistent: `Open::is_empty`.
+        // Sequentially consistent: see `OpenCall::is_empty`.
         state.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// An open gate; closed when dropped, which waits until nobody is inside.
-pub struct Open<'c> {
-    gate: usize,
-    to: PhantomData<&'c Call<'c>>,
+/// An open slot. Dropping it closes the slot and waits until no thread is inside.
+pub struct OpenCall<'c> {
+    slot: usize,
+    call: PhantomData<&'c Call<'c>>,
 }
 
-/// Does `body` with an open gate to `task`, closes it, and waits until nobody is inside. Or returns false if there is
-/// no gate.
+/// Opens a slot for `task`, runs `body` with it, closes it, and waits until no thread is inside.
+/// Returns false, without running `body`, if no slot is free.
 ///
 /// # Panics
-/// If the task did, or `body`.
-// The gate is lent, never given: one that were forgotten would stay open.
+/// If the task panics, or `body`.
+// The open slot is lent, never given: one that were forgotten would stay open.
 #[must_use]
-pub fn open(task: &(dyn Fn() + Sync), body: impl FnOnce(&Open)) -> bool {
-    let call = Call { task, failed: AtomicBool::new(false) };
+pub fn open(task: &(dyn Fn() + Sync), body: impl FnOnce(&OpenCall)) -> bool {
+    let call = Call { task, has_panicked: AtomicBool::new(false) };
     let first = NEXT.fetch_add(1, Ordering::Relaxed);
-    let Some(gate) = (0..GATES).map(|i| first.wrapping_add(i) % GATES).find(|&gate| take(gate)) else {
+    let mut slots = (0..CALL_SLOTS).map(|i| first.wrapping_add(i) % CALL_SLOTS);
+    let Some(slot) = slots.find(|&slot| take(slot)) else {
         return false;
     };
-    let Gate { state, to } = &ALL[gate];
-    to.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Relaxed);
-    // Whoever sees it open sees where it leads to.
-    state.fetch_or(OPEN, Ordering::Release);
-    let open = Open { gate, to: PhantomData };
+    SLOTS[slot].call.store(ptr::from_ref(&call).cast_mut().cast(), Ordering::Relaxed);
+    // Release: a thread that finds the slot open also finds the call.
+    SLOTS[slot].state.fetch_or(OPEN, Ordering::Release);
+    let open = OpenCall { slot, call: PhantomData };
     body(&open);
     drop(open);
-    assert!(!call.failed.into_inner(), "a task panicked");
+    assert!(!call.has_panicked.into_inner(), "a task panicked");
     true
 }
 
-/// Takes a free gate for a call with a new number.
-fn take(gate: usize) -> bool {
-    let state = &ALL[gate].state;
+/// Takes a slot for a call with a new number, if it is free.
+fn take(slot: usize) -> bool {
+    let state = &SLOTS[slot].state;
     let free = state.load(Ordering::Relaxed);
-    // Numbers begin with 1, so that no ticket is 0, and again after 2^53 calls (2^21 on machines with 32 bits).
-    let call = ((free >> CALL) + 1) & (usize::MAX >> CALL);
-    let taken = (call.max(1) << CALL) | TAKEN;
+    // Numbers begin with 1, so that no id is 0, and again after 2^53 calls (2^21 on 32-bit
+    // machines).
+    let number = ((free >> CALL_SHIFT) + 1) & (usize::MAX >> CALL_SHIFT);
+    let taken = (number.max(1) << CALL_SHIFT) | TAKEN;
     free & TAKEN == 0 && state.compare_exchange(free, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
 }
 
-impl Open<'_> {
-    /// The ticket of this call.
-    pub fn ticket(&self) -> CallId {
-        let call = ALL[self.gate].state.load(Ordering::Relaxed) >> CALL;
-        CallId(call * GATES + self.gate)
+impl OpenCall<'_> {
+    /// The id of this call.
+    pub fn id(&self) -> CallId {
+        let number = SLOTS[self.slot].state.load(Ordering::Relaxed) >> CALL_SHIFT;
+        CallId(number * CALL_SLOTS + self.slot)
     }
 
-    /// Lets nobody in any more.
-    pub fn shut(&self) {
-        ALL[self.gate].state.fetch_and(!OPEN, Ordering::Relaxed);
+    /// Admits no more threads.
+    pub fn close(&self) {
+        SLOTS[self.slot].state.fetch_and(!OPEN, Ordering::Relaxed);
     }
 
-    /// Whether nobody is inside. What they have written is there when they have left.
+    /// Whether no thread is inside. All that threads wrote is visible once they have left.
     ///
-    /// Sequentially consistent, as leaving is: of two threads, one of which leaves and then looks for who waits, while
-    /// the other says that it waits and then looks in here, one sees the other.
+    /// Sequentially consistent, as leaving is. A thread leaves and then looks for callers that
+    /// wait; a caller announces that it waits and then looks here. At least one of the two sees the
+    /// other.
     pub fn is_empty(&self) -> bool {
-        ALL[self.gate].state.load(Ordering::SeqCst) & INSIDE == 0
+        SLOTS[self.slot].state.load(Ordering::SeqCst) & INSIDE == 0
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
-        self.shut();
+        self.close();
         while !self.is_empty() {
             std::thread::yield_now();
         }
-        ALL[self.gate].state.fetch_and(!TAKEN, Ordering::Release);
+        SLOTS[self.slot].state.fetch_and(!TAKEN, Ordering::Release);
     }
 }
 
-/// Tests that need a gate, held while they run: one other takes all there are.
+/// For tests that need a slot, to be held while they run: another test takes all slots.
 #[cfg(test)]
 pub(crate) fn for_a_test() -> std::sync::RwLockReadGuard<'static, ()> {
     tests::HELD.read().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -164,58 +171,58 @@ mod tests {
 
     use super::*;
 
-    /// To be written by the test that takes all gates.
+    /// Locked for writing by the test that takes all slots.
     pub(super) static HELD: RwLock<()> = RwLock::new(());
 
     #[test]
-    fn a_closed_gate_lets_nobody_in() {
-        let _gate = for_a_test();
+    fn a_closed_call_admits_no_thread() {
+        let _slot = for_a_test();
         let count = AtomicUsize::new(0);
         let task = || _ = count.fetch_add(1, Ordering::Relaxed);
-        let mut ticket = CallId(0);
+        let mut id = CallId(0);
         let opened = open(&task, |open| {
-            ticket = open.ticket();
-            ticket.enter();
+            id = open.id();
+            id.run();
         });
-        assert!(opened && ticket.number() != 0);
-        ticket.enter();
+        assert!(opened && id.number() != 0);
+        id.run();
         assert_eq!(count.load(Ordering::Relaxed), 1);
-        // Nor once it is another call's: as many calls as there are gates have had each of them.
-        for _ in 0..2 * GATES {
+        // Nor does its id once the slot is another call's: so many calls have had each slot.
+        for _ in 0..2 * CALL_SLOTS {
             let opened = open(&task, |open| {
-                assert_ne!(open.ticket(), ticket);
-                ticket.enter();
+                assert_ne!(open.id(), id);
+                id.run();
             });
             assert!(opened);
         }
         assert_eq!(count.load(Ordering::Relaxed), 1);
-        // Nor one that is shut, but not yet closed.
+        // Nor does a call that admits no more, but has not ended yet.
         let opened = open(&task, |open| {
-            open.shut();
-            open.ticket().enter();
+            open.close();
+            open.id().run();
         });
         assert!(opened && count.load(Ordering::Relaxed) == 1);
     }
 
     #[test]
-    fn there_are_only_so_many() {
-        fn held(task: &(dyn Fn() + Sync), most: &mut usize) {
+    fn there_are_only_so_many_slots() {
+        fn nest(task: &(dyn Fn() + Sync), count: &mut usize) {
             let opened = open(task, |_| {
-                *most += 1;
-                held(task, most);
+                *count += 1;
+                nest(task, count);
             });
-            assert!(opened || *most > 0);
+            assert!(opened || *count > 0);
         }
         let _alone = HELD.write().unwrap_or_else(PoisonError::into_inner);
-        let mut most = 0;
-        held(&|| (), &mut most);
-        assert_eq!(most, GATES);
+        let mut count = 0;
+        nest(&|| (), &mut count);
+        assert_eq!(count, CALL_SLOTS);
         assert!(open(&|| (), |_| ()));
     }
 
     #[test]
-    fn closing_waits_for_who_is_inside() {
-        let _gate = for_a_test();
+    fn closing_waits_for_threads_inside() {
+        let _slot = for_a_test();
         for _ in 0..20 {
             let (entered, left) = (AtomicBool::new(false), AtomicBool::new(false));
             let slowly = || {
@@ -225,8 +232,8 @@ mod tests {
             };
             std::thread::scope(|scope| {
                 let opened = open(&slowly, |open| {
-                    let ticket = open.ticket();
-                    scope.spawn(move || ticket.enter());
+                    let id = open.id();
+                    scope.spawn(move || id.run());
                     while !entered.load(Ordering::Acquire) {
                         std::thread::yield_now();
                     }
@@ -238,29 +245,29 @@ mod tests {
     }
 
     #[test]
-    fn who_panics_inside_leaves() {
-        let _gate = for_a_test();
+    fn a_thread_that_panics_leaves() {
+        let _slot = for_a_test();
         let panicked = catch_unwind(|| {
             let planted = || panic!("planted");
-            open(&planted, |open| open.ticket().enter())
+            open(&planted, |open| open.id().run())
         });
         assert!(panicked.is_err());
     }
 
     #[test]
-    fn a_gate_is_closed_when_its_call_panics() {
-        let _gate = for_a_test();
+    fn a_call_is_closed_when_its_body_panics() {
+        let _slot = for_a_test();
         let count = AtomicUsize::new(0);
         let task = || _ = count.fetch_add(1, Ordering::Relaxed);
-        let ticket = Mutex::new(CallId(0));
+        let id = Mutex::new(CallId(0));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             open(&task, |open| {
-                *ticket.lock().unwrap() = open.ticket();
+                *id.lock().unwrap() = open.id();
                 panic!("planted");
             })
         }));
         assert!(panicked.is_err());
-        ticket.into_inner().unwrap_or_else(PoisonError::into_inner).enter();
+        id.into_inner().unwrap_or_else(PoisonError::into_inner).run();
         assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,8 +1,8 @@
 //! Threads that wait for calls to take part in.
 //!
-//! A call puts a ticket for its task on the board and works itself; threads take one each, those that are awake, and
-//! those that are worth being woken. When the caller finds nothing left to do, it takes back the tickets that nobody
-//! wanted: a thread that wakes up late is not waited for. No call allocates.
+//! A call posts its id on the board and works itself. Threads that are awake take a post each, and
+//! so do those that are worth waking. When the caller finds no work left, it takes its post down,
+//! so that it does not wait for a thread that wakes up late. No call allocates.
 
 use std::hint;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,26 +12,19 @@ use std::time::{Duration, Instant};
 use std::{mem, process};
 
 use super::Concurrency;
-use super::calls::{self, CallId, GATES};
-use crate::machine;
+use super::calls::{self, CALL_SLOTS, CallId};
+use crate::machine::{self, Machine};
 
 /// What the names of the threads start with.
 pub(crate) const THREAD_NAME: &str = "flash_attention";
 
-/// Their stack: kernels keep their arrays in scratch memory, so little is needed. But where nothing is inlined, as in a
-/// Rust program that is being debugged, vectors are copied from frame to frame.
+/// Stack of a thread. Kernels keep their arrays in scratch memory, so little is needed; but where
+/// nothing is inlined, as in a debug build of a Rust program, vectors are copied from frame to
+/// frame.
 const STACK: usize = if cfg!(debug_assertions) { 8 << 20 } else { 512 << 10 };
 
-/// What starting one takes from the allocator besides, generously.
+/// What starting a thread takes from the allocator besides, at most.
 const START_MEMORY: usize = 256 << 10;
-
-/// How long a thread looks out for what it waits for before it sleeps: about as long as waking it takes (20 to 60 µs in
-/// a virtual machine whose idle cores sleep), so that it never costs more than twice what the better of the two would
-/// (Karlin, Li, Manasse, Owicki: Empirical studies of competitive spinning for a shared-memory multiprocessor, 1991).
-const LOOK_OUT: Duration = Duration::from_micros(50);
-
-/// Looks before the core is offered to others: half a microsecond to one and a half.
-const LOOKS: usize = 32;
 
 /// Threads of this process.
 pub(super) struct Workers {
@@ -42,54 +35,73 @@ pub(super) struct Workers {
 
 struct Shared {
     board: Mutex<Board>,
-    /// Something is on the board, or the end has come: for threads that sleep.
-    news: Condvar,
-    /// How often something was put there: for threads that look out.
-    posted: AtomicUsize,
-    /// A thread has started, or left a task.
-    done: Condvar,
+    /// Wakes threads that sleep: there is a post, or the end has come.
+    posted: Condvar,
+    /// Counts posts, for threads that spin.
+    post_count: AtomicUsize,
+    /// Wakes callers: a thread has started, or left a task.
+    left: Condvar,
     /// Callers that sleep until threads have left their tasks.
     waiting: AtomicUsize,
-    /// When there were threads, and how many nanoseconds later the last call ended.
+    /// When the threads were made, and how many nanoseconds later the last call ended.
     begin: Instant,
-    last: AtomicU64,
+    last_end: AtomicU64,
+    spin: Spin,
+}
+
+/// How threads and callers wait before they sleep.
+#[derive(Clone, Copy)]
+struct Spin {
+    duration: Duration,
+    /// Spins before the core is offered to others.
+    spins: usize,
 }
 
 struct Board {
-    /// Each of another call, so that there are never more than gates. First come, first served.
+    /// Each of another call, so that there are never more than call slots. First come, first
+    /// served.
     posts: Vec<Post>,
     started: usize,
-    /// Threads that look out, each of which looks at the board once more before it sleeps; and those that sleep.
-    looking: usize,
+    /// Threads that spin. Each looks at the board once more before it sleeps.
+    spinning: usize,
     sleeping: usize,
-    ended: bool,
+    has_ended: bool,
 }
 
 struct Post {
-    ticket: CallId,
+    call: CallId,
     /// Threads that are wanted; at least 1.
     wanted: usize,
 }
 
 impl Workers {
-    /// As many threads, or as many as the system grants, if any.
+    /// So many threads, or as many as the system grants, if any.
     pub(super) fn new(threads: usize) -> Option<Workers> {
-        // A thread that gets its stack and then nothing more would end the process.
+        // A thread that gets its stack but no memory to start with would end the process.
         let fits = |&n: &usize| machine::has_memory(n * (STACK + START_MEMORY));
-        let most = std::iter::successors(Some(threads), |n| Some(n / 2)).take_while(|n| *n > 0).find(fits)?;
-        let board =
-            Board { posts: Vec::with_capacity(GATES), started: 0, looking: 0, sleeping: 0, ended: false };
+        let halves = std::iter::successors(Some(threads), |n| Some(n / 2));
+        let count = halves.take_while(|n| *n > 0).find(fits)?;
+        let board = Board {
+            posts: Vec::with_capacity(CALL_SLOTS),
+            started: 0,
+            spinning: 0,
+            sleeping: 0,
+            has_ended: false,
+        };
+        let tuning = &Machine::get().tuning.threads;
+        let duration = Duration::from_micros(tuning.spin_us as u64);
         let shared = Arc::new(Shared {
             board: Mutex::new(board),
-            news: Condvar::new(),
-            posted: AtomicUsize::new(0),
-            done: Condvar::new(),
+            posted: Condvar::new(),
+            post_count: AtomicUsize::new(0),
+            left: Condvar::new(),
             waiting: AtomicUsize::new(0),
             begin: Instant::now(),
-            last: AtomicU64::new(0),
+            last_end: AtomicU64::new(0),
+            spin: Spin { duration, spins: tuning.spins },
         });
-        let mut workers = Workers { shared, threads: Vec::with_capacity(most), process: process::id() };
-        for i in 0..most {
+        let mut workers = Workers { shared, threads: Vec::with_capacity(count), process: process::id() };
+        for i in 0..count {
             let shared = workers.shared.clone();
             let thread = thread::Builder::new().name(format!("{THREAD_NAME} {i}")).stack_size(STACK);
             match thread.spawn(move || shared.work()) {
@@ -97,10 +109,10 @@ impl Workers {
                 Err(_) => break,
             }
         }
-        // Each allocates when it starts: now there is memory for that.
+        // Each allocates when it starts, for which there is memory now.
         let mut board = workers.shared.board();
         while board.started < workers.threads.len() {
-            board = workers.shared.done.wait(board).unwrap_or_else(PoisonError::into_inner);
+            board = workers.shared.left.wait(board).unwrap_or_else(PoisonError::into_inner);
         }
         drop(board);
         (!workers.threads.is_empty()).then_some(workers)
@@ -111,137 +123,140 @@ impl Workers {
         self.threads.len()
     }
 
-    /// Whether they are this process's: a forked child has none of its parent's.
-    pub(super) fn are_here(&self) -> bool {
+    /// Whether the threads exist in this process: a forked child has none of its parent's.
+    pub(super) fn are_of_this_process(&self) -> bool {
         self.process == process::id()
     }
 
-    /// Calls `task` on the calling thread, and on others meanwhile: a team of at least 2.
-    pub(super) fn help(&self, team: Concurrency, task: &(dyn Fn() + Sync)) {
+    /// Calls `task` on the calling thread and, at the same time, on others; `concurrency` has at
+    /// least 2.
+    pub(super) fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
-        let wanted = team.size - 1;
-        // Whom a call wakes that follows another is awake for the next.
-        let wakes = if shared.follows() { wanted } else { team.woken };
-        let helped = (wakes > 0 || shared.board().sleeping < self.threads.len())
+        let wanted = concurrency.threads - 1;
+        // A thread that is woken by one of several calls in a row is awake for the next of them.
+        let wake = if shared.follows_another() { wanted } else { concurrency.wake };
+        let is_shared = (wake > 0 || shared.board().sleeping < self.threads.len())
             && calls::open(task, |open| {
-                let posted = shared.post(Post { ticket: open.ticket(), wanted }, wakes);
+                let posted = shared.post(Post { call: open.id(), wanted }, wake);
                 task();
                 drop(posted);
-                open.shut();
+                open.close();
                 shared.wait_until(|| open.is_empty());
             });
-        if !helped {
+        if !is_shared {
             task();
         }
-        shared.last.store(shared.now(), Ordering::Relaxed);
+        shared.last_end.store(shared.now(), Ordering::Relaxed);
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        if !self.are_here() {
-            // Nobody to be waited for; nor is the lock to be had, if one of them held it.
+        if !self.are_of_this_process() {
+            // There is no thread to join, and one of them may have held the lock during the fork.
             mem::forget(mem::take(&mut self.threads));
             return;
         }
-        self.shared.board().ended = true;
-        self.shared.posted.fetch_add(1, Ordering::Release);
-        self.shared.news.notify_all();
+        self.shared.board().has_ended = true;
+        self.shared.post_count.fetch_add(1, Ordering::Release);
+        self.shared.posted.notify_all();
         for thread in self.threads.drain(..) {
-            // It cannot have panicked, as tasks keep that to themselves.
+            // It cannot have panicked: `CallId::run` catches panics of tasks.
             let _ = thread.join();
         }
     }
 }
 
-/// What a call has on the board; taken down when dropped.
+/// A call's post, taken down when dropped.
 struct Posted<'s> {
     shared: &'s Shared,
-    ticket: CallId,
+    call: CallId,
 }
 
 impl Drop for Posted<'_> {
     fn drop(&mut self) {
-        self.shared.board().posts.retain(|post| post.ticket != self.ticket);
+        self.shared.board().posts.retain(|post| post.call != self.call);
     }
 }
 
 impl Shared {
     fn board(&self) -> MutexGuard<'_, Board> {
-        // Nothing panics that holds it.
+        // No code panics while it holds the lock.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nanoseconds since the beginning; fits for 500 years.
+    /// Nanoseconds since the threads were made; enough bits for 500 years.
     fn now(&self) -> u64 {
         self.begin.elapsed().as_nanos() as u64
     }
 
-    /// Whether the last call has just ended.
-    fn follows(&self) -> bool {
-        u128::from(self.now().saturating_sub(self.last.load(Ordering::Relaxed))) < LOOK_OUT.as_nanos()
+    /// Whether the last call ended so recently that threads may still spin.
+    fn follows_another(&self) -> bool {
+        let pause = self.now().saturating_sub(self.last_end.load(Ordering::Relaxed));
+        u128::from(pause) < self.spin.duration.as_nanos()
     }
 
-    /// Wakes so many threads, if not enough are awake.
-    fn post(&self, post: Post, wakes: usize) -> Posted<'_> {
-        let Post { ticket, wanted } = post;
+    /// Posts a call, and wakes up to `wake` threads if not enough are awake.
+    fn post(&self, post: Post, wake: usize) -> Posted<'_> {
+        let Post { call, wanted } = post;
         let mut board = self.board();
-        // Full only in a child of a process that was forked meanwhile, whose calls nobody takes down.
+        // Full only in a forked child, where the posts of its parent's other threads stay for ever.
         if board.posts.len() < board.posts.capacity() {
             board.posts.push(post);
         }
         let sleeping = board.sleeping;
-        let wakes = wanted.saturating_sub(board.looking).min(wakes).min(sleeping);
+        let wake = wanted.saturating_sub(board.spinning).min(wake).min(sleeping);
         drop(board);
-        self.posted.fetch_add(1, Ordering::Release);
-        if wakes > 0 && wakes == sleeping {
-            self.news.notify_all();
+        self.post_count.fetch_add(1, Ordering::Release);
+        if wake > 0 && wake == sleeping {
+            self.posted.notify_all();
         } else {
-            (0..wakes).for_each(|_| self.news.notify_one());
+            (0..wake).for_each(|_| self.posted.notify_one());
         }
-        Posted { shared: self, ticket }
+        Posted { shared: self, call }
     }
 
-    /// What each thread does.
+    /// The main loop of a thread.
     fn work(&self) {
         let mut board = self.board();
         board.started += 1;
-        self.done.notify_all();
-        while !board.ended {
-            let seen = self.posted.load(Ordering::Acquire);
-            if let Some(ticket) = board.take() {
+        self.left.notify_all();
+        while !board.has_ended {
+            let seen = self.post_count.load(Ordering::Acquire);
+            if let Some(call) = board.take() {
                 drop(board);
-                ticket.enter();
-                // Whoever says later that it waits sees that this thread has left: `Open::is_empty`.
+                call.run();
+                // A caller that announces later that it waits finds that this thread has left: see
+                // `OpenCall::is_empty`.
                 if self.waiting.load(Ordering::SeqCst) > 0 {
                     drop(self.board());
-                    self.done.notify_all();
+                    self.left.notify_all();
                 }
                 board = self.board();
                 continue;
             }
-            board.looking += 1;
+            board.spinning += 1;
             drop(board);
-            look_out(|| self.posted.load(Ordering::Acquire) != seen);
+            self.spin.until(|| self.post_count.load(Ordering::Acquire) != seen);
             board = self.board();
-            board.looking -= 1;
-            if board.posts.is_empty() && !board.ended {
+            board.spinning -= 1;
+            if board.posts.is_empty() && !board.has_ended {
                 board.sleeping += 1;
-                board = self.news.wait(board).unwrap_or_else(PoisonError::into_inner);
+                board = self.posted.wait(board).unwrap_or_else(PoisonError::into_inner);
                 board.sleeping -= 1;
             }
         }
     }
 
-    /// Waits for something that is so when threads have left a task.
-    fn wait_until(&self, is_so: impl Fn() -> bool) {
-        if look_out(&is_so) {
+    /// Waits for a condition that threads make true by leaving a task.
+    fn wait_until(&self, is_met: impl Fn() -> bool) {
+        if self.spin.until(&is_met) {
             return;
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut board = self.board();
-        while !is_so() {
-            board = self.done.wait(board).unwrap_or_else(PoisonError::into_inner);
+        while !is_met() {
+            board = self.left.wait(board).unwrap_or_else(PoisonError::into_inner);
         }
         drop(board);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -249,35 +264,37 @@ impl Shared {
 }
 
 impl Board {
-    /// A ticket for somebody who is wanted.
+    /// A call that wants one more thread.
     fn take(&mut self) -> Option<CallId> {
         let post = self.posts.first_mut()?;
-        let ticket = post.ticket;
+        let call = post.call;
         post.wanted -= 1;
         if post.wanted == 0 {
             self.posts.remove(0);
         }
-        Some(ticket)
+        Some(call)
     }
 }
 
-/// Looks for a while; whether it was so.
-fn look_out(is_so: impl Fn() -> bool) -> bool {
-    if is_so() {
-        return true;
-    }
-    let start = Instant::now();
-    loop {
-        for _ in 0..LOOKS {
-            if is_so() {
-                return true;
+impl Spin {
+    /// Spins until a condition is met, but not for longer than it is set to; whether it was met.
+    fn until(self, is_met: impl Fn() -> bool) -> bool {
+        if is_met() {
+            return true;
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..self.spins {
+                if is_met() {
+                    return true;
+                }
+                hint::spin_loop();
             }
-            hint::spin_loop();
+            if start.elapsed() >= self.duration {
+                return false;
+            }
+            thread::yield_now();
         }
-        if start.elapsed() >= LOOK_OUT {
-            return false;
-        }
-        thread::yield_now();
     }
 }
 
@@ -288,10 +305,10 @@ mod tests {
     use super::*;
     use crate::pool::{Made, Threads};
 
-    /// Waits, not for ever.
-    fn until(is_so: impl Fn() -> bool) {
+    /// Waits for a condition, but not for ever.
+    fn until(is_met: impl Fn() -> bool) {
         let start = Instant::now();
-        while !is_so() {
+        while !is_met() {
             assert!(start.elapsed() < Duration::from_secs(20), "in vain");
             thread::yield_now();
         }
@@ -299,14 +316,14 @@ mod tests {
 
     #[test]
     fn threads_take_part_awake_and_asleep() {
-        let _gate = calls::for_a_test();
+        let _slot = calls::for_a_test();
         let workers = Workers::new(3).expect("threads");
         assert_eq!(workers.count(), 3);
         for rest in [0, 0, 0, 5, 0, 5] {
             thread::sleep(Duration::from_millis(rest));
             for wanted in 1..4 {
                 let here = AtomicUsize::new(0);
-                workers.help(Concurrency::of(wanted + 1), &|| {
+                workers.run(Concurrency::of(wanted + 1), &|| {
                     here.fetch_add(1, Ordering::Relaxed);
                     until(|| here.load(Ordering::Relaxed) > wanted);
                 });
@@ -317,12 +334,12 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_not_come_is_not_waited_for() {
-        let _gate = calls::for_a_test();
+        let _slot = calls::for_a_test();
         let workers = Workers::new(1).expect("a thread");
         let (held, go) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
             scope.spawn(|| {
-                workers.help(Concurrency::of(2), &|| {
+                workers.run(Concurrency::of(2), &|| {
                     if thread::current().name().is_some_and(|name| name.starts_with(THREAD_NAME)) {
                         held.store(true, Ordering::Relaxed);
                         until(|| go.load(Ordering::Relaxed));
@@ -333,7 +350,7 @@ mod tests {
             });
             until(|| held.load(Ordering::Relaxed));
             let calls = AtomicUsize::new(0);
-            workers.help(Concurrency::of(2), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
+            workers.run(Concurrency::of(2), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
             assert_eq!(calls.into_inner(), 1);
             assert!(workers.shared.board().posts.is_empty());
             // Long enough for the other caller to sleep until its task has been left.
@@ -345,29 +362,29 @@ mod tests {
 
     #[test]
     fn threads_that_sleep_are_left_alone_by_a_small_call() {
-        let _gate = calls::for_a_test();
+        let _slot = calls::for_a_test();
         let workers = Workers::new(2).expect("threads");
-        let team = Concurrency { size: 3, woken: 0 };
+        let small = Concurrency { threads: 3, wake: 0 };
         let asleep = || until(|| workers.shared.board().sleeping == 2);
-        let rest = || thread::sleep(2 * LOOK_OUT);
+        let rest = || thread::sleep(2 * workers.shared.spin.duration);
         asleep();
         rest();
-        let posted = || workers.shared.posted.load(Ordering::Relaxed);
+        let posted = || workers.shared.post_count.load(Ordering::Relaxed);
         let before = posted();
-        workers.help(team, &|| ());
+        workers.run(small, &|| ());
         assert_eq!(posted(), before);
-        // But not by one of several that follow each other, unless this thread is kept from that.
+        // But not by one of several calls in a row, which this thread may be kept from making.
         until(|| {
             asleep();
-            (0..2).for_each(|_| workers.help(team, &|| ()));
+            (0..2).for_each(|_| workers.run(small, &|| ()));
             posted() > before
         });
     }
 
-    /// Each piece of work is done once, whoever calls at the same time.
+    /// Each piece of work is done once, however many callers there are at the same time.
     #[test]
     fn many_callers_share_threads() {
-        let _gate = calls::for_a_test();
+        let _slot = calls::for_a_test();
         let workers = Workers::new(3).expect("threads");
         thread::scope(|scope| {
             for caller in 0..6 {
@@ -375,8 +392,8 @@ mod tests {
                 scope.spawn(move || {
                     for call in 0..2000 {
                         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                        workers.help(
-                            Concurrency { woken: call % 2, ..Concurrency::of(2 + (call + caller) % 4) },
+                        workers.run(
+                            Concurrency { wake: call % 2, ..Concurrency::of(2 + (call + caller) % 4) },
                             &|| {
                                 while next.fetch_add(1, Ordering::Relaxed) < 10 {
                                     done.fetch_add(1, Ordering::Relaxed);
@@ -391,7 +408,8 @@ mod tests {
         assert!(workers.shared.board().posts.is_empty());
     }
 
-    /// Whatever its parent's threads were doing, such as holding the lock, which a child waits for in vain.
+    /// One of its parent's threads may have held the lock during the fork: a child must not wait
+    /// for it.
     #[test]
     fn a_forked_child_computes_alone() {
         let mut made = Made::new(3).expect("threads");
@@ -402,10 +420,10 @@ mod tests {
         made.run(Concurrency::of(3), &|| _ = calls.fetch_add(1, Ordering::Relaxed));
         drop(made);
         assert_eq!(calls.into_inner(), 1);
-        // They are here after all.
-        board.ended = true;
+        // The threads exist after all, and must end.
+        board.has_ended = true;
         drop(board);
-        shared.news.notify_all();
+        shared.posted.notify_all();
     }
 
     #[test]

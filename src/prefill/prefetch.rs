@@ -7,7 +7,7 @@ use crate::attend::prefetch_row;
 use crate::attend::rows::{Rows, Source, key_rows, query_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
-use crate::work::query_tiles::{Place, QueryTile};
+use crate::work::query_tiles::{QueryTile, TileCoord};
 use std::ops::Range;
 
 /// Rows that are still to be prefetched.
@@ -46,8 +46,8 @@ impl Prefetch {
         let mut prefetch = Prefetch([NOTHING; 3]);
         if !next.is_empty() {
             prefetch.keys(problem, part.sequence(), part.head(), next);
-        } else if let Some(place) = part.next() {
-            let Place { batch, head, ref rows } = *place;
+        } else if let Some(coord) = part.next() {
+            let TileCoord { batch, head, ref rows } = *coord;
             let sequence = problem.sequence(batch);
             let seen = sequence.seen_by(rows);
             let keys = first_block(&seen, block, 1);

@@ -14,7 +14,8 @@ pub struct Batch<'a> {
     /// Q, O and LSE have one entry with the rows of all sequences behind one another: those of
     /// sequence b from `starts_q[b]` to `starts_q[b + 1]`.
     pub starts_q: Option<Array<'a, i32>>,
-    /// K and V, likewise.
+    /// K and V have one entry with the keys of all sequences behind one another: those of sequence
+    /// b from `starts_kv[b]` to `starts_kv[b + 1]`.
     pub starts_kv: Option<Array<'a, i32>>,
     /// Keys of each sequence that are in use: the first ones.
     pub kv_lens: Option<Array<'a, i32>>,
@@ -71,7 +72,7 @@ impl Batch<'_> {
         Ok(Sizes { batch: batch_q, len_q: len_q.max(most_q), len_kv: len_kv.max(most_kv) })
     }
 
-    /// What its lists occupy.
+    /// Addresses of its lists.
     pub(super) fn addresses(&self) -> [Range<usize>; 5] {
         let pages = self.pages.map(|pages| pages.table);
         let starts = self.pages.and_then(|pages| pages.starts);
@@ -80,7 +81,7 @@ impl Batch<'_> {
     }
 }
 
-/// See [`Batch::sizes`].
+/// Number of sequences, and rows and keys of the longest.
 pub(super) struct Sizes {
     pub(super) batch: usize,
     pub(super) len_q: usize,
@@ -136,7 +137,8 @@ pub struct Sequence {
     pub len_kv: usize,
     /// The entry of Q, O and LSE that has its rows, and the first of them there.
     pub(super) q: [usize; 2],
-    /// The same of K and V; of pages, the first of its pages in the table.
+    /// The entry of K and V that has its keys, and the first of them there. With pages: its number,
+    /// and where its list begins in the page table.
     pub(super) kv: [usize; 2],
     /// Key position of query row 0.
     pub(super) q_pos: i64,

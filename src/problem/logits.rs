@@ -48,7 +48,7 @@ impl Logits<'_> {
         self.mask.is_some() || self.cells.is_some()
     }
 
-    /// What its lists occupy.
+    /// Addresses of its lists.
     pub(super) fn addresses(&self) -> [Range<usize>; 2] {
         let slopes = self.slopes.map(|slopes| slopes.values);
         [slopes, self.sinks].map(|list| list.map_or(0..0, |list| list.addresses()))

@@ -53,12 +53,12 @@ impl Pages<'_> {
         }
     }
 
-    /// Where the list of sequence `b` begins; [`Pages::check`] has seen it.
+    /// Where the list of sequence `b` begins, which [`Pages::check`] has seen.
     pub(super) fn first(&self, b: usize) -> usize {
         self.list(b).map_or(0, |[start, _]| start)
     }
 
-    /// A page; likewise.
+    /// The page at index `at` of the table, which [`Pages::check`] has seen.
     #[inline(always)]
     pub(super) fn page(&self, at: usize) -> usize {
         usize::try_from(self.table.get(at)).unwrap_or(0)

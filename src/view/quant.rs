@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{Array, ArrayMut, Layout, is_nested};
 use crate::error::Error;
 
-/// x = (stored - zero) · scale, where element d of row (b, h, t) has the scale and the zero at b ·
-/// stride\[0\] + h · stride\[1\] + (t / group\[0\]) · stride\[2\] + (d / group\[1\]) · stride\[3\].
+/// x = (stored - zero) · scale. Scale and zero of element d of row (b, h, t) are at
+/// `b * stride[0] + h * stride[1] + t / group[0] * stride[2] + d / group[1] * stride[3]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Quant<'a> {
     /// None: 1.
@@ -19,19 +19,20 @@ pub struct Quant<'a> {
     pub group: [usize; 2],
 }
 
-/// What of a tensor shares a scale, at least.
+/// How finely scales divide a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScaleGranularity {
-    /// All rows of a head, or more; without a zero.
+    /// All rows of a head share a scale, or more than a head does; no zeros.
     PerHead,
-    /// A row, or more, but not all of a head; without a zero.
+    /// The elements of a row share a scale, but not all rows of a head do; no zeros.
     PerToken,
-    /// Less than a row; or there are zeros.
+    /// Scales change within a row, or there are zeros.
     Finer,
 }
 
 impl<'a> Quant<'a> {
-    /// What shares a scale, if different rows of a head may be of different `entries`.
+    /// The granularity of the scales. `entries`: rows of a head may lie in different batch entries,
+    /// as with pages.
     pub(crate) fn granularity(&self, entries: bool) -> ScaleGranularity {
         match self.stride {
             _ if self.zero.is_some() => ScaleGranularity::Finer,
@@ -41,7 +42,7 @@ impl<'a> Quant<'a> {
         }
     }
 
-    /// One scale for all, no zero.
+    /// One scale for the whole tensor, no zero.
     pub fn per_tensor(scale: &'a f32) -> Quant<'a> {
         let scale = Some(Array::of(std::slice::from_ref(scale)));
         Quant { scale, zero: None, stride: [0; 4], group: [1; 2] }
@@ -62,7 +63,7 @@ impl<'a> Quant<'a> {
         Ok(len)
     }
 
-    /// What scales and zeros occupy.
+    /// Addresses of scales and zeros.
     pub(crate) fn addresses(&self) -> [Range<usize>; 2] {
         [self.scale, self.zero].map(|list| list.map_or(0..0, |list| list.addresses()))
     }
@@ -100,16 +101,17 @@ impl<'a> Quant<'a> {
     }
 }
 
-/// Where scales and zeros are written, as [`Quant`] reads them.
+/// Scales and zeros to be written; [`Quant`] reads them.
 #[derive(Debug)]
 pub struct QuantMut<'a> {
     /// A value for each cell.
     pub scale: ArrayMut<'a>,
     /// None: all are 0.
     pub zero: Option<ArrayMut<'a>>,
-    /// See [`Quant`].
+    /// Values from one batch entry, head, group of tokens, group of elements to the next; see
+    /// [`Quant`].
     pub stride: [usize; 4],
-    /// See [`Quant`].
+    /// Tokens, and elements of a row, that share values; see [`Quant`].
     pub group: [usize; 2],
 }
 
@@ -144,7 +146,7 @@ impl QuantMut<'_> {
         if is_nested(axes, 1) { Ok(()) } else { Err(Error::Stride) }
     }
 
-    /// What scales and zeros occupy.
+    /// Addresses of scales and zeros.
     pub(crate) fn addresses(&self) -> [Range<usize>; 2] {
         [self.scale.addresses(), self.zero.as_ref().map_or(0..0, ArrayMut::addresses)]
     }

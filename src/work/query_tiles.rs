@@ -1,60 +1,66 @@
-//! A part: the rows of the output that one thread computes, and nobody else at the same time.
+//! Query tiles: the work items of prefill. One thread computes the output rows of a tile, and no
+//! other thread writes them.
 //!
-//! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a [`TileQueue`], a
-//! queue borrows its problem exclusively, and it hands out each index once. Where an output is written, `output`
-//! says, to whoever shows that the rows are theirs.
+//! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a
+//! [`TileQueue`], a queue borrows its problem exclusively, and it hands out each index once.
+//! [`output`] alone gives addresses to write to, and checks that the rows are the caller's.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::problem::{Problem, Sequence, Shape};
+use crate::tuning::Border;
 
-/// The pieces that a problem is cut into; sizes are at least 1.
+/// Sizes of the work items of a path, all at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileSizes {
-    /// Query heads of a part that are computed together; 1 where there are many rows.
+    /// Query heads that are computed together; 1 in prefill.
     pub heads: usize,
-    /// Query rows of a part, of each head.
+    /// Query rows of each head.
     pub q: usize,
     /// Keys of a block.
     pub kv: usize,
-    /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in place.
+    /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in
+    /// place.
     pub staged: [bool; 2],
 }
 
-/// Which sequences have so rule query rows that they are not cut into parts, but computed in bands: see
-/// [`crate::work::split_kv`].
+/// Which path a sequence takes: prefill, whose lanes are query rows, or decode (see
+/// [`crate::work::split_kv`]), whose lanes are elements of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathRule {
-    /// None of them.
+    /// All sequences take prefill.
     AlwaysPrefill,
-    /// All of them.
+    /// All sequences take decode.
     AlwaysDecode,
-    /// Those that would leave most of vectors with this many lanes idle.
-    ByRows(usize),
+    /// Sequences whose query rows leave too many lanes idle take decode.
+    ByRows {
+        /// Lanes of a vector.
+        lanes: usize,
+        /// How many of them are too few.
+        border: Border,
+    },
 }
 
 impl PathRule {
-    /// Whether a sequence of this many query rows is one: not a matter of how they are cut into parts, so that
-    /// the bits of a row are not, either.
+    /// Whether a sequence of `rows` query rows takes decode. Tile sizes have no say in it, so that
+    /// the bits of a row do not depend on them.
     #[inline(always)]
     pub fn decodes(self, rows: usize) -> bool {
         match self {
             PathRule::AlwaysPrefill => false,
             PathRule::AlwaysDecode => true,
-            // Measured on both instruction sets: a row takes as long with lanes of elements as 16/13 of a lane
-            // of rows, and vectors of rows are paid for whole.
-            PathRule::ByRows(lanes) => {
+            PathRule::ByRows { lanes, border } => {
                 let lanes = rows.checked_next_multiple_of(lanes).unwrap_or(usize::MAX);
-                rows.saturating_mul(16) <= lanes.saturating_mul(13)
+                rows.saturating_mul(border.lanes) <= lanes.saturating_mul(border.rows)
             }
         }
     }
 }
 
-/// Where a part lies: consecutive query rows of one head.
+/// Where a tile lies: consecutive query rows of one head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TileCoord {
     /// Number of the sequence.
     pub batch: usize,
     /// Query head.
@@ -63,23 +69,23 @@ pub struct Place {
     pub rows: Range<usize>,
 }
 
-/// The right to write the output rows of one place.
+/// A query tile, and with it the right to write its output rows.
 pub struct QueryTile<'p> {
     problem: &'p Problem<'p>,
-    place: Place,
+    coord: TileCoord,
     sequence: Sequence,
-    next: Option<Place>,
+    next: Option<TileCoord>,
 }
 
 impl<'p> QueryTile<'p> {
-    /// The problem that the part belongs to.
+    /// The problem that the tile belongs to.
     pub fn problem(&self) -> &'p Problem<'p> {
         self.problem
     }
 
-    /// Where it lies.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// Where the tile lies.
+    pub fn coord(&self) -> &TileCoord {
+        &self.coord
     }
 
     /// The sequence that its rows belong to.
@@ -89,36 +95,37 @@ impl<'p> QueryTile<'p> {
 
     /// Its query head.
     pub fn head(&self) -> usize {
-        self.place.head
+        self.coord.head
     }
 
     /// Its query rows; never empty.
     pub fn rows(&self) -> Range<usize> {
-        self.place.rows.clone()
+        self.coord.rows.clone()
     }
 
-    /// Where output row `row` of this part begins, the first of `rows` that are written.
+    /// Where output row `row` of this tile begins, the first of `rows` that are written.
     #[inline(always)]
     pub(crate) fn output(&self, row: usize, rows: usize) -> *mut u8 {
-        output(self.problem, &self.sequence, [self.place.head, row], rows, &self.place.rows)
+        output(self.problem, &self.sequence, [self.coord.head, row], rows, &self.coord.rows)
     }
 
-    /// Where the log-sum-exp of such a row is, if it is wanted.
+    /// Where the log-sum-exp of output row `row` is written, if it is wanted.
     #[inline(always)]
     pub(crate) fn lse(&self, row: usize) -> Option<*mut f32> {
-        lse(self.problem, &self.sequence, [self.place.head, row], &self.place.rows)
+        lse(self.problem, &self.sequence, [self.coord.head, row], &self.coord.rows)
     }
 
-    /// Where the part is that whoever has this one will probably get next.
-    pub fn next(&self) -> Option<&Place> {
+    /// The tile that the owner of this one will probably get next, for prefetching.
+    pub fn next(&self) -> Option<&TileCoord> {
         self.next.as_ref()
     }
 }
 
-/// Where a row of the output begins, and as many as `rows` from it on; `own` are those that the caller may write.
+/// Where output row `row` begins, the first of `rows` that are written; `own` are the rows that the
+/// caller may write.
 ///
-/// The one function that gives addresses to be written: in debug builds all of those rows are proved to be the
-/// caller's, of the sequence, and within the tensor.
+/// No other function gives addresses of output rows to write to. Debug builds check that all these
+/// rows are the caller's, belong to the sequence, and lie within the tensor.
 #[inline(always)]
 pub(crate) fn output(
     problem: &Problem,
@@ -130,16 +137,16 @@ pub(crate) fn output(
     let last = row + rows - 1;
     debug_assert!(
         own.contains(&row) && own.contains(&last),
-        "rows {row} to {last} written by who has {own:?}"
+        "rows {row} to {last} written by the owner of {own:?}"
     );
     debug_assert!(last < sequence.len_q, "row {last} of a sequence of {}", sequence.len_q);
     let [entry, at] = problem.query_at(sequence, row);
-    // Within the tensor, as `row` says in debug builds of this one.
+    // `row` checks the first of them in debug builds.
     debug_assert!(at + rows <= problem.o().layout().extent[2], "row {last} beyond the tensor");
     problem.o().row(entry, head, at)
 }
 
-/// The same of log-sum-exps, one row at a time.
+/// Where the log-sum-exp of row `row` is written, if it is wanted; see [`output`].
 #[inline(always)]
 pub(crate) fn lse(
     problem: &Problem,
@@ -147,63 +154,65 @@ pub(crate) fn lse(
     [head, row]: [usize; 2],
     own: &Range<usize>,
 ) -> Option<*mut f32> {
-    debug_assert!(own.contains(&row), "row {row} written by who has {own:?}");
+    debug_assert!(own.contains(&row), "row {row} written by the owner of {own:?}");
     debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
     let [entry, at] = problem.query_at(sequence, row);
     problem.lse().map(|lse| lse.row(entry, head, at).cast())
 }
 
-/// How many indices the parts of a problem have, of at most `rows` query rows each.
+/// How many indices the tiles of a problem have, of at most `rows` query rows each.
 ///
-/// Of a ragged batch some indices stand for no part: sequence b begins at index `starts[b] / rows + b` of
-/// each head, which leaves room for its rows wherever the division falls. So an index leads to its place
-/// by a search among the starts, and nobody has to keep a list.
+/// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] / rows + b`
+/// of each head, which leaves enough room wherever the division falls. So a search among the starts
+/// leads from an index to its tile, without a list of tiles.
 pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     match shape.ragged {
-        // Without rows there is nothing that bounds the others.
+        // Without rows, nothing bounds the other extents.
         _ if len == 0 => 0,
         Some(0) => 0,
-        // Cannot overflow: there are no more parts than rows of Q, which an address space holds.
+        // Cannot overflow: there are no more tiles than rows of Q, which an address space holds.
         None => batch * heads * len.div_ceil(rows),
-        // Nor can this where there is memory for so many rows and starts.
+        // Saturates only for rows and starts that no memory holds.
         Some(total) => heads.saturating_mul(total / rows + batch),
     }
 }
 
-/// Hands out the parts of a problem, each once, from any thread.
+/// Hands out the query tiles of a problem, each once, to any thread.
 pub struct TileQueue<'p> {
     problem: &'p Problem<'p>,
     rows: usize,
     rule: PathRule,
     count: usize,
-    /// The next index, and how far apart indices are.
+    /// The next index, and the distance between indices.
     next: AtomicUsize,
     step: usize,
-    /// How far the index is that whoever takes one will probably get next.
-    ahead: usize,
+    /// The distance from an index to the one that the same thread will probably get next.
+    lookahead: usize,
 }
 
 impl<'p> TileQueue<'p> {
-    /// All parts of `problem`, of at most `rows` (at least 1) query rows, for about this many threads.
+    /// All tiles of `problem`, of at most `rows` (at least 1) query rows, for about this many
+    /// threads.
     pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> TileQueue<'p> {
         TileQueue::of(problem, rows, PathRule::AlwaysPrefill, [0, 1], threads)
     }
 
-    /// Parts `first`, `first + step`, … of those with more than rule rows.
+    /// Tiles `first`, `first + step`, … of the sequences that take prefill.
     pub(crate) fn of(
         problem: &'p Problem<'p>,
         rows: usize,
         rule: PathRule,
         [first, step]: [usize; 2],
-        ahead: usize,
+        lookahead: usize,
     ) -> TileQueue<'p> {
         let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), rows) };
-        TileQueue { problem, rows, rule, count, next: AtomicUsize::new(first), step, ahead }
+        TileQueue { problem, rows, rule, count, next: AtomicUsize::new(first), step, lookahead }
     }
 
-    /// A part that nobody has had yet.
-    // Inlined, because a part is large enough to be moved by a call of memmove, which small calls notice.
+    /// A tile that has not been taken yet.
+    // Inlined: a tile is large enough to be moved by a call of memmove, which shows in small
+    // problems.
     #[inline(always)]
     pub fn take(&self) -> Option<QueryTile<'p>> {
         loop {
@@ -212,28 +221,28 @@ impl<'p> TileQueue<'p> {
             if index >= self.count {
                 return None;
             }
-            if let Some(place) = self.place(index) {
-                let next = index.checked_add(self.ahead).and_then(|index| self.place(index));
-                let sequence = self.problem.sequence(place.batch);
-                return Some(QueryTile { problem: self.problem, place, sequence, next });
+            if let Some(coord) = self.coord(index) {
+                let next = index.checked_add(self.lookahead).and_then(|index| self.coord(index));
+                let sequence = self.problem.sequence(coord.batch);
+                return Some(QueryTile { problem: self.problem, coord, sequence, next });
             }
         }
     }
 
-    /// Whether every part has been taken.
+    /// Whether every tile has been taken.
     pub fn is_drained(&self) -> bool {
         self.next.load(Ordering::Relaxed) >= self.count
     }
 
     #[inline(always)]
-    fn place(&self, index: usize) -> Option<Place> {
+    fn coord(&self, index: usize) -> Option<TileCoord> {
         if index >= self.count {
             return None;
         }
         let [_, heads, len] = self.problem.shape().queries;
         if self.count == 1 && self.problem.starts_q().is_none() {
-            // Small calls notice the divisions.
-            return (!self.rule.decodes(len)).then_some(Place { batch: 0, head: 0, rows: 0..len });
+            // Avoids the divisions below, which show in small problems.
+            return (!self.rule.decodes(len)).then_some(TileCoord { batch: 0, head: 0, rows: 0..len });
         }
         let (batch, index, tiles, len) = match self.problem.starts_q() {
             None => {
@@ -257,14 +266,15 @@ impl<'p> TileQueue<'p> {
                 )
             }
         };
-        // Last rows first: under a causal window they see the most keys, and the longest parts
-        // must not be the ones that start last. Heads innermost would spread the threads over
-        // all of K and V; tiles innermost keeps one head's K and V in cache.
         if self.rule.decodes(len) {
             return None;
         }
+        // Last rows first: under a causal window they see the most keys, and the longest tiles must
+        // not be the last to start. Tiles innermost keeps one head's K and V in cache; heads
+        // innermost would spread the threads over all of K and V.
         let (head, tile) = (index / tiles, tiles - 1 - index % tiles);
         let start = tile * self.rows;
-        (head < heads && start < len).then(|| Place { batch, head, rows: start..len.min(start + self.rows) })
+        let rows = || start..len.min(start + self.rows);
+        (head < heads && start < len).then(|| TileCoord { batch, head, rows: rows() })
     }
 }

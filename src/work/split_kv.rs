@@ -1,96 +1,95 @@
-//! Few query rows and many keys: which rows are computed together, and which keys of theirs one thread takes.
+//! Few query rows and many keys: which rows are computed together, and which of their keys one
+//! thread takes.
 //!
-//! A *band* is the query rows that one pass over K and V serves: all query heads of a kv head, or as many as
-//! `MOST` allows. Its keys are cut into *chunks* of a size that only the sequence and the block size decide; each
-//! chunk gives a state of its own, and states are joined in the order of the keys. So the bits of a row do not
-//! depend on who computed which chunk.
+//! A *GQA group* is the query rows that one pass over K and V serves: those of all query heads of a
+//! kv head, or of as many as [`group_size`] allows. Its keys are cut into *splits*, whose size only
+//! the sequence and the block size decide. Each split gives a partial state, and the states are
+//! combined in the order of the keys, so that the bits of a row do not depend on which thread
+//! computed which split.
 //!
-//! All chunks of all bands, laid end to end, are cut into *shares* of about as many keys, one thread each. Where a
-//! share begins or ends within a band, it leaves its states for whoever has the band's first chunk to join.
+//! The splits of all groups, laid end to end, are cut into *ranges* of about as many keys, one for
+//! a thread at a time. A range that begins or ends within a group leaves its partial states to the
+//! range that has the group's first split, which combines them.
 //!
-//! Disjointness is a property of this file, as in [`crate::work::query_tiles`]: each share is handed out once, and a band's
-//! rows are written by the share that has its first chunk.
+//! Disjointness is a property of this file, as in [`crate::work::query_tiles`]: each range is
+//! handed out once, and the output rows of a group are written by the range that has its first
+//! split.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::problem::{Problem, Sequence, Shape};
+use crate::tuning::SplitLimits;
+use crate::work::Partition;
 use crate::work::query_tiles::{self, PathRule, TileSizes};
 
-/// Query rows of a band, at most: what each keeps besides its keys has to stay in the first-level cache's reach.
-const MOST: usize = 32;
-
-/// Chunks of a sequence, about: each can be another thread's, and each has a state that somebody keeps.
-const CHUNKS: usize = 32;
-
-/// Keys of a chunk, at least: joining a state costs as much as a rule keys.
-const LEAST: usize = 512;
-
-/// Query heads of a band, and query rows of each.
-pub fn size(shape: &Shape) -> [usize; 2] {
+/// Query heads of a GQA group, and query rows of each: `max_rows` together at most.
+pub fn group_size(shape: &Shape, max_rows: usize) -> [usize; 2] {
     let [_, heads, rows] = shape.queries;
-    let group = heads / shape.heads_kv;
-    let heads = group.div_ceil(group.div_ceil(MOST));
-    let most = if shape.block_q != 0 { shape.block_q } else { (MOST / heads).max(1) };
-    [heads, most.min(rows.max(1))]
+    let per_kv_head = heads / shape.heads_kv;
+    let heads = per_kv_head.div_ceil(per_kv_head.div_ceil(max_rows));
+    let of_head = if shape.block_q != 0 { shape.block_q } else { (max_rows / heads).max(1) };
+    [heads, of_head.min(rows.max(1))]
 }
 
-/// Bands of a sequence of `rows` query rows.
-fn bands(shape: &Shape, tiles: TileSizes, rows: usize) -> usize {
-    let group = shape.queries[1] / shape.heads_kv;
-    let of_heads = shape.heads_kv * group.div_ceil(tiles.heads);
-    // Saturates only where it is a bound: a ragged batch may have been told of any number of rows.
+/// GQA groups of a sequence of `rows` query rows.
+fn groups(shape: &Shape, tiles: TileSizes, rows: usize) -> usize {
+    let per_kv_head = shape.queries[1] / shape.heads_kv;
+    let of_heads = shape.heads_kv * per_kv_head.div_ceil(tiles.heads);
+    // Saturates only where it is a bound: a ragged batch may claim any number of rows.
     of_heads.saturating_mul(rows.div_ceil(tiles.q))
 }
 
-/// Bands of a problem, if all its sequences are as long as the longest.
-pub fn count(shape: &Shape, tiles: TileSizes) -> usize {
-    shape.queries[0].saturating_mul(bands(shape, tiles, shape.queries[2]))
+/// GQA groups of a problem, if all its sequences are as long as the longest.
+pub fn group_count(shape: &Shape, tiles: TileSizes) -> usize {
+    shape.queries[0].saturating_mul(groups(shape, tiles, shape.queries[2]))
 }
 
 /// Threads that could work on a problem at the same time.
-pub fn most_threads(shape: &Shape, tiles: TileSizes) -> usize {
-    count(shape, tiles).saturating_mul(shape.len_kv.div_ceil(chunk(shape.len_kv, tiles.kv)).max(1))
+pub fn max_threads(shape: &Shape, tiles: TileSizes, limits: SplitLimits) -> usize {
+    let splits = shape.len_kv.div_ceil(split_keys(shape.len_kv, tiles.kv, limits)).max(1);
+    group_count(shape, tiles).saturating_mul(splits)
 }
 
-/// States that a share, one of `shares`, leaves to others, at most: one of a band that ends in another share, and
-/// one for each chunk of a band that began in another.
-pub fn states(shape: &Shape, tiles: TileSizes, shares: usize) -> usize {
-    // Chunks are counted from key 0, so a window may touch one more.
-    let chunks = CHUNKS + 1;
-    let chunks = if shape.uneven {
-        chunks
+/// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends
+/// in another range, and one for each split of a group that began in another.
+pub fn max_states(shape: &Shape, tiles: TileSizes, limits: SplitLimits, ranges: usize) -> usize {
+    // Splits are counted from key 0, so a window may touch one more.
+    let splits = limits.max_splits + 1;
+    let splits = if shape.uneven {
+        splits
     } else {
-        // All bands are alike, and a share has no more than its share of their chunks.
-        chunks.min((chunks.saturating_mul(count(shape, tiles)) / shares).saturating_add(2))
+        // All groups are alike, and their splits are divided evenly among the ranges.
+        splits.min((splits.saturating_mul(group_count(shape, tiles)) / ranges).saturating_add(2))
     };
-    if shares > 1 { chunks + 1 } else { 0 }
+    if ranges > 1 { splits + 1 } else { 0 }
 }
 
-/// Keys of a chunk, for a sequence whose rows see `keys` keys, in blocks of `block`: a power of two of them, so
-/// that it hardly ever changes while a cache grows.
-fn chunk(keys: usize, block: usize) -> usize {
-    let wanted = keys.div_ceil(CHUNKS).max(LEAST).div_ceil(block);
+/// Keys of a split, for a sequence whose rows see `keys` keys, in blocks of `block`: a power of two
+/// blocks, so that it hardly ever changes while a cache grows.
+fn split_keys(keys: usize, block: usize, limits: SplitLimits) -> usize {
+    let wanted = keys.div_ceil(limits.max_splits).max(limits.min_split_keys).div_ceil(block);
     // Saturates beyond any sequence.
     wanted.checked_next_power_of_two().and_then(|n| n.checked_mul(block)).unwrap_or(usize::MAX)
 }
 
-/// What one thread does at a time: some chunks of a band.
+/// Some splits of one GQA group: what a thread computes at a time.
 #[derive(Clone, Debug)]
 pub struct SplitWork<'p> {
     problem: &'p Problem<'p>,
     sequence: Sequence,
-    /// Query heads of one kv head; never empty.
+    /// Query heads, all of one kv head; never empty.
     pub heads: Range<usize>,
     /// Query rows of each; never empty.
     pub rows: Range<usize>,
-    /// All keys that some row of the sequence sees, and the keys of a chunk; chunks begin at multiples of it.
-    seen: Range<usize>,
-    chunk: usize,
-    /// Where the band begins among the keys of all.
+    /// The keys that some row of the sequence sees.
+    visible: Range<usize>,
+    /// Keys of a split; splits begin at multiples of it.
+    split_keys: usize,
+    /// Where the group begins among the keys of all groups.
     start: u128,
-    /// The chunks.
-    pub chunks: Range<usize>,
+    /// Numbers of the splits, counted from the first that has a visible key.
+    pub splits: Range<usize>,
 }
 
 impl<'p> SplitWork<'p> {
@@ -104,13 +103,13 @@ impl<'p> SplitWork<'p> {
         &self.sequence
     }
 
-    /// Its rows.
+    /// Query rows of all its heads together.
     #[inline(always)]
     pub fn count(&self) -> usize {
         self.heads.len() * self.rows.len()
     }
 
-    /// Head and row of one of them.
+    /// Head and row of query row `n` of [`SplitWork::count`].
     #[inline(always)]
     pub fn line(&self, n: usize) -> (usize, usize) {
         let rows = self.rows.len();
@@ -120,7 +119,7 @@ impl<'p> SplitWork<'p> {
         (self.heads.start + n / rows, self.rows.start + n % rows)
     }
 
-    /// Those of all, in order.
+    /// Head and row of each of them, in order.
     #[inline(always)]
     pub fn lines(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         (0..self.count()).map(|n| self.line(n))
@@ -129,112 +128,111 @@ impl<'p> SplitWork<'p> {
     /// Where output row `row` of one of its heads begins.
     #[inline(always)]
     pub(crate) fn output(&self, head: usize, row: usize) -> *mut u8 {
-        debug_assert!(self.heads.contains(&head), "head {head} written by who has {:?}", self.heads);
+        debug_assert!(self.heads.contains(&head), "head {head} written by the owner of {:?}", self.heads);
         query_tiles::output(self.problem, &self.sequence, [head, row], 1, &self.rows)
     }
 
-    /// Where the log-sum-exp of such a row is, if it is wanted.
+    /// Where the log-sum-exp of row `row` of one of its heads is written, if it is wanted.
     #[inline(always)]
     pub(crate) fn lse(&self, head: usize, row: usize) -> Option<*mut f32> {
-        debug_assert!(self.heads.contains(&head), "head {head} written by who has {:?}", self.heads);
+        debug_assert!(self.heads.contains(&head), "head {head} written by the owner of {:?}", self.heads);
         query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
-    /// The keys of a chunk; empty if the sequence has none that are seen.
-    pub fn keys(&self, chunk: usize) -> Range<usize> {
-        let first = (self.seen.start / self.chunk + chunk).saturating_mul(self.chunk);
-        let end = first.saturating_add(self.chunk).min(self.seen.end);
-        first.max(self.seen.start).min(end)..end
+    /// The visible keys of a split; empty if the sequence has none.
+    pub fn keys(&self, split: usize) -> Range<usize> {
+        let first = (self.visible.start / self.split_keys + split).saturating_mul(self.split_keys);
+        let end = first.saturating_add(self.split_keys).min(self.visible.end);
+        first.max(self.visible.start).min(end)..end
     }
 
-    /// Chunks of the whole band; at least 1.
-    pub fn all_chunks(&self) -> usize {
-        chunks(&self.seen, self.chunk)
+    /// Splits of the whole group; at least 1.
+    pub fn all_splits(&self) -> usize {
+        let first = self.visible.start / self.split_keys;
+        (self.visible.end.div_ceil(self.split_keys) - first).max(1)
     }
 
-    /// Whether it is a band of its own.
+    /// Whether it has all splits of its group.
     pub fn is_whole(&self) -> bool {
-        self.chunks == (0..self.all_chunks())
+        self.splits == (0..self.all_splits())
     }
 
-    /// Chunks that begin before `end`.
-    fn before(&self, end: u128) -> usize {
+    /// Splits of the group that begin before `end`, a place among the keys of all groups.
+    fn splits_before(&self, end: u128) -> usize {
         if end <= self.start {
             return 0;
         }
-        let all = self.all_chunks();
-        // As `start` and all keys of the band do, it fits.
-        let keys = usize::try_from(end - self.start).unwrap_or(usize::MAX).saturating_add(self.seen.start);
-        (keys.div_ceil(self.chunk) - self.seen.start / self.chunk).clamp(1, all)
+        let all = self.all_splits();
+        // Saturates beyond the group, whose keys are not more than an address space holds.
+        let keys = usize::try_from(end - self.start).unwrap_or(usize::MAX);
+        let end = keys.saturating_add(self.visible.start).div_ceil(self.split_keys);
+        (end - self.visible.start / self.split_keys).clamp(1, all)
     }
 }
 
-fn chunks(seen: &Range<usize>, chunk: usize) -> usize {
-    (seen.end.div_ceil(chunk) - seen.start / chunk).max(1)
-}
-
-/// The bands of all sequences with few query rows, cut into shares.
+/// Hands out ranges of the splits of all sequences that take decode, each once, to any thread.
 #[derive(Debug)]
 pub struct SplitQueue<'p> {
     problem: &'p Problem<'p>,
     tiles: TileSizes,
+    limits: SplitLimits,
     rule: PathRule,
-    count: usize,
-    /// Keys of all bands.
-    total: u128,
-    /// Those to be had, and the next of them.
-    range: Range<usize>,
+    /// Ranges of all callers.
+    ranges: usize,
+    /// Keys of all groups.
+    total_keys: u128,
+    /// The ranges that this queue hands out, and the next of them.
+    own: Range<usize>,
     next: AtomicUsize,
 }
 
-/// A share: to be had once.
+/// A range of splits.
 #[derive(Debug)]
-pub struct SplitRange<'s, 'p> {
-    shares: &'s SplitQueue<'p>,
-    /// Its number.
+pub struct SplitRange<'q, 'p> {
+    queue: &'q SplitQueue<'p>,
+    /// Its number among the ranges of all callers.
     pub index: usize,
 }
 
 impl<'p> SplitQueue<'p> {
-    /// What caller `i` of `n` has of `count` shares: some that follow each other, so that all callers have as many keys,
-    /// within a chunk. (Of every n-th, one caller may have all: those in which a chunk begins.)
-    pub(crate) fn new(
-        problem: &'p Problem<'p>,
-        tiles: TileSizes,
-        rule: PathRule,
-        count: usize,
-        [i, n]: [usize; 2],
-    ) -> SplitQueue<'p> {
-        // Fits: there are at most 256 callers, and fewer shares than bits of an address.
-        let range = (count * i).div_ceil(n)..(count * (i + 1)).div_ceil(n);
-        let next = AtomicUsize::new(range.start);
-        let mut shares = SplitQueue { problem, tiles, rule, count, total: u128::MAX, range, next };
-        // Small calls notice how many sequences there are to look at.
-        if count > 1 {
-            let all = shares.sequences().map(|(sequence, seen)| shares.weight(&sequence, &seen));
-            shares.total = all.map(|(one, bands)| one * bands as u128).sum();
+    /// The ranges of caller `i` of `n`: consecutive ones, so that all callers have as many keys,
+    /// within a split. (If each had every n-th range, one caller could have all those in which a
+    /// split begins.)
+    pub(crate) fn new(problem: &'p Problem<'p>, partition: &Partition, [i, n]: [usize; 2]) -> SplitQueue<'p> {
+        let Partition { rule, decode: tiles, splits: limits, ranges, .. } = *partition;
+        let ranges = if rule == PathRule::AlwaysPrefill { 0 } else { ranges };
+        // Cannot overflow: there are at most 256 callers, and few ranges for each.
+        let own = (ranges * i).div_ceil(n)..(ranges * (i + 1)).div_ceil(n);
+        let next = AtomicUsize::new(own.start);
+        let mut queue = SplitQueue { problem, tiles, limits, rule, ranges, total_keys: u128::MAX, own, next };
+        // A single range needs no total, and the pass over all sequences would show in small
+        // problems.
+        if ranges > 1 {
+            let all = queue.sequences().map(|(sequence, visible)| queue.groups_of(&sequence, &visible));
+            queue.total_keys = all.map(|(keys, groups)| keys * groups as u128).sum();
         }
-        shares
+        queue
     }
 
-    /// One that nobody has had yet.
+    /// A range that has not been taken yet.
     pub fn take(&self) -> Option<SplitRange<'_, 'p>> {
         // Relaxed: only uniqueness matters; the inputs were there before the threads were.
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        (index < self.range.end).then_some(SplitRange { shares: self, index })
+        (index < self.own.end).then_some(SplitRange { queue: self, index })
     }
 
-    /// Whether all have been taken.
+    /// Whether every range has been taken.
     pub fn is_drained(&self) -> bool {
-        self.next.load(Ordering::Relaxed) >= self.range.end
+        self.next.load(Ordering::Relaxed) >= self.own.end
     }
 
-    /// All of them again, once each has been computed: to join what was left.
-    pub(crate) fn again(&mut self) {
-        *self.next.get_mut() = self.range.start;
+    /// Hands out all ranges once more, after each has been computed, so that states can be
+    /// combined.
+    pub(crate) fn rewind(&mut self) {
+        *self.next.get_mut() = self.own.start;
     }
 
-    /// Sequences with few rows, and what these see.
+    /// The sequences that take decode, and the keys that their rows see.
     fn sequences(&self) -> impl Iterator<Item = (Sequence, Range<usize>)> + '_ {
         (0..self.problem.shape().queries[0]).filter_map(|batch| {
             let sequence = self.problem.sequence(batch);
@@ -243,78 +241,84 @@ impl<'p> SplitQueue<'p> {
         })
     }
 
-    /// Keys of a band of a sequence, and how many bands it has. A band without keys still has rows to be written.
-    fn weight(&self, sequence: &Sequence, seen: &Range<usize>) -> (u128, usize) {
-        (seen.len().max(1) as u128, bands(self.problem.shape(), self.tiles, sequence.len_q))
+    /// Keys of each group of a sequence, and the number of its groups. A group without keys counts
+    /// as one key, because its rows must be written, too.
+    fn groups_of(&self, sequence: &Sequence, visible: &Range<usize>) -> (u128, usize) {
+        (visible.len().max(1) as u128, groups(self.problem.shape(), self.tiles, sequence.len_q))
     }
 
-    /// Where share `index` begins among the keys of all.
-    fn start(&self, index: usize) -> u128 {
-        match (index, self.count) {
+    /// Where range `index` begins among the keys of all groups.
+    fn range_start(&self, index: usize) -> u128 {
+        match (index, self.ranges) {
             (0, _) => 0,
             (i, n) if i == n => u128::MAX,
-            // Fits: keys and bands have 64 bits each at most, and an address space far fewer.
-            (i, n) => self.total / n as u128 * i as u128 + self.total % n as u128 * i as u128 / n as u128,
+            // Cannot overflow: keys and groups have 64 bits each at most, and an address space
+            // fewer.
+            (i, n) => {
+                self.total_keys / n as u128 * i as u128 + self.total_keys % n as u128 * i as u128 / n as u128
+            }
         }
     }
 }
 
 impl<'p> SplitRange<'_, 'p> {
-    /// Does `what` with each of its pieces, until that fails.
-    pub fn pieces<E>(&self, mut what: impl FnMut(SplitWork<'p>) -> Result<(), E>) -> Result<(), E> {
-        let SplitQueue { problem, tiles, .. } = *self.shares;
+    /// Calls `compute` for the splits of each group in the range, until it fails.
+    pub fn try_for_each<E>(&self, mut compute: impl FnMut(SplitWork<'p>) -> Result<(), E>) -> Result<(), E> {
+        let SplitQueue { problem, tiles, limits, ranges, .. } = *self.queue;
         let shape = problem.shape();
-        let here = self.shares.start(self.index)..self.shares.start(self.index + 1);
-        let group = shape.queries[1] / shape.heads_kv;
-        let in_group = group.div_ceil(tiles.heads);
+        let range = self.queue.range_start(self.index)..self.queue.range_start(self.index + 1);
+        let per_kv_head = shape.queries[1] / shape.heads_kv;
+        let groups_per_kv_head = per_kv_head.div_ceil(tiles.heads);
         let mut start = 0;
-        for (sequence, seen) in self.shares.sequences() {
-            let (one, bands) = self.shares.weight(&sequence, &seen);
-            let here_of_it = if self.shares.count == 1 {
-                // Small calls notice the divisions.
-                0..bands
+        for (sequence, visible) in self.queue.sequences() {
+            let (keys, groups) = self.queue.groups_of(&sequence, &visible);
+            let in_range = if ranges == 1 {
+                // Avoids the divisions below, which show in small problems.
+                0..groups
             } else {
-                let before = |end: u128| end.saturating_sub(start).div_ceil(one).min(bands as u128) as usize;
-                // The band that the share begins in has chunks in it, or not.
-                before(here.start).saturating_sub(1)..before(here.end)
+                let before =
+                    |end: u128| end.saturating_sub(start).div_ceil(keys).min(groups as u128) as usize;
+                // The group that the range begins in has splits in it, or not.
+                before(range.start).saturating_sub(1)..before(range.end)
             };
-            let tiles_of_rows = sequence.len_q.div_ceil(tiles.q);
-            for band in here_of_it {
-                let (head, tile) = (band / tiles_of_rows, band % tiles_of_rows);
-                let (kv_head, of_group) = (head / in_group, head % in_group);
-                let head = kv_head * group + of_group * tiles.heads;
+            let groups_per_head = sequence.len_q.div_ceil(tiles.q);
+            for group in in_range {
+                let (heads, tile) = (group / groups_per_head, group % groups_per_head);
+                let (kv_head, of_kv_head) = (heads / groups_per_kv_head, heads % groups_per_kv_head);
+                let head = kv_head * per_kv_head + of_kv_head * tiles.heads;
                 let row = tile * tiles.q;
-                let mut piece = SplitWork {
+                let mut work = SplitWork {
                     problem,
                     sequence,
-                    heads: head..((kv_head + 1) * group).min(head + tiles.heads),
+                    heads: head..((kv_head + 1) * per_kv_head).min(head + tiles.heads),
                     rows: row..sequence.len_q.min(row + tiles.q),
-                    chunk: chunk(seen.len(), tiles.kv),
-                    seen: seen.clone(),
-                    start: start + band as u128 * one,
-                    chunks: 0..0,
+                    split_keys: split_keys(visible.len(), tiles.kv, limits),
+                    visible: visible.clone(),
+                    start: start + group as u128 * keys,
+                    splits: 0..0,
                 };
-                piece.chunks = piece.before(here.start)..piece.before(here.end);
-                if !piece.chunks.is_empty() {
-                    what(piece)?;
+                work.splits = work.splits_before(range.start)..work.splits_before(range.end);
+                if !work.splits.is_empty() {
+                    compute(work)?;
                 }
             }
-            start += one * bands as u128;
-            if start >= here.end {
+            start += keys * groups as u128;
+            if start >= range.end {
                 break;
             }
         }
         Ok(())
     }
 
-    /// What of the band of a piece, which begins in this share, the shares behind it have: their numbers and
-    /// chunks, in the order of the keys.
-    pub fn rest(&self, piece: &SplitWork<'p>) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
-        let (piece, shares) = (piece.clone(), self.shares);
-        let all = piece.all_chunks();
-        (self.index + 1..shares.count)
-            .map(move |i| (i, piece.before(shares.start(i))..piece.before(shares.start(i + 1))))
-            .take_while(move |(_, chunks)| chunks.start < all)
-            .filter(|(_, chunks)| !chunks.is_empty())
+    /// The splits that later ranges have of the group of `work`, which begins in this range: the
+    /// number of each range and its splits, in the order of the keys.
+    pub fn in_later_ranges(&self, work: &SplitWork<'p>) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        let (work, queue) = (work.clone(), self.queue);
+        let all = work.all_splits();
+        let before = move |range| work.splits_before(queue.range_start(range));
+        (self.index + 1..queue.ranges)
+            .map(move |range| (range, before(range)..before(range + 1)))
+            .take_while(move |(_, splits)| splits.start < all)
+            .filter(|(_, splits)| !splits.is_empty())
     }
 }

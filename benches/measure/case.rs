@@ -1,0 +1,249 @@
+//! One shape of attention: its data, its problem, its work.
+
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::{Kernel, Path};
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
+use flash_attention::pool::Own;
+use flash_attention::prepared::Prepared;
+use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
+use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
+
+use crate::error::Sample;
+use crate::store::encode;
+
+/// What the data looks like.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Data {
+    /// Normal numbers.
+    Normal,
+    /// Scores that rise along the keys, so that every block moves every row's maximum.
+    Rising,
+}
+
+/// A shape.
+#[derive(Clone)]
+pub struct Case {
+    pub dtype: Dtype,
+    pub heads: usize,
+    /// Query heads that share a head of K and V.
+    pub group: usize,
+    pub len_q: usize,
+    pub len_kv: usize,
+    pub dim: usize,
+    pub causal: bool,
+    /// Keys that a query sees, itself the last; 0: all.
+    pub window: usize,
+    /// Heads interleaved, [seq][head][dim], with this many bytes from one row to the next;
+    /// 0: dense [head][seq][dim].
+    pub row_stride: usize,
+    /// Whether each 8-bit row of K has a scale of its own; else one is for all.
+    pub per_token: bool,
+    /// Whether queries and probabilities keep more than 8 bits.
+    pub precise: bool,
+    /// Keys of a block; 0: the plan chooses.
+    pub block: usize,
+    pub data: Data,
+    /// The way through the kernels; None: the plan chooses.
+    pub path: Option<Path>,
+}
+
+impl Case {
+    /// f32, dense, not causal, as many queries as keys.
+    pub const fn square(heads: usize, len: usize, dim: usize) -> Case {
+        Case {
+            dtype: Dtype::F32,
+            heads,
+            group: 1,
+            len_q: len,
+            len_kv: len,
+            dim,
+            causal: false,
+            window: 0,
+            row_stride: 0,
+            per_token: false,
+            precise: false,
+            block: 0,
+            data: Data::Normal,
+            path: None,
+        }
+    }
+
+    /// Floating-point operations, of visible pairs only.
+    pub fn flops(&self) -> f64 {
+        let pairs: usize = if self.window > 0 {
+            self.len_q * self.window
+        } else if self.causal {
+            (0..self.len_q).map(|i| (i + 1 + self.len_kv).saturating_sub(self.len_q)).sum()
+        } else {
+            self.len_q * self.len_kv
+        };
+        (4 * self.heads * pairs * self.dim) as f64
+    }
+
+    /// In a few words.
+    pub fn name(&self) -> String {
+        let mut name = format!("{} x {} x {} x {}", self.heads, self.len_q, self.len_kv, self.dim);
+        for (is, word) in [
+            (self.group > 1, format!(", {} a kv head", self.group)),
+            (self.causal, " causal".to_owned()),
+            (self.window > 0, format!(" window {}", self.window)),
+            (self.row_stride != 0, format!(" stride {}", self.row_stride)),
+            (self.data == Data::Rising, " rising".to_owned()),
+            (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
+            (self.per_token, " per token".to_owned()),
+            (self.precise, " precise".to_owned()),
+            (self.path == Some(Path::Prefill), " prefill".to_owned()),
+            (self.path == Some(Path::Decode), " decode".to_owned()),
+        ] {
+            if is {
+                name += &word;
+            }
+        }
+        name
+    }
+
+    pub fn semantics(&self) -> Semantics {
+        let semantics =
+            Semantics { block_kv: self.block, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };
+        match self.window {
+            0 if self.causal => semantics.causal(),
+            0 => semantics,
+            keys => Semantics {
+                window: Window { left: Some(keys as u64 - 1), right: Some(0) },
+                q_pos: Position::End,
+                ..semantics
+            },
+        }
+    }
+
+    pub fn kv_heads(&self) -> usize {
+        self.heads / self.group
+    }
+
+    fn layout(&self, dtype: Dtype, heads: usize, len: usize) -> Layout {
+        let dense = Layout::dense(dtype, heads, len, self.dim).expect("a size that fits");
+        match self.row_stride {
+            0 => dense,
+            stride => {
+                let row = dtype.row_bytes(self.dim).expect("a size that fits");
+                Layout { stride: [len * stride, row, stride], ..dense }
+            }
+        }
+    }
+
+    /// Elements of an array that holds `len` rows of as many heads.
+    fn elements(&self, heads: usize, len: usize) -> usize {
+        match self.row_stride {
+            0 => heads * len * self.dim,
+            stride => len * stride / 4,
+        }
+    }
+}
+
+/// The tensors of a case.
+pub struct Arrays {
+    case: Case,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// The same as they are stored, and what 8-bit integers stand for.
+    stored: [(Vec<u8>, &'static Quant<'static>); 3],
+    out: Vec<f32>,
+}
+
+impl Arrays {
+    pub fn new(case: &Case) -> Arrays {
+        let mut q = normal(case.elements(case.heads, case.len_q), 1);
+        let mut k = normal(case.elements(case.kv_heads(), case.len_kv), 2);
+        let v = normal(case.elements(case.kv_heads(), case.len_kv), 3);
+        if case.data == Data::Rising {
+            q.fill(1.0);
+            // One natural unit a key.
+            let rise = 1.0 / (case.dim as f32).sqrt();
+            for (i, k) in k.iter_mut().enumerate() {
+                *k = rise * ((i / case.dim) % case.len_kv) as f32;
+            }
+        }
+        let mut stored = [&q, &k, &v].map(|x| {
+            let (bytes, step) = encode(case.dtype, x, case.dim);
+            // A few bytes a case, which nobody misses.
+            (bytes, &*Box::leak(Box::new(Quant::per_tensor(Box::leak(Box::new(step))))))
+        });
+        if case.per_token {
+            let quant = &mut stored[1].1;
+            let step = quant.scale.map_or(1.0, |scale| scale.get(0));
+            let scales = Vec::leak(vec![step; case.kv_heads() * case.len_kv]);
+            let (scale, stride) = (Some(Array::of(scales)), [0, case.len_kv, 1, 0]);
+            *quant = Box::leak(Box::new(Quant { scale, zero: None, stride, group: [1; 2] }));
+        }
+        let out = vec![0.0; case.elements(case.heads, case.len_q)];
+        Arrays { case: case.clone(), q, k, v, stored, out }
+    }
+
+    pub fn problem(&mut self) -> Problem<'_> {
+        let case = self.case.clone();
+        let [q, k, v] = &self.stored;
+        let (heads, kv_heads) = (case.heads, case.kv_heads());
+        let tensors = [(q, heads, case.len_q), (k, kv_heads, case.len_kv), (v, kv_heads, case.len_kv)];
+        let [q, k, v] = tensors.map(|((data, quant), heads, len)| {
+            let layout = case.layout(case.dtype, heads, len);
+            // SAFETY: bytes of as many elements, which outlive the problem.
+            let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
+            match case.dtype {
+                Dtype::I8 => view.quantised(**quant).expect("a scale"),
+                _ => view,
+            }
+        });
+        let layout = case.layout(Dtype::F32, case.heads, case.len_q);
+        let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
+        let tensors = Tensors::new(q, k, v, o);
+        Problem::new(tensors, case.semantics()).expect("a consistent problem")
+    }
+
+    /// Largest error of what is in the output, against f64.
+    pub fn error(&mut self) -> f64 {
+        let sample = Sample::of(&self.problem());
+        let layout = self.case.layout(Dtype::F32, self.case.heads, self.case.len_q);
+        sample.worst(&View::of(&self.out, layout).expect("arrays of the right size"))
+    }
+
+    /// K and V as they are stored.
+    pub fn kv_bytes(&self) -> [&[u8]; 2] {
+        [&self.stored[1].0, &self.stored[2].0]
+    }
+
+    pub fn qkv(&self) -> (&[f32], &[f32], &[f32]) {
+        (&self.q, &self.k, &self.v)
+    }
+
+    /// A function that computes the case once, and how it does.
+    pub fn runner(&mut self, row: &'static dyn Kernel, threads: usize) -> (Plan, impl FnMut()) {
+        let path = self.case.path;
+        let mut problem = self.problem();
+        let (shape, machine) = (problem.shape(), Machine::get());
+        let plan = match path {
+            None => Plan::new(shape, row, machine, threads),
+            Some(path) => Plan::on(path, shape, row, machine, threads),
+        };
+        let plan = plan.expect("a plan");
+        let again = plan.clone();
+        let run = move || {
+            let mut prepared = Prepared::with_plan(&mut problem, again.clone());
+            prepared.run_allocating(&Own).expect("scratch memory");
+        };
+        (plan, run)
+    }
+}
+
+/// Normally distributed numbers (Box and Muller 1958 over a 64-bit congruential generator).
+pub fn normal(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut uniform = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f64 + 0.5) / f64::from(1 << 24)
+    };
+    (0..n)
+        .map(|_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .collect()
+}

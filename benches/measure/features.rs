@@ -1,0 +1,244 @@
+//! What engines need beyond plain attention: each with the plain problem that it is measured against, so
+//! that what is left out by windows and masks, and what features cost, shows as a ratio.
+
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Kernel;
+use flash_attention::machine::Machine;
+use flash_attention::plan::Plan;
+use flash_attention::pool::Own;
+use flash_attention::prepared::Prepared;
+use flash_attention::problem::{Batch, BlockMask, Logits, Pages, Problem, Semantics, Tensors, Window};
+use flash_attention::view::{Array, Layout, View, ViewMut};
+
+use crate::case::normal;
+use crate::error::Sample;
+
+/// One problem.
+#[derive(Clone)]
+pub struct Feature {
+    pub name: &'static str,
+    batch: usize,
+    heads: [usize; 2],
+    len: usize,
+    dim: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Plain,
+    /// Causal, so many keys back.
+    Window(u64),
+    /// This share of 1 of blocks of 128 x 128.
+    Blocks(usize),
+    Mask,
+    BoolMask,
+    Softcap,
+    /// Keys in pages of so many tokens, in no order.
+    Pages(usize),
+    /// [batch][token][head][dim].
+    Interleaved,
+    /// Sequences of 1 to so many tokens.
+    Ragged,
+}
+
+/// A feature, what it is measured against, threads, the least and the wanted share of the plain rate.
+pub struct Pair {
+    pub feature: Feature,
+    pub plain: Feature,
+    pub threads: usize,
+    pub floor: f64,
+    pub goal: Option<f64>,
+}
+
+pub fn pairs() -> Vec<Pair> {
+    let plain = |len, dim| Feature { name: "plain", batch: 1, heads: [1, 1], len, dim, kind: Kind::Plain };
+    let of = |name, len, kind| Feature { name, kind, ..plain(len, 64) };
+    let pair = |feature: Feature, floor, goal| Pair {
+        plain: Feature { kind: Kind::Plain, name: "plain", ..feature.clone() },
+        feature,
+        threads: 1,
+        floor,
+        goal,
+    };
+    let grouped = Feature {
+        batch: 1,
+        heads: [32, 8],
+        kind: Kind::Interleaved,
+        ..of("32 heads on 8", 2048, Kind::Plain)
+    };
+    let ragged = Feature { batch: 32, heads: [8, 8], ..of("ragged, 32 of 1 to 512", 512, Kind::Ragged) };
+    vec![
+        pair(of("window 512, causal", 8192, Kind::Window(511)), 0.8, None),
+        pair(of("1/8 of blocks of 128", 8192, Kind::Blocks(8)), 0.8, None),
+        pair(of("f32 mask", 2048, Kind::Mask), 0.8, Some(0.9)),
+        pair(of("bool mask", 2048, Kind::BoolMask), 0.8, Some(0.9)),
+        pair(of("softcap", 2048, Kind::Softcap), 0.75, Some(0.85)),
+        pair(of("pages of 16", 2048, Kind::Pages(16)), 0.9, None),
+        pair(of("pages of 1", 2048, Kind::Pages(1)), 0.8, None),
+        Pair { plain: Feature { heads: [32, 32], ..grouped.clone() }, ..pair(grouped, 1.0, None) },
+        Pair {
+            // The same number of pairs in sequences of one length.
+            plain: Feature { batch: 32, heads: [8, 8], ..plain(296, 64) },
+            threads: 2,
+            ..pair(ragged, 0.9, None)
+        },
+    ]
+}
+
+/// What a feature points to.
+pub struct Memory {
+    feature: Feature,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    o: Vec<f32>,
+    mask: Vec<f32>,
+    bytes: Vec<u8>,
+    ints: Vec<i32>,
+}
+
+/// Query rows and keys of a block of the block mask.
+const BLOCK: usize = 128;
+
+impl Memory {
+    pub fn new(feature: &Feature) -> Memory {
+        let Feature { batch, heads: [heads_q, heads_kv], len, dim, kind, .. } = *feature;
+        let random = |n: usize| (0..n).map(|i| i.wrapping_mul(2_654_435_761) >> 7 & 0xffff);
+        let blocks = len / BLOCK;
+        let (mut mask, mut bytes, mut ints) = (Vec::new(), Vec::new(), Vec::new());
+        match kind {
+            Kind::Mask => mask = normal(len * len, 4),
+            Kind::BoolMask => bytes = random(len * len).map(|x| u8::from(x % 2 == 0)).collect(),
+            // As many in every row of blocks, at different places.
+            Kind::Blocks(share) => {
+                bytes = vec![0; blocks * blocks];
+                for (row, bytes) in bytes.chunks_mut(blocks).enumerate() {
+                    (0..blocks / share).for_each(|i| bytes[(row * 5 + i * share + i) % blocks] = 1);
+                }
+            }
+            Kind::Pages(size) => {
+                ints = (0..(len / size) as i32).collect();
+                for i in (1..ints.len()).rev() {
+                    ints.swap(i, i.wrapping_mul(40_503) % (i + 1));
+                }
+            }
+            Kind::Ragged => {
+                ints.push(0);
+                for b in 0..batch {
+                    ints.push(ints[b] + (1 + (b * 37 % batch) * (len - 1) / (batch - 1)) as i32);
+                }
+            }
+            _ => {}
+        }
+        let rows = if kind == Kind::Ragged { ints[batch] as usize } else { batch * len };
+        Memory {
+            feature: feature.clone(),
+            q: normal(rows * heads_q * dim, 1),
+            k: normal(rows * heads_kv * dim, 2),
+            v: normal(rows * heads_kv * dim, 3),
+            o: vec![0.0; rows * heads_q * dim],
+            mask,
+            bytes,
+            ints,
+        }
+    }
+
+    /// Operations of the pairs that are seen.
+    pub fn flops(&self) -> f64 {
+        let Feature { batch, heads: [heads, _], len, dim, kind, .. } = self.feature;
+        let pairs: usize = match kind {
+            Kind::Window(left) => (0..len).map(|i| i.min(left as usize) + 1).sum(),
+            Kind::Blocks(_) => self.bytes.iter().filter(|&&byte| byte != 0).count() * BLOCK * BLOCK,
+            Kind::Ragged => self.ints.windows(2).map(|ends| (ends[1] - ends[0]).pow(2) as usize).sum(),
+            _ => len * len,
+        };
+        let sequences = if kind == Kind::Ragged { 1 } else { batch };
+        (4 * sequences * heads * pairs * dim) as f64
+    }
+
+    pub fn name(&self) -> String {
+        let Feature { name, batch, heads: [heads, _], len, dim, .. } = self.feature;
+        format!("{} x {len} x {dim} {name}", batch * heads)
+    }
+
+    /// Of the output, and of whatever has as many rows.
+    fn layout(&self, heads: usize) -> Layout {
+        let Feature { batch, heads: [heads_q, _], len, dim, kind, .. } = self.feature;
+        let row = 4 * dim;
+        let total = self.o.len() / heads_q / dim;
+        let (extent, stride) = match kind {
+            Kind::Interleaved => ([batch, heads, len], [len * heads * row, row, heads * row]),
+            Kind::Ragged => ([1, heads, total], [0, total * row, row]),
+            _ => ([batch, heads, len], [heads * len * row, len * row, row]),
+        };
+        Layout { dtype: Dtype::F32, extent, dim, stride }
+    }
+
+    fn problem(&mut self) -> Problem<'_> {
+        let Feature { batch, heads: [heads_q, heads_kv], len, dim, kind, .. } = self.feature;
+        let row = 4 * dim;
+        let layout = self.layout(heads_q);
+        let kv = match kind {
+            Kind::Pages(size) => Layout {
+                extent: [len / size, heads_kv, size],
+                stride: [heads_kv * size * row, size * row, row],
+                ..self.layout(heads_kv)
+            },
+            _ => self.layout(heads_kv),
+        };
+        let square = |dtype: Dtype, n: usize| Layout {
+            dtype,
+            extent: [batch, heads_q, n],
+            dim: n,
+            stride: [0, 0, n * dtype.block_bytes()],
+        };
+        let lists = Array::of(&self.ints);
+        let view = |data, layout| View::of(data, layout).expect("arrays of the right size");
+        let mut logits = Logits::default();
+        let mut lengths = Batch::default();
+        let mut semantics = Semantics::with_scale((dim as f32).sqrt().recip());
+        match kind {
+            Kind::Window(left) => semantics.window = Window { left: Some(left), right: Some(0) },
+            Kind::Mask => logits.mask = Some(view(&self.mask, square(Dtype::F32, len))),
+            Kind::BoolMask => {
+                // SAFETY: len * len bytes, which outlive the problem.
+                let view = unsafe { View::new(self.bytes.as_ptr(), square(Dtype::Bool8, len)) };
+                logits.mask = Some(view.expect("a mask"));
+            }
+            Kind::Blocks(_) => {
+                // SAFETY: as many bytes, which outlive the problem.
+                let view = unsafe { View::new(self.bytes.as_ptr(), square(Dtype::Bool8, len / BLOCK)) };
+                logits.cells = Some(BlockMask { view: view.expect("a mask"), rows: BLOCK, keys: BLOCK });
+            }
+            Kind::Softcap => logits.softcap = 30.0,
+            Kind::Pages(size) => {
+                lengths.pages = Some(Pages { table: lists, starts: None, stride: len / size, len_kv: len });
+            }
+            Kind::Ragged => (lengths.starts_q, lengths.starts_kv) = (Some(lists), Some(lists)),
+            Kind::Plain | Kind::Interleaved => {}
+        }
+        let (q, k, v) = (view(&self.q, layout), view(&self.k, kv), view(&self.v, kv));
+        let o = ViewMut::of(&mut self.o, layout).expect("arrays of the right size");
+        let tensors = Tensors { batch: lengths, logits, ..Tensors::new(q, k, v, o) };
+        Problem::new(tensors, semantics).expect("a consistent problem")
+    }
+
+    /// Largest error of what is in the output, against f64.
+    pub fn error(&mut self) -> f64 {
+        let sample = Sample::of(&self.problem());
+        let layout = self.layout(self.feature.heads[0]);
+        sample.worst(&View::of(&self.o, layout).expect("arrays of the right size"))
+    }
+
+    pub fn runner(&mut self, row: &'static dyn Kernel, threads: usize) -> (Plan, impl FnMut()) {
+        let mut problem = self.problem();
+        let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
+        let again = plan.clone();
+        let run = move || {
+            let mut prepared = Prepared::with_plan(&mut problem, again.clone());
+            prepared.run_allocating(&Own).expect("scratch memory");
+        };
+        (plan, run)
+    }
+}

@@ -1,0 +1,244 @@
+//! The table of floors and goals: shares of the peak that each shape must and should reach.
+
+use flash_attention::dtype::Dtype;
+
+use crate::case::{Case, Data};
+
+/// A shape with the percentage of the multiply-add peak below which it counts as broken, and the
+/// one that we are here for.
+pub struct Target {
+    pub isa: &'static str,
+    pub case: Case,
+    pub floor: f64,
+    pub goal: f64,
+}
+
+pub fn targets() -> Vec<Target> {
+    let mut all = Vec::new();
+    let mut add = |isa, case, floor, goal| all.push(Target { isa, case, floor, goal });
+    for (dim, floor, goal) in
+        [(32, 85., 88.), (64, 90., 93.), (80, 88., 92.), (96, 91., 94.), (128, 91., 94.), (256, 87., 92.)]
+    {
+        for len in [512, 2048, 8192] {
+            add("avx512", Case::square(heads(len), len, dim), floor, goal);
+        }
+    }
+    for dim in [64, 128] {
+        add("avx512", Case::square(16, 128, dim), 86., 89.);
+    }
+    for dim in [64, 128] {
+        for (len, floor, goal) in [(128, 71., 78.), (512, 86., 89.), (2048, 87., 91.), (8192, 87., 91.)] {
+            add("avx512", Case { causal: true, ..Case::square(heads(len), len, dim) }, floor, goal);
+        }
+    }
+    for (heads, dim) in [(16, 64), (8, 128)] {
+        for len in [512, 2048] {
+            let case = Case { row_stride: heads * dim * 4, ..Case::square(heads, len, dim) };
+            add("avx512", case, 86., 90.);
+        }
+    }
+    for dim in [64, 128, 256] {
+        for len in [512, 2048] {
+            add("avx2", Case::square(heads(len), len, dim), 87., 91.);
+        }
+    }
+    all
+}
+
+/// One head, so that caches hold what they can; short ones several times, so that a call is not
+/// over at once.
+fn heads(len: usize) -> usize {
+    if len < 512 { 16 } else { 1 }
+}
+
+/// Many heads, whose tensors no longer fit the second-level cache: what a model's layer looks like.
+pub fn layers() -> Vec<Case> {
+    [(12, 512, 64), (8, 2048, 64), (32, 512, 128), (12, 128, 64)]
+        .map(|(heads, len, dim)| Case::square(heads, len, dim))
+        .into()
+}
+
+/// Odd sizes, each with its even neighbour: they lose at most 8 points.
+pub fn odd() -> Vec<(Case, Case)> {
+    let even = |dim| Case::square(8, 512, dim);
+    let mut pairs: Vec<_> = [(63, 64), (65, 64), (100, 96)].map(|(odd, dim)| (even(odd), even(dim))).into();
+    for dim in [64, 128] {
+        let odd = Case { len_q: 513, len_kv: 1000, ..Case::square(4, 0, dim) };
+        pairs.push((odd.clone(), Case { len_q: 512, len_kv: 1024, ..odd }));
+    }
+    pairs
+}
+
+/// Few queries on many keys: the time grows with their number, and never jumps.
+pub fn few_queries() -> Vec<Case> {
+    (1..=33).map(|len_q| Case { len_q, len_kv: 2048, ..Case::square(1, 0, 128) }).collect()
+}
+
+/// Two threads against one: at least 1.9 times as fast.
+pub fn two_threads() -> Vec<Case> {
+    vec![Case::square(8, 2048, 64), Case::square(1, 8192, 64)]
+}
+
+/// Automatic threads against one: never more than 5 % slower.
+pub fn automatic_threads() -> Vec<Case> {
+    (0..=11).map(|log| Case::square(1, 1 << log, 64)).collect()
+}
+
+/// Never slower than three-step attention.
+pub fn against_rival() -> Vec<Case> {
+    [32, 64, 128].iter().flat_map(|&dim| (0..=13).map(move |log| Case::square(1, 1 << log, dim))).collect()
+}
+
+/// Rising scores against normal ones: at least 0.6 times as fast.
+pub fn adversarial() -> Vec<(Case, Case)> {
+    [64, 128]
+        .map(|dim| {
+            let normal = Case::square(4, 1024, dim);
+            (Case { data: Data::Rising, ..normal.clone() }, normal)
+        })
+        .into()
+}
+
+/// A shape of another type than f32, and what is asked of the family that computes it where the machine has it.
+pub struct Typed {
+    pub case: Case,
+    /// None: the best.
+    pub isa: Option<&'static str>,
+    pub family: &'static str,
+    pub floor: Option<f64>,
+    pub goal: Option<f64>,
+}
+
+/// How many times as fast as f32.
+pub fn types() -> Vec<Typed> {
+    let mut cases = Vec::new();
+    for (len, dim) in [(512, 64), (512, 128), (2048, 64), (2048, 128)] {
+        let mut add = |dtype, precise, isa, family, floor, goal| {
+            let case = Case { dtype, precise, ..Case::square(heads(len), len, dim) };
+            cases.push(Typed { case, isa, family, floor, goal });
+        };
+        add(Dtype::F16, false, None, "f32", Some(0.95), None);
+        add(Dtype::Bf16, false, None, "bf16", Some(1.95), None);
+        add(Dtype::Bf16, true, None, "f32", Some(0.95), None);
+        add(Dtype::Q8_0, false, None, "f32", Some(0.85), None);
+        let floor = if dim == 64 { 3.6 } else { 3.8 };
+        add(Dtype::I8, false, None, "i8", Some(floor).filter(|_| len == 2048), None);
+        add(Dtype::I8, true, None, "i16", None, None);
+        add(Dtype::I8, false, Some("avx2"), "i16", Some(1.3), Some(1.6));
+    }
+    cases
+}
+
+/// Percent of the peak of the family's own dot products.
+pub fn shares() -> Vec<Typed> {
+    let mut cases = Vec::new();
+    let mut add = |case, family, floor, goal| {
+        cases.push(Typed { case, isa: None, family, floor: Some(floor), goal: Some(goal) });
+    };
+    for (dim, floor, goal) in [(64, 88., 91.), (128, 90., 93.)] {
+        for len in [512, 2048, 8192] {
+            add(Case { dtype: Dtype::Bf16, ..Case::square(heads(len), len, dim) }, "bf16", floor, goal);
+        }
+    }
+    for (dim, bounds) in
+        [(64, [(70., 75.), (80., 83.), (84., 87.)]), (128, [(70., 75.), (86., 88.), (88., 90.)])]
+    {
+        for (len, at) in [(128, 0), (512, 1), (2048, 2), (8192, 2)] {
+            let (floor, goal) = bounds[at];
+            add(Case { dtype: Dtype::I8, ..Case::square(heads(len), len, dim) }, "i8", floor, goal);
+        }
+        let (floor, goal) = bounds[2];
+        let long = Case { dtype: Dtype::I8, ..Case::square(1, 2048, dim) };
+        add(Case { causal: true, ..long.clone() }, "i8", floor - 6., goal - 6.);
+        add(Case { per_token: true, ..long }, "i8", floor - 10., goal - 10.);
+    }
+    cases
+}
+
+/// What limits a case.
+pub enum Limit {
+    /// Reading K and V once.
+    Read,
+    /// Multiplying, at the peak of the type's own dot products.
+    Compute,
+    /// Whichever is slower.
+    Both,
+}
+
+/// Few queries on many keys, and the percentage of what limits them.
+pub struct Decode {
+    pub case: Case,
+    pub threads: usize,
+    pub bound: Limit,
+    pub floor: Option<f64>,
+    pub goal: Option<f64>,
+}
+
+/// One query of each of `heads` heads on so many keys of 128 elements.
+fn one(dtype: Dtype, heads: usize, group: usize, len_kv: usize) -> Case {
+    Case { dtype, group, len_q: 1, len_kv, ..Case::square(heads, 1, 128) }
+}
+
+/// Keys whose K and V do not fit any cache: 128 MiB.
+fn far(dtype: Dtype) -> usize {
+    (64 << 20) / dtype.row_bytes(128).expect("a row")
+}
+
+/// Keys whose K and V fit the second-level cache and the last one.
+fn near(dtype: Dtype) -> usize {
+    (1 << 20) / dtype.row_bytes(128).expect("a row")
+}
+
+pub fn decode() -> Vec<Decode> {
+    use Dtype::{Bf16, F16, F32, I8, Q8_0};
+    let mut cases = Vec::new();
+    let mut add = |case, threads, bound, floor, goal| {
+        cases.push(Decode { case, threads, bound, floor, goal });
+    };
+    for (dtype, dram, cache) in [
+        (F32, (90., 98.), (85., 95.)),
+        (Bf16, (90., 98.), (85., 95.)),
+        (F16, (85., 95.), (80., 90.)),
+        (I8, (80., 95.), (75., 85.)),
+        (Q8_0, (80., 95.), (75., 85.)),
+    ] {
+        add(one(dtype, 1, 1, far(dtype)), 1, Limit::Read, Some(dram.0), Some(dram.1));
+        add(one(dtype, 1, 1, near(dtype)), 1, Limit::Read, Some(cache.0), Some(cache.1));
+    }
+    add(one(F32, 8, 8, far(F32)), 1, Limit::Read, Some(75.), Some(85.));
+    add(one(F32, 8, 8, near(F32)), 1, Limit::Compute, Some(80.), Some(85.));
+    add(one(Bf16, 8, 8, far(Bf16)), 1, Limit::Read, Some(75.), Some(90.));
+    add(one(Bf16, 8, 8, near(Bf16)), 1, Limit::Compute, Some(70.), Some(75.));
+    add(one(I8, 8, 8, far(I8)), 1, Limit::Read, None, None);
+    add(one(Q8_0, 8, 8, far(Q8_0)), 1, Limit::Read, None, None);
+    add(one(F32, 1, 1, 131_072), 2, Limit::Read, Some(85.), None);
+    add(Case { window: 4096, ..one(F32, 1, 1, 131_072) }, 1, Limit::Read, None, None);
+    for len_q in [2, 4, 8, 13, 16] {
+        add(Case { len_q, ..one(F32, 1, 1, 8192) }, 1, Limit::Both, Some(75.), Some(85.));
+    }
+    cases
+}
+
+/// A case with so many threads, and how many times as fast as another it must be.
+pub type Against = ((Case, usize), (Case, usize), Option<f64>, Option<f64>);
+
+pub fn decode_ratios() -> Vec<Against> {
+    use Dtype::{Bf16, F32, I8};
+    vec![
+        ((one(F32, 1, 1, 8192), 2), (one(F32, 1, 1, 8192), 1), Some(1.8), None),
+        ((one(F32, 32, 4, 16), 2), (one(F32, 32, 4, 16), 1), Some(0.95), None),
+        (
+            (Case { window: 4096, ..one(F32, 1, 1, 131_072) }, 1),
+            (one(F32, 1, 1, 4096), 1),
+            Some(1.0 / 1.2),
+            None,
+        ),
+        ((one(I8, 8, 8, 1 << 19), 1), (one(Bf16, 8, 8, 1 << 19), 1), Some(1.5), Some(1.9)),
+    ]
+}
+
+pub fn decode_rival() -> Vec<Case> {
+    [(1, 1, 16), (1, 1, 512), (1, 1, 8192), (1, 1, 131_072), (8, 8, 8192), (32, 4, 16), (32, 4, 2048)]
+        .map(|(heads, group, len_kv)| one(Dtype::F32, heads, group, len_kv))
+        .into()
+}

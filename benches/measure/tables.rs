@@ -1,0 +1,489 @@
+//! The tables: which shapes are measured, against what.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use flash_attention::capi::config::fa_config;
+use flash_attention::capi::forward::fa_forward_f32;
+use flash_attention::capi::status::fa_status;
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::{self, Kernel, Path};
+use flash_attention::machine;
+use flash_attention::plan::Plan;
+use flash_attention::work::query_tiles::TileQueue;
+use flash_attention::workspace::Workspace;
+
+use crate::NewRival;
+use crate::case::{Arrays, Case};
+use crate::features::{self, Memory, Pair};
+use crate::probe;
+use crate::report::{Bound, Line, Report};
+use crate::rounds::{Rounds, Spread, rounds};
+use crate::stream;
+use crate::suite;
+use crate::tile::Tile;
+
+pub struct Tables {
+    pub report: Report,
+    pub rival: Option<NewRival>,
+    pub isa: Option<String>,
+    pub threads: usize,
+    pub time: Duration,
+}
+
+impl Tables {
+    pub const NAMES: [&str; 12] = [
+        "floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "types",
+        "decode", "call",
+    ];
+
+    pub fn table(&mut self, name: &str) {
+        match name {
+            "floors" => self.floors(),
+            "layers" => self.layers(),
+            "features" => self.features(),
+            "odd" => self.odd(),
+            "few" => self.few(),
+            "threads" => self.two_threads(),
+            "auto" => self.automatic_threads(),
+            "rival" => self.rival(),
+            "rising" => self.rising(),
+            "types" => self.types(),
+            "decode" => self.decode(),
+            _ => self.call(),
+        }
+    }
+
+    /// The row for a type: of the instruction set asked for, or `isa`, or the best.
+    fn row(&self, dtype: Dtype, isa: Option<&str>) -> Option<&'static dyn Kernel> {
+        let plain = Case { dtype, ..Case::square(1, 1, 1) };
+        self.row_of(&plain, self.isa.as_deref().or(isa))
+    }
+
+    /// The row for a case: of instruction set `isa` or a lesser one, where that has none for the type.
+    fn row_of(&self, case: &Case, isa: Option<&str>) -> Option<&'static dyn Kernel> {
+        let rows: Vec<_> = kernel::available().collect();
+        let first =
+            isa.map_or(Some(0), |isa| rows.iter().position(|row| row.isa().to_bytes() == isa.as_bytes()));
+        let fits = |row: &&&'static dyn Kernel| {
+            row.takes_types([case.dtype; 3])
+                && !(case.precise && row.rounds())
+                && (isa.is_some() || row.is_worth_it())
+        };
+        rows[first?..].iter().find(fits).copied()
+    }
+
+    /// Share of the peak that one shape reaches, in percent.
+    fn share(&self, row: &'static dyn Kernel, case: &Case) -> (Rounds, Plan, Spread, Option<f64>) {
+        let mut arrays = Arrays::new(case);
+        let (plan, mut call) = arrays.runner(row, self.threads);
+        let measured = rounds(row, &mut [&mut call], self.time);
+        drop(call);
+        let possible = measured.contenders[0].possible;
+        let percent = |possible| 100.0 * case.flops() / possible / self.threads as f64;
+        let share = Spread {
+            median: percent(possible.median),
+            low: percent(possible.high),
+            high: percent(possible.low),
+        };
+        let error = Some(arrays.error());
+        (measured, plan, share, error)
+    }
+
+    fn share_line(
+        &mut self,
+        table: &str,
+        row: &'static dyn Kernel,
+        case: &Case,
+        floor: Option<f64>,
+        goal: Option<f64>,
+    ) -> f64 {
+        let (measured, plan, share, error) = self.share(row, case);
+        let line = Line {
+            table,
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error,
+            figure: share.median,
+            spread: share.median * share.relative(),
+            unit: "%",
+            floor: floor.map(Bound::AtLeast),
+            goal: goal.map(Bound::AtLeast),
+            flops: case.flops(),
+        };
+        self.report.line(&line, &measured);
+        share.median
+    }
+
+    /// One shape, on every instruction set or the one asked for.
+    pub fn shape(&mut self, case: &Case) {
+        self.report.heading("Share of the multiply-add peak");
+        let isas: Vec<_> = kernel::available().filter(|row| row.takes_types([case.dtype; 3])).collect();
+        for row in isas {
+            if self.isa.as_deref().is_none_or(|isa| row.isa().to_bytes() == isa.as_bytes()) {
+                self.share_line("shape", row, case, None, None);
+            }
+        }
+    }
+
+    /// What is left of the peak for multiply-adds that are fed by a kernel's loads.
+    fn tile_line(&mut self, isa: &str) {
+        let Some(row) = self.row(Dtype::F32, Some(isa)).filter(|row| row.isa().to_bytes() == isa.as_bytes())
+        else {
+            return;
+        };
+        let Some(mut tile) = Tile::of(row) else { return };
+        let (name, flops) = (tile.name(), tile.flops());
+        let measured = rounds(row, &mut [&mut || tile.run()], self.time);
+        let possible = measured.contenders[0].possible;
+        let figure = 100.0 * flops / possible.median;
+        let line = Line {
+            table: "floors",
+            name: format!("(a score tile's loop alone, {name})"),
+            isa,
+            tiles: name.to_owned(),
+            error: None,
+            figure,
+            spread: figure * possible.relative(),
+            unit: "%",
+            floor: None,
+            goal: None,
+            flops,
+        };
+        self.report.line(&line, &measured);
+    }
+
+    fn floors(&mut self) {
+        self.report.heading("Share of the multiply-add peak, one thread (f32)");
+        for isa in ["avx512", "avx2"] {
+            if self.isa.as_deref().is_none_or(|named| named == isa) {
+                self.tile_line(isa);
+            }
+        }
+        for target in suite::targets() {
+            if self.isa.as_deref().is_some_and(|isa| isa != target.isa) {
+                continue;
+            }
+            let Some(row) = self.row(Dtype::F32, Some(target.isa)) else {
+                self.report.say(format_args!(
+                    "{:<34} {:<7} not on this machine",
+                    target.case.name(),
+                    target.isa
+                ));
+                continue;
+            };
+            self.share_line("floors", row, &target.case, Some(target.floor), Some(target.goal));
+        }
+    }
+
+    fn layers(&mut self) {
+        self.report.heading("Whole layers: share of the multiply-add peak, from larger caches and memory");
+        for dtype in [Dtype::F32, Dtype::I8] {
+            let Some(row) = self.row(dtype, None) else { continue };
+            for case in suite::layers() {
+                self.share_line("layers", row, &Case { dtype, ..case }, None, None);
+            }
+        }
+    }
+
+    /// Rates of the pairs that are seen, of each feature against the plain problem.
+    fn features(&mut self) {
+        self.report
+            .heading("What engines need: rate of the pairs that are seen, over that of plain attention");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for Pair { feature, plain, threads, floor, goal } in features::pairs() {
+            let (mut memory, mut plain) = (Memory::new(&feature), Memory::new(&plain));
+            let (name, flops, plain_flops) = (memory.name(), memory.flops(), plain.flops());
+            let (plan, mut call) = memory.runner(row, threads);
+            let (_, mut plain_call) = plain.runner(row, threads);
+            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            drop(call);
+            let ratio = measured.contenders[1].against_first;
+            let rate = ratio.median * flops / plain_flops;
+            let line = Line {
+                table: "features",
+                name,
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+                error: Some(memory.error()),
+                figure: rate,
+                spread: rate * ratio.relative(),
+                unit: "x",
+                floor: Some(Bound::AtLeast(floor)),
+                goal: goal.map(Bound::AtLeast),
+                flops,
+            };
+            self.report.line(&line, &measured);
+        }
+    }
+
+    fn odd(&mut self) {
+        self.report.heading("Odd sizes: at most 8 points below the even neighbour, which comes first");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (odd, even) in suite::odd() {
+            let share = self.share_line("odd", row, &even, None, None);
+            self.share_line("odd", row, &odd, Some(share - 8.0), None);
+        }
+    }
+
+    fn few(&mut self) {
+        self.report.heading("Few queries on 2048 keys: microseconds over those of one query less (no cliff)");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        let mut before: Option<Case> = None;
+        for case in suite::few_queries() {
+            let less = before.replace(case.clone()).unwrap_or_else(|| case.clone());
+            self.ratio_line("few", row, (&case, 1), (&less, 1), Some(Bound::AtMost(1.05)), None);
+        }
+    }
+
+    /// Time of one against time of another, in the same rounds.
+    fn ratio_line(
+        &mut self,
+        table: &str,
+        row: &'static dyn Kernel,
+        (case, threads): (&Case, usize),
+        (other, other_threads): (&Case, usize),
+        floor: Option<Bound>,
+        goal: Option<Bound>,
+    ) {
+        let (mut arrays, mut other_arrays) = (Arrays::new(case), Arrays::new(other));
+        let (plan, mut call) = arrays.runner(row, threads);
+        // Another type is another row's, the best that it has.
+        let isa = row.isa().to_str().ok();
+        let other_row = if other.dtype == case.dtype { Some(row) } else { self.row_of(other, isa) };
+        let Some(other_row) = other_row else { return };
+        let (_, mut other_call) = other_arrays.runner(other_row, other_threads);
+        let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
+        drop(call);
+        self.ratio(table, row, case, &plan, &measured, Some(arrays.error()), floor, goal);
+    }
+
+    /// The line for the second contender against the first.
+    fn ratio(
+        &mut self,
+        table: &str,
+        row: &dyn Kernel,
+        case: &Case,
+        plan: &Plan,
+        measured: &Rounds,
+        error: Option<f64>,
+        floor: Option<Bound>,
+        goal: Option<Bound>,
+    ) {
+        let ratio = measured.contenders[1].against_first;
+        let line = Line {
+            table,
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error,
+            figure: ratio.median,
+            spread: ratio.median * ratio.relative(),
+            unit: "x",
+            floor,
+            goal,
+            flops: case.flops(),
+        };
+        self.report.line(&line, measured);
+    }
+
+    fn two_threads(&mut self) {
+        self.report.heading("Two threads: times as fast as one");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for case in suite::two_threads() {
+            let (floor, goal) = (Some(Bound::AtLeast(1.9)), Some(Bound::AtLeast(1.97)));
+            self.ratio_line("threads", row, (&case, 2), (&case, 1), floor, goal);
+        }
+    }
+
+    fn automatic_threads(&mut self) {
+        self.report.heading("All cores where they are worth it: times as fast as one thread");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for case in suite::automatic_threads() {
+            self.ratio_line(
+                "auto",
+                row,
+                (&case, machine::cores()),
+                (&case, 1),
+                Some(Bound::AtLeast(0.95)),
+                None,
+            );
+        }
+    }
+
+    fn rival(&mut self) {
+        let Some(new) = self.rival else { return };
+        self.report
+            .heading("Against three-step attention with a tuned matrix product, same threads: times as fast");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for case in suite::against_rival() {
+            let mut arrays = Arrays::new(&case);
+            let rival_arrays = Arrays::new(&case);
+            let mut rival = new(&case);
+            let threads = self.threads;
+            let (plan, mut call) = arrays.runner(row, threads);
+            let mut rival_call = || rival.run(&case, &rival_arrays, threads);
+            let measured = rounds(row, &mut [&mut call, &mut rival_call], self.time);
+            drop(call);
+            black_box(rival.out());
+            let floor = Some(Bound::AtLeast(1.0));
+            self.ratio("rival", row, &case, &plan, &measured, Some(arrays.error()), floor, None);
+        }
+    }
+
+    fn rising(&mut self) {
+        self.report.heading("Scores rising along the keys: speed against normal data");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (rising, normal) in suite::adversarial() {
+            self.ratio_line("rising", row, (&rising, 1), (&normal, 1), Some(Bound::AtLeast(0.6)), None);
+        }
+    }
+
+    fn types(&mut self) {
+        self.report.heading("Q, K and V of other types: speed against f32 on the same instruction set");
+        for suite::Typed { case, isa, family, floor, goal } in suite::types() {
+            let Some(row) = self.row_of(&case, self.isa.as_deref().or(isa)) else { continue };
+            // Bounds are those of a family.
+            let is_it = row.compute_type(Path::Prefill) == family;
+            let [floor, goal] = [floor, goal].map(|bound| bound.filter(|_| is_it).map(Bound::AtLeast));
+            let plain = Case { dtype: Dtype::F32, per_token: false, precise: false, ..case.clone() };
+            self.ratio_line("types", row, (&case, 1), (&plain, 1), floor, goal);
+        }
+        self.report.heading("bf16 and i8: share of the peak of their own dot products");
+        for suite::Typed { case, family, floor, goal, .. } in suite::shares() {
+            let row = self.row_of(&case, self.isa.as_deref());
+            if let Some(row) = row.filter(|row| row.compute_type(Path::Prefill) == family) {
+                self.share_line("types", row, &case, floor, goal);
+            }
+        }
+    }
+
+    /// Few queries on many keys.
+    fn decode(&mut self) {
+        self.report
+            .heading("Decode: share of the bandwidth at which K and V can be read, or else of the peak");
+        for suite::Decode { case, threads, bound, floor, goal } in suite::decode() {
+            let Some(row) = self.row_of(&case, self.isa.as_deref()) else { continue };
+            let mut arrays = Arrays::new(&case);
+            let other = Arrays::new(&case);
+            // Of a window, what it shows.
+            let bytes = other.kv_bytes().map(|bytes| match case.window {
+                0 => bytes,
+                keys => &bytes[..bytes.len() / case.len_kv * keys],
+            });
+            let mut read = || stream::read(bytes, threads);
+            let (plan, mut call) = arrays.runner(row, threads);
+            let measured = rounds(row, &mut [&mut call, &mut read], self.time);
+            drop(call);
+            let read = measured.contenders[1].against_first;
+            let compute = {
+                let possible = measured.contenders[0].possible;
+                // Probes are those of the family of many rows.
+                let is_own = row.compute_type(Path::Decode) == row.compute_type(Path::Prefill);
+                let f32_row = self.row(Dtype::F32, None).unwrap_or(row);
+                let factor = if is_own { 1.0 } else { probe::peak(row) / probe::peak(f32_row) };
+                case.flops() / possible.median * factor.max(1.0) / threads as f64
+            };
+            let share = match bound {
+                suite::Limit::Read => read.median,
+                suite::Limit::Compute => compute,
+                suite::Limit::Both => read.median.max(compute),
+            };
+            let line = Line {
+                table: "decode",
+                name: format!("{}{}", case.name(), if threads > 1 { ", 2 threads" } else { "" }),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}x{}", plan.tiles.heads, plan.tiles.q, plan.tiles.kv),
+                error: Some(arrays.error()),
+                figure: 100.0 * share,
+                spread: 100.0 * share * read.relative(),
+                unit: "%",
+                floor: floor.map(Bound::AtLeast),
+                goal: goal.map(Bound::AtLeast),
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
+        }
+        self.report.heading("Decode: times as fast as something else");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (a, b, floor, goal) in suite::decode_ratios() {
+            let (floor, goal) = (floor.map(Bound::AtLeast), goal.map(Bound::AtLeast));
+            let row = self.row_of(&a.0, self.isa.as_deref()).unwrap_or(row);
+            self.ratio_line("decode", row, (&a.0, a.1), (&b.0, b.1), floor, goal);
+        }
+        self.report.heading("Decode: times as fast as plain code, f32, one thread");
+        for case in suite::decode_rival() {
+            let mut arrays = Arrays::new(&case);
+            let other = Arrays::new(&case);
+            let mut plain = stream::Plain::new(&case);
+            let (plan, mut call) = arrays.runner(row, 1);
+            let mut rival = || plain.run(&case, &other);
+            let measured = rounds(row, &mut [&mut call, &mut rival], self.time);
+            drop(call);
+            black_box(plain.out());
+            self.ratio(
+                "decode",
+                row,
+                &case,
+                &plan,
+                &measured,
+                Some(arrays.error()),
+                Some(Bound::AtLeast(1.0)),
+                None,
+            );
+        }
+    }
+
+    /// What a call costs besides computing: the C entry against the bare kernel on a prepared part.
+    fn call(&mut self) {
+        self.report.heading("Fixed cost of a call from C, one head, 16 x 64: microseconds");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        let case = Case::square(1, 16, 64);
+        let mut arrays = Arrays::new(&case);
+        let mut bare_arrays = Arrays::new(&case);
+        let cfg = fa_config {
+            block_size_q: 0,
+            block_size_kv: 0,
+            head_dim: 64,
+            causal: false,
+            softmax_scale: 0.125,
+            num_threads: 1,
+            reserved: 0,
+        };
+        let (plan, call) = arrays.runner(row, 1);
+        drop(call);
+        let mut out = vec![0f32; 16 * 64];
+        let (q, k, v) = arrays.qkv();
+        let mut from_c = || {
+            // SAFETY: dense arrays of these sizes.
+            let status =
+                unsafe { fa_forward_f32(&cfg, q.as_ptr(), k.as_ptr(), v.as_ptr(), 16, 16, out.as_mut_ptr()) };
+            assert_eq!(status, fa_status::FA_OK);
+        };
+        let mut problem = bare_arrays.problem();
+        let workspace = Workspace::allocate(plan.memory).expect("scratch memory");
+        let mut scratch = workspace.take().expect("a piece");
+        let mut bare = || {
+            let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
+            let part = queue.take().expect("a part");
+            row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+        };
+        let measured = rounds(row, &mut [&mut from_c, &mut bare], self.time);
+        let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);
+        let line = Line {
+            table: "call",
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error: None,
+            figure: 1e6 * (from_c.median - bare.median),
+            spread: 1e6 * (from_c.high - from_c.low) / 2.0,
+            unit: "u",
+            floor: Some(Bound::AtMost(0.3)),
+            goal: Some(Bound::AtMost(0.2)),
+            flops: case.flops(),
+        };
+        self.report.line(&line, &measured);
+    }
+}

@@ -1,0 +1,186 @@
+package attention_test
+
+import (
+	"errors"
+	"math"
+	"math/rand"
+	"sync"
+	"testing"
+
+	attention "flash_attention/bindings/go"
+)
+
+// Largest error; values are around 1.
+const bound = 1e-5
+
+func nans(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(math.NaN())
+	}
+	return x
+}
+
+func TestRefusals(t *testing.T) {
+	q, kv, out := make([]float32, 2*3*4), make([]float32, 2*5*4), make([]float32, 2*3*4)
+	for i := range out {
+		out[i] = 7
+	}
+	fine := attention.HeadFirst(q, 1, 2, 3, 4)
+	keys := attention.HeadFirst(kv, 1, 2, 5, 4)
+	to := attention.HeadFirst(out, 1, 2, 3, 4)
+	with := func(t attention.Tensor, change func(*attention.Tensor)) attention.Tensor {
+		change(&t)
+		return t
+	}
+	cases := map[string]struct {
+		q, k, v, out attention.Tensor
+		options      attention.Options
+		refused      bool // by the library
+	}{
+		"short slice": {with(fine, func(t *attention.Tensor) { t.Data = q[:23] }), keys, keys, to,
+			attention.Options{}, false},
+		"no slice": {with(fine, func(t *attention.Tensor) { t.Data = nil }), keys, keys, to,
+			attention.Options{}, false},
+		"long stride": {fine, with(keys, func(t *attention.Tensor) { t.Stride[2] = math.MaxInt }), keys, to,
+			attention.Options{}, false},
+		"negative stride": {fine, with(keys, func(t *attention.Tensor) { t.Stride[1] = -4 }), keys, to,
+			attention.Options{}, false},
+		"negative size": {with(fine, func(t *attention.Tensor) { t.Tokens = -3 }), keys, keys, to,
+			attention.Options{}, false},
+		"huge size": {with(fine, func(t *attention.Tensor) { t.Tokens = math.MaxInt }), keys, keys, to,
+			attention.Options{}, false},
+		"other length": {fine, keys, with(keys, func(t *attention.Tensor) { t.Tokens = 4 }), to,
+			attention.Options{}, true},
+		"output is input": {fine, keys, keys, fine, attention.Options{}, true},
+		"rows overlap": {fine, keys, keys, with(to, func(t *attention.Tensor) { t.Stride[2] = 1 }),
+			attention.Options{}, true},
+		"scale is NaN":  {fine, keys, keys, to, attention.Options{Scale: float32(math.NaN())}, true},
+		"short mask":    {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q[:14], 1, 1, 3, 5)}, false},
+		"other mask":    {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q, 1, 1, 3, 4)}, true},
+		"mask of rows":  {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q, 1, 1, 2, 5)}, true},
+		"more lengths":  {fine, keys, keys, to, attention.Options{KVLens: []int32{5, 5}}, true},
+		"wild length":   {fine, keys, keys, to, attention.Options{KVLens: []int32{6}}, true},
+		"short LSE":     {fine, keys, keys, to, attention.Options{LSE: make([]float32, 5)}, true},
+		"window behind": {fine, keys, keys, to, attention.Options{Window: -1}, true},
+	}
+	for name, c := range cases {
+		err := attention.Run(c.q, c.k, c.v, c.out, c.options)
+		var refused *attention.Error
+		if err == nil || errors.As(err, &refused) != c.refused {
+			t.Errorf("%s: %v", name, err)
+		} else if refused != nil && (refused.Status == 0 || refused.Why == "") {
+			t.Errorf("%s: no reason", name)
+		}
+	}
+	for i := range out {
+		if out[i] != 7 {
+			t.Fatal("a refusal has written to the output")
+		}
+	}
+	if err := attention.Run(fine, keys, keys, to, attention.Options{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Output and log-sum-exp of one head, from the formula. sees tells which keys a row does, add what is added.
+func formula(q, k, v []float32, dim int, sees func(i, j int) bool, add func(i, j int) float64) (out, lse []float64) {
+	for i := 0; i < len(q)/dim; i++ {
+		sum, row := 0.0, make([]float64, dim)
+		for j := 0; j < len(k)/dim; j++ {
+			if !sees(i, j) {
+				continue
+			}
+			dot := 0.0
+			for d := 0; d < dim; d++ {
+				dot += float64(q[i*dim+d]) * float64(k[j*dim+d])
+			}
+			weight := math.Exp(dot/math.Sqrt(float64(dim)) + add(i, j))
+			sum += weight
+			for d := range row {
+				row[d] += weight * float64(v[j*dim+d])
+			}
+		}
+		for d := range row {
+			if sum > 0 {
+				row[d] /= sum
+			}
+		}
+		out, lse = append(out, row...), append(lse, math.Log(sum))
+	}
+	return out, lse
+}
+
+// Two query heads on one of the keys; two sequences, of which the second uses fewer keys. Goroutines compute
+// different problems at once.
+func TestOptions(t *testing.T) {
+	const batch, heads, lenQ, lenKV, dim = 2, 2, 3, 7, 8
+	random := rand.New(rand.NewSource(1))
+	normals := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(random.NormFloat64())
+		}
+		return x
+	}
+	q, k, v := normals(batch*heads*lenQ*dim), normals(batch*lenKV*dim), normals(batch*lenKV*dim)
+	added := normals(heads * lenQ * lenKV)
+	added[4] = float32(math.Inf(-1))
+	lens := []int32{lenKV, 5}
+	mask := attention.HeadFirst(added, 1, heads, lenQ, lenKV)
+	check := func(name string, options attention.Options) {
+		out, lse := nans(len(q)), nans(batch*heads*lenQ)
+		options.LSE = lse
+		if err := attention.Run(attention.HeadFirst(q, batch, heads, lenQ, dim), attention.HeadFirst(k, batch, 1, lenKV, dim),
+			attention.HeadFirst(v, batch, 1, lenKV, dim), attention.HeadFirst(out, batch, heads, lenQ, dim), options); err != nil {
+			t.Error(name, err)
+			return
+		}
+		for head := 0; head < batch*heads; head++ {
+			b, length := head/heads, lenKV
+			if options.KVLens != nil {
+				length = int(lens[b])
+			}
+			sees := func(i, j int) bool {
+				behind := i + length - lenQ - j
+				return j < length && !(options.Causal && behind < 0) && !(options.Window > 0 && behind >= options.Window)
+			}
+			add := func(i, j int) float64 {
+				if options.Mask.Data == nil {
+					return 0
+				}
+				return float64(added[(head%heads*lenQ+i)*lenKV+j])
+			}
+			rows, keys := head*lenQ*dim, b*lenKV*dim
+			want, wantLSE := formula(q[rows:rows+lenQ*dim], k[keys:keys+lenKV*dim], v[keys:keys+lenKV*dim], dim, sees, add)
+			for i := range want {
+				if !(math.Abs(float64(out[rows+i])-want[i]) <= bound) {
+					t.Errorf("%s: element %d is %g instead of %g", name, rows+i, out[rows+i], want[i])
+				}
+			}
+			for i := range wantLSE {
+				if !(math.Abs(float64(lse[head*lenQ+i])-wantLSE[i]) <= bound) {
+					t.Errorf("%s: LSE %d is %g instead of %g", name, i, lse[head*lenQ+i], wantLSE[i])
+				}
+			}
+		}
+	}
+	cases := map[string]attention.Options{
+		"plain":   {},
+		"causal":  {Causal: true},
+		"window":  {Window: 3},
+		"mask":    {Mask: mask},
+		"lengths": {KVLens: lens},
+		"all":     {Causal: true, Window: 4, Mask: mask, KVLens: lens},
+	}
+	var group sync.WaitGroup
+	for name, options := range cases {
+		name, options := name, options
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			check(name, options)
+		}()
+	}
+	group.Wait()
+}

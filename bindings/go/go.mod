@@ -1,0 +1,3 @@
+module flash_attention/bindings/go
+
+go 1.19

@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Tests of flash_attention.py: strides, types, refusals, threads, and the adapter for PyTorch's arguments against
+float64 and against ONNX Runtime's operator Attention.
+
+    test_flash_attention.py LIBRARY.so DIRECTORY
+"""
+
+import sys
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import flash_attention as fa
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "example"))
+import real_model  # noqa: E402
+
+DATA = Path()
+
+
+def formula(q, k, v, mask=None, causal=False, scale=None):
+    """Attention in float64; key i of a causal row i is the last one that it sees."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    k, v = (x.repeat(q.shape[-3] // x.shape[-3], axis=-3) for x in (k, v))
+    s = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        mask = np.tri(*s.shape[-2:], dtype=bool)
+    if mask is not None:
+        s = s + (mask.astype(np.float64) if mask.dtype != bool else np.where(mask, 0, -np.inf))
+    top = s.max(-1, keepdims=True)
+    e = np.exp(s - np.where(np.isneginf(top), 0, top))
+    total = e.sum(-1, keepdims=True)
+    return e / np.where(total == 0, 1, total) @ v
+
+
+def onnx_attention(q, k, v, mask=None, causal=False, scale=None):
+    types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bool": TensorProto.BOOL}
+    inputs = {"Q": q, "K": k, "V": v} | ({} if mask is None else {"mask": mask})
+    attributes = {"is_causal": int(causal)} | ({} if scale is None else {"scale": scale})
+    node = helper.make_node("Attention", list(inputs), ["Y"], **attributes)
+    declared = [helper.make_tensor_value_info(n, types[x.dtype.name], x.shape) for n, x in inputs.items()]
+    output = helper.make_tensor_value_info("Y", types[q.dtype.name], (*q.shape[:3], v.shape[3]))
+    graph = helper.make_graph([node], "attention", declared, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed + sum(shape)).standard_normal(shape).astype(dtype)
+
+
+class Adapter(unittest.TestCase):
+    def agree(self, q, k, v, mask=None, causal=False, scale=None, gqa=False, bound=1e-5):
+        got = fa.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=gqa)
+        self.assertEqual(got.dtype, q.dtype)
+        want = formula(q, k, v, mask, causal, scale)
+        np.testing.assert_allclose(got, want, 0, bound * np.abs(v).max())
+        theirs = onnx_attention(q, k, v, mask, causal, scale).astype(np.float64)
+        np.testing.assert_allclose(got, theirs, 0, 4 * bound * np.abs(v).max())
+
+    def test_plain_and_scale(self):
+        q, k, v = normal(2, 3, 7, 16), normal(2, 3, 11, 16), normal(2, 3, 11, 24)
+        self.agree(q, k, v)
+        self.agree(q, k, v, scale=0.7)
+
+    def test_scale_of_zero_weighs_all_keys_alike(self):
+        q, k, v = normal(1, 2, 3, 8), normal(1, 2, 5, 8), normal(1, 2, 5, 8)
+        got = fa.scaled_dot_product_attention(q, k, v, scale=0.0)
+        np.testing.assert_allclose(got, np.broadcast_to(v.mean(2, keepdims=True), got.shape), 0, 1e-6)
+
+    def test_causal_begins_at_the_first_key(self):
+        for len_q, len_kv in (9, 9), (4, 11), (11, 4):
+            self.agree(normal(2, 2, len_q, 16), normal(2, 2, len_kv, 16), normal(2, 2, len_kv, 16), causal=True)
+
+    def test_grouped_heads(self):
+        q, k, v = normal(2, 6, 5, 16), normal(2, 2, 9, 16), normal(2, 2, 9, 16)
+        self.agree(q, k, v, gqa=True)
+        self.agree(q, k, v, causal=True, gqa=True)
+        with self.assertRaises(ValueError):
+            fa.scaled_dot_product_attention(q, k, v)
+        with self.assertRaises(fa.Error):
+            fa.scaled_dot_product_attention(q[:, :5], k, v, enable_gqa=True)
+
+    def test_masks(self):
+        q, k, v = normal(2, 3, 7, 16), normal(2, 3, 11, 16), normal(2, 3, 11, 16)
+        for shape in (7, 11), (2, 1, 7, 11), (1, 3, 7, 11), (2, 3, 7, 11):
+            self.agree(q, k, v, normal(*shape))
+            seen = normal(*shape) > 0
+            seen[..., 0] = True
+            self.agree(q, k, v, seen)
+        # What the operator does not broadcast: rows, one element for all keys, and one for everything.
+        for shape in (11,), (1, 11), (7, 1), (2, 1, 7, 1), ():
+            mask = np.asarray(normal(*shape))
+            got = fa.scaled_dot_product_attention(q, k, v, mask)
+            np.testing.assert_allclose(got, formula(q, k, v, mask), 0, 1e-5 * np.abs(v).max())
+
+    def test_a_row_without_keys_is_zeros(self):
+        q, k, v = normal(1, 1, 3, 8), normal(1, 1, 4, 8), normal(1, 1, 4, 8)
+        seen = np.ones((3, 4), bool)
+        seen[1] = False
+        got = fa.scaled_dot_product_attention(q, k, v, seen)
+        np.testing.assert_allclose(got, formula(q, k, v, seen), 0, 1e-5 * np.abs(v).max())
+        self.assertFalse(got[0, 0, 1].any())
+
+    def test_float16(self):
+        q, k, v = (normal(2, 3, n, 16, dtype=np.float16) for n in (7, 11, 11))
+        self.agree(q, k, v, bound=2e-3)
+        self.agree(q, k, v, normal(7, 11, dtype=np.float16), bound=2e-3)
+        self.agree(q, k, v, causal=True, bound=2e-3)
+
+    def test_missing_leading_axes(self):
+        q, k, v = normal(3, 7, 16), normal(3, 11, 16), normal(3, 11, 24)
+        got = fa.scaled_dot_product_attention(q, k, v, normal(7, 11))
+        self.assertEqual(got.shape, (3, 7, 24))
+        np.testing.assert_allclose(got, formula(q, k, v, normal(7, 11)), 0, 1e-5 * np.abs(v).max())
+        np.testing.assert_array_equal(fa.scaled_dot_product_attention(q[1], k[1], v[1], normal(7, 11)), got[1])
+
+    def test_views_that_cannot_be_used_in_place(self):
+        q, k, v = normal(1, 2, 5, 16), normal(1, 2, 7, 32), normal(1, 2, 7, 16)
+        got = fa.scaled_dot_product_attention(q.astype(">f4"), k[..., ::2], v[:, ::-1])
+        np.testing.assert_allclose(got, formula(q, k[..., ::2], v[:, ::-1]), 0, 1e-5 * np.abs(v).max())
+
+    def test_refusals(self):
+        q, k, v = normal(1, 2, 5, 16), normal(1, 2, 7, 16), normal(1, 2, 7, 16)
+        call = fa.scaled_dot_product_attention
+        mask = np.ones((5, 7), bool)
+        for arguments in (
+            {"dropout_p": 0.1},
+            {"attn_mask": mask, "is_causal": True},
+            {"attn_mask": mask[:, :6]},
+            {"attn_mask": mask[None, None, None]},
+        ):
+            with self.assertRaises(ValueError):
+                call(q, k, v, **arguments)
+        for bad in (q, k[:, :, :6], v), (q, k[..., :8], v), (q[0], k, v), (q[None], k[None], v[None]):
+            with self.assertRaises(ValueError):
+                call(*bad)
+        with self.assertRaises(TypeError):
+            call(q.astype(np.float64), k, v)
+        with self.assertRaises(TypeError):
+            call(q, k, v, mask.astype(np.int64))
+        for scale in float("nan"), float("inf"), 1e300:
+            with self.assertRaises(fa.Error):
+                call(q, k, v, scale=scale)
+
+
+class General(unittest.TestCase):
+    def test_strides_of_views(self):
+        """Slices of one array [token][q, k, v][head][padded dim], every second token, out and lse in views."""
+        batch, heads, tokens, dim = 2, 3, 9, 16
+        packed = normal(batch, 2 * tokens, 3, heads, dim + 4)
+        q, k, v = (packed[:, ::2, i, :, 2 : 2 + dim].transpose(0, 2, 1, 3) for i in range(3))
+        for a in q, k, v:
+            t, _ = fa.tensor("x", a)
+            self.assertEqual((t.data, tuple(t.stride)), (a.ctypes.data, a.strides[:3]))
+        room = np.full((batch, tokens, heads, dim + 8), 7, np.float32)
+        out = room[..., 8:].transpose(0, 2, 1, 3)
+        lse = np.empty((batch, tokens, heads), np.float32).transpose(0, 2, 1)
+        self.assertIs(fa.attention(q, k, v, out=out, lse=lse), out)
+        np.testing.assert_allclose(out, formula(q, k, v), 0, 1e-5 * np.abs(v).max())
+        self.assertTrue((room[..., :8] == 7).all())
+        s = np.exp(q.astype(np.float64) @ k.swapaxes(-1, -2) / 4)
+        np.testing.assert_allclose(lse, np.log(s.sum(-1)), 0, 1e-5)
+
+    def test_broadcast_heads(self):
+        q, k = normal(2, 4, 5, 16), normal(2, 1, 7, 16)
+        wide = np.broadcast_to(k, (2, 4, 7, 16))
+        np.testing.assert_array_equal(fa.attention(q, wide, wide), fa.attention(q, k, k))
+
+    def test_int8(self):
+        q = normal(1, 2, 5, 32)
+        stored = np.random.default_rng(0).integers(-127, 128, (1, 2, 7, 32), np.int8)
+        scale = np.full((1, 2, 1, 1), 1 / 64, np.float32)
+        got = fa.attention(q, stored, stored, k_scales=fa.Scales(scale), v_scales=fa.Scales(scale))
+        real = stored * scale
+        np.testing.assert_allclose(got, formula(q, real, real), 0, 2e-2 * np.abs(real).max())
+
+    def test_threads_and_pools_give_the_same_bits(self):
+        name, scale, causal, *tensors, exact = list(real_model.sets(DATA))[-1]
+        q, k, v = (x.transpose(1, 0, 2)[None] for x in tensors)
+        want = fa.attention(q, k, v, scale=scale)
+        np.testing.assert_allclose(want[0], exact.transpose(1, 0, 2), 0, 1e-5 * np.abs(v).max())
+        with fa.Pool(3) as pool, ThreadPoolExecutor(4) as threads:
+            calls = [
+                threads.submit(fa.attention, q, k, v, scale=scale, pool=p) for p in (None, pool, None, pool) * 4
+            ]
+            for call in calls:
+                np.testing.assert_array_equal(call.result(), want)
+        with self.assertRaises(ValueError):
+            fa.attention(q, k, v, pool=pool)
+        with self.assertRaises(fa.Error):
+            fa.Pool(1000)
+
+    def test_refusals(self):
+        q, k, v = normal(1, 2, 5, 16), normal(1, 2, 7, 16), normal(1, 2, 7, 16)
+        for bad in (q[..., ::2], k[..., ::2], v), (q, k[:, ::-1], v), (q, k, v.astype(">f4")), (q[0], k, v):
+            with self.assertRaises(ValueError):
+                fa.attention(*bad)
+        fixed = np.empty((1, 2, 5, 16), np.float32)
+        fixed.flags.writeable = False
+        for out in fixed, np.empty((1, 2, 5, 15), np.float32), np.empty((1, 2, 5, 32), np.float32)[..., ::2]:
+            with self.assertRaises(ValueError):
+                fa.attention(q, k, v, out=out)
+        with self.assertRaises(TypeError):
+            fa.attention(q, k, v.astype(np.float64))
+        with self.assertRaisesRegex(fa.Error, "."):
+            fa.attention(q, k, v, out=q)
+        with self.assertRaises(fa.Error):
+            fa.attention(q, k, v, softcap=-1.0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    fa.load(sys.argv[1])
+    DATA = Path(sys.argv[2])
+    unittest.main(argv=sys.argv[:1])

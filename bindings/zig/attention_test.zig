@@ -1,0 +1,91 @@
+//! What the binding refuses, and its options against the formula.
+const std = @import("std");
+const testing = std.testing;
+const attention = @import("attention");
+
+/// Largest error; values are around 1.
+const bound = 1e-5;
+
+test "refusals" {
+    const In = attention.In;
+    const Out = attention.Out;
+    const most = std.math.maxInt(usize);
+    var x: [24]f32 = @splat(0);
+    var y: [24]f32 = @splat(7);
+    const q = In.headFirst(&x, 1, 2, 3, 4);
+    const out = Out.headFirst(&y, 1, 2, 3, 4);
+    const a = testing.allocator;
+    try testing.expectError(error.SliceTooShort, attention.run(a, In.headFirst(x[0..23], 1, 2, 3, 4), q, q, out, .{}));
+    try testing.expectError(error.SliceTooShort, attention.run(a, q, In.headFirst(&x, 1, 2, 1000, 4), In.headFirst(&x, 1, 2, 1000, 4), out, .{}));
+    var far = q;
+    far.stride[2] = most;
+    try testing.expectError(error.Stride, attention.run(a, q, far, q, out, .{}));
+    try testing.expectError(error.Shape, attention.run(a, q, In.headFirst(&x, 1, 2, 2, 4), q, out, .{}));
+    try testing.expectError(error.Shape, attention.run(a, q, In.headFirst(&x, 1, 2, most, 4), In.headFirst(&x, 1, 2, most, 4), out, .{}));
+    try testing.expectError(error.Overlap, attention.run(a, q, q, q, Out.headFirst(&x, 1, 2, 3, 4), .{}));
+    try testing.expectError(error.Refused, attention.run(a, q, q, q, out, .{ .scale = std.math.nan(f32) }));
+    const keys = In.headFirst(&x, 1, 2, 3, 4);
+    try testing.expectError(error.SliceTooShort, attention.run(a, q, keys, keys, out, .{ .mask = In.headFirst(x[0..8], 1, 1, 3, 3) }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .mask = In.headFirst(&x, 1, 1, 3, 4) }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .mask = In.headFirst(&x, 1, 1, 2, 3) }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .kv_lens = &.{ 3, 3 } }));
+    try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .kv_lens = &.{4} }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .lse = x[0..5] }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .window = 0 }));
+    for (y) |e| try testing.expectEqual(7, e);
+    try attention.run(a, q, q, q, out, .{});
+    for (y) |e| try testing.expectEqual(0, e);
+}
+
+/// Two query heads on one of the keys, of which the second sequence uses fewer, from the formula.
+fn checkOptions(options: attention.Options) !void {
+    const batch, const heads, const len_q, const len_kv, const dim = .{ 2, 2, 3, 7, 8 };
+    var random = std.Random.DefaultPrng.init(1);
+    var q: [batch * heads * len_q * dim]f32 = undefined;
+    var k: [batch * len_kv * dim]f32 = undefined;
+    var v: [batch * len_kv * dim]f32 = undefined;
+    for ([_][]f32{ &q, &k, &v }) |x| for (x) |*e| {
+        e.* = random.random().floatNorm(f32);
+    };
+    var out: [q.len]f32 = @splat(std.math.nan(f32));
+    var lse: [batch * heads * len_q]f32 = @splat(std.math.nan(f32));
+    const In = attention.In;
+    var with_lse = options;
+    with_lse.lse = &lse;
+    const keys = In.headFirst(&k, batch, 1, len_kv, dim);
+    const values = In.headFirst(&v, batch, 1, len_kv, dim);
+    const to = attention.Out.headFirst(&out, batch, heads, len_q, dim);
+    try attention.run(testing.allocator, In.headFirst(&q, batch, heads, len_q, dim), keys, values, to, with_lse);
+    for (0..lse.len) |row| {
+        const b, const head, const i = .{ row / (heads * len_q), row / len_q % heads, row % len_q };
+        const len: usize = if (options.kv_lens) |lens| @intCast(lens[b]) else len_kv;
+        var want: [dim]f64 = @splat(0);
+        var sum: f64 = 0;
+        for (0..len) |j| {
+            const position = i + len - len_q;
+            if (options.causal and j > position) continue;
+            if (options.window) |n| if (j + n <= position) continue;
+            var score: f64 = 0;
+            for (0..dim) |d| score += @as(f64, q[row * dim + d]) * k[(b * len_kv + j) * dim + d];
+            score /= @sqrt(@as(f64, dim));
+            if (options.mask) |mask| score += mask.data[(head * len_q + i) * len_kv + j];
+            sum += @exp(score);
+            for (0..dim) |d| want[d] += @exp(score) * v[(b * len_kv + j) * dim + d];
+        }
+        for (0..dim) |d| try testing.expectApproxEqAbs(want[d] / sum, out[row * dim + d], bound);
+        try testing.expectApproxEqAbs(@log(sum), lse[row], bound);
+    }
+}
+
+test "options" {
+    var added: [2 * 3 * 7]f32 = undefined;
+    for (&added, 0..) |*e, i| e.* = @as(f32, @floatFromInt(i * 5 % 7)) / 3;
+    added[4] = -std.math.inf(f32);
+    const mask = attention.In.headFirst(&added, 1, 2, 3, 7);
+    try checkOptions(.{});
+    try checkOptions(.{ .causal = true });
+    try checkOptions(.{ .window = 3 });
+    try checkOptions(.{ .mask = mask });
+    try checkOptions(.{ .kv_lens = &.{ 7, 5 } });
+    try checkOptions(.{ .causal = true, .window = 4, .mask = mask, .kv_lens = &.{ 7, 5 } });
+}

@@ -1,0 +1,213 @@
+// flash_attention.hpp: layouts, masks, refusals, pools. The numbers are those of
+// bindings/cpp/example.
+
+#include <flash_attention.hpp>
+#include <flash_attention.hpp>
+
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+namespace fa = flash_attention;
+using std::int64_t;
+
+static_assert(!std::is_copy_constructible<fa::Pool>::value && std::is_nothrow_move_constructible<fa::Pool>::value,
+              "a pool has one owner");
+
+namespace {
+
+constexpr int64_t BATCH = 2, HEADS_Q = 4, HEADS_KV = 2, LEN_Q = 3, LEN_KV = 5, DIM = 32;
+constexpr int64_t MOST = std::numeric_limits<int64_t>::max();
+
+struct Numbers {
+    std::vector<float> q, k, v, out;
+    Numbers()
+        : q(some(BATCH * HEADS_Q * LEN_Q * DIM)), k(some(BATCH * HEADS_KV * LEN_KV * DIM)), v(k), out(q.size(), -1.0f) {
+    }
+    static std::vector<float> some(int64_t n) {
+        std::vector<float> x(static_cast<std::size_t>(n));
+        for (std::size_t i = 0; i < x.size(); i++)
+            x[i] = static_cast<float>(i * 37 % 101) / 50 - 1;
+        return x;
+    }
+    fa::Tensor<const float> tq() const { return fa::head_first<const float>(q.data(), BATCH, HEADS_Q, LEN_Q, DIM); }
+    fa::Tensor<const float> tk() const { return fa::head_first<const float>(k.data(), BATCH, HEADS_KV, LEN_KV, DIM); }
+    fa::Tensor<const float> tv() const { return fa::head_first<const float>(v.data(), BATCH, HEADS_KV, LEN_KV, DIM); }
+    fa::Tensor<float> to() { return fa::head_first(out.data(), BATCH, HEADS_Q, LEN_Q, DIM); }
+};
+
+bool close(const float *a, const float *b) {
+    for (int64_t d = 0; d < DIM; d++)
+        if (!(std::fabs(a[d] - b[d]) <= 1e-6f))
+            return false;
+    return true;
+}
+
+// Strides count bytes, in the order batch, head, token.
+void layouts() {
+    Numbers n;
+    const auto dense = n.tq();
+    assert(dense.stride[0] == HEADS_Q * LEN_Q * DIM * 4 && dense.stride[1] == LEN_Q * DIM * 4);
+    assert(dense.stride[2] == DIM * 4);
+    const auto q8 = fa::token_first(static_cast<const fa::q8_0 *>(nullptr), BATCH, LEN_KV, HEADS_KV, 64);
+    assert(q8.stride[0] == LEN_KV * HEADS_KV * 68 && q8.stride[1] == 68 && q8.stride[2] == HEADS_KV * 68);
+    assert(q8.c().dtype == FA_DTYPE_Q8_0);
+
+    // The same numbers in the other order give the same bits.
+    fa::Workspace ws;
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    assert(a.run(ws) == FA_OK);
+    std::vector<float> q(n.q.size()), out(n.q.size());
+    auto place = [](int64_t b, int64_t t, int64_t h) { return ((b * LEN_Q + t) * HEADS_Q + h) * DIM; };
+    auto dense_place = [](int64_t b, int64_t t, int64_t h) { return ((b * HEADS_Q + h) * LEN_Q + t) * DIM; };
+    for (int64_t b = 0; b < BATCH; b++)
+        for (int64_t t = 0; t < LEN_Q; t++)
+            for (int64_t h = 0; h < HEADS_Q; h++)
+                std::memcpy(&q[place(b, t, h)], &n.q[dense_place(b, t, h)], DIM * 4);
+    fa::Attention other(fa::token_first<const float>(q.data(), BATCH, LEN_Q, HEADS_Q, DIM), n.tk(), n.tv(),
+                        fa::token_first(out.data(), BATCH, LEN_Q, HEADS_Q, DIM));
+    assert(other.run(ws) == FA_OK);
+    for (int64_t b = 0; b < BATCH; b++)
+        for (int64_t t = 0; t < LEN_Q; t++)
+            for (int64_t h = 0; h < HEADS_Q; h++)
+                assert(std::memcmp(&out[place(b, t, h)], &n.out[dense_place(b, t, h)], DIM * 4) == 0);
+}
+
+// A mask that leaves one key a row: the output is its value.
+void masks() {
+    Numbers n;
+    bool seen[LEN_Q * LEN_KV] = {};
+    for (int64_t i = 0; i < LEN_Q; i++)
+        seen[i * LEN_KV + i + 1] = true;
+    fa::Workspace ws;
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    a.mask(fa::head_first(seen, 1, 1, LEN_Q, LEN_KV));
+    assert(a.run(ws) == FA_OK);
+    for (int64_t b = 0; b < BATCH; b++)
+        for (int64_t h = 0; h < HEADS_Q; h++)
+            for (int64_t i = 0; i < LEN_Q; i++)
+                assert(close(&n.out[((b * HEADS_Q + h) * LEN_Q + i) * DIM],
+                             &n.v[((b * HEADS_KV + h / 2) * LEN_KV + i + 1) * DIM]));
+    // The same as a window of one key, with query 0 at key 1.
+    fa::Attention window(n.tq(), n.tk(), n.tv(), n.to());
+    window.causal();
+    window->window_left = 0;
+    window->q_pos = 1;
+    const std::vector<float> before = n.out;
+    assert(window.run(ws) == FA_OK && n.out.size() == before.size());
+    for (std::size_t i = 0; i < before.size(); i++)
+        assert(std::fabs(n.out[i] - before[i]) <= 1e-6f);
+
+    a.mask(fa::head_first(seen, 1, 1, LEN_Q, LEN_KV - 1));
+    assert(a.run(ws) == FA_ERR_SHAPE);
+}
+
+// Integers of scale 1/64 are the numbers that they stand for.
+void scales() {
+    Numbers n;
+    std::vector<std::int8_t> k8(n.k.size());
+    for (std::size_t i = 0; i < k8.size(); i++) {
+        k8[i] = static_cast<std::int8_t>(std::lrint(n.k[i] * 64));
+        n.k[i] = static_cast<float>(k8[i]) / 64;
+    }
+    const float step = 1.0f / 64;
+    fa_quant how{};
+    how.scale = &step;
+    fa::Workspace ws;
+    fa::Attention plain(n.tq(), n.tk(), n.tv(), n.to());
+    assert(plain.run(ws) == FA_OK);
+    const std::vector<float> want = n.out;
+    fa::Attention a(n.tq(), fa::head_first(k8.data(), BATCH, HEADS_KV, LEN_KV, DIM).scales(how), n.tv(), n.to());
+    assert(a.run(ws) == FA_OK);
+    for (std::size_t i = 0; i < want.size(); i++)
+        assert(std::fabs(n.out[i] - want[i]) <= 1e-5f);
+}
+
+void refusals() {
+    Numbers n;
+    fa::Workspace ws;
+    const std::vector<float> before = n.out;
+    char why[64] = "";
+
+    fa::Attention dims(n.tq(), fa::head_first(n.k.data(), BATCH, HEADS_KV, LEN_KV, DIM / 2), n.tv(), n.to());
+    assert(dims.run(ws) == FA_ERR_SHAPE && dims.check(why, sizeof why) == FA_ERR_SHAPE && why[0] != '\0');
+    assert(dims.check(why, 1) == FA_ERR_SHAPE && why[0] == '\0' && dims.check() == FA_ERR_SHAPE);
+    fa::Attention tokens(n.tq(), n.tk(), fa::head_first(n.v.data(), BATCH, HEADS_KV, LEN_KV - 1, DIM), n.to());
+    assert(tokens.run(ws) == FA_ERR_SHAPE);
+    fa::Attention heads(n.tq(), fa::head_first(n.k.data(), BATCH, 3, LEN_KV, DIM),
+                        fa::head_first(n.v.data(), BATCH, 3, LEN_KV, DIM), n.to());
+    assert(heads.run(ws) == FA_ERR_SHAPE);
+    fa::Attention negative(n.tq().strides(-4, 4, 4), n.tk(), n.tv(), n.to());
+    assert(negative.run(ws) == FA_ERR_STRIDE && negative.check(why, sizeof why) == FA_ERR_STRIDE);
+    fa::Attention overlap(n.tq(), n.tk(), n.tv(), fa::head_first(n.q.data(), BATCH, HEADS_Q, LEN_Q, DIM));
+    assert(overlap.run(ws) == FA_ERR_OVERLAP);
+    fa::Attention null(fa::head_first<const float>(nullptr, BATCH, HEADS_Q, LEN_Q, DIM), n.tk(), n.tv(), n.to());
+    assert(null.run(ws) == FA_ERR_NULL);
+    fa::Attention huge(fa::head_first(n.q.data(), BATCH, MOST, MOST, MOST), n.tk(), n.tv(), n.to());
+    assert(huge.run(ws) != FA_OK);
+    fa::Attention below(fa::head_first(n.q.data(), BATCH, -1, LEN_Q, DIM), n.tk(), n.tv(),
+                        fa::head_first(n.out.data(), BATCH, -1, LEN_Q, DIM));
+    assert(below.run(ws) == FA_ERR_SHAPE);
+    fa::Attention large(fa::head_first(n.q.data(), MOST / 4, MOST / 4, LEN_Q, DIM),
+                        fa::head_first(n.k.data(), MOST / 4, MOST / 4, LEN_KV, DIM),
+                        fa::head_first(n.v.data(), MOST / 4, MOST / 4, LEN_KV, DIM),
+                        fa::head_first(n.out.data(), MOST / 4, MOST / 4, LEN_Q, DIM));
+    assert(large.run(ws) != FA_OK);
+    fa::Attention empty;
+    assert(empty.run(ws) != FA_OK);
+
+    fa::Attention fine(n.tq(), n.tk(), n.tv(), n.to());
+    // Large enough to need more than the stack.
+    std::vector<float> x(1024 * 128, 1.0f), y(x.size());
+    const auto tx = fa::head_first<const float>(x.data(), 1, 1, 1024, 128);
+    fa::Attention more(tx, tx, tx, fa::head_first(y.data(), 1, 1, 1024, 128));
+    std::size_t bytes = 0;
+    assert(more.workspace(bytes) == FA_OK && bytes > 0);
+    assert(more.run(nullptr, 0) == FA_ERR_WORKSPACE && more.run(x.data(), bytes - 1) == FA_ERR_WORKSPACE);
+    assert(more.run(ws) == FA_OK && ws.size() == bytes && y[y.size() - 1] == 1.0f);
+    assert(n.out == before);
+    assert(ws.reserve(static_cast<std::size_t>(MOST) - 64) == FA_ERR_MEMORY && fine.run(ws) == FA_OK);
+
+#if defined(__cpp_exceptions)
+    fa::check(FA_OK);
+    try {
+        fa::check(negative.run(ws));
+        assert(false);
+    } catch (const fa::Error &e) {
+        assert(e.status == FA_ERR_STRIDE && std::strlen(e.what()) > 0);
+    }
+#endif
+}
+
+void pools() {
+    Numbers n;
+    fa::Workspace ws;
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    assert(a.run(ws) == FA_OK);
+    const std::vector<float> want = n.out;
+
+    fa::Pool pool;
+    assert(pool.get() == nullptr && fa::width(pool.get()) == 1);
+    assert(pool.create(1000) == FA_ERR_PART && pool.get() == nullptr);
+    assert(pool.create(2) == FA_OK && fa::width(pool.get()) == 2);
+    assert(pool.create(-1) == FA_ERR_PART && fa::width(pool.get()) == 2);
+    fa::Pool other(std::move(pool));
+    assert(other.create(3) == FA_OK && fa::width(other.get()) == 3);
+    pool = std::move(other);
+    n.out.assign(n.out.size(), -1.0f);
+    assert(a.run(ws, pool) == FA_OK && n.out == want);
+}
+
+} // namespace
+
+int main() {
+    layouts();
+    masks();
+    scales();
+    refusals();
+    pools();
+    return 0;
+}

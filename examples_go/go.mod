@@ -1,3 +1,0 @@
-module flash_attention/examples_go
-
-go 1.19

@@ -1,0 +1,194 @@
+//! `fa check`: whether a shape is accepted, and how it would be computed.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+
+use flash_attention::capi::isa::fa_limit_isa;
+use flash_attention::capi::status::fa_status;
+use flash_attention::capi::tensor::fa_dtype;
+use flash_attention::kernel::Path;
+use flash_attention::machine;
+use flash_attention::plan::Plan;
+use serde_json::{Value, json};
+
+use crate::options::{Given, Known};
+use crate::shape::{Scales, Shape};
+use crate::{Reply, answer};
+
+pub const HELP: &str = "\
+fa check: whether the library accepts a shape, and how it would compute it: path, kernel, tiles, parts, workspace.
+No tensor is made. The last query is on the last key. Exit code 1: the library refuses it, and says why.
+";
+
+pub const KNOWN: &[Known] = &[
+    known("--batch", "N", "sequences (1)"),
+    known("--heads", "N/KV", "query heads, and kv heads if they are fewer (8)"),
+    known("--len", "Q/KV", "query rows, and keys if they are not as many (512)"),
+    known("--len-q", "N", "query rows alone"),
+    known("--len-kv", "N", "keys alone"),
+    known("--dim", "QK/V", "elements of a row of Q and K, and of V (64)"),
+    known("--dtype", "TYPE", "of Q, K and V: f32, f16, bf16, i8, q8_0 (f32)"),
+    known("--kv", "TYPE", "of K and V alone"),
+    known("--out", "TYPE", "of the output: f32, f16, bf16 (f32)"),
+    known("--scales", "OF", "a scale of i8 for each tensor, head, token or channel (tensor)"),
+    known("--token-first", "", "[token][head][dim] in memory, not [head][token][dim]"),
+    known("--causal", "", "no query sees a key behind its own"),
+    known("--window", "L/R", "keys before and behind a query's that it sees; -1: no limit"),
+    known("--softcap", "X", "scores become X * tanh(score / X)"),
+    known("--mask", "TYPE", "a mask of f32, f16, bf16 or bool"),
+    known("--alibi", "", "linear biases"),
+    known("--sinks", "", "a logit without a value for each head"),
+    known("--lse", "", "log-sum-exp, too"),
+    known("--page", "N", "keys in pages of N tokens"),
+    known("--precise", "", "FA_PRECISE: nothing is rounded to 8 bits"),
+    known("--blocks", "Q/KV", "query rows and keys of a tile, 0: chosen (0/0)"),
+    known("--threads", "N", "threads, 1 to 256 (the cores that may be used)"),
+    known("--isa", "NAME", "this instruction set or a lesser one"),
+    known("--json", "", "JSON"),
+];
+
+pub const fn known(name: &'static str, value: &'static str, help: &'static str) -> Known {
+    Known { name, value, help }
+}
+
+const FLOATS: [(&str, fa_dtype); 3] =
+    [("f32", fa_dtype::FA_DTYPE_F32), ("f16", fa_dtype::FA_DTYPE_F16), ("bf16", fa_dtype::FA_DTYPE_BF16)];
+
+pub fn run(given: &Given) -> Result<Reply, String> {
+    let shape = shape(given)?;
+    let threads = threads(given)?;
+    let limited = match given.text("--isa") {
+        None => false,
+        Some(name) => {
+            let text = CString::new(name).unwrap_or_default();
+            // SAFETY: a string with its end.
+            if unsafe { fa_limit_isa(text.as_ptr()) } != fa_status::FA_OK {
+                return Err(format!("there is no instruction set {name:?}; see fa info"));
+            }
+            true
+        }
+    };
+    let reply = explain(&shape, threads, given.has("--json"));
+    if limited {
+        // SAFETY: NULL takes the limit back.
+        unsafe { fa_limit_isa(std::ptr::null()) };
+    }
+    reply
+}
+
+/// How many threads are asked about.
+pub fn threads(given: &Given) -> Result<usize, String> {
+    let threads = given.number("--threads", machine::cores().min(256))?;
+    if (1..=256).contains(&threads) { Ok(threads) } else { Err("--threads is 1 to 256".to_owned()) }
+}
+
+fn shape(given: &Given) -> Result<Shape, String> {
+    let types = [&FLOATS[..], &[("i8", fa_dtype::FA_DTYPE_I8), ("q8_0", fa_dtype::FA_DTYPE_Q8_0)]].concat();
+    let masks = [&FLOATS[..], &[("bool", fa_dtype::FA_DTYPE_BOOL8)]].concat();
+    let scales = [
+        ("tensor", Scales::Tensor),
+        ("head", Scales::Head),
+        ("token", Scales::Token),
+        ("channel", Scales::Channel),
+    ];
+    let [len_q, len_kv] = given.pair("--len", [512; 2])?;
+    let q = given.word("--dtype", &types, fa_dtype::FA_DTYPE_F32)?;
+    let mut window = given.pair("--window", [-1; 2])?;
+    if given.has("--causal") {
+        window[1] = 0;
+    }
+    Ok(Shape {
+        batch: given.number("--batch", 1)?,
+        heads: given.pair("--heads", [8; 2])?,
+        len_q: given.number("--len-q", len_q)?,
+        len_kv: given.number("--len-kv", len_kv)?,
+        dim: given.pair("--dim", [64; 2])?,
+        q,
+        kv: given.word("--kv", &types, q)?,
+        out: given.word("--out", &FLOATS, fa_dtype::FA_DTYPE_F32)?,
+        scales: given.word("--scales", &scales, Scales::Tensor)?,
+        token_first: given.has("--token-first"),
+        window,
+        softcap: given.number("--softcap", 0.0)?,
+        mask: match given.has("--mask") {
+            true => Some(given.word("--mask", &masks, fa_dtype::FA_DTYPE_F32)?),
+            false => None,
+        },
+        alibi: given.has("--alibi"),
+        sinks: given.has("--sinks"),
+        lse: given.has("--lse"),
+        page: given.number("--page", 0)?,
+        precise: given.has("--precise"),
+        blocks: given.pair("--blocks", [0; 2])?,
+    })
+}
+
+fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
+    let plan = match shape.plan(threads)? {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            let (status, why) = (fa_status::from(refusal.error), refusal.to_string());
+            let text = format!("refused, {status:?}: {why}\n");
+            let data = json!({ "accepted": false, "status": format!("{status:?}"), "why": why });
+            return Ok(answer(1, json, text, data));
+        }
+    };
+    let workspace = [1, threads].map(|threads| shape.workspace(threads));
+    let [alone, all] = [workspace[0].clone()?, workspace[1].clone()?];
+    let [rows, heads] = [plan.tiles.q, plan.tiles.heads];
+    let mut text = format!("accepted: {plan}\n\n");
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    line("path", format!("{}: {}", path(&plan), meaning(&plan)));
+    line("kernel", format!("{}, family {}", isa(&plan), plan.kernel.compute_type(plan.path)));
+    match plan.path {
+        Path::Prefill => line("tiles", format!("{rows} query rows x {} keys", plan.tiles.kv)),
+        Path::Decode => line("tiles", format!("{heads} query heads x {rows} rows x {} keys", plan.tiles.kv)),
+    }
+    line("pieces", format!("{}, for {} of {threads} threads", plan.work_items, plan.threads));
+    line("workspace", format!("{all} bytes for {threads} threads, {alone} for one"));
+    line("K and V", format!("{} bytes, as they are stored", kv_bytes(shape)));
+    Ok(answer(0, json, text, data(shape, &plan, threads, [alone, all])))
+}
+
+fn data(shape: &Shape, plan: &Plan, threads: usize, [alone, all]: [usize; 2]) -> Value {
+    json!({
+        "accepted": true,
+        "status": "FA_OK",
+        "why": plan.to_string(),
+        "path": path(plan),
+        "isa": isa(plan),
+        "family": plan.kernel.compute_type(plan.path),
+        "tiles": { "heads": plan.tiles.heads, "rows": plan.tiles.q, "keys": plan.tiles.kv },
+        "pieces": plan.work_items,
+        "threads": plan.threads,
+        "threads_offered": threads,
+        "workspace_bytes": { "one_thread": alone, "all_threads": all },
+        "kv_bytes": kv_bytes(shape),
+    })
+}
+
+pub fn path(plan: &Plan) -> &'static str {
+    match plan.path {
+        Path::Prefill => "prefill",
+        Path::Decode => "decode",
+    }
+}
+
+fn meaning(plan: &Plan) -> &'static str {
+    match plan.path {
+        Path::Prefill => "many query rows, each lane is one",
+        Path::Decode => "few query rows, lanes are elements of a head",
+    }
+}
+
+pub fn isa(plan: &Plan) -> String {
+    plan.kernel.isa().to_string_lossy().into_owned()
+}
+
+fn kv_bytes(shape: &Shape) -> i64 {
+    let [dim_qk, dim_v] = shape.dim;
+    let row = Shape::row_bytes(shape.kv, dim_qk).saturating_add(Shape::row_bytes(shape.kv, dim_v));
+    row.saturating_mul(shape.batch).saturating_mul(shape.heads[1]).saturating_mul(shape.len_kv)
+}
