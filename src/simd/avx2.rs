@@ -26,7 +26,7 @@ impl Avx2 {
     /// Sums of the four f32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
     /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
-    fn sums_in_halves(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
+    fn sums_in_lanes128(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
         op!({
             let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
             let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
@@ -39,7 +39,7 @@ impl Avx2 {
     /// Sums of the four i32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
     /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
-    fn sums_in_halves_i32(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+    fn sums_in_lanes128_i32(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
         op!({
             let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
             let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
@@ -144,15 +144,15 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn sums(self, v: &[__m256; MAX_LANES]) -> __m256 {
         // `a` and `b` have partial sums, one 128-bit lane each; the last step adds the two lanes.
-        let a = self.sums_in_halves([v[0], v[1], v[2], v[3]]);
-        let b = self.sums_in_halves([v[4], v[5], v[6], v[7]]);
+        let a = self.sums_in_lanes128([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_lanes128([v[4], v[5], v[6], v[7]]);
         op!(_mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)))
     }
 
     #[inline(always)]
     fn sums_i32(self, v: &[__m256i; MAX_LANES]) -> __m256i {
-        let a = self.sums_in_halves_i32([v[0], v[1], v[2], v[3]]);
-        let b = self.sums_in_halves_i32([v[4], v[5], v[6], v[7]]);
+        let a = self.sums_in_lanes128_i32([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_lanes128_i32([v[4], v[5], v[6], v[7]]);
         op!(_mm256_add_epi32(
             _mm256_permute2x128_si256::<0x20>(a, b),
             _mm256_permute2x128_si256::<0x31>(a, b)

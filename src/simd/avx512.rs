@@ -28,7 +28,7 @@ token! {
 
 /// The methods of [`Isa`] that differ between levels of AVX-512.
 pub(crate) trait Level: Token {
-    /// The name of [`Isa::NAME`].
+    /// The value of [`Isa::NAME`].
     const NAME: &'static CStr;
 
     /// [`Isa::dot_bf16`]: two multiply-adds in f32, unless the level has the instruction.
@@ -97,7 +97,7 @@ impl<L: Level> Avx512<L> {
     /// Sums of the four f32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
     /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
-    fn sums_in_quarters(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
+    fn sums_in_lanes128(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
         op!({
             let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
             let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
@@ -110,7 +110,7 @@ impl<L: Level> Avx512<L> {
     /// Sums of the four i32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
     /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
-    fn sums_in_quarters_i32(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+    fn sums_in_lanes128_i32(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
         op!({
             let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
             let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
@@ -121,7 +121,7 @@ impl<L: Level> Avx512<L> {
 
 /// The even 128-bit lanes of `a` and `b`, and the odd ones.
 #[inline(always)]
-fn quarters(a: __m512i, b: __m512i) -> [__m512i; 2] {
+fn even_odd_lanes128(a: __m512i, b: __m512i) -> [__m512i; 2] {
     // SAFETY: I4: only methods of a token call this.
     unsafe { [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)] }
 }
@@ -142,7 +142,7 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn core(self) -> Avx512<Base> {
-        // Every level has the features of the base.
+        // I4: the list of every level includes the features of the base.
         Avx512(Base(()))
     }
 
@@ -221,10 +221,10 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn sums(self, v: &[__m512; 16]) -> __m512 {
         // `a` to `d` have partial sums, one 128-bit lane each; two steps then add the four lanes.
-        let a = self.sums_in_quarters([v[0], v[1], v[2], v[3]]);
-        let b = self.sums_in_quarters([v[4], v[5], v[6], v[7]]);
-        let c = self.sums_in_quarters([v[8], v[9], v[10], v[11]]);
-        let d = self.sums_in_quarters([v[12], v[13], v[14], v[15]]);
+        let a = self.sums_in_lanes128([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_lanes128([v[4], v[5], v[6], v[7]]);
+        let c = self.sums_in_lanes128([v[8], v[9], v[10], v[11]]);
+        let d = self.sums_in_lanes128([v[12], v[13], v[14], v[15]]);
         op!({
             let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
             let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
@@ -234,23 +234,23 @@ impl<L: Level> Isa for Avx512<L> {
 
     #[inline(always)]
     fn sums_i32(self, v: &[__m512i; 16]) -> __m512i {
-        let a = self.sums_in_quarters_i32([v[0], v[1], v[2], v[3]]);
-        let b = self.sums_in_quarters_i32([v[4], v[5], v[6], v[7]]);
-        let c = self.sums_in_quarters_i32([v[8], v[9], v[10], v[11]]);
-        let d = self.sums_in_quarters_i32([v[12], v[13], v[14], v[15]]);
+        let a = self.sums_in_lanes128_i32([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_lanes128_i32([v[4], v[5], v[6], v[7]]);
+        let c = self.sums_in_lanes128_i32([v[8], v[9], v[10], v[11]]);
+        let d = self.sums_in_lanes128_i32([v[12], v[13], v[14], v[15]]);
         let add = |[a, b]: [__m512i; 2]| op!(_mm512_add_epi32(a, b));
-        let (ab, cd) = (add(quarters(a, b)), add(quarters(c, d)));
-        add(quarters(ab, cd))
+        let (ab, cd) = (add(even_odd_lanes128(a, b)), add(even_odd_lanes128(c, d)));
+        add(even_odd_lanes128(ab, cd))
     }
 
     #[inline(always)]
     fn sums_of_halves(self, v: &[__m512i; 16]) -> [__m512i; 2] {
-        let a = self.sums_in_quarters_i32([v[0], v[1], v[2], v[3]]);
-        let b = self.sums_in_quarters_i32([v[4], v[5], v[6], v[7]]);
-        let c = self.sums_in_quarters_i32([v[8], v[9], v[10], v[11]]);
-        let d = self.sums_in_quarters_i32([v[12], v[13], v[14], v[15]]);
+        let a = self.sums_in_lanes128_i32([v[0], v[1], v[2], v[3]]);
+        let b = self.sums_in_lanes128_i32([v[4], v[5], v[6], v[7]]);
+        let c = self.sums_in_lanes128_i32([v[8], v[9], v[10], v[11]]);
+        let d = self.sums_in_lanes128_i32([v[12], v[13], v[14], v[15]]);
         let add = |[a, b]: [__m512i; 2]| op!(_mm512_add_epi32(a, b));
-        quarters(add(quarters(a, b)), add(quarters(c, d)))
+        even_odd_lanes128(add(even_odd_lanes128(a, b)), add(even_odd_lanes128(c, d)))
     }
 
     #[inline(always)]
@@ -516,8 +516,9 @@ impl<L: Level> Isa for Avx512<L> {
     fn unzipped_bytes(self, x: [__m512; 4]) -> [__m512; 4] {
         // A transposition of a 4 x 4 matrix of 128-bit lanes.
         let [a, b, c, d] = op!(x.map(|x| _mm512_castps_si512(x)));
-        let ([ab, ab_odd], [cd, cd_odd]) = (quarters(a, b), quarters(c, d));
-        let ([first, third], [second, fourth]) = (quarters(ab, cd), quarters(ab_odd, cd_odd));
+        let ([ab, ab_odd], [cd, cd_odd]) = (even_odd_lanes128(a, b), even_odd_lanes128(c, d));
+        let ([first, third], [second, fourth]) =
+            (even_odd_lanes128(ab, cd), even_odd_lanes128(ab_odd, cd_odd));
         op!([first, second, third, fourth].map(|x| _mm512_castsi512_ps(x)))
     }
 

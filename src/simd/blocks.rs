@@ -1,16 +1,8 @@
 //! Default methods of [`Isa`] for block-scaled formats: a vector holds two blocks of elements, one
 //! in each half, and the scales of blocks are gathered from the rows. Lane by lane in plain Rust.
 
+use super::fallback::lanes_i32 as lanes;
 use super::{Isa, MAX_LANES, half};
-
-/// The lanes of a vector in an array; elements from `LANES` on are 0.
-#[inline(always)]
-fn lanes<S: Isa>(s: S, x: S::I32) -> [i32; MAX_LANES] {
-    let mut lanes = [0; MAX_LANES];
-    // SAFETY: I7: the array has MAX_LANES elements.
-    unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
-    lanes
-}
 
 /// The vector whose lanes are the first `LANES` elements.
 #[inline(always)]

@@ -17,7 +17,7 @@ fn lanes<S: Isa>(s: S, x: S::F32) -> [f32; MAX_LANES] {
 
 /// The lanes of a vector of integers in an array; elements from `LANES` on are 0.
 #[inline(always)]
-fn lanes_i32<S: Isa>(s: S, x: S::I32) -> [i32; MAX_LANES] {
+pub(super) fn lanes_i32<S: Isa>(s: S, x: S::I32) -> [i32; MAX_LANES] {
     let mut lanes = [0; MAX_LANES];
     // SAFETY: I7: the array has MAX_LANES elements.
     unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
