@@ -97,7 +97,7 @@ pub(crate) trait Gemm: Sized + 'static {
     /// `factor`. Returns whether scores may be NaN without the sums showing it.
     ///
     /// # Safety
-    /// See the trait; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) * lanes` words, and
+    /// Pointers as the trait says; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) * lanes` words, and
     /// `scratch` as much as `LANES` rows take.
     unsafe fn pack_query<S: Isa>(
         s: S,
@@ -113,7 +113,7 @@ pub(crate) trait Gemm: Sized + 'static {
     /// Writes `n` rows of K as words, one for each step of a packed query.
     ///
     /// # Safety
-    /// See the trait; `to` holds `n` staged rows.
+    /// Pointers as the trait says; `to` holds `n` staged rows.
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8);
 
     /// Writes `n` rows of V as groups, beginning with key `first` of those that are staged. Where
@@ -121,7 +121,7 @@ pub(crate) trait Gemm: Sized + 'static {
     /// whether there was any; keys that follow in the last group are 0.
     ///
     /// # Safety
-    /// See the trait; `to` holds all groups; the keys before `first` have been staged.
+    /// Pointers as the trait says; `to` holds all groups; the keys before `first` have been staged.
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
 
     /// What the dot products of a vector of packed queries begin with; the panel's first line is at
