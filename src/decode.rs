@@ -45,7 +45,7 @@ use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::ScaleGranularity;
 use crate::work::query_tiles::TileSizes;
 use crate::work::split_kv::{SplitRange, SplitWork};
-use crate::workspace::{PartialStates, Scratch, array_bytes};
+use crate::workspace::{Arena, PartialStates, Scratch, array_bytes};
 use accumulate::{Sums, Values};
 use block_scaled::Weights;
 use gemv::{Gemv, width};

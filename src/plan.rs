@@ -156,16 +156,18 @@ impl Plan {
         let threads = if shape.ragged.is_some() { threads } else { threads.min(most.max(1)) };
         let shares = if threads > 1 { threads * (SHARES / threads).clamp(1, PARTS_PER_THREAD) } else { 1 };
         // Sequences of a ragged batch go either way.
-        let mut memory = workspace::Size { pieces: threads, shares, ..workspace::Size::default() };
+        let mut memory = workspace::Size { threads, ..workspace::Size::default() };
+        memory.states.ranges = shares;
         for way in [Path::Prefill, Path::Decode] {
             let tiles = if way == Path::Decode { bands } else { parts };
             if way != path && shape.ragged.is_none() {
                 continue;
             }
-            memory.piece = memory.piece.max(row.scratch_bytes(way, shape, tiles).ok_or(Error::Overflow)?);
+            let bytes = row.scratch_bytes(way, shape, tiles).ok_or(Error::Overflow)?;
+            memory.bytes_per_thread = memory.bytes_per_thread.max(bytes);
             if way == Path::Decode {
-                let bytes = row.state_bytes(shape, tiles).ok_or(Error::Overflow)?;
-                memory.kept = [split_kv::states(shape, tiles, shares), bytes];
+                memory.states.per_range = split_kv::states(shape, tiles, shares);
+                memory.states.bytes = row.state_bytes(shape, tiles).ok_or(Error::Overflow)?;
             }
         }
         memory.bytes()?;
@@ -178,13 +180,13 @@ impl Plan {
 
     /// The same for one thread, where memory is short.
     pub fn alone(&self) -> Plan {
-        let memory = workspace::Size::of_one(self.memory.piece);
+        let memory = workspace::Size::of_one(self.memory.bytes_per_thread);
         Plan { cut: Partition { shares: 1, ..self.cut }, threads: 1, wakes: 0, memory, ..self.clone() }
     }
 
     /// Whether the scratch of the call is kept on the stack.
     pub fn is_on_stack(&self) -> bool {
-        self.threads == 1 && self.memory.piece <= workspace::ON_STACK
+        self.threads == 1 && self.memory.bytes_per_thread <= workspace::ON_STACK
     }
 
     /// Bytes of scratch that the call allocates for all threads together.
@@ -222,7 +224,7 @@ impl fmt::Display for Plan {
                 write!(f, "tiles, {parts} bands in {} shares, ", self.cut.shares)?;
             }
         }
-        write!(f, "{threads} threads of {} bytes", memory.piece)?;
+        write!(f, "{threads} threads of {} bytes", memory.bytes_per_thread)?;
         if wakes + 1 < *threads {
             write!(f, " ({wakes} worth waking)")?;
         }

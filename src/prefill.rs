@@ -38,7 +38,7 @@ use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
 use crate::view::ScaleGranularity;
 use crate::work::query_tiles::{QueryTile, TileSizes};
-use crate::workspace::{Scratch, array_bytes};
+use crate::workspace::{Arena, Scratch, array_bytes};
 use accumulate::{accumulate, accumulate_guarded, first_not_finite};
 use epilogue::epilogue;
 use gemm::{Gemm, staged_bytes};

@@ -43,7 +43,9 @@ pub fn run_on(
     let failed = AtomicBool::new(false);
     let task = || {
         // Without a piece, somebody else is computing in each of them.
-        let done = workspace.take().map_or(Ok(()), |scratch| compute(&work, plan, scratch, workspace.kept()));
+        let done = workspace
+            .take()
+            .map_or(Ok(()), |scratch| compute(&work, plan, scratch, workspace.partial_states()));
         if done.is_err() {
             failed.store(true, Ordering::Relaxed);
         }
@@ -57,7 +59,7 @@ pub fn run_on(
         return Err(Error::Internal);
     }
     work.shares.again();
-    join(&work, plan, workspace.kept())
+    join(&work, plan, workspace.partial_states())
 }
 
 /// The part of caller `i` of `n` in the problem, on the calling thread, in a piece of its own.
@@ -86,7 +88,7 @@ pub fn finish(
 #[inline(never)]
 pub fn on_stack(problem: &mut Problem, plan: &Plan) -> Result<(), Error> {
     let mut memory = Local::uninit();
-    compute(&WorkQueues::new(problem, &plan.cut, 1), plan, memory.piece(), PartialStates::nothing())
+    compute(&WorkQueues::new(problem, &plan.cut, 1), plan, memory.scratch(), PartialStates::none())
 }
 
 /// Takes parts and shares until there are none.

@@ -2,7 +2,7 @@
 
 use super::names::number;
 use crate::error::{Error, Refusal};
-use crate::workspace::{self, Size};
+use crate::workspace::{self, Memory, Size};
 
 /// Scratch memory for one call at a time. [`Attention::reserve`](super::Attention::reserve) makes it large enough;
 /// calls only use it.
@@ -31,7 +31,7 @@ impl Workspace {
     /// What a plan needs of it.
     pub(super) fn cut(&mut self, size: Size) -> Result<workspace::Workspace<'_>, Refusal> {
         let (has, needs) = (self.bytes(), size.borrowed_bytes()?);
-        workspace::Workspace::on(self.memory.spare_capacity_mut(), size).map_err(|error| {
+        workspace::Workspace::on(Memory::of(self.memory.spare_capacity_mut()), size).map_err(|error| {
             let fact = Refusal::of("bytes of the workspace", number(has));
             fact.against(error, "fewer than the call needs (Attention::reserve)", number(needs))
         })

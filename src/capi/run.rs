@@ -16,7 +16,7 @@ use crate::pool::{Caller, MAX_THREADS};
 use crate::problem::Problem;
 use crate::schedule;
 use crate::simd::fp_env::FpEnv;
-use crate::workspace::Workspace;
+use crate::workspace::{Memory, Workspace};
 
 /// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with the offending
 /// numbers. Touches nothing but why.
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn fa_attention_run(
             return schedule::on_stack(problem, plan);
         }
         // SAFETY: the caller's memory, as documented.
-        let workspace = unsafe { Workspace::borrow(ws.cast(), ws_size, plan.memory)? };
+        let workspace = unsafe { Workspace::on(Memory::new(ws.cast(), ws_size), plan.memory)? };
         match &lent {
             Some(lent) => schedule::run_on(problem, plan, &workspace, lent),
             None => schedule::run_on(problem, plan, &workspace, &Caller),
@@ -167,9 +167,9 @@ pub unsafe extern "C" fn fa_attention_part(
             return schedule::on_stack(&mut problem, &plan);
         }
         // SAFETY: the caller's memory, as documented, of which other parts use other pieces.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
+        let workspace = unsafe { Workspace::share(Memory::new(ws.cast(), ws_size), plan.memory, share[0])? };
         let scratch = workspace.take().ok_or(Error::Internal)?;
-        schedule::share(&mut problem, &plan, share, scratch, workspace.kept())
+        schedule::share(&mut problem, &plan, share, scratch, workspace.partial_states())
     })
 }
 
@@ -200,8 +200,8 @@ pub unsafe extern "C" fn fa_attention_finish(
         let Some(share) = share.filter(|_| !plan.is_on_stack()) else { return Ok(()) };
         // SAFETY: the caller's memory, as documented: every part has been computed, and each finishes what began in
         // its own.
-        let workspace = unsafe { Workspace::borrow_piece(ws.cast(), ws_size, plan.memory, share[0])? };
-        schedule::finish(&mut problem, &plan, share, workspace.kept())
+        let workspace = unsafe { Workspace::share(Memory::new(ws.cast(), ws_size), plan.memory, share[0])? };
+        schedule::finish(&mut problem, &plan, share, workspace.partial_states())
     })
 }
 
