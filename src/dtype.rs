@@ -4,6 +4,7 @@
 //! tables here. What is computed with the numbers is the affair of [`crate::compute`].
 
 pub(crate) mod bf16;
+pub(crate) mod block_scaled;
 pub(crate) mod bool8;
 pub(crate) mod f16;
 pub(crate) mod f32;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::decode::{Decode, Join};
+use crate::decode::{Combine, Decode};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::pool::{Concurrency, Own, Threads};
@@ -100,8 +100,8 @@ fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, kept: PartialSt
     }
     while let Some(share) = work.shares.take() {
         share.pieces(|piece| {
-            let (piece, scratch) = (&piece, scratch.reborrow());
-            plan.kernel.decode(Decode { piece, tiles: plan.cut.bands, scratch, kept, share: &share })
+            let (work, scratch) = (&piece, scratch.reborrow());
+            plan.kernel.decode(Decode { work, tiles: plan.cut.bands, scratch, partial: kept, range: &share })
         })?;
     }
     Ok(())
@@ -117,7 +117,7 @@ fn join(work: &WorkQueues, plan: &Plan, kept: PartialStates) -> Result<(), Error
             if piece.chunks.start > 0 || piece.is_whole() {
                 return Ok(());
             }
-            plan.kernel.combine(Join { piece: &piece, share: &share, tiles: plan.cut.bands, kept })
+            plan.kernel.combine(Combine { work: &piece, range: &share, tiles: plan.cut.bands, partial: kept })
         })?;
     }
     Ok(())
