@@ -49,7 +49,6 @@ use std::ops::Range;
 
 use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
-use crate::attend::logits::Logits;
 use crate::attend::rows::{key_rows, query_rows};
 use crate::machine;
 use crate::problem::Shape;
@@ -257,36 +256,8 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
         }
         // While the softmax waits for its own results, the first rows of what comes next arrive.
         block.prefetch_first(s);
-        softmax_of_rows::<S, P>(s, block, rows, state);
+        softmax::softmax::<S, P>(s, block, rows, state);
         P::add_values(s, block, rows, arrays, state);
-    }
-}
-
-/// Turns the scores of a block into probabilities, row by row: what changes scores (softcap, bias,
-/// mask), then the softmax.
-///
-/// # Safety
-/// `rows` and `state` are the arrays of the block's group (I5), with the scores of the block.
-#[inline(always)]
-unsafe fn softmax_of_rows<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
-    let work = block.work;
-    let (problem, sequence) = (work.problem(), work.sequence());
-    let keys = block.start + block.keys.start..block.start + block.keys.end;
-    for (r, (head, row)) in work.lines().enumerate() {
-        let visible = block.visible(row);
-        if visible.is_empty() {
-            continue;
-        }
-        // SAFETY: I5: row r of the arrays (caller), which hold whole vectors of keys.
-        unsafe {
-            if problem.changes_scores()
-                && let Some(logits) = Logits::of(problem, sequence, head, &work.rows, &keys)
-            {
-                let scores = rows.scores.add(r * rows.score_stride);
-                logits.change_row(s, row, block.start, &visible, scores);
-            }
-            softmax::softmax::<S, P>(s, rows, state, r, &visible, block.v_scales());
-        }
     }
 }
 

@@ -130,7 +130,7 @@ fn add_score<S: Isa>(s: S, q: [S::I32; 2], k: S::I32, sum: [S::I32; 2]) -> [S::I
     [s.dot_u8_i8(sum[0], k, q[0]), s.dot_u8_i8(sum[1], k, q[1])]
 }
 
-/// The name of the products that are the same for 8-bit integers and for block-scaled types.
+/// Whose products block-scaled types share.
 type Plain = Split16<I8>;
 
 impl Gemv for Split16<I8> {
@@ -248,7 +248,7 @@ impl<T: BlockScaled> Gemv for Split16<T> {
             }
             Pair::zero(s)
         };
-        // SAFETY: the contract of `Gemv::pack`, which the caller has to hold, is that of `pack`.
+        // SAFETY: I2, I5: the caller vouches for the row of `source` and for room at `to`.
         unsafe { pack(s, source, dim, factor, to, end).0 }
     }
 
@@ -312,15 +312,14 @@ impl<T: BlockScaled> Gemv for Split16<T> {
         run: &Run,
         next: PrefetchStream,
     ) {
-        // SAFETY: the contract of this method, which the caller has to hold, is that of the
-        // function.
+        // SAFETY: I2, I5: the caller vouches for the arrays of its group and for the rows of `run`.
         unsafe { block_scaled::dot_products::<S, Self, PREFETCH>(s, rows, count, run, next) }
     }
 
     #[inline(always)]
     unsafe fn add_values<S: Isa>(s: S, block: &Block, rows: &RowArrays, arrays: &BlockArrays, state: &State) {
-        // SAFETY: the contract of this method, which the caller has to hold, is that of the
-        // function; I5: `scales_in_row` made room for weights.
+        // SAFETY: I5: the caller vouches for the arrays of the block's group; `scales_in_row` made
+        // room for weights.
         unsafe { block_scaled::values::<S, Self>(s, block, rows, &arrays.weights, state) }
     }
 }
@@ -363,5 +362,90 @@ impl<T: BlockScaled> BlockScaledGemv for Split16<T> {
             unsafe { [at.read_unaligned(), at.wrapping_byte_add(S::LANES).read_unaligned()] }
         });
         [s.splat_halves(low[0], high[0]), s.splat_halves(low[1], high[1])]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::block_scaled::check::Check;
+    use crate::simd::{half, scalar::Scalar};
+
+    /// A block type that is not Q8_0: 8 elements (half of a vector of the scalar kernels), behind
+    /// an unused byte a binary16 scale, then 4 bytes: elements 0 to 3 are the low nibbles, elements
+    /// 4 to 7 the high ones; each nibble is 8 more than its code.
+    enum Nibbles {}
+
+    const NIBBLES: usize = 3;
+
+    /// # Safety
+    /// The block is readable.
+    unsafe fn code(block: *const u8, i: usize) -> i8 {
+        // SAFETY: I7: one of the 4 bytes of the block.
+        let byte = unsafe { block.add(NIBBLES + i % 4).read() };
+        (byte >> (i / 4 * 4) & 15).cast_signed() - 8
+    }
+
+    impl Stored for Nibbles {
+        const BLOCK: usize = 8;
+        const BLOCK_BYTES: usize = NIBBLES + 4;
+
+        unsafe fn one(row: *const u8, d: usize) -> f32 {
+            let block = row.wrapping_add(d / Self::BLOCK * Self::BLOCK_BYTES);
+            // SAFETY: I7: scale and code of the block of element `d` (caller).
+            unsafe {
+                let scale = half::from_f16(block.add(Self::SCALE).cast::<u16>().read_unaligned());
+                scale * f32::from(code(block, d % Self::BLOCK))
+            }
+        }
+
+        unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32 {
+            let mut lanes = [0.0; MAX_LANES];
+            for (i, lane) in lanes.iter_mut().enumerate().take(S::LANES) {
+                // SAFETY: I7: the row has `LANES` elements from `d` on (caller).
+                *lane = unsafe { Self::one(row, d + i) };
+            }
+            // SAFETY: I7: the array is as long as any vector.
+            unsafe { s.load(lanes.as_ptr()) }
+        }
+    }
+
+    impl BlockScaled for Nibbles {
+        // No value of the enumeration stands for it: nothing here asks.
+        const DTYPE: Dtype = Dtype::Q8_0;
+        const SCALE: usize = 1;
+
+        unsafe fn load_pair<S: Isa>(s: S, block: *const u8) -> S::I32 {
+            let mut codes = [0i8; 4 * MAX_LANES];
+            for (i, to) in codes.iter_mut().enumerate().take(2 * Self::BLOCK) {
+                // SAFETY: I7: one of two blocks (caller).
+                *to =
+                    unsafe { code(block.wrapping_add(i / Self::BLOCK * Self::BLOCK_BYTES), i % Self::BLOCK) };
+            }
+            // SAFETY: I7: the array is as long as any vector.
+            unsafe { s.load_i32(codes.as_ptr().cast()) }
+        }
+
+        unsafe fn load_single<S: Isa>(s: S, block: *const u8) -> S::I32 {
+            let mut codes = [0i8; 4 * MAX_LANES];
+            for (i, to) in codes.iter_mut().enumerate().take(Self::BLOCK) {
+                // SAFETY: I7: the block is readable (caller).
+                *to = unsafe { code(block, i) };
+            }
+            // SAFETY: I7: the array is as long as any vector.
+            unsafe { s.load_i32(codes.as_ptr().cast()) }
+        }
+    }
+
+    /// What is generic over the block type does not know Q8_0: where the scale lies and how codes
+    /// are unpacked is the type's affair.
+    #[test]
+    fn any_block_type_is_multiplied() {
+        // Whole vectors of two blocks, and a block that is alone.
+        for dim in [16, 24, 8, 56] {
+            Scalar::detect()
+                .expect("a machine")
+                .enter(Check::<Split16<Nibbles>> { dim, compute: PhantomData });
+        }
     }
 }

@@ -233,7 +233,9 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 }
             }
             let weight = rows.block_weights.add(r * S::LANES).read();
-            flush_block::<S, P>(s, block, weights, sums, fits, weight, state, r);
+            let output = state.output.add(r * state.stride);
+            let (stride, is_first) = (state.stride, block.is_first);
+            flush_block::<S, P>(s, weights, sums, fits, weight, dim, output, stride, is_first);
         }
     }
 }
@@ -362,12 +364,12 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
 }
 
 /// Adds the values of a run of V, times integer weights, to the integer `sums` of one query row, or
-/// begins these with them if `is_fresh`.
+/// begins these with them if `is_fresh`. Out of line: the sums have the registers to themselves.
 ///
 /// # Safety
 /// `run` has rows of V (I2); `weights` has the integers of its keys, and `sums` room for a row
 /// (I5).
-#[inline(always)]
+#[inline(never)]
 unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const PREFETCH: bool>(
     s: S,
     weights: &Weights,
@@ -497,29 +499,29 @@ unsafe fn add_converted<S: Isa, T: BlockScaled>(s: S, p: f32, row: *const u8, di
     }
 }
 
-/// Adds the `sums` of a block of keys, times `weight`, to the output of row `r`, or begins it with
-/// them in the first block. They are integers with a factor for each block of V if `fits`, else
-/// f32.
+/// Adds the `sums` of a block of keys, times `weight`, to an output row of `stride` values, or
+/// begins it with them if `is_first`. The sums are integers with a factor for each block of V if
+/// `fits`, else f32.
 ///
 /// # Safety
-/// `state` has the row, `sums` a row, and `weights` a factor for each block of V (I5).
+/// `output` and `sums` have `stride` values, `dim` of them elements, and `weights` a factor for
+/// each block of V (I5).
 #[inline(always)]
 unsafe fn flush_block<S: Isa, P: BlockScaledGemv>(
     s: S,
-    block: &Block,
     weights: &Weights,
     sums: *const f32,
     fits: bool,
     weight: f32,
-    state: &State,
-    r: usize,
+    dim: usize,
+    output: *mut f32,
+    stride: usize,
+    is_first: bool,
 ) {
-    let dim = block.work.problem().shape().dim_v;
-    let output = state.output.wrapping_add(r * state.stride);
     // SAFETY: I5, I7: whole vectors of operands of sums and output (caller); factors are read for
     // elements below `dim` only.
     unsafe {
-        for d in (0..state.stride).step_by(width::<S, P>()) {
+        for d in (0..stride).step_by(width::<S, P>()) {
             let all = if fits { P::outputs(s, sums.add(d)) } else { converted(s, sums, d, dim) };
             for (v, &sum) in all.iter().enumerate().take(P::PACK) {
                 let d = d + v * S::LANES;
@@ -528,7 +530,7 @@ unsafe fn flush_block<S: Isa, P: BlockScaledGemv>(
                     _ => 1.0,
                 };
                 let at = output.add(d);
-                let before = if block.is_first { s.splat(0.0) } else { s.load(at) };
+                let before = if is_first { s.splat(0.0) } else { s.load(at) };
                 s.store(at, s.fma(sum, s.splat(weight * factor), before));
             }
         }
@@ -550,4 +552,110 @@ unsafe fn converted<S: Isa>(s: S, sums: *const f32, d: usize, dim: usize) -> [S:
         }
     }
     all
+}
+
+/// A check of what is generic over block types: [`crate::compute`] has the types to run it with.
+#[cfg(test)]
+pub(crate) mod check {
+    use super::*;
+    use crate::attend::rows::Source;
+    use crate::decode::scratch::Sums;
+    use crate::dtype::Dtype;
+    use crate::simd::half;
+    use crate::view::{Layout, View};
+
+    /// Scores and outputs of two query rows and a run of keys that begins and ends within a vector.
+    pub(crate) struct Check<P> {
+        pub(crate) dim: usize,
+        pub(crate) compute: PhantomData<P>,
+    }
+
+    impl<P: BlockScaledGemv> Body for Check<P> {
+        type Out = ();
+
+        fn run<S: Isa>(self, s: S) {
+            let block_bytes = <P::Blocks as Stored>::BLOCK_BYTES;
+            let (dim, keys, block_keys, count) = (self.dim, 2..13, 16, 2);
+            let row_bytes = block_at::<P::Blocks>(dim);
+            let stride = dim.next_multiple_of(width::<S, P>());
+            let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8;
+            // Keys and values alike: blocks of any codes, with scales from 1/256 on.
+            let mut kv: Vec<u8> = (0..block_keys * row_bytes).map(number).collect();
+            for (i, block) in kv.chunks_exact_mut(block_bytes).enumerate() {
+                let scale = half::to_f16((1.0 + f32::from(number(i)) / 64.0) / 256.0);
+                block[<P::Blocks as BlockScaled>::SCALE..][..2].copy_from_slice(&scale.to_ne_bytes());
+            }
+            // SAFETY: I7: row `key` of the array has an element `d`.
+            let element = |key: usize, d| unsafe { P::Blocks::one(kv[key * row_bytes..].as_ptr(), d) };
+            let q: Vec<f32> = (0..count * dim).map(|i| f32::from(number(i)) / 128.0 - 1.0).collect();
+
+            let mut queries = vec![0.0; count * stride];
+            let mut scores = vec![0.0; count * block_keys];
+            let mut factors = vec![0.0; count];
+            let [mut sums, mut outputs] = [(); 2].map(|()| vec![0.0; stride]);
+            let blocks = P::scales_in_row(dim);
+            let [mut scales, mut integers] = [(); 2].map(|()| vec![0.0; blocks * block_keys]);
+            let mut block_factors = vec![0.0; blocks];
+            let rows = RowArrays {
+                queries: queries.as_mut_ptr(),
+                query_stride: stride,
+                factors: factors.as_mut_ptr(),
+                scores: scores.as_mut_ptr(),
+                score_stride: block_keys,
+                sums: std::ptr::null_mut(),
+                block_sums: Sums { base: sums.as_mut_ptr(), stride },
+                block_weights: std::ptr::null_mut(),
+            };
+            let weights = Weights {
+                scales: scales.as_mut_ptr(),
+                integers: integers.as_mut_ptr(),
+                stride: block_keys,
+                factors: block_factors.as_mut_ptr(),
+            };
+            let run = Run {
+                keys: keys.clone(),
+                rows: Rows { base: kv.as_ptr(), stride: row_bytes },
+                dtype: P::DTYPE.expect("a type"),
+                dim,
+                scales: None,
+            };
+            let layout = Layout::dense(Dtype::F32, 1, count, dim).expect("a layout");
+            let view = View::of(&q, layout).expect("a view");
+            // SAFETY: I5: all arrays are as long as their fields say.
+            unsafe {
+                for r in 0..count {
+                    let source = Source { view: &view, at: [0, 0, r] };
+                    factors[r] = P::pack(s, source, dim, 1.0, rows.queries.add(r * stride));
+                }
+                P::dot_products::<S, false>(s, &rows, count, &run, PrefetchStream::NOTHING);
+            }
+            for r in 0..count {
+                for key in keys.clone() {
+                    let products = (0..dim).map(|d| f64::from(q[r * dim + d]) * f64::from(element(key, d)));
+                    let score = f64::from(scores[r * block_keys + key]) * f64::from(factors[r]);
+                    assert!((score - products.sum::<f64>()).abs() < 1e-4, "row {r}, key {key}");
+                }
+            }
+
+            let p: Vec<f32> = (0..block_keys)
+                .map(|key| if keys.contains(&key) { f32::from(number(key)) * 128.0 } else { 0.0 })
+                .collect();
+            // SAFETY: I5: all arrays are as long as their fields say.
+            unsafe {
+                let all_fit = gather_run::<S, P::Blocks, false>(s, &weights, &run, PrefetchStream::NOTHING);
+                assert!(all_fit && !weights.is_unfit::<P::Blocks>(keys.start, dim));
+                integer_weights::<S, P, false>(s, &weights, p.as_ptr(), &keys, dim);
+                let sums = rows.block_sums.base;
+                accumulate::<S, P, false>(s, &weights, sums, run, PrefetchStream::NOTHING, true);
+                let output = outputs.as_mut_ptr();
+                let weight = 1.0 / P::P_SCALE;
+                flush_block::<S, P>(s, &weights, sums, true, weight, dim, output, stride, true);
+            }
+            for (d, output) in outputs.into_iter().enumerate().take(dim) {
+                let p = |key: usize| f64::from(p[key] / P::P_SCALE);
+                let sum: f64 = keys.clone().map(|key| p(key) * f64::from(element(key, d))).sum();
+                assert!((f64::from(output) - sum).abs() < 1e-4, "element {d}: {output} is not {sum}");
+            }
+        }
+    }
 }

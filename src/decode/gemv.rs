@@ -206,7 +206,8 @@ pub(crate) trait Gemv: Sized + 'static {
         run: &Run,
         next: PrefetchStream,
     ) {
-        // SAFETY: this function's contract, of rows that are stored as `T`.
+        // SAFETY: I2, I5: rows of K and arrays are the caller's; I9: `T` is the type that the rows
+        // of `run` are stored as.
         unsafe {
             with_qkv_type!(Self::DTYPE.unwrap_or(run.dtype), T => {
                 scores::dot_products::<S, Self, T, PREFETCH>(s, rows, count, run, next);
@@ -227,7 +228,7 @@ pub(crate) trait Gemv: Sized + 'static {
         _arrays: &BlockArrays,
         state: &State,
     ) {
-        // SAFETY: this function's contract.
+        // SAFETY: I5: arrays of the block's group, with probabilities of its keys (caller).
         unsafe { accumulate::values::<S, Self>(s, block, rows, state) }
     }
 }

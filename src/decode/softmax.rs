@@ -1,15 +1,67 @@
-//! The online softmax of one row and one block: see [`crate::prefill::softmax`] for the method.
+//! The online softmax of the rows of a group and one block: see [`crate::prefill::softmax`] for the
+//! method.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::block::Block;
 use super::gemv::Gemv;
 use super::scratch::RowArrays;
 use super::state::State;
 use crate::attend::RESCALE_THRESHOLD;
-use crate::simd::{Isa, MAX_LANES};
+use crate::attend::logits::Logits;
+use crate::simd::{Body, Isa, MAX_LANES};
 
 /// The number of each lane.
 const LANE: [i32; MAX_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/// Turns the scores of a block into probabilities, row by row: what changes scores (softcap, bias,
+/// mask), then the online softmax. Out of line: in the code of a whole call, the constants of exp2
+/// would not stay in registers.
+///
+/// # Safety
+/// `rows` and `state` are the arrays of the block's group (I5), with the scores of the block.
+#[inline(never)]
+pub(super) unsafe fn softmax<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
+    s.enter(Softmax::<P> { block, rows, state, compute: PhantomData });
+}
+
+/// Made by [`softmax`] alone, whose contract covers what it points to.
+struct Softmax<'a, P> {
+    block: &'a Block<'a>,
+    rows: &'a RowArrays,
+    state: &'a State,
+    compute: PhantomData<P>,
+}
+
+impl<P: Gemv> Body for Softmax<'_, P> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Softmax { block, rows, state, .. } = self;
+        let work = block.work;
+        let (problem, sequence) = (work.problem(), work.sequence());
+        let keys = block.start + block.keys.start..block.start + block.keys.end;
+        for (r, (head, row)) in work.lines().enumerate() {
+            let visible = block.visible(row);
+            if visible.is_empty() {
+                continue;
+            }
+            // SAFETY: I5: row r of the arrays, which hold whole vectors of keys (the contract of
+            // `softmax`, which made this).
+            unsafe {
+                if problem.changes_scores()
+                    && let Some(logits) = Logits::of(problem, sequence, head, &work.rows, &keys)
+                {
+                    let scores = rows.scores.add(r * rows.score_stride);
+                    logits.change_row(s, row, block.start, &visible, scores);
+                }
+                softmax_of_row::<S, P>(s, rows, state, r, &visible, block.v_scales());
+            }
+        }
+    }
+}
 
 /// Turns the scores of the keys `visible` of row `r` into probabilities 2^(score - running
 /// maximum), and adds them to its sum. Places beside them, up to whole vectors, become 0.
@@ -21,7 +73,7 @@ const LANE: [i32; MAX_LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 /// `rows` and `state` have the row, with its scores (I5); `visible` is a part of the block, not
 /// empty; scales are whole vectors.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Isa, P: Gemv>(
+unsafe fn softmax_of_row<S: Isa, P: Gemv>(
     s: S,
     rows: &RowArrays,
     state: &State,

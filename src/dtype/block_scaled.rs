@@ -15,8 +15,8 @@ use crate::simd::Isa;
 /// [`crate::dtype`], kernels in the table of its instruction set, and tests:
 ///
 /// ```ignore
-/// //! Q4_0: a binary16 scale, then 16 bytes. Elements 0 to 15 are the low nibbles, elements 16 to 31
-/// //! the high ones; each nibble is 8 more than its code.
+/// //! Q4_0: a binary16 scale, then 16 bytes: elements 0 to 15 are the low nibbles, elements 16 to
+/// //! 31 the high ones. Each nibble is 8 more than its code.
 ///
 /// const NIBBLES: usize = 2;
 ///
@@ -25,8 +25,8 @@ use crate::simd::Isa;
 /// impl Stored for Q4_0 {
 ///     const BLOCK: usize = 32;
 ///     const BLOCK_BYTES: usize = NIBBLES + 16;
-///     // `one` and `load` give elements as f32 to all code that does not multiply codes: prefill,
-///     // conversion, queries of this type, and rows whose scales are no part of an integer weight.
+///     // `one` and `load` give elements as f32, to all code that does not multiply codes: prefill,
+///     // queries of this type, and rows whose scales are unfit for integer weights.
 /// }
 ///
 /// impl BlockScaled for Q4_0 {
@@ -34,21 +34,26 @@ use crate::simd::Isa;
 ///     const SCALE: usize = 0;
 ///
 ///     unsafe fn load_pair<S: Isa>(s: S, block: *const u8) -> S::I32 {
-///         // Of each block the low nibbles, then the high ones: the order of the elements. A new
-///         // operation of `Isa`, with a default in plain Rust as in `simd/blocks.rs`.
-///         let nibbles = [block, block.wrapping_add(Self::BLOCK_BYTES)].map(|p| p.wrapping_add(NIBBLES));
-///         unsafe { s.load_nibbles(nibbles, -8) }
+///         let mut codes = [0i8; 64];
+///         for (i, code) in codes.iter_mut().enumerate() {
+///             let block = block.wrapping_add(i / 32 * Self::BLOCK_BYTES + NIBBLES);
+///             let nibble = unsafe { block.wrapping_add(i % 16).read() } >> (i % 32 / 16 * 4) & 15;
+///             *code = nibble.cast_signed() - 8;
+///         }
+///         unsafe { s.load_i32(codes.as_ptr().cast()) }
 ///     }
 ///
-///     unsafe fn load_single<S: Isa>(s: S, block: *const u8) -> S::I32 {
-///         unsafe { s.load_lower_nibbles(block.wrapping_add(NIBBLES), -8) }
-///     }
+///     // `load_single`: the loop over 32 elements; the other codes stay 0.
 /// }
 ///
 /// // In src/kernel/x86_64.rs:
 /// &Combination::<Avx512, F32, Split16<Q4_0>, Split16<Q4_0>, Vnni, 8>::new()
 ///     .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q4_0; 2]),
 /// ```
+///
+/// Loads of that kind are right with any instruction set. Where the loop is what limits speed, it
+/// becomes an operation of [`Isa`], with the loop as its default (as `Isa::load_halves`, which Q8_0
+/// uses).
 pub(crate) trait BlockScaled: Stored + 'static {
     /// Its value of the enumeration.
     const DTYPE: Dtype;
