@@ -5,6 +5,7 @@
 //! numbers.
 
 pub(crate) mod bf16;
+pub(crate) mod block_scaled;
 pub(crate) mod bool8;
 pub(crate) mod f16;
 pub(crate) mod f32;

@@ -15,7 +15,7 @@ use crate::compute::f32::F32;
 #[cfg(test)]
 use crate::compute::{bf16::Bf16, tiles};
 use crate::decode::gemv::Gemv;
-use crate::decode::{self, By, Decode, Join};
+use crate::decode::{self, By, Combine, Decode};
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::machine;
@@ -106,7 +106,7 @@ pub trait Kernel: Sync {
     /// Combines the partial states of a group whose splits several threads had, and writes its
     /// output.
     #[doc(hidden)]
-    fn combine(&self, work: Join) -> Result<(), Error>;
+    fn combine(&self, work: Combine) -> Result<(), Error>;
     /// Writes integers, scales and zeros: the same bits with every kernel.
     fn quantize(&self, what: &mut Quantize) -> Result<(), Error>;
     /// Replaces each value by the function's: `values` are whole vectors.
@@ -257,8 +257,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     }
 
     fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize> {
-        let several = decode::kept_bytes::<D, Few>(shape, tiles)?;
-        Some(several.max(decode::kept_bytes::<D, One>(shape, tiles)?))
+        let several = decode::state_bytes::<D, Few>(shape, tiles)?;
+        Some(several.max(decode::state_bytes::<D, One>(shape, tiles)?))
     }
 
     fn prefill(&self, tile: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error> {
@@ -269,7 +269,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn decode(&self, work: Decode) -> Result<(), Error> {
         let s = D::detect().ok_or(Error::Internal)?;
-        if work.piece.count() == 1 {
+        if work.work.count() == 1 {
             s.enter(By(work, PhantomData::<One>));
         } else {
             s.enter(By(work, PhantomData::<Few>));
@@ -277,9 +277,9 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         Ok(())
     }
 
-    fn combine(&self, work: Join) -> Result<(), Error> {
+    fn combine(&self, work: Combine) -> Result<(), Error> {
         let s = D::detect().ok_or(Error::Internal)?;
-        if work.piece.count() == 1 {
+        if work.work.count() == 1 {
             s.enter(By(work, PhantomData::<One>));
         } else {
             s.enter(By(work, PhantomData::<Few>));

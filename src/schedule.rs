@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::decode::{Decode, Join};
+use crate::decode::{Combine, Decode};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::pool::{Concurrency, Threads};
@@ -75,8 +75,8 @@ fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, states: Partial
     }
     while let Some(range) = work.ranges.take() {
         range.try_for_each(|work| {
-            let (piece, scratch, tiles) = (&work, scratch.reborrow(), plan.partition.decode);
-            plan.kernel.decode(Decode { piece, tiles, scratch, kept: states, share: &range })
+            let (work, scratch, tiles) = (&work, scratch.reborrow(), plan.partition.decode);
+            plan.kernel.decode(Decode { work, tiles, scratch, partial: states, range: &range })
         })?;
     }
     Ok(())
@@ -92,8 +92,8 @@ fn combine(work: &WorkQueues, plan: &Plan, states: PartialStates) -> Result<(), 
             if work.splits.start > 0 || work.is_whole() {
                 return Ok(());
             }
-            let (piece, tiles) = (&work, plan.partition.decode);
-            plan.kernel.combine(Join { piece, share: &range, tiles, kept: states })
+            let (work, tiles) = (&work, plan.partition.decode);
+            plan.kernel.combine(Combine { work, range: &range, tiles, partial: states })
         })?;
     }
     Ok(())

@@ -7,8 +7,16 @@ use std::path::{Path, PathBuf};
 const WIDTH: usize = 100;
 
 /// Beginnings of doc comments that lean on a neighbour, which rustdoc shows elsewhere or not at all.
-const LEANING: &[&str] =
-    &["The same,", "The same.", "The same of", "As there", "As above", "See there", "See the trait", "Likewise"];
+const LEANING: &[&str] = &[
+    "The same,",
+    "The same.",
+    "The same of",
+    "As there",
+    "As above",
+    "See there",
+    "See the trait",
+    "Likewise",
+];
 
 /// Rust files below `folder`.
 fn sources(folder: &str) -> Vec<PathBuf> {

@@ -1,94 +1,197 @@
-//! output += probabilities · V: a vector is neighbouring elements of one row. Values are converted as they are read,
-//! or two rows of them zipped: see [`crate::compute::gemv`].
+//! output += probabilities · V: a vector holds neighbouring elements of one row. Values are
+//! converted as they are read, or two or four rows of them interleaved: see [`super::gemv`].
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::block::{Block, Run};
 use super::gemv::{Gemv, interleave, width};
-use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
-use super::{Lines, ROWS};
-use crate::attend::rows::Rows;
-use crate::decode::state::State;
-use crate::dtype::{Dtype, Stored, with_qkv_type};
+use super::prefetch::{PREFETCH_ROWS, PrefetchStream, prefetch_rows};
+use super::scratch::{ROWS, RowArrays, Sums, padded_rows};
+use super::state::State;
+use crate::attend::blocks::clip;
+use crate::attend::finish::blank;
+use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::{Body, Isa};
 
-/// The values of a block of keys, counted from the block's start.
-#[derive(Clone, Copy)]
-pub(super) struct Values {
-    /// Where they are stored: row n is that of key n.
-    pub(super) rows: Rows,
-    pub(super) dtype: Dtype,
-    pub(super) dim: usize,
-    /// What is asked for meanwhile.
-    pub(super) next: PrefetchStream,
-}
-
-/// Lines of weighted sums, one a query row.
-#[derive(Clone, Copy)]
-pub(super) struct Sums {
-    pub(super) base: *mut f32,
-    /// Values from one line to the next: whole vectors.
-    pub(super) step: usize,
-}
-
-/// Adds `keys`, counted from the block's start, to the `sums` of `rows`, or begins these with them if `fresh`.
-/// Each element's sum runs over the keys in ascending order. Out of line, as [`super::scores::scores`].
+/// Adds the values of a block to the output of each row: run by run, those that all rows see for
+/// several rows at a time.
 ///
 /// # Safety
-/// `lines` and `sums` have these rows, and a line more where [`ROWS`] say so, with probabilities for these keys.
-#[inline(never)]
-pub(super) unsafe fn accumulate<S: Isa, P: Gemv, const ASKS: bool>(
+/// `rows` and `state` are the arrays of the block's group (I5), with probabilities of its keys.
+#[inline(always)]
+pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
+    let work = block.work;
+    let hides = work.problem().logits().hides();
+    let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
+    // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
+    // begin them, else zeros do.
+    let begins = P::INT_ACC || block.is_first;
+    let mut is_fresh = begins && block.is_whole;
+    // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
+    // says so; I2: runs have rows of V.
+    unsafe {
+        let clear = || blank(sums.base, padded_rows(work.count()) * sums.stride);
+        if begins && !block.is_whole {
+            clear();
+        }
+        for run in block.v_runs(block.keys.clone()) {
+            for (third, keys) in block.thirds(P::PACK).into_iter().enumerate() {
+                let run = run.of(clip(keys, &run.keys));
+                if run.keys.is_empty() {
+                    continue;
+                }
+                let is_guarded = hides && any_not_finite(s, &run);
+                let seen_by_all = third == 1 && !is_guarded;
+                if is_fresh && !seen_by_all {
+                    clear();
+                    is_fresh = false;
+                }
+                if is_guarded {
+                    guarded::<S, P>(s, block, rows, sums, &run);
+                } else {
+                    plain::<S, P>(s, block, rows, sums, &run, seen_by_all, is_fresh);
+                }
+                is_fresh = false;
+            }
+        }
+        if P::INT_ACC {
+            for (r, (_, row)) in work.lines().enumerate() {
+                let is_fully_masked = block.visible(row).is_empty();
+                flush_block::<S, P>(s, rows, state, r, is_fully_masked, block.is_first);
+            }
+        }
+    }
+}
+
+/// Adds the values of a run to the sums, or begins these with them if `is_fresh`. Keys that not all
+/// rows see are taken row by row: a value that a row does not see must not reach it, not even
+/// multiplied by 0.
+///
+/// # Safety
+/// `rows` and `sums` are the arrays of the block's group (I5), with probabilities of the keys of
+/// `run`, which has rows of V (I2).
+#[inline(always)]
+unsafe fn plain<S: Isa, P: Gemv>(
     s: S,
-    lines: &Lines,
+    block: &Block,
+    rows: &RowArrays,
     sums: Sums,
-    rows: Range<usize>,
-    keys: &Range<usize>,
-    values: Values,
-    fresh: bool,
+    run: &Run,
+    seen_by_all: bool,
+    is_fresh: bool,
 ) {
-    s.enter(Accumulate::<P, ASKS> { lines, sums, rows, keys, values, fresh, products: PhantomData });
+    let work = block.work;
+    // SAFETY: I2, I5: all rows of the group, or one of them, and keys of the run (caller).
+    unsafe {
+        if seen_by_all {
+            let (all, run) = (0..work.count(), run.clone());
+            if S::PREFETCHES_OTHER_TENSOR && block.prefetches {
+                let next = block.next_k_stream(&run);
+                accumulate::<S, P, true>(s, rows, sums, all, run, next, is_fresh);
+            } else {
+                accumulate::<S, P, false>(s, rows, sums, all, run, PrefetchStream::NOTHING, is_fresh);
+            }
+            return;
+        }
+        for (r, (_, row)) in work.lines().enumerate() {
+            let keys = clip(block.visible(row), &run.keys);
+            if !keys.is_empty() {
+                let run = run.of(keys);
+                accumulate::<S, P, false>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
+            }
+        }
+    }
+}
+
+/// Adds the values of a run to the sums row by row, those of visible keys only: some value is not
+/// finite, and the probability 0 of a key that a mask hides would make NaN of it.
+///
+/// # Safety
+/// `rows` and `sums` are the arrays of the block's group (I5), with probabilities of the keys of
+/// `run`, which has rows of V (I2).
+#[inline(always)]
+unsafe fn guarded<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, sums: Sums, run: &Run) {
+    for (r, (head, row)) in block.work.lines().enumerate() {
+        let sees = |key: &usize| block.sees(head, row, *key);
+        let Range { mut start, end } = clip(block.visible(row), &run.keys);
+        while start < end {
+            // Of the keys of one operand, the first that are visible.
+            let operand_end = end.min((start + 1).next_multiple_of(P::PACK));
+            let first = (start..operand_end).find(sees).unwrap_or(operand_end);
+            let last = (first..operand_end).find(|key| !sees(key)).unwrap_or(operand_end);
+            start = last;
+            if first < last {
+                let run = run.of(first..last);
+                // SAFETY: I2, I5: one row of the group, and keys of the run (caller).
+                unsafe {
+                    accumulate::<S, P, false>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the values of `run` to the sums of the query rows `which`, or begins these with them if
+/// `is_fresh`. Each element's sum runs over the keys in ascending order. Out of line: the types of
+/// K and V would multiply.
+///
+/// # Safety
+/// `rows` and `sums` have these rows, and what [`padded_rows`] adds (I5), with probabilities of the
+/// keys of `run`, which has rows of V (I2).
+#[inline(never)]
+unsafe fn accumulate<S: Isa, P: Gemv, const PREFETCH: bool>(
+    s: S,
+    rows: &RowArrays,
+    sums: Sums,
+    which: Range<usize>,
+    run: Run,
+    next: PrefetchStream,
+    is_fresh: bool,
+) {
+    s.enter(Accumulate::<P, PREFETCH> { rows, sums, which, run, next, is_fresh, compute: PhantomData });
 }
 
 /// Made by [`accumulate`] alone, whose contract covers what it points to.
-struct Accumulate<'a, P, const ASKS: bool> {
-    lines: &'a Lines,
+struct Accumulate<'a, P, const PREFETCH: bool> {
+    rows: &'a RowArrays,
     sums: Sums,
-    rows: Range<usize>,
-    keys: &'a Range<usize>,
-    values: Values,
-    fresh: bool,
-    products: PhantomData<P>,
+    which: Range<usize>,
+    run: Run,
+    next: PrefetchStream,
+    is_fresh: bool,
+    compute: PhantomData<P>,
 }
 
-impl<P: Gemv, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
+impl<P: Gemv, const PREFETCH: bool> Body for Accumulate<'_, P, PREFETCH> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        // SAFETY: the contract of `accumulate`, which made this.
-        unsafe { with_qkv_type!(P::DTYPE.unwrap_or(self.values.dtype), T => self.all_rows::<S, T>(s)) }
+        // SAFETY: I2, I5: arrays and rows of V are as `accumulate` demands, which made this; I9:
+        // `T` is the type that the rows are stored as.
+        unsafe { with_qkv_type!(P::DTYPE.unwrap_or(self.run.dtype), T => self.all_rows::<S, T>(s)) }
     }
 }
 
-impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
+impl<P: Gemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
     /// # Safety
-    /// As [`accumulate`], of values stored as `T`.
+    /// The contract of [`accumulate`], of values that are stored as `T`.
     #[inline(always)]
     unsafe fn all_rows<S: Isa, T: Stored>(&self, s: S) {
-        let mut row = self.rows.start;
-        // Rows times vectors is the number of accumulators: 16 hide FMA's latency where there are 32
-        // registers, 8 where there are 16.
+        let mut row = self.which.start;
+        // Rows times vectors is the number of accumulators.
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                while $rows <= P::MAX_ROWS && self.rows.end.saturating_sub(row) >= $least {
-                    // SAFETY: the rows are among the caller's.
+                while $rows <= P::MAX_ROWS && self.which.end.saturating_sub(row) >= $least {
+                    // SAFETY: I5: rows of `which`, and one more if `padded_rows` says so (caller).
                     unsafe { self.all_elements::<S, T, { $rows }>(s, row, $vectors / P::PACK) };
                     row += $rows;
                 }
             };
         }
-        if S::REGISTERS >= 32 {
+        if S::GEMV_ACCUMULATORS >= 16 {
             tiles_of!(2 * ROWS, 2 * ROWS, 2);
             tiles_of!(ROWS, ROWS - 1, 4);
             tiles_of!(2, 2, 8);
@@ -97,17 +200,19 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
         tiles_of!(1, 1, 8);
     }
 
+    /// All elements of `R` query rows from `row` on, at most `max` vectors of operands at a time.
+    ///
     /// # Safety
-    /// As [`accumulate`], for `R` rows from `row` on.
+    /// The contract of [`accumulate`]; the arrays have these rows.
     #[inline(always)]
-    unsafe fn all_elements<S: Isa, T: Stored, const R: usize>(&self, s: S, row: usize, most: usize) {
-        let (dim, width) = (self.values.dim, width::<S, P>());
+    unsafe fn all_elements<S: Isa, T: Stored, const R: usize>(&self, s: S, row: usize, max: usize) {
+        let (dim, width) = (self.run.dim, width::<S, P>());
         let mut d = 0;
-        // SAFETY: each tile is taken only while its elements are left of the caller's dim.
+        // SAFETY: I7: each tile is taken only while as many elements are left of `dim`.
         unsafe {
             macro_rules! tiles_of {
                 ($vectors:expr) => {
-                    while $vectors <= most && dim - d >= $vectors * width {
+                    while $vectors <= max && dim - d >= $vectors * width {
                         self.tile::<S, T, R, { $vectors }>(s, row, d, None);
                         d += $vectors * width;
                     }
@@ -123,11 +228,11 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
         }
     }
 
-    /// `C` vectors of words, from element `d` on, of `R` rows from `row` on; with `only`, the last has no more than
-    /// these many elements.
+    /// `C` vectors of operands, from element `d` on, of `R` query rows from `row` on; with `only`,
+    /// the last vector has no more than these many elements.
     ///
     /// # Safety
-    /// There is all that.
+    /// The contract of [`accumulate`]; the arrays have these rows, and V these elements.
     #[inline(always)]
     unsafe fn tile<S: Isa, T: Stored, const R: usize, const C: usize>(
         &self,
@@ -136,38 +241,40 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
         d: usize,
         only: Option<usize>,
     ) {
-        let Accumulate { lines, sums, keys, values, fresh, .. } = self;
-        let p = lines.scores.wrapping_add(row * lines.scores_step);
-        let at = sums.base.wrapping_add(row * sums.step + d);
+        let Accumulate { rows, sums, run: Run { keys, rows: values, dim, .. }, is_fresh, .. } = self;
+        let p = rows.scores.wrapping_add(row * rows.score_stride);
+        let at = sums.base.wrapping_add(row * sums.stride + d);
         let mut sum = [[[P::Sum::zero(s); MAX_PACK]; C]; R];
-        // SAFETY: r < R, c < C and keys of the caller's.
+        // SAFETY: I5: `R` rows of scores and sums, as whole vectors; I2, I7: keys of the run and
+        // elements below `dim`, with `only` loads of a part of a vector (caller).
         unsafe {
-            if !fresh {
+            if !is_fresh {
                 for (r, sum) in sum.iter_mut().enumerate() {
                     for (c, sum) in sum.iter_mut().enumerate() {
-                        *sum = P::load_sums(s, at.add(r * sums.step + c * width::<S, P>()));
+                        *sum = P::load_sums(s, at.add(r * sums.stride + c * width::<S, P>()));
                     }
                 }
             }
-            // Several passes over the same rows, each of which takes a part of them: the first one fetches all.
-            let again = row + R < self.rows.end || C * width::<S, P>() < values.dim;
-            let fetches = R > 1 && again && row == self.rows.start && d == 0;
-            let bytes = if fetches { T::BLOCK_BYTES * values.dim.div_ceil(T::BLOCK) } else { 0 };
-            let next = values.next;
-            let share = if ASKS && row == self.rows.start {
-                next.share(d, d + C * width::<S, P>(), values.dim)
+            // Several passes over the same rows, each of which takes a part of them: the first one
+            // prefetches all of it.
+            let again = row + R < self.which.end || C * width::<S, P>() < *dim;
+            let prefetches = R > 1 && again && row == self.which.start && d == 0;
+            let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
+            let next = self.next;
+            let part = if PREFETCH && row == self.which.start {
+                next.part(d, d + C * width::<S, P>(), *dim)
             } else {
                 PrefetchStream::NOTHING.whole()
             };
             macro_rules! group {
                 ($key:expr, $is_there:expr) => {{
                     let key = $key;
-                    let from = values.rows.skip(key);
+                    let from = values.skip(key);
                     let mut weight = [P::Weight::zero(s); R];
                     for (r, weight) in weight.iter_mut().enumerate() {
-                        *weight = P::weight(s, p.add(r * lines.scores_step), key);
+                        *weight = P::weight(s, p.add(r * rows.score_stride), key);
                     }
-                    // In the order of memory, which is how the machine foresees it.
+                    // In the order of memory, which the hardware prefetcher follows.
                     let mut x = [[P::Operand::zero(s); MAX_PACK]; C];
                     for n in 0..P::PACK {
                         let row = from.skip(n).base;
@@ -189,7 +296,7 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
                     }
                 }};
             }
-            // Of those that are taken together, some may be alone at each end.
+            // At each end, only some keys of an operand may be in the run.
             let some = |key| keys.contains(&key);
             let mut key = keys.start - keys.start % P::PACK;
             if key < keys.start {
@@ -197,11 +304,11 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
                 key += P::PACK;
             }
             while key + P::PACK <= keys.end {
-                if key + AHEAD < keys.end {
-                    fetch_rows(s, values.rows.skip(key + AHEAD), P::PACK, bytes);
+                if key + PREFETCH_ROWS < keys.end {
+                    prefetch_rows(s, values.skip(key + PREFETCH_ROWS), P::PACK, bytes);
                 }
-                if ASKS {
-                    next.ask(s, key, P::PACK, share);
+                if PREFETCH {
+                    next.prefetch(s, key, P::PACK, part);
                 }
                 group!(key, |_| true);
                 key += P::PACK;
@@ -211,76 +318,74 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
-                    P::store_sums(s, at.add(r * sums.step + c * width::<S, P>()), sum);
+                    P::store_sums(s, at.add(r * sums.stride + c * width::<S, P>()), sum);
                 }
             }
         }
     }
 }
 
-/// Adds the integer sums of a block to the output of row `r`, or begins it with them if `fresh`. A row that is `blind` in
-/// this block has none.
+/// Adds the integer sums of a block to the output of row `r`, or begins it with them if `is_first`.
+/// For a row that is fully masked in the block, the sums are 0, and no weight has been written.
 ///
 /// # Safety
-/// `lines` and `state` have the row; unless it is blind, with its weight.
+/// `rows` and `state` have the row (I5), with its block sums, and its weight unless it is fully
+/// masked.
 #[inline(always)]
-pub(super) unsafe fn settle<S: Isa, P: Gemv>(
+unsafe fn flush_block<S: Isa, P: Gemv>(
     s: S,
-    lines: &Lines,
+    rows: &RowArrays,
     state: &State,
     r: usize,
-    is_blind: bool,
-    fresh: bool,
+    is_fully_masked: bool,
+    is_first: bool,
 ) {
-    // SAFETY: lines are whole vectors of words.
+    // SAFETY: I5, I7: row r of the arrays (caller), which are whole vectors of operands.
     unsafe {
-        let weight = if is_blind { s.splat(0.0) } else { s.load(lines.weights.add(r * S::LANES)) };
-        for d in (0..state.step).step_by(width::<S, P>()) {
-            let sums = P::outputs(s, lines.block.base.add(r * lines.block.step + d));
+        let weight =
+            if is_fully_masked { s.splat(0.0) } else { s.load(rows.block_weights.add(r * S::LANES)) };
+        for d in (0..state.stride).step_by(width::<S, P>()) {
+            let sums = P::outputs(s, rows.block_sums.base.add(r * rows.block_sums.stride + d));
             for (v, &sum) in sums.iter().enumerate().take(P::PACK) {
-                let at = state.output.add(r * state.step + d + v * S::LANES);
-                let before = if fresh { s.splat(0.0) } else { s.load(at) };
+                let at = state.output.add(r * state.stride + d + v * S::LANES);
+                let before = if is_first { s.splat(0.0) } else { s.load(at) };
                 s.store(at, s.fma(sum, weight, before));
             }
         }
     }
 }
 
-/// Whether any element of `keys` is NaN or infinite, times the scale of its row.
+/// Whether any value of the run is NaN or infinite, or the scale of its row is. Out of line: it
+/// would be compiled for each compute type, and it is rare.
 ///
 /// # Safety
-/// The values have these rows; `scales` their scales, if there are any.
+/// `run` has rows of V (I2), and their scales if it has any.
 #[inline(never)]
-pub(super) unsafe fn any_not_finite<S: Isa>(
-    s: S,
-    values: Values,
-    keys: &Range<usize>,
-    scales: Option<*const f32>,
-) -> bool {
-    s.enter(Finite { values, keys, scales })
+unsafe fn any_not_finite<S: Isa>(s: S, run: &Run) -> bool {
+    s.enter(AnyNotFinite { run })
 }
 
-/// Made by [`any_not_finite`] alone, likewise.
-struct Finite<'a> {
-    values: Values,
-    keys: &'a Range<usize>,
-    scales: Option<*const f32>,
+/// Made by [`any_not_finite`] alone, whose contract covers what it points to.
+struct AnyNotFinite<'a> {
+    run: &'a Run,
 }
 
-impl Body for Finite<'_> {
+impl Body for AnyNotFinite<'_> {
     type Out = bool;
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Values { rows, dtype, dim, .. } = self.values;
+        let Run { ref keys, rows, dtype, dim, scales } = *self.run;
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
-        // SAFETY: the contract of `any_not_finite`, which made this.
+        // SAFETY: I2: rows of the run (the contract of `any_not_finite`, which made this); I7:
+        // `load_first` where less than a vector is left; I9: `T` is the type that the rows are
+        // stored as.
         unsafe {
             with_qkv_type!(dtype, T => {
-                for key in self.keys.start..self.keys.end {
+                for key in keys.start..keys.end {
                     let from = rows.skip(key).base;
-                    let zero = s.splat(self.scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));
+                    let zero = s.splat(scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));
                     for d in (0..dim).step_by(S::LANES) {
                         let n = S::LANES.min(dim - d);
                         let x = if n == S::LANES { T::load(s, from, d) } else { T::load_first(s, from, d, n) };

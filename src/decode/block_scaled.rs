@@ -1,122 +1,107 @@
-//! K and V whose blocks of elements have scales beside them (Q8_0), multiplied as integers.
+//! K and V in blocks that carry their own scales ([`BlockScaled`]: Q8_0), multiplied as integers.
 //!
-//! - Scores: a vector holds two blocks of K. The sums of a block, of as many keys as a vector has lanes, are multiplied
-//!   by a vector of their scales.
-//! - Values: an element's weight is its key's probability times the scale of its block of V. So there is a line of weights
-//!   for each block of a row, relative to the largest of them in this block of keys: integers of as many bits as
-//!   other probabilities.
+//! - Scores: a vector of operands has two blocks of K. Their sums, of as many keys as a vector has
+//!   lanes, are multiplied by a vector of their scales.
+//! - Values: an element's weight is its key's probability times the scale of its block of V. So
+//!   there is a row of weights for each block of a row of V, relative to the largest of them in
+//!   this block of keys: integers of as many bits as other probabilities. A scale that is negative
+//!   or not finite is unfit for that; query rows that see such a key convert its values instead.
 //!
-//! Rows are taken one by one, and scales are gathered once for all of them.
+//! Query rows are taken one by one, and scales are gathered once for all of them.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::gemv::{Gemv, interleave, width};
-use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
-use super::scores::Keys;
+use super::block::{Block, Run};
+use super::gemv::{BlockScaledGemv, interleave, width};
+use super::prefetch::{PREFETCH_ROWS, PrefetchStream, prefetch_rows};
+use super::scratch::{RowArrays, Weights};
 use super::state::State;
-use super::{Lines, Visit};
 use crate::attend::finish::blank;
 use crate::attend::rows::Rows;
-use crate::dtype::{Stored as _, q8_0::Q8_0};
+use crate::dtype::Stored;
+use crate::dtype::block_scaled::BlockScaled;
 use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
-use crate::work::split_kv::SplitWork;
 
-/// Blocks of a row of `dim` elements whose scales are beside them.
-pub(super) fn blocks<P: Gemv>(dim: usize) -> usize {
-    if P::BLOCK_SCALED { dim / Q8_0::BLOCK } else { 0 }
-}
-
-/// Scratch arrays for the values of a block of keys: a line for each block of a row.
-pub(super) struct Weights {
-    /// The scales of V, and values from one line to the next; likewise below.
-    pub(super) scales: *mut f32,
-    /// What probabilities of a row become.
-    pub(super) digits: *mut f32,
-    pub(super) step: usize,
-    /// What a line's sums count.
-    pub(super) factors: *mut f32,
-}
-
-impl Weights {
-    /// Whether a scale of a key can be no part of an integer weight: it is negative, or no number.
-    ///
-    /// # Safety
-    /// Scales of this key have been gathered.
-    #[inline(always)]
-    unsafe fn is_odd(&self, key: usize, dim: usize) -> bool {
-        (0..dim / Q8_0::BLOCK).any(|block| {
-            // SAFETY: this method's contract.
-            let scale = unsafe { self.scales.add(block * self.step + key).read() };
-            !(0.0..f32::INFINITY).contains(&scale)
-        })
-    }
-}
-
-/// The rows of four keys from key `n` on.
+/// Bytes from the beginning of a row to the block that has element `d`.
 #[inline(always)]
-fn four<S: Isa>(s: S, rows: Rows, n: usize, d: usize) -> impl Fn(usize) -> *const u8 {
-    let block = d / Q8_0::BLOCK * Q8_0::BLOCK_BYTES;
-    let rows = Rows { base: s.anew(rows.skip(n).base.wrapping_add(block)), ..rows };
+fn block_at<T: BlockScaled>(d: usize) -> usize {
+    d / T::BLOCK * T::BLOCK_BYTES
+}
+
+/// The blocks with element `d` of the rows of four keys from key `n` on.
+#[inline(always)]
+fn four<S: Isa, T: BlockScaled>(s: S, rows: Rows, n: usize, d: usize) -> impl Fn(usize) -> *const u8 {
+    let rows = Rows { base: s.anew(rows.skip(n).base.wrapping_add(block_at::<T>(d))), ..rows };
     move |i| rows.skip(i).base
 }
 
-/// The same of those that are seen; instead of others, the nearest of them.
+/// The blocks with element `d` of the rows of four keys from key `n` on; instead of keys that are
+/// not among `keys`, the nearest of these.
 #[inline(always)]
-fn nearest(rows: Rows, seen: &Range<usize>, n: usize, d: usize) -> impl Fn(usize) -> *const u8 {
-    let block = d / Q8_0::BLOCK * Q8_0::BLOCK_BYTES;
-    move |i| rows.skip((n + i).clamp(seen.start, seen.end - 1)).base.wrapping_add(block)
+fn nearest<T: BlockScaled>(
+    rows: Rows,
+    keys: &Range<usize>,
+    n: usize,
+    d: usize,
+) -> impl Fn(usize) -> *const u8 {
+    let block = block_at::<T>(d);
+    move |i| rows.skip((n + i).clamp(keys.start, keys.end - 1)).base.wrapping_add(block)
 }
 
-/// The scales of two blocks of a vector of keys, or of one if there is no other; `four` says where the first blocks of
-/// four keys are.
+/// The scales of two neighbouring blocks of as many keys as a vector has lanes, or of one block
+/// each and 0 without `both`; `four` tells where the first blocks of four keys are.
 ///
 /// # Safety
-/// They are there.
+/// These blocks are readable.
 #[inline(always)]
-unsafe fn scales<S: Isa, At: Fn(usize) -> *const u8>(
+unsafe fn scales<S: Isa, T: BlockScaled, At: Fn(usize) -> *const u8>(
     s: S,
     both: bool,
     four: impl Fn(usize) -> At,
 ) -> [S::F32; 2] {
-    // SAFETY: each block begins with its scale.
+    // SAFETY: I2: the caller vouches for the first blocks, and with `both` for those behind them.
     unsafe {
         if both {
-            return s.gather_f16(four, Q8_0::BLOCK_BYTES);
+            return T::scales(s, four, T::BLOCK_BYTES);
         }
-        let [first, _] = s.gather_f16(four, 0);
+        let [first, _] = T::scales(s, four, 0);
         [first, s.splat(0.0)]
     }
 }
 
-/// See [`super::scores::scores`].
+/// [`super::gemv::Gemv::dot_products`] of block-scaled types: the scales of K are part of the
+/// products.
 ///
 /// # Safety
-/// As there.
+/// The contract of [`super::gemv::Gemv::dot_products`].
 #[inline(always)]
-pub(super) unsafe fn scores<S: Isa, P: Gemv, const ASKS: bool>(
+pub(crate) unsafe fn dot_products<S: Isa, P: BlockScaledGemv, const PREFETCH: bool>(
     s: S,
-    lines: &Lines,
-    rows: usize,
-    keys: &Keys,
-    dim: usize,
+    rows: &RowArrays,
+    count: usize,
+    run: &Run,
+    next: PrefetchStream,
 ) {
-    let Keys { seen, rows: k, next, .. } = *keys;
-    for first in (seen.start - seen.start % S::LANES..seen.end).step_by(S::LANES) {
-        // SAFETY: only keys that are seen are read, whichever lane they are in; lines are as long as whole vectors of keys.
+    let (keys, k, dim) = (&run.keys, run.rows, run.dim);
+    for first in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
+        // SAFETY: I2: only keys of the run are read, whichever lane they are in; I7: scores are
+        // whole vectors of keys.
         unsafe {
-            if seen.start <= first && first + S::LANES <= seen.end {
-                let next = if ASKS { next.skip(first) } else { PrefetchStream::NOTHING };
+            if keys.start <= first && first + S::LANES <= keys.end {
+                let next = if PREFETCH { next.skip(first) } else { PrefetchStream::NOTHING };
                 let k = k.skip(first);
-                let ask = |n| {
-                    if ASKS {
-                        next.ask_all(s, n, KEYS);
+                let prefetch = |n| {
+                    if PREFETCH {
+                        next.prefetch_lines(s, n, KEYS);
                     }
                 };
-                vector::<S, P, _>(s, lines, rows, first, dim, |n, d| four(s, k, n, d), ask);
+                let four = |n, d| four::<S, P::Blocks>(s, k, n, d);
+                vector::<S, P, _>(s, rows, count, first, dim, four, prefetch);
             } else {
-                vector::<S, P, _>(s, lines, rows, first, dim, |n, d| nearest(k, seen, first + n, d), |_| ());
+                let four = |n, d| nearest::<P::Blocks>(k, keys, first + n, d);
+                vector::<S, P, _>(s, rows, count, first, dim, four, |_| ());
             }
         }
     }
@@ -125,204 +110,194 @@ pub(super) unsafe fn scores<S: Isa, P: Gemv, const ASKS: bool>(
 /// Keys that are multiplied one after another.
 const KEYS: usize = 4;
 
-/// A vector of scores, from key `first` on, for each of `rows` rows; `four` says where four of them have the block
-/// with an element, and `ask` is told when they are multiplied.
+/// A vector of scores, from key `first` on, for each of `count` query rows. `four(n, d)` tells
+/// where the keys from the `n`th of the vector on have the block with element `d`, and
+/// `prefetch(n)` is called before they are multiplied.
 ///
 /// # Safety
-/// There are these rows.
+/// The contract of [`super::gemv::Gemv::dot_products`], for these keys.
 #[inline(always)]
-unsafe fn vector<S: Isa, P: Gemv, At: Fn(usize) -> *const u8>(
+unsafe fn vector<S: Isa, P: BlockScaledGemv, At: Fn(usize) -> *const u8>(
     s: S,
-    lines: &Lines,
-    rows: usize,
+    rows: &RowArrays,
+    count: usize,
     first: usize,
     dim: usize,
     four: impl Fn(usize, usize) -> At,
-    ask: impl Fn(usize),
+    prefetch: impl Fn(usize),
 ) {
     let width = width::<S, P>();
+    const { assert!(S::LANES * P::PACK == 2 * <P::Blocks as Stored>::BLOCK) };
     for d in (0..dim).step_by(width) {
         let is_whole = dim - d >= width;
-        // SAFETY: elements below `dim` of the caller's rows.
+        // SAFETY: I7: elements below `dim` of these keys, in whole blocks; I5: `count` packed rows,
+        // and a vector of scores of each (caller).
         unsafe {
-            let [low, high] = scales(s, is_whole, |n| four(n, d));
-            for r in 0..rows {
-                let query = lines.queries.add(r * lines.queries_step).cast_const();
+            let [low, high] = scales::<S, P::Blocks, _>(s, is_whole, |n| four(n, d));
+            for r in 0..count {
+                let query = rows.queries.add(r * rows.query_stride).cast_const();
                 let q = P::query(s, query, d);
                 let mut sums = [P::Sum::collapse(s, P::Sum::zero(s)); MAX_LANES];
                 // Written out, and not a loop: the sums stay in registers.
                 macro_rules! keys {
-                    ($n:expr, $row:expr) => {
+                    ($n:expr, $load:expr) => {
                         if $n < S::LANES {
                             if d == 0 && r == 0 {
-                                ask($n);
+                                prefetch($n);
                             }
                             let block = four($n, d);
                             for i in 0..KEYS {
-                                let k = P::key_operand(s, $row(block(i)));
+                                let k = P::key_operand(s, $load(block(i)));
                                 sums[($n + i) % MAX_LANES] = P::product(s, q, k);
                             }
                         }
                     };
                 }
                 macro_rules! all {
-                    ($row:expr) => {
-                        keys!(0, $row);
-                        keys!(4, $row);
-                        keys!(8, $row);
-                        keys!(12, $row);
+                    ($load:expr) => {
+                        keys!(0, $load);
+                        keys!(4, $load);
+                        keys!(8, $load);
+                        keys!(12, $load);
                     };
                 }
                 if is_whole {
-                    all!(|block| P::load_kv::<S, Q8_0>(s, block, 0));
+                    all!(|block| P::load_kv::<S, P::Blocks>(s, block, 0));
                 } else {
-                    all!(|block| P::load_kv_partial::<S, Q8_0>(s, block, 0, dim - d));
+                    all!(|block| P::load_kv_partial::<S, P::Blocks>(s, block, 0, dim - d));
                 }
-                let at = lines.scores.add(r * lines.scores_step + first);
+                let at = rows.scores.add(r * rows.score_stride + first);
                 let before = if d == 0 { s.splat(0.0) } else { s.load(at) };
-                let [first, second] = P::sums_of_halves(s, &sums, P::begin(s, query, dim, d));
+                let [first, second] = P::sums_of_halves(s, &sums, P::corrections(s, query, dim, d));
                 s.store(at, s.fma(second, high, s.fma(first, low, before)));
             }
         }
     }
 }
 
-/// Adds the values of a block of keys, whose probabilities stand where scores were, to the outputs of all rows.
+/// [`super::gemv::Gemv::add_values`] of block-scaled types.
 ///
 /// # Safety
-/// As [`super::visit`], which this ends; `weights` has room for the keys of a block.
+/// The contract of [`super::gemv::Gemv::add_values`]: `weights` has room for the keys of a block
+/// (I5).
 #[inline(always)]
-pub(super) unsafe fn values<S: Isa, P: Gemv>(
+pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
     s: S,
-    piece: &SplitWork,
-    visit: &Visit<P>,
-    lines: &Lines,
+    block: &Block,
+    rows: &RowArrays,
     weights: &Weights,
     state: &State,
 ) {
-    let dim = piece.problem().shape().dim_v;
-    // SAFETY: keys and rows are those of block and band; there is a line of sums and of weights (the caller's contract).
+    // SAFETY: I5: rows of the arrays, and a row of weights for each block of V (caller); I2: runs
+    // have rows of V.
     unsafe {
-        let mut are_plain = true;
-        let mut rest = visit.keys.clone();
-        while !rest.is_empty() {
-            let (keys, rows) = visit.v.run(piece, &rest);
-            rest.start = keys.end;
-            are_plain &= if S::REGISTERS >= 32 && visit.asks {
-                // Asked for here as well as below: of what is asked for at once, some is lost.
-                gather::<S, true>(s, weights, rows, &keys, dim, visit.next_keys(piece, &keys))
-            } else {
-                gather::<S, false>(s, weights, rows, &keys, dim, PrefetchStream::NOTHING)
-            };
-        }
-        for (r, (head, row)) in piece.lines().enumerate() {
-            let seen = visit.seen_by(piece.sequence(), row);
-            let output = state.output.add(r * state.step);
-            if seen.is_empty() {
-                if visit.fresh {
-                    blank(output, state.step);
+        let all_fit = gather_scales::<S, P>(s, block, weights);
+        for (r, (head, row)) in block.work.lines().enumerate() {
+            let visible = block.visible(row);
+            if visible.is_empty() {
+                if block.is_first {
+                    blank(state.output.add(r * state.stride), state.stride);
                 }
                 continue;
             }
-            let p = lines.scores.add(r * lines.scores_step).cast_const();
-            let sums = lines.block.base;
+            let p = rows.scores.add(r * rows.score_stride).cast_const();
+            let sums = rows.block_sums.base;
+            let dim = block.work.problem().shape().dim_v;
             // What a row does not see changes no bit of it.
-            let sees = |key: usize| piece.problem().sees(piece.sequence(), head, row, visit.start + key);
-            let is_plain = are_plain || !seen.clone().any(|key| weights.is_odd(key, dim) && sees(key));
-            if is_plain {
-                if are_plain {
-                    weigh::<S, P, false>(s, weights, p, &seen, dim);
+            let fits = all_fit
+                || !visible
+                    .clone()
+                    .any(|key| weights.is_unfit::<P::Blocks>(key, dim) && block.sees(head, row, key));
+            if fits {
+                if all_fit {
+                    integer_weights::<S, P, false>(s, weights, p, &visible, dim);
                 } else {
-                    weigh::<S, P, true>(s, weights, p, &seen, dim);
+                    integer_weights::<S, P, true>(s, weights, p, &visible, dim);
                 }
-                let mut rest = seen.clone();
-                while !rest.is_empty() {
-                    let (keys, rows) = visit.v.run(piece, &rest);
-                    rest.start = keys.end;
-                    let fresh = keys.start == seen.start;
-                    macro_rules! accumulate {
-                        ($asks:literal, $next:expr) => {{
-                            let next = $next;
-                            let products = PhantomData;
-                            s.enter(Accumulate::<P, $asks> {
-                                weights,
-                                sums,
-                                rows,
-                                keys,
-                                dim,
-                                next,
-                                fresh,
-                                products,
-                            });
-                        }};
-                    }
-                    if S::REGISTERS >= 32 && visit.asks && r == 0 {
-                        accumulate!(true, visit.next_keys(piece, &keys));
+                for run in block.v_runs(visible.clone()) {
+                    let is_fresh = run.keys.start == visible.start;
+                    if S::PREFETCHES_OTHER_TENSOR && block.prefetches && r == 0 {
+                        let next = block.next_k_stream(&run);
+                        accumulate::<S, P, true>(s, weights, sums, run, next, is_fresh);
                     } else {
-                        accumulate!(false, PrefetchStream::NOTHING);
+                        accumulate::<S, P, false>(s, weights, sums, run, PrefetchStream::NOTHING, is_fresh);
                     }
                 }
             } else {
                 blank(sums, dim);
-                for key in seen {
-                    if sees(key) {
-                        let value = visit.v.run(piece, &(key..key + 1)).1.skip(key).base;
-                        add_converted(s, p.add(key).read(), value, dim, sums);
+                for run in block.v_runs(visible) {
+                    for key in run.keys.clone().filter(|&key| block.sees(head, row, key)) {
+                        let value = run.rows.skip(key).base;
+                        add_converted::<S, P::Blocks>(s, p.add(key).read(), value, dim, sums);
                     }
                 }
             }
-            let weight = lines.weights.add(r * S::LANES).read();
-            for d in (0..state.step).step_by(width::<S, P>()) {
-                let all = if is_plain { P::outputs(s, sums.add(d)) } else { converted(s, sums, d, dim) };
-                for (v, &sum) in all.iter().enumerate().take(P::PACK) {
-                    let d = d + v * S::LANES;
-                    let factor = match d / Q8_0::BLOCK {
-                        block if is_plain && d < dim => weights.factors.add(block).read(),
-                        _ => 1.0,
-                    };
-                    let at = output.add(d);
-                    let before = if visit.fresh { s.splat(0.0) } else { s.load(at) };
-                    s.store(at, s.fma(sum, s.splat(weight * factor), before));
-                }
-            }
+            let weight = rows.block_weights.add(r * S::LANES).read();
+            let output = state.output.add(r * state.stride);
+            let (stride, is_first) = (state.stride, block.is_first);
+            flush_block::<S, P>(s, weights, sums, fits, weight, dim, output, stride, is_first);
         }
     }
 }
 
-/// Reads the scales of `keys`. Answers whether none of them [is odd](Weights::is_odd).
+/// Gathers the scales of V of a block. Returns whether all of them are fit for integer weights.
 ///
 /// # Safety
-/// There are these rows, and room for a block's scales.
+/// `weights` has room for the keys of a block (I5).
 #[inline(always)]
-unsafe fn gather<S: Isa, const ASKS: bool>(
+unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights: &Weights) -> bool {
+    let mut all_fit = true;
+    for run in block.v_runs(block.keys.clone()) {
+        // SAFETY: I2: the run has rows of V; I5: `weights` has room for them (caller).
+        all_fit &= unsafe {
+            if S::PREFETCHES_OTHER_TENSOR && block.prefetches {
+                // The next K is prefetched here as well as while V is multiplied: of many requests
+                // at once, some are dropped.
+                let next = block.next_k_stream(&run);
+                gather_run::<S, P::Blocks, true>(s, weights, &run, next)
+            } else {
+                gather_run::<S, P::Blocks, false>(s, weights, &run, PrefetchStream::NOTHING)
+            }
+        };
+    }
+    all_fit
+}
+
+/// Gathers the scales of a run of V. Returns whether all of them are fit for integer weights.
+///
+/// # Safety
+/// `run` has rows of V (I2); `weights` has room for the keys of a block (I5).
+#[inline(always)]
+unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
     s: S,
     weights: &Weights,
-    rows: Rows,
-    keys: &Range<usize>,
-    dim: usize,
+    run: &Run,
     next: PrefetchStream,
 ) -> bool {
-    let row_bytes = dim / Q8_0::BLOCK * Q8_0::BLOCK_BYTES;
+    let (keys, rows, dim) = (&run.keys, run.rows, run.dim);
+    let row_bytes = dim / T::BLOCK * T::BLOCK_BYTES;
     let (mut found, mut least) = (s.splat(0.0), s.splat(0.0));
     for first in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
-        if ASKS {
-            next.ask_all(s, first, S::LANES);
-            // From the second level, where they have been asked to: a scale here and there is what no machine foresees.
-            fetch_rows(s, rows.skip(first + 2 * AHEAD), S::LANES, row_bytes);
+        if PREFETCH {
+            next.prefetch_lines(s, first, S::LANES);
+            // V itself has been brought into the second-level cache: from there into the first,
+            // because no hardware prefetcher follows a scale here and there.
+            prefetch_rows(s, rows.skip(first + 2 * PREFETCH_ROWS), S::LANES, row_bytes);
         }
-        for d in (0..dim).step_by(2 * Q8_0::BLOCK) {
-            // SAFETY: rows of `keys`; lines are as long as whole vectors of keys.
+        for d in (0..dim).step_by(2 * T::BLOCK) {
+            // SAFETY: I2: rows of keys of the run; I5, I7: a row of scales for each block, as whole
+            // vectors of keys.
             unsafe {
                 let is_whole = keys.start <= first && first + S::LANES <= keys.end;
-                let has_both = d + Q8_0::BLOCK < dim;
+                let has_both = d + T::BLOCK < dim;
                 let both = if is_whole {
-                    scales(s, has_both, |n| four(s, rows, first + n, d))
+                    scales::<S, T, _>(s, has_both, |n| four::<S, T>(s, rows, first + n, d))
                 } else {
-                    scales(s, has_both, |n| nearest(rows, keys, first + n, d))
+                    scales::<S, T, _>(s, has_both, |n| nearest::<T>(rows, keys, first + n, d))
                 };
-                let block = d / Q8_0::BLOCK;
-                for (n, x) in both.into_iter().enumerate().take(dim / Q8_0::BLOCK - block) {
-                    s.store(weights.scales.add((block + n) * weights.step + first), x);
+                let block = d / T::BLOCK;
+                for (n, x) in both.into_iter().enumerate().take(dim / T::BLOCK - block) {
+                    s.store(weights.scales.add((block + n) * weights.stride + first), x);
                     // NaN from the first one on that is not finite.
                     found = s.fma(x, s.splat(0.0), found);
                     least = s.min(x, least);
@@ -333,66 +308,98 @@ unsafe fn gather<S: Isa, const ASKS: bool>(
     s.total(found) == 0.0 && !s.any(s.gt(s.splat(0.0), least))
 }
 
-/// Turns the probabilities `p` of the keys that a row sees into weights; `GUARDED` if scales of keys whose probability is 0
-/// may be odd.
+impl Weights {
+    /// Whether a scale of a key is unfit for an integer weight: negative or not finite.
+    ///
+    /// # Safety
+    /// Scales of this key have been gathered, of rows of `dim` elements.
+    #[inline(always)]
+    unsafe fn is_unfit<T: BlockScaled>(&self, key: usize, dim: usize) -> bool {
+        (0..dim / T::BLOCK).any(|block| {
+            // SAFETY: I5: a row of scales for each block, of which that of `key` is written
+            // (caller).
+            let scale = unsafe { self.scales.add(block * self.stride + key).read() };
+            !(0.0..f32::INFINITY).contains(&scale)
+        })
+    }
+}
+
+/// Quantises the weights of the keys `visible`: the probabilities `p` times the scales of each
+/// block, relative to the largest. `GUARDED` if scales of keys whose probability is 0 may be unfit.
 ///
 /// # Safety
-/// There is a line of them, as long as whole vectors, and scales have been gathered.
+/// Scales have been gathered, of rows of `dim` elements; `p` has whole vectors of keys.
 #[inline(always)]
-unsafe fn weigh<S: Isa, P: Gemv, const GUARDED: bool>(
+unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
     s: S,
     weights: &Weights,
     p: *const f32,
-    seen: &Range<usize>,
+    visible: &Range<usize>,
     dim: usize,
 ) {
-    let first = seen.start - seen.start % S::LANES;
-    for block in 0..dim / Q8_0::BLOCK {
-        // SAFETY: lines are as long as whole vectors of keys.
+    let first = visible.start - visible.start % S::LANES;
+    for block in 0..dim / <P::Blocks as Stored>::BLOCK {
+        // SAFETY: I5, I7: rows of scales and of weights for each block, as whole vectors of keys.
         unsafe {
-            let scales = weights.scales.add(block * weights.step);
-            let digits = weights.digits.add(block * weights.step);
+            let scales = weights.scales.add(block * weights.stride);
+            let integers = weights.integers.add(block * weights.stride);
             let weight = |at| {
                 let (p, scale) = (s.load(p.add(at)), s.load(scales.add(at)));
                 let (weight, none) = (s.mul(p, scale), s.splat(0.0));
                 if GUARDED { s.select(s.gt(p, none), weight, none) } else { weight }
             };
             let mut max = s.splat(0.0);
-            for at in (first..seen.end).step_by(S::LANES) {
+            for at in (first..visible.end).step_by(S::LANES) {
                 max = s.max(weight(at), max);
             }
             let max = s.largest(max);
             weights.factors.add(block).write(max * (1.0 / P::P_SCALE));
-            // Finite: what is so small that it would not be counts nothing.
+            // Finite: weights so small that it would not be count nothing.
             let factor = s.splat(if max > 0.0 { (P::P_SCALE / max).min(f32::MAX) } else { 0.0 });
-            for at in (first..seen.end).step_by(S::LANES) {
-                P::store_probabilities(s, digits, at, s.mul(weight(at), factor));
+            for at in (first..visible.end).step_by(S::LANES) {
+                P::store_weights(s, integers, at, s.mul(weight(at), factor));
             }
         }
     }
 }
 
-/// Integer sums of the values of `keys`, weighted. Made in [`values`] alone, whose contract covers what it points to.
-struct Accumulate<'a, P, const ASKS: bool> {
-    weights: &'a Weights,
+/// Adds the values of a run of V, times integer weights, to the integer `sums` of one query row, or
+/// begins these with them if `is_fresh`. Out of line: the sums have the registers to themselves.
+///
+/// # Safety
+/// `run` has rows of V (I2); `weights` has the integers of its keys, and `sums` room for a row
+/// (I5).
+#[inline(never)]
+unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const PREFETCH: bool>(
+    s: S,
+    weights: &Weights,
     sums: *mut f32,
-    rows: Rows,
-    keys: Range<usize>,
-    dim: usize,
+    run: Run,
     next: PrefetchStream,
-    /// Whether sums begin with these.
-    fresh: bool,
-    products: PhantomData<P>,
+    is_fresh: bool,
+) {
+    s.enter(Accumulate::<P, PREFETCH> { weights, sums, run, next, is_fresh, compute: PhantomData });
 }
 
-impl<P: Gemv, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
+/// Made by [`accumulate`] alone, whose contract covers what it points to.
+struct Accumulate<'a, P, const PREFETCH: bool> {
+    weights: &'a Weights,
+    sums: *mut f32,
+    run: Run,
+    next: PrefetchStream,
+    is_fresh: bool,
+    compute: PhantomData<P>,
+}
+
+impl<P: BlockScaledGemv, const PREFETCH: bool> Body for Accumulate<'_, P, PREFETCH> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let (dim, width) = (self.dim, width::<S, P>());
+        let (dim, width) = (self.run.dim, width::<S, P>());
         let mut d = 0;
-        // SAFETY: elements below `dim` of the rows of `values`.
+        // SAFETY: I7: each tile is taken only while as many elements are left of `dim`; rows have
+        // whole blocks, and half a vector is one.
         unsafe {
             while dim - d >= 2 * width {
                 self.tile::<S, 2>(s, d, false);
@@ -409,23 +416,24 @@ impl<P: Gemv, const ASKS: bool> Body for Accumulate<'_, P, ASKS> {
     }
 }
 
-impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
-    /// `C` vectors of words from element `d` on; `in_part` if only one block is left.
+impl<P: BlockScaledGemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
+    /// `C` vectors of operands from element `d` on; `in_part` if only one block is left.
     ///
     /// # Safety
-    /// There is all that.
+    /// The contract of [`accumulate`]; rows of V have these elements.
     #[inline(always)]
     unsafe fn tile<S: Isa, const C: usize>(&self, s: S, d: usize, in_part: bool) {
-        let Accumulate { weights, sums, rows, keys, dim, next, fresh, .. } = self;
-        let width = width::<S, P>();
-        let line =
-            |d: usize| weights.digits.wrapping_add(d.min(dim - 1) / Q8_0::BLOCK * weights.step).cast_const();
-        let lines: [[*const f32; 2]; C] =
-            std::array::from_fn(|c| [line(d + c * width), line(d + c * width + Q8_0::BLOCK)]);
+        let Accumulate { weights, sums, run: Run { rows, keys, dim, .. }, next, is_fresh, .. } = self;
+        let (width, block) = (width::<S, P>(), <P::Blocks as Stored>::BLOCK);
+        let row_of =
+            |d: usize| weights.integers.wrapping_add(d.min(dim - 1) / block * weights.stride).cast_const();
+        let rows_of: [[*const f32; 2]; C] =
+            std::array::from_fn(|c| [row_of(d + c * width), row_of(d + c * width + block)]);
         let mut sum = [[P::Sum::zero(s); MAX_PACK]; C];
-        // SAFETY: c < C and keys of the caller's.
+        // SAFETY: I2, I7: keys of the run and elements below `dim`, in whole blocks; I5: a row of
+        // integers for each block, and whole vectors of sums (caller).
         unsafe {
-            if !fresh {
+            if !is_fresh {
                 for (c, sum) in sum.iter_mut().enumerate() {
                     *sum = P::load_sums(s, sums.add(d + c * width));
                 }
@@ -440,13 +448,13 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
                             let d = d + c * width;
                             x[c][n] = match in_part {
                                 _ if !$is_there(key + n) => P::Operand::zero(s),
-                                true => P::load_kv_partial::<S, Q8_0>(s, row, d, dim - d),
-                                false => P::load_kv::<S, Q8_0>(s, row, d),
+                                true => P::load_kv_partial::<S, P::Blocks>(s, row, d, dim - d),
+                                false => P::load_kv::<S, P::Blocks>(s, row, d),
                             };
                         }
                     }
                     for c in 0..C {
-                        let weight = P::weights(s, lines[c], key);
+                        let weight = P::weights(s, rows_of[c], key);
                         let x = interleave::<S, P>(s, x[c]);
                         for v in 0..P::PACK {
                             sum[c][v] = P::add_value(s, weight, x[v], sum[c][v]);
@@ -454,7 +462,7 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
                     }
                 }};
             }
-            // Of those that are taken together, some may be alone at each end.
+            // At each end, only some keys of an operand may be in the run.
             let some = |key| keys.contains(&key);
             let mut key = keys.start - keys.start % P::PACK;
             if key < keys.start {
@@ -462,8 +470,8 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
                 key += P::PACK;
             }
             while key + P::PACK <= keys.end {
-                if ASKS && d == 0 {
-                    next.ask_all(s, key, P::PACK);
+                if PREFETCH && d == 0 {
+                    next.prefetch_lines(s, key, P::PACK);
                 }
                 group!(key, |_| true);
                 key += P::PACK;
@@ -478,31 +486,176 @@ impl<P: Gemv, const ASKS: bool> Accumulate<'_, P, ASKS> {
     }
 }
 
-/// Adds a row of values times `p` to `sums`, converted: for scales that no integer weight can have in it.
+/// Adds a row of values times `p` to `sums`, converted to f32: for scales that are unfit for an
+/// integer weight.
 ///
 /// # Safety
-/// Both have `dim` elements.
+/// `row` and `sums` have `dim` elements.
 #[inline(always)]
-unsafe fn add_converted<S: Isa>(s: S, p: f32, row: *const u8, dim: usize, sums: *mut f32) {
+unsafe fn add_converted<S: Isa, T: BlockScaled>(s: S, p: f32, row: *const u8, dim: usize, sums: *mut f32) {
     for d in (0..dim).step_by(S::LANES) {
-        // SAFETY: blocks are whole vectors.
-        unsafe { s.store(sums.add(d), s.fma(s.splat(p), Q8_0::load(s, row, d), s.load(sums.add(d)))) };
+        // SAFETY: I7: rows have whole blocks (caller), which are whole vectors.
+        unsafe { s.store(sums.add(d), s.fma(s.splat(p), T::load(s, row, d), s.load(sums.add(d)))) };
     }
 }
 
-/// Such sums from element `d` on; 0 behind the last.
+/// Adds the `sums` of a block of keys, times `weight`, to an output row of `stride` values, or
+/// begins it with them if `is_first`. The sums are integers with a factor for each block of V if
+/// `fits`, else f32.
 ///
 /// # Safety
-/// As above.
+/// `output` and `sums` have `stride` values, `dim` of them elements, and `weights` a factor for
+/// each block of V (I5).
+#[inline(always)]
+unsafe fn flush_block<S: Isa, P: BlockScaledGemv>(
+    s: S,
+    weights: &Weights,
+    sums: *const f32,
+    fits: bool,
+    weight: f32,
+    dim: usize,
+    output: *mut f32,
+    stride: usize,
+    is_first: bool,
+) {
+    // SAFETY: I5, I7: whole vectors of operands of sums and output (caller); factors are read for
+    // elements below `dim` only.
+    unsafe {
+        for d in (0..stride).step_by(width::<S, P>()) {
+            let all = if fits { P::outputs(s, sums.add(d)) } else { converted(s, sums, d, dim) };
+            for (v, &sum) in all.iter().enumerate().take(P::PACK) {
+                let d = d + v * S::LANES;
+                let factor = match d / <P::Blocks as Stored>::BLOCK {
+                    block if fits && d < dim => weights.factors.add(block).read(),
+                    _ => 1.0,
+                };
+                let at = output.add(d);
+                let before = if is_first { s.splat(0.0) } else { s.load(at) };
+                s.store(at, s.fma(sum, s.splat(weight * factor), before));
+            }
+        }
+    }
+}
+
+/// The sums of [`add_converted`] from element `d` on; 0 behind the last.
+///
+/// # Safety
+/// `sums` has `dim` elements, in whole vectors.
 #[inline(always)]
 unsafe fn converted<S: Isa>(s: S, sums: *const f32, d: usize, dim: usize) -> [S::F32; MAX_PACK] {
     let mut all = [s.splat(0.0); MAX_PACK];
     for (v, sum) in all.iter_mut().enumerate() {
         let d = d + v * S::LANES;
         if d < dim {
-            // SAFETY: a vector of the caller's.
+            // SAFETY: I7: a vector below `dim`, which is whole vectors (caller).
             *sum = unsafe { s.load(sums.add(d)) };
         }
     }
     all
+}
+
+/// A check of what is generic over block types: [`crate::compute`] has the types to run it with.
+#[cfg(test)]
+pub(crate) mod check {
+    use super::*;
+    use crate::attend::rows::Source;
+    use crate::decode::scratch::Sums;
+    use crate::dtype::Dtype;
+    use crate::simd::half;
+    use crate::view::{Layout, View};
+
+    /// Scores and outputs of two query rows and a run of keys that begins and ends within a vector.
+    pub(crate) struct Check<P> {
+        pub(crate) dim: usize,
+        pub(crate) compute: PhantomData<P>,
+    }
+
+    impl<P: BlockScaledGemv> Body for Check<P> {
+        type Out = ();
+
+        fn run<S: Isa>(self, s: S) {
+            let block_bytes = <P::Blocks as Stored>::BLOCK_BYTES;
+            let (dim, keys, block_keys, count) = (self.dim, 2..13, 16, 2);
+            let row_bytes = block_at::<P::Blocks>(dim);
+            let stride = dim.next_multiple_of(width::<S, P>());
+            let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8;
+            // Keys and values alike: blocks of any codes, with scales from 1/256 on.
+            let mut kv: Vec<u8> = (0..block_keys * row_bytes).map(number).collect();
+            for (i, block) in kv.chunks_exact_mut(block_bytes).enumerate() {
+                let scale = half::to_f16((1.0 + f32::from(number(i)) / 64.0) / 256.0);
+                block[<P::Blocks as BlockScaled>::SCALE..][..2].copy_from_slice(&scale.to_ne_bytes());
+            }
+            // SAFETY: I7: row `key` of the array has an element `d`.
+            let element = |key: usize, d| unsafe { P::Blocks::one(kv[key * row_bytes..].as_ptr(), d) };
+            let q: Vec<f32> = (0..count * dim).map(|i| f32::from(number(i)) / 128.0 - 1.0).collect();
+
+            let mut queries = vec![0.0; count * stride];
+            let mut scores = vec![0.0; count * block_keys];
+            let mut factors = vec![0.0; count];
+            let [mut sums, mut outputs] = [(); 2].map(|()| vec![0.0; stride]);
+            let blocks = P::scales_in_row(dim);
+            let [mut scales, mut integers] = [(); 2].map(|()| vec![0.0; blocks * block_keys]);
+            let mut block_factors = vec![0.0; blocks];
+            let rows = RowArrays {
+                queries: queries.as_mut_ptr(),
+                query_stride: stride,
+                factors: factors.as_mut_ptr(),
+                scores: scores.as_mut_ptr(),
+                score_stride: block_keys,
+                sums: std::ptr::null_mut(),
+                block_sums: Sums { base: sums.as_mut_ptr(), stride },
+                block_weights: std::ptr::null_mut(),
+            };
+            let weights = Weights {
+                scales: scales.as_mut_ptr(),
+                integers: integers.as_mut_ptr(),
+                stride: block_keys,
+                factors: block_factors.as_mut_ptr(),
+            };
+            let run = Run {
+                keys: keys.clone(),
+                rows: Rows { base: kv.as_ptr(), stride: row_bytes },
+                dtype: P::DTYPE.expect("a type"),
+                dim,
+                scales: None,
+            };
+            let layout = Layout::dense(Dtype::F32, 1, count, dim).expect("a layout");
+            let view = View::of(&q, layout).expect("a view");
+            // SAFETY: I5: all arrays are as long as their fields say.
+            unsafe {
+                for r in 0..count {
+                    let source = Source { view: &view, at: [0, 0, r] };
+                    factors[r] = P::pack(s, source, dim, 1.0, rows.queries.add(r * stride));
+                }
+                P::dot_products::<S, false>(s, &rows, count, &run, PrefetchStream::NOTHING);
+            }
+            for r in 0..count {
+                for key in keys.clone() {
+                    let products = (0..dim).map(|d| f64::from(q[r * dim + d]) * f64::from(element(key, d)));
+                    let score = f64::from(scores[r * block_keys + key]) * f64::from(factors[r]);
+                    assert!((score - products.sum::<f64>()).abs() < 1e-4, "row {r}, key {key}");
+                }
+            }
+
+            let p: Vec<f32> = (0..block_keys)
+                .map(|key| if keys.contains(&key) { f32::from(number(key)) * 128.0 } else { 0.0 })
+                .collect();
+            // SAFETY: I5: all arrays are as long as their fields say.
+            unsafe {
+                let all_fit = gather_run::<S, P::Blocks, false>(s, &weights, &run, PrefetchStream::NOTHING);
+                assert!(all_fit && !weights.is_unfit::<P::Blocks>(keys.start, dim));
+                integer_weights::<S, P, false>(s, &weights, p.as_ptr(), &keys, dim);
+                let sums = rows.block_sums.base;
+                accumulate::<S, P, false>(s, &weights, sums, run, PrefetchStream::NOTHING, true);
+                let output = outputs.as_mut_ptr();
+                let weight = 1.0 / P::P_SCALE;
+                flush_block::<S, P>(s, &weights, sums, true, weight, dim, output, stride, true);
+            }
+            for (d, output) in outputs.into_iter().enumerate().take(dim) {
+                let p = |key: usize| f64::from(p[key] / P::P_SCALE);
+                let sum: f64 = keys.clone().map(|key| p(key) * f64::from(element(key, d))).sum();
+                assert!((f64::from(output) - sum).abs() < 1e-4, "element {d}: {output} is not {sum}");
+            }
+        }
+    }
 }

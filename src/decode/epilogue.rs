@@ -1,4 +1,4 @@
-//! Division by the sum.
+//! Division by the sum, and the output rows.
 
 use super::state::State;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
@@ -6,39 +6,43 @@ use crate::dtype;
 use crate::simd::Isa;
 use crate::work::split_kv::SplitWork;
 
-/// Writes the output rows (and LSE) of a band from its state, where values are still to be multiplied by `scale`;
-/// see [`crate::prefill::epilogue`] for rows that see no key.
+/// Writes the output rows (and LSE) of a group from its state, where values are still to be
+/// multiplied by `scale`.
+///
+/// A fully masked row becomes 0, and its LSE that of the sink (-inf without one). That is decided
+/// by what is visible, never by the sum: a row whose visible scores are all -inf, or one of which
+/// is NaN, is NaN.
 ///
 /// # Safety
-/// The state is that of the band after all keys, and nobody else writes its rows.
+/// `state` is that of the group after all keys (I5), and nobody else writes its output rows (I3).
 #[inline(always)]
-pub(super) unsafe fn epilogue<S: Isa>(s: S, band: &SplitWork, state: &State, scale: f32) {
-    let problem = band.problem();
+pub(super) unsafe fn epilogue<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
+    let problem = work.problem();
     let dim = problem.shape().dim_v;
     let layout = *problem.o().layout();
-    for (r, (head, row)) in band.lines().enumerate() {
+    for (r, (head, row)) in work.lines().enumerate() {
         let sink = problem.sink(head);
-        // SAFETY: the rows belong to the band; lines are whole vectors.
+        // SAFETY: I3: the output rows are the group's (caller); I5, I7: row r of the state, which
+        // is whole vectors.
         unsafe {
-            let out = band.output(head, row);
-            let (sum, reference) = (state.sums.add(r).read(), state.references.add(r).read());
-            // Only a row without a finite score can be one that sees nothing.
-            let blind = reference == f32::NEG_INFINITY && !problem.sees_any(band.sequence(), head, row);
-            if blind {
+            let out = work.output(head, row);
+            let (sum, max) = (state.sums.add(r).read(), state.running_max.add(r).read());
+            // Only a row without a finite score can be fully masked.
+            let is_fully_masked = max == f32::NEG_INFINITY && !problem.sees_any(work.sequence(), head, row);
+            if is_fully_masked {
                 blank_bytes(out, layout.row_bytes());
             } else {
-                let weight =
-                    if sink == f32::NEG_INFINITY { 1.0 / sum } else { with_sink(sink, reference, sum).0 };
+                let weight = if sink == f32::NEG_INFINITY { 1.0 / sum } else { with_sink(sink, max, sum).0 };
                 let weight = s.splat(weight * scale);
                 for d in (0..dim).step_by(S::LANES) {
-                    // Zeros all get the same sign, as everywhere.
-                    let x = s.load(state.output.add(r * state.step + d));
+                    // Adding 0 makes all zeros positive, as in prefill.
+                    let x = s.load(state.output.add(r * state.stride + d));
                     let x = s.add(s.mul(x, weight), s.splat(0.0));
                     dtype::store(s, layout.dtype, out, d, S::LANES.min(dim - d), x);
                 }
             }
-            if let Some(lse) = band.lse(head, row) {
-                let x = if blind { sink } else { log_sum_exp(sink, reference, sum) };
+            if let Some(lse) = work.lse(head, row) {
+                let x = if is_fully_masked { sink } else { log_sum_exp(sink, max, sum) };
                 lse.write_unaligned(x);
             }
         }

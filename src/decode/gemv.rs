@@ -1,18 +1,24 @@
 //! How a compute type multiplies where query rows are few and lanes are elements of a head.
 //!
-//! A lane multiplies a 32-bit word at a time: one element, or [`Gemv::PACK`] neighbouring ones. So
-//! a vector holds `PACK` times as many elements as it has lanes. Of V, a word holds one element of
-//! `PACK` neighbouring keys, and what belongs to a vector of elements fills `PACK` vectors, in the
-//! order of [`Lane::interleave`].
+//! A lane multiplies a 32-bit operand at a time: one element, or [`Gemv::PACK`] neighbouring ones.
+//! So a vector holds `PACK` times as many elements as it has lanes. Of V, an operand holds one
+//! element of `PACK` neighbouring keys, and what belongs to a vector of elements fills `PACK`
+//! vectors, in the order of [`Lane::interleave`].
 
+use super::block::{Block, Run};
+use super::prefetch::PrefetchStream;
+use super::scratch::{BlockArrays, RowArrays};
+use super::state::State;
+use super::{accumulate, scores};
 use crate::attend::rows::Source;
-use crate::dtype::{Dtype, Stored};
+use crate::dtype::block_scaled::BlockScaled;
+use crate::dtype::{Dtype, Stored, with_qkv_type};
 use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::simd::{Isa, MAX_LANES};
 
-/// Words of K or V in registers.
+/// Operands of K or V in registers.
 pub(crate) type Operand<S, P> = <<P as Gemv>::Operand as Registers>::Of<S>;
-/// What operands are multiplied by: words of a query, or probabilities.
+/// What operands are multiplied by: elements of a query, or probabilities.
 pub(crate) type Weight<S, P> = <<P as Gemv>::Weight as Registers>::Of<S>;
 /// Sums of products in registers, one a lane.
 pub(crate) type Sum<S, P> = <<P as Gemv>::Sum as Registers>::Of<S>;
@@ -24,37 +30,35 @@ pub(crate) type SumOf<P> = <<P as Gemv>::Sum as Registers>::Lane;
 /// Products of query rows with K, and of probabilities with V, as [`crate::decode`] strings them
 /// together.
 ///
-/// All functions that take pointers need the elements that they name, valid for reads, or whole
-/// vectors, valid for writes.
-pub(crate) trait Gemv: 'static {
+/// Functions that take pointers need the elements that they name valid for reads, or whole vectors
+/// valid for writes.
+pub(crate) trait Gemv: Sized + 'static {
     /// Its name, for people.
     const NAME: &'static str;
     /// What K and V are stored as, if the type multiplies them as they are stored; `None` if it
     /// converts any type.
     const DTYPE: Option<Dtype>;
-    /// Whether blocks of elements have scales beside them (Q8_0): then
-    /// [`crate::decode::block_scaled`] takes the place of the loops over rows without such scales.
-    const BLOCK_SCALED: bool = false;
-    /// Elements of a word, and keys that are weighted at a time: 1, 2 or 4.
+    /// Elements of an operand, and keys that are weighted at a time: 1, 2 or 4.
     const PACK: usize;
     /// Query rows of a register tile, at most.
     const MAX_ROWS: usize = usize::MAX;
     /// Keys of a block, at most, that sums can take.
     const MAX_KEYS: usize;
     /// Whether the sums of a block are integers: relative to the largest score of the block, begun
-    /// with 0, and weighted where blocks meet. Else they continue those of the blocks before.
+    /// with 0, and weighted when they are added to the output. Else they continue those of the
+    /// blocks before.
     const INT_ACC: bool;
     /// What a probability of 1 counts in the sums.
     const P_SCALE: f32;
-    /// Words of K or V.
+    /// Operands of K or V.
     type Operand: Lane;
     /// What they are multiplied by.
     type Weight: Registers;
     /// Sums of products.
     type Sum: Registers;
 
-    /// Packs a query row, zeros behind it up to whole vectors of words. Returns what its scores are
-    /// still to be multiplied by; scores are dot products times `factor`, in log2 units.
+    /// Packs a query row, zeros behind it up to whole vectors of operands. Returns what its scores
+    /// are still to be multiplied by; scores are dot products times `factor`, in log2 units.
     ///
     /// # Safety
     /// `source` has a row of `dim` elements; `to` holds a row of f32 in as many vectors.
@@ -63,21 +67,20 @@ pub(crate) trait Gemv: 'static {
     /// Elements of a packed query row from element `d` on.
     ///
     /// # Safety
-    /// `line` is a packed row with a vector of elements from `d` on.
+    /// `row` is a packed row with a vector of elements from `d` on.
     #[inline(always)]
-    unsafe fn query<S: Isa>(s: S, line: *const f32, d: usize) -> Weight<S, Self> {
-        // SAFETY: an element takes 4 / PACK bytes of the packed row, which has them (caller).
-        unsafe { Self::Weight::load(s, line.byte_add(d * (4 / Self::PACK))) }
+    unsafe fn query<S: Isa>(s: S, row: *const f32, d: usize) -> Weight<S, Self> {
+        // SAFETY: I7: an element takes 4 / PACK bytes of the packed row, which has a vector of them
+        // (caller).
+        unsafe { Self::Weight::load(s, row.byte_add(d * (4 / Self::PACK))) }
     }
 
-    /// What the sums of a score with a packed query row of `dim` elements begin with. With
-    /// [`Gemv::BLOCK_SCALED`], what is to be taken from those of the two blocks of a vector of
-    /// elements from `d` on.
+    /// What the sums of a score with a packed query row of `dim` elements begin with.
     ///
     /// # Safety
-    /// `line` is a packed row of `dim` elements.
+    /// `row` is a packed row of `dim` elements.
     #[inline(always)]
-    unsafe fn begin<S: Isa>(s: S, _line: *const f32, _dim: usize, _d: usize) -> Sum<S, Self> {
+    unsafe fn begin<S: Isa>(s: S, _row: *const f32, _dim: usize) -> Sum<S, Self> {
         Self::Sum::zero(s)
     }
 
@@ -98,65 +101,38 @@ pub(crate) trait Gemv: 'static {
         n: usize,
     ) -> Operand<S, Self>;
 
-    /// Words of K as they are multiplied.
+    /// Operands of K as they are multiplied.
     #[inline(always)]
-    fn key_operand<S: Isa>(_s: S, words: Operand<S, Self>) -> Operand<S, Self> {
-        words
+    fn key_operand<S: Isa>(_s: S, operand: Operand<S, Self>) -> Operand<S, Self> {
+        operand
     }
 
-    /// `sum` and the products of words of a query and of K.
+    /// `sum` and the products of elements of a query and of K.
     fn add_score<S: Isa>(s: S, q: Weight<S, Self>, k: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
 
-    /// `sum` and the products of probabilities and words of V.
+    /// `sum` and the products of probabilities and elements of V.
     fn add_value<S: Isa>(s: S, p: Weight<S, Self>, v: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
-
-    /// The products of words of a query and of K alone.
-    #[inline(always)]
-    fn product<S: Isa>(s: S, q: Weight<S, Self>, k: Operand<S, Self>) -> SumLane<S, Self> {
-        Self::Sum::collapse(s, Self::add_score(s, q, k, Self::Sum::zero(s)))
-    }
-
-    /// The sums of each half of the first `LANES` vectors, each in the lane of its number, less
-    /// what [`Gemv::begin`] gave: for [`Gemv::BLOCK_SCALED`].
-    #[inline(always)]
-    fn sums_of_halves<S: Isa>(
-        s: S,
-        vectors: &[SumLane<S, Self>; MAX_LANES],
-        _begin: Sum<S, Self>,
-    ) -> [S::F32; 2] {
-        [SumOf::<Self>::sums(s, vectors), s.splat(0.0)]
-    }
 
     /// The probability 2^`x`, times [`Gemv::P_SCALE`], as it counts in the sum of probabilities.
     /// `x` is at most [`crate::attend::RESCALE_THRESHOLD`], or at most 0 with [`Gemv::INT_ACC`].
     fn probability<S: Isa>(s: S, x: S::F32) -> S::F32;
 
-    /// Writes a vector of probabilities of keys from `key` on, rounded, into a line of f32. Nothing
-    /// before `key + LANES` of the line is still to be read.
+    /// Writes a vector of probabilities of keys from `key` on, in place of scores: rounded, as
+    /// [`Gemv::weight`] reads them. Nothing before `key + LANES` of `scores` is still to be read.
     ///
     /// # Safety
-    /// The line has a vector from `key` on.
-    unsafe fn store_probabilities<S: Isa>(s: S, line: *mut f32, key: usize, p: S::F32);
+    /// `scores` has a vector from `key` on.
+    unsafe fn store_probabilities<S: Isa>(s: S, scores: *mut f32, key: usize, p: S::F32);
 
-    /// The probability of a key in all lanes: of [`Gemv::PACK`] keys from a multiple of that on.
+    /// The probability of a key in all lanes; of [`Gemv::PACK`] keys from a multiple of that on.
     ///
     /// # Safety
-    /// [`Gemv::store_probabilities`] has written them.
+    /// [`Gemv::store_probabilities`] has written them to `scores`.
     #[inline(always)]
-    unsafe fn weight<S: Isa>(s: S, line: *const f32, key: usize) -> Weight<S, Self> {
-        // SAFETY: a probability takes 4 / PACK bytes of the line, which has this one (caller).
-        unsafe { Self::Weight::broadcast(s, line.byte_add(key * (4 / Self::PACK)).cast()) }
-    }
-
-    /// [`Gemv::weight`] of the first line for the lower half of a vector, and of the second line
-    /// for the upper half: for [`Gemv::BLOCK_SCALED`].
-    ///
-    /// # Safety
-    /// Both lines have been written as [`Gemv::weight`] asks.
-    #[inline(always)]
-    unsafe fn weights<S: Isa>(s: S, lines: [*const f32; 2], key: usize) -> Weight<S, Self> {
-        // SAFETY: the caller vouches for the first line.
-        unsafe { Self::weight(s, lines[0], key) }
+    unsafe fn weight<S: Isa>(s: S, scores: *const f32, key: usize) -> Weight<S, Self> {
+        // SAFETY: I7: a probability takes 4 / PACK bytes, and those of `key` have been written
+        // (caller).
+        unsafe { Self::Weight::broadcast(s, scores.byte_add(key * (4 / Self::PACK)).cast()) }
     }
 
     /// Sums of outputs to continue, in the order of [`Lane::interleave`].
@@ -167,7 +143,7 @@ pub(crate) trait Gemv: 'static {
     unsafe fn load_sums<S: Isa>(s: S, from: *const f32) -> [Sum<S, Self>; MAX_PACK] {
         let mut sums = [Self::Sum::zero(s); MAX_PACK];
         for (n, sum) in sums.iter_mut().enumerate().take(Self::PACK) {
-            // SAFETY: one of PACK vectors.
+            // SAFETY: I7: one of the PACK vectors that the caller vouches for.
             *sum = unsafe { Self::Sum::load(s, from.add(n * S::LANES)) };
         }
         sums
@@ -181,7 +157,7 @@ pub(crate) trait Gemv: 'static {
     #[inline(always)]
     unsafe fn store_sums<S: Isa>(s: S, to: *mut f32, sums: [Sum<S, Self>; MAX_PACK]) {
         for (n, sum) in sums.into_iter().enumerate().take(Self::PACK) {
-            // SAFETY: one of PACK vectors.
+            // SAFETY: I7: one of the PACK vectors that the caller vouches for.
             unsafe { SumOf::<Self>::store(s, to.add(n * S::LANES), Self::Sum::collapse(s, sum)) };
         }
     }
@@ -194,7 +170,7 @@ pub(crate) trait Gemv: 'static {
     unsafe fn outputs<S: Isa>(s: S, from: *const f32) -> [S::F32; MAX_PACK] {
         let mut sums = [s.splat(0.0); MAX_PACK];
         for (n, sum) in sums.iter_mut().enumerate().take(Self::PACK) {
-            // SAFETY: one of PACK vectors.
+            // SAFETY: I7: one of the PACK vectors that the caller vouches for.
             let stored = unsafe { SumOf::<Self>::load(s, from.add(n * S::LANES)) };
             *sum = SumOf::<Self>::to_f32(s, stored);
         }
@@ -207,9 +183,97 @@ pub(crate) trait Gemv: 'static {
             _ => sums,
         }
     }
+
+    /// Scales that are stored within a row of `dim` elements of V: one a block, with
+    /// [`BlockScaledGemv`].
+    #[inline(always)]
+    fn scales_in_row(_dim: usize) -> usize {
+        0
+    }
+
+    /// The dot products of the first `count` query rows with the keys of `run`, not yet multiplied
+    /// by the factors of the rows: the whole of this step, which a compute type may replace. `next`
+    /// is prefetched meanwhile with `PREFETCH`.
+    ///
+    /// # Safety
+    /// `rows` are the arrays of a group, for `count` rows and what [`super::scratch::padded_rows`]
+    /// adds, with queries packed; `run` has rows of K.
+    #[inline(always)]
+    unsafe fn dot_products<S: Isa, const PREFETCH: bool>(
+        s: S,
+        rows: &RowArrays,
+        count: usize,
+        run: &Run,
+        next: PrefetchStream,
+    ) {
+        // SAFETY: I2, I5: rows of K and arrays are the caller's; I9: `T` is the type that the rows
+        // of `run` are stored as.
+        unsafe {
+            with_qkv_type!(Self::DTYPE.unwrap_or(run.dtype), T => {
+                scores::dot_products::<S, Self, T, PREFETCH>(s, rows, count, run, next);
+            });
+        }
+    }
+
+    /// Adds the values of a block, weighted with the probabilities of its keys, to the output of
+    /// each row: the whole of this step, which a compute type may replace.
+    ///
+    /// # Safety
+    /// `rows`, `arrays` and `state` are those of the block's group, with probabilities of its keys.
+    #[inline(always)]
+    unsafe fn add_values<S: Isa>(
+        s: S,
+        block: &Block,
+        rows: &RowArrays,
+        _arrays: &BlockArrays,
+        state: &State,
+    ) {
+        // SAFETY: I5: arrays of the block's group, with probabilities of its keys (caller).
+        unsafe { accumulate::values::<S, Self>(s, block, rows, state) }
+    }
 }
 
-/// Words of V of [`Gemv::PACK`] keys, with what belongs to one element in one word.
+/// A compute type for K and V in blocks that carry their own scales: [`super::block_scaled`] takes
+/// the place of the loops over rows without such scales. A vector of operands has two blocks, and a
+/// sum of integers is multiplied by the scale of its block.
+pub(crate) trait BlockScaledGemv: Gemv {
+    /// How K and V are stored.
+    type Blocks: BlockScaled;
+
+    /// The products of elements of a query and of K.
+    fn product<S: Isa>(s: S, q: Weight<S, Self>, k: Operand<S, Self>) -> SumLane<S, Self>;
+
+    /// The sums of each half of the first `LANES` vectors, each in the lane of its number, less the
+    /// corrections of the query row: the integer dot products of two blocks with `LANES` keys.
+    fn sums_of_halves<S: Isa>(
+        s: S,
+        vectors: &[SumLane<S, Self>; MAX_LANES],
+        corrections: [S::I32; 2],
+    ) -> [S::F32; 2];
+
+    /// What is to be subtracted from the sums of the two blocks of a vector of elements from `d`
+    /// on.
+    ///
+    /// # Safety
+    /// `row` is a packed query row of `dim` elements.
+    unsafe fn corrections<S: Isa>(s: S, row: *const f32, dim: usize, d: usize) -> [S::I32; 2];
+
+    /// Writes a vector of integer weights of keys from `key` on, rounded, as [`Gemv::weight`] reads
+    /// probabilities.
+    ///
+    /// # Safety
+    /// `row` has a vector from `key` on.
+    unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32);
+
+    /// The weights of [`Gemv::PACK`] keys from `key` on: of the first row for the lower half of a
+    /// vector, of the second row for the upper half.
+    ///
+    /// # Safety
+    /// [`BlockScaledGemv::store_weights`] has written them to both rows.
+    unsafe fn weights<S: Isa>(s: S, rows: [*const f32; 2], key: usize) -> Weight<S, Self>;
+}
+
+/// Operands of V of [`Gemv::PACK`] keys, with what belongs to one element in one operand.
 #[inline(always)]
 pub(crate) fn interleave<S: Isa, P: Gemv>(
     s: S,
@@ -218,7 +282,7 @@ pub(crate) fn interleave<S: Isa, P: Gemv>(
     P::Operand::interleave(s, P::PACK, rows)
 }
 
-/// Elements of a vector.
+/// Elements of a vector of operands.
 #[inline(always)]
 pub(crate) const fn width<S: Isa, P: Gemv>() -> usize {
     S::LANES * P::PACK
@@ -233,7 +297,7 @@ pub(crate) const fn width<S: Isa, P: Gemv>() -> usize {
 pub(crate) unsafe fn padded(row: *const u8, d: usize, n: usize, bytes: usize) -> [u8; 64] {
     let mut elements = [0; 64];
     for (i, byte) in elements.iter_mut().enumerate().take(n * bytes) {
-        // SAFETY: a byte of one of the row's elements.
+        // SAFETY: I7: a byte of one of the `d + n` elements that the row has (caller).
         *byte = unsafe { row.wrapping_add(d * bytes + i).read() };
     }
     elements

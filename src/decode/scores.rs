@@ -1,76 +1,62 @@
-//! Scores of a block of keys, in log2 units: a vector holds neighbouring keys of one row. Keys are multiplied as
-//! they lie in memory, or converted as they are read.
+//! Scores of a block of keys, in log2 units: a vector holds neighbouring keys of one row. Keys are
+//! multiplied as they lie in memory, or converted as they are read.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::block::Run;
 use super::gemv::{Gemv, SumLane, SumOf, width};
-use super::prefetch::{AHEAD, PrefetchStream, fetch_rows};
-use super::{Lines, ROWS, block_scaled};
+use super::prefetch::{PREFETCH_ROWS, PrefetchStream, prefetch_rows};
+use super::scratch::{ROWS, RowArrays};
 use crate::attend::rows::Rows;
-use crate::dtype::{Dtype, Stored, with_qkv_type};
+use crate::dtype::Stored;
 use crate::simd::lane::{Lane, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
 
-/// The keys of a block: those that some row sees, counted from the block's start, as is all that is said of them.
-pub(super) struct Keys<'a> {
-    pub(super) seen: &'a Range<usize>,
-    /// Where they are stored: row n is that of key n.
-    pub(super) rows: Rows,
-    pub(super) dtype: Dtype,
-    /// What each is multiplied by besides, in whole vectors.
-    pub(super) scales: Option<*const f32>,
-    /// What is asked for meanwhile.
-    pub(super) next: PrefetchStream,
-}
-
-/// Writes the scores of `keys` for the first `rows` lines. Places beside them, up to whole vectors, may be
-/// written, too. Out of line: the types of K and V would multiply.
+/// Writes the scores of the first `count` query rows with the keys of `run`. Places beside them, up
+/// to whole vectors, may be written, too. Out of line: the types of K and V would multiply.
 ///
 /// # Safety
-/// `lines` has that many rows, and a line more where [`ROWS`] say so, with queries packed; keys have `dim` elements.
+/// `rows` are the arrays of a group, for `count` rows and what [`super::scratch::padded_rows`]
+/// adds, with queries packed (I5); `run` has rows of K (I2).
 #[inline(never)]
-pub(super) unsafe fn scores<S: Isa, P: Gemv, const ASKS: bool>(
+pub(super) unsafe fn scores<S: Isa, P: Gemv, const PREFETCH: bool>(
     s: S,
-    lines: &Lines,
-    rows: usize,
-    keys: &Keys,
-    dim: usize,
+    rows: &RowArrays,
+    count: usize,
+    run: &Run,
+    next: PrefetchStream,
 ) {
-    s.enter(Scores::<P, ASKS> { lines, rows, keys, dim, products: PhantomData });
+    s.enter(Scores::<P, PREFETCH> { rows, count, run, next, compute: PhantomData });
 }
 
 /// Made by [`scores`] alone, whose contract covers what it points to.
-struct Scores<'a, P, const ASKS: bool> {
-    lines: &'a Lines,
-    rows: usize,
-    keys: &'a Keys<'a>,
-    dim: usize,
-    products: PhantomData<P>,
+struct Scores<'a, P, const PREFETCH: bool> {
+    rows: &'a RowArrays,
+    count: usize,
+    run: &'a Run,
+    next: PrefetchStream,
+    compute: PhantomData<P>,
 }
 
-impl<P: Gemv, const ASKS: bool> Body for Scores<'_, P, ASKS> {
+impl<P: Gemv, const PREFETCH: bool> Body for Scores<'_, P, PREFETCH> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Scores { lines, rows, keys, dim, .. } = self;
-        let Keys { seen, scales, .. } = *keys;
-        // Keys outside, rows inside: a vector's worth of K stays in the first-level cache for all rows.
-        // SAFETY: the contract of `scores`, which made this; lines are as long as whole vectors of keys.
+        let Scores { rows, count, run, next, .. } = self;
+        let (keys, scales) = (&run.keys, run.scales);
+        // SAFETY: I2, I5: rows of K and arrays are as `scores` demands, which made this; I7: scores
+        // and factors are whole vectors of keys.
         unsafe {
-            if P::BLOCK_SCALED {
-                block_scaled::scores::<S, P, ASKS>(s, lines, rows, keys, dim);
-            } else {
-                with_qkv_type!(P::DTYPE.unwrap_or(keys.dtype), T => block::<S, P, T, ASKS>(s, lines, rows, keys, dim));
-            }
-            for r in 0..rows {
-                let factor = lines.factors.add(r).read();
+            P::dot_products::<S, PREFETCH>(s, rows, count, run, next);
+            for r in 0..count {
+                let factor = rows.factors.add(r).read();
                 if factor == 1.0 && scales.is_none() {
                     continue;
                 }
-                let scores = lines.scores.add(r * lines.scores_step);
-                for at in (seen.start - seen.start % S::LANES..seen.end).step_by(S::LANES) {
+                let scores = rows.scores.add(r * rows.score_stride);
+                for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
                     let factor = match scales {
                         Some(scales) => s.mul(s.load(scales.add(at)), s.splat(factor)),
                         None => s.splat(factor),
@@ -82,27 +68,30 @@ impl<P: Gemv, const ASKS: bool> Body for Scores<'_, P, ASKS> {
     }
 }
 
-/// A vector of scores after the other for each of `rows` rows.
+/// The loops of [`Gemv::dot_products`]: one vector of scores after the other. Keys are the outer
+/// loop and query rows the inner one: a vector's worth of K stays in the first-level cache for all
+/// rows.
 ///
 /// # Safety
-/// As [`scores`], of keys stored as `T`.
+/// The contract of [`Gemv::dot_products`], of rows that are stored as `T`.
 #[inline(always)]
-unsafe fn block<S: Isa, P: Gemv, T: Stored, const ASKS: bool>(
+pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored, const PREFETCH: bool>(
     s: S,
-    lines: &Lines,
-    rows: usize,
-    keys: &Keys,
-    dim: usize,
+    rows: &RowArrays,
+    count: usize,
+    run: &Run,
+    next: PrefetchStream,
 ) {
-    let vectors = (keys.seen.start - keys.seen.start % S::LANES..keys.seen.end).step_by(S::LANES);
-    // Of one row, the usual lengths without a loop over them. A row that is alone has a loop over the keys of its own: what
-    // one loop counts for all of them does not fit the registers.
+    let dim = run.dim;
+    let vectors = (run.keys.start - run.keys.start % S::LANES..run.keys.end).step_by(S::LANES);
+    // One row of the usual lengths needs no loop over its vectors, and gets a loop over the keys of
+    // its own: the counters of one loop for all lengths would not fit the registers.
     macro_rules! row_of {
         ($vectors:expr) => {
-            if (!ASKS || P::MAX_ROWS == 1) && rows == 1 && dim == $vectors * width::<S, P>() {
+            if (!PREFETCH || P::MAX_ROWS == 1) && count == 1 && dim == $vectors * width::<S, P>() {
                 for first in vectors {
-                    // SAFETY: the caller's row.
-                    unsafe { tile::<S, P, T, 1, { $vectors }, ASKS>(s, lines, 0, first, keys, dim, true) };
+                    // SAFETY: I5: the one row that there is (caller).
+                    unsafe { tile::<S, P, T, 1, { $vectors }, PREFETCH>(s, rows, 0, first, run, dim, next) };
                 }
                 return;
             }
@@ -110,25 +99,21 @@ unsafe fn block<S: Isa, P: Gemv, T: Stored, const ASKS: bool>(
     }
     row_of!(2);
     row_of!(4);
-    if S::REGISTERS >= 32 {
+    if S::GEMV_ACCUMULATORS >= 16 {
         row_of!(8);
     }
     for first in vectors {
         let mut row = 0;
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                // A tile's sums fill one vector, four keys at a time.
-                while $rows <= P::MAX_ROWS && $rows * KEYS <= S::LANES && rows.saturating_sub(row) >= $least {
-                    // SAFETY: the rows are below the caller's count.
+                // The sums of a tile fill one vector, four keys at a time.
+                while $rows <= P::MAX_ROWS && $rows * KEYS <= S::LANES && count.saturating_sub(row) >= $least
+                {
+                    // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
+                    // (caller).
                     unsafe {
-                        tile::<S, P, T, { $rows }, { $vectors }, ASKS>(
-                            s,
-                            lines,
-                            row,
-                            first,
-                            keys,
-                            dim,
-                            row == 0,
+                        tile::<S, P, T, { $rows }, { $vectors }, PREFETCH>(
+                            s, rows, row, first, run, dim, next,
                         )
                     };
                     row += $rows;
@@ -137,70 +122,68 @@ unsafe fn block<S: Isa, P: Gemv, T: Stored, const ASKS: bool>(
         }
         tiles_of!(ROWS, ROWS - 1, 0);
         tiles_of!(2, 2, 0);
-        if S::REGISTERS >= 32 && dim == 8 * width::<S, P>() {
+        if S::GEMV_ACCUMULATORS >= 16 && dim == 8 * width::<S, P>() {
             tiles_of!(1, 1, 8);
         }
         tiles_of!(1, 1, 0);
     }
 }
 
-/// Keys that are multiplied at a time: enough to hide the latency of FMA together with the next ones,
-/// and few enough for the registers.
+/// Keys that are multiplied at a time: enough to hide the latency of FMA together with the next
+/// ones, and few enough for the registers.
 const KEYS: usize = 4;
 
-/// One vector of scores, from key `first` on, for each of `R` rows from `row` on, of `N` vectors of elements if that is
-/// not 0.
+/// One vector of scores, from key `first` on, for each of `R` query rows from `row` on. `N` is the
+/// number of vectors of a row if the compiler is to know it, else 0. The tile of the first rows
+/// prefetches.
 ///
 /// # Safety
-/// As [`scores`].
+/// The contract of [`dot_products`]; the arrays have `R` rows from `row` on.
 #[inline(always)]
-unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
+unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const PREFETCH: bool>(
     s: S,
-    lines: &Lines,
+    rows: &RowArrays,
     row: usize,
     first: usize,
-    keys: &Keys,
+    run: &Run,
     dim: usize,
-    fetches: bool,
+    next: PrefetchStream,
 ) {
-    let q = lines.queries.wrapping_add(row * lines.queries_step).cast_const();
-    let out = lines.scores.wrapping_add(row * lines.scores_step + first);
-    let Keys { seen, rows, next, .. } = *keys;
+    let q = rows.queries.wrapping_add(row * rows.query_stride).cast_const();
+    let out = rows.scores.wrapping_add(row * rows.score_stride + first);
+    let (keys, k) = (&run.keys, run.rows);
+    let prefetches = row == 0;
     // Keys for which the rows' sums fill one vector.
     let width = S::LANES / R;
     for part in 0..R {
         let here = first + part * width..first + (part + 1) * width;
-        // SAFETY: only keys that are seen are read; lines are as long as whole vectors of keys.
+        // SAFETY: I2: keys of `here` are read where all of them are in the run; I7: scores are
+        // whole vectors of keys.
         unsafe {
-            if seen.start <= here.start && here.end <= seen.end {
-                // One row of wide elements takes longer to read than to multiply: what foresees it by itself is not
-                // to be disturbed.
-                let next = if ASKS && fetches { next.skip(here.start) } else { PrefetchStream::NOTHING };
-                let fetches =
-                    fetches && here.end + AHEAD <= seen.end && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
-                let bytes = if fetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-                let sums = whole::<S, P, T, R, N, ASKS>(
-                    s,
-                    q,
-                    lines.queries_step,
-                    rows.skip(here.start),
-                    dim,
-                    bytes,
-                    next,
-                );
-                s.store_split::<R>(out.add(part * width), lines.scores_step, sums);
+            if keys.start <= here.start && here.end <= keys.end {
+                let next =
+                    if PREFETCH && prefetches { next.skip(here.start) } else { PrefetchStream::NOTHING };
+                // One row of wide elements takes longer to read than to multiply: software prefetch
+                // would only disturb the hardware prefetcher, which follows it.
+                let prefetches = prefetches
+                    && here.end + PREFETCH_ROWS <= keys.end
+                    && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
+                let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
+                let k = k.skip(here.start);
+                let sums = whole::<S, P, T, R, N, PREFETCH>(s, q, rows.query_stride, k, dim, bytes, next);
+                s.store_split::<R>(out.add(part * width), rows.score_stride, sums);
             } else {
-                edge(s, Edge::<P, T, R> { lines, row, keys, here, dim, kinds: PhantomData });
+                edge(s, Edge::<P, T, R> { rows, row, run, here, dim, types: PhantomData });
             }
         }
     }
 }
 
-/// What [`whole`] does where only some of the keys are seen. Out of line: in the loop over whole vectors, it would take
-/// registers from that.
+/// The scores of a vector's worth of keys of which only some are in the run. Out of line: in the
+/// loop over whole vectors, it would take registers from that.
 ///
 /// # Safety
-/// As [`scores`].
+/// The contract of [`tile`], for what is in `edge`.
 #[inline(never)]
 unsafe fn edge<S: Isa, P: Gemv, T: Stored, const R: usize>(s: S, edge: Edge<P, T, R>) {
     s.enter(edge);
@@ -208,14 +191,14 @@ unsafe fn edge<S: Isa, P: Gemv, T: Stored, const R: usize>(s: S, edge: Edge<P, T
 
 /// Made for [`edge`] alone, whose contract covers what it points to.
 struct Edge<'a, P, T, const R: usize> {
-    lines: &'a Lines,
-    /// The first of its rows.
+    rows: &'a RowArrays,
+    /// The first of its query rows.
     row: usize,
-    keys: &'a Keys<'a>,
+    run: &'a Run,
     /// As many keys as fill a vector.
     here: Range<usize>,
     dim: usize,
-    kinds: PhantomData<(P, T)>,
+    types: PhantomData<(P, T)>,
 }
 
 impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
@@ -223,32 +206,33 @@ impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Edge { lines, row, keys: Keys { seen, rows, .. }, here, dim, .. } = self;
-        let q = lines.queries.wrapping_add(row * lines.queries_step).cast_const();
-        // SAFETY: the contract of `edge`: only keys that are seen are read; lines are as long as whole vectors of keys.
+        let Edge { rows, row, run: Run { keys, rows: k, .. }, here, dim, .. } = self;
+        let q = rows.queries.wrapping_add(row * rows.query_stride).cast_const();
+        // SAFETY: I2: only keys of the run are read; I5, I7: `R` rows of scores from `row` on,
+        // which are whole vectors of keys (the contract of `edge`, which made this).
         unsafe {
-            let out = lines.scores.add(row * lines.scores_step + here.start);
-            s.store_split::<R>(out, lines.scores_step, s.splat(0.0));
-            for key in here.start.max(seen.start)..here.end.min(seen.end) {
-                let dots = dot::<S, P, T, R, 1, 0>(s, q, lines.queries_step, rows.skip(key), dim);
+            let out = rows.scores.add(row * rows.score_stride + here.start);
+            s.store_split::<R>(out, rows.score_stride, s.splat(0.0));
+            for key in here.start.max(keys.start)..here.end.min(keys.end) {
+                let dots = dot::<S, P, T, R, 1, 0>(s, q, rows.query_stride, k.skip(key), dim);
                 for (r, [lanes]) in dots.into_iter().enumerate() {
-                    out.add(r * lines.scores_step + key - here.start).write(SumOf::<P>::total(s, lanes));
+                    out.add(r * rows.score_stride + key - here.start).write(SumOf::<P>::total(s, lanes));
                 }
             }
         }
     }
 }
 
-/// Dot products of `R` rows of queries with as many keys as fill a vector. Of keys further on `bytes` bytes each are
-/// asked for.
+/// Dot products of `R` query rows with as many keys as fill a vector. `bytes` bytes of each key
+/// [`PREFETCH_ROWS`] further on are prefetched, and with `PREFETCH` the rows of `next`.
 ///
 /// # Safety
-/// As [`dot`] for these keys.
+/// The contract of [`dot`], for these keys.
 #[inline(always)]
-unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const ASKS: bool>(
+unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const PREFETCH: bool>(
     s: S,
     q: *const f32,
-    step: usize,
+    stride: usize,
     k: Rows,
     dim: usize,
     bytes: usize,
@@ -261,12 +245,12 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
         ($n:expr) => {
             if $n * KEYS < width {
                 let k = k.skip($n * KEYS);
-                fetch_rows(s, k.skip(AHEAD), KEYS, bytes);
-                if ASKS {
-                    next.ask(s, $n * KEYS, KEYS, next.whole());
+                prefetch_rows(s, k.skip(PREFETCH_ROWS), KEYS, bytes);
+                if PREFETCH {
+                    next.prefetch(s, $n * KEYS, KEYS, next.whole());
                 }
-                // SAFETY: the caller has a vector's worth of keys.
-                let dots = unsafe { dot::<S, P, T, R, KEYS, N>(s, q, step, k, dim) };
+                // SAFETY: I2: these are KEYS of the `LANES / R` keys that the caller has.
+                let dots = unsafe { dot::<S, P, T, R, KEYS, N>(s, q, stride, k, dim) };
                 for r in 0..R {
                     for i in 0..KEYS {
                         lanes[(r * width + $n * KEYS + i) % MAX_LANES] = dots[r][i];
@@ -282,39 +266,42 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
     SumOf::<P>::sums(s, &lanes)
 }
 
-/// Gemv of `R` rows of queries packed by [`Gemv::pack`], `step` values apart, with `K` keys. The sum of a
-/// vector's lanes is a dot product; each lane runs over the row in ascending order whatever `R` and `K` are.
+/// Dot products of `R` query rows packed by [`Gemv::pack`], `stride` values apart, with `K` keys:
+/// the sum of the lanes of each vector. Each lane runs over the row in ascending order whatever `R`
+/// and `K` are.
 ///
 /// # Safety
-/// `queries` has that many rows, and `k` that many keys of `dim` elements.
+/// `queries` has `R` packed rows of `dim` elements, and `k` has `K` keys of as many, stored as `T`.
 #[inline(always)]
 unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const N: usize>(
     s: S,
     queries: *const f32,
-    step: usize,
+    stride: usize,
     k: Rows,
     dim: usize,
 ) -> [[SumLane<S, P>; K]; R] {
     let mut sum = [[P::Sum::zero(s); K]; R];
     for (r, sum) in sum.iter_mut().enumerate() {
-        // SAFETY: R packed queries (caller).
-        *sum = [unsafe { P::begin(s, queries.add(r * step), dim, 0) }; K];
+        // SAFETY: I5: one of the R packed rows (caller).
+        *sum = [unsafe { P::begin(s, queries.add(r * stride), dim) }; K];
     }
     let width = width::<S, P>();
     let whole = if N > 0 { N * width } else { dim - dim % width };
     let dim = if N > 0 { whole } else { dim };
-    // SAFETY: elements below `dim` of R queries and K keys (caller).
+    // SAFETY: I7: elements below `dim` of R queries and K keys (caller), whole vectors below
+    // `whole`.
     unsafe {
         let mut d = 0;
-        // Of one row, so many vectors stay in registers that keys are read in the order of memory, which is how the
-        // machine foresees them. Of several, each vector of keys is used for all.
+        // Of one row, so many vectors stay in registers that keys are read in the order of memory,
+        // which the hardware prefetcher follows. Of several rows, each vector of keys is used for
+        // all.
         macro_rules! vectors {
             ($n:expr) => {
                 while whole - d >= $n * width {
                     let mut query = [[P::Weight::zero(s); $n]; R];
                     for (r, query) in query.iter_mut().enumerate() {
                         for (c, query) in query.iter_mut().enumerate() {
-                            *query = P::query(s, queries.add(r * step), d + c * width);
+                            *query = P::query(s, queries.add(r * stride), d + c * width);
                         }
                     }
                     for key in 0..K {
@@ -333,7 +320,7 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
             vectors!(N);
         }
         if R == 1 {
-            if S::REGISTERS >= 32 {
+            if S::GEMV_ACCUMULATORS >= 16 {
                 vectors!(8);
             }
             vectors!(4);
@@ -344,7 +331,7 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
                 let x =
                     P::key_operand(s, P::load_kv_partial::<S, T>(s, k.skip(key).base, whole, dim - whole));
                 for (r, sum) in sum.iter_mut().enumerate() {
-                    let query = P::query(s, queries.add(r * step), whole);
+                    let query = P::query(s, queries.add(r * stride), whole);
                     sum[key] = P::add_score(s, query, x, sum[key]);
                 }
             }

@@ -1,64 +1,60 @@
-//! What is known of the rows of a band after some of their keys, and how two such states become one.
+//! The state of the online softmax of a group's query rows after some of its keys, and how two of
+//! them are combined.
 
 use super::gemv::Gemv;
-use super::{lines_of, step};
+use super::scratch::{padded_rows, row_stride};
 use crate::simd::Isa;
-use crate::workspace::array_bytes;
+use crate::workspace::Arena;
 
-/// The state of each line: its output, not normalised, the sum of its probabilities, and the score (in log2 units)
-/// that both are relative to, -inf before the first visible key.
+/// For each row: its output, not normalised, the sum of its probabilities, and the running maximum
+/// of its scores (in log2 units) that both are relative to: -inf before the first visible key, and
+/// at most [`crate::attend::RESCALE_THRESHOLD`] below the true maximum.
 #[derive(Clone, Copy)]
-pub(super) struct State {
+pub(crate) struct State {
     pub(super) output: *mut f32,
-    /// Values from one line of the output to the next: whole vectors.
-    pub(super) step: usize,
+    /// Values from one row of the output to the next: whole vectors.
+    pub(super) stride: usize,
     pub(super) sums: *mut f32,
-    pub(super) references: *mut f32,
-}
-
-/// Bytes of a state of `rows` rows; `None` if no machine has as many.
-#[inline(always)]
-pub(crate) fn bytes<S: Isa, P: Gemv>(rows: usize, dim_v: usize) -> Option<usize> {
-    let lines = lines_of(rows);
-    let output = array_bytes(step::<S, P>(dim_v).checked_mul(lines)?, 4)?;
-    output.checked_add(array_bytes(lines, 4)?.checked_mul(2)?)
+    pub(super) running_max: *mut f32,
 }
 
 impl State {
-    /// The one at `base`.
-    ///
-    /// # Safety
-    /// There are [`bytes`] for as many rows.
+    /// The state of `rows` rows in memory of `arena`: uninitialised, or as it was left there.
     #[inline(always)]
-    pub(super) unsafe fn at<S: Isa, P: Gemv>(base: *mut u8, rows: usize, dim_v: usize) -> State {
-        let (lines, step) = (lines_of(rows), step::<S, P>(dim_v));
-        // Cannot overflow: the memory is there.
-        let [output, line] = [lines * step, lines].map(|n| (n * 4).next_multiple_of(crate::workspace::ALIGN));
-        let sums = base.wrapping_add(output);
-        State { output: base.cast(), step, sums: sums.cast(), references: sums.wrapping_add(line).cast() }
+    pub(super) fn take<S: Isa, P: Gemv, A: Arena>(arena: &mut A, rows: usize, dim_v: usize) -> State {
+        let (rows, stride) = (padded_rows(rows), row_stride::<S, P>(dim_v));
+        State {
+            output: arena.take(stride.checked_mul(rows)),
+            stride,
+            sums: arena.take(rows),
+            running_max: arena.take(rows),
+        }
     }
 
-    /// Takes in what later keys gave: with m = max(m1, m2), sums and outputs are s1 · 2^(m1 - m) + s2 · 2^(m2 - m).
+    /// Combines this state with that of later keys: with m = max(m1, m2), sums and outputs become
+    /// s1 · 2^(m1 - m) + s2 · 2^(m2 - m).
     ///
     /// # Safety
-    /// Both have this many lines, initialised.
+    /// Both states have been computed for `rows` rows, and nobody else uses them (I6).
     #[inline(always)]
-    pub(super) unsafe fn join<S: Isa>(&self, s: S, other: &State, rows: usize) {
+    pub(super) unsafe fn combine<S: Isa>(&self, s: S, other: &State, rows: usize) {
         for r in 0..rows {
-            // SAFETY: one of the lines, which are whole vectors.
+            // SAFETY: I5: `State::take` made room for the row in both states, in whole vectors, and
+            // both are initialised (caller).
             unsafe {
-                let (reference, added) = (self.references.add(r).read(), other.references.add(r).read());
-                let max = if added > reference { added } else { reference };
-                // Before any visible score: nothing has been added up then, or NaN.
+                let (own_max, other_max) = (self.running_max.add(r).read(), other.running_max.add(r).read());
+                let max = if other_max > own_max { other_max } else { own_max };
+                // Without a visible score so far, all sums are 0 or NaN, whatever they are relative
+                // to.
                 let base = if max > f32::NEG_INFINITY { max } else { 0.0 };
-                let (own, its) = (s.exp2(s.splat(reference - base)), s.exp2(s.splat(added - base)));
-                self.references.add(r).write(max);
+                let (own, its) = (s.exp2(s.splat(own_max - base)), s.exp2(s.splat(other_max - base)));
+                self.running_max.add(r).write(max);
                 let sum = s.mul(s.splat(self.sums.add(r).read()), own);
                 let sum = s.fma(s.splat(other.sums.add(r).read()), its, sum);
                 s.store_first(self.sums.add(r), 1, sum);
-                for d in (0..self.step).step_by(S::LANES) {
-                    let at = self.output.add(r * self.step + d);
-                    let x = s.load(other.output.add(r * other.step + d));
+                for d in (0..self.stride).step_by(S::LANES) {
+                    let at = self.output.add(r * self.stride + d);
+                    let x = s.load(other.output.add(r * other.stride + d));
                     s.store(at, s.fma(x, its, s.mul(s.load(at), own)));
                 }
             }

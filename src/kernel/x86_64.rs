@@ -9,9 +9,9 @@ use super::{Combination, Kernel};
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
 #[cfg(not(fa_skip_avx512))]
-use crate::compute::{bf16::Bf16, i8::I8, split16};
+use crate::compute::{bf16::Bf16, i8::I8, split16::Split16};
 #[cfg(not(fa_skip_avx512))]
-use crate::dtype::Dtype;
+use crate::dtype::{self, Dtype, q8_0::Q8_0};
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
 #[cfg(not(fa_skip_avx512))]
@@ -30,10 +30,10 @@ type AvxBf16 = Avx512<avx512::Bf16>;
 #[cfg(not(fa_skip_avx512))]
 pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<AvxBf16, Bf16, Bf16, Bf16, AvxBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
-    &Combination::<Vnni, I8, I16, split16::OfI8, Vnni, 8>::new(),
-    &Combination::<Vnni, I16, I16, split16::OfI8, Vnni, 8>::new(),
+    &Combination::<Vnni, I8, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
+    &Combination::<Vnni, I16, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     // Its prefill uses nothing that the base level does not have.
-    &Combination::<Avx512, F32, split16::OfQ8_0, split16::OfQ8_0, Vnni, 8>::new()
+    &Combination::<Avx512, F32, Split16<Q8_0>, Split16<Q8_0>, Vnni, 8>::new()
         .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
     &Combination::<Avx512, I16, I16, I16, Avx512, 8>::new(),
     &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),

@@ -1,0 +1,156 @@
+//! The arrays of one call of decode: one function lays them out, to be measured and to be cut.
+
+use super::gemv::{Gemv, width};
+use super::state::State;
+use crate::attend::convert;
+use crate::problem::{Shape, Storage};
+use crate::simd::Isa;
+use crate::view::ScaleGranularity;
+use crate::work::query_tiles::TileSizes;
+use crate::workspace::{Arena, Measure};
+
+/// Query rows of a register tile where there are several: a constant of the loops when they are
+/// compiled, not to be tuned at run time. Three rows are taken as four, one of them for nothing:
+/// that costs less than two and one.
+pub(crate) const ROWS: usize = 4;
+
+/// Arrays with a part for each query row of a group. Where [`padded_rows`] says so, there is one
+/// row more than the group has.
+pub(crate) struct RowArrays {
+    /// Packed queries. Strides are values from one row to the next.
+    pub(super) queries: *mut f32,
+    pub(super) query_stride: usize,
+    /// What the dot products of a row are still to be multiplied by.
+    pub(super) factors: *mut f32,
+    /// Scores of a block, later its probabilities, from the block's first key on: whole vectors.
+    pub(super) scores: *mut f32,
+    pub(super) score_stride: usize,
+    /// One vector a row: each lane sums the probabilities of its own keys.
+    pub(super) sums: *mut f32,
+    /// With [`Gemv::INT_ACC`]: the sums of values of a block, and one vector a row of their weight
+    /// in the output.
+    pub(super) block_sums: Sums,
+    pub(super) block_weights: *mut f32,
+}
+
+/// Weighted sums of values, a row of them for each query row.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    pub(super) base: *mut f32,
+    /// Values from one row to the next: whole vectors.
+    pub(super) stride: usize,
+}
+
+/// Arrays of a block, counted from its first key. Those of K come first, then those of V.
+pub(crate) struct BlockArrays {
+    /// A factor for each key, where rows have scales of their own: whole vectors.
+    pub(super) scales: [*mut f32; 2],
+    /// Rows that have been converted or copied.
+    pub(super) staged: [*mut u8; 2],
+    pub(crate) weights: Weights,
+}
+
+/// Integer weights of V with [`super::gemv::BlockScaledGemv`]: a row of them for each block of a
+/// row of V, with a value for each key.
+pub(crate) struct Weights {
+    /// The scales of V.
+    pub(super) scales: *mut f32,
+    /// The weights of one query row: probability times scale, quantised.
+    pub(super) integers: *mut f32,
+    /// Values from one row of scales, or of weights, to the next.
+    pub(super) stride: usize,
+    /// What a sum with weights of each row is to be multiplied by.
+    pub(super) factors: *mut f32,
+}
+
+/// All arrays of a call.
+pub(super) struct Buffers {
+    pub(super) rows: RowArrays,
+    /// A state for the first split, and one for each later split before it is combined.
+    pub(super) states: [State; 2],
+    pub(super) block: BlockArrays,
+}
+
+/// Takes all arrays of a call from `arena`, whose sizes depend on nothing else.
+#[inline(always)]
+pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, tiles: TileSizes) -> Buffers {
+    let Shape { dim_qk, dim_v, .. } = *shape;
+    let rows = max_rows(tiles);
+    let all = |values: usize| values.checked_mul(padded_rows(rows));
+    let [query_stride, score_stride] = [dim_qk, tiles.kv].map(row_stride::<S, P>);
+    let (block_stride, weight_lanes) =
+        if P::INT_ACC { (row_stride::<S, P>(dim_v), S::LANES) } else { (0, 0) };
+    let rows_of = RowArrays {
+        queries: arena.take(all(query_stride)),
+        query_stride,
+        factors: arena.take(all(1)),
+        scores: arena.take(all(score_stride)),
+        score_stride,
+        sums: arena.take(all(S::LANES)),
+        block_sums: Sums { base: arena.take(all(block_stride)), stride: block_stride },
+        block_weights: arena.take(all(weight_lanes)),
+    };
+    let states = [(); 2].map(|()| State::take::<S, P, A>(arena, rows, dim_v));
+    let has_row_scales = |which: usize| shape.storage.granularities[1 + which] == ScaleGranularity::PerToken;
+    let scales = [0, 1].map(|which| arena.take(if has_row_scales(which) { score_stride } else { 0 }));
+    let dims = [dim_qk, dim_v];
+    let staged = [0, 1].map(|which| {
+        let bytes = if tiles.staged[which] { staged_stride::<P>(dims[which]) } else { 0 };
+        arena.take(tiles.kv.checked_mul(bytes))
+    });
+    let in_row = P::scales_in_row(dim_v);
+    let weights = Weights {
+        scales: arena.take(in_row.checked_mul(score_stride)),
+        integers: arena.take(in_row.checked_mul(score_stride)),
+        stride: score_stride,
+        factors: arena.take(in_row),
+    };
+    Buffers { rows: rows_of, states, block: BlockArrays { scales, staged, weights } }
+}
+
+/// Bytes of scratch that [`super::Decode`] takes; `None` if no machine has as many.
+pub(crate) fn scratch_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
+    Measure::of(|arena| buffers::<S, P, _>(arena, shape, tiles))
+}
+
+/// Bytes of a partial state that one thread keeps for another; `None` if no machine has as many.
+pub(crate) fn state_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
+    Measure::of(|arena| State::take::<S, P, _>(arena, max_rows(tiles), shape.dim_v))
+}
+
+/// Query rows of a group, at most. Saturates where no machine has the memory: [`Arena::take`]
+/// refuses.
+#[inline(always)]
+pub(super) fn max_rows(tiles: TileSizes) -> usize {
+    tiles.heads.saturating_mul(tiles.q)
+}
+
+/// Rows of the arrays of a group of `rows` query rows: one more where a register tile of [`ROWS`]
+/// rows is one short. A larger group never has fewer.
+#[inline(always)]
+pub(super) fn padded_rows(rows: usize) -> usize {
+    if rows % ROWS == ROWS - 1 { rows.saturating_add(1) } else { rows }
+}
+
+/// Values from one row to the next of an array with rows of `n` values: whole vectors of operands,
+/// each element as f32. Saturates where no machine has the memory.
+#[inline(always)]
+pub(super) fn row_stride<S: Isa, P: Gemv>(n: usize) -> usize {
+    n.checked_next_multiple_of(width::<S, P>()).unwrap_or(usize::MAX)
+}
+
+/// Bytes from one row to the next of K or V that has been converted to f32, or copied as it is
+/// stored.
+#[inline(always)]
+pub(super) fn staged_stride<P: Gemv>(dim: usize) -> usize {
+    match P::DTYPE {
+        None => convert::row_bytes(dim),
+        Some(dtype) => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
+    }
+}
+
+/// Whether K, and V, are read as they are stored: all but integers whose scales change within a
+/// row, or that have zeros.
+pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
+    [1, 2].map(|i| storage.granularities[i] != ScaleGranularity::Finer)
+}
