@@ -248,11 +248,8 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     unsafe {
         block.prepare::<S, P>(s);
         for run in block.k_runs() {
-            if S::PREFETCHES_OTHER_TENSOR && block.prefetches {
-                scores::scores::<S, P, true>(s, rows, count, &run, block.v_stream(&run));
-            } else {
-                scores::scores::<S, P, false>(s, rows, count, &run, PrefetchStream::NOTHING);
-            }
+            let next = if block.prefetches { block.v_stream(&run) } else { PrefetchStream::NOTHING };
+            scores::scores::<S, P>(s, rows, count, &run, next);
         }
         // While the softmax waits for its own results, the first rows of what comes next arrive.
         block.prefetch_first(s);

@@ -238,6 +238,7 @@ unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, nonfinite: 
 impl Gemv for Bf16 {
     const NAME: &'static str = <Bf16 as Gemm>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::Bf16);
+    type Own = bf16::Bf16;
     const PACK: usize = 2;
     const MAX_KEYS: usize = usize::MAX;
     const INT_ACC: bool = false;

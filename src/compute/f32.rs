@@ -135,6 +135,7 @@ impl Gemm for F32 {
 impl Gemv for F32 {
     const NAME: &'static str = <F32 as Gemm>::NAME;
     const DTYPE: Option<Dtype> = None;
+    type Own = crate::dtype::f32::F32;
     const PACK: usize = 1;
     const MAX_KEYS: usize = usize::MAX;
     const INT_ACC: bool = false;

@@ -232,6 +232,7 @@ const INTEGERS: f32 = 12_582_912.0;
 impl Gemv for I16 {
     const NAME: &'static str = <I16 as Gemm>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::I8);
+    type Own = i8::I8;
     const PACK: usize = 2;
     /// [`Gemv::P_SCALE`] · 128 times so many keys is below 2^31.
     const MAX_KEYS: usize = 512;

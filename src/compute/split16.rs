@@ -136,6 +136,7 @@ type Plain = Split16<I8>;
 impl Gemv for Split16<I8> {
     const NAME: &'static str = <I16 as Gemv>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::I8);
+    type Own = crate::dtype::i8::I8;
     const PACK: usize = PACK;
     const MAX_ROWS: usize = 1;
     const MAX_KEYS: usize = <I16 as Gemv>::MAX_KEYS;
@@ -220,6 +221,7 @@ impl Gemv for Split16<I8> {
 impl<T: BlockScaled> Gemv for Split16<T> {
     const NAME: &'static str = <Plain as Gemv>::NAME;
     const DTYPE: Option<Dtype> = Some(T::DTYPE);
+    type Own = T;
     const PACK: usize = PACK;
     const MAX_ROWS: usize = 1;
     const MAX_KEYS: usize = <Plain as Gemv>::MAX_KEYS;
@@ -305,15 +307,15 @@ impl<T: BlockScaled> Gemv for Split16<T> {
     }
 
     #[inline(always)]
-    unsafe fn dot_products<S: Isa, const PREFETCH: bool>(
-        s: S,
-        rows: &RowArrays,
-        count: usize,
-        run: &Run,
-        next: PrefetchStream,
-    ) {
+    unsafe fn dot_products<S: Isa>(s: S, rows: &RowArrays, count: usize, run: &Run, next: PrefetchStream) {
         // SAFETY: I2, I5: the caller vouches for the arrays of its group and for the rows of `run`.
-        unsafe { block_scaled::dot_products::<S, Self, PREFETCH>(s, rows, count, run, next) }
+        unsafe {
+            if const { S::PREFETCHES_OTHER_TENSOR } && next.is_any() {
+                block_scaled::dot_products::<S, Self, true>(s, rows, count, run, next);
+            } else {
+                block_scaled::dot_products::<S, Self, false>(s, rows, count, run, next);
+            }
+        }
     }
 
     #[inline(always)]

@@ -87,19 +87,15 @@ unsafe fn plain<S: Isa, P: Gemv>(
     unsafe {
         if seen_by_all {
             let (all, run) = (0..work.count(), run.clone());
-            if S::PREFETCHES_OTHER_TENSOR && block.prefetches {
-                let next = block.next_k_stream(&run);
-                accumulate::<S, P, true>(s, rows, sums, all, run, next, is_fresh);
-            } else {
-                accumulate::<S, P, false>(s, rows, sums, all, run, PrefetchStream::NOTHING, is_fresh);
-            }
+            let next = if block.prefetches { block.next_k_stream(&run) } else { PrefetchStream::NOTHING };
+            accumulate::<S, P>(s, rows, sums, all, run, next, is_fresh);
             return;
         }
         for (r, (_, row)) in work.lines().enumerate() {
             let keys = clip(block.visible(row), &run.keys);
             if !keys.is_empty() {
                 let run = run.of(keys);
-                accumulate::<S, P, false>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
+                accumulate::<S, P>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
             }
         }
     }
@@ -126,7 +122,7 @@ unsafe fn guarded<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, sums: 
                 let run = run.of(first..last);
                 // SAFETY: I2, I5: one row of the group, and keys of the run (caller).
                 unsafe {
-                    accumulate::<S, P, false>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
+                    accumulate::<S, P>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
                 }
             }
         }
@@ -141,7 +137,7 @@ unsafe fn guarded<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, sums: 
 /// `rows` and `sums` have these rows, and what [`padded_rows`] adds (I5), with probabilities of the
 /// keys of `run`, which has rows of V (I2).
 #[inline(never)]
-unsafe fn accumulate<S: Isa, P: Gemv, const PREFETCH: bool>(
+unsafe fn accumulate<S: Isa, P: Gemv>(
     s: S,
     rows: &RowArrays,
     sums: Sums,
@@ -150,11 +146,11 @@ unsafe fn accumulate<S: Isa, P: Gemv, const PREFETCH: bool>(
     next: PrefetchStream,
     is_fresh: bool,
 ) {
-    s.enter(Accumulate::<P, PREFETCH> { rows, sums, which, run, next, is_fresh, compute: PhantomData });
+    s.enter(Accumulate::<P> { rows, sums, which, run, next, is_fresh, compute: PhantomData });
 }
 
 /// Made by [`accumulate`] alone, whose contract covers what it points to.
-struct Accumulate<'a, P, const PREFETCH: bool> {
+struct Accumulate<'a, P> {
     rows: &'a RowArrays,
     sums: Sums,
     which: Range<usize>,
@@ -164,57 +160,85 @@ struct Accumulate<'a, P, const PREFETCH: bool> {
     compute: PhantomData<P>,
 }
 
-impl<P: Gemv, const PREFETCH: bool> Body for Accumulate<'_, P, PREFETCH> {
+impl<P: Gemv> Body for Accumulate<'_, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: I2, I5: arrays and rows of V are as `accumulate` demands, which made this; I9:
         // `T` is the type that the rows are stored as.
-        unsafe { with_qkv_type!(P::DTYPE.unwrap_or(self.run.dtype), T => self.all_rows::<S, T>(s)) }
+        unsafe {
+            // Decided when the loops are compiled: those of other types would never run.
+            if const { P::DTYPE.is_some() } {
+                self.all_rows::<S, P::Own>(s);
+            } else {
+                with_qkv_type!(self.run.dtype, T => self.all_rows::<S, T>(s));
+            }
+        }
     }
 }
 
-impl<P: Gemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
+impl<P: Gemv> Accumulate<'_, P> {
     /// # Safety
     /// The contract of [`accumulate`], of values that are stored as `T`.
     #[inline(always)]
     unsafe fn all_rows<S: Isa, T: Stored>(&self, s: S) {
         let mut row = self.which.start;
+        // The first register tile prefetches, and only tiles of as many rows as there can be have a
+        // loop for it: with fewer rows nothing is prefetched.
+        let prefetches = self.next.is_any();
         // Rows times vectors is the number of accumulators.
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                while $rows <= P::MAX_ROWS && self.which.end.saturating_sub(row) >= $least {
-                    // SAFETY: I5: rows of `which`, and one more if `padded_rows` says so (caller).
-                    unsafe { self.all_elements::<S, T, { $rows }>(s, row, $vectors / P::PACK) };
-                    row += $rows;
+                if const { $rows <= P::MAX_ROWS } {
+                    while self.which.end.saturating_sub(row) >= $least {
+                        // SAFETY: I5: rows of `which`, and one more if `padded_rows` says so (caller).
+                        unsafe {
+                            if const { S::PREFETCHES_OTHER_TENSOR && ($rows >= ROWS || P::MAX_ROWS == 1) }
+                                && prefetches
+                                && row == self.which.start
+                            {
+                                self.all_elements::<S, T, { $rows }, { $vectors }, true>(s, row);
+                            } else {
+                                self.all_elements::<S, T, { $rows }, { $vectors }, false>(s, row);
+                            }
+                        }
+                        row += $rows;
+                    }
                 }
             };
         }
-        if S::GEMV_ACCUMULATORS >= 16 {
+        if const { S::GEMV_ACCUMULATORS >= 16 } {
             tiles_of!(2 * ROWS, 2 * ROWS, 2);
             tiles_of!(ROWS, ROWS - 1, 4);
             tiles_of!(2, 2, 8);
+        } else {
+            tiles_of!(2, 2, 4);
         }
-        tiles_of!(2, 2, 4);
         tiles_of!(1, 1, 8);
     }
 
-    /// All elements of `R` query rows from `row` on, at most `max` vectors of operands at a time.
+    /// All elements of `R` query rows from `row` on, at most `MAX` vectors of elements at a time.
     ///
     /// # Safety
     /// The contract of [`accumulate`]; the arrays have these rows.
     #[inline(always)]
-    unsafe fn all_elements<S: Isa, T: Stored, const R: usize>(&self, s: S, row: usize, max: usize) {
+    unsafe fn all_elements<S: Isa, T: Stored, const R: usize, const MAX: usize, const PREFETCH: bool>(
+        &self,
+        s: S,
+        row: usize,
+    ) {
         let (dim, width) = (self.run.dim, width::<S, P>());
         let mut d = 0;
         // SAFETY: I7: each tile is taken only while as many elements are left of `dim`.
         unsafe {
             macro_rules! tiles_of {
                 ($vectors:expr) => {
-                    while $vectors <= max && dim - d >= $vectors * width {
-                        self.tile::<S, T, R, { $vectors }>(s, row, d, None);
-                        d += $vectors * width;
+                    if const { $vectors <= MAX / P::PACK } {
+                        while dim - d >= $vectors * width {
+                            self.tile::<S, T, R, { $vectors }, PREFETCH>(s, row, d, None);
+                            d += $vectors * width;
+                        }
                     }
                 };
             }
@@ -223,7 +247,7 @@ impl<P: Gemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
             tiles_of!(2);
             tiles_of!(1);
             if d < dim {
-                self.tile::<S, T, R, 1>(s, row, d, Some(dim - d));
+                self.tile::<S, T, R, 1, PREFETCH>(s, row, d, Some(dim - d));
             }
         }
     }
@@ -234,7 +258,7 @@ impl<P: Gemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
     /// # Safety
     /// The contract of [`accumulate`]; the arrays have these rows, and V these elements.
     #[inline(always)]
-    unsafe fn tile<S: Isa, T: Stored, const R: usize, const C: usize>(
+    unsafe fn tile<S: Isa, T: Stored, const R: usize, const C: usize, const PREFETCH: bool>(
         &self,
         s: S,
         row: usize,
@@ -362,7 +386,7 @@ unsafe fn flush_block<S: Isa, P: Gemv>(
 /// `run` has rows of V (I2), and their scales if it has any.
 #[inline(never)]
 unsafe fn any_not_finite<S: Isa>(s: S, run: &Run) -> bool {
-    s.enter(AnyNotFinite { run })
+    s.core().enter(AnyNotFinite { run })
 }
 
 /// Made by [`any_not_finite`] alone, whose contract covers what it points to.

@@ -161,6 +161,18 @@ impl<'a> KvBlock<'a> {
     /// The arrays of the block have room for its keys (I5).
     #[inline(always)]
     unsafe fn prepare<S: Isa, P: Gemv>(&self, s: S, keys: &Range<usize>) {
+        if self.staged.is_some() || self.scales.is_some() {
+            // SAFETY: I5: the arrays are the caller's.
+            unsafe { self.prepare_rows::<S, P>(s, keys) };
+        }
+    }
+
+    /// [`KvBlock::prepare`] where there is something to do. Kept out of line: it uses no vectors.
+    ///
+    /// # Safety
+    /// The arrays of the block have room for its keys (I5).
+    #[inline(never)]
+    unsafe fn prepare_rows<S: Isa, P: Gemv>(&self, s: S, keys: &Range<usize>) {
         let problem = self.work.problem();
         if let Some(staged) = self.staged {
             let granularity = problem.shape().storage.granularities[1 + self.which];
@@ -190,9 +202,11 @@ impl<'a> KvBlock<'a> {
             // Whole vectors are read later; what stands at their ends only has to be initialised.
             for key in [keys.start, keys.end - 1] {
                 let at = key - self.start;
-                // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which has
-                // `at`.
-                unsafe { s.store(scales.add(at - at % S::LANES), s.splat(1.0)) };
+                for lane in 0..S::LANES {
+                    // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which has
+                    // `at`.
+                    unsafe { scales.add(at - at % S::LANES + lane).write(1.0) };
+                }
             }
             for key in keys.clone() {
                 let scale = self.source(key).scale();

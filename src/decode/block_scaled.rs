@@ -216,7 +216,7 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 }
                 for run in block.v_runs(visible.clone()) {
                     let is_fresh = run.keys.start == visible.start;
-                    if S::PREFETCHES_OTHER_TENSOR && block.prefetches && r == 0 {
+                    if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches && r == 0 {
                         let next = block.next_k_stream(&run);
                         accumulate::<S, P, true>(s, weights, sums, run, next, is_fresh);
                     } else {
@@ -250,7 +250,7 @@ unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights
     for run in block.v_runs(block.keys.clone()) {
         // SAFETY: I2: the run has rows of V; I5: `weights` has room for them (caller).
         all_fit &= unsafe {
-            if S::PREFETCHES_OTHER_TENSOR && block.prefetches {
+            if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches {
                 // The next K is prefetched here as well as while V is multiplied: of many requests
                 // at once, some are dropped.
                 let next = block.next_k_stream(&run);
@@ -627,7 +627,7 @@ pub(crate) mod check {
                     let source = Source { view: &view, at: [0, 0, r] };
                     factors[r] = P::pack(s, source, dim, 1.0, rows.queries.add(r * stride));
                 }
-                P::dot_products::<S, false>(s, &rows, count, &run, PrefetchStream::NOTHING);
+                P::dot_products::<S>(s, &rows, count, &run, PrefetchStream::NOTHING);
             }
             for r in 0..count {
                 for key in keys.clone() {

@@ -3,11 +3,11 @@
 use super::state::State;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::dtype;
-use crate::simd::Isa;
+use crate::simd::{Body, Isa};
 use crate::work::split_kv::SplitWork;
 
 /// Writes the output rows (and LSE) of a group from its state, where values are still to be
-/// multiplied by `scale`.
+/// multiplied by `scale`. Kept out of line, so that the code exists once for each instruction set.
 ///
 /// A fully masked row becomes 0, and its LSE that of the sink (-inf without one). That is decided
 /// by what is visible, never by the sum: a row whose visible scores are all -inf, or one of which
@@ -15,8 +15,34 @@ use crate::work::split_kv::SplitWork;
 ///
 /// # Safety
 /// `state` is that of the group after all keys (I5), and nobody else writes its output rows (I3).
-#[inline(always)]
+#[inline(never)]
 pub(super) unsafe fn epilogue<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
+    s.core().enter(Epilogue { work, state, scale });
+}
+
+/// The arguments of [`epilogue`], which alone makes one.
+struct Epilogue<'a, 'p> {
+    work: &'a SplitWork<'p>,
+    state: &'a State,
+    scale: f32,
+}
+
+impl Body for Epilogue<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        // SAFETY: I3, I5: `epilogue` made this, and its caller vouches for state and rows.
+        unsafe { write(s, self.work, self.state, self.scale) };
+    }
+}
+
+/// [`epilogue`], compiled for an instruction set.
+///
+/// # Safety
+/// The contract of [`epilogue`].
+#[inline(always)]
+unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
     let problem = work.problem();
     let dim = problem.shape().dim_v;
     let layout = *problem.o().layout();

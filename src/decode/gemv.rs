@@ -38,6 +38,8 @@ pub(crate) trait Gemv: Sized + 'static {
     /// What K and V are stored as, if the type multiplies them as they are stored; `None` if it
     /// converts any type.
     const DTYPE: Option<Dtype>;
+    /// The type of [`Gemv::DTYPE`]; of no account without one.
+    type Own: Stored;
     /// Elements of an operand, and keys that are weighted at a time: 1, 2 or 4.
     const PACK: usize;
     /// Query rows of a register tile, at most.
@@ -193,25 +195,24 @@ pub(crate) trait Gemv: Sized + 'static {
 
     /// The dot products of the first `count` query rows with the keys of `run`, not yet multiplied
     /// by the factors of the rows: the whole of this step, which a compute type may replace. `next`
-    /// is prefetched meanwhile with `PREFETCH`.
+    /// is prefetched meanwhile.
     ///
     /// # Safety
     /// `rows` are the arrays of a group, for `count` rows and what [`super::scratch::padded_rows`]
     /// adds, with queries packed; `run` has rows of K.
     #[inline(always)]
-    unsafe fn dot_products<S: Isa, const PREFETCH: bool>(
-        s: S,
-        rows: &RowArrays,
-        count: usize,
-        run: &Run,
-        next: PrefetchStream,
-    ) {
+    unsafe fn dot_products<S: Isa>(s: S, rows: &RowArrays, count: usize, run: &Run, next: PrefetchStream) {
         // SAFETY: I2, I5: rows of K and arrays are the caller's; I9: `T` is the type that the rows
         // of `run` are stored as.
         unsafe {
-            with_qkv_type!(Self::DTYPE.unwrap_or(run.dtype), T => {
-                scores::dot_products::<S, Self, T, PREFETCH>(s, rows, count, run, next);
-            });
+            // Decided when the loops are compiled: those of other types would never run.
+            if const { Self::DTYPE.is_some() } {
+                scores::dot_products::<S, Self, Self::Own>(s, rows, count, run, next);
+            } else {
+                with_qkv_type!(run.dtype, T => {
+                    scores::dot_products::<S, Self, T>(s, rows, count, run, next);
+                });
+            }
         }
     }
 

@@ -53,6 +53,12 @@ impl PrefetchStream {
     pub(super) const NOTHING: PrefetchStream =
         PrefetchStream { rows: Rows { base: std::ptr::null(), stride: 0 }, bytes: 0 };
 
+    /// Whether there is anything to prefetch.
+    #[inline(always)]
+    pub(crate) fn is_any(&self) -> bool {
+        self.bytes > 0
+    }
+
     /// `bytes` bytes of each of these rows.
     pub(super) fn rows(rows: Rows, bytes: usize) -> PrefetchStream {
         PrefetchStream { rows, bytes }

@@ -20,18 +20,18 @@ use crate::simd::{Body, Isa, MAX_LANES};
 /// `rows` are the arrays of a group, for `count` rows and what [`super::scratch::padded_rows`]
 /// adds, with queries packed (I5); `run` has rows of K (I2).
 #[inline(never)]
-pub(super) unsafe fn scores<S: Isa, P: Gemv, const PREFETCH: bool>(
+pub(super) unsafe fn scores<S: Isa, P: Gemv>(
     s: S,
     rows: &RowArrays,
     count: usize,
     run: &Run,
     next: PrefetchStream,
 ) {
-    s.enter(Scores::<P, PREFETCH> { rows, count, run, next, compute: PhantomData });
+    s.enter(Scores::<P> { rows, count, run, next, compute: PhantomData });
 }
 
 /// Made by [`scores`] alone, whose contract covers what it points to.
-struct Scores<'a, P, const PREFETCH: bool> {
+struct Scores<'a, P> {
     rows: &'a RowArrays,
     count: usize,
     run: &'a Run,
@@ -39,7 +39,7 @@ struct Scores<'a, P, const PREFETCH: bool> {
     compute: PhantomData<P>,
 }
 
-impl<P: Gemv, const PREFETCH: bool> Body for Scores<'_, P, PREFETCH> {
+impl<P: Gemv> Body for Scores<'_, P> {
     type Out = ();
 
     #[inline(always)]
@@ -49,7 +49,7 @@ impl<P: Gemv, const PREFETCH: bool> Body for Scores<'_, P, PREFETCH> {
         // SAFETY: I2, I5: rows of K and arrays are as `scores` demands, which made this; I7: scores
         // and factors are whole vectors of keys.
         unsafe {
-            P::dot_products::<S, PREFETCH>(s, rows, count, run, next);
+            P::dot_products::<S>(s, rows, count, run, next);
             for r in 0..count {
                 let factor = rows.factors.add(r).read();
                 if factor == 1.0 && scales.is_none() {
@@ -75,7 +75,7 @@ impl<P: Gemv, const PREFETCH: bool> Body for Scores<'_, P, PREFETCH> {
 /// # Safety
 /// The contract of [`Gemv::dot_products`], of rows that are stored as `T`.
 #[inline(always)]
-pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored, const PREFETCH: bool>(
+pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
     s: S,
     rows: &RowArrays,
     count: usize,
@@ -84,14 +84,24 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored, const PREFETCH: bo
 ) {
     let dim = run.dim;
     let vectors = (run.keys.start - run.keys.start % S::LANES..run.keys.end).step_by(S::LANES);
+    // The first register tile prefetches, and only tiles of as many rows as there can be have a loop
+    // for it: with fewer rows nothing is prefetched.
+    let prefetches = next.is_any();
     // One row of the usual lengths needs no loop over its vectors, and gets a loop over the keys of
     // its own: the counters of one loop for all lengths would not fit the registers.
     macro_rules! row_of {
         ($vectors:expr) => {
-            if (!PREFETCH || P::MAX_ROWS == 1) && count == 1 && dim == $vectors * width::<S, P>() {
-                for first in vectors {
-                    // SAFETY: I5: the one row that there is (caller).
-                    unsafe { tile::<S, P, T, 1, { $vectors }, PREFETCH>(s, rows, 0, first, run, dim, next) };
+            if count == 1 && dim == $vectors * width::<S, P>() {
+                if const { S::PREFETCHES_OTHER_TENSOR && P::MAX_ROWS == 1 } && prefetches {
+                    for first in vectors {
+                        // SAFETY: I5: the one row that there is (caller).
+                        unsafe { tile::<S, P, T, 1, { $vectors }, true>(s, rows, 0, first, run, dim, next) };
+                    }
+                } else {
+                    for first in vectors {
+                        // SAFETY: I5: the one row that there is (caller).
+                        unsafe { tile::<S, P, T, 1, { $vectors }, false>(s, rows, 0, first, run, dim, next) };
+                    }
                 }
                 return;
             }
@@ -99,7 +109,7 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored, const PREFETCH: bo
     }
     row_of!(2);
     row_of!(4);
-    if S::GEMV_ACCUMULATORS >= 16 {
+    if const { S::GEMV_ACCUMULATORS >= 16 } {
         row_of!(8);
     }
     for first in vectors {
@@ -107,22 +117,33 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored, const PREFETCH: bo
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
                 // The sums of a tile fill one vector, four keys at a time.
-                while $rows <= P::MAX_ROWS && $rows * KEYS <= S::LANES && count.saturating_sub(row) >= $least
-                {
-                    // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
-                    // (caller).
-                    unsafe {
-                        tile::<S, P, T, { $rows }, { $vectors }, PREFETCH>(
-                            s, rows, row, first, run, dim, next,
-                        )
-                    };
-                    row += $rows;
+                if const { $rows <= P::MAX_ROWS && $rows * KEYS <= S::LANES } {
+                    while count.saturating_sub(row) >= $least {
+                        // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
+                        // (caller).
+                        unsafe {
+                            if const { S::PREFETCHES_OTHER_TENSOR && ($rows == ROWS || P::MAX_ROWS == 1) }
+                                && prefetches
+                                && row == 0
+                            {
+                                tile::<S, P, T, { $rows }, { $vectors }, true>(
+                                    s, rows, row, first, run, dim, next,
+                                );
+                            } else {
+                                tile::<S, P, T, { $rows }, { $vectors }, false>(
+                                    s, rows, row, first, run, dim, next,
+                                );
+                            }
+                        }
+                        row += $rows;
+                    }
                 }
             };
         }
         tiles_of!(ROWS, ROWS - 1, 0);
         tiles_of!(2, 2, 0);
-        if S::GEMV_ACCUMULATORS >= 16 && dim == 8 * width::<S, P>() {
+        // Where rows are never taken together, `row_of` has taken that length.
+        if const { S::GEMV_ACCUMULATORS >= 16 && P::MAX_ROWS > 1 } && dim == 8 * width::<S, P>() {
             tiles_of!(1, 1, 8);
         }
         tiles_of!(1, 1, 0);
@@ -243,7 +264,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
     // Written out, and not a loop: the sums stay in registers.
     macro_rules! keys {
         ($n:expr) => {
-            if $n * KEYS < width {
+            if const { $n * KEYS < S::LANES / R } {
                 let k = k.skip($n * KEYS);
                 prefetch_rows(s, k.skip(PREFETCH_ROWS), KEYS, bytes);
                 if PREFETCH {
@@ -316,13 +337,13 @@ unsafe fn dot<S: Isa, P: Gemv, T: Stored, const R: usize, const K: usize, const 
                 }
             };
         }
-        if N > 0 {
+        if const { N > 0 } {
             vectors!(N);
         }
-        if R == 1 {
-            if S::GEMV_ACCUMULATORS >= 16 {
-                vectors!(8);
-            }
+        if const { R == 1 && S::GEMV_ACCUMULATORS >= 16 } {
+            vectors!(8);
+        }
+        if const { R == 1 } {
             vectors!(4);
         }
         vectors!(1);

@@ -109,6 +109,7 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
 }
 
 /// Bytes of scratch that [`super::Decode`] takes; `None` if no machine has as many.
+#[inline(never)]
 pub(crate) fn scratch_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
     Measure::of(|arena| buffers::<S, P, _>(arena, shape, tiles))
 }

@@ -3,7 +3,7 @@
 
 use super::gemv::Gemv;
 use super::scratch::{padded_rows, row_stride};
-use crate::simd::Isa;
+use crate::simd::{Body, Isa};
 use crate::workspace::Arena;
 
 /// For each row: its output, not normalised, the sum of its probabilities, and the running maximum
@@ -36,8 +36,17 @@ impl State {
     ///
     /// # Safety
     /// Both states have been computed for `rows` rows, and nobody else uses them (I6).
-    #[inline(always)]
+    #[inline(never)]
     pub(super) unsafe fn combine<S: Isa>(&self, s: S, other: &State, rows: usize) {
+        s.core().enter(Combine { into: self, other, rows });
+    }
+
+    /// [`State::combine`], compiled for an instruction set.
+    ///
+    /// # Safety
+    /// The contract of [`State::combine`].
+    #[inline(always)]
+    unsafe fn take_in<S: Isa>(&self, s: S, other: &State, rows: usize) {
         for r in 0..rows {
             // SAFETY: I5: `State::take` made room for the row in both states, in whole vectors, and
             // both are initialised (caller).
@@ -59,5 +68,22 @@ impl State {
                 }
             }
         }
+    }
+}
+
+/// The arguments of [`State::combine`], which alone makes one.
+struct Combine<'a> {
+    into: &'a State,
+    other: &'a State,
+    rows: usize,
+}
+
+impl Body for Combine<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        // SAFETY: I6: `State::combine` made this, and its caller vouches for both states.
+        unsafe { self.into.take_in(s, self.other, self.rows) };
     }
 }
