@@ -1,4 +1,5 @@
-//! Attention of a real model on real text, from Rust, against the exact outputs that come with the data.
+//! Attention of a real model on real text, from Rust, against the exact outputs that come with the
+//! data.
 //!
 //!     cargo run --release --example real_model -- DIRECTORY
 //!

@@ -83,9 +83,10 @@ pub(crate) trait Isa: Copy + 'static {
     /// Whether the first register tile of prefill's outputs makes the probabilities. With 16
     /// registers the exponential and the accumulators would spill.
     const EXP_IN_FIRST_TILE: bool = Self::REGISTERS >= 32;
-    /// Vector accumulators of a register tile of decode. P·V takes as many sums at a time (query rows
-    /// times vectors of elements): they hide the latency of FMA and leave registers for operands.
-    /// With 16 of them, scores of one query row take vectors of a row in groups of 8, else of 4.
+    /// Vector accumulators of a register tile of decode. P·V takes as many sums at a time (query
+    /// rows times vectors of elements): they hide the latency of FMA and leave registers for
+    /// operands. With 16 of them, scores of one query row take vectors of a row in groups of 8,
+    /// else of 4.
     const GEMV_ACCUMULATORS: usize = if Self::REGISTERS >= 32 { 16 } else { 8 };
     /// Whether decode has a second copy of its loops over K and V, which prefetches V while K is
     /// multiplied and the next K while V is. Whether a call takes it is decided when it runs.

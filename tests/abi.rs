@@ -1,5 +1,6 @@
-//! The structures that C and Rust share have the committed layout, c_tests/abi.txt, which C compilers
-//! (c_tests/api/abi.c) and foreign function interfaces (scripts/check_abi.py) are held to, too.
+//! The structures that C and Rust share have the committed layout, c_tests/abi.txt, which C
+//! compilers (c_tests/api/abi.c) and foreign function interfaces (scripts/check_abi.py) are held
+//! to, too.
 
 #![cfg(target_pointer_width = "64")]
 

@@ -1,5 +1,6 @@
-//! Rows made to break an online softmax: scores that rise or fall all the way, enormous and subnormal numbers, one
-//! visible key, keys hidden alternately. Every storage type, family, path and instruction set against f64.
+//! Rows made to break an online softmax: scores that rise or fall all the way, enormous and
+//! subnormal numbers, one visible key, keys hidden alternately. Every storage type, family, path
+//! and instruction set against f64.
 
 mod common;
 #[path = "common/store.rs"]
@@ -39,8 +40,8 @@ impl Rows {
         Rows { q, k, v, mask: Vec::new(), semantics: Semantics::with_scale(1.0) }
     }
 
-    /// The problem with K and V stored as `dtype`, for each kernel that takes it: outputs, log-sum-exps, both in f64,
-    /// the largest |v| and the largest score.
+    /// The problem with K and V stored as `dtype`, for each kernel that takes it: outputs,
+    /// log-sum-exps, both in f64, the largest |v| and the largest score.
     fn each(&self, dtype: Dtype, mut check: impl FnMut(KernelPath, &[f32], &[f32], &reference::Answer, f64)) {
         let ((k, k_step), (v, v_step)) = (encode(dtype, &self.k, DIM), encode(dtype, &self.v, DIM));
         let quants = [Quant::per_tensor(&k_step), Quant::per_tensor(&v_step)];
@@ -81,7 +82,8 @@ impl Rows {
     }
 }
 
-/// What the family of a kernel may be wrong by, of the largest |v|, where scores reach `largest_score`.
+/// What the family of a kernel may be wrong by, of the largest |v|, where scores reach
+/// `largest_score`.
 fn bound(kernel: KernelPath, largest_score: f64) -> f64 {
     let name = format!("{kernel:?}");
     match () {
@@ -103,8 +105,8 @@ fn compare(what: &str, types: &[Dtype], largest_score: f64, rows: impl Fn(usize)
                 let most = bound(kernel, largest_score);
                 assert!(error <= most, "{what}, {dtype:?}, {kernel:?}: {error:.1e}, not {most:.1e}");
                 let error = max_error(lse, &exact.lse);
-                // Where scores are enormous, as dense as they are: f32 is rounded in log2 units, and once more to natural
-                // ones; others by their queries.
+                // Where scores are enormous, as dense as they are: f32 is rounded in log2 units,
+                // and once more to natural ones; others by their queries.
                 let size = exact.lse.iter().filter(|x| x.is_finite()).fold(0.0, |m: f64, x| m.max(x.abs()));
                 let least = bound(kernel, 0.0);
                 let most = most * (1.0 + largest_score) + if least > 1e-5 { least } else { 4e-7 } * size;
@@ -151,7 +153,8 @@ fn scores_that_jump() {
     compare("jumping", &TYPES, 40.0, |queries| Rows::new(queries, 300, score, plain));
 }
 
-/// Values of ±1e30 (of ±6e4 where a scale is a 16-bit number), of both signs, and next to small ones.
+/// Values of ±1e30 (of ±6e4 where a scale is a 16-bit number), of both signs, and next to small
+/// ones.
 #[test]
 fn enormous_values() {
     for dtype in TYPES {
@@ -163,7 +166,8 @@ fn enormous_values() {
     }
 }
 
-/// Keys of ±1e30, whose scores a tiny scale makes ordinary; and of ±1e30 as scores, where one key takes all.
+/// Keys of ±1e30, whose scores a tiny scale makes ordinary; and of ±1e30 as scores, where one key
+/// takes all.
 #[test]
 fn enormous_keys() {
     for dtype in TYPES {
@@ -181,8 +185,8 @@ fn enormous_keys() {
     }
 }
 
-/// Subnormal values come out within the smallest normal number (bfloat16 products take them for 0), subnormal keys are
-/// scores of 0.
+/// Subnormal values come out within the smallest normal number (bfloat16 products take them for 0),
+/// subnormal keys are scores of 0.
 #[test]
 fn subnormal_numbers() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
@@ -217,7 +221,8 @@ fn one_visible_key() {
             for dtype in TYPES {
                 rows.each(dtype, |kernel, o, _, exact, _| {
                     let error = max_error(o, &exact.o);
-                    // Integers divide what is 255 times the number by 255; Q8_0 and I8 multiply by their scale.
+                    // Integers divide what is 255 times the number by 255; Q8_0 and I8 multiply by
+                    // their scale.
                     assert!(error <= 4e-7, "{dtype:?}, {kernel:?}, from {first}: {error:.1e}");
                 });
             }
@@ -225,7 +230,8 @@ fn one_visible_key() {
     }
 }
 
-/// Every other key is hidden by -inf in the mask; one that hides all but a few; -FLT_MAX, which hides nothing.
+/// Every other key is hidden by -inf in the mask; one that hides all but a few; -FLT_MAX, which
+/// hides nothing.
 #[test]
 fn alternating_masks() {
     let score = |j: usize| (j % 11) as f32 - 5.0;

@@ -1,4 +1,5 @@
-//! Q8_0 where query rows are few: integers, whose sums are multiplied by scales that lie beside them.
+//! Q8_0 where query rows are few: integers, whose sums are multiplied by scales that lie beside
+//! them.
 
 mod common;
 #[path = "common/store.rs"]
@@ -108,7 +109,8 @@ fn few() -> impl Iterator<Item = KernelPath> {
     kernels(Dtype::Q8_0).filter(|kernel| kernel.path == Path::Decode)
 }
 
-/// Half or all of a vector at the end, one pass over V or several; keys that fill no vector, or several blocks of keys.
+/// Half or all of a vector at the end, one pass over V or several; keys that fill no vector, or
+/// several blocks of keys.
 const SHAPES: [(usize, usize); 9] =
     [(32, 40), (64, 5), (96, 70), (128, 600), (128, 17), (160, 33), (256, 100), (288, 64), (576, 30)];
 
@@ -138,7 +140,8 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
     }
 }
 
-/// Scales as a quantising engine finds them; then of all sizes, so that a block weighs 2^20 times another, or nothing.
+/// Scales as a quantising engine finds them; then of all sizes, so that a block weighs 2^20 times
+/// another, or nothing.
 #[test]
 fn errors_are_as_documented() {
     for (dim, keys) in SHAPES {
@@ -183,8 +186,8 @@ fn errors_are_as_documented() {
     }
 }
 
-/// Scales of V that no integer weight can have in it: each element has what the definition says, and a row from which the
-/// key is hidden has nothing of them.
+/// Scales of V that no integer weight can have in it: each element has what the definition says,
+/// and a row from which the key is hidden has nothing of them.
 #[test]
 fn odd_scales_are_data() {
     let (dim, keys, odd) = (96, 50, 37);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// Columns of a line with a comment of its own, at most. Tables cannot be broken, nor addresses.
 const WIDTH: usize = 100;
 
-/// Beginnings of doc comments that lean on a neighbour, which rustdoc shows elsewhere or not at all.
+/// Beginnings of doc comments that lean on a neighbour, which rustdoc shows elsewhere or not at
+/// all.
 const LEANING: &[&str] = &[
     "The same,",
     "The same.",

@@ -1,4 +1,5 @@
-//! Few query rows on many keys: how the work is cut among threads, and lengths beyond 2^16 and 10^6.
+//! Few query rows on many keys: how the work is cut among threads, and lengths beyond 2^16 and
+//! 10^6.
 
 mod common;
 
@@ -24,7 +25,8 @@ fn are_right(inputs: &Inputs<f32>) {
     }
 }
 
-/// Every split of every GQA group is in exactly one range, in order, and the splits of a group are its keys.
+/// Every split of every GQA group is in exactly one range, in order, and the splits of a group are
+/// its keys.
 #[test]
 fn ranges_are_all_of_the_work_once() {
     for (heads, len_q, len_kv) in [(1, 1, 20_000), (3, 1, 5_000), (2, 40, 3_000), (5, 3, 513), (7, 2, 1)] {
@@ -48,7 +50,8 @@ fn ranges_are_all_of_the_work_once() {
                                     piece.keys(split).for_each(|key| keys[head * len_q + row][key] += 1);
                                 }
                             }
-                            // The range with the first split of a group finds the others in later ranges.
+                            // The range with the first split of a group finds the others in later
+                            // ranges.
                             if piece.splits.start == 0 {
                                 let mut next = piece.splits.end;
                                 for (_, splits) in range.in_later_ranges(&piece) {
@@ -93,8 +96,8 @@ fn very_long_sequences_are_right() {
     }
 }
 
-/// Caches that come from memory are read by loops of their own, which ask for the rows that are next: of four and more
-/// rows, and of one row of 8-bit integers.
+/// Caches that come from memory are read by loops of their own, which ask for the rows that are
+/// next: of four and more rows, and of one row of 8-bit integers.
 #[test]
 fn caches_larger_than_the_last_level_are_right() {
     const DIM: usize = 64;

@@ -1,5 +1,6 @@
-//! The general door on random descriptions: against attention as the header defines it, in f64, read
-//! through the description itself; the same bits however it is run; nothing written beside the outputs.
+//! The general door on random descriptions: against attention as the header defines it, in f64,
+//! read through the description itself; the same bits however it is run; nothing written beside the
+//! outputs.
 
 mod common;
 #[path = "common/definition.rs"]
@@ -31,8 +32,8 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
     unsafe { fa_pool_destroy(pool) };
 }
 
-/// What is seen counts, even if nothing comes of it: a row without a finite score is not a row that sees
-/// nothing.
+/// What is seen counts, even if nothing comes of it: a row without a finite score is not a row that
+/// sees nothing.
 #[test]
 fn rows_that_see_only_infinities_or_nan_are_not_empty() {
     // On both paths: many rows, and two.
@@ -77,8 +78,8 @@ fn rows_that_see_only_infinities_or_nan_are_not_empty() {
     }
 }
 
-/// Only -inf hides a key: what frameworks write for "masked" may be the least finite number, and then a row of
-/// nothing else sees all keys alike. Factors as large as f32 has overflow nowhere.
+/// Only -inf hides a key: what frameworks write for "masked" may be the least finite number, and
+/// then a row of nothing else sees all keys alike. Factors as large as f32 has overflow nowhere.
 #[test]
 fn the_largest_finite_biases_are_numbers_like_others() {
     let (keys, dim) = (20usize, 8usize);
@@ -128,8 +129,9 @@ fn the_largest_finite_biases_are_numbers_like_others() {
     }
 }
 
-/// Lengths of a ragged batch may be bounds that no address space holds, and so may heads and sequences where there
-/// are no rows: nothing is counted one by one, or multiplied, that memory does not bound.
+/// Lengths of a ragged batch may be bounds that no address space holds, and so may heads and
+/// sequences where there are no rows: nothing is counted one by one, or multiplied, that memory
+/// does not bound.
 #[test]
 fn sizes_that_nothing_bounds_cost_nothing() {
     let list = |list: &[i32]| list.as_ptr();
@@ -167,8 +169,8 @@ fn sizes_that_nothing_bounds_cost_nothing() {
     run(&a);
 }
 
-/// Near the end of an address space, many threads may want more scratch memory than there can be where one does not: what
-/// has been checked is not refused for that.
+/// Near the end of an address space, many threads may want more scratch memory than there can be
+/// where one does not: what has been checked is not refused for that.
 #[test]
 fn sizes_near_the_address_space_are_refused_for_any_number_of_threads_or_for_none() {
     let mut answers = [0; 2];

@@ -18,7 +18,8 @@ use store::encode;
 const DIM: usize = 64;
 const QUERIES: usize = 16;
 
-/// Normal data of one head, with the usual scale: relative root mean square errors over `QUERIES` rows.
+/// Normal data of one head, with the usual scale: relative root mean square errors over `QUERIES`
+/// rows.
 struct Data {
     q: Vec<f32>,
     k: Vec<f32>,
@@ -107,7 +108,8 @@ fn measure_up_to_a_million_keys() {
     }
 }
 
-/// What the plot shows holds: the bounds of docs/numerics.md at a length where errors could have grown 16 times.
+/// What the plot shows holds: the bounds of docs/numerics.md at a length where errors could have
+/// grown 16 times.
 #[test]
 fn errors_grow_slowly() {
     let (short, long) = (Data::new(1 << 10), Data::new(1 << 14));

@@ -1,4 +1,5 @@
-//! The families of integers against the arithmetic that their documentation promises, written out plainly.
+//! The families of integers against the arithmetic that their documentation promises, written out
+//! plainly.
 
 mod common;
 
@@ -25,8 +26,8 @@ fn bounds(kernel: KernelPath) -> [f64; 2] {
     if kernel.kernel.compute_type(kernel.path) == "i8" { [2e-2, 1e-2] } else { [3e-4, 4e-4] }
 }
 
-/// Rows of O, and LSE: probabilities of each block of keys relative to its own maximum, as multiples of 1/255 from
-/// a table of 64 steps for each halving; sums of integers are exact.
+/// Rows of O, and LSE: probabilities of each block of keys relative to its own maximum, as
+/// multiples of 1/255 from a table of 64 steps for each halving; sums of integers are exact.
 fn by_the_book(inputs: &Inputs<i8>, block: usize) -> (Vec<f64>, Vec<f64>) {
     let Size { heads, len_q, len_kv, dim } = inputs.size;
     let table: Vec<u32> = (0..64).map(|i| (32640.0 * (-f64::from(i) / 64.0).exp2()).round() as u32).collect();
@@ -166,8 +167,8 @@ fn large_blocks_do_not_overflow() {
     }
 }
 
-/// Where rows are few, one alone is multiplied in another way than several, to the same bits: heads of any length, any
-/// number of keys, windows that begin and end anywhere.
+/// Where rows are few, one alone is multiplied in another way than several, to the same bits: heads
+/// of any length, any number of keys, windows that begin and end anywhere.
 #[test]
 fn a_row_alone_has_the_bits_that_it_has_among_others() {
     let rows = 3;
@@ -244,8 +245,8 @@ fn largest_of(x: &[i8]) -> f64 {
     largest(&x.iter().map(|&x| f32::from(x)).collect::<Vec<_>>())
 }
 
-/// Which problems are computed so: what K and V are stored as and what shares their scales decide, and few
-/// rows are computed by f32.
+/// Which problems are computed so: what K and V are stored as and what shares their scales decide,
+/// and few rows are computed by f32.
 #[test]
 fn the_plan_says_when_integers_compute() {
     let words = |inputs: &Inputs<i8>| {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module and what it may import: one staircase from the boundaries, C's and Rust's, down, without a circle.
+/// Each module and what it may import: one staircase from the boundaries, C's and Rust's, down,
+/// without a circle.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "capi",
@@ -64,8 +65,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
 ];
 
-/// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch, and what
-/// hands tasks to other threads.
+/// The only modules that may contain `unsafe`: the C boundary, views, SIMD and kernels, scratch,
+/// and what hands tasks to other threads.
 const MAY_BE_UNSAFE: &[&str] = &[
     "capi",
     "view",

@@ -88,8 +88,8 @@ fn exp2_at_its_edges() {
     }
 }
 
-/// The last division, of sums from 1 to 2^24 and everything between: a key of score 0 and value 1 against one of score t
-/// and value 0 gives 1 / (1 + 2^t).
+/// The last division, of sums from 1 to 2^24 and everything between: a key of score 0 and value 1
+/// against one of score t and value 0 gives 1 / (1 + 2^t).
 #[test]
 fn division_is_within_its_bound() {
     let mut inputs = Inputs::normal(Size::new(1, 48, 2, 1), 10);
@@ -112,7 +112,8 @@ fn division_is_within_its_bound() {
                 }
             }
         }
-        // Two roundings of the quotient and product, one of the sum, and 1.6 of 2^t, as far as that counts in the sum.
+        // Two roundings of the quotient and product, one of the sum, and 1.6 of 2^t, as far as that
+        // counts in the sum.
         assert!(worst.0 <= 4.0, "{kernel:?}: {} ulp at {}", worst.0, worst.1);
     }
 }

@@ -1,5 +1,5 @@
-//! The panic hook of a Rust program is its own: only C functions wrap it. One test, as hooks are the
-//! process's.
+//! The panic hook of a Rust program is its own: only C functions wrap it. One test, as hooks are
+//! the process's.
 
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;

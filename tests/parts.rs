@@ -1,5 +1,5 @@
-//! Who writes which rows: every output row belongs to exactly one query tile or GQA group, whatever the batch, the tiles, the number
-//! of threads and of callers.
+//! Who writes which rows: every output row belongs to exactly one query tile or GQA group, whatever
+//! the batch, the tiles, the number of threads and of callers.
 
 mod common;
 

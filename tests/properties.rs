@@ -153,7 +153,8 @@ proptest! {
         }
     }
 
-    /// Everything that changes what is seen and how scores become logits, against the page that defines it.
+    /// Everything that changes what is seen and how scores become logits, against the page that
+    /// defines it.
     #[test]
     fn every_problem_agrees_with_the_reference(
         seed: u64,
@@ -238,7 +239,8 @@ proptest! {
     }
 }
 
-/// The reference of a row's softmax moves when its own scores demand it, whatever those of its neighbours do.
+/// The reference of a row's softmax moves when its own scores demand it, whatever those of its
+/// neighbours do.
 #[test]
 fn rows_with_rising_scores_do_not_move_their_neighbours() {
     let (len_q, len_kv, dim) = (40, 200, 8);

@@ -1,4 +1,5 @@
-//! Quantising to 8 bits, on every instruction set, against formulas in f64 and loops over single elements.
+//! Quantising to 8 bits, on every instruction set, against formulas in f64 and loops over single
+//! elements.
 
 mod common;
 

@@ -81,7 +81,8 @@ fn i8_adds_nothing_to_the_error_of_quantising() {
     for Set { inputs, o, .. } in sets() {
         let quantised = inputs.quantised();
         let exact = quantised.exact().o;
-        // One scale for all heads of a tensor is coarse on real data; the kernel must not add to it.
+        // One scale for all heads of a tensor is coarse on real data; the kernel must not add to
+        // it.
         let cost = relative_rms(&exact.iter().map(|&x| x as f32).collect::<Vec<_>>(), &o);
         for kernel in kernels(Dtype::I8) {
             let out = quantised.run(kernel, 2).o;

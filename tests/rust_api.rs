@@ -416,7 +416,8 @@ fn ragged_and_paged_sequences_have_the_bits_of_dense_ones() {
     .causal();
     compute(&mut a).unwrap();
 
-    // Pages of 10 tokens, in the order of memory reversed: sequence 0 of 33 keys, and sequence 2 of 30.
+    // Pages of 10 tokens, in the order of memory reversed: sequence 0 of 33 keys, and sequence 2 of
+    // 30.
     let page = 10 * heads_kv * dim;
     let paged = |x: &[f32]| {
         let mut pages = vec![f32::NAN; 7 * page];
@@ -461,7 +462,8 @@ fn ragged_and_paged_sequences_have_the_bits_of_dense_ones() {
     }
 }
 
-/// Calls on threads of several kinds, at once, with one description each: bits of the calling thread alone.
+/// Calls on threads of several kinds, at once, with one description each: bits of the calling
+/// thread alone.
 #[test]
 fn threads_change_no_bits_and_outputs_can_be_divided_among_them() {
     let [batch, heads, _, len_q, len_kv, dim] = [2, 4, 4, 90, 300, 32];

@@ -55,8 +55,9 @@ fn says(lines: &[&str], i: usize, marker: &str) -> bool {
     false
 }
 
-/// Lines that begin something unsafe, and whether each says why it is sound. What a function demands
-/// is said once: by the trait, for a method of one, and by the header, for a function for C.
+/// Lines that begin something unsafe, and whether each says why it is sound. What a function
+/// demands is said once: by the trait, for a method of one, and by the header, for a function for
+/// C.
 fn unsafe_places(text: &str) -> Vec<(usize, bool)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();

@@ -133,8 +133,8 @@ fn outputs_are_rounded_to_nearest_even() {
     });
 }
 
-/// What `dtype` costs on normal data, against f64 on the same stored numbers: output included, which is of
-/// that type, too.
+/// What `dtype` costs on normal data, against f64 on the same stored numbers: output included,
+/// which is of that type, too.
 #[test]
 fn errors_of_16_bits_stay_within_what_is_documented() {
     for (dtype, bound) in [(Dtype::F16, 5e-4), (Dtype::Bf16, 3e-3)] {
@@ -163,8 +163,9 @@ fn errors_of_16_bits_stay_within_what_is_documented() {
     }
 }
 
-/// A row's bits do not depend on the rows that it shares tiles and parts with, nor on what it does not see,
-/// wherever its first key lies in a group of keys and whatever lies there that is not finite.
+/// A row's bits do not depend on the rows that it shares tiles and parts with, nor on what it does
+/// not see, wherever its first key lies in a group of keys and whatever lies there that is not
+/// finite.
 #[test]
 fn rows_of_16_bits_do_not_depend_on_their_neighbours() {
     let (len_q, len_kv, dim) = (75, 190, 33);
@@ -173,7 +174,8 @@ fn rows_of_16_bits_do_not_depend_on_their_neighbours() {
         let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| encode(dtype, x, dim).0);
         let row = dim * dtype.block_bytes();
         let layout = |rows| Layout::dense(dtype, 1, rows, dim).unwrap();
-        // Into f32, as 16 bits would round differences away. Query `first` and those behind it, in parts of `block_q` rows, a window of 20 keys before each.
+        // Into f32, as 16 bits would round differences away. Query `first` and those behind it, in
+        // parts of `block_q` rows, a window of 20 keys before each.
         let compute = |kernel, v: &[u8], first: usize, rows: usize, block_q| {
             let mut o = vec![0f32; rows * dim];
             // SAFETY: as many bytes, which outlive the problem.

@@ -1,5 +1,5 @@
-//! Arrays begin at cache lines, as the tensors of engines do. What `malloc` maps for large ones begins 16 bytes behind
-//! one, and every vector of 64 bytes would then be two accesses.
+//! Arrays begin at cache lines, as the tensors of engines do. What `malloc` maps for large ones
+//! begins 16 bytes behind one, and every vector of 64 bytes would then be two accesses.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 

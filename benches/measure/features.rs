@@ -1,5 +1,6 @@
-//! What engines need beyond plain attention: each with the plain problem that it is measured against, so
-//! that what is left out by windows and masks, and what features cost, shows as a ratio.
+//! What engines need beyond plain attention: each with the plain problem that it is measured
+//! against, so that what is left out by windows and masks, and what features cost, shows as a
+//! ratio.
 
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Kernel;
@@ -42,7 +43,8 @@ enum Kind {
     Ragged,
 }
 
-/// A feature, what it is measured against, threads, the least and the wanted share of the plain rate.
+/// A feature, what it is measured against, threads, the least and the wanted share of the plain
+/// rate.
 pub struct Pair {
     pub feature: Feature,
     pub plain: Feature,

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use flash_attention::kernel::{Kernel, Path};
 
-/// FLOP/s of the instruction that the prefill kernel of `row` lives on, on the calling thread, for about a
-/// tenth of a millisecond.
+/// FLOP/s of the instruction that the prefill kernel of `row` lives on, on the calling thread, for
+/// about a tenth of a millisecond.
 pub fn peak(row: &dyn Kernel) -> f64 {
     const STEPS: usize = 8_000;
     let lanes = row.lanes();

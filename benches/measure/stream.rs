@@ -1,4 +1,5 @@
-//! What decoding is measured against: bytes read once, and nothing else; and decoding as one would write it.
+//! What decoding is measured against: bytes read once, and nothing else; and decoding as one would
+//! write it.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,8 +65,8 @@ fn sum_of_words(bytes: &[u8]) -> u64 {
     sums.iter().fold(0, |a, &b| a.wrapping_add(b))
 }
 
-/// Attention of one query a head, written plainly: dot products, softmax, weighted sum; what the compiler makes of
-/// it for the machine's vectors.
+/// Attention of one query a head, written plainly: dot products, softmax, weighted sum; what the
+/// compiler makes of it for the machine's vectors.
 pub struct Plain {
     scores: Vec<f32>,
     out: Vec<f32>,

@@ -99,7 +99,8 @@ pub fn adversarial() -> Vec<(Case, Case)> {
         .into()
 }
 
-/// A shape of another type than f32, and what is asked of the family that computes it where the machine has it.
+/// A shape of another type than f32, and what is asked of the family that computes it where the
+/// machine has it.
 pub struct Typed {
     pub case: Case,
     /// None: the best.

@@ -60,7 +60,8 @@ impl Tables {
         self.row_of(&plain, self.isa.as_deref().or(isa))
     }
 
-    /// The row for a case: of instruction set `isa` or a lesser one, where that has none for the type.
+    /// The row for a case: of instruction set `isa` or a lesser one, where that has none for the
+    /// type.
     fn row_of(&self, case: &Case, isa: Option<&str>) -> Option<&'static dyn Kernel> {
         let rows: Vec<_> = kernel::available().collect();
         let first =

@@ -1,6 +1,6 @@
-//! The loop of a score tile and nothing else: its multiply-adds and the loads that feed them, out of the first-level
-//! cache. Where loads cost power, and power the clock, that is less than the probe's peak, and attention cannot have
-//! more.
+//! The loop of a score tile and nothing else: its multiply-adds and the loads that feed them, out
+//! of the first-level cache. Where loads cost power, and power the clock, that is less than the
+//! probe's peak, and attention cannot have more.
 
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Kernel;
@@ -69,7 +69,8 @@ macro_rules! scores_of {
                     // SAFETY: a chunk is two vectors.
                     let q = unsafe { [$load(q.as_ptr()), $load(q.as_ptr().add($lanes))] };
                     for (r, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: DIM chunks of queries, so d < DIM, and r is a row of the chunk of keys.
+                        // SAFETY: DIM chunks of queries, so d < DIM, and r is a row of the chunk of
+                        // keys.
                         let x = $splat(unsafe { *k.get_unchecked(r * DIM + d) });
                         sum[0] = $fma(q[0], x, sum[0]);
                         sum[1] = $fma(q[1], x, sum[1]);

@@ -1,6 +1,6 @@
-//! Problems of all features, types and instruction sets, as in the test of the general door: right against its
-//! definition in f64, and the same bits however they are run. Their structure comes from the input, the numbers in
-//! their tensors from a generator that it seeds.
+//! Problems of all features, types and instruction sets, as in the test of the general door: right
+//! against its definition in f64, and the same bits however they are run. Their structure comes
+//! from the input, the numbers in their tensors from a generator that it seeds.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Raw bytes as arguments of the two doors, in memory that ends at guard pages: refused and nothing touched, or right.
+//! Raw bytes as arguments of the two doors, in memory that ends at guard pages: refused and nothing
+//! touched, or right.
 
 #![no_main]
 

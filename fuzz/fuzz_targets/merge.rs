@@ -51,7 +51,8 @@ fn try_out(memory: &mut [Guarded; 4], data: &[u8]) {
     verdict.demand(rows >= 0 && dim >= 1);
     let count = i128::from(rows) * i128::from(dim);
     verdict.demand(count <= MOST / 4);
-    // Of o, lse, o2, lse2. Those that nothing is wrong with but that are too long for us have an end, too.
+    // Of o, lse, o2, lse2. Those that nothing is wrong with but that are too long for us have an
+    // end, too.
     let lengths = [count, i128::from(rows), count, i128::from(rows)].map(|n| n.max(0).saturating_mul(4));
     if verdict == Verdict::Legal && lengths.iter().any(|&bytes| bytes > SIZE as i128) {
         return;

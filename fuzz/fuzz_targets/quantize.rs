@@ -1,5 +1,5 @@
-//! fa_quantize_i8 on any arguments: refused and nothing touched, or what the header says, the same bits on every
-//! instruction set.
+//! fa_quantize_i8 on any arguments: refused and nothing touched, or what the header says, the same
+//! bits on every instruction set.
 
 #![no_main]
 
@@ -77,7 +77,8 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
         let n = values(extent, dim, stride, group);
         verdict.join(quant_verdict(stride, group, n));
         if smooth.row > MOST {
-            // Without a vector to subtract, or rows to subtract it from, nobody need multiply its size.
+            // Without a vector to subtract, or rows to subtract it from, nobody need multiply its
+            // size.
             verdict.join(if places[1] & 3 == 0 || elements == 0 {
                 Verdict::Either
             } else {
@@ -229,7 +230,8 @@ fn cells_are_apart(sizes: [i64; 4], stride: [i64; 4], group: [i32; 2]) -> Verdic
     if is_nested { Verdict::Legal } else { Verdict::Refused }
 }
 
-/// Numbers of a type in `src`, of f32 in `smooth`: usual ones, and by the input's own bits where it has some.
+/// Numbers of a type in `src`, of f32 in `smooth`: usual ones, and by the input's own bits where it
+/// has some.
 fn fill(
     random: &mut Random,
     input: &mut Input,

@@ -59,8 +59,8 @@ impl Bench {
         let element = block(dtype)[1];
         let bytes = [size(len_q, element), size(len_kv, element), size(len_kv, element), size(len_q, 4)];
         verdict.demand(bytes.iter().all(|&bytes| bytes <= ADDRESSES));
-        // A row that is larger than an address space may be refused even if there is none, and so may a plan for
-        // so many heads.
+        // A row that is larger than an address space may be refused even if there is none, and so
+        // may a plan for so many heads.
         verdict.usually(
             [dim, heads, len_q, len_kv].iter().fold(1, |n: i128, &m| n.saturating_mul(wide(m.max(1))))
                 < ADDRESSES / 1024,

@@ -1,8 +1,8 @@
 //! The general door on any description.
 //!
-//! An input is the bytes of `fa_attention`, field by field, of its quants, and of its lists. Pointers become real ones:
-//! see [`crate::pointers`]. Everything else is taken as it comes. The header then says what is legal ([`verdict`]),
-//! and the definition in f64 what is right.
+//! An input is the bytes of `fa_attention`, field by field, of its quants, and of its lists.
+//! Pointers become real ones: see [`crate::pointers`]. Everything else is taken as it comes. The
+//! header then says what is legal ([`verdict`]), and the definition in f64 what is right.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
@@ -123,7 +123,8 @@ impl Described {
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
     fn lengths(&mut self) -> [i128; 5] {
         let batch = i128::from(self.a.batch).max(0);
-        // As long as nobody reads them, lists of any length are fine; of what is read there is a page or two.
+        // As long as nobody reads them, lists of any length are fine; of what is read there is a
+        // page or two.
         let longest = MOST as i128 / 4;
         if batch >= longest {
             for list in [STARTS_Q, STARTS_KV, LENS, TABLE_STARTS] {
@@ -294,7 +295,8 @@ fn sizes(d: &mut Described) -> Sizes {
     }
     if has(SINKS) {
         bytes[SINKS] = 4 * i128::from(heads_q);
-        // Nobody says how many heads an address space holds if there are no rows; their sinks are too many.
+        // Nobody says how many heads an address space holds if there are no rows; their sinks are
+        // too many.
         verdict.usually(bytes[SINKS] <= ADDRESSES);
     }
     if has(CELLS) {
@@ -489,7 +491,8 @@ impl Bench {
         let known = size_of::<fa_attention>();
         let size = a.struct_size.clamp(8, self.description.size());
         let at = self.description.place(size, true);
-        // SAFETY: as many bytes of our memory; a structure is bytes, and those that are copied are there.
+        // SAFETY: as many bytes of our memory; a structure is bytes, and those that are copied are
+        // there.
         unsafe {
             at.write_bytes(0, size);
             ptr::copy_nonoverlapping(ptr::from_ref(a).cast::<u8>(), at, size.min(known));
@@ -545,7 +548,8 @@ impl Bench {
         [n, order, width]: [i32; 3],
     ) {
         let Some(size) = self.bytes(at, 1) else { return };
-        // SAFETY: in this and what follows: the description is what it says, and scratch memory as large.
+        // SAFETY: in this and what follows: the description is what it says, and scratch memory as
+        // large.
         unsafe {
             if size > 0 {
                 let ws = self.scratch.place(size - 1, true).cast();

@@ -33,7 +33,8 @@ impl Input<'_> {
     }
 }
 
-/// A number that makes a difference for the same bytes, and that mutations far apart in them do not keep.
+/// A number that makes a difference for the same bytes, and that mutations far apart in them do not
+/// keep.
 pub fn hash(bytes: &[u8]) -> u64 {
     // FNV-1a.
     bytes
@@ -41,8 +42,8 @@ pub fn hash(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Writes a value that such fields often have, or a neighbour of the one that it has, over one of the fields
-/// (of 8 bytes) in `data`: what random bytes hardly ever give.
+/// Writes a value that such fields often have, or a neighbour of the one that it has, over one of
+/// the fields (of 8 bytes) in `data`: what random bytes hardly ever give.
 pub fn mutate_field(data: &mut [u8], seed: u32) {
     let fields = data.len() / 8;
     if fields == 0 {

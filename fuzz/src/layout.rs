@@ -1,5 +1,5 @@
-//! What the header says about sizes, strides and overlaps, in numbers that do not overflow: the judge of what must be
-//! refused and what must not.
+//! What the header says about sizes, strides and overlaps, in numbers that do not overflow: the
+//! judge of what must be refused and what must not.
 
 use crate::definition::block;
 
@@ -75,7 +75,8 @@ impl Rows {
         }
         let fits = self.span() <= MOST;
         if self.is_empty() {
-            // Where nothing is, a library may all the same refuse distances that no address space has.
+            // Where nothing is, a library may all the same refuse distances that no address space
+            // has.
             let filled = Rows { extent: self.extent.map(|n| n.max(1)), ..*self };
             verdict.usually(filled.span() <= MOST);
         } else {
@@ -127,7 +128,8 @@ pub fn unit(dtype: i32) -> i64 {
     if dtype == crate::definition::Q8_0 { 2 } else { block(dtype)[1] }
 }
 
-/// Values that a quantised tensor needs, where its strides are not negative and its groups are some.
+/// Values that a quantised tensor needs, where its strides are not negative and its groups are
+/// some.
 pub fn values(extent: [i64; 3], dim: i64, stride: [i64; 4], group: [i32; 2]) -> i128 {
     if extent.contains(&0) {
         return 0;

@@ -2,8 +2,8 @@
 
 use std::ptr;
 
-/// Pages between two that nobody may read or write: what is used of them can end where the last one begins, or begin
-/// where the first one ends.
+/// Pages between two that nobody may read or write: what is used of them can end where the last one
+/// begins, or begin where the first one ends.
 pub struct Guarded {
     base: *mut u8,
     size: usize,

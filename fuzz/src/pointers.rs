@@ -1,4 +1,5 @@
-//! Pointers of a description made real: what they lead to is as long as the other fields say, and no byte longer.
+//! Pointers of a description made real: what they lead to is as long as the other fields say, and
+//! no byte longer.
 
 use crate::common::Random;
 use crate::memory::{Guarded, untouchable};
@@ -190,8 +191,8 @@ impl<const N: usize> Default for Memory<N> {
     }
 }
 
-/// Bytes that are moderate numbers in whatever type and from whatever address on they are read: f16 below 2^-4, i8,
-/// and bfloat16 and f32 close to 0.
+/// Bytes that are moderate numbers in whatever type and from whatever address on they are read: f16
+/// below 2^-4, i8, and bfloat16 and f32 close to 0.
 pub fn anything(random: &mut Random, to: &mut [u8]) {
     for byte in to {
         let bits = random.bits();

@@ -192,7 +192,8 @@ impl<P: Gemv> Accumulate<'_, P> {
             ($rows:expr, $least:expr, $vectors:expr) => {
                 if const { $rows <= P::MAX_ROWS } {
                     while self.which.end.saturating_sub(row) >= $least {
-                        // SAFETY: I5: rows of `which`, and one more if `padded_rows` says so (caller).
+                        // SAFETY: I5: rows of `which`, and one more if `padded_rows` says so
+                        // (caller).
                         unsafe {
                             if const { S::PREFETCHES_OTHER_TENSOR && ($rows >= ROWS || P::MAX_ROWS == 1) }
                                 && prefetches

@@ -203,8 +203,8 @@ impl<'a> KvBlock<'a> {
             for key in [keys.start, keys.end - 1] {
                 let at = key - self.start;
                 for lane in 0..S::LANES {
-                    // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which has
-                    // `at`.
+                    // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which
+                    // has `at`.
                     unsafe { scales.add(at - at % S::LANES + lane).write(1.0) };
                 }
             }

@@ -84,8 +84,8 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
 ) {
     let dim = run.dim;
     let vectors = (run.keys.start - run.keys.start % S::LANES..run.keys.end).step_by(S::LANES);
-    // The first register tile prefetches, and only tiles of as many rows as there can be have a loop
-    // for it: with fewer rows nothing is prefetched.
+    // The first register tile prefetches, and only tiles of as many rows as there can be have a
+    // loop for it: with fewer rows nothing is prefetched.
     let prefetches = next.is_any();
     // One row of the usual lengths needs no loop over its vectors, and gets a loop over the keys of
     // its own: the counters of one loop for all lengths would not fit the registers.

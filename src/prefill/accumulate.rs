@@ -224,8 +224,8 @@ impl<const Z: usize> Body for Guarded<'_, Z> {
             // SAFETY: the array has MAX_WIDTH lanes, at least those of Z vectors.
             let sees = s.gt(unsafe { s.load(sees.as_ptr().add(z * S::LANES)) }, s.splat(0.0));
             for d in 0..dim {
-                // SAFETY: an element of the key and of its output; the caller of `accumulate_guarded`
-                // vouches for both.
+                // SAFETY: an element of the key and of its output; the caller of
+                // `accumulate_guarded` vouches for both.
                 unsafe {
                     let x = s.splat(v.cast::<f32>().wrapping_add(d).read_unaligned());
                     let at = output.add(d * lanes + z * S::LANES);
@@ -276,7 +276,8 @@ impl Body for FirstNotFinite {
             // A maximum and no early exit, so that the loop becomes vector code.
             let mut exponent = 0;
             for d in 0..self.dim {
-                // SAFETY: an element of one of the rows; the caller of `first_not_finite` vouches for them.
+                // SAFETY: an element of one of the rows; the caller of `first_not_finite` vouches
+                // for them.
                 let bits = unsafe { row.wrapping_add(d).read_unaligned() };
                 exponent = exponent.max(bits & EXPONENT);
             }

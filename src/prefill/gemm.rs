@@ -97,8 +97,8 @@ pub(crate) trait Gemm: Sized + 'static {
     /// `factor`. Returns whether scores may be NaN without the sums showing it.
     ///
     /// # Safety
-    /// Pointers as the trait says; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) * lanes` words, and
-    /// `scratch` as much as `LANES` rows take.
+    /// Pointers as the trait says; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) *
+    /// lanes` words, and `scratch` as much as `LANES` rows take.
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,

@@ -44,7 +44,8 @@ pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let mut key = 0;
     macro_rules! tile {
         ($keys:expr) => {{
-            // SAFETY: as many of the caller's `n` keys are left, and stored behind the `key` keys before.
+            // SAFETY: as many of the caller's `n` keys are left, and stored behind the `key` keys
+            // before.
             unsafe {
                 let tile = dot::<S, F, { $keys }, Z>(s, panel, lanes, k.skip(key), dim);
                 store(s, &tile, out.add(key * Z * S::LANES), &mut max);

@@ -1,4 +1,5 @@
-//! Attention as the header defines it, in f64, read through a description itself: the oracle of the general door.
+//! Attention as the header defines it, in f64, read through a description itself: the oracle of the
+//! general door.
 
 #![allow(unreachable_pub, reason = "a module of its own where this is included")]
 
@@ -150,20 +151,22 @@ impl Definition<'_> {
         }
     }
 
-    /// Checks the outputs that are there, and calls `written` with the address and the bytes of each of their
-    /// elements. `isa` has computed them, from values of this largest magnitude; if
+    /// Checks the outputs that are there, and calls `written` with the address and the bytes of
+    /// each of their elements. `isa` has computed them, from values of this largest magnitude; if
     /// that is infinity, only what is written counts.
     pub fn check(&self, isa: &str, largest: f64, label: &dyn Display, mut written: impl FnMut(usize, usize)) {
         let a = self.0;
-        // Where bfloat16 is multiplied, probabilities are rounded to 8 bits, and queries that are not bfloat16.
+        // Where bfloat16 is multiplied, probabilities are rounded to 8 bits, and queries that are
+        // not bfloat16.
         let words = why(a);
         let is_bf16 = words.starts_with("avx512bf16");
-        // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of steps of 1/64
-        // in their exponents, and queries are quantised that are not integers with one scale a row.
+        // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of
+        // steps of 1/64 in their exponents, and queries are quantised that are not integers with
+        // one scale a row.
         let is_vnni = words.starts_with("avx512vnni");
         let is_i8 = is_vnni && a.k.dtype == I8 && a.flags & FA_PRECISE == 0;
-        // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not too long. Few rows
-        // have them on blocks of ggml, too.
+        // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not
+        // too long. Few rows have them on blocks of ggml, too.
         let is_i16 = !is_i8
             && match (a.k.dtype, a.v.dtype) {
                 (I8, I8) => isa != "scalar",
@@ -205,7 +208,8 @@ impl Definition<'_> {
                     let score = products().sum::<f64>();
                     let logit = self.logit(b, h, i, j, score);
                     most = most.max(score.abs().min(cap)).max(logit.abs());
-                    // Products may be larger than their sum; of what that costs, the cap leaves its slope.
+                    // Products may be larger than their sum; of what that costs, the cap leaves its
+                    // slope.
                     let terms = products().map(f64::abs).sum::<f64>();
                     let steepest = ((score.abs() - 1e-5 * terms).max(0.0) / cap).cosh().powi(-2);
                     most = most.max(terms * steepest);

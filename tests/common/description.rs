@@ -1,5 +1,5 @@
-//! Random descriptions of all features, with the memory that they point to; for the general door's test and for
-//! fuzzing.
+//! Random descriptions of all features, with the memory that they point to; for the general door's
+//! test and for fuzzing.
 
 #![allow(dead_code, unreachable_pub, reason = "a module of its own where this is included")]
 
@@ -67,8 +67,8 @@ impl Choose for Random {
     }
 }
 
-/// What a description is like comes from `choices`, two bytes each, as far as there are some; what is in its
-/// tensors and lists, and the rest, from `random`.
+/// What a description is like comes from `choices`, two bytes each, as far as there are some; what
+/// is in its tensors and lists, and the rest, from `random`.
 pub struct Chooser<'a> {
     pub choices: &'a [u8],
     pub random: Random,
@@ -94,8 +94,8 @@ impl Case {
         Case::chosen(Chooser { choices: &[], random }, many_keys, format!("seed {seed}"), |_| true).unwrap()
     }
 
-    /// One with many keys, or with few; None if its description, which has everything but tensors and pages, is
-    /// not `wanted`.
+    /// One with many keys, or with few; None if its description, which has everything but tensors
+    /// and pages, is not `wanted`.
     pub fn chosen(
         mut c: Chooser,
         many_keys: bool,
@@ -109,7 +109,8 @@ impl Case {
         a.len_q = c.of(&[0, 1, 1, 2, 3, 5, 16, 17, 20, 33, 70]);
         a.len_kv = c.of(&[0, 1, 2, 7, 16, 31, 64, 100, 270]);
         if many_keys {
-            // So many that they are divided among threads, in chunks that need not end where sequences do.
+            // So many that they are divided among threads, in chunks that need not end where
+            // sequences do.
             a.batch = c.from(1, 3);
             a.len_q = c.of(&[1, 1, 2, 5]);
             a.len_kv = c.of(&[513, 3000, 9001, 20_000]);
@@ -363,8 +364,8 @@ impl Case {
         Some(case)
     }
 
-    /// NaN in every key and value that nothing sees, and in every number of the mask that is not looked at;
-    /// in the scales of integers that nothing sees.
+    /// NaN in every key and value that nothing sees, and in every number of the mask that is not
+    /// looked at; in the scales of integers that nothing sees.
     fn poison(&mut self) {
         let mut looked_at = HashSet::new();
         let [x, y, z] = self.a.mask.stride;
@@ -406,12 +407,13 @@ impl Case {
                         let row = at(tensor, place, kv);
                         let [elements, bytes] = block(tensor.dtype);
                         if !seen.contains(&row) {
-                            // Not a number in every format of floating point, scales of blocks included.
-                            // SAFETY: a row of the tensor.
+                            // Not a number in every format of floating point, scales of blocks
+                            // included. SAFETY: a row of the tensor.
                             unsafe { (row as *mut u8).write_bytes(0xff, (dim / elements * bytes) as usize) };
                         }
                         for scale in (0..dim).filter_map(|d| scale_at(tensor, place, kv, d)) {
-                            // SAFETY: a list of scales that we made; one shared by all must be finite.
+                            // SAFETY: a list of scales that we made; one shared by all must be
+                            // finite.
                             unsafe {
                                 let is_shared = (*tensor.quant).stride == [0; 4];
                                 if !scales.contains(&scale) && !is_shared {
@@ -425,8 +427,8 @@ impl Case {
         }
     }
 
-    /// Runs it on every instruction set that the machine has and that computes it, in all ways: right, with the same
-    /// bits, and nothing else written.
+    /// Runs it on every instruction set that the machine has and that computes it, in all ways:
+    /// right, with the same bits, and nothing else written.
     pub fn check_everywhere(&mut self, pool: *const fa_pool, width: i32) {
         let all = [c"avx512bf16", c"avx512vnni", c"avx512", c"avx2", c"scalar"];
         for isa in all.into_iter().filter(|isa| is_tested(isa)) {
@@ -457,7 +459,8 @@ impl Case {
                 self.run_in_parts(n);
                 same(self, "parts");
             }
-            // The block that is chosen for a sequence does not depend on the others; nor does anything else.
+            // The block that is chosen for a sequence does not depend on the others; nor does
+            // anything else.
             self.blank();
             for b in 0..self.a.batch {
                 self.run_alone(b);
@@ -565,8 +568,8 @@ impl Case {
     }
 }
 
-/// Strides of some layout of these extents with rows of so many bytes, and how many bytes that takes.
-/// Distances are multiples of `unit`.
+/// Strides of some layout of these extents with rows of so many bytes, and how many bytes that
+/// takes. Distances are multiples of `unit`.
 pub fn strides(
     c: &mut impl Choose,
     [entries, heads, rows]: [i64; 3],

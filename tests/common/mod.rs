@@ -244,16 +244,17 @@ pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static dyn Kernel> {
     rows.filter(move |row| row.takes_types([dtype; 3]))
 }
 
-/// Whether kernels of this instruction set are tested. The environment variable `FA_TEST_ISA` limits
-/// tests to names with that beginning; `scripts/test_emulated.sh` sets it.
+/// Whether kernels of this instruction set are tested. The environment variable `FA_TEST_ISA`
+/// limits tests to names with that beginning; `scripts/test_emulated.sh` sets it.
 pub fn is_tested(isa: &CStr) -> bool {
     let begin = std::env::var("FA_TEST_ISA").unwrap_or_default();
     isa.to_bytes().starts_with(begin.as_bytes())
 }
 
-/// Tests with many samples take one in `share()` of them: the environment variable `FA_TEST_SHARE`, or
-/// 1. It is meant for slow machines, such as emulated ones. Some samples are periodic, so it should be a
-/// prime number.
+/// Tests with many samples take one in `share()` of them: the environment variable `FA_TEST_SHARE`,
+/// or
+/// 1. It is meant for slow machines, such as emulated ones. Some samples are periodic, so it should
+///    be a prime number.
 pub fn share() -> usize {
     std::env::var("FA_TEST_SHARE").map_or(1, |share| share.parse().expect("FA_TEST_SHARE is no number"))
 }

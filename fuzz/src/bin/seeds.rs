@@ -1,5 +1,6 @@
-//! Writes inputs that are legal, for `describe` descriptions that the generator makes: where a fuzzer begins if there
-//! is no corpus, as after a change of the structure. Argument: the folder for the targets' folders.
+//! Writes inputs that are legal, for `describe` descriptions that the generator makes: where a
+//! fuzzer begins if there is no corpus, as after a change of the structure. Argument: the folder
+//! for the targets' folders.
 
 use std::fs;
 use std::path::PathBuf;
@@ -57,7 +58,8 @@ fn main() {
     write("merge", 0, &words(&[3, 5, 1, 1, 1, 1, 0]));
 }
 
-/// In the order in which `Described::read` reads; None if its lists are longer than those of inputs.
+/// In the order in which `Described::read` reads; None if its lists are longer than those of
+/// inputs.
 fn encode(a: &fa_attention) -> Option<Vec<u8>> {
     let mut bytes = vec![1u8];
     bytes.extend([0, 2, 0, 0, 100, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

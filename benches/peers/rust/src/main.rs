@@ -1,5 +1,5 @@
-//! A process that computes with one Rust peer: `peers VARIANT THREADS`. It answers the same lines of JSON as
-//! `worker.py`, which says what they mean.
+//! A process that computes with one Rust peer: `peers VARIANT THREADS`. It answers the same lines
+//! of JSON as `worker.py`, which says what they mean.
 
 mod candle;
 mod ruvector;

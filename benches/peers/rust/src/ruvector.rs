@@ -1,5 +1,5 @@
-//! The attention of ruvector-mincut-gated-transformer, whose functions this library's succeed. One thread; no grouped
-//! heads: a kv head is computed once for each of its query heads.
+//! The attention of ruvector-mincut-gated-transformer, whose functions this library's succeed. One
+//! thread; no grouped heads: a kv head is computed once for each of its query heads.
 
 use crate::{Error, Inputs, Peer, Unsupported, Workload};
 use ruvector_mincut_gated_transformer::flash_attention::{
