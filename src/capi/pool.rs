@@ -206,8 +206,8 @@ impl Threads for Lent {
         }
         let opened = calls::open(task, |open| {
             let arg = ptr::without_provenance_mut(open.id().number());
-            // SAFETY: I1: the caller's function, with its context and in its environment; I8: the task
-            // is reached by number, and only while the call lasts.
+            // SAFETY: I1: the caller's function, with its context and in its environment; I8: the
+            // task is reached by number, and only while the call lasts.
             unsafe { self.environment.during(|| parallel_for(ctx, n, Some(enter), arg)) };
         });
         if !opened {
