@@ -54,7 +54,10 @@ fn main() {
         ("rayon's", Pool::rayon_global()),
     ];
     println!("f32, {DIM} elements, one head, {threads} threads; microseconds a call");
-    println!("| query rows x keys | pause, us |{}", pools.each_ref().map(|(name, _)| format!(" {name} |")).concat());
+    println!(
+        "| query rows x keys | pause, us |{}",
+        pools.each_ref().map(|(name, _)| format!(" {name} |")).concat()
+    );
     println!("|---|---|---|---|---|");
     for shape in [[1, 2048], [1, 4096], [1, 8192], [1, 32_768], [64, 2048], [512, 512]] {
         for between in [0, 20, 200, 2000] {
