@@ -2,8 +2,8 @@
 //!
 //!     cargo bench -p benches --features rayon --bench rayon
 //!
-//! Median microseconds of a call. Pauses are what a program does between calls: threads that wait for
-//! the next one fall asleep meanwhile.
+//! Median microseconds of a call. Pauses are what a program does between calls: threads that wait
+//! for the next one fall asleep meanwhile.
 
 use std::hint;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Threads: a pool of the library's own that is made on first use, pools that callers make, and with
-//! the feature `rayon` threads of that crate's.
+//! Threads: a pool of the library's own that is made on first use, pools that callers make, and
+//! with the feature `rayon` threads of that crate's.
 //!
 //! A forked child has none of its parent's threads, so a pool remembers its process, and a child
 //! makes a new one. Nothing here waits for a lock: one that another thread held during the fork

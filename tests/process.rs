@@ -1,5 +1,5 @@
-//! What a program does to its process: it forks, or has some of the machine's cores only. The tests of
-//! the C interface have the same in C. One thread, because a forked child has no other.
+//! What a program does to its process: it forks, or has some of the machine's cores only. The tests
+//! of the C interface have the same in C. One thread, because a forked child has no other.
 
 #![allow(unsafe_code, reason = "system calls")]
 

@@ -23,7 +23,8 @@ fn until(is_met: impl Fn() -> bool) {
     }
 }
 
-/// Query rows, keys, heads, elements: prefill in many tiles, decode in many splits, and almost nothing.
+/// Query rows, keys, heads, elements: prefill in many tiles, decode in many splits, and almost
+/// nothing.
 const SHAPES: [[usize; 4]; 3] = [[300, 300, 3, 64], [1, 20_000, 1, 64], [1, 3, 1, 16]];
 
 /// The bits of an output.
@@ -59,7 +60,8 @@ fn the_bits_are_those_of_one_thread() {
     }
 }
 
-/// A thread of the pool may be the calling one, even the only one, and all of them at the same time.
+/// A thread of the pool may be the calling one, even the only one, and all of them at the same
+/// time.
 #[test]
 fn callers_may_be_threads_of_the_pool() {
     for n in [1, 3] {

@@ -32,8 +32,8 @@ impl Rayon {
 }
 
 impl Threads for Rayon {
-    /// The calling thread takes part, whether it is one of rayon's or not. A job that starts when there
-    /// is no work left is not waited for, as a scope of rayon's would: see [`calls`].
+    /// The calling thread takes part, whether it is one of rayon's or not. A job that starts when
+    /// there is no work left is not waited for, as a scope of rayon's would: see [`calls`].
     fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
         let is_shared = concurrency.threads > 1
             && calls::open(task, |open| {
