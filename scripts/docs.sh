@@ -13,7 +13,7 @@ suite=docs
 . scripts/test_case.sh
 
 rust() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked --features rayon
 }
 
 manual() {

@@ -38,7 +38,9 @@ run_rust() {
     # As `cargo test` has built it; with --release Cargo would build anew also what only benchmarks
     # need. In Cargo's own folder: it would put other libraries where CMake has those that the
     # others link.
-    test_case rust.real_model cargo run --quiet --locked --profile test --example real_model -- "$data"
+    local run=(cargo run --quiet --locked --features rayon --profile test)
+    test_case rust.real_model "${run[@]}" --example real_model -- "$data"
+    test_case rust.rayon "${run[@]}" --example rayon
 }
 
 run_python() {

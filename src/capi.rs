@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_panic_on_a_pool_thread_becomes_a_status_and_the_pool_lives_on() {
-        let _gate = crate::pool::calls::for_a_test();
+        let _slot = crate::pool::calls::for_a_test();
         for on_which in [true, false, true] {
             // The caller waits for one of the pool's.
             let came = AtomicBool::new(false);
@@ -211,7 +211,7 @@ mod tests {
     /// right.
     #[test]
     fn a_panic_in_the_midst_of_work_becomes_a_status_on_every_kind_of_pool() {
-        let _gate = crate::pool::calls::for_a_test();
+        let _slot = crate::pool::calls::for_a_test();
         let mut made = std::ptr::null_mut();
         // SAFETY: a place for the pool.
         assert_eq!(unsafe { pool::fa_pool_create(4, &mut made) }, fa_status::FA_OK);

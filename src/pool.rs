@@ -1,4 +1,5 @@
-//! The library's own threads: a pool that is made on first use, and pools that callers make.
+//! Threads: a pool of the library's own that is made on first use, pools that callers make, and
+//! with the feature `rayon` threads of that crate's.
 //!
 //! A forked child has none of its parent's threads, so a pool remembers its process, and a child
 //! makes a new one. Nothing here waits for a lock: one that another thread held during the fork
@@ -6,6 +7,9 @@
 //! call, or works alone if there is none; results are the same bits anyway.
 
 pub mod calls;
+#[cfg(feature = "rayon")]
+#[forbid(unsafe_code)]
+pub mod rayon;
 #[forbid(unsafe_code)]
 mod workers;
 

@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::pool::Threads;
 use crate::problem::{Problem, Shape};
 use crate::schedule;
-use crate::workspace::{Local, Memory, PartialStates, Size, Workspace};
+use crate::workspace::{Local, Memory, PartialStates, Workspace};
 
 /// Where the scratch memory of a call is. Every special case of a call is decided here, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,23 +17,25 @@ enum ScratchPlace {
     Nowhere,
     /// On the stack of the one thread that computes.
     Stack,
-    /// In a block of memory, lent or allocated.
-    Block(Size),
+    /// In a block of memory, lent or allocated, of the size that the plan says.
+    Block,
 }
 
 impl ScratchPlace {
+    #[inline(always)]
     fn of(plan: &Plan) -> ScratchPlace {
         let Plan { work_items, memory, .. } = *plan;
         match work_items {
             0 => ScratchPlace::Nowhere,
             _ if Local::fits(memory) => ScratchPlace::Stack,
-            _ => ScratchPlace::Block(memory),
+            _ => ScratchPlace::Block,
         }
     }
 }
 
 /// Plans problems of a shape for this machine and at most `threads` threads (at least 1). Kernels
 /// that round queries or probabilities are left out where `precise` is demanded.
+#[inline(always)]
 pub fn plan(shape: &Shape, precise: bool, threads: usize) -> Result<Plan, Error> {
     Plan::new(shape, kernel::select(shape, precise)?, Machine::get(), threads)
 }
@@ -42,7 +44,7 @@ pub fn plan(shape: &Shape, precise: bool, threads: usize) -> Result<Plan, Error>
 pub fn allocated_bytes(plan: &Plan) -> Result<usize, Error> {
     match ScratchPlace::of(plan) {
         ScratchPlace::Nowhere | ScratchPlace::Stack => Ok(0),
-        ScratchPlace::Block(size) => size.bytes(),
+        ScratchPlace::Block => plan.memory.bytes(),
     }
 }
 
@@ -56,12 +58,14 @@ pub struct Prepared<'p, 'a> {
 
 impl<'p, 'a> Prepared<'p, 'a> {
     /// Plans a problem for this machine and at most `threads` threads (at least 1).
+    #[inline(always)]
     pub fn new(problem: &'p mut Problem<'a>, threads: usize) -> Result<Prepared<'p, 'a>, Error> {
         let plan = plan(problem.shape(), problem.semantics().precise, threads)?;
         Ok(Prepared::with_plan(problem, plan))
     }
 
     /// Takes a plan that was made for the problem's shape.
+    #[inline(always)]
     pub fn with_plan(problem: &'p mut Problem<'a>, plan: Plan) -> Prepared<'p, 'a> {
         let scratch = ScratchPlace::of(&plan);
         Prepared { problem, plan, scratch }
@@ -77,7 +81,7 @@ impl<'p, 'a> Prepared<'p, 'a> {
     pub fn bytes(&self) -> Result<usize, Error> {
         match self.scratch {
             ScratchPlace::Nowhere | ScratchPlace::Stack => Ok(0),
-            ScratchPlace::Block(size) => size.borrowed_bytes(),
+            ScratchPlace::Block => self.plan.memory.borrowed_bytes(),
         }
     }
 
@@ -89,8 +93,8 @@ impl<'p, 'a> Prepared<'p, 'a> {
         match self.scratch {
             ScratchPlace::Nowhere => Ok(()),
             ScratchPlace::Stack => self.run_on_stack(),
-            ScratchPlace::Block(size) => {
-                let workspace = Workspace::on(memory, size)?;
+            ScratchPlace::Block => {
+                let workspace = Workspace::on(memory, self.plan.memory)?;
                 schedule::run(self.problem, &self.plan, &workspace, threads)
             }
         }
@@ -105,7 +109,7 @@ impl<'p, 'a> Prepared<'p, 'a> {
         match self.scratch {
             ScratchPlace::Nowhere => Ok(()),
             ScratchPlace::Stack => self.run_on_stack(),
-            ScratchPlace::Block(size) => match Workspace::allocate(size) {
+            ScratchPlace::Block => match Workspace::allocate(self.plan.memory) {
                 Ok(workspace) => schedule::run(self.problem, &self.plan, &workspace, threads),
                 Err(_) => {
                     let alone = self.plan.alone();
@@ -128,8 +132,8 @@ impl<'p, 'a> Prepared<'p, 'a> {
             // It has one share.
             ScratchPlace::Stack if i > 0 => Ok(()),
             ScratchPlace::Stack => self.run_on_stack(),
-            ScratchPlace::Block(size) => {
-                let workspace = Workspace::share(memory, size, i)?;
+            ScratchPlace::Block => {
+                let workspace = Workspace::share(memory, self.plan.memory, i)?;
                 let Some(scratch) = workspace.take() else { return Ok(()) };
                 let share = [i, self.plan.threads];
                 schedule::run_share(self.problem, &self.plan, share, scratch, workspace.partial_states())
@@ -143,8 +147,10 @@ impl<'p, 'a> Prepared<'p, 'a> {
     /// # Errors
     /// [`Error::Workspace`]: `memory` has fewer than [`Prepared::bytes`].
     pub fn finish(&mut self, memory: Memory, i: usize) -> Result<(), Error> {
-        let ScratchPlace::Block(size) = self.scratch else { return Ok(()) };
-        let workspace = Workspace::share(memory, size, i)?;
+        if self.scratch != ScratchPlace::Block {
+            return Ok(());
+        }
+        let workspace = Workspace::share(memory, self.plan.memory, i)?;
         if i >= self.plan.threads {
             return Ok(());
         }

@@ -2,9 +2,10 @@
 //! distances, path borders, the least work for a thread. A new CPU is one record here and one line
 //! in [`Microarch::of_x86`] or [`Microarch::of_arm`].
 //!
-//! Records change speed, and of the results only rounding: [`PrefillTuning::block_keys`] and its
-//! neighbours, [`DecodeTuning::border`], [`DecodeTuning::block_keys`] and [`DecodeTuning::splits`]
-//! decide the order in which a row's sums are taken. Nothing else here changes a bit.
+//! Records change speed, and of the results only rounding. [`Tuning::has_fast_bf16_dots`] chooses a
+//! kernel, [`DecodeTuning::border`] a path. [`DecodeTuning::block_keys`], [`DecodeTuning::splits`]
+//! and those of prefill's numbers that decide the keys of a block order a row's sums. Nothing else
+//! here changes a bit.
 //!
 //! # What is not here
 //!

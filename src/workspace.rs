@@ -70,7 +70,7 @@ impl Arena for Measure {
     }
 }
 
-/// Memory of one thread for its arrays, aligned to [`ALIGN`] and uninitialised.
+/// Memory of one thread for its arrays, aligned to a cache line and uninitialised.
 #[derive(Debug)]
 pub struct Scratch<'w> {
     base: *mut u8,
@@ -355,7 +355,7 @@ impl PartialStates<'_> {
         Scratch { base: self.state(range, n), bytes: self.stride, memory: PhantomData }
     }
 
-    /// Address of state `n` of a range, aligned to [`ALIGN`].
+    /// Address of state `n` of a range, aligned to a cache line.
     ///
     /// # Panics
     /// If there are not as many: the plan's size and the kernel's use disagree.

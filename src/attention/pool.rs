@@ -1,10 +1,14 @@
 //! Threads that the caller keeps.
 
 use std::fmt;
+#[cfg(feature = "rayon")]
+use std::sync::Arc;
 
 use crate::error::names::number;
 use crate::error::{Error, Refusal};
 use crate::machine;
+#[cfg(feature = "rayon")]
+use crate::pool::rayon::Rayon;
 use crate::pool::{Caller, MAX_THREADS, Made, Threads};
 
 /// The threads that compute: the calling thread alone ([`Pool::default`]), or with threads of the
@@ -12,8 +16,15 @@ use crate::pool::{Caller, MAX_THREADS, Made, Threads};
 /// may use a pool at once. After a fork, calls in the child use the calling thread alone: a child
 /// makes a pool of its own.
 #[derive(Default)]
-pub struct Pool {
-    made: Option<Made>,
+pub struct Pool(Kind);
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Caller,
+    Made(Made),
+    #[cfg(feature = "rayon")]
+    Rayon(Rayon),
 }
 
 impl Pool {
@@ -34,19 +45,47 @@ impl Pool {
         };
         match threads {
             1 => Ok(Pool::default()),
-            _ => Ok(Pool { made: Some(Made::new(threads).ok_or(Error::Memory)?) }),
+            _ => Ok(Pool(Kind::Made(Made::new(threads).ok_or(Error::Memory)?))),
         }
+    }
+
+    /// Threads of a rayon pool. A call uses as many as [`Pool::threads`] says, the calling thread
+    /// included, which may be one of the pool's. Needs the feature `rayon`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "rayon")] {
+    /// let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    /// let pool = flash_attention::Pool::from_rayon(threads); // or an Arc, if it has other work
+    /// assert_eq!(pool.threads(), 2);
+    /// # }
+    /// ```
+    #[cfg(feature = "rayon")]
+    pub fn from_rayon(pool: impl Into<Arc<rayon::ThreadPool>>) -> Pool {
+        Pool(Kind::Rayon(Rayon::Pool(pool.into())))
+    }
+
+    /// Rayon's global threads, which that crate makes on first use. Needs the feature `rayon`.
+    #[cfg(feature = "rayon")]
+    pub fn rayon_global() -> Pool {
+        Pool(Kind::Rayon(Rayon::Global))
     }
 
     /// How many threads compute a call, at most.
     pub fn threads(&self) -> usize {
-        self.made.as_ref().map_or(1, Made::width)
+        match &self.0 {
+            Kind::Caller => 1,
+            Kind::Made(made) => made.width(),
+            #[cfg(feature = "rayon")]
+            Kind::Rayon(rayon) => rayon.width(),
+        }
     }
 
     pub(super) fn threads_to_run_on(&self) -> &dyn Threads {
-        match &self.made {
-            Some(made) => made,
-            None => &Caller,
+        match &self.0 {
+            Kind::Caller => &Caller,
+            Kind::Made(made) => made,
+            #[cfg(feature = "rayon")]
+            Kind::Rayon(rayon) => rayon,
         }
     }
 }

@@ -71,8 +71,8 @@ impl CallId {
         if state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
             return;
         }
-        // SAFETY: `open` put it there, and it lives until the slot is closed and all threads have
-        // left.
+        // SAFETY: I8: `open` put it there, and it lives until the slot is closed and all threads
+        // have left.
         let call = unsafe { &*call.load(Ordering::Relaxed).cast_const().cast::<Call>() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(call.task)) {
             // Dropping a payload can itself panic.

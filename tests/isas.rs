@@ -1,0 +1,21 @@
+//! Says which instruction sets this run has tested. The tests of kernels go through all that
+//! [`kernel::available`] lists, so the others of the table have not been tested on this machine.
+//!
+//! scripts/test.sh prints the line once more at its end.
+
+use flash_attention::kernel;
+
+/// The names of instruction sets, each once, in the order of the table.
+fn names(is_available: bool) -> String {
+    let kernels = kernel::all().filter(|kernel| kernel.is_available() == is_available);
+    let mut names: Vec<_> = kernels.map(|kernel| kernel.isa().to_string_lossy()).collect();
+    names.dedup();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn main() {
+    let ran = names(true);
+    assert!(ran.ends_with("scalar"), "the portable kernel runs everywhere: {ran}");
+    let left_out = if cfg!(fa_skip_avx512) { "; not in this build: avx512 and its levels" } else { "" };
+    println!("isas: ran {ran}; not on this machine: {}{left_out}", names(false));
+}
