@@ -216,8 +216,10 @@ pub(crate) trait Isa: Copy + 'static {
         math::powers_u8(self, x, top)
     }
     /// Interleaves the bytes of four vectors: each 32-bit word of the result is one byte of each,
-    /// that of `x[0]` lowest. The order of the words is the instruction set's own (x86 unpacks
-    /// within 128-bit lanes); [`Isa::unzipped_bytes`] restores the order of the bytes.
+    /// that of `x[0]` lowest. Bytes of the lower half of a vector stay in the lower half of the
+    /// four results: it may be another block than the upper one. Apart from that, the order of the
+    /// words is the instruction set's own (x86 unpacks within 128-bit lanes);
+    /// [`Isa::unzipped_bytes`] restores the order of the bytes.
     #[inline(always)]
     fn zip_bytes(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
         split16::zip_bytes(self, x)
@@ -226,7 +228,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// then belongs to byte `i`.
     #[inline(always)]
     fn unzipped_bytes(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
-        x
+        split16::unzipped_bytes(self, x)
     }
     /// `256 * high + low`, wrapping: joins the accumulators of the two bytes of
     /// [`Isa::load_digits`] and [`Isa::store_digits`].

@@ -623,9 +623,9 @@ pub(crate) mod check {
             let view = View::of(&q, layout).expect("a view");
             // SAFETY: I5: all arrays are as long as their fields say.
             unsafe {
-                for r in 0..count {
+                for (r, factor) in factors.iter_mut().enumerate() {
                     let source = Source { view: &view, at: [0, 0, r] };
-                    factors[r] = P::pack(s, source, dim, 1.0, rows.queries.add(r * stride));
+                    *factor = P::pack(s, source, dim, 1.0, rows.queries.add(r * stride));
                 }
                 P::dot_products::<S>(s, &rows, count, &run, PrefetchStream::NOTHING);
             }

@@ -22,18 +22,43 @@ fn vector<S: Isa>(s: S, bytes: &Bytes) -> S::I32 {
     unsafe { s.load_i32(bytes.as_ptr().cast()) }
 }
 
-/// Default of [`Isa::zip_bytes`], with words in memory order.
+/// The byte of a vector that lane `lane` of word vector `part` of the default of [`Isa::zip_bytes`]
+/// belongs to: memory order within each half of the vector.
+#[inline(always)]
+fn zipped_byte<S: Isa>(part: usize, lane: usize) -> usize {
+    let half = S::LANES / 2;
+    lane / half * (4 * half) + part * half + lane % half
+}
+
+/// Default of [`Isa::zip_bytes`], with words in memory order within each half of a vector.
 #[inline(always)]
 pub(crate) fn zip_bytes<S: Isa>(s: S, x: [S::I32; 4]) -> [S::I32; 4] {
     let [a, b, c, d] = x.map(|x| bytes(s, x));
     [0, 1, 2, 3].map(|part| {
         let mut quads = [[0; 4]; MAX_LANES];
         for (lane, quad) in quads.iter_mut().enumerate().take(S::LANES) {
-            let i = part * S::LANES + lane;
+            let i = zipped_byte::<S>(part, lane);
             *quad = [a, b, c, d].map(|x| x[i / 4][i % 4]);
         }
         vector(s, &quads)
     })
+}
+
+/// Default of [`Isa::unzipped_bytes`].
+#[inline(always)]
+pub(crate) fn unzipped_bytes<S: Isa>(s: S, x: [S::F32; 4]) -> [S::F32; 4] {
+    let mut all = [[0.0f32; MAX_LANES]; 4];
+    for (part, x) in x.into_iter().enumerate() {
+        let mut lanes = [0.0f32; MAX_LANES];
+        // SAFETY: I7: the array has MAX_LANES values.
+        unsafe { s.store(lanes.as_mut_ptr(), x) };
+        for (lane, &x) in lanes.iter().enumerate().take(S::LANES) {
+            let i = zipped_byte::<S>(part, lane);
+            all[i / S::LANES][i % S::LANES] = x;
+        }
+    }
+    // SAFETY: I7: each array has MAX_LANES values.
+    all.map(|lanes| unsafe { s.load(lanes.as_ptr()) })
 }
 
 /// Default of [`Isa::join_digits`].
@@ -151,6 +176,12 @@ mod tests {
                 unsafe { s.load_i32(row.as_ptr().cast()) }
             });
             let words = s.zip_bytes(rows);
+            for words in words {
+                for (lane, word) in integers(words).into_iter().enumerate().take(n) {
+                    // The lowest byte is that of row 0, and so the number of the element.
+                    assert_eq!((word & 0xff) as usize / (2 * n), lane / (n / 2), "in its half");
+                }
+            }
             let elements = s.unzipped_bytes(words.map(|words| s.to_f32(words)));
             for (part, elements) in elements.into_iter().enumerate() {
                 for (lane, &x) in numbers(elements)[..n].iter().enumerate() {
