@@ -36,7 +36,7 @@ pub(crate) const RESCALE_THRESHOLD: f32 = 8.0;
 pub(crate) fn prefetch_row<S: Isa>(s: S, row: *const u8, bytes: usize) {
     let mut line = 0;
     while line < bytes {
-        s.prefetch(row.wrapping_add(line));
+        s.prefetch_l2(row.wrapping_add(line));
         line += 64;
     }
 }

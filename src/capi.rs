@@ -39,7 +39,7 @@ use status::fa_status;
 fn guard(body: impl FnOnce() -> Result<(), Error>) -> fa_status {
     install_hook();
     let silence = Silence::begin();
-    let result = FpEnv::by_default(|| catch_unwind(AssertUnwindSafe(body)));
+    let result = FpEnv::with_default(|| catch_unwind(AssertUnwindSafe(body)));
     drop(silence);
     match result {
         Ok(Ok(())) => fa_status::FA_OK,

@@ -230,7 +230,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
             blank(state.output, padded_rows(work.count()) * state.stride);
         }
         for r in 0..work.count() {
-            state.sums.add(r).write(s.total(s.load(rows.sums.add(r * S::LANES))));
+            state.sums.add(r).write(s.horizontal_sum(s.load(rows.sums.add(r * S::LANES))));
         }
     }
 }

@@ -137,7 +137,7 @@ pub(crate) trait Stored {
     ///
     /// # Safety
     /// Element `d` of the row is readable.
-    unsafe fn one(row: *const u8, d: usize) -> f32;
+    unsafe fn element(row: *const u8, d: usize) -> f32;
 
     /// Loads a vector of elements, from element `d` on.
     ///
@@ -152,7 +152,7 @@ pub(crate) trait Stored {
     /// # Safety
     /// The row has `d + n` readable elements.
     #[inline(always)]
-    unsafe fn load_first<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32
+    unsafe fn load_partial<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32
     where
         Self: Sized,
     {
@@ -173,7 +173,7 @@ unsafe fn load_elements<T: Stored>(row: *const u8, d: usize, n: usize) -> [f32; 
     let mut lanes = [0.0; MAX_LANES];
     for (i, lane) in lanes.iter_mut().enumerate().take(n) {
         // SAFETY: `i < n`, and `d + n` elements are readable (caller).
-        *lane = unsafe { T::one(row, d + i) };
+        *lane = unsafe { T::element(row, d + i) };
     }
     lanes
 }
@@ -197,7 +197,7 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
                 store_elements(dtype, to.cast(), &lanes[..n]);
             }
             _ if n == S::LANES => s.store(to.cast(), x),
-            _ => s.store_first(to.cast(), n, x),
+            _ => s.store_partial(to.cast(), n, x),
         }
     }
 }

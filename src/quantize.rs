@@ -219,8 +219,8 @@ impl Quantize<'_> {
     #[inline(always)]
     fn whole<S: Isa>(&mut self, s: S, of: Bounds<S::F32>, place: usize) -> Step<S::F32> {
         // A NaN in any lane decides alone.
-        let [min, max] = [-s.largest(s.sub(s.splat(0.0), of.min)), s.largest(of.max)];
-        let step = self.cell(&Bounds { min, max, has_nonfinite: s.total(of.has_nonfinite) }, place);
+        let [min, max] = [-s.horizontal_max(s.sub(s.splat(0.0), of.min)), s.horizontal_max(of.max)];
+        let step = self.cell(&Bounds { min, max, has_nonfinite: s.horizontal_sum(of.has_nonfinite) }, place);
         let Step { scale, zero, low, high } = step;
         Step { scale: s.splat(scale), zero: s.splat(zero), low: s.splat(low), high: s.splat(high) }
     }
@@ -343,7 +343,7 @@ impl Quantize<'_> {
 #[inline(always)]
 unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
     // SAFETY: I7: `n` elements from `d` on, which the row has.
-    unsafe { if n == S::LANES { T::load(s, row, d) } else { T::load_first(s, row, d, n) } }
+    unsafe { if n == S::LANES { T::load(s, row, d) } else { T::load_partial(s, row, d, n) } }
 }
 
 /// Writes `n` bytes. Kept out of line: LLVM lowers this loop to memcpy, and the call would spill

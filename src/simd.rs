@@ -42,34 +42,35 @@ pub(crate) trait Body {
 /// |---|---|
 /// | identity | `detect`, `core`, `enter` |
 /// | arithmetic | `splat`, `add`, `sub`, `mul`, `div`, `fma`, `max`, `min`, `exp2` |
-/// | comparison | `gt`, `select`, `any`, `within` |
-/// | horizontal | `total` |
+/// | comparison | `gt`, `select`, `any`, `in_range` |
+/// | horizontal | `horizontal_sum` |
 /// | integers | `splat_i32`, `to_f32` |
 /// | memory | `load`, `store`, `load_i32`, `store_i32` |
 ///
 /// All other methods have defaults that work lane by lane through memory. They are correct on any
 /// machine, and slow. Override first what the inner loops of the kernels use:
 ///
-/// 1. every compute type: `sums`, `largest`, `transpose`, `load_first`, `store_first`,
-///    `store_split`, `prefetch`, `prefetch_near`;
+/// 1. every compute type: `horizontal_sums`, `horizontal_max`, `transpose`, `load_partial`,
+///    `store_partial`, `store_segments`, `prefetch_l2`, `prefetch_l1`;
 /// 2. K, V and outputs of 16 or 8 bits: `load_bf16`, `load_f16`, `load_i8`, `store_bf16`,
 ///    `store_f16`, `store_i8`;
-/// 3. all integer types: `sums_i32`, `total_i32`, `sub_i32`, `xor`; compute type i16: `dot_i16`,
-///    `pair_i16`, `load_i8_i16`, `store_i16`, `exp2_roughly`, `zip_i16` with `unzipped` and
-///    `zipped`;
-/// 4. compute type bf16: `dot_bf16`, `halves`, `halves_rounded`, `low_half`, `high_half`,
-///    `load_lower_half`, `exp2_roughly`, `zip_i16` with `unzipped` and `zipped`;
-/// 5. compute type i8: `dot_u8_i8`, `powers_u8`, `load_quads`;
-/// 6. compute type split16: `dot_u8_i8`, `load_digits`, `store_digits`, `join_digits`,
-///    `load_lower_half`, `zip_bytes` with `unzipped_bytes`; for Q8_0 also `load_halves`,
-///    `splat_halves`, `sums_of_halves`, `gather_f16`, `splat_f16`, `anew`.
+/// 3. all integer types: `horizontal_sums_i32`, `horizontal_sum_i32`, `sub_i32`, `xor`; compute
+///    type i16: `dot_i16`, `pack_i16`, `load_i8_i16`, `store_i16`, `exp2_approx`, `interleave_i16`
+///    with `deinterleave` and `interleave`;
+/// 4. compute type bf16: `dot_bf16`, `pack_bf16`, `pack_bf16_rounded`, `low_bf16`, `high_bf16`,
+///    `load_lower_half`, `exp2_approx`, `interleave_i16` with `deinterleave` and `interleave`;
+/// 5. compute type i8: `dot_u8_i8`, `exp2_u8`, `load_interleaved_bytes`;
+/// 6. compute type split16: `dot_u8_i8`, `load_split16`, `store_split16`, `join_split16`,
+///    `load_lower_half`, `interleave_bytes` with `deinterleave_bytes`; for Q8_0 also `load_halves`,
+///    `splat_halves`, `horizontal_sums_of_halves`, `gather_f16`, `splat_f16`, `hide_pointer`.
 ///
 /// # What methods may assume of each other
 ///
-/// - `sums` and `total` add lanes in the same order: a dot product has the same bits whether it is
-///   summed alone or together with others. The default of `sums` is `total` of each vector.
-/// - `zip_i16`, `unzipped` and `zipped` belong together, and so do `zip_bytes` and
-///   `unzipped_bytes`: override all of a group, or none.
+/// - `horizontal_sums` and `horizontal_sum` add lanes in the same order: a dot product has the same
+///   bits whether it is summed alone or together with others. The default of `horizontal_sums` is
+///   `horizontal_sum` of each vector.
+/// - `interleave_i16`, `deinterleave` and `interleave` belong together, and so do
+///   `interleave_bytes` and `deinterleave_bytes`: override all of a group, or none.
 /// - `load` and `store` take unaligned pointers; so do all other methods that read or write.
 pub(crate) trait Isa: Copy + 'static {
     // ---- Identity ----
@@ -133,7 +134,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// 2^x to within 1e-4 of the result, with the range and the special values of [`Isa::exp2`]:
     /// for probabilities that are rounded to 8 or 16 bits.
     #[inline(always)]
-    fn exp2_roughly(self, x: Self::F32) -> Self::F32 {
+    fn exp2_approx(self, x: Self::F32) -> Self::F32 {
         self.exp2(x)
     }
 
@@ -142,7 +143,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// `a > b`; false if either is NaN.
     fn gt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     /// `low <= x && x < high`, of signed integers.
-    fn within(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
+    fn in_range(self, low: Self::I32, x: Self::I32, high: Self::I32) -> Self::Mask;
     /// `a` where the mask is true, else `b` (a blend).
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Whether any lane is true.
@@ -151,34 +152,35 @@ pub(crate) trait Isa: Copy + 'static {
     // ---- Horizontal ----
 
     /// Horizontal sums of the first `LANES` vectors: lane `i` is the sum of the lanes of
-    /// `vectors[i]`. The order of additions is the same for every `i`, and that of [`Isa::total`].
+    /// `vectors[i]`. The order of additions is the same for every `i`, and that of
+    /// [`Isa::horizontal_sum`].
     #[inline(always)]
-    fn sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32 {
-        fallback::sums(self, vectors)
+    fn horizontal_sums(self, vectors: &[Self::F32; MAX_LANES]) -> Self::F32 {
+        fallback::horizontal_sums(self, vectors)
     }
-    /// Horizontal sum of one vector, with the order of additions of [`Isa::sums`].
-    fn total(self, x: Self::F32) -> f32;
+    /// Horizontal sum of one vector, with the order of additions of [`Isa::horizontal_sums`].
+    fn horizontal_sum(self, x: Self::F32) -> f32;
     /// Horizontal sums of the first `LANES` vectors of integers: lane `i` is the sum of the lanes
     /// of `vectors[i]`, wrapping.
     #[inline(always)]
-    fn sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32 {
-        fallback::sums_i32(self, vectors)
+    fn horizontal_sums_i32(self, vectors: &[Self::I32; MAX_LANES]) -> Self::I32 {
+        fallback::horizontal_sums_i32(self, vectors)
     }
     /// Horizontal sum of one vector of integers, wrapping.
     #[inline(always)]
-    fn total_i32(self, x: Self::I32) -> i32 {
-        fallback::total_i32(self, x)
+    fn horizontal_sum_i32(self, x: Self::I32) -> i32 {
+        fallback::horizontal_sum_i32(self, x)
     }
     /// Horizontal sums of the lower halves of the first `LANES` vectors, and those of the upper
     /// halves: lane `i` of each result belongs to `vectors[i]`. Wrapping.
     #[inline(always)]
-    fn sums_of_halves(self, vectors: &[Self::I32; MAX_LANES]) -> [Self::I32; 2] {
-        blocks::sums_of_halves(self, vectors)
+    fn horizontal_sums_of_halves(self, vectors: &[Self::I32; MAX_LANES]) -> [Self::I32; 2] {
+        blocks::horizontal_sums_of_halves(self, vectors)
     }
     /// Horizontal maximum. No lane may be NaN.
     #[inline(always)]
-    fn largest(self, x: Self::F32) -> f32 {
-        fallback::largest(self, x)
+    fn horizontal_max(self, x: Self::F32) -> f32 {
+        fallback::horizontal_max(self, x)
     }
 
     // ---- Integers ----
@@ -212,28 +214,28 @@ pub(crate) trait Isa: Copy + 'static {
     /// 255 · 2^(x - top) of four vectors, rounded to unsigned bytes with an error of at most 0.6 %:
     /// byte `i` of each lane is from `x[i]`. No `x` may be above `top`. -inf and NaN give 0.
     #[inline(always)]
-    fn powers_u8(self, x: [Self::F32; 4], top: Self::F32) -> Self::I32 {
-        math::powers_u8(self, x, top)
+    fn exp2_u8(self, x: [Self::F32; 4], top: Self::F32) -> Self::I32 {
+        math::exp2_u8(self, x, top)
     }
     /// Interleaves the bytes of four vectors: each 32-bit word of the result is one byte of each,
     /// that of `x[0]` lowest. Bytes of the lower half of a vector stay in the lower half of the
     /// four results: it may be another block than the upper one. Apart from that, the order of the
     /// words is the instruction set's own (x86 unpacks within 128-bit lanes);
-    /// [`Isa::unzipped_bytes`] restores the order of the bytes.
+    /// [`Isa::deinterleave_bytes`] restores the order of the bytes.
     #[inline(always)]
-    fn zip_bytes(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
-        split16::zip_bytes(self, x)
+    fn interleave_bytes(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
+        split16::interleave_bytes(self, x)
     }
-    /// Restores lane order after [`Isa::zip_bytes`]: lane `i` of the four vectors, taken as one,
-    /// then belongs to byte `i`.
+    /// Restores lane order after [`Isa::interleave_bytes`]: lane `i` of the four vectors, taken as
+    /// one, then belongs to byte `i`.
     #[inline(always)]
-    fn unzipped_bytes(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
-        split16::unzipped_bytes(self, x)
+    fn deinterleave_bytes(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
+        split16::deinterleave_bytes(self, x)
     }
     /// `256 * high + low`, wrapping: joins the accumulators of the two bytes of
-    /// [`Isa::load_digits`] and [`Isa::store_digits`].
+    /// [`Isa::load_split16`] and [`Isa::store_split16`].
     #[inline(always)]
-    fn join_digits(self, high: Self::I32, low: Self::I32) -> Self::I32 {
+    fn join_split16(self, high: Self::I32, low: Self::I32) -> Self::I32 {
         split16::join(self, high, low)
     }
 
@@ -244,24 +246,24 @@ pub(crate) trait Isa: Copy + 'static {
     /// Packs two vectors as bfloat16 by truncation: `low` in the low halves, `high` in the high
     /// ones.
     #[inline(always)]
-    fn halves(self, low: Self::F32, high: Self::F32) -> Self::I32 {
-        fallback::halves(self, low, high)
+    fn pack_bf16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::pack_bf16(self, low, high)
     }
     /// Packs two vectors as bfloat16, rounded to nearest, ties up: `low` in the low halves, `high`
     /// in the high ones. No lane may be NaN, negative or so large that it rounds to infinity.
     #[inline(always)]
-    fn halves_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32 {
-        fallback::halves_rounded(self, low, high)
+    fn pack_bf16_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::pack_bf16_rounded(self, low, high)
     }
     /// The bfloat16 in the low halves, as f32.
     #[inline(always)]
-    fn low_half(self, x: Self::I32) -> Self::F32 {
-        fallback::low_half(self, x)
+    fn low_bf16(self, x: Self::I32) -> Self::F32 {
+        fallback::low_bf16(self, x)
     }
     /// The bfloat16 in the high halves, as f32.
     #[inline(always)]
-    fn high_half(self, x: Self::I32) -> Self::F32 {
-        fallback::high_half(self, x)
+    fn high_bf16(self, x: Self::I32) -> Self::F32 {
+        fallback::high_bf16(self, x)
     }
     /// Dot product of the two bfloat16 in each lane, added to `sum`. The machine may take subnormal
     /// numbers for 0, and its rounding is its own.
@@ -272,8 +274,8 @@ pub(crate) trait Isa: Copy + 'static {
     /// Packs two vectors as i16, rounded to nearest even: `low` in the low halves, `high` in the
     /// high ones. NaN becomes 0. All other values must fit.
     #[inline(always)]
-    fn pair_i16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
-        fallback::pair_i16(self, low, high)
+    fn pack_i16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::pack_i16(self, low, high)
     }
     /// Dot product of the two i16 in each lane, added to `sum`. Exact but for the 32-bit
     /// accumulator, which wraps.
@@ -283,20 +285,22 @@ pub(crate) trait Isa: Copy + 'static {
     }
     /// Interleaves the halves of two vectors: each word of the result is a half of `a` (low) and
     /// the half of `b` with the same index (high). The order of the words is the instruction set's
-    /// own (x86 unpacks within 128-bit lanes); [`Isa::unzipped`] restores the order of the halves.
+    /// own (x86 unpacks within 128-bit lanes); [`Isa::deinterleave`] restores the order of the
+    /// halves.
     #[inline(always)]
-    fn zip_i16(self, a: Self::I32, b: Self::I32) -> [Self::I32; 2] {
-        fallback::zip_i16(self, a, b)
+    fn interleave_i16(self, a: Self::I32, b: Self::I32) -> [Self::I32; 2] {
+        fallback::interleave_i16(self, a, b)
     }
-    /// Restores lane order after [`Isa::zip_i16`]: lane `i` of the two vectors, taken as one, then
-    /// belongs to half `i`.
+    /// Restores lane order after [`Isa::interleave_i16`]: lane `i` of the two vectors, taken as
+    /// one, then belongs to half `i`.
     #[inline(always)]
-    fn unzipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
+    fn deinterleave(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
         x
     }
-    /// Permutes lanes into the order of [`Isa::zip_i16`]: the inverse of [`Isa::unzipped`].
+    /// Permutes lanes into the order of [`Isa::interleave_i16`]: the inverse of
+    /// [`Isa::deinterleave`].
     #[inline(always)]
-    fn zipped(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
+    fn interleave(self, x: [Self::F32; 2]) -> [Self::F32; 2] {
         x
     }
 
@@ -313,9 +317,9 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `n` values are readable at `p`.
     #[inline(always)]
-    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::F32 {
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Self::F32 {
         // SAFETY: `n` values are readable at `p` (caller).
-        unsafe { fallback::load_first(self, p, n) }
+        unsafe { fallback::load_partial(self, p, n) }
     }
     /// Stores a vector; no alignment is needed.
     ///
@@ -327,9 +331,9 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `n` values are writable at `p`.
     #[inline(always)]
-    unsafe fn store_first(self, p: *mut f32, n: usize, x: Self::F32) {
+    unsafe fn store_partial(self, p: *mut f32, n: usize, x: Self::F32) {
         // SAFETY: `n` values are writable at `p` (caller).
-        unsafe { fallback::store_first(self, p, n, x) }
+        unsafe { fallback::store_partial(self, p, n, x) }
     }
     /// Stores a vector as `R` segments of `LANES / R` lanes, the first at `p`, each next one `step`
     /// values further. `R` divides `LANES`; no alignment is needed.
@@ -337,9 +341,9 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES / R` values are writable at each of the `R` places.
     #[inline(always)]
-    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: Self::F32) {
+    unsafe fn store_segments<const R: usize>(self, p: *mut f32, step: usize, x: Self::F32) {
         // SAFETY: each of the `R` places is writable (caller).
-        unsafe { fallback::store_split::<Self, R>(self, p, step, x) }
+        unsafe { fallback::store_segments::<Self, R>(self, p, step, x) }
     }
     /// Loads a vector of i32; no alignment is needed.
     ///
@@ -438,7 +442,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `4 * LANES` values are readable at `p`.
     #[inline(always)]
-    unsafe fn load_digits(self, p: *const i16) -> [Self::I32; 2] {
+    unsafe fn load_split16(self, p: *const i16) -> [Self::I32; 2] {
         // SAFETY: 4 * LANES values are readable at `p` (caller).
         unsafe { split16::load(self, p) }
     }
@@ -448,18 +452,18 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `LANES` bytes are readable at byte `d` of each row.
     #[inline(always)]
-    unsafe fn load_quads(self, rows: [*const u8; 4], d: usize) -> Self::I32 {
+    unsafe fn load_interleaved_bytes(self, rows: [*const u8; 4], d: usize) -> Self::I32 {
         // SAFETY: LANES bytes are readable at byte `d` of each row (caller).
-        unsafe { fallback::load_quads(self, rows, d) }
+        unsafe { fallback::load_interleaved_bytes(self, rows, d) }
     }
     /// Which of the `LANES` bytes at `p` are not 0.
     ///
     /// # Safety
     /// `LANES` bytes are readable at `p`.
     #[inline(always)]
-    unsafe fn nonzero(self, p: *const u8) -> Self::Mask {
+    unsafe fn load_nonzero(self, p: *const u8) -> Self::Mask {
         // SAFETY: LANES bytes are readable at `p` (caller).
-        unsafe { fallback::nonzero(self, p) }
+        unsafe { fallback::load_nonzero(self, p) }
     }
     /// Stores a vector as binary16, rounded to nearest even; no alignment is needed.
     ///
@@ -503,7 +507,7 @@ pub(crate) trait Isa: Copy + 'static {
     /// # Safety
     /// `2 * LANES` bytes are writable at `p`.
     #[inline(always)]
-    unsafe fn store_digits(self, p: *mut u8, x: Self::F32) {
+    unsafe fn store_split16(self, p: *mut u8, x: Self::F32) {
         // SAFETY: 2 * LANES bytes are writable at `p` (caller).
         unsafe { split16::store(self, p, x) }
     }
@@ -513,19 +517,19 @@ pub(crate) trait Isa: Copy + 'static {
     /// Software prefetch of the cache line at `p` into the L2 cache. Any address will do; none is
     /// read. Does nothing by default.
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
+    fn prefetch_l2(self, p: *const u8) {
         let _ = p;
     }
     /// Software prefetch of the cache line at `p` into the L1 cache. Any address will do; none is
     /// read. Does nothing by default.
     #[inline(always)]
-    fn prefetch_near(self, p: *const u8) {
+    fn prefetch_l1(self, p: *const u8) {
         let _ = p;
     }
     /// Optimisation barrier: hides `p` so that LLVM does not keep one register per row offset, of
     /// which an unrolled loop can have more than there are registers. Does nothing by default.
     #[inline(always)]
-    fn anew(self, p: *const u8) -> *const u8 {
+    fn hide_pointer(self, p: *const u8) -> *const u8 {
         p
     }
 

@@ -197,7 +197,7 @@ impl<'a> View<'a> {
     #[inline(always)]
     fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
         // SAFETY: I2: row and element are in range, so `new` has vouched for the element.
-        let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::one(row, d)) });
+        let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::element(row, d)) });
         match &self.quant {
             None => stored,
             Some(quant) => {

@@ -58,14 +58,15 @@ impl Convert<'_> {
                 let n = S::LANES.min(self.dim - d);
                 // SAFETY: elements below `dim` of one of the `n` rows, and room for them (caller).
                 unsafe {
-                    let mut x = if n == S::LANES { T::load(s, row, d) } else { T::load_first(s, row, d, n) };
+                    let mut x =
+                        if n == S::LANES { T::load(s, row, d) } else { T::load_partial(s, row, d, n) };
                     if let Some(quant) = self.source.view.quant() {
                         let at = quant.at(self.source.skip(i).at);
                         let [scale, zero] = scales(s, quant, at, d, n);
                         x = s.mul(s.sub(x, zero), scale);
                     }
                     let to = to.wrapping_add(d);
-                    if n == S::LANES { s.store(to, x) } else { s.store_first(to, n, x) }
+                    if n == S::LANES { s.store(to, x) } else { s.store_partial(to, n, x) }
                 }
             }
         }

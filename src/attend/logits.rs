@@ -250,11 +250,11 @@ impl<'p> Logits<'p> {
                     // follows.
                     if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
-                            s.prefetch(from.wrapping_add(row * stride + PREFETCH_BYTES));
+                            s.prefetch_l2(from.wrapping_add(row * stride + PREFETCH_BYTES));
                         }
                     }
                     if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
-                        transpose::transpose_from(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
+                        transpose::transpose_partial(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
                         continue;
                     }
                 }
@@ -325,7 +325,7 @@ unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, max, min]: [S::F32; 3], bias:
     let (bits, bias) = unsafe { (s.load_i32(bias.cast()), s.load(bias)) };
     // Compared as bits, so that a hidden key stays hidden whatever the factor, and NaN is not
     // hidden.
-    let hides = s.within(s.splat_i32(HIDDEN), bits, s.splat_i32(HIDDEN + 1));
+    let hides = s.in_range(s.splat_i32(HIDDEN), bits, s.splat_i32(HIDDEN + 1));
     // NaN comes out as the second operand.
     let x = s.fma(s.min(max, s.max(min, bias)), factor, x);
     s.select(hides, s.splat(f32::NEG_INFINITY), x)
@@ -338,7 +338,7 @@ unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, max, min]: [S::F32; 3], bias:
 #[inline(always)]
 unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, n: usize) -> S::F32 {
     // SAFETY: the row has `n` elements (caller).
-    unsafe { if n == S::LANES { T::load(s, row, 0) } else { T::load_first(s, row, 0, n) } }
+    unsafe { if n == S::LANES { T::load(s, row, 0) } else { T::load_partial(s, row, 0, n) } }
 }
 
 /// Kept out of line: few problems need it, and it would take registers from the loops around it.

@@ -13,7 +13,7 @@ use crate::dtype::{Dtype, Stored, bf16};
 use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
 use crate::simd::lane::{Float, Int, MAX_PACK};
-use crate::simd::transpose::{Square, transpose_from};
+use crate::simd::transpose::{TransposeTile, transpose_partial};
 use crate::simd::{Body, Isa, MAX_LANES, half};
 
 /// The compute type of bf16.
@@ -79,7 +79,7 @@ impl Gemm for Bf16 {
                 rows_as_f32(s, source.skip(first), here, dim, scratch)
             };
             for d in (0..dim).step_by(S::LANES) {
-                let mut square = Square::uninit();
+                let mut square = TransposeTile::uninit();
                 let square = square.as_mut_ptr().cast::<f32>();
                 let width = S::LANES.min(dim - d);
                 // SAFETY: `here` rows and columns below `dim` exist; the square has LANES lines of
@@ -87,7 +87,7 @@ impl Gemm for Bf16 {
                 unsafe {
                     let q = from.base.cast::<f32>().wrapping_add(d);
                     if width == S::LANES {
-                        transpose_from(s, q, from.stride, here, square, S::LANES * 4, Some(scale));
+                        transpose_partial(s, q, from.stride, here, square, S::LANES * 4, Some(scale));
                     } else {
                         for i in 0..S::LANES * S::LANES {
                             let (column, lane) = (i / S::LANES, i % S::LANES);
@@ -105,7 +105,7 @@ impl Gemm for Bf16 {
                         let (low, high) = (rounded.as_mut_ptr(), rounded.as_mut_ptr().add(MAX_LANES));
                         s.store_bf16(low, s.load(square.add(2 * pair * S::LANES)));
                         s.store_bf16(high, s.load(square.add((2 * pair + 1) * S::LANES)));
-                        let words = s.halves(s.load_bf16(low), s.load_bf16(high));
+                        let words = s.pack_bf16(s.load_bf16(low), s.load_bf16(high));
                         s.store_i32(steps.add((d / 2 + pair) * lanes + first).cast(), words);
                     }
                 }
@@ -138,12 +138,12 @@ impl Gemm for Bf16 {
         running_max: S::F32,
         total: &mut S::F32,
     ) -> S::I32 {
-        let low = s.exp2_roughly(s.sub(low, running_max));
+        let low = s.exp2_approx(s.sub(low, running_max));
         *total = s.add(*total, low);
-        let high = s.exp2_roughly(s.sub(high, running_max));
+        let high = s.exp2_approx(s.sub(high, running_max));
         *total = s.add(*total, high);
         // NaN need not survive rounding: the sum of the probabilities has it.
-        s.halves_rounded(low, high)
+        s.pack_bf16_rounded(low, high)
     }
 
     #[inline(always)]
@@ -199,19 +199,19 @@ impl Body for Interleave<'_> {
                     let at = group.wrapping_add(d);
                     let low = values(s, low, d, dim, &mut nonfinite);
                     let words = if has_high {
-                        s.halves(low, values(s, high, d, dim, &mut nonfinite))
+                        s.pack_bf16(low, values(s, high, d, dim, &mut nonfinite))
                     } else if key.is_multiple_of(2) {
-                        s.halves(low, s.splat(0.0))
+                        s.pack_bf16(low, s.splat(0.0))
                     } else {
                         // The other key of the pair was staged before.
-                        s.halves(s.low_half(s.load_i32(at)), low)
+                        s.pack_bf16(s.low_bf16(s.load_i32(at)), low)
                     };
                     s.store_i32(at, words);
                 }
             }
             key += if has_high { 2 } else { 1 };
         }
-        s.total(nonfinite).is_nan()
+        s.horizontal_sum(nonfinite).is_nan()
     }
 }
 
@@ -227,7 +227,7 @@ unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, nonfinite: 
         if d + S::LANES <= dim {
             bf16::Bf16::load(s, row, d)
         } else {
-            bf16::Bf16::load_first(s, row, d, dim - d)
+            bf16::Bf16::load_partial(s, row, d, dim - d)
         }
     };
     let zero_or_nan = s.sub(x, x);
@@ -267,7 +267,7 @@ impl Gemv for Bf16 {
                 let x = if d + S::LANES <= dim {
                     s.load(from)
                 } else if d < dim {
-                    s.load_first(from, dim - d)
+                    s.load_partial(from, dim - d)
                 } else {
                     s.splat(0.0)
                 };
@@ -318,13 +318,13 @@ impl Gemv for Bf16 {
     #[inline(always)]
     unsafe fn load_sums<S: Isa>(s: S, from: *const f32) -> [S::F32; MAX_PACK] {
         // SAFETY: `PACK` vectors (caller).
-        let [low, high] = unsafe { s.zipped([s.load(from), s.load(from.add(S::LANES))]) };
+        let [low, high] = unsafe { s.interleave([s.load(from), s.load(from.add(S::LANES))]) };
         [low, high, low, high]
     }
 
     #[inline(always)]
     unsafe fn store_sums<S: Isa>(s: S, to: *mut f32, [low, high, ..]: [S::F32; MAX_PACK]) {
-        let [first, second] = s.unzipped([low, high]);
+        let [first, second] = s.deinterleave([low, high]);
         // SAFETY: `PACK` vectors (caller).
         unsafe {
             s.store(to, first);

@@ -70,7 +70,7 @@ impl Gemm for F32 {
                 // bound); the panel is `lanes` wide and `dim` high (caller).
                 unsafe {
                     let (q, tile) = (from.base.cast::<f32>().wrapping_add(d), panel.add(d * lanes + first));
-                    transpose::transpose_from(s, q, from.stride, here, tile, lanes * 4, Some(scale));
+                    transpose::transpose_partial(s, q, from.stride, here, tile, lanes * 4, Some(scale));
                 }
                 d += S::LANES;
             }
@@ -157,7 +157,7 @@ impl Gemv for F32 {
             // SAFETY: elements below `dim` of the row, and room for whole vectors (caller).
             unsafe {
                 let from = from.wrapping_add(d);
-                let x = if d + S::LANES <= dim { s.load(from) } else { s.load_first(from, dim - d) };
+                let x = if d + S::LANES <= dim { s.load(from) } else { s.load_partial(from, dim - d) };
                 s.store(to.add(d), s.mul(x, factor));
             }
         }
@@ -173,7 +173,7 @@ impl Gemv for F32 {
     #[inline(always)]
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
         // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
-        unsafe { T::load_first(s, row, d, n) }
+        unsafe { T::load_partial(s, row, d, n) }
     }
 
     #[inline(always)]

@@ -105,9 +105,9 @@ impl Gemm for I16 {
     ) -> S::I32 {
         // A factor of 2^14 in the exponent costs nothing.
         let running_max = s.sub(running_max, s.splat(<Self as Gemm>::P_SCALE.log2()));
-        let low = s.exp2_roughly(s.sub(low, running_max));
-        let high = s.exp2_roughly(s.sub(high, running_max));
-        let p = s.pair_i16(low, high);
+        let low = s.exp2_approx(s.sub(low, running_max));
+        let high = s.exp2_approx(s.sub(high, running_max));
+        let p = s.pack_i16(low, high);
         *total = s.dot_i16(*total, p, s.splat_i32(0x0001_0001));
         p
     }
@@ -197,11 +197,11 @@ impl Body for Stage {
                     let zero = s.splat(0.0);
                     let words = if is_high {
                         // The first key of the pair was staged before, with 0 in the upper half.
-                        s.sub_i32(s.load_i32(at), s.sub_i32(s.splat_i32(0), s.pair_i16(zero, x)))
+                        s.sub_i32(s.load_i32(at), s.sub_i32(s.splat_i32(0), s.pack_i16(zero, x)))
                     } else if next {
-                        s.pair_i16(x, elements(s, row.skip(1), d, dim))
+                        s.pack_i16(x, elements(s, row.skip(1), d, dim))
                     } else {
-                        s.pair_i16(x, zero)
+                        s.pack_i16(x, zero)
                     };
                     s.store_i32(at, words);
                 }
@@ -221,7 +221,7 @@ unsafe fn elements<S: Isa>(s: S, row: Rows, d: usize, dim: usize) -> S::F32 {
         if d + S::LANES <= dim {
             i8::I8::load(s, row.base, d)
         } else {
-            i8::I8::load_first(s, row.base, d, dim - d)
+            i8::I8::load_partial(s, row.base, d, dim - d)
         }
     }
 }

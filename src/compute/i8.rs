@@ -108,7 +108,7 @@ impl Gemm for I8 {
         running_max: S::F32,
         total: &mut S::I32,
     ) -> S::I32 {
-        let p = s.powers_u8(scores, running_max);
+        let p = s.exp2_u8(scores, running_max);
         *total = s.dot_u8_i8(*total, p, s.splat_i32(0x0101_0101));
         p
     }
@@ -232,7 +232,7 @@ impl Body for Interleave {
                     let four = [row.base, row.skip(1).base, row.skip(2).base, row.skip(3).base];
                     let whole = dim - dim % S::LANES;
                     for d in (0..whole).step_by(S::LANES) {
-                        s.store_i32(group.add(WORD * d).cast(), s.load_quads(four, d));
+                        s.store_i32(group.add(WORD * d).cast(), s.load_interleaved_bytes(four, d));
                     }
                     for (i, row) in four.into_iter().enumerate() {
                         one_key(row, whole..dim, group, i);

@@ -8,7 +8,7 @@ use crate::attend::rows::{Rows, Source, rows_as_f32};
 use crate::dtype::{Dtype, Stored, i8};
 use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
-use crate::simd::transpose::Square;
+use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::ScaleGranularity;
 
@@ -135,7 +135,7 @@ impl<F: Integers> Body for Pack<'_, F> {
                 } else {
                     // Rows have room for whole vectors of words; the panel has no more lines than
                     // steps.
-                    let mut square = Square::uninit();
+                    let mut square = TransposeTile::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(from, stride, square, S::LANES * 4, None);
                     for line in 0..steps - step {
@@ -171,7 +171,7 @@ pub(super) unsafe fn copy_integers<S: Isa, F: Integers>(s: S, row: Rows, dim: us
             let x = if whole {
                 i8::I8::load(s, row.base, d)
             } else {
-                i8::I8::load_first(s, row.base, d, dim - d)
+                i8::I8::load_partial(s, row.base, d, dim - d)
             };
             F::store_elements(s, to, d, x);
         }
@@ -195,19 +195,19 @@ pub(super) unsafe fn quantize_row<S: Isa, F: Integers>(s: S, row: Rows, dim: usi
     unsafe {
         for d in (0..dim).step_by(S::LANES) {
             let at = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_first(at, dim - d) };
+            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_partial(at, dim - d) };
             largest = s.max(s.max(x, s.sub(zero, x)), largest);
             nonfinite = s.add(nonfinite, s.sub(x, x));
         }
-        let largest = s.largest(largest);
-        let is_finite = !s.total(nonfinite).is_nan();
+        let largest = s.horizontal_max(largest);
+        let is_finite = !s.horizontal_sum(nonfinite).is_nan();
         let max = F::max_magnitude(dim);
         let inverse = max / largest;
         // A row whose inverse overflows becomes 0.
         let scale = s.splat(if is_finite && inverse.is_finite() { inverse } else { 0.0 });
         for d in (0..dim).step_by(S::LANES) {
             let at = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_first(at, dim - d) };
+            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_partial(at, dim - d) };
             F::store_elements(s, to, d, s.mul(x, scale));
         }
         if is_finite { largest / max } else { f32::NAN }

@@ -83,7 +83,7 @@ impl Registers for Pair {
 
     #[inline(always)]
     fn collapse<S: Isa>(s: S, [hi, lo]: [S::I32; 2]) -> S::I32 {
-        s.join_digits(hi, lo)
+        s.join_split16(hi, lo)
     }
 }
 
@@ -115,7 +115,7 @@ unsafe fn pack<S: Isa>(
         }
         let (mut sum, signs) = (Pair::zero(s), s.splat_i32(SIGNS));
         for d in (0..all).step_by(PACK * S::LANES) {
-            let both = s.load_digits(numbers.add(d));
+            let both = s.load_split16(numbers.add(d));
             let at = halves(to, d).cast_mut();
             s.store_i32(at, both[0]);
             s.store_i32(at.add(S::LANES), both[1]);
@@ -208,7 +208,7 @@ impl Gemv for Split16<I8> {
     unsafe fn store_probabilities<S: Isa>(s: S, scores: *mut f32, key: usize, p: S::F32) {
         // SAFETY: I7: hi and lo of a vector of keys take less than the vector that the row has
         // (caller).
-        unsafe { s.store_digits(halves_of_keys::<S>(scores, key).cast_mut(), p) };
+        unsafe { s.store_split16(halves_of_keys::<S>(scores, key).cast_mut(), p) };
     }
 
     #[inline(always)]
@@ -332,12 +332,12 @@ impl<T: BlockScaled> BlockScaledGemv for Split16<T> {
     #[inline(always)]
     fn product<S: Isa>(s: S, q: [S::I32; 2], k: S::I32) -> S::I32 {
         let hi = s.dot_u8_i8(s.splat_i32(0), k, q[0]);
-        s.dot_u8_i8(s.join_digits(hi, s.splat_i32(0)), k, q[1])
+        s.dot_u8_i8(s.join_split16(hi, s.splat_i32(0)), k, q[1])
     }
 
     #[inline(always)]
     fn sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES], [low, high]: [S::I32; 2]) -> [S::F32; 2] {
-        let [first, second] = s.sums_of_halves(vectors);
+        let [first, second] = s.horizontal_sums_of_halves(vectors);
         [s.to_f32(s.sub_i32(first, low)), s.to_f32(s.sub_i32(second, high))]
     }
 
@@ -392,7 +392,7 @@ mod tests {
         const BLOCK: usize = 8;
         const BLOCK_BYTES: usize = NIBBLES + 4;
 
-        unsafe fn one(row: *const u8, d: usize) -> f32 {
+        unsafe fn element(row: *const u8, d: usize) -> f32 {
             let block = row.wrapping_add(d / Self::BLOCK * Self::BLOCK_BYTES);
             // SAFETY: I7: scale and code of the block of element `d` (caller).
             unsafe {
@@ -405,7 +405,7 @@ mod tests {
             let mut lanes = [0.0; MAX_LANES];
             for (i, lane) in lanes.iter_mut().enumerate().take(S::LANES) {
                 // SAFETY: I7: the row has `LANES` elements from `d` on (caller).
-                *lane = unsafe { Self::one(row, d + i) };
+                *lane = unsafe { Self::element(row, d + i) };
             }
             // SAFETY: I7: the array is as long as any vector.
             unsafe { s.load(lanes.as_ptr()) }

@@ -404,7 +404,7 @@ impl Body for AnyNotFinite<'_> {
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
         // SAFETY: I2: rows of the run (the contract of `any_not_finite`, which made this); I7:
-        // `load_first` where less than a vector is left; I9: `T` is the type that the rows are
+        // `load_partial` where less than a vector is left; I9: `T` is the type that the rows are
         // stored as.
         unsafe {
             with_qkv_type!(dtype, T => {
@@ -413,12 +413,12 @@ impl Body for AnyNotFinite<'_> {
                     let zero = s.splat(scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));
                     for d in (0..dim).step_by(S::LANES) {
                         let n = S::LANES.min(dim - d);
-                        let x = if n == S::LANES { T::load(s, from, d) } else { T::load_first(s, from, d, n) };
+                        let x = if n == S::LANES { T::load(s, from, d) } else { T::load_partial(s, from, d, n) };
                         found = s.fma(x, zero, found);
                     }
                 }
             });
         }
-        s.total(found) != 0.0
+        s.horizontal_sum(found) != 0.0
     }
 }

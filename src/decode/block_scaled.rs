@@ -33,7 +33,7 @@ fn block_at<T: BlockScaled>(d: usize) -> usize {
 /// The blocks with element `d` of the rows of four keys from key `n` on.
 #[inline(always)]
 fn four<S: Isa, T: BlockScaled>(s: S, rows: Rows, n: usize, d: usize) -> impl Fn(usize) -> *const u8 {
-    let rows = Rows { base: s.anew(rows.skip(n).base.wrapping_add(block_at::<T>(d))), ..rows };
+    let rows = Rows { base: s.hide_pointer(rows.skip(n).base.wrapping_add(block_at::<T>(d))), ..rows };
     move |i| rows.skip(i).base
 }
 
@@ -305,7 +305,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
             }
         }
     }
-    s.total(found) == 0.0 && !s.any(s.gt(s.splat(0.0), least))
+    s.horizontal_sum(found) == 0.0 && !s.any(s.gt(s.splat(0.0), least))
 }
 
 impl Weights {
@@ -352,7 +352,7 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
             for at in (first..visible.end).step_by(S::LANES) {
                 max = s.max(weight(at), max);
             }
-            let max = s.largest(max);
+            let max = s.horizontal_max(max);
             weights.factors.add(block).write(max * (1.0 / P::P_SCALE));
             // Finite: weights so small that it would not be count nothing.
             let factor = s.splat(if max > 0.0 { (P::P_SCALE / max).min(f32::MAX) } else { 0.0 });
@@ -586,7 +586,7 @@ pub(crate) mod check {
                 block[<P::Blocks as BlockScaled>::SCALE..][..2].copy_from_slice(&scale.to_ne_bytes());
             }
             // SAFETY: I7: row `key` of the array has an element `d`.
-            let element = |key: usize, d| unsafe { P::Blocks::one(kv[key * row_bytes..].as_ptr(), d) };
+            let element = |key: usize, d| unsafe { P::Blocks::element(kv[key * row_bytes..].as_ptr(), d) };
             let q: Vec<f32> = (0..count * dim).map(|i| f32::from(number(i)) / 128.0 - 1.0).collect();
 
             let mut queries = vec![0.0; count * stride];

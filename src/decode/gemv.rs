@@ -178,10 +178,10 @@ pub(crate) trait Gemv: Sized + 'static {
         }
         match Self::PACK {
             2 if Self::INT_ACC => {
-                let [first, second] = s.unzipped([sums[0], sums[1]]);
+                let [first, second] = s.deinterleave([sums[0], sums[1]]);
                 [first, second, first, second]
             }
-            4 if Self::INT_ACC => s.unzipped_bytes(sums),
+            4 if Self::INT_ACC => s.deinterleave_bytes(sums),
             _ => sums,
         }
     }

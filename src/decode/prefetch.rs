@@ -21,7 +21,7 @@ pub(super) fn prefetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
             let row = rows.skip(i).base;
             let mut line = 0;
             while line < bytes {
-                s.prefetch_near(row.wrapping_add(line));
+                s.prefetch_l1(row.wrapping_add(line));
                 line += LINE;
             }
         }
@@ -97,7 +97,7 @@ impl PrefetchStream {
         let mut line = from.addr().wrapping_neg() % LINE;
         let bytes = if self.bytes == self.rows.stride { n * self.bytes } else { 0 };
         while line < bytes {
-            s.prefetch(from.wrapping_add(line));
+            s.prefetch_l2(from.wrapping_add(line));
             line += LINE;
         }
         if self.bytes != self.rows.stride {
@@ -112,7 +112,7 @@ impl PrefetchStream {
             let row = self.rows.skip(key + i).base;
             let mut line = part.from;
             while line < part.to {
-                s.prefetch(row.wrapping_add(line));
+                s.prefetch_l2(row.wrapping_add(line));
                 line += LINE;
             }
         }

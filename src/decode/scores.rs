@@ -192,7 +192,7 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
                 let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 let k = k.skip(here.start);
                 let sums = whole::<S, P, T, R, N, PREFETCH>(s, q, rows.query_stride, k, dim, bytes, next);
-                s.store_split::<R>(out.add(part * width), rows.score_stride, sums);
+                s.store_segments::<R>(out.add(part * width), rows.score_stride, sums);
             } else {
                 edge(s, Edge::<P, T, R> { rows, row, run, here, dim, types: PhantomData });
             }
@@ -233,11 +233,12 @@ impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
         // which are whole vectors of keys (the contract of `edge`, which made this).
         unsafe {
             let out = rows.scores.add(row * rows.score_stride + here.start);
-            s.store_split::<R>(out, rows.score_stride, s.splat(0.0));
+            s.store_segments::<R>(out, rows.score_stride, s.splat(0.0));
             for key in here.start.max(keys.start)..here.end.min(keys.end) {
                 let dots = dot::<S, P, T, R, 1, 0>(s, q, rows.query_stride, k.skip(key), dim);
                 for (r, [lanes]) in dots.into_iter().enumerate() {
-                    out.add(r * rows.score_stride + key - here.start).write(SumOf::<P>::total(s, lanes));
+                    out.add(r * rows.score_stride + key - here.start)
+                        .write(SumOf::<P>::horizontal_sum(s, lanes));
                 }
             }
         }
@@ -284,7 +285,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
     keys!(1);
     keys!(2);
     keys!(3);
-    SumOf::<P>::sums(s, &lanes)
+    SumOf::<P>::horizontal_sums(s, &lanes)
 }
 
 /// Dot products of `R` query rows packed by [`Gemv::pack`], `stride` values apart, with `K` keys:

@@ -93,13 +93,13 @@ unsafe fn softmax_of_row<S: Isa, P: Gemv>(
                 // A block is at most i32::MAX keys long: see `plan`.
                 let low = s.splat_i32(visible.start as i32 - at as i32);
                 let high = s.splat_i32((visible.end - at) as i32);
-                x = s.select(s.within(low, s.load_i32(LANE.as_ptr()), high), x, never);
+                x = s.select(s.in_range(low, s.load_i32(LANE.as_ptr()), high), x, never);
                 s.store(scores.add(at), x);
             }
             // NaN as the first operand leaves the maximum alone; it reappears as a probability.
             max = s.max(x, max);
         }
-        let max = s.largest(max);
+        let max = s.horizontal_max(max);
         let running_max = state.running_max.add(r);
         let old = running_max.read();
         if max > old + RESCALE_THRESHOLD {

@@ -60,7 +60,7 @@ impl State {
                 self.running_max.add(r).write(max);
                 let sum = s.mul(s.splat(self.sums.add(r).read()), own);
                 let sum = s.fma(s.splat(other.sums.add(r).read()), its, sum);
-                s.store_first(self.sums.add(r), 1, sum);
+                s.store_partial(self.sums.add(r), 1, sum);
                 for d in (0..self.stride).step_by(S::LANES) {
                     let at = self.output.add(r * self.stride + d);
                     let x = s.load(other.output.add(r * other.stride + d));

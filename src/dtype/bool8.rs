@@ -11,7 +11,7 @@ impl Stored for Bool8 {
     const BLOCK_BYTES: usize = 1;
 
     #[inline(always)]
-    unsafe fn one(row: *const u8, d: usize) -> f32 {
+    unsafe fn element(row: *const u8, d: usize) -> f32 {
         // SAFETY: element `d` is readable (caller).
         f32::from(u8::from(unsafe { row.wrapping_add(d).read() } != 0))
     }
@@ -19,7 +19,7 @@ impl Stored for Bool8 {
     #[inline(always)]
     unsafe fn load<S: Isa>(s: S, row: *const u8, d: usize) -> S::F32 {
         // SAFETY: LANES elements are readable from element `d` on (caller).
-        let is_true = unsafe { s.nonzero(row.wrapping_add(d)) };
+        let is_true = unsafe { s.load_nonzero(row.wrapping_add(d)) };
         s.select(is_true, s.splat(1.0), s.splat(0.0))
     }
 }

@@ -11,7 +11,7 @@ impl Stored for F16 {
     const BLOCK_BYTES: usize = 2;
 
     #[inline(always)]
-    unsafe fn one(row: *const u8, d: usize) -> f32 {
+    unsafe fn element(row: *const u8, d: usize) -> f32 {
         // SAFETY: element `d` is readable (caller).
         half::from_f16(unsafe { row.cast::<u16>().wrapping_add(d).read_unaligned() })
     }

@@ -11,7 +11,7 @@ impl Stored for F32 {
     const BLOCK_BYTES: usize = 4;
 
     #[inline(always)]
-    unsafe fn one(row: *const u8, d: usize) -> f32 {
+    unsafe fn element(row: *const u8, d: usize) -> f32 {
         // SAFETY: element `d` is readable (caller).
         unsafe { row.cast::<f32>().wrapping_add(d).read_unaligned() }
     }
@@ -23,8 +23,8 @@ impl Stored for F32 {
     }
 
     #[inline(always)]
-    unsafe fn load_first<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
+    unsafe fn load_partial<S: Isa>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
         // SAFETY: `n` elements are readable from element `d` on (caller).
-        unsafe { s.load_first(row.cast::<f32>().wrapping_add(d), n) }
+        unsafe { s.load_partial(row.cast::<f32>().wrapping_add(d), n) }
     }
 }

@@ -11,7 +11,7 @@ impl Stored for I8 {
     const BLOCK_BYTES: usize = 1;
 
     #[inline(always)]
-    unsafe fn one(row: *const u8, d: usize) -> f32 {
+    unsafe fn element(row: *const u8, d: usize) -> f32 {
         // SAFETY: element `d` is readable (caller).
         f32::from(unsafe { row.cast::<i8>().wrapping_add(d).read() })
     }

@@ -23,7 +23,7 @@ impl Stored for Q8_0 {
     const BLOCK_BYTES: usize = CODES + 32;
 
     #[inline(always)]
-    unsafe fn one(row: *const u8, d: usize) -> f32 {
+    unsafe fn element(row: *const u8, d: usize) -> f32 {
         let block = block(row, d);
         // SAFETY: I7: scale and code of the block of element `d`, which the row has (caller); rows
         // have whole blocks.

@@ -133,7 +133,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             for group in 1..n {
                 let at = p.add(group * Z * S::LANES);
                 let next = made.make(s, p.add(group * F::PACK * Z * S::LANES), at);
-                s.prefetch_near(row.wrapping_add(PREFETCH_GROUPS * v.stride));
+                s.prefetch_l1(row.wrapping_add(PREFETCH_GROUPS * v.stride));
                 add_group::<S, F, R, Z>(s, words, row, &mut sum);
                 words = next;
                 row = row.wrapping_add(v.stride);
@@ -143,7 +143,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         } else {
             let mut p = p;
             for _ in 0..n {
-                s.prefetch_near(row.wrapping_add(PREFETCH_GROUPS * v.stride));
+                s.prefetch_l1(row.wrapping_add(PREFETCH_GROUPS * v.stride));
                 let mut words = [F::Operand::load(s, p); Z];
                 for (z, words) in words.iter_mut().enumerate().skip(1) {
                     *words = F::Operand::load(s, p.add(z * S::LANES));

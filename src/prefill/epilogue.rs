@@ -6,7 +6,7 @@ use super::softmax::State;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::dtype::{self, Dtype};
-use crate::simd::transpose::Square;
+use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa};
 use crate::view::Layout;
 use crate::work::query_tiles::QueryTile;
@@ -107,7 +107,7 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                     s.transpose(sums, width * 4, out.cast::<f32>().wrapping_add(d), stride, Some(weights));
                 } else {
                     // Nothing behind the last row is written, and other types are converted.
-                    let mut square = Square::uninit();
+                    let mut square = TransposeTile::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(sums, width * 4, square, S::LANES * 4, Some(weights));
                     for lane in 0..rows {

@@ -139,7 +139,7 @@ impl Sight {
         unsafe {
             let low = s.load_i32(self.low.as_ptr().add(at));
             let high = s.load_i32(self.high.as_ptr().add(at));
-            s.within(low, s.splat_i32(key as i32), high)
+            s.in_range(low, s.splat_i32(key as i32), high)
         }
     }
 }

@@ -142,7 +142,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn sums(self, v: &[__m256; MAX_LANES]) -> __m256 {
+    fn horizontal_sums(self, v: &[__m256; MAX_LANES]) -> __m256 {
         // `a` and `b` have partial sums, one 128-bit lane each; the last step adds the two lanes.
         let a = self.sums_in_lanes128([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_lanes128([v[4], v[5], v[6], v[7]]);
@@ -150,7 +150,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn sums_i32(self, v: &[__m256i; MAX_LANES]) -> __m256i {
+    fn horizontal_sums_i32(self, v: &[__m256i; MAX_LANES]) -> __m256i {
         let a = self.sums_in_lanes128_i32([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_lanes128_i32([v[4], v[5], v[6], v[7]]);
         op!(_mm256_add_epi32(
@@ -160,9 +160,10 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn total(self, x: __m256) -> f32 {
+    fn horizontal_sum(self, x: __m256) -> f32 {
         op!({
-            // The order of additions of `sums`: k and k + 2, then k and k + 1, then 128-bit lanes.
+            // The order of additions of `horizontal_sums`: k and k + 2, then k and k + 1, then
+            // 128-bit lanes.
             let x = _mm256_add_ps(x, _mm256_permute_ps::<0b01_00_11_10>(x));
             let x = _mm256_add_ps(x, _mm256_permute_ps::<0b10_11_00_01>(x));
             _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
@@ -170,7 +171,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn largest(self, x: __m256) -> f32 {
+    fn horizontal_max(self, x: __m256) -> f32 {
         op!({
             let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
             let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
@@ -194,7 +195,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn halves(self, low: __m256, high: __m256) -> __m256i {
+    fn pack_bf16(self, low: __m256, high: __m256) -> __m256i {
         op!({
             let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(low));
             _mm256_blend_epi16::<0b1010_1010>(low, _mm256_castps_si256(high))
@@ -202,27 +203,27 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn halves_rounded(self, low: __m256, high: __m256) -> __m256i {
+    fn pack_bf16_rounded(self, low: __m256, high: __m256) -> __m256i {
         op!({
             let half = _mm256_set1_epi32(0x8000);
             let low = _mm256_add_epi32(_mm256_castps_si256(low), half);
             let high = _mm256_add_epi32(_mm256_castps_si256(high), half);
-            self.halves(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+            self.pack_bf16(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
         })
     }
 
     #[inline(always)]
-    fn low_half(self, x: __m256i) -> __m256 {
+    fn low_bf16(self, x: __m256i) -> __m256 {
         op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)))
     }
 
     #[inline(always)]
-    fn high_half(self, x: __m256i) -> __m256 {
+    fn high_bf16(self, x: __m256i) -> __m256 {
         op!(_mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(!0xffff))))
     }
 
     #[inline(always)]
-    fn within(self, low: __m256i, x: __m256i, high: __m256i) -> __m256 {
+    fn in_range(self, low: __m256i, x: __m256i, high: __m256i) -> __m256 {
         op!({
             let below = _mm256_cmpgt_epi32(low, x);
             let under_high = _mm256_cmpgt_epi32(high, x);
@@ -231,12 +232,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
+    fn prefetch_l2(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()));
     }
 
     #[inline(always)]
-    fn prefetch_near(self, p: *const u8) {
+    fn prefetch_l1(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
     }
 
@@ -251,12 +252,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_first(self, p: *const f32, n: usize) -> __m256 {
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
         op!(_mm256_maskload_ps(p, first(n)))
     }
 
     #[inline(always)]
-    unsafe fn store_first(self, p: *mut f32, n: usize, x: __m256) {
+    unsafe fn store_partial(self, p: *mut f32, n: usize, x: __m256) {
         op!(_mm256_maskstore_ps(p, first(n), x));
     }
 
@@ -271,14 +272,14 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: __m256) {
+    unsafe fn store_segments<const R: usize>(self, p: *mut f32, step: usize, x: __m256) {
         op!(match R {
             1 => _mm256_storeu_ps(p, x),
             2 => {
                 _mm_storeu_ps(p, _mm256_castps256_ps128(x));
                 _mm_storeu_ps(p.add(step), _mm256_extractf128_ps::<1>(x));
             }
-            _ => fallback::store_split::<Self, R>(self, p, step, x),
+            _ => fallback::store_segments::<Self, R>(self, p, step, x),
         });
     }
 
@@ -328,7 +329,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn pair_i16(self, low: __m256, high: __m256) -> __m256i {
+    fn pack_i16(self, low: __m256, high: __m256) -> __m256i {
         // NaN converts to i32::MIN, whose low half is 0.
         op!({
             let high = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(high));
@@ -337,18 +338,18 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn zip_i16(self, a: __m256i, b: __m256i) -> [__m256i; 2] {
+    fn interleave_i16(self, a: __m256i, b: __m256i) -> [__m256i; 2] {
         op!([_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)])
     }
 
     #[inline(always)]
-    fn zipped(self, x: [__m256; 2]) -> [__m256; 2] {
+    fn interleave(self, x: [__m256; 2]) -> [__m256; 2] {
         // Exchanging the middle 128-bit lanes is its own inverse.
-        self.unzipped(x)
+        self.deinterleave(x)
     }
 
     #[inline(always)]
-    fn unzipped(self, [a, b]: [__m256; 2]) -> [__m256; 2] {
+    fn deinterleave(self, [a, b]: [__m256; 2]) -> [__m256; 2] {
         op!([_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)])
     }
 
@@ -392,7 +393,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn nonzero(self, p: *const u8) -> __m256 {
+    unsafe fn load_nonzero(self, p: *const u8) -> __m256 {
         op!({
             let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
             _mm256_castsi256_ps(_mm256_cmpgt_epi32(x, _mm256_setzero_si256()))

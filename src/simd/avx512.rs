@@ -201,7 +201,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn exp2_roughly(self, x: __m512) -> __m512 {
+    fn exp2_approx(self, x: __m512) -> __m512 {
         op!({
             let fraction = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
             _mm512_maskz_scalef_ps(in_exp2_range(x), math::exp2_fraction_approx(self, fraction), x)
@@ -219,7 +219,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn sums(self, v: &[__m512; 16]) -> __m512 {
+    fn horizontal_sums(self, v: &[__m512; 16]) -> __m512 {
         // `a` to `d` have partial sums, one 128-bit lane each; two steps then add the four lanes.
         let a = self.sums_in_lanes128([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_lanes128([v[4], v[5], v[6], v[7]]);
@@ -233,7 +233,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn sums_i32(self, v: &[__m512i; 16]) -> __m512i {
+    fn horizontal_sums_i32(self, v: &[__m512i; 16]) -> __m512i {
         let a = self.sums_in_lanes128_i32([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_lanes128_i32([v[4], v[5], v[6], v[7]]);
         let c = self.sums_in_lanes128_i32([v[8], v[9], v[10], v[11]]);
@@ -244,7 +244,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn sums_of_halves(self, v: &[__m512i; 16]) -> [__m512i; 2] {
+    fn horizontal_sums_of_halves(self, v: &[__m512i; 16]) -> [__m512i; 2] {
         let a = self.sums_in_lanes128_i32([v[0], v[1], v[2], v[3]]);
         let b = self.sums_in_lanes128_i32([v[4], v[5], v[6], v[7]]);
         let c = self.sums_in_lanes128_i32([v[8], v[9], v[10], v[11]]);
@@ -254,9 +254,10 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn total(self, x: __m512) -> f32 {
+    fn horizontal_sum(self, x: __m512) -> f32 {
         op!({
-            // The order of additions of `sums`: k and k + 2, then k and k + 1, then 128-bit lanes.
+            // The order of additions of `horizontal_sums`: k and k + 2, then k and k + 1, then
+            // 128-bit lanes.
             let x = _mm512_add_ps(x, _mm512_permute_ps::<0b01_00_11_10>(x));
             let x = _mm512_add_ps(x, _mm512_permute_ps::<0b10_11_00_01>(x));
             let x = _mm512_add_ps(x, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
@@ -266,7 +267,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn largest(self, x: __m512) -> f32 {
+    fn horizontal_max(self, x: __m512) -> f32 {
         op!(_mm512_reduce_max_ps(x))
     }
 
@@ -291,7 +292,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn halves(self, low: __m512, high: __m512) -> __m512i {
+    fn pack_bf16(self, low: __m512, high: __m512) -> __m512i {
         op!({
             let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(low));
             _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_castps_si512(high))
@@ -299,22 +300,22 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn halves_rounded(self, low: __m512, high: __m512) -> __m512i {
+    fn pack_bf16_rounded(self, low: __m512, high: __m512) -> __m512i {
         op!({
             let half = _mm512_set1_epi32(0x8000);
             let low = _mm512_add_epi32(_mm512_castps_si512(low), half);
             let high = _mm512_add_epi32(_mm512_castps_si512(high), half);
-            self.halves(_mm512_castsi512_ps(low), _mm512_castsi512_ps(high))
+            self.pack_bf16(_mm512_castsi512_ps(low), _mm512_castsi512_ps(high))
         })
     }
 
     #[inline(always)]
-    fn low_half(self, x: __m512i) -> __m512 {
+    fn low_bf16(self, x: __m512i) -> __m512 {
         op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)))
     }
 
     #[inline(always)]
-    fn high_half(self, x: __m512i) -> __m512 {
+    fn high_bf16(self, x: __m512i) -> __m512 {
         op!(_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(!0xffff))))
     }
 
@@ -324,23 +325,23 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn within(self, low: __m512i, x: __m512i, high: __m512i) -> __mmask16 {
+    fn in_range(self, low: __m512i, x: __m512i, high: __m512i) -> __mmask16 {
         op!(_mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(low, x), x, high))
     }
 
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
+    fn prefetch_l2(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()));
     }
 
     #[inline(always)]
-    fn prefetch_near(self, p: *const u8) {
+    fn prefetch_l1(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()));
     }
 
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer is not dereferenced")]
     #[inline(always)]
-    fn anew(self, mut p: *const u8) -> *const u8 {
+    fn hide_pointer(self, mut p: *const u8) -> *const u8 {
         // SAFETY: the assembly is a comment, without an instruction. It is not `pure`, because LLVM
         // would then hoist it out of loops.
         unsafe { asm!("/* {0} */", inlateout(reg) p, options(nomem, nostack, preserves_flags)) };
@@ -358,12 +359,12 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    unsafe fn load_first(self, p: *const f32, n: usize) -> __m512 {
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m512 {
         op!(_mm512_maskz_loadu_ps(first(n), p))
     }
 
     #[inline(always)]
-    unsafe fn store_first(self, p: *mut f32, n: usize, x: __m512) {
+    unsafe fn store_partial(self, p: *mut f32, n: usize, x: __m512) {
         op!(_mm512_mask_storeu_ps(p, first(n), x));
     }
 
@@ -378,7 +379,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    unsafe fn store_split<const R: usize>(self, p: *mut f32, step: usize, x: __m512) {
+    unsafe fn store_segments<const R: usize>(self, p: *mut f32, step: usize, x: __m512) {
         op!(match R {
             1 => _mm512_storeu_ps(p, x),
             2 => {
@@ -391,7 +392,7 @@ impl<L: Level> Isa for Avx512<L> {
                 _mm_storeu_ps(p.add(2 * step), _mm512_extractf32x4_ps::<2>(x));
                 _mm_storeu_ps(p.add(3 * step), _mm512_extractf32x4_ps::<3>(x));
             }
-            _ => fallback::store_split::<Self, R>(self, p, step, x),
+            _ => fallback::store_segments::<Self, R>(self, p, step, x),
         });
     }
 
@@ -468,7 +469,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn pair_i16(self, low: __m512, high: __m512) -> __m512i {
+    fn pack_i16(self, low: __m512, high: __m512) -> __m512i {
         // NaN converts to i32::MIN, whose low half is 0.
         op!({
             let high = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(high));
@@ -477,18 +478,18 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn zip_i16(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+    fn interleave_i16(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
         op!([_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b)])
     }
 
     #[inline(always)]
-    fn zipped(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+    fn interleave(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
         // The even 128-bit lanes of the two go to the first vector, the odd ones to the second.
         op!([_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b)])
     }
 
     #[inline(always)]
-    fn unzipped(self, [even, odd]: [__m512; 2]) -> [__m512; 2] {
+    fn deinterleave(self, [even, odd]: [__m512; 2]) -> [__m512; 2] {
         op!({
             let first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
             let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
@@ -497,7 +498,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn zip_bytes(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    fn interleave_bytes(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         // Within each 128-bit lane: the first result has words 0 to 3, the second 4 to 7, and so
         // on.
         op!({
@@ -513,7 +514,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn unzipped_bytes(self, x: [__m512; 4]) -> [__m512; 4] {
+    fn deinterleave_bytes(self, x: [__m512; 4]) -> [__m512; 4] {
         // A transposition of a 4 x 4 matrix of 128-bit lanes.
         let [a, b, c, d] = op!(x.map(|x| _mm512_castps_si512(x)));
         let ([ab, ab_odd], [cd, cd_odd]) = (even_odd_lanes128(a, b), even_odd_lanes128(c, d));
@@ -523,12 +524,12 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn join_digits(self, high: __m512i, low: __m512i) -> __m512i {
+    fn join_split16(self, high: __m512i, low: __m512i) -> __m512i {
         op!(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low))
     }
 
     #[inline(always)]
-    unsafe fn load_digits(self, p: *const i16) -> [__m512i; 2] {
+    unsafe fn load_split16(self, p: *const i16) -> [__m512i; 2] {
         op!({
             let x = [_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(32).cast())];
             let bytes = |[a, b]: [__m512i; 2]| {
@@ -542,7 +543,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    unsafe fn store_digits(self, p: *mut u8, x: __m512) {
+    unsafe fn store_split16(self, p: *mut u8, x: __m512) {
         // NaN converts to i32::MIN, whose low half is 0.
         op!({
             let x = _mm512_cvtps_epi32(x);
@@ -590,7 +591,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    fn powers_u8(self, x: [__m512; 4], top: __m512) -> __m512i {
+    fn exp2_u8(self, x: [__m512; 4], top: __m512) -> __m512i {
         // Distances in units of 1/64: the fraction indexes a table in two registers, the integer
         // part is a right shift.
         let distance = self.fma(top, self.splat(64.0), self.splat(64.0 * f32::from(math::U8_SHIFT)));
@@ -618,7 +619,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    unsafe fn load_quads(self, rows: [*const u8; 4], d: usize) -> __m512i {
+    unsafe fn load_interleaved_bytes(self, rows: [*const u8; 4], d: usize) -> __m512i {
         op!({
             let [a, b, c, d] = [rows[0].add(d), rows[1].add(d), rows[2].add(d), rows[3].add(d)];
             let a = _mm512_cvtepu8_epi32(_mm_loadu_si128(a.cast()));
@@ -640,7 +641,7 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    unsafe fn nonzero(self, p: *const u8) -> __mmask16 {
+    unsafe fn load_nonzero(self, p: *const u8) -> __mmask16 {
         op!({
             let x = _mm_loadu_si128(p.cast());
             _mm_test_epi8_mask(x, x)

@@ -11,9 +11,9 @@ fn vector<S: Isa>(s: S, lanes: &[i32; MAX_LANES]) -> S::I32 {
     unsafe { s.load_i32(lanes.as_ptr()) }
 }
 
-/// Default of [`Isa::sums_of_halves`].
+/// Default of [`Isa::horizontal_sums_of_halves`].
 #[inline(always)]
-pub(crate) fn sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> [S::I32; 2] {
+pub(crate) fn horizontal_sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> [S::I32; 2] {
     let mut sums = [[0i32; MAX_LANES]; 2];
     for (n, &x) in vectors.iter().enumerate().take(S::LANES) {
         for (lane, x) in lanes(s, x).into_iter().enumerate().take(S::LANES) {
@@ -91,7 +91,7 @@ mod tests {
             // SAFETY: I7: MAX_LANES numbers follow each start below MAX_LANES.
             let vectors: [_; MAX_LANES] =
                 std::array::from_fn(|i| unsafe { s.load_i32(numbers[i..].as_ptr()) });
-            let sums = s.sums_of_halves(&vectors).map(|sums| lanes(s, sums));
+            let sums = s.horizontal_sums_of_halves(&vectors).map(|sums| lanes(s, sums));
             let total = |x: &[i32]| x.iter().fold(0, |sum: i32, &x| sum.wrapping_add(x));
             for i in 0..n {
                 assert_eq!(sums[0][i], total(&numbers[i..i + half]));

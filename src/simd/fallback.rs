@@ -46,55 +46,55 @@ fn vector_i32<S: Isa>(s: S, mut lane: impl FnMut(usize) -> i32) -> S::I32 {
     unsafe { s.load_i32(lanes.as_ptr()) }
 }
 
-/// Default of [`Isa::sums`].
+/// Default of [`Isa::horizontal_sums`].
 #[inline(always)]
-pub(crate) fn sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
-    vector(s, |i| s.total(vectors[i]))
+pub(crate) fn horizontal_sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
+    vector(s, |i| s.horizontal_sum(vectors[i]))
 }
 
-/// Default of [`Isa::sums_i32`].
+/// Default of [`Isa::horizontal_sums_i32`].
 #[inline(always)]
-pub(crate) fn sums_i32<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> S::I32 {
-    vector_i32(s, |i| s.total_i32(vectors[i]))
+pub(crate) fn horizontal_sums_i32<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> S::I32 {
+    vector_i32(s, |i| s.horizontal_sum_i32(vectors[i]))
 }
 
-/// Default of [`Isa::total_i32`].
+/// Default of [`Isa::horizontal_sum_i32`].
 #[inline(always)]
-pub(crate) fn total_i32<S: Isa>(s: S, x: S::I32) -> i32 {
+pub(crate) fn horizontal_sum_i32<S: Isa>(s: S, x: S::I32) -> i32 {
     lanes_i32(s, x)[..S::LANES].iter().copied().fold(0, i32::wrapping_add)
 }
 
-/// Default of [`Isa::largest`].
+/// Default of [`Isa::horizontal_max`].
 #[inline(always)]
-pub(crate) fn largest<S: Isa>(s: S, x: S::F32) -> f32 {
+pub(crate) fn horizontal_max<S: Isa>(s: S, x: S::F32) -> f32 {
     lanes(s, x)[..S::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Default of [`Isa::halves`].
+/// Default of [`Isa::pack_bf16`].
 #[inline(always)]
-pub(crate) fn halves<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
+pub(crate) fn pack_bf16<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
     let (low, high) = (lanes(s, low), lanes(s, high));
     vector_i32(s, |i| (low[i].to_bits() >> 16 | (high[i].to_bits() & !0xffff)) as i32)
 }
 
-/// Default of [`Isa::halves_rounded`].
+/// Default of [`Isa::pack_bf16_rounded`].
 #[inline(always)]
-pub(crate) fn halves_rounded<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
+pub(crate) fn pack_bf16_rounded<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
     let (low, high) = (lanes(s, low), lanes(s, high));
     let rounded = |x: f32| x.to_bits().wrapping_add(0x8000);
     vector_i32(s, |i| (rounded(low[i]) >> 16 | (rounded(high[i]) & !0xffff)) as i32)
 }
 
-/// Default of [`Isa::low_half`].
+/// Default of [`Isa::low_bf16`].
 #[inline(always)]
-pub(crate) fn low_half<S: Isa>(s: S, x: S::I32) -> S::F32 {
+pub(crate) fn low_bf16<S: Isa>(s: S, x: S::I32) -> S::F32 {
     let x = lanes_i32(s, x);
     vector(s, |i| f32::from_bits((x[i] as u32) << 16))
 }
 
-/// Default of [`Isa::high_half`].
+/// Default of [`Isa::high_bf16`].
 #[inline(always)]
-pub(crate) fn high_half<S: Isa>(s: S, x: S::I32) -> S::F32 {
+pub(crate) fn high_bf16<S: Isa>(s: S, x: S::I32) -> S::F32 {
     let x = lanes_i32(s, x);
     vector(s, |i| f32::from_bits(x[i] as u32 & !0xffff))
 }
@@ -102,8 +102,8 @@ pub(crate) fn high_half<S: Isa>(s: S, x: S::I32) -> S::F32 {
 /// Default of [`Isa::dot_bf16`]: two multiply-adds in f32.
 #[inline(always)]
 pub(crate) fn dot_bf16<S: Isa>(s: S, sum: S::F32, a: S::I32, b: S::I32) -> S::F32 {
-    let sum = s.fma(s.low_half(a), s.low_half(b), sum);
-    s.fma(s.high_half(a), s.high_half(b), sum)
+    let sum = s.fma(s.low_bf16(a), s.low_bf16(b), sum);
+    s.fma(s.high_bf16(a), s.high_bf16(b), sum)
 }
 
 /// Default of [`Isa::sub_i32`].
@@ -149,9 +149,9 @@ pub(crate) fn dot_i16<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32
     })
 }
 
-/// Default of [`Isa::zip_i16`], with words in memory order.
+/// Default of [`Isa::interleave_i16`], with words in memory order.
 #[inline(always)]
-pub(crate) fn zip_i16<S: Isa>(s: S, a: S::I32, b: S::I32) -> [S::I32; 2] {
+pub(crate) fn interleave_i16<S: Isa>(s: S, a: S::I32, b: S::I32) -> [S::I32; 2] {
     let (mut x, mut y, mut pairs) =
         ([0u16; 2 * MAX_LANES], [0u16; 2 * MAX_LANES], [[0u16; 2]; 2 * MAX_LANES]);
     // SAFETY: I7: `x` and `y` have MAX_LANES words each, `pairs` twice as many.
@@ -166,43 +166,43 @@ pub(crate) fn zip_i16<S: Isa>(s: S, a: S::I32, b: S::I32) -> [S::I32; 2] {
     }
 }
 
-/// Default of [`Isa::pair_i16`].
+/// Default of [`Isa::pack_i16`].
 #[inline(always)]
-pub(crate) fn pair_i16<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
+pub(crate) fn pack_i16<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
     let (low, high) = (lanes(s, low), lanes(s, high));
     // `as` converts NaN to 0.
     let round = |x: f32| x.round_ties_even() as i32;
     vector_i32(s, |i| round(low[i]) & 0xffff | round(high[i]) << 16)
 }
 
-/// Default of [`Isa::load_first`].
+/// Default of [`Isa::load_partial`].
 ///
 /// # Safety
 /// `n` values are readable at `p`.
 #[inline(always)]
-pub(crate) unsafe fn load_first<S: Isa>(s: S, p: *const f32, n: usize) -> S::F32 {
+pub(crate) unsafe fn load_partial<S: Isa>(s: S, p: *const f32, n: usize) -> S::F32 {
     // SAFETY: only the first `n` values are read, which are readable at `p` (caller).
     vector(s, |i| if i < n { unsafe { p.add(i).read_unaligned() } } else { 0.0 })
 }
 
-/// Default of [`Isa::store_first`].
+/// Default of [`Isa::store_partial`].
 ///
 /// # Safety
 /// `n` values are writable at `p`.
 #[inline(always)]
-pub(crate) unsafe fn store_first<S: Isa>(s: S, p: *mut f32, n: usize, x: S::F32) {
+pub(crate) unsafe fn store_partial<S: Isa>(s: S, p: *mut f32, n: usize, x: S::F32) {
     for (i, &x) in lanes(s, x)[..n].iter().enumerate() {
         // SAFETY: `i < n`, and `n` values are writable at `p` (caller).
         unsafe { p.add(i).write_unaligned(x) };
     }
 }
 
-/// Default of [`Isa::store_split`].
+/// Default of [`Isa::store_segments`].
 ///
 /// # Safety
 /// `LANES / R` values are writable at each of the `R` places.
 #[inline(always)]
-pub(crate) unsafe fn store_split<S: Isa, const R: usize>(s: S, p: *mut f32, step: usize, x: S::F32) {
+pub(crate) unsafe fn store_segments<S: Isa, const R: usize>(s: S, p: *mut f32, step: usize, x: S::F32) {
     let mut lanes = [0.0; MAX_LANES];
     let width = S::LANES / R;
     // SAFETY: I7: the array has MAX_LANES elements; each segment is writable (caller).
@@ -300,12 +300,12 @@ pub(crate) unsafe fn load_i8_i16<S: Isa>(s: S, p: *const i8) -> S::I32 {
     }
 }
 
-/// Default of [`Isa::load_quads`].
+/// Default of [`Isa::load_interleaved_bytes`].
 ///
 /// # Safety
 /// `LANES` bytes are readable at byte `d` of each row.
 #[inline(always)]
-pub(crate) unsafe fn load_quads<S: Isa>(s: S, rows: [*const u8; 4], d: usize) -> S::I32 {
+pub(crate) unsafe fn load_interleaved_bytes<S: Isa>(s: S, rows: [*const u8; 4], d: usize) -> S::I32 {
     let mut bytes = [[0u8; 4]; MAX_LANES];
     for (i, row) in rows.into_iter().enumerate() {
         for (lane, bytes) in bytes.iter_mut().enumerate().take(S::LANES) {
@@ -359,12 +359,12 @@ pub(crate) unsafe fn store_i16<S: Isa>(s: S, p: *mut i16, x: S::F32) {
     unsafe { store_as(s, p, x, |x| x.round_ties_even() as i16) };
 }
 
-/// Default of [`Isa::nonzero`].
+/// Default of [`Isa::load_nonzero`].
 ///
 /// # Safety
 /// `LANES` bytes are readable at `p`.
 #[inline(always)]
-pub(crate) unsafe fn nonzero<S: Isa>(s: S, p: *const u8) -> S::Mask {
+pub(crate) unsafe fn load_nonzero<S: Isa>(s: S, p: *const u8) -> S::Mask {
     // SAFETY: LANES bytes are readable at `p` (caller).
     s.gt(unsafe { load_as(s, p, f32::from) }, s.splat(0.0))
 }

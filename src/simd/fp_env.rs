@@ -30,7 +30,7 @@ impl FpEnv {
 
     /// Runs `body` in the default environment, then restores the caller's with its exception flags.
     #[inline(always)]
-    pub(crate) fn by_default<R>(body: impl FnOnce() -> R) -> R {
+    pub(crate) fn with_default<R>(body: impl FnOnce() -> R) -> R {
         // SAFETY: compiled code assumes the default environment.
         unsafe { FpEnv::DEFAULT.during(body) }
     }
@@ -89,7 +89,7 @@ mod tests {
     fn it_is_given_back() {
         // SAFETY: the body only moves integers before it restores the default environment.
         let (inside, after) =
-            unsafe { STRANGE.during(|| (FpEnv::by_default(FpEnv::current), FpEnv::current())) };
+            unsafe { STRANGE.during(|| (FpEnv::with_default(FpEnv::current), FpEnv::current())) };
         assert_eq!((inside, after), (FpEnv::DEFAULT, STRANGE));
     }
 

@@ -46,14 +46,16 @@ pub(crate) trait Lane: Registers {
 
     /// Horizontal sums of the first `LANES` vectors, as f32: lane `i` is the sum of the lanes of
     /// `vectors[i]`.
-    fn sums<S: Isa>(s: S, vectors: &[Self::Of<S>; MAX_LANES]) -> S::F32;
+    fn horizontal_sums<S: Isa>(s: S, vectors: &[Self::Of<S>; MAX_LANES]) -> S::F32;
 
-    /// Horizontal sum of one vector, as f32, with the bits that [`Lane::sums`] gives for it.
-    fn total<S: Isa>(s: S, x: Self::Of<S>) -> f32;
+    /// Horizontal sum of one vector, as f32, with the bits that [`Lane::horizontal_sums`] gives for
+    /// it.
+    fn horizontal_sum<S: Isa>(s: S, x: Self::Of<S>) -> f32;
 
     /// Interleaves the narrow numbers of the first `pack` vectors (1, 2 or 4): each word of the
-    /// first `pack` results has one number of each. Words are in the order of [`Isa::zip_i16`] or
-    /// [`Isa::zip_bytes`]. The other vectors and results are unspecified.
+    /// first `pack` results has one number of each. Words are in the order of
+    /// [`Isa::interleave_i16`] or [`Isa::interleave_bytes`]. The other vectors and results are
+    /// unspecified.
     fn interleave<S: Isa>(s: S, pack: usize, vectors: [Self::Of<S>; MAX_PACK]) -> [Self::Of<S>; MAX_PACK];
 }
 
@@ -103,13 +105,13 @@ impl Lane for Float {
     }
 
     #[inline(always)]
-    fn sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
-        s.sums(vectors)
+    fn horizontal_sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
+        s.horizontal_sums(vectors)
     }
 
     #[inline(always)]
-    fn total<S: Isa>(s: S, x: S::F32) -> f32 {
-        s.total(x)
+    fn horizontal_sum<S: Isa>(s: S, x: S::F32) -> f32 {
+        s.horizontal_sum(x)
     }
 
     #[inline(always)]
@@ -159,13 +161,13 @@ impl Lane for Int {
     }
 
     #[inline(always)]
-    fn sums<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> S::F32 {
-        s.to_f32(s.sums_i32(vectors))
+    fn horizontal_sums<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES]) -> S::F32 {
+        s.to_f32(s.horizontal_sums_i32(vectors))
     }
 
     #[inline(always)]
-    fn total<S: Isa>(s: S, x: S::I32) -> f32 {
-        s.total_i32(x) as f32
+    fn horizontal_sum<S: Isa>(s: S, x: S::I32) -> f32 {
+        s.horizontal_sum_i32(x) as f32
     }
 
     #[inline(always)]
@@ -173,10 +175,10 @@ impl Lane for Int {
         match pack {
             1 => vectors,
             2 => {
-                let [low, high] = s.zip_i16(vectors[0], vectors[1]);
+                let [low, high] = s.interleave_i16(vectors[0], vectors[1]);
                 [low, high, low, high]
             }
-            _ => s.zip_bytes(vectors),
+            _ => s.interleave_bytes(vectors),
         }
     }
 }

@@ -131,10 +131,10 @@ pub(crate) static U8_TABLE: [u16; 64] = [
 /// Distances from the maximum saturate here, in units of 1/64: the shift then leaves 0.
 pub(crate) const U8_MAX_DISTANCE: u16 = 64 * 16 - 1;
 
-/// Default of [`Isa::powers_u8`], and the definition of its bits: 2^x is a table entry for the
+/// Default of [`Isa::exp2_u8`], and the definition of its bits: 2^x is a table entry for the
 /// fraction of x in units of 1/64, shifted by the integer part, and halved with rounding.
 #[inline(always)]
-pub(crate) fn powers_u8<S: Isa>(s: S, x: [S::F32; 4], top: S::F32) -> S::I32 {
+pub(crate) fn exp2_u8<S: Isa>(s: S, x: [S::F32; 4], top: S::F32) -> S::I32 {
     let distance = s.fma(top, s.splat(64.0), s.splat(64.0 * f32::from(U8_SHIFT)));
     let mut bytes = [[0u8; 4]; MAX_LANES];
     for (key, x) in x.into_iter().enumerate() {

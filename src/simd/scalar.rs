@@ -106,7 +106,7 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn total(self, x: [f32; 4]) -> f32 {
+    fn horizontal_sum(self, x: [f32; 4]) -> f32 {
         (x[0] + x[2]) + (x[1] + x[3])
     }
 
@@ -126,7 +126,7 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn within(self, low: [i32; 4], x: [i32; 4], high: [i32; 4]) -> [bool; 4] {
+    fn in_range(self, low: [i32; 4], x: [i32; 4], high: [i32; 4]) -> [bool; 4] {
         from_fn(|i| low[i] <= x[i] && x[i] < high[i])
     }
 

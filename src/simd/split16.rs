@@ -22,17 +22,17 @@ fn vector<S: Isa>(s: S, bytes: &Bytes) -> S::I32 {
     unsafe { s.load_i32(bytes.as_ptr().cast()) }
 }
 
-/// The byte of a vector that lane `lane` of word vector `part` of the default of [`Isa::zip_bytes`]
-/// belongs to: memory order within each half of the vector.
+/// The byte of a vector that lane `lane` of word vector `part` of the default of
+/// [`Isa::interleave_bytes`] belongs to: memory order within each half of the vector.
 #[inline(always)]
 fn zipped_byte<S: Isa>(part: usize, lane: usize) -> usize {
     let half = S::LANES / 2;
     lane / half * (4 * half) + part * half + lane % half
 }
 
-/// Default of [`Isa::zip_bytes`], with words in memory order within each half of a vector.
+/// Default of [`Isa::interleave_bytes`], with words in memory order within each half of a vector.
 #[inline(always)]
-pub(crate) fn zip_bytes<S: Isa>(s: S, x: [S::I32; 4]) -> [S::I32; 4] {
+pub(crate) fn interleave_bytes<S: Isa>(s: S, x: [S::I32; 4]) -> [S::I32; 4] {
     let [a, b, c, d] = x.map(|x| bytes(s, x));
     [0, 1, 2, 3].map(|part| {
         let mut quads = [[0; 4]; MAX_LANES];
@@ -44,9 +44,9 @@ pub(crate) fn zip_bytes<S: Isa>(s: S, x: [S::I32; 4]) -> [S::I32; 4] {
     })
 }
 
-/// Default of [`Isa::unzipped_bytes`].
+/// Default of [`Isa::deinterleave_bytes`].
 #[inline(always)]
-pub(crate) fn unzipped_bytes<S: Isa>(s: S, x: [S::F32; 4]) -> [S::F32; 4] {
+pub(crate) fn deinterleave_bytes<S: Isa>(s: S, x: [S::F32; 4]) -> [S::F32; 4] {
     let mut all = [[0.0f32; MAX_LANES]; 4];
     for (part, x) in x.into_iter().enumerate() {
         let mut lanes = [0.0f32; MAX_LANES];
@@ -61,7 +61,7 @@ pub(crate) fn unzipped_bytes<S: Isa>(s: S, x: [S::F32; 4]) -> [S::F32; 4] {
     all.map(|lanes| unsafe { s.load(lanes.as_ptr()) })
 }
 
-/// Default of [`Isa::join_digits`].
+/// Default of [`Isa::join_split16`].
 #[inline(always)]
 pub(crate) fn join<S: Isa>(s: S, high: S::I32, low: S::I32) -> S::I32 {
     let (high, mut sum) = (bytes(s, high), bytes(s, low));
@@ -72,7 +72,7 @@ pub(crate) fn join<S: Isa>(s: S, high: S::I32, low: S::I32) -> S::I32 {
     vector(s, &sum)
 }
 
-/// Default of [`Isa::load_digits`].
+/// Default of [`Isa::load_split16`].
 ///
 /// # Safety
 /// `4 * LANES` values are readable at `p`.
@@ -90,7 +90,7 @@ pub(crate) unsafe fn load<S: Isa>(s: S, p: *const i16) -> [S::I32; 2] {
     halves.map(|bytes| vector(s, &bytes))
 }
 
-/// Default of [`Isa::store_digits`].
+/// Default of [`Isa::store_split16`].
 ///
 /// # Safety
 /// `2 * LANES` bytes are writable at `p`.
@@ -146,7 +146,7 @@ mod tests {
             let mut x = [0i16; 4 * MAX_LANES];
             x.iter_mut().enumerate().for_each(|(i, x)| *x = number(i) as i16);
             // SAFETY: I7: the array has 4 * MAX_LANES elements.
-            let [high, low] = unsafe { s.load_digits(x.as_ptr()) }.map(|x| bytes(s, x));
+            let [high, low] = unsafe { s.load_split16(x.as_ptr()) }.map(|x| bytes(s, x));
             for i in 0..4 * n {
                 let [high, low] = [high, low].map(|bytes| i32::from(bytes[i / 4][i % 4].cast_signed()));
                 assert_eq!(256 * high + low, i32::from(x[i]));
@@ -155,17 +155,17 @@ mod tests {
             let lanes: [i32; MAX_LANES] = std::array::from_fn(|i| number(i) << 15);
             // SAFETY: I7: the array has MAX_LANES words.
             let (a, b) = unsafe { (s.load_i32(lanes.as_ptr()), s.load_i32(lanes[MAX_LANES - n..].as_ptr())) };
-            let joined = integers(s.join_digits(a, b));
+            let joined = integers(s.join_split16(a, b));
             for i in 0..n {
                 assert_eq!(joined[i], lanes[i].wrapping_mul(256).wrapping_add(lanes[MAX_LANES - n + i]));
             }
             let long: [i32; 2 * MAX_LANES] = std::array::from_fn(|i| number(i) << 15);
             // SAFETY: I7: MAX_LANES numbers follow each start below MAX_LANES.
             let vectors: [_; MAX_LANES] = std::array::from_fn(|i| unsafe { s.load_i32(long[i..].as_ptr()) });
-            let sums = integers(s.sums_i32(&vectors));
+            let sums = integers(s.horizontal_sums_i32(&vectors));
             for i in 0..n {
                 let total = long[i..i + n].iter().fold(0, |sum: i32, &x| sum.wrapping_add(x));
-                assert!(sums[i] == total && s.total_i32(vectors[i]) == total);
+                assert!(sums[i] == total && s.horizontal_sum_i32(vectors[i]) == total);
             }
 
             // Byte i of row r is 64 r + i, so the word of element i has the bytes i, 64 + i, 128 +
@@ -175,14 +175,14 @@ mod tests {
                 // SAFETY: I7: the array has MAX_LANES words.
                 unsafe { s.load_i32(row.as_ptr().cast()) }
             });
-            let words = s.zip_bytes(rows);
+            let words = s.interleave_bytes(rows);
             for words in words {
                 for (lane, word) in integers(words).into_iter().enumerate().take(n) {
                     // The lowest byte is that of row 0, and so the number of the element.
                     assert_eq!((word & 0xff) as usize / (2 * n), lane / (n / 2), "in its half");
                 }
             }
-            let elements = s.unzipped_bytes(words.map(|words| s.to_f32(words)));
+            let elements = s.deinterleave_bytes(words.map(|words| s.to_f32(words)));
             for (part, elements) in elements.into_iter().enumerate() {
                 for (lane, &x) in numbers(elements)[..n].iter().enumerate() {
                     let element = (part * n + lane) as u8;
@@ -194,12 +194,12 @@ mod tests {
             let p: [f32; MAX_LANES] = std::array::from_fn(|i| number(i).rem_euclid(65_536) as f32);
             let mut split = [0u8; 2 * MAX_LANES];
             // SAFETY: I7: the arrays have MAX_LANES elements and 2 * MAX_LANES bytes.
-            unsafe { s.store_digits(split.as_mut_ptr(), s.load(p.as_ptr())) };
+            unsafe { s.store_split16(split.as_mut_ptr(), s.load(p.as_ptr())) };
             for i in 0..n {
                 assert_eq!(256.0 * f32::from(split[i]) + f32::from(split[n + i]), p[i]);
             }
             // SAFETY: I7: the array has 2 * MAX_LANES bytes.
-            unsafe { s.store_digits(split.as_mut_ptr(), s.splat(f32::NAN)) };
+            unsafe { s.store_split16(split.as_mut_ptr(), s.splat(f32::NAN)) };
             assert!(split[..2 * n].iter().all(|&byte| byte == 0));
         }
     }

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use super::{Isa, MAX_LANES};
 
 /// Uninitialised memory for the largest tile of [`Isa::transpose`], with rows of `LANES` values.
-pub(crate) type Square = MaybeUninit<[f32; MAX_LANES * MAX_LANES]>;
+pub(crate) type TransposeTile = MaybeUninit<[f32; MAX_LANES * MAX_LANES]>;
 
 /// [`Isa::transpose`] of a tile whose first `n` rows are at `from`, and whose other rows are 0. `n`
 /// is at most `LANES`.
@@ -15,7 +15,7 @@ pub(crate) type Square = MaybeUninit<[f32; MAX_LANES * MAX_LANES]>;
 /// `n` rows of `LANES` values are readable at `from`. `LANES` rows of `LANES` values are writable
 /// at `to`. The two do not overlap.
 #[inline(always)]
-pub(crate) unsafe fn transpose_from<S: Isa>(
+pub(crate) unsafe fn transpose_partial<S: Isa>(
     s: S,
     from: *const f32,
     from_stride: usize,
@@ -30,7 +30,7 @@ pub(crate) unsafe fn transpose_from<S: Isa>(
         if n == S::LANES {
             return s.transpose(from, from_stride, to, to_stride, factor);
         }
-        let mut tile = Square::uninit();
+        let mut tile = TransposeTile::uninit();
         let rows = tile.as_mut_ptr().cast::<f32>();
         for row in 0..S::LANES {
             let x = if row < n { s.load(from.byte_add(row * from_stride)) } else { s.splat(0.0) };
