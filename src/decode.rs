@@ -50,7 +50,6 @@ use std::ops::Range;
 use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::rows::{key_rows, query_rows};
-use crate::machine;
 use crate::problem::Shape;
 use crate::simd::{Body, Isa};
 use crate::view::ScaleGranularity;
@@ -214,7 +213,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
         // What some row of this group sees.
         let visible = clip(sequence.seen_by(&work.rows), split);
         let mut keys = first_block(&visible, tiles.kv, 1);
-        let prefetches = should_prefetch::<S, P>(work);
+        let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
         while !keys.is_empty() {
             let next = next_block(&visible, &keys, tiles.kv);
@@ -261,9 +260,9 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
 /// Whether to prefetch V while K is multiplied, and the next K while V is. Not for one row: it
 /// takes longer to read than to multiply, and the hardware prefetcher already follows it, unless
 /// rows of bytes are multiplied faster than that follows.
-fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork) -> bool {
+fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool {
     let is_worth_it = work.count() >= ROWS || (P::MAX_ROWS == 1 && work.count() == 1);
-    S::PREFETCHES_OTHER_TENSOR && is_worth_it && machine::wants_requests(bytes_read(work))
+    S::PREFETCHES_OTHER_TENSOR && is_worth_it && bytes_read(work) > tiles.prefetch_other_above
 }
 
 /// Bytes of K and V that the call reads, if all sequences are like this one.

@@ -69,12 +69,6 @@ pub fn has_fast_bf16_dots() -> bool {
     Machine::get().tuning.has_fast_bf16_dots
 }
 
-/// Whether decode prefetches the other tensor in a call that reads `bytes` bytes of K and V.
-pub fn wants_requests(bytes: usize) -> bool {
-    let Machine { l3, tuning, .. } = Machine::get();
-    tuning.decode.prefetches_other && bytes > l3 / tuning.decode.l3_share_other
-}
-
 /// Whether the allocator still has `bytes`. Asked before using code of others that ends the process
 /// where it has not; another thread may be faster, but on a machine that is merely full it helps.
 pub fn has_memory(bytes: usize) -> bool {

@@ -184,7 +184,12 @@ impl Planner<'_> {
             Path::Decode => split_kv::group_size(self.shape, self.machine.tuning.decode.group_rows),
         };
         let kv = self.block_keys(path);
-        TileSizes { heads, q, kv, staged: self.staged(path, q, kv) }
+        let Machine { l3, tuning, .. } = self.machine;
+        let prefetch_other_above = match tuning.decode.prefetches_other {
+            true => l3 / tuning.decode.l3_share_other,
+            false => usize::MAX,
+        };
+        TileSizes { heads, q, kv, staged: self.staged(path, q, kv), prefetch_other_above, tuning }
     }
 
     /// How many threads the work is enough for, if each of them takes at least so many

@@ -160,7 +160,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
             }
             let mut maybe_nan = problem.changes_scores();
-            let prefetches = seen.len() >= PREFETCH_QUERIES_FROM;
+            let prefetches = seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
                     let row = query_rows(problem, sequence, head, row);
@@ -198,7 +198,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     maybe_nan |= stage::key_scales(problem, sequence, kv_head, &block, key_scales);
                 }
                 let k = Keys { rows: k, scales: has_key_scales.then_some(key_scales.cast_const()) };
-                let block_of = Block { keys: block.clone(), k, v, has_nonfinite, maybe_nan };
+                let block_of =
+                    Block { keys: block.clone(), k, v, has_nonfinite, maybe_nan, tuning: tiles.tuning };
                 let next = next_block(&seen, &block, tiles.kv);
                 let mut prefetch = Prefetch::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in LaneTiles::<S>::new(part.rows()) {
@@ -223,10 +224,6 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         }
     }
 }
-
-/// Keys from which on the rows of Q and O are prefetched: packing and epilogue touch 16 rows at a
-/// time, which no hardware prefetcher follows. Below, the prefetches cost more than they hide.
-const PREFETCH_QUERIES_FROM: usize = 256;
 
 /// Consecutive query rows that share vectors.
 struct LaneTile {

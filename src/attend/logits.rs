@@ -16,6 +16,7 @@ use crate::dtype::f32::F32;
 use crate::dtype::{Dtype, Stored};
 use crate::problem::{BlockMask, Problem, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, math, transpose};
+use crate::tuning::MaskTuning;
 use crate::view::{Layout, View};
 
 /// What changes the scores of one head of one sequence.
@@ -34,6 +35,8 @@ pub(crate) struct Logits<'p> {
     /// Bound of the mask's numbers, so that their product with the factor is at most
     /// [`LARGEST_BIAS`].
     mask_max: f32,
+    /// Prefetch distance in each row of the mask, in bytes.
+    prefetch_bytes: usize,
 }
 
 impl<'p> Logits<'p> {
@@ -46,8 +49,13 @@ impl<'p> Logits<'p> {
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,
+        tuning: &MaskTuning,
     ) -> Option<Self> {
-        if problem.changes_scores() { Logits::some(problem, sequence, head, rows, keys) } else { None }
+        if problem.changes_scores() {
+            Logits::some(problem, sequence, head, rows, keys, tuning)
+        } else {
+            None
+        }
     }
 
     /// [`Logits::of`] a problem that changes scores. Kept out of line: few problems do.
@@ -58,6 +66,7 @@ impl<'p> Logits<'p> {
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,
+        tuning: &MaskTuning,
     ) -> Option<Self> {
         let sequence = *sequence;
         let logits = problem.logits();
@@ -77,6 +86,7 @@ impl<'p> Logits<'p> {
             cells: logits.cells.as_ref().filter(|_| !all),
             mask_factor,
             mask_max: LARGEST_BIAS / mask_factor.abs().max(1.0),
+            prefetch_bytes: tuning.prefetch_bytes,
         })
     }
 
@@ -250,7 +260,7 @@ impl<'p> Logits<'p> {
                     // follows.
                     if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
-                            s.prefetch_l2(from.wrapping_add(row * stride + PREFETCH_BYTES));
+                            s.prefetch_l2(from.wrapping_add(row * stride + self.prefetch_bytes));
                         }
                     }
                     if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
@@ -406,9 +416,6 @@ const HIDDEN: i32 = f32::NEG_INFINITY.to_bits() as i32;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// Prefetch distance in each row of a mask, in bytes.
-const PREFETCH_BYTES: usize = 2 * LINE;
 
 /// x - slope · |away + direction · lane|.
 #[inline(always)]

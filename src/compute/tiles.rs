@@ -200,6 +200,7 @@ impl Gemm for Tiles {
         output: *mut f32,
         lanes: usize,
         fresh: bool,
+        _prefetch_groups: usize,
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
         let columns = Z * S::LANES;

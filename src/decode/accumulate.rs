@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::block::{Block, Run};
 use super::gemv::{Gemv, interleave, width};
-use super::prefetch::{PREFETCH_ROWS, PrefetchStream, prefetch_rows};
+use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{ROWS, RowArrays, Sums, padded_rows};
 use super::state::State;
 use crate::attend::blocks::clip;
@@ -285,7 +285,7 @@ impl<P: Gemv> Accumulate<'_, P> {
             let again = row + R < self.which.end || C * width::<S, P>() < *dim;
             let prefetches = R > 1 && again && row == self.which.start && d == 0;
             let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-            let next = self.next;
+            let (next, distance) = (self.next, self.run.prefetch_rows);
             let part = if PREFETCH && row == self.which.start {
                 next.part(d, d + C * width::<S, P>(), *dim)
             } else {
@@ -329,8 +329,8 @@ impl<P: Gemv> Accumulate<'_, P> {
                 key += P::PACK;
             }
             while key + P::PACK <= keys.end {
-                if key + PREFETCH_ROWS < keys.end {
-                    prefetch_rows(s, values.skip(key + PREFETCH_ROWS), P::PACK, bytes);
+                if key + distance < keys.end {
+                    prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
                 }
                 if PREFETCH {
                     next.prefetch(s, key, P::PACK, part);
@@ -400,7 +400,7 @@ impl Body for AnyNotFinite<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Run { ref keys, rows, dtype, dim, scales } = *self.run;
+        let Run { ref keys, rows, dtype, dim, scales, .. } = *self.run;
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
         // SAFETY: I2: rows of the run (the contract of `any_not_finite`, which made this); I7:

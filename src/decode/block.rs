@@ -4,13 +4,14 @@ use std::iter;
 use std::ops::Range;
 
 use super::gemv::Gemv;
-use super::prefetch::{PREFETCH_FIRST_ROWS, PrefetchStream, prefetch_rows};
+use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{BlockArrays, staged_stride};
 use crate::attend::blocks::clip;
 use crate::attend::rows::{Rows, Source, copy_rows, key_rows};
 use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
 use crate::simd::Isa;
+use crate::tuning::{DecodeTuning, MaskTuning, Tuning};
 use crate::view::ScaleGranularity;
 use crate::work::query_tiles::TileSizes;
 use crate::work::split_kv::SplitWork;
@@ -27,6 +28,8 @@ pub(crate) struct Run {
     pub(super) dim: usize,
     /// A factor for each key of the block, in whole vectors, where rows have scales of their own.
     pub(super) scales: Option<*const f32>,
+    /// Prefetch distance in rows.
+    pub(super) prefetch_rows: usize,
 }
 
 impl Run {
@@ -54,6 +57,7 @@ struct KvBlock<'a> {
     staged_stride: usize,
     /// Where a factor for each key goes, if rows have scales of their own.
     scales: Option<*mut f32>,
+    tuning: &'static DecodeTuning,
 }
 
 impl<'a> KvBlock<'a> {
@@ -80,6 +84,7 @@ impl<'a> KvBlock<'a> {
             staged: is_staged.then_some(arrays.staged[which]),
             staged_stride: staged_stride::<P>(dim),
             scales: has_row_scales.then_some(arrays.scales[which]),
+            tuning: &tiles.tuning.decode,
         }
     }
 
@@ -111,7 +116,7 @@ impl<'a> KvBlock<'a> {
             }
         };
         let scales = self.scales.map(|scales| scales.cast_const());
-        Run { keys, rows, dtype: self.dtype, dim: self.dim, scales }
+        Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, prefetch_rows: self.tuning.prefetch_rows }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -149,7 +154,12 @@ impl<'a> KvBlock<'a> {
     fn prefetch_first<S: Isa>(&self, s: S, keys: &Range<usize>) {
         if self.staged.is_none() && !keys.is_empty() {
             let Run { keys, rows, .. } = self.first_run(keys);
-            prefetch_rows(s, rows.skip(keys.start), PREFETCH_FIRST_ROWS.min(keys.len()), self.row_bytes());
+            prefetch_rows(
+                s,
+                rows.skip(keys.start),
+                self.tuning.prefetch_first.min(keys.len()),
+                self.row_bytes(),
+            );
         }
     }
 
@@ -238,6 +248,7 @@ pub(crate) struct Block<'a> {
     seen_by_all: Range<usize>,
     /// Whether every row sees all of `keys`.
     pub(super) is_whole: bool,
+    tuning: &'static Tuning,
 }
 
 impl<'a> Block<'a> {
@@ -261,7 +272,19 @@ impl<'a> Block<'a> {
         let (keys, next) = (from_start(keys), from_start(next));
         let is_whole = first == keys && last == keys;
         let seen_by_all = last.start..first.end;
-        Block { work, start, keys, next, k, v, is_first, prefetches, seen_by_all, is_whole }
+        Block {
+            work,
+            start,
+            keys,
+            next,
+            k,
+            v,
+            is_first,
+            prefetches,
+            seen_by_all,
+            is_whole,
+            tuning: tiles.tuning,
+        }
     }
 
     /// The keys that a row sees, as far as masks do not hide them.
@@ -306,6 +329,12 @@ impl<'a> Block<'a> {
     #[inline(always)]
     pub(super) fn v_runs(&self, keys: Range<usize>) -> impl Iterator<Item = Run> {
         self.v.runs(keys)
+    }
+
+    /// The measured numbers of masks.
+    #[inline(always)]
+    pub(super) fn masks(&self) -> &'static MaskTuning {
+        &self.tuning.masks
     }
 
     /// A factor for each key, by which its values are still to be multiplied.

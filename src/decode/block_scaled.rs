@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::block::{Block, Run};
 use super::gemv::{BlockScaledGemv, interleave, width};
-use super::prefetch::{PREFETCH_ROWS, PrefetchStream, prefetch_rows};
+use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{RowArrays, Weights};
 use super::state::State;
 use crate::attend::finish::blank;
@@ -282,7 +282,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
             next.prefetch_lines(s, first, S::LANES);
             // V itself has been brought into the second-level cache: from there into the first,
             // because no hardware prefetcher follows a scale here and there.
-            prefetch_rows(s, rows.skip(first + 2 * PREFETCH_ROWS), S::LANES, row_bytes);
+            prefetch_rows(s, rows.skip(first + 2 * run.prefetch_rows), S::LANES, row_bytes);
         }
         for d in (0..dim).step_by(2 * T::BLOCK) {
             // SAFETY: I2: rows of keys of the run; I5, I7: a row of scales for each block, as whole
@@ -618,6 +618,7 @@ pub(crate) mod check {
                 dtype: P::DTYPE.expect("a type"),
                 dim,
                 scales: None,
+                prefetch_rows: 16,
             };
             let layout = Layout::dense(Dtype::F32, 1, count, dim).expect("a layout");
             let view = View::of(&q, layout).expect("a view");

@@ -3,13 +3,6 @@
 use crate::attend::rows::Rows;
 use crate::simd::Isa;
 
-/// Prefetch distance, in rows, where rows are not read in the order of memory. 8 does not hide DRAM
-/// latency; 32 overflows the first-level cache, into which they are fetched.
-pub(super) const PREFETCH_ROWS: usize = 16;
-
-/// Rows that are prefetched before a block begins: a core has only some tens of line fill buffers.
-pub(super) const PREFETCH_FIRST_ROWS: usize = 8;
-
 /// Bytes of a cache line.
 const LINE: usize = 64;
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::block::Run;
 use super::gemv::{Gemv, SumLane, SumOf, width};
-use super::prefetch::{PREFETCH_ROWS, PrefetchStream, prefetch_rows};
+use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{ROWS, RowArrays};
 use crate::attend::rows::Rows;
 use crate::dtype::Stored;
@@ -187,11 +187,19 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
                 // One row of wide elements takes longer to read than to multiply: software prefetch
                 // would only disturb the hardware prefetcher, which follows it.
                 let prefetches = prefetches
-                    && here.end + PREFETCH_ROWS <= keys.end
+                    && here.end + run.prefetch_rows <= keys.end
                     && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
                 let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 let k = k.skip(here.start);
-                let sums = whole::<S, P, T, R, N, PREFETCH>(s, q, rows.query_stride, k, dim, bytes, next);
+                let sums = whole::<S, P, T, R, N, PREFETCH>(
+                    s,
+                    q,
+                    rows.query_stride,
+                    k,
+                    dim,
+                    [run.prefetch_rows, bytes],
+                    next,
+                );
                 s.store_segments::<R>(out.add(part * width), rows.score_stride, sums);
             } else {
                 edge(s, Edge::<P, T, R> { rows, row, run, here, dim, types: PhantomData });
@@ -246,7 +254,7 @@ impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
 }
 
 /// Dot products of `R` query rows with as many keys as fill a vector. `bytes` bytes of each key
-/// [`PREFETCH_ROWS`] further on are prefetched, and with `PREFETCH` the rows of `next`.
+/// `distance` rows further on are prefetched, and with `PREFETCH` the rows of `next`.
 ///
 /// # Safety
 /// The contract of [`dot`], for these keys.
@@ -257,7 +265,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
     stride: usize,
     k: Rows,
     dim: usize,
-    bytes: usize,
+    [distance, bytes]: [usize; 2],
     next: PrefetchStream,
 ) -> S::F32 {
     let width = S::LANES / R;
@@ -267,7 +275,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
         ($n:expr) => {
             if const { $n * KEYS < S::LANES / R } {
                 let k = k.skip($n * KEYS);
-                prefetch_rows(s, k.skip(PREFETCH_ROWS), KEYS, bytes);
+                prefetch_rows(s, k.skip(distance), KEYS, bytes);
                 if PREFETCH {
                     next.prefetch(s, $n * KEYS, KEYS, next.whole());
                 }

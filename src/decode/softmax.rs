@@ -52,7 +52,8 @@ impl<P: Gemv> Body for Softmax<'_, P> {
             // `softmax`, which made this).
             unsafe {
                 if problem.changes_scores()
-                    && let Some(logits) = Logits::of(problem, sequence, head, &work.rows, &keys)
+                    && let Some(logits) =
+                        Logits::of(problem, sequence, head, &work.rows, &keys, block.masks())
                 {
                     let scores = rows.scores.add(r * rows.score_stride);
                     logits.change_row(s, row, block.start, &visible, scores);

@@ -18,10 +18,6 @@ use crate::simd::{Body, Isa};
 /// that the constants of the exponential stay in registers, too.
 const EXP_TILE: usize = 4;
 
-/// Prefetch distance in V, in groups of keys: a tile reads a few elements of each row, at a row's
-/// stride, which L2 prefetchers do not track.
-const PREFETCH_GROUPS: usize = 4;
-
 /// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds their
 /// products with V to the first elements of the output; returns how many elements these are.
 /// [`accumulate`] does the others.
@@ -38,19 +34,31 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     output: *mut f32,
     lanes: usize,
     fresh: bool,
+    prefetch_groups: usize,
     probabilities: &mut Probabilities<S, F, Z>,
 ) -> usize {
-    let weight = probabilities.weight();
+    let (weight, distance) = (probabilities.weight(), prefetch_groups);
     // SAFETY: EXP_TILE elements or 1 of the caller's dim, which is at least 1.
     unsafe {
         if const { !S::EXP_IN_FIRST_TILE } {
             probabilities.make_all(s, scores, n);
             0
         } else if dim >= EXP_TILE {
-            tile::<S, F, EXP_TILE, Z>(s, scores, v, n, output, lanes, fresh, weight, Some(probabilities));
+            tile::<S, F, EXP_TILE, Z>(
+                s,
+                scores,
+                v,
+                n,
+                output,
+                lanes,
+                fresh,
+                weight,
+                distance,
+                Some(probabilities),
+            );
             EXP_TILE
         } else {
-            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, weight, Some(probabilities));
+            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, weight, distance, Some(probabilities));
             1
         }
     }
@@ -75,6 +83,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     lanes: usize,
     fresh: bool,
     weight: [S::F32; Z],
+    prefetch_groups: usize,
 ) {
     // SAFETY: a tile is computed only while as many of the caller's `dim` elements are left.
     unsafe {
@@ -83,7 +92,18 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
                 while dim - d >= $rows {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
                     let output = output.add(d * lanes);
-                    tile::<S, F, { $rows }, Z>(s, p, v, n, output, lanes, fresh, weight, None);
+                    tile::<S, F, { $rows }, Z>(
+                        s,
+                        p,
+                        v,
+                        n,
+                        output,
+                        lanes,
+                        fresh,
+                        weight,
+                        prefetch_groups,
+                        None,
+                    );
                     d += $rows;
                 }
             };
@@ -112,6 +132,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     lanes: usize,
     fresh: bool,
     weight: [S::F32; Z],
+    prefetch_groups: usize,
     probabilities: Option<&mut Probabilities<S, F, Z>>,
 ) {
     let mut sum = [[F::Sum::zero(s); Z]; R];
@@ -124,7 +145,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                 }
             }
         }
-        let mut row = v.base;
+        let (mut row, ahead) = (v.base, prefetch_groups * v.stride);
         if let Some(probabilities) = probabilities {
             // A copy, which can live in registers. Probabilities are made one group before they are
             // used, so that the multiply-adds of a group never wait for its exponentials.
@@ -133,7 +154,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             for group in 1..n {
                 let at = p.add(group * Z * S::LANES);
                 let next = made.make(s, p.add(group * F::PACK * Z * S::LANES), at);
-                s.prefetch_l1(row.wrapping_add(PREFETCH_GROUPS * v.stride));
+                s.prefetch_l1(row.wrapping_add(ahead));
                 add_group::<S, F, R, Z>(s, words, row, &mut sum);
                 words = next;
                 row = row.wrapping_add(v.stride);
@@ -143,7 +164,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         } else {
             let mut p = p;
             for _ in 0..n {
-                s.prefetch_l1(row.wrapping_add(PREFETCH_GROUPS * v.stride));
+                s.prefetch_l1(row.wrapping_add(ahead));
                 let mut words = [F::Operand::load(s, p); Z];
                 for (z, words) in words.iter_mut().enumerate().skip(1) {
                     *words = F::Operand::load(s, p.add(z * S::LANES));

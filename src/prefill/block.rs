@@ -14,6 +14,7 @@ use crate::attend::logits::Logits;
 use crate::attend::rows::Rows;
 use crate::attend::{MAX_WIDTH, VECTORS};
 use crate::simd::Isa;
+use crate::tuning::Tuning;
 use crate::work::query_tiles::QueryTile;
 
 /// A block of keys.
@@ -27,6 +28,7 @@ pub(super) struct Block {
     pub(super) has_nonfinite: bool,
     /// Whether scores may be NaN without the compute type's sums showing it.
     pub(super) maybe_nan: bool,
+    pub(super) tuning: &'static Tuning,
 }
 
 /// Computes a block of keys for one lane tile.
@@ -105,6 +107,7 @@ struct SpanArrays {
     scores: *mut f32,
     state: State,
     has_nonfinite: bool,
+    tuning: &'static Tuning,
 }
 
 impl SpanArrays {
@@ -115,6 +118,7 @@ impl SpanArrays {
             k: block.k.skip(key),
             v: block.v.skip(key / F::PACK),
             has_nonfinite: block.has_nonfinite,
+            tuning: block.tuning,
             panel: buffers.panel.wrapping_add(span.vector * S::LANES),
             // Earlier spans leave room for whole lane tiles.
             scores: buffers.scores.wrapping_add(key * tile.lanes),
@@ -135,8 +139,9 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     arrays: SpanArrays,
     prefetch: &mut Prefetch,
 ) -> [S::F32; Z] {
-    let SpanArrays { k, panel, scores, state, .. } = arrays;
-    let logits = Logits::of(part.problem(), part.sequence(), part.head(), &span.rows, &span.keys);
+    let SpanArrays { k, panel, scores, state, tuning, .. } = arrays;
+    let logits =
+        Logits::of(part.problem(), part.sequence(), part.head(), &span.rows, &span.keys, &tuning.masks);
     let (problem, sequence) = (part.problem(), part.sequence());
     let dim = problem.shape().dim_qk;
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
@@ -186,16 +191,17 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     fresh: bool,
     all_probabilities: &mut Probabilities<S, F, VECTORS>,
 ) {
-    let SpanArrays { v, scores: p, state, has_nonfinite, .. } = arrays;
+    let SpanArrays { v, scores: p, state, has_nonfinite, tuning, .. } = arrays;
+    let distance = tuning.prefill.prefetch_groups;
     let State { output, lanes, .. } = state;
     let (problem, n) = (part.problem(), span.keys.len());
     let dim = problem.shape().dim_v;
     let mut probabilities = all_probabilities.part::<Z>(span.vector);
     // A value that is not finite must not be multiplied by the probability 0 of a hidden key: 0 ·
     // NaN is NaN. Types with several keys in a word leave such values out when they stage V, and
-    // add them afterwards. The others take these few keys one by one. SAFETY: the caller has
-    // vouched for `n` rows of V (of f32 where words have one key) and for the scores of all keys of
-    // the span; the scores of a block have room for whole spans (I5).
+    // add them afterwards. The others take these few keys one by one.
+    // SAFETY: the caller vouches for `n` rows of V (of f32 where words have one key) and for the
+    // scores of all keys of the span; the scores of a block have room for whole spans (I5).
     unsafe {
         let guarded = match const { F::PACK } {
             1 => next_guarded(s, v, span, has_nonfinite, 0, dim),
@@ -212,7 +218,18 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                 for at in n * Z..n.next_multiple_of(F::SPAN_KEYS) * Z {
                     s.store(p.add(at * S::LANES), s.splat(f32::NEG_INFINITY));
                 }
-                F::value_span::<S, R, Z>(s, p, v, groups, dim, output, lanes, fresh, &mut probabilities);
+                F::value_span::<S, R, Z>(
+                    s,
+                    p,
+                    v,
+                    groups,
+                    dim,
+                    output,
+                    lanes,
+                    fresh,
+                    distance,
+                    &mut probabilities,
+                );
                 if const { F::PACK > 1 } && has_nonfinite {
                     add_nonfinite::<F>(part, span, p, Z * S::LANES, output, lanes);
                 }
@@ -239,7 +256,8 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     mut fresh: bool,
     weight: [S::F32; Z],
 ) {
-    let SpanArrays { v, scores: p, state: State { output, lanes, .. }, has_nonfinite, .. } = arrays;
+    let SpanArrays { v, scores: p, state: State { output, lanes, .. }, has_nonfinite, tuning, .. } = arrays;
+    let distance = tuning.prefill.prefetch_groups;
     let (n, dim) = (span.keys.len(), part.problem().shape().dim_v);
     let (mut done, mut guarded) = (0, Some(guarded));
     while done < n {
@@ -248,7 +266,19 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         unsafe {
             let from = p.add(done * Z * S::LANES);
             let rows = v.skip(done);
-            accumulate::<S, F, R, Z>(s, from, rows, end - done, 0, dim, output, lanes, fresh, weight);
+            accumulate::<S, F, R, Z>(
+                s,
+                from,
+                rows,
+                end - done,
+                0,
+                dim,
+                output,
+                lanes,
+                fresh,
+                weight,
+                distance,
+            );
             fresh = false;
             done = end;
             if let Some(key) = guarded {

@@ -192,7 +192,8 @@ pub(crate) trait Gemm: Sized + 'static {
     /// Turns the scores of `n` groups of keys of a span into probabilities, in place, and adds
     /// their products with V to `Z` vectors of `output[element][lane]`, which is `lanes` wide; they
     /// begin the output if `fresh`. The default goes word by word, in register tiles of `R`
-    /// elements, and makes the probabilities within the first tile.
+    /// elements, and makes the probabilities within the first tile. V is
+    /// prefetched `prefetch_groups` groups ahead.
     ///
     /// # Safety
     /// As [`accumulate`], with scores in place of probabilities.
@@ -206,14 +207,16 @@ pub(crate) trait Gemm: Sized + 'static {
         output: *mut f32,
         lanes: usize,
         fresh: bool,
+        prefetch_groups: usize,
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
         let weight = probabilities.weight();
         // SAFETY: the caller's contract is that of the loops; the second one goes on behind the
         // first.
         unsafe {
-            let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, fresh, probabilities);
-            accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, fresh, weight);
+            let distance = prefetch_groups;
+            let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, fresh, distance, probabilities);
+            accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, fresh, weight, distance);
         }
     }
 }

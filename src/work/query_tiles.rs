@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::problem::{Problem, Sequence, Shape};
-use crate::tuning::Border;
+use crate::tuning::{Border, Tuning};
 
-/// Sizes of the work items of a path, all at least 1.
+/// Sizes of the work items of a path, all at least 1, and how they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileSizes {
     /// Query heads that are computed together; 1 in prefill.
@@ -23,6 +23,11 @@ pub struct TileSizes {
     /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in
     /// place.
     pub staged: [bool; 2],
+    /// Bytes of K and V of a call from which on decode prefetches one of them while the other one
+    /// is multiplied.
+    pub prefetch_other_above: usize,
+    /// The measured numbers of the machine.
+    pub tuning: &'static Tuning,
 }
 
 /// Which path a sequence takes: prefill, whose lanes are query rows, or decode (see

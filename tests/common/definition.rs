@@ -159,7 +159,7 @@ impl Definition<'_> {
         // Where bfloat16 is multiplied, probabilities are rounded to 8 bits, and queries that are
         // not bfloat16.
         let words = why(a);
-        let is_bf16 = words.starts_with("avx512bf16");
+        let is_bf16 = words.contains(" bf16, ");
         // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row.

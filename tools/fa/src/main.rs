@@ -1,7 +1,7 @@
 //! `fa`: what the library makes of this machine and of a shape, and how fast it is.
 //!
 //! ```text
-//! cargo install --path tools/fa       (or, in place of `fa`, from this repository: cargo run --release -p fa --)
+//! cargo install --path tools/fa   (or, in place of `fa`: cargo run --release -p fa --)
 //! fa info
 //! fa check --heads 32/8 --len-q 1 --len-kv 8192 --kv bf16
 //! fa bench decode --seconds 0.2
