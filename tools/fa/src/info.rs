@@ -1,5 +1,6 @@
 //! `fa info`: what the library finds on this machine.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use flash_attention::capi::tensor::fa_dtype;
@@ -36,7 +37,7 @@ const TYPES: [(Dtype, &str); 5] = [
 pub fn run(given: &Given) -> Result<Reply, String> {
     let threads = threads(given)?;
     let cpu = cpu();
-    let Machine { l1d, l2, l3, .. } = Machine::get();
+    let Machine { l1d, l2, l3, tuning } = Machine::get();
     let cores = machine::cores();
     let best = kernel::best().ok();
     let in_use =
@@ -56,7 +57,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
     let mut allowed = false;
     let mut kernels = Vec::new();
     for row in kernel::available() {
-        allowed |= best.is_some_and(|best| std::ptr::eq(best, row));
+        allowed |= best.is_some_and(|best| std::ptr::addr_eq(best, row));
         let [prefill, decode] = [row.compute_type(Path::Prefill), row.compute_type(Path::Decode)];
         let types: Vec<_> = TYPES.into_iter().filter(|(dtype, _)| row.takes_types([*dtype; 3])).collect();
         let types: Vec<_> = types.into_iter().map(|(_, name)| name).collect();
@@ -126,7 +127,12 @@ pub fn run(given: &Given) -> Result<Reply, String> {
         "kernels": kernels,
         "threads": threads,
         "plans": plans,
+        "tuning": tuning.values().into_iter().collect::<BTreeMap<_, _>>(),
     });
+    let _ = writeln!(text, "\nmeasured numbers, src/tuning.rs");
+    for (what, value) in tuning.values() {
+        let _ = writeln!(text, "  {what:<24} {value}");
+    }
     Ok(answer(0, given.has("--json"), text, data))
 }
 
