@@ -64,11 +64,17 @@ pub struct Problem<'a> {
     changes_scores: bool,
 }
 
-impl<'a> Problem<'a> {
-    /// Checks everything that the core relies on; see [`Error`] for the refusals.
-    pub fn new(tensors: Tensors<'a>, semantics: Semantics) -> Result<Problem<'a>, Refusal> {
-        let Tensors { q, k, v, o, lse, batch, logits } = &tensors;
-        let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, &semantics)?;
+/// What is found out about tensors that fit together.
+struct Checked {
+    shape: Shape,
+    score_factor: f32,
+}
+
+impl Tensors<'_> {
+    /// Checks everything that the core relies on.
+    fn check(&self, semantics: &Semantics) -> Result<Checked, Refusal> {
+        let Tensors { q, k, v, o, lse, batch, logits } = self;
+        let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, semantics)?;
         let is_output = |view: &ViewMut, dim| {
             let Layout { dtype, extent, dim: d, .. } = *view.layout();
             match dtype {
@@ -84,25 +90,23 @@ impl<'a> Problem<'a> {
             return Err(Error::Dtype.into());
         }
         logits.check(shape.queries, shape.len_kv)?;
-        let score_factor = score_factor(&semantics)?;
-        let changes_scores = !logits.is_none();
-        let cell = logits.cells.map(|cells| cells.keys);
+        let score_factor = score_factor(semantics)?;
+        if let Some((output, but)) = self.overlap() {
+            return Err(Refusal::about(Error::Overlap, output, but));
+        }
+        let cell = logits.cells.as_ref().map(|cells| cells.keys);
         let entries = shape.page.is_some();
         let granularity = |view: &View, entries| {
             view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(entries))
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
         let shape = Shape { cell, storage: Storage { granularities, ..shape.storage }, ..shape };
-        let problem = Problem { tensors, shape, semantics, score_factor, changes_scores };
-        match problem.overlap() {
-            None => Ok(problem),
-            Some((output, but)) => Err(Refusal::about(Error::Overlap, output, but)),
-        }
+        Ok(Checked { shape, score_factor })
     }
 
     /// Finds an output that shares memory with something else: its name, and words for what it is.
     fn overlap(&self) -> Option<(&'static str, &'static str)> {
-        let Tensors { q, k, v, o, lse, logits, batch } = &self.tensors;
+        let Tensors { q, k, v, o, lse, logits, batch } = self;
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
         let hit = |input: Range<usize>, but| {
@@ -133,6 +137,17 @@ impl<'a> Problem<'a> {
             .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
             .or_else(|| of_quant(v).into_iter().find_map(|list| hit(list, "shares memory with scales of v")))
             .or_else(|| overlap(&o, &lse).then_some(("lse", "shares memory with o")))
+    }
+}
+
+impl<'a> Problem<'a> {
+    /// Checks everything that the core relies on; see [`Error`] for the refusals.
+    // Inlined, as tensors are a kilobyte that a call would copy.
+    #[inline(always)]
+    pub fn new(tensors: Tensors<'a>, semantics: Semantics) -> Result<Problem<'a>, Refusal> {
+        let Checked { shape, score_factor } = tensors.check(&semantics)?;
+        let changes_scores = !tensors.logits.is_none();
+        Ok(Problem { tensors, shape, semantics, score_factor, changes_scores })
     }
 
     /// Queries.
@@ -214,11 +229,11 @@ impl<'a> Problem<'a> {
     /// Whether a query row sees a key, by everything that decides that: for the rare cases and for
     /// what must not be wrong.
     pub fn sees(&self, sequence: &Sequence, head: usize, row: usize, key: usize) -> bool {
-        let hidden = self.tensors.logits.mask.is_some_and(|mask| {
+        let hidden = self.tensors.logits.mask.as_ref().is_some_and(|mask| {
             let x = mask.get(sequence.batch, head, row, key);
             if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
         });
-        let cells = self.tensors.logits.cells;
+        let cells = self.tensors.logits.cells.as_ref();
         let seen = cells.is_none_or(|cells| cells.sees(sequence, head, row, key));
         !hidden && seen && sequence.visible(row).contains(&key)
     }
