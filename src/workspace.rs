@@ -14,11 +14,14 @@ use crate::error::Error;
 /// vector of an array straddles two lines.
 pub(crate) const ALIGN: usize = 64;
 
+/// More bytes than any machine has, in whole cache lines: what sizes saturate to.
+const TOO_MANY: usize = usize::MAX & !(ALIGN - 1);
+
 /// Bytes that an array of `n` elements of `size` bytes takes in scratch memory: whole cache lines.
-/// `None` if no machine has as many.
+/// `None` elements are too many.
 #[inline(always)]
-pub fn array_bytes(n: usize, size: usize) -> Option<usize> {
-    n.checked_mul(size)?.checked_next_multiple_of(ALIGN)
+fn array_bytes(n: Option<usize>, size: usize) -> usize {
+    n.map_or(TOO_MANY, |n| n.saturating_mul(size).saturating_add(ALIGN - 1) & !(ALIGN - 1))
 }
 
 /// What arrays are taken from. There are two: [`Measure`] adds up the bytes that they need, and
@@ -45,17 +48,17 @@ pub trait Arena: sealed::Sealed {
 /// Adds up the bytes of arrays instead of making them.
 #[derive(Debug)]
 pub struct Measure {
-    /// `None` once no machine has as many.
-    bytes: Option<usize>,
+    /// At least [`TOO_MANY`] once no machine has as many.
+    bytes: usize,
 }
 
 impl Measure {
     /// Bytes of the arrays that `layout` takes; `None` if no machine has as many.
     #[inline(always)]
     pub fn of<R>(layout: impl FnOnce(&mut Measure) -> R) -> Option<usize> {
-        let mut measure = Measure { bytes: Some(0) };
+        let mut measure = Measure { bytes: 0 };
         layout(&mut measure);
-        measure.bytes
+        (measure.bytes < TOO_MANY).then_some(measure.bytes)
     }
 }
 
@@ -64,8 +67,7 @@ impl Arena for Measure {
     #[inline(always)]
     fn take<T>(&mut self, n: impl Into<Option<usize>>) -> *mut T {
         const { assert!(align_of::<T>() <= ALIGN) };
-        let array = n.into().and_then(|n| array_bytes(n, size_of::<T>()));
-        self.bytes = self.bytes.zip(array).and_then(|(sum, array)| sum.checked_add(array));
+        self.bytes = self.bytes.saturating_add(array_bytes(n.into(), size_of::<T>()));
         ptr::without_provenance_mut(ALIGN)
     }
 }
@@ -98,8 +100,8 @@ impl Arena for Scratch<'_> {
     #[inline(always)]
     fn take<T>(&mut self, n: impl Into<Option<usize>>) -> *mut T {
         const { assert!(align_of::<T>() <= ALIGN) };
-        let bytes = n.into().and_then(|n| array_bytes(n, size_of::<T>()));
-        let bytes = bytes.filter(|&bytes| bytes <= self.bytes).expect("scratch as large as the plan says");
+        let bytes = array_bytes(n.into(), size_of::<T>());
+        assert!(bytes <= self.bytes, "scratch as large as the plan says");
         let array = self.base;
         self.base = array.wrapping_add(bytes);
         self.bytes -= bytes;
