@@ -67,6 +67,10 @@ build_bochs() {
     tar -C "$work" --strip-components=1 -xf "$work"/bochs_*.orig.tar.xz || die "the source of Bochs was not found"
     (
         cd "$work"
+        # Bochs 3.0 takes the memory operand of VDPBF16PS for four bytes: it scales a one-byte displacement by 4, not by
+        # the width of the register, and reads from the wrong place.
+        local table=cpu/decoder/ia_opcodes_evex.def
+        sed -i '/^bx_define_opcode(BX_IA_EVEX_VDPBF16PS_/I s/OP_mVdq32/OP_mVdq/' "$table"
         export CFLAGS="-O2 -w" CXXFLAGS="-O2 -w"
         ./configure --enable-cpu-level=6 --enable-x86-64 --enable-all-optimizations --enable-trace-linking \
             --enable-avx --enable-evex --with-nogui --disable-docbook --disable-cdrom --disable-gameport --disable-xpm
