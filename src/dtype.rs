@@ -122,7 +122,10 @@ impl Dtype {
 
     /// Whether elements are floating-point numbers, which need no scale.
     pub const fn is_float(self) -> bool {
-        matches!(self, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+        match self {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => true,
+            Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => false,
+        }
     }
 }
 
@@ -196,8 +199,9 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
                 s.store(lanes.as_mut_ptr(), x);
                 store_elements(dtype, to.cast(), &lanes[..n]);
             }
-            _ if n == S::LANES => s.store(to.cast(), x),
-            _ => s.store_partial(to.cast(), n, x),
+            // Those that are no floating-point types are named, so that a new type is not taken for f32.
+            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 if n == S::LANES => s.store(to.cast(), x),
+            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => s.store_partial(to.cast(), n, x),
         }
     }
 }
