@@ -91,7 +91,7 @@ pub(crate) trait Isa: Copy + 'static {
     const GEMV_ACCUMULATORS: usize = if Self::REGISTERS >= 32 { 16 } else { 8 };
     /// Whether decode has a second copy of its loops over K and V, which prefetches V while K is
     /// multiplied and the next K while V is. Whether a call takes it is decided when it runs.
-    const PREFETCHES_OTHER_TENSOR: bool = Self::REGISTERS >= 32;
+    const PREFETCHES_OTHER_TENSOR: bool = false;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32, or of 32-bit words that pack narrower numbers.
