@@ -40,8 +40,6 @@ pub struct Plan {
     pub threads: usize,
     /// How many of them, besides the calling one, are worth waking if they sleep.
     pub wake: usize,
-    /// Decode prefetches the other tensor in calls that read more bytes of K and V than this.
-    pub prefetch_other_above: usize,
     /// Scratch memory.
     pub memory: workspace::Size,
 }
@@ -156,11 +154,6 @@ impl Planner<'_> {
         }
         memory.bytes()?;
         let [_, k, v] = shape.storage.dtypes;
-        let prefetch_other_above = if tuning.decode.prefetches_other {
-            machine.l3 / tuning.decode.l3_share_other
-        } else {
-            usize::MAX
-        };
         Ok(Plan {
             kernel,
             tuning,
@@ -172,7 +165,6 @@ impl Planner<'_> {
             work_items,
             threads,
             wake: worth_waking.min(threads) - 1,
-            prefetch_other_above,
             memory,
         })
     }
