@@ -199,7 +199,7 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
                 s.store(lanes.as_mut_ptr(), x);
                 store_elements(dtype, to.cast(), &lanes[..n]);
             }
-            // Those that are no floating-point types are named, so that a new type is not taken for f32.
+            // Types that outputs cannot have are named, so that a new one is not taken for f32.
             Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 if n == S::LANES => s.store(to.cast(), x),
             Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => s.store_partial(to.cast(), n, x),
         }

@@ -126,7 +126,7 @@ impl Body for &mut Quantize<'_> {
             match self.src.layout().dtype {
                 Dtype::F16 => self.cells::<S, F16>(s),
                 Dtype::Bf16 => self.cells::<S, Bf16>(s),
-                // Those that `new` refuses are named, so that a new type is not taken for f32.
+                // Types that `new` refuses are named, so that a new one is not taken for f32.
                 Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => self.cells::<S, F32>(s),
             }
         }

@@ -304,7 +304,8 @@ impl<'p> Logits<'p> {
                             let seen = s.gt(vector::<S, Bool8>(s, from, n), s.splat(0.0));
                             s.select(seen, s.splat(0.0), s.splat(f32::NEG_INFINITY))
                         }
-                        // Those that masks cannot have are named, so that a new type is not taken for f32.
+                        // Types that masks cannot have are named, so that a new one is not
+                        // taken for f32.
                         Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => vector::<S, F32>(s, from, n),
                     }
                 }
