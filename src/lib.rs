@@ -61,7 +61,10 @@
 // workspace, error. reference is the mathematics in a page of f64: read it first.
 
 // Modules are hidden; whoever reads their pages has asked for private items, too.
-#![allow(rustdoc::private_intra_doc_links, reason = "modules are hidden, and public for tests and benches alone")]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "modules are hidden, and public for tests and benches alone"
+)]
 // Unit tests leave out most of the kernels; see kernel.rs.
 #![cfg_attr(any(test, fa_skip_avx512), allow(dead_code, reason = "what only the rest of the table uses"))]
 

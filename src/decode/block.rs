@@ -266,7 +266,8 @@ impl<'a> Block<'a> {
     ) -> Block<'a> {
         let start = keys.start - keys.start % tiles.kv;
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
-        let [k, v] = [K, V].map(|which| KvBlock::new::<P>(work, which, start, tiles, arrays));
+        let k = KvBlock::new::<P>(work, K, start, tiles, arrays);
+        let v = KvBlock::new::<P>(work, V, start, tiles, arrays);
         let visible = |row| from_start(&clip(work.sequence().visible(row), keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
         let (keys, next) = (from_start(keys), from_start(next));

@@ -77,7 +77,8 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
     let Shape { dim_qk, dim_v, .. } = *shape;
     let rows = max_rows(tiles);
     let all = |values: usize| values.checked_mul(padded_rows(rows));
-    let [query_stride, score_stride] = [dim_qk, tiles.kv].map(row_stride::<S, P>);
+    let query_stride = row_stride::<S, P>(dim_qk);
+    let score_stride = row_stride::<S, P>(tiles.kv);
     let (block_stride, weight_lanes) =
         if P::INT_ACC { (row_stride::<S, P>(dim_v), S::LANES) } else { (0, 0) };
     let rows_of = RowArrays {
@@ -90,14 +91,15 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
         block_sums: Sums { base: arena.take(all(block_stride)), stride: block_stride },
         block_weights: arena.take(all(weight_lanes)),
     };
-    let states = [(); 2].map(|()| State::take::<S, P, A>(arena, rows, dim_v));
-    let has_row_scales = |which: usize| shape.storage.granularities[1 + which] == ScaleGranularity::PerToken;
-    let scales = [0, 1].map(|which| arena.take(if has_row_scales(which) { score_stride } else { 0 }));
-    let dims = [dim_qk, dim_v];
-    let staged = [0, 1].map(|which| {
-        let bytes = if tiles.staged[which] { staged_stride::<P>(dims[which]) } else { 0 };
-        arena.take(tiles.kv.checked_mul(bytes))
-    });
+    // Element by element: `map` of an array was not inlined, and a small call is as long as this.
+    let states = [State::take::<S, P, A>(arena, rows, dim_v), State::take::<S, P, A>(arena, rows, dim_v)];
+    let [_, k, v] = shape.storage.granularities;
+    let row_scales = |granularity| if granularity == ScaleGranularity::PerToken { score_stride } else { 0 };
+    let scales = [arena.take(row_scales(k)), arena.take(row_scales(v))];
+    let staged_bytes =
+        |is_staged, dim| tiles.kv.checked_mul(if is_staged { staged_stride::<P>(dim) } else { 0 });
+    let [k, v] = tiles.staged;
+    let staged = [arena.take(staged_bytes(k, dim_qk)), arena.take(staged_bytes(v, dim_v))];
     let in_row = P::scales_in_row(dim_v);
     let weights = Weights {
         scales: arena.take(in_row.checked_mul(score_stride)),
