@@ -10,9 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # A failure in one language should not hide what the other has to say.
 failed=0
 # With the feature, so that all of it is one compilation; the C libraries are built without.
-with=(--locked --features flash_attention/rayon)
-cargo test "${with[@]}" --no-fail-fast --package flash_attention --package fa --test '*' --bin fa || failed=1
-cargo test "${with[@]}" --doc || failed=1
+with=(--features flash_attention/rayon)
+cargo test --locked "${with[@]}" --no-fail-fast --package flash_attention --package fa --test '*' --bin fa || failed=1
+cargo test --locked "${with[@]}" --doc || failed=1
 # The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
@@ -32,5 +32,5 @@ for other in "${others[@]}"; do
     cat "$logs/$other"
 done
 # Once more, to be seen: which instruction sets the tests above were about.
-cargo test "${with[@]}" --quiet --package flash_attention --package fa --test isas || failed=1
+cargo test --locked "${with[@]}" --quiet --package flash_attention --package fa --test isas || failed=1
 exit $failed
