@@ -17,8 +17,8 @@ from pathlib import Path
 CARGO_TOML = Path(__file__).resolve().parent.parent / "Cargo.toml"
 # How the standard library finds out which instruction sets there are; it is no loop.
 STD_DETECT = "core_arch::x86::xsave::"
-# Bytes of code in the shared library, at most. Kernels are compiled for each instruction set and type,
-# so code grows by multiplication, and so does the time of a build.
+# Bytes of code in the shared library, at most. Kernels are compiled for each instruction set and
+# type, so code grows by multiplication, and so does the time of a build.
 MAX_TEXT = 2_000_000
 
 
