@@ -11,6 +11,7 @@ pub(crate) mod logits;
 #[forbid(unsafe_code)]
 pub mod merge;
 pub(crate) mod rows;
+pub(crate) mod seen;
 
 use crate::simd::{Isa, MAX_LANES};
 

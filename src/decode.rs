@@ -10,6 +10,7 @@
 //! pack the query rows: scaled, in whole vectors of operands                   gemv
 //! for each split of the keys, with a state of its own
 //!   for each block of keys that some row sees                                 block
+//!     look        what masks leave to each row; nothing: the next block
 //!     prepare     rows that cannot be read in place, scales of rows           block
 //!     scores      of all rows, for each run of rows of K                      scores
 //!     softmax     of each row                                                 softmax
@@ -26,8 +27,9 @@
 //! neighbouring keys that lie behind one another: all of a block, or the part of it in one page of
 //! the cache.
 //!
-//! Keys that a row does not see are skipped, not masked: windows are ranges of keys, so each row
-//! takes its own range of a block.
+//! Keys that a row does not see are skipped, not masked: windows, and what masks leave of a block,
+//! are ranges of keys, so each row takes its own range of a block. Only what masks hide or change
+//! within these is masked.
 //!
 //! Blocks start at multiples of the block size from key 0, and a score's lane is its key's place in
 //! the block: a row's result does not depend on the rows that it shares a group with.
@@ -46,10 +48,12 @@ pub(crate) mod state;
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::slice;
 
 use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::rows::{key_rows, query_rows};
+use crate::attend::seen::{self, Look, Seen};
 use crate::problem::Shape;
 use crate::simd::{Body, Isa};
 use crate::view::ScaleGranularity;
@@ -217,9 +221,15 @@ unsafe fn attend<S: Isa, P: Gemv>(
         let mut is_first = true;
         while !keys.is_empty() {
             let next = next_block(&visible, &keys, tiles.kv);
-            let any = |head| problem.any_and_all(sequence, head, &work.rows, &keys)[0];
-            if problem.shape().cell.is_none() || work.heads.clone().any(any) {
-                let block = Block::new::<P>(work, tiles, arrays, &keys, &next, is_first, prefetches);
+            let mut unmasked = None;
+            if problem.shape().hides {
+                let (left, is_plain) = look_at(s, work, &keys, keys.start - keys.start % tiles.kv, rows.seen);
+                keys = left;
+                unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
+            }
+            if !keys.is_empty() {
+                let block =
+                    Block::new::<P>(work, tiles, arrays, &keys, &next, unmasked, is_first, prefetches);
                 visit::<S, P>(s, &block, rows, arrays, state);
                 is_first = false;
             }
@@ -232,6 +242,42 @@ unsafe fn attend<S: Isa, P: Gemv>(
             state.sums.add(r).write(s.horizontal_sum(s.load(rows.sums.add(r * S::LANES))));
         }
     }
+}
+
+/// Finds what masks leave of `keys`, some of the block that begins with key `start`, to each row of
+/// a group. Returns the keys between those that some row sees, and whether masks change no score
+/// within the range of each row. Kept out of line: few problems have masks.
+///
+/// # Safety
+/// `seen` has room for the rows of the group (I5).
+#[inline(never)]
+unsafe fn look_at<S: Isa>(
+    s: S,
+    work: &SplitWork,
+    keys: &Range<usize>,
+    start: usize,
+    seen: *mut Seen,
+) -> (Range<usize>, bool) {
+    let (problem, sequence) = (work.problem(), work.sequence());
+    let n = work.rows.len();
+    let mut is_plain = true;
+    for (i, head) in work.heads.clone().enumerate() {
+        // SAFETY: I5: the rows of a head are some of those of the group (caller).
+        unsafe {
+            let to = seen.add(i * n);
+            if i > 0 && problem.logits().is_same_for_all_heads() {
+                to.copy_from_nonoverlapping(seen, n);
+                continue;
+            }
+            let rows = work.rows.clone();
+            let look =
+                Look { problem, sequence, head, rows, keys: keys.clone(), start, asks_plain: is_plain };
+            is_plain &= seen::look(s, look, to);
+        }
+    }
+    // SAFETY: I5: all rows have been written.
+    let seen = unsafe { slice::from_raw_parts(seen.cast_const(), work.count()) };
+    (Seen::by_any(seen, start), is_plain)
 }
 
 /// All rows of a group meet a block of keys.

@@ -7,6 +7,7 @@
 //! ```text
 //! pack    the queries of each lane tile: transposed, scaled                  compute
 //! for each block of keys that some row sees
+//!   look    what masks leave of it to each row; none of it: the next block   skip
 //!   stage   K and V, if they cannot be read in place                         stage, compute
 //!   for each lane tile that sees some of it
 //!     cut into spans that the same vectors see                               mask
@@ -26,6 +27,7 @@ pub(crate) mod gemm;
 pub(crate) mod mask;
 pub(crate) mod prefetch;
 pub(crate) mod scores;
+mod skip;
 pub(crate) mod softmax;
 pub(crate) mod stage;
 
@@ -45,8 +47,10 @@ use accumulate::first_not_finite;
 use block::Block;
 use epilogue::epilogue;
 use gemm::{Gemm, staged_bytes};
+use mask::Visible;
 use prefetch::Prefetch;
 use scores::Keys;
+use skip::MaskBuffers;
 use softmax::State;
 
 /// Query rows of a whole lane tile.
@@ -70,6 +74,8 @@ struct Buffers {
     key_scales: *mut f32,
     /// Staged K and V of a block.
     staged: [*mut u8; 2],
+    /// What masks leave of a block.
+    masks: MaskBuffers,
 }
 
 impl Buffers {
@@ -97,6 +103,10 @@ impl Buffers {
             queries: arena.take(query.checked_mul(S::LANES)),
             key_scales: arena.take(if has_key_scales::<F>(shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
+            masks: MaskBuffers {
+                seen: arena.take(if shape.hides { tiles.q } else { 0 }),
+                tiles: arena.take(if shape.hides { tiles.q.div_ceil(tile_rows::<S>()) } else { 0 }),
+            },
         }
     }
 }
@@ -139,9 +149,10 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         assert!(part.rows().len() <= tiles.q);
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
-        let Buffers { lanes: buffers, queries, key_scales, staged: [staged_k, staged_v] } =
+        let Buffers { lanes: buffers, queries, key_scales, staged: [staged_k, staged_v], masks } =
             Buffers::of::<S, F>(&mut scratch, shape, tiles);
         let has_key_scales = has_key_scales::<F>(shape);
+        let hides = shape.hides;
 
         // SAFETY: rows of Q, K and V lie in their views (I2), rows of O are this query tile's alone
         // (I3), and the arrays have the sizes that the callees ask for (I5). Each lane tile uses
@@ -170,29 +181,33 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let LaneBuffers { panel, state, .. } = buffers.of_tile::<S, F>(&tile, problem);
                 maybe_nan |= F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, queries);
                 state.begin(s);
-                // What comes first is not known where blocks may be skipped.
-                if sequence.seen_by(&tile.rows).is_empty() || problem.logits().cells.is_some() {
+                if sequence.seen_by(&tile.rows).is_empty() {
                     blank(state.output, dim_v * state.lanes);
                 }
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
-            while !block.is_empty() {
-                let [any, _] = problem.any_and_all(sequence, head, &part.rows(), &block);
-                if !any {
-                    block = next_block(&seen, &block, tiles.kv);
+            if hides {
+                masks.begin(tile_count);
+            }
+            let mut whole_block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
+            while !whole_block.is_empty() {
+                let next = next_block(&seen, &whole_block, tiles.kv);
+                let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, false);
+                if hides {
+                    (block, is_mixed) = masks.look(s, part, &block, F::SPAN_KEYS);
+                }
+                whole_block = next.clone();
+                if block.is_empty() {
                     continue;
                 }
                 let (k, _) =
                     stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, tiles.staged, staged_k);
                 let (v, left_out) =
                     stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
-                // Without a mask only the keys at the ends of spans can be hidden from a row.
+                // Where all rows see ranges, only the keys at the ends of spans can be hidden from one.
                 let has_nonfinite = left_out
-                    || (F::PACK == 1
-                        && problem.logits().hides()
-                        && first_not_finite(s, v, 0..block.len(), dim_v).is_some());
+                    || (F::PACK == 1 && is_mixed && first_not_finite(s, v, 0..block.len(), dim_v).is_some());
                 let mut maybe_nan = maybe_nan;
                 if has_key_scales {
                     maybe_nan |= stage::key_scales(problem, sequence, kv_head, &block, key_scales);
@@ -200,18 +215,19 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let k = Keys { rows: k, scales: has_key_scales.then_some(key_scales.cast_const()) };
                 let block_of =
                     Block { keys: block.clone(), k, v, has_nonfinite, maybe_nan, tuning: tiles.tuning };
-                let next = next_block(&seen, &block, tiles.kv);
                 let mut prefetch = Prefetch::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in LaneTiles::<S>::new(part.rows()) {
-                    let [any, _] = problem.any_and_all(sequence, head, &tile.rows, &block);
-                    if !any {
-                        continue;
+                    let mut visible = Visible { sequence, unmasked: None };
+                    if hides {
+                        match masks.of_tile(part, &tile, start) {
+                            Some(unmasked) => visible = unmasked,
+                            None => continue,
+                        }
                     }
                     let buffers = buffers.of_tile::<S, F>(&tile, problem);
-                    block::attend::<S, F, R>(s, part, &tile, &block_of, buffers, &mut prefetch);
+                    block::attend::<S, F, R>(s, part, &tile, &block_of, &visible, buffers, &mut prefetch);
                 }
                 prefetch.finish(s);
-                block = next;
             }
 
             for tile in LaneTiles::<S>::new(part.rows()) {
@@ -219,6 +235,9 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     prefetch_row(s, part.output(row, 1), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
+                if hides && !masks.has_begun(&tile) {
+                    blank(state.output, dim_v * state.lanes);
+                }
                 epilogue(s, part, tile.rows, state, out_scale);
             }
         }

@@ -100,7 +100,8 @@ impl Tensors<'_> {
             view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(entries))
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
-        let shape = Shape { cell, storage: Storage { granularities, ..shape.storage }, ..shape };
+        let hides = logits.hides();
+        let shape = Shape { cell, hides, storage: Storage { granularities, ..shape.storage }, ..shape };
         Ok(Checked { shape, score_factor })
     }
 
@@ -236,31 +237,6 @@ impl<'a> Problem<'a> {
         let cells = self.tensors.logits.cells.as_ref();
         let seen = cells.is_none_or(|cells| cells.sees(sequence, head, row, key));
         !hidden && seen && sequence.visible(row).contains(&key)
-    }
-
-    /// Whether block-sparse attention lets any of `rows` see any of `keys`, and whether it lets all
-    /// see all.
-    #[inline(always)]
-    pub fn any_and_all(
-        &self,
-        sequence: &Sequence,
-        head: usize,
-        rows: &Range<usize>,
-        keys: &Range<usize>,
-    ) -> [bool; 2] {
-        match &self.tensors.logits.cells {
-            None => [true; 2],
-            Some(cells) => cells.any_and_all(sequence, head, rows, keys),
-        }
-    }
-
-    /// Whether a query row sees any key.
-    pub fn sees_any(&self, sequence: &Sequence, head: usize, row: usize) -> bool {
-        let mut window = sequence.visible(row);
-        match self.tensors.logits.hides() {
-            false => !window.is_empty(),
-            true => window.any(|key| self.sees(sequence, head, row, key)),
-        }
     }
 
     /// The first of the sequences' query rows in the packed tensors, one more than there are

@@ -40,8 +40,8 @@ pub(crate) struct Logits<'p> {
 }
 
 impl<'p> Logits<'p> {
-    /// What changes the scores of `rows` and `keys`; `None` if nothing does. A block mask counts
-    /// only if it hides some of these.
+    /// What changes the scores of `rows` and `keys`; `None` if nothing does. Masks count unless
+    /// these are plain (`seen`), a block mask only if it hides some of them.
     #[inline(always)]
     pub(crate) fn of(
         problem: &'p Problem<'p>,
@@ -49,10 +49,11 @@ impl<'p> Logits<'p> {
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,
+        is_plain: bool,
         tuning: &MaskTuning,
     ) -> Option<Self> {
         if problem.changes_scores() {
-            Logits::some(problem, sequence, head, rows, keys, tuning)
+            Logits::some(problem, sequence, head, rows, keys, is_plain, tuning)
         } else {
             None
         }
@@ -66,24 +67,28 @@ impl<'p> Logits<'p> {
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,
+        is_plain: bool,
         tuning: &MaskTuning,
     ) -> Option<Self> {
         let sequence = *sequence;
         let logits = problem.logits();
-        let [_, all] = problem.any_and_all(&sequence, head, rows, keys);
-        if all && logits.softcap == 0.0 && logits.mask.is_none() && logits.slopes.is_none() {
+        let mask = logits.mask.as_ref().filter(|_| !is_plain);
+        let cells = logits.cells.as_ref().filter(|_| !is_plain);
+        let cells = cells.filter(|cells| !cells.sees_all(&sequence, head, rows, keys));
+        let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
+        let slope = problem.slope(&sequence, head);
+        let has_slope = slope.is_some() && !times_mask;
+        if logits.softcap == 0.0 && mask.is_none() && cells.is_none() && !has_slope {
             return None;
         }
-        let slope = problem.slope(&sequence, head);
-        let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
         let mask_factor = finite(LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0));
         Some(Logits {
             sequence,
             head,
             cap: (logits.softcap > 0.0).then_some((logits.softcap * LOG2_E).min(LARGEST_CAP)),
-            slope: slope.filter(|_| !times_mask).map(|slope| finite(slope * LOG2_E)),
-            mask: logits.mask.as_ref(),
-            cells: logits.cells.as_ref().filter(|_| !all),
+            slope: slope.filter(|_| has_slope).map(|slope| finite(slope * LOG2_E)),
+            mask,
+            cells,
             mask_factor,
             mask_max: LARGEST_BIAS / mask_factor.abs().max(1.0),
             prefetch_bytes: tuning.prefetch_bytes,

@@ -23,7 +23,7 @@ use crate::simd::{Body, Isa};
 #[inline(always)]
 pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
     let work = block.work;
-    let hides = work.problem().logits().hides();
+    let hides = !block.is_plain;
     let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
     // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
     // begin them, else zeros do.
@@ -57,8 +57,8 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
             }
         }
         if P::INT_ACC {
-            for (r, (_, row)) in work.lines().enumerate() {
-                let is_fully_masked = block.visible(row).is_empty();
+            for r in 0..work.count() {
+                let is_fully_masked = block.visible(r).is_empty();
                 flush_block::<S, P>(s, rows, state, r, is_fully_masked, block.is_first);
             }
         }
@@ -91,8 +91,8 @@ unsafe fn plain<S: Isa, P: Gemv>(
             accumulate::<S, P>(s, rows, sums, all, run, next, is_fresh);
             return;
         }
-        for (r, (_, row)) in work.lines().enumerate() {
-            let keys = clip(block.visible(row), &run.keys);
+        for r in 0..work.count() {
+            let keys = clip(block.visible(r), &run.keys);
             if !keys.is_empty() {
                 let run = run.of(keys);
                 accumulate::<S, P>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
@@ -111,7 +111,7 @@ unsafe fn plain<S: Isa, P: Gemv>(
 unsafe fn guarded<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, sums: Sums, run: &Run) {
     for (r, (head, row)) in block.work.lines().enumerate() {
         let sees = |key: &usize| block.sees(head, row, *key);
-        let Range { mut start, end } = clip(block.visible(row), &run.keys);
+        let Range { mut start, end } = clip(block.visible(r), &run.keys);
         while start < end {
             // Of the keys of one operand, the first that are visible.
             let operand_end = end.min((start + 1).next_multiple_of(P::PACK));

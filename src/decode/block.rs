@@ -8,6 +8,7 @@ use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{BlockArrays, staged_stride};
 use crate::attend::blocks::clip;
 use crate::attend::rows::{Rows, Source, copy_rows, key_rows};
+use crate::attend::seen::Seen;
 use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
 use crate::simd::Isa;
@@ -243,17 +244,21 @@ pub(crate) struct Block<'a> {
     pub(super) is_first: bool,
     /// Whether V is prefetched while K is multiplied, and the next K while V is.
     pub(super) prefetches: bool,
-    /// From the first key of the last row to the end of the first row: what all rows see, if the
-    /// range is one. Windows move with the row, so these two bound all others.
+    /// The keys that all rows see; it may begin behind its end if there are none.
     seen_by_all: Range<usize>,
     /// Whether every row sees all of `keys`.
     pub(super) is_whole: bool,
+    /// Where masks may hide keys: what each row sees.
+    unmasked: Option<&'a [Seen]>,
+    /// Whether masks change no score of a key that a row sees: always, if there are none.
+    pub(super) is_plain: bool,
     tuning: &'static Tuning,
 }
 
 impl<'a> Block<'a> {
     /// The block with the visible keys `keys`, before the one with `next`: both counted from the
-    /// first key of the sequence.
+    /// first key of the sequence. Where masks may hide keys, `unmasked` is what they leave to each
+    /// row, and whether they change no score there.
     #[inline(always)]
     pub(super) fn new<P: Gemv>(
         work: &'a SplitWork<'a>,
@@ -261,6 +266,7 @@ impl<'a> Block<'a> {
         arrays: &BlockArrays,
         keys: &Range<usize>,
         next: &Range<usize>,
+        unmasked: Option<(&'a [Seen], bool)>,
         is_first: bool,
         prefetches: bool,
     ) -> Block<'a> {
@@ -271,8 +277,13 @@ impl<'a> Block<'a> {
         let visible = |row| from_start(&clip(work.sequence().visible(row), keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
         let (keys, next) = (from_start(keys), from_start(next));
-        let is_whole = first == keys && last == keys;
-        let seen_by_all = last.start..first.end;
+        // Windows move with the row, so the first and the last row bound all others.
+        let mut is_whole = first == keys && last == keys;
+        let mut seen_by_all = last.start..first.end;
+        if let Some((seen, _)) = unmasked {
+            seen_by_all = Seen::by_all(seen, 0);
+            is_whole = seen_by_all == keys;
+        }
         Block {
             work,
             start,
@@ -284,17 +295,24 @@ impl<'a> Block<'a> {
             prefetches,
             seen_by_all,
             is_whole,
+            unmasked: unmasked.map(|(seen, _)| seen),
+            is_plain: unmasked.is_none_or(|(_, is_plain)| is_plain),
             tuning: tiles.tuning,
         }
     }
 
-    /// The keys that a row sees, as far as masks do not hide them.
+    /// The keys that row `r` of the group sees, from the first to the last; masks may hide some
+    /// between them, unless the block is plain.
     #[inline(always)]
-    pub(super) fn visible(&self, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, r: usize) -> Range<usize> {
         if self.is_whole {
             return self.keys.clone();
         }
+        if let Some(seen) = self.unmasked {
+            return seen[r].keys(0);
+        }
         let keys = self.start + self.keys.start..self.start + self.keys.end;
+        let (_, row) = self.work.line(r);
         let keys = clip(self.work.sequence().visible(row), &keys);
         keys.start - self.start..keys.end - self.start
     }

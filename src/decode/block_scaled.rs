@@ -193,7 +193,7 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
     unsafe {
         let all_fit = gather_scales::<S, P>(s, block, weights);
         for (r, (head, row)) in block.work.lines().enumerate() {
-            let visible = block.visible(row);
+            let visible = block.visible(r);
             if visible.is_empty() {
                 if block.is_first {
                     blank(state.output.add(r * state.stride), state.stride);
@@ -605,6 +605,7 @@ pub(crate) mod check {
                 sums: std::ptr::null_mut(),
                 block_sums: Sums { base: sums.as_mut_ptr(), stride },
                 block_weights: std::ptr::null_mut(),
+                seen: std::ptr::null_mut(),
             };
             let weights = Weights {
                 scales: scales.as_mut_ptr(),

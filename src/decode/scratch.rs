@@ -3,6 +3,7 @@
 use super::gemv::{Gemv, width};
 use super::state::State;
 use crate::attend::convert;
+use crate::attend::seen::Seen;
 use crate::problem::{Shape, Storage};
 use crate::simd::Isa;
 use crate::view::ScaleGranularity;
@@ -31,6 +32,8 @@ pub(crate) struct RowArrays {
     /// in the output.
     pub(super) block_sums: Sums,
     pub(super) block_weights: *mut f32,
+    /// Where masks may hide keys: what each row sees of a block.
+    pub(super) seen: *mut Seen,
 }
 
 /// Weighted sums of values, a row of them for each query row.
@@ -90,6 +93,7 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
         sums: arena.take(all(S::LANES)),
         block_sums: Sums { base: arena.take(all(block_stride)), stride: block_stride },
         block_weights: arena.take(all(weight_lanes)),
+        seen: arena.take(if shape.hides { rows } else { 0 }),
     };
     // Element by element: `map` of an array was not inlined, and a small call is as long as this.
     let states = [State::take::<S, P, A>(arena, rows, dim_v), State::take::<S, P, A>(arena, rows, dim_v)];

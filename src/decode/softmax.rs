@@ -44,7 +44,7 @@ impl<P: Gemv> Body for Softmax<'_, P> {
         let (problem, sequence) = (work.problem(), work.sequence());
         let keys = block.start + block.keys.start..block.start + block.keys.end;
         for (r, (head, row)) in work.lines().enumerate() {
-            let visible = block.visible(row);
+            let visible = block.visible(r);
             if visible.is_empty() {
                 continue;
             }
@@ -53,7 +53,7 @@ impl<P: Gemv> Body for Softmax<'_, P> {
             unsafe {
                 if problem.changes_scores()
                     && let Some(logits) =
-                        Logits::of(problem, sequence, head, &work.rows, &keys, block.masks())
+                        Logits::of(problem, sequence, head, &work.rows, &keys, block.is_plain, block.masks())
                 {
                     let scores = rows.scores.add(r * rows.score_stride);
                     logits.change_row(s, row, block.start, &visible, scores);

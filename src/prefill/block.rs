@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::accumulate::{accumulate, accumulate_guarded, first_not_finite};
 use super::gemm::Gemm;
-use super::mask::{self, Span};
+use super::mask::{self, Span, Visible};
 use super::prefetch::Prefetch;
 use super::scores::Keys;
 use super::softmax::{self, Probabilities, State};
@@ -42,11 +42,12 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
     part: &QueryTile,
     tile: &LaneTile,
     block: &Block,
+    visible: &Visible,
     buffers: LaneBuffers,
     prefetch: &mut Prefetch,
 ) {
-    let (problem, sequence) = (part.problem(), part.sequence());
-    let spans = mask::spans(S::LANES, sequence, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
+    let problem = part.problem();
+    let spans = mask::spans(S::LANES, visible, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of the caller's block and lane tile, whose arrays have room for them
     // (I5).
@@ -56,11 +57,11 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
             match span.vectors {
                 _ if span.keys.is_empty() => {}
                 1 => {
-                    let [x] = score::<S, F, R, 1>(s, part, span, arrays, prefetch);
+                    let [x] = score::<S, F, R, 1>(s, part, span, visible, arrays, prefetch);
                     max[span.vector] = s.max(x, max[span.vector]);
                 }
                 _ => {
-                    let found = score::<S, F, R, VECTORS>(s, part, span, arrays, prefetch);
+                    let found = score::<S, F, R, VECTORS>(s, part, span, visible, arrays, prefetch);
                     for (max, x) in max.iter_mut().zip(found) {
                         *max = s.max(x, *max);
                     }
@@ -68,8 +69,10 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
             }
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
-        let mut fresh =
-            problem.logits().cells.is_none() && sequence.seen_by(&tile.rows).start >= block.keys.start;
+        let mut fresh = match &visible.unmasked {
+            None => visible.sequence.seen_by(&tile.rows).start >= block.keys.start,
+            Some(masks) => masks.begins,
+        };
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
@@ -136,13 +139,14 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
     part: &QueryTile,
     span: &Span,
+    visible: &Visible,
     arrays: SpanArrays,
     prefetch: &mut Prefetch,
 ) -> [S::F32; Z] {
     let SpanArrays { k, panel, scores, state, tuning, .. } = arrays;
-    let logits =
-        Logits::of(part.problem(), part.sequence(), part.head(), &span.rows, &span.keys, &tuning.masks);
     let (problem, sequence) = (part.problem(), part.sequence());
+    let is_plain = visible.unmasked.is_some_and(|masks| masks.is_plain);
+    let logits = Logits::of(problem, sequence, part.head(), &span.rows, &span.keys, is_plain, &tuning.masks);
     let dim = problem.shape().dim_qk;
     let mut max = [s.splat(f32::NEG_INFINITY); Z];
     // The keys that every row sees, as far as they fill register tiles, and those at either end,
@@ -170,7 +174,7 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                     *max = s.max(found, *max);
                 }
             } else {
-                mask::mask(s, scores, keys, &span.sight::<S>(sequence), &mut max);
+                mask::mask(s, scores, keys, &span.sight::<S>(visible), &mut max);
             }
         }
     }

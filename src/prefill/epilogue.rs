@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::softmax::State;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
+use crate::attend::seen::sees_any;
 use crate::dtype::{self, Dtype};
 use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa};
@@ -75,7 +76,8 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
             // SAFETY: a lane of the state (caller).
             let running_max = unsafe { state.running_max.add(lane).read() };
             // Only a row without a finite score can be one that sees no key.
-            *is_empty = running_max == f32::NEG_INFINITY && !problem.sees_any(sequence, head, first + lane);
+            *is_empty =
+                running_max == f32::NEG_INFINITY && !sees_any(s, problem, sequence, head, first + lane);
         }
     }
     let sink = problem.sink(head);

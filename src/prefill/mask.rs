@@ -1,5 +1,5 @@
-//! Step 3: windows. A key that a row does not see gets the score -inf, whatever its score was (NaN
-//! included).
+//! Step 3: windows, and masks as far as they are ranges of keys. A key that a row does not see gets
+//! the score -inf, whatever its score was (NaN included).
 //!
 //! What a lane tile sees of a block is cut into spans. A key that no row sees is in no span. A span
 //! is full if every row of its vectors sees all of it, and partial otherwise: then the register
@@ -9,8 +9,64 @@ use std::ops::Range;
 
 use crate::attend::MAX_WIDTH;
 use crate::attend::blocks::clip;
+use crate::attend::seen::Seen;
 use crate::problem::Sequence;
 use crate::simd::Isa;
+
+/// Which keys of a block the rows of a lane tile see.
+#[derive(Clone, Copy)]
+pub(crate) struct Visible<'a> {
+    pub(crate) sequence: &'a Sequence,
+    /// Where masks may hide keys: what they leave.
+    pub(crate) unmasked: Option<Unmasked<'a>>,
+}
+
+/// What masks leave of a block to the rows of a lane tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Unmasked<'a> {
+    /// The keys that each row sees, from the first to the last.
+    pub(crate) seen: &'a [Seen],
+    /// The first row of the lane tile.
+    pub(crate) first_row: usize,
+    /// The first key of the block.
+    pub(crate) start: usize,
+    /// Whether masks change no score within these ranges.
+    pub(crate) is_plain: bool,
+    /// Whether no block before had a key for any of the rows.
+    pub(crate) begins: bool,
+}
+
+impl Visible<'_> {
+    /// The keys of `block` that are seen by any of `rows`, which are some, and those between them.
+    #[inline(always)]
+    fn by_any(&self, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+        let keys = match &self.unmasked {
+            None => self.sequence.seen_by(rows),
+            Some(masks) => Seen::by_any(masks.of(rows), masks.start),
+        };
+        clip(keys, block)
+    }
+
+    /// The keys that all of `rows`, which are some, see, as far as they are a range; it may begin
+    /// behind its end.
+    #[inline(always)]
+    fn by_all(&self, rows: &Range<usize>) -> Range<usize> {
+        match &self.unmasked {
+            None => {
+                // Windows move with the row, so the first and the last row bound all others.
+                self.sequence.visible(rows.end - 1).start..self.sequence.visible(rows.start).end
+            }
+            Some(masks) => Seen::by_all(masks.of(rows), masks.start),
+        }
+    }
+}
+
+impl<'a> Unmasked<'a> {
+    #[inline(always)]
+    fn of(&self, rows: &Range<usize>) -> &'a [Seen] {
+        &self.seen[rows.start - self.first_row..rows.end - self.first_row]
+    }
+}
 
 /// A range of keys, and the neighbouring vectors of a lane tile whose rows see some of them.
 pub(crate) struct Span {
@@ -35,36 +91,45 @@ pub(crate) struct Span {
 #[inline(never)]
 pub(crate) fn spans(
     lanes: usize,
-    sequence: &Sequence,
+    visible: &Visible,
     rows: &Range<usize>,
     block: &Range<usize>,
     group: usize,
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + lanes);
-    let low = whole_groups(clip(sequence.seen_by(&(rows.start..middle)), block), block, group);
+    let low = whole_groups(visible.by_any(&(rows.start..middle), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;
         return [
-            Span::new(sequence, low, 0, 1, rows.clone()),
-            Span::new(sequence, nothing.clone(), 0, 1, rows.clone()),
-            Span::new(sequence, nothing, 0, 1, rows.clone()),
+            Span::new(visible, low, 0, 1, rows.clone()),
+            Span::new(visible, nothing.clone(), 0, 1, rows.clone()),
+            Span::new(visible, nothing, 0, 1, rows.clone()),
         ];
     }
-    let high = whole_groups(clip(sequence.seen_by(&(middle..rows.end)), block), block, group);
-    if whole && !low.is_empty() && !high.is_empty() {
+    let high = whole_groups(visible.by_any(&(middle..rows.end), block), block, group);
+    // Windows move with the row, and so do the ends of the two; what masks leave does not always.
+    let in_order = low.start <= high.start && low.end <= high.end;
+    if (whole || !in_order) && !low.is_empty() && !high.is_empty() {
         let all = low.start.min(high.start)..low.end.max(high.end);
         let nothing = all.end..all.end;
         return [
-            Span::new(sequence, all, 0, 2, rows.clone()),
-            Span::new(sequence, nothing.clone(), 0, 2, rows.clone()),
-            Span::new(sequence, nothing, 0, 2, rows.clone()),
+            Span::new(visible, all, 0, 2, rows.clone()),
+            Span::new(visible, nothing.clone(), 0, 2, rows.clone()),
+            Span::new(visible, nothing, 0, 2, rows.clone()),
         ];
     }
+    let (only_low, both, only_high) = if low.is_empty() {
+        (high.start..high.start, high.start..high.start, high)
+    } else if high.is_empty() {
+        (low.clone(), low.end..low.end, low.end..low.end)
+    } else {
+        (low.start..low.end.min(high.start), clip(high.clone(), &low), high.start.max(low.end)..high.end)
+    };
     [
-        Span::new(sequence, low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
-        Span::new(sequence, clip(high.clone(), &low), 0, 2, rows.clone()),
-        Span::new(sequence, high.start.max(low.end).min(high.end)..high.end, 1, 1, middle..rows.end),
+        Span::new(visible, only_low, 0, 1, rows.start..middle),
+        Span::new(visible, both, 0, 2, rows.clone()),
+        Span::new(visible, only_high, 1, 1, middle..rows.end),
     ]
 }
 
@@ -80,16 +145,8 @@ fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range
 
 impl Span {
     #[inline(always)]
-    fn new(
-        sequence: &Sequence,
-        keys: Range<usize>,
-        vector: usize,
-        vectors: usize,
-        rows: Range<usize>,
-    ) -> Span {
-        // Windows move with the row, so the first and the last row bound all others.
-        let (first, last) = (sequence.visible(rows.start), sequence.visible(rows.end - 1));
-        Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
+    fn new(visible: &Visible, keys: Range<usize>, vector: usize, vectors: usize, rows: Range<usize>) -> Span {
+        Span { by_all: clip(visible.by_all(&rows), &keys), keys, vector, vectors, rows }
     }
 
     /// The keys before those that every row sees, these, and the keys behind them, counted from the
@@ -102,12 +159,17 @@ impl Span {
 
     /// The keys that each lane sees.
     #[inline(always)]
-    pub(crate) fn sight<S: Isa>(&self, sequence: &Sequence) -> Sight {
+    pub(crate) fn sight<S: Isa>(&self, visible: &Visible) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
+        if let Some(masks) = &visible.unmasked {
+            self.unmasked_sight(self.vectors * S::LANES, masks, &mut sight);
+            return sight;
+        }
         // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
         // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
         let n = self.keys.len() as i64;
-        let window = sequence
+        let window = visible
+            .sequence
             .window(self.rows.start)
             .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
         let (last, n) = (self.rows.len() as i32 - 1, n as i32);
@@ -118,6 +180,21 @@ impl Span {
             sight.high[lane] = window[1].saturating_add(further).clamp(0, n);
         }
         sight
+    }
+
+    /// [`Span::sight`] of the first `lanes` lanes, where masks may hide keys. Kept out of line: few
+    /// problems have masks.
+    #[inline(never)]
+    fn unmasked_sight(&self, lanes: usize, masks: &Unmasked, sight: &mut Sight) {
+        let seen = masks.of(&self.rows);
+        // Both are in one block, which has at most i32::MAX keys.
+        let (first, n) = ((self.keys.start - masks.start) as i32, self.keys.len() as i32);
+        for lane in 0..lanes.min(MAX_WIDTH) {
+            // Lanes without a row see what the last row sees, as under windows.
+            let Seen { low, high } = seen[lane.min(seen.len() - 1)];
+            sight.low[lane] = (low - first).clamp(0, n);
+            sight.high[lane] = (high - first).clamp(0, n);
+        }
     }
 }
 

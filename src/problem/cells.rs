@@ -34,22 +34,16 @@ impl BlockMask<'_> {
         self.view.get(sequence.batch, head, row / self.rows, key / self.keys) != 0.0
     }
 
-    /// Whether any of `rows` sees any of `keys`, and whether all see all; neither range is empty.
-    pub fn any_and_all(
+    /// Whether all of `rows` see all of `keys`; neither range is empty.
+    pub fn sees_all(
         &self,
         sequence: &Sequence,
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,
-    ) -> [bool; 2] {
-        let (mut any, mut all) = (false, true);
-        for row in rows.start / self.rows..=(rows.end - 1) / self.rows {
-            for key in keys.start / self.keys..=(keys.end - 1) / self.keys {
-                let sees = self.view.get(sequence.batch, head, row, key) != 0.0;
-                any |= sees;
-                all &= sees;
-            }
-        }
-        [any, all]
+    ) -> bool {
+        let mut rows = rows.start / self.rows..=(rows.end - 1) / self.rows;
+        let keys = keys.start / self.keys..=(keys.end - 1) / self.keys;
+        rows.all(|row| keys.clone().all(|key| self.view.get(sequence.batch, head, row, key) != 0.0))
     }
 }
