@@ -53,7 +53,7 @@ use std::slice;
 use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::rows::{key_rows, query_rows};
-use crate::attend::seen::{self, Look, Seen};
+use crate::attend::seen::{self, Look, Seen, hull};
 use crate::problem::Shape;
 use crate::simd::{Body, Isa};
 use crate::view::ScaleGranularity;
@@ -104,6 +104,7 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         // range until all ranges are computed.
         unsafe {
             pack::<S, P>(s, work, &rows);
+            let seen = seen_by_group(s, work);
             for (n, split) in work.splits.clone().enumerate() {
                 let began_before = work.splits.start > 0;
                 let state = match n {
@@ -111,8 +112,13 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                     0 => first,
                     _ => other,
                 };
-                attend::<S, P>(s, work, &work.keys(split), tiles, &rows, &block, &state);
-                if n > 0 && !began_before {
+                let keys = clip(seen.clone(), &work.keys(split));
+                let is_needed = n == 0 || began_before;
+                if keys.is_empty() && !is_needed {
+                    continue;
+                }
+                attend::<S, P>(s, work, &keys, tiles, &rows, &block, &state);
+                if !is_needed {
                     first.combine(s, &other, work.count());
                 }
             }
@@ -192,7 +198,17 @@ fn scale_of_values(work: &SplitWork) -> f32 {
     key_rows(problem, problem.v(), work.sequence(), kv_head, keys.start).scale()
 }
 
-/// Computes the state of all rows of a group for the keys `split`.
+/// The keys of all splits that some row of the group sees, and those between them.
+#[inline(always)]
+fn seen_by_group<S: Isa>(s: S, work: &SplitWork) -> Range<usize> {
+    let (problem, sequence) = (work.problem(), work.sequence());
+    let keys = work.keys(work.splits.start).start..work.keys(work.splits.end - 1).end;
+    let seen = clip(sequence.seen_by(&work.rows), &keys);
+    if problem.shape().hides { hull(s, problem, sequence, &work.heads, &work.rows, &seen) } else { seen }
+}
+
+/// Computes the state of all rows of a group for `visible`, the keys of a split that some row sees
+/// and those between them.
 ///
 /// # Safety
 /// `rows`, `arrays` and `state` are the arrays of the group (I5), with the queries packed.
@@ -200,13 +216,12 @@ fn scale_of_values(work: &SplitWork) -> f32 {
 unsafe fn attend<S: Isa, P: Gemv>(
     s: S,
     work: &SplitWork,
-    split: &Range<usize>,
+    visible: &Range<usize>,
     tiles: TileSizes,
     rows: &RowArrays,
     arrays: &BlockArrays,
     state: &State,
 ) {
-    let (problem, sequence) = (work.problem(), work.sequence());
     // SAFETY: I5: arrays and state have `padded_rows` rows (caller), and blocks have no more keys
     // than `tiles` says, which the arrays were made for.
     unsafe {
@@ -214,15 +229,13 @@ unsafe fn attend<S: Isa, P: Gemv>(
             state.running_max.add(r).write(f32::NEG_INFINITY);
             s.store(rows.sums.add(r * S::LANES), s.splat(0.0));
         }
-        // What some row of this group sees.
-        let visible = clip(sequence.seen_by(&work.rows), split);
-        let mut keys = first_block(&visible, tiles.kv, 1);
+        let mut keys = first_block(visible, tiles.kv, 1);
         let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
         while !keys.is_empty() {
-            let next = next_block(&visible, &keys, tiles.kv);
+            let next = next_block(visible, &keys, tiles.kv);
             let mut unmasked = None;
-            if problem.shape().hides {
+            if work.problem().shape().hides {
                 let (left, is_plain) = look_at(s, work, &keys, keys.start - keys.start % tiles.kv, rows.seen);
                 keys = left;
                 unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
@@ -260,19 +273,23 @@ unsafe fn look_at<S: Isa>(
 ) -> (Range<usize>, bool) {
     let (problem, sequence) = (work.problem(), work.sequence());
     let n = work.rows.len();
+    // Slopes that are multiplied by the mask may be NaN for some heads only.
+    let logits = problem.logits();
+    let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
+    let is_same = !times_mask && logits.hides_same_from_all_heads();
     let mut is_plain = true;
     for (i, head) in work.heads.clone().enumerate() {
         // SAFETY: I5: the rows of a head are some of those of the group (caller).
         unsafe {
             let to = seen.add(i * n);
-            if i > 0 && problem.logits().is_same_for_all_heads() {
+            if i > 0 && is_same {
                 to.copy_from_nonoverlapping(seen, n);
                 continue;
             }
             let rows = work.rows.clone();
             let look =
                 Look { problem, sequence, head, rows, keys: keys.clone(), start, asks_plain: is_plain };
-            is_plain &= seen::look(s, look, to);
+            is_plain &= seen::look(s, &look, to);
         }
     }
     // SAFETY: I5: all rows have been written.

@@ -37,6 +37,7 @@ use std::ops::Range;
 use crate::attend::blocks::{first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::rows::{key_rows, query_rows};
+use crate::attend::seen::hull;
 use crate::attend::{K, V, VECTORS, prefetch_row};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
@@ -103,10 +104,7 @@ impl Buffers {
             queries: arena.take(query.checked_mul(S::LANES)),
             key_scales: arena.take(if has_key_scales::<F>(shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
-            masks: MaskBuffers {
-                seen: arena.take(if shape.hides { tiles.q } else { 0 }),
-                tiles: arena.take(if shape.hides { tiles.q.div_ceil(tile_rows::<S>()) } else { 0 }),
-            },
+            masks: MaskBuffers::of::<S, F>(arena, shape, tiles),
         }
     }
 }
@@ -160,7 +158,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
-            let seen = sequence.seen_by(&part.rows());
+            let mut seen = sequence.seen_by(&part.rows());
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
             if F::INT_ACC && !seen.is_empty() {
@@ -189,6 +187,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             if hides {
                 masks.begin(tile_count);
+                seen = hull(s, problem, sequence, &(head..head + 1), &part.rows(), &seen);
             }
             let mut whole_block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
             while !whole_block.is_empty() {
@@ -206,8 +205,13 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let (v, left_out) =
                     stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
                 // Where all rows see ranges, only the keys at the ends of spans can be hidden from one.
-                let has_nonfinite = left_out
-                    || (F::PACK == 1 && is_mixed && first_not_finite(s, v, 0..block.len(), dim_v).is_some());
+                let (mut v, mut has_nonfinite) = (v, left_out);
+                if F::PACK == 1 && is_mixed {
+                    has_nonfinite = first_not_finite(s, v, 0..block.len(), dim_v).is_some();
+                }
+                if hides && has_nonfinite {
+                    (v, has_nonfinite) = masks.clean::<S, F>(s, part, &block, start, tiles.staged[V], v);
+                }
                 let mut maybe_nan = maybe_nan;
                 if has_key_scales {
                     maybe_nan |= stage::key_scales(problem, sequence, kv_head, &block, key_scales);

@@ -8,7 +8,9 @@ use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
-use flash_attention::problem::{Batch, BlockMask, Logits, Pages, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{
+    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Tensors, Window,
+};
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
 use crate::case::normal;
@@ -20,6 +22,8 @@ pub struct Feature {
     pub name: &'static str,
     batch: usize,
     heads: [usize; 2],
+    /// Query rows of a sequence, at its end.
+    rows: usize,
     len: usize,
     dim: usize,
     kind: Kind,
@@ -34,6 +38,10 @@ enum Kind {
     Blocks(usize),
     Mask,
     BoolMask,
+    /// A mask of f16, or of bool, that says what windows and lengths can say, or nearly.
+    Says(Sees, Dtype),
+    /// Such a mask of bool, with NaN in the values of keys that are hidden from all rows.
+    HidesNan(Sees),
     Softcap,
     /// Keys in pages of so many tokens, in no order.
     Pages(usize),
@@ -41,6 +49,34 @@ enum Kind {
     Interleaved,
     /// Sequences of 1 to so many tokens.
     Ragged,
+}
+
+/// Which keys a mask leaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Sees {
+    All,
+    /// Causal, so many keys back.
+    Window(usize),
+    /// The same, and of each 1024 tokens the third quarter is an image, which sees all of itself.
+    Images(usize),
+    /// Two of three.
+    Thirds,
+}
+
+impl Sees {
+    /// Whether the query at `position` sees `key`.
+    fn sees(self, position: usize, key: usize) -> bool {
+        let is_in_window = |left: usize| key <= position && position - key <= left;
+        let image = |at: usize| (at % 1024 / 256 == 2).then_some(at / 1024);
+        match self {
+            Sees::All => true,
+            Sees::Window(left) => is_in_window(left),
+            Sees::Images(left) => {
+                is_in_window(left) || (image(position).is_some() && image(position) == image(key))
+            }
+            Sees::Thirds => key % 3 != 1,
+        }
+    }
 }
 
 /// A feature, what it is measured against, threads, the least and the wanted share of the plain
@@ -54,7 +90,8 @@ pub struct Pair {
 }
 
 pub fn pairs() -> Vec<Pair> {
-    let plain = |len, dim| Feature { name: "plain", batch: 1, heads: [1, 1], len, dim, kind: Kind::Plain };
+    let plain =
+        |len, dim| Feature { name: "plain", batch: 1, heads: [1, 1], rows: len, len, dim, kind: Kind::Plain };
     let of = |name, len, kind| Feature { name, kind, ..plain(len, 64) };
     let pair = |feature: Feature, floor, goal| Pair {
         plain: Feature { kind: Kind::Plain, name: "plain", ..feature.clone() },
@@ -88,6 +125,47 @@ pub fn pairs() -> Vec<Pair> {
     ]
 }
 
+/// Masks that hide whole blocks of keys, or nothing, each against the fields that say the same, or
+/// say nearly the same; and NaN behind masks against numbers.
+pub fn masks() -> Vec<Pair> {
+    let of = |name, rows, len, kind| {
+        let heads = if rows == len { [1, 1] } else { [8, 2] };
+        Feature { name, batch: 1, heads, rows, len, dim: 128, kind }
+    };
+    let pair = |name, rows, len, kind, plain, floor| Pair {
+        feature: of(name, rows, len, kind),
+        plain: of("fields", rows, len, plain),
+        threads: 1,
+        floor,
+        goal: None,
+    };
+    let (bools, halves) = (Dtype::Bool8, Dtype::F16);
+    let (window, causal) = (Kind::Window(511), Kind::Window(u64::MAX));
+    let thirds = Kind::Says(Sees::Thirds, bools);
+    let all = usize::MAX;
+    // At most 1.3 times the time of the fields; 1.5 times with images; nothing hidden, 3 %.
+    vec![
+        pair("512 seen, f16", 1, 32_768, Kind::Says(Sees::Window(511), halves), window, 1.0 / 1.3),
+        pair("512 seen, bool", 1, 32_768, Kind::Says(Sees::Window(511), bools), window, 1.0 / 1.3),
+        pair("window 512, f16", 128, 8192, Kind::Says(Sees::Window(511), halves), window, 1.0 / 1.3),
+        pair("window 512, bool", 128, 8192, Kind::Says(Sees::Window(511), bools), window, 1.0 / 1.3),
+        pair("causal, f16", 2048, 2048, Kind::Says(Sees::Window(all), halves), causal, 1.0 / 1.3),
+        pair("causal, bool", 2048, 2048, Kind::Says(Sees::Window(all), bools), causal, 1.0 / 1.3),
+        pair(
+            "images, bool",
+            4096,
+            4096,
+            Kind::Says(Sees::Images(1023), bools),
+            Kind::Window(1023),
+            1.0 / 1.5,
+        ),
+        pair("nothing hidden, f16", 1024, 1024, Kind::Says(Sees::All, halves), Kind::Plain, 0.9),
+        pair("nothing hidden, f16", 1, 32_768, Kind::Says(Sees::All, halves), Kind::Plain, 0.95),
+        pair("NaN in a third", 64, 4096, Kind::HidesNan(Sees::Thirds), thirds, 1.0 / 1.2),
+        pair("NaN but in 512", 64, 4096, Kind::HidesNan(Sees::Window(511)), Kind::Window(511), 1.0 / 1.3),
+    ]
+}
+
 /// What a feature points to.
 pub struct Memory {
     feature: Feature,
@@ -97,6 +175,7 @@ pub struct Memory {
     o: Vec<f32>,
     mask: Vec<f32>,
     bytes: Vec<u8>,
+    halves: Vec<u16>,
     ints: Vec<i32>,
 }
 
@@ -105,11 +184,17 @@ const BLOCK: usize = 128;
 
 impl Memory {
     pub fn new(feature: &Feature) -> Memory {
-        let Feature { batch, heads: [heads_q, heads_kv], len, dim, kind, .. } = *feature;
+        let Feature { batch, heads: [heads_q, heads_kv], rows, len, dim, kind, .. } = *feature;
         let random = |n: usize| (0..n).map(|i| i.wrapping_mul(2_654_435_761) >> 7 & 0xffff);
         let blocks = len / BLOCK;
         let (mut mask, mut bytes, mut ints) = (Vec::new(), Vec::new(), Vec::new());
+        let mut halves = Vec::new();
+        let sees = |sees: Sees| (0..rows * len).map(move |at| sees.sees(len - rows + at / len, at % len));
         match kind {
+            Kind::Says(what, Dtype::F16) => {
+                halves = sees(what).map(|sees| if sees { 0 } else { 0xfc00 }).collect();
+            }
+            Kind::Says(what, _) | Kind::HidesNan(what) => bytes = sees(what).map(u8::from).collect(),
             Kind::Mask => mask = normal(len * len, 4),
             Kind::BoolMask => bytes = random(len * len).map(|x| u8::from(x % 2 == 0)).collect(),
             // As many in every row of blocks, at different places.
@@ -133,24 +218,38 @@ impl Memory {
             }
             _ => {}
         }
-        let rows = if kind == Kind::Ragged { ints[batch] as usize } else { batch * len };
+        let total = |len: usize| if kind == Kind::Ragged { ints[batch] as usize } else { batch * len };
+        let mut v = normal(total(len) * heads_kv * dim, 3);
+        if let Kind::HidesNan(_) = kind {
+            for (at, v) in v.chunks_mut(dim).enumerate() {
+                if (0..rows).all(|row| bytes[row * len + at % len] == 0) {
+                    v.fill(f32::NAN);
+                }
+            }
+        }
         Memory {
             feature: feature.clone(),
-            q: normal(rows * heads_q * dim, 1),
-            k: normal(rows * heads_kv * dim, 2),
-            v: normal(rows * heads_kv * dim, 3),
-            o: vec![0.0; rows * heads_q * dim],
+            q: normal(total(rows) * heads_q * dim, 1),
+            k: normal(total(len) * heads_kv * dim, 2),
+            v,
+            o: vec![0.0; total(rows) * heads_q * dim],
             mask,
             bytes,
+            halves,
             ints,
         }
     }
 
     /// Operations of the pairs that are seen.
     pub fn flops(&self) -> f64 {
-        let Feature { batch, heads: [heads, _], len, dim, kind, .. } = self.feature;
+        let Feature { batch, heads: [heads, _], rows, len, dim, kind, .. } = self.feature;
         let pairs: usize = match kind {
-            Kind::Window(left) => (0..len).map(|i| i.min(left as usize) + 1).sum(),
+            Kind::Window(left) => (len - rows..len).map(|i| i.min(left as usize) + 1).sum(),
+            // Of images, as many as the window has: they are measured against that.
+            Kind::Says(Sees::Window(left) | Sees::Images(left), _) | Kind::HidesNan(Sees::Window(left)) => {
+                (len - rows..len).map(|i| i.min(left) + 1).sum()
+            }
+            Kind::Says(..) | Kind::HidesNan(_) => rows * len,
             Kind::Blocks(_) => self.bytes.iter().filter(|&&byte| byte != 0).count() * BLOCK * BLOCK,
             Kind::Ragged => self.ints.windows(2).map(|ends| (ends[1] - ends[0]).pow(2) as usize).sum(),
             _ => len * len,
@@ -160,13 +259,14 @@ impl Memory {
     }
 
     pub fn name(&self) -> String {
-        let Feature { name, batch, heads: [heads, _], len, dim, .. } = self.feature;
-        format!("{} x {len} x {dim} {name}", batch * heads)
+        let Feature { name, batch, heads: [heads, _], rows, len, dim, .. } = self.feature;
+        let keys = if rows == len { String::new() } else { format!("{rows} x ") };
+        format!("{} x {keys}{len} x {dim} {name}", batch * heads)
     }
 
-    /// Of the output, and of whatever has as many rows.
-    fn layout(&self, heads: usize) -> Layout {
-        let Feature { batch, heads: [heads_q, _], len, dim, kind, .. } = self.feature;
+    /// Of queries and output with `len` rows a sequence, and of K and V with as many.
+    fn layout(&self, heads: usize, len: usize) -> Layout {
+        let Feature { batch, heads: [heads_q, _], dim, kind, .. } = self.feature;
         let row = 4 * dim;
         let total = self.o.len() / heads_q / dim;
         let (extent, stride) = match kind {
@@ -178,22 +278,22 @@ impl Memory {
     }
 
     fn problem(&mut self) -> Problem<'_> {
-        let Feature { batch, heads: [heads_q, heads_kv], len, dim, kind, .. } = self.feature;
+        let Feature { batch, heads: [heads_q, heads_kv], rows, len, dim, kind, .. } = self.feature;
         let row = 4 * dim;
-        let layout = self.layout(heads_q);
+        let layout = self.layout(heads_q, rows);
         let kv = match kind {
             Kind::Pages(size) => Layout {
                 extent: [len / size, heads_kv, size],
                 stride: [heads_kv * size * row, size * row, row],
-                ..self.layout(heads_kv)
+                ..self.layout(heads_kv, len)
             },
-            _ => self.layout(heads_kv),
+            _ => self.layout(heads_kv, len),
         };
-        let square = |dtype: Dtype, n: usize| Layout {
+        let mask = |dtype: Dtype, rows: usize, keys: usize| Layout {
             dtype,
-            extent: [batch, heads_q, n],
-            dim: n,
-            stride: [0, 0, n * dtype.block_bytes()],
+            extent: [batch, heads_q, rows],
+            dim: keys,
+            stride: [0, 0, keys * dtype.block_bytes()],
         };
         let lists = Array::of(&self.ints);
         let view = |data, layout| View::of(data, layout).expect("arrays of the right size");
@@ -201,16 +301,24 @@ impl Memory {
         let mut lengths = Batch::default();
         let mut semantics = Semantics::with_scale((dim as f32).sqrt().recip());
         match kind {
-            Kind::Window(left) => semantics.window = Window { left: Some(left), right: Some(0) },
-            Kind::Mask => logits.mask = Some(view(&self.mask, square(Dtype::F32, len))),
-            Kind::BoolMask => {
-                // SAFETY: len * len bytes, which outlive the problem.
-                let view = unsafe { View::new(self.bytes.as_ptr(), square(Dtype::Bool8, len)) };
+            Kind::Window(left) => {
+                semantics.q_pos = Position::End;
+                semantics.window = Window { left: Some(left), right: Some(0) };
+            }
+            Kind::Mask => logits.mask = Some(view(&self.mask, mask(Dtype::F32, len, len))),
+            Kind::Says(_, Dtype::F16) => {
+                let view = View::of(&self.halves, mask(Dtype::F16, rows, len));
+                logits.mask = Some(view.expect("a mask"));
+            }
+            Kind::BoolMask | Kind::Says(..) | Kind::HidesNan(_) => {
+                // SAFETY: as many bytes, which outlive the problem.
+                let view = unsafe { View::new(self.bytes.as_ptr(), mask(Dtype::Bool8, rows, len)) };
                 logits.mask = Some(view.expect("a mask"));
             }
             Kind::Blocks(_) => {
                 // SAFETY: as many bytes, which outlive the problem.
-                let view = unsafe { View::new(self.bytes.as_ptr(), square(Dtype::Bool8, len / BLOCK)) };
+                let view =
+                    unsafe { View::new(self.bytes.as_ptr(), mask(Dtype::Bool8, len / BLOCK, len / BLOCK)) };
                 logits.cells = Some(BlockMask { view: view.expect("a mask"), rows: BLOCK, keys: BLOCK });
             }
             Kind::Softcap => logits.softcap = 30.0,
@@ -229,7 +337,7 @@ impl Memory {
     /// Largest error of what is in the output, against f64.
     pub fn error(&mut self) -> f64 {
         let sample = Sample::of(&self.problem());
-        let layout = self.layout(self.feature.heads[0]);
+        let layout = self.layout(self.feature.heads[0], self.feature.rows);
         sample.worst(&View::of(&self.o, layout).expect("arrays of the right size"))
     }
 

@@ -32,8 +32,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 12] = [
-        "floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "types",
+    pub const NAMES: [&str; 13] = [
+        "floors", "layers", "features", "masks", "odd", "few", "threads", "auto", "rival", "rising", "types",
         "decode", "call",
     ];
 
@@ -42,6 +42,7 @@ impl Tables {
             "floors" => self.floors(),
             "layers" => self.layers(),
             "features" => self.features(),
+            "masks" => self.masks(),
             "odd" => self.odd(),
             "few" => self.few(),
             "threads" => self.two_threads(),
@@ -192,8 +193,17 @@ impl Tables {
     fn features(&mut self) {
         self.report
             .heading("What engines need: rate of the pairs that are seen, over that of plain attention");
+        self.pairs("features", features::pairs());
+    }
+
+    fn masks(&mut self) {
+        self.report.heading("Masks: rate over that of the fields that say the same");
+        self.pairs("masks", features::masks());
+    }
+
+    fn pairs(&mut self, table: &str, pairs: Vec<Pair>) {
         let Some(row) = self.row(Dtype::F32, None) else { return };
-        for Pair { feature, plain, threads, floor, goal } in features::pairs() {
+        for Pair { feature, plain, threads, floor, goal } in pairs {
             let (mut memory, mut plain) = (Memory::new(&feature), Memory::new(&plain));
             let (name, flops, plain_flops) = (memory.name(), memory.flops(), plain.flops());
             let (plan, mut call) = memory.runner(row, threads);
@@ -203,7 +213,7 @@ impl Tables {
             let ratio = measured.contenders[1].against_first;
             let rate = ratio.median * flops / plain_flops;
             let line = Line {
-                table: "features",
+                table,
                 name,
                 isa: &row.isa().to_string_lossy(),
                 tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),

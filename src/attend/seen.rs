@@ -1,10 +1,11 @@
 //! Masks as ranges: what they leave of a block of keys to each query row.
 //!
-//! Before a block of keys is computed, the masks of its rows are scanned. A row sees the keys from
-//! the first to the last one that no mask hides. So what is hidden from all rows is skipped, and
-//! the rest is computed as under windows. If masks change no score within these ranges, they have
-//! been read for the last time: rows are *plain*, and causal masks, windows and padding that come
-//! as masks cost what the fields for them cost.
+//! Before the first block of keys, the masks of its rows are scanned from both ends for the first
+//! and the last key that some row sees. Before each block between them, what each row sees of it is
+//! found: the keys from the first to the last one that no mask hides. So what is hidden from all
+//! rows is skipped, and the rest is computed as under windows. If masks change no score within
+//! these ranges, they have been read for the last time: rows are *plain*, and causal masks, windows
+//! and padding that come as masks cost what the fields for them cost.
 //!
 //! A scan stops where the answer is known: of a dense bias it reads the first and the last key of
 //! each row.
@@ -46,14 +47,16 @@ impl Seen {
     }
 
     /// The keys that are between two keys that `rows` see, of the block that begins with key
-    /// `start`.
+    /// `start`. Kept out of line, as [`look`] is.
+    #[inline(never)]
     pub(crate) fn by_any(rows: &[Seen], start: usize) -> Range<usize> {
         let (low, high) = (rows.iter().map(|row| row.low).min(), rows.iter().map(|row| row.high).max());
         Seen { low: low.unwrap_or(0), high: high.unwrap_or(0) }.keys(start)
     }
 
     /// The keys within the ranges of all `rows`, of the block that begins with key `start`. Where
-    /// there are none, the range may begin behind its end.
+    /// there are none, the range may begin behind its end. Kept out of line, as [`look`] is.
+    #[inline(never)]
     pub(crate) fn by_all(rows: &[Seen], start: usize) -> Range<usize> {
         let (low, high) = (rows.iter().map(|row| row.low).max(), rows.iter().map(|row| row.high).min());
         start + low.unwrap_or(0) as usize..start + high.unwrap_or(0) as usize
@@ -80,8 +83,106 @@ pub(crate) struct Look<'a, 'p> {
 /// # Safety
 /// `to` has room for as many elements as there are rows.
 #[inline(never)]
-pub(crate) unsafe fn look<S: Isa>(s: S, look: Look, to: *mut Seen) -> bool {
-    s.core().enter(Scan { look, to })
+pub(crate) unsafe fn look<S: Isa>(s: S, look: &Look, to: *mut Seen) -> bool {
+    let Look { problem, sequence, head, ref rows, ref keys, start, asks_plain } = *look;
+    let logits = problem.logits();
+    let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
+    // Even 0 times a slope of NaN changes a score.
+    let is_nan = times_mask && problem.slope(sequence, head).is_some_and(f32::is_nan);
+    let mut is_plain = asks_plain && !is_nan;
+    let mut before = None;
+    for (i, row) in rows.clone().enumerate() {
+        let line = look.line(row, keys);
+        // SAFETY: I5: as many places as there are rows (caller).
+        unsafe {
+            if before.as_ref() == Some(&line) {
+                // One row for all is scanned once.
+                to.add(i).write(to.add(i - 1).read());
+                continue;
+            }
+            let (seen, row_is_plain) = line.scan(s, is_plain);
+            is_plain &= row_is_plain;
+            to.add(i).write(Seen::of(&seen, start));
+        }
+        before = Some(line);
+    }
+    is_plain
+}
+
+/// The keys of `keys` between those that some of `rows` of some of `heads` see. Kept out of line, as
+/// [`look`] is.
+#[inline(never)]
+pub(crate) fn hull<S: Isa>(
+    s: S,
+    problem: &Problem,
+    sequence: &Sequence,
+    heads: &Range<usize>,
+    rows: &Range<usize>,
+    keys: &Range<usize>,
+) -> Range<usize> {
+    let is_same = problem.logits().hides_same_from_all_heads();
+    let mut hull = keys.end..keys.end;
+    for head in heads.start..if is_same { heads.start + 1 } else { heads.end } {
+        let look = Look {
+            problem,
+            sequence,
+            head,
+            rows: rows.clone(),
+            keys: keys.clone(),
+            start: 0,
+            asks_plain: false,
+        };
+        let mut before = None;
+        for row in rows.clone() {
+            let line = look.line(row, keys);
+            if before.as_ref() == Some(&line) {
+                continue;
+            }
+            let is_first = hull.is_empty();
+            // Only keys outside of the hull can extend it: those before it, then those behind it.
+            let visible = line.keys.clone();
+            let mut part = visible.start..visible.end.min(hull.start).max(visible.start);
+            for is_behind in [false, true] {
+                let (seen, _) = Line { keys: part, ..line.clone() }.scan(s, false);
+                if !seen.is_empty() {
+                    hull = if is_behind { hull.start } else { seen.start }..if is_first || is_behind {
+                        seen.end
+                    } else {
+                        hull.end
+                    };
+                }
+                if is_first {
+                    break;
+                }
+                part = visible.start.max(hull.end).min(visible.end)..visible.end;
+            }
+            before = Some(line);
+        }
+    }
+    hull
+}
+
+/// Writes to `to`, for each of the keys, whether any of the rows sees it: 1 or 0. `seen` is what
+/// [`look`] has found for the rows.
+///
+/// # Safety
+/// `seen` has an element for each row, of the block that begins with key `start`, and `to` room for
+/// one for each key.
+#[inline(never)]
+pub(crate) unsafe fn mark_seen<S: Isa>(s: S, look: &Look, seen: *const Seen, to: *mut u8) {
+    let mut before = None;
+    // SAFETY: as many elements as there are rows, or keys (caller); I2: keys of the sequence.
+    unsafe {
+        to.write_bytes(0, look.keys.len());
+        for (i, row) in look.rows.clone().enumerate() {
+            let keys = clip(seen.add(i).read().keys(look.start), &look.keys);
+            let line = Line { keys, ..look.line(row, &look.keys) };
+            if before.as_ref() != Some(&line) {
+                s.core().enter(Mark { line: &line, to: to.add(line.keys.start - look.keys.start) });
+                before = Some(line);
+            }
+        }
+    }
 }
 
 /// Whether a query row sees any key.
@@ -97,142 +198,139 @@ pub(crate) fn sees_any<S: Isa>(
     if !problem.logits().hides() {
         return !keys.is_empty();
     }
-    s.core().enter(SeesAny(Look {
-        problem,
-        sequence,
-        head,
-        rows: row..row + 1,
-        start: keys.start,
-        keys,
-        asks_plain: false,
-    }))
-}
-
-/// The arguments of [`look`], which alone makes one and vouches for the pointer.
-struct Scan<'a, 'p> {
-    look: Look<'a, 'p>,
-    to: *mut Seen,
-}
-
-impl Body for Scan<'_, '_> {
-    type Out = bool;
-
-    #[inline(always)]
-    fn run<S: Isa>(self, _s: S) -> bool {
-        let Scan { look, to } = self;
-        let Look { problem, sequence, head, ref rows, ref keys, start, asks_plain } = look;
-        let logits = problem.logits();
-        let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
-        // Even 0 times a slope of NaN changes a score.
-        let is_nan = times_mask && problem.slope(sequence, head).is_some_and(f32::is_nan);
-        let mut is_plain = asks_plain && !is_nan;
-        let mut before = None;
-        for (i, row) in rows.clone().enumerate() {
-            let visible = clip(sequence.visible(row), keys);
-            // One row for all is scanned once.
-            let line = look.line(row);
-            let place = (line.address(), visible.start, visible.end);
-            // SAFETY: I5: as many places as there are rows (the contract of `look`, which made
-            // this); I2: the masks have the row, with the keys of the sequence.
-            unsafe {
-                if before == Some(place) {
-                    to.add(i).write(to.add(i - 1).read());
-                    continue;
-                }
-                before = Some(place);
-                let (seen, row_is_plain) = line.scan(visible, is_plain);
-                is_plain &= row_is_plain;
-                to.add(i).write(Seen::of(&seen, start));
-            }
-        }
-        is_plain
-    }
-}
-
-/// The arguments of [`sees_any`], which alone makes one.
-struct SeesAny<'a, 'p>(Look<'a, 'p>);
-
-impl Body for SeesAny<'_, '_> {
-    type Out = bool;
-
-    #[inline(always)]
-    fn run<S: Isa>(self, _s: S) -> bool {
-        let Look { ref rows, ref keys, .. } = self.0;
-        // SAFETY: I2: the masks have the row, with the keys of the sequence.
-        let (seen, _) = unsafe { self.0.line(rows.start).scan(keys.clone(), false) };
-        !seen.is_empty()
-    }
+    let look = Look { problem, sequence, head, rows: row..row + 1, keys, start: 0, asks_plain: false };
+    !look.line(row, &look.keys).scan(s, false).0.is_empty()
 }
 
 impl Look<'_, '_> {
-    /// What the masks say of a row.
-    #[inline(always)]
-    fn line(&self, row: usize) -> Line {
+    /// What masks say of those of `keys` that the window leaves to a row.
+    fn line(&self, row: usize, keys: &Range<usize>) -> Line {
         let logits = self.problem.logits();
-        let batch = self.sequence.batch;
-        let mask = logits.mask.as_ref().map(|mask| (mask.row(batch, self.head, row), mask.layout().dtype));
+        let (batch, head) = (self.sequence.batch, self.head);
+        let mask = logits.mask.as_ref().map(|mask| (mask.row(batch, head, row), mask.layout().dtype));
         let cells = logits.cells.as_ref();
-        let cells = cells.map(|cells| (cells.view.row(batch, self.head, row / cells.rows), cells.keys));
-        Line { mask, cells }
+        let cells = cells.map(|cells| (cells.view.row(batch, head, row / cells.rows), cells.keys));
+        Line { mask, cells, keys: clip(self.sequence.visible(row), keys) }
     }
 }
 
-/// What the masks say of a row.
+/// What the masks say of some keys of a row: only [`Look::line`] makes one, of keys that the masks
+/// have (I2).
+#[derive(Clone, PartialEq)]
 struct Line {
     /// The row of the mask, and its type.
     mask: Option<(*const u8, Dtype)>,
     /// The row of the block mask, a byte for each block, and the keys of a block.
     cells: Option<(*const u8, usize)>,
+    keys: Range<usize>,
 }
 
 impl Line {
-    /// Where it lies.
-    #[inline(always)]
-    fn address(&self) -> [usize; 2] {
-        [self.mask.map_or(0, |(row, _)| row.addr()), self.cells.map_or(0, |(row, _)| row.addr())]
+    /// What is seen of the keys, from the first to the last; and, if `asks_plain`, whether nothing
+    /// within that is hidden or changed. Out of line, so that the loops exist once.
+    #[inline(never)]
+    fn scan<S: Isa>(&self, s: S, asks_plain: bool) -> (Range<usize>, bool) {
+        s.core().enter(Scan { line: self, asks_plain })
     }
+}
 
-    /// What is seen of `keys`, from the first to the last; and, if `asks_plain`, whether nothing
-    /// within that is hidden or changed.
-    ///
-    /// # Safety
-    /// The rows have `keys`.
+/// Runs code with the elements of a row of a mask of any type.
+macro_rules! with_elements {
+    ($row:expr, $dtype:expr, $mask:ident => $code:expr) => {
+        match $dtype {
+            Dtype::Bool8 => {
+                let $mask = Elements { row: $row, hidden: 0u8 };
+                $code
+            }
+            Dtype::F16 => {
+                let $mask = Elements { row: $row, hidden: 0xfc00u16 };
+                $code
+            }
+            Dtype::Bf16 => {
+                let $mask = Elements { row: $row, hidden: 0xff80u16 };
+                $code
+            }
+            // Types that masks cannot have are named, so that a new one is not taken for f32.
+            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => {
+                let $mask = Elements { row: $row, hidden: 0xff80_0000u32 };
+                $code
+            }
+        }
+    };
+}
+
+/// The arguments of [`Line::scan`].
+struct Scan<'a> {
+    line: &'a Line,
+    asks_plain: bool,
+}
+
+impl Body for Scan<'_> {
+    type Out = (Range<usize>, bool);
+
     #[inline(always)]
-    unsafe fn scan(&self, keys: Range<usize>, asks_plain: bool) -> (Range<usize>, bool) {
-        // SAFETY: the rows have `keys` (caller); I9: elements are of the mask's type.
+    fn run<S: Isa>(self, _s: S) -> (Range<usize>, bool) {
+        let Scan { line, asks_plain } = self;
+        // SAFETY: I2: the rows have the keys (`Look::line`); I9: elements are of the mask's type.
         unsafe {
-            match self.mask {
-                None => self.scan_as::<u8>(None, keys, asks_plain),
-                Some((row, Dtype::Bool8)) => {
-                    self.scan_as(Some(Elements { row, hidden: 0u8 }), keys, asks_plain)
-                }
-                Some((row, Dtype::F16)) => {
-                    self.scan_as(Some(Elements { row, hidden: 0xfc00u16 }), keys, asks_plain)
-                }
-                Some((row, Dtype::Bf16)) => {
-                    self.scan_as(Some(Elements { row, hidden: 0xff80u16 }), keys, asks_plain)
-                }
-                // Types that masks cannot have are named, so that a new one is not taken for f32.
-                Some((row, Dtype::F32 | Dtype::I8 | Dtype::Q8_0)) => {
-                    self.scan_as(Some(Elements { row, hidden: 0xff80_0000u32 }), keys, asks_plain)
+            match line.mask {
+                None => line.scan_as::<u8>(None, asks_plain),
+                Some((row, dtype)) => {
+                    with_elements!(row, dtype, mask => line.scan_as(Some(mask), asks_plain))
                 }
             }
         }
     }
+}
 
+/// The arguments of [`mark_seen`], for one row; that alone makes one, and vouches for the pointer.
+struct Mark<'a> {
+    line: &'a Line,
+    /// That of the first key of the row.
+    to: *mut u8,
+}
+
+impl Body for Mark<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _s: S) {
+        let Mark { line: Line { mask, cells, keys }, to } = self;
+        let mut at = keys.start;
+        while at < keys.end {
+            // SAFETY: I2: the rows have the keys (`Look::line`); I9: elements are of the mask's
+            // type; one element of `to` for each key (`mark_seen`).
+            unsafe {
+                let (part, is_left) = match *cells {
+                    None => (keys.clone(), true),
+                    Some((row, size)) => {
+                        let is_left = row.wrapping_add(at / size).read() != 0;
+                        (clip(keys_of(at / size, size), &(at..keys.end)), is_left)
+                    }
+                };
+                let to = to.add(at - keys.start);
+                at = part.end;
+                if !is_left {
+                    continue;
+                }
+                match *mask {
+                    None => to.write_bytes(1, part.len()),
+                    Some((row, dtype)) => with_elements!(row, dtype, mask => mask.mark(part, to)),
+                }
+            }
+        }
+    }
+}
+
+impl Line {
     /// [`Line::scan`], of a mask whose elements have the bits `T`.
     ///
     /// # Safety
-    /// As [`Line::scan`].
+    /// The rows have the keys.
     #[inline(always)]
-    unsafe fn scan_as<T: Bits>(
-        &self,
-        mask: Option<Elements<T>>,
-        keys: Range<usize>,
-        asks_plain: bool,
-    ) -> (Range<usize>, bool) {
-        let nothing = keys.end..keys.end;
-        let Range { start: mut low, end: mut high } = keys;
+    unsafe fn scan_as<T: Bits>(&self, mask: Option<Elements<T>>, asks_plain: bool) -> (Range<usize>, bool) {
+        let Range { start: mut low, end: mut high } = self.keys;
+        let nothing = high..high;
         // SAFETY: parts of the caller's keys, and the cells that these lie in.
         unsafe {
             loop {
@@ -247,13 +345,17 @@ impl Line {
                         }
                     }
                 };
-                let first = mask.as_ref().map_or(Some(left.start), |mask| mask.first(left.clone()));
+                let first = match &mask {
+                    None if left.is_empty() => None,
+                    None => Some(left.start),
+                    Some(mask) => mask.first(left.clone()),
+                };
                 low = first.unwrap_or(left.end);
-                if low == high {
-                    return (nothing, asks_plain);
-                }
                 if first.is_some() {
                     break;
+                }
+                if low == high {
+                    return (nothing, asks_plain);
                 }
             }
             while high > low {
@@ -275,11 +377,18 @@ impl Line {
                 }
                 high = left.start;
             }
-            let is_plain = asks_plain
-                && self.cells.is_none_or(|(row, size)| {
-                    !Elements { row, hidden: 0u8 }.any_changes(low / size..high.div_ceil(size))
-                })
-                && mask.is_none_or(|mask| !mask.any_changes(low..high));
+            let mut is_plain = asks_plain;
+            if let Some((row, size)) = self.cells
+                && is_plain
+            {
+                let cells = Elements { row, hidden: 0u8 };
+                is_plain = !cells.any_changes(low / size..high.div_ceil(size));
+            }
+            if let Some(mask) = &mask
+                && is_plain
+            {
+                is_plain = !mask.any_changes(low..high);
+            }
             (low..high, is_plain)
         }
     }
@@ -402,6 +511,21 @@ impl<T: Bits> Elements<T> {
             }
         }
         None
+    }
+
+    /// Makes 1 of the elements of `to` whose keys are seen.
+    ///
+    /// # Safety
+    /// The row has the elements `keys`, and `to` one for each of them.
+    #[inline(always)]
+    unsafe fn mark(&self, keys: Range<usize>, to: *mut u8) {
+        for i in 0..keys.len() {
+            // SAFETY: an element of each (caller).
+            unsafe {
+                let is_seen = self.get(keys.start + i) != self.hidden;
+                to.add(i).write(to.add(i).read() | u8::from(is_seen));
+            }
+        }
     }
 
     /// Whether any of `keys` is hidden, or its score changed.

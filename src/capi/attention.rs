@@ -129,7 +129,8 @@ pub struct fa_attention {
     /// keys; strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16:
     /// added to the scores, after softcap; -infinity hides the key (no other value does, however
     /// small). FA_DTYPE_BOOL8: nonzero = the key is seen. Of ragged batches, too, row i of entry b
-    /// is for row i of sequence b. What windows and kv_lens leave out is not looked at.
+    /// is for row i of sequence b. What windows and kv_lens leave out is not looked at. Keys that
+    /// it hides from neighbouring rows, as a window would, take no time but that of reading it.
     pub mask: fa_tensor,
     /// NULL, or the slope of each query head (ALiBi, arXiv:2108.12409): -slope * |p - j| is added
     /// to the score of the query at position p and key j, after softcap. With FA_MASK_TIMES_SLOPE:

@@ -98,39 +98,30 @@ pub(crate) fn spans(
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + lanes);
-    let low = whole_groups(visible.by_any(&(rows.start..middle), block), block, group);
-    if middle == rows.end {
-        let nothing = low.end..low.end;
-        return [
-            Span::new(visible, low, 0, 1, rows.clone()),
-            Span::new(visible, nothing.clone(), 0, 1, rows.clone()),
-            Span::new(visible, nothing, 0, 1, rows.clone()),
-        ];
-    }
-    let high = whole_groups(visible.by_any(&(middle..rows.end), block), block, group);
+    let seen = |rows: Range<usize>| whole_groups(visible.by_any(&rows, block), block, group);
+    let low = seen(rows.start..middle);
+    let high = if middle < rows.end { seen(middle..rows.end) } else { low.end..low.end };
     // Windows move with the row, and so do the ends of the two; what masks leave does not always.
     let in_order = low.start <= high.start && low.end <= high.end;
-    if (whole || !in_order) && !low.is_empty() && !high.is_empty() {
-        let all = low.start.min(high.start)..low.end.max(high.end);
-        let nothing = all.end..all.end;
-        return [
-            Span::new(visible, all, 0, 2, rows.clone()),
-            Span::new(visible, nothing.clone(), 0, 2, rows.clone()),
-            Span::new(visible, nothing, 0, 2, rows.clone()),
-        ];
-    }
-    let (only_low, both, only_high) = if low.is_empty() {
-        (high.start..high.start, high.start..high.start, high)
+    let [only_low, both, only_high] = if low.is_empty() {
+        [high.start..high.start, high.start..high.start, high]
     } else if high.is_empty() {
-        (low.clone(), low.end..low.end, low.end..low.end)
+        [low.clone(), low.end..low.end, low.end..low.end]
+    } else if whole || !in_order {
+        let (start, end) = (low.start.min(high.start), low.end.max(high.end));
+        [start..start, start..end, end..end]
     } else {
-        (low.start..low.end.min(high.start), clip(high.clone(), &low), high.start.max(low.end)..high.end)
+        [low.start..low.end.min(high.start), clip(high.clone(), &low), high.start.max(low.end)..high.end]
     };
-    [
-        Span::new(visible, only_low, 0, 1, rows.start..middle),
-        Span::new(visible, both, 0, 2, rows.clone()),
-        Span::new(visible, only_high, 1, 1, middle..rows.end),
-    ]
+    let spans = [
+        (only_low, 0, 1, rows.start..middle),
+        (both, 0, 2, rows.clone()),
+        (only_high, 1, 1, middle..rows.end),
+    ];
+    spans.map(|(keys, vector, vectors, rows)| {
+        let by_all = if keys.is_empty() { keys.clone() } else { clip(visible.by_all(&rows), &keys) };
+        Span { by_all, keys, vector, vectors, rows }
+    })
 }
 
 /// `keys`, extended to whole groups of a block.
@@ -144,11 +135,6 @@ fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range
 }
 
 impl Span {
-    #[inline(always)]
-    fn new(visible: &Visible, keys: Range<usize>, vector: usize, vectors: usize, rows: Range<usize>) -> Span {
-        Span { by_all: clip(visible.by_all(&rows), &keys), keys, vector, vectors, rows }
-    }
-
     /// The keys before those that every row sees, these, and the keys behind them, counted from the
     /// first key of the span.
     #[inline(always)]

@@ -5,24 +5,34 @@
 use std::ops::Range;
 use std::slice;
 
+use super::accumulate::first_not_finite;
+use super::gemm::Gemm;
 use super::mask::{Unmasked, Visible};
-use super::{LaneTile, LaneTiles};
-use crate::attend::seen::{Look, Seen, look};
+use super::{LaneTile, LaneTiles, tile_rows};
+use crate::attend::rows::{Rows, key_rows};
+use crate::attend::seen::{Look, Seen, look, mark_seen};
+use crate::attend::{V, convert};
+use crate::problem::Shape;
 use crate::simd::Isa;
-use crate::work::query_tiles::QueryTile;
+use crate::work::query_tiles::{QueryTile, TileSizes};
+use crate::workspace::Arena;
 
 /// Arrays of a query tile; no elements where masks hide nothing.
 #[derive(Clone, Copy)]
 pub(super) struct MaskBuffers {
     /// What each row sees of the block.
-    pub(super) seen: *mut Seen,
+    seen: *mut Seen,
     /// One for each lane tile.
-    pub(super) tiles: *mut TileMask,
+    tiles: *mut TileMask,
+    /// For each key of a block, whether any row sees it.
+    keys: *mut u8,
+    /// Rows of V as f32: those of a block, if they are read in place, or one of them.
+    values: *mut u8,
 }
 
 /// What masks leave to a lane tile.
 #[derive(Clone, Copy)]
-pub(super) struct TileMask {
+struct TileMask {
     /// Whether any row sees a key of the block.
     sees_any: bool,
     /// Whether masks change no score between the keys that each row sees.
@@ -32,6 +42,19 @@ pub(super) struct TileMask {
 }
 
 impl MaskBuffers {
+    #[inline(always)]
+    pub(super) fn of<S: Isa, F: Gemm>(arena: &mut impl Arena, shape: &Shape, tiles: TileSizes) -> Self {
+        let all = |n: usize| if shape.hides { n } else { 0 };
+        let is_in_place = F::PACK == 1 && !tiles.staged[V];
+        let values = if is_in_place { tiles.kv } else { 1 };
+        MaskBuffers {
+            seen: arena.take(all(tiles.q)),
+            tiles: arena.take(all(tiles.q.div_ceil(tile_rows::<S>()))),
+            keys: arena.take(all(tiles.kv)),
+            values: arena.take(all(convert::row_bytes(shape.dim_v)).checked_mul(values)),
+        }
+    }
+
     /// Before the first block of keys.
     ///
     /// # Safety
@@ -59,19 +82,17 @@ impl MaskBuffers {
         group: usize,
     ) -> (Range<usize>, bool) {
         let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
-        let (mut keys, mut is_mixed) = (block.end..block.start, false);
+        let (start, mut is_mixed) = (block.start, false);
+        let mut keys = block.end..block.start;
         for tile in LaneTiles::<S>::new(part.rows()) {
             // SAFETY: I5: rows and lane tiles of the query tile (caller).
             unsafe {
                 let to = self.seen.add(tile.rows.start - part.rows().start);
-                let (rows, n) = (tile.rows.clone(), tile.rows.len());
-                let (start, asks_plain) = (block.start, true);
-                let is_plain = look(
-                    s,
-                    Look { problem, sequence, head, rows, keys: block.clone(), start, asks_plain },
-                    to,
-                );
-                let seen = Seen::by_any(slice::from_raw_parts(to, n), start);
+                let rows = tile.rows.clone();
+                let look_at =
+                    Look { problem, sequence, head, rows, keys: block.clone(), start, asks_plain: true };
+                let is_plain = look(s, &look_at, to);
+                let seen = Seen::by_any(slice::from_raw_parts(to.cast_const(), tile.rows.len()), start);
                 let tile = &mut *self.tiles.add(tile.index);
                 *tile = TileMask { sees_any: !seen.is_empty(), is_plain, ..*tile };
                 if tile.sees_any {
@@ -112,6 +133,58 @@ impl MaskBuffers {
             let (first_row, is_plain) = (tile.rows.start, mask.is_plain);
             let unmasked = Some(Unmasked { seen, first_row, start, is_plain, begins });
             Some(Visible { sequence: part.sequence(), unmasked })
+        }
+    }
+
+    /// Where some value of V, read as `v`, is not finite: takes the values of keys that masks hide
+    /// from all rows out of the way, since such a value times the probability 0 is NaN. Returns V as
+    /// it is to be read, and whether a value of another key is not finite. Kept out of line: it is
+    /// rare.
+    ///
+    /// # Safety
+    /// The arrays are those of `part` (I5), `keys` are some of the block with the first key `start`
+    /// that was looked at, and `v` has their rows.
+    #[cold]
+    #[inline(never)]
+    pub(super) unsafe fn clean<S: Isa, F: Gemm>(
+        &self,
+        s: S,
+        part: &QueryTile,
+        keys: &Range<usize>,
+        start: usize,
+        is_staged: bool,
+        v: Rows,
+    ) -> (Rows, bool) {
+        let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
+        let (kv_head, dim) = (problem.kv_head(head), problem.shape().dim_v);
+        let look =
+            Look { problem, sequence, head, rows: part.rows(), keys: keys.clone(), start, asks_plain: false };
+        // SAFETY: I5: rows and keys of the query tile, and rows of f32 for keys of a block; I2: the
+        // sequence has the keys (caller).
+        unsafe {
+            mark_seen(s, &look, self.seen, self.keys);
+            let sees = |key: usize| self.keys.add(key).read() != 0;
+            if F::PACK > 1 {
+                // These types have left the values out already.
+                let row = Rows { base: self.values, stride: 0 };
+                let is_finite = |key: usize| {
+                    let source = key_rows(problem, problem.v(), sequence, kv_head, keys.start + key);
+                    convert::convert(s, source, 1, dim, self.values);
+                    first_not_finite(s, row, 0..1, dim).is_none()
+                };
+                return (v, (0..keys.len()).any(|key| sees(key) && !is_finite(key)));
+            }
+            let clean =
+                if is_staged { v } else { Rows { base: self.values, stride: convert::row_bytes(dim) } };
+            for key in 0..keys.len() {
+                let to = clean.skip(key).base.cast_mut();
+                if !sees(key) {
+                    to.write_bytes(0, 4 * dim);
+                } else if !is_staged {
+                    to.copy_from_nonoverlapping(v.skip(key).base, 4 * dim);
+                }
+            }
+            (clean, first_not_finite(s, clean, 0..keys.len(), dim).is_some())
         }
     }
 

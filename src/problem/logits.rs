@@ -48,13 +48,10 @@ impl Logits<'_> {
         self.mask.is_some() || self.cells.is_some()
     }
 
-    /// Whether masks hide the same keys from all heads, and add the same.
-    pub fn is_same_for_all_heads(&self) -> bool {
+    /// Whether masks hide the same keys from all heads.
+    pub fn hides_same_from_all_heads(&self) -> bool {
         let is_same = |view: &View| view.layout().stride[1] == 0;
-        let times_mask = self.slopes.is_some_and(|slopes| slopes.times_mask);
-        !times_mask
-            && self.mask.as_ref().is_none_or(is_same)
-            && self.cells.as_ref().is_none_or(|cells| is_same(&cells.view))
+        self.mask.as_ref().is_none_or(is_same) && self.cells.as_ref().is_none_or(|cells| is_same(&cells.view))
     }
 
     /// Addresses of its lists.

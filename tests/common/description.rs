@@ -310,6 +310,34 @@ impl Case {
                 }
             }
             (a.mask.stride, a.mask.data) = (stride, mask.as_mut_ptr().cast());
+            // Some leave a range of keys to each row, as windows do: what is hidden beside it may be
+            // whole blocks, and within it nothing may be left to mask.
+            if c.chance(50) {
+                let (width, step) = (c.from(1, a.len_kv + 1), c.from(0, 4));
+                let (first, is_plain) = (c.number(a.len_kv), c.chance(60));
+                let mut row = 0;
+                for_rows(&a.mask, queries, |at| {
+                    let low = (first + row % a.len_q.max(1) * step) % a.len_kv;
+                    row += 1;
+                    for j in 0..a.len_kv {
+                        let is_seen = (low..low + width).contains(&j);
+                        let number = if is_seen { 0.0 } else { f32::NEG_INFINITY };
+                        if is_seen && !is_plain {
+                            continue;
+                        }
+                        let to = (at as i64 + j * element) as *mut u8;
+                        // SAFETY: an element of a row of the mask, which `strides` made room for.
+                        unsafe {
+                            match a.mask.dtype {
+                                BOOL8 => to.write(u8::from(is_seen)),
+                                F16 => to.cast::<u16>().write_unaligned(f16::from_f32(number).to_bits()),
+                                BF16 => to.cast::<u16>().write_unaligned(bf16::from_f32(number).to_bits()),
+                                _ => to.cast::<f32>().write_unaligned(number),
+                            }
+                        }
+                    }
+                });
+            }
         }
         let mut cells = Vec::new();
         if c.chance(25) && a.len_q * a.len_kv > 0 {
