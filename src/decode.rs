@@ -104,7 +104,7 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         // range until all ranges are computed.
         unsafe {
             pack::<S, P>(s, work, &rows);
-            let seen = seen_by_group(s, work);
+            let seen = seen_by_group(s, work, tiles.kv);
             for (n, split) in work.splits.clone().enumerate() {
                 let began_before = work.splits.start > 0;
                 let state = match n {
@@ -198,13 +198,18 @@ fn scale_of_values(work: &SplitWork) -> f32 {
     key_rows(problem, problem.v(), work.sequence(), kv_head, keys.start).scale()
 }
 
-/// The keys of all splits that some row of the group sees, and those between them.
+/// The keys of all splits that some row of the group sees, and those between them; where they are
+/// no more than those of a block, some beside them.
 #[inline(always)]
-fn seen_by_group<S: Isa>(s: S, work: &SplitWork) -> Range<usize> {
+fn seen_by_group<S: Isa>(s: S, work: &SplitWork, block: usize) -> Range<usize> {
     let (problem, sequence) = (work.problem(), work.sequence());
     let keys = work.keys(work.splits.start).start..work.keys(work.splits.end - 1).end;
     let seen = clip(sequence.seen_by(&work.rows), &keys);
-    if problem.shape().hides { hull(s, problem, sequence, &work.heads, &work.rows, &seen) } else { seen }
+    // Of one block, the look at it tells.
+    if !problem.shape().hides || seen.len() <= block {
+        return seen;
+    }
+    hull(s, problem, sequence, &work.heads, &work.rows, &seen)
 }
 
 /// Computes the state of all rows of a group for `visible`, the keys of a split that some row sees
@@ -289,7 +294,7 @@ unsafe fn look_at<S: Isa>(
             let rows = work.rows.clone();
             let look =
                 Look { problem, sequence, head, rows, keys: keys.clone(), start, asks_plain: is_plain };
-            is_plain &= seen::look(s, &look, to);
+            is_plain &= seen::look(s, &look, to).is_plain;
         }
     }
     // SAFETY: I5: all rows have been written.

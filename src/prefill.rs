@@ -187,7 +187,10 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             if hides {
                 masks.begin(tile_count);
-                seen = hull(s, problem, sequence, &(head..head + 1), &part.rows(), &seen);
+                // Of one block, the look at it tells.
+                if seen.len() > tiles.kv {
+                    seen = hull(s, problem, sequence, &(head..head + 1), &part.rows(), &seen);
+                }
             }
             let mut whole_block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
             while !whole_block.is_empty() {
@@ -204,7 +207,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, tiles.staged, staged_k);
                 let (v, left_out) =
                     stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
-                // Where all rows see ranges, only the keys at the ends of spans can be hidden from one.
+                // Where all rows see ranges, only keys at the ends of spans can be hidden from one.
                 let (mut v, mut has_nonfinite) = (v, left_out);
                 if F::PACK == 1 && is_mixed {
                     has_nonfinite = first_not_finite(s, v, 0..block.len(), dim_v).is_some();

@@ -263,7 +263,8 @@ fn what_is_hidden_has_no_influence() {
     }
 }
 
-/// Against f64: heads with masks of their own, blocks of a block mask besides, biases within ranges.
+/// Against f64: heads with masks of their own, blocks of a block mask besides, biases within
+/// ranges.
 #[test]
 fn results_are_those_of_the_definition() {
     for (rows, keys) in SIZES {

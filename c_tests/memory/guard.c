@@ -164,6 +164,50 @@ static void run_quantize(int32_t dtype, size_t tokens, size_t d, bool at_end, in
     release(smooth, HEADS * d * 4), release_typed(&from), release_typed(&to);
 }
 
+/* Blocks of keys that a mask hides from all rows are not read: their memory may not be touched. */
+static void run_hidden(size_t lq, int32_t dtype) {
+    enum { KEYS = 4096, FIRST = 1008, END = 1504, D = 64, SEEN = END - FIRST };
+    size_t element = dtype == FA_DTYPE_F32 ? 4 : dtype == FA_DTYPE_BOOL8 ? 1 : 2, bytes = KEYS * D * 4;
+    float *q = random_normal(lq * D), *seen = random_normal(2 * SEEN * D), *kv[2];
+    float *o = need(lq * D * 4), *expected = need(lq * D * 4);
+    unsigned char *mask = need(lq * KEYS * element);
+    for (size_t at = 0; at < lq * KEYS; at++) {
+        static const uint16_t f16[] = {0xfc00, 0x8000};
+        static const float f32[] = {-INFINITY, 0};
+        bool is_seen = at % KEYS >= FIRST && at % KEYS < END;
+        if (element == 1) mask[at] = is_seen ? 7 : 0;
+        else memcpy(mask + at * element, element == 2 ? (const void *)&f16[is_seen] : &f32[is_seen], element);
+    }
+    for (int i = 0; i < 2; i++) {
+        kv[i] = guarded(bytes, false);
+        memcpy(kv[i] + FIRST * D, seen + i * SEEN * D, SEEN * D * 4);
+        /* Whole pages: what shares one with keys that are seen stays readable. */
+        size_t page = (size_t)sysconf(_SC_PAGESIZE), first = FIRST * D * 4 / page * page;
+        size_t end = (END * D * 4 + page - 1) / page * page;
+        CHECK(mprotect(kv[i], first, PROT_NONE) == 0, "the keys before");
+        CHECK(mprotect((char *)kv[i] + end, bytes - end, PROT_NONE) == 0, "the keys behind");
+    }
+    fa_attention a;
+    CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "init");
+    a.batch = a.heads_q = a.heads_kv = 1, a.len_q = (int64_t)lq, a.len_kv = KEYS, a.dim_qk = a.dim_v = D;
+    a.q.data = q, a.k.data = kv[0], a.v.data = kv[1], a.o.data = o, a.mask.data = mask, a.mask.dtype = dtype;
+    a.q.stride[2] = a.k.stride[2] = a.v.stride[2] = a.o.stride[2] = D * 4;
+    a.mask.stride[2] = (int64_t)(KEYS * element);
+    for (int i = 0; i < 2; i++) {
+        size_t size = 0;
+        CHECK(fa_attention_workspace(&a, 1, &size) == FA_OK, "workspace");
+        void *ws = need(size + 1);
+        CHECK(fa_attention_run(&a, ws, size, NULL) == FA_OK, "%zu rows, mask of type %d", lq, (int)dtype);
+        free(ws);
+        /* The seen keys alone. */
+        a.k.data = seen, a.v.data = seen + SEEN * D, a.o.data = expected, a.len_kv = SEEN, a.mask.data = NULL;
+    }
+    for (size_t i = 0; i < lq * D; i++)
+        CHECK(fabsf(o[i] - expected[i]) <= 1e-5f, "%zu rows, mask of type %d, element %zu", lq, (int)dtype, i);
+    release(kv[0], bytes), release(kv[1], bytes);
+    free(q), free(seen), free(o), free(expected), free(mask);
+}
+
 static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_Q8_0; dtype++) {
         size_t dim = dtype == FA_DTYPE_Q8_0 ? (d + 31) / 32 * 32 : d;
@@ -177,6 +221,9 @@ static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
 }
 
 static void all(void) {
+    static const int32_t masks[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BOOL8};
+    for (size_t i = 0; i < sizeof masks / sizeof *masks; i++)
+        run_hidden(1, masks[i]), run_hidden(3, masks[i]), run_hidden(40, masks[i]), run_hidden(150, masks[i]);
     static const size_t lq[] = {1, 2, 15, 33}, lkv[] = {1, 17, 65}, d[] = {1, 3, 8, 15, 17, 64, 67};
     for (size_t i = 0; i < sizeof lq / sizeof *lq; i++)
         for (size_t j = 0; j < sizeof lkv / sizeof *lkv; j++)

@@ -16,6 +16,32 @@ use super::blocks::clip;
 use crate::dtype::Dtype;
 use crate::problem::{Problem, Sequence};
 use crate::simd::{Body, Isa};
+use crate::view::Layout;
+
+/// Runs code with the elements of a row of a mask of any type.
+macro_rules! with_elements {
+    ($row:expr, $dtype:expr, $mask:ident => $code:expr) => {
+        match $dtype {
+            Dtype::Bool8 => {
+                let $mask = Elements { row: $row, hidden: 0u8 };
+                $code
+            }
+            Dtype::F16 => {
+                let $mask = Elements { row: $row, hidden: 0xfc00u16 };
+                $code
+            }
+            Dtype::Bf16 => {
+                let $mask = Elements { row: $row, hidden: 0xff80u16 };
+                $code
+            }
+            // Types that masks cannot have are named, so that a new one is not taken for f32.
+            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => {
+                let $mask = Elements { row: $row, hidden: 0xff80_0000u32 };
+                $code
+            }
+        }
+    };
+}
 
 /// The keys that a row sees of a block, from the first to the last, counted from the first key of
 /// the block.
@@ -76,25 +102,46 @@ pub(crate) struct Look<'a, 'p> {
     pub(crate) asks_plain: bool,
 }
 
-/// Writes to `to` what each of the rows sees, windows included. Returns whether masks leave the
-/// scores of these keys as they are; `false` where that does not matter. Kept out of line: few
-/// problems have masks.
+/// What [`look`] has found out about rows and keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    /// Whether masks leave the scores between the first and the last key of each row as they are;
+    /// `false` where that does not matter.
+    pub(crate) is_plain: bool,
+    /// Whether each row sees the first and the last of the keys that windows leave to it.
+    pub(crate) fills_windows: bool,
+}
+
+/// Writes to `to` what each of the rows sees, windows included. Kept out of line: few problems have
+/// masks.
 ///
 /// # Safety
 /// `to` has room for as many elements as there are rows.
 #[inline(never)]
-pub(crate) unsafe fn look<S: Isa>(s: S, look: &Look, to: *mut Seen) -> bool {
+pub(crate) unsafe fn look<S: Isa>(s: S, look: &Look, to: *mut Seen) -> Found {
     let Look { problem, sequence, head, ref rows, ref keys, start, asks_plain } = *look;
     let logits = problem.logits();
     let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
     // Even 0 times a slope of NaN changes a score.
     let is_nan = times_mask && problem.slope(sequence, head).is_some_and(f32::is_nan);
-    let mut is_plain = asks_plain && !is_nan;
+    let (mut is_plain, mut fills_windows) = (asks_plain && !is_nan, true);
+    look.prefetch(s);
+    let dense = look.rows_within_windows();
     let mut before = None;
     for (i, row) in rows.clone().enumerate() {
-        let line = look.line(row, keys);
-        // SAFETY: I5: as many places as there are rows (caller).
+        // SAFETY: I5: as many places as there are rows (caller); I2: keys of a row.
         unsafe {
+            // Of a dense bias, no more than this is to be known.
+            if let Some((mask, stride, dtype)) = dense
+                && !is_plain
+            {
+                let row = mask.wrapping_add(i * stride);
+                if with_elements!(row, dtype, mask => mask.sees_ends(keys)) {
+                    to.add(i).write(Seen::of(keys, start));
+                    continue;
+                }
+            }
+            let line = look.line(row, keys);
             if before.as_ref() == Some(&line) {
                 // One row for all is scanned once.
                 to.add(i).write(to.add(i - 1).read());
@@ -102,15 +149,16 @@ pub(crate) unsafe fn look<S: Isa>(s: S, look: &Look, to: *mut Seen) -> bool {
             }
             let (seen, row_is_plain) = line.scan(s, is_plain);
             is_plain &= row_is_plain;
+            fills_windows &= seen == line.keys;
             to.add(i).write(Seen::of(&seen, start));
+            before = Some(line);
         }
-        before = Some(line);
     }
-    is_plain
+    Found { is_plain, fills_windows }
 }
 
-/// The keys of `keys` between those that some of `rows` of some of `heads` see. Kept out of line, as
-/// [`look`] is.
+/// The keys of `keys` between those that some of `rows` of some of `heads` see. Kept out of line,
+/// as [`look`] is.
 #[inline(never)]
 pub(crate) fn hull<S: Isa>(
     s: S,
@@ -122,6 +170,7 @@ pub(crate) fn hull<S: Isa>(
 ) -> Range<usize> {
     let is_same = problem.logits().hides_same_from_all_heads();
     let mut hull = keys.end..keys.end;
+    let whole = clip(sequence.seen_by(rows), keys);
     for head in heads.start..if is_same { heads.start + 1 } else { heads.end } {
         let look = Look {
             problem,
@@ -134,6 +183,9 @@ pub(crate) fn hull<S: Isa>(
         };
         let mut before = None;
         for row in rows.clone() {
+            if hull == whole {
+                return hull;
+            }
             let line = look.line(row, keys);
             if before.as_ref() == Some(&line) {
                 continue;
@@ -143,7 +195,8 @@ pub(crate) fn hull<S: Isa>(
             let visible = line.keys.clone();
             let mut part = visible.start..visible.end.min(hull.start).max(visible.start);
             for is_behind in [false, true] {
-                let (seen, _) = Line { keys: part, ..line.clone() }.scan(s, false);
+                let part_of = Line { keys: part, ..line.clone() };
+                let seen = if part_of.keys.is_empty() { part_of.keys } else { part_of.scan(s, false).0 };
                 if !seen.is_empty() {
                     hull = if is_behind { hull.start } else { seen.start }..if is_first || is_behind {
                         seen.end
@@ -203,7 +256,39 @@ pub(crate) fn sees_any<S: Isa>(
 }
 
 impl Look<'_, '_> {
+    /// The mask, if it decides alone which keys the rows see: the address of its first row, bytes
+    /// from one to the next, and its type.
+    #[inline(always)]
+    fn rows_within_windows(&self) -> Option<(*const u8, usize, Dtype)> {
+        let Look { problem, sequence, ref rows, ref keys, .. } = *self;
+        let logits = problem.logits();
+        let mask = logits.mask.as_ref().filter(|_| logits.cells.is_none() && !rows.is_empty())?;
+        // Windows move with the row, so the first and the last row bound all others.
+        let sees_all = |row| clip(sequence.visible(row), keys) == *keys;
+        let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
+        let first = mask.row(sequence.batch, self.head, rows.start);
+        (sees_all(rows.start) && sees_all(rows.end - 1)).then_some((first, stride, dtype))
+    }
+
+    /// Prefetches the first and the last of the keys of each row: of a dense bias, nothing else is
+    /// read, from a line of its own for each of them.
+    #[inline(always)]
+    fn prefetch<S: Isa>(&self, s: S) {
+        let Some(mask) = &self.problem.logits().mask else { return };
+        let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
+        if stride == 0 || self.rows.is_empty() {
+            return;
+        }
+        let row = mask.row(self.sequence.batch, self.head, self.rows.start);
+        for i in 0..self.rows.len() {
+            for key in [self.keys.start, self.keys.end - 1] {
+                s.prefetch_l1(row.wrapping_add(i * stride + key * dtype.block_bytes()));
+            }
+        }
+    }
+
     /// What masks say of those of `keys` that the window leaves to a row.
+    #[inline(never)]
     fn line(&self, row: usize, keys: &Range<usize>) -> Line {
         let logits = self.problem.logits();
         let (batch, head) = (self.sequence.batch, self.head);
@@ -232,31 +317,6 @@ impl Line {
     fn scan<S: Isa>(&self, s: S, asks_plain: bool) -> (Range<usize>, bool) {
         s.core().enter(Scan { line: self, asks_plain })
     }
-}
-
-/// Runs code with the elements of a row of a mask of any type.
-macro_rules! with_elements {
-    ($row:expr, $dtype:expr, $mask:ident => $code:expr) => {
-        match $dtype {
-            Dtype::Bool8 => {
-                let $mask = Elements { row: $row, hidden: 0u8 };
-                $code
-            }
-            Dtype::F16 => {
-                let $mask = Elements { row: $row, hidden: 0xfc00u16 };
-                $code
-            }
-            Dtype::Bf16 => {
-                let $mask = Elements { row: $row, hidden: 0xff80u16 };
-                $code
-            }
-            // Types that masks cannot have are named, so that a new one is not taken for f32.
-            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => {
-                let $mask = Elements { row: $row, hidden: 0xff80_0000u32 };
-                $code
-            }
-        }
-    };
 }
 
 /// The arguments of [`Line::scan`].
@@ -446,6 +506,16 @@ impl<T: Bits> Elements<T> {
     unsafe fn get(&self, i: usize) -> T {
         // SAFETY: an element of the row (caller), whose type any bits are.
         unsafe { self.row.cast::<T>().wrapping_add(i).read_unaligned() }
+    }
+
+    /// Whether the first and the last of `keys` are seen, which are some.
+    ///
+    /// # Safety
+    /// The row has the elements `keys`.
+    #[inline(always)]
+    unsafe fn sees_ends(&self, keys: &Range<usize>) -> bool {
+        // SAFETY: elements of `keys` (caller).
+        unsafe { self.get(keys.start) != self.hidden && self.get(keys.end - 1) != self.hidden }
     }
 
     /// Whether any of `CHUNK` elements from `at` on is seen.

@@ -24,8 +24,8 @@ pub(crate) struct Visible<'a> {
 /// What masks leave of a block to the rows of a lane tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Unmasked<'a> {
-    /// The keys that each row sees, from the first to the last.
-    pub(crate) seen: &'a [Seen],
+    /// The keys that each row sees, from the first to the last; `None` if windows alone bound them.
+    pub(crate) seen: Option<&'a [Seen]>,
     /// The first row of the lane tile.
     pub(crate) first_row: usize,
     /// The first key of the block.
@@ -40,9 +40,9 @@ impl Visible<'_> {
     /// The keys of `block` that are seen by any of `rows`, which are some, and those between them.
     #[inline(always)]
     fn by_any(&self, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
-        let keys = match &self.unmasked {
+        let keys = match self.seen(rows) {
             None => self.sequence.seen_by(rows),
-            Some(masks) => Seen::by_any(masks.of(rows), masks.start),
+            Some((seen, start)) => Seen::by_any(seen, start),
         };
         clip(keys, block)
     }
@@ -51,20 +51,22 @@ impl Visible<'_> {
     /// behind its end.
     #[inline(always)]
     fn by_all(&self, rows: &Range<usize>) -> Range<usize> {
-        match &self.unmasked {
+        match self.seen(rows) {
             None => {
                 // Windows move with the row, so the first and the last row bound all others.
                 self.sequence.visible(rows.end - 1).start..self.sequence.visible(rows.start).end
             }
-            Some(masks) => Seen::by_all(masks.of(rows), masks.start),
+            Some((seen, start)) => Seen::by_all(seen, start),
         }
     }
-}
 
-impl<'a> Unmasked<'a> {
+    /// What masks leave of a block to each of `rows`, and the first key of the block; `None` if
+    /// windows alone bound that.
     #[inline(always)]
-    fn of(&self, rows: &Range<usize>) -> &'a [Seen] {
-        &self.seen[rows.start - self.first_row..rows.end - self.first_row]
+    fn seen(&self, rows: &Range<usize>) -> Option<(&[Seen], usize)> {
+        let masks = self.unmasked?;
+        let seen = masks.seen?;
+        Some((&seen[rows.start - masks.first_row..rows.end - masks.first_row], masks.start))
     }
 }
 
@@ -147,8 +149,8 @@ impl Span {
     #[inline(always)]
     pub(crate) fn sight<S: Isa>(&self, visible: &Visible) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        if let Some(masks) = &visible.unmasked {
-            self.unmasked_sight(self.vectors * S::LANES, masks, &mut sight);
+        if let Some((seen, start)) = visible.seen(&self.rows) {
+            self.unmasked_sight(self.vectors * S::LANES, seen, start, &mut sight);
             return sight;
         }
         // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
@@ -168,13 +170,12 @@ impl Span {
         sight
     }
 
-    /// [`Span::sight`] of the first `lanes` lanes, where masks may hide keys. Kept out of line: few
-    /// problems have masks.
+    /// [`Span::sight`] of the first `lanes` lanes, from what each row sees of the block that begins
+    /// with key `start`. Kept out of line: few problems have masks.
     #[inline(never)]
-    fn unmasked_sight(&self, lanes: usize, masks: &Unmasked, sight: &mut Sight) {
-        let seen = masks.of(&self.rows);
+    fn unmasked_sight(&self, lanes: usize, seen: &[Seen], start: usize, sight: &mut Sight) {
         // Both are in one block, which has at most i32::MAX keys.
-        let (first, n) = ((self.keys.start - masks.start) as i32, self.keys.len() as i32);
+        let (first, n) = ((self.keys.start - start) as i32, self.keys.len() as i32);
         for lane in 0..lanes.min(MAX_WIDTH) {
             // Lanes without a row see what the last row sees, as under windows.
             let Seen { low, high } = seen[lane.min(seen.len() - 1)];

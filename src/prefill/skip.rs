@@ -9,8 +9,9 @@ use super::accumulate::first_not_finite;
 use super::gemm::Gemm;
 use super::mask::{Unmasked, Visible};
 use super::{LaneTile, LaneTiles, tile_rows};
+use crate::attend::blocks::clip;
 use crate::attend::rows::{Rows, key_rows};
-use crate::attend::seen::{Look, Seen, look, mark_seen};
+use crate::attend::seen::{Found, Look, Seen, look, mark_seen};
 use crate::attend::{V, convert};
 use crate::problem::Shape;
 use crate::simd::Isa;
@@ -35,11 +36,13 @@ pub(super) struct MaskBuffers {
 struct TileMask {
     /// Whether any row sees a key of the block.
     sees_any: bool,
-    /// Whether masks change no score between the keys that each row sees.
-    is_plain: bool,
+    found: Found,
     /// Whether a block has been computed.
     has_begun: bool,
 }
+
+/// Before any block.
+const NOTHING: Found = Found { is_plain: false, fills_windows: false };
 
 impl MaskBuffers {
     #[inline(always)]
@@ -63,7 +66,7 @@ impl MaskBuffers {
         for i in 0..n {
             // SAFETY: I5: one of the lane tiles (caller).
             unsafe {
-                self.tiles.add(i).write(TileMask { sees_any: false, is_plain: false, has_begun: false })
+                self.tiles.add(i).write(TileMask { sees_any: false, found: NOTHING, has_begun: false })
             };
         }
     }
@@ -91,12 +94,16 @@ impl MaskBuffers {
                 let rows = tile.rows.clone();
                 let look_at =
                     Look { problem, sequence, head, rows, keys: block.clone(), start, asks_plain: true };
-                let is_plain = look(s, &look_at, to);
-                let seen = Seen::by_any(slice::from_raw_parts(to.cast_const(), tile.rows.len()), start);
+                let found = look(s, &look_at, to);
+                let seen = if found.fills_windows {
+                    clip(sequence.seen_by(&tile.rows), block)
+                } else {
+                    Seen::by_any(slice::from_raw_parts(to.cast_const(), tile.rows.len()), start)
+                };
                 let tile = &mut *self.tiles.add(tile.index);
-                *tile = TileMask { sees_any: !seen.is_empty(), is_plain, ..*tile };
+                *tile = TileMask { sees_any: !seen.is_empty(), found, ..*tile };
                 if tile.sees_any {
-                    is_mixed |= !is_plain;
+                    is_mixed |= !found.is_plain;
                     keys = keys.start.min(seen.start)..keys.end.max(seen.end);
                 }
             }
@@ -130,16 +137,17 @@ impl MaskBuffers {
             }
             let begins = !mask.has_begun;
             mask.has_begun = true;
-            let (first_row, is_plain) = (tile.rows.start, mask.is_plain);
+            let Found { is_plain, fills_windows } = mask.found;
+            let (first_row, seen) = (tile.rows.start, (!fills_windows).then_some(seen));
             let unmasked = Some(Unmasked { seen, first_row, start, is_plain, begins });
             Some(Visible { sequence: part.sequence(), unmasked })
         }
     }
 
     /// Where some value of V, read as `v`, is not finite: takes the values of keys that masks hide
-    /// from all rows out of the way, since such a value times the probability 0 is NaN. Returns V as
-    /// it is to be read, and whether a value of another key is not finite. Kept out of line: it is
-    /// rare.
+    /// from all rows out of the way, since such a value times the probability 0 is NaN. Returns V
+    /// as it is to be read, and whether a value of another key is not finite. Kept out of line: it
+    /// is rare.
     ///
     /// # Safety
     /// The arrays are those of `part` (I5), `keys` are some of the block with the first key `start`

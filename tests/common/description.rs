@@ -310,8 +310,8 @@ impl Case {
                 }
             }
             (a.mask.stride, a.mask.data) = (stride, mask.as_mut_ptr().cast());
-            // Some leave a range of keys to each row, as windows do: what is hidden beside it may be
-            // whole blocks, and within it nothing may be left to mask.
+            // Some leave a range of keys to each row, as windows do: what is hidden beside it may
+            // be whole blocks, and within it nothing may be left to mask.
             if c.chance(50) {
                 let (width, step) = (c.from(1, a.len_kv + 1), c.from(0, 4));
                 let (first, is_plain) = (c.number(a.len_kv), c.chance(60));
