@@ -10,6 +10,7 @@ pub(crate) mod finish;
 pub(crate) mod logits;
 #[forbid(unsafe_code)]
 pub mod merge;
+pub(crate) mod outliers;
 pub(crate) mod rows;
 
 use crate::simd::{Isa, MAX_LANES};

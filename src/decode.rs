@@ -37,6 +37,7 @@ pub(crate) mod block;
 pub(crate) mod block_scaled;
 pub(crate) mod epilogue;
 pub(crate) mod gemv;
+mod outliers;
 #[forbid(unsafe_code)]
 pub(crate) mod prefetch;
 pub(crate) mod scores;
@@ -210,6 +211,10 @@ unsafe fn attend<S: Isa, P: Gemv>(
             state.running_max.add(r).write(f32::NEG_INFINITY);
             s.store(rows.sums.add(r * S::LANES), s.splat(0.0));
         }
+        // Outliers of the first block are added before its other keys.
+        if const { P::ROUNDS } {
+            blank(state.output, padded_rows(work.count()) * state.stride);
+        }
         // What some row of this group sees.
         let visible = clip(sequence.seen_by(&work.rows), split);
         let mut keys = first_block(&visible, tiles.kv, 1);
@@ -225,7 +230,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
             }
             keys = next;
         }
-        if is_first {
+        if is_first && const { !P::ROUNDS } {
             blank(state.output, padded_rows(work.count()) * state.stride);
         }
         for r in 0..work.count() {

@@ -24,6 +24,7 @@ mod block;
 pub(crate) mod epilogue;
 pub(crate) mod gemm;
 pub(crate) mod mask;
+mod outliers;
 pub(crate) mod prefetch;
 pub(crate) mod scores;
 pub(crate) mod softmax;
@@ -33,6 +34,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::attend::blocks::{first_block, next_block};
+use crate::attend::convert;
 use crate::attend::finish::blank;
 use crate::attend::rows::{key_rows, query_rows};
 use crate::attend::{K, V, VECTORS, prefetch_row};
@@ -93,6 +95,7 @@ impl Buffers {
                     lanes: lanes.unwrap_or(0),
                 },
                 scores: arena.take(keys.and_then(|keys| keys.checked_mul(width))),
+                values: arena.take(if F::INT_ACC { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
             queries: arena.take(query.checked_mul(S::LANES)),
             key_scales: arena.take(if has_key_scales::<F>(shape) { tiles.kv } else { 0 }),
@@ -284,10 +287,12 @@ struct LaneBuffers {
     panel: *mut f32,
     state: State,
     scores: *mut f32,
+    /// A row of V as f32, with [`Gemm::INT_ACC`].
+    values: *mut f32,
 }
 
 impl LaneBuffers {
-    /// The arrays of one lane tile. Scores are the same array for all.
+    /// The arrays of one lane tile. Scores and values are the same arrays for all.
     #[inline(always)]
     fn of_tile<S: Isa, F: Gemm>(&self, tile: &LaneTile, problem: &Problem) -> LaneBuffers {
         let lane = tile.index * tile_rows::<S>();
@@ -301,6 +306,7 @@ impl LaneBuffers {
                 lanes: tile.lanes,
             },
             scores: self.scores,
+            values: self.values,
         }
     }
 }

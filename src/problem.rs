@@ -24,7 +24,7 @@ pub use batch::{Batch, Sequence};
 pub use cells::BlockMask;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
-pub use semantics::{Position, Semantics, Window};
+pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see

@@ -10,6 +10,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Kernel, Path};
 use flash_attention::machine;
 use flash_attention::plan::Plan;
+use flash_attention::problem::Accuracy;
 use flash_attention::work::query_tiles::TileQueue;
 use flash_attention::workspace::Workspace;
 
@@ -68,7 +69,7 @@ impl Tables {
             isa.map_or(Some(0), |isa| rows.iter().position(|row| row.isa().to_bytes() == isa.as_bytes()));
         let fits = |row: &&&'static dyn Kernel| {
             row.takes_types([case.dtype; 3])
-                && !(case.precise && row.rounds())
+                && row.accuracy() >= case.accuracy
                 && (isa.is_some() || row.is_worth_it())
         };
         rows[first?..].iter().find(fits).copied()
@@ -348,7 +349,8 @@ impl Tables {
             // Bounds are those of a family.
             let is_it = row.compute_type(Path::Prefill) == family;
             let [floor, goal] = [floor, goal].map(|bound| bound.filter(|_| is_it).map(Bound::AtLeast));
-            let plain = Case { dtype: Dtype::F32, per_token: false, precise: false, ..case.clone() };
+            let plain =
+                Case { dtype: Dtype::F32, per_token: false, accuracy: Accuracy::default(), ..case.clone() };
             self.ratio_line("types", row, (&case, 1), (&plain, 1), floor, goal);
         }
         self.report.heading("bf16 and i8: share of the peak of their own dot products");

@@ -415,7 +415,8 @@ static void run(const char *what, const fa_attention *a, const struct want *want
 }
 
 /* Which family is to compute, on the best instruction set of this machine or a lesser one. */
-static enum family family_of(const fa_attention *a, const char *isa, bool precise) {
+static enum family family_of(const fa_attention *a, const char *isa, uint32_t flag) {
+    bool precise = flag == FA_PRECISE;
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
         return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
@@ -427,20 +428,20 @@ static enum family family_of(const fa_attention *a, const char *isa, bool precis
     if (a->v.quant != NULL) memcpy(&g, a->v.quant, sizeof g);
     bool is_paged = a->block_table != NULL && g.stride[0] != 0;
     if (rank == 0 || is_paged || !is_coarse(&a->k, false) || !is_coarse(&a->v, true)) return IN_FLOAT;
-    return !precise && a->len_q != 1 && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
+    return flag == FA_FAST && a->len_q != 1 && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
 }
 
-/* With and without roundings that the caller can do without. */
+/* With more rounding and more: what makes no difference is computed once. */
 static void expect(const char *what, const fa_attention *given) {
     struct want want = definition(given);
     for (int i = 0; i <= machine_rank(); i++) {
         CHECK(fa_limit_isa(isa_names[i]) == FA_OK, "%s", isa_names[i]);
-        for (int precise = 1; precise >= 0; precise--) {
+        static const uint32_t flags[] = {FA_PRECISE, 0, FA_FAST};
+        for (int f = 0; f < 3; f++) {
             fa_attention a = *given;
-            a.flags |= precise ? FA_PRECISE : 0;
-            enum family expected = family_of(given, isa_names[i], precise);
-            /* What makes no difference is computed once. */
-            if (!precise && expected == family_of(given, isa_names[i], true)) continue;
+            a.flags |= flags[f];
+            enum family expected = family_of(given, isa_names[i], flags[f]);
+            if (f > 0 && expected == family_of(given, isa_names[i], flags[f - 1])) continue;
             enum family family = check_words(what, &a);
             CHECK(family == expected, "%s, %s: family %d, not %d", what, isa_names[i], (int)family, (int)expected);
             run(what, &a, &want, family);

@@ -9,7 +9,7 @@ use crate::attend::rows::{Source, row_scratch, rows_as_f32};
 use crate::decode::gemv::Gemv;
 use crate::dtype::{Dtype, Stored};
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Float, MAX_PACK};
 use crate::simd::{Isa, transpose};
 
@@ -18,7 +18,7 @@ pub(crate) enum F32 {}
 
 impl Gemm for F32 {
     const NAME: &'static str = "f32";
-    const ROUNDS: bool = false;
+    const ACCURACY: Accuracy = Accuracy::Precise;
     const PACK: usize = 1;
     const PANEL_HEADER: usize = 0;
     const MAX_KEYS: usize = usize::MAX;

@@ -4,8 +4,8 @@
 //! - Scores: sums of products of integers are exact. Queries are quantised to as many bits as sums
 //!   of 32 bits allow, nearly 16 for heads of up to 514 elements, unless they are 8-bit integers
 //!   with a scale for each row.
-//! - Probabilities: integers up to [`Gemm::P_SCALE`] at the row's largest score of the block. Their
-//!   sum is that of the rounded ones.
+//! - Probabilities: integers up to [`Gemm::P_SCALE`] at the row's reference of the block (see
+//!   [`crate::attend::outliers`]). Their sum is that of the rounded ones.
 //! - V: the values of two keys are interleaved, in prefill a block of keys at a time, in decode as
 //!   they are loaded. V's scale is a factor of the output.
 
@@ -15,7 +15,7 @@ use crate::attend::rows::{Rows, Source};
 use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, i8};
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Int, MAX_PACK};
 use crate::simd::{Body, Isa};
 
@@ -28,16 +28,18 @@ const MAX_SPLIT: usize = 127 * 256 + 127;
 
 impl Gemm for I16 {
     const NAME: &'static str = "i16";
-    const ROUNDS: bool = false;
+    const ACCURACY: Accuracy = Accuracy::Precise;
     const PACK: usize = 2;
     /// One line: the factor of the scores.
     const PANEL_HEADER: usize = 1;
-    /// 2^14 · 128 times so many keys is below 2^31.
-    const MAX_KEYS: usize = 1000;
+    /// [`Gemm::P_SCALE`] · 128 times so many keys is below 2^31.
+    const MAX_KEYS: usize = 512;
     /// 127 · 128 times so many elements is below 2^31.
     const MAX_DIM: usize = 1 << 16;
     const INT_ACC: bool = true;
-    const P_SCALE: f32 = 16384.0;
+    /// Less than the largest number of 16 bits by more than what the exponential may be wrong by;
+    /// one of those whose inverse, rounded, leaves the value of a key that is seen alone exact.
+    const P_SCALE: f32 = 32_752.0;
     /// A word is a pair of neighbouring elements, or of the values of neighbouring keys, the first
     /// one in the lower half.
     type Operand = Int;
@@ -103,8 +105,11 @@ impl Gemm for I16 {
         running_max: S::F32,
         total: &mut S::I32,
     ) -> S::I32 {
-        // A factor of 2^14 in the exponent costs nothing.
+        // A factor is a term of the exponent. Rounding it away from the scores keeps probabilities
+        // within 16 bits, however large the reference is.
         let running_max = s.sub(running_max, s.splat(<Self as Gemm>::P_SCALE.log2()));
+        let size = s.max(running_max, s.sub(s.splat(0.0), running_max));
+        let running_max = s.fma(size, s.splat(f32::EPSILON / 2.0), running_max);
         let low = s.exp2_approx(s.sub(low, running_max));
         let high = s.exp2_approx(s.sub(high, running_max));
         let p = s.pack_i16(low, high);
@@ -237,8 +242,6 @@ impl Gemv for I16 {
     /// [`Gemv::P_SCALE`] · 128 times so many keys is below 2^31.
     const MAX_KEYS: usize = 512;
     const INT_ACC: bool = true;
-    /// Twice as fine as in prefill, where blocks are shorter: probabilities are relative to the
-    /// largest score of their block.
     const P_SCALE: f32 = 32_767.0;
     type Operand = Int;
     type Weight = Int;

@@ -17,7 +17,7 @@ use crate::prefill::gemm::{Gemm, Operand, Sum};
 use crate::prefill::prefetch::Prefetch;
 use crate::prefill::scores::Keys;
 use crate::prefill::softmax::Probabilities;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Float, Int, MAX_PACK};
 use crate::simd::{Isa, MAX_LANES, half};
 
@@ -78,7 +78,7 @@ fn multiply(c: &mut Tile, a: &Tile, b: &Tile) {
 
 impl Gemm for Tiles {
     const NAME: &'static str = "bf16";
-    const ROUNDS: bool = true;
+    const ACCURACY: Accuracy = Accuracy::AsStored;
     const PACK: usize = Bf16::PACK;
     const SPAN_KEYS: usize = SIDE * Self::PACK;
     const PANEL_HEADER: usize = <Bf16 as Gemm>::PANEL_HEADER;

@@ -59,7 +59,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
         if P::INT_ACC {
             for (r, (_, row)) in work.lines().enumerate() {
                 let is_fully_masked = block.visible(row).is_empty();
-                flush_block::<S, P>(s, rows, state, r, is_fully_masked, block.is_first);
+                flush_block::<S, P>(s, rows, state, r, is_fully_masked);
             }
         }
     }
@@ -350,8 +350,7 @@ impl<P: Gemv> Accumulate<'_, P> {
     }
 }
 
-/// Adds the integer sums of a block to the output of row `r`, or begins it with them if `is_first`.
-/// For a row that is fully masked in the block, the sums are 0, and no weight has been written.
+/// Adds the integer sums of a block to the output of row `r`. For a row that is fully masked in the block, the sums are 0, and no weight has been written.
 ///
 /// # Safety
 /// `rows` and `state` have the row (I5), with its block sums, and its weight unless it is fully
@@ -363,7 +362,6 @@ unsafe fn flush_block<S: Isa, P: Gemv>(
     state: &State,
     r: usize,
     is_fully_masked: bool,
-    is_first: bool,
 ) {
     // SAFETY: I5, I7: row r of the arrays (caller), which are whole vectors of operands.
     unsafe {
@@ -373,8 +371,7 @@ unsafe fn flush_block<S: Isa, P: Gemv>(
             let sums = P::outputs(s, rows.block_sums.base.add(r * rows.block_sums.stride + d));
             for (v, &sum) in sums.iter().enumerate().take(P::PACK) {
                 let at = state.output.add(r * state.stride + d + v * S::LANES);
-                let before = if is_first { s.splat(0.0) } else { s.load(at) };
-                s.store(at, s.fma(sum, weight, before));
+                s.store(at, s.fma(sum, weight, s.load(at)));
             }
         }
     }

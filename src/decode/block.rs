@@ -344,6 +344,12 @@ impl<'a> Block<'a> {
         self.v.scales.map(|scales| scales.cast_const())
     }
 
+    /// The stored row of V of `key`, without scales.
+    #[inline(always)]
+    pub(super) fn raw_value(&self, key: usize) -> *const u8 {
+        self.v.source(self.start + key).rows().base
+    }
+
     /// What to prefetch while a run of K is multiplied: V of the same keys.
     #[inline(always)]
     pub(super) fn v_stream(&self, k: &Run) -> PrefetchStream {

@@ -6,7 +6,7 @@ use super::scores::{self, Keys};
 use super::softmax::Probabilities;
 use crate::attend::rows::{Rows, Source};
 use crate::dtype::Dtype;
-use crate::problem::{Shape, Storage};
+use crate::problem::{Accuracy, Shape, Storage};
 use crate::simd::Isa;
 use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::work::query_tiles::TileSizes;
@@ -36,8 +36,8 @@ pub(crate) type RegisterTile<T, const R: usize, const Z: usize> = [[T; Z]; R];
 pub(crate) trait Gemm: Sized + 'static {
     /// Its name, for people.
     const NAME: &'static str;
-    /// Whether queries or probabilities are rounded to 8 bits.
-    const ROUNDS: bool;
+    /// The strictest demand that its rounding of queries and probabilities meets.
+    const ACCURACY: Accuracy;
     /// Keys of a group, and elements of a word of K: 1, 2 or 4.
     const PACK: usize;
     /// Spans of keys begin at multiples of so many keys from the start of their block, and have
@@ -50,10 +50,11 @@ pub(crate) trait Gemm: Sized + 'static {
     const MAX_KEYS: usize;
     /// Elements of a row of Q and K, at most, that sums can take.
     const MAX_DIM: usize;
-    /// Whether the sums of a block are integers: relative to the largest score of the block, begun
-    /// with 0, and weighted where blocks meet. Else they continue those of the blocks before.
+    /// Whether the sums of a block are integers: relative to a reference of the block (see
+    /// [`crate::attend::outliers`]), begun with 0, and weighted where blocks meet. Else they
+    /// continue those of the blocks before.
     const INT_ACC: bool;
-    /// What the largest probability of a block counts in integer sums.
+    /// What a probability at the reference counts in integer sums, which none exceeds.
     const P_SCALE: f32;
     /// Operands of a multiplication.
     type Operand: Lane;

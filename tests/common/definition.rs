@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
-use flash_attention::capi::attention::{
-    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
-};
+use flash_attention::capi::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention};
 use flash_attention::capi::tensor::{fa_dtype, fa_quant, fa_tensor};
 use half::{bf16, f16};
 
@@ -164,7 +162,7 @@ impl Definition<'_> {
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row.
         let is_vnni = words.starts_with("avx512vnni");
-        let is_i8 = is_vnni && a.k.dtype == I8 && a.flags & FA_PRECISE == 0;
+        let is_i8 = is_vnni && a.k.dtype == I8 && a.flags & FA_FAST != 0;
         // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not
         // too long. Few rows have them on blocks of ggml, too.
         let is_i16 = !is_i8
