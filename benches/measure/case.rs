@@ -62,7 +62,7 @@ impl Case {
             window: 0,
             row_stride: 0,
             per_token: false,
-            accuracy: Accuracy::default(),
+            accuracy: Accuracy::AsStored,
             block: 0,
             data: Data::Normal,
             path: None,
