@@ -37,9 +37,9 @@ impl Gemm for I16 {
     /// 127 · 128 times so many elements is below 2^31.
     const MAX_DIM: usize = 1 << 16;
     const INT_ACC: bool = true;
-    /// Less than the largest number of 16 bits by more than what the exponential may be wrong by;
-    /// one of those whose inverse, rounded, leaves the value of a key that is seen alone exact.
-    const P_SCALE: f32 = 32_752.0;
+    /// The largest number of 16 bits. Its inverse, rounded, leaves the value of a key that is seen
+    /// alone exact, which it does not for every number.
+    const P_SCALE: f32 = 32_767.0;
     /// A word is a pair of neighbouring elements, or of the values of neighbouring keys, the first
     /// one in the lower half.
     type Operand = Int;
@@ -105,13 +105,10 @@ impl Gemm for I16 {
         running_max: S::F32,
         total: &mut S::I32,
     ) -> S::I32 {
-        // A factor is a term of the exponent. Rounding it away from the scores keeps probabilities
-        // within 16 bits, however large the reference is.
-        let running_max = s.sub(running_max, s.splat(<Self as Gemm>::P_SCALE.log2()));
-        let size = s.max(running_max, s.sub(s.splat(0.0), running_max));
-        let running_max = s.fma(size, s.splat(f32::EPSILON / 2.0), running_max);
-        let low = s.exp2_approx(s.sub(low, running_max));
-        let high = s.exp2_approx(s.sub(high, running_max));
+        // Multiplied afterwards: the exponential is exact at the reference, and nowhere larger.
+        let factor = s.splat(<Self as Gemm>::P_SCALE);
+        let low = s.mul(s.exp2_approx(s.sub(low, running_max)), factor);
+        let high = s.mul(s.exp2_approx(s.sub(high, running_max)), factor);
         let p = s.pack_i16(low, high);
         *total = s.dot_i16(*total, p, s.splat_i32(0x0001_0001));
         p
