@@ -315,6 +315,8 @@ fn attention_sinks() {
                         () if name.contains("-i8-") => 2e-2,
                         () if name.contains("-bf16-") => 3e-3,
                         () if name.contains("-i16-") => 5e-4,
+                        // Few rows of blocks are multiplied as integers.
+                        () if dtype == Dtype::Q8_0 && name.contains("vnni") => 5e-4,
                         () => 2e-5,
                     };
                     let what = format!(
