@@ -109,10 +109,10 @@
  * fa_attention.flags: more accurate than by default. K and V of bf16, and of Q8_0, are not
  * multiplied as they are stored, but become f32 a block at a time.
  *
- * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no further
- * than storing K and V in their types has rounded these. Errors below are relative RMS errors
- * against exact attention on the stored numbers, of normal data and of rows with attention sinks
- * (a few keys that have up to 99.9 % of a row's probability, and values near 0).
+ * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
+ * further than storing K and V in their types has rounded these. Errors below are relative RMS
+ * errors against exact attention on the stored numbers, of normal data and of rows with attention
+ * sinks (a few keys that have up to 99.9 % of a row's probability, and values near 0).
  *
  * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
  *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
@@ -135,10 +135,10 @@
 /**
  * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
  * FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better: twice as
- * fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of its
- * own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what exceeds
- * it is added in f32. Error (see FA_PRECISE): below 2e-2. Elsewhere the flag changes nothing.
- * Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+ * fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of
+ * its own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what
+ * exceeds it is added in f32. Error (see FA_PRECISE): below 2e-2. Elsewhere the flag changes
+ * nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
  */
 #define FA_FAST 4
 
