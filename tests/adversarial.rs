@@ -313,7 +313,8 @@ fn attention_sinks() {
                     let most = match () {
                         () if name.contains("-i8-") && mass > 0.98 => return,
                         () if name.contains("-i8-") => 2e-2,
-                        () if name.contains("-bf16-") => 3e-3,
+                        // Rounded queries move the sink itself.
+                        () if name.contains("-bf16-") => 1.5e-2,
                         () if name.contains("-i16-") => 5e-4,
                         // Few rows of blocks are multiplied as integers.
                         () if dtype == Dtype::Q8_0 && name.contains("vnni") => 5e-4,
