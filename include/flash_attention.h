@@ -106,33 +106,46 @@
 #define FA_MASK_TIMES_SLOPE 1
 
 /**
- * fa_attention.flags: no kernel that rounds queries or probabilities, where K and V are of a type
- * that has dot products of its own. Errors below are relative RMS errors on normal data, against
- * exact attention on the stored numbers.
+ * fa_attention.flags: more accurate than by default. K and V of bf16, and of Q8_0, are not
+ * multiplied as they are stored, but become f32 a block at a time.
+ *
+ * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
+ * further than storing K and V in their types has rounded these. Errors below are relative RMS
+ * errors against exact attention on the stored numbers, of normal data and of rows with attention
+ * sinks (a few keys that have up to 99.9 % of a row's probability, and values near 0).
  *
  * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
  *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
- *   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3.
- *   With the flag f32 computes: 1e-6, at half the speed.
- * - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied
- *   as integers. Queries are quantised, each row with a scale of its own, unless they are i8 with
- *   one scale a row or fewer. With "avx512vnni" probabilities are multiples of 1/255 of the
- *   largest: error below 2e-2, but keys lighter than 1/510 of the heaviest count as nothing,
- *   however many they are (attention sinks!). With the flag, for few query rows (decode), and on
- *   other x86-64 machines always, queries have up to 16 bits and probabilities 14: error below
- *   3e-4, for many query rows at half the speed. With other scales f32 computes.
+ *   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3,
+ *   with sinks 5e-2. With FA_PRECISE f32 computes: 1e-6, at half the speed.
+ * - K and V i8, K with scales and zeros a head, a token or a channel, V a head or a channel (see
+ *   fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
+ *   channels, are quantised, each row with a scale of its own, unless they are i8 with one scale a
+ *   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
+ *   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
+ *   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
  * - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries
  *   are quantised, each row with a scale of its own, to 16 bits, and the products of probabilities
  *   and the scales of V, relative to the largest of a block of elements, are multiples of 1/32768:
- *   error below 3e-4. With the flag, and else, f32 computes.
+ *   error below 3e-4. With FA_PRECISE, and else, f32 computes.
  * - Others: f32 computes.
  */
 #define FA_PRECISE 2
 
 /**
+ * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
+ * FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better: twice as
+ * fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of
+ * its own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what
+ * exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the flag changes
+ * nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+ */
+#define FA_FAST 4
+
+/**
  * The binary interface that this header describes; see fa_abi_version.
  */
-#define FA_ABI_VERSION 1
+#define FA_ABI_VERSION 2
 
 /**
  * What a function returns. Values are pinned: none is ever changed or reused, later versions
@@ -278,9 +291,14 @@ typedef enum fa_dtype {
  *
  * fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
  *
- * What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one
- * a head or fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see
- * FA_PRECISE).
+ * What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
+ * multiplied as integers (see FA_PRECISE): those of K a head, a token or a channel, and those of V
+ * a head or a channel (or group of channels) that all tokens share. With V's a token f32 computes:
+ * of few query rows (decode) from the bytes as they are read, about twice as fast as from f32 in
+ * memory. All else becomes f32 a block at a time, at the speed of f32 within a tenth: scales that
+ * change from token to token and within a row, and V's a token with many query rows. (Half to
+ * three quarters of that speed: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2,
+ * 4 or 8 with a stride[3] other than 1.)
  *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
  * one that is NaN or infinite makes its elements so.
@@ -375,7 +393,7 @@ typedef struct fa_attention {
    */
   size_t struct_size;
   /**
-   * FA_MASK_TIMES_SLOPE, FA_PRECISE, both, or 0.
+   * FA_MASK_TIMES_SLOPE, and FA_PRECISE or FA_FAST; or 0.
    */
   uint32_t flags;
   /**
@@ -765,11 +783,10 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
  * @param[out] out  [seq_len_q][head_dim], f32
  * @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
  *
- * Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits
- * where fa_isa is "avx512vnni" or better (relative RMS error against attention on q', k', v' below
- * 2e-2, seen: 1e-2), in 14 bits on other x86-64 machines, and of few queries (decode) on all of
- * them (3e-4). Other machines compute in f32: as close as fa_forward_f32. fa_attention with
- * FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a whole.
+ * On x86-64, products are those of integers: scores are exact, probabilities rounded to 15 bits
+ * (relative RMS error against attention on q', k', v' below 5e-4: see FA_PRECISE). Other machines
+ * compute in f32: as close as fa_forward_f32. fa_attention with FA_FAST allows 8 bits, which many
+ * queries are computed faster with. The tensors are never expanded as a whole.
  *
  * Everything else is as for fa_forward_f32.
  */

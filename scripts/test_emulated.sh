@@ -141,8 +141,8 @@ export FA_TEST_SHARE=${FA_TEST_SHARE:-61} FA_TEST_ISA=${FA_TEST_ISA:-avx512}
 
 log=$folder/log
 cargo test --no-run --locked "${targets[@]}" --message-format=json-render-diagnostics >"$log.json"
-cargo build --quiet --locked --profile test --example fa
-programs=("$PWD/target/debug/examples/fa" info)
+cargo build --quiet --locked --profile test -p fa
+programs=("$PWD/target/debug/fa" info)
 while read -r program; do
     programs+=(-- "$program" --test-threads=1)
     # These need more time or memory than there is.

@@ -1,5 +1,6 @@
-//! What the two wings share: blocks of keys, rows and their conversion, changes of scores (logits),
-//! the end of a row, and merging of results.
+//! What the two wings share: blocks of keys, rows and their conversion, scales that leave the loops
+//! (fold), changes of scores (logits), outliers among the scores of integers, the end of a row, and
+//! merging of results.
 //!
 //! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
 //! Dao et al. 2022, arXiv:2205.14135).
@@ -7,9 +8,11 @@
 pub(crate) mod blocks;
 pub(crate) mod convert;
 pub(crate) mod finish;
+pub(crate) mod fold;
 pub(crate) mod logits;
 #[forbid(unsafe_code)]
 pub mod merge;
+pub(crate) mod outliers;
 pub(crate) mod rows;
 pub(crate) mod seen;
 

@@ -8,7 +8,7 @@ mod workspace;
 use crate::error::names::{K, LSE, MASK, Names, O, Q, V, number};
 use crate::error::{Error, Refusal};
 use crate::prepared::Prepared;
-use crate::problem::{Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
+use crate::problem::{Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
 use crate::view::Array;
 pub use pool::Pool;
 use tensor::Shape;
@@ -56,7 +56,7 @@ pub struct Attention<'a> {
     softcap: f32,
     q_pos: Position,
     window: Window,
-    precise: bool,
+    accuracy: Accuracy,
     mask: Option<Tensor<'a>>,
     alibi_slopes: Option<&'a [f32]>,
     sinks: Option<&'a [f32]>,
@@ -83,7 +83,7 @@ impl<'a> Attention<'a> {
             softcap: 0.0,
             q_pos: Position::End,
             window: Window::default(),
-            precise: false,
+            accuracy: Accuracy::default(),
             mask: None,
             alibi_slopes: None,
             sinks: None,
@@ -186,9 +186,10 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Excludes kernels that round queries or probabilities to 8 or 16 bits.
-    pub fn precise(mut self) -> Self {
-        self.precise = true;
+    /// How far queries and probabilities may be rounded; by default, no further than storing K and
+    /// V in their types has rounded them.
+    pub fn accuracy(mut self, accuracy: Accuracy) -> Self {
+        self.accuracy = accuracy;
         self
     }
 
@@ -248,7 +249,7 @@ impl<'a> Attention<'a> {
     fn problem(&mut self) -> Result<Problem<'_>, Refusal> {
         self.agree()?;
         let semantics = Semantics {
-            precise: self.precise,
+            accuracy: self.accuracy,
             q_pos: self.q_pos,
             window: self.window,
             ..Semantics::with_scale(self.scale.unwrap_or((1.0 / (self.q.shape.dim as f64).sqrt()) as f32))

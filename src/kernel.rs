@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::machine;
 use crate::prefill::gemm::Gemm;
 use crate::prefill::{self, Prefill};
-use crate::problem::{Shape, Storage};
+use crate::problem::{Accuracy, Shape, Storage};
 use crate::quantize::Quantize;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 use crate::work::query_tiles::{QueryTile, TileSizes};
@@ -80,9 +80,8 @@ pub trait Kernel: Sync {
     fn max_dim(&self) -> usize;
     /// Keys of a block, at most.
     fn max_keys(&self, path: Path) -> usize;
-    /// Whether it rounds queries and probabilities to fewer bits than another kernel of its
-    /// instruction set that computes the same problems.
-    fn rounds(&self) -> bool;
+    /// The strictest demand on the rounding of queries and probabilities that it meets.
+    fn accuracy(&self) -> Accuracy;
     /// Whether prefill sums integers, one block of keys at a time.
     fn sums_integers(&self) -> bool;
     /// f32 lanes of a vector.
@@ -151,7 +150,7 @@ struct Combination<P, F, Few, One, D, const R: usize> {
     is_worth_it: fn() -> bool,
     takes: fn(&Storage) -> bool,
     max_dim: usize,
-    rounds: bool,
+    accuracy: Accuracy,
     types: Types<P, F, Few, One, D>,
 }
 
@@ -162,7 +161,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
             is_worth_it: || true,
             takes: F::takes,
             max_dim: F::MAX_DIM,
-            rounds: F::ROUNDS,
+            accuracy: F::ACCURACY,
             types: PhantomData,
         }
     }
@@ -174,10 +173,10 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
     }
 
     /// For problems that are stored so, with heads of at most `max_dim` elements. A kernel below
-    /// computes them without rounding queries and probabilities to fewer bits.
+    /// computes them more precisely.
     #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
     const fn only_for(self, max_dim: usize, takes: fn(&Storage) -> bool) -> Self {
-        Combination { takes, max_dim, rounds: true, ..self }
+        Combination { takes, max_dim, accuracy: Accuracy::AsStored, ..self }
     }
 }
 
@@ -218,8 +217,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         }
     }
 
-    fn rounds(&self) -> bool {
-        self.rounds
+    fn accuracy(&self) -> Accuracy {
+        self.accuracy
     }
 
     fn sums_integers(&self) -> bool {
@@ -352,12 +351,11 @@ pub fn best() -> Result<&'static dyn Kernel, Error> {
     allowed()?.0.next().ok_or(Error::Internal)
 }
 
-/// The best kernel under the current limit for problems of a shape. With `precise`, none that
-/// [rounds](Kernel::rounds).
-pub fn select(shape: &Shape, precise: bool) -> Result<&'static dyn Kernel, Error> {
+/// The best kernel under the current limit for problems of a shape, of those that meet a demand.
+pub fn select(shape: &Shape, accuracy: Accuracy) -> Result<&'static dyn Kernel, Error> {
     let (mut kernels, is_limited) = allowed()?;
     let fits = |kernel: &&'static dyn Kernel| {
-        kernel.takes(shape) && !(precise && kernel.rounds()) && (is_limited || kernel.is_worth_it())
+        kernel.takes(shape) && kernel.accuracy() >= accuracy && (is_limited || kernel.is_worth_it())
     };
     kernels.find(fits).ok_or(Error::Dtype)
 }

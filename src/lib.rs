@@ -141,4 +141,5 @@ pub mod workspace;
 
 pub use attention::{Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace};
 pub use error::{Error, Refusal};
+pub use problem::Accuracy;
 pub use view::{Array, Quant};

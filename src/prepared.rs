@@ -6,7 +6,7 @@ use crate::kernel;
 use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::pool::Threads;
-use crate::problem::{Problem, Shape};
+use crate::problem::{Accuracy, Problem, Shape};
 use crate::schedule;
 use crate::workspace::{Local, Memory, PartialStates, Workspace};
 
@@ -34,10 +34,10 @@ impl ScratchPlace {
 }
 
 /// Plans problems of a shape for this machine and at most `threads` threads (at least 1). Kernels
-/// that round queries or probabilities are left out where `precise` is demanded.
+/// that do not meet the demand on `accuracy` are left out.
 #[inline(always)]
-pub fn plan(shape: &Shape, precise: bool, threads: usize) -> Result<Plan, Error> {
-    Plan::new(shape, kernel::select(shape, precise)?, Machine::get(), threads)
+pub fn plan(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<Plan, Error> {
+    Plan::new(shape, kernel::select(shape, accuracy)?, Machine::get(), threads)
 }
 
 /// Bytes of scratch that [`Prepared::run_allocating`] allocates for a plan.
@@ -60,7 +60,7 @@ impl<'p, 'a> Prepared<'p, 'a> {
     /// Plans a problem for this machine and at most `threads` threads (at least 1).
     #[inline(always)]
     pub fn new(problem: &'p mut Problem<'a>, threads: usize) -> Result<Prepared<'p, 'a>, Error> {
-        let plan = plan(problem.shape(), problem.semantics().precise, threads)?;
+        let plan = plan(problem.shape(), problem.semantics().accuracy, threads)?;
         Ok(Prepared::with_plan(problem, plan))
     }
 

@@ -24,7 +24,7 @@ pub use batch::{Batch, Sequence};
 pub use cells::BlockMask;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
-pub use semantics::{Position, Semantics, Window};
+pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
@@ -97,11 +97,13 @@ impl Tensors<'_> {
         let cell = logits.cells.as_ref().map(|cells| cells.keys);
         let entries = shape.page.is_some();
         let granularity = |view: &View, entries| {
-            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(entries))
+            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(view.layout(), entries))
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
+        let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.zero.is_some()));
         let hides = logits.hides();
-        let shape = Shape { cell, hides, storage: Storage { granularities, ..shape.storage }, ..shape };
+        let storage = Storage { granularities, zeros, ..shape.storage };
+        let shape = Shape { cell, hides, storage, ..shape };
         Ok(Checked { shape, score_factor })
     }
 

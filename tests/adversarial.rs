@@ -6,7 +6,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{KernelPath, kernels, max_error, run};
+use common::{KernelPath, Random, kernels, max_error, relative_rms, run, share};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::reference;
@@ -38,6 +38,27 @@ impl Rows {
         let v = (0..keys).flat_map(|j| (0..DIM).map(move |d| (j, d))).map(|(j, d)| value(j, d)).collect();
         let q = vec![1.0; queries * DIM];
         Rows { q, k, v, mask: Vec::new(), semantics: Semantics::with_scale(1.0) }
+    }
+
+    /// Normal queries, keys and values with scores of standard deviation 1, but for `sinks`, which
+    /// together have about the part `mass` of each row's probability, and values near 0.
+    fn with_sinks(queries: usize, keys: usize, sinks: &[usize], mass: f64) -> Rows {
+        let mut random = Random(keys as u64);
+        let [mut q, mut k, mut v] = [queries, keys, keys].map(|rows| random.normals(rows * DIM));
+        let scale = 1.0 / (DIM as f32 - 1.0).sqrt();
+        // The first element of each query is for the sinks alone.
+        let light = (keys - sinks.len()) as f64 * 0.5f64.exp();
+        let gap = (mass / (1.0 - mass) * light / sinks.len() as f64).ln() as f32;
+        q.chunks_exact_mut(DIM).for_each(|row| row[0] = 2.0);
+        for (j, (k, v)) in k.chunks_exact_mut(DIM).zip(v.chunks_exact_mut(DIM)).enumerate() {
+            k[0] = 0.0;
+            if sinks.contains(&j) {
+                k.fill(0.0);
+                k[0] = gap / (2.0 * scale);
+                v.iter_mut().for_each(|x| *x *= 0.01);
+            }
+        }
+        Rows { q, k, v, mask: Vec::new(), semantics: Semantics::with_scale(scale) }
     }
 
     /// The problem with K and V stored as `dtype`, for each kernel that takes it: outputs,
@@ -257,5 +278,91 @@ fn alternating_infinities() {
             let score = move |j: usize| if (j % 2 == 1) == odd { f32::NEG_INFINITY } else { (j % 5) as f32 };
             compare("-inf", &[dtype], 5.0, |queries| Rows::new(queries, 300, score, plain));
         }
+    }
+}
+
+/// Attention sinks: one key, or a few, that have most of each row's probability, with values near
+/// 0, as in real models (Xiao et al. 2023, arXiv:2309.17453). What counts is the error of the
+/// output, which the light keys make, relative to itself.
+#[test]
+fn attention_sinks() {
+    // Sinks, and the part of the probability that they have.
+    let sinks: [(&[usize], f64); 8] = [
+        (&[0], 0.15),
+        (&[0], 0.5),
+        (&[0], 0.9),
+        (&[0], 0.98),
+        (&[0], 0.999),
+        (&[0, 1, 2, 3], 0.98),
+        (&[0, 40], 0.99),
+        (&[61], 0.999),
+    ];
+    let mut compared = 0;
+    for (keys, queries) in
+        [(64, 1), (64, 20), (512, 1), (512, 3), (512, 64), (2048, 20), (32_768, 1), (32_768, 37)]
+    {
+        for (which, mass) in sinks {
+            let is_long = keys > 2048 && !(which == [0] && mass > 0.95);
+            if is_long || (keys > 512 && share() > 1) {
+                continue;
+            }
+            for dtype in TYPES {
+                let rows = Rows::with_sinks(queries, keys, which, mass);
+                rows.each(dtype, |kernel, o, lse, exact, _| {
+                    let name = format!("{kernel:?}");
+                    let most = match () {
+                        () if name.contains("-i8-") && mass > 0.98 => return,
+                        () if name.contains("-i8-") => 5e-2,
+                        // Rounded queries move the sink itself.
+                        () if name.contains("-bf16-") => 5e-2,
+                        () if name.contains("-i16-") => 5e-4,
+                        // Few rows of blocks are multiplied as integers.
+                        () if dtype == Dtype::Q8_0 && name.contains("vnni") => 5e-4,
+                        () => 2e-5,
+                    };
+                    let what = format!(
+                        "{keys} keys, {queries} queries, sinks {which:?} of {mass}, {dtype:?}, {name}"
+                    );
+                    let error = relative_rms(o, &exact.o);
+                    assert!(error <= most, "{what}: {error:.1e}, not {most:.1e}");
+                    // Queries of 8 bits move the sink.
+                    let is_coarse = name.contains("-bf16-") || name.contains("-i8-");
+                    let most = if is_coarse { 1e-1 } else { most };
+                    let error = max_error(lse, &exact.lse);
+                    assert!(error <= most, "{what}: log-sum-exp {error:.1e}, not {most:.1e}");
+                    compared += 1;
+                });
+            }
+        }
+    }
+    assert!(compared > 0);
+}
+
+/// The report of such a row: one key 11.1 above 511 others, one query.
+#[test]
+fn one_sink_of_512_keys() {
+    for queries in [1, 20] {
+        let rows = Rows::new(
+            queries,
+            512,
+            |j| if j == 0 { 11.1 } else { 0.0 },
+            |j, d| if j == 0 { 0.0 } else { 1.0 + d as f32 / 127.0 },
+        );
+        rows.each(Dtype::I8, |kernel, o, lse, exact, _| {
+            let most = if format!("{kernel:?}").contains("-i8-") { 2e-2 } else { 5e-4 };
+            let error = relative_rms(o, &exact.o);
+            assert!(error <= most, "{kernel:?}, {queries} queries: {error:.1e}");
+            let error = max_error(lse, &exact.lse);
+            assert!(error <= most, "{kernel:?}, {queries} queries: log-sum-exp {error:.1e}");
+        });
+    }
+}
+
+/// More keys of a block exceed its reference than any rule would take apart, by 30 each: all count.
+#[test]
+fn many_heavy_keys() {
+    for every in [1, 2, 7, 8, 9, 16, 17, 100] {
+        let score = move |j: usize| if j.is_multiple_of(every) { 30.0 } else { (j % 3) as f32 };
+        compare("many heavy keys", &TYPES, 30.0, |queries| Rows::new(queries, 300, score, plain));
     }
 }

@@ -8,7 +8,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{Accuracy, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 /// The kernels that multiply 8-bit integers.
@@ -26,8 +26,22 @@ fn bounds(kernel: KernelPath) -> [f64; 2] {
     if kernel.kernel.compute_type(kernel.path) == "i8" { [2e-2, 1e-2] } else { [3e-4, 4e-4] }
 }
 
-/// Rows of O, and LSE: probabilities of each block of keys relative to its own maximum, as
-/// multiples of 1/255 from a table of 64 steps for each halving; sums of integers are exact.
+/// The fourth largest of the maxima of sixteen keys each, counted from key 0; the least of them if
+/// there are fewer.
+fn fourth_of_sixteens(keys: &std::ops::Range<usize>, scores: &[f32]) -> f32 {
+    let mut maxima = std::collections::BTreeMap::new();
+    for (j, &score) in keys.clone().zip(scores) {
+        let max = maxima.entry(j / 16).or_insert(score);
+        *max = score.max(*max);
+    }
+    let mut maxima: Vec<f32> = maxima.into_values().collect();
+    maxima.sort_by(|a, b| b.total_cmp(a));
+    maxima[maxima.len().min(4) - 1]
+}
+
+/// Rows of O, and LSE: probabilities of each block of keys relative to its own reference, as
+/// multiples of 1/255 from a table of 64 steps for each halving; sums of integers are exact, and
+/// what exceeds the reference is added to them.
 fn by_the_book(inputs: &Inputs<i8>, block: usize) -> (Vec<f64>, Vec<f64>) {
     let Size { heads, len_q, len_kv, dim } = inputs.size;
     let table: Vec<u32> = (0..64).map(|i| (32640.0 * (-f64::from(i) / 64.0).exp2()).round() as u32).collect();
@@ -58,13 +72,17 @@ fn by_the_book(inputs: &Inputs<i8>, block: usize) -> (Vec<f64>, Vec<f64>) {
                 };
                 let scores: Vec<f32> = keys.clone().map(score).collect();
                 let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let fourth = fourth_of_sixteens(&keys, &scores);
+                let top = max.min(fourth + 2.0);
                 let larger = reference.max(f64::from(max));
-                let (before, now) = ((reference - larger).exp2(), (f64::from(max) - larger).exp2() / 255.0);
+                let (before, now) = ((reference - larger).exp2(), (f64::from(top) - larger).exp2() / 255.0);
                 reference = larger;
                 let mut p_v = vec![0.0; dim];
                 let mut p_sum = 0.0;
                 for (j, score) in keys.zip(scores) {
-                    let p = probability(score, max);
+                    // What exceeds the top is not rounded.
+                    let excess = (f64::from(score.max(top)) - f64::from(top)).exp2() - 1.0;
+                    let p = probability(score.min(top), top) + 255.0 * excess;
                     p_sum += p;
                     for (sum, v) in p_v.iter_mut().zip(row(&inputs.v, len_kv, j)) {
                         *sum += p * f64::from(v);
@@ -253,7 +271,7 @@ fn the_plan_says_when_integers_compute() {
         let mut words = String::new();
         inputs.with_problem(|problem| {
             let shape = problem.shape();
-            let row = flash_attention::kernel::select(shape, false).unwrap();
+            let row = flash_attention::kernel::select(shape, Accuracy::Fast).unwrap();
             words = Plan::new(shape, row, Machine::get(), 1).unwrap().to_string();
         });
         words

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use flash_attention::capi::version::fa_abi_version;
+use flash_attention::capi::version::{FA_ABI_VERSION, fa_abi_version};
 use flash_attention::capi::{config, status};
 use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
 
@@ -50,7 +50,7 @@ fn only_c_functions_touch_the_panic_hook() {
     panic::set_hook(hook);
 
     attend();
-    assert_eq!(fa_abi_version(), 1);
+    assert_eq!(fa_abi_version(), FA_ABI_VERSION);
     panic_elsewhere();
     let hook = panic::take_hook();
     let is_own = address(&hook) == own;

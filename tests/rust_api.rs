@@ -9,7 +9,7 @@ use flash_attention::capi::attention::{fa_attention, fa_attention_init};
 use flash_attention::capi::run::fa_attention_run;
 use flash_attention::capi::status::fa_status;
 use flash_attention::{
-    Array, Attention, Data, DataMut, Error, Pool, Quant, Refusal, Tensor, TensorMut, Workspace,
+    Accuracy, Array, Attention, Data, DataMut, Error, Pool, Quant, Refusal, Tensor, TensorMut, Workspace,
 };
 use half::{bf16, f16};
 
@@ -214,7 +214,7 @@ impl Case {
                 .lse(self.lse.tensor_mut(lse))
                 .softcap(self.softcap)
                 .window(self.window[0], self.window[1])
-                .precise();
+                .accuracy(Accuracy::Precise);
         let seen: Vec<bool>;
         if let Some((extent, numbers, is_bool)) = &self.mask {
             seen = numbers.iter().map(|&x| x != f32::NEG_INFINITY).collect();
@@ -720,7 +720,10 @@ fn zeros_of_quantised_tensors_and_blocks_of_ggml() {
     let attend = |k: Tensor, v: Tensor| {
         let mut out = vec![f32::NAN; dim];
         let to = TensorMut::head_first(&mut out, [1, 1, 1, dim]);
-        compute(&mut Attention::new(Tensor::head_first(&q, [1, 1, 1, dim]), k, v, to).precise()).unwrap();
+        compute(
+            &mut Attention::new(Tensor::head_first(&q, [1, 1, 1, dim]), k, v, to).accuracy(Accuracy::Precise),
+        )
+        .unwrap();
         out
     };
     let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs().max(1.0));

@@ -6,7 +6,7 @@ use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
-use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{Accuracy, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use crate::error::Sample;
@@ -39,8 +39,8 @@ pub struct Case {
     pub row_stride: usize,
     /// Whether each 8-bit row of K has a scale of its own; else one is for all.
     pub per_token: bool,
-    /// Whether queries and probabilities keep more than 8 bits.
-    pub precise: bool,
+    /// How far queries and probabilities may be rounded.
+    pub accuracy: Accuracy,
     /// Keys of a block; 0: the plan chooses.
     pub block: usize,
     pub data: Data,
@@ -62,7 +62,7 @@ impl Case {
             window: 0,
             row_stride: 0,
             per_token: false,
-            precise: false,
+            accuracy: Accuracy::AsStored,
             block: 0,
             data: Data::Normal,
             path: None,
@@ -92,7 +92,8 @@ impl Case {
             (self.data == Data::Rising, " rising".to_owned()),
             (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
             (self.per_token, " per token".to_owned()),
-            (self.precise, " precise".to_owned()),
+            (self.accuracy == Accuracy::Precise, " precise".to_owned()),
+            (self.accuracy == Accuracy::Fast, " fast".to_owned()),
             (self.path == Some(Path::Prefill), " prefill".to_owned()),
             (self.path == Some(Path::Decode), " decode".to_owned()),
         ] {

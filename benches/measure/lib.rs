@@ -11,6 +11,7 @@ mod features;
 mod probe;
 mod report;
 mod rounds;
+mod scales;
 #[path = "../../tests/common/store.rs"]
 mod store;
 mod stream;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use case::Data;
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
+use flash_attention::problem::Accuracy;
 use lexopt::prelude::*;
 use report::Report;
 use tables::Tables;
@@ -127,7 +129,8 @@ impl Options {
                     "block" => case.block = number()?,
                     "causal" => case.causal = true,
                     "per_token" => case.per_token = true,
-                    "precise" => case.precise = true,
+                    "precise" => case.accuracy = Accuracy::Precise,
+                    "fast" => case.accuracy = Accuracy::Fast,
                     "dtype" | "path" | "data" => {
                         let value = value()?;
                         match (name, value.as_str()) {
@@ -159,7 +162,7 @@ fn tables(rival: Option<NewRival>) -> impl Iterator<Item = &'static str> {
 pub fn usage(rival: Option<NewRival>) -> String {
     format!(
         "[{}] | [--heads N] [--len N] [--len_q N] [--len_kv N] [--dim N] [--stride BYTES] [--causal] \
-         [--dtype f16|bf16|i8|q8_0] [--group N] [--window N] [--block N] [--per_token] [--precise] [--data rising] \
+         [--dtype f16|bf16|i8|q8_0] [--group N] [--window N] [--block N] [--per_token] [--precise] [--fast] [--data rising] \
          [--path prefill|decode]\n\
          options: --isa NAME --threads N --seconds S --runs N --json[=FILE] (without FILE: to stdout, and text to stderr)\n\
          (heads=N for --heads N, and so on, will do, too)",

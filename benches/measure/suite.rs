@@ -1,6 +1,7 @@
 //! The table of floors and goals: shares of the peak that each shape must and should reach.
 
 use flash_attention::dtype::Dtype;
+use flash_attention::problem::Accuracy;
 
 use crate::case::{Case, Data};
 
@@ -114,18 +115,19 @@ pub struct Typed {
 pub fn types() -> Vec<Typed> {
     let mut cases = Vec::new();
     for (len, dim) in [(512, 64), (512, 128), (2048, 64), (2048, 128)] {
-        let mut add = |dtype, precise, isa, family, floor, goal| {
-            let case = Case { dtype, precise, ..Case::square(heads(len), len, dim) };
+        let mut add = |dtype, accuracy, isa, family, floor, goal| {
+            let case = Case { dtype, accuracy, ..Case::square(heads(len), len, dim) };
             cases.push(Typed { case, isa, family, floor, goal });
         };
-        add(Dtype::F16, false, None, "f32", Some(0.95), None);
-        add(Dtype::Bf16, false, None, "bf16", Some(1.95), None);
-        add(Dtype::Bf16, true, None, "f32", Some(0.95), None);
-        add(Dtype::Q8_0, false, None, "f32", Some(0.85), None);
+        let usual = Accuracy::default();
+        add(Dtype::F16, usual, None, "f32", Some(0.95), None);
+        add(Dtype::Bf16, usual, None, "bf16", Some(1.95), None);
+        add(Dtype::Bf16, Accuracy::Precise, None, "f32", Some(0.95), None);
+        add(Dtype::Q8_0, usual, None, "f32", Some(0.85), None);
         let floor = if dim == 64 { 3.6 } else { 3.8 };
-        add(Dtype::I8, false, None, "i8", Some(floor).filter(|_| len == 2048), None);
-        add(Dtype::I8, true, None, "i16", None, None);
-        add(Dtype::I8, false, Some("avx2"), "i16", Some(1.3), Some(1.6));
+        add(Dtype::I8, Accuracy::Fast, None, "i8", Some(floor).filter(|_| len == 2048), None);
+        add(Dtype::I8, usual, None, "i16", None, None);
+        add(Dtype::I8, usual, Some("avx2"), "i16", Some(1.3), Some(1.6));
     }
     cases
 }

@@ -10,6 +10,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Kernel, Path};
 use flash_attention::machine;
 use flash_attention::plan::Plan;
+use flash_attention::problem::Accuracy;
 use flash_attention::work::query_tiles::TileQueue;
 use flash_attention::workspace::Workspace;
 
@@ -19,6 +20,7 @@ use crate::features::{self, Memory, Pair};
 use crate::probe;
 use crate::report::{Bound, Line, Report};
 use crate::rounds::{Rounds, Spread, rounds};
+use crate::scales;
 use crate::stream;
 use crate::suite;
 use crate::tile::Tile;
@@ -34,7 +36,7 @@ pub struct Tables {
 impl Tables {
     pub const NAMES: [&str; 13] = [
         "floors", "layers", "features", "masks", "odd", "few", "threads", "auto", "rival", "rising", "types",
-        "decode", "call",
+        "scales", "decode", "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -50,6 +52,7 @@ impl Tables {
             "rival" => self.rival(),
             "rising" => self.rising(),
             "types" => self.types(),
+            "scales" => self.scales(),
             "decode" => self.decode(),
             _ => self.call(),
         }
@@ -69,7 +72,7 @@ impl Tables {
             isa.map_or(Some(0), |isa| rows.iter().position(|row| row.isa().to_bytes() == isa.as_bytes()));
         let fits = |row: &&&'static dyn Kernel| {
             row.takes_types([case.dtype; 3])
-                && !(case.precise && row.rounds())
+                && row.accuracy() >= case.accuracy
                 && (isa.is_some() || row.is_worth_it())
         };
         rows[first?..].iter().find(fits).copied()
@@ -358,7 +361,8 @@ impl Tables {
             // Bounds are those of a family.
             let is_it = row.compute_type(Path::Prefill) == family;
             let [floor, goal] = [floor, goal].map(|bound| bound.filter(|_| is_it).map(Bound::AtLeast));
-            let plain = Case { dtype: Dtype::F32, per_token: false, precise: false, ..case.clone() };
+            let plain =
+                Case { dtype: Dtype::F32, per_token: false, accuracy: Accuracy::default(), ..case.clone() };
             self.ratio_line("types", row, (&case, 1), (&plain, 1), floor, goal);
         }
         self.report.heading("bf16 and i8: share of the peak of their own dot products");
@@ -367,6 +371,33 @@ impl Tables {
             if let Some(row) = row.filter(|row| row.compute_type(Path::Prefill) == family) {
                 self.share_line("types", row, &case, floor, goal);
             }
+        }
+    }
+
+    /// Caches of 8-bit integers, by what shares their scales.
+    fn scales(&mut self) {
+        self.report.heading("8-bit K and V by what shares scales: times as fast as f32");
+        for scales::Bounded { case, floor } in scales::cases() {
+            let (mut memory, mut plain) = (scales::Memory::new(&case), scales::Memory::new(&case.plain()));
+            let (plan, row, mut call) = memory.runner(1);
+            let (_, _, mut plain_call) = plain.runner(1);
+            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            drop(call);
+            let ratio = measured.contenders[1].against_first;
+            let line = Line {
+                table: "scales",
+                name: case.name(),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}x{}", plan.tiles.heads, plan.tiles.q, plan.tiles.kv),
+                error: Some(memory.error()),
+                figure: ratio.median,
+                spread: ratio.median * ratio.relative(),
+                unit: "x",
+                floor: Some(Bound::AtLeast(floor)),
+                goal: None,
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
         }
     }
 

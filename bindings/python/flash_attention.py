@@ -18,7 +18,8 @@ import numpy as np
 
 POS_END = -(2**63)
 NO_LIMIT = -1
-ABI_VERSION = 1
+PRECISE, FAST = 2, 4
+ABI_VERSION = 2
 # FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Q8_0 is left
 # out: numpy has no type for its blocks.)
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "bool": 5}
@@ -230,6 +231,8 @@ def attention(
     q_scales=None,
     k_scales=None,
     v_scales=None,
+    fast=False,
+    precise=False,
     out=None,
     lse=None,
     pool=None,
@@ -241,6 +244,7 @@ def attention(
     strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied.
     mask: a floating-point type (added) or bool (true = attend), rows of len_kv elements, the other axes anything that
     broadcasts to [batch][heads_q][len_q].
+    fast, precise: FA_FAST (int8 may have probabilities of 8 bits) and FA_PRECISE (bfloat16 is multiplied as float32).
     out (float32, float16 or bfloat16; float32 if it is not given) and lse (float32 [batch][heads_q][len_q]) are
     written. pool: threads; without one, the calling thread does the work.
 
@@ -270,6 +274,7 @@ def attention(
     a.v, v_kept = tensor("v", v, v_scales)
     a.o, _ = tensor("out", out)
     a.scale, a.softcap = scale, softcap
+    a.flags = (FAST if fast else 0) | (PRECISE if precise else 0)
     a.q_pos, a.window_left, a.window_right = q_pos, window_left, window_right
     if mask is not None:
         # Axes that are broadcast get a stride of 0; nothing is copied for them.

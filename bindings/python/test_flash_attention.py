@@ -175,9 +175,13 @@ class General(unittest.TestCase):
         q = normal(1, 2, 5, 32)
         stored = np.random.default_rng(0).integers(-127, 128, (1, 2, 7, 32), np.int8)
         scale = np.full((1, 2, 1, 1), 1 / 64, np.float32)
-        got = fa.attention(q, stored, stored, k_scales=fa.Scales(scale), v_scales=fa.Scales(scale))
         real = stored * scale
-        np.testing.assert_allclose(got, formula(q, real, real), 0, 2e-2 * np.abs(real).max())
+        for flags, most in (({}, 5e-4), ({"precise": True}, 5e-4), ({"fast": True}, 2e-2)):
+            scales = {"k_scales": fa.Scales(scale), "v_scales": fa.Scales(scale)}
+            got = fa.attention(q, stored, stored, **scales, **flags)
+            np.testing.assert_allclose(got, formula(q, real, real), 0, most * np.abs(real).max())
+        with self.assertRaisesRegex(fa.Error, "exclude"):
+            fa.attention(q, stored, stored, fast=True, precise=True)
 
     def test_threads_and_pools_give_the_same_bits(self):
         name, scale, causal, *tensors, exact = list(real_model.sets(DATA))[-1]

@@ -5,7 +5,7 @@
 
 #include "check.h"
 
-_Static_assert(FA_ABI_VERSION == 1, "abi version");
+_Static_assert(FA_ABI_VERSION == 2, "abi version");
 
 _Static_assert(sizeof(fa_status) == 4, "fa_status is an int");
 _Static_assert(sizeof(fa_dtype) == 4, "fa_dtype is an int");
@@ -45,6 +45,7 @@ _Static_assert(FA_POS_END == INT64_MIN, "FA_POS_END");
 _Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");
 _Static_assert(FA_MASK_TIMES_SLOPE == 1, "FA_MASK_TIMES_SLOPE");
 _Static_assert(FA_PRECISE == 2, "FA_PRECISE");
+_Static_assert(FA_FAST == 4, "FA_FAST");
 
 /* In words, so that it holds with 32 bits too. */
 #define WORD sizeof(size_t)

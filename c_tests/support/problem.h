@@ -175,7 +175,7 @@ static inline fa_attention random_problem(struct random *r, struct room *room) {
     if (chance(r, 5)) a.batch = a.heads_kv = 1, a.heads_q = 1 + below(r, 2), a.len_q = 1, a.len_kv = KEYS - below(r, 3000);
     a.dim_v = chance(r, 70) ? a.dim_qk : ONE_OF(r, dims);
     a.scale = ONE_OF(r, scales);
-    a.flags = chance(r, 25) ? FA_PRECISE : 0;
+    a.flags = chance(r, 25) ? FA_PRECISE : chance(r, 33) ? FA_FAST : 0;
     a.window_left = ONE_OF(r, windows), a.window_right = ONE_OF(r, windows);
     if (chance(r, 20)) a.q_pos = below(r, a.len_kv);
     if (chance(r, 20)) a.softcap = ONE_OF(r, caps);
@@ -234,7 +234,7 @@ struct family {
 static inline struct family family_of(const fa_attention *a, const char *words, const char *isa) {
     struct family f = {.bf16 = strncmp(words, "avx512bf16", 10) == 0};
     bool vnni = strncmp(words, "avx512vnni", 10) == 0;
-    f.i8 = vnni && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_PRECISE) == 0;
+    f.i8 = vnni && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_FAST) != 0;
     f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && a->k.dtype == FA_DTYPE_I8 && a->v.dtype == FA_DTYPE_I8;
     /* Few rows of blocks of ggml. */
     f.i16 |= vnni && a->k.dtype == FA_DTYPE_Q8_0;

@@ -67,7 +67,7 @@ void attention_run(attention *a, float *qkv, float *out)
     fa_attention d = describe(a, qkv, out);
     fa_quant quants[3];
     if (a->kind != ATTENTION_F32) {
-        d.flags = a->kind == ATTENTION_I8_PRECISE ? FA_PRECISE : 0;
+        d.flags = a->kind == ATTENTION_I8_FAST ? FA_FAST : 0;
         fa_tensor *tensors[] = {&d.q, &d.k, &d.v};
         for (size_t i = 0; i < 3; i++) {
             quantise(a, qkv, i);

@@ -1,7 +1,7 @@
 /*
  * Embeddings of sentences with all-MiniLM-L6-v2, and how much alike they are.
  *
- *   minilm MODEL SENTENCES [--attention f32|i8|i8-precise] [--threads own|library|pthread]
+ *   minilm MODEL SENTENCES [--attention f32|i8|i8-fast] [--threads own|library|pthread]
  *                          [--tokens | --embeddings FILE]
  *
  * MODEL is what get_model.sh makes, SENTENCES a text with a sentence in each line. --threads: none but the calling
@@ -57,7 +57,7 @@ static options read_options(int argc, char **argv)
     }
     if (o.text == NULL)
         fail("usage",
-             "minilm MODEL SENTENCES [--attention f32|i8|i8-precise] [--threads own|library|pthread] "
+             "minilm MODEL SENTENCES [--attention f32|i8|i8-fast] [--threads own|library|pthread] "
              "[--tokens | --embeddings FILE]");
     return o;
 }
@@ -121,7 +121,7 @@ static void encode_batch(const model *m, const fa_pool *pool, attention_kind kin
 
 static attention_kind kind_of(const char *name)
 {
-    static const char *const names[] = {"f32", "i8", "i8-precise"}; /* in the order of attention_kind */
+    static const char *const names[] = {"f32", "i8", "i8-fast"}; /* in the order of attention_kind */
     for (int i = 0; i < 3; i++)
         if (strcmp(name, names[i]) == 0)
             return (attention_kind)i;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::ptr;
 
 use flash_attention::capi::attention::{
-    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
+    FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
 };
 use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
 use flash_attention::capi::pool::fa_pool;
@@ -173,7 +173,8 @@ fn sizes(d: &mut Described) -> Sizes {
     let known = size_of::<fa_attention>();
     verdict.demand((known..=known + 4096).contains(&a.struct_size));
     verdict.demand([a.q, a.k, a.v, a.o, a.mask].iter().all(|tensor| tensor.reserved == 0));
-    verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE) == 0 && a.reserved0 == 0);
+    verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST) == 0 && a.reserved0 == 0);
+    verdict.demand(a.flags & (FA_PRECISE | FA_FAST) != FA_PRECISE | FA_FAST);
     verdict.demand([a.batch, a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
     verdict.demand(a.len_q >= 0 && a.len_kv >= 0);
     verdict.demand(a.heads_kv < 1 || a.heads_q % a.heads_kv == 0);

@@ -1,13 +1,13 @@
 //! From `fa_attention` to a [`Problem`]: every field is looked at once, here.
 
 use super::abi;
-use super::attention::{FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
+use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
-    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
+    Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
 };
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -94,7 +94,7 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
         ("v.reserved", i64::from(a.v.reserved)),
         ("o.reserved", i64::from(a.o.reserved)),
         ("mask.reserved", i64::from(a.mask.reserved)),
-        ("flags", i64::from(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE))),
+        ("flags", i64::from(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST))),
         ("reserved0", i64::from(a.reserved0)),
     ];
     match fields.into_iter().find(|&(_, value)| value != 0) {
@@ -208,7 +208,7 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     };
     let block = |what, value| extent(what, value, 0);
     Ok(Semantics {
-        precise: a.flags & FA_PRECISE != 0,
+        accuracy: accuracy(a.flags)?,
         softmax_scale: if a.scale == 0.0 { (1.0 / (dim_qk as f64).sqrt()) as f32 } else { a.scale },
         q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
         window: Window {
@@ -218,6 +218,19 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         block_q: block("block_q", a.block_q)?,
         block_kv: block("block_kv", a.block_kv)?,
     })
+}
+
+/// The demand on rounding that the flags make.
+fn accuracy(flags: u32) -> Result<Accuracy, Refusal> {
+    match flags & (FA_PRECISE | FA_FAST) {
+        0 => Ok(Accuracy::AsStored),
+        FA_PRECISE => Ok(Accuracy::Precise),
+        FA_FAST => Ok(Accuracy::Fast),
+        _ => {
+            let fact = Refusal::of("flags", i64::from(flags));
+            Err(fact.but(Error::Reserved, "FA_FAST and FA_PRECISE exclude each other"))
+        }
+    }
 }
 
 /// Turns an error of a view into a refusal of the tensor `what` with this layout.

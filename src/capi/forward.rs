@@ -62,11 +62,10 @@ pub unsafe extern "C" fn fa_forward_f32(
 /// @param[out] out  [seq_len_q][head_dim], f32
 /// @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
 ///
-/// Many queries are computed with integer dot products: scores exactly, probabilities in 8 bits
-/// where fa_isa is "avx512vnni" or better (relative RMS error against attention on q', k', v' below
-/// 2e-2, seen: 1e-2), in 14 bits on other x86-64 machines, and of few queries (decode) on all of
-/// them (3e-4). Other machines compute in f32: as close as fa_forward_f32. fa_attention with
-/// FA_PRECISE never rounds to 8 bits. The tensors are never expanded as a whole.
+/// On x86-64, products are those of integers: scores are exact, probabilities rounded to 15 bits
+/// (relative RMS error against attention on q', k', v' below 5e-4: see FA_PRECISE). Other machines
+/// compute in f32: as close as fa_forward_f32. fa_attention with FA_FAST allows 8 bits, which many
+/// queries are computed faster with. The tensors are never expanded as a whole.
 ///
 /// Everything else is as for fa_forward_f32.
 #[unsafe(no_mangle)]

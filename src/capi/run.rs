@@ -193,7 +193,7 @@ pub unsafe extern "C" fn fa_attention_finish(
 pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refusal> {
     // SAFETY: I1: `a` is NULL or as documented.
     let problem = unsafe { describe::problem(a)? };
-    Ok(prepared::plan(problem.shape(), problem.semantics().precise, threads)?)
+    Ok(prepared::plan(problem.shape(), problem.semantics().accuracy, threads)?)
 }
 
 /// The number of a part, and how many there are.

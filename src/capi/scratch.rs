@@ -7,7 +7,7 @@ use super::tensor;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::prepared;
-use crate::problem::{Batch, Shape};
+use crate::problem::{Accuracy, Batch, Shape};
 use crate::view::Layout;
 
 /// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
@@ -55,7 +55,8 @@ pub unsafe extern "C" fn fa_scratch_bytes(
         let kv = Layout::dense(dtype, num_heads, seq_len_kv, config.head_dim)?;
         let _out = Layout::dense(Dtype::F32, num_heads, seq_len_q, config.head_dim)?;
         let shape = Shape::of(&q, &kv, &kv, &Batch::default(), &config.semantics())?;
-        let needed = prepared::allocated_bytes(&prepared::plan(&shape, false, config.threads)?)?;
+        let needed =
+            prepared::allocated_bytes(&prepared::plan(&shape, Accuracy::default(), config.threads)?)?;
         // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
         unsafe { bytes.write_unaligned(needed) };
         Ok(())

@@ -37,4 +37,4 @@ pub extern "C" fn fa_abi_version() -> u32 {
 }
 
 /// The binary interface that this header describes; see fa_abi_version.
-pub const FA_ABI_VERSION: u32 = 1;
+pub const FA_ABI_VERSION: u32 = 2;

@@ -7,11 +7,12 @@
 //! values of two keys are interleaved as they are loaded.
 
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, copy_rows, row_scratch, rows_as_f32};
 use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, bf16};
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Float, Int, MAX_PACK};
 use crate::simd::transpose::{TransposeTile, transpose_partial};
 use crate::simd::{Body, Isa, MAX_LANES, half};
@@ -21,7 +22,7 @@ pub(crate) enum Bf16 {}
 
 impl Gemm for Bf16 {
     const NAME: &'static str = "bf16";
-    const ROUNDS: bool = true;
+    const ACCURACY: Accuracy = Accuracy::AsStored;
     const PACK: usize = 2;
     /// One line: the factor of the scores.
     const PANEL_HEADER: usize = 1;
@@ -63,6 +64,7 @@ impl Gemm for Bf16 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        _folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {

@@ -5,11 +5,12 @@
 //! loaded.
 
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, row_scratch, rows_as_f32};
 use crate::decode::gemv::Gemv;
 use crate::dtype::{Dtype, Stored};
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Float, MAX_PACK};
 use crate::simd::{Isa, transpose};
 
@@ -18,7 +19,7 @@ pub(crate) enum F32 {}
 
 impl Gemm for F32 {
     const NAME: &'static str = "f32";
-    const ROUNDS: bool = false;
+    const ACCURACY: Accuracy = Accuracy::Precise;
     const PACK: usize = 1;
     const PANEL_HEADER: usize = 0;
     const MAX_KEYS: usize = usize::MAX;
@@ -56,6 +57,7 @@ impl Gemm for F32 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        _folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {

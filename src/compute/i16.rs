@@ -4,18 +4,19 @@
 //! - Scores: sums of products of integers are exact. Queries are quantised to as many bits as sums
 //!   of 32 bits allow, nearly 16 for heads of up to 514 elements, unless they are 8-bit integers
 //!   with a scale for each row.
-//! - Probabilities: integers up to [`Gemm::P_SCALE`] at the row's largest score of the block. Their
-//!   sum is that of the rounded ones.
+//! - Probabilities: integers up to [`Gemm::P_SCALE`] at the row's reference of the block (see
+//!   [`crate::attend::outliers`]). Their sum is that of the rounded ones.
 //! - V: the values of two keys are interleaved, in prefill a block of keys at a time, in decode as
 //!   they are loaded. V's scale is a factor of the output.
 
 use super::integers::{self, Integers};
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, i8};
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Int, MAX_PACK};
 use crate::simd::{Body, Isa};
 
@@ -28,16 +29,18 @@ const MAX_SPLIT: usize = 127 * 256 + 127;
 
 impl Gemm for I16 {
     const NAME: &'static str = "i16";
-    const ROUNDS: bool = false;
+    const ACCURACY: Accuracy = Accuracy::Precise;
     const PACK: usize = 2;
-    /// One line: the factor of the scores.
-    const PANEL_HEADER: usize = 1;
-    /// 2^14 · 128 times so many keys is below 2^31.
-    const MAX_KEYS: usize = 1000;
+    /// Two lines: the factor of the scores, and their corrections.
+    const PANEL_HEADER: usize = 2;
+    /// [`Gemm::P_SCALE`] · 128 times so many keys is below 2^31.
+    const MAX_KEYS: usize = 512;
     /// 127 · 128 times so many elements is below 2^31.
     const MAX_DIM: usize = 1 << 16;
     const INT_ACC: bool = true;
-    const P_SCALE: f32 = 16384.0;
+    /// The largest number of 16 bits. Its inverse, rounded, leaves the value of a key that is seen
+    /// alone exact, which it does not for every number.
+    const P_SCALE: f32 = 32_767.0;
     /// A word is a pair of neighbouring elements, or of the values of neighbouring keys, the first
     /// one in the lower half.
     type Operand = Int;
@@ -71,11 +74,12 @@ impl Gemm for I16 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
         // SAFETY: the caller vouches for rows, panel and scratch, as `Gemm::pack_query` asks.
-        unsafe { integers::pack::<S, I16>(s, source, n, dim, lanes, factor, panel, scratch) }
+        unsafe { integers::pack::<S, I16>(s, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     #[inline(always)]
@@ -103,10 +107,10 @@ impl Gemm for I16 {
         running_max: S::F32,
         total: &mut S::I32,
     ) -> S::I32 {
-        // A factor of 2^14 in the exponent costs nothing.
-        let running_max = s.sub(running_max, s.splat(<Self as Gemm>::P_SCALE.log2()));
-        let low = s.exp2_approx(s.sub(low, running_max));
-        let high = s.exp2_approx(s.sub(high, running_max));
+        // Multiplied afterwards: the exponential is exact at the reference, and nowhere larger.
+        let factor = s.splat(<Self as Gemm>::P_SCALE);
+        let low = s.mul(s.exp2_approx(s.sub(low, running_max)), factor);
+        let high = s.mul(s.exp2_approx(s.sub(high, running_max)), factor);
         let p = s.pack_i16(low, high);
         *total = s.dot_i16(*total, p, s.splat_i32(0x0001_0001));
         p
@@ -237,8 +241,6 @@ impl Gemv for I16 {
     /// [`Gemv::P_SCALE`] · 128 times so many keys is below 2^31.
     const MAX_KEYS: usize = 512;
     const INT_ACC: bool = true;
-    /// Twice as fine as in prefill, where blocks are shorter: probabilities are relative to the
-    /// largest score of their block.
     const P_SCALE: f32 = 32_767.0;
     type Operand = Int;
     type Weight = Int;

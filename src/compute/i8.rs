@@ -4,8 +4,8 @@
 //! - Scores: K becomes unsigned by adding 128, a block of keys at a time; Q stays signed. Sums
 //!   begin with -128 · Σ q, so that they end as Σ q · k, exactly. Queries of other types are
 //!   quantised, row by row.
-//! - Probabilities: unsigned, 255 at the row's largest score of the block. Their sum is that of the
-//!   rounded ones.
+//! - Probabilities: unsigned, 255 at the row's reference of the block (see
+//!   [`crate::attend::outliers`]). Their sum is that of the rounded ones.
 //! - V: the values of four keys are interleaved. V's scale is a factor of the output.
 //!
 //! The method is that of SageAttention (arXiv:2410.02367), and of I-BERT's integer softmax
@@ -13,10 +13,11 @@
 
 use super::integers::{self, Integers};
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source, copy_rows};
 use crate::dtype::Dtype;
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Int, MAX_PACK};
 use crate::simd::{Body, Isa};
 
@@ -28,10 +29,10 @@ const WORD: usize = 4;
 
 impl Gemm for I8 {
     const NAME: &'static str = "i8";
-    const ROUNDS: bool = true;
+    const ACCURACY: Accuracy = Accuracy::Fast;
     const PACK: usize = WORD;
-    /// Two lines: the factor of the scores, and what their sums begin with.
-    const PANEL_HEADER: usize = 2;
+    /// Three lines: the factor of the scores, what their sums begin with, and their corrections.
+    const PANEL_HEADER: usize = 3;
     /// 255 · 128 times so many keys, or elements, is below 2^31.
     const MAX_KEYS: usize = 1 << 16;
     const MAX_DIM: usize = 1 << 16;
@@ -70,11 +71,12 @@ impl Gemm for I8 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
         // SAFETY: the caller vouches for rows, panel and scratch, as `Gemm::pack_query` asks.
-        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, panel, scratch) }
+        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     #[inline(always)]

@@ -11,13 +11,14 @@
 //! groups; K is staged, so that a tile has 16 rows behind the last key, too.
 
 use super::bf16::Bf16;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::dtype::Dtype;
 use crate::prefill::gemm::{Gemm, Operand, Sum};
 use crate::prefill::prefetch::Prefetch;
 use crate::prefill::scores::Keys;
 use crate::prefill::softmax::Probabilities;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Float, Int, MAX_PACK};
 use crate::simd::{Isa, MAX_LANES, half};
 
@@ -78,7 +79,7 @@ fn multiply(c: &mut Tile, a: &Tile, b: &Tile) {
 
 impl Gemm for Tiles {
     const NAME: &'static str = "bf16";
-    const ROUNDS: bool = true;
+    const ACCURACY: Accuracy = Accuracy::AsStored;
     const PACK: usize = Bf16::PACK;
     const SPAN_KEYS: usize = SIDE * Self::PACK;
     const PANEL_HEADER: usize = <Bf16 as Gemm>::PANEL_HEADER;
@@ -112,11 +113,12 @@ impl Gemm for Tiles {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
         // SAFETY: the caller vouches for the same arrays.
-        unsafe { Bf16::pack_query(s, source, n, dim, lanes, factor, panel, scratch) }
+        unsafe { Bf16::pack_query(s, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {

@@ -13,7 +13,7 @@ use crate::attend::blocks::clip;
 use crate::attend::finish::blank;
 use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::lane::{MAX_PACK, Registers};
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, MAX_LANES};
 
 /// Adds the values of a block to the output of each row: run by run, those that all rows see for
 /// several rows at a time.
@@ -59,7 +59,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
         if P::INT_ACC {
             for r in 0..work.count() {
                 let is_fully_masked = block.visible(r).is_empty();
-                flush_block::<S, P>(s, rows, state, r, is_fully_masked, block.is_first);
+                flush_block::<S, P>(s, rows, state, r, is_fully_masked);
             }
         }
     }
@@ -350,8 +350,8 @@ impl<P: Gemv> Accumulate<'_, P> {
     }
 }
 
-/// Adds the integer sums of a block to the output of row `r`, or begins it with them if `is_first`.
-/// For a row that is fully masked in the block, the sums are 0, and no weight has been written.
+/// Adds the integer sums of a block to the output of row `r`. For a row that is fully masked in the
+/// block, the sums are 0, and no weight has been written.
 ///
 /// # Safety
 /// `rows` and `state` have the row (I5), with its block sums, and its weight unless it is fully
@@ -363,7 +363,6 @@ unsafe fn flush_block<S: Isa, P: Gemv>(
     state: &State,
     r: usize,
     is_fully_masked: bool,
-    is_first: bool,
 ) {
     // SAFETY: I5, I7: row r of the arrays (caller), which are whole vectors of operands.
     unsafe {
@@ -373,11 +372,94 @@ unsafe fn flush_block<S: Isa, P: Gemv>(
             let sums = P::outputs(s, rows.block_sums.base.add(r * rows.block_sums.stride + d));
             for (v, &sum) in sums.iter().enumerate().take(P::PACK) {
                 let at = state.output.add(r * state.stride + d + v * S::LANES);
-                let before = if is_first { s.splat(0.0) } else { s.load(at) };
-                s.store(at, s.fma(sum, weight, before));
+                s.store(at, s.fma(sum, weight, s.load(at)));
             }
         }
     }
+}
+
+/// Subtracts from the output of each row the zeros of the values of a block, times their weights:
+/// where rows of V have zeros of their own. Kept out of line, so that the code exists once for each
+/// instruction set.
+///
+/// # Safety
+/// `rows` and `state` are the arrays of the block's group (I5), with weights of its keys as f32;
+/// `zeros` has a zero for each key in whole vectors.
+#[inline(never)]
+pub(super) unsafe fn subtract_zeros<S: Isa>(
+    s: S,
+    block: &Block,
+    rows: &RowArrays,
+    zeros: *const f32,
+    state: &State,
+) {
+    s.core().enter(SubtractZeros { block, rows, zeros, state });
+}
+
+/// Made by [`subtract_zeros`] alone, whose contract covers what it points to.
+struct SubtractZeros<'a> {
+    block: &'a Block<'a>,
+    rows: &'a RowArrays,
+    zeros: *const f32,
+    state: &'a State,
+}
+
+impl Body for SubtractZeros<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let SubtractZeros { block, rows, zeros, state } = self;
+        for (r, (head, row)) in block.work.lines().enumerate() {
+            let visible = block.visible(r);
+            if visible.is_empty() {
+                continue;
+            }
+            // SAFETY: I5: row r of the arrays (the contract of `subtract_zeros`, which made this);
+            // I7: weights and zeros are whole vectors of keys.
+            unsafe {
+                let weights = rows.scores.add(r * rows.score_stride);
+                let mut sum = sum_of_products::<S>(s, weights, zeros, &visible, |_| true);
+                // What is not finite may belong to a key that a mask hides.
+                if !sum.is_finite() {
+                    sum = sum_of_products::<S>(s, weights, zeros, &visible, |key| block.sees(head, row, key));
+                }
+                for d in (0..state.stride).step_by(S::LANES) {
+                    let at = state.output.add(r * state.stride + d);
+                    s.store(at, s.sub(s.load(at), s.splat(sum)));
+                }
+            }
+        }
+    }
+}
+
+/// The sum of weights times zeros of the keys `visible`, of those that are seen.
+///
+/// # Safety
+/// Both arrays are whole vectors of keys.
+#[inline(always)]
+unsafe fn sum_of_products<S: Isa>(
+    s: S,
+    weights: *const f32,
+    zeros: *const f32,
+    visible: &Range<usize>,
+    sees: impl Fn(usize) -> bool,
+) -> f32 {
+    let mut sum = s.splat(0.0);
+    for at in (visible.start - visible.start % S::LANES..visible.end).step_by(S::LANES) {
+        let mut products = [0.0; MAX_LANES];
+        // SAFETY: I7: whole vectors (caller); the array is as long as any vector.
+        unsafe {
+            s.store(products.as_mut_ptr(), s.mul(s.load(weights.add(at)), s.load(zeros.add(at))));
+            for (lane, product) in products.iter_mut().enumerate().take(S::LANES) {
+                if !visible.contains(&(at + lane)) || !sees(at + lane) {
+                    *product = 0.0;
+                }
+            }
+            sum = s.add(sum, s.load(products.as_ptr()));
+        }
+    }
+    s.horizontal_sum(sum)
 }
 
 /// Whether any value of the run is NaN or infinite, or the scale of its row is. Out of line: it

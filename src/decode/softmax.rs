@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::block::Block;
 use super::gemv::Gemv;
+use super::outliers::{self, Outliers};
 use super::scratch::RowArrays;
 use super::state::State;
 use crate::attend::RESCALE_THRESHOLD;
@@ -58,7 +59,7 @@ impl<P: Gemv> Body for Softmax<'_, P> {
                     let scores = rows.scores.add(r * rows.score_stride);
                     logits.change_row(s, row, block.start, &visible, scores);
                 }
-                softmax_of_row::<S, P>(s, rows, state, r, &visible, block.v_scales());
+                softmax_of_row::<S, P>(s, block, rows, state, r, &visible);
             }
         }
     }
@@ -67,8 +68,8 @@ impl<P: Gemv> Body for Softmax<'_, P> {
 /// Turns the scores of the keys `visible` of row `r` into probabilities 2^(score - running
 /// maximum), and adds them to its sum. Places beside them, up to whole vectors, become 0.
 /// Afterwards they are multiplied by `scales`, those of their values. Where sums of a block are
-/// integers, probabilities are relative to the largest score of the block, and the weight of the
-/// block says what its sums count.
+/// integers, probabilities are relative to the largest score of the block, or to its reference if
+/// they are rounded, and the weight of the block says what its sums count.
 ///
 /// # Safety
 /// `rows` and `state` have the row, with its scores (I5); `visible` is a part of the block, not
@@ -76,12 +77,13 @@ impl<P: Gemv> Body for Softmax<'_, P> {
 #[inline(always)]
 unsafe fn softmax_of_row<S: Isa, P: Gemv>(
     s: S,
+    block: &Block,
     rows: &RowArrays,
     state: &State,
     r: usize,
     visible: &Range<usize>,
-    scales: Option<*const f32>,
 ) {
+    let scales = block.v_scales();
     let first = visible.start - visible.start % S::LANES;
     let never = s.splat(f32::NEG_INFINITY);
     // SAFETY: I5: row r of the arrays (caller); I7: scores and scales are whole vectors of keys.
@@ -100,7 +102,8 @@ unsafe fn softmax_of_row<S: Isa, P: Gemv>(
             // NaN as the first operand leaves the maximum alone; it reappears as a probability.
             max = s.max(x, max);
         }
-        let max = s.horizontal_max(max);
+        let maxima = max;
+        let max = s.horizontal_max(maxima);
         let running_max = state.running_max.add(r);
         let old = running_max.read();
         if max > old + RESCALE_THRESHOLD {
@@ -115,12 +118,20 @@ unsafe fn softmax_of_row<S: Isa, P: Gemv>(
         let mut base = finite(running_max.read());
         let sums = rows.sums.add(r * S::LANES);
         let mut sum = s.load(sums);
-        let before = sum;
+        let mut before = sum;
         let mut weight = s.splat(1.0);
         if P::INT_ACC {
-            weight = s.mul(s.exp2(s.splat(max - base)), s.splat(1.0 / P::P_SCALE));
+            let mut reference = max;
+            if const { P::ROUNDS } {
+                reference = outliers::reference(s, maxima, max);
+                if max > reference {
+                    outliers::add(s, Outliers { block, rows, state, row: r, visible, reference });
+                    before = s.load(sums);
+                }
+            }
+            weight = s.mul(s.exp2(s.splat(reference - base)), s.splat(1.0 / P::P_SCALE));
             s.store(rows.block_weights.add(r * S::LANES), weight);
-            base = finite(max);
+            base = finite(reference);
             sum = s.splat(0.0);
         }
         let base = s.splat(base);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::accumulate::{accumulate, accumulate_guarded, first_not_finite};
 use super::gemm::Gemm;
 use super::mask::{self, Span, Visible};
+use super::outliers::{self, Outliers, Reference, Scores};
 use super::prefetch::Prefetch;
 use super::scores::Keys;
 use super::softmax::{self, Probabilities, State};
@@ -87,7 +88,20 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
                 }
             }
         }
-        let relative = softmax::update::<S, F>(s, buffers.state, problem.shape().dim_v, max);
+        let mut reference = [Reference::none(s); VECTORS];
+        if const { F::INT_ACC } {
+            reference = references::<S, F>(s, tile, block, &spans, &buffers);
+            max = [reference[0].max, reference[1].max];
+        }
+        let lanes = [reference[0].lanes, reference[1].lanes];
+        let relative = softmax::update::<S, F>(s, buffers.state, problem.shape().dim_v, max, lanes);
+        if const { F::INT_ACC } && (reference[0].groups | reference[1].groups) != 0 {
+            if fresh {
+                blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
+                fresh = false;
+            }
+            add_outliers::<S, F>(s, part, tile, block, &spans, &buffers, reference);
+        }
         let mut probabilities = Probabilities::new(s, relative);
         for span in &spans {
             let arrays = SpanArrays::of::<S, F>(span, tile, block, &buffers);
@@ -99,6 +113,59 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
             fresh &= span.keys.is_empty();
         }
         probabilities.finish(s, buffers.state);
+    }
+}
+
+/// What the integer probabilities of each vector of a lane tile are relative to.
+///
+/// # Safety
+/// `buffers` has the scores of the spans.
+#[inline(always)]
+unsafe fn references<S: Isa, F: Gemm>(
+    s: S,
+    tile: &LaneTile,
+    block: &Block,
+    spans: &[Span; 3],
+    buffers: &LaneBuffers,
+) -> [Reference<S>; VECTORS] {
+    let mut found = [Reference::none(s); VECTORS];
+    for span in spans.iter().filter(|span| !span.keys.is_empty()) {
+        let SpanArrays { scores, .. } = SpanArrays::of::<S, F>(span, tile, block, buffers);
+        for z in 0..span.vectors {
+            let scores = Scores::of::<S>(scores, span, z);
+            // SAFETY: one of the vectors of the span, whose scores have been written (caller).
+            found[(span.vector + z) % VECTORS] = unsafe { Reference::of(s, scores, &span.keys) };
+        }
+    }
+    found
+}
+
+/// Adds what scores exceed the references by: see [`outliers::add`].
+///
+/// # Safety
+/// `buffers` has the scores of the spans, and the state that they are added to, initialised.
+#[inline(always)]
+unsafe fn add_outliers<S: Isa, F: Gemm>(
+    s: S,
+    part: &QueryTile,
+    tile: &LaneTile,
+    block: &Block,
+    spans: &[Span; 3],
+    buffers: &LaneBuffers,
+    reference: [Reference<S>; VECTORS],
+) {
+    for span in spans.iter().filter(|span| !span.keys.is_empty()) {
+        let SpanArrays { scores, state, .. } = SpanArrays::of::<S, F>(span, tile, block, buffers);
+        for z in 0..span.vectors {
+            let reference = reference[(span.vector + z) % VECTORS];
+            if reference.groups == 0 {
+                continue;
+            }
+            let (scores, state) = (Scores::of::<S>(scores, span, z), state.from::<S>(z));
+            let outliers = Outliers { part, keys: &span.keys, scores, state, values: buffers.values };
+            // SAFETY: scores and state of one of the vectors of the span (caller).
+            unsafe { outliers::add(s, outliers, reference) };
+        }
     }
 }
 

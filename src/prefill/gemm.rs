@@ -4,9 +4,10 @@ use super::accumulate::{accumulate, make_and_accumulate};
 use super::prefetch::Prefetch;
 use super::scores::{self, Keys};
 use super::softmax::Probabilities;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::dtype::Dtype;
-use crate::problem::{Shape, Storage};
+use crate::problem::{Accuracy, Shape, Storage};
 use crate::simd::Isa;
 use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::work::query_tiles::TileSizes;
@@ -36,24 +37,26 @@ pub(crate) type RegisterTile<T, const R: usize, const Z: usize> = [[T; Z]; R];
 pub(crate) trait Gemm: Sized + 'static {
     /// Its name, for people.
     const NAME: &'static str;
-    /// Whether queries or probabilities are rounded to 8 bits.
-    const ROUNDS: bool;
+    /// The strictest demand that its rounding of queries and probabilities meets.
+    const ACCURACY: Accuracy;
     /// Keys of a group, and elements of a word of K: 1, 2 or 4.
     const PACK: usize;
     /// Spans of keys begin at multiples of so many keys from the start of their block, and have
     /// room for as many: whole groups, or whole tiles.
     const SPAN_KEYS: usize = Self::PACK;
     /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and
-    /// to end a score with.
+    /// to end a score with. With [`Gemm::INT_ACC`], the last of them is what scores are corrected
+    /// by, times the zero of the key.
     const PANEL_HEADER: usize;
     /// Keys of a block, at most, that sums can take.
     const MAX_KEYS: usize;
     /// Elements of a row of Q and K, at most, that sums can take.
     const MAX_DIM: usize;
-    /// Whether the sums of a block are integers: relative to the largest score of the block, begun
-    /// with 0, and weighted where blocks meet. Else they continue those of the blocks before.
+    /// Whether the sums of a block are integers: relative to a reference of the block (see
+    /// [`crate::attend::outliers`]), begun with 0, and weighted where blocks meet. Else they
+    /// continue those of the blocks before.
     const INT_ACC: bool;
-    /// What the largest probability of a block counts in integer sums.
+    /// What a probability at the reference counts in integer sums, which none exceeds.
     const P_SCALE: f32;
     /// Operands of a multiplication.
     type Operand: Lane;
@@ -94,7 +97,8 @@ pub(crate) trait Gemm: Sized + 'static {
 
     /// Packs `n` query rows, transposed: `panel[line][lane]`, `lanes` wide, the missing lanes as
     /// zeros. Their products with keys are scores in log2 units, which are dot products times
-    /// `factor`. Returns whether scores may be NaN without the sums showing it.
+    /// `factor`; `folding` is what scales and zeros of K do to queries, with [`Gemm::INT_ACC`].
+    /// Returns whether scores may be NaN without the sums showing it.
     ///
     /// # Safety
     /// Pointers as the trait says; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) *
@@ -106,6 +110,7 @@ pub(crate) trait Gemm: Sized + 'static {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool;

@@ -62,7 +62,8 @@ pub(crate) struct Relative<S: Isa, const Z: usize> {
 }
 
 /// Moves running maxima where the maximum of the block demands it, and returns what the
-/// probabilities of the block are relative to.
+/// probabilities of the block are relative to: the running maximum, or, with [`Gemm::INT_ACC`], the
+/// `reference` of the block.
 ///
 /// # Safety
 /// `state` is initialised, with at most `VECTORS` vectors and `dim_v` output elements.
@@ -72,6 +73,7 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
     state: State,
     dim_v: usize,
     block_max: [S::F32; VECTORS],
+    reference: [S::F32; VECTORS],
 ) -> Relative<S, VECTORS> {
     let never = s.splat(f32::NEG_INFINITY);
     let zero = s.splat(0.0);
@@ -102,8 +104,9 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
             let running_max = s.select(s.gt(running_max, never), running_max, zero);
             relative.running_max[z] = running_max;
             if F::INT_ACC {
-                relative.running_max[z] = s.select(s.gt(max, never), max, zero);
-                relative.weight[z] = s.mul(s.exp2(s.sub(max, running_max)), s.splat(1.0 / F::P_SCALE));
+                let reference = reference[z];
+                relative.running_max[z] = s.select(s.gt(reference, never), reference, zero);
+                relative.weight[z] = s.mul(s.exp2(s.sub(reference, running_max)), s.splat(1.0 / F::P_SCALE));
             }
         }
     }

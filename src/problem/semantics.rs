@@ -20,6 +20,19 @@ pub enum Position {
     End,
 }
 
+/// How far queries and probabilities may be rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Accuracy {
+    /// To 8 bits.
+    Fast,
+    /// By no more than storing K and V in their types rounds these: to bfloat16 where K and V are
+    /// bfloat16, to 16-bit integers where they are 8-bit integers.
+    #[default]
+    AsStored,
+    /// Not at all, except to 16-bit integers where K and V are 8-bit integers.
+    Precise,
+}
+
 /// Everything about a problem that is not a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Semantics {
@@ -29,8 +42,8 @@ pub struct Semantics {
     pub q_pos: Position,
     /// Visible keys around a query's position.
     pub window: Window,
-    /// Queries and probabilities are not to be rounded further than f32 does, whatever that costs.
-    pub precise: bool,
+    /// How far queries and probabilities may be rounded.
+    pub accuracy: Accuracy,
     /// Query rows per tile, 0 = automatic.
     pub block_q: usize,
     /// Keys per tile, 0 = automatic.
@@ -44,7 +57,7 @@ impl Semantics {
             softmax_scale,
             q_pos: Position::At(0),
             window: Window::default(),
-            precise: false,
+            accuracy: Accuracy::default(),
             block_q: 0,
             block_kv: 0,
         }

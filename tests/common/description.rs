@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use flash_attention::capi::attention::{
-    FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention, fa_attention_init,
+    FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention, fa_attention_init,
 };
 use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
 use flash_attention::capi::pool::fa_pool;
@@ -125,7 +125,7 @@ impl Case {
             2 => c.from(-20, 0),
             _ => FA_POS_END,
         };
-        a.flags = if c.chance(20) { FA_PRECISE } else { 0 };
+        a.flags = c.of(&[0, 0, FA_PRECISE, FA_FAST]);
         let limits = [FA_NO_LIMIT, FA_NO_LIMIT, 0, 0, 1, 5, 40];
         a.window_left = c.of(&limits);
         a.window_right = c.of(&limits);

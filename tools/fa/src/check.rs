@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fmt::Write as _;
 
+use flash_attention::capi::attention::{FA_FAST, FA_PRECISE};
 use flash_attention::capi::isa::fa_limit_isa;
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::fa_dtype;
@@ -40,7 +41,8 @@ pub const KNOWN: &[Known] = &[
     known("--sinks", "", "a logit without a value for each head"),
     known("--lse", "", "log-sum-exp, too"),
     known("--page", "N", "keys in pages of N tokens"),
-    known("--precise", "", "FA_PRECISE: nothing is rounded to 8 bits"),
+    known("--precise", "", "FA_PRECISE: bf16 and Q8_0 become f32"),
+    known("--fast", "", "FA_FAST: 8-bit integers may have probabilities of 8 bits"),
     known("--blocks", "Q/KV", "query rows and keys of a tile, 0: chosen (0/0)"),
     known("--threads", "N", "threads, 1 to 256 (the cores that may be used)"),
     known("--isa", "NAME", "this instruction set or a lesser one"),
@@ -118,7 +120,10 @@ fn shape(given: &Given) -> Result<Shape, String> {
         sinks: given.has("--sinks"),
         lse: given.has("--lse"),
         page: given.number("--page", 0)?,
-        precise: given.has("--precise"),
+        accuracy: [("--precise", FA_PRECISE), ("--fast", FA_FAST)]
+            .into_iter()
+            .map(|(name, flag)| if given.has(name) { flag } else { 0 })
+            .sum(),
         blocks: given.pair("--blocks", [0; 2])?,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 
-use flash_attention::capi::attention::{FA_POS_END, FA_PRECISE, fa_attention, fa_attention_init};
+use flash_attention::capi::attention::{FA_POS_END, fa_attention, fa_attention_init};
 use flash_attention::capi::run;
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_dtype, fa_quant, fa_tensor};
@@ -42,7 +42,8 @@ pub struct Shape {
     pub lse: bool,
     /// Tokens of a page; 0: not in pages.
     pub page: i64,
-    pub precise: bool,
+    /// FA_PRECISE, FA_FAST, or 0.
+    pub accuracy: u32,
     /// Query rows and keys of a tile; 0: chosen.
     pub blocks: [i64; 2],
 }
@@ -68,7 +69,7 @@ impl Shape {
             sinks: false,
             lse: false,
             page: 0,
-            precise: false,
+            accuracy: 0,
             blocks: [0; 2],
         }
     }
@@ -174,9 +175,7 @@ impl Shape {
             (a.block_table, a.table_stride, a.page_size, a.num_pages) =
                 (table.as_ptr(), pages, self.page, all);
         }
-        if self.precise {
-            a.flags |= FA_PRECISE;
-        }
+        a.flags |= self.accuracy;
         [a.block_q, a.block_kv] = self.blocks;
         Ok(ask(&a))
     }

@@ -1,0 +1,104 @@
+//! The reference of integer probabilities, and scores above it: see [`crate::attend::outliers`].
+
+use std::ops::Range;
+
+use super::block::Block;
+use super::scratch::RowArrays;
+use super::state::State;
+use crate::attend::outliers::HEADROOM;
+use crate::dtype::Stored;
+use crate::dtype::i8::I8;
+use crate::simd::{Body, Isa, MAX_LANES};
+
+/// The reference of a row whose largest score of a block is `max`: that, or what exceeds the median
+/// of `maxima` by [`HEADROOM`], if that is less. `maxima` has the largest score of each lane; sinks
+/// in fewer than half of the lanes leave their median alone.
+#[inline(always)]
+pub(super) fn reference<S: Isa>(s: S, maxima: S::F32, max: f32) -> f32 {
+    let least = -s.horizontal_max(s.sub(s.splat(0.0), maxima));
+    if max - least <= HEADROOM {
+        return max;
+    }
+    let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
+    // SAFETY: the array is as long as any vector.
+    unsafe { s.store(lanes.as_mut_ptr(), maxima) };
+    max.min(median(&mut lanes) + HEADROOM)
+}
+
+/// The median of those that are not -inf, or the smaller of the two in the middle.
+#[inline(never)]
+fn median(lanes: &mut [f32; MAX_LANES]) -> f32 {
+    lanes.sort_unstable_by(|a, b| b.total_cmp(a));
+    let seen = lanes.iter().filter(|&&lane| lane > f32::NEG_INFINITY).count();
+    lanes[seen / 2]
+}
+
+/// A row of a block with scores above its reference.
+pub(super) struct Outliers<'a> {
+    pub(super) block: &'a Block<'a>,
+    pub(super) rows: &'a RowArrays,
+    /// Its running maximum is that of the block, and its output initialised.
+    pub(super) state: &'a State,
+    pub(super) row: usize,
+    pub(super) visible: &'a Range<usize>,
+    pub(super) reference: f32,
+}
+
+/// Adds what scores exceed the reference by to sum and output, key by key; these scores become the
+/// reference. Kept out of line, because it is rare.
+///
+/// # Safety
+/// The arrays have the row (I5), with scores of `visible`, -inf beside them; V is [`I8`].
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn add<S: Isa>(s: S, outliers: Outliers) {
+    s.core().enter(outliers);
+}
+
+impl Body for Outliers<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Outliers { block, rows, state, row, visible, reference } = self;
+        let dim = block.work.problem().shape().dim_v;
+        // SAFETY: I5, I7: the row of the arrays, which are whole vectors (the contract of `add`,
+        // which alone runs this); I2: the sequence has the keys; I9: V is stored as I8.
+        unsafe {
+            let scores = rows.scores.add(row * rows.score_stride);
+            let output = state.output.add(row * state.stride);
+            let sums = rows.sums.add(row * S::LANES);
+            let running_max = s.splat(state.running_max.add(row).read());
+            let counted = s.exp2(s.sub(s.splat(reference), running_max));
+            for at in (visible.start - visible.start % S::LANES..visible.end).step_by(S::LANES) {
+                let x = s.load(scores.add(at));
+                let exceeds = s.gt(x, s.splat(reference));
+                if !s.any(exceeds) {
+                    continue;
+                }
+                s.store(scores.add(at), s.select(exceeds, s.splat(reference), x));
+                let excess = s.select(exceeds, s.sub(s.exp2(s.sub(x, running_max)), counted), s.splat(0.0));
+                s.store(sums, s.add(s.load(sums), excess));
+                let mut lanes = [0.0; MAX_LANES];
+                s.store(lanes.as_mut_ptr(), excess);
+                for (lane, &excess) in lanes.iter().enumerate() {
+                    // The excess of a score of +inf is NaN, and has to be added, too.
+                    if excess == 0.0 {
+                        continue;
+                    }
+                    let value = block.raw_value(at + lane);
+                    for d in (0..dim).step_by(S::LANES) {
+                        let n = S::LANES.min(dim - d);
+                        let v = if n == S::LANES {
+                            I8::load(s, value, d)
+                        } else {
+                            I8::load_partial(s, value, d, n)
+                        };
+                        let to = output.add(d);
+                        s.store(to, s.fma(v, s.splat(excess), s.load(to)));
+                    }
+                }
+            }
+        }
+    }
+}
