@@ -55,7 +55,7 @@ use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, key_rows, query_rows};
-use crate::attend::seen::{self, Look, Seen, hull};
+use crate::attend::seen::{self, Look, Seen};
 use crate::dtype::Dtype;
 use crate::problem::Shape;
 use crate::simd::{Body, Isa};
@@ -107,7 +107,6 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         // range until all ranges are computed.
         unsafe {
             pack::<S, P>(s, work, &rows);
-            let seen = seen_by_group(s, work, tiles.kv);
             for (n, split) in work.splits.clone().enumerate() {
                 let began_before = work.splits.start > 0;
                 let state = match n {
@@ -115,7 +114,7 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                     0 => first,
                     _ => other,
                 };
-                let keys = clip(seen.clone(), &work.keys(split));
+                let keys = clip(work.seen(), &work.keys(split));
                 let is_needed = n == 0 || began_before;
                 if keys.is_empty() && !is_needed {
                     continue;
@@ -242,20 +241,6 @@ fn scale_of_values(work: &SplitWork) -> f32 {
     key_rows(problem, problem.v(), work.sequence(), kv_head, keys.start).scale()
 }
 
-/// The keys of all splits that some row of the group sees, and those between them; where they are
-/// no more than those of a block, some beside them.
-#[inline(always)]
-fn seen_by_group<S: Isa>(s: S, work: &SplitWork, block: usize) -> Range<usize> {
-    let (problem, sequence) = (work.problem(), work.sequence());
-    let keys = work.keys(work.splits.start).start..work.keys(work.splits.end - 1).end;
-    let seen = clip(sequence.seen_by(&work.rows), &keys);
-    // Of one block, the look at it tells.
-    if !problem.shape().hides || seen.len() <= block {
-        return seen;
-    }
-    hull(s, problem, sequence, &work.heads, &work.rows, &seen)
-}
-
 /// Computes the state of all rows of a group for `visible`, the keys of a split that some row sees
 /// and those between them.
 ///
@@ -288,8 +273,8 @@ unsafe fn attend<S: Isa, P: Gemv>(
         while !keys.is_empty() {
             let next = next_block(visible, &keys, tiles.kv);
             let mut unmasked = None;
-            if work.problem().shape().hides {
-                let (left, is_plain) = look_at(s, work, &keys, keys.start - keys.start % tiles.kv, rows.seen);
+            if work.problem().shape().scans_masks {
+                let (left, is_plain) = look_at(work, &keys, keys.start - keys.start % tiles.kv, rows.seen);
                 keys = left;
                 unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
             }
@@ -317,8 +302,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
 /// # Safety
 /// `seen` has room for the rows of the group (I5).
 #[inline(never)]
-unsafe fn look_at<S: Isa>(
-    s: S,
+unsafe fn look_at(
     work: &SplitWork,
     keys: &Range<usize>,
     start: usize,
@@ -342,12 +326,20 @@ unsafe fn look_at<S: Isa>(
             let rows = work.rows.clone();
             let look =
                 Look { problem, sequence, head, rows, keys: keys.clone(), start, asks_plain: is_plain };
-            is_plain &= seen::look(s, &look, to).is_plain;
+            is_plain &= seen::look(&look, to).is_plain;
         }
     }
     // SAFETY: I5: all rows have been written.
-    let seen = unsafe { slice::from_raw_parts(seen.cast_const(), work.count()) };
-    (Seen::by_any(seen, start), is_plain)
+    let seen = unsafe { slice::from_raw_parts_mut(seen, work.count()) };
+    let keys = Seen::by_any(seen, start);
+    if !is_plain {
+        // Where masks are to be applied anyway, rows whose ranges differ by a few keys would only be
+        // computed one by one there.
+        for (seen, (_, row)) in seen.iter_mut().zip(work.lines()) {
+            *seen = Seen::of(&clip(sequence.visible(row), &keys), start);
+        }
+    }
+    (keys, is_plain)
 }
 
 /// All rows of a group meet a block of keys.

@@ -40,7 +40,6 @@ use crate::attend::convert;
 use crate::attend::finish::blank;
 use crate::attend::fold::{self, Folding};
 use crate::attend::rows::{key_rows, query_rows};
-use crate::attend::seen::hull;
 use crate::attend::{K, V, VECTORS, prefetch_row};
 use crate::problem::{Problem, Shape};
 use crate::simd::{Body, Isa};
@@ -163,7 +162,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             Buffers::of::<S, F>(&mut scratch, shape, tiles);
         let key_scales = has_key_scales::<F>(shape).then_some(key_scales);
         let key_zeros = has_key_zeros::<F>(shape).then_some(key_zeros);
-        let hides = shape.hides;
+        let scans = shape.scans_masks;
 
         // SAFETY: rows of Q, K and V lie in their views (I2), rows of O are this query tile's alone
         // (I3), and the arrays have the sizes that the callees ask for (I5). Each lane tile uses
@@ -171,7 +170,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
-            let mut seen = sequence.seen_by(&part.rows());
+            let seen = part.seen();
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
             let (mut folding, mut values) = (None, None);
@@ -187,7 +186,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
             }
             let folding = folding.as_ref();
-            let mut maybe_nan = problem.changes_scores();
+            let (hides, mut maybe_nan) = (problem.logits().hides(), problem.changes_scores());
             let prefetches = seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
@@ -205,19 +204,16 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            if hides {
-                masks.begin(tile_count);
-                // Of one block, the look at it tells.
-                if seen.len() > tiles.kv {
-                    seen = hull(s, problem, sequence, &(head..head + 1), &part.rows(), &seen);
-                }
-            }
             let mut whole_block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
+            if scans {
+                masks.begin(tile_count);
+                MaskBuffers::prefetch(s.core(), part, &part.rows(), &whole_block);
+            }
             while !whole_block.is_empty() {
                 let next = next_block(&seen, &whole_block, tiles.kv);
-                let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, false);
-                if hides {
-                    (block, is_mixed) = masks.look(s, part, &block, F::SPAN_KEYS);
+                let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
+                if scans {
+                    (block, is_mixed) = masks.look(part, tile_rows::<S>(), &block, F::SPAN_KEYS);
                 }
                 whole_block = next.clone();
                 if block.is_empty() {
@@ -232,8 +228,10 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 if F::PACK == 1 && is_mixed {
                     has_nonfinite = first_not_finite(s, v, 0..block.len(), dim_v).is_some();
                 }
-                if hides && has_nonfinite {
-                    (v, has_nonfinite) = masks.clean::<S, F>(s, part, &block, start, tiles.staged[V], v);
+                if scans && has_nonfinite {
+                    let is_packed = F::PACK > 1;
+                    (v, has_nonfinite) =
+                        masks.clean(s.core(), part, &block, start, tiles.staged[V], is_packed, v);
                 }
                 let mut maybe_nan = maybe_nan;
                 let of_keys = [key_scales, key_zeros];
@@ -247,7 +245,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let mut prefetch = Prefetch::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in LaneTiles::<S>::new(part.rows()) {
                     let mut visible = Visible { sequence, unmasked: None };
-                    if hides {
+                    if scans {
+                        MaskBuffers::prefetch(s.core(), part, &tile.rows, &next);
                         match masks.of_tile(part, &tile, start) {
                             Some(unmasked) => visible = unmasked,
                             None => continue,
@@ -264,7 +263,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     prefetch_row(s, part.output(row, 1), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
-                if hides && !masks.has_begun(&tile) {
+                if scans && !masks.has_begun(&tile) {
                     blank(state.output, dim_v * state.lanes);
                 }
                 epilogue(s, part, tile.rows, state, out_scale, values);

@@ -22,6 +22,7 @@ use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, Sequence};
 pub use cells::BlockMask;
+use logits::SCANNED_FROM;
 pub use logits::{Logits, Slopes};
 pub use pages::Pages;
 pub use semantics::{Accuracy, Position, Semantics, Window};
@@ -101,9 +102,9 @@ impl Tensors<'_> {
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
         let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.zero.is_some()));
-        let hides = logits.hides();
+        let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM;
         let storage = Storage { granularities, zeros, ..shape.storage };
-        let shape = Shape { cell, hides, storage, ..shape };
+        let shape = Shape { cell, scans_masks, storage, ..shape };
         Ok(Checked { shape, score_factor })
     }
 

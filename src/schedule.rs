@@ -68,13 +68,20 @@ pub fn finish(
 
 /// Takes work from the queues and computes it, until they are drained.
 fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, states: PartialStates) -> Result<(), Error> {
-    while let Some(tile) = work.tiles.take() {
+    let mut hulls = None;
+    while let Some(mut tile) = work.tiles.take() {
+        if tile.problem().shape().scans_masks {
+            tile.narrow(&mut hulls, plan.partition.prefill.kv);
+        }
         #[cfg(test)]
         planted::go_off(tile.problem());
         plan.kernel.prefill(&tile, plan.partition.prefill, scratch.reborrow())?;
     }
     while let Some(range) = work.ranges.take() {
-        range.try_for_each(|work| {
+        range.try_for_each(|mut work| {
+            if work.problem().shape().scans_masks {
+                work.narrow(&mut hulls, plan.partition.decode.kv);
+            }
             let (work, scratch, tiles) = (&work, scratch.reborrow(), plan.partition.decode);
             plan.kernel.decode(Decode { work, tiles, scratch, partial: states, range: &range })
         })?;

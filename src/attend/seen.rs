@@ -10,38 +10,12 @@
 //! A scan stops where the answer is known: of a dense bias it reads the first and the last key of
 //! each row.
 
-use std::ops::{BitOr, BitXor, Range};
+use std::ops::Range;
 
 use super::blocks::clip;
 use crate::dtype::Dtype;
 use crate::problem::{Problem, Sequence};
-use crate::simd::{Body, Isa};
-use crate::view::Layout;
-
-/// Runs code with the elements of a row of a mask of any type.
-macro_rules! with_elements {
-    ($row:expr, $dtype:expr, $mask:ident => $code:expr) => {
-        match $dtype {
-            Dtype::Bool8 => {
-                let $mask = Elements { row: $row, hidden: 0u8 };
-                $code
-            }
-            Dtype::F16 => {
-                let $mask = Elements { row: $row, hidden: 0xfc00u16 };
-                $code
-            }
-            Dtype::Bf16 => {
-                let $mask = Elements { row: $row, hidden: 0xff80u16 };
-                $code
-            }
-            // Types that masks cannot have are named, so that a new one is not taken for f32.
-            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => {
-                let $mask = Elements { row: $row, hidden: 0xff80_0000u32 };
-                $code
-            }
-        }
-    };
-}
+use crate::view::View;
 
 /// The keys that a row sees of a block, from the first to the last, counted from the first key of
 /// the block.
@@ -58,7 +32,7 @@ impl Seen {
     const NOTHING: Seen = Seen { low: i32::MAX, high: 0 };
 
     /// `keys` of the block that begins with key `start`.
-    fn of(keys: &Range<usize>, start: usize) -> Seen {
+    pub(crate) fn of(keys: &Range<usize>, start: usize) -> Seen {
         if keys.is_empty() {
             return Seen::NOTHING;
         }
@@ -118,36 +92,24 @@ pub(crate) struct Found {
 /// # Safety
 /// `to` has room for as many elements as there are rows.
 #[inline(never)]
-pub(crate) unsafe fn look<S: Isa>(s: S, look: &Look, to: *mut Seen) -> Found {
+pub(crate) unsafe fn look(look: &Look, to: *mut Seen) -> Found {
     let Look { problem, sequence, head, ref rows, ref keys, start, asks_plain } = *look;
     let logits = problem.logits();
     let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
     // Even 0 times a slope of NaN changes a score.
     let is_nan = times_mask && problem.slope(sequence, head).is_some_and(f32::is_nan);
     let (mut is_plain, mut fills_windows) = (asks_plain && !is_nan, true);
-    look.prefetch(s);
-    let dense = look.rows_within_windows();
     let mut before = None;
     for (i, row) in rows.clone().enumerate() {
-        // SAFETY: I5: as many places as there are rows (caller); I2: keys of a row.
+        // SAFETY: I5: as many places as there are rows (caller).
         unsafe {
-            // Of a dense bias, no more than this is to be known.
-            if let Some((mask, stride, dtype)) = dense
-                && !is_plain
-            {
-                let row = mask.wrapping_add(i * stride);
-                if with_elements!(row, dtype, mask => mask.sees_ends(keys)) {
-                    to.add(i).write(Seen::of(keys, start));
-                    continue;
-                }
-            }
             let line = look.line(row, keys);
             if before.as_ref() == Some(&line) {
                 // One row for all is scanned once.
                 to.add(i).write(to.add(i - 1).read());
                 continue;
             }
-            let (seen, row_is_plain) = line.scan(s, is_plain);
+            let (seen, row_is_plain) = line.scan(is_plain);
             is_plain &= row_is_plain;
             fills_windows &= seen == line.keys;
             to.add(i).write(Seen::of(&seen, start));
@@ -157,57 +119,86 @@ pub(crate) unsafe fn look<S: Isa>(s: S, look: &Look, to: *mut Seen) -> Found {
     Found { is_plain, fills_windows }
 }
 
-/// The keys of `keys` between those that some of `rows` of some of `heads` see. Kept out of line,
-/// as [`look`] is.
-#[inline(never)]
-pub(crate) fn hull<S: Isa>(
-    s: S,
+/// What a thread knows of the keys that query rows see: heads that share a mask share it.
+pub(crate) struct Hulls {
+    known: [Hull; HULLS],
+}
+
+/// Tiles of query rows of which [`Hulls`] are kept: 8192 rows of 128 each.
+const HULLS: usize = 64;
+
+/// The keys between those that some of the query rows sees.
+#[derive(Clone, Copy, PartialEq)]
+struct Hull {
+    /// Batch entry, rows, and the keys that were looked at.
+    of: [usize; 5],
+    keys: [usize; 2],
+}
+
+impl Hulls {
+    pub(crate) fn new() -> Hulls {
+        // No rows that are looked at are empty.
+        Hulls { known: [Hull { of: [0; 5], keys: [0; 2] }; HULLS] }
+    }
+
+    /// The keys of `keys` between those that some of `rows`, which are some, of some of `heads`
+    /// see.
+    pub(crate) fn of(
+        &mut self,
+        problem: &Problem,
+        sequence: &Sequence,
+        heads: &Range<usize>,
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+    ) -> Range<usize> {
+        let whole = clip(sequence.seen_by(rows), keys);
+        if !problem.logits().hides_same_from_all_heads() {
+            return hull(problem, sequence, heads, rows, &whole);
+        }
+        let of = [sequence.batch, rows.start, rows.end, whole.start, whole.end];
+        let known = &mut self.known[rows.start / rows.len() % HULLS];
+        if known.of != of {
+            let keys = hull(problem, sequence, &(heads.start..heads.start + 1), rows, &whole);
+            *known = Hull { of, keys: [keys.start, keys.end] };
+        }
+        known.keys[0]..known.keys[1]
+    }
+}
+
+/// The keys of `whole`, those that windows leave to `rows`, between those that some of `rows` of
+/// some of `heads` see.
+fn hull(
     problem: &Problem,
     sequence: &Sequence,
     heads: &Range<usize>,
     rows: &Range<usize>,
-    keys: &Range<usize>,
+    whole: &Range<usize>,
 ) -> Range<usize> {
-    let is_same = problem.logits().hides_same_from_all_heads();
-    let mut hull = keys.end..keys.end;
-    let whole = clip(sequence.seen_by(rows), keys);
-    for head in heads.start..if is_same { heads.start + 1 } else { heads.end } {
-        let look = Look {
-            problem,
-            sequence,
-            head,
-            rows: rows.clone(),
-            keys: keys.clone(),
-            start: 0,
-            asks_plain: false,
-        };
+    let mut hull = whole.end..whole.end;
+    for head in heads.clone() {
+        let (rows, keys) = (rows.clone(), whole.clone());
+        let look = Look { problem, sequence, head, rows, keys, start: 0, asks_plain: false };
         let mut before = None;
-        for row in rows.clone() {
-            if hull == whole {
+        for row in look.rows.clone() {
+            if hull == *whole {
                 return hull;
             }
-            let line = look.line(row, keys);
+            let line = look.line(row, whole);
             if before.as_ref() == Some(&line) {
                 continue;
             }
-            let is_first = hull.is_empty();
             // Only keys outside of the hull can extend it: those before it, then those behind it.
-            let visible = line.keys.clone();
-            let mut part = visible.start..visible.end.min(hull.start).max(visible.start);
-            for is_behind in [false, true] {
-                let part_of = Line { keys: part, ..line.clone() };
-                let seen = if part_of.keys.is_empty() { part_of.keys } else { part_of.scan(s, false).0 };
-                if !seen.is_empty() {
-                    hull = if is_behind { hull.start } else { seen.start }..if is_first || is_behind {
-                        seen.end
-                    } else {
-                        hull.end
-                    };
-                }
+            let is_first = hull.is_empty();
+            let Range { start, end } = line.keys;
+            let first = start..end.min(hull.start).max(start);
+            let last = start.max(hull.end).min(end)..end;
+            for part in [first, last].into_iter().take(if is_first { 1 } else { 2 }) {
+                let (seen, _) = Line { keys: part, ..line.clone() }.scan(false);
                 if is_first {
-                    break;
+                    hull = if seen.is_empty() { hull } else { seen };
+                } else if !seen.is_empty() {
+                    hull = hull.start.min(seen.start)..hull.end.max(seen.end);
                 }
-                part = visible.start.max(hull.end).min(visible.end)..visible.end;
             }
             before = Some(line);
         }
@@ -222,7 +213,7 @@ pub(crate) fn hull<S: Isa>(
 /// `seen` has an element for each row, of the block that begins with key `start`, and `to` room for
 /// one for each key.
 #[inline(never)]
-pub(crate) unsafe fn mark_seen<S: Isa>(s: S, look: &Look, seen: *const Seen, to: *mut u8) {
+pub(crate) unsafe fn mark_seen(look: &Look, seen: *const Seen, to: *mut u8) {
     let mut before = None;
     // SAFETY: as many elements as there are rows, or keys (caller); I2: keys of the sequence.
     unsafe {
@@ -231,7 +222,7 @@ pub(crate) unsafe fn mark_seen<S: Isa>(s: S, look: &Look, seen: *const Seen, to:
             let keys = clip(seen.add(i).read().keys(look.start), &look.keys);
             let line = Line { keys, ..look.line(row, &look.keys) };
             if before.as_ref() != Some(&line) {
-                s.core().enter(Mark { line: &line, to: to.add(line.keys.start - look.keys.start) });
+                line.mark(to.add(line.keys.start - look.keys.start));
                 before = Some(line);
             }
         }
@@ -240,61 +231,24 @@ pub(crate) unsafe fn mark_seen<S: Isa>(s: S, look: &Look, seen: *const Seen, to:
 
 /// Whether a query row sees any key.
 #[inline(never)]
-pub(crate) fn sees_any<S: Isa>(
-    s: S,
-    problem: &Problem,
-    sequence: &Sequence,
-    head: usize,
-    row: usize,
-) -> bool {
+pub(crate) fn sees_any(problem: &Problem, sequence: &Sequence, head: usize, row: usize) -> bool {
     let keys = sequence.visible(row);
     if !problem.logits().hides() {
         return !keys.is_empty();
     }
     let look = Look { problem, sequence, head, rows: row..row + 1, keys, start: 0, asks_plain: false };
-    !look.line(row, &look.keys).scan(s, false).0.is_empty()
+    !look.line(row, &look.keys).scan(false).0.is_empty()
 }
 
 impl Look<'_, '_> {
-    /// The mask, if it decides alone which keys the rows see: the address of its first row, bytes
-    /// from one to the next, and its type.
-    #[inline(always)]
-    fn rows_within_windows(&self) -> Option<(*const u8, usize, Dtype)> {
-        let Look { problem, sequence, ref rows, ref keys, .. } = *self;
-        let logits = problem.logits();
-        let mask = logits.mask.as_ref().filter(|_| logits.cells.is_none() && !rows.is_empty())?;
-        // Windows move with the row, so the first and the last row bound all others.
-        let sees_all = |row| clip(sequence.visible(row), keys) == *keys;
-        let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
-        let first = mask.row(sequence.batch, self.head, rows.start);
-        (sees_all(rows.start) && sees_all(rows.end - 1)).then_some((first, stride, dtype))
-    }
-
-    /// Prefetches the first and the last of the keys of each row: of a dense bias, nothing else is
-    /// read, from a line of its own for each of them.
-    #[inline(always)]
-    fn prefetch<S: Isa>(&self, s: S) {
-        let Some(mask) = &self.problem.logits().mask else { return };
-        let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
-        if stride == 0 || self.rows.is_empty() {
-            return;
-        }
-        let row = mask.row(self.sequence.batch, self.head, self.rows.start);
-        for i in 0..self.rows.len() {
-            for key in [self.keys.start, self.keys.end - 1] {
-                s.prefetch_l1(row.wrapping_add(i * stride + key * dtype.block_bytes()));
-            }
-        }
-    }
-
     /// What masks say of those of `keys` that the window leaves to a row.
-    #[inline(never)]
     fn line(&self, row: usize, keys: &Range<usize>) -> Line {
         let logits = self.problem.logits();
         let (batch, head) = (self.sequence.batch, self.head);
-        let mask = logits.mask.as_ref().map(|mask| (mask.row(batch, head, row), mask.layout().dtype));
+        let mask = logits.mask.as_ref().map(|mask| Elements::of(mask, [batch, head, row]));
         let cells = logits.cells.as_ref();
-        let cells = cells.map(|cells| (cells.view.row(batch, head, row / cells.rows), cells.keys));
+        let cells =
+            cells.map(|cells| (Elements::of(&cells.view, [batch, head, row / cells.rows]), cells.keys));
         Line { mask, cells, keys: clip(self.sequence.visible(row), keys) }
     }
 }
@@ -303,297 +257,243 @@ impl Look<'_, '_> {
 /// have (I2).
 #[derive(Clone, PartialEq)]
 struct Line {
-    /// The row of the mask, and its type.
-    mask: Option<(*const u8, Dtype)>,
-    /// The row of the block mask, a byte for each block, and the keys of a block.
-    cells: Option<(*const u8, usize)>,
+    mask: Option<Elements>,
+    /// The row of the block mask, and the keys of a block.
+    cells: Option<(Elements, usize)>,
     keys: Range<usize>,
 }
 
 impl Line {
     /// What is seen of the keys, from the first to the last; and, if `asks_plain`, whether nothing
-    /// within that is hidden or changed. Out of line, so that the loops exist once.
-    #[inline(never)]
-    fn scan<S: Isa>(&self, s: S, asks_plain: bool) -> (Range<usize>, bool) {
-        s.core().enter(Scan { line: self, asks_plain })
-    }
-}
-
-/// The arguments of [`Line::scan`].
-struct Scan<'a> {
-    line: &'a Line,
-    asks_plain: bool,
-}
-
-impl Body for Scan<'_> {
-    type Out = (Range<usize>, bool);
-
-    #[inline(always)]
-    fn run<S: Isa>(self, _s: S) -> (Range<usize>, bool) {
-        let Scan { line, asks_plain } = self;
-        // SAFETY: I2: the rows have the keys (`Look::line`); I9: elements are of the mask's type.
-        unsafe {
-            match line.mask {
-                None => line.scan_as::<u8>(None, asks_plain),
-                Some((row, dtype)) => {
-                    with_elements!(row, dtype, mask => line.scan_as(Some(mask), asks_plain))
-                }
-            }
-        }
-    }
-}
-
-/// The arguments of [`mark_seen`], for one row; that alone makes one, and vouches for the pointer.
-struct Mark<'a> {
-    line: &'a Line,
-    /// That of the first key of the row.
-    to: *mut u8,
-}
-
-impl Body for Mark<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Isa>(self, _s: S) {
-        let Mark { line: Line { mask, cells, keys }, to } = self;
-        let mut at = keys.start;
-        while at < keys.end {
-            // SAFETY: I2: the rows have the keys (`Look::line`); I9: elements are of the mask's
-            // type; one element of `to` for each key (`mark_seen`).
-            unsafe {
-                let (part, is_left) = match *cells {
-                    None => (keys.clone(), true),
-                    Some((row, size)) => {
-                        let is_left = row.wrapping_add(at / size).read() != 0;
-                        (clip(keys_of(at / size, size), &(at..keys.end)), is_left)
-                    }
-                };
-                let to = to.add(at - keys.start);
-                at = part.end;
-                if !is_left {
-                    continue;
-                }
-                match *mask {
-                    None => to.write_bytes(1, part.len()),
-                    Some((row, dtype)) => with_elements!(row, dtype, mask => mask.mark(part, to)),
-                }
-            }
-        }
-    }
-}
-
-impl Line {
-    /// [`Line::scan`], of a mask whose elements have the bits `T`.
-    ///
-    /// # Safety
-    /// The rows have the keys.
-    #[inline(always)]
-    unsafe fn scan_as<T: Bits>(&self, mask: Option<Elements<T>>, asks_plain: bool) -> (Range<usize>, bool) {
+    /// within that is hidden or changed.
+    fn scan(&self, asks_plain: bool) -> (Range<usize>, bool) {
         let Range { start: mut low, end: mut high } = self.keys;
-        let nothing = high..high;
-        // SAFETY: parts of the caller's keys, and the cells that these lie in.
+        // SAFETY: I2: the rows have the keys (`Look::line`), and the cells that these lie in.
         unsafe {
+            // The first key that both masks leave.
             loop {
-                // The first keys that the block mask leaves.
+                if low >= high {
+                    return (high..high, asks_plain);
+                }
                 let left = match self.cells {
                     None => low..high,
-                    Some((row, size)) => {
-                        let cells = Elements { row, hidden: 0u8 };
-                        match cells.first(low / size..high.div_ceil(size)) {
-                            None => return (nothing, asks_plain),
-                            Some(cell) => clip(keys_of(cell, size), &(low..high)),
-                        }
+                    Some((cells, size)) => match cells.first(low / size..high.div_ceil(size)) {
+                        None => return (high..high, asks_plain),
+                        Some(cell) => clip(keys_of(cell, size), &(low..high)),
+                    },
+                };
+                low = left.start;
+                let Some(mask) = self.mask else { break };
+                match mask.first(left.clone()) {
+                    Some(first) => {
+                        low = first;
+                        break;
                     }
-                };
-                let first = match &mask {
-                    None if left.is_empty() => None,
-                    None => Some(left.start),
-                    Some(mask) => mask.first(left.clone()),
-                };
-                low = first.unwrap_or(left.end);
-                if first.is_some() {
-                    break;
-                }
-                if low == high {
-                    return (nothing, asks_plain);
+                    None => low = left.end,
                 }
             }
-            while high > low {
+            // The last one: there is one.
+            loop {
                 let left = match self.cells {
                     None => low..high,
-                    Some((row, size)) => {
-                        let cells = Elements { row, hidden: 0u8 };
+                    Some((cells, size)) => {
                         let cell = cells.last(low / size..high.div_ceil(size)).unwrap_or(low / size);
                         clip(keys_of(cell, size), &(low..high))
                     }
                 };
-                let last = match &mask {
-                    None => Some(left.end - 1),
-                    Some(mask) => mask.last(left.clone()),
-                };
-                if let Some(last) = last {
-                    high = last + 1;
-                    break;
+                high = left.end;
+                let Some(mask) = self.mask else { break };
+                match mask.last(left.clone()) {
+                    Some(last) => {
+                        high = last + 1;
+                        break;
+                    }
+                    None if left.start <= low => break,
+                    None => high = left.start,
                 }
-                high = left.start;
             }
             let mut is_plain = asks_plain;
-            if let Some((row, size)) = self.cells
-                && is_plain
-            {
-                let cells = Elements { row, hidden: 0u8 };
-                is_plain = !cells.any_changes(low / size..high.div_ceil(size));
+            if let Some((cells, size)) = self.cells {
+                is_plain = is_plain && !cells.any_changes(low / size..high.div_ceil(size));
             }
-            if let Some(mask) = &mask
-                && is_plain
-            {
-                is_plain = !mask.any_changes(low..high);
+            if let Some(mask) = self.mask {
+                is_plain = is_plain && !mask.any_changes(low..high);
             }
             (low..high, is_plain)
+        }
+    }
+
+    /// Makes 1 of the elements of `to` whose keys are seen.
+    ///
+    /// # Safety
+    /// `to` has an element for each key.
+    unsafe fn mark(&self, to: *mut u8) {
+        let Line { mask, cells, ref keys } = *self;
+        let mut at = keys.start;
+        while at < keys.end {
+            // SAFETY: I2: the rows have the keys (`Look::line`); one element of `to` for each key
+            // (caller).
+            unsafe {
+                let (part, is_left) = match cells {
+                    None => (keys.clone(), true),
+                    Some((cells, size)) => {
+                        let cell = at / size;
+                        let is_left = cells.first(cell..cell + 1).is_some();
+                        (clip(keys_of(cell, size), &(at..keys.end)), is_left)
+                    }
+                };
+                let to = to.add(at - keys.start);
+                at = part.end;
+                match mask {
+                    _ if !is_left => {}
+                    None => to.write_bytes(1, part.len()),
+                    Some(mask) => mask.mark(part, to),
+                }
+            }
         }
     }
 }
 
 /// The keys of a cell of `size` keys.
-#[inline(always)]
 fn keys_of(cell: usize, size: usize) -> Range<usize> {
     let start = cell.saturating_mul(size);
     start..start.saturating_add(size)
 }
 
-/// The bits of an element of a mask.
-trait Bits: Copy + Default + PartialEq + BitXor<Output = Self> + BitOr<Output = Self> {
-    /// 0 if the element leaves a score as it is.
-    fn changes(self) -> Self;
-}
-
-impl Bits for u8 {
-    #[inline(always)]
-    fn changes(self) -> u8 {
-        u8::from(self == 0)
-    }
-}
-
-impl Bits for u16 {
-    #[inline(always)]
-    fn changes(self) -> u16 {
-        self << 1
-    }
-}
-
-impl Bits for u32 {
-    #[inline(always)]
-    fn changes(self) -> u32 {
-        self << 1
-    }
-}
-
-/// A row of a mask.
-struct Elements<T> {
+/// A row of a mask, or of a block mask. Elements of all types are looked at as words of 8 bytes, so
+/// that one loop serves them all. It becomes code of the vectors that any machine of the target
+/// has: a scan waits for memory, not for operations.
+#[derive(Clone, Copy, PartialEq)]
+struct Elements {
     row: *const u8,
-    /// The element that hides a key.
-    hidden: T,
+    /// Bytes of an element: 1, 2 or 4.
+    size: usize,
+    /// Elements that hide their keys.
+    hidden: u64,
 }
 
-/// Elements that are compared at a time: whole vectors of any type, and few enough to be searched
-/// one by one afterwards.
-const CHUNK: usize = 32;
+/// Bytes of a word.
+const WORD: usize = size_of::<u64>();
 
-impl<T: Bits> Elements<T> {
-    /// # Safety
-    /// The row has element `i`.
-    #[inline(always)]
-    unsafe fn get(&self, i: usize) -> T {
-        // SAFETY: an element of the row (caller), whose type any bits are.
-        unsafe { self.row.cast::<T>().wrapping_add(i).read_unaligned() }
+/// Words that are compared at a time: a cache line.
+const WORDS: usize = 8;
+
+/// A 1 in each byte of a word.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+impl Elements {
+    fn of(mask: &View, [batch, head, row]: [usize; 3]) -> Elements {
+        let (size, hidden) = match mask.layout().dtype {
+            Dtype::Bool8 => (1, 0),
+            Dtype::F16 => (2, 0xfc00_fc00_fc00_fc00),
+            Dtype::Bf16 => (2, 0xff80_ff80_ff80_ff80),
+            // Types that masks cannot have are named, so that a new one is not taken for f32.
+            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => (4, 0xff80_0000_ff80_0000),
+        };
+        Elements { row: mask.row(batch, head, row), size, hidden }
     }
 
-    /// Whether the first and the last of `keys` are seen, which are some.
-    ///
-    /// # Safety
-    /// The row has the elements `keys`.
+    /// Nonzero bytes where a word has elements that change a score or hide a key. For bytes, those
+    /// behind such an element may be nonzero, too.
     #[inline(always)]
-    unsafe fn sees_ends(&self, keys: &Range<usize>) -> bool {
-        // SAFETY: elements of `keys` (caller).
-        unsafe { self.get(keys.start) != self.hidden && self.get(keys.end - 1) != self.hidden }
-    }
-
-    /// Whether any of `CHUNK` elements from `at` on is seen.
-    ///
-    /// # Safety
-    /// The row has these elements.
-    #[inline(always)]
-    unsafe fn any_seen(&self, at: usize) -> bool {
-        // All of them and no early exit, so that the loop becomes vector code.
-        let mut found = T::default();
-        for i in 0..CHUNK {
-            // SAFETY: an element of the row (caller).
-            found = found | (unsafe { self.get(at + i) } ^ self.hidden);
+    fn changes(&self, word: u64) -> u64 {
+        match self.size {
+            1 => word.wrapping_sub(ONES) & !word & (ONES << 7),
+            // Zeros of either sign.
+            2 => word & 0x7fff_7fff_7fff_7fff,
+            _ => word & 0x7fff_ffff_7fff_ffff,
         }
-        found != T::default()
+    }
+
+    /// The word at byte `at` of the row.
+    ///
+    /// # Safety
+    /// The row has these bytes.
+    #[inline(always)]
+    unsafe fn word(&self, at: usize) -> u64 {
+        // SAFETY: bytes of the row (caller), which any bits are.
+        unsafe { self.row.wrapping_add(at).cast::<u64>().read_unaligned() }
+    }
+
+    /// The first `n` bytes, fewer than a word, of that at byte `at`; `rest` behind them.
+    ///
+    /// # Safety
+    /// The row has these bytes.
+    #[inline(always)]
+    unsafe fn part_of_word(&self, at: usize, n: usize, rest: u64) -> u64 {
+        let mut bytes = rest.to_ne_bytes();
+        for (i, byte) in bytes[..n].iter_mut().enumerate() {
+            // SAFETY: a byte of the row (caller).
+            *byte = unsafe { self.row.wrapping_add(at + i).read() };
+        }
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Whether `test` gives anything but 0 for some of the [`WORDS`] words from byte `at` on.
+    ///
+    /// # Safety
+    /// The row has these bytes.
+    #[inline(always)]
+    unsafe fn any(&self, at: usize, test: impl Fn(u64) -> u64) -> bool {
+        // All of them and no early exit, so that the loop becomes vector code.
+        let mut found = 0;
+        for i in 0..WORDS {
+            // SAFETY: bytes of the row (caller).
+            found |= test(unsafe { self.word(at + i * WORD) });
+        }
+        found != 0
     }
 
     /// The first of `keys` that is seen.
     ///
     /// # Safety
     /// The row has the elements `keys`.
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn first(&self, keys: Range<usize>) -> Option<usize> {
-        let Range { start: mut at, end } = keys;
-        // SAFETY: elements of `keys` (caller).
+        let (mut at, end) = (keys.start * self.size, keys.end * self.size);
+        let seen = |word| word ^ self.hidden;
+        let key = |at: usize, seen: u64| (at + seen.to_le().trailing_zeros() as usize / 8) / self.size;
+        // SAFETY: bytes of the elements `keys` (caller).
         unsafe {
-            if at < end && self.get(at) != self.hidden {
-                return Some(at);
+            while end - at >= WORDS * WORD && !self.any(at, seen) {
+                at += WORDS * WORD;
             }
-            while end - at >= CHUNK && !self.any_seen(at) {
-                at += CHUNK;
-            }
-            while at < end {
-                if self.get(at) != self.hidden {
-                    return Some(at);
+            while end - at >= WORD {
+                match seen(self.word(at)) {
+                    0 => at += WORD,
+                    word => return Some(key(at, word)),
                 }
-                at += 1;
+            }
+            match seen(self.part_of_word(at, end - at, self.hidden)) {
+                0 => None,
+                word => Some(key(at, word)),
             }
         }
-        None
     }
 
     /// The last of `keys` that is seen.
     ///
     /// # Safety
     /// The row has the elements `keys`.
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn last(&self, keys: Range<usize>) -> Option<usize> {
-        let Range { start, end: mut at } = keys;
-        // SAFETY: elements of `keys` (caller).
+        let (start, mut end) = (keys.start * self.size, keys.end * self.size);
+        let seen = |word| word ^ self.hidden;
+        let key = |at: usize, seen: u64| (at + 7 - seen.to_le().leading_zeros() as usize / 8) / self.size;
+        // SAFETY: bytes of the elements `keys` (caller).
         unsafe {
-            if start < at && self.get(at - 1) != self.hidden {
-                return Some(at - 1);
+            while end - start >= WORDS * WORD && !self.any(end - WORDS * WORD, seen) {
+                end -= WORDS * WORD;
             }
-            while at - start >= CHUNK && !self.any_seen(at - CHUNK) {
-                at -= CHUNK;
-            }
-            while start < at {
-                at -= 1;
-                if self.get(at) != self.hidden {
-                    return Some(at);
+            while end - start >= WORD {
+                match seen(self.word(end - WORD)) {
+                    0 => end -= WORD,
+                    word => return Some(key(end - WORD, word)),
                 }
             }
-        }
-        None
-    }
-
-    /// Makes 1 of the elements of `to` whose keys are seen.
-    ///
-    /// # Safety
-    /// The row has the elements `keys`, and `to` one for each of them.
-    #[inline(always)]
-    unsafe fn mark(&self, keys: Range<usize>, to: *mut u8) {
-        for i in 0..keys.len() {
-            // SAFETY: an element of each (caller).
-            unsafe {
-                let is_seen = self.get(keys.start + i) != self.hidden;
-                to.add(i).write(to.add(i).read() | u8::from(is_seen));
+            match seen(self.part_of_word(start, end - start, self.hidden)) {
+                0 => None,
+                word => Some(key(start, word)),
             }
         }
     }
@@ -602,27 +502,52 @@ impl<T: Bits> Elements<T> {
     ///
     /// # Safety
     /// The row has the elements `keys`.
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn any_changes(&self, keys: Range<usize>) -> bool {
-        let Range { start: mut at, end } = keys;
-        // SAFETY: elements of `keys` (caller).
+        let (mut at, end) = (keys.start * self.size, keys.end * self.size);
+        let changes = |word| self.changes(word);
+        // SAFETY: bytes of the elements `keys` (caller).
         unsafe {
-            while end - at >= CHUNK {
-                let mut found = T::default();
-                for i in 0..CHUNK {
-                    found = found | self.get(at + i).changes();
-                }
-                if found != T::default() {
+            while end - at >= WORDS * WORD {
+                // The type is the same for all words, and the loop has no branches.
+                let found = match self.size {
+                    1 => self.any(at, |word| Elements { size: 1, ..*self }.changes(word)),
+                    2 => self.any(at, |word| Elements { size: 2, ..*self }.changes(word)),
+                    _ => self.any(at, |word| Elements { size: 4, ..*self }.changes(word)),
+                };
+                if found {
                     return true;
                 }
-                at += CHUNK;
+                at += WORDS * WORD;
             }
-            let mut found = T::default();
-            while at < end {
-                found = found | self.get(at).changes();
-                at += 1;
+            while end - at >= WORD {
+                if changes(self.word(at)) != 0 {
+                    return true;
+                }
+                at += WORD;
             }
-            found != T::default()
+            // True, and 0: what changes nothing.
+            changes(self.part_of_word(at, end - at, if self.size == 1 { ONES } else { 0 })) != 0
+        }
+    }
+
+    /// Makes 1 of the elements of `to` whose keys are seen.
+    ///
+    /// # Safety
+    /// The row has the elements `keys`, and `to` one for each of them.
+    #[inline(never)]
+    unsafe fn mark(&self, keys: Range<usize>, to: *mut u8) {
+        let row = self.row.wrapping_add(keys.start * self.size);
+        // SAFETY: elements of both (caller), whose types any bits are.
+        unsafe {
+            for i in 0..keys.len() {
+                let is_seen = match self.size {
+                    1 => row.add(i).read() != self.hidden as u8,
+                    2 => row.cast::<u16>().add(i).read_unaligned() != self.hidden as u16,
+                    _ => row.cast::<u32>().add(i).read_unaligned() != self.hidden as u32,
+                };
+                *to.add(i) |= u8::from(is_seen);
+            }
         }
     }
 }

@@ -274,7 +274,7 @@ pub(crate) struct Block<'a> {
     seen_by_all: Range<usize>,
     /// Whether every row sees all of `keys`.
     pub(super) is_whole: bool,
-    /// Where masks may hide keys: what each row sees.
+    /// Where masks are scanned: what each row sees.
     unmasked: Option<&'a [Seen]>,
     /// Whether masks change no score of a key that a row sees: always, if there are none.
     pub(super) is_plain: bool,
@@ -283,8 +283,8 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     /// The block with the visible keys `keys`, before the one with `next`: both counted from the
-    /// first key of the sequence. Where masks may hide keys, `unmasked` is what they leave to each
-    /// row, and whether they change no score there.
+    /// first key of the sequence. Where masks are scanned, `unmasked` is what they leave to each row,
+    /// and whether they change no score there.
     #[inline(always)]
     pub(super) fn new<P: Gemv>(
         work: &'a SplitWork<'a>,
@@ -322,7 +322,7 @@ impl<'a> Block<'a> {
             seen_by_all,
             is_whole,
             unmasked: unmasked.map(|(seen, _)| seen),
-            is_plain: unmasked.is_none_or(|(_, is_plain)| is_plain),
+            is_plain: unmasked.map_or(!work.problem().logits().hides(), |(_, is_plain)| is_plain),
             tuning: tiles.tuning,
         }
     }
@@ -331,9 +331,12 @@ impl<'a> Block<'a> {
     /// between them, unless the block is plain.
     #[inline(always)]
     pub(super) fn visible(&self, r: usize) -> Range<usize> {
-        if self.is_whole {
-            return self.keys.clone();
-        }
+        if self.is_whole { self.keys.clone() } else { self.visible_part(r) }
+    }
+
+    /// [`Block::visible`] where some row does not see all. Kept out of line, so that it exists once.
+    #[inline(never)]
+    fn visible_part(&self, r: usize) -> Range<usize> {
         if let Some(seen) = self.unmasked {
             return seen[r].keys(0);
         }

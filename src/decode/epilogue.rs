@@ -61,8 +61,7 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
             let out = work.output(head, row);
             let (sum, max) = (state.sums.add(r).read(), state.running_max.add(r).read());
             // Only a row without a finite score can be fully masked.
-            let is_fully_masked =
-                max == f32::NEG_INFINITY && !sees_any(s, problem, work.sequence(), head, row);
+            let is_fully_masked = max == f32::NEG_INFINITY && !sees_any(problem, work.sequence(), head, row);
             if is_fully_masked {
                 blank_bytes(out, layout.row_bytes());
             } else {

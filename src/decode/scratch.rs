@@ -104,7 +104,7 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
         sums: arena.take(all(S::LANES)),
         block_sums: Sums { base: arena.take(all(block_stride)), stride: block_stride },
         block_weights: arena.take(all(weight_lanes)),
-        seen: arena.take(if shape.hides { rows } else { 0 }),
+        seen: arena.take(if shape.scans_masks { rows } else { 0 }),
     };
     // Element by element: `map` of an array was not inlined, and a small call is as long as this.
     let states = [State::take::<S, P, A>(arena, rows, dim_v), State::take::<S, P, A>(arena, rows, dim_v)];

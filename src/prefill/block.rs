@@ -48,7 +48,8 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
     prefetch: &mut Prefetch,
 ) {
     let problem = part.problem();
-    let spans = mask::spans(S::LANES, visible, &tile.rows, &block.keys, F::SPAN_KEYS, F::INT_ACC);
+    let within = visible.within(&block.keys);
+    let spans = mask::spans(S::LANES, visible, &tile.rows, &within, F::SPAN_KEYS, F::INT_ACC);
     let mut max = [s.splat(f32::NEG_INFINITY); VECTORS];
     // SAFETY: spans are parts of the caller's block and lane tile, whose arrays have room for them
     // (I5).

@@ -85,8 +85,7 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
             // SAFETY: a lane of the state (caller).
             let running_max = unsafe { state.running_max.add(lane).read() };
             // Only a row without a finite score can be one that sees no key.
-            *is_empty =
-                running_max == f32::NEG_INFINITY && !sees_any(s, problem, sequence, head, first + lane);
+            *is_empty = running_max == f32::NEG_INFINITY && !sees_any(problem, sequence, head, first + lane);
         }
     }
     let sink = problem.sink(head);

@@ -24,7 +24,10 @@ pub(crate) struct Visible<'a> {
 /// What masks leave of a block to the rows of a lane tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Unmasked<'a> {
-    /// The keys that each row sees, from the first to the last; `None` if windows alone bound them.
+    /// The first of the keys, in whole groups, that some row sees, and the one behind the last.
+    pub(crate) keys: [usize; 2],
+    /// The keys that each row sees, from the first to the last; `None` if windows alone bound them,
+    /// or masks are applied within windows.
     pub(crate) seen: Option<&'a [Seen]>,
     /// The first row of the lane tile.
     pub(crate) first_row: usize,
@@ -37,6 +40,13 @@ pub(crate) struct Unmasked<'a> {
 }
 
 impl Visible<'_> {
+    /// The keys of `block` that some row of the lane tile sees, and those between them, in whole
+    /// groups.
+    #[inline(always)]
+    pub(crate) fn within(&self, block: &Range<usize>) -> Range<usize> {
+        self.unmasked.map_or(block.clone(), |Unmasked { keys: [first, end], .. }| first..end)
+    }
+
     /// The keys of `block` that are seen by any of `rows`, which are some, and those between them.
     #[inline(always)]
     fn by_any(&self, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
@@ -128,7 +138,7 @@ pub(crate) fn spans(
 
 /// `keys`, extended to whole groups of a block.
 #[inline(always)]
-fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range<usize> {
+pub(crate) fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range<usize> {
     if group == 1 || keys.is_empty() {
         return keys;
     }

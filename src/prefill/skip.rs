@@ -3,20 +3,21 @@
 //! lies between keys that some row sees is staged and computed.
 
 use std::ops::Range;
-use std::slice;
+use std::{ptr, slice};
 
 use super::accumulate::first_not_finite;
 use super::gemm::Gemm;
-use super::mask::{Unmasked, Visible};
-use super::{LaneTile, LaneTiles, tile_rows};
+use super::mask::{Unmasked, Visible, whole_groups};
+use super::{LaneTile, tile_rows};
 use crate::attend::blocks::clip;
 use crate::attend::rows::{Rows, key_rows};
 use crate::attend::seen::{Found, Look, Seen, look, mark_seen};
 use crate::attend::{V, convert};
 use crate::problem::Shape;
 use crate::simd::Isa;
+use crate::view::Layout;
 use crate::work::query_tiles::{QueryTile, TileSizes};
-use crate::workspace::Arena;
+use crate::workspace::{ALIGN, Arena};
 
 /// Arrays of a query tile; no elements where masks hide nothing.
 #[derive(Clone, Copy)]
@@ -34,8 +35,9 @@ pub(super) struct MaskBuffers {
 /// What masks leave to a lane tile.
 #[derive(Clone, Copy)]
 struct TileMask {
-    /// Whether any row sees a key of the block.
-    sees_any: bool,
+    /// The keys of the block between those that some row sees, in whole groups, from the first to
+    /// the one behind the last.
+    keys: [usize; 2],
     found: Found,
     /// Whether a block has been computed.
     has_begun: bool,
@@ -47,14 +49,33 @@ const NOTHING: Found = Found { is_plain: false, fills_windows: false };
 impl MaskBuffers {
     #[inline(always)]
     pub(super) fn of<S: Isa, F: Gemm>(arena: &mut impl Arena, shape: &Shape, tiles: TileSizes) -> Self {
-        let all = |n: usize| if shape.hides { n } else { 0 };
+        if !shape.scans_masks {
+            return MaskBuffers {
+                seen: ptr::null_mut(),
+                tiles: ptr::null_mut(),
+                keys: ptr::null_mut(),
+                values: ptr::null_mut(),
+            };
+        }
         let is_in_place = F::PACK == 1 && !tiles.staged[V];
+        MaskBuffers::take(arena, shape, tiles, tile_rows::<S>(), is_in_place)
+    }
+
+    /// The arrays for lane tiles of `height` rows. Kept out of line: few problems have masks.
+    #[inline(never)]
+    fn take(
+        arena: &mut impl Arena,
+        shape: &Shape,
+        tiles: TileSizes,
+        height: usize,
+        is_in_place: bool,
+    ) -> Self {
         let values = if is_in_place { tiles.kv } else { 1 };
         MaskBuffers {
-            seen: arena.take(all(tiles.q)),
-            tiles: arena.take(all(tiles.q.div_ceil(tile_rows::<S>()))),
-            keys: arena.take(all(tiles.kv)),
-            values: arena.take(all(convert::row_bytes(shape.dim_v)).checked_mul(values)),
+            seen: arena.take(tiles.q),
+            tiles: arena.take(tiles.q.div_ceil(height)),
+            keys: arena.take(tiles.kv),
+            values: arena.take(convert::row_bytes(shape.dim_v).checked_mul(values)),
         }
     }
 
@@ -62,57 +83,64 @@ impl MaskBuffers {
     ///
     /// # Safety
     /// The arrays are those of a query tile with `n` lane tiles (I5).
+    #[inline(never)]
     pub(super) unsafe fn begin(&self, n: usize) {
         for i in 0..n {
             // SAFETY: I5: one of the lane tiles (caller).
-            unsafe {
-                self.tiles.add(i).write(TileMask { sees_any: false, found: NOTHING, has_begun: false })
-            };
+            unsafe { self.tiles.add(i).write(TileMask { keys: [0; 2], found: NOTHING, has_begun: false }) };
         }
     }
 
-    /// Finds what the rows of each lane tile see of a block. Returns the keys between those that
-    /// some row sees, in whole groups of `group` keys; and whether some lane tile is not plain.
+    /// Finds what the rows of each lane tile, of `height` rows, see of a block. Returns the keys
+    /// between those that some row sees, in whole groups of `group` keys; and whether some lane
+    /// tile is not plain.
     ///
     /// # Safety
     /// The arrays are those of `part` (I5), and [`MaskBuffers::begin`] was called.
     #[inline(never)]
-    pub(super) unsafe fn look<S: Isa>(
+    pub(super) unsafe fn look(
         &self,
-        s: S,
         part: &QueryTile,
+        height: usize,
         block: &Range<usize>,
         group: usize,
     ) -> (Range<usize>, bool) {
         let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
         let (start, mut is_mixed) = (block.start, false);
         let mut keys = block.end..block.start;
-        for tile in LaneTiles::<S>::new(part.rows()) {
+        let Range { start: mut first, end } = part.rows();
+        for i in 0..part.rows().len().div_ceil(height) {
+            let rows = first..end.min(first + height);
+            first = rows.end;
             // SAFETY: I5: rows and lane tiles of the query tile (caller).
             unsafe {
-                let to = self.seen.add(tile.rows.start - part.rows().start);
-                let rows = tile.rows.clone();
-                let look_at =
-                    Look { problem, sequence, head, rows, keys: block.clone(), start, asks_plain: true };
-                let found = look(s, &look_at, to);
-                let seen = if found.fills_windows {
-                    clip(sequence.seen_by(&tile.rows), block)
-                } else {
-                    Seen::by_any(slice::from_raw_parts(to.cast_const(), tile.rows.len()), start)
+                let to = self.seen.add(rows.start - part.rows().start);
+                let keys_of = block.clone();
+                let look_at = Look {
+                    problem,
+                    sequence,
+                    head,
+                    rows: rows.clone(),
+                    keys: keys_of,
+                    start,
+                    asks_plain: true,
                 };
-                let tile = &mut *self.tiles.add(tile.index);
-                *tile = TileMask { sees_any: !seen.is_empty(), found, ..*tile };
-                if tile.sees_any {
+                let found = look(&look_at, to);
+                let seen = if found.fills_windows {
+                    clip(sequence.seen_by(&rows), block)
+                } else {
+                    Seen::by_any(slice::from_raw_parts(to.cast_const(), rows.len()), start)
+                };
+                let tile = &mut *self.tiles.add(i);
+                let seen = whole_groups(seen, block, group);
+                *tile = TileMask { keys: [seen.start, seen.end], found, ..*tile };
+                if !seen.is_empty() {
                     is_mixed |= !found.is_plain;
                     keys = keys.start.min(seen.start)..keys.end.max(seen.end);
                 }
             }
         }
-        if keys.is_empty() {
-            return (block.end..block.end, false);
-        }
-        let (from, to) = (keys.start - block.start, keys.end - block.start);
-        (keys.start - from % group..block.end.min(block.start + to.next_multiple_of(group)), is_mixed)
+        if keys.is_empty() { (block.end..block.end, false) } else { (keys, is_mixed) }
     }
 
     /// What [`MaskBuffers::look`] has found for a lane tile; `None` if no row sees any key of the
@@ -132,35 +160,39 @@ impl MaskBuffers {
             let seen = self.seen.add(tile.rows.start - part.rows().start);
             let seen = slice::from_raw_parts(seen.cast_const(), tile.rows.len());
             let mask = &mut *self.tiles.add(tile.index);
-            if !mask.sees_any {
+            let [first, end] = mask.keys;
+            if first >= end {
                 return None;
             }
             let begins = !mask.has_begun;
             mask.has_begun = true;
             let Found { is_plain, fills_windows } = mask.found;
-            let (first_row, seen) = (tile.rows.start, (!fills_windows).then_some(seen));
-            let unmasked = Some(Unmasked { seen, first_row, start, is_plain, begins });
+            // Where masks are to be applied anyway, rows whose ranges differ by a few keys would only
+            // be cut into more spans.
+            let (first_row, seen) = (tile.rows.start, (is_plain && !fills_windows).then_some(seen));
+            let unmasked = Some(Unmasked { keys: [first, end], seen, first_row, start, is_plain, begins });
             Some(Visible { sequence: part.sequence(), unmasked })
         }
     }
 
     /// Where some value of V, read as `v`, is not finite: takes the values of keys that masks hide
     /// from all rows out of the way, since such a value times the probability 0 is NaN. Returns V
-    /// as it is to be read, and whether a value of another key is not finite. Kept out of line: it
-    /// is rare.
+    /// as it is to be read, and whether a value of another key is not finite. `is_packed` says that
+    /// words of V have several keys. Kept out of line: it is rare.
     ///
     /// # Safety
     /// The arrays are those of `part` (I5), `keys` are some of the block with the first key `start`
     /// that was looked at, and `v` has their rows.
     #[cold]
     #[inline(never)]
-    pub(super) unsafe fn clean<S: Isa, F: Gemm>(
+    pub(super) unsafe fn clean<S: Isa>(
         &self,
         s: S,
         part: &QueryTile,
         keys: &Range<usize>,
         start: usize,
         is_staged: bool,
+        is_packed: bool,
         v: Rows,
     ) -> (Rows, bool) {
         let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
@@ -170,9 +202,9 @@ impl MaskBuffers {
         // SAFETY: I5: rows and keys of the query tile, and rows of f32 for keys of a block; I2: the
         // sequence has the keys (caller).
         unsafe {
-            mark_seen(s, &look, self.seen, self.keys);
+            mark_seen(&look, self.seen, self.keys);
             let sees = |key: usize| self.keys.add(key).read() != 0;
-            if F::PACK > 1 {
+            if is_packed {
                 // These types have left the values out already.
                 let row = Rows { base: self.values, stride: 0 };
                 let is_finite = |key: usize| {
@@ -193,6 +225,26 @@ impl MaskBuffers {
                 }
             }
             (clean, first_not_finite(s, clean, 0..keys.len(), dim).is_some())
+        }
+    }
+
+    /// Prefetches what the masks of `rows` say of `keys`, which a later [`MaskBuffers::look`] reads:
+    /// some lines of each row, which no hardware prefetcher follows. Kept out of line: few problems
+    /// have masks.
+    #[inline(never)]
+    pub(super) fn prefetch<S: Isa>(s: S, part: &QueryTile, rows: &Range<usize>, keys: &Range<usize>) {
+        let Some(mask) = &part.problem().logits().mask else { return };
+        let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
+        if keys.is_empty() {
+            return;
+        }
+        let [from, to] = [keys.start, keys.end - 1].map(|key| key * dtype.block_bytes());
+        for row in if stride == 0 { rows.start..rows.start + 1 } else { rows.clone() } {
+            let row = mask.row(part.sequence().batch, part.head(), row);
+            for at in (from..to).step_by(ALIGN) {
+                s.prefetch_l2(row.wrapping_add(at));
+            }
+            s.prefetch_l2(row.wrapping_add(to));
         }
     }
 

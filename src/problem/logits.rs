@@ -36,6 +36,10 @@ pub struct Slopes<'a> {
     pub times_mask: bool,
 }
 
+/// Keys from which on masks are scanned for what they hide: of fewer, a scan costs more than it
+/// saves.
+pub(crate) const SCANNED_FROM: usize = 64;
+
 impl Logits<'_> {
     /// Whether scores stay as they are until the softmax.
     pub(super) fn is_none(&self) -> bool {
@@ -48,7 +52,7 @@ impl Logits<'_> {
         self.mask.is_some() || self.cells.is_some()
     }
 
-    /// Whether masks hide the same keys from all heads.
+    /// Whether masks say the same of all heads.
     pub fn hides_same_from_all_heads(&self) -> bool {
         let is_same = |view: &View| view.layout().stride[1] == 0;
         self.mask.as_ref().is_none_or(is_same) && self.cells.as_ref().is_none_or(|cells| is_same(&cells.view))

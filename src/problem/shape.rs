@@ -45,8 +45,8 @@ pub struct Shape {
     pub uneven: bool,
     /// Keys of a block of block-sparse attention.
     pub cell: Option<usize>,
-    /// Whether masks may hide keys.
-    pub hides: bool,
+    /// Whether masks may hide keys, and are scanned for blocks of keys that they hide.
+    pub scans_masks: bool,
     /// Keys of a page of K and V, if they lie in pages.
     pub page: Option<usize>,
     /// Bytes between the rows of K, and of V.
@@ -118,7 +118,7 @@ impl Shape {
             uneven,
             page,
             cell: None,
-            hides: false,
+            scans_masks: false,
             strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,

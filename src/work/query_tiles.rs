@@ -8,6 +8,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::attend::seen::Hulls;
 use crate::problem::{Problem, Sequence, Shape};
 use crate::tuning::{Border, Tuning};
 
@@ -80,6 +81,8 @@ pub struct QueryTile<'p> {
     coord: TileCoord,
     sequence: Sequence,
     next: Option<TileCoord>,
+    /// See [`QueryTile::seen`].
+    seen: Range<usize>,
 }
 
 impl<'p> QueryTile<'p> {
@@ -106,6 +109,23 @@ impl<'p> QueryTile<'p> {
     /// Its query rows; never empty.
     pub fn rows(&self) -> Range<usize> {
         self.coord.rows.clone()
+    }
+
+    /// The keys between those that some of its rows sees, or some more.
+    pub fn seen(&self) -> Range<usize> {
+        self.seen.clone()
+    }
+
+    /// Leaves out of [`QueryTile::seen`] what masks hide at either end, if it is more than `block`
+    /// keys: of one block, the look at it tells. Kept out of line: few problems have masks.
+    #[inline(never)]
+    pub(crate) fn narrow(&mut self, hulls: &mut Option<Hulls>, block: usize) {
+        if self.seen.len() > block {
+            let hulls = hulls.get_or_insert_with(Hulls::new);
+            let head = self.coord.head;
+            self.seen =
+                hulls.of(self.problem, &self.sequence, &(head..head + 1), &self.coord.rows, &self.seen);
+        }
     }
 
     /// Where output row `row` of this tile begins, the first of `rows` that are written.
@@ -229,7 +249,8 @@ impl<'p> TileQueue<'p> {
             if let Some(coord) = self.coord(index) {
                 let next = index.checked_add(self.lookahead).and_then(|index| self.coord(index));
                 let sequence = self.problem.sequence(coord.batch);
-                return Some(QueryTile { problem: self.problem, coord, sequence, next });
+                let seen = sequence.seen_by(&coord.rows);
+                return Some(QueryTile { problem: self.problem, coord, sequence, next, seen });
             }
         }
     }

@@ -18,6 +18,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::attend::blocks::clip;
+use crate::attend::seen::Hulls;
 use crate::problem::{Problem, Sequence, Shape};
 use crate::tuning::SplitLimits;
 use crate::work::Partition;
@@ -90,6 +92,8 @@ pub struct SplitWork<'p> {
     start: u128,
     /// Numbers of the splits, counted from the first that has a visible key.
     pub splits: Range<usize>,
+    /// See [`SplitWork::seen`].
+    seen: Range<usize>,
 }
 
 impl<'p> SplitWork<'p> {
@@ -101,6 +105,25 @@ impl<'p> SplitWork<'p> {
     /// The sequence that its rows belong to.
     pub fn sequence(&self) -> &Sequence {
         &self.sequence
+    }
+
+    /// The keys between those that some of its rows sees, or some more.
+    #[inline(always)]
+    pub fn seen(&self) -> Range<usize> {
+        self.seen.clone()
+    }
+
+    /// Leaves out of [`SplitWork::seen`] what masks hide at either end of its splits, if these have
+    /// more than `block` keys: of one block, the look at it tells. Kept out of line: few problems
+    /// have masks.
+    #[inline(never)]
+    pub(crate) fn narrow(&mut self, hulls: &mut Option<Hulls>, block: usize) {
+        let keys = self.keys(self.splits.start).start..self.keys(self.splits.end - 1).end;
+        let seen = clip(self.seen.clone(), &keys);
+        if seen.len() > block {
+            let hulls = hulls.get_or_insert_with(Hulls::new);
+            self.seen = hulls.of(self.problem, &self.sequence, &self.heads, &self.rows, &seen);
+        }
     }
 
     /// Query rows of all its heads together.
@@ -296,7 +319,9 @@ impl<'p> SplitRange<'_, 'p> {
                     visible: visible.clone(),
                     start: start + group as u128 * keys,
                     splits: 0..0,
+                    seen: 0..0,
                 };
+                work.seen = sequence.seen_by(&work.rows);
                 work.splits = work.splits_before(range.start)..work.splits_before(range.end);
                 if !work.splits.is_empty() {
                     compute(work)?;
