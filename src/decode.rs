@@ -315,6 +315,7 @@ unsafe fn look_at(
     let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
     let is_same = !times_mask && logits.hides_same_from_all_heads();
     let mut is_plain = true;
+    let mut left = keys.end..keys.end;
     for (i, head) in work.heads.clone().enumerate() {
         // SAFETY: I5: the rows of a head are some of those of the group (caller).
         unsafe {
@@ -326,20 +327,19 @@ unsafe fn look_at(
             let rows = work.rows.clone();
             let look =
                 Look { problem, sequence, head, rows, keys: keys.clone(), start, asks_plain: is_plain };
-            is_plain &= seen::look(&look, to).is_plain;
+            let (seen, found) = seen::look(&look, to);
+            seen::join(&mut left, seen);
+            is_plain &= found.is_plain;
         }
     }
-    // SAFETY: I5: all rows have been written.
-    let seen = unsafe { slice::from_raw_parts_mut(seen, work.count()) };
-    let keys = Seen::by_any(seen, start);
     if !is_plain {
-        // Where masks are to be applied anyway, rows whose ranges differ by a few keys would only be
-        // computed one by one there.
-        for (seen, (_, row)) in seen.iter_mut().zip(work.lines()) {
-            *seen = Seen::of(&clip(sequence.visible(row), &keys), start);
+        // Masks are to be applied to all that is left.
+        for (r, (_, row)) in work.lines().enumerate() {
+            // SAFETY: I5: a row of the group (caller).
+            unsafe { seen.add(r).write(Seen::of(&clip(sequence.visible(row), &left), start)) };
         }
     }
-    (keys, is_plain)
+    (left, is_plain)
 }
 
 /// All rows of a group meet a block of keys.

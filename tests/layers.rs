@@ -51,7 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("prefill", &["attend", "work", "problem", "dtype", "view", "simd", "tuning", "workspace"]),
     ("attend", &["problem", "dtype", "view", "simd", "tuning"]),
     ("quantize", &["view", "dtype", "simd", "error"]),
-    ("work", &["problem", "tuning"]),
+    ("work", &["attend", "problem", "tuning"]),
     ("reference", &["problem", "dtype"]),
     ("problem", &["dtype", "view", "error"]),
     ("view", &["dtype", "error"]),

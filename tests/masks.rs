@@ -166,7 +166,7 @@ impl Case {
 }
 
 /// On both sides of vectors, lane tiles, blocks of keys and groups.
-const SIZES: [(usize, usize); 6] = [(1, 1100), (3, 70), (5, 515), (17, 300), (40, 600), (70, 257)];
+const SIZES: [(usize, usize); 7] = [(1, 1100), (3, 70), (5, 515), (17, 300), (18, 41), (40, 600), (70, 257)];
 
 #[test]
 fn a_mask_that_is_a_window_gives_the_bits_of_the_window() {

@@ -86,37 +86,57 @@ pub(crate) struct Found {
     pub(crate) fills_windows: bool,
 }
 
-/// Writes to `to` what each of the rows sees, windows included. Kept out of line: few problems have
-/// masks.
+/// Finds what masks leave of the keys to the rows, which are some. Returns the keys between those
+/// that some row sees, windows included; if the rows are plain, `to` has what each of them sees.
+/// Else masks are to be applied to all of these keys anyway, and only they are found: of a dense
+/// bias, by a look at one row. Kept out of line: few problems have masks.
 ///
 /// # Safety
 /// `to` has room for as many elements as there are rows.
 #[inline(never)]
-pub(crate) unsafe fn look(look: &Look, to: *mut Seen) -> Found {
+pub(crate) unsafe fn look(look: &Look, to: *mut Seen) -> (Range<usize>, Found) {
     let Look { problem, sequence, head, ref rows, ref keys, start, asks_plain } = *look;
     let logits = problem.logits();
     let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
     // Even 0 times a slope of NaN changes a score.
     let is_nan = times_mask && problem.slope(sequence, head).is_some_and(f32::is_nan);
     let (mut is_plain, mut fills_windows) = (asks_plain && !is_nan, true);
+    let whole = clip(sequence.seen_by(rows), keys);
+    let mut hull = whole.end..whole.end;
     let mut before = None;
     for (i, row) in rows.clone().enumerate() {
+        if !is_plain && hull == whole {
+            break;
+        }
+        let line = look.line(row, keys);
+        let is_same = before.as_ref() == Some(&line);
         // SAFETY: I5: as many places as there are rows (caller).
         unsafe {
-            let line = look.line(row, keys);
-            if before.as_ref() == Some(&line) {
+            if is_plain && is_same {
                 // One row for all is scanned once.
                 to.add(i).write(to.add(i - 1).read());
-                continue;
+            } else if is_plain {
+                let seen;
+                (seen, is_plain) = line.scan(true);
+                fills_windows &= seen == line.keys;
+                to.add(i).write(Seen::of(&seen, start));
+                join(&mut hull, seen);
+            } else if !is_same {
+                line.extend(&mut hull);
             }
-            let (seen, row_is_plain) = line.scan(is_plain);
-            is_plain &= row_is_plain;
-            fills_windows &= seen == line.keys;
-            to.add(i).write(Seen::of(&seen, start));
-            before = Some(line);
         }
+        before = Some(line);
     }
-    Found { is_plain, fills_windows }
+    (hull, Found { is_plain, fills_windows })
+}
+
+/// Extends `hull` to `seen`, unless that is empty.
+pub(crate) fn join(hull: &mut Range<usize>, seen: Range<usize>) {
+    if hull.start >= hull.end {
+        *hull = if seen.is_empty() { hull.clone() } else { seen };
+    } else if !seen.is_empty() {
+        *hull = hull.start.min(seen.start)..hull.end.max(seen.end);
+    }
 }
 
 /// What a thread knows of the keys that query rows see: heads that share a mask share it.
@@ -187,40 +207,25 @@ fn hull(
             if before.as_ref() == Some(&line) {
                 continue;
             }
-            // Only keys outside of the hull can extend it: those before it, then those behind it.
-            let is_first = hull.is_empty();
-            let Range { start, end } = line.keys;
-            let first = start..end.min(hull.start).max(start);
-            let last = start.max(hull.end).min(end)..end;
-            for part in [first, last].into_iter().take(if is_first { 1 } else { 2 }) {
-                let (seen, _) = Line { keys: part, ..line.clone() }.scan(false);
-                if is_first {
-                    hull = if seen.is_empty() { hull } else { seen };
-                } else if !seen.is_empty() {
-                    hull = hull.start.min(seen.start)..hull.end.max(seen.end);
-                }
-            }
+            line.extend(&mut hull);
             before = Some(line);
         }
     }
     hull
 }
 
-/// Writes to `to`, for each of the keys, whether any of the rows sees it: 1 or 0. `seen` is what
-/// [`look`] has found for the rows.
+/// Writes to `to`, for each of the keys, whether any of the rows sees it: 1 or 0.
 ///
 /// # Safety
-/// `seen` has an element for each row, of the block that begins with key `start`, and `to` room for
-/// one for each key.
+/// `to` has room for an element for each key.
 #[inline(never)]
-pub(crate) unsafe fn mark_seen(look: &Look, seen: *const Seen, to: *mut u8) {
+pub(crate) unsafe fn mark_seen(look: &Look, to: *mut u8) {
     let mut before = None;
-    // SAFETY: as many elements as there are rows, or keys (caller); I2: keys of the sequence.
+    // SAFETY: as many elements as there are keys (caller).
     unsafe {
         to.write_bytes(0, look.keys.len());
-        for (i, row) in look.rows.clone().enumerate() {
-            let keys = clip(seen.add(i).read().keys(look.start), &look.keys);
-            let line = Line { keys, ..look.line(row, &look.keys) };
+        for row in look.rows.clone() {
+            let line = look.line(row, &look.keys);
             if before.as_ref() != Some(&line) {
                 line.mark(to.add(line.keys.start - look.keys.start));
                 before = Some(line);
@@ -264,6 +269,19 @@ struct Line {
 }
 
 impl Line {
+    /// Extends `hull` to what is seen of the keys. Only keys outside of it are looked at: those
+    /// before it, then those behind it.
+    fn extend(&self, hull: &mut Range<usize>) {
+        let Range { start, end } = self.keys;
+        let before = start..end.min(hull.start).max(start);
+        let behind = start.max(hull.end).min(end)..end;
+        let parts = if hull.start >= hull.end { [start..end, end..end] } else { [before, behind] };
+        for keys in parts {
+            let (seen, _) = Line { keys, ..*self }.scan(false);
+            join(hull, seen);
+        }
+    }
+
     /// What is seen of the keys, from the first to the last; and, if `asks_plain`, whether nothing
     /// within that is hidden or changed.
     fn scan(&self, asks_plain: bool) -> (Range<usize>, bool) {
@@ -547,6 +565,81 @@ impl Elements {
                     _ => row.cast::<u32>().add(i).read_unaligned() != self.hidden as u32,
                 };
                 *to.add(i) |= u8::from(is_seen);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of `n` elements of `bytes` bytes each, from an odd address on.
+    struct Row {
+        data: Vec<u8>,
+        elements: Elements,
+    }
+
+    fn row(size: usize, hidden: u64, element: impl Fn(usize) -> u64, n: usize) -> Row {
+        let mut data = vec![0xa5];
+        for i in 0..n {
+            match size {
+                1 => data.push(element(i) as u8),
+                2 => data.extend((element(i) as u16).to_ne_bytes()),
+                _ => data.extend((element(i) as u32).to_ne_bytes()),
+            }
+        }
+        let elements = Elements { row: data[1..].as_ptr(), size, hidden };
+        Row { data, elements }
+    }
+
+    /// Bytes of an element, what hides a key, and what leaves a score as it is.
+    const TYPES: [(usize, u64, [u64; 2]); 4] = [
+        (1, 0, [1, 0x80]),
+        (2, 0xfc00_fc00_fc00_fc00, [0, 0x8000]),
+        (2, 0xff80_ff80_ff80_ff80, [0, 0x8000]),
+        (4, 0xff80_0000_ff80_0000, [0, 0x8000_0000]),
+    ];
+
+    #[test]
+    fn ends_are_found_wherever_they_are() {
+        for (size, hidden, plain) in TYPES {
+            for n in (0..40).chain([63, 64, 65, 129, 200]) {
+                for (first, last) in (0..n).flat_map(|i| [(i, i), (i / 2, i)]) {
+                    let is_seen = |i| i == first || i == last;
+                    let row = row(size, hidden, |i| if is_seen(i) { plain[i % 2] } else { hidden }, n);
+                    // SAFETY: the row has n elements.
+                    let found = unsafe { (row.elements.first(0..n), row.elements.last(0..n)) };
+                    assert_eq!(found, (Some(first), Some(last)), "{size} bytes, {n} elements");
+                    // SAFETY: the same.
+                    let [before, behind] =
+                        unsafe { [row.elements.first(0..first), row.elements.last(last + 1..n)] };
+                    assert_eq!([before, behind], [None; 2], "{size} bytes, {n} elements");
+                    assert_eq!(row.data[0], 0xa5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn changes_are_found_wherever_they_are() {
+        for (size, hidden, plain) in TYPES {
+            for n in (1..40).chain([63, 64, 65, 129, 200]) {
+                // SAFETY: the row has n elements, in all of these.
+                let changes = |row: Row, keys| unsafe { row.elements.any_changes(keys) };
+                assert!(!changes(row(size, hidden, |i| plain[i % 2], n), 0..n), "{size} bytes, {n}");
+                for at in 0..n {
+                    // A hidden key, and the least number; bytes have no others.
+                    for other in [hidden, 1 - u64::from(size == 1)] {
+                        let of = |keys| {
+                            let element = |i| if i == at { other } else { plain[i % 2] };
+                            changes(row(size, hidden, element, n), keys)
+                        };
+                        let place = format!("{size} bytes, {n} elements, {at}");
+                        assert!(of(0..n) && of(at..at + 1), "{place}");
+                        assert!(!of(0..at) && !of(at + 1..n), "{place}");
+                    }
+                }
             }
         }
     }

@@ -9,7 +9,6 @@ use super::accumulate::first_not_finite;
 use super::gemm::Gemm;
 use super::mask::{Unmasked, Visible, whole_groups};
 use super::{LaneTile, tile_rows};
-use crate::attend::blocks::clip;
 use crate::attend::rows::{Rows, key_rows};
 use crate::attend::seen::{Found, Look, Seen, look, mark_seen};
 use crate::attend::{V, convert};
@@ -125,12 +124,7 @@ impl MaskBuffers {
                     start,
                     asks_plain: true,
                 };
-                let found = look(&look_at, to);
-                let seen = if found.fills_windows {
-                    clip(sequence.seen_by(&rows), block)
-                } else {
-                    Seen::by_any(slice::from_raw_parts(to.cast_const(), rows.len()), start)
-                };
+                let (seen, found) = look(&look_at, to);
                 let tile = &mut *self.tiles.add(i);
                 let seen = whole_groups(seen, block, group);
                 *tile = TileMask { keys: [seen.start, seen.end], found, ..*tile };
@@ -202,7 +196,7 @@ impl MaskBuffers {
         // SAFETY: I5: rows and keys of the query tile, and rows of f32 for keys of a block; I2: the
         // sequence has the keys (caller).
         unsafe {
-            mark_seen(&look, self.seen, self.keys);
+            mark_seen(&look, self.keys);
             let sees = |key: usize| self.keys.add(key).read() != 0;
             if is_packed {
                 // These types have left the values out already.
