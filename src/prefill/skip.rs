@@ -151,8 +151,6 @@ impl MaskBuffers {
     ) -> Option<Visible<'a>> {
         // SAFETY: I5: rows and lane tile of the query tile (caller).
         unsafe {
-            let seen = self.seen.add(tile.rows.start - part.rows().start);
-            let seen = slice::from_raw_parts(seen.cast_const(), tile.rows.len());
             let mask = &mut *self.tiles.add(tile.index);
             let [first, end] = mask.keys;
             if first >= end {
@@ -161,9 +159,14 @@ impl MaskBuffers {
             let begins = !mask.has_begun;
             mask.has_begun = true;
             let Found { is_plain, fills_windows } = mask.found;
-            // Where masks are to be applied anyway, rows whose ranges differ by a few keys would only
-            // be cut into more spans.
-            let (first_row, seen) = (tile.rows.start, (is_plain && !fills_windows).then_some(seen));
+            let first_row = tile.rows.start;
+            // Of rows that are not plain, no more than their keys is known.
+            let seen = if is_plain && !fills_windows {
+                let seen = self.seen.add(first_row - part.rows().start);
+                Some(slice::from_raw_parts(seen.cast_const(), tile.rows.len()))
+            } else {
+                None
+            };
             let unmasked = Some(Unmasked { keys: [first, end], seen, first_row, start, is_plain, begins });
             Some(Visible { sequence: part.sequence(), unmasked })
         }
