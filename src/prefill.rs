@@ -207,13 +207,13 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let mut whole_block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
             if scans {
                 masks.begin(tile_count);
-                MaskBuffers::prefetch(s.core(), part, &part.rows(), &whole_block);
             }
             while !whole_block.is_empty() {
                 let next = next_block(&seen, &whole_block, tiles.kv);
                 let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
                 if scans {
-                    (block, is_mixed) = masks.look(part, tile_rows::<S>(), &block, F::SPAN_KEYS);
+                    let is_first = block.start <= seen.start;
+                    (block, is_mixed) = masks.look(s.core(), part, &block, F::SPAN_KEYS, is_first);
                 }
                 whole_block = next.clone();
                 if block.is_empty() {
@@ -246,8 +246,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 for tile in LaneTiles::<S>::new(part.rows()) {
                     let mut visible = Visible { sequence, unmasked: None };
                     if scans {
-                        MaskBuffers::prefetch(s.core(), part, &tile.rows, &next);
-                        match masks.of_tile(part, &tile, start) {
+                        match masks.of_tile(s.core(), part, &tile, start, &next) {
                             Some(unmasked) => visible = unmasked,
                             None => continue,
                         }

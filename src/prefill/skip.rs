@@ -90,41 +90,47 @@ impl MaskBuffers {
         }
     }
 
-    /// Finds what the rows of each lane tile, of `height` rows, see of a block. Returns the keys
-    /// between those that some row sees, in whole groups of `group` keys; and whether some lane
-    /// tile is not plain.
+    /// Finds what the rows of each lane tile see of a block. Returns the keys between those that
+    /// some row sees, in whole groups of `group` keys; and whether some lane tile is not plain. Of
+    /// the first block, masks are prefetched here.
     ///
     /// # Safety
     /// The arrays are those of `part` (I5), and [`MaskBuffers::begin`] was called.
     #[inline(never)]
-    pub(super) unsafe fn look(
+    pub(super) unsafe fn look<S: Isa>(
         &self,
+        s: S,
         part: &QueryTile,
-        height: usize,
         block: &Range<usize>,
         group: usize,
+        is_first: bool,
     ) -> (Range<usize>, bool) {
         let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
         let (start, mut is_mixed) = (block.start, false);
         let mut keys = block.end..block.start;
+        let (height, mut was_plain) = (tile_rows::<S>(), is_first);
         let Range { start: mut first, end } = part.rows();
         for i in 0..part.rows().len().div_ceil(height) {
             let rows = first..end.min(first + height);
             first = rows.end;
+            // Of later blocks, that was done with the blocks before.
+            if is_first && was_plain {
+                prefetch(s, part, &rows, block);
+            }
             // SAFETY: I5: rows and lane tiles of the query tile (caller).
             unsafe {
                 let to = self.seen.add(rows.start - part.rows().start);
-                let keys_of = block.clone();
                 let look_at = Look {
                     problem,
                     sequence,
                     head,
                     rows: rows.clone(),
-                    keys: keys_of,
+                    keys: block.clone(),
                     start,
                     asks_plain: true,
                 };
                 let (seen, found) = look(&look_at, to);
+                was_plain = found.is_plain;
                 let tile = &mut *self.tiles.add(i);
                 let seen = whole_groups(seen, block, group);
                 *tile = TileMask { keys: [seen.start, seen.end], found, ..*tile };
@@ -138,21 +144,27 @@ impl MaskBuffers {
     }
 
     /// What [`MaskBuffers::look`] has found for a lane tile; `None` if no row sees any key of the
-    /// block, which has `start` as its first key.
+    /// block, which has `start` as its first key. Prefetches what masks say of `next`, the next
+    /// block, if it is likely to be looked at.
     ///
     /// # Safety
     /// The arrays are those of `part` (I5), and the block is the one that was looked at.
     #[inline(never)]
-    pub(super) unsafe fn of_tile<'a>(
+    pub(super) unsafe fn of_tile<'a, S: Isa>(
         &self,
+        s: S,
         part: &'a QueryTile,
         tile: &LaneTile,
         start: usize,
+        next: &Range<usize>,
     ) -> Option<Visible<'a>> {
         // SAFETY: I5: rows and lane tile of the query tile (caller).
         unsafe {
             let mask = &mut *self.tiles.add(tile.index);
             let [first, end] = mask.keys;
+            if mask.found.is_plain {
+                prefetch(s, part, &tile.rows, next);
+            }
             if first >= end {
                 return None;
             }
@@ -225,26 +237,6 @@ impl MaskBuffers {
         }
     }
 
-    /// Prefetches what the masks of `rows` say of `keys`, which a later [`MaskBuffers::look`] reads:
-    /// some lines of each row, which no hardware prefetcher follows. Kept out of line: few problems
-    /// have masks.
-    #[inline(never)]
-    pub(super) fn prefetch<S: Isa>(s: S, part: &QueryTile, rows: &Range<usize>, keys: &Range<usize>) {
-        let Some(mask) = &part.problem().logits().mask else { return };
-        let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
-        if keys.is_empty() {
-            return;
-        }
-        let [from, to] = [keys.start, keys.end - 1].map(|key| key * dtype.block_bytes());
-        for row in if stride == 0 { rows.start..rows.start + 1 } else { rows.clone() } {
-            let row = mask.row(part.sequence().batch, part.head(), row);
-            for at in (from..to).step_by(ALIGN) {
-                s.prefetch_l2(row.wrapping_add(at));
-            }
-            s.prefetch_l2(row.wrapping_add(to));
-        }
-    }
-
     /// Whether any key was seen by a row of a lane tile.
     ///
     /// # Safety
@@ -252,5 +244,25 @@ impl MaskBuffers {
     pub(super) unsafe fn has_begun(&self, tile: &LaneTile) -> bool {
         // SAFETY: I5: one of the lane tiles (caller).
         unsafe { (*self.tiles.add(tile.index)).has_begun }
+    }
+}
+
+/// Prefetches what the masks of `rows` say of `keys`, which a look at them reads:
+/// some lines of each row, which no hardware prefetcher follows. Kept out of line: few problems
+/// have masks.
+#[inline(never)]
+fn prefetch<S: Isa>(s: S, part: &QueryTile, rows: &Range<usize>, keys: &Range<usize>) {
+    let Some(mask) = &part.problem().logits().mask else { return };
+    let Layout { dtype, stride: [_, _, stride], .. } = *mask.layout();
+    if keys.is_empty() {
+        return;
+    }
+    let [from, to] = [keys.start, keys.end - 1].map(|key| key * dtype.block_bytes());
+    for row in if stride == 0 { rows.start..rows.start + 1 } else { rows.clone() } {
+        let row = mask.row(part.sequence().batch, part.head(), row);
+        for at in (from..to).step_by(ALIGN) {
+            s.prefetch_l2(row.wrapping_add(at));
+        }
+        s.prefetch_l2(row.wrapping_add(to));
     }
 }
