@@ -283,8 +283,8 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     /// The block with the visible keys `keys`, before the one with `next`: both counted from the
-    /// first key of the sequence. Where masks are scanned, `unmasked` is what they leave to each row,
-    /// and whether they change no score there.
+    /// first key of the sequence. Where masks are scanned, `unmasked` is what they leave to each
+    /// row, and whether they change no score there.
     #[inline(always)]
     pub(super) fn new<P: Gemv>(
         work: &'a SplitWork<'a>,
@@ -334,7 +334,8 @@ impl<'a> Block<'a> {
         if self.is_whole { self.keys.clone() } else { self.visible_part(r) }
     }
 
-    /// [`Block::visible`] where some row does not see all. Kept out of line, so that it exists once.
+    /// [`Block::visible`] where some row does not see all. Kept out of line, so that it exists
+    /// once.
     #[inline(never)]
     fn visible_part(&self, r: usize) -> Range<usize> {
         if let Some(seen) = self.unmasked {
