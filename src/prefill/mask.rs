@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::attend::MAX_WIDTH;
 use crate::attend::blocks::clip;
 use crate::problem::Sequence;
-use crate::simd::Isa;
+use crate::simd::{Body, Isa};
 
 /// A range of keys, and the neighbouring vectors of a lane tile whose rows see some of them.
 pub(crate) struct Span {
@@ -100,18 +100,35 @@ impl Span {
         [0..start, start..end, end..self.keys.len()]
     }
 
-    /// The keys that each lane sees.
+    /// The keys that each lane sees. Kept out of line, so that the code exists once for each
+    /// instruction set.
+    #[inline(never)]
+    pub(crate) fn sight<S: Isa>(&self, s: S, sequence: &Sequence) -> Sight {
+        s.core().enter(See { span: self, sequence })
+    }
+}
+
+/// The arguments of [`Span::sight`].
+struct See<'a> {
+    span: &'a Span,
+    sequence: &'a Sequence,
+}
+
+impl Body for See<'_> {
+    type Out = Sight;
+
     #[inline(always)]
-    pub(crate) fn sight<S: Isa>(&self, sequence: &Sequence) -> Sight {
+    fn run<S: Isa>(self, _s: S) -> Sight {
+        let See { span: Span { keys, rows, vectors, .. }, sequence } = self;
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
         // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
         // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
-        let n = self.keys.len() as i64;
+        let n = keys.len() as i64;
         let window = sequence
-            .window(self.rows.start)
-            .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
-        let (last, n) = (self.rows.len() as i32 - 1, n as i32);
-        for lane in 0..self.vectors * S::LANES {
+            .window(rows.start)
+            .map(|bound| bound.saturating_sub(keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
+        let (last, n) = (rows.len() as i32 - 1, n as i32);
+        for lane in 0..*vectors * S::LANES {
             // Lanes without a row see what the last row sees: their results go nowhere.
             let further = last.min(lane as i32);
             sight.low[lane] = window[0].saturating_add(further).clamp(0, n);
