@@ -11,7 +11,7 @@ use crate::attend::MAX_WIDTH;
 use crate::attend::blocks::clip;
 use crate::attend::seen::Seen;
 use crate::problem::Sequence;
-use crate::simd::Isa;
+use crate::simd::{Body, Isa};
 
 /// Which keys of a block the rows of a lane tile see.
 #[derive(Clone, Copy)]
@@ -155,29 +155,11 @@ impl Span {
         [0..start, start..end, end..self.keys.len()]
     }
 
-    /// The keys that each lane sees.
-    #[inline(always)]
-    pub(crate) fn sight<S: Isa>(&self, visible: &Visible) -> Sight {
-        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        if let Some((seen, start)) = visible.seen(&self.rows) {
-            self.unmasked_sight(self.vectors * S::LANES, seen, start, &mut sight);
-            return sight;
-        }
-        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
-        // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
-        let n = self.keys.len() as i64;
-        let window = visible
-            .sequence
-            .window(self.rows.start)
-            .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
-        let (last, n) = (self.rows.len() as i32 - 1, n as i32);
-        for lane in 0..self.vectors * S::LANES {
-            // Lanes without a row see what the last row sees: their results go nowhere.
-            let further = last.min(lane as i32);
-            sight.low[lane] = window[0].saturating_add(further).clamp(0, n);
-            sight.high[lane] = window[1].saturating_add(further).clamp(0, n);
-        }
-        sight
+    /// The keys that each lane sees. Kept out of line, so that the code exists once for each
+    /// instruction set.
+    #[inline(never)]
+    pub(crate) fn sight<S: Isa>(&self, s: S, visible: &Visible) -> Sight {
+        s.core().enter(See { span: self, visible })
     }
 
     /// [`Span::sight`] of the first `lanes` lanes, from what each row sees of the block that begins
@@ -192,6 +174,42 @@ impl Span {
             sight.low[lane] = (low - first).clamp(0, n);
             sight.high[lane] = (high - first).clamp(0, n);
         }
+    }
+}
+
+/// The arguments of [`Span::sight`].
+struct See<'a> {
+    span: &'a Span,
+    visible: &'a Visible<'a>,
+}
+
+impl Body for See<'_> {
+    type Out = Sight;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _s: S) -> Sight {
+        let See { span, visible } = self;
+        let Span { keys, rows, vectors, .. } = span;
+        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
+        if let Some((seen, start)) = visible.seen(rows) {
+            span.unmasked_sight(vectors * S::LANES, seen, start, &mut sight);
+            return sight;
+        }
+        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
+        // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
+        let n = keys.len() as i64;
+        let window = visible
+            .sequence
+            .window(rows.start)
+            .map(|bound| bound.saturating_sub(keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
+        let (last, n) = (rows.len() as i32 - 1, n as i32);
+        for lane in 0..*vectors * S::LANES {
+            // Lanes without a row see what the last row sees: their results go nowhere.
+            let further = last.min(lane as i32);
+            sight.low[lane] = window[0].saturating_add(further).clamp(0, n);
+            sight.high[lane] = window[1].saturating_add(further).clamp(0, n);
+        }
+        sight
     }
 }
 

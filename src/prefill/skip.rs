@@ -3,15 +3,14 @@
 //! lies between keys that some row sees is staged and computed.
 
 use std::ops::Range;
-use std::{ptr, slice};
+use std::slice;
 
 use super::accumulate::first_not_finite;
-use super::gemm::Gemm;
 use super::mask::{Unmasked, Visible, whole_groups};
 use super::{LaneTile, tile_rows};
+use crate::attend::convert;
 use crate::attend::rows::{Rows, key_rows};
 use crate::attend::seen::{Found, Look, Seen, look, mark_seen};
-use crate::attend::{V, convert};
 use crate::problem::Shape;
 use crate::simd::Isa;
 use crate::view::Layout;
@@ -46,35 +45,22 @@ struct TileMask {
 const NOTHING: Found = Found { is_plain: false, fills_windows: false };
 
 impl MaskBuffers {
-    #[inline(always)]
-    pub(super) fn of<S: Isa, F: Gemm>(arena: &mut impl Arena, shape: &Shape, tiles: TileSizes) -> Self {
-        if !shape.scans_masks {
-            return MaskBuffers {
-                seen: ptr::null_mut(),
-                tiles: ptr::null_mut(),
-                keys: ptr::null_mut(),
-                values: ptr::null_mut(),
-            };
-        }
-        let is_in_place = F::PACK == 1 && !tiles.staged[V];
-        MaskBuffers::take(arena, shape, tiles, tile_rows::<S>(), is_in_place)
-    }
-
-    /// The arrays for lane tiles of `height` rows. Kept out of line: few problems have masks.
-    #[inline(never)]
-    fn take(
+    /// For lane tiles of `height` rows; `is_in_place` says that rows of V are read as f32 where they
+    /// lie.
+    pub(super) fn of(
         arena: &mut impl Arena,
         shape: &Shape,
         tiles: TileSizes,
         height: usize,
         is_in_place: bool,
     ) -> Self {
+        let all = |n: usize| if shape.scans_masks { n } else { 0 };
         let values = if is_in_place { tiles.kv } else { 1 };
         MaskBuffers {
-            seen: arena.take(tiles.q),
-            tiles: arena.take(tiles.q.div_ceil(height)),
-            keys: arena.take(tiles.kv),
-            values: arena.take(convert::row_bytes(shape.dim_v).checked_mul(values)),
+            seen: arena.take(all(tiles.q)),
+            tiles: arena.take(all(tiles.q.div_ceil(height))),
+            keys: arena.take(all(tiles.kv)),
+            values: arena.take(all(convert::row_bytes(shape.dim_v)).checked_mul(values)),
         }
     }
 
