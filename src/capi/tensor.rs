@@ -34,9 +34,13 @@ pub enum fa_dtype {
 ///
 /// fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
 ///
-/// What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one
-/// a head or fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see
-/// FA_PRECISE).
+/// What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
+/// multiplied as they are stored. Those of K: a head, a token, or a channel (or group of channels)
+/// that is the same for all tokens; those of V: a head or a channel, likewise; where query rows are
+/// few (decode), a token, too, at the speed of f32 products of bytes that are read. Scales that
+/// change from token to token and within a row (a token and a group of channels, a block of tokens
+/// and a channel), and V's a token where query rows are many, become f32 a block at a time, at the
+/// speed of f32 within a tenth (see FA_PRECISE).
 ///
 /// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
 /// one that is NaN or infinite makes its elements so.
