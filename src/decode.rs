@@ -191,8 +191,8 @@ unsafe fn pack<S: Isa, P: Gemv>(s: S, work: &SplitWork, rows: &RowArrays) {
     }
 }
 
-/// Changes query row `r`, which is that of `source`, as scales of K demand, and writes what zeros of
-/// K correct its scores by. Returns the row that is to be packed, if it is another one.
+/// Changes query row `r`, which is that of `source`, as scales of K demand, and writes what zeros
+/// of K correct its scores by. Returns the row that is to be packed, if it is another one.
 ///
 /// # Safety
 /// `source` has the row (I2), and `rows` are the arrays of its group (I5).
@@ -218,8 +218,8 @@ unsafe fn fold<'a, S: Isa>(
     unsafe { View::new(rows.folded.cast(), layout).ok() }
 }
 
-/// What the output is still to be multiplied by: the scale of V that all rows of a head share, if it
-/// has no zero.
+/// What the output is still to be multiplied by: the scale of V that all rows of a head share, if
+/// it has no zero.
 #[inline(always)]
 fn scale_of_values(work: &SplitWork) -> f32 {
     let (problem, keys) = (work.problem(), work.keys(0));

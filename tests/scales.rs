@@ -242,8 +242,8 @@ impl Memory {
         self.with_problem(|problem| common::run(problem, kernel, threads).unwrap())
     }
 
-    /// In the order of the memory of outputs: output, log-sum-exp, and of each element of the output
-    /// how large the mean of as many values is that differ as those of its column do.
+    /// In the order of the memory of outputs: output, log-sum-exp, and of each element of the
+    /// output how large the mean of as many values is that differ as those of its column do.
     fn exact(&self) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let [_, heads, rows, _] = self.q_stored.extent;
         let (dim, mut o, mut lse, mut size) = (self.case.dims[1], Vec::new(), Vec::new(), Vec::new());
@@ -307,8 +307,9 @@ fn bounds(kernel: KernelPath) -> [f64; 2] {
     }
 }
 
-/// Errors of an output, each relative to what such an element is: a share of itself, and the mean of
-/// as many values as are seen. So small channels, heads and rows count as much as large ones. Their RMS.
+/// Errors of an output, each relative to what such an element is: a share of itself, and the mean
+/// of as many values as are seen. So small channels, heads and rows count as much as large ones.
+/// Their RMS.
 fn error_of_output(o: &[f32], exact: &[f64], size: &[f64], share: f64) -> f64 {
     assert!(o.len() == exact.len() && o.len() == size.len());
     let square = |((&o, &exact), &size): ((&f32, &f64), &f64)| match f64::from(o) - exact {

@@ -54,6 +54,9 @@ impl Body for Convert<'_> {
 /// Elements of a row whose scales and zeros are laid out side by side at a time.
 const GATHERED: usize = 256;
 
+/// Elements of a group from which on it is filled by a loop of its own.
+const FILLED: usize = 16;
+
 impl Convert<'_> {
     /// [`convert`] of rows that are stored as `T`, and have no scales.
     ///
@@ -132,8 +135,7 @@ impl Convert<'_> {
         }
     }
 
-    /// Some elements of row `i`, from a multiple of the lanes on; `values` gives scales and zeros of
-    /// a vector of them.
+    /// Some elements of row `i`; `values` gives scales and zeros of a vector of them.
     ///
     /// # Safety
     /// As [`Convert::quantised`].
@@ -207,13 +209,25 @@ fn gather(
             }
         }
     }
-    let mut index = elements.start / group;
-    let mut rest = to;
     // The first group may have begun before these elements.
-    let mut here = (index + 1) * group - elements.start;
+    let mut at = at + elements.start / group * stride;
+    let mut here = group - elements.start % group;
+    if group < FILLED {
+        let mut x = list.get(at);
+        for to in to {
+            if here == 0 {
+                at += stride;
+                (x, here) = (list.get(at), group);
+            }
+            here -= 1;
+            *to = x;
+        }
+        return;
+    }
+    let mut rest = to;
     while !rest.is_empty() {
         let (now, later) = rest.split_at_mut(here.min(rest.len()));
-        now.fill(list.get(at + index * stride));
-        (rest, index, here) = (later, index + 1, group);
+        now.fill(list.get(at));
+        (rest, at, here) = (later, at + stride, group);
     }
 }

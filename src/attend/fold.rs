@@ -5,10 +5,12 @@
 //! an output  Σ_j p_j (n_j - z) c  =  c (Σ_j p_j n_j  -  z Σ_j p_j)
 //! ```
 //!
-//! | scales and zeros of | K | V |
-//! |---|---|---|
-//! | a head, a channel | the query times c; a constant of each row: [`Folding`] | [`values`], once a row of the output |
-//! | a token | the score times c, less z times the sum of the query | the probability times c; the sum of these times z |
+//! - K's a head or a channel: the query is multiplied by c, and the second term is a constant of each
+//!   row: [`Folding`].
+//! - K's a token: the score is multiplied by c, and the second term is z times the sum of the query.
+//! - V's a head or a channel: once a row of the output, [`values`].
+//! - V's a token, in decode: the probability is multiplied by c, and the sum of these times z leaves
+//!   the output of a block (`decode::accumulate`).
 //!
 //! Where scales change from token to token and within a row, nothing can leave: rows are converted
 //! ([`super::convert`]).
@@ -193,7 +195,8 @@ pub(crate) fn values<'a>(
     folds_values(&problem.shape().storage).then(|| key_rows(problem, problem.v(), sequence, kv_head, key))
 }
 
-/// Elements of an output from `d` on: `x`, a vector of sums of stored integers, less zeros times the
+/// Elements of an output from `d` on: `x`, a vector of sums of stored integers, less zeros times
+/// the
 /// `sum` of their weights, times scales.
 #[inline(always)]
 pub(crate) fn dequantized<S: Isa>(s: S, [scale, zero]: [S::F32; 2], x: S::F32, sum: S::F32) -> S::F32 {

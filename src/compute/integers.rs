@@ -41,8 +41,8 @@ pub(crate) trait Integers: Gemm {
 }
 
 /// [`Gemm::pack_query`]. The first line of a panel's header has the factors of the scores, the last
-/// one what zeros of K correct scores by, and one between them, if [`Gemm::PANEL_HEADER`] is 3, what
-/// sums begin with.
+/// one what zeros of K correct scores by, and one between them, if [`Gemm::PANEL_HEADER`] is 3,
+/// what sums begin with.
 ///
 /// # Safety
 /// As [`Gemm::pack_query`].

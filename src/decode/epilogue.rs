@@ -8,7 +8,8 @@ use crate::simd::{Body, Isa};
 use crate::work::split_kv::SplitWork;
 
 /// Writes the output rows (and LSE) of a group from its state, where values are still to be
-/// multiplied by `scale`, or have scales and zeros that leave their sums (see [`fold`]). Kept out of line, so that the code exists once for each instruction set.
+/// multiplied by `scale`, or have scales and zeros that leave their sums (see [`fold`]). Kept out
+/// of line, so that the code exists once for each instruction set.
 ///
 /// A fully masked row becomes 0, and its LSE that of the sink (-inf without one). That is decided
 /// by what is visible, never by the sum: a row whose visible scores are all -inf, or one of which

@@ -72,8 +72,8 @@ impl<P: Gemv> Body for Scores<'_, P> {
     }
 }
 
-/// Turns the dot products of a run into scores, where K has zeros. Kept out of line, so that the code
-/// exists once for each instruction set.
+/// Turns the dot products of a run into scores, where K has zeros. Kept out of line, so that the
+/// code exists once for each instruction set.
 #[inline(never)]
 fn correct<S: Isa>(s: S, body: Correct) {
     s.core().enter(body);

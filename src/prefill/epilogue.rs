@@ -14,8 +14,8 @@ use crate::view::Layout;
 use crate::work::query_tiles::QueryTile;
 
 /// Writes the output rows, and log-sum-exps, of one lane tile from its state; outputs are
-/// multiplied by `scale`. They are sums of the integers of V where `values` has scales and zeros for
-/// their elements.
+/// multiplied by `scale`. They are sums of the integers of V where `values` has scales and zeros
+/// for their elements.
 ///
 /// A row that sees no key is 0 with log-sum-exp -inf. Visibility decides that, never the sum: a row
 /// whose visible scores are all -inf, or one of whose scores is NaN, is NaN.

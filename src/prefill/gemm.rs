@@ -97,7 +97,8 @@ pub(crate) trait Gemm: Sized + 'static {
 
     /// Packs `n` query rows, transposed: `panel[line][lane]`, `lanes` wide, the missing lanes as
     /// zeros. Their products with keys are scores in log2 units, which are dot products times
-    /// `factor`; `folding` is what scales and zeros of K do to queries, with [`Gemm::INT_ACC`]. Returns whether scores may be NaN without the sums showing it.
+    /// `factor`; `folding` is what scales and zeros of K do to queries, with [`Gemm::INT_ACC`].
+    /// Returns whether scores may be NaN without the sums showing it.
     ///
     /// # Safety
     /// Pointers as the trait says; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) *

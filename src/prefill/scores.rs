@@ -30,8 +30,8 @@ impl Keys {
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`], for `n` keys. `k` has scales and zeros only with [`Gemm::INT_ACC`]. `out` has room for `n * Z`
-/// vectors.
+/// As [`dot`], for `n` keys. `k` has scales and zeros only with [`Gemm::INT_ACC`]. `out` has room
+/// for `n * Z` vectors.
 #[inline(always)]
 pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
