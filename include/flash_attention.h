@@ -118,9 +118,10 @@
  *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
  *   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3.
  *   With FA_PRECISE f32 computes: 1e-6, at half the speed.
- * - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied
- *   as integers of 16 bits on x86-64. Queries are quantised, each row with a scale of its own,
- *   unless they are i8 with one scale a row or fewer; probabilities have 15 bits, relative to a
+ * - K and V i8, K with scales and zeros a head, a token or a channel, V a head or a channel (see
+ *   fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
+ *   channels, are quantised, each row with a scale of its own, unless they are i8 with one scale a
+ *   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
  *   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
  *   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
  * - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries
@@ -290,9 +291,14 @@ typedef enum fa_dtype {
  *
  * fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
  *
- * What is fast: integers are multiplied as integers if K has one scale a token or fewer and V one
- * a head or fewer, without zeros; all else becomes f32 a block at a time, at the speed of f32 (see
- * FA_PRECISE).
+ * What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
+ * multiplied as integers (see FA_PRECISE): those of K a head, a token or a channel, and those of V
+ * a head or a channel (or group of channels) that all tokens share. With V's a token f32 computes:
+ * of few query rows (decode) from the bytes as they are read, about twice as fast as from f32 in
+ * memory. All else becomes f32 a block at a time, at the speed of f32 within a tenth: scales that
+ * change from token to token and within a row, and V's a token with many query rows. (Half the
+ * speed of f32 in decode: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8
+ * with a stride[3] other than 1.)
  *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
  * one that is NaN or infinite makes its elements so.

@@ -1,4 +1,5 @@
-//! What the two wings share: blocks of keys, rows and their conversion, changes of scores (logits),
+//! What the two wings share: blocks of keys, rows and their conversion, scales that leave the loops
+//! (fold), changes of scores (logits),
 //! the end of a row, and merging of results.
 //!
 //! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
@@ -7,6 +8,7 @@
 pub(crate) mod blocks;
 pub(crate) mod convert;
 pub(crate) mod finish;
+pub(crate) mod fold;
 pub(crate) mod logits;
 #[forbid(unsafe_code)]
 pub mod merge;

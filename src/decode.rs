@@ -50,10 +50,12 @@ use std::ops::Range;
 
 use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::finish::blank;
-use crate::attend::rows::{key_rows, query_rows};
+use crate::attend::fold::Folding;
+use crate::attend::rows::{Source, key_rows, query_rows};
+use crate::dtype::Dtype;
 use crate::problem::Shape;
 use crate::simd::{Body, Isa};
-use crate::view::ScaleGranularity;
+use crate::view::{Layout, ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
 use crate::work::split_kv::{SplitRange, SplitWork};
 use crate::workspace::{PartialStates, Scratch};
@@ -161,28 +163,69 @@ unsafe fn pack<S: Isa, P: Gemv>(s: S, work: &SplitWork, rows: &RowArrays) {
     let Shape { dim_qk, ref storage, .. } = *problem.shape();
     let keys = work.keys(work.splits.start);
     let mut factor = problem.score_factor();
-    if storage.granularities[1] == ScaleGranularity::PerHead && !keys.is_empty() {
+    let mut folding = None;
+    if !keys.is_empty() {
         let kv_head = problem.kv_head(work.heads.start);
-        factor *= key_rows(problem, problem.k(), sequence, kv_head, keys.start).scale();
+        if storage.granularities[1] == ScaleGranularity::PerHead {
+            factor *= key_rows(problem, problem.k(), sequence, kv_head, keys.start).scale();
+        }
+        folding = Folding::of(problem, sequence, kv_head, keys.start);
     }
     let last = work.count() - 1;
     for r in 0..padded_rows(work.count()) {
         // The row that a register tile is short of repeats the last one: its results go nowhere.
         let (head, row) = work.line(r.min(last));
-        let source = query_rows(problem, sequence, head, row);
+        let mut source = query_rows(problem, sequence, head, row);
+        let folded;
         // SAFETY: I2: the sequence has the row; I5: the arrays have `padded_rows` rows.
         unsafe {
+            if let Some(folding) = &folding {
+                folded = fold(s, folding, source, dim_qk, factor, rows, r);
+                if let Some(view) = &folded {
+                    source = Source { view, at: [0; 3] };
+                }
+            }
             let query = rows.queries.add(r * rows.query_stride);
             rows.factors.add(r).write(P::pack(s, source, dim_qk, factor, query));
         }
     }
 }
 
-/// What the output is still to be multiplied by: the scale of V that all rows of a head share.
+/// Changes query row `r`, which is that of `source`, as scales of K demand, and writes what zeros
+/// of K correct its scores by. Returns the row that is to be packed, if it is another one.
+///
+/// # Safety
+/// `source` has the row (I2), and `rows` are the arrays of its group (I5).
+#[inline(never)]
+unsafe fn fold<'a, S: Isa>(
+    s: S,
+    folding: &Folding,
+    source: Source,
+    dim: usize,
+    factor: f32,
+    rows: &RowArrays,
+    r: usize,
+) -> Option<View<'a>> {
+    let mut correction = 0.0;
+    // SAFETY: I2: the caller's row; I5: `buffers` made room for a row as f32.
+    unsafe { folding.fold(s, source, 1, dim, rows.folded.cast(), &mut correction) };
+    if let Some(corrections) = rows.corrections {
+        // SAFETY: I5: one of the rows of the group.
+        unsafe { corrections.add(r).write(correction * factor) };
+    }
+    let layout = Layout::dense(Dtype::F32, 1, 1, dim).ok().filter(|_| folding.changes_queries)?;
+    // SAFETY: I5: the row that has just been written, which nobody else uses.
+    unsafe { View::new(rows.folded.cast(), layout).ok() }
+}
+
+/// What the output is still to be multiplied by: the scale of V that all rows of a head share, if
+/// it has no zero.
 #[inline(always)]
 fn scale_of_values(work: &SplitWork) -> f32 {
     let (problem, keys) = (work.problem(), work.keys(0));
-    if problem.shape().storage.granularities[2] != ScaleGranularity::PerHead || keys.is_empty() {
+    let storage = &problem.shape().storage;
+    let is_per_head = storage.granularities[2] == ScaleGranularity::PerHead && !storage.zeros[2];
+    if !is_per_head || keys.is_empty() {
         return 1.0;
     }
     let kv_head = problem.kv_head(work.heads.start);
@@ -259,6 +302,12 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
         block.prefetch_first(s);
         softmax::softmax::<S, P>(s, block, rows, state);
         P::add_values(s, block, rows, arrays, state);
+        // Other types compute no values with such scales.
+        if const { P::DTYPE.is_none() }
+            && let Some(zeros) = block.v_zeros()
+        {
+            accumulate::subtract_zeros(s, block, rows, zeros, state);
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use std::ops::Range;
 use crate::attend::blocks::{first_block, next_block};
 use crate::attend::convert;
 use crate::attend::finish::blank;
+use crate::attend::fold::{self, Folding};
 use crate::attend::rows::{key_rows, query_rows};
 use crate::attend::{K, V, VECTORS, prefetch_row};
 use crate::problem::{Problem, Shape};
@@ -68,8 +69,9 @@ struct Buffers {
     lanes: LaneBuffers,
     /// Query rows of one vector of lanes, while they are packed.
     queries: *mut u8,
-    /// Scales of the keys of a block, if each key has its own.
+    /// Scales of the keys of a block, if each key has its own, and zeros, if K has some.
     key_scales: *mut f32,
+    key_zeros: *mut f32,
     /// Staged K and V of a block.
     staged: [*mut u8; 2],
 }
@@ -99,6 +101,7 @@ impl Buffers {
             },
             queries: arena.take(query.checked_mul(S::LANES)),
             key_scales: arena.take(if has_key_scales::<F>(shape) { tiles.kv } else { 0 }),
+            key_zeros: arena.take(if has_key_zeros::<F>(shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
         }
     }
@@ -115,6 +118,12 @@ fn panel_lines<F: Gemm>(shape: &Shape) -> usize {
 #[inline(always)]
 fn has_key_scales<F: Gemm>(shape: &Shape) -> bool {
     F::INT_ACC && shape.storage.granularities[1] == ScaleGranularity::PerToken
+}
+
+/// Whether integer scores are corrected by zeros of K.
+#[inline(always)]
+fn has_key_zeros<F: Gemm>(shape: &Shape) -> bool {
+    F::INT_ACC && shape.storage.zeros[1]
 }
 
 /// The computation of one query tile, to be entered with an instruction set. `R` is the height of
@@ -142,9 +151,10 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         assert!(part.rows().len() <= tiles.q);
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
-        let Buffers { lanes: buffers, queries, key_scales, staged: [staged_k, staged_v] } =
+        let Buffers { lanes: buffers, queries, key_scales, key_zeros, staged: [staged_k, staged_v] } =
             Buffers::of::<S, F>(&mut scratch, shape, tiles);
-        let has_key_scales = has_key_scales::<F>(shape);
+        let key_scales = has_key_scales::<F>(shape).then_some(key_scales);
+        let key_zeros = has_key_zeros::<F>(shape).then_some(key_zeros);
 
         // SAFETY: rows of Q, K and V lie in their views (I2), rows of O are this query tile's alone
         // (I3), and the arrays have the sizes that the callees ask for (I5). Each lane tile uses
@@ -155,13 +165,19 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let seen = sequence.seen_by(&part.rows());
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
+            let (mut folding, mut values) = (None, None);
             if F::INT_ACC && !seen.is_empty() {
                 let first_of = |view| key_rows(problem, view, sequence, kv_head, seen.start);
-                out_scale = first_of(problem.v()).scale();
-                if !has_key_scales {
+                folding = Folding::of(problem, sequence, kv_head, seen.start);
+                values = fold::values(problem, sequence, kv_head, seen.start);
+                if values.is_none() {
+                    out_scale = first_of(problem.v()).scale();
+                }
+                if shape.storage.granularities[1] == ScaleGranularity::PerHead {
                     factor *= first_of(problem.k()).scale();
                 }
             }
+            let folding = folding.as_ref();
             let mut maybe_nan = problem.changes_scores();
             let prefetches = seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
@@ -171,7 +187,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let q = query_rows(problem, sequence, head, tile.rows.start);
                 let LaneBuffers { panel, state, .. } = buffers.of_tile::<S, F>(&tile, problem);
-                maybe_nan |= F::pack_query(s, q, tile.rows.len(), dim_qk, tile.lanes, factor, panel, queries);
+                let n = tile.rows.len();
+                maybe_nan |= F::pack_query(s, q, n, dim_qk, tile.lanes, factor, folding, panel, queries);
                 state.begin(s);
                 // What comes first is not known where blocks may be skipped.
                 if sequence.seen_by(&tile.rows).is_empty() || problem.logits().cells.is_some() {
@@ -197,10 +214,12 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                         && problem.logits().hides()
                         && first_not_finite(s, v, 0..block.len(), dim_v).is_some());
                 let mut maybe_nan = maybe_nan;
-                if has_key_scales {
-                    maybe_nan |= stage::key_scales(problem, sequence, kv_head, &block, key_scales);
+                let of_keys = [key_scales, key_zeros];
+                if of_keys != [None; 2] {
+                    maybe_nan |= stage::scales_and_zeros(problem, sequence, kv_head, &block, of_keys);
                 }
-                let k = Keys { rows: k, scales: has_key_scales.then_some(key_scales.cast_const()) };
+                let [scales, zeros] = of_keys.map(|to| to.map(|to| to.cast_const()));
+                let k = Keys { rows: k, scales, zeros };
                 let block_of =
                     Block { keys: block.clone(), k, v, has_nonfinite, maybe_nan, tuning: tiles.tuning };
                 let next = next_block(&seen, &block, tiles.kv);
@@ -222,7 +241,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     prefetch_row(s, part.output(row, 1), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
-                epilogue(s, part, tile.rows, state, out_scale);
+                epilogue(s, part, tile.rows, state, out_scale, values);
             }
         }
     }

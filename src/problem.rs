@@ -97,10 +97,11 @@ impl Tensors<'_> {
         let cell = logits.cells.as_ref().map(|cells| cells.keys);
         let entries = shape.page.is_some();
         let granularity = |view: &View, entries| {
-            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(entries))
+            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(view.layout(), entries))
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
-        let shape = Shape { cell, storage: Storage { granularities, ..shape.storage }, ..shape };
+        let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.zero.is_some()));
+        let shape = Shape { cell, storage: Storage { granularities, zeros, ..shape.storage }, ..shape };
         Ok(Checked { shape, score_factor })
     }
 

@@ -146,6 +146,9 @@ impl<'a> View<'a> {
     /// This view with scales (and zeros) for its integers, of which there must be as many as it
     /// needs.
     pub fn quantised(self, quant: Quant<'a>) -> Result<View<'a>, Error> {
+        if !self.layout.dtype.takes_scales() {
+            return Err(Error::Dtype);
+        }
         quant.check(&self.layout)?;
         Ok(View { quant: Some(quant), ..self })
     }
@@ -319,6 +322,16 @@ impl<'a, T: Plain> Array<'a, T> {
     /// The addresses of its bytes.
     pub fn addresses(&self) -> Range<usize> {
         addresses(self.base.as_ptr().cast(), self.len.saturating_mul(size_of::<T>()))
+    }
+
+    /// Where `n` values from value `i` on are.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[inline(always)]
+    pub(crate) fn values(&self, i: usize, n: usize) -> *const T {
+        assert!(i <= self.len && n <= self.len - i);
+        self.base.as_ptr().wrapping_add(i)
     }
 
     /// One value.

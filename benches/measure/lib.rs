@@ -11,6 +11,7 @@ mod features;
 mod probe;
 mod report;
 mod rounds;
+mod scales;
 #[path = "../../tests/common/store.rs"]
 mod store;
 mod stream;

@@ -20,6 +20,7 @@ use crate::features::{self, Memory, Pair};
 use crate::probe;
 use crate::report::{Bound, Line, Report};
 use crate::rounds::{Rounds, Spread, rounds};
+use crate::scales;
 use crate::stream;
 use crate::suite;
 use crate::tile::Tile;
@@ -33,9 +34,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 13] = [
         "floors", "layers", "features", "odd", "few", "threads", "auto", "rival", "rising", "types",
-        "decode", "call",
+        "scales", "decode", "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -50,6 +51,7 @@ impl Tables {
             "rival" => self.rival(),
             "rising" => self.rising(),
             "types" => self.types(),
+            "scales" => self.scales(),
             "decode" => self.decode(),
             _ => self.call(),
         }
@@ -359,6 +361,33 @@ impl Tables {
             if let Some(row) = row.filter(|row| row.compute_type(Path::Prefill) == family) {
                 self.share_line("types", row, &case, floor, goal);
             }
+        }
+    }
+
+    /// Caches of 8-bit integers, by what shares their scales.
+    fn scales(&mut self) {
+        self.report.heading("8-bit K and V by what shares scales: times as fast as f32");
+        for scales::Bounded { case, floor } in scales::cases() {
+            let (mut memory, mut plain) = (scales::Memory::new(&case), scales::Memory::new(&case.plain()));
+            let (plan, row, mut call) = memory.runner(1);
+            let (_, _, mut plain_call) = plain.runner(1);
+            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            drop(call);
+            let ratio = measured.contenders[1].against_first;
+            let line = Line {
+                table: "scales",
+                name: case.name(),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}x{}", plan.tiles.heads, plan.tiles.q, plan.tiles.kv),
+                error: Some(memory.error()),
+                figure: ratio.median,
+                spread: ratio.median * ratio.relative(),
+                unit: "x",
+                floor: Some(Bound::AtLeast(floor)),
+                goal: None,
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
         }
     }
 

@@ -358,8 +358,8 @@ static void one_granularity(float *q, float *k, float *v, int own, int32_t token
     }
     attend(q, &ck.tensor, &cv.tensor, FA_NO_LIMIT, o);
     double *want = definition(q, back_k, back_v), error = distance(o, want, ELEMENTS);
-    /* Integers are multiplied as 16-bit ones where V has one scale a head; else numbers as f32. */
-    double most = own < 4 && !zeros ? 5e-4 : 1e-5;
+    /* Integers are multiplied as 16-bit ones where tokens have no scales of their own; else numbers as f32. */
+    double most = (own & 4) == 0 ? 5e-4 : 1e-5;
     CHECK(error <= most * largest(back_v, ELEMENTS), "own %d, %d, %d, zeros %d: %g", own, (int)tokens, (int)dims,
           zeros, error);
     problems++;

@@ -363,13 +363,24 @@ static void compare(const char *what, const fa_attention *a, const struct want *
     CHECK(beside == 0, "%s: %zu bytes beside the output", what, beside);
 }
 
-/* Whether scales are shared by rows at least (by heads, if `heads`), and there are no zeros. */
-static bool is_coarse(const fa_tensor *t, bool heads) {
+/* Whether tokens, or elements of a row, have scales and zeros of their own. */
+struct own {
+    bool tokens, elements;
+};
+
+static struct own own(const fa_attention *a, const fa_tensor *t, int64_t dim) {
     fa_quant g;
-    if (t->quant == NULL) return true;
+    if (t->quant == NULL) return (struct own){false, false};
     /* At an odd address, where C must not look itself. */
     memcpy(&g, t->quant, sizeof g);
-    return g.zero == NULL && g.stride[3] == 0 && (!heads || g.stride[2] == 0);
+    bool has_pages = a->block_table != NULL && g.stride[0] != 0;
+    return (struct own){g.stride[2] != 0 || has_pages, g.stride[3] != 0 && g.group_dims < dim};
+}
+
+/* Whether scales can leave sums of products, of K over elements and of V over keys. */
+static bool leave(const fa_attention *a, bool v) {
+    struct own of = own(a, v ? &a->v : &a->k, v ? a->dim_v : a->dim_qk);
+    return v ? !of.tokens : !of.tokens || !of.elements;
 }
 
 /* What fa_attention_check says: which tensors become f32, and from what, or else which family computes. */
@@ -387,8 +398,10 @@ static enum family check_words(const char *what, const fa_attention *a) {
         bool is = tensors[i]->dtype != FA_DTYPE_F32 && family == IN_FLOAT;
         snprintf(words, sizeof words, "%c converted from", "KV"[i]);
         CHECK((strstr(why, words) != NULL) == is, "%s: %s", what, why);
-        /* A row is converted as it is read, unless its scales change within it, or pages are no whole vectors. */
-        bool as_read = a->len_q == 1 && is_coarse(tensors[i], false);
+        /* A row is converted as it is read, unless scales change within it and from row to row, or pages are no
+         * whole vectors. */
+        struct own of = own(a, tensors[i], i == 0 ? a->dim_qk : a->dim_v);
+        bool as_read = a->len_q == 1 && !(of.tokens && of.elements);
         if (as_read && a->block_table != NULL) as_read = strstr(why, "as it is read") != NULL;
         snprintf(words, sizeof words, "%c converted from %s %s", "KV"[i], names[tensors[i]->dtype],
                  as_read ? "as it is read" : "block by block");
@@ -423,11 +436,7 @@ static enum family family_of(const fa_attention *a, const char *isa, uint32_t fl
     if (a->k.dtype == FA_DTYPE_Q8_0 && a->v.dtype == FA_DTYPE_Q8_0)
         return !precise && a->len_q == 1 && rank >= isa_rank("avx512vnni") ? IN_I16 : IN_FLOAT;
     if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
-    /* Pages may have scales of their own. */
-    fa_quant g = {0};
-    if (a->v.quant != NULL) memcpy(&g, a->v.quant, sizeof g);
-    bool is_paged = a->block_table != NULL && g.stride[0] != 0;
-    if (rank == 0 || is_paged || !is_coarse(&a->k, false) || !is_coarse(&a->v, true)) return IN_FLOAT;
+    if (rank == 0 || !leave(a, false) || !leave(a, true)) return IN_FLOAT;
     return flag == FA_FAST && a->len_q != 1 && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;
 }
 

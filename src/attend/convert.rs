@@ -1,10 +1,13 @@
 //! Conversion of stored rows to f32 in scratch memory: a block of keys or a few queries at a time,
 //! never a whole tensor. Rows of f32 are copied.
 
+use std::ops::Range;
+
 use super::rows::Source;
+use crate::dtype::i8::I8;
 use crate::dtype::{Stored, with_qkv_type};
-use crate::simd::{Body, Isa, MAX_LANES};
-use crate::view::Quant;
+use crate::simd::{Body, Isa};
+use crate::view::{Array, Quant};
 
 /// Bytes of a row of `dim` f32: an odd number of cache lines, so that the rows of a register tile
 /// never compete for the same sets of L1.
@@ -38,13 +41,24 @@ impl Body for Convert<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T
-        // (I9).
-        unsafe { with_qkv_type!(self.source.dtype(), T => self.rows::<S, T>(s)) }
+        // (I9), and as I8 if they have scales, which a view makes sure of.
+        unsafe {
+            match self.source.view.quant() {
+                Some(quant) => self.quantised::<S>(s, quant),
+                None => with_qkv_type!(self.source.dtype(), T => self.rows::<S, T>(s)),
+            }
+        }
     }
 }
 
+/// Elements of a row whose scales and zeros are laid out side by side at a time.
+const GATHERED: usize = 256;
+
+/// Elements of a group from which on it is filled by a loop of its own.
+const FILLED: usize = 16;
+
 impl Convert<'_> {
-    /// [`convert`] of rows that are stored as `T`.
+    /// [`convert`] of rows that are stored as `T`, and have no scales.
     ///
     /// # Safety
     /// Source and scratch are as [`convert`] asks; the rows are stored as `T`.
@@ -53,41 +67,167 @@ impl Convert<'_> {
         let from = self.source.rows();
         for i in 0..self.n {
             let row = from.skip(i).base;
-            let to = self.to.wrapping_add(i * row_bytes(self.dim)).cast::<f32>();
+            let to = self.row(i);
             for d in (0..self.dim).step_by(S::LANES) {
                 let n = S::LANES.min(self.dim - d);
                 // SAFETY: elements below `dim` of one of the `n` rows, and room for them (caller).
                 unsafe {
-                    let mut x =
-                        if n == S::LANES { T::load(s, row, d) } else { T::load_partial(s, row, d, n) };
-                    if let Some(quant) = self.source.view.quant() {
-                        let at = quant.at(self.source.skip(i).at);
-                        let [scale, zero] = scales(s, quant, at, d, n);
-                        x = s.mul(s.sub(x, zero), scale);
-                    }
+                    let x = if n == S::LANES { T::load(s, row, d) } else { T::load_partial(s, row, d, n) };
                     let to = to.wrapping_add(d);
                     if n == S::LANES { s.store(to, x) } else { s.store_partial(to, n, x) }
                 }
             }
         }
     }
+
+    /// Where row `i` goes.
+    #[inline(always)]
+    fn row(&self, i: usize) -> *mut f32 {
+        self.to.wrapping_add(i * row_bytes(self.dim)).cast::<f32>()
+    }
+
+    /// [`convert`] of 8-bit integers with scales.
+    ///
+    /// # Safety
+    /// Source and scratch are as [`convert`] asks; the rows are stored as I8.
+    #[inline(always)]
+    unsafe fn quantised<S: Isa>(&self, s: S, quant: &Quant) {
+        let (dim, group) = (self.dim, quant.group[1]);
+        let at = |i| quant.at(self.source.skip(i).at);
+        // SAFETY: elements below `dim` of rows below `n` (caller); the arrays have as many numbers
+        // as are converted with them at a time.
+        unsafe {
+            if quant.stride[3] == 0 || group >= dim {
+                for i in 0..self.n {
+                    let of_row = quant.of(at(i), 0).map(|x| s.splat(x));
+                    self.elements(s, i, 0..dim, |_| of_row);
+                }
+                return;
+            }
+            if group.is_multiple_of(S::LANES) {
+                for i in 0..self.n {
+                    let mut at = at(i);
+                    for first in (0..dim).step_by(group) {
+                        let of_group = quant.of(at, 0).map(|x| s.splat(x));
+                        self.elements(s, i, first..dim.min(first + group), |_| of_group);
+                        at += quant.stride[3];
+                    }
+                }
+                return;
+            }
+            let (mut scales, mut zeros) = ([1.0; GATHERED], [0.0; GATHERED]);
+            for first in (0..dim).step_by(GATHERED) {
+                let elements = first..dim.min(first + GATHERED);
+                let mut gathered = None;
+                for i in 0..self.n {
+                    let at = at(i);
+                    if gathered != Some(at) {
+                        gather(quant, quant.scale, at, &elements, &mut scales);
+                        gather(quant, quant.zero, at, &elements, &mut zeros);
+                        gathered = Some(at);
+                    }
+                    let (scales, zeros) = (scales.as_ptr(), zeros.as_ptr());
+                    self.elements(s, i, elements.clone(), |d| {
+                        [s.load(scales.add(d - first)), s.load(zeros.add(d - first))]
+                    });
+                }
+            }
+        }
+    }
+
+    /// Some elements of row `i`; `values` gives scales and zeros of a vector of them.
+    ///
+    /// # Safety
+    /// As [`Convert::quantised`].
+    #[inline(always)]
+    unsafe fn elements<S: Isa>(
+        &self,
+        s: S,
+        i: usize,
+        elements: Range<usize>,
+        values: impl Fn(usize) -> [S::F32; 2],
+    ) {
+        let (row, to) = (self.source.rows().skip(i).base, self.row(i));
+        let whole = elements.end - elements.len() % S::LANES;
+        // SAFETY: elements of the row, and room for them (caller).
+        unsafe {
+            for d in (elements.start..whole).step_by(S::LANES) {
+                let [scale, zero] = values(d);
+                s.store(to.wrapping_add(d), s.mul(s.sub(I8::load(s, row, d), zero), scale));
+            }
+            if whole < elements.end {
+                let [scale, zero] = values(whole);
+                let n = elements.end - whole;
+                let x = s.mul(s.sub(I8::load_partial(s, row, whole, n), zero), scale);
+                s.store_partial(to.wrapping_add(whole), n, x);
+            }
+        }
+    }
 }
 
-/// Scales and zeros of `n` elements (at most a vector) from `d` on, of the row whose first scale is
-/// at `at`.
+/// Writes each of `values` `GROUP` times.
+///
+/// # Safety
+/// There is a value for each group, the last one included, which may be smaller.
 #[inline(always)]
-fn scales<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
-    let (first, last) = (d / quant.group[1], (d + n - 1) / quant.group[1]);
-    if quant.stride[3] == 0 || first == last {
-        let [scale, zero] = quant.of(at, d);
-        return [s.splat(scale), s.splat(zero)];
+unsafe fn spread<const GROUP: usize>(values: *const f32, to: &mut [f32]) {
+    let (groups, rest) = to.as_chunks_mut::<GROUP>();
+    // SAFETY: a value for each group (caller).
+    unsafe {
+        rest.fill(if rest.is_empty() { 0.0 } else { values.wrapping_add(groups.len()).read_unaligned() });
+        for (i, group) in groups.iter_mut().enumerate() {
+            *group = [values.wrapping_add(i).read_unaligned(); GROUP];
+        }
     }
-    let mut lanes = [[0.0; MAX_LANES]; 2];
-    let [scales, zeros] = &mut lanes;
-    for (i, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate().take(n) {
-        [*scale, *zero] = quant.of(at, d + i);
+}
+
+/// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`.
+/// Nothing where there is no list: the array has what that means.
+#[inline(always)]
+fn gather(
+    quant: &Quant,
+    list: Option<Array<f32>>,
+    at: usize,
+    elements: &Range<usize>,
+    to: &mut [f32; GATHERED],
+) {
+    let Some(list) = list else { return };
+    let (group, stride) = (quant.group[1], quant.stride[3]);
+    let to = &mut to[..elements.len()];
+    // Groups of these sizes begin where the elements do, as `GATHERED` is a multiple of them, and a
+    // loop that knows the size becomes vector code.
+    if stride == 1 {
+        let values = list.values(at + elements.start / group, elements.len().div_ceil(group));
+        // SAFETY: one value for each group, the last of which may have fewer elements.
+        unsafe {
+            match group {
+                1 => return spread::<1>(values, to),
+                2 => return spread::<2>(values, to),
+                4 => return spread::<4>(values, to),
+                8 => return spread::<8>(values, to),
+                _ => {}
+            }
+        }
     }
-    let [scales, zeros] = &lanes;
-    // SAFETY: the arrays are as long as any vector.
-    unsafe { [s.load(scales.as_ptr()), s.load(zeros.as_ptr())] }
+    // The first group may have begun before these elements.
+    let mut at = at + elements.start / group * stride;
+    let mut here = group - elements.start % group;
+    if group < FILLED {
+        let mut x = list.get(at);
+        for to in to {
+            if here == 0 {
+                at += stride;
+                (x, here) = (list.get(at), group);
+            }
+            here -= 1;
+            *to = x;
+        }
+        return;
+    }
+    let mut rest = to;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at_mut(here.min(rest.len()));
+        now.fill(list.get(at));
+        (rest, at, here) = (later, at + stride, group);
+    }
 }

@@ -50,7 +50,13 @@ impl Source<'_> {
     /// The scale of the first row, if all its elements share one; 1 if there is none.
     #[inline(always)]
     pub(crate) fn scale(&self) -> f32 {
-        self.view.quant().map_or(1.0, |quant| quant.of(quant.at(self.at), 0)[0])
+        self.scale_and_zero()[0]
+    }
+
+    /// Scale and zero of the first row, if all its elements share them.
+    #[inline(always)]
+    pub(crate) fn scale_and_zero(&self) -> [f32; 2] {
+        self.view.quant().map_or([1.0, 0.0], |quant| quant.of(quant.at(self.at), 0))
     }
 
     /// The storage type.

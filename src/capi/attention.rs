@@ -30,9 +30,10 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
 ///   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3.
 ///   With FA_PRECISE f32 computes: 1e-6, at half the speed.
-/// - K and V i8, V with one scale a head or fewer, K with one a row or fewer, no zeros: multiplied
-///   as integers of 16 bits on x86-64. Queries are quantised, each row with a scale of its own,
-///   unless they are i8 with one scale a row or fewer; probabilities have 15 bits, relative to a
+/// - K and V i8, K with scales and zeros a head, a token or a channel, V a head or a channel (see
+///   fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
+///   channels, are quantised, each row with a scale of its own, unless they are i8 with one scale a
+///   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
 ///   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
 ///   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
 /// - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries

@@ -7,6 +7,7 @@
 //! values of two keys are interleaved as they are loaded.
 
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, copy_rows, row_scratch, rows_as_f32};
 use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, bf16};
@@ -63,6 +64,7 @@ impl Gemm for Bf16 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        _folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {

@@ -5,6 +5,7 @@
 //! loaded.
 
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, row_scratch, rows_as_f32};
 use crate::decode::gemv::Gemv;
 use crate::dtype::{Dtype, Stored};
@@ -56,6 +57,7 @@ impl Gemm for F32 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        _folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {

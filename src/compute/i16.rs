@@ -11,6 +11,7 @@
 
 use super::integers::{self, Integers};
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::decode::gemv::{Gemv, padded};
 use crate::dtype::{Dtype, Stored, i8};
@@ -30,8 +31,8 @@ impl Gemm for I16 {
     const NAME: &'static str = "i16";
     const ACCURACY: Accuracy = Accuracy::Precise;
     const PACK: usize = 2;
-    /// One line: the factor of the scores.
-    const PANEL_HEADER: usize = 1;
+    /// Two lines: the factor of the scores, and their corrections.
+    const PANEL_HEADER: usize = 2;
     /// [`Gemm::P_SCALE`] · 128 times so many keys is below 2^31.
     const MAX_KEYS: usize = 512;
     /// 127 · 128 times so many elements is below 2^31.
@@ -73,11 +74,12 @@ impl Gemm for I16 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
         // SAFETY: the caller vouches for rows, panel and scratch, as `Gemm::pack_query` asks.
-        unsafe { integers::pack::<S, I16>(s, source, n, dim, lanes, factor, panel, scratch) }
+        unsafe { integers::pack::<S, I16>(s, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     #[inline(always)]

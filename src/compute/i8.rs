@@ -13,6 +13,7 @@
 
 use super::integers::{self, Integers};
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source, copy_rows};
 use crate::dtype::Dtype;
 use crate::prefill::gemm::Gemm;
@@ -30,8 +31,8 @@ impl Gemm for I8 {
     const NAME: &'static str = "i8";
     const ACCURACY: Accuracy = Accuracy::Fast;
     const PACK: usize = WORD;
-    /// Two lines: the factor of the scores, and what their sums begin with.
-    const PANEL_HEADER: usize = 2;
+    /// Three lines: the factor of the scores, what their sums begin with, and their corrections.
+    const PANEL_HEADER: usize = 3;
     /// 255 · 128 times so many keys, or elements, is below 2^31.
     const MAX_KEYS: usize = 1 << 16;
     const MAX_DIM: usize = 1 << 16;
@@ -70,11 +71,12 @@ impl Gemm for I8 {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
         // SAFETY: the caller vouches for rows, panel and scratch, as `Gemm::pack_query` asks.
-        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, panel, scratch) }
+        unsafe { integers::pack::<S, I8>(s, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 
 use crate::attend::convert;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source, rows_as_f32};
 use crate::dtype::{Dtype, Stored, i8};
 use crate::prefill::gemm::Gemm;
@@ -12,12 +13,13 @@ use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::ScaleGranularity;
 
-/// Whether K and V are 8-bit integers with scales that integer sums can be multiplied by: K's scale
-/// a row or a head, V's a head.
+/// Whether K and V are 8-bit integers whose scales and zeros leave sums of integers: K's a head, a
+/// row or a channel, V's a head or a channel. See [`crate::attend::fold`].
 #[inline(always)]
 pub(crate) fn takes(storage: &Storage) -> bool {
-    let Storage { dtypes: [_, k, v], granularities: [_, of_k, of_v] } = *storage;
-    [k, v] == [Dtype::I8; 2] && of_k != ScaleGranularity::Finer && of_v == ScaleGranularity::PerHead
+    let Storage { dtypes: [_, k, v], granularities: [_, of_k, of_v], .. } = *storage;
+    let takes_v = matches!(of_v, ScaleGranularity::PerHead | ScaleGranularity::PerChannel);
+    [k, v] == [Dtype::I8; 2] && of_k != ScaleGranularity::Finer && takes_v
 }
 
 /// A compute type whose operands are integers.
@@ -38,8 +40,9 @@ pub(crate) trait Integers: Gemm {
     unsafe fn offset<S: Isa>(s: S, words: *const u32, steps: usize, lanes: usize) -> S::I32;
 }
 
-/// [`Gemm::pack_query`]. The first line of a panel has the factors of the scores, and the second
-/// one, if [`Gemm::PANEL_HEADER`] is 2, what sums begin with.
+/// [`Gemm::pack_query`]. The first line of a panel's header has the factors of the scores, the last
+/// one what zeros of K correct scores by, and one between them, if [`Gemm::PANEL_HEADER`] is 3,
+/// what sums begin with.
 ///
 /// # Safety
 /// As [`Gemm::pack_query`].
@@ -51,6 +54,7 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
     dim: usize,
     lanes: usize,
     factor: f32,
+    folding: Option<&Folding>,
     panel: *mut f32,
     scratch: *mut u8,
 ) -> bool {
@@ -64,6 +68,7 @@ pub(crate) unsafe fn pack<S: Isa, F: Integers>(
             dim,
             lanes,
             factor,
+            folding,
             scratch,
             panel,
             compute: PhantomData,
@@ -92,6 +97,7 @@ struct Pack<'a, F> {
     dim: usize,
     lanes: usize,
     factor: f32,
+    folding: Option<&'a Folding<'a>>,
     scratch: *mut u8,
     panel: *mut f32,
     compute: PhantomData<F>,
@@ -102,15 +108,22 @@ impl<F: Integers> Body for Pack<'_, F> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Pack { source, n, dim, lanes, factor, scratch, panel, .. } = self;
-        let is_direct = is_direct(&source);
+        let Pack { source, n, dim, lanes, factor, folding, scratch, panel, .. } = self;
+        let is_direct = is_direct(&source) && !folding.is_some_and(|folding| folding.changes_queries);
         let (steps, stride) = (F::steps(dim), convert::row_bytes(dim));
-        let mut factors = [0.0; MAX_LANES];
+        let (mut factors, mut corrections) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
         let mut maybe_nan = false;
         // SAFETY: `pack` made this, and its caller vouches for `n` rows, scratch memory for each of
         // them as f32, and a vector in each line of the panel.
         unsafe {
-            let rows = if is_direct { source.rows() } else { rows_as_f32(s, source, n, dim, scratch) };
+            if let Some(folding) = folding {
+                folding.fold(s, source, n, dim, scratch, corrections.as_mut_ptr());
+            }
+            let rows = match folding {
+                _ if is_direct => source.rows(),
+                Some(_) => Rows { base: scratch, stride },
+                None => rows_as_f32(s, source, n, dim, scratch),
+            };
             for (row, x) in factors.iter_mut().enumerate().take(n) {
                 let (from, to) = (rows.skip(row), scratch.add(row * stride));
                 let scale = if is_direct {
@@ -120,12 +133,14 @@ impl<F: Integers> Body for Pack<'_, F> {
                     quantize_row::<S, F>(s, from, dim, to)
                 };
                 *x = scale * factor;
-                maybe_nan |= !x.is_finite();
+                corrections[row] *= factor;
+                maybe_nan |= !x.is_finite() || !corrections[row].is_finite();
             }
             for row in n..S::LANES {
                 clear(scratch.add(row * stride), 4 * steps);
             }
             s.store(panel, s.load(factors.as_ptr()));
+            s.store(panel.add((F::PANEL_HEADER - 1) * lanes), s.load(corrections.as_ptr()));
             let words = panel.add(F::PANEL_HEADER * lanes).cast::<u32>();
             for step in (0..steps).step_by(S::LANES) {
                 let from = scratch.add(step * 4).cast::<f32>();
@@ -143,7 +158,7 @@ impl<F: Integers> Body for Pack<'_, F> {
                     }
                 }
             }
-            if F::PANEL_HEADER > 1 {
+            if F::PANEL_HEADER > 2 {
                 s.store_i32(panel.add(lanes).cast(), F::offset(s, words, steps, lanes));
             }
         }
@@ -151,11 +166,15 @@ impl<F: Integers> Body for Pack<'_, F> {
     }
 }
 
-/// Whether rows are 8-bit integers, each with one scale.
+/// Whether rows are 8-bit integers, each with one scale and no zero.
 #[inline(always)]
 pub(super) fn is_direct(source: &Source) -> bool {
     source.dtype() == Dtype::I8
-        && source.view.quant().is_none_or(|q| q.granularity(false) != ScaleGranularity::Finer)
+        && source.view.quant().is_none_or(|quant| {
+            let granularity = quant.granularity(source.view.layout(), false);
+            let is_one = matches!(granularity, ScaleGranularity::PerHead | ScaleGranularity::PerToken);
+            is_one && quant.zero.is_none()
+        })
 }
 
 /// Copies a row of 8-bit integers as words, with zeros behind the last.

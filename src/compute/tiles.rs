@@ -11,6 +11,7 @@
 //! groups; K is staged, so that a tile has 16 rows behind the last key, too.
 
 use super::bf16::Bf16;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::dtype::Dtype;
 use crate::prefill::gemm::{Gemm, Operand, Sum};
@@ -112,11 +113,12 @@ impl Gemm for Tiles {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
         // SAFETY: the caller vouches for the same arrays.
-        unsafe { Bf16::pack_query(s, source, n, dim, lanes, factor, panel, scratch) }
+        unsafe { Bf16::pack_query(s, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {

@@ -13,7 +13,7 @@ use crate::attend::blocks::clip;
 use crate::attend::finish::blank;
 use crate::dtype::{Stored, with_qkv_type};
 use crate::simd::lane::{MAX_PACK, Registers};
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, MAX_LANES};
 
 /// Adds the values of a block to the output of each row: run by run, those that all rows see for
 /// several rows at a time.
@@ -375,6 +375,90 @@ unsafe fn flush_block<S: Isa, P: Gemv>(
             }
         }
     }
+}
+
+/// Subtracts from the output of each row the zeros of the values of a block, times their weights:
+/// where rows of V have zeros of their own. Kept out of line, so that the code exists once for each
+/// instruction set.
+///
+/// # Safety
+/// `rows` and `state` are the arrays of the block's group (I5), with weights of its keys as f32;
+/// `zeros` has a zero for each key in whole vectors.
+#[inline(never)]
+pub(super) unsafe fn subtract_zeros<S: Isa>(
+    s: S,
+    block: &Block,
+    rows: &RowArrays,
+    zeros: *const f32,
+    state: &State,
+) {
+    s.core().enter(SubtractZeros { block, rows, zeros, state });
+}
+
+/// Made by [`subtract_zeros`] alone, whose contract covers what it points to.
+struct SubtractZeros<'a> {
+    block: &'a Block<'a>,
+    rows: &'a RowArrays,
+    zeros: *const f32,
+    state: &'a State,
+}
+
+impl Body for SubtractZeros<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let SubtractZeros { block, rows, zeros, state } = self;
+        for (r, (head, row)) in block.work.lines().enumerate() {
+            let visible = block.visible(row);
+            if visible.is_empty() {
+                continue;
+            }
+            // SAFETY: I5: row r of the arrays (the contract of `subtract_zeros`, which made this);
+            // I7: weights and zeros are whole vectors of keys.
+            unsafe {
+                let weights = rows.scores.add(r * rows.score_stride);
+                let mut sum = sum_of_products::<S>(s, weights, zeros, &visible, |_| true);
+                // What is not finite may belong to a key that a mask hides.
+                if !sum.is_finite() {
+                    sum = sum_of_products::<S>(s, weights, zeros, &visible, |key| block.sees(head, row, key));
+                }
+                for d in (0..state.stride).step_by(S::LANES) {
+                    let at = state.output.add(r * state.stride + d);
+                    s.store(at, s.sub(s.load(at), s.splat(sum)));
+                }
+            }
+        }
+    }
+}
+
+/// The sum of weights times zeros of the keys `visible`, of those that are seen.
+///
+/// # Safety
+/// Both arrays are whole vectors of keys.
+#[inline(always)]
+unsafe fn sum_of_products<S: Isa>(
+    s: S,
+    weights: *const f32,
+    zeros: *const f32,
+    visible: &Range<usize>,
+    sees: impl Fn(usize) -> bool,
+) -> f32 {
+    let mut sum = s.splat(0.0);
+    for at in (visible.start - visible.start % S::LANES..visible.end).step_by(S::LANES) {
+        let mut products = [0.0; MAX_LANES];
+        // SAFETY: I7: whole vectors (caller); the array is as long as any vector.
+        unsafe {
+            s.store(products.as_mut_ptr(), s.mul(s.load(weights.add(at)), s.load(zeros.add(at))));
+            for (lane, product) in products.iter_mut().enumerate().take(S::LANES) {
+                if !visible.contains(&(at + lane)) || !sees(at + lane) {
+                    *product = 0.0;
+                }
+            }
+            sum = s.add(sum, s.load(products.as_ptr()));
+        }
+    }
+    s.horizontal_sum(sum)
 }
 
 /// Whether any value of the run is NaN or infinite, or the scale of its row is. Out of line: it

@@ -7,6 +7,7 @@ use super::gemv::Gemv;
 use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{BlockArrays, staged_stride};
 use crate::attend::blocks::clip;
+use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, copy_rows, key_rows};
 use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
@@ -26,8 +27,10 @@ pub(crate) struct Run {
     pub(super) dtype: Dtype,
     /// Elements of a row.
     pub(super) dim: usize,
-    /// A factor for each key of the block, in whole vectors, where rows have scales of their own.
+    /// A factor for each key of the block, in whole vectors, where rows have scales of their own,
+    /// and a zero, where they have zeros of their own.
     pub(super) scales: Option<*const f32>,
+    pub(super) zeros: Option<*const f32>,
     /// Prefetch distance in rows.
     pub(super) prefetch_rows: usize,
 }
@@ -55,8 +58,9 @@ struct KvBlock<'a> {
     /// Where rows are converted or copied to, if they are, and bytes from one to the next.
     staged: Option<*mut u8>,
     staged_stride: usize,
-    /// Where a factor for each key goes, if rows have scales of their own.
+    /// Where a factor for each key goes, if rows have scales of their own, and a zero.
     scales: Option<*mut f32>,
+    zeros: Option<*mut f32>,
     tuning: &'static DecodeTuning,
 }
 
@@ -84,6 +88,7 @@ impl<'a> KvBlock<'a> {
             staged: is_staged.then_some(arrays.staged[which]),
             staged_stride: staged_stride::<P>(dim),
             scales: has_row_scales.then_some(arrays.scales[which]),
+            zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
             tuning: &tiles.tuning.decode,
         }
     }
@@ -115,8 +120,15 @@ impl<'a> KvBlock<'a> {
                 (keys.start..keys.start + n, Rows { base, ..rows })
             }
         };
-        let scales = self.scales.map(|scales| scales.cast_const());
-        Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, prefetch_rows: self.tuning.prefetch_rows }
+        Run {
+            keys,
+            rows,
+            dtype: self.dtype,
+            dim: self.dim,
+            scales: self.scales.map(|scales| scales.cast_const()),
+            zeros: self.zeros.map(|zeros| zeros.cast_const()),
+            prefetch_rows: self.tuning.prefetch_rows,
+        }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -215,13 +227,27 @@ impl<'a> KvBlock<'a> {
                 for lane in 0..S::LANES {
                     // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which
                     // has `at`.
-                    unsafe { scales.add(at - at % S::LANES + lane).write(1.0) };
+                    unsafe {
+                        scales.add(at - at % S::LANES + lane).write(1.0);
+                        if let Some(zeros) = self.zeros {
+                            zeros.add(at - at % S::LANES + lane).write(0.0);
+                        }
+                    }
                 }
             }
             for key in keys.clone() {
-                let scale = self.source(key).scale();
-                // SAFETY: I5: `buffers` made room for a factor of each key of the block.
-                unsafe { scales.add(key - self.start).write(scale) };
+                let mut of_row = self.source(key).scale_and_zero();
+                if self.which == K {
+                    of_row = of_row.map(of_key);
+                }
+                // SAFETY: I5: `buffers` made room for a factor, and a zero, of each key of the
+                // block.
+                unsafe {
+                    scales.add(key - self.start).write(of_row[0]);
+                    if let Some(zeros) = self.zeros {
+                        zeros.add(key - self.start).write(of_row[1]);
+                    }
+                }
             }
         }
     }
@@ -348,6 +374,12 @@ impl<'a> Block<'a> {
     #[inline(always)]
     pub(super) fn raw_value(&self, key: usize) -> *const u8 {
         self.v.source(self.start + key).rows().base
+    }
+
+    /// A zero for each key, whose product with the key's weight is to be subtracted.
+    #[inline(always)]
+    pub(super) fn v_zeros(&self) -> Option<*const f32> {
+        self.v.zeros.map(|zeros| zeros.cast_const())
     }
 
     /// What to prefetch while a run of K is multiplied: V of the same keys.

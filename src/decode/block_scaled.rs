@@ -600,6 +600,8 @@ pub(crate) mod check {
                 queries: queries.as_mut_ptr(),
                 query_stride: stride,
                 factors: factors.as_mut_ptr(),
+                corrections: None,
+                folded: std::ptr::null_mut(),
                 scores: scores.as_mut_ptr(),
                 score_stride: block_keys,
                 sums: std::ptr::null_mut(),
@@ -618,6 +620,7 @@ pub(crate) mod check {
                 dtype: P::DTYPE.expect("a type"),
                 dim,
                 scales: None,
+                zeros: None,
                 prefetch_rows: 16,
             };
             let layout = Layout::dense(Dtype::F32, 1, count, dim).expect("a layout");

@@ -2,12 +2,14 @@
 
 use super::state::State;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
+use crate::attend::fold;
 use crate::dtype;
 use crate::simd::{Body, Isa};
 use crate::work::split_kv::SplitWork;
 
 /// Writes the output rows (and LSE) of a group from its state, where values are still to be
-/// multiplied by `scale`. Kept out of line, so that the code exists once for each instruction set.
+/// multiplied by `scale`, or have scales and zeros that leave their sums (see [`fold`]). Kept out
+/// of line, so that the code exists once for each instruction set.
 ///
 /// A fully masked row becomes 0, and its LSE that of the sink (-inf without one). That is decided
 /// by what is visible, never by the sum: a row whose visible scores are all -inf, or one of which
@@ -43,7 +45,11 @@ impl Body for Epilogue<'_, '_> {
 /// The contract of [`epilogue`].
 #[inline(always)]
 unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
-    let problem = work.problem();
+    let (problem, keys) = (work.problem(), work.keys(0));
+    let kv_head = problem.kv_head(work.heads.start);
+    let values =
+        if keys.is_empty() { None } else { fold::values(problem, work.sequence(), kv_head, keys.start) };
+    let quant = values.and_then(|values| Some((values.view.quant()?, values.at)));
     let dim = problem.shape().dim_v;
     let layout = *problem.o().layout();
     for (r, (head, row)) in work.lines().enumerate() {
@@ -62,9 +68,18 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
                 let weight = s.splat(weight * scale);
                 for d in (0..dim).step_by(S::LANES) {
                     // Adding 0 makes all zeros positive, as in prefill.
-                    let x = s.load(state.output.add(r * state.stride + d));
+                    let mut x = s.load(state.output.add(r * state.stride + d));
+                    let n = S::LANES.min(dim - d);
+                    if let Some((quant, at)) = quant {
+                        x = fold::dequantized(
+                            s,
+                            fold::columns(s, quant, quant.at(at), d, n),
+                            x,
+                            s.splat(sum),
+                        );
+                    }
                     let x = s.add(s.mul(x, weight), s.splat(0.0));
-                    dtype::store(s, layout.dtype, out, d, S::LANES.min(dim - d), x);
+                    dtype::store(s, layout.dtype, out, d, n, x);
                 }
             }
             if let Some(lse) = work.lse(head, row) {

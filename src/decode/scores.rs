@@ -50,6 +50,10 @@ impl<P: Gemv> Body for Scores<'_, P> {
         // and factors are whole vectors of keys.
         unsafe {
             P::dot_products::<S>(s, rows, count, run, next);
+            if let Some(corrections) = rows.corrections {
+                correct(s, Correct { rows, corrections, count, run });
+                return;
+            }
             for r in 0..count {
                 let factor = rows.factors.add(r).read();
                 if factor == 1.0 && scales.is_none() {
@@ -62,6 +66,50 @@ impl<P: Gemv> Body for Scores<'_, P> {
                         None => s.splat(factor),
                     };
                     s.store(scores.add(at), s.mul(s.load(scores.add(at)), factor));
+                }
+            }
+        }
+    }
+}
+
+/// Turns the dot products of a run into scores, where K has zeros. Kept out of line, so that the
+/// code exists once for each instruction set.
+#[inline(never)]
+fn correct<S: Isa>(s: S, body: Correct) {
+    s.core().enter(body);
+}
+
+/// The arguments of [`correct`]. Only [`Scores`] makes one, and vouches for what it points to.
+struct Correct<'a> {
+    rows: &'a RowArrays,
+    corrections: *const f32,
+    count: usize,
+    run: &'a Run,
+}
+
+impl Body for Correct<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Correct { rows, corrections, count, run: Run { keys, scales, zeros, .. } } = self;
+        for r in 0..count {
+            // SAFETY: I5: row r of the arrays; I7: scores, scales and zeros are whole vectors of
+            // keys.
+            unsafe {
+                let (factor, correction) = (rows.factors.add(r).read(), corrections.add(r).read());
+                let (factor, correction) = (s.splat(factor), s.splat(correction));
+                let scores = rows.scores.add(r * rows.score_stride);
+                for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
+                    let x = s.mul(s.load(scores.add(at)), factor);
+                    let x = match (zeros, scales) {
+                        (Some(zeros), Some(scales)) => {
+                            let x = s.fma(s.load(zeros.add(at)), correction, x);
+                            s.mul(x, s.load(scales.add(at)))
+                        }
+                        _ => s.add(x, correction),
+                    };
+                    s.store(scores.add(at), x);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use super::gemv::{Gemv, width};
 use super::state::State;
 use crate::attend::convert;
+use crate::attend::fold::folds_queries;
 use crate::problem::{Shape, Storage};
 use crate::simd::Isa;
 use crate::view::ScaleGranularity;
@@ -22,6 +23,11 @@ pub(crate) struct RowArrays {
     pub(super) query_stride: usize,
     /// What the dot products of a row are still to be multiplied by.
     pub(super) factors: *mut f32,
+    /// What is added to the scores of a row, times the zero of the key if it has its own; with
+    /// zeros of K.
+    pub(super) corrections: Option<*mut f32>,
+    /// A query row as f32, changed by scales of K, before it is packed.
+    pub(super) folded: *mut f32,
     /// Scores of a block, later its probabilities, from the block's first key on: whole vectors.
     pub(super) scores: *mut f32,
     pub(super) score_stride: usize,
@@ -43,8 +49,10 @@ pub(crate) struct Sums {
 
 /// Arrays of a block, counted from its first key. Those of K come first, then those of V.
 pub(crate) struct BlockArrays {
-    /// A factor for each key, where rows have scales of their own: whole vectors.
+    /// A factor for each key, where rows have scales of their own, and a zero, where they have
+    /// zeros of their own: whole vectors.
     pub(super) scales: [*mut f32; 2],
+    pub(super) zeros: [*mut f32; 2],
     /// Rows that have been converted or copied.
     pub(super) staged: [*mut u8; 2],
     pub(crate) weights: Weights,
@@ -75,6 +83,7 @@ pub(super) struct Buffers {
 #[inline(always)]
 pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, tiles: TileSizes) -> Buffers {
     let Shape { dim_qk, dim_v, .. } = *shape;
+    let (has_zeros, folds) = (shape.storage.zeros, folds_queries(&shape.storage));
     let rows = max_rows(tiles);
     let all = |values: usize| values.checked_mul(padded_rows(rows));
     let query_stride = row_stride::<S, P>(dim_qk);
@@ -85,6 +94,8 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
         queries: arena.take(all(query_stride)),
         query_stride,
         factors: arena.take(all(1)),
+        corrections: (folds && has_zeros[1]).then(|| arena.take(all(1))),
+        folded: arena.take(if folds { convert::row_bytes(dim_qk) / 4 } else { 0 }),
         scores: arena.take(all(score_stride)),
         score_stride,
         sums: arena.take(all(S::LANES)),
@@ -96,6 +107,8 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
     let [_, k, v] = shape.storage.granularities;
     let row_scales = |granularity| if granularity == ScaleGranularity::PerToken { score_stride } else { 0 };
     let scales = [arena.take(row_scales(k)), arena.take(row_scales(v))];
+    let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { 0 };
+    let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
     let staged_bytes =
         |is_staged, dim| tiles.kv.checked_mul(if is_staged { staged_stride::<P>(dim) } else { 0 });
     let [k, v] = tiles.staged;
@@ -107,7 +120,7 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
         stride: score_stride,
         factors: arena.take(in_row),
     };
-    Buffers { rows: rows_of, states, block: BlockArrays { scales, staged, weights } }
+    Buffers { rows: rows_of, states, block: BlockArrays { scales, zeros, staged, weights } }
 }
 
 /// Bytes of scratch that [`super::Decode`] takes; `None` if no machine has as many.
@@ -153,7 +166,7 @@ pub(super) fn staged_stride<P: Gemv>(dim: usize) -> usize {
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a
-/// row, or that have zeros.
+/// row and from row to row.
 pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
     [1, 2].map(|i| storage.granularities[i] != ScaleGranularity::Finer)
 }

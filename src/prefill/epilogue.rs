@@ -5,14 +5,17 @@ use std::ops::Range;
 use super::softmax::State;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
+use crate::attend::fold::{columns, dequantized};
+use crate::attend::rows::Source;
 use crate::dtype::{self, Dtype};
 use crate::simd::transpose::TransposeTile;
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::Layout;
 use crate::work::query_tiles::QueryTile;
 
 /// Writes the output rows, and log-sum-exps, of one lane tile from its state; outputs are
-/// multiplied by `scale`.
+/// multiplied by `scale`. They are sums of the integers of V where `values` has scales and zeros
+/// for their elements.
 ///
 /// A row that sees no key is 0 with log-sum-exp -inf. Visibility decides that, never the sum: a row
 /// whose visible scores are all -inf, or one of whose scores is NaN, is NaN.
@@ -29,8 +32,9 @@ pub(crate) unsafe fn epilogue<S: Isa>(
     tile_rows: Range<usize>,
     state: State,
     scale: f32,
+    values: Option<Source>,
 ) {
-    s.core().enter(Epilogue { part, tile_rows, state, scale });
+    s.core().enter(Epilogue { part, tile_rows, state, scale, values });
 }
 
 /// The arguments of [`epilogue`], which alone makes one.
@@ -39,6 +43,7 @@ struct Epilogue<'a, 'p> {
     tile_rows: Range<usize>,
     state: State,
     scale: f32,
+    values: Option<Source<'a>>,
 }
 
 impl Body for Epilogue<'_, '_> {
@@ -57,12 +62,16 @@ impl Body for Epilogue<'_, '_> {
 /// As [`epilogue`].
 #[inline(always)]
 unsafe fn write<S: Isa>(s: S, what: Epilogue) {
-    let Epilogue { part, tile_rows, state, scale } = what;
+    let Epilogue { part, tile_rows, state, scale, values } = what;
     let (first, n) = (tile_rows.start, tile_rows.len());
     let problem = part.problem();
     let dim = problem.shape().dim_v;
     let (sequence, head) = (part.sequence(), part.head());
     let width = state.lanes;
+    if let Some(values) = values {
+        // SAFETY: the state is the caller's.
+        unsafe { dequantize(s, state, dim, values) };
+    }
     let mut is_empty = [false; MAX_WIDTH];
     // Windows move with the row: if the first and the last row see something, so do all between.
     if sequence.visible(first).is_empty() || sequence.visible(first + n - 1).is_empty() {
@@ -138,6 +147,33 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                 };
                 if let Some(lse) = part.lse(first + lane) {
                     lse.write_unaligned(x);
+                }
+            }
+        }
+    }
+}
+
+/// Applies the scales and zeros of elements of V to an output, which is a sum of integers.
+///
+/// # Safety
+/// As [`epilogue`].
+#[inline(always)]
+unsafe fn dequantize<S: Isa>(s: S, state: State, dim: usize, values: Source) {
+    let Some(quant) = values.view.quant() else { return };
+    for first in (0..dim).step_by(S::LANES) {
+        let n = S::LANES.min(dim - first);
+        let [scales, zeros] = columns(s, quant, quant.at(values.at), first, n);
+        let (mut scale, mut zero) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+        // SAFETY: arrays are as long as any vector; vectors of the sums, and of elements below
+        // `dim` of the output (caller).
+        unsafe {
+            s.store(scale.as_mut_ptr(), scales);
+            s.store(zero.as_mut_ptr(), zeros);
+            for (i, (scale, zero)) in scale.into_iter().zip(zero).enumerate().take(n) {
+                let of_element = [s.splat(scale), s.splat(zero)];
+                for lane in (0..state.lanes).step_by(S::LANES) {
+                    let at = state.output.add((first + i) * state.lanes + lane);
+                    s.store(at, dequantized(s, of_element, s.load(at), s.load(state.sum.add(lane))));
                 }
             }
         }

@@ -4,6 +4,7 @@ use super::accumulate::{accumulate, make_and_accumulate};
 use super::prefetch::Prefetch;
 use super::scores::{self, Keys};
 use super::softmax::Probabilities;
+use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::dtype::Dtype;
 use crate::problem::{Accuracy, Shape, Storage};
@@ -44,7 +45,8 @@ pub(crate) trait Gemm: Sized + 'static {
     /// room for as many: whole groups, or whole tiles.
     const SPAN_KEYS: usize = Self::PACK;
     /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and
-    /// to end a score with.
+    /// to end a score with. With [`Gemm::INT_ACC`], the last of them is what scores are corrected
+    /// by, times the zero of the key.
     const PANEL_HEADER: usize;
     /// Keys of a block, at most, that sums can take.
     const MAX_KEYS: usize;
@@ -95,7 +97,8 @@ pub(crate) trait Gemm: Sized + 'static {
 
     /// Packs `n` query rows, transposed: `panel[line][lane]`, `lanes` wide, the missing lanes as
     /// zeros. Their products with keys are scores in log2 units, which are dot products times
-    /// `factor`. Returns whether scores may be NaN without the sums showing it.
+    /// `factor`; `folding` is what scales and zeros of K do to queries, with [`Gemm::INT_ACC`].
+    /// Returns whether scores may be NaN without the sums showing it.
     ///
     /// # Safety
     /// Pointers as the trait says; `n <= lanes`, `panel` holds `(PANEL_HEADER + steps(dim)) *
@@ -107,6 +110,7 @@ pub(crate) trait Gemm: Sized + 'static {
         dim: usize,
         lanes: usize,
         factor: f32,
+        folding: Option<&Folding>,
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool;

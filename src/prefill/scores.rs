@@ -13,13 +13,16 @@ pub(crate) struct Keys {
     pub(crate) rows: Rows,
     /// A factor for the scores of each key, if keys have different ones.
     pub(crate) scales: Option<*const f32>,
+    /// What corrections of the scores of each key are multiplied by, if K has zeros.
+    pub(crate) zeros: Option<*const f32>,
 }
 
 impl Keys {
     /// The keys from key `n` on.
     #[inline(always)]
     pub(crate) fn skip(self, n: usize) -> Keys {
-        Keys { rows: self.rows.skip(n), scales: self.scales.map(|scales| scales.wrapping_add(n)) }
+        let skip = |of_keys: Option<*const f32>| of_keys.map(|of_keys| of_keys.wrapping_add(n));
+        Keys { rows: self.rows.skip(n), scales: skip(self.scales), zeros: skip(self.zeros) }
     }
 }
 
@@ -27,8 +30,8 @@ impl Keys {
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`], for `n` keys. `k` has scales only with [`Gemm::INT_ACC`]. `out` has room for `n * Z`
-/// vectors.
+/// As [`dot`], for `n` keys. `k` has scales and zeros only with [`Gemm::INT_ACC`]. `out` has room
+/// for `n * Z` vectors.
 #[inline(always)]
 pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -84,7 +87,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     k: Keys,
     dim: usize,
 ) -> RegisterTile<S::F32, R, Z> {
-    let Keys { rows, scales } = k;
+    let Keys { rows, scales, zeros } = k;
     let mut sum = [[F::Sum::zero(s); Z]; R];
     for z in 0..Z {
         // SAFETY: one of the `Z` vectors of the panel (caller).
@@ -122,6 +125,20 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         for (z, (tile, sum)) in tile.iter_mut().zip(sum).enumerate() {
             // SAFETY: one of the `Z` vectors of the panel (caller).
             *tile = unsafe { F::end_score(s, panel.add(z * S::LANES), sum) };
+        }
+    }
+    if F::INT_ACC
+        && let Some(zeros) = zeros
+    {
+        let corrections = panel.wrapping_add((F::PANEL_HEADER - 1) * lanes);
+        for (r, tile) in tile.iter_mut().enumerate() {
+            // SAFETY: the keys have `R` zeros (caller).
+            let zero = s.splat(unsafe { zeros.add(r).read() });
+            for (z, x) in tile.iter_mut().enumerate() {
+                // SAFETY: one of the `Z` vectors of a line of the panel (caller).
+                let correction = unsafe { s.load(corrections.wrapping_add(z * S::LANES)) };
+                *x = s.fma(zero, correction, *x);
+            }
         }
     }
     if F::INT_ACC

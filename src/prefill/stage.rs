@@ -5,9 +5,11 @@ use std::ops::Range;
 
 use super::gemm::Gemm;
 use crate::attend::V;
+use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, key_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
+use crate::view::ScaleGranularity;
 
 /// Rows of K, or groups of V, by way of `scratch` if `staged`; and whether values that are not
 /// finite were left out (see [`Gemm::stage_v`]).
@@ -68,24 +70,32 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     (Rows { base: scratch, stride }, left_out)
 }
 
-/// Writes the scales of `keys`, one for each row; returns whether any of them is not finite.
+/// Writes the scales of `keys` to the first list and their zeros to the second one, as far as there
+/// is one, a number for each row: zeros that are not those of a token are in the corrections of the
+/// queries, and count as 1. Returns whether any number is not finite.
 ///
 /// # Safety
-/// `to` has room for as many numbers as there are `keys`, which are those of the sequence.
+/// Lists have room for as many numbers as there are `keys`, which are those of the sequence.
 #[inline(never)]
-pub(crate) unsafe fn key_scales(
+pub(crate) unsafe fn scales_and_zeros(
     problem: &Problem,
     sequence: &Sequence,
     kv_head: usize,
     keys: &Range<usize>,
-    to: *mut f32,
+    to: [Option<*mut f32>; 2],
 ) -> bool {
+    let is_per_token = problem.shape().storage.granularities[1] == ScaleGranularity::PerToken;
     let mut has_nonfinite = false;
     for (i, key) in keys.clone().enumerate() {
-        let scale = key_rows(problem, problem.k(), sequence, kv_head, key).scale();
-        has_nonfinite |= !scale.is_finite();
-        // SAFETY: one of as many numbers as there are keys (caller).
-        unsafe { to.add(i).write(scale) };
+        let source = key_rows(problem, problem.k(), sequence, kv_head, key);
+        let of_row = if is_per_token { source.scale_and_zero().map(of_key) } else { [1.0; 2] };
+        for (to, x) in to.into_iter().zip(of_row) {
+            if let Some(to) = to {
+                has_nonfinite |= !x.is_finite();
+                // SAFETY: one of as many numbers as there are keys (caller).
+                unsafe { to.add(i).write(x) };
+            }
+        }
     }
     has_nonfinite
 }

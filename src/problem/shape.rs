@@ -11,14 +11,16 @@ use crate::view::{Layout, ScaleGranularity};
 pub struct Storage {
     /// Their types.
     pub dtypes: [Dtype; 3],
-    /// What shares a scale.
+    /// What shares a scale, and a zero.
     pub granularities: [ScaleGranularity; 3],
+    /// Whether there are zeros.
+    pub zeros: [bool; 3],
 }
 
 impl Storage {
-    /// With one scale a head, or none.
+    /// With one scale a head, or none, and without zeros.
     pub fn plain(dtypes: [Dtype; 3]) -> Storage {
-        Storage { dtypes, granularities: [ScaleGranularity::PerHead; 3] }
+        Storage { dtypes, granularities: [ScaleGranularity::PerHead; 3], zeros: [false; 3] }
     }
 }
 

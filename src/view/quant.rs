@@ -19,26 +19,31 @@ pub struct Quant<'a> {
     pub group: [usize; 2],
 }
 
-/// How finely scales divide a tensor.
+/// How finely scales and zeros divide a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScaleGranularity {
-    /// All rows of a head share a scale, or more than a head does; no zeros.
+    /// All rows of a head share a scale, or more than a head does.
     PerHead,
-    /// The elements of a row share a scale, but not all rows of a head do; no zeros.
+    /// The elements of a row share a scale, but not all rows of a head do.
     PerToken,
-    /// Scales change within a row, or there are zeros.
+    /// Scales change within a row, in the same way in all rows of a head.
+    PerChannel,
+    /// Scales change within a row and from row to row.
     Finer,
 }
 
 impl<'a> Quant<'a> {
-    /// The granularity of the scales. `entries`: rows of a head may lie in different batch entries,
-    /// as with pages.
-    pub(crate) fn granularity(&self, entries: bool) -> ScaleGranularity {
-        match self.stride {
-            _ if self.zero.is_some() => ScaleGranularity::Finer,
-            [.., 0] if self.stride[2] != 0 || (entries && self.stride[0] != 0) => ScaleGranularity::PerToken,
-            [.., 0] => ScaleGranularity::PerHead,
-            _ => ScaleGranularity::Finer,
+    /// The granularity of the scales and zeros of a tensor. `entries`: rows of a head may lie in
+    /// different batch entries, as with pages.
+    pub(crate) fn granularity(&self, layout: &Layout, entries: bool) -> ScaleGranularity {
+        // Whatever the number of tokens is: it is not to decide which kernel computes a sequence.
+        let by_token = self.stride[2] != 0 || (entries && self.stride[0] != 0);
+        let by_channel = self.stride[3] != 0 && self.group[1] < layout.dim;
+        match (by_token, by_channel) {
+            (false, false) => ScaleGranularity::PerHead,
+            (true, false) => ScaleGranularity::PerToken,
+            (false, true) => ScaleGranularity::PerChannel,
+            (true, true) => ScaleGranularity::Finer,
         }
     }
 

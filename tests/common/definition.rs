@@ -160,7 +160,7 @@ impl Definition<'_> {
         let is_bf16 = words.contains(" bf16, ");
         // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
-        // one scale a row.
+        // one scale a row, or that are multiplied by scales of K's channels.
         let is_vnni = words.starts_with("avx512vnni");
         let is_i8 = is_vnni && a.k.dtype == I8 && a.flags & FA_FAST != 0;
         // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not
@@ -178,7 +178,12 @@ impl Definition<'_> {
             _ => 2f64.powi(-8),
         };
         let is_exact_q = match is_i8 || is_i16 {
-            true => a.q.dtype == I8 && quant(&a.q).is_none_or(|q| q.zero.is_null() && q.stride[3] == 0),
+            // Scales of K's channels are multiplied into them.
+            true => {
+                a.q.dtype == I8
+                    && quant(&a.q).is_none_or(|q| q.zero.is_null() && q.stride[3] == 0)
+                    && quant(&a.k).is_none_or(|k| k.stride[3] == 0)
+            }
             false => a.q.dtype == BF16,
         };
         // Rows of K and V that have been looked up, by key, of one sequence and head.
