@@ -130,6 +130,12 @@
 #define FA_PRECISE 2
 
 /**
+ * fa_attention.scale, fa_config.softmax_scale: a scale as good as 0, 2 to the power of -100. (0
+ * itself is the usual scale.) Keys of dot products below 1e22 weigh exactly alike.
+ */
+#define FA_SCALE_ZERO 7.888609052210118e-31
+
+/**
  * The binary interface that this header describes; see fa_abi_version.
  */
 #define FA_ABI_VERSION 1
@@ -149,8 +155,7 @@ typedef enum fa_status {
    */
   FA_ERR_NULL = 1,
   /**
-   * A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
-   * like.
+   * A size that must be at least 1 is 0: head_dim, num_heads, dim_v, page_size and the like.
    */
   FA_ERR_ZERO_EXTENT = 2,
   /**
@@ -383,7 +388,7 @@ typedef struct fa_attention {
    */
   uint32_t reserved0;
   /**
-   * Sequences; at least 1.
+   * Sequences. 0 does nothing.
    */
   int64_t batch;
   /**
@@ -440,7 +445,7 @@ typedef struct fa_attention {
   struct fa_tensor o;
   /**
    * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-   * may be negative; 0 = 1/sqrt(dim_qk).
+   * may be negative; 0 = 1/sqrt(dim_qk). FA_SCALE_ZERO weighs all keys that a row sees alike.
    */
   float scale;
   /**
@@ -602,8 +607,8 @@ typedef struct fa_config {
    */
   bool causal;
   /**
-   * Multiplied to every dot product of a query and a key; usually 1/sqrt(head_dim). Finite; 0
-   * weighs all visible keys alike.
+   * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
+   * may be negative; 0 = 1/sqrt(head_dim). FA_SCALE_ZERO weighs all keys that a row sees alike.
    */
   float softmax_scale;
   /**
@@ -985,6 +990,22 @@ enum fa_status fa_attention_check(const struct fa_attention *a, char *why, size_
  * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
  */
 enum fa_status fa_attention_workspace(const struct fa_attention *a, int32_t n_parts, size_t *bytes);
+
+/**
+ * Bytes of scratch memory that do for every number of parts from 1 to max_parts: the largest that
+ * fa_attention_workspace answers for any of them. (More parts do not always need more.) For
+ * programs that do not know yet how many threads they will have.
+ *
+ * @param[in] a        not NULL
+ * @param max_parts    1 to 256
+ * @param[out] bytes   not NULL; untouched on errors
+ * @return as fa_attention_workspace
+ *
+ * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+ */
+enum fa_status fa_attention_workspace_max(const struct fa_attention *a,
+                                          int32_t max_parts,
+                                          size_t *bytes);
 
 /**
  * Computes the problem.

@@ -226,7 +226,7 @@ impl<'a> Attention<'a> {
     /// # Errors
     /// - [`Error::Shape`]: tensors, lists and slices disagree about a size, or heads_q is no
     ///   multiple of heads_kv
-    /// - [`Error::ZeroExtent`]: a size other than len_q and len_kv is 0
+    /// - [`Error::ZeroExtent`]: a size other than batch, len_q and len_kv is 0
     /// - [`Error::Stride`]: rows of an output overlap
     /// - [`Error::Overflow`]: more bytes than an address space holds, or positions beyond 64 bits
     /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer
@@ -251,7 +251,7 @@ impl<'a> Attention<'a> {
             precise: self.precise,
             q_pos: self.q_pos,
             window: self.window,
-            ..Semantics::with_scale(self.scale.unwrap_or((1.0 / (self.q.shape.dim as f64).sqrt()) as f32))
+            ..Semantics::with_scale(self.scale.unwrap_or(Semantics::usual_scale(self.q.shape.dim)))
         };
         let sequences = self.sequences();
         let [_, heads, rows] = self.q.shape.extent;
@@ -306,9 +306,7 @@ impl<'a> Attention<'a> {
     fn agree(&self) -> Result<(), Refusal> {
         let [q, k, v, out] = [self.q.shape, self.k.shape, self.v.shape, self.out.shape];
         let ([batch, heads, _], sequences) = (q.extent, self.sequences());
-        for (what, n) in
-            [(Q.batch, batch), (Q.heads, heads), (K.heads, k.extent[1]), (Q.dim, q.dim), (V.dim, v.dim)]
-        {
+        for (what, n) in [(Q.heads, heads), (K.heads, k.extent[1]), (Q.dim, q.dim), (V.dim, v.dim)] {
             if n == 0 {
                 return Err(Refusal::of(what, 0).but(Error::ZeroExtent, "must be at least 1"));
             }

@@ -22,7 +22,7 @@ use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, Sequence};
 pub use cells::BlockMask;
-pub use logits::{Logits, Slopes};
+pub use logits::{Logits, Slopes, needed_slopes};
 pub use pages::Pages;
 pub use semantics::{Position, Semantics, Window};
 pub use shape::{Shape, Storage};

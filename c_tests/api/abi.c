@@ -85,6 +85,7 @@ static const struct {
     fa_status (*attention_init)(fa_attention *, size_t);
     fa_status (*attention_check)(const fa_attention *, char *, size_t);
     fa_status (*attention_workspace)(const fa_attention *, int32_t, size_t *);
+    fa_status (*attention_workspace_max)(const fa_attention *, int32_t, size_t *);
     fa_status (*attention_run)(const fa_attention *, void *, size_t, const fa_pool *);
     fa_status (*attention_part)(const fa_attention *, void *, size_t, int32_t, int32_t);
     fa_status (*attention_finish)(const fa_attention *, void *, size_t, int32_t, int32_t);
@@ -97,7 +98,7 @@ static const struct {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
     fa_forward_i8, fa_mha, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
     fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
-    fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
+    fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
     fa_pool_create, fa_pool_destroy,
 };
 
@@ -262,6 +263,7 @@ static void check_attention(void) {
 
 int main(void) {
     CHECK(functions.abi_version() == FA_ABI_VERSION, "%u", (unsigned)functions.abi_version());
+    CHECK(FA_SCALE_ZERO == 0x1p-100, "FA_SCALE_ZERO %g", FA_SCALE_ZERO);
     check_table();
     check_attention();
     check_layout();

@@ -349,6 +349,25 @@ static void nothing(void) {
     a.len_kv = 0;
     a.k.data = a.v.data = NULL;
     CHECK(expect("no keys", &a) == B * HQ * S, "no row sees anything");
+
+    /* No sequences: whatever else there is, nothing is done, and nothing is needed for it. */
+    static const int32_t starts[] = {3}, table[] = {-1};
+    for (int variant = 0; variant < 4; variant++) {
+        a = layer();
+        a.batch = 0;
+        if (variant == 1) a.cu_len_q = a.cu_len_kv = starts, a.lse_stride[1] = B * S;
+        if (variant == 2) a.block_table = table, a.table_stride = 1, a.page_size = 16, a.num_pages = 1;
+        if (variant == 3) a.len_q = 1, a.q.data = a.k.data = a.v.data = a.o.data = NULL;
+        spoil(o, O_SIZE), spoil(lse, LSE_SIZE);
+        run("no sequences", &a, NULL, 1);
+        size_t bytes = 1;
+        CHECK(fa_attention_workspace_max(&a, 256, &bytes) == FA_OK && bytes == 0, "%zu bytes", bytes);
+        for (int32_t part = 0; part < 3; part++) {
+            CHECK(fa_attention_part(&a, NULL, 0, part, 3) == FA_OK, "no sequences, part");
+            CHECK(fa_attention_finish(&a, NULL, 0, part, 3) == FA_OK, "no sequences, finish");
+        }
+        CHECK(untouched(o, O_SIZE) == O_SIZE && untouched(lse, LSE_SIZE) == LSE_SIZE, "no sequences, but outputs");
+    }
 }
 
 /* ---- Contexts in pieces. ---- */
@@ -482,6 +501,16 @@ static void parts(void) {
         run("parts", &a, NULL, 1);
         compare("parts", &a);
         memcpy(want, o, O_SIZE * 4), memcpy(want_lse, lse, LSE_SIZE * 4);
+        /* One answer for any number of parts: the largest of theirs, and no more. */
+        for (int32_t most = 1; most <= 256; most += most < 8 ? 1 : 31) {
+            size_t bytes = 0, largest = 0, of_all = 0;
+            for (int32_t n = 1; n <= most; n++) {
+                CHECK(fa_attention_workspace(&a, n, &bytes) == FA_OK, "workspace");
+                largest = bytes > largest ? bytes : largest;
+            }
+            CHECK(fa_attention_workspace_max(&a, most, &of_all) == FA_OK && of_all == largest,
+                  "up to %d parts: %zu bytes instead of %zu", (int)most, of_all, largest);
+        }
         for (size_t n = 0; n < 4 * COUNT(counts); n++) {
             struct engine e = {.a = &a, .n_parts = counts[n / 4]};
             CHECK(fa_attention_workspace(&a, e.n_parts, &e.bytes) == FA_OK, "workspace");

@@ -74,7 +74,7 @@ pub struct fa_attention {
     pub flags: u32,
     /// 0.
     pub reserved0: u32,
-    /// Sequences; at least 1.
+    /// Sequences. 0 does nothing.
     pub batch: i64,
     /// Heads of q and o; a multiple of heads_kv. Query head h uses kv head
     /// h / (heads_q / heads_kv).
@@ -109,7 +109,7 @@ pub struct fa_attention {
     /// touched.
     pub o: fa_tensor,
     /// The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-    /// may be negative; 0 = 1/sqrt(dim_qk).
+    /// may be negative; 0 = 1/sqrt(dim_qk). FA_SCALE_ZERO weighs all keys that a row sees alike.
     pub scale: f32,
     /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite,
     /// not negative.

@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
-    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
+    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window, needed_slopes,
 };
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -24,7 +24,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
     let a = &unsafe { abi::read_sized(a)? };
     plain_fields(a)?;
-    let batch = extent("batch", a.batch, 1)?;
+    let batch = extent("batch", a.batch, 0)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
     let heads_kv = extent("heads_kv", a.heads_kv, 1)?;
     let len_q = extent("len_q", a.len_q, 0)?;
@@ -164,9 +164,8 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         let fact = Refusal::of("alibi_batch_stride", a.alibi_batch_stride);
         let batch_stride = usize::try_from(a.alibi_batch_stride);
         let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
-        let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
-        let len =
-            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
+        let needed = needed_slopes(batch_stride, batch, heads).filter(|&len| len <= MOST_VALUES);
+        let len = needed.ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
         // SAFETY: I1: `alibi_slopes` has a value a head, for each sequence if there is a stride.
         Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
     };
@@ -209,7 +208,7 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     let block = |what, value| extent(what, value, 0);
     Ok(Semantics {
         precise: a.flags & FA_PRECISE != 0,
-        softmax_scale: if a.scale == 0.0 { (1.0 / (dim_qk as f64).sqrt()) as f32 } else { a.scale },
+        softmax_scale: if a.scale == 0.0 { Semantics::usual_scale(dim_qk) } else { a.scale },
         q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
         window: Window {
             left: limit("window_left", a.window_left)?,

@@ -14,8 +14,7 @@ pub enum fa_status {
     FA_OK = 0,
     /// A pointer is NULL where data is needed.
     FA_ERR_NULL = 1,
-    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
-    /// like.
+    /// A size that must be at least 1 is 0: head_dim, num_heads, dim_v, page_size and the like.
     FA_ERR_ZERO_EXTENT = 2,
     /// The sizes describe more bytes than an address space holds.
     FA_ERR_OVERFLOW = 3,

@@ -38,6 +38,11 @@ pub struct Semantics {
 }
 
 impl Semantics {
+    /// 1/sqrt(dim), rounded once.
+    pub fn usual_scale(dim: usize) -> f32 {
+        (1.0 / (dim as f64).sqrt()) as f32
+    }
+
     /// Full attention with the given scale.
     pub fn with_scale(softmax_scale: f32) -> Semantics {
         Semantics {

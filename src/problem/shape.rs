@@ -70,18 +70,15 @@ impl Shape {
     ) -> Result<Shape, Refusal> {
         let [_, heads_q, rows] = q.extent;
         let [_, heads_kv, _] = k.extent;
-        let zero = |layout: &Layout| layout.dim == 0 || layout.extent[..2].contains(&0);
-        let no_pages = batch.pages.is_some() && k.extent[0] == 0;
-        if zero(q) || (!no_pages && (zero(k) || zero(v))) {
+        // No sequences, no rows and no keys are nothing to do; the rest must be there.
+        let zero = |layout: &Layout| layout.dim == 0 || layout.extent[1] == 0;
+        if zero(q) || zero(k) || zero(v) {
             return Err(Error::ZeroExtent.into());
         }
         let ragged = batch.starts_q.map(|_| rows);
         let page = batch.pages.map(|_| k.extent[2]);
         let uneven = batch.starts_q.or(batch.starts_kv).or(batch.kv_lens).is_some();
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
-        if batch == 0 {
-            return Err(Error::ZeroExtent.into());
-        }
         if !heads_q.is_multiple_of(heads_kv) {
             let fact = Refusal::of("heads_q", heads_q as i64);
             return Err(fact.against(Error::Shape, "not a multiple of heads_kv", heads_kv as i64));

@@ -173,8 +173,8 @@ pub(crate) fn lse(
 pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     match shape.ragged {
-        // Without rows, nothing bounds the other extents.
-        _ if len == 0 => 0,
+        // Without rows, nothing bounds the other extents; without sequences, nothing has the rows.
+        _ if len == 0 || batch == 0 => 0,
         Some(0) => 0,
         // Cannot overflow: there are no more tiles than rows of Q, which an address space holds.
         None => batch * heads * len.div_ceil(rows),
