@@ -206,8 +206,9 @@ typedef enum fa_status {
    */
   FA_ERR_STRIDE = 13,
   /**
-   * cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a
-   * sequence is longer than len_q, len_kv or its pages.
+   * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
+   * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins behind
+   * its last key, or spans are negative or out of order.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -352,7 +353,7 @@ typedef struct fa_tensor {
  * positions and windows, masks of all kinds, log-sum-exp. One description serves
  * fa_attention_check, _workspace, _run, _part and _finish.
  *
- * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees.
+ * For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j that it sees.
  * Terms of options that are off drop out:
  *
  * ~~~text
@@ -362,7 +363,7 @@ typedef struct fa_tensor {
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that window, kv_lens, mask or block_mask hide from a row has no influence on it, even if
+ * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on it, even if
  * it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
  * and its lse -infinity.
  *
@@ -455,7 +456,7 @@ typedef struct fa_attention {
   float softcap;
   /**
    * Key position of query row 0, one for all sequences: 0 if there is no past, the number of
-   * keys that came before, or, where sequences differ, FA_POS_END. Any number, as long as
+   * keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number, as long as
    * q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
    * it.
    */
@@ -578,6 +579,39 @@ typedef struct fa_attention {
    * rounding.
    */
   int64_t block_kv;
+  /**
+   * NULL, or [batch]: the key position of query row 0 of each sequence, in place of q_pos, which
+   * is then FA_POS_END (as fa_attention_init leaves it) or 0. Any numbers: as for q_pos. For
+   * sequences with different pasts in a right-padded batch.
+   */
+  const int32_t *q_positions;
+  /**
+   * NULL, or [batch]: the first key of each sequence that any row sees, 0 to its number of keys.
+   * Those before it are hidden, and so is what is in them; pages that have no other keys are not
+   * looked up. Positions still count from key 0. For left padding, and caches that have dropped
+   * their oldest keys.
+   */
+  const int32_t *kv_starts;
+  /**
+   * So many keys of each sequence, from kv_starts on, are not hidden by window_left: a row at
+   * position p sees key j if j <= p + window_right and either j >= p - window_left or j <
+   * kv_starts + prefix_keys (StreamingLLM, arXiv:2309.17453). 0 = off; without window_left
+   * nothing is hidden by it.
+   */
+  int64_t prefix_keys;
+  /**
+   * NULL, or spans of keys that see each other both ways, whatever the windows (images within a
+   * causal text; the prompt of a prefix language model): two key positions each, the first of
+   * the span and the one behind its last, ascending and disjoint in each sequence. A row whose
+   * position lies in a span sees all keys of that span, besides what the windows leave it.
+   * kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+   */
+  const int32_t *spans;
+  /**
+   * [batch + 1], NULL without spans: the spans of sequence b are spans[2 * span_starts[b]] to
+   * spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
+   */
+  const int32_t *span_starts;
 } fa_attention;
 
 /**

@@ -92,6 +92,11 @@ class Attention(ctypes.Structure):
         ("lse_stride", c_int64 * 3),
         ("block_q", c_int64),
         ("block_kv", c_int64),
+        ("q_positions", c_void_p),
+        ("kv_starts", c_void_p),
+        ("prefix_keys", c_int64),
+        ("spans", c_void_p),
+        ("span_starts", c_void_p),
     ]
 
 

@@ -7,7 +7,8 @@ use crate::dtype::Dtype;
 use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
-    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window, needed_slopes,
+    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Window,
+    needed_slopes,
 };
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -32,12 +33,16 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     let dim_qk = extent("dim_qk", a.dim_qk, 1)?;
     let dim_v = extent("dim_v", a.dim_v, 1)?;
 
-    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens` and the page table are as long as documented.
+    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens`, `kv_starts`, `q_positions`, spans and the page
+    // table are as long as documented.
     let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
         let batches = Batch {
             starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
             starts_kv: array("entries of cu_len_kv", a.cu_len_kv, batch, 1)?,
             kv_lens: array("entries of kv_lens", a.kv_lens, batch, 0)?,
+            kv_starts: array("entries of kv_starts", a.kv_starts, batch, 0)?,
+            positions: array("entries of q_positions", a.q_positions, batch, 0)?,
+            spans: spans(a, batch)?,
             pages: pages(a, batch, len_kv)?,
             most: [len_q, len_kv],
         };
@@ -101,6 +106,29 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
         None => Ok(()),
         Some((what, value)) => Err(Refusal::of(what, value).but(Error::Reserved, "unknown, must be 0")),
     }
+}
+
+/// The spans of `batch` sequences, if there are some.
+///
+/// # Safety
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+unsafe fn spans<'a>(a: &fa_attention, batch: usize) -> Result<Option<Spans<'a>>, Refusal> {
+    // SAFETY: I1: `span_starts` has a value more than there are sequences.
+    let starts = unsafe { array("entries of span_starts", a.span_starts, batch, 1)? };
+    let Some(starts) = starts else {
+        return match a.spans.is_null() {
+            true => Ok(None),
+            false => Err(Refusal::about(Error::Null, "span_starts", "NULL, but spans is set")),
+        };
+    };
+    if a.spans.is_null() {
+        return Err(Refusal::about(Error::Null, "spans", "NULL, but span_starts is set"));
+    }
+    // A negative one is refused by `Spans`, which sees the others, too. Two numbers for each of them
+    // fit, as there are at most i32::MAX.
+    let len = 2 * usize::try_from(starts.get(batch)).unwrap_or(0);
+    // SAFETY: I1: `spans` has two values for each span.
+    Ok(Some(Spans { bounds: unsafe { Array::new(a.spans, len) }, starts }))
 }
 
 /// The page table of `batch` sequences of up to `len_kv` keys, if there is one.
@@ -206,6 +234,10 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         _ => Err(Refusal::of(what, value).but(Error::Window, "negative, and not FA_NO_LIMIT")),
     };
     let block = |what, value| extent(what, value, 0);
+    if !a.q_positions.is_null() && ![0, FA_POS_END].contains(&a.q_pos) {
+        let but = "neither 0 nor FA_POS_END, but q_positions is set";
+        return Err(Refusal::of("q_pos", a.q_pos).but(Error::Shape, but));
+    }
     Ok(Semantics {
         precise: a.flags & FA_PRECISE != 0,
         softmax_scale: if a.scale == 0.0 { Semantics::usual_scale(dim_qk) } else { a.scale },
@@ -214,6 +246,7 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
             left: limit("window_left", a.window_left)?,
             right: limit("window_right", a.window_right)?,
         },
+        prefix_keys: extent("prefix_keys", a.prefix_keys, 0)?,
         block_q: block("block_q", a.block_q)?,
         block_kv: block("block_kv", a.block_kv)?,
     })

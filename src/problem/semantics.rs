@@ -20,6 +20,19 @@ pub enum Position {
     End,
 }
 
+impl Position {
+    /// What is wrong with it for `len_q` query rows: their positions, and the one behind them, are
+    /// 64-bit numbers.
+    pub(super) fn check(self, len_q: usize) -> Result<(), &'static str> {
+        match self {
+            Position::At(position) if position.checked_add_unsigned(len_q as u64).is_none() => {
+                Err("no such position of the last query row, len_q")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Everything about a problem that is not a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Semantics {
@@ -29,6 +42,8 @@ pub struct Semantics {
     pub q_pos: Position,
     /// Visible keys around a query's position.
     pub window: Window,
+    /// So many keys, from the first that is seen on, are not hidden by the left end of the window.
+    pub prefix_keys: usize,
     /// Queries and probabilities are not to be rounded further than f32 does, whatever that costs.
     pub precise: bool,
     /// Query rows per tile, 0 = automatic.
@@ -49,6 +64,7 @@ impl Semantics {
             softmax_scale,
             q_pos: Position::At(0),
             window: Window::default(),
+            prefix_keys: 0,
             precise: false,
             block_q: 0,
             block_kv: 0,

@@ -78,7 +78,7 @@ pub struct TileCoord {
 pub struct QueryTile<'p> {
     problem: &'p Problem<'p>,
     coord: TileCoord,
-    sequence: Sequence,
+    sequence: Sequence<'p>,
     next: Option<TileCoord>,
 }
 
@@ -94,7 +94,7 @@ impl<'p> QueryTile<'p> {
     }
 
     /// The sequence that its rows belong to.
-    pub fn sequence(&self) -> &Sequence {
+    pub fn sequence(&self) -> &Sequence<'p> {
         &self.sequence
     }
 
