@@ -53,7 +53,7 @@ use crate::attend::finish::blank;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, key_rows, query_rows};
 use crate::dtype::Dtype;
-use crate::problem::Shape;
+use crate::problem::{Seen, Shape};
 use crate::simd::{Body, Isa};
 use crate::view::{Layout, ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
@@ -259,12 +259,13 @@ unsafe fn attend<S: Isa, P: Gemv>(
             blank(state.output, padded_rows(work.count()) * state.stride);
         }
         // What some row of this group sees.
-        let visible = clip(sequence.seen_by(&work.rows), split);
+        let seen = sequence.seen(&work.rows);
+        let visible = Seen { keys: clip(seen.keys, split), gap: seen.gap };
         let mut keys = first_block(&visible, tiles.kv, 1);
         let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
         while !keys.is_empty() {
-            let next = next_block(&visible, &keys, tiles.kv);
+            let next = next_block(&visible, &keys, tiles.kv, 1);
             let any = |head| problem.any_and_all(sequence, head, &work.rows, &keys)[0];
             if problem.shape().cell.is_none() || work.heads.clone().any(any) {
                 let block = Block::new::<P>(work, tiles, arrays, &keys, &next, is_first, prefetches);
@@ -323,7 +324,7 @@ fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool 
 fn bytes_read(work: &SplitWork) -> usize {
     let shape = work.problem().shape();
     let heads = shape.queries[0].saturating_mul(shape.heads_kv);
-    let keys = work.sequence().seen_by(&work.rows).len();
+    let keys = work.sequence().seen(&work.rows).len();
     let row = shape.row_bytes_kv().into_iter().fold(0usize, usize::saturating_add);
     row.saturating_mul(heads).saturating_mul(keys)
 }

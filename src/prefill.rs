@@ -162,7 +162,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
-            let seen = sequence.seen_by(&part.rows());
+            let all_seen = sequence.seen(&part.rows());
+            let seen = &all_seen.keys;
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
             let (mut folding, mut values) = (None, None);
@@ -179,7 +180,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
             let folding = folding.as_ref();
             let mut maybe_nan = problem.changes_scores();
-            let prefetches = seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
+            let prefetches = all_seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
                     let row = query_rows(problem, sequence, head, row);
@@ -197,11 +198,11 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
+            let mut block = first_block(&all_seen, tiles.kv, F::SPAN_KEYS);
             while !block.is_empty() {
                 let [any, _] = problem.any_and_all(sequence, head, &part.rows(), &block);
                 if !any {
-                    block = next_block(&seen, &block, tiles.kv);
+                    block = next_block(&all_seen, &block, tiles.kv, F::SPAN_KEYS);
                     continue;
                 }
                 let (k, _) =
@@ -222,7 +223,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let k = Keys { rows: k, scales, zeros };
                 let block_of =
                     Block { keys: block.clone(), k, v, has_nonfinite, maybe_nan, tuning: tiles.tuning };
-                let next = next_block(&seen, &block, tiles.kv);
+                let next = next_block(&all_seen, &block, tiles.kv, F::SPAN_KEYS);
                 let mut prefetch = Prefetch::new(part, &next, tiles.kv, tile_count * (block.len() / R));
                 for tile in LaneTiles::<S>::new(part.rows()) {
                     let [any, _] = problem.any_and_all(sequence, head, &tile.rows, &block);

@@ -14,18 +14,20 @@ pub mod logits;
 pub mod pages;
 pub mod semantics;
 pub mod shape;
+pub mod spans;
 
 use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
-pub use batch::{Batch, Sequence};
+pub use batch::{Batch, Seen, Sequence};
 pub use cells::BlockMask;
-pub use logits::{Logits, Slopes};
+pub use logits::{Logits, Slopes, needed_slopes};
 pub use pages::Pages;
 pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
+pub use spans::Spans;
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
 /// [`Batch`].
@@ -126,14 +128,7 @@ impl Tensors<'_> {
                 hit(slopes, "shares memory with alibi_slopes")
                     .or_else(|| hit(sinks, "shares memory with sinks"))
             })
-            .or_else(|| {
-                let [starts_q, starts_kv, lens, table, lists] = batch.addresses();
-                hit(starts_q, "shares memory with cu_len_q")
-                    .or_else(|| hit(starts_kv, "shares memory with cu_len_kv"))
-                    .or_else(|| hit(lens, "shares memory with kv_lens"))
-                    .or_else(|| hit(table, "shares memory with block_table"))
-                    .or_else(|| hit(lists, "shares memory with block_table_start"))
-            })
+            .or_else(|| batch.addresses().into_iter().find_map(|(list, but)| hit(list, but)))
             .or_else(|| of_quant(q).into_iter().find_map(|list| hit(list, "shares memory with scales of q")))
             .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
             .or_else(|| of_quant(v).into_iter().find_map(|list| hit(list, "shares memory with scales of v")))
@@ -199,10 +194,14 @@ impl<'a> Problem<'a> {
 
     /// One sequence of the batch.
     #[inline(always)]
-    pub fn sequence(&self, batch: usize) -> Sequence {
-        let Semantics { q_pos, window, .. } = self.semantics;
+    pub fn sequence(&self, batch: usize) -> Sequence<'a> {
         let rows = [self.shape.queries[2], self.shape.len_kv];
-        Sequence::new(batch, &self.tensors.batch, rows, q_pos, window)
+        Sequence::new(batch, &self.tensors.batch, rows, &self.semantics)
+    }
+
+    /// Where the sequences lie.
+    pub fn batch(&self) -> &Batch<'a> {
+        &self.tensors.batch
     }
 
     /// What changes scores.
@@ -236,7 +235,7 @@ impl<'a> Problem<'a> {
         });
         let cells = self.tensors.logits.cells.as_ref();
         let seen = cells.is_none_or(|cells| cells.sees(sequence, head, row, key));
-        !hidden && seen && sequence.visible(row).contains(&key)
+        !hidden && seen && sequence.sees(row, key)
     }
 
     /// Whether block-sparse attention lets any of `rows` see any of `keys`, and whether it lets all
@@ -284,7 +283,8 @@ impl<'a> Problem<'a> {
         match &self.tensors.batch.pages {
             None => [entry, first + key],
             Some(pages) => {
-                let size = self.page_size();
+                // Before the first key there may be no page: what stands for such a key is not seen.
+                let (size, key) = (self.page_size(), key.max(sequence.first()));
                 [pages.page(first + key / size), key % size]
             }
         }
@@ -295,6 +295,7 @@ impl<'a> Problem<'a> {
     pub fn keys_in_a_row(&self, sequence: &Sequence, key: usize) -> usize {
         match &self.tensors.batch.pages {
             None => sequence.len_kv - key,
+            Some(_) if key < sequence.first() => 1,
             Some(_) => self.page_size() - key % self.page_size(),
         }
     }

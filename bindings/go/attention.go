@@ -71,9 +71,12 @@ func TokenFirst(data []float32, batch, tokens, heads, dim int) Tensor {
 	return Tensor{data, batch, heads, tokens, dim, [3]int{tokens * heads * dim, dim, heads * dim}}
 }
 
+// ScaleZero is a scale as good as 0.
+const ScaleZero = C.FA_SCALE_ZERO
+
 // Options: the zero value is attention of every query to every key, with a scale of 1/sqrt(dim).
 type Options struct {
-	// Multiplied to every dot product; 0 = 1/sqrt(dim).
+	// Multiplied to every dot product; 0 = 1/sqrt(dim), ScaleZero weighs all keys that a row sees alike.
 	Scale float32
 	// The last query is on the last key, and none sees a later one.
 	Causal bool

@@ -81,6 +81,14 @@ func TestRefusals(t *testing.T) {
 	if err := attention.Run(fine, keys, keys, to, attention.Options{}); err != nil {
 		t.Error(err)
 	}
+	none := attention.HeadFirst(nil, 0, 1, 5, 8)
+	if err := attention.Run(none, none, none, none, attention.Options{}); err != nil {
+		t.Error(err)
+	}
+	// All keys weigh alike.
+	if err := attention.Run(fine, keys, keys, to, attention.Options{Scale: attention.ScaleZero}); err != nil {
+		t.Error(err)
+	}
 }
 
 // Output and log-sum-exp of one head, from the formula. sees tells which keys a row does, add what is added.

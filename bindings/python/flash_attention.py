@@ -19,6 +19,7 @@ import numpy as np
 POS_END = -(2**63)
 NO_LIMIT = -1
 PRECISE, FAST = 2, 4
+SCALE_ZERO = 2.0**-100
 ABI_VERSION = 2
 # FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Q8_0 is left
 # out: numpy has no type for its blocks.)
@@ -92,6 +93,11 @@ class Attention(ctypes.Structure):
         ("lse_stride", c_int64 * 3),
         ("block_q", c_int64),
         ("block_kv", c_int64),
+        ("q_positions", c_void_p),
+        ("kv_starts", c_void_p),
+        ("prefix_keys", c_int64),
+        ("spans", c_void_p),
+        ("span_starts", c_void_p),
     ]
 
 
@@ -237,7 +243,7 @@ def attention(
     lse=None,
     pool=None,
 ):
-    """Attention in general; scale 0 is 1/sqrt(dim_qk).
+    """Attention in general; scale 0 is 1/sqrt(dim_qk), SCALE_ZERO weighs all keys that a row sees alike.
 
     q [batch][heads_q][len_q][dim_qk], k and v [batch][heads_kv][len_kv][dim]: float32, float16, bfloat16 or int8
     each; int8 stands for what its Scales say, or for itself. Any view will do whose last axis is contiguous and whose
@@ -333,8 +339,8 @@ def scaled_dot_product_attention(
         # Keys get their own elements before the others are broadcast, as rows are to be contiguous.
         mask = usable(np.broadcast_to(attn_mask, (*attn_mask.shape[:-1], k.shape[2])))
     if scale is not None and scale == 0:
-        # 0 stands for the usual scale in attention(). The smallest float times any product of floats is as good.
-        scale = 1e-45
+        # 0 stands for the usual scale in attention().
+        scale = SCALE_ZERO
     out = np.empty((*q.shape[:3], v.shape[3]), q.dtype)
     attention(
         q,

@@ -72,6 +72,10 @@ class Adapter(unittest.TestCase):
         got = fa.scaled_dot_product_attention(q, k, v, scale=0.0)
         np.testing.assert_allclose(got, np.broadcast_to(v.mean(2, keepdims=True), got.shape), 0, 1e-6)
 
+    def test_no_sequences(self):
+        q, k, v = normal(0, 2, 3, 8), normal(0, 2, 5, 8), normal(0, 2, 5, 4)
+        self.assertEqual(fa.scaled_dot_product_attention(q, k, v).shape, (0, 2, 3, 4))
+
     def test_causal_begins_at_the_first_key(self):
         for len_q, len_kv in (9, 9), (4, 11), (11, 4):
             self.agree(normal(2, 2, len_q, 16), normal(2, 2, len_kv, 16), normal(2, 2, len_kv, 16), causal=True)

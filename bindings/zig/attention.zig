@@ -48,7 +48,7 @@ pub const In = Tensor([]const f32);
 pub const Out = Tensor([]f32);
 
 pub const Options = struct {
-    /// Multiplied to every dot product; 0 = 1/sqrt(dim).
+    /// Multiplied to every dot product; 0 = 1/sqrt(dim), c.FA_SCALE_ZERO weighs all keys that a row sees alike.
     scale: f32 = 0,
     /// The last query is on the last key, and none sees a later one.
     causal: bool = false,

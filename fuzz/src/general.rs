@@ -175,8 +175,8 @@ fn sizes(d: &mut Described) -> Sizes {
     verdict.demand([a.q, a.k, a.v, a.o, a.mask].iter().all(|tensor| tensor.reserved == 0));
     verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST) == 0 && a.reserved0 == 0);
     verdict.demand(a.flags & (FA_PRECISE | FA_FAST) != FA_PRECISE | FA_FAST);
-    verdict.demand([a.batch, a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
-    verdict.demand(a.len_q >= 0 && a.len_kv >= 0);
+    verdict.demand([a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
+    verdict.demand(a.batch >= 0 && a.len_q >= 0 && a.len_kv >= 0);
     verdict.demand(a.heads_kv < 1 || a.heads_q % a.heads_kv == 0);
     let scale = if a.scale == 0.0 { 1.0 } else { a.scale };
     verdict.demand(((f64::from(scale) * std::f64::consts::LOG2_E) as f32).is_finite());
@@ -287,7 +287,7 @@ fn sizes(d: &mut Described) -> Sizes {
     if has(SLOPES) {
         verdict.demand(a.alibi_batch_stride >= 0);
         let last = (batch - 1).max(0).saturating_mul(i128::from(a.alibi_batch_stride).max(0));
-        let n = last.saturating_add(i128::from(heads_q));
+        let n = if batch == 0 { 0 } else { last.saturating_add(i128::from(heads_q)) };
         verdict.demand(n <= ADDRESSES / 4);
         bytes[SLOPES] = n.saturating_mul(4);
     }

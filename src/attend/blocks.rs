@@ -1,21 +1,47 @@
 //! How keys are cut into blocks: at multiples of the block size from key 0, whatever a row sees.
+//! Blocks that nobody sees are left out: those before and behind all keys that are seen, and those
+//! in a gap among them.
 
 use std::ops::Range;
 
-/// `seen` intersected with the first block that it touches, extended down to a multiple of `group`
-/// keys from the start of the block; empty if `seen` is. Blocks of `size` keys start at multiples
-/// of `size` from key 0, whatever is seen.
+use crate::problem::{Seen, Sequence};
+
+/// The first block that has some of the keys `seen`: from the first of them, extended down to a
+/// multiple of `group` keys from the start of the block, to the last; empty if there are none.
+/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen.
 #[inline(always)]
-pub(crate) fn first_block(seen: &Range<usize>, size: usize, group: usize) -> Range<usize> {
-    let into = seen.start % size;
-    let end = seen.end.min((seen.start - into).saturating_add(size));
-    if seen.is_empty() { seen.clone() } else { seen.start - into % group..end }
+pub(crate) fn first_block(seen: &Seen, size: usize, group: usize) -> Range<usize> {
+    let Seen { keys, gap } = seen;
+    if !gap.is_empty() {
+        return block_beside_gap(seen, keys.start, size, group);
+    }
+    let into = keys.start % size;
+    let end = keys.end.min((keys.start - into).saturating_add(size));
+    if keys.is_empty() { keys.clone() } else { keys.start - into % group..end }
 }
 
-/// `seen` intersected with the block behind `block`; empty after the last.
+/// As [`first_block`], of the blocks behind `block`; empty after the last.
 #[inline(always)]
-pub(crate) fn next_block(seen: &Range<usize>, block: &Range<usize>, size: usize) -> Range<usize> {
-    block.end..seen.end.min(block.end.saturating_add(size))
+pub(crate) fn next_block(seen: &Seen, block: &Range<usize>, size: usize, group: usize) -> Range<usize> {
+    let Seen { keys, gap } = seen;
+    if !gap.is_empty() {
+        return block_beside_gap(seen, block.end, size, group);
+    }
+    block.end..keys.end.min(block.end.saturating_add(size))
+}
+
+/// The first block that has some of the keys `seen` from `from` on. Kept out of line: few problems
+/// have gaps.
+#[inline(never)]
+fn block_beside_gap(Seen { keys, gap }: &Seen, from: usize, size: usize, group: usize) -> Range<usize> {
+    let start = if gap.contains(&from) { gap.end } else { from };
+    if start >= keys.end {
+        return keys.end..keys.end;
+    }
+    let into = start % size;
+    let end = keys.end.min((start - into).saturating_add(size));
+    let gap_at_end = start < gap.start && gap.start < end && end <= gap.end;
+    start - into % group..if gap_at_end { gap.start } else { end }
 }
 
 /// `range` intersected with `bounds`; empty, and in bounds, if they are disjoint.
@@ -23,4 +49,32 @@ pub(crate) fn next_block(seen: &Range<usize>, block: &Range<usize>, size: usize)
 pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
     let start = range.start.clamp(bounds.start, bounds.end);
     start..range.end.clamp(start, bounds.end)
+}
+
+/// From the first key of `block` that some of `rows` see to the last.
+#[inline(always)]
+pub(crate) fn seen_in(sequence: &Sequence, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+    let seen = clip(sequence.seen_by(rows), block);
+    if sequence.has_windows_only() { seen } else { beside_gap(seen, &sequence.seen(rows).gap) }
+}
+
+/// [`seen_in`] of one row.
+#[inline(always)]
+pub(crate) fn visible_in(sequence: &Sequence, row: usize, block: &Range<usize>) -> Range<usize> {
+    let visible = clip(sequence.visible(row), block);
+    match sequence.has_windows_only() {
+        true => visible,
+        false => beside_gap(visible, &sequence.seen(&(row..row + 1)).gap),
+    }
+}
+
+/// `keys` without those of the gap at either end.
+#[inline(never)]
+pub(crate) fn beside_gap(keys: Range<usize>, gap: &Range<usize>) -> Range<usize> {
+    if gap.is_empty() || keys.is_empty() {
+        return keys;
+    }
+    let start = if gap.contains(&keys.start) { gap.end.min(keys.end) } else { keys.start };
+    let end = if gap.contains(&(keys.end - 1)) { gap.start.max(start) } else { keys.end };
+    start..end
 }

@@ -23,7 +23,7 @@ use crate::simd::{Body, Isa, MAX_LANES};
 #[inline(always)]
 pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
     let work = block.work;
-    let hides = work.problem().logits().hides();
+    let hides = work.problem().logits().hides() || block.has_gap;
     let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
     // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
     // begin them, else zeros do.

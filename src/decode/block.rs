@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::gemv::Gemv;
 use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{BlockArrays, staged_stride};
-use crate::attend::blocks::clip;
+use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, copy_rows, key_rows};
 use crate::attend::{K, V, convert};
@@ -272,8 +272,10 @@ pub(crate) struct Block<'a> {
     /// From the first key of the last row to the end of the first row: what all rows see, if the
     /// range is one. Windows move with the row, so these two bound all others.
     seen_by_all: Range<usize>,
-    /// Whether every row sees all of `keys`.
+    /// Whether every row sees all of `keys`, or all but a gap.
     pub(super) is_whole: bool,
+    /// Whether some row sees keys on both sides of some that it does not see.
+    pub(super) has_gap: bool,
     tuning: &'static Tuning,
 }
 
@@ -294,11 +296,17 @@ impl<'a> Block<'a> {
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
         let k = KvBlock::new::<P>(work, K, start, tiles, arrays);
         let v = KvBlock::new::<P>(work, V, start, tiles, arrays);
-        let visible = |row| from_start(&clip(work.sequence().visible(row), keys));
+        let visible = |row| from_start(&visible_in(work.sequence(), row, keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
+        let mut is_whole = first == from_start(keys) && last == from_start(keys);
+        let mut seen_by_all = last.start..first.end;
+        let mut has_gap = false;
+        if !work.sequence().has_windows_only() {
+            let (all, gap) = seen_beside_gaps(work, keys);
+            (seen_by_all, has_gap) = (from_start(&all), gap);
+            is_whole = all == *keys;
+        }
         let (keys, next) = (from_start(keys), from_start(next));
-        let is_whole = first == keys && last == keys;
-        let seen_by_all = last.start..first.end;
         Block {
             work,
             start,
@@ -310,6 +318,7 @@ impl<'a> Block<'a> {
             prefetches,
             seen_by_all,
             is_whole,
+            has_gap,
             tuning: tiles.tuning,
         }
     }
@@ -321,8 +330,21 @@ impl<'a> Block<'a> {
             return self.keys.clone();
         }
         let keys = self.start + self.keys.start..self.start + self.keys.end;
-        let keys = clip(self.work.sequence().visible(row), &keys);
+        let keys = visible_in(self.work.sequence(), row, &keys);
         keys.start - self.start..keys.end - self.start
+    }
+
+    /// Sets the scores of keys in the gap of a row to -inf.
+    ///
+    /// # Safety
+    /// `scores` has those of the keys of the block.
+    #[inline(never)]
+    pub(super) unsafe fn hide_gap(&self, row: usize, visible: &Range<usize>, scores: *mut f32) {
+        let gap = self.work.sequence().seen(&(row..row + 1)).gap;
+        for key in clip(gap, &(self.start + visible.start..self.start + visible.end)) {
+            // SAFETY: a key of the block (caller).
+            unsafe { scores.add(key - self.start).write(f32::NEG_INFINITY) };
+        }
     }
 
     /// Whether a row sees a key of the block, masks included.
@@ -418,4 +440,20 @@ impl<'a> Block<'a> {
             self.v.prepare::<S, P>(s, &keys);
         }
     }
+}
+
+/// Of the keys of a block, from the last of the first keys that the rows of a group see to the first
+/// of their last keys; and whether a row does not see some of them. For sequences whose windows are
+/// not all that decides: what a row sees may end before what the row before sees. Kept out of line.
+#[inline(never)]
+fn seen_beside_gaps(work: &SplitWork, keys: &Range<usize>) -> (Range<usize>, bool) {
+    let sequence = work.sequence();
+    let (mut all, mut has_gap) = (keys.clone(), false);
+    for row in work.rows.clone() {
+        let visible = visible_in(sequence, row, keys);
+        has_gap |= !clip(sequence.seen(&(row..row + 1)).gap, &visible).is_empty();
+        let start = all.start.max(visible.start);
+        all = start..all.end.min(visible.end).max(start);
+    }
+    (all, has_gap)
 }

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::attend::MAX_WIDTH;
-use crate::attend::blocks::clip;
+use crate::attend::blocks::{clip, seen_in};
 use crate::problem::Sequence;
 use crate::simd::Isa;
 
@@ -42,7 +42,7 @@ pub(crate) fn spans(
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + lanes);
-    let low = whole_groups(clip(sequence.seen_by(&(rows.start..middle)), block), block, group);
+    let mut low = whole_groups(seen_in(sequence, &(rows.start..middle), block), block, group);
     if middle == rows.end {
         let nothing = low.end..low.end;
         return [
@@ -51,7 +51,15 @@ pub(crate) fn spans(
             Span::new(sequence, nothing, 0, 1, rows.clone()),
         ];
     }
-    let high = whole_groups(clip(sequence.seen_by(&(middle..rows.end)), block), block, group);
+    let mut high = whole_groups(seen_in(sequence, &(middle..rows.end), block), block, group);
+    // Where keys are always seen, the keys of a row may end before those of the row before.
+    let whole = whole || !sequence.has_windows_only_from(block.start);
+    if low.is_empty() {
+        low = high.start..high.start;
+    }
+    if high.is_empty() {
+        high = low.end..low.end;
+    }
     if whole && !low.is_empty() && !high.is_empty() {
         let all = low.start.min(high.start)..low.end.max(high.end);
         let nothing = all.end..all.end;
@@ -87,9 +95,7 @@ impl Span {
         vectors: usize,
         rows: Range<usize>,
     ) -> Span {
-        // Windows move with the row, so the first and the last row bound all others.
-        let (first, last) = (sequence.visible(rows.start), sequence.visible(rows.end - 1));
-        Span { by_all: clip(last.start..first.end, &keys), keys, vector, vectors, rows }
+        Span { by_all: clip(sequence.seen_by_all(&rows), &keys), keys, vector, vectors, rows }
     }
 
     /// The keys before those that every row sees, these, and the keys behind them, counted from the
@@ -110,14 +116,30 @@ impl Span {
         let window = sequence
             .window(self.rows.start)
             .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
+        let floor = sequence.first().saturating_sub(self.keys.start).min(self.keys.len()) as i32;
         let (last, n) = (self.rows.len() as i32 - 1, n as i32);
+        if !sequence.has_even_windows() {
+            self.uneven_sight(sequence, &mut sight);
+            return sight;
+        }
         for lane in 0..self.vectors * S::LANES {
             // Lanes without a row see what the last row sees: their results go nowhere.
             let further = last.min(lane as i32);
-            sight.low[lane] = window[0].saturating_add(further).clamp(0, n);
-            sight.high[lane] = window[1].saturating_add(further).clamp(0, n);
+            sight.low[lane] = window[0].saturating_add(further).clamp(floor, n);
+            sight.high[lane] = window[1].saturating_add(further).clamp(floor, n);
         }
         sight
+    }
+
+    /// [`Span::sight`] where windows are widened to spans: each row is asked for its own.
+    #[inline(never)]
+    fn uneven_sight(&self, sequence: &Sequence, sight: &mut Sight) {
+        for lane in 0..MAX_WIDTH {
+            let row = self.rows.end.min(self.rows.start + lane + 1) - 1;
+            let window = clip(sequence.window_keys(row), &self.keys);
+            sight.low[lane] = (window.start - self.keys.start) as i32;
+            sight.high[lane] = (window.end - self.keys.start) as i32;
+        }
     }
 }
 
@@ -140,6 +162,39 @@ impl Sight {
             let low = s.load_i32(self.low.as_ptr().add(at));
             let high = s.load_i32(self.high.as_ptr().add(at));
             s.in_range(low, s.splat_i32(key as i32), high)
+        }
+    }
+}
+
+/// [`mask`] of keys of a span some of which are always seen: each row is asked for each of them.
+/// `largest` gets the largest score of each lane. Kept out of line: few problems have such keys, and
+/// of these few blocks.
+///
+/// # Safety
+/// `scores` holds `width` values for each of `keys` and of those before, and at least one for each
+/// row of the span.
+#[inline(never)]
+pub(crate) unsafe fn mask_beside_gap(
+    sequence: &Sequence,
+    span: &Span,
+    scores: *mut f32,
+    width: usize,
+    keys: Range<usize>,
+    largest: &mut [f32; MAX_WIDTH],
+) {
+    for key in keys {
+        for (lane, largest) in largest.iter_mut().enumerate().take(width) {
+            // Lanes without a row see what the last row sees: their results go nowhere.
+            let row = span.rows.end.min(span.rows.start + lane + 1) - 1;
+            // SAFETY: one of the values for `keys` (caller).
+            unsafe {
+                let at = scores.add(key * width + lane);
+                if !sequence.sees(row, span.keys.start + key) {
+                    at.write(f32::NEG_INFINITY);
+                }
+                // NaN leaves the maximum alone.
+                *largest = largest.max(at.read());
+            }
         }
     }
 }

@@ -78,7 +78,7 @@ pub struct TileCoord {
 pub struct QueryTile<'p> {
     problem: &'p Problem<'p>,
     coord: TileCoord,
-    sequence: Sequence,
+    sequence: Sequence<'p>,
     next: Option<TileCoord>,
 }
 
@@ -94,7 +94,7 @@ impl<'p> QueryTile<'p> {
     }
 
     /// The sequence that its rows belong to.
-    pub fn sequence(&self) -> &Sequence {
+    pub fn sequence(&self) -> &Sequence<'p> {
         &self.sequence
     }
 
@@ -173,8 +173,8 @@ pub(crate) fn lse(
 pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     match shape.ragged {
-        // Without rows, nothing bounds the other extents.
-        _ if len == 0 => 0,
+        // Without rows, nothing bounds the other extents; without sequences, nothing has the rows.
+        _ if len == 0 || batch == 0 => 0,
         Some(0) => 0,
         // Cannot overflow: there are no more tiles than rows of Q, which an address space holds.
         None => batch * heads * len.div_ceil(rows),

@@ -18,7 +18,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::problem::{Problem, Sequence, Shape};
+use crate::attend::blocks::beside_gap;
+use crate::problem::{Problem, Seen, Sequence, Shape};
 use crate::tuning::SplitLimits;
 use crate::work::Partition;
 use crate::work::query_tiles::{self, PathRule, TileSizes};
@@ -54,8 +55,9 @@ pub fn max_threads(shape: &Shape, tiles: TileSizes, limits: SplitLimits) -> usiz
 /// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends
 /// in another range, and one for each split of a group that began in another.
 pub fn max_states(shape: &Shape, tiles: TileSizes, limits: SplitLimits, ranges: usize) -> usize {
-    // Splits are counted from key 0, so a window may touch one more.
-    let splits = limits.max_splits + 1;
+    // Splits are counted from key 0, so a window may touch one more. Two ranges of keys may touch
+    // one more each, and be divided between two splits more.
+    let splits = limits.max_splits + if shape.gaps { 3 } else { 1 };
     let splits = if shape.uneven {
         splits
     } else {
@@ -73,19 +75,32 @@ fn split_keys(keys: usize, block: usize, limits: SplitLimits) -> usize {
     wanted.checked_next_power_of_two().and_then(|n| n.checked_mul(block)).unwrap_or(usize::MAX)
 }
 
+/// Splits of `keys` keys that lie in `gap`: how many begin before them, and how many they are.
+#[inline(always)]
+fn splits_in(gap: &Range<usize>, keys: usize) -> [usize; 2] {
+    if gap.is_empty() {
+        return [usize::MAX, 0];
+    }
+    let first = gap.start.div_ceil(keys);
+    [first, (gap.end / keys).saturating_sub(first)]
+}
+
 /// Some splits of one GQA group: what a thread computes at a time.
 #[derive(Clone, Debug)]
 pub struct SplitWork<'p> {
     problem: &'p Problem<'p>,
-    sequence: Sequence,
+    sequence: Sequence<'p>,
     /// Query heads, all of one kv head; never empty.
     pub heads: Range<usize>,
     /// Query rows of each; never empty.
     pub rows: Range<usize>,
     /// The keys that some row of the sequence sees.
-    visible: Range<usize>,
+    visible: Seen,
     /// Keys of a split; splits begin at multiples of it.
     split_keys: usize,
+    /// Splits that lie in the gap of the visible keys, which are left out: how many, counted from
+    /// key 0, begin before them, and how many they are.
+    left_out: [usize; 2],
     /// Where the group begins among the keys of all groups.
     start: u128,
     /// Numbers of the splits, counted from the first that has a visible key.
@@ -99,7 +114,7 @@ impl<'p> SplitWork<'p> {
     }
 
     /// The sequence that its rows belong to.
-    pub fn sequence(&self) -> &Sequence {
+    pub fn sequence(&self) -> &Sequence<'p> {
         &self.sequence
     }
 
@@ -141,15 +156,23 @@ impl<'p> SplitWork<'p> {
 
     /// The visible keys of a split; empty if the sequence has none.
     pub fn keys(&self, split: usize) -> Range<usize> {
-        let first = (self.visible.start / self.split_keys + split).saturating_mul(self.split_keys);
-        let end = first.saturating_add(self.split_keys).min(self.visible.end);
-        first.max(self.visible.start).min(end)..end
+        let Seen { keys, gap } = &self.visible;
+        let mut n = keys.start / self.split_keys + split;
+        let [before, left_out] = self.left_out;
+        if n >= before {
+            n += left_out;
+        }
+        let first = n.saturating_mul(self.split_keys);
+        let end = first.saturating_add(self.split_keys).min(keys.end);
+        let keys = first.max(keys.start).min(end)..end;
+        if gap.is_empty() { keys } else { beside_gap(keys, gap) }
     }
 
     /// Splits of the whole group; at least 1.
     pub fn all_splits(&self) -> usize {
-        let first = self.visible.start / self.split_keys;
-        (self.visible.end.div_ceil(self.split_keys) - first).max(1)
+        let Seen { keys, .. } = &self.visible;
+        let [_, left_out] = self.left_out;
+        (keys.end.div_ceil(self.split_keys) - keys.start / self.split_keys - left_out).max(1)
     }
 
     /// Whether it has all splits of its group.
@@ -165,8 +188,12 @@ impl<'p> SplitWork<'p> {
         let all = self.all_splits();
         // Saturates beyond the group, whose keys are not more than an address space holds.
         let keys = usize::try_from(end - self.start).unwrap_or(usize::MAX);
-        let end = keys.saturating_add(self.visible.start).div_ceil(self.split_keys);
-        (end - self.visible.start / self.split_keys).clamp(1, all)
+        let Seen { keys: visible, gap } = &self.visible;
+        let (mut end, mut left_out) = (keys.saturating_add(visible.start), 0);
+        if !gap.is_empty() && end > gap.start {
+            (end, left_out) = (end.saturating_add(gap.len()), self.left_out[1]);
+        }
+        (end.div_ceil(self.split_keys) - visible.start / self.split_keys - left_out).clamp(1, all)
     }
 }
 
@@ -233,17 +260,17 @@ impl<'p> SplitQueue<'p> {
     }
 
     /// The sequences that take decode, and the keys that their rows see.
-    fn sequences(&self) -> impl Iterator<Item = (Sequence, Range<usize>)> + '_ {
+    fn sequences(&self) -> impl Iterator<Item = (Sequence<'p>, Seen)> + '_ {
         (0..self.problem.shape().queries[0]).filter_map(|batch| {
             let sequence = self.problem.sequence(batch);
             let rows = sequence.len_q;
-            (rows > 0 && self.rule.decodes(rows)).then(|| (sequence, sequence.seen_by(&(0..rows))))
+            (rows > 0 && self.rule.decodes(rows)).then(|| (sequence, sequence.seen(&(0..rows))))
         })
     }
 
     /// Keys of each group of a sequence, and the number of its groups. A group without keys counts
     /// as one key, because its rows must be written, too.
-    fn groups_of(&self, sequence: &Sequence, visible: &Range<usize>) -> (u128, usize) {
+    fn groups_of(&self, sequence: &Sequence, visible: &Seen) -> (u128, usize) {
         (visible.len().max(1) as u128, groups(self.problem.shape(), self.tiles, sequence.len_q))
     }
 
@@ -287,12 +314,14 @@ impl<'p> SplitRange<'_, 'p> {
                 let (kv_head, of_kv_head) = (heads / groups_per_kv_head, heads % groups_per_kv_head);
                 let head = kv_head * per_kv_head + of_kv_head * tiles.heads;
                 let row = tile * tiles.q;
+                let split_keys = split_keys(visible.len(), tiles.kv, limits);
                 let mut work = SplitWork {
                     problem,
                     sequence,
                     heads: head..((kv_head + 1) * per_kv_head).min(head + tiles.heads),
                     rows: row..sequence.len_q.min(row + tiles.q),
-                    split_keys: split_keys(visible.len(), tiles.kv, limits),
+                    split_keys,
+                    left_out: splits_in(&visible.gap, split_keys),
                     visible: visible.clone(),
                     start: start + group as u128 * keys,
                     splits: 0..0,
