@@ -8,7 +8,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Path};
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
-use flash_attention::problem::{Batch, Pages, Problem, Semantics, Shape, Tensors};
+use flash_attention::problem::{Accuracy, Batch, Pages, Problem, Semantics, Shape, Tensors};
 use flash_attention::reference;
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -544,7 +544,7 @@ fn plans_say_what_is_multiplied_as_it_is_stored() {
     let words = |kv, rows| {
         let mut words = String::new();
         Memory::new(&Case::new(kv, rows, 200, [64, 64])).with_problem(|problem| {
-            let kernel = kernel::select(problem.shape(), false).unwrap();
+            let kernel = kernel::select(problem.shape(), Accuracy::default()).unwrap();
             words = Plan::new(problem.shape(), kernel, Machine::get(), 1).unwrap().to_string();
         });
         words

@@ -7,7 +7,7 @@ use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
-use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::problem::{Accuracy, Problem, Semantics, Tensors};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use crate::case::normal;
@@ -187,7 +187,7 @@ impl Memory {
     /// A function that computes the case once, and how it does.
     pub fn runner(&mut self, threads: usize) -> (Plan, &'static dyn Kernel, impl FnMut()) {
         let mut problem = self.problem();
-        let row = kernel::select(problem.shape(), false).expect("a kernel");
+        let row = kernel::select(problem.shape(), Accuracy::default()).expect("a kernel");
         let plan = Plan::new(problem.shape(), row, Machine::get(), threads).expect("a plan");
         let again = plan.clone();
         let run = move || {

@@ -5,12 +5,13 @@
 //! an output  Σ_j p_j (n_j - z) c  =  c (Σ_j p_j n_j  -  z Σ_j p_j)
 //! ```
 //!
-//! - K's a head or a channel: the query is multiplied by c, and the second term is a constant of each
-//!   row: [`Folding`].
-//! - K's a token: the score is multiplied by c, and the second term is z times the sum of the query.
+//! - K's a head or a channel: the query is multiplied by c, and the second term is a constant of
+//!   each row: [`Folding`].
+//! - K's a token: the score is multiplied by c, and the second term is z times the sum of the
+//!   query.
 //! - V's a head or a channel: once a row of the output, [`values`].
-//! - V's a token, in decode: the probability is multiplied by c, and the sum of these times z leaves
-//!   the output of a block (`decode::accumulate`).
+//! - V's a token, in decode: the probability is multiplied by c, and the sum of these times z
+//!   leaves the output of a block (`decode::accumulate`).
 //!
 //! Where scales change from token to token and within a row, nothing can leave: rows are converted
 //! ([`super::convert`]).
