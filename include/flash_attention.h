@@ -109,10 +109,10 @@
  * fa_attention.flags: more accurate than by default. K and V of bf16, and of Q8_0, are not
  * multiplied as they are stored, but become f32 a block at a time.
  *
- * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no further
- * than storing K and V in their types has rounded these. Errors below are relative RMS errors
- * against exact attention on the stored numbers, of normal data and of rows with attention sinks
- * (a few keys that have up to 99.9 % of a row's probability, and values near 0).
+ * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
+ * further than storing K and V in their types has rounded these. Errors below are relative RMS
+ * errors against exact attention on the stored numbers, of normal data and of rows with attention
+ * sinks (a few keys that have up to 99.9 % of a row's probability, and values near 0).
  *
  * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
  *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
@@ -135,10 +135,10 @@
 /**
  * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
  * FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better: twice as
- * fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of its
- * own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what exceeds
- * it is added in f32. Error (see FA_PRECISE): below 2e-2. Elsewhere the flag changes nothing.
- * Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+ * fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of
+ * its own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what
+ * exceeds it is added in f32. Error (see FA_PRECISE): below 2e-2. Elsewhere the flag changes
+ * nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
  */
 #define FA_FAST 4
 
@@ -220,8 +220,8 @@ typedef enum fa_status {
   FA_ERR_STRIDE = 13,
   /**
    * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
-   * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins behind
-   * its last key, or spans are negative or out of order.
+   * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
+   * behind its last key, or spans are negative or out of order.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -302,9 +302,9 @@ typedef enum fa_dtype {
  * a head or a channel (or group of channels) that all tokens share. With V's a token f32 computes:
  * of few query rows (decode) from the bytes as they are read, about twice as fast as from f32 in
  * memory. All else becomes f32 a block at a time, at the speed of f32 within a tenth: scales that
- * change from token to token and within a row, and V's a token with many query rows. (Half the
- * speed of f32 in decode: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8
- * with a stride[3] other than 1.)
+ * change from token to token and within a row, and V's a token with many query rows. (Half to
+ * three quarters of that speed: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2,
+ * 4 or 8 with a stride[3] other than 1.)
  *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
  * one that is NaN or infinite makes its elements so.
@@ -371,8 +371,8 @@ typedef struct fa_tensor {
  * positions and windows, masks of all kinds, log-sum-exp. One description serves
  * fa_attention_check, _workspace, _run, _part and _finish.
  *
- * For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j that it sees.
- * Terms of options that are off drop out:
+ * For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j
+ * that it sees. Terms of options that are off drop out:
  *
  * ~~~text
  *   s_j = scale * sum_d q[i][d] * k[j][d]
@@ -381,9 +381,9 @@ typedef struct fa_tensor {
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on it, even if
- * it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
- * and its lse -infinity.
+ * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
+ * it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
+ * is zeros, and its lse -infinity.
  *
  * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
  * are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
@@ -474,9 +474,9 @@ typedef struct fa_attention {
   float softcap;
   /**
    * Key position of query row 0, one for all sequences: 0 if there is no past, the number of
-   * keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number, as long as
-   * q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
-   * it.
+   * keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number,
+   * as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases
+   * depend on it.
    */
   int64_t q_pos;
   /**

@@ -140,19 +140,19 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Lets rows see the first `keys` keys of their sequence (from [`kv_starts`](Attention::kv_starts)
-    /// on) though they lie before the window, as far as its right end (StreamingLLM,
-    /// arXiv:2309.17453).
+    /// Lets rows see the first `keys` keys of their sequence (from
+    /// [`kv_starts`](Attention::kv_starts) on) though they lie before the window, as far as its
+    /// right end (StreamingLLM, arXiv:2309.17453).
     pub fn prefix_keys(mut self, keys: usize) -> Self {
         self.prefix_keys = keys;
         self
     }
 
-    /// Sets spans of keys that see each other both ways, whatever the window: images within a causal
-    /// text, the prompt of a prefix language model. Each is the position of its first key, and the
-    /// one behind its last, ascending and disjoint in each sequence; those of sequence b are
-    /// `spans[starts[b]]` to `spans[starts[b + 1]]`, `starts` is `[batch + 1]`. A row whose position
-    /// lies in a span sees all its keys, besides what the window leaves it.
+    /// Sets spans of keys that see each other both ways, whatever the window: images within a
+    /// causal text, the prompt of a prefix language model. Each is the position of its first key,
+    /// and the one behind its last, ascending and disjoint in each sequence; those of sequence b
+    /// are `spans[starts[b]]` to `spans[starts[b + 1]]`, `starts` is `[batch + 1]`. A row whose
+    /// position lies in a span sees all its keys, besides what the window leaves it.
     pub fn spans(mut self, spans: &'a [[i32; 2]], starts: &'a [i32]) -> Self {
         self.spans = Some((spans, starts));
         self
@@ -192,8 +192,8 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Sets the first key of each sequence that any row sees, `[batch]`: those before it are hidden,
-    /// and their pages are not looked up. Positions still count from key 0.
+    /// Sets the first key of each sequence that any row sees, `[batch]`: those before it are
+    /// hidden, and their pages are not looked up. Positions still count from key 0.
     pub fn kv_starts(mut self, kv_starts: &'a [i32]) -> Self {
         self.kv_starts = Some(kv_starts);
         self

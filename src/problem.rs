@@ -283,7 +283,8 @@ impl<'a> Problem<'a> {
         match &self.tensors.batch.pages {
             None => [entry, first + key],
             Some(pages) => {
-                // Before the first key there may be no page: what stands for such a key is not seen.
+                // Before the first key there may be no page: what stands for such a key is not
+                // seen.
                 let (size, key) = (self.page_size(), key.max(sequence.first()));
                 [pages.page(first + key / size), key % size]
             }

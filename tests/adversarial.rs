@@ -281,9 +281,9 @@ fn alternating_infinities() {
     }
 }
 
-/// Attention sinks: one key, or a few, that have most of each row's probability, with values near 0,
-/// as in real models (Xiao et al. 2023, arXiv:2309.17453). What counts is the error of the output,
-/// which the light keys make, relative to itself.
+/// Attention sinks: one key, or a few, that have most of each row's probability, with values near
+/// 0, as in real models (Xiao et al. 2023, arXiv:2309.17453). What counts is the error of the
+/// output, which the light keys make, relative to itself.
 #[test]
 fn attention_sinks() {
     // Sinks, and the part of the probability that they have.

@@ -1,9 +1,9 @@
 //! Outliers among the scores of a block, where probabilities are integers.
 //!
-//! Real models have attention sinks: a key, often the first one, whose probability is a hundred or a
-//! thousand times that of all others, with a value near 0 (Xiao et al. 2023, arXiv:2309.17453). If
-//! integer probabilities were relative to its score, those of the other keys would round to 0, and
-//! they make the output. So integers are relative to a *reference*, which few scores exceed: an
+//! Real models have attention sinks: a key, often the first one, whose probability is a hundred or
+//! a thousand times that of all others, with a value near 0 (Xiao et al. 2023, arXiv:2309.17453).
+//! If integer probabilities were relative to its score, those of the other keys would round to 0,
+//! and they make the output. So integers are relative to a *reference*, which few scores exceed: an
 //! order statistic of the maxima of groups of keys, and [`HEADROOM`] more. What a score is above
 //! the reference counts as f32, key by key: 2^(s - m) - 2^(reference - m) times its value, with the
 //! running maximum m.

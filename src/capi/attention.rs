@@ -21,10 +21,10 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 /// fa_attention.flags: more accurate than by default. K and V of bf16, and of Q8_0, are not
 /// multiplied as they are stored, but become f32 a block at a time.
 ///
-/// By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no further
-/// than storing K and V in their types has rounded these. Errors below are relative RMS errors
-/// against exact attention on the stored numbers, of normal data and of rows with attention sinks
-/// (a few keys that have up to 99.9 % of a row's probability, and values near 0).
+/// By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
+/// further than storing K and V in their types has rounded these. Errors below are relative RMS
+/// errors against exact attention on the stored numbers, of normal data and of rows with attention
+/// sinks (a few keys that have up to 99.9 % of a row's probability, and values near 0).
 ///
 /// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
 ///   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
@@ -45,18 +45,18 @@ pub const FA_PRECISE: u32 = 2;
 
 /// fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
 /// FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better: twice as
-/// fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of its
-/// own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what exceeds
-/// it is added in f32. Error (see FA_PRECISE): below 2e-2. Elsewhere the flag changes nothing.
-/// Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+/// fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of
+/// its own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what
+/// exceeds it is added in f32. Error (see FA_PRECISE): below 2e-2. Elsewhere the flag changes
+/// nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
 pub const FA_FAST: u32 = 4;
 
 /// Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads,
 /// positions and windows, masks of all kinds, log-sum-exp. One description serves
 /// fa_attention_check, _workspace, _run, _part and _finish.
 ///
-/// For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j that it sees.
-/// Terms of options that are off drop out:
+/// For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j
+/// that it sees. Terms of options that are off drop out:
 ///
 /// ~~~text
 ///   s_j = scale * sum_d q[i][d] * k[j][d]
@@ -65,9 +65,9 @@ pub const FA_FAST: u32 = 4;
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
 /// ~~~
 ///
-/// A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on it, even if
-/// it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
-/// and its lse -infinity.
+/// A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
+/// it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
+/// is zeros, and its lse -infinity.
 ///
 /// Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
 /// are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
@@ -126,9 +126,9 @@ pub struct fa_attention {
     /// not negative.
     pub softcap: f32,
     /// Key position of query row 0, one for all sequences: 0 if there is no past, the number of
-    /// keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number, as long as
-    /// q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
-    /// it.
+    /// keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number,
+    /// as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases
+    /// depend on it.
     pub q_pos: i64,
     /// Keys before a query's position that it sees: p - window_left is the first. At least 0, or
     /// FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)

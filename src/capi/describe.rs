@@ -33,8 +33,8 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     let dim_qk = extent("dim_qk", a.dim_qk, 1)?;
     let dim_v = extent("dim_v", a.dim_v, 1)?;
 
-    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens`, `kv_starts`, `q_positions`, spans and the page
-    // table are as long as documented.
+    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens`, `kv_starts`, `q_positions`, spans and the
+    // page table are as long as documented.
     let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
         let batches = Batch {
             starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
@@ -124,8 +124,8 @@ unsafe fn spans<'a>(a: &fa_attention, batch: usize) -> Result<Option<Spans<'a>>,
     if a.spans.is_null() {
         return Err(Refusal::about(Error::Null, "spans", "NULL, but span_starts is set"));
     }
-    // A negative one is refused by `Spans`, which sees the others, too. Two numbers for each of them
-    // fit, as there are at most i32::MAX.
+    // A negative one is refused by `Spans`, which sees the others, too. Two numbers for each of
+    // them fit, as there are at most i32::MAX.
     let len = 2 * usize::try_from(starts.get(batch)).unwrap_or(0);
     // SAFETY: I1: `spans` has two values for each span.
     Ok(Some(Spans { bounds: unsafe { Array::new(a.spans, len) }, starts }))

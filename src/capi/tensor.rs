@@ -39,9 +39,9 @@ pub enum fa_dtype {
 /// a head or a channel (or group of channels) that all tokens share. With V's a token f32 computes:
 /// of few query rows (decode) from the bytes as they are read, about twice as fast as from f32 in
 /// memory. All else becomes f32 a block at a time, at the speed of f32 within a tenth: scales that
-/// change from token to token and within a row, and V's a token with many query rows. (Half the
-/// speed of f32 in decode: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8
-/// with a stride[3] other than 1.)
+/// change from token to token and within a row, and V's a token with many query rows. (Half to
+/// three quarters of that speed: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2,
+/// 4 or 8 with a stride[3] other than 1.)
 ///
 /// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
 /// one that is NaN or infinite makes its elements so.

@@ -350,7 +350,8 @@ impl<P: Gemv> Accumulate<'_, P> {
     }
 }
 
-/// Adds the integer sums of a block to the output of row `r`. For a row that is fully masked in the block, the sums are 0, and no weight has been written.
+/// Adds the integer sums of a block to the output of row `r`. For a row that is fully masked in the
+/// block, the sums are 0, and no weight has been written.
 ///
 /// # Safety
 /// `rows` and `state` have the row (I5), with its block sums, and its weight unless it is fully

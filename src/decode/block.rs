@@ -442,9 +442,10 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Of the keys of a block, from the last of the first keys that the rows of a group see to the first
-/// of their last keys; and whether a row does not see some of them. For sequences whose windows are
-/// not all that decides: what a row sees may end before what the row before sees. Kept out of line.
+/// Of the keys of a block, from the last of the first keys that the rows of a group see to the
+/// first of their last keys; and whether a row does not see some of them. For sequences whose
+/// windows are not all that decides: what a row sees may end before what the row before sees. Kept
+/// out of line.
 #[inline(never)]
 fn seen_beside_gaps(work: &SplitWork, keys: &Range<usize>) -> (Range<usize>, bool) {
     let sequence = work.sequence();

@@ -46,8 +46,9 @@ pub(crate) trait Gemv: Sized + 'static {
     const MAX_ROWS: usize = usize::MAX;
     /// Keys of a block, at most, that sums can take.
     const MAX_KEYS: usize;
-    /// Whether the sums of a block are integers: relative to a score of the block, begun with 0, and
-    /// weighted when they are added to the output. Else they continue those of the blocks before.
+    /// Whether the sums of a block are integers: relative to a score of the block, begun with 0,
+    /// and weighted when they are added to the output. Else they continue those of the blocks
+    /// before.
     const INT_ACC: bool;
     /// Whether probabilities are rounded to integers before they meet a scale: they are relative to
     /// a reference then (see [`crate::attend::outliers`]), else to the largest score of the block.

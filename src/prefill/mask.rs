@@ -167,8 +167,8 @@ impl Sight {
 }
 
 /// [`mask`] of keys of a span some of which are always seen: each row is asked for each of them.
-/// `largest` gets the largest score of each lane. Kept out of line: few problems have such keys, and
-/// of these few blocks.
+/// `largest` gets the largest score of each lane. Kept out of line: few problems have such keys,
+/// and of these few blocks.
 ///
 /// # Safety
 /// `scores` holds `width` values for each of `keys` and of those before, and at least one for each

@@ -427,3 +427,21 @@ impl<'a> Sequence<'a> {
 fn widened(spans: &SpanList, position: i64, [start, end]: [i64; 2]) -> [i64; 2] {
     spans.at(position).map_or([start, end], |[first, last]| [start.min(first), end.max(last)])
 }
+
+/// `range` intersected with `bounds`; empty, and in bounds, if they are disjoint.
+#[inline(always)]
+pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
+    let start = range.start.clamp(bounds.start, bounds.end);
+    start..range.end.clamp(start, bounds.end)
+}
+
+/// `keys` without those of the gap at either end.
+#[inline(never)]
+pub(crate) fn beside_gap(keys: Range<usize>, gap: &Range<usize>) -> Range<usize> {
+    if gap.is_empty() || keys.is_empty() {
+        return keys;
+    }
+    let start = if gap.contains(&keys.start) { gap.end.min(keys.end) } else { keys.start };
+    let end = if gap.contains(&(keys.end - 1)) { gap.start.max(start) } else { keys.end };
+    start..end
+}

@@ -18,7 +18,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::attend::blocks::beside_gap;
+use crate::problem::batch::beside_gap;
 use crate::problem::{Problem, Seen, Sequence, Shape};
 use crate::tuning::SplitLimits;
 use crate::work::Partition;

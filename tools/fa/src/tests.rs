@@ -67,9 +67,12 @@ fn check_takes_every_option() {
         assert!(
             words.contains(known.name)
                 || known.name.starts_with("--len")
-                || ["--causal", "--page"].contains(&known.name)
+                || ["--causal", "--page", "--fast"].contains(&known.name)
         );
     }
+    assert_eq!(fa("check --dtype i8 --fast").code, 0);
+    let reply = fa("check --dtype i8 --fast --precise --json");
+    assert_eq!((reply.code, &data(&reply)["status"]), (1, &json!("FA_ERR_RESERVED")));
     for scales in ["tensor", "head", "token", "channel"] {
         assert_eq!(fa(&format!("check --dtype i8 --scales {scales}")).code, 0);
     }
