@@ -128,7 +128,17 @@ impl Tensors<'_> {
                 hit(slopes, "shares memory with alibi_slopes")
                     .or_else(|| hit(sinks, "shares memory with sinks"))
             })
-            .or_else(|| batch.addresses().into_iter().find_map(|(list, but)| hit(list, but)))
+            .or_else(|| {
+                // Most problems have none.
+                if !batch.is_uneven() && batch.pages.is_none() {
+                    return None;
+                }
+                let words = |output| move |but| (output, but);
+                batch
+                    .find_list(&|list| overlap(&list, &o))
+                    .map(words("o"))
+                    .or_else(|| batch.find_list(&|list| overlap(&list, &lse)).map(words("lse")))
+            })
             .or_else(|| of_quant(q).into_iter().find_map(|list| hit(list, "shares memory with scales of q")))
             .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
             .or_else(|| of_quant(v).into_iter().find_map(|list| hit(list, "shares memory with scales of v")))
@@ -194,7 +204,7 @@ impl<'a> Problem<'a> {
 
     /// One sequence of the batch.
     #[inline(always)]
-    pub fn sequence(&self, batch: usize) -> Sequence<'a> {
+    pub fn sequence(&self, batch: usize) -> Sequence<'_> {
         let rows = [self.shape.queries[2], self.shape.len_kv];
         Sequence::new(batch, &self.tensors.batch, rows, &self.semantics)
     }

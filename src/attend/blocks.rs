@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-pub(crate) use crate::problem::batch::{beside_gap, clip};
+pub(crate) use crate::problem::batch::clip;
 use crate::problem::{Seen, Sequence};
 
 /// The first block that has some of the keys `seen`: from the first of them, extended down to a
@@ -45,19 +45,10 @@ fn block_beside_gap(Seen { keys, gap }: &Seen, from: usize, size: usize, group: 
     start - into % group..if gap_at_end { gap.start } else { end }
 }
 
-/// From the first key of `block` that some of `rows` see to the last.
-#[inline(always)]
-pub(crate) fn seen_in(sequence: &Sequence, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
-    let seen = clip(sequence.seen_by(rows), block);
-    if sequence.has_windows_only() { seen } else { beside_gap(seen, &sequence.seen(rows).gap) }
-}
-
-/// [`seen_in`] of one row.
-#[inline(always)]
+/// From the first key of `block` that a query row sees to the last.
 pub(crate) fn visible_in(sequence: &Sequence, row: usize, block: &Range<usize>) -> Range<usize> {
-    let visible = clip(sequence.visible(row), block);
     match sequence.has_windows_only() {
-        true => visible,
-        false => beside_gap(visible, &sequence.seen(&(row..row + 1)).gap),
+        true => clip(sequence.window_keys(row), block),
+        false => sequence.seen_in(&(row..row + 1), block),
     }
 }

@@ -70,7 +70,7 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
         let mut fresh =
-            problem.logits().cells.is_none() && sequence.seen_by(&tile.rows).start >= block.keys.start;
+            problem.logits().cells.is_none() && sequence.seen_from(&tile.rows) >= block.keys.start;
         let first = spans.iter().find(|span| !span.keys.is_empty());
         if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
             blank(buffers.state.output, problem.shape().dim_v * tile.lanes);

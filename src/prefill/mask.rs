@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::attend::MAX_WIDTH;
-use crate::attend::blocks::{clip, seen_in};
+use crate::attend::blocks::clip;
 use crate::problem::Sequence;
 use crate::simd::Isa;
 
@@ -42,37 +42,51 @@ pub(crate) fn spans(
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + lanes);
-    let mut low = whole_groups(seen_in(sequence, &(rows.start..middle), block), block, group);
+    // What some rows see, and what all rows see: windows move with the row, so the first and the last
+    // row bound all others.
+    let some = |first: &Range<usize>, last: &Range<usize>| first.start..last.end.max(first.start);
+    let all = |first: &Range<usize>, last: &Range<usize>| last.start..first.end;
+    let window = |row| sequence.window_keys(row);
+    let (first, low_last) = (window(rows.start), window(middle - 1));
+    let mut low = some(&first, &low_last);
     if middle == rows.end {
+        if !sequence.has_windows_only() {
+            low = sequence.seen_in(rows, block);
+        }
+        let low = whole_groups(clip(low, block), block, group);
         let nothing = low.end..low.end;
-        return [
-            Span::new(sequence, low, 0, 1, rows.clone()),
-            Span::new(sequence, nothing.clone(), 0, 1, rows.clone()),
-            Span::new(sequence, nothing, 0, 1, rows.clone()),
-        ];
+        let span = |keys| Span::new(sequence, keys, 0, 1, rows.clone(), all(&first, &low_last));
+        return [span(low), span(nothing.clone()), span(nothing)];
     }
-    let mut high = whole_groups(seen_in(sequence, &(middle..rows.end), block), block, group);
-    // Where keys are always seen, the keys of a row may end before those of the row before.
-    let whole = whole || !sequence.has_windows_only_from(block.start);
+    let (high_first, last) = (window(middle), window(rows.end - 1));
+    let mut high = some(&high_first, &last);
+    let mut whole = whole;
+    if !sequence.has_windows_only() {
+        low = sequence.seen_in(&(rows.start..middle), block);
+        high = sequence.seen_in(&(middle..rows.end), block);
+        // What a row sees may end before what the row before sees.
+        whole |= !sequence.has_windows_only_from(block.start);
+    }
+    let mut low = whole_groups(clip(low, block), block, group);
+    let mut high = whole_groups(clip(high, block), block, group);
     if low.is_empty() {
         low = high.start..high.start;
     }
     if high.is_empty() {
         high = low.end..low.end;
     }
+    let both = |keys| Span::new(sequence, keys, 0, 2, rows.clone(), all(&first, &last));
     if whole && !low.is_empty() && !high.is_empty() {
         let all = low.start.min(high.start)..low.end.max(high.end);
         let nothing = all.end..all.end;
-        return [
-            Span::new(sequence, all, 0, 2, rows.clone()),
-            Span::new(sequence, nothing.clone(), 0, 2, rows.clone()),
-            Span::new(sequence, nothing, 0, 2, rows.clone()),
-        ];
+        return [both(all), both(nothing.clone()), both(nothing)];
     }
+    let low_only = low.start..low.end.min(high.start).max(low.start);
+    let high_only = high.start.max(low.end).min(high.end)..high.end;
     [
-        Span::new(sequence, low.start..low.end.min(high.start).max(low.start), 0, 1, rows.start..middle),
-        Span::new(sequence, clip(high.clone(), &low), 0, 2, rows.clone()),
-        Span::new(sequence, high.start.max(low.end).min(high.end)..high.end, 1, 1, middle..rows.end),
+        Span::new(sequence, low_only, 0, 1, rows.start..middle, all(&first, &low_last)),
+        both(clip(high, &low)),
+        Span::new(sequence, high_only, 1, 1, middle..rows.end, all(&high_first, &last)),
     ]
 }
 
@@ -87,6 +101,7 @@ fn whole_groups(keys: Range<usize>, block: &Range<usize>, group: usize) -> Range
 }
 
 impl Span {
+    /// A span of `keys`; `windows` are the keys in the windows of all its rows.
     #[inline(always)]
     fn new(
         sequence: &Sequence,
@@ -94,8 +109,13 @@ impl Span {
         vector: usize,
         vectors: usize,
         rows: Range<usize>,
+        windows: Range<usize>,
     ) -> Span {
-        Span { by_all: clip(sequence.seen_by_all(&rows), &keys), keys, vector, vectors, rows }
+        let mut by_all = clip(windows, &keys);
+        if !sequence.has_windows_only() {
+            by_all = sequence.seen_by_all(&rows, by_all, &keys);
+        }
+        Span { by_all, keys, vector, vectors, rows }
     }
 
     /// The keys before those that every row sees, these, and the keys behind them, counted from the

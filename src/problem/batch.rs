@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::pages::Pages;
 use super::semantics::{Position, Semantics, Window};
-use super::spans::{SpanList, Spans};
+use super::spans::Spans;
 use crate::error::{Error, Refusal};
 use crate::view::Array;
 
@@ -129,24 +129,23 @@ impl Batch<'_> {
         self.kv_starts.map_or(0, |starts| usize::try_from(starts.get(b)).unwrap_or(0))
     }
 
-    /// Addresses of its lists.
-    pub(super) fn addresses(&self) -> [(Range<usize>, &'static str); 9] {
-        let pages = self.pages.map(|pages| pages.table);
-        let starts = self.pages.and_then(|pages| pages.starts);
-        let [spans, span_starts] =
-            self.spans.map_or([None; 2], |spans| [Some(spans.bounds), Some(spans.starts)]);
-        [
+    /// Words for the first of its lists that `is_hit` by its addresses.
+    pub(super) fn find_list(&self, is_hit: &dyn Fn(Range<usize>) -> bool) -> Option<&'static str> {
+        let pages = self.pages.as_ref();
+        let spans = self.spans.as_ref();
+        let lists = [
             (self.starts_q, "shares memory with cu_len_q"),
             (self.starts_kv, "shares memory with cu_len_kv"),
             (self.kv_lens, "shares memory with kv_lens"),
-            (pages, "shares memory with block_table"),
-            (starts, "shares memory with block_table_start"),
+            (pages.map(|pages| pages.table), "shares memory with block_table"),
+            (pages.and_then(|pages| pages.starts), "shares memory with block_table_start"),
             (self.positions, "shares memory with q_positions"),
             (self.kv_starts, "shares memory with kv_starts"),
-            (spans, "shares memory with spans"),
-            (span_starts, "shares memory with span_starts"),
-        ]
-        .map(|(list, but)| (list.map_or(0..0, |list| list.addresses()), but))
+            (spans.map(|spans| spans.bounds), "shares memory with spans"),
+            (spans.map(|spans| spans.starts), "shares memory with span_starts"),
+        ];
+        let hit = |(list, _): &(Option<Array<i32>>, _)| list.is_some_and(|list| is_hit(list.addresses()));
+        lists.into_iter().find(hit).map(|(_, but)| but)
     }
 }
 
@@ -195,6 +194,23 @@ fn rows_between(starts: Array<i32>, b: usize) -> Range<usize> {
     at(b)..at(b + 1)
 }
 
+/// `range` intersected with `bounds`; empty, and in bounds, if they are disjoint.
+#[inline(always)]
+pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
+    let start = range.start.clamp(bounds.start, bounds.end);
+    start..range.end.clamp(start, bounds.end)
+}
+
+/// `keys` without those of the gap at either end.
+pub(crate) fn beside_gap(keys: Range<usize>, gap: &Range<usize>) -> Range<usize> {
+    if gap.is_empty() || keys.is_empty() {
+        return keys;
+    }
+    let start = if gap.contains(&keys.start) { gap.end.min(keys.end) } else { keys.start };
+    let end = if gap.contains(&(keys.end - 1)) { gap.start.max(start) } else { keys.end };
+    start..end
+}
+
 /// Keys that some query rows see: all of a range but those in a gap, which none of them sees.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -232,14 +248,16 @@ pub struct Sequence<'a> {
     /// and where its list begins in the page table.
     pub(super) kv: [usize; 2],
     /// Key position of query row 0.
-    pub(super) q_pos: i64,
-    pub(super) window: Window,
+    q_pos: i64,
+    /// The window of query row 0: its first key, and the one behind its last, if there were
+    /// infinitely many in both directions. The least and the largest number are no limits.
+    window: [i64; 2],
     /// The first key that any row sees; at most `len_kv`.
     first: usize,
     /// The key behind those which the left end of the window does not hide; `first` if it hides all
     /// that are before it.
     always_end: usize,
-    spans: Option<SpanList<'a>>,
+    spans: Option<&'a Spans<'a>>,
 }
 
 impl<'a> Sequence<'a> {
@@ -247,7 +265,7 @@ impl<'a> Sequence<'a> {
     #[inline(always)]
     pub(super) fn new(
         batch: usize,
-        all: &Batch<'a>,
+        all: &'a Batch<'a>,
         [rows_q, rows_kv]: [usize; 2],
         semantics: &Semantics,
     ) -> Sequence<'a> {
@@ -268,11 +286,15 @@ impl<'a> Sequence<'a> {
             // Lengths fit i64: see `Shape`.
             (None, Position::End) => len_kv as i64 - len_q as i64,
         };
-        let window = semantics.window;
+        let Window { left, right } = semantics.window;
+        let window = [
+            left.map_or(i64::MIN, |left| q_pos.saturating_sub_unsigned(left)),
+            right.map_or(i64::MAX, |right| q_pos.saturating_add_unsigned(right).saturating_add(1)),
+        ];
         let first = all.first_key(batch);
-        let always = if window.left.is_some() { semantics.prefix_keys } else { 0 };
+        let always = if left.is_some() { semantics.prefix_keys } else { 0 };
         let always_end = first.saturating_add(always).min(len_kv);
-        let spans = all.spans.as_ref().map(|spans| spans.of(batch));
+        let spans = all.spans.as_ref();
         Sequence { batch, len_q, len_kv, q, kv, q_pos, window, first, always_end, spans }
     }
 
@@ -307,27 +329,40 @@ impl<'a> Sequence<'a> {
     }
 
     /// From the first key that a query row sees to the last, as far as no mask hides them.
-    #[inline(always)]
+    #[inline(never)]
     pub fn visible(&self, row: usize) -> Range<usize> {
         let window = self.window_keys(row);
         if self.has_windows_only() { window } else { self.with_always(row, row).keys }
     }
 
     /// From the first key that some of `rows`, which are some, see to the last.
-    #[inline(always)]
     pub fn seen_by(&self, rows: &Range<usize>) -> Range<usize> {
         self.seen(rows).keys
     }
 
-    /// The keys that some of `rows`, which are some, see.
+    /// The first key that some of `rows`, which are some, see.
     #[inline(always)]
-    pub fn seen(&self, rows: &Range<usize>) -> Seen {
-        if !self.has_windows_only() {
-            return self.with_always(rows.start, rows.end - 1);
+    pub fn seen_from(&self, rows: &Range<usize>) -> usize {
+        match self.has_windows_only() {
+            true => self.window_keys(rows.start).start,
+            false => self.seen(rows).keys.start,
         }
+    }
+
+    /// The keys that some of `rows`, which are some, see.
+    pub fn seen(&self, rows: &Range<usize>) -> Seen {
+        match self.has_windows_only() {
+            true => Seen { keys: self.windows_of(rows), gap: 0..0 },
+            false => self.with_always(rows.start, rows.end - 1),
+        }
+    }
+
+    /// The keys that the windows of some of `rows`, which are some, leave to them.
+    #[inline(always)]
+    pub fn windows_of(&self, rows: &Range<usize>) -> Range<usize> {
         // Windows move with the row, so the first and the last row bound all others.
         let start = self.window_keys(rows.start).start;
-        Seen { keys: start..self.window_keys(rows.end - 1).end.max(start), gap: 0..0 }
+        start..self.window_keys(rows.end - 1).end.max(start)
     }
 
     /// [`Sequence::seen`] of rows `first` to `last` where some keys are always seen. Kept out of
@@ -335,8 +370,7 @@ impl<'a> Sequence<'a> {
     #[inline(never)]
     fn with_always(&self, first: usize, last: usize) -> Seen {
         let always = self.always(last);
-        let start = self.window_keys(first).start;
-        let window = start..self.window_keys(last).end.max(start);
+        let window = self.windows_of(&(first..last + 1));
         let gap = match (always.is_empty(), window.is_empty()) {
             (true, _) => return Seen { keys: window, gap: 0..0 },
             (_, true) => return Seen { keys: always, gap: 0..0 },
@@ -346,35 +380,35 @@ impl<'a> Sequence<'a> {
         Seen { keys: always.start..window.end.max(always.end), gap }
     }
 
-    /// The keys that every one of `rows` sees, as one range of as many as possible.
-    #[inline(always)]
-    pub fn seen_by_all(&self, rows: &Range<usize>) -> Range<usize> {
-        let (first, last) = (self.window_keys(rows.start), self.window_keys(rows.end - 1));
-        // Windows move with the row.
-        let window = last.start..first.end.max(last.start);
-        if self.has_windows_only() { window } else { self.all_with_always(rows, window) }
-    }
-
-    /// [`Sequence::seen_by_all`] where some keys are always seen: those, `window`, or both.
+    /// Of `keys` those that every one of `rows` sees, where some keys are always seen: these, those in
+    /// the windows of all rows, `windows`, or both if they are one range. Kept out of line.
     #[inline(never)]
-    fn all_with_always(&self, rows: &Range<usize>, window: Range<usize>) -> Range<usize> {
-        let always = self.always(rows.start);
-        match (always.is_empty(), window.is_empty()) {
-            (true, _) => window,
-            (_, true) => always,
-            _ if always.end >= window.start => always.start..window.end.max(always.end),
-            _ => {
-                if always.len() > window.len() {
-                    always
-                } else {
-                    window
-                }
+    pub fn seen_by_all(
+        &self,
+        rows: &Range<usize>,
+        windows: Range<usize>,
+        keys: &Range<usize>,
+    ) -> Range<usize> {
+        let always = clip(self.always(rows.start), keys);
+        match windows.len() {
+            0 => always,
+            _ if !always.is_empty() && always.end >= windows.start => {
+                always.start.min(windows.start)..windows.end.max(always.end)
             }
+            n if always.len() > n => always,
+            _ => windows,
         }
     }
 
+    /// From the first key of `block` that some of `rows` see to the last, where some keys are always
+    /// seen. Kept out of line.
+    #[inline(never)]
+    pub fn seen_in(&self, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+        let Seen { keys, gap } = self.seen(rows);
+        beside_gap(clip(keys, block), &gap)
+    }
+
     /// Whether a query row sees a key, as far as no mask hides it.
-    #[inline(always)]
     pub fn sees(&self, row: usize, key: usize) -> bool {
         self.window_keys(row).contains(&key) || (!self.has_windows_only() && self.always(row).contains(&key))
     }
@@ -403,45 +437,27 @@ impl<'a> Sequence<'a> {
     /// windows of neighbours touch.
     #[inline(always)]
     pub fn window(&self, row: usize) -> [i64; 2] {
-        let window = self.even_window(row);
-        match &self.spans {
-            None => window,
-            Some(spans) => widened(spans, self.position(row), window),
+        match self.spans {
+            None => self.even_window(row),
+            Some(spans) => self.widened(spans, row),
         }
+    }
+
+    /// The window of a query, and the span that it is in: both have its position, so that they are
+    /// one range. Kept out of line: few problems have spans.
+    #[inline(never)]
+    fn widened(&self, spans: &Spans, row: usize) -> [i64; 2] {
+        let [start, end] = self.even_window(row);
+        let span = spans.of(self.batch).at(self.position(row));
+        span.map_or([start, end], |[first, last]| [start.min(first), end.max(last)])
     }
 
     /// [`Sequence::window`] without spans: one key further than that of the row before.
     #[inline(always)]
     fn even_window(&self, row: usize) -> [i64; 2] {
-        let Window { left, right } = self.window;
-        let position = self.position(row);
-        let start = left.map_or(i64::MIN, |left| position.saturating_sub_unsigned(left));
-        let end = right.map_or(i64::MAX, |right| position.saturating_add_unsigned(right).saturating_add(1));
-        [start, end]
+        let [start, end] = self.window;
+        // `Shape` has checked positions. There are at most i64::MAX rows, so that a start that is no
+        // limit, or was saturated, stays negative.
+        [start + row as i64, end.saturating_add(row as i64)]
     }
-}
-
-/// The window of a query at `position`, and the span that it is in: both have that position, so
-/// that they are one range. Kept out of line: few problems have spans.
-#[inline(never)]
-fn widened(spans: &SpanList, position: i64, [start, end]: [i64; 2]) -> [i64; 2] {
-    spans.at(position).map_or([start, end], |[first, last]| [start.min(first), end.max(last)])
-}
-
-/// `range` intersected with `bounds`; empty, and in bounds, if they are disjoint.
-#[inline(always)]
-pub(crate) fn clip(range: Range<usize>, bounds: &Range<usize>) -> Range<usize> {
-    let start = range.start.clamp(bounds.start, bounds.end);
-    start..range.end.clamp(start, bounds.end)
-}
-
-/// `keys` without those of the gap at either end.
-#[inline(never)]
-pub(crate) fn beside_gap(keys: Range<usize>, gap: &Range<usize>) -> Range<usize> {
-    if gap.is_empty() || keys.is_empty() {
-        return keys;
-    }
-    let start = if gap.contains(&keys.start) { gap.end.min(keys.end) } else { keys.start };
-    let end = if gap.contains(&(keys.end - 1)) { gap.start.max(start) } else { keys.end };
-    start..end
 }

@@ -75,16 +75,6 @@ fn split_keys(keys: usize, block: usize, limits: SplitLimits) -> usize {
     wanted.checked_next_power_of_two().and_then(|n| n.checked_mul(block)).unwrap_or(usize::MAX)
 }
 
-/// Splits of `keys` keys that lie in `gap`: how many begin before them, and how many they are.
-#[inline(always)]
-fn splits_in(gap: &Range<usize>, keys: usize) -> [usize; 2] {
-    if gap.is_empty() {
-        return [usize::MAX, 0];
-    }
-    let first = gap.start.div_ceil(keys);
-    [first, (gap.end / keys).saturating_sub(first)]
-}
-
 /// Some splits of one GQA group: what a thread computes at a time.
 #[derive(Clone, Debug)]
 pub struct SplitWork<'p> {
@@ -98,9 +88,6 @@ pub struct SplitWork<'p> {
     visible: Seen,
     /// Keys of a split; splits begin at multiples of it.
     split_keys: usize,
-    /// Splits that lie in the gap of the visible keys, which are left out: how many, counted from
-    /// key 0, begin before them, and how many they are.
-    left_out: [usize; 2],
     /// Where the group begins among the keys of all groups.
     start: u128,
     /// Numbers of the splits, counted from the first that has a visible key.
@@ -158,7 +145,7 @@ impl<'p> SplitWork<'p> {
     pub fn keys(&self, split: usize) -> Range<usize> {
         let Seen { keys, gap } = &self.visible;
         let mut n = keys.start / self.split_keys + split;
-        let [before, left_out] = self.left_out;
+        let [before, left_out] = self.left_out();
         if n >= before {
             n += left_out;
         }
@@ -168,10 +155,22 @@ impl<'p> SplitWork<'p> {
         if gap.is_empty() { keys } else { beside_gap(keys, gap) }
     }
 
+    /// Splits that lie in the gap of the visible keys, which are left out: how many, counted from
+    /// key 0, begin before them, and how many they are.
+    #[inline(always)]
+    fn left_out(&self) -> [usize; 2] {
+        let Range { start, end } = self.visible.gap;
+        if start >= end {
+            return [usize::MAX, 0];
+        }
+        let first = start.div_ceil(self.split_keys);
+        [first, (end / self.split_keys).saturating_sub(first)]
+    }
+
     /// Splits of the whole group; at least 1.
     pub fn all_splits(&self) -> usize {
         let Seen { keys, .. } = &self.visible;
-        let [_, left_out] = self.left_out;
+        let [_, left_out] = self.left_out();
         (keys.end.div_ceil(self.split_keys) - keys.start / self.split_keys - left_out).max(1)
     }
 
@@ -191,7 +190,7 @@ impl<'p> SplitWork<'p> {
         let Seen { keys: visible, gap } = &self.visible;
         let (mut end, mut left_out) = (keys.saturating_add(visible.start), 0);
         if !gap.is_empty() && end > gap.start {
-            (end, left_out) = (end.saturating_add(gap.len()), self.left_out[1]);
+            (end, left_out) = (end.saturating_add(gap.len()), self.left_out()[1]);
         }
         (end.div_ceil(self.split_keys) - visible.start / self.split_keys - left_out).clamp(1, all)
     }
@@ -314,14 +313,12 @@ impl<'p> SplitRange<'_, 'p> {
                 let (kv_head, of_kv_head) = (heads / groups_per_kv_head, heads % groups_per_kv_head);
                 let head = kv_head * per_kv_head + of_kv_head * tiles.heads;
                 let row = tile * tiles.q;
-                let split_keys = split_keys(visible.len(), tiles.kv, limits);
                 let mut work = SplitWork {
                     problem,
                     sequence,
                     heads: head..((kv_head + 1) * per_kv_head).min(head + tiles.heads),
                     rows: row..sequence.len_q.min(row + tiles.q),
-                    split_keys,
-                    left_out: splits_in(&visible.gap, split_keys),
+                    split_keys: split_keys(visible.len(), tiles.kv, limits),
                     visible: visible.clone(),
                     start: start + group as u128 * keys,
                     splits: 0..0,
