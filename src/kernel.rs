@@ -80,8 +80,7 @@ pub trait Kernel: Sync {
     fn max_dim(&self) -> usize;
     /// Keys of a block, at most.
     fn max_keys(&self, path: Path) -> usize;
-    /// The strictest demand that it meets, of those that tell it from another kernel of its
-    /// instruction set that computes the same problems.
+    /// The strictest demand on the rounding of queries and probabilities that it meets.
     fn accuracy(&self) -> Accuracy;
     /// Whether prefill sums integers, one block of keys at a time.
     fn sums_integers(&self) -> bool;

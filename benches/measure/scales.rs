@@ -88,7 +88,7 @@ pub fn cases() -> Vec<Bounded> {
 }
 
 impl Case {
-    /// The same in f32.
+    /// This case with K and V in f32.
     pub fn plain(&self) -> Case {
         Case { kv: None, ..*self }
     }

@@ -54,6 +54,17 @@ impl Body for Convert<'_> {
 /// Elements of a row whose scales and zeros are laid out side by side at a time.
 const GATHERED: usize = 256;
 
+/// Scales, or zeros, of these elements.
+struct Gathered([f32; GATHERED]);
+
+impl Gathered {
+    /// All the same. Kept out of line, as [`gather`] is.
+    #[inline(never)]
+    fn of(x: f32) -> Gathered {
+        Gathered([x; GATHERED])
+    }
+}
+
 /// Elements of a group from which on it is filled by a loop of its own.
 const FILLED: usize = 16;
 
@@ -115,15 +126,16 @@ impl Convert<'_> {
                 }
                 return;
             }
-            let (mut scales, mut zeros) = ([1.0; GATHERED], [0.0; GATHERED]);
+            let (mut scales, mut zeros) = (Gathered::of(1.0), Gathered::of(0.0));
+            let (scales, zeros) = (&mut scales.0, &mut zeros.0);
             for first in (0..dim).step_by(GATHERED) {
                 let elements = first..dim.min(first + GATHERED);
                 let mut gathered = None;
                 for i in 0..self.n {
                     let at = at(i);
                     if gathered != Some(at) {
-                        gather(quant, quant.scale, at, &elements, &mut scales);
-                        gather(quant, quant.zero, at, &elements, &mut zeros);
+                        gather(quant, quant.scale, at, &elements, scales);
+                        gather(quant, quant.zero, at, &elements, zeros);
                         gathered = Some(at);
                     }
                     let (scales, zeros) = (scales.as_ptr(), zeros.as_ptr());
@@ -182,8 +194,9 @@ unsafe fn spread<const GROUP: usize>(values: *const f32, to: &mut [f32]) {
 }
 
 /// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`.
-/// Nothing where there is no list: the array has what that means.
-#[inline(always)]
+/// Nothing where there is no list: the array has what that means. Kept out of line: LLVM lowers its
+/// loops to memcpy and memset, whose calls would spill the registers of the loops around it.
+#[inline(never)]
 fn gather(
     quant: &Quant,
     list: Option<Array<f32>>,

@@ -196,9 +196,8 @@ pub(crate) fn values<'a>(
     folds_values(&problem.shape().storage).then(|| key_rows(problem, problem.v(), sequence, kv_head, key))
 }
 
-/// Elements of an output from `d` on: `x`, a vector of sums of stored integers, less zeros times
-/// the
-/// `sum` of their weights, times scales.
+/// A vector of elements of an output: `x`, sums of weighted integers, minus `zero` times `sum`, the
+/// sum of the weights; all of it times `scale`.
 #[inline(always)]
 pub(crate) fn dequantized<S: Isa>(s: S, [scale, zero]: [S::F32; 2], x: S::F32, sum: S::F32) -> S::F32 {
     s.mul(s.fma(s.sub(s.splat(0.0), zero), sum, x), scale)

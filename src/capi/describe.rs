@@ -252,6 +252,7 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
     })
 }
 
+/// The demand on rounding that the flags make.
 fn accuracy(flags: u32) -> Result<Accuracy, Refusal> {
     match flags & (FA_PRECISE | FA_FAST) {
         0 => Ok(Accuracy::AsStored),

@@ -82,7 +82,7 @@ impl Body for Outliers<'_> {
                 let mut lanes = [0.0; MAX_LANES];
                 s.store(lanes.as_mut_ptr(), excess);
                 for (lane, &excess) in lanes.iter().enumerate() {
-                    // Not greater than 0, but NaN, for a score of +inf.
+                    // The excess of a score of +inf is NaN, and has to be added, too.
                     if excess == 0.0 {
                         continue;
                     }

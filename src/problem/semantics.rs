@@ -25,11 +25,11 @@ pub enum Position {
 pub enum Accuracy {
     /// To 8 bits.
     Fast,
-    /// To no fewer bits than elements of K and V have as they are stored, of which those of 8 bits
-    /// count as 16, because they have scales.
+    /// By no more than storing K and V in their types rounds these: to bfloat16 where K and V are
+    /// bfloat16, to 16-bit integers where they are 8-bit integers.
     #[default]
     AsStored,
-    /// Not to fewer than f32 has, but for 16-bit integers in place of 8-bit ones.
+    /// Not at all, except to 16-bit integers where K and V are 8-bit integers.
     Precise,
 }
 

@@ -141,7 +141,7 @@ def failure(case):
 
 def misread_scales():
     """None, or what is wrong with int8 and its scales, which the operator does not have: the same numbers as f32
-    must give the same result."""
+    must give the same result, but for probabilities that the kernels for integers round."""
     rng = np.random.default_rng(0)
     shape = 2, 3, 20, 24
     for groups in (1, 1, 1, 1), (2, 1, 1, 1), (1, 3, 20, 1), (1, 3, 5, 1), (2, 3, 5, 3), (1, 1, 1, 24):
@@ -157,7 +157,8 @@ def misread_scales():
             scale, zero = (a.repeat(tokens, 2).repeat(dims, 3) for a in (scale, zero))
             plain[name] = (x - zero) * scale
         got, want = fa.attention(**stored), fa.attention(**plain)
-        if not np.allclose(got, want, 1e-5, 1e-6):
+        # The bound of docs/numerics.md for 16-bit probabilities.
+        if not np.linalg.norm(got - want) <= 5e-4 * np.linalg.norm(want):
             return f"scales {groups}: off by {np.abs(got - want).max()}"
     return None
 
