@@ -12,6 +12,8 @@ threads at once: the interpreter's lock is not held meanwhile.
 
 import ctypes
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from itertools import chain
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -170,7 +172,15 @@ def readable(a):
     """Whether the library can use the array where it is."""
     contiguous = a.shape[-1] <= 1 or a.strides[-1] == a.itemsize
     strides = [s for s, n in zip(a.strides[:-1], a.shape[:-1], strict=True) if n > 1]
-    return a.dtype.isnative and contiguous and all(s >= 0 and s % a.itemsize == 0 for s in strides)
+    fits = a.size == 0 or (contiguous and all(s >= 0 and s % a.itemsize == 0 for s in strides))
+    return a.dtype.isnative and fits
+
+
+def strides(a):
+    """Those of an array of rows, in bytes. numpy may give axes of length 1, and arrays without elements, any."""
+    if a.size == 0:
+        return [0] * a.ndim
+    return [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
 
 
 class Scales(NamedTuple):
@@ -212,9 +222,7 @@ def tensor(name, a, scales=None):
             f"{name} cannot be used where it is: elements of the last axis must be neighbours, in the byte order of "
             f"the machine, other strides not negative; they are {a.strides}. numpy.ascontiguousarray makes a copy."
         )
-    # numpy may give an axis of length 1 any stride.
-    strides = [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
-    t = Tensor(data=a.ctypes.data, stride=tuple(strides[:3]), dtype=DTYPES[a.dtype.name])
+    t = Tensor(data=a.ctypes.data, stride=tuple(strides(a)[:3]), dtype=DTYPES[a.dtype.name])
     kept = None
     if scales is not None:
         kept = quant(scales, a.shape)
@@ -234,6 +242,10 @@ def attention(
     window_right=NO_LIMIT,
     mask=None,
     kv_lens=None,
+    kv_starts=None,
+    q_positions=None,
+    prefix_keys=0,
+    spans=None,
     q_scales=None,
     k_scales=None,
     v_scales=None,
@@ -250,6 +262,10 @@ def attention(
     strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied.
     mask: a floating-point type (added) or bool (true = attend), rows of len_kv elements, the other axes anything that
     broadcasts to [batch][heads_q][len_q].
+    kv_lens, kv_starts, q_positions: for each sequence (one number stands for all) its number of keys in use, the first
+    key that is seen, and the position of query 0, in place of q_pos.
+    prefix_keys: so many first keys are seen beside window_left. spans: for each sequence a list of (begin, end) of keys
+    that see each other both ways, ascending and disjoint.
     fast, precise: FA_FAST (int8 may have probabilities of 8 bits) and FA_PRECISE (bfloat16 is multiplied as float32).
     out (float32, float16 or bfloat16; float32 if it is not given) and lse (float32 [batch][heads_q][len_q]) are
     written. pool: threads; without one, the calling thread does the work.
@@ -282,25 +298,45 @@ def attention(
     a.scale, a.softcap = scale, softcap
     a.flags = (FAST if fast else 0) | (PRECISE if precise else 0)
     a.q_pos, a.window_left, a.window_right = q_pos, window_left, window_right
+    a.prefix_keys = prefix_keys
     if mask is not None:
         # Axes that are broadcast get a stride of 0; nothing is copied for them.
         mask = np.broadcast_to(mask, (batch, heads_q, len_q, len_kv))
         a.mask, _ = tensor("mask", mask)
-    if kv_lens is not None:
-        kv_lens = np.ascontiguousarray(np.broadcast_to(kv_lens, batch), np.int32)
-        a.kv_lens = kv_lens.ctypes.data
+    lists = {"kv_lens": kv_lens, "kv_starts": kv_starts, "q_positions": q_positions}
+    if spans is not None:
+        if len(spans) != batch:
+            raise ValueError(f"spans are of {len(spans)} sequences instead of {batch}")
+        lists["span_starts"] = np.cumsum([0, *map(len, spans)])
+        # The last one is nobody's: there must be a list.
+        lists["spans"] = [index(x) for begin, end in [*chain(*spans), (0, 0)] for x in (begin, end)]
+    # The name keeps them alive until the call is over.
+    lists = {name: integers(name, x, batch) for name, x in lists.items() if x is not None}
+    for name, x in lists.items():
+        setattr(a, name, x.ctypes.data)
     if lse is not None:
         if lse.shape != (batch, heads_q, len_q) or lse.dtype != np.float32 or not lse.flags.writeable:
             raise ValueError("lse must be float32 [batch][heads_q][len_q], to be written")
-        if any(s % lse.itemsize for s in lse.strides):
+        if any(s % lse.itemsize for s in strides(lse)):
             raise ValueError(f"strides of lse are {lse.strides}, no multiples of its elements")
-        a.lse, a.lse_stride = lse.ctypes.data, tuple(s // lse.itemsize for s in lse.strides)
+        a.lse, a.lse_stride = lse.ctypes.data, tuple(s // lse.itemsize for s in strides(lse))
 
     size = c_size_t()
     check(lib.fa_attention_workspace(byref(a), pool.width() if pool else 1, byref(size)), a)
     workspace = np.empty(size.value, np.uint8)
     check(lib.fa_attention_run(byref(a), workspace.ctypes.data, size, pool.handle if pool else None), a)
     return out
+
+
+def integers(name, x, batch):
+    """The numbers of a list as the library reads them: of each sequence, if it is one of those."""
+    x = np.asarray(x)
+    if x.size > 0 and not np.issubdtype(x.dtype, np.integer):
+        raise TypeError(f"{name} is {x.dtype}, no integers")
+    kept = np.ascontiguousarray(x if "span" in name else np.broadcast_to(x, batch), np.int32)
+    if (kept != x).any():
+        raise ValueError(f"{name} has numbers that are no 32-bit integers")
+    return kept
 
 
 def scaled_dot_product_attention(

@@ -15,6 +15,7 @@ use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::run::{
     fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+    fa_attention_workspace_max,
 };
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
@@ -462,11 +463,22 @@ impl Bench {
         // SAFETY: the description is what it says.
         let answered = unsafe { fa_attention_workspace(at, n, &mut size) };
         assert!(answered == status, "workspace {answered:?}, check {status:?}");
+        let mut most = usize::MAX;
+        // SAFETY: as above.
+        let answered = unsafe { fa_attention_workspace_max(at, n, &mut most) };
+        assert!(answered == status, "workspace_max {answered:?}, check {status:?}");
         if status != fa_status::FA_OK {
-            assert_eq!(size, usize::MAX, "bytes was written");
+            assert_eq!([size, most], [usize::MAX; 2], "bytes was written");
             self.refuses(at, status, n);
             return;
         }
+        let needed = |n| {
+            let mut size = 0;
+            // SAFETY: as above.
+            assert_eq!(unsafe { fa_attention_workspace(at, n, &mut size) }, fa_status::FA_OK);
+            size
+        };
+        assert_eq!(Some(most), (1..=n).map(needed).max(), "the most of 1 to {n} parts");
         if !is_real || work > WORK {
             return;
         }
@@ -686,7 +698,7 @@ impl Bench {
 }
 
 /// A description, for messages.
-struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 5]);
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 9]);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
