@@ -202,8 +202,8 @@ impl<'a> Problem<'a> {
         self.score_factor
     }
 
-    /// One sequence of the batch.
-    #[inline(always)]
+    /// One sequence of the batch. Kept out of line, so that the code exists once.
+    #[inline(never)]
     pub fn sequence(&self, batch: usize) -> Sequence<'_> {
         let rows = [self.shape.queries[2], self.shape.len_kv];
         Sequence::new(batch, &self.tensors.batch, rows, &self.semantics)

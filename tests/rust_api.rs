@@ -739,12 +739,12 @@ fn who_sees_whom_is_what_a_mask_says() {
             let keys = Tensor::head_first(&kv, [batch, 1, len_kv, dim]);
             let queries = Tensor::head_first(&q, [batch, heads, len_q, dim]);
             let mut outs = [vec![7.0; q.len()], vec![7.0; q.len()]];
-            let [want, got] = &mut outs;
+            let [want, got] = outs.each_mut();
             let to = |out| TensorMut::head_first(out, [batch, heads, len_q, dim]);
             let mask = Tensor::head_first(seen.as_slice(), [batch, 1, len_q, len_kv]);
-            compute(&mut Attention::new(queries, keys, keys, to(want)).mask(mask)).unwrap();
+            compute(&mut Attention::new(queries, keys, keys, to(want.as_mut_slice())).mask(mask)).unwrap();
             let of_spans = span_starts.map(|start| start as i32);
-            let mut a = Attention::new(queries, keys, keys, to(got)).kv_lens(&lens);
+            let mut a = Attention::new(queries, keys, keys, to(got.as_mut_slice())).kv_lens(&lens);
             a = a.window(left.then_some(11), Some(0));
             a = if at { a.q_positions(&positions) } else { a };
             a = if first { a.kv_starts(&starts) } else { a };

@@ -9,8 +9,9 @@ use crate::problem::{Seen, Sequence};
 
 /// The first block that has some of the keys `seen`: from the first of them, extended down to a
 /// multiple of `group` keys from the start of the block, to the last; empty if there are none.
-/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen.
-#[inline(always)]
+/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen. Kept out of line,
+/// so that the code exists once.
+#[inline(never)]
 pub(crate) fn first_block(seen: &Seen, size: usize, group: usize) -> Range<usize> {
     let Seen { keys, gap } = seen;
     if !gap.is_empty() {
@@ -22,7 +23,7 @@ pub(crate) fn first_block(seen: &Seen, size: usize, group: usize) -> Range<usize
 }
 
 /// As [`first_block`], of the blocks behind `block`; empty after the last.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn next_block(seen: &Seen, block: &Range<usize>, size: usize, group: usize) -> Range<usize> {
     let Seen { keys, gap } = seen;
     if !gap.is_empty() {
@@ -31,9 +32,7 @@ pub(crate) fn next_block(seen: &Seen, block: &Range<usize>, size: usize, group: 
     block.end..keys.end.min(block.end.saturating_add(size))
 }
 
-/// The first block that has some of the keys `seen` from `from` on. Kept out of line: few problems
-/// have gaps.
-#[inline(never)]
+/// The first block that has some of the keys `seen` from `from` on.
 fn block_beside_gap(Seen { keys, gap }: &Seen, from: usize, size: usize, group: usize) -> Range<usize> {
     let start = if gap.contains(&from) { gap.end } else { from };
     if start >= keys.end {

@@ -236,14 +236,9 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                 for (max, found) in max.iter_mut().zip(found) {
                     *max = s.max(found, *max);
                 }
-            } else if !sequence.has_windows_only_from(span.keys.start) {
-                let mut largest = [f32::NEG_INFINITY; MAX_WIDTH];
-                mask::mask_beside_gap(sequence, span, scores, Z * S::LANES, keys, &mut largest);
-                for (z, max) in max.iter_mut().enumerate() {
-                    *max = s.max(s.load(largest.as_ptr().add(z * S::LANES)), *max);
-                }
             } else {
-                mask::mask(s, scores, keys, &span.sight::<S>(sequence), &mut max);
+                let sight = span.sight(s, sequence, &keys, scores);
+                mask::mask(s, scores, keys, &sight, &mut max);
             }
         }
     }

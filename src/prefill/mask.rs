@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::attend::MAX_WIDTH;
 use crate::attend::blocks::clip;
 use crate::problem::Sequence;
-use crate::simd::Isa;
+use crate::simd::{Body, Isa};
 
 /// A range of keys, and the neighbouring vectors of a lane tile whose rows see some of them.
 pub(crate) struct Span {
@@ -126,40 +126,73 @@ impl Span {
         [0..start, start..end, end..self.keys.len()]
     }
 
-    /// The keys that each lane sees.
-    #[inline(always)]
-    pub(crate) fn sight<S: Isa>(&self, sequence: &Sequence) -> Sight {
-        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
-        // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
-        let n = self.keys.len() as i64;
-        let window = sequence
-            .window(self.rows.start)
-            .map(|bound| bound.saturating_sub(self.keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
-        let floor = sequence.first().saturating_sub(self.keys.start).min(self.keys.len()) as i32;
-        let (last, n) = (self.rows.len() as i32 - 1, n as i32);
+    /// The keys that each lane sees, for [`mask`] of `keys`. Where they need not be a range, the
+    /// scores of all others become -inf here, and the answer is that all are seen. Kept out of line,
+    /// so that the code exists once for each instruction set.
+    ///
+    /// # Safety
+    /// `scores` holds a value for each lane of the span, for each of `keys` and of those before.
+    #[inline(never)]
+    pub(crate) unsafe fn sight<S: Isa>(
+        &self,
+        s: S,
+        sequence: &Sequence,
+        keys: &Range<usize>,
+        scores: *mut f32,
+    ) -> Sight {
+        if !sequence.has_windows_only_from(self.keys.start) {
+            // SAFETY: as many values (caller).
+            unsafe { hide_beside_gap(sequence, self, scores, self.vectors * S::LANES, keys.clone()) };
+            return Sight { low: [0; MAX_WIDTH], high: [i32::MAX; MAX_WIDTH] };
+        }
         if !sequence.has_even_windows() {
-            self.uneven_sight(sequence, &mut sight);
-            return sight;
+            return self.uneven_sight(sequence);
         }
-        for lane in 0..self.vectors * S::LANES {
-            // Lanes without a row see what the last row sees: their results go nowhere.
-            let further = last.min(lane as i32);
-            sight.low[lane] = window[0].saturating_add(further).clamp(floor, n);
-            sight.high[lane] = window[1].saturating_add(further).clamp(floor, n);
-        }
-        sight
+        s.core().enter(See { span: self, sequence })
     }
 
     /// [`Span::sight`] where windows are widened to spans: each row is asked for its own.
     #[inline(never)]
-    fn uneven_sight(&self, sequence: &Sequence, sight: &mut Sight) {
+    fn uneven_sight(&self, sequence: &Sequence) -> Sight {
+        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
         for lane in 0..MAX_WIDTH {
             let row = self.rows.end.min(self.rows.start + lane + 1) - 1;
             let window = clip(sequence.window_keys(row), &self.keys);
             sight.low[lane] = (window.start - self.keys.start) as i32;
             sight.high[lane] = (window.end - self.keys.start) as i32;
         }
+        sight
+    }
+}
+
+/// The arguments of [`Span::sight`].
+struct See<'a> {
+    span: &'a Span,
+    sequence: &'a Sequence<'a>,
+}
+
+impl Body for See<'_> {
+    type Out = Sight;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, _s: S) -> Sight {
+        let See { span: Span { keys, rows, vectors, .. }, sequence } = self;
+        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
+        // Counted in 32 bits from the first key, so that the loop becomes vector code: a block has
+        // at most i32::MAX keys (`plan`), and positions far before it need not be told apart.
+        let n = keys.len() as i64;
+        let window = sequence
+            .window(rows.start)
+            .map(|bound| bound.saturating_sub(keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
+        let floor = sequence.first().saturating_sub(keys.start).min(keys.len()) as i32;
+        let (last, n) = (rows.len() as i32 - 1, n as i32);
+        for lane in 0..*vectors * S::LANES {
+            // Lanes without a row see what the last row sees: their results go nowhere.
+            let further = last.min(lane as i32);
+            sight.low[lane] = window[0].saturating_add(further).clamp(floor, n);
+            sight.high[lane] = window[1].saturating_add(further).clamp(floor, n);
+        }
+        sight
     }
 }
 
@@ -186,34 +219,27 @@ impl Sight {
     }
 }
 
-/// [`mask`] of keys of a span some of which are always seen: each row is asked for each of them.
-/// `largest` gets the largest score of each lane. Kept out of line: few problems have such keys,
-/// and of these few blocks.
+/// Sets the scores of keys that a row does not see to -inf, in a span some of whose keys are always
+/// seen: each row is asked for each of them. Kept out of line: few problems have such keys, and of
+/// these few blocks.
 ///
 /// # Safety
-/// `scores` holds `width` values for each of `keys` and of those before, and at least one for each
-/// row of the span.
+/// `scores` holds `width` values for each of `keys` and of those before.
 #[inline(never)]
-pub(crate) unsafe fn mask_beside_gap(
+unsafe fn hide_beside_gap(
     sequence: &Sequence,
     span: &Span,
     scores: *mut f32,
     width: usize,
     keys: Range<usize>,
-    largest: &mut [f32; MAX_WIDTH],
 ) {
     for key in keys {
-        for (lane, largest) in largest.iter_mut().enumerate().take(width) {
+        for lane in 0..width {
             // Lanes without a row see what the last row sees: their results go nowhere.
             let row = span.rows.end.min(span.rows.start + lane + 1) - 1;
-            // SAFETY: one of the values for `keys` (caller).
-            unsafe {
-                let at = scores.add(key * width + lane);
-                if !sequence.sees(row, span.keys.start + key) {
-                    at.write(f32::NEG_INFINITY);
-                }
-                // NaN leaves the maximum alone.
-                *largest = largest.max(at.read());
+            if !sequence.sees(row, span.keys.start + key) {
+                // SAFETY: one of the values for `keys` (caller).
+                unsafe { scores.add(key * width + lane).write(f32::NEG_INFINITY) };
             }
         }
     }

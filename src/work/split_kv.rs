@@ -141,7 +141,9 @@ impl<'p> SplitWork<'p> {
         query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
-    /// The visible keys of a split; empty if the sequence has none.
+    /// The visible keys of a split; empty if the sequence has none. Kept out of line, so that the code
+    /// exists once.
+    #[inline(never)]
     pub fn keys(&self, split: usize) -> Range<usize> {
         let Seen { keys, gap } = &self.visible;
         let mut n = keys.start / self.split_keys + split;
@@ -157,7 +159,6 @@ impl<'p> SplitWork<'p> {
 
     /// Splits that lie in the gap of the visible keys, which are left out: how many, counted from
     /// key 0, begin before them, and how many they are.
-    #[inline(always)]
     fn left_out(&self) -> [usize; 2] {
         let Range { start, end } = self.visible.gap;
         if start >= end {
@@ -167,7 +168,8 @@ impl<'p> SplitWork<'p> {
         [first, (end / self.split_keys).saturating_sub(first)]
     }
 
-    /// Splits of the whole group; at least 1.
+    /// Splits of the whole group; at least 1. Kept out of line, as [`SplitWork::keys`] is.
+    #[inline(never)]
     pub fn all_splits(&self) -> usize {
         let Seen { keys, .. } = &self.visible;
         let [_, left_out] = self.left_out();
