@@ -148,9 +148,11 @@ impl Described {
                 self.codes[list] = Code(0);
             }
         }
-        for start in self.lists[4].iter_mut().chain(self.lists[8].iter_mut()) {
-            if i128::from(*start) > longest {
-                *start %= 64;
+        for list in [4, 8] {
+            for start in &mut self.lists[list] {
+                if i128::from(*start) > longest {
+                    *start %= 64;
+                }
             }
         }
         let mut table = i128::from(self.a.table_stride).max(0).saturating_mul(batch);
