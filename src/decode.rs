@@ -62,7 +62,7 @@ use crate::workspace::{PartialStates, Scratch};
 use block::Block;
 use gemv::Gemv;
 use prefetch::PrefetchStream;
-use scratch::{BlockArrays, Buffers, ROWS, RowArrays, buffers, max_rows, padded_rows};
+use scratch::{BlockArrays, Buffers, ROWS, RowArrays, Sizes, buffers, max_rows, padded_rows, row_stride};
 pub(crate) use scratch::{reads_kv, scratch_bytes, state_bytes};
 use state::State;
 
@@ -92,10 +92,11 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         let Decode { work, tiles, mut scratch, partial, range } = self.0;
         let shape = work.problem().shape();
         assert!(work.heads.len() <= tiles.heads && work.rows.len() <= tiles.q);
-        let Buffers { rows, states: [own, other], block } = buffers::<S, P, _>(&mut scratch, shape, tiles);
+        let Buffers { rows, states: [own, other], block } =
+            buffers(&mut scratch, Sizes::of::<S, P>(shape, tiles), shape, tiles);
         let keep = |n| {
             let arena = &mut partial.arena(range.index, n);
-            State::take::<S, P, _>(arena, max_rows(tiles), shape.dim_v)
+            State::take(arena, max_rows(tiles), row_stride::<S, P>(shape.dim_v))
         };
         let first = if work.is_whole() { own } else { keep(BEGUN) };
         // SAFETY: I5: `buffers` laid out the arrays for this shape and these sizes, and the scratch
@@ -137,8 +138,8 @@ impl<P: Gemv> Body for By<Combine<'_, '_, '_>, P> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Combine { work, range, tiles, partial } = self.0;
-        let dim_v = work.problem().shape().dim_v;
-        let keep = |range, n| State::take::<S, P, _>(&mut partial.arena(range, n), max_rows(tiles), dim_v);
+        let stride = row_stride::<S, P>(work.problem().shape().dim_v);
+        let keep = |range, n| State::take(&mut partial.arena(range, n), max_rows(tiles), stride);
         let first = keep(range.index, BEGUN);
         // SAFETY: I6: all ranges have been computed, and only who has the range in which a group
         // begins uses the states of that group; I3: nobody else has its output rows.
@@ -268,7 +269,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
             let next = next_block(&visible, &keys, tiles.kv, 1);
             let any = |head| problem.any_and_all(sequence, head, &work.rows, &keys)[0];
             if problem.shape().cell.is_none() || work.heads.clone().any(any) {
-                let block = Block::new::<P>(work, tiles, arrays, &keys, &next, is_first, prefetches);
+                let block = Block::new(work, tiles, arrays, P::DTYPE, &keys, &next, is_first, prefetches);
                 visit::<S, P>(s, &block, rows, arrays, state);
                 is_first = false;
             }
@@ -294,7 +295,7 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     // SAFETY: I5: the arrays are those of the group and were laid out for blocks of this size
     // (caller).
     unsafe {
-        block.prepare::<S, P>(s);
+        block.prepare(s);
         for run in block.k_runs() {
             let next = if block.prefetches { block.v_stream(&run) } else { PrefetchStream::NOTHING };
             scores::scores::<S, P>(s, rows, count, &run, next);

@@ -6,6 +6,7 @@
 #[cfg(all(target_arch = "x86_64", not(test)))]
 mod x86_64;
 
+use std::any::TypeId;
 use std::ffi::CStr;
 use std::fmt;
 use std::marker::PhantomData;
@@ -250,6 +251,9 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
             Path::Prefill => prefill::scratch_bytes::<P, F>(shape, tiles),
             Path::Decode => {
                 let several = decode::scratch_bytes::<D, Few>(shape, tiles)?;
+                if is_same::<Few, One>() {
+                    return Some(several);
+                }
                 Some(several.max(decode::scratch_bytes::<D, One>(shape, tiles)?))
             }
         }
@@ -257,6 +261,9 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize> {
         let several = decode::state_bytes::<D, Few>(shape, tiles)?;
+        if is_same::<Few, One>() {
+            return Some(several);
+        }
         Some(several.max(decode::state_bytes::<D, One>(shape, tiles)?))
     }
 
@@ -269,9 +276,9 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     fn decode(&self, work: Decode) -> Result<(), Error> {
         let s = D::detect().ok_or(Error::Internal)?;
         if work.work.count() == 1 {
-            s.enter(By(work, PhantomData::<One>));
+            enter::<D, _, One>(s, work);
         } else {
-            s.enter(By(work, PhantomData::<Few>));
+            enter::<D, _, Few>(s, work);
         }
         Ok(())
     }
@@ -279,9 +286,9 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     fn combine(&self, work: Combine) -> Result<(), Error> {
         let s = D::detect().ok_or(Error::Internal)?;
         if work.work.count() == 1 {
-            s.enter(By(work, PhantomData::<One>));
+            enter::<D, _, One>(s, work);
         } else {
-            s.enter(By(work, PhantomData::<Few>));
+            enter::<D, _, Few>(s, work);
         }
         Ok(())
     }
@@ -297,6 +304,22 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
             s.core().enter(Map(function, values));
         }
     }
+}
+
+/// Whether both are one type; known when the code is compiled.
+#[inline(always)]
+fn is_same<A: 'static, B: 'static>() -> bool {
+    TypeId::of::<A>() == TypeId::of::<B>()
+}
+
+/// Computes `work` with the compute type `P`. Kept out of line, so that the code exists once where
+/// one row and several have the same compute type.
+#[inline(never)]
+fn enter<S: Isa, T, P>(s: S, work: T)
+where
+    By<T, P>: Body<Out = ()>,
+{
+    s.enter(By(work, PhantomData));
 }
 
 /// A function of vectors.

@@ -58,9 +58,48 @@ pub(crate) const fn tile_rows<S: Isa>() -> usize {
 }
 
 /// Bytes of scratch memory for one query tile; `None` if no machine has as many.
-#[inline(never)]
 pub(crate) fn scratch_bytes<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
-    Measure::of(|arena| Buffers::of::<S, F>(arena, shape, tiles))
+    measure(Sizes::of::<S, F>(shape, tiles), shape, tiles)
+}
+
+/// Bytes of all arrays. Kept out of line, so that the code exists once.
+#[inline(never)]
+fn measure(sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Option<usize> {
+    Measure::of(|arena| Buffers::of(arena, sizes, shape, tiles))
+}
+
+/// What the sizes of arrays depend on beside shape and tiles: the instruction set and the compute
+/// type. In numbers, so that the code of [`Buffers::of`] exists once.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Lanes of all lane tiles, of which the last may be one vector wide, and keys of a block in
+    /// whole spans. `None` if no machine has the memory.
+    lanes: Option<usize>,
+    keys: Option<usize>,
+    /// f32 lanes of a vector, and of a lane tile.
+    vector: usize,
+    width: usize,
+    panel_lines: usize,
+    /// [`Gemm::INT_ACC`] and [`Gemm::query_scratch`].
+    int_acc: bool,
+    query: usize,
+    staged: [usize; 2],
+}
+
+impl Sizes {
+    #[inline(always)]
+    fn of<S: Isa, F: Gemm>(shape: &Shape, tiles: TileSizes) -> Sizes {
+        Sizes {
+            lanes: tiles.q.checked_next_multiple_of(S::LANES),
+            keys: tiles.kv.checked_next_multiple_of(F::SPAN_KEYS),
+            vector: S::LANES,
+            width: tile_rows::<S>(),
+            panel_lines: panel_lines::<F>(shape),
+            int_acc: F::INT_ACC,
+            query: F::query_scratch(shape.storage.dtypes[0], shape.dim_qk),
+            staged: staged_bytes::<F>(shape, tiles),
+        }
+    }
 }
 
 /// Scratch arrays of a query tile.
@@ -77,19 +116,16 @@ struct Buffers {
 }
 
 impl Buffers {
-    #[inline(always)]
-    fn of<S: Isa, F: Gemm>(arena: &mut impl Arena, shape: &Shape, tiles: TileSizes) -> Buffers {
-        // The last lane tile may be one vector wide. Without a next multiple no machine has the
-        // memory.
-        let lanes = tiles.q.checked_next_multiple_of(S::LANES);
+    #[inline(never)]
+    fn of<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Buffers {
+        let Sizes { lanes, keys, .. } = sizes;
         let lines = |lines: usize| lanes.and_then(|lanes| lanes.checked_mul(lines));
-        let width = lanes.map_or(0, |lanes| lanes.min(tile_rows::<S>()));
-        let keys = tiles.kv.checked_next_multiple_of(F::SPAN_KEYS);
-        let query = F::query_scratch(shape.storage.dtypes[0], shape.dim_qk);
-        let [k, v] = staged_bytes::<F>(shape, tiles);
+        let width = lanes.map_or(0, |lanes| lanes.min(sizes.width));
+        let [k, v] = sizes.staged;
+        let int_acc = sizes.int_acc;
         Buffers {
             lanes: LaneBuffers {
-                panel: arena.take(lines(panel_lines::<F>(shape))),
+                panel: arena.take(lines(sizes.panel_lines)),
                 state: State {
                     output: arena.take(lines(shape.dim_v)),
                     running_max: arena.take(lanes),
@@ -97,11 +133,11 @@ impl Buffers {
                     lanes: lanes.unwrap_or(0),
                 },
                 scores: arena.take(keys.and_then(|keys| keys.checked_mul(width))),
-                values: arena.take(if F::INT_ACC { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
+                values: arena.take(if int_acc { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
-            queries: arena.take(query.checked_mul(S::LANES)),
-            key_scales: arena.take(if has_key_scales::<F>(shape) { tiles.kv } else { 0 }),
-            key_zeros: arena.take(if has_key_zeros::<F>(shape) { tiles.kv } else { 0 }),
+            queries: arena.take(sizes.query.checked_mul(sizes.vector)),
+            key_scales: arena.take(if has_key_scales(int_acc, shape) { tiles.kv } else { 0 }),
+            key_zeros: arena.take(if has_key_zeros(int_acc, shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
         }
     }
@@ -116,14 +152,14 @@ fn panel_lines<F: Gemm>(shape: &Shape) -> usize {
 /// Whether integer scores are multiplied by a scale of their key. A scale that all keys of a head
 /// share is a factor of the queries.
 #[inline(always)]
-fn has_key_scales<F: Gemm>(shape: &Shape) -> bool {
-    F::INT_ACC && shape.storage.granularities[1] == ScaleGranularity::PerToken
+fn has_key_scales(int_acc: bool, shape: &Shape) -> bool {
+    int_acc && shape.storage.granularities[1] == ScaleGranularity::PerToken
 }
 
 /// Whether integer scores are corrected by zeros of K.
 #[inline(always)]
-fn has_key_zeros<F: Gemm>(shape: &Shape) -> bool {
-    F::INT_ACC && shape.storage.zeros[1]
+fn has_key_zeros(int_acc: bool, shape: &Shape) -> bool {
+    int_acc && shape.storage.zeros[1]
 }
 
 /// The computation of one query tile, to be entered with an instruction set. `R` is the height of
@@ -152,9 +188,9 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
         let Buffers { lanes: buffers, queries, key_scales, key_zeros, staged: [staged_k, staged_v] } =
-            Buffers::of::<S, F>(&mut scratch, shape, tiles);
-        let key_scales = has_key_scales::<F>(shape).then_some(key_scales);
-        let key_zeros = has_key_zeros::<F>(shape).then_some(key_zeros);
+            Buffers::of(&mut scratch, Sizes::of::<S, F>(shape, tiles), shape, tiles);
+        let key_scales = has_key_scales(F::INT_ACC, shape).then_some(key_scales);
+        let key_zeros = has_key_zeros(F::INT_ACC, shape).then_some(key_zeros);
 
         // SAFETY: rows of Q, K and V lie in their views (I2), rows of O are this query tile's alone
         // (I3), and the arrays have the sizes that the callees ask for (I5). Each lane tile uses
@@ -233,7 +269,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let buffers = buffers.of_tile::<S, F>(&tile, problem);
                     block::attend::<S, F, R>(s, part, &tile, &block_of, buffers, &mut prefetch);
                 }
-                prefetch.finish(s);
+                prefetch.finish(s.core());
                 block = next;
             }
 

@@ -22,12 +22,70 @@ use crate::simd::{Body, Isa, MAX_LANES};
 /// `rows` and `state` are the arrays of the block's group (I5), with probabilities of its keys.
 #[inline(always)]
 pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
+    let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
+    let compiled = Compiled { s, rows, sums, compute: PhantomData::<P> };
+    // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
+    // says so.
+    unsafe {
+        add_runs(block, &compiled, sums, P::PACK, P::INT_ACC || block.is_first);
+        if P::INT_ACC {
+            for (r, (_, row)) in block.work.lines().enumerate() {
+                let is_fully_masked = block.visible(row).is_empty();
+                flush_block::<S, P>(s, rows, state, r, is_fully_masked);
+            }
+        }
+    }
+}
+
+/// The steps of [`add_runs`] that are compiled for each instruction set and compute type.
+trait AddRun {
+    /// Adds the values of `run` to the sums of the query rows `which`, or begins these with them if
+    /// `is_fresh`; `next` is prefetched meanwhile.
+    ///
+    /// # Safety
+    /// The contract of [`accumulate`].
+    unsafe fn add(&self, which: Range<usize>, run: Run, next: PrefetchStream, is_fresh: bool);
+
+    /// Whether any value of the run is NaN or infinite, or the scale of its row is.
+    ///
+    /// # Safety
+    /// The contract of [`any_not_finite`].
+    unsafe fn any_not_finite(&self, run: &Run) -> bool;
+}
+
+/// An instruction set and a compute type, with the arrays that values are added to.
+struct Compiled<'a, S, P> {
+    s: S,
+    rows: &'a RowArrays,
+    sums: Sums,
+    compute: PhantomData<P>,
+}
+
+impl<S: Isa, P: Gemv> AddRun for Compiled<'_, S, P> {
+    unsafe fn add(&self, which: Range<usize>, run: Run, next: PrefetchStream, is_fresh: bool) {
+        // SAFETY: I2, I5: the contract is the same, and `values` made this of the group's arrays.
+        unsafe { accumulate::<S, P>(self.s, self.rows, self.sums, which, run, next, is_fresh) };
+    }
+
+    unsafe fn any_not_finite(&self, run: &Run) -> bool {
+        // SAFETY: I2: the contract is the same.
+        unsafe { any_not_finite(self.s, run) }
+    }
+}
+
+/// Adds the values of all runs of a block to `sums`, or begins these with them if `begins`.
+/// Operands have `pack` keys. Nothing here depends on the instruction set or the compute type, so
+/// that the code exists once.
+///
+/// # Safety
+/// `sums` are those of the block's group (I5), which `compiled` adds to, with probabilities of the
+/// keys.
+#[inline(never)]
+unsafe fn add_runs(block: &Block, compiled: &dyn AddRun, sums: Sums, pack: usize, begins: bool) {
     let work = block.work;
     let hides = work.problem().logits().hides() || block.has_gap;
-    let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
     // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
     // begin them, else zeros do.
-    let begins = P::INT_ACC || block.is_first;
     let mut is_fresh = begins && block.is_whole;
     // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
     // says so; I2: runs have rows of V.
@@ -37,29 +95,23 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
             clear();
         }
         for run in block.v_runs(block.keys.clone()) {
-            for (third, keys) in block.thirds(P::PACK).into_iter().enumerate() {
+            for (third, keys) in block.thirds(pack).into_iter().enumerate() {
                 let run = run.of(clip(keys, &run.keys));
                 if run.keys.is_empty() {
                     continue;
                 }
-                let is_guarded = hides && any_not_finite(s, &run);
+                let is_guarded = hides && compiled.any_not_finite(&run);
                 let seen_by_all = third == 1 && !is_guarded;
                 if is_fresh && !seen_by_all {
                     clear();
                     is_fresh = false;
                 }
                 if is_guarded {
-                    guarded::<S, P>(s, block, rows, sums, &run);
+                    guarded(block, compiled, pack, &run);
                 } else {
-                    plain::<S, P>(s, block, rows, sums, &run, seen_by_all, is_fresh);
+                    plain(block, compiled, &run, seen_by_all, is_fresh);
                 }
                 is_fresh = false;
-            }
-        }
-        if P::INT_ACC {
-            for (r, (_, row)) in work.lines().enumerate() {
-                let is_fully_masked = block.visible(row).is_empty();
-                flush_block::<S, P>(s, rows, state, r, is_fully_masked);
             }
         }
     }
@@ -70,32 +122,20 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
 /// multiplied by 0.
 ///
 /// # Safety
-/// `rows` and `sums` are the arrays of the block's group (I5), with probabilities of the keys of
-/// `run`, which has rows of V (I2).
-#[inline(always)]
-unsafe fn plain<S: Isa, P: Gemv>(
-    s: S,
-    block: &Block,
-    rows: &RowArrays,
-    sums: Sums,
-    run: &Run,
-    seen_by_all: bool,
-    is_fresh: bool,
-) {
+/// The contract of [`add_runs`]; `run` has rows of V (I2).
+unsafe fn plain(block: &Block, compiled: &dyn AddRun, run: &Run, seen_by_all: bool, is_fresh: bool) {
     let work = block.work;
     // SAFETY: I2, I5: all rows of the group, or one of them, and keys of the run (caller).
     unsafe {
         if seen_by_all {
-            let (all, run) = (0..work.count(), run.clone());
-            let next = if block.prefetches { block.next_k_stream(&run) } else { PrefetchStream::NOTHING };
-            accumulate::<S, P>(s, rows, sums, all, run, next, is_fresh);
+            let next = if block.prefetches { block.next_k_stream(run) } else { PrefetchStream::NOTHING };
+            compiled.add(0..work.count(), run.clone(), next, is_fresh);
             return;
         }
         for (r, (_, row)) in work.lines().enumerate() {
             let keys = clip(block.visible(row), &run.keys);
             if !keys.is_empty() {
-                let run = run.of(keys);
-                accumulate::<S, P>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
+                compiled.add(r..r + 1, run.of(keys), PrefetchStream::NOTHING, false);
             }
         }
     }
@@ -105,25 +145,21 @@ unsafe fn plain<S: Isa, P: Gemv>(
 /// finite, and the probability 0 of a key that a mask hides would make NaN of it.
 ///
 /// # Safety
-/// `rows` and `sums` are the arrays of the block's group (I5), with probabilities of the keys of
-/// `run`, which has rows of V (I2).
-#[inline(always)]
-unsafe fn guarded<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, sums: Sums, run: &Run) {
+/// The contract of [`add_runs`]; `run` has rows of V (I2).
+#[cold]
+unsafe fn guarded(block: &Block, compiled: &dyn AddRun, pack: usize, run: &Run) {
     for (r, (head, row)) in block.work.lines().enumerate() {
         let sees = |key: &usize| block.sees(head, row, *key);
         let Range { mut start, end } = clip(block.visible(row), &run.keys);
         while start < end {
             // Of the keys of one operand, the first that are visible.
-            let operand_end = end.min((start + 1).next_multiple_of(P::PACK));
+            let operand_end = end.min((start + 1).next_multiple_of(pack));
             let first = (start..operand_end).find(sees).unwrap_or(operand_end);
             let last = (first..operand_end).find(|key| !sees(key)).unwrap_or(operand_end);
             start = last;
             if first < last {
-                let run = run.of(first..last);
                 // SAFETY: I2, I5: one row of the group, and keys of the run (caller).
-                unsafe {
-                    accumulate::<S, P>(s, rows, sums, r..r + 1, run, PrefetchStream::NOTHING, false);
-                }
+                unsafe { compiled.add(r..r + 1, run.of(first..last), PrefetchStream::NOTHING, false) };
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::iter;
 use std::ops::Range;
 
-use super::gemv::Gemv;
 use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{BlockArrays, staged_stride};
 use crate::attend::blocks::{clip, visible_in};
@@ -58,6 +57,8 @@ struct KvBlock<'a> {
     /// Where rows are converted or copied to, if they are, and bytes from one to the next.
     staged: Option<*mut u8>,
     staged_stride: usize,
+    /// Bytes of a row that is copied and not converted.
+    copied_bytes: Option<usize>,
     /// Where a factor for each key goes, if rows have scales of their own, and a zero.
     scales: Option<*mut f32>,
     zeros: Option<*mut f32>,
@@ -65,13 +66,15 @@ struct KvBlock<'a> {
 }
 
 impl<'a> KvBlock<'a> {
-    #[inline(always)]
-    fn new<P: Gemv>(
+    /// K or V of the block that begins with key `start`, for a compute type that reads the type
+    /// `read_as` alone, if it does.
+    fn new(
         work: &'a SplitWork<'a>,
         which: usize,
         start: usize,
         tiles: TileSizes,
         arrays: &BlockArrays,
+        read_as: Option<Dtype>,
     ) -> KvBlock<'a> {
         let shape = work.problem().shape();
         let dim = if which == V { shape.dim_v } else { shape.dim_qk };
@@ -84,9 +87,10 @@ impl<'a> KvBlock<'a> {
             kv_head: work.problem().kv_head(work.heads.start),
             start,
             dim,
-            dtype: P::DTYPE.unwrap_or(if is_staged { Dtype::F32 } else { stored }),
+            dtype: read_as.unwrap_or(if is_staged { Dtype::F32 } else { stored }),
             staged: is_staged.then_some(arrays.staged[which]),
-            staged_stride: staged_stride::<P>(dim),
+            staged_stride: staged_stride(read_as, dim),
+            copied_bytes: read_as.and_then(|dtype| dtype.row_bytes(dim)),
             scales: has_row_scales.then_some(arrays.scales[which]),
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
             tuning: &tiles.tuning.decode,
@@ -108,7 +112,7 @@ impl<'a> KvBlock<'a> {
     }
 
     /// The first of `keys` that lie behind one another. `keys` are some.
-    #[inline(always)]
+    #[inline(never)]
     fn first_run(&self, keys: &Range<usize>) -> Run {
         let (keys, rows) = match self.staged {
             Some(base) => (keys.clone(), Rows { base, stride: self.staged_stride }),
@@ -147,7 +151,6 @@ impl<'a> KvBlock<'a> {
 
     /// The rows of `keys` as a stream that goes with keys `distance` before them. Nothing where
     /// they are read from scratch memory, or do not lie behind one another.
-    #[inline(always)]
     fn stream(&self, keys: &Range<usize>, distance: usize) -> PrefetchStream {
         if self.staged.is_some() || keys.is_empty() {
             return PrefetchStream::NOTHING;
@@ -161,8 +164,9 @@ impl<'a> KvBlock<'a> {
         PrefetchStream::rows(run.rows.skip(distance), self.row_bytes())
     }
 
-    /// Prefetches the first rows of `keys` into the first-level cache.
-    #[inline(always)]
+    /// Prefetches the first rows of `keys` into the first-level cache. Kept out of line, so that
+    /// the code exists once for each instruction set.
+    #[inline(never)]
     fn prefetch_first<S: Isa>(&self, s: S, keys: &Range<usize>) {
         if self.staged.is_none() && !keys.is_empty() {
             let Run { keys, rows, .. } = self.first_run(keys);
@@ -182,19 +186,20 @@ impl<'a> KvBlock<'a> {
     /// # Safety
     /// The arrays of the block have room for its keys (I5).
     #[inline(always)]
-    unsafe fn prepare<S: Isa, P: Gemv>(&self, s: S, keys: &Range<usize>) {
+    unsafe fn prepare<S: Isa>(&self, s: S, keys: &Range<usize>) {
         if self.staged.is_some() || self.scales.is_some() {
             // SAFETY: I5: the arrays are the caller's.
-            unsafe { self.prepare_rows::<S, P>(s, keys) };
+            unsafe { self.prepare_rows(s.core(), keys) };
         }
     }
 
-    /// [`KvBlock::prepare`] where there is something to do. Kept out of line: it uses no vectors.
+    /// [`KvBlock::prepare`] where there is something to do. Kept out of line, so that the code
+    /// exists once for each instruction set.
     ///
     /// # Safety
     /// The arrays of the block have room for its keys (I5).
     #[inline(never)]
-    unsafe fn prepare_rows<S: Isa, P: Gemv>(&self, s: S, keys: &Range<usize>) {
+    unsafe fn prepare_rows<S: Isa>(&self, s: S, keys: &Range<usize>) {
         let problem = self.work.problem();
         if let Some(staged) = self.staged {
             let granularity = problem.shape().storage.granularities[1 + self.which];
@@ -212,7 +217,7 @@ impl<'a> KvBlock<'a> {
                 // of a block, `stride` bytes each.
                 unsafe {
                     let to = staged.add((key - self.start) * stride);
-                    match P::DTYPE.and_then(|dtype| dtype.row_bytes(dim)) {
+                    match self.copied_bytes {
                         Some(bytes) => copy_rows(source.rows(), n, bytes, to, stride, bytes),
                         None => convert::convert(s, source, n, dim, to),
                     }
@@ -282,11 +287,14 @@ pub(crate) struct Block<'a> {
 impl<'a> Block<'a> {
     /// The block with the visible keys `keys`, before the one with `next`: both counted from the
     /// first key of the sequence.
-    #[inline(always)]
-    pub(super) fn new<P: Gemv>(
+    /// `read_as` is the only type that the compute type reads, if there is one. Kept out of line,
+    /// so that the code exists once.
+    #[inline(never)]
+    pub(super) fn new(
         work: &'a SplitWork<'a>,
         tiles: TileSizes,
         arrays: &BlockArrays,
+        read_as: Option<Dtype>,
         keys: &Range<usize>,
         next: &Range<usize>,
         is_first: bool,
@@ -294,8 +302,8 @@ impl<'a> Block<'a> {
     ) -> Block<'a> {
         let start = keys.start - keys.start % tiles.kv;
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
-        let k = KvBlock::new::<P>(work, K, start, tiles, arrays);
-        let v = KvBlock::new::<P>(work, V, start, tiles, arrays);
+        let k = KvBlock::new(work, K, start, tiles, arrays, read_as);
+        let v = KvBlock::new(work, V, start, tiles, arrays, read_as);
         let visible = |row| from_start(&visible_in(work.sequence(), row, keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
         let mut is_whole = first == from_start(keys) && last == from_start(keys);
@@ -422,8 +430,8 @@ impl<'a> Block<'a> {
     /// one.
     #[inline(always)]
     pub(super) fn prefetch_first<S: Isa>(&self, s: S) {
-        self.v.prefetch_first(s, &self.keys);
-        self.k.prefetch_first(s, &self.next);
+        self.v.prefetch_first(s.core(), &self.keys);
+        self.k.prefetch_first(s.core(), &self.next);
     }
 
     /// Prepares the rows that cannot be read in place, and the factors of rows with scales of their
@@ -432,12 +440,12 @@ impl<'a> Block<'a> {
     /// # Safety
     /// The arrays that the block was made with have room for it (I5).
     #[inline(always)]
-    pub(super) unsafe fn prepare<S: Isa, P: Gemv>(&self, s: S) {
+    pub(super) unsafe fn prepare<S: Isa>(&self, s: S) {
         let keys = self.start + self.keys.start..self.start + self.keys.end;
         // SAFETY: I5: the arrays are the caller's.
         unsafe {
-            self.k.prepare::<S, P>(s, &keys);
-            self.v.prepare::<S, P>(s, &keys);
+            self.k.prepare(s, &keys);
+            self.v.prepare(s, &keys);
         }
     }
 }

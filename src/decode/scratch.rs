@@ -4,6 +4,7 @@ use super::gemv::{Gemv, width};
 use super::state::State;
 use crate::attend::convert;
 use crate::attend::fold::folds_queries;
+use crate::dtype::Dtype;
 use crate::problem::{Shape, Storage};
 use crate::simd::Isa;
 use crate::view::ScaleGranularity;
@@ -79,17 +80,46 @@ pub(super) struct Buffers {
     pub(super) block: BlockArrays,
 }
 
+/// What the sizes of arrays depend on beside shape and tiles: the instruction set and the compute
+/// type. In numbers, so that the code of [`buffers`] exists once.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    /// f32 lanes of a vector.
+    lanes: usize,
+    /// Values from one row to the next: of packed queries, of scores, of the output.
+    query_stride: usize,
+    score_stride: usize,
+    output_stride: usize,
+    /// [`Gemv::INT_ACC`], [`Gemv::DTYPE`], and [`Gemv::scales_in_row`] of V.
+    int_acc: bool,
+    read_as: Option<Dtype>,
+    scales_in_row: usize,
+}
+
+impl Sizes {
+    #[inline(always)]
+    pub(super) fn of<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Sizes {
+        Sizes {
+            lanes: S::LANES,
+            query_stride: row_stride::<S, P>(shape.dim_qk),
+            score_stride: row_stride::<S, P>(tiles.kv),
+            output_stride: row_stride::<S, P>(shape.dim_v),
+            int_acc: P::INT_ACC,
+            read_as: P::DTYPE,
+            scales_in_row: P::scales_in_row(shape.dim_v),
+        }
+    }
+}
+
 /// Takes all arrays of a call from `arena`, whose sizes depend on nothing else.
-#[inline(always)]
-pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, tiles: TileSizes) -> Buffers {
+#[inline(never)]
+pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Buffers {
     let Shape { dim_qk, dim_v, .. } = *shape;
+    let Sizes { lanes, query_stride, score_stride, output_stride, .. } = sizes;
     let (has_zeros, folds) = (shape.storage.zeros, folds_queries(&shape.storage));
     let rows = max_rows(tiles);
     let all = |values: usize| values.checked_mul(padded_rows(rows));
-    let query_stride = row_stride::<S, P>(dim_qk);
-    let score_stride = row_stride::<S, P>(tiles.kv);
-    let (block_stride, weight_lanes) =
-        if P::INT_ACC { (row_stride::<S, P>(dim_v), S::LANES) } else { (0, 0) };
+    let (block_stride, weight_lanes) = if sizes.int_acc { (output_stride, lanes) } else { (0, 0) };
     let rows_of = RowArrays {
         queries: arena.take(all(query_stride)),
         query_stride,
@@ -98,22 +128,21 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
         folded: arena.take(if folds { convert::row_bytes(dim_qk) / 4 } else { 0 }),
         scores: arena.take(all(score_stride)),
         score_stride,
-        sums: arena.take(all(S::LANES)),
+        sums: arena.take(all(lanes)),
         block_sums: Sums { base: arena.take(all(block_stride)), stride: block_stride },
         block_weights: arena.take(all(weight_lanes)),
     };
-    // Element by element: `map` of an array was not inlined, and a small call is as long as this.
-    let states = [State::take::<S, P, A>(arena, rows, dim_v), State::take::<S, P, A>(arena, rows, dim_v)];
+    let states = [State::take(arena, rows, output_stride), State::take(arena, rows, output_stride)];
     let [_, k, v] = shape.storage.granularities;
     let row_scales = |granularity| if granularity == ScaleGranularity::PerToken { score_stride } else { 0 };
     let scales = [arena.take(row_scales(k)), arena.take(row_scales(v))];
     let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { 0 };
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
     let staged_bytes =
-        |is_staged, dim| tiles.kv.checked_mul(if is_staged { staged_stride::<P>(dim) } else { 0 });
+        |is_staged, dim| tiles.kv.checked_mul(if is_staged { staged_stride(sizes.read_as, dim) } else { 0 });
     let [k, v] = tiles.staged;
     let staged = [arena.take(staged_bytes(k, dim_qk)), arena.take(staged_bytes(v, dim_v))];
-    let in_row = P::scales_in_row(dim_v);
+    let in_row = sizes.scales_in_row;
     let weights = Weights {
         scales: arena.take(in_row.checked_mul(score_stride)),
         integers: arena.take(in_row.checked_mul(score_stride)),
@@ -124,14 +153,19 @@ pub(super) fn buffers<S: Isa, P: Gemv, A: Arena>(arena: &mut A, shape: &Shape, t
 }
 
 /// Bytes of scratch that [`super::Decode`] takes; `None` if no machine has as many.
-#[inline(never)]
 pub(crate) fn scratch_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
-    Measure::of(|arena| buffers::<S, P, _>(arena, shape, tiles))
+    measure(Sizes::of::<S, P>(shape, tiles), shape, tiles)
+}
+
+/// Bytes of all arrays. Kept out of line, so that the code exists once.
+#[inline(never)]
+fn measure(sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Option<usize> {
+    Measure::of(|arena| buffers(arena, sizes, shape, tiles))
 }
 
 /// Bytes of a partial state that one thread keeps for another; `None` if no machine has as many.
 pub(crate) fn state_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> Option<usize> {
-    Measure::of(|arena| State::take::<S, P, _>(arena, max_rows(tiles), shape.dim_v))
+    Measure::of(|arena| State::take(arena, max_rows(tiles), row_stride::<S, P>(shape.dim_v)))
 }
 
 /// Query rows of a group, at most. Saturates where no machine has the memory: [`Arena::take`]
@@ -156,10 +190,9 @@ pub(super) fn row_stride<S: Isa, P: Gemv>(n: usize) -> usize {
 }
 
 /// Bytes from one row to the next of K or V that has been converted to f32, or copied as it is
-/// stored.
-#[inline(always)]
-pub(super) fn staged_stride<P: Gemv>(dim: usize) -> usize {
-    match P::DTYPE {
+/// stored, for a compute type that reads the type `read_as` alone.
+pub(super) fn staged_stride(read_as: Option<Dtype>, dim: usize) -> usize {
+    match read_as {
         None => convert::row_bytes(dim),
         Some(dtype) => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
     }

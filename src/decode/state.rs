@@ -1,8 +1,7 @@
 //! The state of the online softmax of a group's query rows after some of its keys, and how two of
 //! them are combined.
 
-use super::gemv::Gemv;
-use super::scratch::{padded_rows, row_stride};
+use super::scratch::padded_rows;
 use crate::simd::{Body, Isa};
 use crate::workspace::Arena;
 
@@ -19,10 +18,10 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state of `rows` rows in memory of `arena`: uninitialised, or as it was left there.
-    #[inline(always)]
-    pub(super) fn take<S: Isa, P: Gemv, A: Arena>(arena: &mut A, rows: usize, dim_v: usize) -> State {
-        let (rows, stride) = (padded_rows(rows), row_stride::<S, P>(dim_v));
+    /// The state of `rows` rows in memory of `arena`, whose output rows are `stride` values apart:
+    /// uninitialised, or as it was left there.
+    pub(super) fn take<A: Arena>(arena: &mut A, rows: usize, stride: usize) -> State {
+        let rows = padded_rows(rows);
         State {
             output: arena.take(stride.checked_mul(rows)),
             stride,

@@ -7,7 +7,7 @@ use super::gemm::Gemm;
 use super::mask::{self, Span};
 use super::outliers::{self, Outliers, Reference, Scores};
 use super::prefetch::Prefetch;
-use super::scores::Keys;
+use super::scores::{self, Correct, Keys};
 use super::softmax::{self, Probabilities, State};
 use super::{LaneBuffers, LaneTile};
 use crate::attend::finish::blank;
@@ -228,6 +228,13 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             let k = k.skip(keys.start);
             let mut found =
                 F::score_span::<S, R, Z>(s, panel, state.lanes, k, keys.len(), dim, out, prefetch);
+            if const { F::INT_ACC }
+                && let Some(zeros) = k.zeros
+            {
+                let corrections = panel.wrapping_add((F::PANEL_HEADER - 1) * state.lanes);
+                let (scores, n, scales) = (out, keys.len(), k.scales);
+                scores::correct(s, Correct { scores, n, vectors: Z, zeros, scales, corrections });
+            }
             if let Some(logits) = &logits {
                 let keys = span.keys.start + keys.start..span.keys.start + keys.end;
                 found = logits.change::<S, Z>(s, &span.rows, keys, out);

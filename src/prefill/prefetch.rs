@@ -88,8 +88,8 @@ impl Prefetch {
         }
     }
 
-    /// All remaining rows.
-    #[inline(always)]
+    /// All remaining rows. Kept out of line, so that the code exists once.
+    #[inline(never)]
     pub(crate) fn finish<S: Isa>(mut self, s: S) {
         for stream in &mut self.0 {
             stream.each = stream.left;

@@ -3,8 +3,8 @@
 use super::gemm::{Gemm, RegisterTile};
 use super::prefetch::Prefetch;
 use crate::attend::rows::Rows;
-use crate::simd::Isa;
 use crate::simd::lane::Registers;
+use crate::simd::{Body, Isa};
 
 /// Rows of K, and the scales of their scores.
 #[derive(Clone, Copy)]
@@ -26,11 +26,53 @@ impl Keys {
     }
 }
 
+/// The arguments of [`correct`]: scores of `n` keys, `vectors` vectors of them for each, the zero
+/// and the scale of each key, and the line of the panel with the corrections of each row.
+pub(super) struct Correct {
+    pub(super) scores: *mut f32,
+    pub(super) n: usize,
+    pub(super) vectors: usize,
+    pub(super) zeros: *const f32,
+    pub(super) scales: Option<*const f32>,
+    pub(super) corrections: *const f32,
+}
+
+/// Adds to scores what zeros of K correct them by. Kept out of line, so that the code exists once
+/// for each instruction set.
+///
+/// # Safety
+/// The arrays have what `body` says.
+#[inline(never)]
+pub(super) unsafe fn correct<S: Isa>(s: S, body: Correct) {
+    s.core().enter(body);
+}
+
+impl Body for Correct {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Correct { scores, n, vectors, zeros, scales, corrections } = self;
+        for key in 0..n {
+            // SAFETY: I5, I7: `correct` is the only one to enter this; its caller vouches for a
+            // zero, a scale and `vectors` vectors of scores for each key, and for the line.
+            unsafe {
+                let scale = scales.map_or(1.0, |scales| scales.add(key).read());
+                let zero = s.splat(zeros.add(key).read() * scale);
+                for z in 0..vectors {
+                    let at = scores.add((key * vectors + z) * S::LANES);
+                    s.store(at, s.fma(zero, s.load(corrections.add(z * S::LANES)), s.load(at)));
+                }
+            }
+        }
+    }
+}
+
 /// Writes `out[key][lane]`, `Z` vectors wide, for `n` keys against `Z` vectors of a panel of packed
 /// queries `lanes` wide, in register tiles of `R` keys; returns the largest score of each lane.
 ///
 /// # Safety
-/// As [`dot`], for `n` keys. `k` has scales and zeros only with [`Gemm::INT_ACC`]. `out` has room
+/// As [`dot`], for `n` keys. `k` has scales only with [`Gemm::INT_ACC`]. `out` has room
 /// for `n * Z` vectors.
 #[inline(always)]
 pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
@@ -56,13 +98,10 @@ pub(crate) unsafe fn scores<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             $keys
         }};
     }
-    while n - key >= R {
-        key += tile!(R);
-        prefetch.step(s);
-    }
-    // The rest in one loop, so that the code of `step` exists only twice.
+    // One loop for all heights, so that the code of `step` exists once.
     while key < n {
         key += match n - key {
+            left if left >= R => tile!(R),
             left if const { R > 4 } && left >= 4 => tile!(4),
             left if left >= 2 => tile!(2),
             _ => tile!(1),
@@ -87,7 +126,7 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     k: Keys,
     dim: usize,
 ) -> RegisterTile<S::F32, R, Z> {
-    let Keys { rows, scales, zeros } = k;
+    let Keys { rows, scales, .. } = k;
     let mut sum = [[F::Sum::zero(s); Z]; R];
     for z in 0..Z {
         // SAFETY: one of the `Z` vectors of the panel (caller).
@@ -125,20 +164,6 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         for (z, (tile, sum)) in tile.iter_mut().zip(sum).enumerate() {
             // SAFETY: one of the `Z` vectors of the panel (caller).
             *tile = unsafe { F::end_score(s, panel.add(z * S::LANES), sum) };
-        }
-    }
-    if F::INT_ACC
-        && let Some(zeros) = zeros
-    {
-        let corrections = panel.wrapping_add((F::PANEL_HEADER - 1) * lanes);
-        for (r, tile) in tile.iter_mut().enumerate() {
-            // SAFETY: the keys have `R` zeros (caller).
-            let zero = s.splat(unsafe { zeros.add(r).read() });
-            for (z, x) in tile.iter_mut().enumerate() {
-                // SAFETY: one of the `Z` vectors of a line of the panel (caller).
-                let correction = unsafe { s.load(corrections.wrapping_add(z * S::LANES)) };
-                *x = s.fma(zero, correction, *x);
-            }
         }
     }
     if F::INT_ACC
