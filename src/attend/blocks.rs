@@ -9,8 +9,8 @@ use crate::problem::{Seen, Sequence};
 
 /// The first block that has some of the keys `seen`: from the first of them, extended down to a
 /// multiple of `group` keys from the start of the block, to the last; empty if there are none.
-/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen. Kept out of line,
-/// so that the code exists once.
+/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen. Kept out of
+/// line, so that the code exists once.
 #[inline(never)]
 pub(crate) fn first_block(seen: &Seen, size: usize, group: usize) -> Range<usize> {
     let Seen { keys, gap } = seen;

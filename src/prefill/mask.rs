@@ -42,8 +42,8 @@ pub(crate) fn spans(
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + lanes);
-    // What some rows see, and what all rows see: windows move with the row, so the first and the last
-    // row bound all others.
+    // What some rows see, and what all rows see: windows move with the row, so the first and the
+    // last row bound all others.
     let some = |first: &Range<usize>, last: &Range<usize>| first.start..last.end.max(first.start);
     let all = |first: &Range<usize>, last: &Range<usize>| last.start..first.end;
     let window = |row| sequence.window_keys(row);
@@ -127,8 +127,8 @@ impl Span {
     }
 
     /// The keys that each lane sees, for [`mask`] of `keys`. Where they need not be a range, the
-    /// scores of all others become -inf here, and the answer is that all are seen. Kept out of line,
-    /// so that the code exists once for each instruction set.
+    /// scores of all others become -inf here, and the answer is that all are seen. Kept out of
+    /// line, so that the code exists once for each instruction set.
     ///
     /// # Safety
     /// `scores` holds a value for each lane of the span, for each of `keys` and of those before.

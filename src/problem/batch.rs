@@ -380,8 +380,8 @@ impl<'a> Sequence<'a> {
         Seen { keys: always.start..window.end.max(always.end), gap }
     }
 
-    /// Of `keys` those that every one of `rows` sees, where some keys are always seen: these, those in
-    /// the windows of all rows, `windows`, or both if they are one range. Kept out of line.
+    /// Of `keys` those that every one of `rows` sees, where some keys are always seen: these, those
+    /// in the windows of all rows, `windows`, or both if they are one range. Kept out of line.
     #[inline(never)]
     pub fn seen_by_all(
         &self,
@@ -400,8 +400,8 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// From the first key of `block` that some of `rows` see to the last, where some keys are always
-    /// seen. Kept out of line.
+    /// From the first key of `block` that some of `rows` see to the last, where some keys are
+    /// always seen. Kept out of line.
     #[inline(never)]
     pub fn seen_in(&self, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
         let Seen { keys, gap } = self.seen(rows);
@@ -456,8 +456,8 @@ impl<'a> Sequence<'a> {
     #[inline(always)]
     fn even_window(&self, row: usize) -> [i64; 2] {
         let [start, end] = self.window;
-        // `Shape` has checked positions. There are at most i64::MAX rows, so that a start that is no
-        // limit, or was saturated, stays negative.
+        // `Shape` has checked positions. There are at most i64::MAX rows, so that a start that is
+        // no limit, or was saturated, stays negative.
         [start + row as i64, end.saturating_add(row as i64)]
     }
 }

@@ -141,8 +141,8 @@ impl<'p> SplitWork<'p> {
         query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
-    /// The visible keys of a split; empty if the sequence has none. Kept out of line, so that the code
-    /// exists once.
+    /// The visible keys of a split; empty if the sequence has none. Kept out of line, so that the
+    /// code exists once.
     #[inline(never)]
     pub fn keys(&self, split: usize) -> Range<usize> {
         let Seen { keys, gap } = &self.visible;
