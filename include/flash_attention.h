@@ -143,6 +143,12 @@
 #define FA_FAST 4
 
 /**
+ * fa_attention.scale, fa_config.softmax_scale: a scale as good as 0, 2 to the power of -100. (0
+ * itself is the usual scale.) Keys of dot products below 1e22 weigh exactly alike.
+ */
+#define FA_SCALE_ZERO 7.888609052210118e-31
+
+/**
  * The binary interface that this header describes; see fa_abi_version.
  */
 #define FA_ABI_VERSION 2
@@ -162,8 +168,7 @@ typedef enum fa_status {
    */
   FA_ERR_NULL = 1,
   /**
-   * A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
-   * like.
+   * A size that must be at least 1 is 0: head_dim, num_heads, dim_v, page_size and the like.
    */
   FA_ERR_ZERO_EXTENT = 2,
   /**
@@ -214,8 +219,9 @@ typedef enum fa_status {
    */
   FA_ERR_STRIDE = 13,
   /**
-   * cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a
-   * sequence is longer than len_q, len_kv or its pages.
+   * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
+   * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
+   * behind its last key, or spans are negative or out of order.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -365,8 +371,8 @@ typedef struct fa_tensor {
  * positions and windows, masks of all kinds, log-sum-exp. One description serves
  * fa_attention_check, _workspace, _run, _part and _finish.
  *
- * For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees.
- * Terms of options that are off drop out:
+ * For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j
+ * that it sees. Terms of options that are off drop out:
  *
  * ~~~text
  *   s_j = scale * sum_d q[i][d] * k[j][d]
@@ -375,9 +381,9 @@ typedef struct fa_tensor {
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that window, kv_lens, mask or block_mask hide from a row has no influence on it, even if
- * it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
- * and its lse -infinity.
+ * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
+ * it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
+ * is zeros, and its lse -infinity.
  *
  * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
  * are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
@@ -401,7 +407,7 @@ typedef struct fa_attention {
    */
   uint32_t reserved0;
   /**
-   * Sequences; at least 1.
+   * Sequences. 0 does nothing.
    */
   int64_t batch;
   /**
@@ -458,7 +464,7 @@ typedef struct fa_attention {
   struct fa_tensor o;
   /**
    * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-   * may be negative; 0 = 1/sqrt(dim_qk).
+   * may be negative; 0 = 1/sqrt(dim_qk). FA_SCALE_ZERO weighs all keys that a row sees alike.
    */
   float scale;
   /**
@@ -468,9 +474,9 @@ typedef struct fa_attention {
   float softcap;
   /**
    * Key position of query row 0, one for all sequences: 0 if there is no past, the number of
-   * keys that came before, or, where sequences differ, FA_POS_END. Any number, as long as
-   * q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
-   * it.
+   * keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number,
+   * as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases
+   * depend on it.
    */
   int64_t q_pos;
   /**
@@ -592,6 +598,39 @@ typedef struct fa_attention {
    * rounding.
    */
   int64_t block_kv;
+  /**
+   * NULL, or [batch]: the key position of query row 0 of each sequence, in place of q_pos, which
+   * is then FA_POS_END (as fa_attention_init leaves it) or 0. Any numbers: as for q_pos. For
+   * sequences with different pasts in a right-padded batch.
+   */
+  const int32_t *q_positions;
+  /**
+   * NULL, or [batch]: the first key of each sequence that any row sees, 0 to its number of keys.
+   * Those before it are hidden, and so is what is in them; pages that have no other keys are not
+   * looked up. Positions still count from key 0. For left padding, and caches that have dropped
+   * their oldest keys.
+   */
+  const int32_t *kv_starts;
+  /**
+   * So many keys of each sequence, from kv_starts on, are not hidden by window_left: a row at
+   * position p sees key j if j <= p + window_right and either j >= p - window_left or j <
+   * kv_starts + prefix_keys (StreamingLLM, arXiv:2309.17453). 0 = off; without window_left
+   * nothing is hidden by it.
+   */
+  int64_t prefix_keys;
+  /**
+   * NULL, or spans of keys that see each other both ways, whatever the windows (images within a
+   * causal text; the prompt of a prefix language model): two key positions each, the first of
+   * the span and the one behind its last, ascending and disjoint in each sequence. A row whose
+   * position lies in a span sees all keys of that span, besides what the windows leave it.
+   * kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+   */
+  const int32_t *spans;
+  /**
+   * [batch + 1], NULL without spans: the spans of sequence b are spans[2 * span_starts[b]] to
+   * spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
+   */
+  const int32_t *span_starts;
 } fa_attention;
 
 /**
@@ -621,8 +660,8 @@ typedef struct fa_config {
    */
   bool causal;
   /**
-   * Multiplied to every dot product of a query and a key; usually 1/sqrt(head_dim). Finite; 0
-   * weighs all visible keys alike.
+   * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
+   * may be negative; 0 = 1/sqrt(head_dim). FA_SCALE_ZERO weighs all keys that a row sees alike.
    */
   float softmax_scale;
   /**
@@ -1003,6 +1042,22 @@ enum fa_status fa_attention_check(const struct fa_attention *a, char *why, size_
  * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
  */
 enum fa_status fa_attention_workspace(const struct fa_attention *a, int32_t n_parts, size_t *bytes);
+
+/**
+ * Bytes of scratch memory that do for every number of parts from 1 to max_parts: the largest that
+ * fa_attention_workspace answers for any of them. (More parts do not always need more.) For
+ * programs that do not know yet how many threads they will have.
+ *
+ * @param[in] a        not NULL
+ * @param max_parts    1 to 256
+ * @param[out] bytes   not NULL; untouched on errors
+ * @return as fa_attention_workspace
+ *
+ * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+ */
+enum fa_status fa_attention_workspace_max(const struct fa_attention *a,
+                                          int32_t max_parts,
+                                          size_t *bytes);
 
 /**
  * Computes the problem.

@@ -204,6 +204,12 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
+    // Keys that see each other both ways, whatever the window: the first of each span, and the one behind its last.
+    // Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
+    void spans(const std::int32_t (*list)[2], const std::int32_t *starts) noexcept {
+        a_.spans = list == nullptr ? nullptr : *list, a_.span_starts = starts;
+    }
+
     fa_attention *operator->() noexcept { return &a_; }
     const fa_attention *operator->() const noexcept { return &a_; }
 
@@ -224,6 +230,11 @@ class Attention {
     // Bytes that run() needs with this pool.
     [[nodiscard]] fa_status workspace(std::size_t &bytes, const fa_pool *pool = nullptr) const noexcept {
         return status_ != FA_OK ? status_ : fa_attention_workspace(&a_, width(pool), &bytes);
+    }
+
+    // Bytes that are enough for any pool of at most so many parts, 1 to 256.
+    [[nodiscard]] fa_status workspace_max(std::size_t &bytes, std::int32_t max_parts) const noexcept {
+        return status_ != FA_OK ? status_ : fa_attention_workspace_max(&a_, max_parts, &bytes);
     }
 
     // With memory of the caller's. pool: NULL = the calling thread alone.

@@ -8,7 +8,9 @@ mod workspace;
 use crate::error::names::{K, LSE, MASK, Names, O, Q, V, number};
 use crate::error::{Error, Refusal};
 use crate::prepared::Prepared;
-use crate::problem::{Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window};
+use crate::problem::{
+    Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Window,
+};
 use crate::view::Array;
 pub use pool::Pool;
 use tensor::Shape;
@@ -61,6 +63,11 @@ pub struct Attention<'a> {
     alibi_slopes: Option<&'a [f32]>,
     sinks: Option<&'a [f32]>,
     kv_lens: Option<&'a [i32]>,
+    kv_starts: Option<&'a [i32]>,
+    q_positions: Option<&'a [i32]>,
+    prefix_keys: usize,
+    /// The spans of all sequences, and where those of each begin.
+    spans: Option<(&'a [[i32; 2]], &'a [i32])>,
     cu_len_q: Option<&'a [i32]>,
     cu_len_kv: Option<&'a [i32]>,
     /// The page table, and the number of keys of a sequence.
@@ -88,6 +95,10 @@ impl<'a> Attention<'a> {
             alibi_slopes: None,
             sinks: None,
             kv_lens: None,
+            kv_starts: None,
+            q_positions: None,
+            prefix_keys: 0,
+            spans: None,
             cu_len_q: None,
             cu_len_kv: None,
             pages: None,
@@ -122,6 +133,31 @@ impl<'a> Attention<'a> {
         self
     }
 
+    /// Sets the key position of query row 0 of each sequence, `[batch]`, in place of
+    /// [`q_pos`](Attention::q_pos).
+    pub fn q_positions(mut self, positions: &'a [i32]) -> Self {
+        self.q_positions = Some(positions);
+        self
+    }
+
+    /// Lets rows see the first `keys` keys of their sequence (from
+    /// [`kv_starts`](Attention::kv_starts) on) though they lie before the window, as far as its
+    /// right end (StreamingLLM, arXiv:2309.17453).
+    pub fn prefix_keys(mut self, keys: usize) -> Self {
+        self.prefix_keys = keys;
+        self
+    }
+
+    /// Sets spans of keys that see each other both ways, whatever the window: images within a
+    /// causal text, the prompt of a prefix language model. Each is the position of its first key,
+    /// and the one behind its last, ascending and disjoint in each sequence; those of sequence b
+    /// are `spans[starts[b]]` to `spans[starts[b + 1]]`, `starts` is `[batch + 1]`. A row whose
+    /// position lies in a span sees all its keys, besides what the window leaves it.
+    pub fn spans(mut self, spans: &'a [[i32; 2]], starts: &'a [i32]) -> Self {
+        self.spans = Some((spans, starts));
+        self
+    }
+
     /// Replaces scores s by softcap · tanh(s / softcap). Finite, not negative; 0 = off.
     pub fn softcap(mut self, softcap: f32) -> Self {
         self.softcap = softcap;
@@ -153,6 +189,13 @@ impl<'a> Attention<'a> {
     /// never read.
     pub fn kv_lens(mut self, kv_lens: &'a [i32]) -> Self {
         self.kv_lens = Some(kv_lens);
+        self
+    }
+
+    /// Sets the first key of each sequence that any row sees, `[batch]`: those before it are
+    /// hidden, and their pages are not looked up. Positions still count from key 0.
+    pub fn kv_starts(mut self, kv_starts: &'a [i32]) -> Self {
+        self.kv_starts = Some(kv_starts);
         self
     }
 
@@ -227,13 +270,13 @@ impl<'a> Attention<'a> {
     /// # Errors
     /// - [`Error::Shape`]: tensors, lists and slices disagree about a size, or heads_q is no
     ///   multiple of heads_kv
-    /// - [`Error::ZeroExtent`]: a size other than len_q and len_kv is 0
+    /// - [`Error::ZeroExtent`]: a size other than batch, len_q and len_kv is 0
     /// - [`Error::Stride`]: rows of an output overlap
     /// - [`Error::Overflow`]: more bytes than an address space holds, or positions beyond 64 bits
     /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer
     /// - [`Error::SoftmaxScale`], [`Error::Softcap`], [`Error::QuantScale`]: unusable numbers
-    /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, cu_len_q, cu_len_kv or pages lead out of the
-    ///   tensors
+    /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, kv_starts, cu_len_q, cu_len_kv or pages lead
+    ///   out of the tensors, or spans are out of order
     /// - [`Error::Workspace`]: [`reserve`](Attention::reserve) was not called for so large a
     ///   problem
     /// - [`Error::Isa`]: the environment variable `FA_MAX_ISA` names an instruction set that this
@@ -252,7 +295,8 @@ impl<'a> Attention<'a> {
             accuracy: self.accuracy,
             q_pos: self.q_pos,
             window: self.window,
-            ..Semantics::with_scale(self.scale.unwrap_or((1.0 / (self.q.shape.dim as f64).sqrt()) as f32))
+            prefix_keys: self.prefix_keys,
+            ..Semantics::with_scale(self.scale.unwrap_or(Semantics::usual_scale(self.q.shape.dim)))
         };
         let sequences = self.sequences();
         let [_, heads, rows] = self.q.shape.extent;
@@ -284,6 +328,12 @@ impl<'a> Attention<'a> {
                 starts_q: self.cu_len_q.map(Array::of),
                 starts_kv: self.cu_len_kv.map(Array::of),
                 kv_lens: self.kv_lens.map(Array::of),
+                kv_starts: self.kv_starts.map(Array::of),
+                positions: self.q_positions.map(Array::of),
+                spans: self.spans.map(|(spans, starts)| Spans {
+                    bounds: Array::of(spans.as_flattened()),
+                    starts: Array::of(starts),
+                }),
                 pages,
                 most: [0; 2],
             },
@@ -307,9 +357,7 @@ impl<'a> Attention<'a> {
     fn agree(&self) -> Result<(), Refusal> {
         let [q, k, v, out] = [self.q.shape, self.k.shape, self.v.shape, self.out.shape];
         let ([batch, heads, _], sequences) = (q.extent, self.sequences());
-        for (what, n) in
-            [(Q.batch, batch), (Q.heads, heads), (K.heads, k.extent[1]), (Q.dim, q.dim), (V.dim, v.dim)]
-        {
+        for (what, n) in [(Q.heads, heads), (K.heads, k.extent[1]), (Q.dim, q.dim), (V.dim, v.dim)] {
             if n == 0 {
                 return Err(Refusal::of(what, 0).but(Error::ZeroExtent, "must be at least 1"));
             }
@@ -346,12 +394,14 @@ impl<'a> Attention<'a> {
             equal("alibi_slopes", slopes.len(), "neither heads_q nor all of the batch", all)?;
         }
         equal("sinks", self.sinks.map_or(heads, <[f32]>::len), "not heads_q", heads)?;
-        equal(
-            "kv_lens",
-            self.kv_lens.map_or(sequences, <[i32]>::len),
-            "not one for each sequence",
-            sequences,
-        )?;
+        let lists =
+            [("kv_lens", self.kv_lens), ("kv_starts", self.kv_starts), ("q_positions", self.q_positions)];
+        for (what, list) in lists {
+            equal(what, list.map_or(sequences, <[i32]>::len), "not one for each sequence", sequences)?;
+        }
+        if let Some((_, starts)) = self.spans {
+            equal("span_starts", starts.len(), "not one more than sequences", sequences.saturating_add(1))?;
+        }
         if let Some((table, _)) = self.pages
             && !table.len().is_multiple_of(sequences.max(1))
         {

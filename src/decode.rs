@@ -57,7 +57,7 @@ use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, key_rows, query_rows};
 use crate::attend::seen::{self, Look, Seen};
 use crate::dtype::Dtype;
-use crate::problem::Shape;
+use crate::problem::{SeenKeys, Shape};
 use crate::simd::{Body, Isa};
 use crate::view::{Layout, ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
@@ -115,12 +115,13 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                     0 => first,
                     _ => other,
                 };
-                let keys = clip(work.seen(), &work.keys(split));
+                let SeenKeys { keys, gap } = work.seen().clone();
+                let seen = SeenKeys { keys: clip(keys, &work.keys(split)), gap };
                 let is_needed = n == 0 || began_before;
-                if keys.is_empty() && !is_needed {
+                if seen.keys.is_empty() && !is_needed {
                     continue;
                 }
-                attend::<S, P>(s, work, &keys, tiles, &rows, &block, &state);
+                attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state);
                 if !is_needed {
                     first.combine(s, &other, work.count());
                 }
@@ -243,7 +244,7 @@ fn scale_of_values(work: &SplitWork) -> f32 {
 }
 
 /// Computes the state of all rows of a group for `visible`, the keys of a split that some row sees
-/// and those between them.
+/// and those between them but for a gap.
 ///
 /// # Safety
 /// `rows`, `arrays` and `state` are the arrays of the group (I5), with the queries packed.
@@ -251,7 +252,7 @@ fn scale_of_values(work: &SplitWork) -> f32 {
 unsafe fn attend<S: Isa, P: Gemv>(
     s: S,
     work: &SplitWork,
-    visible: &Range<usize>,
+    visible: &SeenKeys,
     tiles: TileSizes,
     rows: &RowArrays,
     arrays: &BlockArrays,
@@ -272,7 +273,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
         let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
         while !keys.is_empty() {
-            let next = next_block(visible, &keys, tiles.kv);
+            let next = next_block(visible, &keys, tiles.kv, 1);
             let mut unmasked = None;
             if work.problem().shape().scans_masks {
                 let (left, is_plain) = look_at(work, &keys, keys.start - keys.start % tiles.kv, rows.seen);
@@ -384,7 +385,7 @@ fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool 
 fn bytes_read(work: &SplitWork) -> usize {
     let shape = work.problem().shape();
     let heads = shape.queries[0].saturating_mul(shape.heads_kv);
-    let keys = work.sequence().seen_by(&work.rows).len();
+    let keys = work.sequence().seen(&work.rows).len();
     let row = shape.row_bytes_kv().into_iter().fold(0usize, usize::saturating_add);
     row.saturating_mul(heads).saturating_mul(keys)
 }

@@ -258,7 +258,7 @@ impl Planner<'_> {
         let mut rows = cached.next_multiple_of(tile);
         if threads > 1 {
             let items = threads * machine.tuning.threads.items_per_thread;
-            let per_head = items.div_ceil(batch.saturating_mul(heads));
+            let per_head = items.div_ceil(batch.saturating_mul(heads).max(1));
             rows = rows.min(len_q.div_ceil(per_head).next_multiple_of(tile));
         }
         rows.min(len_q.max(1))

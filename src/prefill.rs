@@ -209,7 +209,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
-            let seen = part.seen();
+            let all_seen = part.seen();
+            let seen = &all_seen.keys;
             let mut factor = problem.score_factor();
             let mut out_scale = 1.0;
             let (mut folding, mut values) = (None, None);
@@ -226,7 +227,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
             let folding = folding.as_ref();
             let (hides, mut maybe_nan) = (problem.logits().hides(), problem.changes_scores());
-            let prefetches = seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
+            let prefetches = all_seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
                     let row = query_rows(problem, sequence, head, row);
@@ -243,12 +244,12 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut whole_block = first_block(&seen, tiles.kv, F::SPAN_KEYS);
+            let mut whole_block = first_block(all_seen, tiles.kv, F::SPAN_KEYS);
             if scans {
                 masks.begin(tile_count);
             }
             while !whole_block.is_empty() {
-                let next = next_block(&seen, &whole_block, tiles.kv);
+                let next = next_block(all_seen, &whole_block, tiles.kv, F::SPAN_KEYS);
                 let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
                 if scans {
                     let is_first = block.start <= seen.start;

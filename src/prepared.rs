@@ -48,6 +48,20 @@ pub fn allocated_bytes(plan: &Plan) -> Result<usize, Error> {
     }
 }
 
+/// Bytes of memory, of any alignment, that are lent to a call with a plan.
+fn borrowed_bytes(plan: &Plan) -> Result<usize, Error> {
+    match ScratchPlace::of(plan) {
+        ScratchPlace::Nowhere | ScratchPlace::Stack => Ok(0),
+        ScratchPlace::Block => plan.memory.borrowed_bytes(),
+    }
+}
+
+/// Bytes of memory, of any alignment, that do for every number of threads from 1 to `threads`.
+pub fn most_borrowed_bytes(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<usize, Error> {
+    // More threads do not always need more: keys are cut differently.
+    (1..=threads).try_fold(0, |most: usize, n| Ok(most.max(borrowed_bytes(&plan(shape, accuracy, n)?)?)))
+}
+
 /// A problem and how it is computed.
 #[derive(Debug)]
 pub struct Prepared<'p, 'a> {
@@ -79,10 +93,7 @@ impl<'p, 'a> Prepared<'p, 'a> {
     /// Bytes of memory, of any alignment, that [`Prepared::run`], [`Prepared::run_share`] and
     /// [`Prepared::finish`] need.
     pub fn bytes(&self) -> Result<usize, Error> {
-        match self.scratch {
-            ScratchPlace::Nowhere | ScratchPlace::Stack => Ok(0),
-            ScratchPlace::Block => self.plan.memory.borrowed_bytes(),
-        }
+        borrowed_bytes(&self.plan)
     }
 
     /// Computes the problem on `threads`, with scratch in `memory`.

@@ -14,19 +14,21 @@ pub mod logits;
 pub mod pages;
 pub mod semantics;
 pub mod shape;
+pub mod spans;
 
 use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
-pub use batch::{Batch, Sequence};
+pub use batch::{Batch, SeenKeys, Sequence};
 pub use cells::BlockMask;
 use logits::SCANNED_FROM;
-pub use logits::{Logits, Slopes};
+pub use logits::{Logits, Slopes, needed_slopes};
 pub use pages::Pages;
 pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
+pub use spans::Spans;
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
 /// [`Batch`].
@@ -102,7 +104,8 @@ impl Tensors<'_> {
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
         let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.zero.is_some()));
-        let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM;
+        // A gap beside keys that are always seen is no range: masks are applied key by key there.
+        let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM && !shape.gaps;
         let storage = Storage { granularities, zeros, ..shape.storage };
         let shape = Shape { cell, scans_masks, storage, ..shape };
         Ok(Checked { shape, score_factor })
@@ -130,12 +133,15 @@ impl Tensors<'_> {
                     .or_else(|| hit(sinks, "shares memory with sinks"))
             })
             .or_else(|| {
-                let [starts_q, starts_kv, lens, table, lists] = batch.addresses();
-                hit(starts_q, "shares memory with cu_len_q")
-                    .or_else(|| hit(starts_kv, "shares memory with cu_len_kv"))
-                    .or_else(|| hit(lens, "shares memory with kv_lens"))
-                    .or_else(|| hit(table, "shares memory with block_table"))
-                    .or_else(|| hit(lists, "shares memory with block_table_start"))
+                // Most problems have none.
+                if !batch.is_uneven() && batch.pages.is_none() {
+                    return None;
+                }
+                let words = |output| move |but| (output, but);
+                batch
+                    .find_list(&|list| overlap(&list, &o))
+                    .map(words("o"))
+                    .or_else(|| batch.find_list(&|list| overlap(&list, &lse)).map(words("lse")))
             })
             .or_else(|| of_quant(q).into_iter().find_map(|list| hit(list, "shares memory with scales of q")))
             .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
@@ -200,12 +206,16 @@ impl<'a> Problem<'a> {
         self.score_factor
     }
 
-    /// One sequence of the batch.
-    #[inline(always)]
-    pub fn sequence(&self, batch: usize) -> Sequence {
-        let Semantics { q_pos, window, .. } = self.semantics;
+    /// One sequence of the batch. Kept out of line, so that the code exists once.
+    #[inline(never)]
+    pub fn sequence(&self, batch: usize) -> Sequence<'_> {
         let rows = [self.shape.queries[2], self.shape.len_kv];
-        Sequence::new(batch, &self.tensors.batch, rows, q_pos, window)
+        Sequence::new(batch, &self.tensors.batch, rows, &self.semantics)
+    }
+
+    /// Where the sequences lie.
+    pub fn batch(&self) -> &Batch<'a> {
+        &self.tensors.batch
     }
 
     /// What changes scores.
@@ -239,7 +249,7 @@ impl<'a> Problem<'a> {
         });
         let cells = self.tensors.logits.cells.as_ref();
         let seen = cells.is_none_or(|cells| cells.sees(sequence, head, row, key));
-        !hidden && seen && sequence.visible(row).contains(&key)
+        !hidden && seen && sequence.sees(row, key)
     }
 
     /// The first of the sequences' query rows in the packed tensors, one more than there are
@@ -262,7 +272,9 @@ impl<'a> Problem<'a> {
         match &self.tensors.batch.pages {
             None => [entry, first + key],
             Some(pages) => {
-                let size = self.page_size();
+                // Before the first key there may be no page: what stands for such a key is not
+                // seen.
+                let (size, key) = (self.page_size(), key.max(sequence.first()));
                 [pages.page(first + key / size), key % size]
             }
         }
@@ -273,6 +285,7 @@ impl<'a> Problem<'a> {
     pub fn keys_in_a_row(&self, sequence: &Sequence, key: usize) -> usize {
         match &self.tensors.batch.pages {
             None => sequence.len_kv - key,
+            Some(_) if key < sequence.first() => 1,
             Some(_) => self.page_size() - key % self.page_size(),
         }
     }

@@ -2,7 +2,7 @@
 //! the page to read first. It shares no code with the kernels, only the problem's description.
 
 use crate::dtype::Dtype;
-use crate::problem::{Position, Problem, Semantics, Sequence};
+use crate::problem::{Position, Problem, Semantics, Sequence, Spans};
 
 /// `[batch][head][row][dim_v]` outputs and `[batch][head][row]` log-sum-exps, each sequence with
 /// its own number of rows.
@@ -64,9 +64,10 @@ pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Ve
 
 /// How far key j lies behind query row i, in positions.
 fn distance(problem: &Problem, sequence: &Sequence, i: usize, j: usize) -> i128 {
-    let first = match problem.semantics().q_pos {
-        Position::At(position) => i128::from(position),
-        Position::End => sequence.len_kv as i128 - sequence.len_q as i128,
+    let first = match (problem.batch().positions, problem.semantics().q_pos) {
+        (Some(positions), _) => i128::from(positions.get(sequence.batch)),
+        (None, Position::At(position)) => i128::from(position),
+        (None, Position::End) => sequence.len_kv as i128 - sequence.len_q as i128,
     };
     first + i as i128 - j as i128
 }
@@ -93,14 +94,29 @@ fn bias(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize)
 
 /// Whether query row i sees key j, without clamping or cleverness.
 fn sees(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize) -> bool {
-    let Semantics { window, .. } = *problem.semantics();
+    let Semantics { window, prefix_keys, .. } = *problem.semantics();
+    let first = problem.batch().kv_starts.map_or(0, |starts| starts.get(sequence.batch) as usize);
     let distance = distance(problem, sequence, i, j);
     let hidden = problem.logits().mask.is_some_and(|mask| {
         let x = mask.get(sequence.batch, head, i, j);
         if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
     });
-    window.left.is_none_or(|left| distance <= i128::from(left))
-        && window.right.is_none_or(|right| -distance <= i128::from(right))
+    let is_near =
+        window.left.is_none_or(|left| distance <= i128::from(left)) || j < first.saturating_add(prefix_keys);
+    let is_early = window.right.is_none_or(|right| -distance <= i128::from(right));
+    ((is_near && is_early) || in_one_span(problem, sequence, distance + j as i128, j as i128))
+        && j >= first
         && problem.logits().cells.is_none_or(|cells| cells.sees(sequence, head, i, j))
         && !hidden
+}
+
+/// Whether a query at `position` and key j lie in the same span.
+fn in_one_span(problem: &Problem, sequence: &Sequence, position: i128, j: i128) -> bool {
+    problem.batch().spans.is_some_and(|Spans { bounds, starts }| {
+        let of_sequence = starts.get(sequence.batch)..starts.get(sequence.batch + 1);
+        of_sequence.into_iter().any(|span| {
+            let [begin, end] = [0, 1].map(|i| i128::from(bounds.get(2 * span as usize + i)));
+            (begin..end).contains(&position) && (begin..end).contains(&j)
+        })
+    })
 }

@@ -38,7 +38,9 @@ fn each_inconsistency_has_its_own_error() {
         assert_eq!(build(|l, _| l[tensor] = wider(l[tensor])), Err(Error::Shape), "tensor {tensor}: dim");
     }
     assert_eq!(build(|l, _| l[1].extent[1] = 3), Err(Error::Shape));
-    assert_eq!(build(|l, _| l[0].extent[0] = 0), Err(Error::ZeroExtent));
+    assert_eq!(build(|l, _| l[0].extent[0] = 0), Err(Error::Shape), "no queries for the keys");
+    assert_eq!(build(|l, _| l.iter_mut().for_each(|l| l.extent[0] = 0)), Ok(()), "no sequences");
+    assert_eq!(build(|l, _| l[0].extent[1] = 0), Err(Error::ZeroExtent));
     assert_eq!(build(|l, _| l[0].dim = 0), Err(Error::ZeroExtent));
     assert_eq!(build(|l, _| l[3].stride[2] = 28), Err(Error::Stride), "rows of the output overlap");
     assert_eq!(build(|l, _| l[3].stride[1] = 0), Err(Error::Stride), "heads of the output coincide");

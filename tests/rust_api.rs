@@ -515,6 +515,26 @@ fn threads_change_no_bits_and_outputs_can_be_divided_among_them() {
 }
 
 #[test]
+fn a_batch_of_nothing_is_done_at_once() {
+    let (none, starts) = ([0.0; 0], [3]);
+    let to = [0, 2, 3, 4];
+    let (q, kv) = (Tensor::head_first(&none, [0, 2, 3, 4]), Tensor::head_first(&none, [0, 1, 6, 4]));
+    for pool in [Pool::default(), Pool::new(3).unwrap()] {
+        let (mut out, mut workspace) = ([], Workspace::new());
+        let mut a = Attention::new(q, kv, kv, TensorMut::head_first(&mut out, to)).alibi_slopes(&none);
+        a.reserve(&mut workspace, &pool).unwrap();
+        a.run(&mut workspace, &pool).unwrap();
+        assert_eq!(workspace.bytes(), 0);
+        // Rows and keys that belong to nobody.
+        let (ones, mut out) = ([1.0; 24], [7.0; 24]);
+        let (q, kv) = (Tensor::head_first(&ones, [1, 2, 3, 4]), Tensor::head_first(&ones, [1, 1, 6, 4]));
+        let a = Attention::new(q, kv, kv, TensorMut::head_first(&mut out, [1, 2, 3, 4]));
+        a.cu_len_q(&starts).cu_len_kv(&starts).run(&mut workspace, &pool).unwrap();
+        assert_eq!(out, [7.0; 24]);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_words_and_writes_nothing() {
     // Two heads on one of 6 keys; dims of 8 and 4.
     static ONES: [f32; 48] = [1.0; 48];
@@ -577,11 +597,7 @@ fn what_does_not_fit_is_refused_with_words_and_writes_nothing() {
             Error::Shape,
             "o.tokens = 3: not that of q = ",
         ),
-        (
-            &|p| p.q = Tensor::head_first(&ONES, [0, 2, 3, 8]),
-            Error::ZeroExtent,
-            "q.batch = 0: must be at least 1",
-        ),
+        (&|p| p.q = Tensor::head_first(&ONES, [0, 2, 3, 8]), Error::Shape, "k.batch = 1: not that of q = 0"),
         (
             &|p| p.q = Tensor::head_first(&ONES, [1, 0, 3, 8]),
             Error::ZeroExtent,
@@ -651,6 +667,17 @@ fn what_does_not_fit_is_refused_with_words_and_writes_nothing() {
         (&|a| a.kv_lens(&[7]), Error::Lengths, "kv_lens[0] = 7: negative, or more than the keys"),
         (&|a| a.kv_lens(&[-1]), Error::Lengths, "kv_lens[0] = -1: negative"),
         (&|a| a.kv_lens(&[1, 1]), Error::Shape, "kv_lens = 2: not one for each sequence = 1"),
+        (&|a| a.kv_starts(&[7]), Error::Lengths, "kv_starts[0] = 7: negative, or more than the keys"),
+        (&|a| a.kv_starts(&[-1]), Error::Lengths, "kv_starts[0] = -1: negative"),
+        (&|a| a.kv_starts(&[4]).kv_lens(&[3]), Error::Lengths, "kv_starts[0] = 4: negative, or more than"),
+        (&|a| a.kv_starts(&[]), Error::Shape, "kv_starts = 0: not one for each sequence = 1"),
+        (&|a| a.q_positions(&[0, 0]), Error::Shape, "q_positions = 2: not one for each sequence = 1"),
+        (&|a| a.spans(&[], &[0]), Error::Shape, "span_starts = 1: not one more than sequences = 2"),
+        (&|a| a.spans(&[[0, 1]], &[0, 2]), Error::Lengths, "span_starts[1] = 2: more than there are"),
+        (&|a| a.spans(&[[0, 1]], &[-1, 1]), Error::Lengths, "span_starts[0] = -1: negative"),
+        (&|a| a.spans(&[[0, 1]], &[1, 0]), Error::Lengths, "span_starts[1] = 0: less than the one before"),
+        (&|a| a.spans(&[[-1, 1]], &[0, 1]), Error::Lengths, "spans[0] = -1: negative"),
+        (&|a| a.spans(&[[0, 3], [2, 4]], &[0, 2]), Error::Lengths, "spans[2] = 2: spans of a sequence"),
         (&|a| a.sinks(&[0.0]), Error::Shape, "sinks = 1: not heads_q = 2"),
         (&|a| a.alibi_slopes(&[0.0; 3]), Error::Shape, "alibi_slopes = 3: neither"),
         (
@@ -682,6 +709,52 @@ fn what_does_not_fit_is_refused_with_words_and_writes_nothing() {
         let refusal = run(&|_| (), *more).expect_err(words);
         assert_eq!(refusal.error, *error, "{i}: {refusal}");
         assert!(refusal.to_string().starts_with(words), "{i}: {refusal}");
+    }
+}
+
+#[test]
+fn who_sees_whom_is_what_a_mask_says() {
+    let ([batch, heads, len_kv, dim], mut random) = ([2, 2, 150, 16], Random(5));
+    let (starts, lens) = ([40, 0], [150, 90]);
+    let (spans, span_starts) = ([[0, 7], [45, 70], [70, 71], [20, 120]], [0, 3, 4]);
+    for (len_q, positions) in [(1, [60, 30]), (5, [66, 0]), (70, [20, 60])] {
+        let q = random.normals(batch * heads * len_q * dim);
+        let kv = random.normals(batch * len_kv * dim);
+        for bits in 0..32 {
+            let [at, first, prefix, lists, left] = [0, 1, 2, 3, 4].map(|bit| bits >> bit & 1 == 1);
+            let mut seen = vec![false; batch * len_q * len_kv];
+            for (n, sees) in seen.iter_mut().enumerate() {
+                let [b, i, j] = [n / len_kv / len_q, n / len_kv % len_q, n % len_kv].map(|n| n as i32);
+                let of = b as usize;
+                let end = lens[of] - len_q as i32;
+                let p = i + if at { positions[of] } else { end };
+                let start = if first { starts[of] } else { 0 };
+                let near = !left || j >= p - 11 || (prefix && j < start + 5);
+                let of_sequence = span_starts[of]..span_starts[of + 1];
+                let in_one =
+                    |[begin, end]: &[i32; 2]| (*begin..*end).contains(&p) && (*begin..*end).contains(&j);
+                *sees = (near && j <= p) || (lists && spans[of_sequence].iter().any(in_one));
+                *sees &= j >= start && j < lens[of];
+            }
+            let keys = Tensor::head_first(&kv, [batch, 1, len_kv, dim]);
+            let queries = Tensor::head_first(&q, [batch, heads, len_q, dim]);
+            let mut outs = [vec![7.0; q.len()], vec![7.0; q.len()]];
+            let [want, got] = outs.each_mut();
+            let to = |out| TensorMut::head_first(out, [batch, heads, len_q, dim]);
+            let mask = Tensor::head_first(seen.as_slice(), [batch, 1, len_q, len_kv]);
+            compute(&mut Attention::new(queries, keys, keys, to(want.as_mut_slice())).mask(mask)).unwrap();
+            let of_spans = span_starts.map(|start| start as i32);
+            let mut a = Attention::new(queries, keys, keys, to(got.as_mut_slice())).kv_lens(&lens);
+            a = a.window(left.then_some(11), Some(0));
+            a = if at { a.q_positions(&positions) } else { a };
+            a = if first { a.kv_starts(&starts) } else { a };
+            a = if prefix { a.prefix_keys(5) } else { a };
+            a = if lists { a.spans(&spans, &of_spans) } else { a };
+            compute(&mut a).unwrap();
+            for (x, y) in got.iter().zip(want.iter()) {
+                assert!((x - y).abs() <= 1e-5, "{x} instead of {y}: {len_q} rows, options {bits:05b}");
+            }
+        }
     }
 }
 

@@ -9,14 +9,15 @@ package attention
 #include <stdlib.h>
 
 typedef struct sizes {
-	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, window_left, window_right, stride[5][3];
+	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, window_left, window_right, prefix_keys, stride[5][3];
 	float scale;
 } sizes;
 
 // Go memory that is passed to C must not hold pointers to other Go memory, so the description is made here, of
 // pointers that are arguments of their own.
 static fa_status run(const sizes *s, const float *q, const float *k, const float *v, float *out, const float *mask,
-                     const int32_t *kv_lens, float *lse, char *why, size_t why_size)
+                     const int32_t *kv_lens, const int32_t *kv_starts, const int32_t *q_positions,
+                     const int32_t *spans, const int32_t *span_starts, float *lse, char *why, size_t why_size)
 {
 	fa_attention a;
 	size_t bytes = 0;
@@ -28,7 +29,8 @@ static fa_status run(const sizes *s, const float *q, const float *k, const float
 	a.dim_qk = s->dim_qk, a.dim_v = s->dim_v, a.scale = s->scale;
 	a.window_left = s->window_left, a.window_right = s->window_right;
 	a.q.data = (void *)q, a.k.data = (void *)k, a.v.data = (void *)v, a.o.data = out, a.mask.data = (void *)mask;
-	a.kv_lens = kv_lens;
+	a.kv_lens = kv_lens, a.kv_starts = kv_starts, a.q_positions = q_positions, a.prefix_keys = s->prefix_keys;
+	a.spans = spans, a.span_starts = span_starts;
 	a.lse = lse, a.lse_stride[0] = s->heads_q * s->len_q, a.lse_stride[1] = s->len_q, a.lse_stride[2] = 1;
 	fa_tensor *tensors[5] = {&a.q, &a.k, &a.v, &a.o, &a.mask};
 	for (int t = 0; t < 5; t++)
@@ -71,9 +73,12 @@ func TokenFirst(data []float32, batch, tokens, heads, dim int) Tensor {
 	return Tensor{data, batch, heads, tokens, dim, [3]int{tokens * heads * dim, dim, heads * dim}}
 }
 
+// ScaleZero is a scale as good as 0.
+const ScaleZero = C.FA_SCALE_ZERO
+
 // Options: the zero value is attention of every query to every key, with a scale of 1/sqrt(dim).
 type Options struct {
-	// Multiplied to every dot product; 0 = 1/sqrt(dim).
+	// Multiplied to every dot product; 0 = 1/sqrt(dim), ScaleZero weighs all keys that a row sees alike.
 	Scale float32
 	// The last query is on the last key, and none sees a later one.
 	Causal bool
@@ -83,6 +88,15 @@ type Options struct {
 	Mask Tensor
 	// How many keys of each sequence are in use, the first ones; nil = all.
 	KVLens []int32
+	// The first key of each sequence that any row sees (left padding, dropped keys); nil = 0.
+	KVStarts []int32
+	// The key position of query 0 of each sequence; nil = the last query is on the last key.
+	QPositions []int32
+	// How many first keys are seen beside the window.
+	PrefixKeys int
+	// Of each sequence, keys that see each other both ways, whatever the window: the first, and the one behind the
+	// last, ascending and disjoint; nil = none.
+	Spans [][][2]int32
 	// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q]; nil = nowhere.
 	LSE []float32
 }
@@ -169,8 +183,30 @@ func Run(q, k, v, out Tensor, options Options) error {
 			return shape("a row of the mask is not one element for each key")
 		}
 	}
-	if options.KVLens != nil && len(options.KVLens) != q.Batch {
-		return shape("KVLens is not one length for each sequence")
+	lists := map[string][]int32{"KVLens": options.KVLens, "KVStarts": options.KVStarts, "QPositions": options.QPositions}
+	for name, list := range lists {
+		if list != nil && len(list) != q.Batch {
+			return shape(name + " is not one number for each sequence")
+		}
+	}
+	var spans, spanStarts []int32
+	if options.Spans != nil {
+		if len(options.Spans) != q.Batch {
+			return shape("Spans is not one list for each sequence")
+		}
+		spanStarts = append(spanStarts, 0)
+		for _, list := range options.Spans {
+			for _, span := range list {
+				spans = append(spans, span[0], span[1])
+			}
+			if len(spans)/2 > math.MaxInt32 {
+				return shape("Spans has too many")
+			}
+			spanStarts = append(spanStarts, int32(len(spans)/2))
+		}
+		if len(spans) == 0 {
+			spanStarts = nil
+		}
 	}
 	if rows := q.Batch * q.Heads * q.Tokens; options.LSE != nil && !q.isEmpty() && len(options.LSE) != rows {
 		return shape("LSE is not one number for each row of q")
@@ -178,6 +214,7 @@ func Run(q, k, v, out Tensor, options Options) error {
 	s.batch, s.heads_q, s.heads_kv = C.int64_t(q.Batch), C.int64_t(q.Heads), C.int64_t(k.Heads)
 	s.len_q, s.len_kv = C.int64_t(q.Tokens), C.int64_t(k.Tokens)
 	s.dim_qk, s.dim_v = C.int64_t(q.Dim), C.int64_t(v.Dim)
+	s.prefix_keys = C.int64_t(options.PrefixKeys)
 	if options.Causal {
 		s.window_right = 0
 	}
@@ -190,7 +227,8 @@ func Run(q, k, v, out Tensor, options Options) error {
 	var why [256]C.char
 	status := C.run(&s, pointer[C.float](q.Data), pointer[C.float](k.Data), pointer[C.float](v.Data),
 		pointer[C.float](out.Data), pointer[C.float](mask.Data), pointer[C.int32_t](options.KVLens),
-		pointer[C.float](options.LSE), &why[0], C.size_t(len(why)))
+		pointer[C.int32_t](options.KVStarts), pointer[C.int32_t](options.QPositions), pointer[C.int32_t](spans),
+		pointer[C.int32_t](spanStarts), pointer[C.float](options.LSE), &why[0], C.size_t(len(why)))
 	if status == C.FA_OK {
 		return nil
 	}

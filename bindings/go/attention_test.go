@@ -61,6 +61,12 @@ func TestRefusals(t *testing.T) {
 		"mask of rows":  {fine, keys, keys, to, attention.Options{Mask: attention.HeadFirst(q, 1, 1, 2, 5)}, true},
 		"more lengths":  {fine, keys, keys, to, attention.Options{KVLens: []int32{5, 5}}, true},
 		"wild length":   {fine, keys, keys, to, attention.Options{KVLens: []int32{6}}, true},
+		"more starts":   {fine, keys, keys, to, attention.Options{KVStarts: []int32{0, 0}}, true},
+		"wild start":    {fine, keys, keys, to, attention.Options{KVStarts: []int32{-1}}, true},
+		"no position":   {fine, keys, keys, to, attention.Options{QPositions: []int32{}}, true},
+		"prefix behind": {fine, keys, keys, to, attention.Options{PrefixKeys: -1}, true},
+		"more spans":    {fine, keys, keys, to, attention.Options{Spans: [][][2]int32{{}, {}}}, true},
+		"span backward": {fine, keys, keys, to, attention.Options{Spans: [][][2]int32{{{3, 1}}}}, true},
 		"short LSE":     {fine, keys, keys, to, attention.Options{LSE: make([]float32, 5)}, true},
 		"window behind": {fine, keys, keys, to, attention.Options{Window: -1}, true},
 	}
@@ -79,6 +85,14 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	if err := attention.Run(fine, keys, keys, to, attention.Options{}); err != nil {
+		t.Error(err)
+	}
+	none := attention.HeadFirst(nil, 0, 1, 5, 8)
+	if err := attention.Run(none, none, none, none, attention.Options{}); err != nil {
+		t.Error(err)
+	}
+	// All keys weigh alike.
+	if err := attention.Run(fine, keys, keys, to, attention.Options{Scale: attention.ScaleZero}); err != nil {
 		t.Error(err)
 	}
 }
@@ -126,7 +140,8 @@ func TestOptions(t *testing.T) {
 	q, k, v := normals(batch*heads*lenQ*dim), normals(batch*lenKV*dim), normals(batch*lenKV*dim)
 	added := normals(heads * lenQ * lenKV)
 	added[4] = float32(math.Inf(-1))
-	lens := []int32{lenKV, 5}
+	lens, starts, positions := []int32{lenKV, 5}, []int32{2, 0}, []int32{2, 4}
+	spans := [][][2]int32{{{0, 3}, {3, 6}}, {{5, 7}}}
 	mask := attention.HeadFirst(added, 1, heads, lenQ, lenKV)
 	check := func(name string, options attention.Options) {
 		out, lse := nans(len(q)), nans(batch*heads*lenQ)
@@ -142,8 +157,26 @@ func TestOptions(t *testing.T) {
 				length = int(lens[b])
 			}
 			sees := func(i, j int) bool {
-				behind := i + length - lenQ - j
-				return j < length && !(options.Causal && behind < 0) && !(options.Window > 0 && behind >= options.Window)
+				at, first := i+length-lenQ, 0
+				if options.QPositions != nil {
+					at = i + int(positions[b])
+				}
+				if options.KVStarts != nil {
+					first = int(starts[b])
+				}
+				if j < first || j >= length {
+					return false
+				}
+				if options.Spans != nil {
+					for _, span := range spans[b] {
+						begin, end := int(span[0]), int(span[1])
+						if begin <= at && at < end && begin <= j && j < end {
+							return true
+						}
+					}
+				}
+				isNear := options.Window == 0 || at-j < options.Window || j < first+options.PrefixKeys
+				return isNear && !(options.Causal && at < j)
 			}
 			add := func(i, j int) float64 {
 				if options.Mask.Data == nil {
@@ -172,6 +205,12 @@ func TestOptions(t *testing.T) {
 		"mask":    {Mask: mask},
 		"lengths": {KVLens: lens},
 		"all":     {Causal: true, Window: 4, Mask: mask, KVLens: lens},
+		"starts":  {KVStarts: starts},
+		"at":      {Causal: true, QPositions: positions},
+		"prefix":  {Causal: true, Window: 1, KVStarts: starts, PrefixKeys: 2},
+		"spans":   {Causal: true, QPositions: positions, Spans: spans},
+		"none":    {Spans: [][][2]int32{{}, {}}},
+		"new":     {Causal: true, Window: 2, QPositions: positions, KVStarts: starts, PrefixKeys: 1, Spans: spans},
 	}
 	var group sync.WaitGroup
 	for name, options := range cases {

@@ -12,6 +12,8 @@ threads at once: the interpreter's lock is not held meanwhile.
 
 import ctypes
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from itertools import chain
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 POS_END = -(2**63)
 NO_LIMIT = -1
 PRECISE, FAST = 2, 4
+SCALE_ZERO = 2.0**-100
 ABI_VERSION = 2
 # FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Q8_0 is left
 # out: numpy has no type for its blocks.)
@@ -92,6 +95,11 @@ class Attention(ctypes.Structure):
         ("lse_stride", c_int64 * 3),
         ("block_q", c_int64),
         ("block_kv", c_int64),
+        ("q_positions", c_void_p),
+        ("kv_starts", c_void_p),
+        ("prefix_keys", c_int64),
+        ("spans", c_void_p),
+        ("span_starts", c_void_p),
     ]
 
 
@@ -164,7 +172,15 @@ def readable(a):
     """Whether the library can use the array where it is."""
     contiguous = a.shape[-1] <= 1 or a.strides[-1] == a.itemsize
     strides = [s for s, n in zip(a.strides[:-1], a.shape[:-1], strict=True) if n > 1]
-    return a.dtype.isnative and contiguous and all(s >= 0 and s % a.itemsize == 0 for s in strides)
+    fits = a.size == 0 or (contiguous and all(s >= 0 and s % a.itemsize == 0 for s in strides))
+    return a.dtype.isnative and fits
+
+
+def strides(a):
+    """Those of an array of rows, in bytes. numpy may give axes of length 1, and arrays without elements, any."""
+    if a.size == 0:
+        return [0] * a.ndim
+    return [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
 
 
 class Scales(NamedTuple):
@@ -206,9 +222,7 @@ def tensor(name, a, scales=None):
             f"{name} cannot be used where it is: elements of the last axis must be neighbours, in the byte order of "
             f"the machine, other strides not negative; they are {a.strides}. numpy.ascontiguousarray makes a copy."
         )
-    # numpy may give an axis of length 1 any stride.
-    strides = [s if n > 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)]
-    t = Tensor(data=a.ctypes.data, stride=tuple(strides[:3]), dtype=DTYPES[a.dtype.name])
+    t = Tensor(data=a.ctypes.data, stride=tuple(strides(a)[:3]), dtype=DTYPES[a.dtype.name])
     kept = None
     if scales is not None:
         kept = quant(scales, a.shape)
@@ -228,6 +242,10 @@ def attention(
     window_right=NO_LIMIT,
     mask=None,
     kv_lens=None,
+    kv_starts=None,
+    q_positions=None,
+    prefix_keys=0,
+    spans=None,
     q_scales=None,
     k_scales=None,
     v_scales=None,
@@ -237,13 +255,17 @@ def attention(
     lse=None,
     pool=None,
 ):
-    """Attention in general; scale 0 is 1/sqrt(dim_qk).
+    """Attention in general; scale 0 is 1/sqrt(dim_qk), SCALE_ZERO weighs all keys that a row sees alike.
 
     q [batch][heads_q][len_q][dim_qk], k and v [batch][heads_kv][len_kv][dim]: float32, float16, bfloat16 or int8
     each; int8 stands for what its Scales say, or for itself. Any view will do whose last axis is contiguous and whose
     strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied.
     mask: a floating-point type (added) or bool (true = attend), rows of len_kv elements, the other axes anything that
     broadcasts to [batch][heads_q][len_q].
+    kv_lens, kv_starts, q_positions: for each sequence (one number stands for all) its number of keys in use, the first
+    key that is seen, and the position of query 0, in place of q_pos.
+    prefix_keys: so many first keys are seen beside window_left. spans: for each sequence a list of (begin, end) of keys
+    that see each other both ways, ascending and disjoint.
     fast, precise: FA_FAST (int8 may have probabilities of 8 bits) and FA_PRECISE (bfloat16 is multiplied as float32).
     out (float32, float16 or bfloat16; float32 if it is not given) and lse (float32 [batch][heads_q][len_q]) are
     written. pool: threads; without one, the calling thread does the work.
@@ -276,25 +298,45 @@ def attention(
     a.scale, a.softcap = scale, softcap
     a.flags = (FAST if fast else 0) | (PRECISE if precise else 0)
     a.q_pos, a.window_left, a.window_right = q_pos, window_left, window_right
+    a.prefix_keys = prefix_keys
     if mask is not None:
         # Axes that are broadcast get a stride of 0; nothing is copied for them.
         mask = np.broadcast_to(mask, (batch, heads_q, len_q, len_kv))
         a.mask, _ = tensor("mask", mask)
-    if kv_lens is not None:
-        kv_lens = np.ascontiguousarray(np.broadcast_to(kv_lens, batch), np.int32)
-        a.kv_lens = kv_lens.ctypes.data
+    lists = {"kv_lens": kv_lens, "kv_starts": kv_starts, "q_positions": q_positions}
+    if spans is not None:
+        if len(spans) != batch:
+            raise ValueError(f"spans are of {len(spans)} sequences instead of {batch}")
+        lists["span_starts"] = np.cumsum([0, *map(len, spans)])
+        # The last one is nobody's: there must be a list.
+        lists["spans"] = [index(x) for begin, end in [*chain(*spans), (0, 0)] for x in (begin, end)]
+    # The name keeps them alive until the call is over.
+    lists = {name: integers(name, x, batch) for name, x in lists.items() if x is not None}
+    for name, x in lists.items():
+        setattr(a, name, x.ctypes.data)
     if lse is not None:
         if lse.shape != (batch, heads_q, len_q) or lse.dtype != np.float32 or not lse.flags.writeable:
             raise ValueError("lse must be float32 [batch][heads_q][len_q], to be written")
-        if any(s % lse.itemsize for s in lse.strides):
+        if any(s % lse.itemsize for s in strides(lse)):
             raise ValueError(f"strides of lse are {lse.strides}, no multiples of its elements")
-        a.lse, a.lse_stride = lse.ctypes.data, tuple(s // lse.itemsize for s in lse.strides)
+        a.lse, a.lse_stride = lse.ctypes.data, tuple(s // lse.itemsize for s in strides(lse))
 
     size = c_size_t()
     check(lib.fa_attention_workspace(byref(a), pool.width() if pool else 1, byref(size)), a)
     workspace = np.empty(size.value, np.uint8)
     check(lib.fa_attention_run(byref(a), workspace.ctypes.data, size, pool.handle if pool else None), a)
     return out
+
+
+def integers(name, x, batch):
+    """The numbers of a list as the library reads them: of each sequence, if it is one of those."""
+    x = np.asarray(x)
+    if x.size > 0 and not np.issubdtype(x.dtype, np.integer):
+        raise TypeError(f"{name} is {x.dtype}, no integers")
+    kept = np.ascontiguousarray(x if "span" in name else np.broadcast_to(x, batch), np.int32)
+    if (kept != x).any():
+        raise ValueError(f"{name} has numbers that are no 32-bit integers")
+    return kept
 
 
 def scaled_dot_product_attention(
@@ -333,8 +375,8 @@ def scaled_dot_product_attention(
         # Keys get their own elements before the others are broadcast, as rows are to be contiguous.
         mask = usable(np.broadcast_to(attn_mask, (*attn_mask.shape[:-1], k.shape[2])))
     if scale is not None and scale == 0:
-        # 0 stands for the usual scale in attention(). The smallest float times any product of floats is as good.
-        scale = 1e-45
+        # 0 stands for the usual scale in attention().
+        scale = SCALE_ZERO
     out = np.empty((*q.shape[:3], v.shape[3]), q.dtype)
     attention(
         q,

@@ -72,6 +72,13 @@ class Adapter(unittest.TestCase):
         got = fa.scaled_dot_product_attention(q, k, v, scale=0.0)
         np.testing.assert_allclose(got, np.broadcast_to(v.mean(2, keepdims=True), got.shape), 0, 1e-6)
 
+    def test_no_sequences(self):
+        q, k, v = normal(0, 2, 3, 8), normal(0, 2, 5, 8), normal(0, 2, 5, 4)
+        mask = np.ones((0, 1, 3, 5), bool)
+        for causal, mask in (False, None), (True, None), (False, mask):
+            got = fa.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+            self.assertEqual(got.shape, (0, 2, 3, 4))
+
     def test_causal_begins_at_the_first_key(self):
         for len_q, len_kv in (9, 9), (4, 11), (11, 4):
             self.agree(normal(2, 2, len_q, 16), normal(2, 2, len_kv, 16), normal(2, 2, len_kv, 16), causal=True)
@@ -182,6 +189,66 @@ class General(unittest.TestCase):
             np.testing.assert_allclose(got, formula(q, real, real), 0, most * np.abs(real).max())
         with self.assertRaisesRegex(fa.Error, "exclude"):
             fa.attention(q, stored, stored, fast=True, precise=True)
+
+    def test_no_sequences_with_any_strides(self):
+        """numpy gives arrays without elements strides of its own."""
+        zeros = {"strides": (0, 0, 0, 0)}
+        q, k, v = (np.ndarray((0, 2, n, 8), np.float32, np.empty(1), **zeros) for n in (3, 5, 5))
+        lse = np.ndarray((0, 2, 3), np.float32, np.empty(1), strides=(0, 0, 0))
+        out = np.ndarray((0, 2, 3, 8), np.float32, np.empty(1), **zeros)
+        lists = {"kv_lens": [], "kv_starts": [], "q_positions": [], "spans": []}
+        self.assertIs(fa.attention(q, k, v, out=out, lse=lse, **lists), out)
+        self.assertEqual(fa.attention(q[..., ::2], k[:, ::-1, :, ::2], v, kv_starts=0).shape, (0, 2, 3, 8))
+        with self.assertRaises(ValueError):
+            fa.attention(q, k[:, :, :4], v)
+
+    def test_who_sees_whom(self):
+        """Positions, first keys, keys that are always seen, spans: against a mask."""
+        batch, heads, rows, keys = 2, 3, 40, 120
+        q, k, v = normal(batch, heads, rows, 16), normal(batch, heads, keys, 16), normal(batch, heads, keys, 16)
+        i, j = np.arange(rows)[:, None], np.arange(keys)
+        starts, positions, lens = np.array([7, 0]), np.array([10, 75]), np.array([55, 115])
+        spans = [[(0, 12), (30, 41)], [(90, 118)]]
+        for few in False, True:
+            only = slice(0, 2 if few else rows)
+            for given in (
+                {"q_positions": positions},
+                {"kv_starts": starts, "kv_lens": lens},
+                {"kv_starts": 5},
+                {"q_positions": positions, "window_left": 6, "prefix_keys": 4, "kv_starts": starts},
+                {"q_positions": positions, "spans": spans},
+                {"q_positions": positions, "spans": spans, "window_left": 3, "prefix_keys": 9, "kv_lens": lens},
+                {"spans": [[], []]},
+            ):
+                seen = np.zeros((batch, 1, rows, keys), bool)
+                for b in range(batch):
+                    length = given["kv_lens"][b] if "kv_lens" in given else keys
+                    first = np.broadcast_to(given.get("kv_starts", 0), batch)[b]
+                    at = given["q_positions"][b] if "q_positions" in given else length - len(q[0, 0, only])
+                    p = at + i
+                    near = (j >= p - given.get("window_left", keys)) | (j < first + given.get("prefix_keys", 0))
+                    sees = near & (j <= p)
+                    for begin, end in given.get("spans", [[], []])[b]:
+                        sees |= (begin <= p) & (p < end) & (begin <= j) & (j < end)
+                    seen[b, 0] = sees & (first <= j) & (j < length)
+                got = fa.attention(q[:, :, only], k, v, window_right=0, **given)
+                want = formula(q[:, :, only], k, v, seen[:, :, only])
+                np.testing.assert_allclose(got, want, 0, 1e-5 * np.abs(v).max(), err_msg=str(given))
+        for bad, kind in (
+            ({"kv_starts": [0, 121]}, fa.Error),
+            ({"q_positions": [0, 1], "q_pos": 3}, fa.Error),
+            ({"prefix_keys": -1}, fa.Error),
+            ({"spans": [[(3, 2)], []]}, fa.Error),
+            ({"spans": [[], [(4, 9), (8, 12)]]}, fa.Error),
+            ({"kv_starts": [1, 2, 3]}, ValueError),
+            ({"q_positions": [0, 2**31]}, ValueError),
+            ({"spans": [[]]}, ValueError),
+            ({"spans": [[(1, 2, 3)], []]}, ValueError),
+            ({"kv_lens": [1.0, 2.0]}, TypeError),
+            ({"spans": [[(1, 2.5)], []]}, TypeError),
+        ):
+            with self.assertRaises(kind):
+                fa.attention(q, k, v, **bad)
 
     def test_threads_and_pools_give_the_same_bits(self):
         name, scale, causal, *tensors, exact = list(real_model.sets(DATA))[-1]

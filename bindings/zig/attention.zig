@@ -48,7 +48,7 @@ pub const In = Tensor([]const f32);
 pub const Out = Tensor([]f32);
 
 pub const Options = struct {
-    /// Multiplied to every dot product; 0 = 1/sqrt(dim).
+    /// Multiplied to every dot product; 0 = 1/sqrt(dim), c.FA_SCALE_ZERO weighs all keys that a row sees alike.
     scale: f32 = 0,
     /// The last query is on the last key, and none sees a later one.
     causal: bool = false,
@@ -58,9 +58,20 @@ pub const Options = struct {
     mask: ?In = null,
     /// How many keys of each sequence are in use, the first ones.
     kv_lens: ?[]const i32 = null,
+    /// The first key of each sequence that any row sees (left padding, dropped keys).
+    kv_starts: ?[]const i32 = null,
+    /// The key position of query 0 of each sequence; null = the last query is on the last key.
+    q_positions: ?[]const i32 = null,
+    /// How many first keys are seen beside the window.
+    prefix_keys: usize = 0,
+    spans: ?Spans = null,
     /// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q].
     lse: ?[]f32 = null,
 };
+
+/// Keys that see each other both ways, whatever the window: the first, and the one behind the last, ascending and
+/// disjoint in each sequence. Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
+pub const Spans = struct { list: []const [2]i32, starts: []const i32 };
 
 /// Writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
 /// v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. Scratch memory is
@@ -83,9 +94,15 @@ pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options:
         // An axis of one element has a stride of 0, which repeats it.
         a.mask = try mask.toC();
     }
-    if (options.kv_lens) |lens| {
-        if (lens.len != q.batch) return error.Shape;
-        a.kv_lens = lens.ptr;
+    inline for (.{ "kv_lens", "kv_starts", "q_positions" }) |name| if (@field(options, name)) |list| {
+        if (list.len != q.batch) return error.Shape;
+        @field(a, name) = list.ptr;
+    };
+    a.prefix_keys = try size(options.prefix_keys);
+    if (options.spans) |spans| {
+        if (spans.starts.len == 0 or spans.starts.len - 1 != q.batch) return error.Shape;
+        if (spans.starts[q.batch] > spans.list.len) return error.SliceTooShort;
+        a.spans, a.span_starts = .{ @ptrCast(spans.list.ptr), spans.starts.ptr };
     }
     if (options.lse) |lse| {
         if (lse.len != q.batch *| q.heads *| q.tokens) return error.Shape;

@@ -30,11 +30,21 @@ test "refusals" {
     try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .mask = In.headFirst(&x, 1, 1, 2, 3) }));
     try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .kv_lens = &.{ 3, 3 } }));
     try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .kv_lens = &.{4} }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .kv_starts = &.{} }));
+    try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .kv_starts = &.{4} }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .q_positions = &.{ 0, 0 } }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .prefix_keys = most }));
+    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{}, .starts = &.{} } }));
+    try testing.expectError(error.SliceTooShort, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{}, .starts = &.{ 0, 1 } } }));
+    try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{.{ 2, 1 }}, .starts = &.{ 0, 1 } } }));
+    try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{.{ 0, 1 }}, .starts = &.{ 0, -1 } } }));
     try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .lse = x[0..5] }));
     try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .window = 0 }));
     for (y) |e| try testing.expectEqual(7, e);
     try attention.run(a, q, q, q, out, .{});
     for (y) |e| try testing.expectEqual(0, e);
+    // Nothing to do.
+    try attention.run(a, In.headFirst(&.{}, 0, 2, 3, 4), In.headFirst(&.{}, 0, 2, 3, 4), In.headFirst(&.{}, 0, 2, 3, 4), Out.headFirst(&.{}, 0, 2, 3, 4), .{});
 }
 
 /// Two query heads on one of the keys, of which the second sequence uses fewer, from the formula.
@@ -61,10 +71,13 @@ fn checkOptions(options: attention.Options) !void {
         const len: usize = if (options.kv_lens) |lens| @intCast(lens[b]) else len_kv;
         var want: [dim]f64 = @splat(0);
         var sum: f64 = 0;
-        for (0..len) |j| {
-            const position = i + len - len_q;
-            if (options.causal and j > position) continue;
-            if (options.window) |n| if (j + n <= position) continue;
+        const position = if (options.q_positions) |at| i + @as(usize, @intCast(at[b])) else i + len - len_q;
+        const first: usize = if (options.kv_starts) |starts| @intCast(starts[b]) else 0;
+        for (first..len) |j| {
+            if (!inOneSpan(options, b, position, j)) {
+                if (options.causal and j > position) continue;
+                if (options.window) |n| if (j + n <= position and j >= first + options.prefix_keys) continue;
+            }
             var score: f64 = 0;
             for (0..dim) |d| score += @as(f64, q[row * dim + d]) * k[(b * len_kv + j) * dim + d];
             score /= @sqrt(@as(f64, dim));
@@ -75,6 +88,15 @@ fn checkOptions(options: attention.Options) !void {
         for (0..dim) |d| try testing.expectApproxEqAbs(want[d] / sum, out[row * dim + d], bound);
         try testing.expectApproxEqAbs(@log(sum), lse[row], bound);
     }
+}
+
+fn inOneSpan(options: attention.Options, b: usize, position: usize, j: usize) bool {
+    const spans = options.spans orelse return false;
+    for (spans.list[@intCast(spans.starts[b])..@intCast(spans.starts[b + 1])]) |span| {
+        const begin: usize, const end: usize = .{ @intCast(span[0]), @intCast(span[1]) };
+        if (begin <= position and position < end and begin <= j and j < end) return true;
+    }
+    return false;
 }
 
 test "options" {
@@ -88,4 +110,11 @@ test "options" {
     try checkOptions(.{ .mask = mask });
     try checkOptions(.{ .kv_lens = &.{ 7, 5 } });
     try checkOptions(.{ .causal = true, .window = 4, .mask = mask, .kv_lens = &.{ 7, 5 } });
+    const spans: attention.Spans = .{ .list = &.{ .{ 0, 3 }, .{ 3, 6 }, .{ 5, 7 } }, .starts = &.{ 0, 2, 3 } };
+    try checkOptions(.{ .kv_starts = &.{ 2, 0 } });
+    try checkOptions(.{ .causal = true, .q_positions = &.{ 2, 4 } });
+    try checkOptions(.{ .causal = true, .window = 1, .kv_starts = &.{ 2, 0 }, .prefix_keys = 2 });
+    try checkOptions(.{ .causal = true, .q_positions = &.{ 2, 4 }, .spans = spans });
+    try checkOptions(.{ .spans = .{ .list = &.{}, .starts = &.{ 0, 0, 0 } } });
+    try checkOptions(.{ .causal = true, .window = 2, .q_positions = &.{ 2, 4 }, .kv_starts = &.{ 2, 0 }, .prefix_keys = 1, .spans = spans });
 }

@@ -86,6 +86,7 @@ static const struct {
     fa_status (*attention_init)(fa_attention *, size_t);
     fa_status (*attention_check)(const fa_attention *, char *, size_t);
     fa_status (*attention_workspace)(const fa_attention *, int32_t, size_t *);
+    fa_status (*attention_workspace_max)(const fa_attention *, int32_t, size_t *);
     fa_status (*attention_run)(const fa_attention *, void *, size_t, const fa_pool *);
     fa_status (*attention_part)(const fa_attention *, void *, size_t, int32_t, int32_t);
     fa_status (*attention_finish)(const fa_attention *, void *, size_t, int32_t, int32_t);
@@ -98,7 +99,7 @@ static const struct {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
     fa_forward_i8, fa_mha, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
     fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
-    fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
+    fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
     fa_pool_create, fa_pool_destroy,
 };
 
@@ -131,6 +132,8 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
         FIELD(fa_attention, block_table_start) FIELD(fa_attention, table_stride) \
         FIELD(fa_attention, page_size) FIELD(fa_attention, num_pages) FIELD(fa_attention, lse) \
         FIELD(fa_attention, lse_stride) FIELD(fa_attention, block_q) FIELD(fa_attention, block_kv) \
+        FIELD(fa_attention, q_positions) FIELD(fa_attention, kv_starts) FIELD(fa_attention, prefix_keys) \
+        FIELD(fa_attention, spans) FIELD(fa_attention, span_starts) \
     STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
         FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
         FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \
@@ -263,6 +266,7 @@ static void check_attention(void) {
 
 int main(void) {
     CHECK(functions.abi_version() == FA_ABI_VERSION, "%u", (unsigned)functions.abi_version());
+    CHECK(FA_SCALE_ZERO == 0x1p-100, "FA_SCALE_ZERO %g", FA_SCALE_ZERO);
     check_table();
     check_attention();
     check_layout();

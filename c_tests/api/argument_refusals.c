@@ -37,6 +37,8 @@ static void null_descriptions(void) {
     REFUSES(FA_OK, "why_size", "zero", fa_attention_check(a, why, 0));
     REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_workspace(NULL, 1, bytes));
     REFUSES(FA_ERR_NULL, "bytes", "NULL", fa_attention_workspace(a, 1, NULL));
+    REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_workspace_max(NULL, 1, bytes));
+    REFUSES(FA_ERR_NULL, "bytes", "NULL", fa_attention_workspace_max(a, 1, NULL));
     REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_run(NULL, ws, sizeof ws, NULL));
     REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_part(NULL, ws, sizeof ws, 0, 1));
     REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_finish(NULL, ws, sizeof ws, 0, 1));
@@ -63,6 +65,7 @@ static void part_numbers(void) {
     size_t *bytes = AT(end, 0);
     for (size_t i = 0; i < COUNT(counts); i++) {
         REFUSES(FA_ERR_PART, "n_parts", kind_of_integer(counts[i], 4), fa_attention_workspace(a, counts[i], bytes));
+        REFUSES(FA_ERR_PART, "max_parts", kind_of_integer(counts[i], 4), fa_attention_workspace_max(a, counts[i], bytes));
         REFUSES(FA_ERR_PART, "n_parts", kind_of_integer(counts[i], 4), fa_attention_part(a, ws, sizeof ws, 0, counts[i]));
         REFUSES(FA_ERR_PART, "n_parts", kind_of_integer(counts[i], 4), fa_attention_finish(a, ws, sizeof ws, 0, counts[i]));
     }

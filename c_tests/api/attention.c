@@ -56,21 +56,39 @@ static float *lse_of(const fa_attention *a, struct place at, int64_t head, int64
            (at.first + row) * a->lse_stride[2];
 }
 
+/* Whether a position and a key lie in one span of a sequence. */
+static bool in_one_span(const fa_attention *a, int64_t b, int64_t p, int64_t j) {
+    if (a->spans == NULL) return false;
+    for (int32_t i = a->span_starts[b]; i < a->span_starts[b + 1]; i++) {
+        int64_t begin = a->spans[2 * i], end = a->spans[2 * i + 1];
+        if (begin <= p && p < end && begin <= j && j < end) return true;
+    }
+    return false;
+}
+
+/* Whether windows, first keys and spans let a query at position p see a key. */
+static bool sees(const fa_attention *a, int64_t b, int64_t p, int64_t j) {
+    int64_t first = a->kv_starts != NULL ? a->kv_starts[b] : 0;
+    bool near = a->window_left == FA_NO_LIMIT || j >= p - a->window_left || j - first < a->prefix_keys;
+    /* Not j > p + window_right, which may be beyond all numbers. */
+    bool early = a->window_right == FA_NO_LIMIT || p >= j - a->window_right;
+    return j >= first && ((near && early) || in_one_span(a, b, p, j));
+}
+
 /* One row of the output and its log-sum-exp; returns how many keys it sees. */
 static int64_t definition(const fa_attention *a, int64_t b, int64_t h, int64_t i, double *o,
                           double *lse) {
     struct place q_at = place(a->cu_len_q, b, a->len_q), kv_at = place(a->cu_len_kv, b, a->len_kv);
     int64_t keys = a->kv_lens != NULL ? a->kv_lens[b] : kv_at.rows, seen = 0;
     int64_t kv_head = h / (a->heads_q / a->heads_kv);
-    int64_t p = i + (a->q_pos == FA_POS_END ? keys - q_at.rows : a->q_pos);
+    int64_t p = i + (a->q_positions != NULL ? a->q_positions[b]
+                     : a->q_pos == FA_POS_END ? keys - q_at.rows : a->q_pos);
     double scale = a->scale == 0 ? 1 / sqrt((double)a->dim_qk) : (double)a->scale;
     double *s = need((size_t)keys * sizeof *s), max = -INFINITY, sum = 0;
     const float *q = row_of(&a->q, q_at, h, i);
     for (int64_t j = 0; j < keys; j++) {
         s[j] = -INFINITY;
-        if (a->window_left != FA_NO_LIMIT && j < p - a->window_left) continue;
-        /* Not j > p + window_right, which may be beyond all numbers. */
-        if (a->window_right != FA_NO_LIMIT && p < j - a->window_right) continue;
+        if (!sees(a, b, p, j)) continue;
         const float *k = row_of(&a->k, kv_at, kv_head, j);
         double dot = 0;
         for (int64_t d = 0; d < a->dim_qk; d++) dot += (double)q[d] * (double)k[d];
@@ -300,11 +318,73 @@ static void positions_and_windows(void) {
     CHECK(expect("the end of a window", &a) == B * HQ, "of 3 rows, 2 reach the first keys");
 }
 
+/* Copies of the keys and values of a layer, with NaN in `rows` keys of a sequence. */
+static void hide(float *k2, float *v2, int64_t sequence, int64_t first, int64_t rows) {
+    size_t size = B * KEYS * HKV * D;
+    memcpy(k2, k, size * sizeof *k), memcpy(v2, v, size * sizeof *v);
+    int64_t at = (sequence * KEYS + first) * HKV * D;
+    spoil(k2 + at, (size_t)(rows * HKV * D)), spoil(v2 + at, (size_t)(rows * HKV * D));
+}
+
+/* Sequences with different pasts, first keys, keys that are always seen, spans. */
+static void positions_and_spans(void) {
+    enum { KV_SIZE = B * KEYS * HKV * D };
+    float *k2 = need(KV_SIZE * sizeof *k2), *v2 = need(KV_SIZE * sizeof *v2);
+    fa_attention a;
+    for (int rows = 1; rows <= S; rows += S / 3) {
+        a = layer(), a.len_q = rows;
+        a.q_positions = (const int32_t[]){PAST, 3};
+        CHECK(expect("a position for each sequence", &a) == 0, "every row sees a key");
+        a.q_pos = 0, a.window_left = 5, a.q_positions = (const int32_t[]){-2, KEYS - 1};
+        CHECK(expect("a position for each sequence", &a) > 0, "the first row sees nothing");
+
+        a = layer(), a.len_q = rows;
+        hide(k2, v2, 0, 0, 41), a.k.data = k2, a.v.data = v2;
+        a.kv_starts = (const int32_t[]){41, 0};
+        CHECK(expect("NaN before the first key", &a) == 0, "every row sees a key");
+        a.window_right = FA_NO_LIMIT;
+        expect("NaN before the first key", &a);
+        a.q_pos = 0, a.window_right = 0;
+        CHECK(expect("rows before the first key", &a) == HQ * rows, "rows of one sequence see nothing");
+        a.kv_starts = (const int32_t[]){KEYS, 7};
+        expect("no first key", &a);
+
+        /* 4 keys, then a window: between them anything may be. */
+        for (int64_t first = 0; first < 12; first += 11) {
+            const int32_t firsts[] = {(int32_t)first, (int32_t)first};
+            a = layer(), a.len_q = rows;
+            a.window_left = 15, a.prefix_keys = 4, a.kv_starts = firsts;
+            int64_t hidden = KEYS - rows - 15 - (first + 4);
+            hide(k2, v2, 1, first + 4, hidden > 0 ? hidden : 0), a.k.data = k2, a.v.data = v2;
+            CHECK(expect("the first keys and a window", &a) == 0, "every row sees a key");
+            a.k.data = k, a.v.data = v, a.q_pos = 0;
+            expect("a window that begins in the first keys", &a);
+            a.q_pos = 2 * KEYS, a.prefix_keys = 70;
+            CHECK(expect("the first keys alone", &a) == 0, "every row sees a key");
+            a.prefix_keys = INT64_MAX;
+            expect("a window that hides nothing", &a);
+        }
+
+        /* A prefix of 20 keys and an image of 9; and one of 30 that the queries begin in. */
+        a = layer(), a.len_q = rows;
+        a.spans = (const int32_t[]){0, 20, 60, 69, 38, 68}, a.span_starts = (const int32_t[]){0, 2, 3};
+        a.q_pos = 0;
+        CHECK(expect("spans", &a) == 0, "every row sees a key");
+        a.window_left = 6;
+        expect("spans and a window", &a);
+        a.q_pos = FA_POS_END, a.prefix_keys = 3, a.kv_starts = (const int32_t[]){2, 40};
+        expect("spans, a window and the first keys", &a);
+        a.kv_lens = (const int32_t[]){66, 66};
+        expect("spans that end behind the keys in use", &a);
+    }
+    free(k2), free(v2);
+}
+
 static void ragged(void) {
     /* 4 sequences in the memory of a layer's 2: the second has no queries, the third no keys. */
     static const int32_t cu_len_q[] = {3, 20, 20, 21, B * S}, cu_len_kv[] = {0, 17, 40, 40, 124};
-    static const int32_t kv_lens[] = {5, 20, 0, 40}, none[] = {0, 0};
-    for (int which = 0; which < 16; which++) {
+    static const int32_t kv_lens[] = {5, 20, 0, 40}, none[] = {0, 0}, at[] = {30, 0, 7, -3}, from[] = {5, 4, 0, 3};
+    for (int which = 0; which < 32; which++) {
         fa_attention a = layer();
         a.batch = 4;
         a.len_q = 10, a.q.stride[0] = a.o.stride[0] = 16 * HQ * D * 4;
@@ -313,7 +393,8 @@ static void ragged(void) {
         if (which & 1) a.cu_len_q = cu_len_q, a.len_q = B * S - 21, a.lse_stride[1] = B * S;
         if (which & 2) a.cu_len_kv = cu_len_kv, a.len_kv = 1000000;
         if (which & 4) a.kv_lens = kv_lens;
-        if (which & 8) a.window_right = FA_NO_LIMIT, a.window_left = 4;
+        if (which & 8) a.window_right = FA_NO_LIMIT, a.window_left = 4, a.prefix_keys = 2;
+        if (which & 16) a.q_positions = at, a.kv_starts = from;
         expect("ragged", &a);
     }
 
@@ -349,6 +430,25 @@ static void nothing(void) {
     a.len_kv = 0;
     a.k.data = a.v.data = NULL;
     CHECK(expect("no keys", &a) == B * HQ * S, "no row sees anything");
+
+    /* No sequences: whatever else there is, nothing is done, and nothing is needed for it. */
+    static const int32_t starts[] = {3}, table[] = {-1};
+    for (int variant = 0; variant < 4; variant++) {
+        a = layer();
+        a.batch = 0;
+        if (variant == 1) a.cu_len_q = a.cu_len_kv = starts, a.lse_stride[1] = B * S;
+        if (variant == 2) a.block_table = table, a.table_stride = 1, a.page_size = 16, a.num_pages = 1;
+        if (variant == 3) a.len_q = 1, a.q.data = a.k.data = a.v.data = a.o.data = NULL;
+        spoil(o, O_SIZE), spoil(lse, LSE_SIZE);
+        run("no sequences", &a, NULL, 1);
+        size_t bytes = 1;
+        CHECK(fa_attention_workspace_max(&a, 256, &bytes) == FA_OK && bytes == 0, "%zu bytes", bytes);
+        for (int32_t part = 0; part < 3; part++) {
+            CHECK(fa_attention_part(&a, NULL, 0, part, 3) == FA_OK, "no sequences, part");
+            CHECK(fa_attention_finish(&a, NULL, 0, part, 3) == FA_OK, "no sequences, finish");
+        }
+        CHECK(untouched(o, O_SIZE) == O_SIZE && untouched(lse, LSE_SIZE) == LSE_SIZE, "no sequences, but outputs");
+    }
 }
 
 /* ---- Contexts in pieces. ---- */
@@ -482,6 +582,16 @@ static void parts(void) {
         run("parts", &a, NULL, 1);
         compare("parts", &a);
         memcpy(want, o, O_SIZE * 4), memcpy(want_lse, lse, LSE_SIZE * 4);
+        /* One answer for any number of parts: the largest of theirs, and no more. */
+        for (int32_t most = 1; most <= 256; most += most < 8 ? 1 : 31) {
+            size_t bytes = 0, largest = 0, of_all = 0;
+            for (int32_t n = 1; n <= most; n++) {
+                CHECK(fa_attention_workspace(&a, n, &bytes) == FA_OK, "workspace");
+                largest = bytes > largest ? bytes : largest;
+            }
+            CHECK(fa_attention_workspace_max(&a, most, &of_all) == FA_OK && of_all == largest,
+                  "up to %d parts: %zu bytes instead of %zu", (int)most, of_all, largest);
+        }
         for (size_t n = 0; n < 4 * COUNT(counts); n++) {
             struct engine e = {.a = &a, .n_parts = counts[n / 4]};
             CHECK(fa_attention_workspace(&a, e.n_parts, &e.bytes) == FA_OK, "workspace");
@@ -508,6 +618,7 @@ static void parts(void) {
 static void under_one_isa(void) {
     layouts();
     positions_and_windows();
+    positions_and_spans();
     ragged();
     nothing();
     pieces();

@@ -202,6 +202,28 @@ static void check_constructors(void) {
     }
 }
 
+/* 0 is the usual scale, as in fa_attention; what is as good as 0 weighs all keys alike. */
+static void check_scales(void) {
+    enum { DIM = 32, LQ = 20, LKV = 50 };
+    float *q = random_normal(LQ * DIM), *k = random_normal(LKV * DIM), *v = random_normal(LKV * DIM);
+    float *usual = need(LQ * DIM * sizeof *usual), *out = need(LQ * DIM * sizeof *out);
+    double *want = need(LQ * DIM * sizeof *want);
+    fa_config cfg;
+    CHECK(fa_config_auto(&cfg, DIM) == FA_OK, "constructor");
+    CHECK(fa_forward_f32(&cfg, q, k, v, LQ, LKV, usual) == FA_OK, "the usual scale");
+    for (int negative = 0; negative < 2; negative++) {
+        cfg.softmax_scale = negative ? -0.0f : 0;
+        forget(out, LQ * DIM);
+        CHECK(fa_forward_f32(&cfg, q, k, v, LQ, LKV, out) == FA_OK && same_bits(out, usual, LQ * DIM), "scale 0");
+    }
+    cfg.softmax_scale = (float)FA_SCALE_ZERO;
+    ref_attention(q, k, v, 1, LQ, LKV, DIM, false, 0, want);
+    CHECK(fa_forward_f32(&cfg, q, k, v, LQ, LKV, out) == FA_OK, "FA_SCALE_ZERO");
+    double error = distance(out, want, LQ * DIM);
+    CHECK(error <= 2e-6 * largest(v, LKV * DIM), "FA_SCALE_ZERO: %g", error);
+    free(q), free(k), free(v), free(usual), free(out), free(want);
+}
+
 int main(void) {
     const char *demanded = getenv("FA_MAX_ISA");
     if (demanded != NULL && *demanded != '\0') {
@@ -218,5 +240,6 @@ int main(void) {
         check_i8_extreme(dims[i]);
     }
     check_constructors();
+    check_scales();
     return check_result();
 }

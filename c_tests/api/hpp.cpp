@@ -105,6 +105,42 @@ void masks() {
     assert(a.run(ws) == FA_ERR_SHAPE);
 }
 
+// Who sees whom by fields is the same as by a mask.
+void sight() {
+    Numbers n;
+    const std::int32_t spans[][2] = {{0, 3}, {3, 5}}, starts[] = {0, 2, 2}, firsts[] = {1, 0}, positions[] = {2, 1};
+    bool seen[BATCH * LEN_Q * LEN_KV] = {};
+    for (int64_t b = 0; b < BATCH; b++)
+        for (int64_t i = 0; i < LEN_Q; i++)
+            for (int64_t j = firsts[b]; j < LEN_KV; j++) {
+                const int64_t p = positions[b] + i;
+                bool in_one = false;
+                for (std::int32_t s = starts[b]; s < starts[b + 1]; s++)
+                    in_one = in_one || (spans[s][0] <= p && p < spans[s][1] && spans[s][0] <= j && j < spans[s][1]);
+                seen[(b * LEN_Q + i) * LEN_KV + j] = in_one || (j <= p && (j >= p || j < firsts[b] + 1));
+            }
+    fa::Workspace ws;
+    fa::Attention by_mask(n.tq(), n.tk(), n.tv(), n.to());
+    by_mask.mask(fa::head_first(seen, BATCH, 1, LEN_Q, LEN_KV));
+    assert(by_mask.run(ws) == FA_OK);
+    const std::vector<float> want = n.out;
+    n.out.assign(n.out.size(), -1.0f);
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    a.causal();
+    a->window_left = 0, a->prefix_keys = 1, a->kv_starts = firsts, a->q_positions = positions;
+    a.spans(spans, starts);
+    std::size_t bytes = 0, most = 0;
+    assert(a.workspace(bytes) == FA_OK && a.workspace_max(most, 4) == FA_OK && most >= bytes);
+    assert(a.workspace_max(most, 0) == FA_ERR_PART);
+    assert(a.run(ws) == FA_OK);
+    for (std::size_t i = 0; i < want.size(); i++)
+        assert(std::fabs(n.out[i] - want[i]) <= 1e-6f);
+    a.spans(spans, nullptr);
+    assert(a.run(ws) == FA_ERR_NULL);
+    a.spans(nullptr, nullptr);
+    assert(a.run(ws) == FA_OK);
+}
+
 // Integers of scale 1/64 are the numbers that they stand for.
 void scales() {
     Numbers n;
@@ -206,6 +242,7 @@ void pools() {
 int main() {
     layouts();
     masks();
+    sight();
     scales();
     refusals();
     pools();

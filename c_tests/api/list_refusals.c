@@ -1,9 +1,9 @@
-/* Lists of lengths (cu_len_q, cu_len_kv, kv_lens) and tables of pages. */
+/* Lists of lengths and positions (cu_len_q, cu_len_kv, kv_lens, kv_starts, q_positions), spans, tables of pages. */
 
 #include "described.h"
 
 /* Lists that an output can be moved onto: right as they are, and with room for it behind them. */
-static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2};
+static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2}, in_order[GAP] = {0, 4, 2, 9};
 
 /* The keys of both sequences as two pages. */
 #define PAGES(table) P(block_table, table), N(table_stride, 1), N(page_size, LKV), N(num_pages, 2)
@@ -12,6 +12,9 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
 #define SMALL_PAGES(table) P(block_table, table), N(table_stride, 3), N(page_size, 3), N(num_pages, 2)
 
 #define LISTS(table, starts) P(block_table, table), P(block_table_start, starts), N(page_size, LKV), N(num_pages, 2)
+
+/* One span for each sequence. */
+#define SPANS(...) P(spans, INTS(__VA_ARGS__)), P(span_starts, INTS(0, 1, 2))
 
 /* An output in the memory of something else. */
 #define ALONE(what, list, ...)                                                                  \
@@ -65,7 +68,56 @@ static const struct row rows[] = {
     {"kv_lens 1 of none", FA_ERR_LENGTHS, "kv_lens[0]", {P(kv_lens, INTS(1, 0)), N(len_kv, 0)}},
     {"kv_lens 4 of 3", FA_ERR_LENGTHS, "kv_lens[0]", {P(cu_len_kv, INTS(0, 3, 9)), P(kv_lens, INTS(4, 6))}},
 
+    {"kv_starts NULL", FA_OK, NULL, {P(kv_starts, NULL)}},
+    {"kv_starts", FA_OK, NULL, {P(kv_starts, INTS(0, 9))}},
+    {"kv_starts -1", FA_ERR_LENGTHS, "kv_starts[0]", {P(kv_starts, INTS(-1, 3))}},
+    {"kv_starts INT32_MIN", FA_ERR_LENGTHS, "kv_starts[1]", {P(kv_starts, INTS(3, INT32_MIN))}},
+    {"kv_starts 10", FA_ERR_LENGTHS, "kv_starts[1]", {P(kv_starts, INTS(3, 10))}},
+    {"kv_starts INT32_MAX", FA_ERR_LENGTHS, "kv_starts[0]", {P(kv_starts, INTS(INT32_MAX, 3))}},
+    {"kv_starts 4 of 3 in use", FA_ERR_LENGTHS, "kv_starts[1]", {P(kv_lens, INTS(3, 3)), P(kv_starts, INTS(3, 4))}},
+    {"kv_starts 4 of 3", FA_ERR_LENGTHS, "kv_starts[0]", {P(cu_len_kv, INTS(0, 3, 9)), P(kv_starts, INTS(4, 6))}},
+    {"kv_starts, batch INT64_MAX", FA_ERR_OVERFLOW, "kv_starts", {P(kv_starts, INTS(0, 5)), N(batch, INT64_MAX)}},
+    {"q_positions NULL", FA_OK, NULL, {P(q_positions, NULL)}},
+    {"q_positions", FA_OK, NULL, {P(q_positions, INTS(0, 4))}},
+    {"q_positions far away", FA_OK, NULL, {P(q_positions, INTS(INT32_MIN, INT32_MAX))}},
+    {"q_positions and q_pos 0", FA_OK, NULL, {P(q_positions, INTS(-3, 4)), N(q_pos, 0)}},
+    {"q_positions and q_pos 1", FA_ERR_SHAPE, "q_pos = 1", {P(q_positions, INTS(0, 4)), N(q_pos, 1)}},
+    {"q_positions and q_pos -4", FA_ERR_SHAPE, "q_pos = -4", {P(q_positions, INTS(0, 4)), N(q_pos, -4)}},
+    {"q_positions 1, up to INT64_MAX rows", FA_ERR_OVERFLOW, "q_positions[1] = 1",
+     {P(cu_len_q, INTS(0, 5, 10)), P(lse, NULL), N(len_q, INT64_MAX), P(q_positions, INTS(0, 1))}},
+    {"q_positions, batch INT64_MAX", FA_ERR_OVERFLOW, "q_positions", {P(q_positions, INTS(0, 5)), N(batch, INT64_MAX)}},
+    {"prefix_keys 0", FA_OK, NULL, {N(window_left, 2), N(prefix_keys, 0)}},
+    {"prefix_keys 3", FA_OK, NULL, {N(window_left, 2), N(prefix_keys, 3)}},
+    {"prefix_keys 3 without a window", FA_OK, NULL, {N(prefix_keys, 3)}},
+    {"prefix_keys INT64_MAX", FA_OK, NULL, {N(window_left, 2), N(prefix_keys, INT64_MAX)}},
+    {"prefix_keys INT64_MAX behind the last key", FA_OK, NULL,
+     {N(window_left, 2), N(prefix_keys, INT64_MAX), P(kv_starts, INTS(9, 8))}},
+    {"prefix_keys -1", FA_ERR_SHAPE, "prefix_keys", {N(prefix_keys, -1)}},
+    {"prefix_keys INT64_MIN", FA_ERR_SHAPE, "prefix_keys", {N(prefix_keys, INT64_MIN)}},
+    {"spans", FA_OK, NULL, {SPANS(0, 4, 2, 9)}},
+    {"spans NULL", FA_OK, NULL, {P(spans, NULL), P(span_starts, NULL)}},
+    {"spans that are empty, or behind the last key", FA_OK, NULL, {SPANS(4, 4, 20, INT32_MAX)}},
+    {"spans that touch", FA_OK, NULL, {P(spans, INTS(0, 3, 3, 5, 5, 6)), P(span_starts, INTS(0, 3, 3))}},
+    {"spans that no sequence has", FA_OK, NULL, {P(spans, INTS(7, 3, 0, 1, 9, -1)), P(span_starts, INTS(1, 2, 2))}},
+    {"spans without span_starts", FA_ERR_NULL, "span_starts", {P(spans, INTS(0, 4, 2, 9))}},
+    {"span_starts without spans", FA_ERR_NULL, "spans", {P(span_starts, INTS(0, 0, 0)), P(spans, NULL)}},
+    {"span_starts NULL", FA_ERR_NULL, "span_starts", {P(spans, INTS(0, 4, 2, 9)), P(span_starts, NULL)}},
+    {"a span that begins behind its end", FA_ERR_LENGTHS, "spans[1] = 3", {SPANS(4, 3, 2, 9)}},
+    {"a span from -1", FA_ERR_LENGTHS, "spans[2] = -1", {SPANS(0, 3, -1, 9)}},
+    {"a span to INT32_MIN", FA_ERR_LENGTHS, "spans[3]", {SPANS(0, 3, 2, INT32_MIN)}},
+    {"spans that overlap", FA_ERR_LENGTHS, "spans[2] = 2", {P(spans, INTS(0, 3, 2, 5)), P(span_starts, INTS(0, 2, 2))}},
+    {"spans out of order", FA_ERR_LENGTHS, "spans[4] = 1",
+     {P(spans, INTS(0, 9, 5, 6, 1, 2)), P(span_starts, INTS(0, 1, 3))}},
+    {"span_starts from -1", FA_ERR_LENGTHS, "span_starts[0]", {P(spans, INTS(0, 4, 2, 9)), P(span_starts, INTS(-1, 1, 2))}},
+    {"span_starts to -1", FA_ERR_LENGTHS, "span_starts", {P(spans, INTS(0, 4, 2, 9)), P(span_starts, INTS(0, 1, -1))}},
+    {"span_starts decreases", FA_ERR_LENGTHS, "span_starts", {P(spans, INTS(0, 4, 2, 9)), P(span_starts, INTS(0, 2, 1))}},
+    {"span_starts, batch INT64_MAX", FA_ERR_OVERFLOW, "span_starts", {SPANS(0, 4, 2, 9), N(batch, INT64_MAX)}},
+
     {"pages", FA_OK, NULL, {PAGES(INTS(1, 0))}},
+    {"pages that are gone", FA_OK, NULL, {SMALL_PAGES(INTS(-1, 1, 0, INT32_MAX, 2, 0)), P(kv_starts, INTS(3, 6))}},
+    {"all pages are gone", FA_OK, NULL, {SMALL_PAGES(INTS(-1, -1, -1, 2, 2, 2)), P(kv_starts, INTS(9, 9))}},
+    {"a page that is gone though its last key is seen", FA_ERR_PAGE, "block_table[3]",
+     {SMALL_PAGES(INTS(-1, 1, 0, -1, 1, 0)), P(kv_starts, INTS(3, 2))}},
     {"a page twice", FA_OK, NULL, {PAGES(INTS(1, 1))}},
     {"page num_pages", FA_ERR_PAGE, "block_table[1]", {PAGES(INTS(0, 2))}},
     {"page INT32_MAX", FA_ERR_PAGE, "block_table[0]", {PAGES(INTS(INT32_MAX, 0))}},
@@ -99,6 +151,10 @@ static const struct row rows[] = {
     {"cu_len_kv and pages", FA_ERR_SHAPE, "cu_len_kv", {PAGES(INTS(0, 1)), P(cu_len_kv, INTS(0, 9, 18))}},
 
     ALONE("kv_lens", zeros, P(kv_lens, zeros)),
+    ALONE("kv_starts", zeros, P(kv_starts, zeros)),
+    ALONE("q_positions", zeros, P(q_positions, zeros)),
+    ALONE("spans", in_order, P(spans, in_order), P(span_starts, INTS(0, 1, 2))),
+    ALONE("span_starts", page_starts, P(spans, INTS(0, 4, 2, 9)), P(span_starts, page_starts)),
     ALONE("cu_len_kv", zeros, P(cu_len_kv, zeros)),
     ALONE("cu_len_q", starts, P(cu_len_q, starts), N(lse_stride[1], 2 * LQ)),
     ALONE("block_table", zeros, PAGES(zeros)),

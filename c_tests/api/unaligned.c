@@ -66,6 +66,8 @@ static void same_at_odd_addresses(const char *what) {
     m.cu_len_q = the_lists("cu_len_q", m.cu_len_q, B + 1), m.cu_len_kv = the_lists("cu_len_kv", m.cu_len_kv, B + 1);
     m.kv_lens = the_lists("kv_lens", m.kv_lens, B), m.block_table = the_lists("block_table", m.block_table, B);
     m.block_table_start = the_lists("block_table_start", m.block_table_start, B + 1);
+    m.kv_starts = the_lists("kv_starts", m.kv_starts, B), m.q_positions = the_lists("q_positions", m.q_positions, B);
+    m.spans = the_lists("spans", m.spans, 2 * B), m.span_starts = the_lists("span_starts", m.span_starts, B + 1);
     const fa_attention *there = at_odd(&m, sizeof m);
 
     bytes_at_odd = (void *)(room + 1);
@@ -73,6 +75,9 @@ static void same_at_odd_addresses(const char *what) {
     CHECK(fa_attention_workspace(there, PARTS, bytes_at_odd) == FA_OK, "%s", what);
     memcpy(&odd_bytes, bytes_at_odd, sizeof odd_bytes);
     CHECK(odd_bytes == bytes, "%s: %zu bytes, not %zu", what, odd_bytes, bytes);
+    CHECK(fa_attention_workspace_max(there, PARTS, bytes_at_odd) == FA_OK, "%s", what);
+    memcpy(&odd_bytes, bytes_at_odd, sizeof odd_bytes);
+    CHECK(odd_bytes >= bytes, "%s: up to %d parts need %zu bytes", what, PARTS, odd_bytes);
     fa_pool pool = {.struct_size = sizeof pool, .width = width};
     for (int way = 0; way < 3; way++) {
         memset(m.o.data, 0xff, sizeof arena.o), memset(m.lse, 0xff, sizeof arena.lse);
@@ -91,6 +96,7 @@ static void same_at_odd_addresses(const char *what) {
 static void odd_addresses(void) {
     static const char *const odd_arguments[] = {
         "fa_attention_init(a)", "fa_attention_check(a)", "fa_attention_workspace(a)", "fa_attention_workspace(bytes)",
+        "fa_attention_workspace_max(a)", "fa_attention_workspace_max(bytes)",
         "fa_attention_run(a)", "fa_attention_run(ws)", "fa_attention_run(pool)", "fa_attention_part(a)",
         "fa_attention_part(ws)", "fa_attention_finish(a)", "fa_attention_finish(ws)",
     };
@@ -112,6 +118,11 @@ static void odd_addresses(void) {
     fill(), described = good;
     a->cu_len_q = INTS(0, 5, 10), a->cu_len_kv = INTS(1, 9, 17), a->lse_stride[1] = 2 * LQ;
     same_at_odd_addresses("ragged");
+
+    fill(), described = good;
+    a->kv_starts = INTS(1, 3), a->q_positions = INTS(2, 4), a->window_left = 1, a->prefix_keys = 2;
+    a->spans = INTS(1, 6, 3, 5), a->span_starts = INTS(0, 1, 2);
+    same_at_odd_addresses("positions and spans");
 
     fill(), described = good;
     a->block_table = INTS(1, 0), a->block_table_start = INTS(0, 1, 2), a->page_size = LKV, a->num_pages = 2;

@@ -101,19 +101,16 @@ static fa_status describe(fa_attention *a, const struct ggml_tensor *dst, float 
 
 /* ---- The operator. ---- */
 
-/* Where ggml_graph_plan finds out how much wdata a node wants. Fewer threads than planned may come, and do not always
- * need less. */
+/* Where ggml_graph_plan finds out how much wdata a node wants. Fewer threads than planned may come, which do not always
+ * need less: this is enough for any of them. */
 static size_t work_size(const struct ggml_tensor *dst, int n_tasks)
 {
     fa_attention a;
     float slopes[MAX_HEADS];
-    size_t most = 0, bytes;
-    if (describe(&a, dst, slopes) != FA_OK)
+    size_t bytes = 0;
+    if (describe(&a, dst, slopes) != FA_OK || fa_attention_workspace_max(&a, n_tasks, &bytes) != FA_OK)
         return 0; /* and the operator will say why */
-    for (int nth = 1; nth <= n_tasks; nth++)
-        if (fa_attention_workspace(&a, nth, &bytes) == FA_OK && bytes > most)
-            most = bytes;
-    return most;
+    return bytes;
 }
 
 /* What every thread calls. */

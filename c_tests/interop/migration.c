@@ -127,14 +127,14 @@ int main(void)
     a.window_right = 0; /* its "causal" is FlashAttention's */
     SEES("FlashInfer, pages", "--#--", "--##-", "#-##-");
 
-    /* A scale of 0 is the default one; what is as good as 0 weighs all alike. */
+    /* A scale of 0 is the default one; FA_SCALE_ZERO weighs all alike. */
     float one[DIM] = {0}, keys[KEYS][DIM] = {{0}};
     one[0] = 4, keys[3][0] = 8;
     a = begin(1), a.q.data = one, a.k.data = keys;
     char ws[1 << 16];
     EXPECT(fa_attention_run(&a, ws, sizeof ws, NULL) == FA_OK);
     EXPECT(out[0][3] > 0.99f);
-    a.scale = 1e-30f;
-    SEES("a scale of almost 0", "#####");
+    a.scale = (float)FA_SCALE_ZERO;
+    SEES("FA_SCALE_ZERO", "#####");
     return recipe_failures != 0;
 }

@@ -110,6 +110,9 @@ static size_t bytes_asked;
 
 static inline fa_status check(const fa_attention *a) { return fa_attention_check(a, NULL, 0); }
 static inline fa_status workspace(const fa_attention *a) { return fa_attention_workspace(a, PARTS, &bytes_asked); }
+static inline fa_status workspace_max(const fa_attention *a) {
+    return fa_attention_workspace_max(a, PARTS, &bytes_asked);
+}
 static inline fa_status run(const fa_attention *a) { return fa_attention_run(a, ws, sizeof ws, NULL); }
 static inline int32_t width(void *ctx) { return (void)ctx, PARTS; }
 static inline fa_status run_on_pool(const fa_attention *a) {
@@ -123,8 +126,8 @@ static const struct {
     const char *name;
     fa_status (*call)(const fa_attention *);
 } functions[] = {
-    {"check", check}, {"workspace", workspace}, {"run", run}, {"run on a pool", run_on_pool}, {"part", part},
-    {"finish", finish},
+    {"check", check}, {"workspace", workspace}, {"workspace_max", workspace_max}, {"run", run},
+    {"run on a pool", run_on_pool}, {"part", part}, {"finish", finish},
 };
 
 static inline void apply(struct edit e) {

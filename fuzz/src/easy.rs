@@ -169,8 +169,7 @@ impl Bench {
         (a.heads_q, a.heads_kv) = (heads as i64, heads as i64);
         (a.len_q, a.len_kv, a.dim_qk, a.dim_v) = (len_q as i64, len_kv as i64, dim as i64, dim as i64);
         (a.q, a.k, a.v, a.o) = (tensor(0, len_q), tensor(1, len_kv), tensor(2, len_kv), tensor(3, len_q));
-        // 0 is a scale here, and means the usual one there: the smallest does the same.
-        a.scale = if softmax_scale == 0.0 { f32::MIN_POSITIVE } else { softmax_scale };
+        a.scale = softmax_scale;
         if causal != 0 {
             a.window_right = 0;
         }

@@ -15,6 +15,7 @@ use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::run::{
     fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+    fa_attention_workspace_max,
 };
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
@@ -41,12 +42,16 @@ const STARTS_KV: usize = 10;
 const LENS: usize = 11;
 const TABLE: usize = 12;
 const TABLE_STARTS: usize = 13;
+const POSITIONS: usize = 14;
+const FIRSTS: usize = 15;
+const SPANS: usize = 16;
+const SPAN_STARTS: usize = 17;
 /// Scales of Q, K and V; their zeros come after them.
-const SCALES: usize = 14;
-pub const POINTERS: usize = 20;
+const SCALES: usize = 18;
+pub const POINTERS: usize = 24;
 
 /// Values of a list that an input gives; longer ones repeat them.
-pub const LISTED: [usize; 5] = [8, 8, 8, 32, 8];
+pub const LISTED: [usize; 9] = [8, 8, 8, 32, 8, 8, 8, 16, 8];
 
 /// Work that the oracle does quickly: multiplications.
 const WORK: i128 = 1 << 15;
@@ -59,7 +64,7 @@ pub struct Described {
     /// Of Q, K, V, O and the mask: whether they have one, and what it is.
     pub has_quant: [u64; 5],
     pub quants: [fa_quant; 3],
-    pub lists: [Vec<i32>; 5],
+    pub lists: [Vec<i32>; 9],
 }
 
 fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
@@ -116,24 +121,38 @@ impl Described {
             let [group_tokens, group_dims] = [input.i32(), input.i32()];
             fa_quant { scale: ptr::null(), zero: ptr::null(), stride, group_tokens, group_dims }
         });
-        let lists = LISTED.map(|n| (0..n).map(|_| input.i32()).collect());
+        let list = |input: &mut Input, n| (0..n).map(|_| input.i32()).collect::<Vec<_>>();
+        let mut lists = LISTED.map(|_| Vec::new());
+        for i in 0..5 {
+            lists[i] = list(input, LISTED[i]);
+        }
+        // What the structure has been given later comes after everything else.
+        for list in [POSITIONS, FIRSTS, SPANS, SPAN_STARTS] {
+            codes[list] = Code(input.u64());
+        }
+        a.prefix_keys = input.i64();
+        for i in 5..LISTED.len() {
+            lists[i] = list(input, LISTED[i]);
+        }
         Described { control, a, codes, has_quant, quants, lists }
     }
 
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
-    fn lengths(&mut self) -> [i128; 5] {
+    fn lengths(&mut self) -> [i128; 9] {
         let batch = i128::from(self.a.batch).max(0);
         // As long as nobody reads them, lists of any length are fine; of what is read there is a
         // page or two.
         let longest = MOST as i128 / 4;
         if batch >= longest {
-            for list in [STARTS_Q, STARTS_KV, LENS, TABLE_STARTS] {
+            for list in [STARTS_Q, STARTS_KV, LENS, TABLE_STARTS, POSITIONS, FIRSTS, SPAN_STARTS] {
                 self.codes[list] = Code(0);
             }
         }
-        for start in &mut self.lists[4] {
-            if i128::from(*start) > longest {
-                *start %= 64;
+        for list in [4, 8] {
+            for start in &mut self.lists[list] {
+                if i128::from(*start) > longest {
+                    *start %= 64;
+                }
             }
         }
         let mut table = i128::from(self.a.table_stride).max(0).saturating_mul(batch);
@@ -144,7 +163,12 @@ impl Described {
             self.codes[TABLE] = Code(0);
             table = 0;
         }
-        [batch + 1, batch + 1, batch, table, batch + 1].map(|n| n.min(longest))
+        let spans = 2 * i128::from(self.lists[8][batch as usize % LISTED[8]]).max(0);
+        if spans > longest {
+            self.codes[SPANS] = Code(0);
+        }
+        [batch + 1, batch + 1, batch, table, batch + 1, batch, batch, spans, batch + 1]
+            .map(|n| n.min(longest))
     }
 
     /// A value of a list.
@@ -175,8 +199,8 @@ fn sizes(d: &mut Described) -> Sizes {
     verdict.demand([a.q, a.k, a.v, a.o, a.mask].iter().all(|tensor| tensor.reserved == 0));
     verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST) == 0 && a.reserved0 == 0);
     verdict.demand(a.flags & (FA_PRECISE | FA_FAST) != FA_PRECISE | FA_FAST);
-    verdict.demand([a.batch, a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
-    verdict.demand(a.len_q >= 0 && a.len_kv >= 0);
+    verdict.demand([a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
+    verdict.demand(a.batch >= 0 && a.len_q >= 0 && a.len_kv >= 0);
     verdict.demand(a.heads_kv < 1 || a.heads_q % a.heads_kv == 0);
     let scale = if a.scale == 0.0 { 1.0 } else { a.scale };
     verdict.demand(((f64::from(scale) * std::f64::consts::LOG2_E) as f32).is_finite());
@@ -184,6 +208,7 @@ fn sizes(d: &mut Described) -> Sizes {
     verdict.demand([a.window_left, a.window_right].iter().all(|&n| n >= 0 || n == FA_NO_LIMIT));
     verdict.demand(a.block_q >= 0 && a.block_kv >= 0);
     verdict.demand(a.q_pos == FA_POS_END || a.q_pos.checked_add(a.len_q).is_some());
+    verdict.demand(a.prefix_keys >= 0);
     // What is refused must be described all the same: nobody says which field is looked at first.
     let batch = i128::from(a.batch.max(0));
     let [heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, page_size, num_pages] =
@@ -213,6 +238,35 @@ fn sizes(d: &mut Described) -> Sizes {
             verdict.demand((0..=most).contains(&d.listed(2, b)));
         }
     }
+    let keys_in_use = |b| match (has(LENS), has(STARTS_KV)) {
+        (true, _) => d.listed(2, b),
+        (_, true) => d.listed(1, b + 1) - d.listed(1, b),
+        _ => a.len_kv,
+    };
+    if has(POSITIONS) {
+        verdict.demand([0, FA_POS_END].contains(&a.q_pos));
+        for b in 0..batch.min(lengths[5]) {
+            verdict.demand(d.listed(5, b).checked_add(a.len_q).is_some());
+        }
+    }
+    if has(FIRSTS) {
+        for b in 0..batch.min(lengths[6]) {
+            verdict.demand((0..=keys_in_use(b)).contains(&d.listed(6, b)));
+        }
+    }
+    verdict.demand(has(SPANS) == has(SPAN_STARTS));
+    if has(SPANS) && has(SPAN_STARTS) {
+        verdict.demand(d.listed(8, 0) >= 0);
+        for b in 0..batch.min(lengths[8] - 1) {
+            let [start, end] = [d.listed(8, b), d.listed(8, b + 1)];
+            verdict.demand(start <= end && 2 * i128::from(end) <= lengths[7]);
+            let mut before = 0;
+            for at in (2 * start.max(0)..2 * end).take_while(|&at| i128::from(at) < lengths[7]) {
+                verdict.demand(before <= d.listed(7, at.into()));
+                before = d.listed(7, at.into());
+            }
+        }
+    }
     if is_paged {
         verdict.demand(a.page_size >= 1 && a.num_pages >= 0);
         // "Not with block_table_start": then nobody need look at it.
@@ -223,7 +277,8 @@ fn sizes(d: &mut Described) -> Sizes {
         };
         let page_size = i128::from(page_size.max(1));
         // All alike where there is nothing that tells sequences apart.
-        let some = if has(TABLE_STARTS) || has(LENS) || a.table_stride > 0 { batch } else { 1 };
+        let lists = has(TABLE_STARTS) || has(LENS) || has(FIRSTS);
+        let some = if lists || a.table_stride > 0 { batch } else { 1 };
         for b in 0..some {
             let (start, end) = match has(TABLE_STARTS) {
                 true => (i128::from(d.listed(4, b)), i128::from(d.listed(4, b + 1))),
@@ -233,7 +288,9 @@ fn sizes(d: &mut Described) -> Sizes {
             let needed = (i128::from(keys.max(0)) + page_size - 1) / page_size;
             let fits = 0 <= start && start <= end && needed <= end - start;
             verdict.demand(fits && end <= lengths[3]);
-            for at in (start..start + needed).take_while(|_| fits && end <= lengths[3]) {
+            let first = if has(FIRSTS) { d.listed(6, b).max(0) } else { 0 };
+            let gone = if first >= keys { needed } else { i128::from(first) / page_size };
+            for at in (start + gone..start + needed).take_while(|_| fits && end <= lengths[3]) {
                 verdict.demand((0..a.num_pages).contains(&d.listed(3, at)));
             }
         }
@@ -287,7 +344,7 @@ fn sizes(d: &mut Described) -> Sizes {
     if has(SLOPES) {
         verdict.demand(a.alibi_batch_stride >= 0);
         let last = (batch - 1).max(0).saturating_mul(i128::from(a.alibi_batch_stride).max(0));
-        let n = last.saturating_add(i128::from(heads_q));
+        let n = if batch == 0 { 0 } else { last.saturating_add(i128::from(heads_q)) };
         verdict.demand(n <= ADDRESSES / 4);
         bytes[SLOPES] = n.saturating_mul(4);
     }
@@ -347,7 +404,7 @@ impl Bench {
         let Sizes { mut verdict, bytes, work } = sizes(&mut d);
         let kind = |i: usize| match i {
             O | LSE => Kind::Output,
-            STARTS_Q..=TABLE_STARTS => Kind::List,
+            STARTS_Q..=SPAN_STARTS => Kind::List,
             _ => Kind::Input,
         };
         let mut wanted = [(Code(0), 0, Kind::Input); POINTERS];
@@ -386,6 +443,8 @@ impl Bench {
         a.kv_lens = pointers[LENS].at.cast();
         a.block_table = pointers[TABLE].at.cast();
         a.block_table_start = pointers[TABLE_STARTS].at.cast();
+        (a.q_positions, a.kv_starts) = (pointers[POSITIONS].at.cast(), pointers[FIRSTS].at.cast());
+        (a.spans, a.span_starts) = (pointers[SPANS].at.cast(), pointers[SPAN_STARTS].at.cast());
 
         let at = self.describe(&a, extra, &mut verdict);
         let isas = [c"avx512bf16", c"avx512vnni", c"avx512", c"avx2", c"scalar"];
@@ -406,11 +465,22 @@ impl Bench {
         // SAFETY: the description is what it says.
         let answered = unsafe { fa_attention_workspace(at, n, &mut size) };
         assert!(answered == status, "workspace {answered:?}, check {status:?}");
+        let mut most = usize::MAX;
+        // SAFETY: as above.
+        let answered = unsafe { fa_attention_workspace_max(at, n, &mut most) };
+        assert!(answered == status, "workspace_max {answered:?}, check {status:?}");
         if status != fa_status::FA_OK {
-            assert_eq!(size, usize::MAX, "bytes was written");
+            assert_eq!([size, most], [usize::MAX; 2], "bytes was written");
             self.refuses(at, status, n);
             return;
         }
+        let needed = |n| {
+            let mut size = 0;
+            // SAFETY: as above.
+            assert_eq!(unsafe { fa_attention_workspace(at, n, &mut size) }, fa_status::FA_OK);
+            size
+        };
+        assert_eq!(Some(most), (1..=n).map(needed).max(), "the most of 1 to {n} parts");
         if !is_real || work > WORK {
             return;
         }
@@ -439,7 +509,7 @@ impl Bench {
             }
             let number = |random: &mut Random| random.normal();
             match i {
-                STARTS_Q..=TABLE_STARTS => {
+                STARTS_Q..=SPAN_STARTS => {
                     for (at, to) in to.chunks_exact_mut(4).enumerate() {
                         to.copy_from_slice(&(d.listed(i - STARTS_Q, at as i128) as i32).to_ne_bytes());
                     }
@@ -630,7 +700,7 @@ impl Bench {
 }
 
 /// A description, for messages.
-struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 5]);
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 9]);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -21,7 +21,7 @@ use crate::view::{Layout, View};
 
 /// What changes the scores of one head of one sequence.
 pub(crate) struct Logits<'p> {
-    sequence: Sequence,
+    sequence: Sequence<'p>,
     head: usize,
     /// The cap in log2 units, if there is one.
     cap: Option<f32>,
@@ -45,7 +45,7 @@ impl<'p> Logits<'p> {
     #[inline(always)]
     pub(crate) fn of(
         problem: &'p Problem<'p>,
-        sequence: &Sequence,
+        sequence: &Sequence<'p>,
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,
@@ -63,7 +63,7 @@ impl<'p> Logits<'p> {
     #[inline(never)]
     fn some(
         problem: &'p Problem<'p>,
-        sequence: &Sequence,
+        sequence: &Sequence<'p>,
         head: usize,
         rows: &Range<usize>,
         keys: &Range<usize>,

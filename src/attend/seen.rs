@@ -66,7 +66,7 @@ impl Seen {
 /// The rows of a head whose masks are scanned, and a part of a block of keys.
 pub(crate) struct Look<'a, 'p> {
     pub(crate) problem: &'a Problem<'p>,
-    pub(crate) sequence: &'a Sequence,
+    pub(crate) sequence: &'a Sequence<'a>,
     pub(crate) head: usize,
     pub(crate) rows: Range<usize>,
     /// Some keys of the block that begins with key `start`.
@@ -240,6 +240,9 @@ pub(crate) fn sees_any(problem: &Problem, sequence: &Sequence, head: usize, row:
     let keys = sequence.visible(row);
     if !problem.logits().hides() {
         return !keys.is_empty();
+    }
+    if !sequence.has_windows_only() {
+        return keys.clone().any(|key| problem.sees(sequence, head, row, key));
     }
     let look = Look { problem, sequence, head, rows: row..row + 1, keys, start: 0, asks_plain: false };
     !look.line(row, &look.keys).scan(false).0.is_empty()

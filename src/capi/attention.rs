@@ -55,8 +55,8 @@ pub const FA_FAST: u32 = 4;
 /// positions and windows, masks of all kinds, log-sum-exp. One description serves
 /// fa_attention_check, _workspace, _run, _part and _finish.
 ///
-/// For query row i of a sequence, at key position p = q_pos + i, over the keys j that it sees.
-/// Terms of options that are off drop out:
+/// For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j
+/// that it sees. Terms of options that are off drop out:
 ///
 /// ~~~text
 ///   s_j = scale * sum_d q[i][d] * k[j][d]
@@ -65,9 +65,9 @@ pub const FA_FAST: u32 = 4;
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
 /// ~~~
 ///
-/// A key that window, kv_lens, mask or block_mask hide from a row has no influence on it, even if
-/// it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key is zeros,
-/// and its lse -infinity.
+/// A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
+/// it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
+/// is zeros, and its lse -infinity.
 ///
 /// Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
 /// are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
@@ -85,7 +85,7 @@ pub struct fa_attention {
     pub flags: u32,
     /// 0.
     pub reserved0: u32,
-    /// Sequences; at least 1.
+    /// Sequences. 0 does nothing.
     pub batch: i64,
     /// Heads of q and o; a multiple of heads_kv. Query head h uses kv head
     /// h / (heads_q / heads_kv).
@@ -120,15 +120,15 @@ pub struct fa_attention {
     /// touched.
     pub o: fa_tensor,
     /// The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-    /// may be negative; 0 = 1/sqrt(dim_qk).
+    /// may be negative; 0 = 1/sqrt(dim_qk). FA_SCALE_ZERO weighs all keys that a row sees alike.
     pub scale: f32,
     /// 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite,
     /// not negative.
     pub softcap: f32,
     /// Key position of query row 0, one for all sequences: 0 if there is no past, the number of
-    /// keys that came before, or, where sequences differ, FA_POS_END. Any number, as long as
-    /// q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases depend on
-    /// it.
+    /// keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number,
+    /// as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases
+    /// depend on it.
     pub q_pos: i64,
     /// Keys before a query's position that it sees: p - window_left is the first. At least 0, or
     /// FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)
@@ -205,6 +205,29 @@ pub struct fa_attention {
     /// Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within
     /// rounding.
     pub block_kv: i64,
+    /// NULL, or [batch]: the key position of query row 0 of each sequence, in place of q_pos, which
+    /// is then FA_POS_END (as fa_attention_init leaves it) or 0. Any numbers: as for q_pos. For
+    /// sequences with different pasts in a right-padded batch.
+    pub q_positions: *const i32,
+    /// NULL, or [batch]: the first key of each sequence that any row sees, 0 to its number of keys.
+    /// Those before it are hidden, and so is what is in them; pages that have no other keys are not
+    /// looked up. Positions still count from key 0. For left padding, and caches that have dropped
+    /// their oldest keys.
+    pub kv_starts: *const i32,
+    /// So many keys of each sequence, from kv_starts on, are not hidden by window_left: a row at
+    /// position p sees key j if j <= p + window_right and either j >= p - window_left or j <
+    /// kv_starts + prefix_keys (StreamingLLM, arXiv:2309.17453). 0 = off; without window_left
+    /// nothing is hidden by it.
+    pub prefix_keys: i64,
+    /// NULL, or spans of keys that see each other both ways, whatever the windows (images within a
+    /// causal text; the prompt of a prefix language model): two key positions each, the first of
+    /// the span and the one behind its last, ascending and disjoint in each sequence. A row whose
+    /// position lies in a span sees all keys of that span, besides what the windows leave it.
+    /// kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+    pub spans: *const i32,
+    /// [batch + 1], NULL without spans: the spans of sequence b are spans[2 * span_starts[b]] to
+    /// spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
+    pub span_starts: *const i32,
 }
 
 /// Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
@@ -273,4 +296,9 @@ pub(super) const EMPTY: fa_attention = fa_attention {
     lse_stride: [0; 3],
     block_q: 0,
     block_kv: 0,
+    q_positions: ptr::null(),
+    kv_starts: ptr::null(),
+    prefix_keys: 0,
+    spans: ptr::null(),
+    span_starts: ptr::null(),
 };

@@ -9,6 +9,11 @@ use crate::machine;
 use crate::pool::MAX_THREADS;
 use crate::problem::Semantics;
 
+/// fa_attention.scale, fa_config.softmax_scale: a scale as good as 0, 2 to the power of -100. (0
+/// itself is the usual scale.) Keys of dot products below 1e22 weigh exactly alike.
+#[allow(clippy::excessive_precision, reason = "exact as a double, too, which C takes it for")]
+pub const FA_SCALE_ZERO: f32 = 7.888609052210118e-31;
+
 /// How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes.
 /// Fill all fields, or let a constructor fill them and change what you like.
 #[repr(C)]
@@ -27,8 +32,8 @@ pub struct fa_config {
     /// query sees all keys. A query that sees no key has an output of zeros. false: every query
     /// sees every key.
     pub causal: bool,
-    /// Multiplied to every dot product of a query and a key; usually 1/sqrt(head_dim). Finite; 0
-    /// weighs all visible keys alike.
+    /// The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
+    /// may be negative; 0 = 1/sqrt(head_dim). FA_SCALE_ZERO weighs all keys that a row sees alike.
     pub softmax_scale: f32,
     /// Threads that compute at the same time, at most: 1 = only the calling thread, 0 = one per
     /// core that the process may use (CPU affinity and control groups count, as the first call
@@ -99,7 +104,7 @@ unsafe fn fill(cfg: *mut fa_config, head_dim: usize, block_size_q: usize, block_
             block_size_kv,
             head_dim,
             causal: false,
-            softmax_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            softmax_scale: Semantics::usual_scale(head_dim),
             num_threads: 0,
             reserved: 0,
         };
@@ -150,7 +155,8 @@ impl Config {
             0 => machine::cores(),
             n => n as usize,
         };
-        let semantics = Semantics { block_q, block_kv, ..Semantics::with_scale(softmax_scale) };
+        let scale = if softmax_scale == 0.0 { Semantics::usual_scale(head_dim) } else { softmax_scale };
+        let semantics = Semantics { block_q, block_kv, ..Semantics::with_scale(scale) };
         Ok(Config { head_dim, semantics, causal, threads: threads.min(MAX_THREADS) })
     }
 

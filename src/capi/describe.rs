@@ -7,7 +7,8 @@ use crate::dtype::Dtype;
 use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
-    Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Tensors, Window,
+    Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Window,
+    needed_slopes,
 };
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -24,7 +25,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
     let a = &unsafe { abi::read_sized(a)? };
     plain_fields(a)?;
-    let batch = extent("batch", a.batch, 1)?;
+    let batch = extent("batch", a.batch, 0)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
     let heads_kv = extent("heads_kv", a.heads_kv, 1)?;
     let len_q = extent("len_q", a.len_q, 0)?;
@@ -32,12 +33,16 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     let dim_qk = extent("dim_qk", a.dim_qk, 1)?;
     let dim_v = extent("dim_v", a.dim_v, 1)?;
 
-    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens` and the page table are as long as documented.
+    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens`, `kv_starts`, `q_positions`, spans and the
+    // page table are as long as documented.
     let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
         let batches = Batch {
             starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
             starts_kv: array("entries of cu_len_kv", a.cu_len_kv, batch, 1)?,
             kv_lens: array("entries of kv_lens", a.kv_lens, batch, 0)?,
+            kv_starts: array("entries of kv_starts", a.kv_starts, batch, 0)?,
+            positions: array("entries of q_positions", a.q_positions, batch, 0)?,
+            spans: spans(a, batch)?,
             pages: pages(a, batch, len_kv)?,
             most: [len_q, len_kv],
         };
@@ -103,6 +108,29 @@ fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
     }
 }
 
+/// The spans of `batch` sequences, if there are some.
+///
+/// # Safety
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+unsafe fn spans<'a>(a: &fa_attention, batch: usize) -> Result<Option<Spans<'a>>, Refusal> {
+    // SAFETY: I1: `span_starts` has a value more than there are sequences.
+    let starts = unsafe { array("entries of span_starts", a.span_starts, batch, 1)? };
+    let Some(starts) = starts else {
+        return match a.spans.is_null() {
+            true => Ok(None),
+            false => Err(Refusal::about(Error::Null, "span_starts", "NULL, but spans is set")),
+        };
+    };
+    if a.spans.is_null() {
+        return Err(Refusal::about(Error::Null, "spans", "NULL, but span_starts is set"));
+    }
+    // A negative one is refused by `Spans`, which sees the others, too. Two numbers for each of
+    // them fit, as there are at most i32::MAX.
+    let len = 2 * usize::try_from(starts.get(batch)).unwrap_or(0);
+    // SAFETY: I1: `spans` has two values for each span.
+    Ok(Some(Spans { bounds: unsafe { Array::new(a.spans, len) }, starts }))
+}
+
 /// The page table of `batch` sequences of up to `len_kv` keys, if there is one.
 ///
 /// # Safety
@@ -164,9 +192,8 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         let fact = Refusal::of("alibi_batch_stride", a.alibi_batch_stride);
         let batch_stride = usize::try_from(a.alibi_batch_stride);
         let batch_stride = batch_stride.map_err(|_| fact.but(Error::Stride, "negative"))?;
-        let last = (batch - 1).checked_mul(batch_stride).and_then(|last| last.checked_add(heads));
-        let len =
-            last.filter(|&len| len <= MOST_VALUES).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
+        let needed = needed_slopes(batch_stride, batch, heads).filter(|&len| len <= MOST_VALUES);
+        let len = needed.ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
         // SAFETY: I1: `alibi_slopes` has a value a head, for each sequence if there is a stride.
         Some(Slopes { values: unsafe { Array::new(a.alibi_slopes, len) }, batch_stride, times_mask })
     };
@@ -207,14 +234,19 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         _ => Err(Refusal::of(what, value).but(Error::Window, "negative, and not FA_NO_LIMIT")),
     };
     let block = |what, value| extent(what, value, 0);
+    if !a.q_positions.is_null() && ![0, FA_POS_END].contains(&a.q_pos) {
+        let but = "neither 0 nor FA_POS_END, but q_positions is set";
+        return Err(Refusal::of("q_pos", a.q_pos).but(Error::Shape, but));
+    }
     Ok(Semantics {
         accuracy: accuracy(a.flags)?,
-        softmax_scale: if a.scale == 0.0 { (1.0 / (dim_qk as f64).sqrt()) as f32 } else { a.scale },
+        softmax_scale: if a.scale == 0.0 { Semantics::usual_scale(dim_qk) } else { a.scale },
         q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
         window: Window {
             left: limit("window_left", a.window_left)?,
             right: limit("window_right", a.window_right)?,
         },
+        prefix_keys: extent("prefix_keys", a.prefix_keys, 0)?,
         block_q: block("block_q", a.block_q)?,
         block_kv: block("block_kv", a.block_kv)?,
     })

@@ -1,4 +1,4 @@
-//! `fa_attention_check`, `_workspace`, `_run`, `_part`, `_finish`.
+//! `fa_attention_check`, `_workspace`, `_workspace_max`, `_run`, `_part`, `_finish`.
 
 use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
@@ -76,6 +76,36 @@ pub unsafe extern "C" fn fa_attention_workspace(
         // SAFETY: I1: `a` is as documented.
         let mut problem = unsafe { describe::problem(a)? };
         let needed = Prepared::new(&mut problem, threads)?.bytes()?;
+        // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
+        unsafe { bytes.write_unaligned(needed) };
+        Ok(())
+    })
+}
+
+/// Bytes of scratch memory that do for every number of parts from 1 to max_parts: the largest that
+/// fa_attention_workspace answers for any of them. (More parts do not always need more.) For
+/// programs that do not know yet how many threads they will have.
+///
+/// @param[in] a        not NULL
+/// @param max_parts    1 to 256
+/// @param[out] bytes   not NULL; untouched on errors
+/// @return as fa_attention_workspace
+///
+/// Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_workspace_max(
+    a: *const fa_attention,
+    max_parts: i32,
+    bytes: *mut usize,
+) -> fa_status {
+    guard(|| {
+        if bytes.is_null() {
+            return Err(Error::Null);
+        }
+        let threads = parts(max_parts)?;
+        // SAFETY: I1: `a` is as documented.
+        let problem = unsafe { describe::problem(a)? };
+        let needed = prepared::most_borrowed_bytes(problem.shape(), problem.semantics().accuracy, threads)?;
         // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
         unsafe { bytes.write_unaligned(needed) };
         Ok(())

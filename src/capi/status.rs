@@ -14,8 +14,7 @@ pub enum fa_status {
     FA_OK = 0,
     /// A pointer is NULL where data is needed.
     FA_ERR_NULL = 1,
-    /// A size that must be at least 1 is 0: head_dim, num_heads, batch, dim_v, page_size and the
-    /// like.
+    /// A size that must be at least 1 is 0: head_dim, num_heads, dim_v, page_size and the like.
     FA_ERR_ZERO_EXTENT = 2,
     /// The sizes describe more bytes than an address space holds.
     FA_ERR_OVERFLOW = 3,
@@ -42,8 +41,9 @@ pub enum fa_status {
     /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
     /// output would overlap. fa_merge: an address that is no multiple of 4.
     FA_ERR_STRIDE = 13,
-    /// cu_len_q, cu_len_kv or block_table_start decreases or is negative, kv_lens is negative, or a
-    /// sequence is longer than len_q, len_kv or its pages.
+    /// cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
+    /// kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
+    /// behind its last key, or spans are negative or out of order.
     FA_ERR_LENGTHS = 14,
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.

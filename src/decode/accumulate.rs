@@ -83,7 +83,7 @@ impl<S: Isa, P: Gemv> AddRun for Compiled<'_, S, P> {
 #[inline(never)]
 unsafe fn add_runs(block: &Block, compiled: &dyn AddRun, sums: Sums, pack: usize, begins: bool) {
     let work = block.work;
-    let hides = !block.is_plain;
+    let hides = !block.is_plain || block.has_gap;
     // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
     // begin them, else zeros do.
     let mut is_fresh = begins && block.is_whole;

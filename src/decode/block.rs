@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{BlockArrays, staged_stride};
-use crate::attend::blocks::clip;
+use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, copy_rows, key_rows};
 use crate::attend::seen::Seen;
@@ -277,12 +277,14 @@ pub(crate) struct Block<'a> {
     pub(super) prefetches: bool,
     /// The keys that all rows see; it may begin behind its end if there are none.
     seen_by_all: Range<usize>,
-    /// Whether every row sees all of `keys`.
+    /// Whether every row sees all of `keys`, or all but a gap.
     pub(super) is_whole: bool,
     /// Where masks are scanned: what each row sees.
     unmasked: Option<&'a [Seen]>,
     /// Whether masks change no score of a key that a row sees: always, if there are none.
     pub(super) is_plain: bool,
+    /// Whether some row sees keys on both sides of some that it does not see, masks aside.
+    pub(super) has_gap: bool,
     tuning: &'static Tuning,
 }
 
@@ -308,12 +310,18 @@ impl<'a> Block<'a> {
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
         let k = KvBlock::new(work, K, start, tiles, arrays, read_as);
         let v = KvBlock::new(work, V, start, tiles, arrays, read_as);
-        let visible = |row| from_start(&clip(work.sequence().visible(row), keys));
-        let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
-        let (keys, next) = (from_start(keys), from_start(next));
         // Windows move with the row, so the first and the last row bound all others.
-        let mut is_whole = first == keys && last == keys;
+        let visible = |row| from_start(&visible_in(work.sequence(), row, keys));
+        let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
+        let mut is_whole = first == from_start(keys) && last == from_start(keys);
         let mut seen_by_all = last.start..first.end;
+        let mut has_gap = false;
+        if !work.sequence().has_windows_only() {
+            let (all, gap) = seen_beside_gaps(work, keys);
+            (seen_by_all, has_gap) = (from_start(&all), gap);
+            is_whole = all == *keys;
+        }
+        let (keys, next) = (from_start(keys), from_start(next));
         if let Some((seen, _)) = unmasked {
             seen_by_all = Seen::by_all(seen, 0);
             is_whole = seen_by_all == keys;
@@ -331,6 +339,7 @@ impl<'a> Block<'a> {
             is_whole,
             unmasked: unmasked.map(|(seen, _)| seen),
             is_plain: unmasked.map_or(!work.problem().logits().hides(), |(_, is_plain)| is_plain),
+            has_gap,
             tuning: tiles.tuning,
         }
     }
@@ -351,8 +360,21 @@ impl<'a> Block<'a> {
         }
         let keys = self.start + self.keys.start..self.start + self.keys.end;
         let (_, row) = self.work.line(r);
-        let keys = clip(self.work.sequence().visible(row), &keys);
+        let keys = visible_in(self.work.sequence(), row, &keys);
         keys.start - self.start..keys.end - self.start
+    }
+
+    /// Sets the scores of keys in the gap of a row to -inf.
+    ///
+    /// # Safety
+    /// `scores` has those of the keys of the block.
+    #[inline(never)]
+    pub(super) unsafe fn hide_gap(&self, row: usize, visible: &Range<usize>, scores: *mut f32) {
+        let gap = self.work.sequence().seen(&(row..row + 1)).gap;
+        for key in clip(gap, &(self.start + visible.start..self.start + visible.end)) {
+            // SAFETY: a key of the block (caller).
+            unsafe { scores.add(key - self.start).write(f32::NEG_INFINITY) };
+        }
     }
 
     /// Whether a row sees a key of the block, masks included.
@@ -448,4 +470,21 @@ impl<'a> Block<'a> {
             self.v.prepare(s, &keys);
         }
     }
+}
+
+/// Of the keys of a block, from the last of the first keys that the rows of a group see to the
+/// first of their last keys; and whether a row does not see some of them. For sequences whose
+/// windows are not all that decides: what a row sees may end before what the row before sees. Kept
+/// out of line.
+#[inline(never)]
+fn seen_beside_gaps(work: &SplitWork, keys: &Range<usize>) -> (Range<usize>, bool) {
+    let sequence = work.sequence();
+    let (mut all, mut has_gap) = (keys.clone(), false);
+    for row in work.rows.clone() {
+        let visible = visible_in(sequence, row, keys);
+        has_gap |= !clip(sequence.seen(&(row..row + 1)).gap, &visible).is_empty();
+        let start = all.start.max(visible.start);
+        all = start..all.end.min(visible.end).max(start);
+    }
+    (all, has_gap)
 }

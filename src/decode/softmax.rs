@@ -59,6 +59,9 @@ impl<P: Gemv> Body for Softmax<'_, P> {
                     let scores = rows.scores.add(r * rows.score_stride);
                     logits.change_row(s, row, block.start, &visible, scores);
                 }
+                if block.has_gap {
+                    block.hide_gap(row, &visible, rows.scores.add(r * rows.score_stride));
+                }
                 softmax_of_row::<S, P>(s, block, rows, state, r, &visible);
             }
         }

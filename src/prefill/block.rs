@@ -72,7 +72,7 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
         let mut fresh = match &visible.unmasked {
-            None => visible.sequence.seen_by(&tile.rows).start >= block.keys.start,
+            None => visible.sequence.seen_from(&tile.rows) >= block.keys.start,
             Some(masks) => masks.begins,
         };
         let first = spans.iter().find(|span| !span.keys.is_empty());
@@ -249,7 +249,8 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                     *max = s.max(found, *max);
                 }
             } else {
-                mask::mask(s, scores, keys, &span.sight(s, visible), &mut max);
+                let sight = span.sight(s, visible, &keys, scores);
+                mask::mask(s, scores, keys, &sight, &mut max);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::simd::{Body, Isa};
 /// Which keys of a block the rows of a lane tile see.
 #[derive(Clone, Copy)]
 pub(crate) struct Visible<'a> {
-    pub(crate) sequence: &'a Sequence,
+    pub(crate) sequence: &'a Sequence<'a>,
     /// Where masks may hide keys: what they leave.
     pub(crate) unmasked: Option<Unmasked<'a>>,
 }
@@ -45,29 +45,6 @@ impl Visible<'_> {
     #[inline(always)]
     pub(crate) fn within(&self, block: &Range<usize>) -> Range<usize> {
         self.unmasked.map_or(block.clone(), |Unmasked { keys: [first, end], .. }| first..end)
-    }
-
-    /// The keys of `block` that are seen by any of `rows`, which are some, and those between them.
-    #[inline(always)]
-    fn by_any(&self, rows: &Range<usize>, block: &Range<usize>) -> Range<usize> {
-        let keys = match self.seen(rows) {
-            None => self.sequence.seen_by(rows),
-            Some((seen, start)) => Seen::by_any(seen, start),
-        };
-        clip(keys, block)
-    }
-
-    /// The keys that all of `rows`, which are some, see, as far as they are a range; it may begin
-    /// behind its end.
-    #[inline(always)]
-    fn by_all(&self, rows: &Range<usize>) -> Range<usize> {
-        match self.seen(rows) {
-            None => {
-                // Windows move with the row, so the first and the last row bound all others.
-                self.sequence.visible(rows.end - 1).start..self.sequence.visible(rows.start).end
-            }
-            Some((seen, start)) => Seen::by_all(seen, start),
-        }
     }
 
     /// What masks leave of a block to each of `rows`, and the first key of the block; `None` if
@@ -110,11 +87,30 @@ pub(crate) fn spans(
     whole: bool,
 ) -> [Span; 3] {
     let middle = rows.end.min(rows.start + lanes);
-    let seen = |rows: Range<usize>| whole_groups(visible.by_any(&rows, block), block, group);
-    let low = seen(rows.start..middle);
-    let high = if middle < rows.end { seen(middle..rows.end) } else { low.end..low.end };
-    // Windows move with the row, and so do the ends of the two; what masks leave does not always.
+    let sequence = visible.sequence;
+    let is_masked = visible.seen(rows).is_some();
+    // Windows move with the row, so the first and the last row bound all others.
+    let window = |row| if is_masked { 0..0 } else { sequence.window_keys(row) };
+    let (first, low_last) = (window(rows.start), window(middle - 1));
+    let (high_first, last) = match middle < rows.end {
+        true => (window(middle), window(rows.end - 1)),
+        false => (first.clone(), low_last.clone()),
+    };
+    let by_any = |rows: Range<usize>, first: &Range<usize>, last: &Range<usize>| {
+        let keys = match visible.seen(&rows) {
+            Some((seen, start)) => clip(Seen::by_any(seen, start), block),
+            None if sequence.has_windows_only() => clip(first.start..last.end.max(first.start), block),
+            None => sequence.seen_in(&rows, block),
+        };
+        whole_groups(keys, block, group)
+    };
+    let low = by_any(rows.start..middle, &first, &low_last);
+    let high =
+        if middle < rows.end { by_any(middle..rows.end, &high_first, &last) } else { low.end..low.end };
+    // What a row sees may end before what the row before sees: beside keys that are always seen,
+    // and under masks.
     let in_order = low.start <= high.start && low.end <= high.end;
+    let whole = whole || (!is_masked && !sequence.has_windows_only_from(block.start));
     let [only_low, both, only_high] = if low.is_empty() {
         [high.start..high.start, high.start..high.start, high]
     } else if high.is_empty() {
@@ -126,12 +122,23 @@ pub(crate) fn spans(
         [low.start..low.end.min(high.start), clip(high.clone(), &low), high.start.max(low.end)..high.end]
     };
     let spans = [
-        (only_low, 0, 1, rows.start..middle),
-        (both, 0, 2, rows.clone()),
-        (only_high, 1, 1, middle..rows.end),
+        (only_low, 0, 1, rows.start..middle, [&first, &low_last]),
+        (both, 0, 2, rows.clone(), [&first, &last]),
+        (only_high, 1, 1, middle..rows.end, [&high_first, &last]),
     ];
-    spans.map(|(keys, vector, vectors, rows)| {
-        let by_all = if keys.is_empty() { keys.clone() } else { clip(visible.by_all(&rows), &keys) };
+    spans.map(|(keys, vector, vectors, rows, [first, last])| {
+        let by_all = match visible.seen(&rows) {
+            _ if keys.is_empty() => keys.clone(),
+            Some((seen, start)) => clip(Seen::by_all(seen, start), &keys),
+            None => {
+                let windows = clip(last.start..first.end, &keys);
+                if sequence.has_windows_only() {
+                    windows
+                } else {
+                    sequence.seen_by_all(&rows, windows, &keys)
+                }
+            }
+        };
         Span { by_all, keys, vector, vectors, rows }
     })
 }
@@ -155,10 +162,31 @@ impl Span {
         [0..start, start..end, end..self.keys.len()]
     }
 
-    /// The keys that each lane sees. Kept out of line, so that the code exists once for each
-    /// instruction set.
+    /// The keys that each lane sees, for [`mask`] of `keys`. Where they need not be a range, the
+    /// scores of all others become -inf here, and the answer is that all are seen. Kept out of
+    /// line, so that the code exists once for each instruction set.
+    ///
+    /// # Safety
+    /// `scores` holds a value for each lane of the span, for each of `keys` and of those before.
     #[inline(never)]
-    pub(crate) fn sight<S: Isa>(&self, s: S, visible: &Visible) -> Sight {
+    pub(crate) unsafe fn sight<S: Isa>(
+        &self,
+        s: S,
+        visible: &Visible,
+        keys: &Range<usize>,
+        scores: *mut f32,
+    ) -> Sight {
+        let sequence = visible.sequence;
+        if visible.seen(&self.rows).is_none() {
+            if !sequence.has_windows_only_from(self.keys.start) {
+                // SAFETY: as many values (caller).
+                unsafe { hide_beside_gap(sequence, self, scores, self.vectors * S::LANES, keys.clone()) };
+                return Sight { low: [0; MAX_WIDTH], high: [i32::MAX; MAX_WIDTH] };
+            }
+            if !sequence.has_even_windows() {
+                return self.uneven_sight(sequence);
+            }
+        }
         s.core().enter(See { span: self, visible })
     }
 
@@ -174,6 +202,19 @@ impl Span {
             sight.low[lane] = (low - first).clamp(0, n);
             sight.high[lane] = (high - first).clamp(0, n);
         }
+    }
+
+    /// [`Span::sight`] where windows are widened to spans: each row is asked for its own.
+    #[inline(never)]
+    fn uneven_sight(&self, sequence: &Sequence) -> Sight {
+        let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
+        for lane in 0..MAX_WIDTH {
+            let row = self.rows.end.min(self.rows.start + lane + 1) - 1;
+            let window = clip(sequence.window_keys(row), &self.keys);
+            sight.low[lane] = (window.start - self.keys.start) as i32;
+            sight.high[lane] = (window.end - self.keys.start) as i32;
+        }
+        sight
     }
 }
 
@@ -202,12 +243,13 @@ impl Body for See<'_> {
             .sequence
             .window(rows.start)
             .map(|bound| bound.saturating_sub(keys.start as i64).clamp(-(MAX_WIDTH as i64), n) as i32);
+        let floor = visible.sequence.first().saturating_sub(keys.start).min(keys.len()) as i32;
         let (last, n) = (rows.len() as i32 - 1, n as i32);
         for lane in 0..*vectors * S::LANES {
             // Lanes without a row see what the last row sees: their results go nowhere.
             let further = last.min(lane as i32);
-            sight.low[lane] = window[0].saturating_add(further).clamp(0, n);
-            sight.high[lane] = window[1].saturating_add(further).clamp(0, n);
+            sight.low[lane] = window[0].saturating_add(further).clamp(floor, n);
+            sight.high[lane] = window[1].saturating_add(further).clamp(floor, n);
         }
         sight
     }
@@ -232,6 +274,32 @@ impl Sight {
             let low = s.load_i32(self.low.as_ptr().add(at));
             let high = s.load_i32(self.high.as_ptr().add(at));
             s.in_range(low, s.splat_i32(key as i32), high)
+        }
+    }
+}
+
+/// Sets the scores of keys that a row does not see to -inf, in a span some of whose keys are always
+/// seen: each row is asked for each of them. Kept out of line: few problems have such keys, and of
+/// these few blocks.
+///
+/// # Safety
+/// `scores` holds `width` values for each of `keys` and of those before.
+#[inline(never)]
+unsafe fn hide_beside_gap(
+    sequence: &Sequence,
+    span: &Span,
+    scores: *mut f32,
+    width: usize,
+    keys: Range<usize>,
+) {
+    for key in keys {
+        for lane in 0..width {
+            // Lanes without a row see what the last row sees: their results go nowhere.
+            let row = span.rows.end.min(span.rows.start + lane + 1) - 1;
+            if !sequence.sees(row, span.keys.start + key) {
+                // SAFETY: one of the values for `keys` (caller).
+                unsafe { scores.add(key * width + lane).write(f32::NEG_INFINITY) };
+            }
         }
     }
 }

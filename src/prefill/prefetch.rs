@@ -49,8 +49,7 @@ impl Prefetch {
         } else if let Some(coord) = part.next() {
             let TileCoord { batch, head, ref rows } = *coord;
             let sequence = problem.sequence(batch);
-            let seen = sequence.seen_by(rows);
-            let keys = first_block(&seen, block, 1);
+            let keys = first_block(&sequence.seen(rows), block, 1);
             if !keys.is_empty() {
                 prefetch.keys(problem, &sequence, head, &keys);
             }

@@ -40,6 +40,13 @@ pub struct Slopes<'a> {
 /// saves.
 pub(crate) const SCANNED_FROM: usize = 64;
 
+/// Values of a list of slopes whose sequences are so far apart; `None` if no address space holds
+/// as many.
+pub fn needed_slopes(batch_stride: usize, batch: usize, heads: usize) -> Option<usize> {
+    let Some(last) = batch.checked_sub(1) else { return Some(0) };
+    last.checked_mul(batch_stride)?.checked_add(heads)
+}
+
 impl Logits<'_> {
     /// Whether scores stay as they are until the softmax.
     pub(super) fn is_none(&self) -> bool {
@@ -86,8 +93,8 @@ impl Logits<'_> {
             cells.check(queries, len_kv)?;
         }
         if let Some(slopes) = &self.slopes {
-            let last = (batch - 1).checked_mul(slopes.batch_stride).and_then(|last| last.checked_add(heads));
-            if last.is_none_or(|last| last > slopes.values.len()) {
+            let needed = needed_slopes(slopes.batch_stride, batch, heads);
+            if needed.is_none_or(|needed| needed > slopes.values.len()) {
                 return Err(Error::Shape.into());
             }
             let is_float = self.mask.is_some_and(|mask| mask.layout().dtype.is_float());

@@ -1,5 +1,7 @@
 //! Keys that lie in pages: a table says which page of K and V has which keys of a sequence.
 
+use std::ops::Range;
+
 use crate::error::{Error, Refusal};
 use crate::view::Array;
 
@@ -19,20 +21,28 @@ pub struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// Refuses sequence `b` of `len` keys if it has too few pages, or one that does not exist;
-    /// there are `count` pages of `size` tokens.
-    pub(super) fn check(&self, b: usize, len: usize, count: usize, size: usize) -> Result<(), Refusal> {
+    /// Refuses sequence `b`, whose rows see some of `keys`, if it has too few pages, or one that
+    /// does not exist; there are `count` pages of `size` tokens.
+    pub(super) fn check(
+        &self,
+        b: usize,
+        keys: Range<usize>,
+        count: usize,
+        size: usize,
+    ) -> Result<(), Refusal> {
         let list = self.list(b).filter(|&[start, end]| start <= end && end <= self.table.len());
         let Some([start, end]) = list else {
             let fact = Refusal::of("block_table_start", b as i64);
             return Err(fact.but(Error::Lengths, "the list of this sequence is negative or out of order"));
         };
-        let needed = len.div_ceil(size);
+        let needed = keys.end.div_ceil(size);
         if end - start < needed {
             let fact = Refusal::of("pages of a sequence that its keys need", needed as i64);
             return Err(fact.against(Error::Lengths, "more than its list has", (end - start) as i64));
         }
-        for at in start..start + needed {
+        // Pages that have no key which is seen may be gone.
+        let unused = if keys.is_empty() { needed } else { keys.start / size };
+        for at in start + unused..start + needed {
             let page = self.table.get(at);
             if !usize::try_from(page).is_ok_and(|page| page < count) {
                 let fact = Refusal::of("block_table", i64::from(page)).at(at);

@@ -33,6 +33,19 @@ pub enum Accuracy {
     Precise,
 }
 
+impl Position {
+    /// What is wrong with it for `len_q` query rows: their positions, and the one behind them, are
+    /// 64-bit numbers.
+    pub(super) fn check(self, len_q: usize) -> Result<(), &'static str> {
+        match self {
+            Position::At(position) if position.checked_add_unsigned(len_q as u64).is_none() => {
+                Err("no such position of the last query row, len_q")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Everything about a problem that is not a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Semantics {
@@ -44,6 +57,8 @@ pub struct Semantics {
     pub window: Window,
     /// How far queries and probabilities may be rounded.
     pub accuracy: Accuracy,
+    /// So many keys, from the first that is seen on, are not hidden by the left end of the window.
+    pub prefix_keys: usize,
     /// Query rows per tile, 0 = automatic.
     pub block_q: usize,
     /// Keys per tile, 0 = automatic.
@@ -51,12 +66,18 @@ pub struct Semantics {
 }
 
 impl Semantics {
+    /// 1/sqrt(dim), rounded once.
+    pub fn usual_scale(dim: usize) -> f32 {
+        (1.0 / (dim as f64).sqrt()) as f32
+    }
+
     /// Full attention with the given scale.
     pub fn with_scale(softmax_scale: f32) -> Semantics {
         Semantics {
             softmax_scale,
             q_pos: Position::At(0),
             window: Window::default(),
+            prefix_keys: 0,
             accuracy: Accuracy::default(),
             block_q: 0,
             block_kv: 0,

@@ -43,6 +43,8 @@ pub struct Shape {
     pub ragged: Option<usize>,
     /// Whether sequences may differ in their number of keys.
     pub uneven: bool,
+    /// Whether rows may see keys on both sides of some that they do not see.
+    pub gaps: bool,
     /// Keys of a block of block-sparse attention.
     pub cell: Option<usize>,
     /// Whether masks may hide keys, and are scanned for blocks of keys that they hide.
@@ -74,18 +76,15 @@ impl Shape {
     ) -> Result<Shape, Refusal> {
         let [_, heads_q, rows] = q.extent;
         let [_, heads_kv, _] = k.extent;
-        let zero = |layout: &Layout| layout.dim == 0 || layout.extent[..2].contains(&0);
-        let no_pages = batch.pages.is_some() && k.extent[0] == 0;
-        if zero(q) || (!no_pages && (zero(k) || zero(v))) {
+        // No sequences, no rows and no keys are nothing to do; the rest must be there.
+        let zero = |layout: &Layout| layout.dim == 0 || layout.extent[1] == 0;
+        if zero(q) || zero(k) || zero(v) {
             return Err(Error::ZeroExtent.into());
         }
         let ragged = batch.starts_q.map(|_| rows);
         let page = batch.pages.map(|_| k.extent[2]);
-        let uneven = batch.starts_q.or(batch.starts_kv).or(batch.kv_lens).is_some();
+        let uneven = batch.is_uneven();
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
-        if batch == 0 {
-            return Err(Error::ZeroExtent.into());
-        }
         if !heads_q.is_multiple_of(heads_kv) {
             let fact = Refusal::of("heads_q", heads_q as i64);
             return Err(fact.against(Error::Shape, "not a multiple of heads_kv", heads_kv as i64));
@@ -98,11 +97,9 @@ impl Shape {
             return Err(Error::Dtype.into());
         }
         // Positions are i64, and a position plus a length must stay one.
-        if let Position::At(position) = semantics.q_pos
-            && position.checked_add_unsigned(len_q as u64).is_none()
-        {
-            let but = "no such position of the last query row, len_q";
-            return Err(Refusal::of("q_pos", position).against(Error::Overflow, but, len_q as i64));
+        if let Position::At(position) = semantics.q_pos {
+            let refused = |but| Refusal::of("q_pos", position).against(Error::Overflow, but, len_q as i64);
+            semantics.q_pos.check(len_q).map_err(refused)?;
         }
         if i64::try_from(len_q.max(len_kv)).is_err() {
             return Err(Error::Overflow.into());
@@ -116,6 +113,7 @@ impl Shape {
             dim_v: v.dim,
             ragged,
             uneven,
+            gaps: semantics.prefix_keys > 0 && semantics.window.left.is_some(),
             page,
             cell: None,
             scans_masks: false,

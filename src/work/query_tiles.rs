@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attend::seen::Hulls;
-use crate::problem::{Problem, Sequence, Shape};
+use crate::problem::{Problem, SeenKeys, Sequence, Shape};
 use crate::tuning::{Border, Tuning};
 
 /// Sizes of the work items of a path, all at least 1, and how they are computed.
@@ -79,10 +79,10 @@ pub struct TileCoord {
 pub struct QueryTile<'p> {
     problem: &'p Problem<'p>,
     coord: TileCoord,
-    sequence: Sequence,
+    sequence: Sequence<'p>,
     next: Option<TileCoord>,
     /// See [`QueryTile::seen`].
-    seen: Range<usize>,
+    seen: SeenKeys,
 }
 
 impl<'p> QueryTile<'p> {
@@ -97,7 +97,7 @@ impl<'p> QueryTile<'p> {
     }
 
     /// The sequence that its rows belong to.
-    pub fn sequence(&self) -> &Sequence {
+    pub fn sequence(&self) -> &Sequence<'p> {
         &self.sequence
     }
 
@@ -112,19 +112,20 @@ impl<'p> QueryTile<'p> {
     }
 
     /// The keys between those that some of its rows sees, or some more.
-    pub fn seen(&self) -> Range<usize> {
-        self.seen.clone()
+    pub fn seen(&self) -> &SeenKeys {
+        &self.seen
     }
 
     /// Leaves out of [`QueryTile::seen`] what masks hide at either end, if it is more than `block`
     /// keys: of one block, the look at it tells. Kept out of line: few problems have masks.
     #[inline(never)]
     pub(crate) fn narrow(&mut self, hulls: &mut Option<Hulls>, block: usize) {
-        if self.seen.len() > block {
+        if self.seen.keys.len() > block {
             let hulls = hulls.get_or_insert_with(Hulls::new);
             let head = self.coord.head;
-            self.seen =
-                hulls.of(self.problem, &self.sequence, &(head..head + 1), &self.coord.rows, &self.seen);
+            let keys = self.seen.keys.clone();
+            self.seen.keys =
+                hulls.of(self.problem, &self.sequence, &(head..head + 1), &self.coord.rows, &keys);
         }
     }
 
@@ -193,8 +194,8 @@ pub(crate) fn lse(
 pub fn count(shape: &Shape, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     match shape.ragged {
-        // Without rows, nothing bounds the other extents.
-        _ if len == 0 => 0,
+        // Without rows, nothing bounds the other extents; without sequences, nothing has the rows.
+        _ if len == 0 || batch == 0 => 0,
         Some(0) => 0,
         // Cannot overflow: there are no more tiles than rows of Q, which an address space holds.
         None => batch * heads * len.div_ceil(rows),
@@ -249,7 +250,7 @@ impl<'p> TileQueue<'p> {
             if let Some(coord) = self.coord(index) {
                 let next = index.checked_add(self.lookahead).and_then(|index| self.coord(index));
                 let sequence = self.problem.sequence(coord.batch);
-                let seen = sequence.seen_by(&coord.rows);
+                let seen = sequence.seen(&coord.rows);
                 return Some(QueryTile { problem: self.problem, coord, sequence, next, seen });
             }
         }

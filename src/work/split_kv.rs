@@ -18,9 +18,9 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::attend::blocks::clip;
 use crate::attend::seen::Hulls;
-use crate::problem::{Problem, Sequence, Shape};
+use crate::problem::batch::{beside_gap, clip};
+use crate::problem::{Problem, SeenKeys, Sequence, Shape};
 use crate::tuning::SplitLimits;
 use crate::work::Partition;
 use crate::work::query_tiles::{self, PathRule, TileSizes};
@@ -56,8 +56,9 @@ pub fn max_threads(shape: &Shape, tiles: TileSizes, limits: SplitLimits) -> usiz
 /// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends
 /// in another range, and one for each split of a group that began in another.
 pub fn max_states(shape: &Shape, tiles: TileSizes, limits: SplitLimits, ranges: usize) -> usize {
-    // Splits are counted from key 0, so a window may touch one more.
-    let splits = limits.max_splits + 1;
+    // Splits are counted from key 0, so a window may touch one more. Two ranges of keys may touch
+    // one more each, and be divided between two splits more.
+    let splits = limits.max_splits + if shape.gaps { 3 } else { 1 };
     let splits = if shape.uneven {
         splits
     } else {
@@ -79,13 +80,13 @@ fn split_keys(keys: usize, block: usize, limits: SplitLimits) -> usize {
 #[derive(Clone, Debug)]
 pub struct SplitWork<'p> {
     problem: &'p Problem<'p>,
-    sequence: Sequence,
+    sequence: Sequence<'p>,
     /// Query heads, all of one kv head; never empty.
     pub heads: Range<usize>,
     /// Query rows of each; never empty.
     pub rows: Range<usize>,
     /// The keys that some row of the sequence sees.
-    visible: Range<usize>,
+    visible: SeenKeys,
     /// Keys of a split; splits begin at multiples of it.
     split_keys: usize,
     /// Where the group begins among the keys of all groups.
@@ -93,7 +94,7 @@ pub struct SplitWork<'p> {
     /// Numbers of the splits, counted from the first that has a visible key.
     pub splits: Range<usize>,
     /// See [`SplitWork::seen`].
-    seen: Range<usize>,
+    seen: SeenKeys,
 }
 
 impl<'p> SplitWork<'p> {
@@ -103,14 +104,14 @@ impl<'p> SplitWork<'p> {
     }
 
     /// The sequence that its rows belong to.
-    pub fn sequence(&self) -> &Sequence {
+    pub fn sequence(&self) -> &Sequence<'p> {
         &self.sequence
     }
 
     /// The keys between those that some of its rows sees, or some more.
     #[inline(always)]
-    pub fn seen(&self) -> Range<usize> {
-        self.seen.clone()
+    pub fn seen(&self) -> &SeenKeys {
+        &self.seen
     }
 
     /// Leaves out of [`SplitWork::seen`] what masks hide at either end of its splits, if these have
@@ -119,10 +120,10 @@ impl<'p> SplitWork<'p> {
     #[inline(never)]
     pub(crate) fn narrow(&mut self, hulls: &mut Option<Hulls>, block: usize) {
         let keys = self.keys(self.splits.start).start..self.keys(self.splits.end - 1).end;
-        let seen = clip(self.seen.clone(), &keys);
+        let seen = clip(self.seen.keys.clone(), &keys);
         if seen.len() > block {
             let hulls = hulls.get_or_insert_with(Hulls::new);
-            self.seen = hulls.of(self.problem, &self.sequence, &self.heads, &self.rows, &seen);
+            self.seen.keys = hulls.of(self.problem, &self.sequence, &self.heads, &self.rows, &seen);
         }
     }
 
@@ -162,17 +163,39 @@ impl<'p> SplitWork<'p> {
         query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
-    /// The visible keys of a split; empty if the sequence has none.
+    /// The visible keys of a split; empty if the sequence has none. Kept out of line, so that the
+    /// code exists once.
+    #[inline(never)]
     pub fn keys(&self, split: usize) -> Range<usize> {
-        let first = (self.visible.start / self.split_keys + split).saturating_mul(self.split_keys);
-        let end = first.saturating_add(self.split_keys).min(self.visible.end);
-        first.max(self.visible.start).min(end)..end
+        let SeenKeys { keys, gap } = &self.visible;
+        let mut n = keys.start / self.split_keys + split;
+        let [before, left_out] = self.left_out();
+        if n >= before {
+            n += left_out;
+        }
+        let first = n.saturating_mul(self.split_keys);
+        let end = first.saturating_add(self.split_keys).min(keys.end);
+        let keys = first.max(keys.start).min(end)..end;
+        if gap.is_empty() { keys } else { beside_gap(keys, gap) }
     }
 
-    /// Splits of the whole group; at least 1.
+    /// Splits that lie in the gap of the visible keys, which are left out: how many, counted from
+    /// key 0, begin before them, and how many they are.
+    fn left_out(&self) -> [usize; 2] {
+        let Range { start, end } = self.visible.gap;
+        if start >= end {
+            return [usize::MAX, 0];
+        }
+        let first = start.div_ceil(self.split_keys);
+        [first, (end / self.split_keys).saturating_sub(first)]
+    }
+
+    /// Splits of the whole group; at least 1. Kept out of line, as [`SplitWork::keys`] is.
+    #[inline(never)]
     pub fn all_splits(&self) -> usize {
-        let first = self.visible.start / self.split_keys;
-        (self.visible.end.div_ceil(self.split_keys) - first).max(1)
+        let SeenKeys { keys, .. } = &self.visible;
+        let [_, left_out] = self.left_out();
+        (keys.end.div_ceil(self.split_keys) - keys.start / self.split_keys - left_out).max(1)
     }
 
     /// Whether it has all splits of its group.
@@ -188,8 +211,12 @@ impl<'p> SplitWork<'p> {
         let all = self.all_splits();
         // Saturates beyond the group, whose keys are not more than an address space holds.
         let keys = usize::try_from(end - self.start).unwrap_or(usize::MAX);
-        let end = keys.saturating_add(self.visible.start).div_ceil(self.split_keys);
-        (end - self.visible.start / self.split_keys).clamp(1, all)
+        let SeenKeys { keys: visible, gap } = &self.visible;
+        let (mut end, mut left_out) = (keys.saturating_add(visible.start), 0);
+        if !gap.is_empty() && end > gap.start {
+            (end, left_out) = (end.saturating_add(gap.len()), self.left_out()[1]);
+        }
+        (end.div_ceil(self.split_keys) - visible.start / self.split_keys - left_out).clamp(1, all)
     }
 }
 
@@ -256,17 +283,17 @@ impl<'p> SplitQueue<'p> {
     }
 
     /// The sequences that take decode, and the keys that their rows see.
-    fn sequences(&self) -> impl Iterator<Item = (Sequence, Range<usize>)> + '_ {
+    fn sequences(&self) -> impl Iterator<Item = (Sequence<'p>, SeenKeys)> + '_ {
         (0..self.problem.shape().queries[0]).filter_map(|batch| {
             let sequence = self.problem.sequence(batch);
             let rows = sequence.len_q;
-            (rows > 0 && self.rule.decodes(rows)).then(|| (sequence, sequence.seen_by(&(0..rows))))
+            (rows > 0 && self.rule.decodes(rows)).then(|| (sequence, sequence.seen(&(0..rows))))
         })
     }
 
     /// Keys of each group of a sequence, and the number of its groups. A group without keys counts
     /// as one key, because its rows must be written, too.
-    fn groups_of(&self, sequence: &Sequence, visible: &Range<usize>) -> (u128, usize) {
+    fn groups_of(&self, sequence: &Sequence, visible: &SeenKeys) -> (u128, usize) {
         (visible.len().max(1) as u128, groups(self.problem.shape(), self.tiles, sequence.len_q))
     }
 
@@ -319,9 +346,9 @@ impl<'p> SplitRange<'_, 'p> {
                     visible: visible.clone(),
                     start: start + group as u128 * keys,
                     splits: 0..0,
-                    seen: 0..0,
+                    seen: SeenKeys { keys: 0..0, gap: 0..0 },
                 };
-                work.seen = sequence.seen_by(&work.rows);
+                work.seen = sequence.seen(&work.rows);
                 work.splits = work.splits_before(range.start)..work.splits_before(range.end);
                 if !work.splits.is_empty() {
                     compute(work)?;

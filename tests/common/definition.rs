@@ -121,19 +121,37 @@ impl Definition<'_> {
     /// Key position of a query row.
     fn position(&self, b: i64, i: i64) -> i128 {
         let end = || self.keys_in_use(b) - self.queries_of(b);
-        i128::from(if self.0.q_pos == FA_POS_END { end() } else { self.0.q_pos }) + i128::from(i)
+        let of_all = || if self.0.q_pos == FA_POS_END { end() } else { self.0.q_pos };
+        i128::from(self.start(self.0.q_positions, b).unwrap_or_else(of_all)) + i128::from(i)
+    }
+
+    /// The first key of a sequence that any row sees.
+    pub fn first_key(&self, b: i64) -> i64 {
+        self.start(self.0.kv_starts, b).unwrap_or(0)
+    }
+
+    /// Whether a position and a key lie in one span of a sequence.
+    fn in_one_span(&self, b: i64, p: i128, j: i128) -> bool {
+        let Some(first) = self.start(self.0.span_starts, b) else { return false };
+        (first..self.start(self.0.span_starts, b + 1).unwrap()).any(|span| {
+            // SAFETY: two values for each span.
+            let [begin, end] = [0, 1].map(|i| i128::from(unsafe { read(self.0.spans, 2 * span + i) }));
+            (begin..end).contains(&p) && (begin..end).contains(&j)
+        })
     }
 
     /// The keys that windows and lengths leave to a query row.
     pub fn window(&self, b: i64, i: i64) -> Vec<i64> {
         let a = self.0;
         let p = self.position(b, i);
+        let always = i128::from(self.first_key(b)) + i128::from(a.prefix_keys);
         let sees = |&j: &i64| {
             let j = i128::from(j);
-            (a.window_left == FA_NO_LIMIT || j >= p - i128::from(a.window_left))
-                && (a.window_right == FA_NO_LIMIT || j <= p + i128::from(a.window_right))
+            let is_near = a.window_left == FA_NO_LIMIT || j >= p - i128::from(a.window_left) || j < always;
+            let is_early = a.window_right == FA_NO_LIMIT || j <= p + i128::from(a.window_right);
+            (is_near && is_early) || self.in_one_span(b, p, j)
         };
-        (0..self.keys_in_use(b)).filter(sees).collect()
+        (self.first_key(b)..self.keys_in_use(b)).filter(sees).collect()
     }
 
     /// Calls `f` with sequence, head, query row, and the keys that it sees.

@@ -168,6 +168,47 @@ impl Case {
             a.kv_lens = lens.last().unwrap().as_ptr();
         }
 
+        let keys_in_use =
+            |a: &fa_attention| -> Vec<i64> { (0..a.batch).map(|b| Definition(a).keys_in_use(b)).collect() };
+        if c.chance(25) {
+            let first = |keys: &i64| c.number(keys + 1).min(c.number(keys + 1)) as i32;
+            let list = keys_in_use(&a).iter().map(first).collect::<Vec<_>>();
+            lens.push(list);
+            a.kv_starts = lens.last().unwrap().as_ptr();
+        }
+        if c.chance(20) {
+            a.q_pos = c.of(&[0, FA_POS_END]);
+            lens.push((0..batch).map(|_| c.number(a.len_kv + 30) as i32 - 20).collect());
+            a.q_positions = lens.last().unwrap().as_ptr();
+        }
+        if c.chance(25) {
+            a.prefix_keys = c.of(&[1, 4, 17, 60, i64::MAX]);
+            if a.window_left == FA_NO_LIMIT && c.chance(70) {
+                a.window_left = c.of(&[0, 3, 20]);
+            }
+        }
+        if c.chance(25) {
+            let mut bounds = vec![0; 2 * c.number(3) as usize];
+            let count = |bounds: &[i32]| bounds.len() as i32 / 2;
+            let mut starts = vec![count(&bounds)];
+            for _ in 0..batch {
+                // Some begin behind the last key, some are empty.
+                let mut at = 0;
+                for _ in 0..c.of(&[0, 1, 2, 5]) {
+                    for _ in 0..2 {
+                        at += c.of(&[0, 1, 7, 20, 90]);
+                        bounds.push(at);
+                    }
+                }
+                starts.push(count(&bounds));
+            }
+            // As long as they are read: one that is not there would be read beyond the allocation.
+            lens.push(bounds);
+            a.spans = lens.last().unwrap().as_ptr();
+            lens.push(starts);
+            a.span_starts = lens.last().unwrap().as_ptr();
+        }
+
         if a.cu_len_kv.is_null() && c.chance(30) {
             a.page_size = c.of(&[1, 2, 3, 16, 40]);
             let used = |b: usize| match a.kv_lens.is_null() {
@@ -181,17 +222,26 @@ impl Case {
             let mut free: Vec<i32> = (0..a.num_pages as i32).collect();
             let mut page = |c: &mut Chooser| free.swap_remove(c.random.number(free.len() as i64) as usize);
             let garbage = [-1, 1 << 30, i32::MIN];
+            // Pages without a key that is seen may be gone.
+            let gone: Vec<i64> = (0..a.batch)
+                .map(|b| match Definition(&a).first_key(b) {
+                    first if first == Definition(&a).keys_in_use(b) => needed[b as usize],
+                    first => first / a.page_size,
+                })
+                .collect();
             let mut table = Vec::new();
             if c.chance(50) {
                 a.table_stride = needed.iter().max().unwrap() + c.number(3);
-                for &n in &needed {
-                    table.extend((0..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                for (&n, &gone) in needed.iter().zip(&gone) {
+                    table.extend((0..gone).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
+                    table.extend((gone..n).map(|_| page(&mut c)).collect::<Vec<_>>());
                     table.extend((n..a.table_stride).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
                 }
             } else {
                 let mut starts = vec![0];
-                for &n in &needed {
-                    table.extend((0..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                for (&n, &gone) in needed.iter().zip(&gone) {
+                    table.extend((0..gone).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
+                    table.extend((gone..n).map(|_| page(&mut c)).collect::<Vec<_>>());
                     table.extend((0..c.number(2)).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
                     starts.push(table.len() as i32);
                 }
@@ -579,6 +629,9 @@ impl Case {
         } else {
             a.block_table_start = a.block_table_start.wrapping_offset(b as isize);
         }
+        let own = |list: *const i32| if list.is_null() { list } else { list.wrapping_offset(b as isize) };
+        (a.kv_starts, a.q_positions, a.span_starts) =
+            (own(a.kv_starts), own(a.q_positions), own(a.span_starts));
         if !a.lse.is_null() {
             let [entry, row] = Definition(&self.a).query_at(b, 0);
             a.lse = a.lse.wrapping_offset((entry * a.lse_stride[0] + row * a.lse_stride[2]) as isize);

@@ -91,6 +91,7 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
     a.block_mask_stride.into_iter().for_each(|x| bytes.extend(word(x)));
     [a.block_mask_q, a.block_mask_kv].into_iter().for_each(|x| bytes.extend(word(x)));
     let lists = [a.cu_len_q, a.cu_len_kv, a.kv_lens, a.block_table, a.block_table_start];
+    let later = [a.q_positions, a.kv_starts, a.spans, a.span_starts];
     lists.iter().for_each(|list| bytes.extend(code(list.is_null())));
     [a.table_stride, a.page_size, a.num_pages].into_iter().for_each(|x| bytes.extend(word(x)));
     bytes.extend(code(a.lse.is_null()));
@@ -119,8 +120,17 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
         // SAFETY: [batch + 1] values.
         false => unsafe { *a.block_table_start.add(batch) as usize },
     };
-    let lengths = [batch + 1, batch + 1, batch, table, batch + 1];
-    for (i, list) in lists.into_iter().enumerate() {
+    let spans = match a.span_starts.is_null() {
+        true => 0,
+        // SAFETY: [batch + 1] values.
+        false => unsafe { 2 * *a.span_starts.add(batch) as usize },
+    };
+    let lengths = [batch + 1, batch + 1, batch, table, batch + 1, batch, batch, spans, batch + 1];
+    for (i, list) in lists.into_iter().chain(later).enumerate() {
+        if i == lists.len() {
+            later.iter().for_each(|list| bytes.extend(code(list.is_null())));
+            bytes.extend(word(a.prefix_keys));
+        }
         if list.is_null() {
             bytes.extend([0].repeat(4 * LISTED[i]));
         } else if lengths[i] > LISTED[i] {

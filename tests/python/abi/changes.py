@@ -43,7 +43,7 @@ ADDITIONS = {
     "a function": (r"(uint32_t fa_version\(void\);)", r"\1 uint32_t fa_more(const float *x, size_t n);"),
     "a status": (r"(FA_ERR_PAGE = \d+,)", r"\1 FA_ERR_MORE = 99,"),
     "a flag": (r"(#define FA_PRECISE \d+)", r"\1\n#define FA_MORE 4"),
-    "a field at the end": (r"(int64_t block_kv;)(\s*\} fa_attention;)", r"\1 int64_t more;\2"),
+    "a field at the end": (r"(;)(\s*\} fa_attention;)", r"\1 int64_t more;\2"),
     "a structure": (r"(typedef struct fa_pool \{)", r"typedef struct fa_more { int64_t n; } fa_more; \1"),
 }
 
