@@ -268,7 +268,17 @@ unsafe fn attend<S: Isa, P: Gemv>(
             let next = next_block(&visible, &keys, tiles.kv);
             let any = |head| problem.any_and_all(sequence, head, &work.rows, &keys)[0];
             if problem.shape().cell.is_none() || work.heads.clone().any(any) {
-                let block = Block::new(work, tiles, arrays, P::DTYPE, &keys, &next, is_first, prefetches);
+                let block = Block::new(
+                    work,
+                    tiles,
+                    arrays,
+                    P::DTYPE,
+                    P::scales_in_row(problem.shape().dim_v),
+                    &keys,
+                    &next,
+                    is_first,
+                    prefetches,
+                );
                 visit::<S, P>(s, &block, rows, arrays, state);
                 is_first = false;
             }
@@ -295,7 +305,7 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     // (caller).
     unsafe {
         block.prepare(s);
-        for run in block.k_runs() {
+        for run in block.k_runs(s) {
             let next = if block.prefetches { block.v_stream(&run) } else { PrefetchStream::NOTHING };
             scores::scores::<S, P>(s, rows, count, &run, next);
         }

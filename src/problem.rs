@@ -15,6 +15,7 @@ pub mod pages;
 pub mod semantics;
 pub mod shape;
 
+use std::iter;
 use std::ops::Range;
 
 use crate::dtype::Dtype;
@@ -26,6 +27,15 @@ pub use logits::{Logits, Slopes};
 pub use pages::Pages;
 pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
+
+/// Keys of a sequence whose rows of K and of V lie behind one another.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// The keys.
+    pub keys: Range<usize>,
+    /// Where the first of them is in K and V: entry and row.
+    pub at: [usize; 2],
+}
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
 /// [`Batch`].
@@ -290,13 +300,30 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// How many keys lie behind one another from `key` on, at most those that the sequence has.
+    /// The parts of `keys` that lie behind one another, in the order of the keys: all of them, or
+    /// those of each page. Only where the first one lies takes a division.
     #[inline(always)]
-    pub fn keys_in_a_row(&self, sequence: &Sequence, key: usize) -> usize {
-        match &self.tensors.batch.pages {
-            None => sequence.len_kv - key,
-            Some(_) => self.page_size() - key % self.page_size(),
-        }
+    pub fn spans<'s>(&'s self, sequence: &Sequence, keys: Range<usize>) -> impl Iterator<Item = Span> + 's {
+        let [entry, first] = sequence.kv;
+        let pages = self.tensors.batch.pages.as_ref();
+        let (mut entry, mut row, size) = match pages {
+            None => (entry, first + keys.start, usize::MAX),
+            Some(_) => {
+                let size = self.page_size();
+                (first + keys.start / size, keys.start % size, size)
+            }
+        };
+        let mut rest = keys;
+        iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let keys = rest.start..rest.start + rest.len().min(size - row);
+            let at = [pages.map_or(entry, |pages| pages.page(entry)), row];
+            rest.start = keys.end;
+            (entry, row) = (entry + 1, 0);
+            Some(Span { keys, at })
+        })
     }
 
     fn page_size(&self) -> usize {

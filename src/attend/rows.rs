@@ -4,7 +4,7 @@ use std::ptr;
 
 use super::convert;
 use crate::dtype::Dtype;
-use crate::problem::{Problem, Sequence};
+use crate::problem::{Problem, Sequence, Span};
 use crate::simd::Isa;
 use crate::view::View;
 
@@ -119,6 +119,13 @@ pub(crate) fn query_rows<'a>(
 ) -> Source<'a> {
     let [entry, row] = problem.query_at(sequence, row);
     Source { view: problem.q(), at: [entry, head, row] }
+}
+
+/// The rows of a span of keys in `view`, which is K or V.
+#[inline(always)]
+pub(crate) fn span_rows<'a>(view: &'a View<'a>, kv_head: usize, span: &Span) -> Source<'a> {
+    let [entry, row] = span.at;
+    Source { view, at: [entry, kv_head, row] }
 }
 
 /// The rows of a sequence in `view`, which is K or V, from `key` on, to the end of its page.

@@ -27,7 +27,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
     // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
     // says so.
     unsafe {
-        add_runs(block, &compiled, sums, P::PACK, P::INT_ACC || block.is_first);
+        add_runs(s.core(), block, &compiled, sums, P::PACK, P::INT_ACC || block.is_first);
         if P::INT_ACC {
             for (r, (_, row)) in block.work.lines().enumerate() {
                 let is_fully_masked = block.visible(row).is_empty();
@@ -74,14 +74,21 @@ impl<S: Isa, P: Gemv> AddRun for Compiled<'_, S, P> {
 }
 
 /// Adds the values of all runs of a block to `sums`, or begins these with them if `begins`.
-/// Operands have `pack` keys. Nothing here depends on the instruction set or the compute type, so
-/// that the code exists once.
+/// Operands have `pack` keys. Nothing here depends on the compute type, so that the code exists once
+/// for each instruction set.
 ///
 /// # Safety
 /// `sums` are those of the block's group (I5), which `compiled` adds to, with probabilities of the
 /// keys.
 #[inline(never)]
-unsafe fn add_runs(block: &Block, compiled: &dyn AddRun, sums: Sums, pack: usize, begins: bool) {
+unsafe fn add_runs<S: Isa>(
+    s: S,
+    block: &Block,
+    compiled: &dyn AddRun,
+    sums: Sums,
+    pack: usize,
+    begins: bool,
+) {
     let work = block.work;
     let hides = work.problem().logits().hides();
     // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
@@ -94,7 +101,7 @@ unsafe fn add_runs(block: &Block, compiled: &dyn AddRun, sums: Sums, pack: usize
         if begins && !block.is_whole {
             clear();
         }
-        for run in block.v_runs(block.keys.clone()) {
+        for run in block.v_runs(s, block.keys.clone()) {
             for (third, keys) in block.thirds(pack).into_iter().enumerate() {
                 let run = run.of(clip(keys, &run.keys));
                 if run.keys.is_empty() {
