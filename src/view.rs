@@ -176,8 +176,8 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
     }
 
-    /// Where the rows of a head begin, of the first batch entry: row (b, h, t) lies `b * stride[0] +
-    /// t * stride[2]` bytes behind.
+    /// Where the rows of a head begin, of the first batch entry: row (b, h, t) lies `b * stride[0]
+    /// + t * stride[2]` bytes behind.
     #[inline(always)]
     pub(crate) fn head(&self, head: usize) -> *const u8 {
         self.base.wrapping_add(head * self.layout.stride[1])

@@ -74,8 +74,8 @@ impl<S: Isa, P: Gemv> AddRun for Compiled<'_, S, P> {
 }
 
 /// Adds the values of all runs of a block to `sums`, or begins these with them if `begins`.
-/// Operands have `pack` keys. Nothing here depends on the compute type, so that the code exists once
-/// for each instruction set.
+/// Operands have `pack` keys. Nothing here depends on the compute type, so that the code exists
+/// once for each instruction set.
 ///
 /// # Safety
 /// `sums` are those of the block's group (I5), which `compiled` adds to, with probabilities of the
