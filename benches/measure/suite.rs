@@ -246,8 +246,8 @@ pub fn decode_rival() -> Vec<Case> {
         .into()
 }
 
-/// Decode of layouts that are not the usual ones, each against the usual one: instruction set (None:
-/// the best), case, other case, least ratio.
+/// Decode of layouts that are not the usual ones, each against the usual one: instruction set
+/// (None: the best), case, other case, least ratio.
 pub fn layouts() -> Vec<(Option<&'static str>, Case, Case, f64)> {
     use Dtype::{Bf16, F16, F32, I8, Q8_0};
     let mut cases = Vec::new();
