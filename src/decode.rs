@@ -281,8 +281,19 @@ unsafe fn attend<S: Isa, P: Gemv>(
                 unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
             }
             if !keys.is_empty() {
-                let block =
-                    Block::new(work, tiles, arrays, P::DTYPE, &keys, &next, unmasked, is_first, prefetches);
+                let scales_in_row = P::scales_in_row(work.problem().shape().dim_v);
+                let block = Block::new(
+                    work,
+                    tiles,
+                    arrays,
+                    P::DTYPE,
+                    scales_in_row,
+                    &keys,
+                    &next,
+                    unmasked,
+                    is_first,
+                    prefetches,
+                );
                 visit::<S, P>(s, &block, rows, arrays, state);
                 is_first = false;
             }
@@ -356,7 +367,7 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     // (caller).
     unsafe {
         block.prepare(s);
-        for run in block.k_runs() {
+        for run in block.k_runs(s) {
             let next = if block.prefetches { block.v_stream(&run) } else { PrefetchStream::NOTHING };
             scores::scores::<S, P>(s, rows, count, &run, next);
         }

@@ -12,7 +12,7 @@ pub(crate) mod f32;
 pub(crate) mod i8;
 pub(crate) mod q8_0;
 
-use crate::simd::{Isa, MAX_LANES, half};
+use crate::simd::{Isa, MAX_LANES, Padded, half};
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,9 +159,52 @@ pub(crate) trait Stored {
     where
         Self: Sized,
     {
-        // SAFETY: `d + n` elements are readable (caller); I7: the array has MAX_LANES elements.
-        unsafe { s.load(load_elements::<Self>(row, d, n).as_ptr()) }
+        // SAFETY: `d + n` elements are readable (caller); what is padded has a vector of elements.
+        // Rows of blocks are read one by one: no padding has the scale of a block.
+        unsafe {
+            if const { Self::BLOCK == 1 } {
+                let padded = padded::<S, Self>(s, row, d, n, S::LANES);
+                Self::load(s, padded.as_ptr(), 0)
+            } else {
+                s.load(load_elements::<Self>(row, d, n).as_ptr())
+            }
+        }
     }
+
+    /// A vector of elements from element `d` on of a row of `dim`, of which there are some: those
+    /// that the row has, and zeros behind them.
+    ///
+    /// # Safety
+    /// The row has `dim` readable elements, more than `d`. If blocks have several elements, what is
+    /// left of the vector lies in one block.
+    #[inline(always)]
+    unsafe fn load_rest<S: Isa>(s: S, row: *const u8, d: usize, dim: usize) -> S::F32
+    where
+        Self: Sized,
+    {
+        // SAFETY: the row has `dim` elements (caller).
+        unsafe {
+            if d + S::LANES <= dim { Self::load(s, row, d) } else { Self::load_partial(s, row, d, dim - d) }
+        }
+    }
+}
+
+/// The `n` elements from `d` on, fewer than `width`, as they are stored, and zeros behind them up
+/// to `width` elements. Blocks of `T` have one element.
+///
+/// # Safety
+/// The row has `d + n` readable elements.
+#[inline(always)]
+pub(crate) unsafe fn padded<S: Isa, T: Stored>(
+    s: S,
+    row: *const u8,
+    d: usize,
+    n: usize,
+    width: usize,
+) -> Padded {
+    let bytes = T::BLOCK_BYTES;
+    // SAFETY: `d + n` elements of so many bytes are readable (caller).
+    unsafe { s.load_padded(row, d * bytes, n * bytes, width * bytes) }
 }
 
 /// Loads the first `n` elements from `d` on, one by one; the rest of the array is 0.

@@ -312,17 +312,18 @@ impl fmt::Display for Plan {
         }
         for (i, name) in ["K", "V"].into_iter().enumerate() {
             let dtype = kv[i];
-            let is_f32 = compute_type == "f32";
-            if !tiles.staged[i] {
-                if *path == Path::Decode && is_f32 && dtype != Dtype::F32 {
-                    write!(f, ", {name} converted from {dtype} as it is read")?;
+            let is_converted = compute_type == "f32" && dtype != Dtype::F32;
+            if tiles.staged[i] {
+                write!(f, ", {name} ")?;
+                match (in_place[i], is_converted) {
+                    (true, _) => write!(f, "copied")?,
+                    (false, true) => write!(f, "converted from {dtype}")?,
+                    (false, false) => write!(f, "rearranged")?,
                 }
-            } else if in_place[i] && (*path == Path::Prefill || !is_f32 || dtype == Dtype::F32) {
-                write!(f, ", {name} copied block by block")?;
-            } else if is_f32 {
-                write!(f, ", {name} converted from {dtype} block by block")?;
-            } else {
-                write!(f, ", {name} rearranged block by block")?;
+                write!(f, " block by block")?;
+            }
+            if in_place[i] && is_converted {
+                write!(f, ", {name} converted from {dtype} as it is read")?;
             }
         }
         Ok(())

@@ -16,6 +16,7 @@ pub mod semantics;
 pub mod shape;
 pub mod spans;
 
+use std::iter;
 use std::ops::Range;
 
 use crate::dtype::Dtype;
@@ -29,6 +30,15 @@ pub use pages::Pages;
 pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
 pub use spans::Spans;
+
+/// Keys of a sequence whose rows of K and of V lie behind one another.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The keys.
+    pub keys: Range<usize>,
+    /// Where the first of them is in K and V: entry and row.
+    pub at: [usize; 2],
+}
 
 /// The tensors of a problem. Of a ragged batch, Q, O and LSE have one entry, and so do K and V; see
 /// [`Batch`].
@@ -280,14 +290,37 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// How many keys lie behind one another from `key` on, at most those that the sequence has.
+    /// The parts of `keys` that lie behind one another, in the order of the keys: all of them, or
+    /// those of each page. Only where the first one lies takes a division.
     #[inline(always)]
-    pub fn keys_in_a_row(&self, sequence: &Sequence, key: usize) -> usize {
-        match &self.tensors.batch.pages {
-            None => sequence.len_kv - key,
-            Some(_) if key < sequence.first() => 1,
-            Some(_) => self.page_size() - key % self.page_size(),
+    pub fn chunks<'s>(&'s self, sequence: &Sequence, keys: Range<usize>) -> impl Iterator<Item = Chunk> + 's {
+        let [entry, first] = sequence.kv;
+        let pages = self.tensors.batch.pages.as_ref();
+        let (mut entry, mut row, mut size) = (entry, first + keys.start, usize::MAX);
+        // Before the first key there may be no page: what stands for such a key is not seen.
+        let mut without_page = 0;
+        if pages.is_some() {
+            let start = keys.start.max(sequence.first());
+            without_page = start - keys.start;
+            size = self.page_size();
+            (entry, row) = (first + start / size, start % size);
         }
+        let mut rest = keys;
+        iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let at = [pages.map_or(entry, |pages| pages.page(entry)), row];
+            let start = rest.start;
+            if without_page > 0 {
+                without_page -= 1;
+                rest.start += 1;
+            } else {
+                rest.start += rest.len().min(size - row);
+                (entry, row) = (entry + 1, 0);
+            }
+            Some(Chunk { keys: start..rest.start, at })
+        })
     }
 
     fn page_size(&self) -> usize {

@@ -328,23 +328,13 @@ impl Quantize<'_> {
     unsafe fn load<S: Isa, T: Stored>(&self, s: S, [b, h, t]: [usize; 3], d: usize, n: usize) -> S::F32 {
         // SAFETY: I2, I7: `n` elements of a row of the views.
         unsafe {
-            let x = vector::<S, T>(s, self.src.row(b, h, t), d, n);
+            let x = T::load_rest(s, self.src.row(b, h, t), d, d + n);
             match &self.smooth {
                 None => x,
-                Some(smooth) => s.sub(x, vector::<S, F32>(s, smooth.row(b, h, t), d, n)),
+                Some(smooth) => s.sub(x, F32::load_rest(s, smooth.row(b, h, t), d, d + n)),
             }
         }
     }
-}
-
-/// `n` elements of a row from `d` on, as f32; other lanes are 0.
-///
-/// # Safety
-/// The row has `d + n` elements of type `T`; `n` is at most `LANES`.
-#[inline(always)]
-unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::F32 {
-    // SAFETY: I7: `n` elements from `d` on, which the row has.
-    unsafe { if n == S::LANES { T::load(s, row, d) } else { T::load_partial(s, row, d, n) } }
 }
 
 /// Writes `n` bytes. Kept out of line: LLVM lowers this loop to memcpy, and the call would spill

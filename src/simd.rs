@@ -52,8 +52,8 @@ pub(crate) trait Body {
 ///
 /// 1. every compute type: `horizontal_sums`, `horizontal_max`, `transpose`, `load_partial`,
 ///    `store_partial`, `store_segments`, `prefetch_l2`, `prefetch_l1`;
-/// 2. K, V and outputs of 16 or 8 bits: `load_bf16`, `load_f16`, `load_i8`, `store_bf16`,
-///    `store_f16`, `store_i8`;
+/// 2. K, V and outputs of 16 or 8 bits: `load_bf16`, `load_f16`, `load_i8`, `load_padded`,
+///    `store_bf16`, `store_f16`, `store_i8`;
 /// 3. all integer types: `horizontal_sums_i32`, `horizontal_sum_i32`, `sub_i32`, `xor`; compute
 ///    type i16: `dot_i16`, `pack_i16`, `load_i8_i16`, `store_i16`, `exp2_approx`, `interleave_i16`
 ///    with `deinterleave` and `interleave`;
@@ -374,6 +374,18 @@ pub(crate) trait Isa: Copy + 'static {
         unsafe { blocks::load_halves(self, low, high) }
     }
 
+    /// The `n` bytes of a row from byte `from` on, fewer than `size`, and zeros behind them up to
+    /// `size` bytes, which are 4, 8, 16, 32 or 64. Bytes of the row before `from` may be read, too,
+    /// but none behind the `n` bytes.
+    ///
+    /// # Safety
+    /// `from + n` bytes are readable at `row`.
+    #[inline(always)]
+    unsafe fn load_padded(self, row: *const u8, from: usize, n: usize, size: usize) -> Padded {
+        // SAFETY: `from + n` bytes are readable at `row` (caller).
+        unsafe { fallback::load_padded(row, from, n, size) }
+    }
+
     // ---- Memory: conversions ----
 
     /// Loads `LANES` binary16 as f32; no alignment is needed.
@@ -560,6 +572,9 @@ pub(crate) trait Isa: Copy + 'static {
 /// then hold any vector.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// The bytes of a vector, of which narrow elements take a part.
+pub(crate) type Padded = [u8; 4 * MAX_LANES];
+
 /// Runs a unit test on each instruction set that this machine has: the list that a new instruction
 /// set joins.
 #[cfg(test)]
@@ -614,3 +629,34 @@ macro_rules! token {
 }
 #[cfg(target_arch = "x86_64")]
 pub(crate) use token;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    struct PaddedLoads;
+
+    impl Body for PaddedLoads {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            let bytes: [u8; 200] = std::array::from_fn(|i| i as u8 + 1);
+            for size in [S::LANES, 2 * S::LANES, 4 * S::LANES] {
+                for (from, n) in (0..80).flat_map(|from| (0..size).map(move |n| (from, n))) {
+                    // SAFETY: the array has more than `from + n` bytes.
+                    let padded = unsafe { s.load_padded(bytes.as_ptr(), from, n, size) };
+                    assert_eq!(padded[..n], bytes[from..from + n], "{from} {n} {size}");
+                    assert!(padded[n..size].iter().all(|&byte| byte == 0), "{from} {n} {size}");
+                }
+            }
+        }
+    }
+
+    /// With few bytes before the part that is loaded, with many, and with none.
+    #[test]
+    fn padded_bytes_are_those_of_the_row_and_zeros() {
+        on_each_isa(PaddedLoads);
+    }
+}

@@ -99,6 +99,10 @@ pub struct DecodeTuning {
     pub prefetch_rows: usize,
     /// Rows that are prefetched before a block begins: a core tracks only some tens of misses.
     pub prefetch_first: usize,
+    /// Prefetch distance in pages of a cache, in bytes of rows: what a core tracks of misses, twice
+    /// over. Rows of a page lie far apart, often in the same few sets of L1, so more of them would
+    /// displace each other.
+    pub prefetch_page_bytes: usize,
     /// Whether L2 prefetches of V during scores, and of the next K during accumulation, pay off.
     pub prefetches_other: bool,
     /// They are made where a call reads more than 1/n of L3 of K and V: neighbours have the rest.
@@ -288,6 +292,7 @@ pub static ZEN4: Tuning = Tuning {
         splits: SplitLimits { max_splits: 32, min_split_keys: 512 },
         prefetch_rows: 16,
         prefetch_first: 8,
+        prefetch_page_bytes: 4096,
         prefetches_other: true,
         l3_share_other: 2,
     },
@@ -383,6 +388,7 @@ impl DecodeTuning {
             splits,
             prefetch_rows,
             prefetch_first,
+            prefetch_page_bytes,
             prefetches_other,
             l3_share_other
         )

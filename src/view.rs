@@ -176,6 +176,13 @@ impl<'a> View<'a> {
         self.base.wrapping_add(self.layout.offset([batch, head, token]))
     }
 
+    /// Where the rows of a head begin, of the first batch entry: row (b, h, t) lies `b * stride[0]
+    /// + t * stride[2]` bytes behind.
+    #[inline(always)]
+    pub(crate) fn head(&self, head: usize) -> *const u8 {
+        self.base.wrapping_add(head * self.layout.stride[1])
+    }
+
     /// One element as f64, quantisation undone, with every index checked: for what is rare, and for
     /// tests.
     pub fn get(&self, batch: usize, head: usize, token: usize, d: usize) -> f64 {

@@ -6,7 +6,7 @@ use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
-use flash_attention::problem::{Accuracy, Position, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{Accuracy, Pages, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use crate::error::Sample;
@@ -37,6 +37,8 @@ pub struct Case {
     /// Heads interleaved, [seq][head][dim], with this many bytes from one row to the next;
     /// 0: dense [head][seq][dim].
     pub row_stride: usize,
+    /// Keys of a page of K and V, which lie in no order; 0: no pages.
+    pub page: usize,
     /// Whether each 8-bit row of K has a scale of its own; else one is for all.
     pub per_token: bool,
     /// How far queries and probabilities may be rounded.
@@ -61,6 +63,7 @@ impl Case {
             causal: false,
             window: 0,
             row_stride: 0,
+            page: 0,
             per_token: false,
             accuracy: Accuracy::AsStored,
             block: 0,
@@ -89,6 +92,7 @@ impl Case {
             (self.causal, " causal".to_owned()),
             (self.window > 0, format!(" window {}", self.window)),
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
+            (self.page > 0, format!(" pages of {}", self.page)),
             (self.data == Data::Rising, " rising".to_owned()),
             (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
             (self.per_token, " per token".to_owned()),
@@ -133,6 +137,21 @@ impl Case {
         }
     }
 
+    /// Of K and V, whose pages are `[page][head][key]`.
+    fn layout_kv(&self) -> Layout {
+        let (heads, page) = (self.kv_heads(), self.page);
+        let dense = self.layout(self.dtype, heads, self.len_kv);
+        if page == 0 {
+            return dense;
+        }
+        let row = self.dtype.row_bytes(self.dim).expect("a size that fits");
+        Layout {
+            extent: [self.len_kv / page, heads, page],
+            stride: [heads * page * row, page * row, row],
+            ..dense
+        }
+    }
+
     /// Elements of an array that holds `len` rows of as many heads.
     fn elements(&self, heads: usize, len: usize) -> usize {
         match self.row_stride {
@@ -151,6 +170,8 @@ pub struct Arrays {
     /// The same as they are stored, and what 8-bit integers stand for.
     stored: [(Vec<u8>, Quant<'static>); 3],
     out: Vec<f32>,
+    /// The pages, in no order.
+    table: Vec<i32>,
 }
 
 impl Arrays {
@@ -179,16 +200,16 @@ impl Arrays {
             *quant = Quant { scale, zero: None, stride, group: [1; 2] };
         }
         let out = vec![0.0; case.elements(case.heads, case.len_q)];
-        Arrays { case: case.clone(), q, k, v, stored, out }
+        let pages = case.len_kv.checked_div(case.page).unwrap_or(0);
+        Arrays { case: case.clone(), q, k, v, stored, out, table: shuffled(pages) }
     }
 
     pub fn problem(&mut self) -> Problem<'_> {
         let case = self.case.clone();
         let [q, k, v] = &self.stored;
-        let (heads, kv_heads) = (case.heads, case.kv_heads());
-        let tensors = [(q, heads, case.len_q), (k, kv_heads, case.len_kv), (v, kv_heads, case.len_kv)];
-        let [q, k, v] = tensors.map(|((data, quant), heads, len)| {
-            let layout = case.layout(case.dtype, heads, len);
+        let layout_q = case.layout(case.dtype, case.heads, case.len_q);
+        let tensors = [(q, layout_q), (k, case.layout_kv()), (v, case.layout_kv())];
+        let [q, k, v] = tensors.map(|((data, quant), layout)| {
             // SAFETY: bytes of as many elements, which outlive the problem.
             let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
             match case.dtype {
@@ -198,7 +219,11 @@ impl Arrays {
         });
         let layout = case.layout(Dtype::F32, case.heads, case.len_q);
         let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
-        let tensors = Tensors::new(q, k, v, o);
+        let mut tensors = Tensors::new(q, k, v, o);
+        if case.page > 0 {
+            let (table, stride) = (Array::of(&self.table), self.table.len());
+            tensors.batch.pages = Some(Pages { table, starts: None, stride, len_kv: case.len_kv });
+        }
         Problem::new(tensors, case.semantics()).expect("a consistent problem")
     }
 
@@ -247,4 +272,13 @@ pub fn normal(n: usize, seed: u64) -> Vec<f32> {
     (0..n)
         .map(|_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
         .collect()
+}
+
+/// The numbers below `n`, in no order.
+pub fn shuffled(n: usize) -> Vec<i32> {
+    let mut numbers: Vec<i32> = (0..n as i32).collect();
+    for i in (1..n).rev() {
+        numbers.swap(i, i.wrapping_mul(40_503) % (i + 1));
+    }
+    numbers
 }

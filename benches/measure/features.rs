@@ -13,7 +13,7 @@ use flash_attention::problem::{
 };
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
-use crate::case::normal;
+use crate::case::{normal, shuffled};
 use crate::error::Sample;
 
 /// One problem.
@@ -204,12 +204,7 @@ impl Memory {
                     (0..blocks / share).for_each(|i| bytes[(row * 5 + i * share + i) % blocks] = 1);
                 }
             }
-            Kind::Pages(size) => {
-                ints = (0..(len / size) as i32).collect();
-                for i in (1..ints.len()).rev() {
-                    ints.swap(i, i.wrapping_mul(40_503) % (i + 1));
-                }
-            }
+            Kind::Pages(size) => ints = shuffled(len / size),
             Kind::Ragged => {
                 ints.push(0);
                 for b in 0..batch {

@@ -245,3 +245,32 @@ pub fn decode_rival() -> Vec<Case> {
         .map(|(heads, group, len_kv)| one(Dtype::F32, heads, group, len_kv))
         .into()
 }
+
+/// Decode of layouts that are not the usual ones, each against the usual one: instruction set
+/// (None: the best), case, other case, least ratio.
+pub fn layouts() -> Vec<(Option<&'static str>, Case, Case, f64)> {
+    use Dtype::{Bf16, F16, F32, I8, Q8_0};
+    let mut cases = Vec::new();
+    // Small pages: at most 1.5 times the time of none.
+    for dtype in [F32, F16, Bf16, I8] {
+        let dense = one(dtype, 32, 4, 4096);
+        for page in [1, 2, 4, 8, 16] {
+            cases.push((None, Case { page, ..dense.clone() }, dense.clone(), 1.0 / 1.5));
+        }
+    }
+    // Odd head sizes, against the next that is a whole number of vectors.
+    for dtype in [F16, Bf16, I8] {
+        for (dim, even) in [(59, 64), (100, 112)] {
+            let of = |dim| Case { dim, ..one(dtype, 32, 4, 2048) };
+            cases.push((None, of(dim), of(even), 1.0 / 1.5));
+        }
+    }
+    // Conversions in plain code: against f32.
+    for dtype in [F16, Bf16, I8, Q8_0] {
+        for (heads, group) in [(8, 1), (32, 4)] {
+            let of = |dtype| one(dtype, heads, group, 512);
+            cases.push((Some("scalar"), of(dtype), of(F32), 1.0 / 1.5));
+        }
+    }
+    cases
+}

@@ -34,9 +34,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 15] = [
         "floors", "layers", "features", "masks", "odd", "few", "threads", "auto", "rival", "rising", "types",
-        "scales", "decode", "call",
+        "scales", "decode", "layouts", "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -54,6 +54,7 @@ impl Tables {
             "types" => self.types(),
             "scales" => self.scales(),
             "decode" => self.decode(),
+            "layouts" => self.layouts(),
             _ => self.call(),
         }
     }
@@ -474,6 +475,15 @@ impl Tables {
                 Some(Bound::AtLeast(1.0)),
                 None,
             );
+        }
+    }
+
+    /// Pages, odd head sizes, and conversions in plain code.
+    fn layouts(&mut self) {
+        self.report.heading("Decode of other layouts: times as fast as pages of one, whole vectors, f32");
+        for (isa, case, other, floor) in suite::layouts() {
+            let Some(row) = self.row_of(&case, isa.or(self.isa.as_deref())) else { continue };
+            self.ratio_line("layouts", row, (&case, 1), (&other, 1), Some(Bound::AtLeast(floor)), None);
         }
     }
 

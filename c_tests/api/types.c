@@ -398,11 +398,9 @@ static enum family check_words(const char *what, const fa_attention *a) {
         bool is = tensors[i]->dtype != FA_DTYPE_F32 && family == IN_FLOAT;
         snprintf(words, sizeof words, "%c converted from", "KV"[i]);
         CHECK((strstr(why, words) != NULL) == is, "%s: %s", what, why);
-        /* A row is converted as it is read, unless scales change within it and from row to row, or pages are no
-         * whole vectors. */
+        /* A row is converted as it is read, unless scales change within it and from row to row. */
         struct own of = own(a, tensors[i], i == 0 ? a->dim_qk : a->dim_v);
         bool as_read = a->len_q == 1 && !(of.tokens && of.elements);
-        if (as_read && a->block_table != NULL) as_read = strstr(why, "as it is read") != NULL;
         snprintf(words, sizeof words, "%c converted from %s %s", "KV"[i], names[tensors[i]->dtype],
                  as_read ? "as it is read" : "block by block");
         CHECK(!is || strstr(why, words) != NULL, "%s: no \"%s\" in \"%s\"", what, words, why);

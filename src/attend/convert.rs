@@ -83,7 +83,7 @@ impl Convert<'_> {
                 let n = S::LANES.min(self.dim - d);
                 // SAFETY: elements below `dim` of one of the `n` rows, and room for them (caller).
                 unsafe {
-                    let x = if n == S::LANES { T::load(s, row, d) } else { T::load_partial(s, row, d, n) };
+                    let x = T::load_rest(s, row, d, self.dim);
                     let to = to.wrapping_add(d);
                     if n == S::LANES { s.store(to, x) } else { s.store_partial(to, n, x) }
                 }

@@ -303,15 +303,15 @@ impl<'p> Logits<'p> {
                 Some(mask) => {
                     let from = self.mask_at(mask, row, here.start);
                     match mask.layout().dtype {
-                        Dtype::F16 => vector::<S, F16>(s, from, n),
-                        Dtype::Bf16 => vector::<S, Bf16>(s, from, n),
+                        Dtype::F16 => F16::load_rest(s, from, 0, n),
+                        Dtype::Bf16 => Bf16::load_rest(s, from, 0, n),
                         Dtype::Bool8 => {
-                            let seen = s.gt(vector::<S, Bool8>(s, from, n), s.splat(0.0));
+                            let seen = s.gt(Bool8::load_rest(s, from, 0, n), s.splat(0.0));
                             s.select(seen, s.splat(0.0), s.splat(f32::NEG_INFINITY))
                         }
                         // Types that masks cannot have are named, so that a new one is not
                         // taken for f32.
-                        Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => vector::<S, F32>(s, from, n),
+                        Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => F32::load_rest(s, from, 0, n),
                     }
                 }
             };
@@ -346,16 +346,6 @@ unsafe fn masked<S: Isa>(s: S, x: S::F32, [factor, max, min]: [S::F32; 3], bias:
     // NaN comes out as the second operand.
     let x = s.fma(s.min(max, s.max(min, bias)), factor, x);
     s.select(hides, s.splat(f32::NEG_INFINITY), x)
-}
-
-/// The first `n` elements of a row, at most a vector.
-///
-/// # Safety
-/// The row has `n` elements, stored as `T`.
-#[inline(always)]
-unsafe fn vector<S: Isa, T: Stored>(s: S, row: *const u8, n: usize) -> S::F32 {
-    // SAFETY: the row has `n` elements (caller).
-    unsafe { if n == S::LANES { T::load(s, row, 0) } else { T::load_partial(s, row, 0, n) } }
 }
 
 /// Kept out of line: few problems need it, and it would take registers from the loops around it.

@@ -4,7 +4,7 @@ use std::ptr;
 
 use super::convert;
 use crate::dtype::Dtype;
-use crate::problem::{Problem, Sequence};
+use crate::problem::{Chunk, Problem, Sequence};
 use crate::simd::Isa;
 use crate::view::View;
 
@@ -119,6 +119,13 @@ pub(crate) fn query_rows<'a>(
 ) -> Source<'a> {
     let [entry, row] = problem.query_at(sequence, row);
     Source { view: problem.q(), at: [entry, head, row] }
+}
+
+/// The rows of a chunk of keys in `view`, which is K or V.
+#[inline(always)]
+pub(crate) fn chunk_rows<'a>(view: &'a View<'a>, kv_head: usize, chunk: &Chunk) -> Source<'a> {
+    let [entry, row] = chunk.at;
+    Source { view, at: [entry, kv_head, row] }
 }
 
 /// The rows of a sequence in `view`, which is K or V, from `key` on, to the end of its page.

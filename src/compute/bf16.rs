@@ -9,8 +9,8 @@
 use crate::attend::convert;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Source, copy_rows, row_scratch, rows_as_f32};
-use crate::decode::gemv::{Gemv, padded};
-use crate::dtype::{Dtype, Stored, bf16};
+use crate::decode::gemv::{Gemv, width};
+use crate::dtype::{self, Dtype, Stored, bf16, f32};
 use crate::prefill::gemm::Gemm;
 use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Float, Int, MAX_PACK};
@@ -225,13 +225,7 @@ impl Body for Interleave<'_> {
 #[inline(always)]
 unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, nonfinite: &mut S::F32) -> S::F32 {
     // SAFETY: the row has `dim` elements (caller).
-    let x = unsafe {
-        if d + S::LANES <= dim {
-            bf16::Bf16::load(s, row, d)
-        } else {
-            bf16::Bf16::load_partial(s, row, d, dim - d)
-        }
-    };
+    let x = unsafe { bf16::Bf16::load_rest(s, row, d, dim) };
     let zero_or_nan = s.sub(x, x);
     *nonfinite = s.add(*nonfinite, zero_or_nan);
     s.select(s.gt(s.splat(1.0), zero_or_nan), x, s.splat(0.0))
@@ -265,14 +259,7 @@ impl Gemv for Bf16 {
             // SAFETY: elements below `dim` of the row, and room for whole vectors of words
             // (caller). In place, halves are written over elements that have been read.
             unsafe {
-                let from = from.wrapping_add(d);
-                let x = if d + S::LANES <= dim {
-                    s.load(from)
-                } else if d < dim {
-                    s.load_partial(from, dim - d)
-                } else {
-                    s.splat(0.0)
-                };
+                let x = if d < dim { f32::F32::load_rest(s, from.cast(), d, dim) } else { s.splat(0.0) };
                 s.store_bf16(words.add(d), s.mul(x, factor));
             }
         }
@@ -288,12 +275,7 @@ impl Gemv for Bf16 {
     #[inline(always)]
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
         // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
-        unsafe {
-            if n == S::LANES {
-                return s.load_lower_half(row.cast::<u16>().wrapping_add(d).cast());
-            }
-            s.load_i32(padded(row, d, n, 2).as_ptr().cast())
-        }
+        unsafe { s.load_i32(dtype::padded::<S, T>(s, row, d, n, width::<S, Self>()).as_ptr().cast()) }
     }
 
     #[inline(always)]

@@ -158,8 +158,7 @@ impl Gemv for F32 {
         for d in (0..dim).step_by(S::LANES) {
             // SAFETY: elements below `dim` of the row, and room for whole vectors (caller).
             unsafe {
-                let from = from.wrapping_add(d);
-                let x = if d + S::LANES <= dim { s.load(from) } else { s.load_partial(from, dim - d) };
+                let x = crate::dtype::f32::F32::load_rest(s, from.cast(), d, dim);
                 s.store(to.add(d), s.mul(x, factor));
             }
         }

@@ -13,8 +13,8 @@ use super::integers::{self, Integers};
 use crate::attend::convert;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
-use crate::decode::gemv::{Gemv, padded};
-use crate::dtype::{Dtype, Stored, i8};
+use crate::decode::gemv::{Gemv, width};
+use crate::dtype::{self, Dtype, Stored, i8};
 use crate::prefill::gemm::Gemm;
 use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{Int, MAX_PACK};
@@ -180,7 +180,7 @@ impl Body for Stage {
                 for row in 0..n {
                     let to = to.add(row * I16::staged_k_row(dim)).cast::<i16>();
                     for d in (0..dim).step_by(S::LANES) {
-                        s.store_i16(to.add(d), elements(s, rows.skip(row), d, dim));
+                        s.store_i16(to.add(d), i8::I8::load_rest(s, rows.skip(row).base, d, dim));
                     }
                 }
                 return;
@@ -197,35 +197,19 @@ impl Body for Stage {
                 }
                 for d in (0..dim).step_by(S::LANES) {
                     let at = group.add(4 * d).cast::<i32>();
-                    let x = elements(s, row, d, dim);
+                    let x = i8::I8::load_rest(s, row.base, d, dim);
                     let zero = s.splat(0.0);
                     let words = if is_high {
                         // The first key of the pair was staged before, with 0 in the upper half.
                         s.sub_i32(s.load_i32(at), s.sub_i32(s.splat_i32(0), s.pack_i16(zero, x)))
                     } else if next {
-                        s.pack_i16(x, elements(s, row.skip(1), d, dim))
+                        s.pack_i16(x, i8::I8::load_rest(s, row.skip(1).base, d, dim))
                     } else {
                         s.pack_i16(x, zero)
                     };
                     s.store_i32(at, words);
                 }
             }
-        }
-    }
-}
-
-/// A vector of elements from `d` on, with 0 behind the last.
-///
-/// # Safety
-/// `row` has `dim` bytes, more than `d`.
-#[inline(always)]
-unsafe fn elements<S: Isa>(s: S, row: Rows, d: usize, dim: usize) -> S::F32 {
-    // SAFETY: the row has `dim` bytes (caller).
-    unsafe {
-        if d + S::LANES <= dim {
-            i8::I8::load(s, row.base, d)
-        } else {
-            i8::I8::load_partial(s, row.base, d, dim - d)
         }
     }
 }
@@ -278,7 +262,7 @@ impl Gemv for I16 {
     #[inline(always)]
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
         // SAFETY: the row has `d + n` elements (caller); the array is as long as any vector.
-        unsafe { s.load_i8_i16(padded(row, d, n, 1).as_ptr().cast()) }
+        unsafe { s.load_i8_i16(dtype::padded::<S, T>(s, row, d, n, width::<S, Self>()).as_ptr().cast()) }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::attend::convert;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source, rows_as_f32};
-use crate::dtype::{Dtype, Stored, i8};
+use crate::dtype::{Dtype, Stored, f32, i8};
 use crate::prefill::gemm::Gemm;
 use crate::problem::Storage;
 use crate::simd::transpose::TransposeTile;
@@ -185,15 +185,7 @@ pub(super) fn is_direct(source: &Source) -> bool {
 pub(super) unsafe fn copy_integers<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) {
     for d in (0..dim).step_by(S::LANES) {
         // SAFETY: `dim` bytes, and room in whole cache lines (caller).
-        unsafe {
-            let whole = d + S::LANES <= dim;
-            let x = if whole {
-                i8::I8::load(s, row.base, d)
-            } else {
-                i8::I8::load_partial(s, row.base, d, dim - d)
-            };
-            F::store_elements(s, to, d, x);
-        }
+        unsafe { F::store_elements(s, to, d, i8::I8::load_rest(s, row.base, d, dim)) };
     }
 }
 
@@ -204,7 +196,6 @@ pub(super) unsafe fn copy_integers<S: Isa, F: Integers>(s: S, row: Rows, dim: us
 /// The row has `dim` f32; `to` has room for [`convert::row_bytes`], and may be where the row is.
 #[inline(always)]
 pub(super) unsafe fn quantize_row<S: Isa, F: Integers>(s: S, row: Rows, dim: usize, to: *mut u8) -> f32 {
-    let from = row.base.cast::<f32>();
     let zero = s.splat(0.0);
     let mut largest = zero;
     // 0 as long as all elements are finite, NaN afterwards.
@@ -213,8 +204,7 @@ pub(super) unsafe fn quantize_row<S: Isa, F: Integers>(s: S, row: Rows, dim: usi
     // after its elements were read.
     unsafe {
         for d in (0..dim).step_by(S::LANES) {
-            let at = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_partial(at, dim - d) };
+            let x = f32::F32::load_rest(s, row.base, d, dim);
             largest = s.max(s.max(x, s.sub(zero, x)), largest);
             nonfinite = s.add(nonfinite, s.sub(x, x));
         }
@@ -225,8 +215,7 @@ pub(super) unsafe fn quantize_row<S: Isa, F: Integers>(s: S, row: Rows, dim: usi
         // A row whose inverse overflows becomes 0.
         let scale = s.splat(if is_finite && inverse.is_finite() { inverse } else { 0.0 });
         for d in (0..dim).step_by(S::LANES) {
-            let at = from.wrapping_add(d);
-            let x = if d + S::LANES <= dim { s.load(at) } else { s.load_partial(at, dim - d) };
+            let x = f32::F32::load_rest(s, row.base, d, dim);
             F::store_elements(s, to, d, s.mul(x, scale));
         }
         if is_finite { largest / max } else { f32::NAN }

@@ -16,13 +16,13 @@ use super::i16::I16;
 use crate::attend::rows::Source;
 use crate::decode::block::{Block, Run};
 use crate::decode::block_scaled;
-use crate::decode::gemv::{BlockScaledGemv, Gemv, padded};
+use crate::decode::gemv::{BlockScaledGemv, Gemv, width};
 use crate::decode::prefetch::PrefetchStream;
 use crate::decode::scratch::{BlockArrays, RowArrays};
 use crate::decode::state::State;
 use crate::dtype::block_scaled::BlockScaled;
 use crate::dtype::i8::I8;
-use crate::dtype::{Dtype, Stored};
+use crate::dtype::{self, Dtype, Stored};
 use crate::simd::lane::{Int, Registers};
 use crate::simd::{Isa, MAX_LANES};
 
@@ -181,7 +181,7 @@ impl Gemv for Split16<I8> {
     #[inline(always)]
     unsafe fn load_kv_partial<S: Isa, T: Stored>(s: S, row: *const u8, d: usize, n: usize) -> S::I32 {
         // SAFETY: I7: the row has `d + n` bytes (caller); the array is as long as any vector.
-        unsafe { s.load_i32(padded(row, d, n, 1).as_ptr().cast()) }
+        unsafe { s.load_i32(dtype::padded::<S, T>(s, row, d, n, width::<S, Self>()).as_ptr().cast()) }
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
     // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
     // says so.
     unsafe {
-        add_runs(block, &compiled, sums, P::PACK, P::INT_ACC || block.is_first);
+        add_runs(s.core(), block, &compiled, sums, P::PACK, P::INT_ACC || block.is_first);
         if P::INT_ACC {
             for r in 0..block.work.count() {
                 let is_fully_masked = block.visible(r).is_empty();
@@ -74,14 +74,21 @@ impl<S: Isa, P: Gemv> AddRun for Compiled<'_, S, P> {
 }
 
 /// Adds the values of all runs of a block to `sums`, or begins these with them if `begins`.
-/// Operands have `pack` keys. Nothing here depends on the instruction set or the compute type, so
-/// that the code exists once.
+/// Operands have `pack` keys. Nothing here depends on the compute type, so that the code exists
+/// once for each instruction set.
 ///
 /// # Safety
 /// `sums` are those of the block's group (I5), which `compiled` adds to, with probabilities of the
 /// keys.
 #[inline(never)]
-unsafe fn add_runs(block: &Block, compiled: &dyn AddRun, sums: Sums, pack: usize, begins: bool) {
+unsafe fn add_runs<S: Isa>(
+    s: S,
+    block: &Block,
+    compiled: &dyn AddRun,
+    sums: Sums,
+    pack: usize,
+    begins: bool,
+) {
     let work = block.work;
     let hides = !block.is_plain || block.has_gap;
     // Sums that begin with this block hold nothing yet. If all rows see all of it, its first keys
@@ -94,7 +101,7 @@ unsafe fn add_runs(block: &Block, compiled: &dyn AddRun, sums: Sums, pack: usize
         if begins && !block.is_whole {
             clear();
         }
-        for run in block.v_runs(block.keys.clone()) {
+        for run in block.v_runs(s, block.keys.clone()) {
             for (third, keys) in block.thirds(pack).into_iter().enumerate() {
                 let run = run.of(clip(keys, &run.keys));
                 if run.keys.is_empty() {
@@ -281,16 +288,33 @@ impl<P: Gemv> Accumulate<'_, P> {
             }
             tiles_of!(8);
             tiles_of!(4);
+            // What is left of a row whose last vector is not whole takes one pass: a pass has to
+            // wait for its sums, key by key, however few they are.
+            macro_rules! rest_of {
+                ($vectors:expr) => {
+                    if d < dim && !dim.is_multiple_of(width) {
+                        self.tile::<S, T, R, { $vectors }, PREFETCH>(s, row, d, Some(dim - d));
+                        return;
+                    }
+                };
+            }
+            if const { MAX / P::PACK >= 4 } {
+                rest_of!(4);
+            }
             tiles_of!(2);
+            if const { MAX / P::PACK < 4 && MAX / P::PACK >= 2 } {
+                rest_of!(2);
+            }
             tiles_of!(1);
-            if d < dim {
-                self.tile::<S, T, R, 1, PREFETCH>(s, row, d, Some(dim - d));
+            if const { MAX / P::PACK < 2 } {
+                rest_of!(1);
             }
         }
     }
 
     /// `C` vectors of operands, from element `d` on, of `R` query rows from `row` on; with `only`,
-    /// the last vector has no more than these many elements.
+    /// these many elements, fewer than `C` vectors have, which are all that are left of the row and
+    /// end with a part of a vector.
     ///
     /// # Safety
     /// The contract of [`accumulate`]; the arrays have these rows, and V these elements.
@@ -305,30 +329,38 @@ impl<P: Gemv> Accumulate<'_, P> {
         let Accumulate { rows, sums, run: Run { keys, rows: values, dim, .. }, is_fresh, .. } = self;
         let p = rows.scores.wrapping_add(row * rows.score_stride);
         let at = sums.base.wrapping_add(row * sums.stride + d);
+        let width = width::<S, P>();
+        // With `only`, the last vector is the one that is not whole, and so many are before it.
+        let whole = only.map_or(C, |n| n / width);
+        let is_part = |c: usize| only.is_some() && c == C - 1;
+        let is_there = |c: usize| only.is_none() || c == C - 1 || c < whole;
+        let first = |c: usize| if is_part(c) { whole * width } else { c * width };
         let mut sum = [[[P::Sum::zero(s); MAX_PACK]; C]; R];
         // SAFETY: I5: `R` rows of scores and sums, as whole vectors; I2, I7: keys of the run and
-        // elements below `dim`, with `only` loads of a part of a vector (caller).
+        // elements below `dim`, with `only` those that are left (caller).
         unsafe {
             if !is_fresh {
                 for (r, sum) in sum.iter_mut().enumerate() {
                     for (c, sum) in sum.iter_mut().enumerate() {
-                        *sum = P::load_sums(s, at.add(r * sums.stride + c * width::<S, P>()));
+                        if is_there(c) {
+                            *sum = P::load_sums(s, at.add(r * sums.stride + first(c)));
+                        }
                     }
                 }
             }
             // Several passes over the same rows, each of which takes a part of them: the first one
             // prefetches all of it.
-            let again = row + R < self.which.end || C * width::<S, P>() < *dim;
+            let again = row + R < self.which.end || C * width < *dim;
             let prefetches = R > 1 && again && row == self.which.start && d == 0;
             let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
             let (next, distance) = (self.next, self.run.prefetch_rows);
             let part = if PREFETCH && row == self.which.start {
-                next.part(d, d + C * width::<S, P>(), *dim)
+                next.part(d, d + C * width, *dim)
             } else {
                 PrefetchStream::NOTHING.whole()
             };
             macro_rules! group {
-                ($key:expr, $is_there:expr) => {{
+                ($key:expr, $is_in_run:expr) => {{
                     let key = $key;
                     let from = values.skip(key);
                     let mut weight = [P::Weight::zero(s); R];
@@ -340,10 +372,13 @@ impl<P: Gemv> Accumulate<'_, P> {
                     for n in 0..P::PACK {
                         let row = from.skip(n).base;
                         for c in 0..C {
-                            x[c][n] = match only {
-                                _ if !$is_there(key + n) => P::Operand::zero(s),
-                                Some(n) => P::load_kv_partial::<S, T>(s, row, d, n),
-                                None => P::load_kv::<S, T>(s, row, d + c * width::<S, P>()),
+                            let d = d + first(c);
+                            x[c][n] = if !$is_in_run(key + n) || !is_there(c) {
+                                P::Operand::zero(s)
+                            } else if is_part(c) {
+                                P::load_kv_partial::<S, T>(s, row, d, *dim - d)
+                            } else {
+                                P::load_kv::<S, T>(s, row, d)
                             };
                         }
                     }
@@ -379,7 +414,9 @@ impl<P: Gemv> Accumulate<'_, P> {
             }
             for (r, sum) in sum.iter().enumerate() {
                 for (c, &sum) in sum.iter().enumerate() {
-                    P::store_sums(s, at.add(r * sums.stride + c * width::<S, P>()), sum);
+                    if is_there(c) {
+                        P::store_sums(s, at.add(r * sums.stride + first(c)), sum);
+                    }
                 }
             }
         }
@@ -521,18 +558,15 @@ impl Body for AnyNotFinite<'_> {
         let Run { ref keys, rows, dtype, dim, scales, .. } = *self.run;
         // 0 as long as all are finite, then NaN.
         let mut found = s.splat(0.0);
-        // SAFETY: I2: rows of the run (the contract of `any_not_finite`, which made this); I7:
-        // `load_partial` where less than a vector is left; I9: `T` is the type that the rows are
-        // stored as.
+        // SAFETY: I2: rows of the run (the contract of `any_not_finite`, which made this); I9: `T`
+        // is the type that the rows are stored as.
         unsafe {
             with_qkv_type!(dtype, T => {
                 for key in keys.start..keys.end {
                     let from = rows.skip(key).base;
                     let zero = s.splat(scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));
                     for d in (0..dim).step_by(S::LANES) {
-                        let n = S::LANES.min(dim - d);
-                        let x = if n == S::LANES { T::load(s, from, d) } else { T::load_partial(s, from, d, n) };
-                        found = s.fma(x, zero, found);
+                        found = s.fma(T::load_rest(s, from, d, dim), zero, found);
                     }
                 }
             });

@@ -2,18 +2,20 @@
 
 use std::iter;
 use std::ops::Range;
+use std::ptr;
 
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{BlockArrays, staged_stride};
+use super::scratch::{BlockArrays, staged_keys, staged_stride};
 use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
-use crate::attend::rows::{Rows, Source, copy_rows, key_rows};
+use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
 use crate::attend::seen::Seen;
 use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
-use crate::simd::Isa;
+use crate::problem::Chunk;
+use crate::simd::{Body, Isa};
 use crate::tuning::{DecodeTuning, MaskTuning, Tuning};
-use crate::view::ScaleGranularity;
+use crate::view::{ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
 use crate::work::split_kv::SplitWork;
 
@@ -48,27 +50,37 @@ struct KvBlock<'a> {
     work: &'a SplitWork<'a>,
     /// [`K`] or [`V`].
     which: usize,
+    view: &'a View<'a>,
     kv_head: usize,
+    /// The first row of the head in the first entry.
+    origin: *const u8,
     /// The first key of the block.
     start: usize,
-    /// Elements of a row.
+    /// Elements of a row, and bytes as it is stored.
     dim: usize,
+    row_bytes: usize,
     /// What rows are read as: the type that they are stored as, or f32 where they are converted.
     dtype: Dtype,
     /// Where rows are converted or copied to, if they are, and bytes from one to the next.
     staged: Option<*mut u8>,
     staged_stride: usize,
-    /// Bytes of a row that is copied and not converted.
-    copied_bytes: Option<usize>,
+    /// Keys of a run that is staged, and whether that is the whole block.
+    staged_keys: usize,
+    is_staged_at_once: bool,
+    /// Whether scales change within a row and from row to row: rows are converted then.
+    is_finer: bool,
     /// Where a factor for each key goes, if rows have scales of their own, and a zero.
     scales: Option<*mut f32>,
     zeros: Option<*mut f32>,
+    /// How many keys before a page its first rows are prefetched, and how many rows: see
+    /// [`DecodeTuning::prefetch_page_bytes`]. 0 without pages.
+    prefetch_page: usize,
     tuning: &'static DecodeTuning,
 }
 
 impl<'a> KvBlock<'a> {
     /// K or V of the block that begins with key `start`, for a compute type that reads the type
-    /// `read_as` alone, if it does.
+    /// `read_as` alone, if it does, and whose rows of V have `scales_in_row` scales.
     fn new(
         work: &'a SplitWork<'a>,
         which: usize,
@@ -76,78 +88,135 @@ impl<'a> KvBlock<'a> {
         tiles: TileSizes,
         arrays: &BlockArrays,
         read_as: Option<Dtype>,
+        scales_in_row: usize,
     ) -> KvBlock<'a> {
         let shape = work.problem().shape();
         let dim = if which == V { shape.dim_v } else { shape.dim_qk };
         let is_staged = tiles.staged[which];
         let stored = shape.storage.dtypes[1 + which];
-        let has_row_scales = shape.storage.granularities[1 + which] == ScaleGranularity::PerToken;
+        let granularity = shape.storage.granularities[1 + which];
+        let is_finer = granularity == ScaleGranularity::Finer;
+        let has_row_scales = granularity == ScaleGranularity::PerToken;
+        let row_bytes = shape.row_bytes_kv()[which];
+        let staged_keys = staged_keys(scales_in_row, tiles);
+        // A loop that only copies has as many misses at once with half of that.
+        let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
+        let prefetch_page = if shape.page.is_some() { (ahead / row_bytes).max(1) } else { 0 };
+        let view = if which == V { work.problem().v() } else { work.problem().k() };
+        let kv_head = work.problem().kv_head(work.heads.start);
         KvBlock {
             work,
             which,
-            kv_head: work.problem().kv_head(work.heads.start),
+            view,
+            kv_head,
+            origin: view.head(kv_head),
             start,
             dim,
-            dtype: read_as.unwrap_or(if is_staged { Dtype::F32 } else { stored }),
+            row_bytes,
+            dtype: read_as.unwrap_or(if is_finer { Dtype::F32 } else { stored }),
             staged: is_staged.then_some(arrays.staged[which]),
-            staged_stride: staged_stride(read_as, dim),
-            copied_bytes: read_as.and_then(|dtype| dtype.row_bytes(dim)),
+            staged_stride: staged_stride(&shape.storage, which, dim),
+            staged_keys,
+            is_staged_at_once: staged_keys == tiles.kv,
+            is_finer,
             scales: has_row_scales.then_some(arrays.scales[which]),
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
+            prefetch_page,
             tuning: &tiles.tuning.decode,
         }
     }
 
-    /// The stored rows from key `key` of the sequence on.
+    /// The stored rows of a chunk of keys of the sequence.
     #[inline(always)]
-    fn source(&self, key: usize) -> Source<'a> {
-        let problem = self.work.problem();
-        let view = if self.which == V { problem.v() } else { problem.k() };
-        key_rows(problem, view, self.work.sequence(), self.kv_head, key)
+    fn source(&self, chunk: &Chunk) -> Source<'a> {
+        chunk_rows(self.view, self.kv_head, chunk)
     }
 
-    /// Bytes of a row as it is stored.
+    /// The same in memory: pages can be as small as a row, so that little may be computed for each.
     #[inline(always)]
-    fn row_bytes(&self) -> usize {
-        self.work.problem().shape().row_bytes_kv()[self.which]
+    fn rows(&self, chunk: &Chunk) -> Rows {
+        let [entry, row] = chunk.at;
+        let [entry_stride, _, stride] = self.view.layout().stride;
+        Rows { base: self.origin.wrapping_add(entry * entry_stride + row * stride), stride }
     }
 
-    /// The first of `keys` that lie behind one another. `keys` are some.
-    #[inline(never)]
-    fn first_run(&self, keys: &Range<usize>) -> Run {
-        let (keys, rows) = match self.staged {
-            Some(base) => (keys.clone(), Rows { base, stride: self.staged_stride }),
-            None => {
-                let key = self.start + keys.start;
-                let n = self.work.problem().keys_in_a_row(self.work.sequence(), key).min(keys.len());
-                let rows = self.source(key).rows();
-                let base = rows.base.wrapping_sub(keys.start * rows.stride);
-                (keys.start..keys.start + n, Rows { base, ..rows })
-            }
-        };
-        Run {
-            keys,
-            rows,
-            dtype: self.dtype,
-            dim: self.dim,
-            scales: self.scales.map(|scales| scales.cast_const()),
-            zeros: self.zeros.map(|zeros| zeros.cast_const()),
-            prefetch_rows: self.tuning.prefetch_rows,
-        }
+    /// The chunks of `keys`, which are keys of the sequence.
+    #[inline(always)]
+    fn chunks(&self, keys: Range<usize>) -> impl Iterator<Item = Chunk> + 'a {
+        self.work.problem().chunks(self.work.sequence(), keys)
     }
 
     /// The runs of `keys`, in the order of the keys.
     #[inline(always)]
     fn runs(&self, keys: Range<usize>) -> impl Iterator<Item = Run> {
+        let mut chunks = self.chunks(self.start + keys.start..self.start + keys.end);
         let mut rest = keys;
         iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let run = self.first_run(&rest);
-            rest.start = run.keys.end;
-            Some(run)
+            let (keys, rows) = match self.staged {
+                Some(base) => {
+                    let first = rest.start - rest.start % self.staged_keys;
+                    let keys = rest.start..rest.end.min(first + self.staged_keys);
+                    rest.start = keys.end;
+                    let stride = self.staged_stride;
+                    (keys, Rows { base: base.wrapping_sub(first * stride), stride })
+                }
+                None => {
+                    let chunk = chunks.next()?;
+                    let keys = chunk.keys.start - self.start..chunk.keys.end - self.start;
+                    let rows = self.rows(&chunk);
+                    let base = rows.base.wrapping_sub(keys.start * rows.stride);
+                    (keys, Rows { base, ..rows })
+                }
+            };
+            let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
+            let prefetch_rows = self.tuning.prefetch_rows;
+            let run = Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, zeros, prefetch_rows };
+            Some(run).filter(|run| !run.keys.is_empty())
         })
+    }
+
+    /// The first run of `keys`. Kept out of line, so that the code exists once.
+    #[inline(never)]
+    fn first_run(&self, keys: &Range<usize>) -> Option<Run> {
+        self.runs(keys.clone()).next()
+    }
+
+    /// The runs of `keys` that are multiplied now. Rows that cannot be read in place are staged a
+    /// run at a time; of others, pages that come soon are prefetched.
+    ///
+    /// # Safety
+    /// The arrays of the block have room for its keys (I5), and a run is not used after the next.
+    #[inline(always)]
+    unsafe fn runs_to_read<S: Isa>(&self, s: S, keys: Range<usize>) -> impl Iterator<Item = Run> {
+        let in_place = if self.staged.is_some() { 0 } else { keys.len() };
+        let first = self.start + keys.start;
+        let mut ahead = self.pages_ahead(first..first + in_place);
+        let is_staged_here = self.staged.is_some() && !self.is_staged_at_once;
+        self.runs(keys).inspect(move |run| {
+            if is_staged_here {
+                // SAFETY: I5: the arrays are the caller's.
+                unsafe { self.stage(s.core(), run) };
+            }
+            self.prefetch(s, ahead.next());
+        })
+    }
+
+    /// The pages that are to be prefetched while those of `keys`, of the sequence, are read.
+    #[inline(always)]
+    fn pages_ahead(&self, keys: Range<usize>) -> impl Iterator<Item = Chunk> + 'a {
+        let len = if self.prefetch_page > 0 && !keys.is_empty() { self.work.sequence().len_kv } else { 0 };
+        let ahead = |key: usize| (key + self.prefetch_page).min(len);
+        self.chunks(ahead(keys.start)..ahead(keys.end))
+    }
+
+    /// Prefetches the first rows of a page into the first-level cache. The hardware prefetcher
+    /// follows rows within a page, and cannot know which page is next.
+    #[inline(always)]
+    fn prefetch<S: Isa>(&self, s: S, page: Option<Chunk>) {
+        if let Some(chunk) = page {
+            let n = chunk.keys.len().min(self.prefetch_page);
+            prefetch_rows(s, self.rows(&chunk), n, self.row_bytes);
+        }
     }
 
     /// The rows of `keys` as a stream that goes with keys `distance` before them. Nothing where
@@ -156,93 +225,106 @@ impl<'a> KvBlock<'a> {
         if self.staged.is_some() || keys.is_empty() {
             return PrefetchStream::NOTHING;
         }
-        let run = self.first_run(keys);
         // Pages of K and V begin alike. Where they do not, no prefetch is better than one of rows
         // that belong to somebody else.
-        if run.keys != *keys {
-            return PrefetchStream::NOTHING;
+        match self.first_run(keys) {
+            Some(run) if run.keys == *keys => PrefetchStream::rows(run.rows.skip(distance), self.row_bytes),
+            _ => PrefetchStream::NOTHING,
         }
-        PrefetchStream::rows(run.rows.skip(distance), self.row_bytes())
     }
 
     /// Prefetches the first rows of `keys` into the first-level cache. Kept out of line, so that
     /// the code exists once for each instruction set.
     #[inline(never)]
     fn prefetch_first<S: Isa>(&self, s: S, keys: &Range<usize>) {
-        if self.staged.is_none() && !keys.is_empty() {
-            let Run { keys, rows, .. } = self.first_run(keys);
+        if self.staged.is_some() {
+            return;
+        }
+        if let Some(Run { keys, rows, .. }) = self.first_run(keys) {
             prefetch_rows(
                 s,
                 rows.skip(keys.start),
                 self.tuning.prefetch_first.min(keys.len()),
-                self.row_bytes(),
+                self.row_bytes,
             );
         }
     }
 
-    /// Converts or copies the rows of `keys`, if they cannot be read in place, and writes the
-    /// factors of rows with scales of their own. `keys` are keys of the sequence, all of this
-    /// block.
+    /// Writes the factors of rows with scales of their own, and stages rows that are read several
+    /// times. `keys` are some keys of this block.
     ///
     /// # Safety
     /// The arrays of the block have room for its keys (I5).
     #[inline(always)]
     unsafe fn prepare<S: Isa>(&self, s: S, keys: &Range<usize>) {
-        if self.staged.is_some() || self.scales.is_some() {
-            // SAFETY: I5: the arrays are the caller's.
-            unsafe { self.prepare_rows(s.core(), keys) };
+        // SAFETY: I5: the arrays are the caller's.
+        unsafe {
+            if self.staged.is_some() && self.is_staged_at_once {
+                self.runs(keys.clone()).for_each(|run| self.stage(s.core(), &run));
+            }
+            if self.scales.is_some() {
+                self.prepare_scales(S::LANES, keys);
+            }
         }
     }
 
-    /// [`KvBlock::prepare`] where there is something to do. Kept out of line, so that the code
-    /// exists once for each instruction set.
+    /// Converts or copies the rows of a run. Kept out of line: it is rare.
+    ///
+    /// # Safety
+    /// The arrays of the block have room for the run (I5).
+    #[inline(never)]
+    unsafe fn stage<S: Isa>(&self, s: S, run: &Run) {
+        let keys = self.start + run.keys.start..self.start + run.keys.end;
+        // Row n is that of key n of the block.
+        let to = |key: usize| run.rows.skip(key - self.start).base.cast_mut();
+        if self.is_finer {
+            for chunk in self.chunks(keys) {
+                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
+                // run, `staged_stride` bytes each (caller).
+                unsafe {
+                    convert::convert(
+                        s,
+                        self.source(&chunk),
+                        chunk.keys.len(),
+                        self.dim,
+                        to(chunk.keys.start),
+                    );
+                }
+            }
+        } else {
+            // Scales of rows are applied later, as where rows are read in place: the bits are the
+            // same.
+            s.core().enter(CopyRows { block: self, keys, to: to(self.start) });
+        }
+    }
+
+    /// Writes the factors of rows with scales of their own, in whole vectors of `lanes`. Kept out
+    /// of line, so that the code exists once.
     ///
     /// # Safety
     /// The arrays of the block have room for its keys (I5).
     #[inline(never)]
-    unsafe fn prepare_rows<S: Isa>(&self, s: S, keys: &Range<usize>) {
-        let problem = self.work.problem();
-        if let Some(staged) = self.staged {
-            let granularity = problem.shape().storage.granularities[1 + self.which];
-            let is_finer = granularity == ScaleGranularity::Finer;
-            let mut key = keys.start;
-            while key < keys.end {
-                let source = self.source(key);
-                let n = problem.keys_in_a_row(self.work.sequence(), key).min(keys.end - key);
-                // Scales of rows are applied later, as where rows are read in place: the bits are
-                // the same.
-                let raw = source.view.raw();
-                let source = if is_finer { source } else { Source { view: &raw, ..source } };
-                let (dim, stride) = (self.dim, self.staged_stride);
-                // SAFETY: I2: the sequence has the rows `keys`; I5: `buffers` made room for those
-                // of a block, `stride` bytes each.
+    unsafe fn prepare_scales(&self, lanes: usize, keys: &Range<usize>) {
+        let keys = self.start + keys.start..self.start + keys.end;
+        let Some(scales) = self.scales else { return };
+        // Whole vectors are read later; what stands at their ends only has to be initialised.
+        for key in [keys.start, keys.end - 1] {
+            let at = key - self.start;
+            for lane in 0..lanes {
+                // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which has
+                // `at`.
                 unsafe {
-                    let to = staged.add((key - self.start) * stride);
-                    match self.copied_bytes {
-                        Some(bytes) => copy_rows(source.rows(), n, bytes, to, stride, bytes),
-                        None => convert::convert(s, source, n, dim, to),
+                    scales.add(at - at % lanes + lane).write(1.0);
+                    if let Some(zeros) = self.zeros {
+                        zeros.add(at - at % lanes + lane).write(0.0);
                     }
                 }
-                key += n;
             }
         }
-        if let Some(scales) = self.scales {
-            // Whole vectors are read later; what stands at their ends only has to be initialised.
-            for key in [keys.start, keys.end - 1] {
-                let at = key - self.start;
-                for lane in 0..S::LANES {
-                    // SAFETY: I5: `buffers` made room for whole vectors of the block, one of which
-                    // has `at`.
-                    unsafe {
-                        scales.add(at - at % S::LANES + lane).write(1.0);
-                        if let Some(zeros) = self.zeros {
-                            zeros.add(at - at % S::LANES + lane).write(0.0);
-                        }
-                    }
-                }
-            }
-            for key in keys.clone() {
-                let mut of_row = self.source(key).scale_and_zero();
+        for chunk in self.chunks(keys) {
+            let source = self.source(&chunk);
+            for (i, key) in chunk.keys.enumerate() {
+                let mut of_row = source.skip(i).scale_and_zero();
                 if self.which == K {
                     of_row = of_row.map(of_key);
                 }
@@ -255,6 +337,69 @@ impl<'a> KvBlock<'a> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Copies the rows of `keys` as they are stored. [`KvBlock::stage`] alone makes one, whose contract
+/// covers what it points to: with small pages a row is copied in the time of a call.
+struct CopyRows<'k, 'a> {
+    block: &'k KvBlock<'a>,
+    keys: Range<usize>,
+    /// Where the row of the block's first key would go.
+    to: *mut u8,
+}
+
+impl Body for CopyRows<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let CopyRows { block, keys, to } = self;
+        let mut ahead = block.pages_ahead(keys.clone());
+        for chunk in block.chunks(keys) {
+            block.prefetch(s, ahead.next());
+            let rows = block.rows(&chunk);
+            let first = chunk.keys.start - block.start;
+            for i in 0..chunk.keys.len() {
+                let to = to.wrapping_add((first + i) * block.staged_stride);
+                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
+                // run, `staged_stride` bytes each.
+                unsafe { copy_row(s, rows.skip(i).base, to, block.row_bytes) };
+            }
+        }
+    }
+}
+
+/// Copies a row of `bytes` bytes in vectors, the last of which may overlap the one before.
+///
+/// # Safety
+/// `from` has so many bytes, and `to` has room for them.
+#[inline(always)]
+unsafe fn copy_row<S: Isa>(s: S, from: *const u8, to: *mut u8, bytes: usize) {
+    let vector = 4 * S::LANES;
+    // SAFETY: I7: bytes below `bytes` (caller).
+    unsafe {
+        if bytes < vector {
+            ptr::copy_nonoverlapping(from, to, bytes);
+            return;
+        }
+        let last = bytes - vector;
+        let copy = |at: usize| s.store_i32(to.add(at).cast(), s.load_i32(from.add(at).cast()));
+        let mut at = 0;
+        while at + 4 * vector <= bytes {
+            copy(at);
+            copy(at + vector);
+            copy(at + 2 * vector);
+            copy(at + 3 * vector);
+            at += 4 * vector;
+        }
+        while at < last {
+            copy(at);
+            at += vector;
+        }
+        if at < bytes {
+            copy(last);
         }
     }
 }
@@ -300,6 +445,7 @@ impl<'a> Block<'a> {
         tiles: TileSizes,
         arrays: &BlockArrays,
         read_as: Option<Dtype>,
+        scales_in_row: usize,
         keys: &Range<usize>,
         next: &Range<usize>,
         unmasked: Option<(&'a [Seen], bool)>,
@@ -308,8 +454,8 @@ impl<'a> Block<'a> {
     ) -> Block<'a> {
         let start = keys.start - keys.start % tiles.kv;
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
-        let k = KvBlock::new(work, K, start, tiles, arrays, read_as);
-        let v = KvBlock::new(work, V, start, tiles, arrays, read_as);
+        let k = KvBlock::new(work, K, start, tiles, arrays, read_as, scales_in_row);
+        let v = KvBlock::new(work, V, start, tiles, arrays, read_as, scales_in_row);
         // Windows move with the row, so the first and the last row bound all others.
         let visible = |row| from_start(&visible_in(work.sequence(), row, keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
@@ -399,15 +545,24 @@ impl<'a> Block<'a> {
     }
 
     /// The runs of the rows of K that some query row sees.
+    ///
+    /// # Safety
+    /// The arrays that the block was made with have room for it (I5), and a run is not used after
+    /// the next.
     #[inline(always)]
-    pub(super) fn k_runs(&self) -> impl Iterator<Item = Run> {
-        self.k.runs(self.keys.clone())
+    pub(super) unsafe fn k_runs<S: Isa>(&self, s: S) -> impl Iterator<Item = Run> {
+        // SAFETY: I5: the arrays are the caller's.
+        unsafe { self.k.runs_to_read(s, self.keys.clone()) }
     }
 
     /// The runs of the rows of V of `keys`.
+    ///
+    /// # Safety
+    /// As for [`Block::k_runs`].
     #[inline(always)]
-    pub(super) fn v_runs(&self, keys: Range<usize>) -> impl Iterator<Item = Run> {
-        self.v.runs(keys)
+    pub(super) unsafe fn v_runs<S: Isa>(&self, s: S, keys: Range<usize>) -> impl Iterator<Item = Run> {
+        // SAFETY: I5: the arrays are the caller's.
+        unsafe { self.v.runs_to_read(s, keys) }
     }
 
     /// The measured numbers of masks.
@@ -425,7 +580,8 @@ impl<'a> Block<'a> {
     /// The stored row of V of `key`, without scales.
     #[inline(always)]
     pub(super) fn raw_value(&self, key: usize) -> *const u8 {
-        self.v.source(self.start + key).rows().base
+        let (work, key) = (self.work, self.start + key);
+        key_rows(work.problem(), self.v.view, work.sequence(), self.v.kv_head, key).rows().base
     }
 
     /// A zero for each key, whose product with the key's weight is to be subtracted.
@@ -456,18 +612,17 @@ impl<'a> Block<'a> {
         self.k.prefetch_first(s.core(), &self.next);
     }
 
-    /// Prepares the rows that cannot be read in place, and the factors of rows with scales of their
-    /// own.
+    /// Writes the factors of rows with scales of their own, and stages rows that are read several
+    /// times.
     ///
     /// # Safety
     /// The arrays that the block was made with have room for it (I5).
     #[inline(always)]
     pub(super) unsafe fn prepare<S: Isa>(&self, s: S) {
-        let keys = self.start + self.keys.start..self.start + self.keys.end;
         // SAFETY: I5: the arrays are the caller's.
         unsafe {
-            self.k.prepare(s, &keys);
-            self.v.prepare(s, &keys);
+            self.k.prepare(s, &self.keys);
+            self.v.prepare(s, &self.keys);
         }
     }
 }

@@ -214,7 +214,7 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 } else {
                     integer_weights::<S, P, true>(s, weights, p, &visible, dim);
                 }
-                for run in block.v_runs(visible.clone()) {
+                for run in block.v_runs(s, visible.clone()) {
                     let is_fresh = run.keys.start == visible.start;
                     if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches && r == 0 {
                         let next = block.next_k_stream(&run);
@@ -225,7 +225,7 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 }
             } else {
                 blank(sums, dim);
-                for run in block.v_runs(visible) {
+                for run in block.v_runs(s, visible) {
                     for key in run.keys.clone().filter(|&key| block.sees(head, row, key)) {
                         let value = run.rows.skip(key).base;
                         add_converted::<S, P::Blocks>(s, p.add(key).read(), value, dim, sums);
@@ -247,7 +247,8 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
 #[inline(always)]
 unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights: &Weights) -> bool {
     let mut all_fit = true;
-    for run in block.v_runs(block.keys.clone()) {
+    // SAFETY: I5: the arrays of the block's group are the caller's.
+    for run in unsafe { block.v_runs(s, block.keys.clone()) } {
         // SAFETY: I2: the run has rows of V; I5: `weights` has room for them (caller).
         all_fit &= unsafe {
             if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches {

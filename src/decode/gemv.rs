@@ -291,18 +291,3 @@ pub(crate) fn interleave<S: Isa, P: Gemv>(
 pub(crate) const fn width<S: Isa, P: Gemv>() -> usize {
     S::LANES * P::PACK
 }
-
-/// `n` elements of `bytes` bytes each from element `d` of a row on, and zeros behind them. Kept out
-/// of line: LLVM lowers this loop to memcpy, and the call would spill the kernel's registers.
-///
-/// # Safety
-/// The row has `d + n` elements; `n * bytes` is at most 64.
-#[inline(never)]
-pub(crate) unsafe fn padded(row: *const u8, d: usize, n: usize, bytes: usize) -> [u8; 64] {
-    let mut elements = [0; 64];
-    for (i, byte) in elements.iter_mut().enumerate().take(n * bytes) {
-        // SAFETY: I7: a byte of one of the `d + n` elements that the row has (caller).
-        *byte = unsafe { row.wrapping_add(d * bytes + i).read() };
-    }
-    elements
-}

@@ -2,9 +2,9 @@
 
 use super::gemv::{Gemv, width};
 use super::state::State;
-use crate::attend::convert;
 use crate::attend::fold::folds_queries;
 use crate::attend::seen::Seen;
+use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
 use crate::problem::{Shape, Storage};
 use crate::simd::Isa;
@@ -142,10 +142,11 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
     let scales = [arena.take(row_scales(k)), arena.take(row_scales(v))];
     let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { 0 };
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
-    let staged_bytes =
-        |is_staged, dim| tiles.kv.checked_mul(if is_staged { staged_stride(sizes.read_as, dim) } else { 0 });
-    let [k, v] = tiles.staged;
-    let staged = [arena.take(staged_bytes(k, dim_qk)), arena.take(staged_bytes(v, dim_v))];
+    let staged_bytes = |which, dim| {
+        let stride = if tiles.staged[which] { staged_stride(&shape.storage, which, dim) } else { 0 };
+        staged_keys(sizes.scales_in_row, tiles).checked_mul(stride)
+    };
+    let staged = [arena.take(staged_bytes(K, dim_qk)), arena.take(staged_bytes(V, dim_v))];
     let in_row = sizes.scales_in_row;
     let weights = Weights {
         scales: arena.take(in_row.checked_mul(score_stride)),
@@ -193,12 +194,23 @@ pub(super) fn row_stride<S: Isa, P: Gemv>(n: usize) -> usize {
     n.checked_next_multiple_of(width::<S, P>()).unwrap_or(usize::MAX)
 }
 
-/// Bytes from one row to the next of K or V that has been converted to f32, or copied as it is
-/// stored, for a compute type that reads the type `read_as` alone.
-pub(super) fn staged_stride(read_as: Option<Dtype>, dim: usize) -> usize {
-    match read_as {
-        None => convert::row_bytes(dim),
-        Some(dtype) => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
+/// Keys that are staged at a time: so many that what is staged stays in the first-level cache, and
+/// that the next rows arrive while these are multiplied.
+const STAGED_KEYS: usize = 32;
+
+/// Keys of a run that is staged: a part of a block, or all of it where V is read several times,
+/// which it is if its rows have scales within them.
+pub(super) fn staged_keys(scales_in_row: usize, tiles: TileSizes) -> usize {
+    if scales_in_row > 0 { tiles.kv } else { tiles.kv.min(STAGED_KEYS) }
+}
+
+/// Bytes from one row to the next of K or V (`which`) that has been converted to f32, or copied as
+/// it is stored.
+pub(super) fn staged_stride(storage: &Storage, which: usize, dim: usize) -> usize {
+    match storage.dtypes[1 + which] {
+        _ if storage.granularities[1 + which] == ScaleGranularity::Finer => convert::row_bytes(dim),
+        Dtype::F32 => convert::row_bytes(dim),
+        dtype => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::gemm::Gemm;
 use crate::attend::V;
 use crate::attend::fold::of_key;
-use crate::attend::rows::{Rows, key_rows};
+use crate::attend::rows::{Rows, chunk_rows, key_rows};
 use crate::problem::{Problem, Sequence};
 use crate::simd::Isa;
 use crate::view::ScaleGranularity;
@@ -52,11 +52,9 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     let view = if WHICH == V { problem.v() } else { problem.k() };
     let stride = if WHICH == V { F::staged_v_row(shape.dim_v) } else { F::staged_k_row(shape.dim_qk) };
     let mut left_out = false;
-    let mut key = keys.start;
-    while key < keys.end {
-        let source = key_rows(problem, view, sequence, kv_head, key);
-        let n = problem.keys_in_a_row(sequence, key).min(keys.end - key);
-        let first = key - keys.start;
+    for chunk in problem.chunks(sequence, keys.clone()) {
+        let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
+        let first = chunk.keys.start - keys.start;
         // SAFETY: rows of the caller's keys, and room for them in the caller's scratch memory.
         unsafe {
             if WHICH == V {
@@ -65,7 +63,6 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
                 F::stage_k(s, source, n, shape.dim_qk, scratch.wrapping_add(first * stride));
             }
         }
-        key += n;
     }
     (Rows { base: scratch, stride }, left_out)
 }
@@ -86,14 +83,16 @@ pub(crate) unsafe fn scales_and_zeros(
 ) -> bool {
     let is_per_token = problem.shape().storage.granularities[1] == ScaleGranularity::PerToken;
     let mut has_nonfinite = false;
-    for (i, key) in keys.clone().enumerate() {
-        let source = key_rows(problem, problem.k(), sequence, kv_head, key);
-        let of_row = if is_per_token { source.scale_and_zero().map(of_key) } else { [1.0; 2] };
-        for (to, x) in to.into_iter().zip(of_row) {
-            if let Some(to) = to {
-                has_nonfinite |= !x.is_finite();
-                // SAFETY: one of as many numbers as there are keys (caller).
-                unsafe { to.add(i).write(x) };
+    for chunk in problem.chunks(sequence, keys.clone()) {
+        let source = chunk_rows(problem.k(), kv_head, &chunk);
+        for (i, key) in chunk.keys.enumerate() {
+            let of_row = if is_per_token { source.skip(i).scale_and_zero().map(of_key) } else { [1.0; 2] };
+            for (to, x) in to.into_iter().zip(of_row) {
+                if let Some(to) = to {
+                    has_nonfinite |= !x.is_finite();
+                    // SAFETY: one of as many numbers as there are keys (caller).
+                    unsafe { to.add(key - keys.start).write(x) };
+                }
             }
         }
     }

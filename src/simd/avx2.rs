@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use core::arch::x86_64::*;
 
 use super::math::{self, Table};
-use super::{Body, Isa, MAX_LANES, Token, fallback, token};
+use super::{Body, Isa, MAX_LANES, Padded, Token, fallback, token};
 
 token! {
     /// AVX2, FMA and F16C: server and desktop CPUs since Haswell (2013) and Excavator (2015).
@@ -262,6 +262,23 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_padded(self, row: *const u8, from: usize, n: usize, size: usize) -> Padded {
+        const VECTOR: usize = 16;
+        let end = from + n;
+        if size != VECTOR || end < VECTOR {
+            // SAFETY: the row has `from + n` bytes (caller).
+            return unsafe { fallback::load_padded(row, from, n, size) };
+        }
+        let mut padded = [0; size_of::<Padded>()];
+        // The last vector of the row, moved to the front.
+        op!({
+            let last = _mm_loadu_si128(row.add(end - VECTOR).cast());
+            _mm_storeu_si128(padded.as_mut_ptr().cast(), _mm_shuffle_epi8(last, last_bytes(n)));
+        });
+        padded
+    }
+
+    #[inline(always)]
     unsafe fn load_i32(self, p: *const i32) -> __m256i {
         op!(_mm256_loadu_si256(p.cast()))
     }
@@ -442,6 +459,25 @@ impl Isa for Avx2 {
             });
         }
     }
+}
+
+/// The shuffle that moves the last `n` bytes of 16 to the front, and zeros behind them.
+#[inline(always)]
+fn last_bytes(n: usize) -> __m128i {
+    const ZERO: u8 = 0x80;
+    const SHUFFLE: [u8; 32] = {
+        let mut shuffle = [ZERO; 32];
+        let mut i = 0;
+        while i < 16 {
+            shuffle[i] = i as u8;
+            i += 1;
+        }
+        shuffle
+    };
+    assert!(n <= 16);
+    // SAFETY: I7: the 16 bytes from index 16 - n on are in bounds by the assertion. I4: only
+    // methods of the token call this, so the CPU has AVX2.
+    unsafe { _mm_loadu_si128(SHUFFLE.as_ptr().add(16 - n).cast()) }
 }
 
 /// A mask of the first `n` lanes, at most 8.

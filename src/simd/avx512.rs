@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use core::arch::{asm, x86_64::*};
 
-use super::{Body, Isa, Token, fallback, math, token};
+use super::{Body, Isa, Padded, Token, fallback, math, token};
 
 /// AVX-512 with the extensions of a level, [`Base`] by default.
 #[derive(Clone, Copy)]
@@ -367,6 +367,23 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f32, n: usize, x: __m512) {
         op!(_mm512_mask_storeu_ps(p, first(n), x));
+    }
+
+    #[inline(always)]
+    unsafe fn load_padded(self, row: *const u8, from: usize, n: usize, size: usize) -> Padded {
+        let mut padded = [0; size_of::<Padded>()];
+        let to = padded.as_mut_ptr();
+        // A byte whose bit is not set is not read.
+        let first = (1u64 << (n & 63)).wrapping_sub(1);
+        op!({
+            let from = row.add(from).cast();
+            match size {
+                64 => _mm512_storeu_si512(to.cast(), _mm512_maskz_loadu_epi8(first, from)),
+                32 => _mm256_storeu_si256(to.cast(), _mm256_maskz_loadu_epi8(first as u32, from)),
+                _ => _mm_storeu_si128(to.cast(), _mm_maskz_loadu_epi8(first as u16, from)),
+            }
+        });
+        padded
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! The defaults of split16 are in [`super::split16`], those for two blocks in a vector in
 //! [`super::blocks`].
 
-use super::{Isa, MAX_LANES, half};
+use super::{Isa, MAX_LANES, Padded, half};
 
 /// The lanes of a vector in an array; elements from `LANES` on are 0.
 #[inline(always)]
@@ -229,6 +229,74 @@ pub(crate) unsafe fn load_lower_half<S: Isa>(s: S, p: *const i32) -> S::I32 {
             *lane = p.add(i).read_unaligned();
         }
         s.load_i32(lanes.as_ptr())
+    }
+}
+
+/// Default of [`Isa::load_padded`]: the last eight bytes, shifted, where a row has as many.
+///
+/// # Safety
+/// `from + n` bytes are readable at `row`.
+#[inline(always)]
+pub(crate) unsafe fn load_padded(row: *const u8, from: usize, n: usize, size: usize) -> Padded {
+    let end = from + n;
+    let mut padded = [0; size_of::<Padded>()];
+    // SAFETY: the row has `end` bytes (caller), `n` of them from `from` on.
+    unsafe {
+        if size <= WORD && end >= WORD && n > 0 {
+            let word = u64::from_le_bytes(row.add(end - WORD).cast::<[u8; WORD]>().read());
+            padded[..WORD].copy_from_slice(&(word >> (8 * (WORD - n))).to_le_bytes());
+        } else if size <= 2 * WORD {
+            padded[..2 * WORD].copy_from_slice(short(row.wrapping_add(from), n).as_flattened());
+        } else {
+            for at in (0..n).step_by(2 * WORD) {
+                let words = short(row.wrapping_add(from + at), (n - at).min(2 * WORD));
+                padded[at..at + 2 * WORD].copy_from_slice(words.as_flattened());
+            }
+        }
+    }
+    padded
+}
+
+/// Bytes of a word of [`short`].
+const WORD: usize = 8;
+
+/// The first `n` bytes at `from`, at most 16, and zeros behind them. Kept out of line: only rows
+/// that are shorter than a vector need it, and its branches would grow each loop.
+///
+/// # Safety
+/// `n` bytes are readable at `from`.
+#[cold]
+#[inline(never)]
+unsafe fn short(from: *const u8, n: usize) -> [[u8; WORD]; 2] {
+    // SAFETY: I7: bytes below `n`, of which the caller has so many.
+    unsafe {
+        let low = word(from, n.min(WORD));
+        let high = if n > WORD { word(from.add(WORD), n - WORD) } else { 0 };
+        [low.to_le_bytes(), high.to_le_bytes()]
+    }
+}
+
+/// The first `n` bytes at `from`, at most 8, from two parts that may overlap.
+///
+/// # Safety
+/// `n` bytes are readable at `from`.
+#[inline(always)]
+unsafe fn word(from: *const u8, n: usize) -> u64 {
+    // SAFETY: I7: both parts are within the `n` bytes that the caller has.
+    unsafe {
+        match n {
+            0 => 0,
+            1 => u64::from(from.read()),
+            2 | 3 => {
+                let part = |at: usize| u64::from(u16::from_le_bytes(from.add(at).cast::<[u8; 2]>().read()));
+                part(0) | part(n - 2) << (8 * (n - 2))
+            }
+            4..WORD => {
+                let part = |at: usize| u64::from(u32::from_le_bytes(from.add(at).cast::<[u8; 4]>().read()));
+                part(0) | part(n - 4) << (8 * (n - 4))
+            }
+            _ => u64::from_le_bytes(from.cast::<[u8; WORD]>().read()),
+        }
     }
 }
 

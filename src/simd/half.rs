@@ -1,44 +1,47 @@
 //! Conversions of binary16 and bfloat16 in integer arithmetic: for the scalar kernels, for single
 //! elements, and as the definition that conversion instructions agree with. A NaN stays a NaN and
 //! becomes quiet.
+//!
+//! No conversion branches: each case is computed, and one selected, so that compilers make vectors
+//! of them for any target.
+
+/// Bits of an f32 that are no sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+/// The bits of infinity.
+const INFINITY: u32 = 0x7f80_0000;
+/// How much larger the exponent bias of f32 is than that of binary16.
+const REBIAS: u32 = 127 - 15;
 
 /// Converts a binary16 to f32, exactly.
 #[inline(always)]
 pub(crate) fn from_f16(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff);
-    let value = match magnitude >> 10 {
-        // Subnormal: a multiple of 2^-24, which is a normal f32.
-        0 => (magnitude as f32 * 2f32.powi(-24)).to_bits(),
-        // Infinity, or NaN, which becomes quiet.
-        31 => 0x7f80_0000 | (magnitude << 13 & 0x7f_ffff) | if magnitude > 0x7c00 { 1 << 22 } else { 0 },
-        // Normal: the exponent bias is 127 instead of 15.
-        _ => (magnitude << 13) + ((127 - 15) << 23),
-    };
-    f32::from_bits(sign | value)
+    // The sign stays where it is, exponent and mantissa move to where an f32 has them. That is the
+    // number times 2^-112, also if it is subnormal.
+    let small = ((u32::from(bits) << 16).cast_signed() >> 3).cast_unsigned() & 0x8fff_e000;
+    // An exponent of ones becomes one of more ones. The product is then the number itself, and
+    // makes a NaN quiet.
+    const ONES: u32 = 31 << 23;
+    let exponent = if small & ONES == ONES { INFINITY } else { 0 };
+    f32::from_bits(small | exponent) * f32::from_bits((127 + REBIAS) << 23)
 }
 
 /// Converts to binary16, rounded to nearest even.
 #[inline(always)]
 pub(crate) fn to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
-    let sign = (bits >> 16 & 0x8000) as u16;
-    let magnitude = bits & 0x7fff_ffff;
-    let value = if magnitude > 0x7f80_0000 {
-        0x7e00 | (magnitude >> 13 & 0x3ff) as u16
-    } else if magnitude >= 0x4780_0000 {
-        // At least 2^16: infinity.
-        0x7c00
-    } else if magnitude < 0x3880_0000 {
-        // Below 2^-14 the result is subnormal, a multiple of 2^-24. So are f32 next to 0.5: adding
-        // 0.5 rounds.
-        (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits()) as u16
-    } else {
-        // A carry out of the mantissa increments the exponent, at most to infinity.
-        let rebiased = magnitude - ((127 - 15) << 23);
-        ((rebiased + 0xfff + (rebiased >> 13 & 1)) >> 13) as u16
-    };
-    sign | value
+    let magnitude = bits & MAGNITUDE;
+    // A carry out of the mantissa increments the exponent, at most to infinity, which is also what
+    // all numbers from 2^16 on become.
+    let rebiased = magnitude.wrapping_sub(REBIAS << 23);
+    let rounded = rebiased.wrapping_add(0xfff + (rebiased >> 13 & 1)) >> 13;
+    let normal = rounded.min(0x7c00);
+    // Below 2^-14 the result is subnormal, a multiple of 2^-24. So are f32 next to 0.5: adding 0.5
+    // rounds.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let nan = 0x7e00 | (magnitude >> 13 & 0x3ff);
+    let value = if magnitude < 0x3880_0000 { subnormal } else { normal };
+    let value = if magnitude > INFINITY { nan } else { value };
+    (bits >> 16 & 0x8000 | value) as u16
 }
 
 /// Converts a bfloat16 to f32, exactly.
@@ -51,10 +54,9 @@ pub(crate) fn from_bf16(bits: u16) -> f32 {
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16 | 1 << 6) as u16;
-    }
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let nan = bits >> 16 | 1 << 6;
+    (if bits & MAGNITUDE > INFINITY { nan } else { rounded }) as u16
 }
 
 #[cfg(test)]
