@@ -45,8 +45,8 @@ struct TileMask {
 const NOTHING: Found = Found { is_plain: false, fills_windows: false };
 
 impl MaskBuffers {
-    /// For lane tiles of `height` rows; `is_in_place` says that rows of V are read as f32 where they
-    /// lie.
+    /// For lane tiles of `height` rows; `is_in_place` says that rows of V are read as f32 where
+    /// they lie.
     pub(super) fn of(
         arena: &mut impl Arena,
         shape: &Shape,
