@@ -34,7 +34,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 14] = [
         "floors", "layers", "features", "masks", "odd", "few", "threads", "auto", "rival", "rising", "types",
         "scales", "decode", "call",
     ];
