@@ -216,8 +216,11 @@ fn clone(case: &Case) -> Case {
     }
 }
 
+/// Whether a row sees a key.
+type Sees = Box<dyn Fn(usize, usize) -> bool>;
+
 /// The ways in which a mask hides keys from rows.
-fn patterns(rows: usize, keys: usize) -> Vec<(&'static str, Box<dyn Fn(usize, usize) -> bool>)> {
+fn patterns(rows: usize, keys: usize) -> Vec<(&'static str, Sees)> {
     let past = keys - rows;
     vec![
         ("the end", Box::new(move |_, key| key < keys / 3)),
