@@ -63,7 +63,7 @@ use crate::view::{Layout, ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
 use crate::work::split_kv::{SplitRange, SplitWork};
 use crate::workspace::{PartialStates, Scratch};
-use block::Block;
+use block::{Block, Run};
 use gemv::Gemv;
 use prefetch::PrefetchStream;
 use scratch::{BlockArrays, Buffers, ROWS, RowArrays, Sizes, buffers, max_rows, padded_rows, row_stride};
@@ -367,9 +367,13 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     // (caller).
     unsafe {
         block.prepare(s);
-        for run in block.k_runs(s) {
-            let next = if block.prefetches { block.v_stream(&run) } else { PrefetchStream::NOTHING };
-            scores::scores::<S, P>(s, rows, count, &run, next);
+        let multiply = |run: &Run| {
+            let next = if block.prefetches { block.v_stream(run) } else { PrefetchStream::NOTHING };
+            scores::scores::<S, P>(s, rows, count, run, next);
+        };
+        match block.k_run() {
+            Some(run) => multiply(&run),
+            None => block.k_runs(s).for_each(|run| multiply(&run)),
         }
         // While the softmax waits for its own results, the first rows of what comes next arrive.
         block.prefetch_first(s);

@@ -73,7 +73,7 @@ fn measure(sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Option<usize> {
 }
 
 /// What the sizes of arrays depend on beside shape and tiles: the instruction set and the compute
-/// type. In numbers, so that the code of [`Buffers::of`] exists once.
+/// type. In numbers, so that the code that measures exists once.
 #[derive(Clone, Copy)]
 struct Sizes {
     /// Lanes of all lane tiles, of which the last may be one vector wide, and keys of a block in
@@ -125,7 +125,9 @@ struct Buffers {
 }
 
 impl Buffers {
-    #[inline(never)]
+    /// Takes all arrays from `arena`. Inlined where memory is cut: a small call is as long as this,
+    /// and most sizes are known when that is compiled.
+    #[inline(always)]
     fn of<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Buffers {
         let Sizes { lanes, keys, .. } = sizes;
         let lines = |lines: usize| lanes.and_then(|lanes| lanes.checked_mul(lines));

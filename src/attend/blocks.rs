@@ -9,9 +9,8 @@ use crate::problem::{SeenKeys, Sequence};
 
 /// The first block that has some of the keys `seen`: from the first of them, extended down to a
 /// multiple of `group` keys from the start of the block, to the last; empty if there are none.
-/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen. Kept out of
-/// line, so that the code exists once.
-#[inline(never)]
+/// Blocks of `size` keys start at multiples of `size` from key 0, whatever is seen.
+#[inline(always)]
 pub(crate) fn first_block(seen: &SeenKeys, size: usize, group: usize) -> Range<usize> {
     let SeenKeys { keys, gap } = seen;
     if !gap.is_empty() {
@@ -23,7 +22,7 @@ pub(crate) fn first_block(seen: &SeenKeys, size: usize, group: usize) -> Range<u
 }
 
 /// As [`first_block`], of the blocks behind `block`; empty after the last.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn next_block(seen: &SeenKeys, block: &Range<usize>, size: usize, group: usize) -> Range<usize> {
     let SeenKeys { keys, gap } = seen;
     if !gap.is_empty() {
@@ -32,7 +31,9 @@ pub(crate) fn next_block(seen: &SeenKeys, block: &Range<usize>, size: usize, gro
     block.end..keys.end.min(block.end.saturating_add(size))
 }
 
-/// The first block that has some of the keys `seen` from `from` on.
+/// The first block that has some of the keys `seen` from `from` on. Kept out of line: few problems
+/// have a gap.
+#[inline(never)]
 fn block_beside_gap(
     SeenKeys { keys, gap }: &SeenKeys,
     from: usize,
@@ -50,6 +51,7 @@ fn block_beside_gap(
 }
 
 /// From the first key of `block` that a query row sees to the last.
+#[inline(always)]
 pub(crate) fn visible_in(sequence: &Sequence, row: usize, block: &Range<usize>) -> Range<usize> {
     match sequence.has_windows_only() {
         true => clip(sequence.window_keys(row), block),

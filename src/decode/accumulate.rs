@@ -23,11 +23,21 @@ use crate::simd::{Body, Isa, MAX_LANES};
 #[inline(always)]
 pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
     let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
-    let compiled = Compiled { s, rows, sums, compute: PhantomData::<P> };
+    let begins = P::INT_ACC || block.is_first;
     // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
-    // says so.
+    // says so; I2: a run has rows of V.
     unsafe {
-        add_runs(s.core(), block, &compiled, sums, P::PACK, P::INT_ACC || block.is_first);
+        match block.v_run() {
+            // All at once, as most blocks are.
+            Some(run) if block.is_whole && block.is_plain && !block.has_gap => {
+                let next = if block.prefetches { block.next_k_stream(&run) } else { PrefetchStream::NOTHING };
+                accumulate::<S, P>(s, rows, sums, 0..block.work.count(), run, next, begins);
+            }
+            _ => {
+                let compiled = Compiled { s, rows, sums, compute: PhantomData::<P> };
+                add_runs(s.core(), block, &compiled, sums, P::PACK, begins);
+            }
+        }
         if P::INT_ACC {
             for r in 0..block.work.count() {
                 let is_fully_masked = block.visible(r).is_empty();

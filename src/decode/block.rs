@@ -54,6 +54,9 @@ struct KvBlock<'a> {
     kv_head: usize,
     /// The first row of the head in the first entry.
     origin: *const u8,
+    /// Rows of the block, counted from its first key, if all lie behind one another where they are
+    /// read.
+    whole: Option<Rows>,
     /// The first key of the block.
     start: usize,
     /// Elements of a row, and bytes as it is stored.
@@ -81,9 +84,11 @@ struct KvBlock<'a> {
 impl<'a> KvBlock<'a> {
     /// K or V of the block that begins with key `start`, for a compute type that reads the type
     /// `read_as` alone, if it does, and whose rows of V have `scales_in_row` scales.
+    #[inline(always)]
     fn new(
         work: &'a SplitWork<'a>,
         which: usize,
+        kv_head: usize,
         start: usize,
         tiles: TileSizes,
         arrays: &BlockArrays,
@@ -103,19 +108,19 @@ impl<'a> KvBlock<'a> {
         let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
         let prefetch_page = if shape.page.is_some() { (ahead / row_bytes).max(1) } else { 0 };
         let view = if which == V { work.problem().v() } else { work.problem().k() };
-        let kv_head = work.problem().kv_head(work.heads.start);
-        KvBlock {
+        let mut block = KvBlock {
             work,
             which,
             view,
             kv_head,
             origin: view.head(kv_head),
+            whole: None,
             start,
             dim,
             row_bytes,
             dtype: read_as.unwrap_or(if is_finer { Dtype::F32 } else { stored }),
             staged: is_staged.then_some(arrays.staged[which]),
-            staged_stride: staged_stride(&shape.storage, which, dim),
+            staged_stride: if is_staged { staged_stride(&shape.storage, which, dim) } else { 0 },
             staged_keys,
             is_staged_at_once: staged_keys == tiles.kv,
             is_finer,
@@ -123,7 +128,16 @@ impl<'a> KvBlock<'a> {
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
             prefetch_page,
             tuning: &tiles.tuning.decode,
-        }
+        };
+        block.whole = match block.staged {
+            Some(base) if block.is_staged_at_once => Some(Rows { base, stride: block.staged_stride }),
+            None if shape.page.is_none() => {
+                let at = work.problem().key_at(work.sequence(), start);
+                Some(block.rows(&Chunk { keys: start..start, at }))
+            }
+            _ => None,
+        };
+        block
     }
 
     /// The stored rows of a chunk of keys of the sequence.
@@ -144,6 +158,14 @@ impl<'a> KvBlock<'a> {
     #[inline(always)]
     fn chunks(&self, keys: Range<usize>) -> impl Iterator<Item = Chunk> + 'a {
         self.work.problem().chunks(self.work.sequence(), keys)
+    }
+
+    /// The run of `keys` with these rows, counted from the first key of the block.
+    #[inline(always)]
+    fn run(&self, keys: Range<usize>, rows: Rows) -> Run {
+        let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
+        let prefetch_rows = self.tuning.prefetch_rows;
+        Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, zeros, prefetch_rows }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -168,16 +190,24 @@ impl<'a> KvBlock<'a> {
                     (keys, Rows { base, ..rows })
                 }
             };
-            let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
-            let prefetch_rows = self.tuning.prefetch_rows;
-            let run = Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, zeros, prefetch_rows };
-            Some(run).filter(|run| !run.keys.is_empty())
+            Some(self.run(keys, rows)).filter(|run| !run.keys.is_empty())
         })
     }
 
-    /// The first run of `keys`. Kept out of line, so that the code exists once.
-    #[inline(never)]
+    /// The first run of `keys`.
+    #[inline(always)]
     fn first_run(&self, keys: &Range<usize>) -> Option<Run> {
+        match self.whole {
+            _ if keys.is_empty() => None,
+            Some(rows) => Some(self.run(keys.clone(), rows)),
+            None => self.first_of_several(keys),
+        }
+    }
+
+    /// [`KvBlock::first_run`] where there may be several. Kept out of line, so that the code exists
+    /// once.
+    #[inline(never)]
+    fn first_of_several(&self, keys: &Range<usize>) -> Option<Run> {
         self.runs(keys.clone()).next()
     }
 
@@ -436,9 +466,8 @@ pub(crate) struct Block<'a> {
 impl<'a> Block<'a> {
     /// The block with the visible keys `keys`, before the one with `next`: both counted from the
     /// first key of the sequence. Where masks are scanned, `unmasked` is what they leave to each
-    /// row, and whether they change no score there.
-    /// `read_as` is the only type that the compute type reads, if there is one. Kept out of line,
-    /// so that the code exists once.
+    /// row, and whether they change no score there. `read_as` is the only type that the compute
+    /// type reads, if there is one. Kept out of line, so that the code exists once.
     #[inline(never)]
     pub(super) fn new(
         work: &'a SplitWork<'a>,
@@ -454,8 +483,9 @@ impl<'a> Block<'a> {
     ) -> Block<'a> {
         let start = keys.start - keys.start % tiles.kv;
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
-        let k = KvBlock::new(work, K, start, tiles, arrays, read_as, scales_in_row);
-        let v = KvBlock::new(work, V, start, tiles, arrays, read_as, scales_in_row);
+        let kv_head = work.problem().kv_head(work.heads.start);
+        let k = KvBlock::new(work, K, kv_head, start, tiles, arrays, read_as, scales_in_row);
+        let v = KvBlock::new(work, V, kv_head, start, tiles, arrays, read_as, scales_in_row);
         // Windows move with the row, so the first and the last row bound all others.
         let visible = |row| from_start(&visible_in(work.sequence(), row, keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));
@@ -544,6 +574,18 @@ impl<'a> Block<'a> {
         [keys.start..all.start.min(keys.end), all.clone(), keys.end.min(all.end)..keys.end]
     }
 
+    /// The rows of K, and of V, that some query row sees as one run, if they are one.
+    #[inline(always)]
+    pub(super) fn k_run(&self) -> Option<Run> {
+        self.k.whole.map(|rows| self.k.run(self.keys.clone(), rows))
+    }
+
+    /// See [`Block::k_run`].
+    #[inline(always)]
+    pub(super) fn v_run(&self) -> Option<Run> {
+        self.v.whole.map(|rows| self.v.run(self.keys.clone(), rows))
+    }
+
     /// The runs of the rows of K that some query row sees.
     ///
     /// # Safety
@@ -609,7 +651,9 @@ impl<'a> Block<'a> {
     #[inline(always)]
     pub(super) fn prefetch_first<S: Isa>(&self, s: S) {
         self.v.prefetch_first(s.core(), &self.keys);
-        self.k.prefetch_first(s.core(), &self.next);
+        if !self.next.is_empty() {
+            self.k.prefetch_first(s.core(), &self.next);
+        }
     }
 
     /// Writes the factors of rows with scales of their own, and stages rows that are read several

@@ -84,7 +84,7 @@ pub(super) struct Buffers {
 }
 
 /// What the sizes of arrays depend on beside shape and tiles: the instruction set and the compute
-/// type. In numbers, so that the code of [`buffers`] exists once.
+/// type. In numbers, so that the code that measures exists once.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     /// f32 lanes of a vector.
@@ -114,8 +114,9 @@ impl Sizes {
     }
 }
 
-/// Takes all arrays of a call from `arena`, whose sizes depend on nothing else.
-#[inline(never)]
+/// Takes all arrays of a call from `arena`, whose sizes depend on nothing else. Inlined where
+/// memory is cut: a small call is as long as this, and most sizes are known when that is compiled.
+#[inline(always)]
 pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tiles: TileSizes) -> Buffers {
     let Shape { dim_qk, dim_v, .. } = *shape;
     let Sizes { lanes, query_stride, score_stride, output_stride, .. } = sizes;

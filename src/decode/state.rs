@@ -20,6 +20,7 @@ pub(crate) struct State {
 impl State {
     /// The state of `rows` rows in memory of `arena`, whose output rows are `stride` values apart:
     /// uninitialised, or as it was left there.
+    #[inline(always)]
     pub(super) fn take<A: Arena>(arena: &mut A, rows: usize, stride: usize) -> State {
         let rows = padded_rows(rows);
         State {

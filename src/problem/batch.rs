@@ -350,6 +350,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// The keys that some of `rows`, which are some, see.
+    #[inline(always)]
     pub fn seen(&self, rows: &Range<usize>) -> SeenKeys {
         match self.has_windows_only() {
             true => SeenKeys { keys: self.windows_of(rows), gap: 0..0 },

@@ -163,24 +163,38 @@ impl<'p> SplitWork<'p> {
         query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
-    /// The visible keys of a split; empty if the sequence has none. Kept out of line, so that the
-    /// code exists once.
-    #[inline(never)]
+    /// The visible keys of a split; empty if the sequence has none.
+    #[inline(always)]
     pub fn keys(&self, split: usize) -> Range<usize> {
-        let SeenKeys { keys, gap } = &self.visible;
-        let mut n = keys.start / self.split_keys + split;
+        match self.visible.gap.is_empty() {
+            true => self.keys_from_0(self.visible.keys.start / self.split_keys + split),
+            false => self.keys_beside_gap(split),
+        }
+    }
+
+    /// [`SplitWork::keys`] where some are left out. Kept out of line: few problems have such keys.
+    #[inline(never)]
+    fn keys_beside_gap(&self, split: usize) -> Range<usize> {
+        let mut n = self.visible.keys.start / self.split_keys + split;
         let [before, left_out] = self.left_out();
         if n >= before {
             n += left_out;
         }
+        beside_gap(self.keys_from_0(n), &self.visible.gap)
+    }
+
+    /// The visible keys of split `n`, counted from key 0.
+    #[inline(always)]
+    fn keys_from_0(&self, n: usize) -> Range<usize> {
+        let keys = &self.visible.keys;
         let first = n.saturating_mul(self.split_keys);
         let end = first.saturating_add(self.split_keys).min(keys.end);
-        let keys = first.max(keys.start).min(end)..end;
-        if gap.is_empty() { keys } else { beside_gap(keys, gap) }
+        first.max(keys.start).min(end)..end
     }
 
     /// Splits that lie in the gap of the visible keys, which are left out: how many, counted from
     /// key 0, begin before them, and how many they are.
+    #[inline(never)]
     fn left_out(&self) -> [usize; 2] {
         let Range { start, end } = self.visible.gap;
         if start >= end {
@@ -190,11 +204,11 @@ impl<'p> SplitWork<'p> {
         [first, (end / self.split_keys).saturating_sub(first)]
     }
 
-    /// Splits of the whole group; at least 1. Kept out of line, as [`SplitWork::keys`] is.
-    #[inline(never)]
+    /// Splits of the whole group; at least 1.
+    #[inline(always)]
     pub fn all_splits(&self) -> usize {
-        let SeenKeys { keys, .. } = &self.visible;
-        let [_, left_out] = self.left_out();
+        let SeenKeys { keys, gap } = &self.visible;
+        let left_out = if gap.is_empty() { 0 } else { self.left_out()[1] };
         (keys.end.div_ceil(self.split_keys) - keys.start / self.split_keys - left_out).max(1)
     }
 
