@@ -93,9 +93,8 @@ pub(super) struct Sizes {
     query_stride: usize,
     score_stride: usize,
     output_stride: usize,
-    /// [`Gemv::INT_ACC`], [`Gemv::DTYPE`], and [`Gemv::scales_in_row`] of V.
+    /// [`Gemv::INT_ACC`], and [`Gemv::scales_in_row`] of V.
     int_acc: bool,
-    read_as: Option<Dtype>,
     scales_in_row: usize,
 }
 
@@ -108,7 +107,6 @@ impl Sizes {
             score_stride: row_stride::<S, P>(tiles.kv),
             output_stride: row_stride::<S, P>(shape.dim_v),
             int_acc: P::INT_ACC,
-            read_as: P::DTYPE,
             scales_in_row: P::scales_in_row(shape.dim_v),
         }
     }
