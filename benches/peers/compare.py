@@ -120,10 +120,10 @@ def exact(w, q, k, v, rows):
     out = []
     for b, h, i in rows:
         kv = h * w.heads_kv // w.heads_q
-        seen = w.len_kv - w.len_q + i + 1 if w.causal else w.len_kv
-        s = k[b, kv, :seen].astype(np.float64) @ q[b, h, i].astype(np.float64) * w.scale
+        seen = slice(*w.seen(i))
+        s = k[b, kv, seen].astype(np.float64) @ q[b, h, i].astype(np.float64) * w.scale
         p = np.exp(s - s.max())
-        out.append(p @ v[b, kv, :seen].astype(np.float64) / p.sum())
+        out.append(p @ v[b, kv, seen].astype(np.float64) / p.sum())
     return np.array(out)
 
 

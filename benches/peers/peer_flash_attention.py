@@ -51,9 +51,15 @@ class Call:
         fa.check(lib.fa_attention_init(ctypes.byref(a), ctypes.sizeof(a)))
         a.batch, a.heads_q, a.heads_kv = w.batch, w.heads_q, w.heads_kv
         a.len_q, a.len_kv, a.dim_qk, a.dim_v = w.len_q, w.len_kv, w.dim, w.dim
-        if w.causal:
+        mask = w.mask()
+        if w.causal and mask is None:
             a.window_right = 0
         self.kept = [q, out]
+        if mask is not None:
+            # As others have it, and one for all heads.
+            mask = mask.astype(np.float16)
+            self.kept.append(mask)
+            a.mask, _ = fa.tensor("mask", np.broadcast_to(mask, (w.batch, w.heads_q, *mask.shape)))
         a.q, _ = fa.tensor("q", q)
         a.o, _ = fa.tensor("out", out)
         # A key has one scale, the values of a head one: the kernels of integers take that.

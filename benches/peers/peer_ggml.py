@@ -64,8 +64,10 @@ class Peer:
         sizes = 4 * (2 * q.size + w.copies * (k.size + v.size)) + 2 * w.len_q * w.len_kv
         self.context = self.lib.ggml_init(InitParams(sizes + (64 << 20), None, False))
         queries = self.tensor(q, 0)
-        mask = None
-        if w.causal:
+        mask = w.mask()
+        if mask is not None:
+            mask = self.tensor(mask[None, None], 1)
+        elif w.causal:
             mask = self.tensor(np.triu(np.full((1, 1, w.len_q, w.len_kv), -np.inf, np.float32), 1), 1)
         self.shape = w.batch, w.len_q, w.heads_q, w.dim
         return [self.call(w, queries, self.tensor(k, self.type), self.tensor(v, self.type), mask) for _ in range(w.copies)]

@@ -15,7 +15,9 @@ class Peer:
         self.out = np.empty_like(q)
         keys = [np.array(k) for _ in range(w.copies)]
         values = [np.array(v) for _ in range(w.copies)]
-        hidden = np.triu(np.full((w.len_q, w.len_kv), -np.inf, np.float32), 1) if w.causal else None
+        hidden = w.mask()
+        if w.causal and hidden is None:
+            hidden = np.triu(np.full((w.len_q, w.len_kv), -np.inf, np.float32), 1)
         return [lambda k=k, v=v: self.attention(w, q, k, v, hidden) for k, v in zip(keys, values, strict=True)]
 
     def attention(self, w, q, k, v, hidden):

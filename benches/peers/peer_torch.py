@@ -29,6 +29,9 @@ class Peer:
         if self.packed:
             q = q.reshape(w.batch, w.heads_kv, -1, w.dim)
         options = {"is_causal": w.causal, "enable_gqa": gqa and not self.packed}
+        mask = w.mask()
+        if mask is not None:
+            options |= {"is_causal": False, "attn_mask": torch.from_numpy(mask).to(self.dtype)}
 
         def call(k, v):
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Workload(NamedTuple):
     name: str
@@ -13,18 +15,31 @@ class Workload(NamedTuple):
     len_kv: int
     dim: int
     causal: bool
+    # In the group "masked", a mask says what is seen: causal, or these many keys up to a query's own.
+    window: int = 0
 
     @property
     def scale(self):
         return self.dim**-0.5
 
+    def seen(self, i):
+        """The keys that query i sees, as a range."""
+        end = self.len_kv - self.len_q + i + 1 if self.causal else self.len_kv
+        return max(0, end - self.window) if self.window else 0, end
+
+    def mask(self):
+        """None, or what is added to the scores, for peers that are to be told by that alone."""
+        if self.group != "masked":
+            return None
+        mask = np.full((self.len_q, self.len_kv), -np.inf, np.float32)
+        for i in range(self.len_q):
+            mask[i, slice(*self.seen(i))] = 0
+        return mask
+
     @property
     def pairs(self):
         """Those of a query and a key that it sees."""
-        if not self.causal:
-            return self.len_q * self.len_kv
-        # The last query sees all keys.
-        return self.len_q * self.len_kv - self.len_q * (self.len_q - 1) // 2
+        return sum(end - start for start, end in map(self.seen, range(self.len_q)))
 
     @property
     def flops(self):
@@ -56,6 +71,12 @@ def decode(length, group="decode"):
     return Workload(f"1 query, 32/8 heads, {length} keys", group, 1, 32, 8, 1, length, 128, False)
 
 
+def masked(len_q, len_kv, window=0):
+    what = f"window of {window}" if window else "causal"
+    name = f"{len_q} queries, 8/2 heads, {len_kv} keys, {what}"
+    return Workload(name, "masked", 1, 8, 2, len_q, len_kv, 128, True, window)
+
+
 ALL = [
     *(prefill(length, dim, causal) for causal in (False, True) for dim in (64, 128) for length in (512, 2048, 8192)),
     prefill(2048, 128, True, 32, 8, "gqa"),
@@ -66,6 +87,9 @@ ALL = [
     prefill(16, 64, False, 1, group="small"),
     prefill(12, 64, False, 12, group="small"),
     decode(16, "small"),
+    masked(1, 32768, 512),
+    masked(128, 8192, 512),
+    masked(2048, 2048),
 ]
 # Time against length, one head.
 LENGTHS = [prefill(1 << n, 64, False, 1, group="length") for n in range(8, 16)]
@@ -79,6 +103,7 @@ QUICK = {
     "8 x 12 x 384 x 64",
     "1 query, 32/8 heads, 4096 keys",
     "12 x 12 x 64",
+    "128 queries, 8/2 heads, 8192 keys, window of 512",
 }
 
 

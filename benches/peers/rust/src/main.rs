@@ -111,6 +111,9 @@ impl Worker {
     }
 
     fn make(&mut self, r: &Value) -> Result<Workload, Error> {
+        if r["workload"][1] == "masked" {
+            return Err(Unsupported("no masks").into());
+        }
         let w = workload(r).ok_or("no workload")?;
         self.peer = None;
         self.next = 0;
