@@ -118,14 +118,15 @@ static inline double stored(int32_t dtype, const unsigned char *row, int64_t d) 
 
 /* ---- A problem. ---- */
 
-enum { BATCH = 3, GROUP = 4, KV_HEADS = 3, ROWS = 100, KEYS = 5000, WIDEST = 128, PAGES = BATCH * KEYS };
+enum { BATCH = 3, GROUP = 4, KV_HEADS = 3, ROWS = 100, KEYS = 5000, WIDEST = 128, PAGES = BATCH * KEYS, SPANS = 4 };
 enum { BEHIND = 64, O_BYTES = BATCH * GROUP * KV_HEADS * ROWS * WIDEST * 4, LSES = BATCH * GROUP * KV_HEADS * ROWS };
 
 /* What a problem points to; one for each thread, used again and again. */
 struct room {
     unsigned char o[O_BYTES + BEHIND], once[O_BYTES];
     float lse[LSES], lse_once[LSES];
-    int32_t table[PAGES], kv_lens[BATCH];
+    int32_t table[PAGES], kv_lens[BATCH], kv_starts[BATCH], positions[BATCH];
+    int32_t spans[2 * BATCH * SPANS], span_starts[BATCH + 1];
     fa_quant quant[3];
     unsigned char *ws;
     size_t ws_size;
@@ -161,6 +162,22 @@ static inline int32_t type_for(struct random *r, int64_t dim) {
     return dtype == FA_DTYPE_Q8_0 && dim % 32 != 0 ? FA_DTYPE_BF16 : dtype;
 }
 
+/* Up to SPANS spans for each sequence, ascending and disjoint; some empty, some adjacent, some behind the last key. */
+static inline void add_spans(struct random *r, fa_attention *a, struct room *room) {
+    int32_t count = 0;
+    room->span_starts[0] = 0;
+    for (int64_t b = 0; b < a->batch; b++) {
+        int32_t end = 0;
+        for (int64_t left = below(r, SPANS + 1); left > 0; left--, count++) {
+            int32_t begin = end + (chance(r, 30) ? 0 : (int32_t)below(r, a->len_kv / 3 + 2));
+            end = begin + (int32_t)below(r, chance(r, 50) ? 40 : a->len_kv / 2 + 2);
+            room->spans[2 * count] = begin, room->spans[2 * count + 1] = end;
+        }
+        room->span_starts[b + 1] = count;
+    }
+    a->spans = room->spans, a->span_starts = room->span_starts;
+}
+
 static inline fa_attention random_problem(struct random *r, struct room *room) {
     static const int64_t rows[] = {1, 1, 1, 2, 5, 17, 40, 64, ROWS}, dims[] = {7, 16, 32, 64, 64, 80, WIDEST};
     static const int64_t windows[] = {FA_NO_LIMIT, FA_NO_LIMIT, 0, 3, 100}, blocks[] = {0, 0, 0, 16, 50};
@@ -187,6 +204,18 @@ static inline fa_attention random_problem(struct random *r, struct room *room) {
         for (int64_t b = 0; b < a.batch; b++) room->kv_lens[b] = (int32_t)below(r, a.len_kv + 1);
         a.kv_lens = room->kv_lens;
     }
+    if (chance(r, 15)) {
+        for (int64_t b = 0; b < a.batch; b++)
+            room->kv_starts[b] = (int32_t)below(r, (a.kv_lens != NULL ? a.kv_lens[b] : a.len_kv) + 1);
+        a.kv_starts = room->kv_starts;
+    }
+    /* From far before the keys, or behind them, now and then. */
+    if (a.q_pos == FA_POS_END && chance(r, 20)) {
+        for (int64_t b = 0; b < a.batch; b++) room->positions[b] = (int32_t)(below(r, a.len_kv + 400) - 200);
+        a.q_positions = room->positions;
+    }
+    if (chance(r, 20)) a.prefix_keys = chance(r, 70) ? 1 + below(r, 20) : below(r, a.len_kv + 10);
+    if (chance(r, 20)) add_spans(r, &a, room);
     int64_t entries = a.batch, keys = a.len_kv;
     if (chance(r, 30)) {
         keys = a.page_size = ONE_OF(r, pages);
@@ -244,12 +273,24 @@ static inline struct family family_of(const fa_attention *a, const char *words, 
     return f;
 }
 
+/* Whether windows, kv_starts and spans let a row at position p see key j. */
+static inline bool is_within(const fa_attention *a, int64_t b, int64_t p, int64_t j) {
+    int64_t first = a->kv_starts != NULL ? a->kv_starts[b] : 0;
+    if (j < first) return false;
+    for (int64_t n = a->spans != NULL ? a->span_starts[b] : 0; a->spans != NULL && n < a->span_starts[b + 1]; n++) {
+        const int32_t *span = a->spans + 2 * n;
+        if (span[0] <= p && p < span[1] && span[0] <= j && j < span[1]) return true;
+    }
+    bool is_near = a->window_left == FA_NO_LIMIT || j >= p - a->window_left || j < first + a->prefix_keys;
+    return is_near && (a->window_right == FA_NO_LIMIT || j <= p + a->window_right);
+}
+
 /* The largest error of a row, in units of what it may be; above 1 is wrong. */
 static inline double row_error(const fa_attention *a, struct family f, int64_t b, int64_t h, int64_t i) {
     double q[WIDEST], s[KEYS], o[WIDEST] = {0}, far[WIDEST] = {0};
     int64_t entry[KEYS], token[KEYS], n = 0;
     int64_t keys = a->kv_lens != NULL ? a->kv_lens[b] : a->len_kv, kv = h / (a->heads_q / a->heads_kv);
-    int64_t p = i + (a->q_pos == FA_POS_END ? keys - a->len_q : a->q_pos);
+    int64_t p = i + (a->q_positions != NULL ? a->q_positions[b] : a->q_pos == FA_POS_END ? keys - a->len_q : a->q_pos);
     double scale = a->scale == 0 ? 1 / sqrt((double)a->dim_qk) : (double)a->scale, largest_q = 0, most = 0;
     double sink = a->sinks != NULL ? (double)a->sinks[h] : -INFINITY, max = sink, largest_s = 0, largest_v = 0;
     for (int64_t d = 0; d < a->dim_qk; d++) {
@@ -257,8 +298,7 @@ static inline double row_error(const fa_attention *a, struct family f, int64_t b
         largest_q = fmax(largest_q, fabs(q[d]));
     }
     for (int64_t j = 0; j < keys; j++) {
-        if (a->window_left != FA_NO_LIMIT && j < p - a->window_left) continue;
-        if (a->window_right != FA_NO_LIMIT && j > p + a->window_right) continue;
+        if (!is_within(a, b, p, j)) continue;
         double bias = 0, dot = 0, size = 0;
         if (a->mask.data != NULL) {
             const unsigned char *row = (unsigned char *)a->mask.data + i * a->mask.stride[2];
