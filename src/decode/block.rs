@@ -411,7 +411,7 @@ unsafe fn copy_row<S: Isa>(s: S, from: *const u8, to: *mut u8, bytes: usize) {
     // SAFETY: I7: bytes below `bytes` (caller).
     unsafe {
         if bytes < vector {
-            ptr::copy_nonoverlapping(from, to, bytes);
+            copy_short(from, to, bytes);
             return;
         }
         let last = bytes - vector;
@@ -432,6 +432,17 @@ unsafe fn copy_row<S: Isa>(s: S, from: *const u8, to: *mut u8, bytes: usize) {
             copy(last);
         }
     }
+}
+
+/// Copies less than a vector. Kept out of line: LLVM lowers it to memcpy, and the call would spill
+/// the loop's registers.
+///
+/// # Safety
+/// `from` has so many bytes, and `to` has room for them.
+#[inline(never)]
+unsafe fn copy_short(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: so many bytes (caller); scratch memory is no part of K or V.
+    unsafe { ptr::copy_nonoverlapping(from, to, bytes) };
 }
 
 /// A block of keys and the query rows that meet it. Keys are counted from the first key of the
