@@ -146,7 +146,8 @@ impl<'a> KvBlock<'a> {
         chunk_rows(self.view, self.kv_head, chunk)
     }
 
-    /// The same in memory: pages can be as small as a row, so that little may be computed for each.
+    /// The rows of a chunk of keys in memory. Pages can be as small as a row, so that little may be
+    /// computed for each.
     #[inline(always)]
     fn rows(&self, chunk: &Chunk) -> Rows {
         let [entry, row] = chunk.at;
@@ -585,13 +586,13 @@ impl<'a> Block<'a> {
         [keys.start..all.start.min(keys.end), all.clone(), keys.end.min(all.end)..keys.end]
     }
 
-    /// The rows of K, and of V, that some query row sees as one run, if they are one.
+    /// The rows of K that some query row sees as one run, if they are one.
     #[inline(always)]
     pub(super) fn k_run(&self) -> Option<Run> {
         self.k.whole.map(|rows| self.k.run(self.keys.clone(), rows))
     }
 
-    /// See [`Block::k_run`].
+    /// The rows of V that some query row sees as one run, if they are one.
     #[inline(always)]
     pub(super) fn v_run(&self) -> Option<Run> {
         self.v.whole.map(|rows| self.v.run(self.keys.clone(), rows))

@@ -81,7 +81,7 @@ pub struct QueryTile<'p> {
     coord: TileCoord,
     sequence: Sequence<'p>,
     next: Option<TileCoord>,
-    /// See [`QueryTile::seen`].
+    /// The keys between those that some row sees, or some more.
     seen: SeenKeys,
 }
 

@@ -93,7 +93,7 @@ pub struct SplitWork<'p> {
     start: u128,
     /// Numbers of the splits, counted from the first that has a visible key.
     pub splits: Range<usize>,
-    /// See [`SplitWork::seen`].
+    /// The keys between those that some row sees, or some more.
     seen: SeenKeys,
 }
 
