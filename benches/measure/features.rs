@@ -57,7 +57,8 @@ enum Sees {
     All,
     /// Causal, so many keys back.
     Window(usize),
-    /// The same, and of each 1024 tokens the third quarter is an image, which sees all of itself.
+    /// Causal, so many keys back; and of each 1024 tokens the third quarter is an image, which sees
+    /// all of itself.
     Images(usize),
     /// Two of three.
     Thirds,

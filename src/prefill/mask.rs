@@ -75,8 +75,7 @@ pub(crate) struct Span {
 /// only half of the lane tile sees then costs half a tile. Spans begin at multiples of `group` keys
 /// from the start of the block, and end there or at the end of the block. With `whole` there is one
 /// span for each vector: sums of a block that are rounded once must not depend on where the block
-/// is cut. Kept out of line: it uses
-/// no vectors of `lanes`.
+/// is cut. Kept out of line: it uses no vectors of `lanes`.
 #[inline(never)]
 pub(crate) fn spans(
     lanes: usize,
