@@ -111,5 +111,7 @@ def chosen(name, threads):
     """Those that are timed with so many threads."""
     if name == "quick":
         return [w for w in ALL if w.name in QUICK]
+    if name != "all":
+        return [w for w in ALL if w.group == name]
     # Twice as many threads on what is large, but not for minutes.
     return ALL + LENGTHS if threads == 1 else [w for w in ALL if w.len_q < 8192 or w.group == "decode"]
