@@ -123,7 +123,7 @@ impl Planner<'_> {
         let splits = tuning.decode.splits;
         let (tiles, work_items, max_threads) = match path {
             Path::Prefill => {
-                let count = query_tiles::count(shape, prefill.q);
+                let count = query_tiles::count(shape, prefill.heads, prefill.q);
                 (prefill, count, count)
             }
             Path::Decode if shape.queries[2] == 0 => (decode, 0, 0),
@@ -172,7 +172,10 @@ impl Planner<'_> {
     /// Tile sizes of a path.
     fn tiles(self, path: Path, threads: usize) -> TileSizes {
         let [heads, q] = match path {
-            Path::Prefill => [1, self.tile_rows(threads)],
+            Path::Prefill => {
+                let folded = self.folded(threads);
+                [folded, self.tile_rows(folded, threads)]
+            }
             Path::Decode => split_kv::group_size(self.shape, self.machine.tuning.decode.group_rows),
         };
         let kv = self.block_keys(path);
@@ -231,11 +234,31 @@ impl Planner<'_> {
         wanted.min(longest).min(kernel.max_keys(path))
     }
 
-    /// Query rows of a tile of prefill.
-    fn tile_rows(self, threads: usize) -> usize {
+    /// Neighbouring query heads whose rows prefill takes as those of one: where each has few rows,
+    /// they fill vectors together, and K and V are read once for all of them. As many as leave a
+    /// tile to each thread. No bit depends on it.
+    fn folded(self, threads: usize) -> usize {
+        let Planner { shape, kernel, machine } = self;
+        let [batch, heads, len_q] = shape.queries;
+        // How long the sequences of a ragged batch are, is not known here.
+        if shape.ragged.is_none() && len_q > machine.tuning.prefill.fold_rows {
+            return 1;
+        }
+        let group = shape.heads_of_group();
+        let tiles = |folded: usize| {
+            let of_head = len_q.saturating_mul(folded).div_ceil(kernel.tile_rows());
+            batch.saturating_mul(heads / folded).saturating_mul(of_head)
+        };
+        let mut folds = (1..=group).rev().filter(|&folded| group.is_multiple_of(folded));
+        folds.find(|&folded| threads == 1 || tiles(folded) >= threads).unwrap_or(1)
+    }
+
+    /// Query rows of a tile of prefill, of `folded` heads together.
+    fn tile_rows(self, folded: usize, threads: usize) -> usize {
         let Planner { shape, kernel, machine } = self;
         let tuning = &machine.tuning.prefill;
         let [batch, heads, len_q] = shape.queries;
+        let (heads, len_q) = (heads / folded, len_q.saturating_mul(folded));
         let given = shape.block_q;
         if given != 0 {
             return given.min(len_q.max(1));
@@ -297,7 +320,11 @@ impl fmt::Display for Plan {
         write!(f, "{isa} {compute_type}, ")?;
         match path {
             Path::Prefill => {
-                write!(f, "prefill (lanes are query rows), {q} x {block} tiles, {work_items} parts, ")?
+                write!(f, "prefill (lanes are query rows), ")?;
+                if *heads > 1 {
+                    write!(f, "{heads} heads together, ")?;
+                }
+                write!(f, "{q} x {block} tiles, {work_items} parts, ")?;
             }
             Path::Decode => {
                 let ranges = self.partition.ranges;

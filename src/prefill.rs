@@ -39,11 +39,11 @@ use crate::attend::blocks::{first_block, next_block};
 use crate::attend::convert;
 use crate::attend::finish::blank;
 use crate::attend::fold::{self, Folding};
-use crate::attend::rows::{key_rows, query_rows};
+use crate::attend::rows::{Source, copy_rows, key_rows, query_rows};
 use crate::attend::{K, V, VECTORS, prefetch_row};
-use crate::problem::{Problem, Shape};
+use crate::problem::{Problem, Sequence, Shape};
 use crate::simd::{Body, Isa};
-use crate::view::ScaleGranularity;
+use crate::view::{Layout, ScaleGranularity, View};
 use crate::work::query_tiles::{QueryTile, TileSizes};
 use crate::workspace::{Arena, Measure, Scratch};
 use accumulate::first_not_finite;
@@ -115,6 +115,8 @@ struct Buffers {
     lanes: LaneBuffers,
     /// Query rows of one vector of lanes, while they are packed.
     queries: *mut u8,
+    /// Query rows of a lane tile, where those of several heads are taken as those of one.
+    gathered: *mut u8,
     /// Scales of the keys of a block, if each key has its own, and zeros, if K has some.
     key_scales: *mut f32,
     key_zeros: *mut f32,
@@ -147,6 +149,11 @@ impl Buffers {
                 values: arena.take(if int_acc { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
             queries: arena.take(sizes.query.checked_mul(sizes.vector)),
+            gathered: arena.take(if tiles.heads > 1 {
+                shape.storage.dtypes[0].row_bytes(shape.dim_qk).and_then(|row| row.checked_mul(width))
+            } else {
+                Some(0)
+            }),
             key_scales: arena.take(if has_key_scales(int_acc, shape) { tiles.kv } else { 0 }),
             key_zeros: arena.take(if has_key_zeros(int_acc, shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
@@ -199,8 +206,15 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         assert!(part.rows().len() <= tiles.q);
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
-        let Buffers { lanes: buffers, queries, key_scales, key_zeros, staged: [staged_k, staged_v], masks } =
-            Buffers::of(&mut scratch, Sizes::of::<S, F>(shape, tiles), shape, tiles);
+        let Buffers {
+            lanes: buffers,
+            queries,
+            gathered,
+            key_scales,
+            key_zeros,
+            staged: [staged_k, staged_v],
+            masks,
+        } = Buffers::of(&mut scratch, Sizes::of::<S, F>(shape, tiles), shape, tiles);
         let key_scales = has_key_scales(F::INT_ACC, shape).then_some(key_scales);
         let key_zeros = has_key_zeros(F::INT_ACC, shape).then_some(key_zeros);
         let scans = shape.scans_masks;
@@ -235,7 +249,14 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let row = query_rows(problem, sequence, head, row);
                     prefetch_row(s, row.rows().base, row.view.layout().row_bytes());
                 }
-                let q = query_rows(problem, sequence, head, tile.rows.start);
+                let mut q = query_rows(problem, sequence, head, tile.rows.start);
+                let view;
+                if sequence.is_folded() {
+                    view = gather(problem, sequence, head, &tile.rows, gathered);
+                    if let Some(view) = &view {
+                        q = Source { view, at: [0; 3] };
+                    }
+                }
                 let LaneBuffers { panel, state, .. } = buffers.of_tile::<S, F>(&tile, problem);
                 let n = tile.rows.len();
                 maybe_nan |= F::pack_query(s, q, n, dim_qk, tile.lanes, factor, folding, panel, queries);
@@ -311,6 +332,31 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
         }
     }
+}
+
+/// Copies query rows of several heads, which are taken as rows of one, to rows behind one another.
+/// Kept out of line: it uses no vectors of its own.
+///
+/// # Safety
+/// `rows` are those of the sequence (I2), and `to` has room for them (I5).
+#[inline(never)]
+unsafe fn gather<'a>(
+    problem: &Problem,
+    sequence: &Sequence,
+    head: usize,
+    rows: &Range<usize>,
+    to: *mut u8,
+) -> Option<View<'a>> {
+    let Layout { dtype, dim, .. } = *problem.q().layout();
+    let layout = Layout::dense(dtype, 1, rows.len(), dim).ok()?;
+    let bytes = layout.row_bytes();
+    for (i, row) in rows.clone().enumerate() {
+        let from = query_rows(problem, sequence, head, row).rows();
+        // SAFETY: one row, and room for it (caller).
+        unsafe { copy_rows(from, 1, bytes, to.add(i * bytes), bytes, bytes) };
+    }
+    // SAFETY: I5: the rows that have just been written, which nobody else uses.
+    unsafe { View::new(to, layout).ok() }
 }
 
 /// Consecutive query rows that share vectors.

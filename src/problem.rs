@@ -117,7 +117,9 @@ impl Tensors<'_> {
         // A gap beside keys that are always seen is no range: masks are applied key by key there.
         let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM && !shape.gaps;
         let storage = Storage { granularities, zeros, ..shape.storage };
-        let shape = Shape { cell, scans_masks, storage, ..shape };
+        // A vector has one slope, and rows of several heads are copied without their scales.
+        let folds = logits.slopes.is_none() && q.layout().dtype != Dtype::I8;
+        let shape = Shape { cell, scans_masks, folds, storage, ..shape };
         Ok(Checked { shape, score_factor })
     }
 
@@ -253,12 +255,13 @@ impl<'a> Problem<'a> {
     /// Whether a query row sees a key, by everything that decides that: for the rare cases and for
     /// what must not be wrong.
     pub fn sees(&self, sequence: &Sequence, head: usize, row: usize, key: usize) -> bool {
+        let [head, of_head] = sequence.line(head, row);
         let hidden = self.tensors.logits.mask.as_ref().is_some_and(|mask| {
-            let x = mask.get(sequence.batch, head, row, key);
+            let x = mask.get(sequence.batch, head, of_head, key);
             if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
         });
         let cells = self.tensors.logits.cells.as_ref();
-        let seen = cells.is_none_or(|cells| cells.sees(sequence, head, row, key));
+        let seen = cells.is_none_or(|cells| cells.sees(sequence.batch, head, of_head, key));
         !hidden && seen && sequence.sees(row, key)
     }
 
@@ -272,7 +275,7 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     pub fn query_at(&self, sequence: &Sequence, row: usize) -> [usize; 2] {
         let [entry, first] = sequence.q;
-        [entry, first + row]
+        [entry, first + sequence.line(0, row)[1]]
     }
 
     /// Where a key of a sequence is in K and V: entry and row.

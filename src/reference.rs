@@ -106,7 +106,7 @@ fn sees(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize)
     let is_early = window.right.is_none_or(|right| -distance <= i128::from(right));
     ((is_near && is_early) || in_one_span(problem, sequence, distance + j as i128, j as i128))
         && j >= first
-        && problem.logits().cells.is_none_or(|cells| cells.sees(sequence, head, i, j))
+        && problem.logits().cells.is_none_or(|cells| cells.sees(sequence.batch, head, i, j))
         && !hidden
 }
 

@@ -31,6 +31,13 @@ pub struct Partition {
     pub ranges: usize,
 }
 
+impl Partition {
+    /// Heads whose rows are taken as those of one in prefill, and rows of a tile.
+    fn folded_rows(&self) -> [usize; 2] {
+        [self.prefill.heads, self.prefill.q]
+    }
+}
+
 impl<'p> WorkQueues<'p> {
     /// All work items of `problem`, for about this many threads.
     pub fn new(problem: &'p mut Problem<'_>, partition: &Partition, threads: usize) -> WorkQueues<'p> {
@@ -55,7 +62,7 @@ impl<'p> WorkQueues<'p> {
     ) -> WorkQueues<'p> {
         let problem: &'p Problem<'p> = problem;
         WorkQueues {
-            tiles: TileQueue::of(problem, partition.prefill.q, partition.rule, caller, lookahead),
+            tiles: TileQueue::of(problem, partition.folded_rows(), partition.rule, caller, lookahead),
             ranges: SplitQueue::new(problem, partition, caller),
         }
     }

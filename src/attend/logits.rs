@@ -265,10 +265,15 @@ impl<'p> Logits<'p> {
                     // follows.
                     if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
-                            s.prefetch_l2(from.wrapping_add(row * stride + self.prefetch_bytes));
+                            let row = match self.sequence.is_folded() {
+                                true => self.mask_at(mask, first + row, here.start),
+                                false => from.wrapping_add(row * stride),
+                            };
+                            s.prefetch_l2(row.wrapping_add(self.prefetch_bytes));
                         }
                     }
-                    if dtype == Dtype::F32 && here.len() == S::LANES && self.cells.is_none() {
+                    let is_whole = here.len() == S::LANES && !self.sequence.is_folded();
+                    if dtype == Dtype::F32 && is_whole && self.cells.is_none() {
                         transpose::transpose_partial(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
                         continue;
                     }
@@ -317,8 +322,9 @@ impl<'p> Logits<'p> {
             };
             s.store(to, bias);
             if let Some(cells) = self.cells {
+                let [head, row] = self.sequence.line(self.head, row);
                 for i in 0..n {
-                    if !cells.sees(&self.sequence, self.head, row, here.start + i) {
+                    if !cells.sees(self.sequence.batch, head, row, here.start + i) {
                         to.add(i).write(f32::NEG_INFINITY);
                     }
                 }
@@ -328,7 +334,8 @@ impl<'p> Logits<'p> {
 
     #[inline(always)]
     fn mask_at(&self, mask: &View, row: usize, key: usize) -> *const u8 {
-        mask.row(self.sequence.batch, self.head, row).wrapping_add(key * mask.layout().dtype.block_bytes())
+        let [head, row] = self.sequence.line(self.head, row);
+        mask.row(self.sequence.batch, head, row).wrapping_add(key * mask.layout().dtype.block_bytes())
     }
 }
 

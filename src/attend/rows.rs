@@ -117,8 +117,9 @@ pub(crate) fn query_rows<'a>(
     head: usize,
     row: usize,
 ) -> Source<'a> {
-    let [entry, row] = problem.query_at(sequence, row);
-    Source { view: problem.q(), at: [entry, head, row] }
+    let [entry, at] = problem.query_at(sequence, row);
+    let [head, _] = sequence.line(head, row);
+    Source { view: problem.q(), at: [entry, head, at] }
 }
 
 /// The rows of a chunk of keys in `view`, which is K or V.

@@ -252,11 +252,12 @@ impl Look<'_, '_> {
     /// What masks say of those of `keys` that the window leaves to a row.
     fn line(&self, row: usize, keys: &Range<usize>) -> Line {
         let logits = self.problem.logits();
-        let (batch, head) = (self.sequence.batch, self.head);
-        let mask = logits.mask.as_ref().map(|mask| Elements::of(mask, [batch, head, row]));
+        let batch = self.sequence.batch;
+        let [head, of_head] = self.sequence.line(self.head, row);
+        let mask = logits.mask.as_ref().map(|mask| Elements::of(mask, [batch, head, of_head]));
         let cells = logits.cells.as_ref();
         let cells =
-            cells.map(|cells| (Elements::of(&cells.view, [batch, head, row / cells.rows]), cells.keys));
+            cells.map(|cells| (Elements::of(&cells.view, [batch, head, of_head / cells.rows]), cells.keys));
         Line { mask, cells, keys: clip(self.sequence.visible(row), keys) }
     }
 }

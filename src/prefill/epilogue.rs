@@ -88,7 +88,7 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
             *is_empty = running_max == f32::NEG_INFINITY && !sees_any(problem, sequence, head, first + lane);
         }
     }
-    let sink = problem.sink(head);
+    let sink_of = |lane: usize| problem.sink(sequence.line(head, first + lane)[0]);
     let Layout { dtype, stride: [_, _, stride], .. } = *problem.o().layout();
     // SAFETY: the rows are the query tile's alone (I3); lanes below `n` and elements below `dim`
     // are those of the caller's state.
@@ -99,22 +99,33 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
         for (lane, weight) in weight[..width].iter_mut().enumerate() {
             *weight = scale / state.sum.add(lane).read();
         }
-        if sink != f32::NEG_INFINITY {
+        if problem.logits().sinks.is_some() {
             for (lane, weight) in weight[..n].iter_mut().enumerate() {
-                let (share, _) =
-                    with_sink(sink, state.running_max.add(lane).read(), state.sum.add(lane).read());
-                *weight = share * scale;
+                let sink = sink_of(lane);
+                if sink != f32::NEG_INFINITY {
+                    let (share, _) =
+                        with_sink(sink, state.running_max.add(lane).read(), state.sum.add(lane).read());
+                    *weight = share * scale;
+                }
             }
         }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
-            let out = part.output(first + from, rows);
+            let is_folded = sequence.is_folded();
+            let mut out = [part.output(first + from, if is_folded { 1 } else { rows }); MAX_LANES];
+            for (lane, out) in out[..rows].iter_mut().enumerate().skip(1) {
+                match is_folded {
+                    true => *out = part.output(first + from + lane, 1),
+                    false => *out = out.wrapping_add(lane * stride),
+                }
+            }
             let weights = s.load(weight.as_ptr().add(from));
             let mut d = 0;
             while d + S::LANES <= dim {
                 let sums = state.output.add(d * width + from);
-                if dtype == Dtype::F32 && rows == S::LANES {
-                    s.transpose(sums, width * 4, out.cast::<f32>().wrapping_add(d), stride, Some(weights));
+                if dtype == Dtype::F32 && rows == S::LANES && !is_folded {
+                    let out = out[0].cast::<f32>().wrapping_add(d);
+                    s.transpose(sums, width * 4, out, stride, Some(weights));
                 } else {
                     // Nothing behind the last row is written, and other types are converted.
                     let mut square = TransposeTile::uninit();
@@ -122,13 +133,12 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                     s.transpose(sums, width * 4, square, S::LANES * 4, Some(weights));
                     for lane in 0..rows {
                         let x = s.load(square.add(lane * S::LANES));
-                        dtype::store(s, dtype, out.wrapping_add(lane * stride), d, S::LANES, x);
+                        dtype::store(s, dtype, out[lane], d, S::LANES, x);
                     }
                 }
                 d += S::LANES;
             }
-            for lane in 0..rows {
-                let row = out.wrapping_add(lane * stride);
+            for (lane, &row) in out[..rows].iter().enumerate() {
                 if is_empty[from + lane] {
                     blank_bytes(row, problem.o().layout().row_bytes());
                 } else {
@@ -141,6 +151,7 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
         }
         if problem.lse().is_some() {
             for (lane, &is_empty) in is_empty[..n].iter().enumerate() {
+                let sink = sink_of(lane);
                 let x = if is_empty {
                     sink
                 } else {

@@ -203,15 +203,23 @@ impl Span {
         }
     }
 
-    /// [`Span::sight`] where windows are widened to spans: each row is asked for its own.
+    /// [`Span::sight`] where windows do not move with each row: they are widened to spans, or rows
+    /// of several heads are taken as rows of one. Each query is asked for its own.
     #[inline(never)]
     fn uneven_sight(&self, sequence: &Sequence) -> Sight {
         let mut sight = Sight { low: [0; MAX_WIDTH], high: [0; MAX_WIDTH] };
-        for lane in 0..MAX_WIDTH {
+        let mut lane = 0;
+        while lane < MAX_WIDTH {
             let row = self.rows.end.min(self.rows.start + lane + 1) - 1;
             let window = clip(sequence.window_keys(row), &self.keys);
-            sight.low[lane] = (window.start - self.keys.start) as i32;
-            sight.high[lane] = (window.end - self.keys.start) as i32;
+            // Lanes without a row see what the last row sees: their results go nowhere.
+            let same = match self.rows.start + lane + 1 < self.rows.end {
+                true => sequence.rows_of_query(row).min(MAX_WIDTH - lane),
+                false => MAX_WIDTH - lane,
+            };
+            sight.low[lane..lane + same].fill((window.start - self.keys.start) as i32);
+            sight.high[lane..lane + same].fill((window.end - self.keys.start) as i32);
+            lane += same;
         }
         sight
     }

@@ -48,13 +48,15 @@ impl Prefetch {
             prefetch.keys(problem, part.sequence(), part.head(), next);
         } else if let Some(coord) = part.next() {
             let TileCoord { batch, head, ref rows } = *coord;
-            let sequence = problem.sequence(batch);
+            let sequence = part.sequence().like(problem.sequence(batch));
             let keys = first_block(&sequence.seen(rows), block, 1);
             if !keys.is_empty() {
                 prefetch.keys(problem, &sequence, head, &keys);
             }
             let q = query_rows(problem, &sequence, head, rows.start);
-            prefetch.0[2] = Stream { left: rows.len(), ..Stream::of(&q) };
+            // Rows of several heads do not follow one another at one distance.
+            let left = if sequence.is_folded() { 0 } else { rows.len() };
+            prefetch.0[2] = Stream { left, ..Stream::of(&q) };
         }
         for stream in &mut prefetch.0 {
             stream.each = stream.left.div_ceil(steps.max(1));

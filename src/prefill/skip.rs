@@ -245,7 +245,8 @@ fn prefetch<S: Isa>(s: S, part: &QueryTile, rows: &Range<usize>, keys: &Range<us
     }
     let [from, to] = [keys.start, keys.end - 1].map(|key| key * dtype.block_bytes());
     for row in if stride == 0 { rows.start..rows.start + 1 } else { rows.clone() } {
-        let row = mask.row(part.sequence().batch, part.head(), row);
+        let [head, row] = part.sequence().line(part.head(), row);
+        let row = mask.row(part.sequence().batch, head, row);
         for at in (from..to).step_by(ALIGN) {
             s.prefetch_l2(row.wrapping_add(at));
         }

@@ -258,6 +258,9 @@ pub struct Sequence<'a> {
     /// that are before it.
     always_end: usize,
     spans: Option<&'a Spans<'a>>,
+    /// Neighbouring query heads whose rows are taken as rows of one head; see
+    /// [`Sequence::folded`].
+    heads: usize,
 }
 
 impl<'a> Sequence<'a> {
@@ -295,13 +298,50 @@ impl<'a> Sequence<'a> {
         let always = if left.is_some() { semantics.prefix_keys } else { 0 };
         let always_end = first.saturating_add(always).min(len_kv);
         let spans = all.spans.as_ref();
-        Sequence { batch, len_q, len_kv, q, kv, q_pos, window, first, always_end, spans }
+        Sequence { batch, len_q, len_kv, q, kv, q_pos, window, first, always_end, spans, heads: 1 }
+    }
+
+    /// The sequence with the rows of `heads` neighbouring query heads, at least 1, taken as rows of
+    /// one head: first row 0 of each of these heads, then row 1 of each. Positions and windows never
+    /// decrease from row to row. Who reads or writes a row asks [`Sequence::line`] where it is.
+    pub(crate) fn folded(self, heads: usize) -> Sequence<'a> {
+        Sequence { len_q: self.len_q * heads, heads, ..self }
+    }
+
+    /// `other`, folded as this sequence is.
+    pub(crate) fn like<'b>(&self, other: Sequence<'b>) -> Sequence<'b> {
+        other.folded(self.heads)
+    }
+
+    /// The query head and the row of a row, which is counted as that of `head` and those folded
+    /// with it.
+    #[inline(always)]
+    pub(crate) fn line(&self, head: usize, row: usize) -> [usize; 2] {
+        if self.heads == 1 { [head, row] } else { [head + row % self.heads, row / self.heads] }
+    }
+
+    /// How many rows from `row` on have the same query position.
+    #[inline(always)]
+    pub(crate) fn rows_of_query(&self, row: usize) -> usize {
+        if self.heads == 1 { 1 } else { self.heads - row % self.heads }
+    }
+
+    /// Whether neighbouring rows belong to different heads.
+    #[inline(always)]
+    pub(crate) fn is_folded(&self) -> bool {
+        self.heads != 1
+    }
+
+    /// The row of its head that a row is.
+    #[inline(always)]
+    fn query(&self, row: usize) -> usize {
+        self.line(0, row)[1]
     }
 
     /// Key position of a query row.
     pub fn position(&self, row: usize) -> i64 {
         // Cannot overflow: checked by `Shape` for every row.
-        self.q_pos + row as i64
+        self.q_pos + self.query(row) as i64
     }
 
     /// The first key that any row sees.
@@ -325,7 +365,7 @@ impl<'a> Sequence<'a> {
     /// Whether each row's window lies one key further than that of the row before.
     #[inline(always)]
     pub fn has_even_windows(&self) -> bool {
-        self.spans.is_none()
+        self.spans.is_none() && !self.is_folded()
     }
 
     /// From the first key that a query row sees to the last, as far as no mask hides them.
@@ -453,12 +493,13 @@ impl<'a> Sequence<'a> {
         span.map_or([start, end], |[first, last]| [start.min(first), end.max(last)])
     }
 
-    /// [`Sequence::window`] without spans: one key further than that of the row before.
+    /// [`Sequence::window`] without spans: one key further than that of the query before.
     #[inline(always)]
     fn even_window(&self, row: usize) -> [i64; 2] {
         let [start, end] = self.window;
         // `Shape` has checked positions. There are at most i64::MAX rows, so that a start that is
         // no limit, or was saturated, stays negative.
-        [start + row as i64, end.saturating_add(row as i64)]
+        let row = self.query(row) as i64;
+        [start + row, end.saturating_add(row)]
     }
 }

@@ -30,8 +30,8 @@ impl BlockMask<'_> {
     }
 
     /// Whether a query row sees a key.
-    pub fn sees(&self, sequence: &Sequence, head: usize, row: usize, key: usize) -> bool {
-        self.view.get(sequence.batch, head, row / self.rows, key / self.keys) != 0.0
+    pub fn sees(&self, batch: usize, head: usize, row: usize, key: usize) -> bool {
+        self.view.get(batch, head, row / self.rows, key / self.keys) != 0.0
     }
 
     /// Whether all of `rows` see all of `keys`; neither range is empty.
@@ -42,8 +42,13 @@ impl BlockMask<'_> {
         rows: &Range<usize>,
         keys: &Range<usize>,
     ) -> bool {
-        let mut rows = rows.start / self.rows..=(rows.end - 1) / self.rows;
         let keys = keys.start / self.keys..=(keys.end - 1) / self.keys;
-        rows.all(|row| keys.clone().all(|key| self.view.get(sequence.batch, head, row, key) != 0.0))
+        let see = |head, row| keys.clone().all(|key| self.view.get(sequence.batch, head, row, key) != 0.0);
+        if sequence.is_folded() {
+            let mut lines = rows.clone().map(|row| sequence.line(head, row));
+            return lines.all(|[head, row]| see(head, row / self.rows));
+        }
+        let mut rows = rows.start / self.rows..=(rows.end - 1) / self.rows;
+        rows.all(|row| see(head, row))
     }
 }

@@ -49,6 +49,9 @@ pub struct Shape {
     pub cell: Option<usize>,
     /// Whether masks may hide keys, and are scanned for blocks of keys that they hide.
     pub scans_masks: bool,
+    /// Whether neighbouring query heads can be taken as one with more rows; see
+    /// [`Shape::heads_of_group`].
+    pub folds: bool,
     /// Keys of a page of K and V, if they lie in pages.
     pub page: Option<usize>,
     /// Bytes between the rows of K, and of V.
@@ -60,6 +63,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Query heads that share a kv head and can be computed as one head with as many times the rows.
+    pub fn heads_of_group(&self) -> usize {
+        if self.folds { self.queries[1] / self.heads_kv } else { 1 }
+    }
+
     /// Bytes of a row of K, and of V.
     pub fn row_bytes_kv(&self) -> [usize; 2] {
         let [_, k, v] = self.storage.dtypes;
@@ -117,6 +125,7 @@ impl Shape {
             page,
             cell: None,
             scans_masks: false,
+            folds: false,
             strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,

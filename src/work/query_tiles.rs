@@ -15,9 +15,9 @@ use crate::tuning::{Border, Tuning};
 /// Sizes of the work items of a path, all at least 1, and how they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileSizes {
-    /// Query heads that are computed together; 1 in prefill.
+    /// Query heads that are computed together: those of a kv head, or some of them.
     pub heads: usize,
-    /// Query rows of each head.
+    /// Query rows of each head; in prefill, those of all these heads together.
     pub q: usize,
     /// Keys of a block.
     pub kv: usize,
@@ -64,12 +64,13 @@ impl PathRule {
     }
 }
 
-/// Where a tile lies: consecutive query rows of one head.
+/// Where a tile lies: consecutive query rows of one head, or of several that are taken as one: see
+/// [`Sequence::folded`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileCoord {
     /// Number of the sequence.
     pub batch: usize,
-    /// Query head.
+    /// Query head, the first of them.
     pub head: usize,
     /// Query rows; never empty.
     pub rows: Range<usize>,
@@ -101,7 +102,7 @@ impl<'p> QueryTile<'p> {
         &self.sequence
     }
 
-    /// Its query head.
+    /// Its query head, or the first of them.
     pub fn head(&self) -> usize {
         self.coord.head
     }
@@ -167,6 +168,8 @@ pub(crate) fn output(
     );
     debug_assert!(last < sequence.len_q, "row {last} of a sequence of {}", sequence.len_q);
     let [entry, at] = problem.query_at(sequence, row);
+    let [head, _] = sequence.line(head, row);
+    debug_assert!(rows == 1 || !sequence.is_folded(), "rows of several heads do not follow one another");
     // `row` checks the first of them in debug builds.
     debug_assert!(at + rows <= problem.o().layout().extent[2], "row {last} beyond the tensor");
     problem.o().row(entry, head, at)
@@ -183,30 +186,35 @@ pub(crate) fn lse(
     debug_assert!(own.contains(&row), "row {row} written by the owner of {own:?}");
     debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
     let [entry, at] = problem.query_at(sequence, row);
+    let [head, _] = sequence.line(head, row);
     problem.lse().map(|lse| lse.row(entry, head, at).cast())
 }
 
-/// How many indices the tiles of a problem have, of at most `rows` query rows each.
+/// How many indices the tiles of a problem have, of at most `rows` query rows each, of `folded`
+/// neighbouring heads together.
 ///
 /// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] / rows + b`
 /// of each head, which leaves enough room wherever the division falls. So a search among the starts
 /// leads from an index to its tile, without a list of tiles.
-pub fn count(shape: &Shape, rows: usize) -> usize {
+pub fn count(shape: &Shape, folded: usize, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
+    let heads = heads / folded;
     match shape.ragged {
         // Without rows, nothing bounds the other extents; without sequences, nothing has the rows.
         _ if len == 0 || batch == 0 => 0,
         Some(0) => 0,
         // Cannot overflow: there are no more tiles than rows of Q, which an address space holds.
-        None => batch * heads * len.div_ceil(rows),
+        None => batch * heads * (len * folded).div_ceil(rows),
         // Saturates only for rows and starts that no memory holds.
-        Some(total) => heads.saturating_mul(total / rows + batch),
+        Some(total) => heads.saturating_mul(total.saturating_mul(folded) / rows + batch),
     }
 }
 
 /// Hands out the query tiles of a problem, each once, to any thread.
 pub struct TileQueue<'p> {
     problem: &'p Problem<'p>,
+    /// Neighbouring heads whose rows are taken as those of one.
+    folded: usize,
     rows: usize,
     rule: PathRule,
     count: usize,
@@ -221,19 +229,20 @@ impl<'p> TileQueue<'p> {
     /// All tiles of `problem`, of at most `rows` (at least 1) query rows, for about this many
     /// threads.
     pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> TileQueue<'p> {
-        TileQueue::of(problem, rows, PathRule::AlwaysPrefill, [0, 1], threads)
+        TileQueue::of(problem, [1, rows], PathRule::AlwaysPrefill, [0, 1], threads)
     }
 
-    /// Tiles `first`, `first + step`, … of the sequences that take prefill.
+    /// Tiles `first`, `first + step`, … of the sequences that take prefill: at most `rows` query
+    /// rows of `folded` heads together.
     pub(crate) fn of(
         problem: &'p Problem<'p>,
-        rows: usize,
+        [folded, rows]: [usize; 2],
         rule: PathRule,
         [first, step]: [usize; 2],
         lookahead: usize,
     ) -> TileQueue<'p> {
-        let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), rows) };
-        TileQueue { problem, rows, rule, count, next: AtomicUsize::new(first), step, lookahead }
+        let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), folded, rows) };
+        TileQueue { problem, folded, rows, rule, count, next: AtomicUsize::new(first), step, lookahead }
     }
 
     /// A tile that has not been taken yet.
@@ -249,7 +258,7 @@ impl<'p> TileQueue<'p> {
             }
             if let Some(coord) = self.coord(index) {
                 let next = index.checked_add(self.lookahead).and_then(|index| self.coord(index));
-                let sequence = self.problem.sequence(coord.batch);
+                let sequence = self.problem.sequence(coord.batch).folded(self.folded);
                 let seen = sequence.seen(&coord.rows);
                 return Some(QueryTile { problem: self.problem, coord, sequence, next, seen });
             }
@@ -267,18 +276,21 @@ impl<'p> TileQueue<'p> {
             return None;
         }
         let [_, heads, len] = self.problem.shape().queries;
+        let folded = self.folded;
         if self.count == 1 && self.problem.starts_q().is_none() {
             // Avoids the divisions below, which show in small problems.
-            return (!self.rule.decodes(len)).then_some(TileCoord { batch: 0, head: 0, rows: 0..len });
+            let rows = 0..len * folded;
+            return (!self.rule.decodes(len)).then_some(TileCoord { batch: 0, head: 0, rows });
         }
+        let heads = if folded == 1 { heads } else { heads / folded };
         let (batch, index, tiles, len) = match self.problem.starts_q() {
             None => {
-                let tiles = len.div_ceil(self.rows);
+                let tiles = (len * folded).div_ceil(self.rows);
                 (index / (tiles * heads), index % (tiles * heads), tiles, len)
             }
             Some(starts) => {
                 let start = |b| usize::try_from(starts.get(b)).unwrap_or(0);
-                let first = |b| start(b) / self.rows + b;
+                let first = |b| start(b) * folded / self.rows + b;
                 let (mut batch, mut end) = (0, starts.len() - 1);
                 while end - batch > 1 {
                     let middle = (batch + end) / 2;
@@ -300,8 +312,8 @@ impl<'p> TileQueue<'p> {
         // not be the last to start. Tiles innermost keeps one head's K and V in cache; heads
         // innermost would spread the threads over all of K and V.
         let (head, tile) = (index / tiles, tiles - 1 - index % tiles);
-        let start = tile * self.rows;
+        let (start, len) = (tile * self.rows, len * folded);
         let rows = || start..len.min(start + self.rows);
-        (head < heads && start < len).then(|| TileCoord { batch, head, rows: rows() })
+        (head < heads && start < len).then(|| TileCoord { batch, head: head * folded, rows: rows() })
     }
 }

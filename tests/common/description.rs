@@ -548,6 +548,12 @@ impl Case {
                 self.run_alone(b);
             }
             same(self, "each sequence alone");
+            // Nor on the other heads, with which it may share vectors.
+            self.blank();
+            for h in 0..self.a.heads_q {
+                self.run_head_alone(h);
+            }
+            same(self, "each head alone");
         }
     }
 
@@ -646,10 +652,49 @@ impl Case {
             a.alibi_slopes = a.alibi_slopes.wrapping_offset((b * a.alibi_batch_stride) as isize);
         }
         (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
-        let mut ws = Workspace::of(&a, 1);
+        self.run_other(&a);
+    }
+
+    /// Computes query head `h` alone, into the same place.
+    fn run_head_alone(&self, h: i64) {
+        let mut a = self.a;
+        let kv = h / (a.heads_q / a.heads_kv);
+        (a.heads_q, a.heads_kv) = (1, 1);
+        let mut quants = Vec::new();
+        for (tensor, head) in [(&mut a.q, h), (&mut a.o, h), (&mut a.k, kv), (&mut a.v, kv), (&mut a.mask, h)]
+        {
+            tensor.data = tensor.data.wrapping_byte_offset((head * tensor.stride[1]) as isize);
+            if !tensor.quant.is_null() {
+                // SAFETY: a box that the case keeps.
+                let mut quant = unsafe { *tensor.quant };
+                for list in [&mut quant.scale, &mut quant.zero] {
+                    if !list.is_null() {
+                        *list = list.wrapping_offset((head * quant.stride[1]) as isize);
+                    }
+                }
+                quants.push(Box::new(quant));
+                tensor.quant = &**quants.last().unwrap();
+            }
+        }
+        if self.a.mask.data.is_null() {
+            a.mask.data = ptr::null_mut();
+        }
+        let of_head = |list: *const f32| if list.is_null() { list } else { list.wrapping_offset(h as isize) };
+        (a.alibi_slopes, a.sinks) = (of_head(a.alibi_slopes), of_head(a.sinks));
+        if !a.lse.is_null() {
+            a.lse = a.lse.wrapping_offset((h * a.lse_stride[1]) as isize);
+        }
+        if !a.block_mask.is_null() {
+            a.block_mask = a.block_mask.wrapping_offset((h * a.block_mask_stride[1]) as isize);
+        }
+        self.run_other(&a);
+    }
+
+    fn run_other(&self, a: &fa_attention) {
+        let mut ws = Workspace::of(a, 1);
         // SAFETY: as above.
-        let status = unsafe { fa_attention_run(&a, ws.at(), ws.size, ptr::null()) };
-        assert_eq!(status, fa_status::FA_OK, "{}: {}", self.label, why(&a));
+        let status = unsafe { fa_attention_run(a, ws.at(), ws.size, ptr::null()) };
+        assert_eq!(status, fa_status::FA_OK, "{}: {}", self.label, why(a));
     }
 }
 
