@@ -56,7 +56,8 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let rule = PathRule::ByRows { lanes: kernel.lanes(), border: machine.tuning.decode.border };
+        let (lanes, border) = (kernel.lanes(), machine.tuning.decode.border);
+        let rule = PathRule::ByRows { lanes, border, heads: shape.heads_of_group() };
         Planner { shape, kernel, machine }.plan(rule, threads)
     }
 
@@ -173,8 +174,8 @@ impl Planner<'_> {
     fn tiles(self, path: Path, threads: usize) -> TileSizes {
         let [heads, q] = match path {
             Path::Prefill => {
-                let folded = self.folded(threads);
-                [folded, self.tile_rows(folded, threads)]
+                let together = self.heads_together(threads);
+                [together, self.tile_rows(together, threads)]
             }
             Path::Decode => split_kv::group_size(self.shape, self.machine.tuning.decode.group_rows),
         };
@@ -237,28 +238,28 @@ impl Planner<'_> {
     /// Neighbouring query heads whose rows prefill takes as those of one: where each has few rows,
     /// they fill vectors together, and K and V are read once for all of them. As many as leave a
     /// tile to each thread. No bit depends on it.
-    fn folded(self, threads: usize) -> usize {
+    fn heads_together(self, threads: usize) -> usize {
         let Planner { shape, kernel, machine } = self;
         let [batch, heads, len_q] = shape.queries;
         // How long the sequences of a ragged batch are, is not known here.
-        if shape.ragged.is_none() && len_q > machine.tuning.prefill.fold_rows {
+        if shape.ragged.is_none() && len_q > machine.tuning.prefill.grouped_rows {
             return 1;
         }
         let group = shape.heads_of_group();
-        let tiles = |folded: usize| {
-            let of_head = len_q.saturating_mul(folded).div_ceil(kernel.tile_rows());
-            batch.saturating_mul(heads / folded).saturating_mul(of_head)
+        let tiles = |together: usize| {
+            let of_heads = len_q.saturating_mul(together).div_ceil(kernel.tile_rows());
+            batch.saturating_mul(heads / together).saturating_mul(of_heads)
         };
-        let mut folds = (1..=group).rev().filter(|&folded| group.is_multiple_of(folded));
-        folds.find(|&folded| threads == 1 || tiles(folded) >= threads).unwrap_or(1)
+        let mut divisors = (1..=group).rev().filter(|&heads| group.is_multiple_of(heads));
+        divisors.find(|&heads| threads == 1 || tiles(heads) >= threads).unwrap_or(1)
     }
 
-    /// Query rows of a tile of prefill, of `folded` heads together.
-    fn tile_rows(self, folded: usize, threads: usize) -> usize {
+    /// Query rows of a tile of prefill, of so many heads together.
+    fn tile_rows(self, together: usize, threads: usize) -> usize {
         let Planner { shape, kernel, machine } = self;
         let tuning = &machine.tuning.prefill;
         let [batch, heads, len_q] = shape.queries;
-        let (heads, len_q) = (heads / folded, len_q.saturating_mul(folded));
+        let (heads, len_q) = (heads / together, len_q.saturating_mul(together));
         let given = shape.block_q;
         if given != 0 {
             return given.min(len_q.max(1));

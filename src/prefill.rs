@@ -251,7 +251,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let mut q = query_rows(problem, sequence, head, tile.rows.start);
                 let view;
-                if sequence.is_folded() {
+                if sequence.is_grouped() {
                     view = gather(problem, sequence, head, &tile.rows, gathered);
                     if let Some(view) = &view {
                         q = Source { view, at: [0; 3] };

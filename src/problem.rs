@@ -118,8 +118,8 @@ impl Tensors<'_> {
         let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM && !shape.gaps;
         let storage = Storage { granularities, zeros, ..shape.storage };
         // A vector has one slope, and rows of several heads are copied without their scales.
-        let folds = logits.slopes.is_none() && q.layout().dtype != Dtype::I8;
-        let shape = Shape { cell, scans_masks, folds, storage, ..shape };
+        let can_group = logits.slopes.is_none() && q.layout().dtype != Dtype::I8;
+        let shape = Shape { cell, scans_masks, can_group, storage, ..shape };
         Ok(Checked { shape, score_factor })
     }
 

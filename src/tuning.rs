@@ -78,7 +78,7 @@ pub struct PrefillTuning {
     pub prefetch_queries_from: usize,
     /// Query rows up to which the heads of a group are computed together: with more, K and V are
     /// used often enough, and rows that lie apart cost 1 to 3 %.
-    pub fold_rows: usize,
+    pub grouped_rows: usize,
     /// Prefetch distance in V, in groups of keys: a tile takes a few elements of each row, at a
     /// row's stride, which L2 prefetchers do not track.
     pub prefetch_groups: usize,
@@ -152,6 +152,9 @@ pub struct Border {
     pub rows: usize,
     /// ... of so many lanes.
     pub lanes: usize,
+    /// Vectors from which on it is enough that the heads of a group fill them together, if each head
+    /// fills more of its first one than that.
+    pub vectors: usize,
 }
 
 /// How the keys of a sequence are split.
@@ -285,12 +288,12 @@ pub static ZEN4: Tuning = Tuning {
         aliasing_stride: 1 << 10,
         copy_aliasing_from: 64,
         prefetch_queries_from: 256,
-        fold_rows: 64,
+        grouped_rows: 64,
         prefetch_groups: 4,
     },
     decode: DecodeTuning {
         // Measured with AVX2 and with AVX-512.
-        border: Border { rows: 13, lanes: 16 },
+        border: Border { rows: 13, lanes: 16, vectors: 4 },
         block_keys: 512,
         group_rows: 32,
         splits: SplitLimits { max_splits: 32, min_split_keys: 512 },
@@ -376,7 +379,7 @@ impl PrefillTuning {
             aliasing_stride,
             copy_aliasing_from,
             prefetch_queries_from,
-            fold_rows,
+            grouped_rows,
             prefetch_groups
         )
     }
@@ -454,7 +457,7 @@ impl fmt::Debug for Tuning {
 
 impl fmt::Display for Border {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.rows, self.lanes)
+        write!(f, "{}/{}, {} vectors together", self.rows, self.lanes, self.vectors)
     }
 }
 

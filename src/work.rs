@@ -33,7 +33,7 @@ pub struct Partition {
 
 impl Partition {
     /// Heads whose rows are taken as those of one in prefill, and rows of a tile.
-    fn folded_rows(&self) -> [usize; 2] {
+    fn grouped_rows(&self) -> [usize; 2] {
         [self.prefill.heads, self.prefill.q]
     }
 }
@@ -62,7 +62,7 @@ impl<'p> WorkQueues<'p> {
     ) -> WorkQueues<'p> {
         let problem: &'p Problem<'p> = problem;
         WorkQueues {
-            tiles: TileQueue::of(problem, partition.folded_rows(), partition.rule, caller, lookahead),
+            tiles: TileQueue::of(problem, partition.grouped_rows(), partition.rule, caller, lookahead),
             ranges: SplitQueue::new(problem, partition, caller),
         }
     }

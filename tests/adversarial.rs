@@ -298,9 +298,9 @@ fn attention_sinks() {
         (&[61], 0.999),
     ];
     let mut compared = 0;
-    for (keys, queries) in
-        [(64, 1), (64, 20), (512, 1), (512, 3), (512, 64), (2048, 20), (32_768, 1), (32_768, 37)]
-    {
+    let short = [(64, 1), (64, 20), (512, 1), (512, 3), (512, 64), (2048, 20)];
+    let long = [(32_768, 1), (32_768, 37), (131_072, 1), (131_072, 17)];
+    for (keys, queries) in short.into_iter().chain(long) {
         for (which, mass) in sinks {
             let is_long = keys > 2048 && !(which == [0] && mass > 0.95);
             if is_long || (keys > 512 && share() > 1) {

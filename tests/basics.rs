@@ -8,6 +8,8 @@ use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::Semantics;
+use flash_attention::tuning::ZEN4;
+use flash_attention::work::query_tiles::PathRule;
 
 #[test]
 fn small_problem_against_the_naive_formula() {
@@ -123,7 +125,26 @@ fn online_softmax_state_survives_every_order_of_scores() {
     }
 }
 
-/// The path depends on the number of query rows alone, so that nothing else changes a row's bits.
+/// The path depends on the number of query rows, and on how many heads can fill vectors together.
+#[test]
+fn heads_of_a_group_fill_vectors_together() {
+    for lanes in [4, 8, 16] {
+        let rule = |heads| PathRule::ByRows { lanes, border: ZEN4.decode.border, heads };
+        for rows in 1..8 * lanes {
+            // What one head leaves idle, as it was measured.
+            let alone = 16 * rows <= 13 * rows.next_multiple_of(lanes);
+            assert_eq!(rule(1).decodes(rows), alone, "{rows} rows on {lanes} lanes");
+            for heads in [2, 3, 4, 8, 128] {
+                let together = 16 * rows > 13 * lanes && rows * heads >= 4 * lanes;
+                let decodes = rule(heads).decodes(rows);
+                assert_eq!(decodes, alone && !together, "{rows} rows of {heads} heads on {lanes} lanes");
+            }
+        }
+    }
+}
+
+/// The path depends on the number of query rows, not on keys, sequences or tiles, so that nothing
+/// else changes a row's bits.
 #[test]
 fn few_query_rows_take_the_decode_path() {
     for row in rows(Dtype::F32) {

@@ -77,22 +77,27 @@ fn every_row_has_one_writer() {
     let kernel = kernels(Dtype::F32).next().unwrap().kernel;
     for _ in 0..400 {
         let case = Case::random(&mut random);
-        let by_rows = PathRule::ByRows { lanes: 16, border: ZEN4.decode.border };
+        let by_rows = PathRule::ByRows { lanes: 16, border: ZEN4.decode.border, heads: case.group };
         let rules = [PathRule::AlwaysPrefill, PathRule::AlwaysDecode, by_rows];
         let (rule, rows) = (rules[random.below(3)], 1 + random.below(50));
         let (ranges, callers) = ([1, 2, 7, 64][random.below(4)], 1 + random.below(4));
+        let together = 1 + random.below(4);
         case.with_problem(|problem| {
             let path = if rule == PathRule::AlwaysPrefill { Path::Prefill } else { Path::Decode };
             let plan = Plan::on(path, problem.shape(), kernel, Machine::get(), 1).unwrap();
             let mut partition = plan.partition;
             (partition.rule, partition.prefill.q, partition.ranges) = (rule, rows, ranges);
+            if case.group.is_multiple_of(together) {
+                partition.prefill.heads = together;
+            }
             let heads = problem.shape().queries[1];
             let mut writers: Vec<Vec<usize>> = case.lens.iter().map(|len| vec![0; heads * len[0]]).collect();
             for caller in 0..callers {
                 let work = WorkQueues::of_caller(problem, &partition, [caller, callers]);
                 while let Some(tile) = work.tiles.take() {
-                    let (batch, len) = (tile.coord().batch, tile.sequence().len_q);
-                    tile.rows().for_each(|row| writers[batch][tile.head() * len + row] += 1);
+                    let batch = tile.coord().batch;
+                    let [len, _] = case.lens[batch];
+                    tile.lines().for_each(|(head, row)| writers[batch][head * len + row] += 1);
                 }
                 while let Some(range) = work.ranges.take() {
                     let written = range.try_for_each(|piece| {

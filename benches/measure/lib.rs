@@ -27,6 +27,7 @@ use flash_attention::kernel::Path;
 use flash_attention::problem::Accuracy;
 use lexopt::prelude::*;
 use report::Report;
+use rounds::Way;
 use tables::Tables;
 
 pub use align::Lines;
@@ -50,6 +51,7 @@ pub struct Options {
     isa: Option<String>,
     threads: usize,
     seconds: f64,
+    best: bool,
     runs: usize,
     json: Option<String>,
 }
@@ -62,7 +64,8 @@ impl Options {
         rival: Option<NewRival>,
     ) -> Result<Options, lexopt::Error> {
         let (tables, shape, isa, json) = (Vec::new(), None, None, None);
-        let mut options = Options { rival, tables, shape, isa, threads: 1, seconds: 1.0, runs: 1, json };
+        let mut options =
+            Options { rival, tables, shape, isa, threads: 1, seconds: 1.0, best: false, runs: 1, json };
         let mut parser = lexopt::Parser::from_args(args);
         while let Some(arg) = parser.next()? {
             match arg {
@@ -109,6 +112,7 @@ impl Options {
             "threads" => self.threads = number()?,
             "runs" => self.runs = number()?.max(1),
             "isa" => self.isa = Some(value()?),
+            "best" => self.best = true,
             "json" => self.json = Some(value()?),
             "seconds" => {
                 let value = value()?;
@@ -164,17 +168,28 @@ pub fn usage(rival: Option<NewRival>) -> String {
         "[{}] | [--heads N] [--len N] [--len_q N] [--len_kv N] [--dim N] [--stride BYTES] [--causal] \
          [--dtype f16|bf16|i8|q8_0] [--group N] [--window N] [--block N] [--per_token] [--precise] [--fast] [--data rising] \
          [--path prefill|decode]\n\
-         options: --isa NAME --threads N --seconds S --runs N --json[=FILE] (without FILE: to stdout, and text to stderr)\n\
+         options: --isa NAME --threads N --seconds S --best --runs N --json[=FILE] (without FILE: to stdout, and text to stderr)\n\
          (heads=N for --heads N, and so on, will do, too)",
         tables(rival).collect::<Vec<_>>().join("|")
     )
 }
 
+/// What the system calls the processor, or its architecture.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let name = fields.find(|(key, _)| key.trim() == "model name");
+    name.map_or(std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
 /// Measures, and prints what comes out.
 pub fn run(options: Options) -> std::io::Result<()> {
-    let Options { rival, tables: chosen, shape, isa, threads, seconds, runs, json } = options;
-    let report = Report::new(json);
-    let mut run = Tables { report, rival, isa, threads, time: Duration::from_secs_f64(seconds) };
+    let Options { rival, tables: chosen, shape, isa, threads, seconds, best, runs, json } = options;
+    let times = if best { "best of all calls against the best probe" } else { "medians of rounds" };
+    let tuning = flash_attention::machine::Machine::get().tuning.name;
+    let report = Report::new(json, format!("{}, tuned as {tuning}; {times}", processor()));
+    let way = Way { time: Duration::from_secs_f64(seconds), best };
+    let mut run = Tables { report, rival, isa, threads, way };
     for _ in 0..runs {
         run.report.next_run(runs);
         match &shape {

@@ -13,7 +13,11 @@ pub struct Report {
     entries: Vec<Value>,
     results: Vec<Summary>,
     disturbed: usize,
+    /// Lines whose probe was slower than what it is to bound.
+    at_fault: usize,
     run: usize,
+    /// The processor, and how times are chosen: stands with each table.
+    conditions: String,
 }
 
 /// One line over all runs.
@@ -65,8 +69,9 @@ impl Bound {
 }
 
 impl Report {
-    pub fn new(json: Option<String>) -> Report {
-        Report { json, entries: Vec::new(), results: Vec::new(), disturbed: 0, run: 0 }
+    pub fn new(json: Option<String>, conditions: String) -> Report {
+        let (entries, results) = (Vec::new(), Vec::new());
+        Report { json, entries, results, disturbed: 0, at_fault: 0, run: 0, conditions }
     }
 
     /// A line of text: on stderr, if stdout is JSON's.
@@ -87,7 +92,7 @@ impl Report {
 
     /// The heading of a table.
     pub fn heading(&mut self, words: &str) {
-        self.say(format_args!("\n{words}"));
+        self.say(format_args!("\n{words}\n({})", self.conditions));
         self.say(format_args!(
             "{:<34} {:<7} {:>9} {:>10} {:>8} {:>9} {:>7}  {:>6} {:>6}  {:>8}  {:>8}",
             "heads x queries x keys x dim",
@@ -108,6 +113,10 @@ impl Report {
         self.remember(line);
         let seconds = rounds.contenders[0].seconds.median;
         let mut verdict = judge(line.figure, line.floor, line.goal).to_owned();
+        if line.unit == "%" && line.figure > MOST_PERCENT {
+            self.at_fault += 1;
+            verdict.push_str("  (the probe is at fault: it is slower than what it is to bound)");
+        }
         if rounds.peak.relative() > DISTURBED {
             self.disturbed += 1;
             let _ = write!(
@@ -182,11 +191,13 @@ impl Report {
         let verdict = |line: &Summary| judge(Spread::of(line.figures.clone()).median, line.floor, line.goal);
         let count = |wanted: &str| self.results.iter().filter(|line| verdict(line) == wanted).count();
         self.say(format_args!(
-            "\n{} lines: {} below their floor, {} more below their goal; {} readings were disturbed.",
+            "\n{} lines: {} below their floor, {} more below their goal; {} readings were disturbed, the \
+             probes of {} at fault.",
             self.results.len(),
             count(BELOW_FLOOR),
             count(GOAL_MISSED),
-            self.disturbed
+            self.disturbed,
+            self.at_fault
         ));
         let entries: Vec<_> = self.entries.iter().map(Value::to_string).collect();
         let text = format!("[\n{}\n]\n", entries.join(",\n"));
@@ -241,6 +252,9 @@ impl Report {
 fn rounded(x: f64, parts: f64) -> f64 {
     (x * parts).round() / parts
 }
+
+/// A share above this says that the probe is too slow, not that the kernel is that fast.
+const MOST_PERCENT: f64 = 105.0;
 
 const BELOW_FLOOR: &str = "  BELOW FLOOR";
 const GOAL_MISSED: &str = "  goal missed";

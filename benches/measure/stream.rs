@@ -35,7 +35,30 @@ fn sum(bytes: &[u8]) -> u64 {
         // SAFETY: just asked.
         return unsafe { sum_avx512(bytes) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: just asked.
+        return unsafe { sum_avx2(bytes) };
+    }
     sum_of_words(bytes)
+}
+
+/// Eight sums of 32 bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sum_avx2(bytes: &[u8]) -> u64 {
+    use core::arch::x86_64::*;
+    let mut sums = [_mm256_setzero_si256(); 8];
+    for run in bytes.chunks_exact(256) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: 32 bytes of a run of 256.
+            let x = unsafe { _mm256_loadu_si256(run.as_ptr().add(32 * i).cast()) };
+            *sum = _mm256_add_epi64(*sum, x);
+        }
+    }
+    let total = sums.into_iter().fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi64(a, b));
+    let half = _mm_add_epi64(_mm256_castsi256_si128(total), _mm256_extracti128_si256::<1>(total));
+    (_mm_cvtsi128_si64(half) as u64).wrapping_add(_mm_extract_epi64::<1>(half) as u64)
 }
 
 /// Eight sums of 64 bytes: nothing waits for an addition.
@@ -88,6 +111,17 @@ impl Plain {
             // SAFETY: just asked.
             return unsafe { self.run_avx512(case, arrays) };
         }
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: just asked.
+            return unsafe { self.run_avx2(case, arrays) };
+        }
+        self.rows(case, arrays);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn run_avx2(&mut self, case: &Case, arrays: &Arrays) {
         self.rows(case, arrays);
     }
 

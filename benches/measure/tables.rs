@@ -1,7 +1,6 @@
 //! The tables: which shapes are measured, against what.
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use flash_attention::capi::config::fa_config;
 use flash_attention::capi::forward::fa_forward_f32;
@@ -19,7 +18,7 @@ use crate::case::{Arrays, Case};
 use crate::features::{self, Memory, Pair};
 use crate::probe;
 use crate::report::{Bound, Line, Report};
-use crate::rounds::{Rounds, Spread, rounds};
+use crate::rounds::{Rounds, Spread, Way, rounds};
 use crate::scales;
 use crate::stream;
 use crate::suite;
@@ -30,7 +29,7 @@ pub struct Tables {
     pub rival: Option<NewRival>,
     pub isa: Option<String>,
     pub threads: usize,
-    pub time: Duration,
+    pub way: Way,
 }
 
 impl Tables {
@@ -83,7 +82,7 @@ impl Tables {
     fn share(&self, row: &'static dyn Kernel, case: &Case) -> (Rounds, Plan, Spread, Option<f64>) {
         let mut arrays = Arrays::new(case);
         let (plan, mut call) = arrays.runner(row, self.threads);
-        let measured = rounds(row, &mut [&mut call], self.time);
+        let measured = rounds(row, &mut [&mut call], self.way);
         drop(call);
         let possible = measured.contenders[0].possible;
         let percent = |possible| 100.0 * case.flops() / possible / self.threads as f64;
@@ -141,7 +140,7 @@ impl Tables {
         };
         let Some(mut tile) = Tile::of(row) else { return };
         let (name, flops) = (tile.name(), tile.flops());
-        let measured = rounds(row, &mut [&mut || tile.run()], self.time);
+        let measured = rounds(row, &mut [&mut || tile.run()], self.way);
         let possible = measured.contenders[0].possible;
         let figure = 100.0 * flops / possible.median;
         let line = Line {
@@ -212,7 +211,7 @@ impl Tables {
             let (name, flops, plain_flops) = (memory.name(), memory.flops(), plain.flops());
             let (plan, mut call) = memory.runner(row, threads);
             let (_, mut plain_call) = plain.runner(row, threads);
-            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.way);
             drop(call);
             let ratio = measured.contenders[1].against_first;
             let rate = ratio.median * flops / plain_flops;
@@ -269,7 +268,7 @@ impl Tables {
         let other_row = if other.dtype == case.dtype { Some(row) } else { self.row_of(other, isa) };
         let Some(other_row) = other_row else { return };
         let (_, mut other_call) = other_arrays.runner(other_row, other_threads);
-        let measured = rounds(row, &mut [&mut call, &mut other_call], self.time);
+        let measured = rounds(row, &mut [&mut call, &mut other_call], self.way);
         drop(call);
         self.ratio(table, row, case, &plan, &measured, Some(arrays.error()), floor, goal);
     }
@@ -339,7 +338,7 @@ impl Tables {
             let threads = self.threads;
             let (plan, mut call) = arrays.runner(row, threads);
             let mut rival_call = || rival.run(&case, &rival_arrays, threads);
-            let measured = rounds(row, &mut [&mut call, &mut rival_call], self.time);
+            let measured = rounds(row, &mut [&mut call, &mut rival_call], self.way);
             drop(call);
             black_box(rival.out());
             let floor = Some(Bound::AtLeast(1.0));
@@ -382,7 +381,7 @@ impl Tables {
             let (mut memory, mut plain) = (scales::Memory::new(&case), scales::Memory::new(&case.plain()));
             let (plan, row, mut call) = memory.runner(1);
             let (_, _, mut plain_call) = plain.runner(1);
-            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.time);
+            let measured = rounds(row, &mut [&mut call, &mut plain_call], self.way);
             drop(call);
             let ratio = measured.contenders[1].against_first;
             let line = Line {
@@ -417,7 +416,7 @@ impl Tables {
             });
             let mut read = || stream::read(bytes, threads);
             let (plan, mut call) = arrays.runner(row, threads);
-            let measured = rounds(row, &mut [&mut call, &mut read], self.time);
+            let measured = rounds(row, &mut [&mut call, &mut read], self.way);
             drop(call);
             let read = measured.contenders[1].against_first;
             let compute = {
@@ -462,7 +461,7 @@ impl Tables {
             let mut plain = stream::Plain::new(&case);
             let (plan, mut call) = arrays.runner(row, 1);
             let mut rival = || plain.run(&case, &other);
-            let measured = rounds(row, &mut [&mut call, &mut rival], self.time);
+            let measured = rounds(row, &mut [&mut call, &mut rival], self.way);
             drop(call);
             black_box(plain.out());
             self.ratio(
@@ -521,7 +520,7 @@ impl Tables {
             let part = queue.take().expect("a part");
             row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
         };
-        let measured = rounds(row, &mut [&mut from_c, &mut bare], self.time);
+        let measured = rounds(row, &mut [&mut from_c, &mut bare], self.way);
         let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);
         let line = Line {
             table: "call",

@@ -265,14 +265,14 @@ impl<'p> Logits<'p> {
                     // follows.
                     if here.start * bytes % LINE < S::LANES * bytes {
                         for row in 0..n {
-                            let row = match self.sequence.is_folded() {
+                            let row = match self.sequence.is_grouped() {
                                 true => self.mask_at(mask, first + row, here.start),
                                 false => from.wrapping_add(row * stride),
                             };
                             s.prefetch_l2(row.wrapping_add(self.prefetch_bytes));
                         }
                     }
-                    let is_whole = here.len() == S::LANES && !self.sequence.is_folded();
+                    let is_whole = here.len() == S::LANES && !self.sequence.is_grouped();
                     if dtype == Dtype::F32 && is_whole && self.cells.is_none() {
                         transpose::transpose_partial(s, from.cast(), stride, n, to, Z * S::LANES * 4, None);
                         continue;

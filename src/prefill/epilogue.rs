@@ -111,10 +111,10 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
         }
         for from in (0..n).step_by(S::LANES) {
             let rows = S::LANES.min(n - from);
-            let is_folded = sequence.is_folded();
-            let mut out = [part.output(first + from, if is_folded { 1 } else { rows }); MAX_LANES];
+            let is_grouped = sequence.is_grouped();
+            let mut out = [part.output(first + from, if is_grouped { 1 } else { rows }); MAX_LANES];
             for (lane, out) in out[..rows].iter_mut().enumerate().skip(1) {
-                match is_folded {
+                match is_grouped {
                     true => *out = part.output(first + from + lane, 1),
                     false => *out = out.wrapping_add(lane * stride),
                 }
@@ -123,7 +123,7 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
             let mut d = 0;
             while d + S::LANES <= dim {
                 let sums = state.output.add(d * width + from);
-                if dtype == Dtype::F32 && rows == S::LANES && !is_folded {
+                if dtype == Dtype::F32 && rows == S::LANES && !is_grouped {
                     let out = out[0].cast::<f32>().wrapping_add(d);
                     s.transpose(sums, width * 4, out, stride, Some(weights));
                 } else {

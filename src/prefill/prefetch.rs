@@ -55,7 +55,7 @@ impl Prefetch {
             }
             let q = query_rows(problem, &sequence, head, rows.start);
             // Rows of several heads do not follow one another at one distance.
-            let left = if sequence.is_folded() { 0 } else { rows.len() };
+            let left = if sequence.is_grouped() { 0 } else { rows.len() };
             prefetch.0[2] = Stream { left, ..Stream::of(&q) };
         }
         for stream in &mut prefetch.0 {

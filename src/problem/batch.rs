@@ -259,7 +259,7 @@ pub struct Sequence<'a> {
     always_end: usize,
     spans: Option<&'a Spans<'a>>,
     /// Neighbouring query heads whose rows are taken as rows of one head; see
-    /// [`Sequence::folded`].
+    /// [`Sequence::grouped`].
     heads: usize,
 }
 
@@ -304,16 +304,16 @@ impl<'a> Sequence<'a> {
     /// The sequence with the rows of `heads` neighbouring query heads, at least 1, taken as rows of
     /// one head: first row 0 of each of these heads, then row 1 of each. Positions and windows never
     /// decrease from row to row. Who reads or writes a row asks [`Sequence::line`] where it is.
-    pub(crate) fn folded(self, heads: usize) -> Sequence<'a> {
+    pub(crate) fn grouped(self, heads: usize) -> Sequence<'a> {
         Sequence { len_q: self.len_q * heads, heads, ..self }
     }
 
-    /// `other`, folded as this sequence is.
+    /// `other`, grouped as this sequence is.
     pub(crate) fn like<'b>(&self, other: Sequence<'b>) -> Sequence<'b> {
-        other.folded(self.heads)
+        other.grouped(self.heads)
     }
 
-    /// The query head and the row of a row, which is counted as that of `head` and those folded
+    /// The query head and the row of a row, which is counted as that of `head` and those grouped
     /// with it.
     #[inline(always)]
     pub(crate) fn line(&self, head: usize, row: usize) -> [usize; 2] {
@@ -328,7 +328,7 @@ impl<'a> Sequence<'a> {
 
     /// Whether neighbouring rows belong to different heads.
     #[inline(always)]
-    pub(crate) fn is_folded(&self) -> bool {
+    pub(crate) fn is_grouped(&self) -> bool {
         self.heads != 1
     }
 
@@ -365,7 +365,7 @@ impl<'a> Sequence<'a> {
     /// Whether each row's window lies one key further than that of the row before.
     #[inline(always)]
     pub fn has_even_windows(&self) -> bool {
-        self.spans.is_none() && !self.is_folded()
+        self.spans.is_none() && !self.is_grouped()
     }
 
     /// From the first key that a query row sees to the last, as far as no mask hides them.

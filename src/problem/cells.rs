@@ -44,7 +44,7 @@ impl BlockMask<'_> {
     ) -> bool {
         let keys = keys.start / self.keys..=(keys.end - 1) / self.keys;
         let see = |head, row| keys.clone().all(|key| self.view.get(sequence.batch, head, row, key) != 0.0);
-        if sequence.is_folded() {
+        if sequence.is_grouped() {
             let mut lines = rows.clone().map(|row| sequence.line(head, row));
             return lines.all(|[head, row]| see(head, row / self.rows));
         }

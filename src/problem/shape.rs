@@ -51,7 +51,7 @@ pub struct Shape {
     pub scans_masks: bool,
     /// Whether neighbouring query heads can be taken as one with more rows; see
     /// [`Shape::heads_of_group`].
-    pub folds: bool,
+    pub can_group: bool,
     /// Keys of a page of K and V, if they lie in pages.
     pub page: Option<usize>,
     /// Bytes between the rows of K, and of V.
@@ -65,7 +65,7 @@ pub struct Shape {
 impl Shape {
     /// Query heads that share a kv head and can be computed as one head with as many times the rows.
     pub fn heads_of_group(&self) -> usize {
-        if self.folds { self.queries[1] / self.heads_kv } else { 1 }
+        if self.can_group { self.queries[1] / self.heads_kv } else { 1 }
     }
 
     /// Bytes of a row of K, and of V.
@@ -125,7 +125,7 @@ impl Shape {
             page,
             cell: None,
             scans_masks: false,
-            folds: false,
+            can_group: false,
             strides_kv: [k.stride[2], v.stride[2]],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,

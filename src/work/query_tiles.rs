@@ -45,6 +45,8 @@ pub enum PathRule {
         lanes: usize,
         /// How many of them are too few.
         border: Border,
+        /// Query heads that can share vectors of lanes.
+        heads: usize,
     },
 }
 
@@ -56,16 +58,20 @@ impl PathRule {
         match self {
             PathRule::AlwaysPrefill => false,
             PathRule::AlwaysDecode => true,
-            PathRule::ByRows { lanes, border } => {
+            PathRule::ByRows { lanes, border, heads } => {
+                // Beyond the first vector, lanes that are left idle are those of all heads together.
+                let fills_several = heads > 1
+                    && rows > lanes * border.rows / border.lanes
+                    && rows.saturating_mul(heads) >= lanes.saturating_mul(border.vectors);
                 let lanes = rows.checked_next_multiple_of(lanes).unwrap_or(usize::MAX);
-                rows.saturating_mul(border.lanes) <= lanes.saturating_mul(border.rows)
+                !fills_several && rows.saturating_mul(border.lanes) <= lanes.saturating_mul(border.rows)
             }
         }
     }
 }
 
 /// Where a tile lies: consecutive query rows of one head, or of several that are taken as one: see
-/// [`Sequence::folded`].
+/// [`Sequence::grouped`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileCoord {
     /// Number of the sequence.
@@ -107,7 +113,13 @@ impl<'p> QueryTile<'p> {
         self.coord.head
     }
 
-    /// Its query rows; never empty.
+    /// Head and row of each of its query rows, in order.
+    pub fn lines(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.rows().map(|row| self.sequence.line(self.head(), row).into())
+    }
+
+    /// Its query rows; never empty. Those of several heads are counted as
+    /// [`Sequence::grouped`] says.
     pub fn rows(&self) -> Range<usize> {
         self.coord.rows.clone()
     }
@@ -169,7 +181,7 @@ pub(crate) fn output(
     debug_assert!(last < sequence.len_q, "row {last} of a sequence of {}", sequence.len_q);
     let [entry, at] = problem.query_at(sequence, row);
     let [head, _] = sequence.line(head, row);
-    debug_assert!(rows == 1 || !sequence.is_folded(), "rows of several heads do not follow one another");
+    debug_assert!(rows == 1 || !sequence.is_grouped(), "rows of several heads do not follow one another");
     // `row` checks the first of them in debug builds.
     debug_assert!(at + rows <= problem.o().layout().extent[2], "row {last} beyond the tensor");
     problem.o().row(entry, head, at)
@@ -190,23 +202,23 @@ pub(crate) fn lse(
     problem.lse().map(|lse| lse.row(entry, head, at).cast())
 }
 
-/// How many indices the tiles of a problem have, of at most `rows` query rows each, of `folded`
+/// How many indices the tiles of a problem have, of at most `rows` query rows each, of `group`
 /// neighbouring heads together.
 ///
 /// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] / rows + b`
 /// of each head, which leaves enough room wherever the division falls. So a search among the starts
 /// leads from an index to its tile, without a list of tiles.
-pub fn count(shape: &Shape, folded: usize, rows: usize) -> usize {
+pub fn count(shape: &Shape, group: usize, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
-    let heads = heads / folded;
+    let heads = heads / group;
     match shape.ragged {
         // Without rows, nothing bounds the other extents; without sequences, nothing has the rows.
         _ if len == 0 || batch == 0 => 0,
         Some(0) => 0,
         // Cannot overflow: there are no more tiles than rows of Q, which an address space holds.
-        None => batch * heads * (len * folded).div_ceil(rows),
+        None => batch * heads * (len * group).div_ceil(rows),
         // Saturates only for rows and starts that no memory holds.
-        Some(total) => heads.saturating_mul(total.saturating_mul(folded) / rows + batch),
+        Some(total) => heads.saturating_mul(total.saturating_mul(group) / rows + batch),
     }
 }
 
@@ -214,7 +226,7 @@ pub fn count(shape: &Shape, folded: usize, rows: usize) -> usize {
 pub struct TileQueue<'p> {
     problem: &'p Problem<'p>,
     /// Neighbouring heads whose rows are taken as those of one.
-    folded: usize,
+    group: usize,
     rows: usize,
     rule: PathRule,
     count: usize,
@@ -233,16 +245,16 @@ impl<'p> TileQueue<'p> {
     }
 
     /// Tiles `first`, `first + step`, … of the sequences that take prefill: at most `rows` query
-    /// rows of `folded` heads together.
+    /// rows of `group` heads together.
     pub(crate) fn of(
         problem: &'p Problem<'p>,
-        [folded, rows]: [usize; 2],
+        [group, rows]: [usize; 2],
         rule: PathRule,
         [first, step]: [usize; 2],
         lookahead: usize,
     ) -> TileQueue<'p> {
-        let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), folded, rows) };
-        TileQueue { problem, folded, rows, rule, count, next: AtomicUsize::new(first), step, lookahead }
+        let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), group, rows) };
+        TileQueue { problem, group, rows, rule, count, next: AtomicUsize::new(first), step, lookahead }
     }
 
     /// A tile that has not been taken yet.
@@ -258,7 +270,7 @@ impl<'p> TileQueue<'p> {
             }
             if let Some(coord) = self.coord(index) {
                 let next = index.checked_add(self.lookahead).and_then(|index| self.coord(index));
-                let sequence = self.problem.sequence(coord.batch).folded(self.folded);
+                let sequence = self.problem.sequence(coord.batch).grouped(self.group);
                 let seen = sequence.seen(&coord.rows);
                 return Some(QueryTile { problem: self.problem, coord, sequence, next, seen });
             }
@@ -276,21 +288,21 @@ impl<'p> TileQueue<'p> {
             return None;
         }
         let [_, heads, len] = self.problem.shape().queries;
-        let folded = self.folded;
+        let group = self.group;
         if self.count == 1 && self.problem.starts_q().is_none() {
             // Avoids the divisions below, which show in small problems.
-            let rows = 0..len * folded;
+            let rows = 0..len * group;
             return (!self.rule.decodes(len)).then_some(TileCoord { batch: 0, head: 0, rows });
         }
-        let heads = if folded == 1 { heads } else { heads / folded };
+        let heads = if group == 1 { heads } else { heads / group };
         let (batch, index, tiles, len) = match self.problem.starts_q() {
             None => {
-                let tiles = (len * folded).div_ceil(self.rows);
+                let tiles = (len * group).div_ceil(self.rows);
                 (index / (tiles * heads), index % (tiles * heads), tiles, len)
             }
             Some(starts) => {
                 let start = |b| usize::try_from(starts.get(b)).unwrap_or(0);
-                let first = |b| start(b) * folded / self.rows + b;
+                let first = |b| start(b) * group / self.rows + b;
                 let (mut batch, mut end) = (0, starts.len() - 1);
                 while end - batch > 1 {
                     let middle = (batch + end) / 2;
@@ -312,8 +324,8 @@ impl<'p> TileQueue<'p> {
         // not be the last to start. Tiles innermost keeps one head's K and V in cache; heads
         // innermost would spread the threads over all of K and V.
         let (head, tile) = (index / tiles, tiles - 1 - index % tiles);
-        let (start, len) = (tile * self.rows, len * folded);
+        let (start, len) = (tile * self.rows, len * group);
         let rows = || start..len.min(start + self.rows);
-        (head < heads && start < len).then(|| TileCoord { batch, head: head * folded, rows: rows() })
+        (head < heads && start < len).then(|| TileCoord { batch, head: head * group, rows: rows() })
     }
 }
