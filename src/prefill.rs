@@ -146,6 +146,7 @@ impl Buffers {
                     lanes: lanes.unwrap_or(0),
                 },
                 scores: arena.take(keys.and_then(|keys| keys.checked_mul(width))),
+                block: arena.take(if int_acc { Some(0) } else { shape.dim_v.checked_mul(width) }),
                 values: arena.take(if int_acc { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
             queries: arena.take(sizes.query.checked_mul(sizes.vector)),
@@ -418,12 +419,14 @@ struct LaneBuffers {
     panel: *mut f32,
     state: State,
     scores: *mut f32,
+    /// The output of one block, where that has several spans; not with [`Gemm::INT_ACC`].
+    block: *mut f32,
     /// A row of V as f32, with [`Gemm::INT_ACC`].
     values: *mut f32,
 }
 
 impl LaneBuffers {
-    /// The arrays of one lane tile. Scores and values are the same arrays for all.
+    /// The arrays of one lane tile. Scores, sums of a block and values are the same arrays for all.
     #[inline(always)]
     fn of_tile<S: Isa, F: Gemm>(&self, tile: &LaneTile, problem: &Problem) -> LaneBuffers {
         let lane = tile.index * tile_rows::<S>();
@@ -437,6 +440,7 @@ impl LaneBuffers {
                 lanes: tile.lanes,
             },
             scores: self.scores,
+            block: self.block,
             values: self.values,
         }
     }

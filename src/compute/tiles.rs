@@ -14,6 +14,7 @@ use super::bf16::Bf16;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::dtype::Dtype;
+use crate::prefill::accumulate::Onto;
 use crate::prefill::gemm::{Gemm, Operand, Sum};
 use crate::prefill::prefetch::Prefetch;
 use crate::prefill::scores::Keys;
@@ -201,7 +202,7 @@ impl Gemm for Tiles {
         dim: usize,
         output: *mut f32,
         lanes: usize,
-        fresh: bool,
+        onto: Onto,
         _prefetch_groups: usize,
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
@@ -216,8 +217,12 @@ impl Gemm for Tiles {
             // SAFETY: elements of the caller's groups and of its output; words of probabilities
             // that were made above.
             unsafe {
-                if !fresh {
-                    c = load(to, lanes * WORD, elements, columns);
+                let old = match onto {
+                    Onto::Nothing => c,
+                    Onto::Block | Onto::Blocks => load(to, lanes * WORD, elements, columns),
+                };
+                if onto == Onto::Block {
+                    c = old;
                 }
                 for group in (0..n).step_by(SIDE) {
                     let groups = SIDE.min(n - group);
@@ -230,6 +235,11 @@ impl Gemm for Tiles {
                     }
                     let b = load(scores.add(group * columns).cast(), columns * WORD, groups, columns);
                     multiply(&mut c, &a, &b);
+                }
+                if onto == Onto::Blocks {
+                    for (x, old) in c.as_flattened_mut().iter_mut().zip(old.as_flattened()) {
+                        *x = (f32::from_bits(*x) + f32::from_bits(*old)).to_bits();
+                    }
                 }
                 store(&c, to, lanes * WORD, elements, columns);
             }

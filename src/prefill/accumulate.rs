@@ -14,6 +14,19 @@ use crate::attend::rows::Rows;
 use crate::simd::lane::Registers;
 use crate::simd::{Body, Isa};
 
+/// What products of a span are added to. Sums of a block are added to those of all blocks before as
+/// a whole, so that errors grow with the number of keys of a block and of blocks, and not with that
+/// of all keys (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 4.2).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onto {
+    /// Nothing: they begin the sums.
+    Nothing,
+    /// Sums of the same block, which they go on with, key by key.
+    Block,
+    /// Sums of the blocks before.
+    Blocks,
+}
+
 /// Output elements of the register tile that makes the probabilities: fewer than in other tiles, so
 /// that the constants of the exponential stay in registers, too.
 const EXP_TILE: usize = 4;
@@ -33,7 +46,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     dim: usize,
     output: *mut f32,
     lanes: usize,
-    fresh: bool,
+    onto: Onto,
     prefetch_groups: usize,
     probabilities: &mut Probabilities<S, F, Z>,
 ) -> usize {
@@ -51,14 +64,14 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
                 n,
                 output,
                 lanes,
-                fresh,
+                onto,
                 weight,
                 distance,
                 Some(probabilities),
             );
             EXP_TILE
         } else {
-            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, fresh, weight, distance, Some(probabilities));
+            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, onto, weight, distance, Some(probabilities));
             1
         }
     }
@@ -70,7 +83,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
 ///
 /// # Safety
 /// `p` holds `n * Z` vectors of words, `v` holds `n` groups of `dim` words, and `output` holds `Z`
-/// vectors in each of `dim` rows: initialised, unless `fresh`.
+/// vectors in each of `dim` rows: initialised, unless they are added to nothing.
 #[inline(always)]
 pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     s: S,
@@ -81,7 +94,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     dim: usize,
     output: *mut f32,
     lanes: usize,
-    fresh: bool,
+    onto: Onto,
     weight: [S::F32; Z],
     prefetch_groups: usize,
 ) {
@@ -99,7 +112,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
                         n,
                         output,
                         lanes,
-                        fresh,
+                        onto,
                         weight,
                         prefetch_groups,
                         None,
@@ -130,7 +143,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     n: usize,
     output: *mut f32,
     lanes: usize,
-    fresh: bool,
+    onto: Onto,
     weight: [S::F32; Z],
     prefetch_groups: usize,
     probabilities: Option<&mut Probabilities<S, F, Z>>,
@@ -138,7 +151,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     let mut sum = [[F::Sum::zero(s); Z]; R];
     // SAFETY: `n` groups of probabilities and of V, and `R` elements of the output (caller).
     unsafe {
-        if !fresh && !F::INT_ACC {
+        if onto == Onto::Block && !F::INT_ACC {
             for (r, sum) in sum.iter_mut().enumerate() {
                 for (z, sum) in sum.iter_mut().enumerate() {
                     *sum = F::Sum::load(s, output.add(r * lanes + z * S::LANES));
@@ -178,8 +191,53 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
             for (z, &sum) in sum.iter().enumerate() {
                 let at = output.add(r * lanes + z * S::LANES);
                 let sum = weighted::<S, F>(s, sum, weight[z]);
-                let more = F::INT_ACC && !fresh;
+                let more = onto == Onto::Blocks || (F::INT_ACC && onto == Onto::Block);
                 s.store(at, if more { s.add(s.load(at), sum) } else { sum });
+            }
+        }
+    }
+}
+
+/// Adds the sums of a block to those of the blocks before: `dim` rows of `vectors` vectors, which
+/// are `lanes` apart in both. Kept out of line: most blocks have one span, whose register tiles do
+/// that.
+///
+/// # Safety
+/// `block` and `output` have these vectors; `output` is initialised.
+#[inline(never)]
+pub(crate) unsafe fn add_block<S: Isa>(
+    s: S,
+    block: *const f32,
+    output: *mut f32,
+    dim: usize,
+    lanes: usize,
+    vectors: usize,
+) {
+    s.core().enter(AddBlock { block, output, dim, lanes, vectors });
+}
+
+/// The arguments of [`add_block`], which alone makes one and vouches for its pointers.
+struct AddBlock {
+    block: *const f32,
+    output: *mut f32,
+    dim: usize,
+    lanes: usize,
+    vectors: usize,
+}
+
+impl Body for AddBlock {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let AddBlock { block, output, dim, lanes, vectors } = self;
+        for d in 0..dim {
+            for z in 0..vectors {
+                // SAFETY: one of the vectors that `add_block` vouches for.
+                unsafe {
+                    let at = d * lanes + z * S::LANES;
+                    s.store(output.add(at), s.add(s.load(output.add(at)), s.load(block.add(at))));
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::accumulate::{accumulate, accumulate_guarded, first_not_finite};
+use super::accumulate::{Onto, accumulate, accumulate_guarded, add_block, first_not_finite};
 use super::gemm::Gemm;
 use super::mask::{self, Span, Visible};
 use super::outliers::{self, Outliers, Reference, Scores};
@@ -75,9 +75,14 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
             None => visible.sequence.seen_from(&tile.rows) >= block.keys.start,
             Some(masks) => masks.begins,
         };
+        let dim = problem.shape().dim_v;
         let first = spans.iter().find(|span| !span.keys.is_empty());
-        if fresh && first.is_none_or(|span| span.vectors * S::LANES < tile.lanes) {
-            blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
+        let covers = first.is_some_and(|span| span.vectors * S::LANES >= tile.lanes);
+        // Rows that do not see the same keys cut a block. Sums must not depend on that, so that
+        // they are made beside the output.
+        let is_cut = const { !F::INT_ACC } && spans.iter().filter(|span| !span.keys.is_empty()).count() > 1;
+        if fresh && (is_cut || !covers) {
+            blank(buffers.state.output, dim * tile.lanes);
             fresh = false;
         }
         if const { F::INT_ACC } && block.maybe_nan {
@@ -98,20 +103,35 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
         let relative = softmax::update::<S, F>(s, buffers.state, problem.shape().dim_v, max, lanes);
         if const { F::INT_ACC } && (reference[0].groups | reference[1].groups) != 0 {
             if fresh {
-                blank(buffers.state.output, problem.shape().dim_v * tile.lanes);
+                blank(buffers.state.output, dim * tile.lanes);
                 fresh = false;
             }
             add_outliers::<S, F>(s, part, tile, block, &spans, &buffers, reference);
         }
         let mut probabilities = Probabilities::new(s, relative);
-        for span in &spans {
-            let arrays = SpanArrays::of::<S, F>(span, tile, block, &buffers);
-            match span.vectors {
-                _ if span.keys.is_empty() => {}
-                1 => accumulate_span::<S, F, R, 1>(s, part, span, arrays, fresh, &mut probabilities),
-                _ => accumulate_span::<S, F, R, VECTORS>(s, part, span, arrays, fresh, &mut probabilities),
+        let mut onto = if fresh { Onto::Nothing } else { Onto::Blocks };
+        let mut sums = buffers.state.output;
+        if is_cut {
+            (onto, sums) = (Onto::Nothing, buffers.block);
+            if !covers {
+                blank(sums, dim * tile.lanes);
+                onto = Onto::Block;
             }
-            fresh &= span.keys.is_empty();
+        }
+        for span in &spans {
+            let mut arrays = SpanArrays::of::<S, F>(span, tile, block, &buffers);
+            arrays.state.output = sums.wrapping_add(span.vector * S::LANES);
+            match span.vectors {
+                _ if span.keys.is_empty() => continue,
+                1 => accumulate_span::<S, F, R, 1>(s, part, span, arrays, onto, &mut probabilities),
+                _ => accumulate_span::<S, F, R, VECTORS>(s, part, span, arrays, onto, &mut probabilities),
+            }
+            if is_cut {
+                onto = Onto::Block;
+            }
+        }
+        if is_cut {
+            add_block(s, sums, buffers.state.output, dim, tile.lanes, tile.lanes / S::LANES);
         }
         probabilities.finish(s, buffers.state);
     }
@@ -177,6 +197,8 @@ struct SpanArrays {
     panel: *const f32,
     scores: *mut f32,
     state: State,
+    /// Where the output of a block may be made.
+    block: *mut f32,
     has_nonfinite: bool,
     tuning: &'static Tuning,
 }
@@ -194,6 +216,7 @@ impl SpanArrays {
             // Earlier spans leave room for whole lane tiles.
             scores: buffers.scores.wrapping_add(key * tile.lanes),
             state: buffers.state.from::<S>(span.vector),
+            block: buffers.block.wrapping_add(span.vector * S::LANES),
         }
     }
 }
@@ -258,7 +281,7 @@ unsafe fn score<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 }
 
 /// Turns the scores of a span into probabilities and adds their products with the values to the
-/// output; they begin the output if `fresh`.
+/// output as `onto` says.
 ///
 /// # Safety
 /// `arrays` are those of the span, which has `Z` vectors, with its scores written.
@@ -268,7 +291,7 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     part: &QueryTile,
     span: &Span,
     arrays: SpanArrays,
-    fresh: bool,
+    onto: Onto,
     all_probabilities: &mut Probabilities<S, F, VECTORS>,
 ) {
     let SpanArrays { v, scores: p, state, has_nonfinite, tuning, .. } = arrays;
@@ -290,7 +313,17 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         match guarded {
             Some(first) if const { F::PACK == 1 } => {
                 probabilities.make_all(s, p, n);
-                accumulate_around::<S, F, R, Z>(s, part, span, arrays, first, fresh, probabilities.weight());
+                let mut arrays = arrays;
+                let mut within = onto;
+                if onto == Onto::Blocks {
+                    // The keys between those that are taken alone belong to one block.
+                    (arrays.state.output, within) = (arrays.block, Onto::Nothing);
+                }
+                let block = arrays.state.output;
+                accumulate_around::<S, F, R, Z>(s, part, span, arrays, first, within, probabilities.weight());
+                if onto == Onto::Blocks {
+                    add_block(s, block, output, dim, lanes, Z);
+                }
             }
             _ => {
                 let groups = n.div_ceil(F::PACK);
@@ -306,7 +339,7 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                     dim,
                     output,
                     lanes,
-                    fresh,
+                    onto,
                     distance,
                     &mut probabilities,
                 );
@@ -333,7 +366,7 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     span: &Span,
     arrays: SpanArrays,
     guarded: usize,
-    mut fresh: bool,
+    mut onto: Onto,
     weight: [S::F32; Z],
 ) {
     let SpanArrays { v, scores: p, state: State { output, lanes, .. }, has_nonfinite, tuning, .. } = arrays;
@@ -355,11 +388,11 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                 dim,
                 output,
                 lanes,
-                fresh,
+                onto,
                 weight,
                 distance,
             );
-            fresh = false;
+            onto = Onto::Block;
             done = end;
             if let Some(key) = guarded {
                 let (from, row) = (p.add(key * Z * S::LANES), v.skip(key).base);

@@ -1,6 +1,6 @@
 //! How a compute type multiplies where query rows are many and lanes are query rows.
 
-use super::accumulate::{accumulate, make_and_accumulate};
+use super::accumulate::{Onto, accumulate, make_and_accumulate};
 use super::prefetch::Prefetch;
 use super::scores::{self, Keys};
 use super::softmax::Probabilities;
@@ -195,8 +195,8 @@ pub(crate) trait Gemm: Sized + 'static {
     }
 
     /// Turns the scores of `n` groups of keys of a span into probabilities, in place, and adds
-    /// their products with V to `Z` vectors of `output[element][lane]`, which is `lanes` wide; they
-    /// begin the output if `fresh`. The default goes word by word, in register tiles of `R`
+    /// their products with V to `Z` vectors of `output[element][lane]`, which is `lanes` wide, as
+    /// `onto` says. The default goes word by word, in register tiles of `R`
     /// elements, and makes the probabilities within the first tile. V is
     /// prefetched `prefetch_groups` groups ahead.
     ///
@@ -211,7 +211,7 @@ pub(crate) trait Gemm: Sized + 'static {
         dim: usize,
         output: *mut f32,
         lanes: usize,
-        fresh: bool,
+        onto: Onto,
         prefetch_groups: usize,
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
@@ -220,8 +220,8 @@ pub(crate) trait Gemm: Sized + 'static {
         // first.
         unsafe {
             let distance = prefetch_groups;
-            let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, fresh, distance, probabilities);
-            accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, fresh, weight, distance);
+            let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, onto, distance, probabilities);
+            accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, onto, weight, distance);
         }
     }
 }
