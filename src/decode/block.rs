@@ -644,15 +644,23 @@ impl<'a> Block<'a> {
         self.v.zeros.map(|zeros| zeros.cast_const())
     }
 
-    /// What to prefetch while a run of K is multiplied: V of the same keys.
+    /// What to prefetch while a run of K is multiplied: V of the same keys, if the other tensor is
+    /// prefetched at all.
     #[inline(always)]
     pub(super) fn v_stream(&self, k: &Run) -> PrefetchStream {
+        if !self.prefetches {
+            return PrefetchStream::NOTHING;
+        }
         self.v.stream(&k.keys, 0).unless_at(k.rows)
     }
 
-    /// What to prefetch while a run of V is multiplied: K of the next block.
+    /// What to prefetch while a run of V is multiplied: K of the next block, if the other tensor is
+    /// prefetched at all.
     #[inline(always)]
     pub(super) fn next_k_stream(&self, v: &Run) -> PrefetchStream {
+        if !self.prefetches {
+            return PrefetchStream::NOTHING;
+        }
         let distance = self.next.start.saturating_sub(self.keys.start);
         let keys = clip(v.keys.start + distance..v.keys.end + distance, &self.next);
         self.k.stream(&keys, distance)
