@@ -120,6 +120,8 @@ struct Buffers {
     key_zeros: *mut f32,
     /// Staged K and V of a block.
     staged: [*mut u8; 2],
+    /// Rows that are gathered before they are staged.
+    gathered: *mut u8,
     /// What masks leave of a block.
     masks: MaskBuffers,
 }
@@ -150,6 +152,7 @@ impl Buffers {
             key_scales: arena.take(if has_key_scales(int_acc, shape) { tiles.kv } else { 0 }),
             key_zeros: arena.take(if has_key_zeros(int_acc, shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
+            gathered: arena.take(stage::gathered_bytes(shape)),
             masks: MaskBuffers::of(arena, shape, tiles, sizes.width, !sizes.is_packed && !tiles.staged[V]),
         }
     }
@@ -199,8 +202,15 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         assert!(part.rows().len() <= tiles.q);
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
-        let Buffers { lanes: buffers, queries, key_scales, key_zeros, staged: [staged_k, staged_v], masks } =
-            Buffers::of(&mut scratch, Sizes::of::<S, F>(shape, tiles), shape, tiles);
+        let Buffers {
+            lanes: buffers,
+            queries,
+            key_scales,
+            key_zeros,
+            staged: [staged_k, staged_v],
+            gathered,
+            masks,
+        } = Buffers::of(&mut scratch, Sizes::of::<S, F>(shape, tiles), shape, tiles);
         let key_scales = has_key_scales(F::INT_ACC, shape).then_some(key_scales);
         let key_zeros = has_key_zeros(F::INT_ACC, shape).then_some(key_zeros);
         let scans = shape.scans_masks;
@@ -261,10 +271,11 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 if block.is_empty() {
                     continue;
                 }
+                let staged = tiles.staged;
                 let (k, _) =
-                    stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, tiles.staged, staged_k);
+                    stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, staged, staged_k, gathered);
                 let (v, left_out) =
-                    stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
+                    stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, staged, staged_v, gathered);
                 // Where all rows see ranges, only keys at the ends of spans can be hidden from one.
                 let (mut v, mut has_nonfinite) = (v, left_out);
                 if F::PACK == 1 && is_mixed {

@@ -101,11 +101,6 @@ unsafe fn read<'a>(
     smooth: *const f32,
     dst: &fa_tensor,
 ) -> Result<Quantize<'a>, Refusal> {
-    for tensor in [src, dst] {
-        if tensor.reserved != 0 {
-            return Err(Error::Reserved.into());
-        }
-    }
     if dst.quant.is_null() {
         return Err(Error::Null.into());
     }
@@ -124,7 +119,7 @@ unsafe fn read<'a>(
     }
     // All tokens of a head share one row.
     let stride = [0, dim.checked_mul(4).ok_or(Error::Overflow)?, 0];
-    let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride };
+    let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride, stride_dim: 0 };
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { dst.quant.read_unaligned() };
     let Places { stride, group, len } = describe::places(&DST, &quant, &to)?;
