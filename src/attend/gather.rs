@@ -85,8 +85,7 @@ impl Body for Gather<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        // SAFETY: rows, and room for them (the callers of `gather`); a view with strided elements
-        // has none of several bytes but floats (I9).
+        // SAFETY: rows, and room for them (the callers of `gather`); elements have 4 bytes, 2 or 1.
         unsafe {
             match self.source.dtype().block_bytes() {
                 4 => self.of_size::<S, 4>(s),

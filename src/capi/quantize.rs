@@ -50,10 +50,10 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 ///                fa_quant says const
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a
 ///         group that matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
-///         (negative, no multiple of the element size, rows of dst overlap, or two cells have the
-///         same place); FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales
-///         or zeros share memory with each other, src or smooth; as in fa_attention, what lies
-///         between the first and the last byte of a tensor or an array belongs to it)
+///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap, or two
+///         cells have the same place); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or
+///         zeros share memory with each other, src or smooth; as in fa_attention, what lies between
+///         the first and the last byte of a tensor or an array belongs to it)
 ///
 /// For two cells to have different places it is enough, and demanded, that each stride of quant is
 /// larger than the farthest that one gets by the smaller ones; strides of axes with one cell do not

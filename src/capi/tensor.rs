@@ -77,11 +77,11 @@ pub struct fa_tensor {
     pub stride: [i64; 3],
     /// A value of fa_dtype.
     pub dtype: i32,
-    /// BYTES from one element of a row to the next; 0 = the element size: they are contiguous. For k
-    /// and v of fa_attention also another multiple of the element size: a cache [head][dim][token]
-    /// of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are gathered in scratch
-    /// memory, a block of keys at a time; results have the same bits. All other tensors, and all of
-    /// FA_DTYPE_Q8_0, are contiguous: FA_ERR_STRIDE.
+    /// BYTES from one element of a row to the next; 0 = the element size: they are contiguous. For
+    /// k and v of fa_attention also another multiple of the element size: a cache
+    /// [head][dim][token] of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are
+    /// gathered in scratch memory, a block of keys at a time; results have the same bits. All other
+    /// tensors, and all of FA_DTYPE_Q8_0, are contiguous: FA_ERR_STRIDE.
     pub stride_dim: i32,
     /// For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
     pub quant: *const fa_quant,
