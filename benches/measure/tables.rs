@@ -501,7 +501,7 @@ impl Tables {
             causal: false,
             softmax_scale: 0.125,
             num_threads: 1,
-            stride_dim: 0,
+            reserved: 0,
         };
         let (plan, call) = arrays.runner(row, 1);
         drop(call);

@@ -170,7 +170,7 @@ static void strides(void) {
     REFUSES(FA_ERR_STRIDE, src.stride_dim = INT32_MAX);
     REFUSES(FA_ERR_STRIDE, dst.stride_dim = 2);
     REFUSES(FA_ERR_STRIDE, dst.stride_dim = INT32_MAX);
-    REFUSES_CALL(FA_OK, src.stride_dim = 4; dst.stride_dim = 1, &src, B, H, LEN, DIM, arena.smooth, &dst);
+    REFUSES_CALL(FA_OK, src.stride_dim = 4; dst.stride_dim = 1, &src, B, H, 0, DIM, arena.smooth, &dst);
     for (int axis = 0; axis < 3; axis++) {
         REFUSES(FA_ERR_STRIDE, src.stride[axis] = -4);
         REFUSES(FA_ERR_STRIDE, dst.stride[axis] = -1);
