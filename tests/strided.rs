@@ -1,5 +1,5 @@
-//! K and V whose elements do not lie behind one another, such as transposed caches: the same bits as
-//! rows that are contiguous, on both paths of every kernel, and near what f64 computes.
+//! K and V whose elements lie apart, such as transposed caches: the same bits as rows that are
+//! contiguous, on both paths of every kernel, and near what f64 computes.
 
 mod common;
 #[path = "common/store.rs"]

@@ -258,8 +258,8 @@ pub fn layouts() -> Vec<(Option<&'static str>, Case, Case, f64)> {
             cases.push((None, Case { page, ..dense.clone() }, dense.clone(), 1.0 / 1.5));
         }
     }
-    // K and V transposed: at most twice the time of dense ones in prefill, and four times in decode,
-    // which reads them once and rearranges what it has read.
+    // K and V transposed: at most twice the time of dense ones in prefill, and four times in
+    // decode, which reads them once and rearranges what it has read.
     for dtype in [F32, F16, Bf16, I8] {
         for dim in [64, 128] {
             let dense = Case { dtype, ..Case::square(4, 512, dim) };

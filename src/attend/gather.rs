@@ -13,6 +13,9 @@ use crate::view::View;
 /// groups of keys of any compute type, and some cache lines of each element.
 pub(crate) const GATHERED: usize = 32;
 
+/// Tiles that are transposed at a time: enough keys for a cache line of 16-bit elements.
+const TILES: usize = 4;
+
 /// Bytes from one gathered row to the next: an odd number of cache lines, as they are staged.
 /// Saturates where no machine has the memory.
 #[inline(always)]
@@ -124,54 +127,62 @@ impl Gather<'_> {
         let Gather { source, n, dim, to, stride } = *self;
         let (base, apart) = (source.rows().base, source.view.layout().stride_dim);
         let in_word = const { 4 / SIZE };
-        let mut tile = TransposeTile::uninit();
-        let words = tile.as_mut_ptr().cast::<f32>();
-        for first in (0..dim).step_by(in_word * S::LANES) {
-            let there = (dim - first).div_ceil(in_word).min(S::LANES);
-            // What stands behind the last element of a row is never read, and so are the last
-            // elements repeated there.
-            let element = |d: usize| base.wrapping_add((first + d).min(dim - 1) * apart);
-            let mut key = 0;
-            while key < n {
-                // The last tile may overlap the one before.
-                let at = key.min(n - S::LANES);
-                // SAFETY: I2, I7: `LANES` keys from `at` on of elements below `dim` (caller); the
-                // tile has `LANES` lines; rows have room for whole cache lines, and so for whole
-                // vectors.
+        let mut tiles = [TransposeTile::uninit(); TILES];
+        let words = tiles.as_mut_ptr().cast::<f32>();
+        let mut start = 0;
+        while start < n {
+            let here = (n - start).min(TILES * S::LANES);
+            // The keys of a tile; the last may overlap the one before.
+            let keys = (start..start + here).step_by(S::LANES).map(|key| key.min(n - S::LANES)).enumerate();
+            for first in (0..dim).step_by(in_word * S::LANES) {
+                let there = (dim - first).div_ceil(in_word).min(S::LANES);
+                // What stands behind the last element of a row is never read, and so are the last
+                // elements repeated there.
+                let element = |d: usize| base.wrapping_add((first + d).min(dim - 1) * apart);
+                let is_direct = SIZE == 4 && there == S::LANES;
+                // SAFETY: I2, I7: `LANES` keys of elements below `dim` (caller); tiles have `LANES`
+                // lines; rows have room for whole cache lines, and so for whole vectors.
                 unsafe {
-                    let to = to.wrapping_add(at * stride + first * SIZE).cast::<f32>();
-                    if SIZE == 4 && there == S::LANES {
-                        s.transpose(element(0).wrapping_add(at * SIZE).cast(), apart, to, stride, None);
-                    } else {
-                        for i in 0..S::LANES {
+                    // All that is read of an element at once: its cache lines may compete for one
+                    // set with those of all others.
+                    for i in 0..if is_direct { 0 } else { S::LANES } {
+                        let of_word = [0, 1, 2, 3].map(|d| element(i * in_word + d));
+                        for (tile, key) in keys.clone() {
                             let x = if i < there {
-                                let from = |d: usize| element(i * in_word + d).wrapping_add(at * SIZE);
+                                let from = of_word.map(|element| element.wrapping_add(key * SIZE));
                                 match SIZE {
-                                    4 => s.load_i32(from(0).cast()),
+                                    4 => s.load_i32(from[0].cast()),
                                     2 => {
-                                        let pair = [from(0), from(1)].map(|p| s.load_bf16(p.cast()));
-                                        s.pack_bf16(pair[0], pair[1])
+                                        s.pack_bf16(s.load_bf16(from[0].cast()), s.load_bf16(from[1].cast()))
                                     }
-                                    _ => s.load_interleaved_bytes([from(0), from(1), from(2), from(3)], 0),
+                                    _ => s.load_interleaved_bytes(from, 0),
                                 }
                             } else {
                                 s.splat_i32(0)
                             };
-                            s.store_i32(words.add(i * S::LANES).cast(), x);
+                            s.store_i32(words.add((tile * S::LANES + i) * S::LANES).cast(), x);
                         }
-                        s.transpose(words, S::LANES * 4, to, stride, None);
+                    }
+                    for (tile, key) in keys.clone() {
+                        let to = to.wrapping_add(key * stride + first * SIZE).cast::<f32>();
+                        if is_direct {
+                            s.transpose(element(0).wrapping_add(key * SIZE).cast(), apart, to, stride, None);
+                        } else {
+                            let tile = words.add(tile * S::LANES * S::LANES);
+                            s.transpose(tile, S::LANES * 4, to, stride, None);
+                        }
                     }
                 }
-                key += S::LANES;
-            }
-            // As many keys of the next rows: the hardware prefetcher does not follow so many
-            // streams.
-            for d in 0..there * in_word {
-                let next = element(d).wrapping_add(n * SIZE);
-                for line in (0..n * SIZE).step_by(64) {
-                    s.prefetch_l1(next.wrapping_add(line));
+                // As many keys of the next rows: the hardware prefetcher does not follow so many
+                // streams.
+                for d in 0..there * in_word {
+                    let next = element(d).wrapping_add((start + here) * SIZE);
+                    for line in (0..here * SIZE).step_by(64) {
+                        s.prefetch_l1(next.wrapping_add(line));
+                    }
                 }
             }
+            start += here;
         }
     }
 

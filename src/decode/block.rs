@@ -103,7 +103,7 @@ impl<'a> KvBlock<'a> {
         let is_finer = granularity == ScaleGranularity::Finer;
         let has_row_scales = granularity == ScaleGranularity::PerToken;
         let row_bytes = shape.row_bytes_kv()[which];
-        let staged_keys = staged_keys(scales_in_row, tiles);
+        let staged_keys = staged_keys(scales_in_row, shape, which, tiles);
         // A loop that only copies has as many misses at once with half of that.
         let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
         let prefetches_page = shape.page.is_some() && !shape.strided_kv[which];
