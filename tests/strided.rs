@@ -178,7 +178,7 @@ impl Memory {
                     numbers.fill(f32::NAN);
                 }
                 // Signs of zeros are kept.
-                numbers[0] = if key % 5 == 0 { -0.0 } else { numbers[0] };
+                numbers[0] = if key.is_multiple_of(5) { -0.0 } else { numbers[0] };
             }
             Stored::new(&numbers, [entries, HEADS, tokens], dims[i], dtypes[i], lies[i], groups[i])
         });
