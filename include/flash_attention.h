@@ -335,9 +335,8 @@ typedef struct fa_quant {
 } fa_quant;
 
 /**
- * A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are
- * contiguous; everything else has a stride, so dense, interleaved, packed and broadcast layouts
- * are all this.
+ * A tensor [batch][head][token][dim] in the caller's memory. Everything has a stride, so dense,
+ * interleaved, packed, broadcast and, for k and v, transposed layouts are all this.
  */
 typedef struct fa_tensor {
   /**
@@ -357,9 +356,13 @@ typedef struct fa_tensor {
    */
   int32_t dtype;
   /**
-   * 0.
+   * BYTES from one element of a row to the next; 0 = the element size: they are contiguous. For
+   * k and v of fa_attention also another multiple of the element size: a cache
+   * [head][dim][token] of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are
+   * gathered in scratch memory, a block of keys at a time; results have the same bits. All other
+   * tensors, and all of FA_DTYPE_Q8_0, are contiguous: FA_ERR_STRIDE.
    */
-  int32_t reserved;
+  int32_t stride_dim;
   /**
    * For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
    */
@@ -983,10 +986,10 @@ void fa_pool_destroy(struct fa_pool *pool);
  *                fa_quant says const
  * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a
  *         group that matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
- *         (negative, no multiple of the element size, rows of dst overlap, or two cells have the
- *         same place); FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales
- *         or zeros share memory with each other, src or smooth; as in fa_attention, what lies
- *         between the first and the last byte of a tensor or an array belongs to it)
+ *         (negative, no multiple of the element size, a stride_dim, rows of dst overlap, or two
+ *         cells have the same place); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or
+ *         zeros share memory with each other, src or smooth; as in fa_attention, what lies between
+ *         the first and the last byte of a tensor or an array belongs to it)
  *
  * For two cells to have different places it is enough, and demanded, that each stride of quant is
  * larger than the farthest that one gets by the smaller ones; strides of axes with one cell do not

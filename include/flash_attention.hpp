@@ -53,6 +53,7 @@ constexpr std::int64_t times(std::int64_t a, std::int64_t b) {
 // How elements are stored: the value of fa_dtype, and the bytes of a row.
 template <fa_dtype Dtype, std::int64_t Block, std::int64_t Bytes> struct Stored {
     static constexpr fa_dtype dtype = Dtype;
+    static constexpr std::int64_t bytes = Bytes;
     static constexpr std::int64_t row_bytes(std::int64_t dim) { return detail::times(dim / Block, Bytes); }
 };
 template <class T> struct Type;
@@ -70,11 +71,19 @@ template <class T> struct Tensor {
     std::int64_t batch = 0, heads = 0, tokens = 0, dim = 0;
     std::int64_t stride[3] = {0, 0, 0}; // BYTES from one batch entry, head, token to the next
     const fa_quant *quant = nullptr;    // what 8-bit integers stand for
+    std::int64_t stride_dim = 0;        // BYTES between elements of a row, 0 = neighbours; others for K and V only
 
     // The same memory with other strides, in bytes.
     Tensor strides(std::int64_t of_batch, std::int64_t of_heads, std::int64_t of_tokens) const {
         Tensor other = *this;
         other.stride[0] = of_batch, other.stride[1] = of_heads, other.stride[2] = of_tokens;
+        return other;
+    }
+
+    // The same memory with elements of a row so many bytes apart, for K and V.
+    Tensor elements_apart(std::int64_t of_elements) const {
+        Tensor other = *this;
+        other.stride_dim = of_elements;
         return other;
     }
 
@@ -92,6 +101,9 @@ template <class T> struct Tensor {
             t.stride[i] = stride[i];
         t.dtype = Type<std::remove_const_t<T>>::dtype;
         t.quant = quant;
+        // What the field does not hold becomes what the library refuses.
+        const bool fits = stride_dim >= 0 && stride_dim <= std::numeric_limits<std::int32_t>::max();
+        t.stride_dim = fits ? static_cast<std::int32_t>(stride_dim) : -1;
         return t;
     }
 };
@@ -100,14 +112,22 @@ template <class T> struct Tensor {
 template <class T>
 Tensor<T> head_first(T *data, std::int64_t batch, std::int64_t heads, std::int64_t tokens, std::int64_t dim) {
     const std::int64_t row = Type<std::remove_const_t<T>>::row_bytes(dim), head = detail::times(tokens, row);
-    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, row}, nullptr};
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, row}, nullptr, 0};
 }
 
 // Dense [batch][token][head][dim], as the projections of a model make it.
 template <class T>
 Tensor<T> token_first(T *data, std::int64_t batch, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
     const std::int64_t row = Type<std::remove_const_t<T>>::row_bytes(dim), token = detail::times(heads, row);
-    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(tokens, token), row, token}, nullptr};
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(tokens, token), row, token}, nullptr, 0};
+}
+
+// Dense [batch][head][dim][token], for K and V: a transposed cache.
+template <class T>
+Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64_t dim, std::int64_t tokens) {
+    const std::int64_t element = Type<std::remove_const_t<T>>::bytes, apart = detail::times(tokens, element);
+    const std::int64_t head = detail::times(dim, apart);
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, element}, nullptr, apart};
 }
 
 // Scratch memory: grows when a call needs more, is kept for the next one. For one call at a time.

@@ -68,9 +68,23 @@ def split(lines):
     return named, layout
 
 
+def given_a_meaning(named, layout, named_now, layout_now):
+    """Reserved fields, which had to be 0, that have a name now, with that: of the same type, at the same place."""
+    for structure, field in layout:
+        if field.startswith("reserved") and (structure, field) not in layout_now:
+            for other, name in layout_now:
+                same_type = named.get(("field", f"{structure}.{field}")) == named_now.get(("field", f"{other}.{name}"))
+                same_place = (other, layout_now[other, name]) == (structure, layout[structure, field])
+                if same_type and same_place and (other, name) not in layout:
+                    yield (structure, field), name
+
+
 def breaks(before, now):
     """What a program that was compiled before would trip over."""
     (named, layout), (named_now, layout_now) = split(before), split(now)
+    for (structure, field), name in list(given_a_meaning(named, layout, named_now, layout_now)):
+        named["field", f"{structure}.{name}"] = named.pop(("field", f"{structure}.{field}"))
+        layout[structure, name] = layout.pop((structure, field))
     for (kind, name), words in named.items():
         if named_now.get((kind, name)) != words:
             yield f"{kind} {name}: {words} has become {named_now.get((kind, name), 'nothing')}"

@@ -9,6 +9,7 @@ pub(crate) mod blocks;
 pub(crate) mod convert;
 pub(crate) mod finish;
 pub(crate) mod fold;
+pub(crate) mod gather;
 pub(crate) mod logits;
 #[forbid(unsafe_code)]
 pub mod merge;

@@ -65,7 +65,6 @@ use crate::work::split_kv::{SplitRange, SplitWork};
 use crate::workspace::{PartialStates, Scratch};
 use block::{Block, Run};
 use gemv::Gemv;
-use prefetch::PrefetchStream;
 use scratch::{BlockArrays, Buffers, ROWS, RowArrays, Sizes, buffers, max_rows, padded_rows, row_stride};
 pub(crate) use scratch::{reads_kv, scratch_bytes, state_bytes};
 use state::State;
@@ -368,8 +367,7 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     unsafe {
         block.prepare(s);
         let multiply = |run: &Run| {
-            let next = if block.prefetches { block.v_stream(run) } else { PrefetchStream::NOTHING };
-            scores::scores::<S, P>(s, rows, count, run, next);
+            scores::scores::<S, P>(s, rows, count, run, block.v_stream(run));
         };
         match block.k_run() {
             Some(run) => multiply(&run),

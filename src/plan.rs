@@ -32,6 +32,8 @@ pub struct Plan {
     kv: [Dtype; 2],
     /// Whether K, and V, could be read in place.
     in_place: [bool; 2],
+    /// Whether elements of their rows lie apart.
+    strided: [bool; 2],
     /// How the work is cut, whatever path each sequence takes.
     pub partition: Partition,
     /// Work items of the path: query tiles, or GQA groups.
@@ -162,6 +164,7 @@ impl Planner<'_> {
             tiles,
             kv: [k, v],
             in_place: kernel.reads_kv(path, shape),
+            strided: shape.strided_kv,
             partition: Partition { rule, prefill, decode, splits, ranges },
             work_items,
             threads,
@@ -308,7 +311,8 @@ impl Planner<'_> {
                 !is_whole(page) || (kv < shape.len_kv && !is_whole(kv))
             }),
         };
-        kernel.reads_kv(path, shape).map(|in_place| is_copied || !in_place)
+        let (in_place, strided) = (kernel.reads_kv(path, shape), shape.strided_kv);
+        [0, 1].map(|i| is_copied || strided[i] || !in_place[i])
     }
 }
 
@@ -344,6 +348,7 @@ impl fmt::Display for Plan {
             if tiles.staged[i] {
                 write!(f, ", {name} ")?;
                 match (in_place[i], is_converted) {
+                    (true, _) if self.strided[i] => write!(f, "gathered")?,
                     (true, _) => write!(f, "copied")?,
                     (false, true) => write!(f, "converted from {dtype}")?,
                     (false, false) => write!(f, "rearranged")?,

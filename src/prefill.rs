@@ -116,12 +116,14 @@ struct Buffers {
     /// Query rows of one vector of lanes, while they are packed.
     queries: *mut u8,
     /// Query rows of a lane tile, where those of several heads are taken as those of one.
-    gathered: *mut u8,
+    grouped: *mut u8,
     /// Scales of the keys of a block, if each key has its own, and zeros, if K has some.
     key_scales: *mut f32,
     key_zeros: *mut f32,
     /// Staged K and V of a block.
     staged: [*mut u8; 2],
+    /// Rows that are gathered before they are staged.
+    gathered: *mut u8,
     /// What masks leave of a block.
     masks: MaskBuffers,
 }
@@ -150,7 +152,7 @@ impl Buffers {
                 values: arena.take(if int_acc { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
             queries: arena.take(sizes.query.checked_mul(sizes.vector)),
-            gathered: arena.take(if tiles.heads > 1 {
+            grouped: arena.take(if tiles.heads > 1 {
                 shape.storage.dtypes[0].row_bytes(shape.dim_qk).and_then(|row| row.checked_mul(width))
             } else {
                 Some(0)
@@ -158,6 +160,7 @@ impl Buffers {
             key_scales: arena.take(if has_key_scales(int_acc, shape) { tiles.kv } else { 0 }),
             key_zeros: arena.take(if has_key_zeros(int_acc, shape) { tiles.kv } else { 0 }),
             staged: [arena.take(k), arena.take(v)],
+            gathered: arena.take(stage::gathered_bytes(shape)),
             masks: MaskBuffers::of(arena, shape, tiles, sizes.width, !sizes.is_packed && !tiles.staged[V]),
         }
     }
@@ -210,10 +213,11 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         let Buffers {
             lanes: buffers,
             queries,
-            gathered,
+            grouped,
             key_scales,
             key_zeros,
             staged: [staged_k, staged_v],
+            gathered,
             masks,
         } = Buffers::of(&mut scratch, Sizes::of::<S, F>(shape, tiles), shape, tiles);
         let key_scales = has_key_scales(F::INT_ACC, shape).then_some(key_scales);
@@ -253,7 +257,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let mut q = query_rows(problem, sequence, head, tile.rows.start);
                 let view;
                 if sequence.is_grouped() {
-                    view = gather(problem, sequence, head, &tile.rows, gathered);
+                    view = group(problem, sequence, head, &tile.rows, grouped);
                     if let Some(view) = &view {
                         q = Source { view, at: [0; 3] };
                     }
@@ -283,10 +287,11 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 if block.is_empty() {
                     continue;
                 }
+                let staged = tiles.staged;
                 let (k, _) =
-                    stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, tiles.staged, staged_k);
+                    stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, staged, staged_k, gathered);
                 let (v, left_out) =
-                    stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, tiles.staged, staged_v);
+                    stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, staged, staged_v, gathered);
                 // Where all rows see ranges, only keys at the ends of spans can be hidden from one.
                 let (mut v, mut has_nonfinite) = (v, left_out);
                 if F::PACK == 1 && is_mixed {
@@ -341,7 +346,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
 /// # Safety
 /// `rows` are those of the sequence (I2), and `to` has room for them (I5).
 #[inline(never)]
-unsafe fn gather<'a>(
+unsafe fn group<'a>(
     problem: &Problem,
     sequence: &Sequence,
     head: usize,

@@ -88,6 +88,9 @@ impl Tensors<'_> {
     fn check(&self, semantics: &Semantics) -> Result<Checked, Refusal> {
         let Tensors { q, k, v, o, lse, batch, logits } = self;
         let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, semantics)?;
+        if q.layout().is_strided() || logits.is_strided() {
+            return Err(Error::Stride.into());
+        }
         let is_output = |view: &ViewMut, dim| {
             let Layout { dtype, extent, dim: d, .. } = *view.layout();
             match dtype {

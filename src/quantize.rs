@@ -41,6 +41,9 @@ impl<'a> Quantize<'a> {
         {
             return Err(Error::Shape);
         }
+        if from.is_strided() || smooth.is_some_and(|smooth| smooth.layout().is_strided()) {
+            return Err(Error::Stride);
+        }
         quant.check(to)?;
         let [scale, zero] = quant.addresses();
         let all = [dst.addresses(), scale, zero, src.addresses(), smooth.map_or(0..0, |x| x.addresses())];

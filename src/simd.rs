@@ -62,7 +62,9 @@ pub(crate) trait Body {
 /// 5. compute type i8: `dot_u8_i8`, `exp2_u8`, `load_interleaved_bytes`;
 /// 6. compute type split16: `dot_u8_i8`, `load_split16`, `store_split16`, `join_split16`,
 ///    `load_lower_half`, `interleave_bytes` with `deinterleave_bytes`; for Q8_0 also `load_halves`,
-///    `splat_halves`, `horizontal_sums_of_halves`, `gather_f16`, `splat_f16`, `hide_pointer`.
+///    `splat_halves`, `horizontal_sums_of_halves`, `gather_f16`, `splat_f16`, `hide_pointer`;
+/// 7. transposed K and V: `load_interleaved_bytes`, besides `transpose`, `load_bf16` and
+///    `pack_bf16`.
 ///
 /// # What methods may assume of each other
 ///

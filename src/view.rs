@@ -15,8 +15,8 @@ use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
 pub use quant::{Quant, QuantMut, ScaleGranularity};
 
-/// `[batch][head][token][dim]`; the elements of a row are contiguous, everything else has a
-/// stride in bytes. A stride of 0 repeats the same data (inputs only).
+/// `[batch][head][token][dim]`; everything has a stride in bytes. A stride of 0 repeats the same
+/// data (inputs only), but for the elements of a row, which are contiguous then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Storage type.
@@ -27,6 +27,9 @@ pub struct Layout {
     pub dim: usize,
     /// Bytes between batches, heads, tokens.
     pub stride: [usize; 3],
+    /// Bytes between elements of a row, if they do not lie behind one another (K and V only); 0 if
+    /// they do.
+    pub stride_dim: usize,
 }
 
 impl Layout {
@@ -35,11 +38,19 @@ impl Layout {
         let row = dtype.row_bytes(dim).ok_or(Error::Overflow)?;
         let head = row.checked_mul(tokens).ok_or(Error::Overflow)?;
         let batch = head.checked_mul(heads).ok_or(Error::Overflow)?;
-        let layout = Layout { dtype, extent: [1, heads, tokens], dim, stride: [batch, head, row] };
+        let (extent, stride) = ([1, heads, tokens], [batch, head, row]);
+        let layout = Layout { dtype, extent, dim, stride, stride_dim: 0 };
         layout.span().map(|_| layout)
     }
 
-    /// Bytes of a row.
+    /// Whether the elements of a row do not lie behind one another: such rows are gathered before
+    /// they are read.
+    #[inline(always)]
+    pub fn is_strided(&self) -> bool {
+        self.stride_dim != 0
+    }
+
+    /// Bytes of the elements of a row.
     #[inline(always)]
     pub fn row_bytes(&self) -> usize {
         // Views have been checked.
@@ -52,6 +63,14 @@ impl Layout {
             return Err(Error::Shape);
         }
         let mut end = self.dtype.row_bytes(self.dim).ok_or(Error::Overflow)?;
+        if self.is_strided() {
+            // The elements of a block have one scale, and stay together.
+            if self.dtype.block() != 1 {
+                return Err(Error::Stride);
+            }
+            let last = self.dim.saturating_sub(1).checked_mul(self.stride_dim).ok_or(Error::Overflow)?;
+            end = end.min(self.dtype.block_bytes()).checked_add(last).ok_or(Error::Overflow)?;
+        }
         for (extent, stride) in self.extent.into_iter().zip(self.stride) {
             if extent == 0 {
                 return Ok(0);
@@ -73,6 +92,10 @@ impl Layout {
     /// Whether no two rows share a byte: what an output needs. Sufficient, and exact for the
     /// nested layouts that occur: each axis steps over everything that the smaller ones span.
     fn is_injective(&self) -> bool {
+        if self.is_strided() {
+            // No output is written so.
+            return false;
+        }
         if self.dim == 0 || self.extent.contains(&0) {
             return true;
         }
@@ -170,6 +193,17 @@ impl<'a> View<'a> {
         &self.layout
     }
 
+    /// This view with its scales and zeros, but of rows that have been gathered: those of one head
+    /// from row `first` on, the elements of each behind one another.
+    ///
+    /// # Safety
+    /// Of the rows `stride` bytes apart at `data`, only those are read that lie there, and not
+    /// after they have changed.
+    pub(crate) unsafe fn gathered(&self, first: usize, data: *const u8, stride: usize) -> View<'a> {
+        let layout = Layout { stride: [0, 0, stride], stride_dim: 0, ..self.layout };
+        View { base: data.wrapping_sub(first * stride), layout, ..*self }
+    }
+
     /// The first byte of a row. All rows are readable; see [`View::new`].
     #[inline(always)]
     pub fn row(&self, batch: usize, head: usize, token: usize) -> *const u8 {
@@ -206,8 +240,13 @@ impl<'a> View<'a> {
     /// Element `d` of a row. `d` is below `dim`, and the row comes from [`View::checked_row`].
     #[inline(always)]
     fn element(&self, at: [usize; 3], row: *const u8, d: usize) -> f64 {
+        let (row, place) = if self.layout.is_strided() {
+            (row.wrapping_add(d * self.layout.stride_dim), 0)
+        } else {
+            (row, d)
+        };
         // SAFETY: I2: row and element are in range, so `new` has vouched for the element.
-        let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::element(row, d)) });
+        let stored = f64::from(unsafe { with_stored!(self.layout.dtype, T => T::element(row, place)) });
         match &self.quant {
             None => stored,
             Some(quant) => {

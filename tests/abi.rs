@@ -42,7 +42,7 @@ macro_rules! layout {
 fn structures_have_the_committed_layout() {
     let ours = layout! {
         fa_quant: scale zero stride group_tokens group_dims;
-        fa_tensor: data stride dtype reserved quant;
+        fa_tensor: data stride dtype stride_dim quant;
         fa_attention: struct_size flags reserved0 batch heads_q heads_kv len_q len_kv dim_qk dim_v q k v
             o scale softcap q_pos window_left window_right mask alibi_slopes alibi_batch_stride sinks
             block_mask block_mask_stride block_mask_q block_mask_kv cu_len_q cu_len_kv kv_lens

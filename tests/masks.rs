@@ -114,7 +114,8 @@ impl Case {
             let [per_head, per_row] = mask.each;
             let of_head = if per_row { rows * row } else { row };
             let stride = [0, if per_head { of_head } else { 0 }, if per_row { row } else { 0 }];
-            let layout = Layout { dtype: mask.dtype, extent: [1, HEADS[0], rows], dim: keys, stride };
+            let layout =
+                Layout { dtype: mask.dtype, extent: [1, HEADS[0], rows], dim: keys, stride, stride_dim: 0 };
             assert!(mask.bytes.len() >= stride[1] * (HEADS[0] - 1) + of_head);
             // SAFETY: as many bytes, which outlive the problem.
             unsafe { View::new(mask.bytes.as_ptr(), layout).unwrap() }
@@ -123,7 +124,7 @@ impl Case {
             let stride = [0, 0, keys.div_ceil(CELL)];
             let extent = [1, HEADS[0], rows.div_ceil(CELL)];
             assert!(cells.len() >= extent[2] * stride[2]);
-            let layout = Layout { dtype: Dtype::Bool8, extent, dim: stride[2], stride };
+            let layout = Layout { dtype: Dtype::Bool8, extent, dim: stride[2], stride, stride_dim: 0 };
             // SAFETY: as many bytes, which outlive the problem.
             BlockMask { view: unsafe { View::new(cells.as_ptr(), layout).unwrap() }, rows: CELL, keys: CELL }
         });

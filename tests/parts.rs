@@ -48,7 +48,7 @@ impl Case {
             let rows: usize = self.lens.iter().map(|len| len[which]).sum();
             let (batch, tokens) = if self.ragged { (1, rows) } else { (self.lens.len(), most[which]) };
             let stride = [heads * tokens * 4, tokens * 4, 4];
-            Layout { dtype: Dtype::F32, extent: [batch, heads, tokens], dim: 1, stride }
+            Layout { dtype: Dtype::F32, extent: [batch, heads, tokens], dim: 1, stride, stride_dim: 0 }
         };
         let data = vec![1f32; 1 << 17];
         let mut out = data.clone();

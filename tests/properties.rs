@@ -170,7 +170,7 @@ proptest! {
         let interleaved = |tokens: usize, heads: usize, dim: usize| {
             let row = 4 * (dim + padding);
             let stride = [tokens * heads * row, row, heads * row];
-            Layout { dtype: Dtype::F32, extent: [batch, heads, tokens], dim, stride }
+            Layout { dtype: Dtype::F32, extent: [batch, heads, tokens], dim, stride, stride_dim: 0 }
         };
         let mut data = |tokens: usize, heads: usize, dim: usize| {
             random.normals(batch * tokens * heads * (dim + padding))
@@ -188,7 +188,7 @@ proptest! {
         let hide = |(bias, seen): (f32, &u8)| if *seen == 0 { f32::NEG_INFINITY } else { bias };
         let numbers: Vec<f32> = random.normals(len_q * len_kv).into_iter().zip(&bytes).map(hide).collect();
         let shared = |dtype: Dtype, rows: usize, dim: usize| {
-            Layout { dtype, extent: [batch, heads_q, rows], dim, stride: [0, 0, dim * dtype.block_bytes()] }
+            Layout { dtype, extent: [batch, heads_q, rows], dim, stride: [0, 0, dim * dtype.block_bytes()], stride_dim: 0 }
         };
         let cells = seen(&mut random, len_q.div_ceil(cell) * len_kv.div_ceil(cell));
         // Small ones, as logits beyond some tens are coarser in f32 than the bound below.

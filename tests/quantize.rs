@@ -149,11 +149,15 @@ impl Case {
             extent: self.extent,
             dim: self.dim,
             stride: [heads * tokens * row, tokens * row, row],
+            stride_dim: 0,
         };
         let smooth = self.smooth.as_ref().map(|smooth| {
             let stride = [0, self.dim * 4, 0];
-            View::of(smooth, Layout { dtype: Dtype::F32, extent: self.extent, dim: self.dim, stride })
-                .unwrap()
+            View::of(
+                smooth,
+                Layout { dtype: Dtype::F32, extent: self.extent, dim: self.dim, stride, stride_dim: 0 },
+            )
+            .unwrap()
         });
         // SAFETY: as many bytes, which outlive the call.
         let src = unsafe { View::new(src[1..].as_ptr(), layout(self.dtype, from)).unwrap() };
@@ -503,7 +507,7 @@ fn tiny_numbers_become_one_number() {
 #[test]
 fn nothing_is_nothing() {
     for extent in [[0, 2, 3], [2, 0, 3], [2, 3, 0], [0, 0, 0]] {
-        let layout = |dtype| Layout { dtype, extent, dim: 4, stride: [0; 3] };
+        let layout = |dtype| Layout { dtype, extent, dim: 4, stride: [0; 3], stride_dim: 0 };
         let src = View::of::<f32>(&[], layout(Dtype::F32)).unwrap();
         let mut bytes = [1i8; 4];
         let mut scale = [2.0];

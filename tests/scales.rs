@@ -131,7 +131,8 @@ impl Stored {
     fn view(&self) -> View<'_> {
         let [entries, heads, tokens, dim] = self.extent;
         let stride = [heads * tokens * dim, tokens * dim, dim];
-        let layout = Layout { dtype: Dtype::I8, extent: [entries, heads, tokens], dim, stride };
+        let layout =
+            Layout { dtype: Dtype::I8, extent: [entries, heads, tokens], dim, stride, stride_dim: 0 };
         View::of(&self.integers, layout).unwrap().quantised(self.quant()).unwrap()
     }
 }
@@ -208,6 +209,7 @@ impl Memory {
             extent: [entries, heads, rows],
             dim,
             stride: [4 * heads * rows * dim, 4 * rows * dim, 4 * dim],
+            stride_dim: 0,
         };
         let n = entries * heads * rows;
         let (mut o, mut lse) = (vec![f32::MAX; n * dims[1]], vec![f32::MAX; n]);

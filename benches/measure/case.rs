@@ -39,6 +39,8 @@ pub struct Case {
     pub row_stride: usize,
     /// Keys of a page of K and V, which lie in no order; 0: no pages.
     pub page: usize,
+    /// Whether K and V are `[head][dim][key]`.
+    pub transposed: bool,
     /// Whether each 8-bit row of K has a scale of its own; else one is for all.
     pub per_token: bool,
     /// How far queries and probabilities may be rounded.
@@ -64,6 +66,7 @@ impl Case {
             window: 0,
             row_stride: 0,
             page: 0,
+            transposed: false,
             per_token: false,
             accuracy: Accuracy::AsStored,
             block: 0,
@@ -93,6 +96,7 @@ impl Case {
             (self.window > 0, format!(" window {}", self.window)),
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
             (self.page > 0, format!(" pages of {}", self.page)),
+            (self.transposed, " transposed".to_owned()),
             (self.data == Data::Rising, " rising".to_owned()),
             (self.dtype != Dtype::F32, format!(" {:?}", self.dtype)),
             (self.per_token, " per token".to_owned()),
@@ -137,10 +141,15 @@ impl Case {
         }
     }
 
-    /// Of K and V, whose pages are `[page][head][key]`.
+    /// Of K and V, whose pages are `[page][head][key]`; transposed, they are not in pages.
     fn layout_kv(&self) -> Layout {
         let (heads, page) = (self.kv_heads(), self.page);
         let dense = self.layout(self.dtype, heads, self.len_kv);
+        if self.transposed {
+            let element = self.dtype.block_bytes();
+            let Layout { stride: [entry, head, _], .. } = dense;
+            return Layout { stride: [entry, head, element], stride_dim: self.len_kv * element, ..dense };
+        }
         if page == 0 {
             return dense;
         }

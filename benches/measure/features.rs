@@ -270,7 +270,7 @@ impl Memory {
             Kind::Ragged => ([1, heads, total], [0, total * row, row]),
             _ => ([batch, heads, len], [heads * len * row, len * row, row]),
         };
-        Layout { dtype: Dtype::F32, extent, dim, stride }
+        Layout { dtype: Dtype::F32, extent, dim, stride, stride_dim: 0 }
     }
 
     fn problem(&mut self) -> Problem<'_> {
@@ -290,6 +290,7 @@ impl Memory {
             extent: [batch, heads_q, rows],
             dim: keys,
             stride: [0, 0, keys * dtype.block_bytes()],
+            stride_dim: 0,
         };
         let lists = Array::of(&self.ints);
         let view = |data, layout| View::of(data, layout).expect("arrays of the right size");

@@ -246,7 +246,7 @@ pub fn decode_rival() -> Vec<Case> {
         .into()
 }
 
-/// Decode of layouts that are not the usual ones, each against the usual one: instruction set
+/// Layouts that are not the usual ones, each against the usual one: instruction set
 /// (None: the best), case, other case, least ratio.
 pub fn layouts() -> Vec<(Option<&'static str>, Case, Case, f64)> {
     use Dtype::{Bf16, F16, F32, I8, Q8_0};
@@ -257,6 +257,16 @@ pub fn layouts() -> Vec<(Option<&'static str>, Case, Case, f64)> {
         for page in [1, 2, 4, 8, 16] {
             cases.push((None, Case { page, ..dense.clone() }, dense.clone(), 1.0 / 1.5));
         }
+    }
+    // K and V transposed: at most twice the time of dense ones in prefill, and four times in
+    // decode, which reads them once and rearranges what it has read.
+    for dtype in [F32, F16, Bf16, I8] {
+        for dim in [64, 128] {
+            let dense = Case { dtype, ..Case::square(4, 512, dim) };
+            cases.push((None, Case { transposed: true, ..dense.clone() }, dense, 0.5));
+        }
+        let dense = one(dtype, 32, 4, 4096);
+        cases.push((None, Case { transposed: true, ..dense.clone() }, dense, 0.25));
     }
     // Odd head sizes, against the next that is a whole number of vectors.
     for dtype in [F16, Bf16, I8] {

@@ -477,9 +477,9 @@ impl Tables {
         }
     }
 
-    /// Pages, odd head sizes, and conversions in plain code.
+    /// Pages, transposed K and V, odd head sizes, and conversions in plain code.
     fn layouts(&mut self) {
-        self.report.heading("Decode of other layouts: times as fast as pages of one, whole vectors, f32");
+        self.report.heading("Other layouts: times as fast as no pages, contiguous rows, whole vectors, f32");
         for (isa, case, other, floor) in suite::layouts() {
             let Some(row) = self.row_of(&case, isa.or(self.isa.as_deref())) else { continue };
             self.ratio_line("layouts", row, (&case, 1), (&other, 1), Some(Bound::AtLeast(floor)), None);

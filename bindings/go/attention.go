@@ -10,6 +10,7 @@ package attention
 
 typedef struct sizes {
 	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, window_left, window_right, prefix_keys, stride[5][3];
+	int32_t stride_dim[5];
 	float scale;
 } sizes;
 
@@ -33,9 +34,11 @@ static fa_status run(const sizes *s, const float *q, const float *k, const float
 	a.spans = spans, a.span_starts = span_starts;
 	a.lse = lse, a.lse_stride[0] = s->heads_q * s->len_q, a.lse_stride[1] = s->len_q, a.lse_stride[2] = 1;
 	fa_tensor *tensors[5] = {&a.q, &a.k, &a.v, &a.o, &a.mask};
-	for (int t = 0; t < 5; t++)
+	for (int t = 0; t < 5; t++) {
 		for (int axis = 0; axis < 3; axis++)
 			tensors[t]->stride[axis] = s->stride[t][axis];
+		tensors[t]->stride_dim = s->stride_dim[t];
+	}
 	status = fa_attention_workspace(&a, 1, &bytes);
 	if (status == FA_OK && bytes > 0 && (ws = malloc(bytes)) == NULL)
 		status = FA_ERR_MEMORY;
@@ -56,21 +59,27 @@ import (
 )
 
 // Tensor is [batch][head][token][dim] in a slice. Strides count ELEMENTS, from one batch entry, head, token to the
-// next; elements of a row are neighbours.
+// next; StrideDim those from one element of a row to the next: 0 = 1 = neighbours, and more in K and V only.
 type Tensor struct {
 	Data                      []float32
 	Batch, Heads, Tokens, Dim int
 	Stride                    [3]int
+	StrideDim                 int
 }
 
 // HeadFirst is dense [batch][head][token][dim].
 func HeadFirst(data []float32, batch, heads, tokens, dim int) Tensor {
-	return Tensor{data, batch, heads, tokens, dim, [3]int{heads * tokens * dim, tokens * dim, dim}}
+	return Tensor{data, batch, heads, tokens, dim, [3]int{heads * tokens * dim, tokens * dim, dim}, 1}
 }
 
 // TokenFirst is dense [batch][token][head][dim], as the projections of a model make it.
 func TokenFirst(data []float32, batch, tokens, heads, dim int) Tensor {
-	return Tensor{data, batch, heads, tokens, dim, [3]int{tokens * heads * dim, dim, heads * dim}}
+	return Tensor{data, batch, heads, tokens, dim, [3]int{tokens * heads * dim, dim, heads * dim}, 1}
+}
+
+// Transposed is dense [batch][head][dim][token]: K or V of a transposed cache.
+func Transposed(data []float32, batch, heads, dim, tokens int) Tensor {
+	return Tensor{data, batch, heads, tokens, dim, [3]int{heads * dim * tokens, dim * tokens, 1}, tokens}
 }
 
 // ScaleZero is a scale as good as 0.
@@ -119,7 +128,14 @@ func (t *Tensor) check(name string) error {
 	if t.isEmpty() {
 		return nil
 	}
-	room := len(t.Data) - t.Dim
+	apart := t.apart()
+	if apart < 0 || apart > math.MaxInt32/4 {
+		return fmt.Errorf("flash_attention: the stride of elements of %s is negative or too large", name)
+	}
+	if t.Dim-1 > len(t.Data)/apart {
+		return fmt.Errorf("flash_attention: %s has more elements than its slice", name)
+	}
+	room := len(t.Data) - 1 - (t.Dim-1)*apart
 	for i, n := range extents {
 		if n == 1 {
 			continue
@@ -146,6 +162,14 @@ func pointer[To, From any](x []From) *To {
 	return (*To)(unsafe.Pointer(&x[0]))
 }
 
+// Elements from one of a row to the next.
+func (t *Tensor) apart() int {
+	if t.StrideDim == 0 || t.Dim <= 1 {
+		return 1
+	}
+	return t.StrideDim
+}
+
 func (t *Tensor) isEmpty() bool { return t.Batch == 0 || t.Heads == 0 || t.Tokens == 0 || t.Dim == 0 }
 
 func shape(why string) error { return &Error{int(C.FA_ERR_SHAPE), why} }
@@ -160,6 +184,9 @@ func Run(q, k, v, out Tensor, options Options) error {
 	for i, t := range [5]*Tensor{&q, &k, &v, &out, &mask} {
 		if err := t.check(names[i]); err != nil {
 			return err
+		}
+		if !t.isEmpty() {
+			s.stride_dim[i] = C.int32_t(4 * t.apart())
 		}
 		extents := [3]int{t.Batch, t.Heads, t.Tokens}
 		for axis, stride := range t.Stride {

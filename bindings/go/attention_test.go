@@ -44,6 +44,13 @@ func TestRefusals(t *testing.T) {
 			attention.Options{}, false},
 		"long stride": {fine, with(keys, func(t *attention.Tensor) { t.Stride[2] = math.MaxInt }), keys, to,
 			attention.Options{}, false},
+		"far elements": {fine, with(keys, func(t *attention.Tensor) { t.StrideDim = 7 }), keys, to,
+			attention.Options{}, false},
+		"elements behind": {fine, with(keys, func(t *attention.Tensor) { t.StrideDim = -1 }), keys, to,
+			attention.Options{}, false},
+		"huge elements": {fine, with(keys, func(t *attention.Tensor) { t.StrideDim = math.MaxInt }), keys, to,
+			attention.Options{}, false},
+		"q transposed": {attention.Transposed(q, 1, 2, 4, 3), keys, keys, to, attention.Options{}, true},
 		"negative stride": {fine, with(keys, func(t *attention.Tensor) { t.Stride[1] = -4 }), keys, to,
 			attention.Options{}, false},
 		"negative size": {with(fine, func(t *attention.Tensor) { t.Tokens = -3 }), keys, keys, to,
@@ -123,6 +130,34 @@ func formula(q, k, v []float32, dim int, sees func(i, j int) bool, add func(i, j
 		out, lse = append(out, row...), append(lse, math.Log(sum))
 	}
 	return out, lse
+}
+
+// K and V as [batch][head][dim][token] give the same bits.
+func TestTransposed(t *testing.T) {
+	const heads, lenQ, lenKV, dim = 2, 3, 7, 5
+	q, kv, transposed := make([]float32, heads*lenQ*dim), make([]float32, heads*lenKV*dim), make([]float32, heads*lenKV*dim)
+	for i := range q {
+		q[i] = float32(i*37%101)/50 - 1
+	}
+	for i := range kv {
+		kv[i] = float32(i*53%97)/50 - 1
+		head, token, d := i/dim/lenKV, i/dim%lenKV, i%dim
+		transposed[(head*dim+d)*lenKV+token] = kv[i]
+	}
+	var outs [2][]float32
+	for i, keys := range []attention.Tensor{attention.HeadFirst(kv, 1, heads, lenKV, dim),
+		attention.Transposed(transposed, 1, heads, dim, lenKV)} {
+		outs[i] = nans(len(q))
+		to := attention.HeadFirst(outs[i], 1, heads, lenQ, dim)
+		if err := attention.Run(attention.HeadFirst(q, 1, heads, lenQ, dim), keys, keys, to, attention.Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range q {
+		if outs[0][i] != outs[1][i] {
+			t.Fatalf("element %d: %v, transposed %v", i, outs[0][i], outs[1][i])
+		}
+	}
 }
 
 // Two query heads on one of the keys; two sequences, of which the second uses fewer keys. Goroutines compute

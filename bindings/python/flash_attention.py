@@ -47,7 +47,7 @@ class Tensor(ctypes.Structure):
         ("data", c_void_p),
         ("stride", c_int64 * 3),
         ("dtype", c_int32),
-        ("reserved", c_int32),
+        ("stride_dim", c_int32),
         ("quant", POINTER(Quant)),
     ]
 
@@ -168,11 +168,14 @@ class Pool:
         library().fa_pool_destroy(handle)
 
 
-def readable(a):
-    """Whether the library can use the array where it is."""
-    contiguous = a.shape[-1] <= 1 or a.strides[-1] == a.itemsize
+def readable(a, transposed=False):
+    """Whether the library can use the array where it is; transposed: also if elements of a row lie apart, as in k and
+    v they may."""
+    last = a.strides[-1]
+    apart = transposed and 0 < last < 2**31 and last % a.itemsize == 0
+    fit = a.shape[-1] <= 1 or last == a.itemsize or apart
     strides = [s for s, n in zip(a.strides[:-1], a.shape[:-1], strict=True) if n > 1]
-    fits = a.size == 0 or (contiguous and all(s >= 0 and s % a.itemsize == 0 for s in strides))
+    fits = a.size == 0 or (fit and all(s >= 0 and s % a.itemsize == 0 for s in strides))
     return a.dtype.isnative and fits
 
 
@@ -217,12 +220,14 @@ def tensor(name, a, scales=None):
     """The structure, and what must outlive it besides the array."""
     if a.dtype.name not in DTYPES:
         raise TypeError(f"{name} is {a.dtype}, none of {', '.join(DTYPES)}")
-    if not readable(a):
+    if not readable(a, transposed=name in ("k", "v")):
         raise ValueError(
-            f"{name} cannot be used where it is: elements of the last axis must be neighbours, in the byte order of "
-            f"the machine, other strides not negative; they are {a.strides}. numpy.ascontiguousarray makes a copy."
+            f"{name} cannot be used where it is: elements of the last axis must be neighbours (but those of k and v), in "
+            "the byte order of the machine, other strides not negative; they are "
+            f"{a.strides}. numpy.ascontiguousarray makes a copy."
         )
-    t = Tensor(data=a.ctypes.data, stride=tuple(strides(a)[:3]), dtype=DTYPES[a.dtype.name])
+    *stride, stride_dim = strides(a)
+    t = Tensor(data=a.ctypes.data, stride=tuple(stride), stride_dim=stride_dim, dtype=DTYPES[a.dtype.name])
     kept = None
     if scales is not None:
         kept = quant(scales, a.shape)
@@ -259,7 +264,8 @@ def attention(
 
     q [batch][heads_q][len_q][dim_qk], k and v [batch][heads_kv][len_kv][dim]: float32, float16, bfloat16 or int8
     each; int8 stands for what its Scales say, or for itself. Any view will do whose last axis is contiguous and whose
-    strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied.
+    strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied. The last axis of
+    k and v may have any positive stride: a cache [batch][head][dim][token] is x.transpose(0, 1, 3, 2).
     mask: a floating-point type (added) or bool (true = attend), rows of len_kv elements, the other axes anything that
     broadcasts to [batch][heads_q][len_q].
     kv_lens, kv_starts, q_positions: for each sequence (one number stands for all) its number of keys in use, the first
@@ -365,7 +371,7 @@ def scaled_dot_product_attention(
         if a.dtype.name not in ("float32", "float16", "bfloat16"):
             raise TypeError(f"{name} is {a.dtype}, not float32, float16 or bfloat16")
     lead = (None,) * (4 - axes)
-    q, k, v = (usable(a[lead]) for a in (query, key, value))
+    q, k, v = usable(query[lead]), *(usable(a[lead], transposed=True) for a in (key, value))
     if not enable_gqa and k.shape[1] != q.shape[1]:
         raise ValueError(f"{q.shape[1]} heads of query on {k.shape[1]} of key need enable_gqa")
     mask = None
@@ -391,9 +397,9 @@ def scaled_dot_product_attention(
     return out.reshape(out.shape[4 - axes :])
 
 
-def usable(a):
-    """The array itself if the library can use it where it is, else a copy."""
-    if readable(a):
+def usable(a, transposed=False):
+    """The array itself if the library can use it where it is, else a copy; see readable."""
+    if readable(a, transposed):
         return a
     return np.ascontiguousarray(a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("=")))
 

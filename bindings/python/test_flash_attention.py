@@ -173,6 +173,26 @@ class General(unittest.TestCase):
         s = np.exp(q.astype(np.float64) @ k.swapaxes(-1, -2) / 4)
         np.testing.assert_allclose(lse, np.log(s.sum(-1)), 0, 1e-5)
 
+    def test_transposed_caches(self):
+        """[batch][head][dim][token], and every second element: where they are, with the bits of a copy."""
+        for dtype in np.float32, np.float16, np.int8:
+            for len_q in 2, 40:
+                q = normal(2, 4, len_q, 16)
+                k, v = ((64 * normal(2, 2, 16, 50, seed=i) % 7 - 3).astype(dtype).transpose(0, 1, 3, 2) for i in (1, 2))
+                t, _ = fa.tensor("k", k)
+                self.assertEqual((t.data, tuple(t.stride), t.stride_dim), (k.ctypes.data, k.strides[:3], k.strides[3]))
+                dense = fa.attention(q, np.ascontiguousarray(k), np.ascontiguousarray(v))
+                np.testing.assert_allclose(dense, formula(q, k, v), 0, 2e-3 * np.abs(v.astype(float)).max())
+                np.testing.assert_array_equal(fa.attention(q, k, v), dense)
+                apart = np.full((2, 2, 50, 32), -1, dtype)
+                apart[..., ::2] = v
+                np.testing.assert_array_equal(fa.attention(q, k, apart[..., ::2]), dense)
+                if dtype != np.int8:
+                    self.assertTrue(fa.usable(k, transposed=True) is k)
+                    want = formula(q, k, v, causal=True)
+                    got = fa.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+                    np.testing.assert_allclose(got, want, 0, 2e-3 * np.abs(v.astype(float)).max())
+
     def test_broadcast_heads(self):
         q, k = normal(2, 4, 5, 16), normal(2, 1, 7, 16)
         wide = np.broadcast_to(k, (2, 4, 7, 16))
@@ -268,7 +288,10 @@ class General(unittest.TestCase):
 
     def test_refusals(self):
         q, k, v = normal(1, 2, 5, 16), normal(1, 2, 7, 16), normal(1, 2, 7, 16)
-        for bad in (q[..., ::2], k[..., ::2], v), (q, k[:, ::-1], v), (q, k, v.astype(">f4")), (q[0], k, v):
+        backwards = k[..., ::-1], np.broadcast_to(k[..., :1], k.shape)
+        for bad in (q[..., ::2], k[..., :8], v), (q, k[:, ::-1], v), (q, k, v.astype(">f4")), (q[0], k, v), *(
+            (q, bad, v) for bad in backwards
+        ):
             with self.assertRaises(ValueError):
                 fa.attention(*bad)
         fixed = np.empty((1, 2, 5, 16), np.float32)

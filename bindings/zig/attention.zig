@@ -5,7 +5,7 @@ pub const c = @import("flash_attention_h");
 pub const Error = error{ Shape, Stride, Overlap, Memory, SliceTooShort, Refused };
 
 /// [batch][head][token][dim] in a slice of f32 (T: f32 for the output, or const). Strides count ELEMENTS, from one
-/// batch entry, head, token to the next; elements of a row are neighbours.
+/// batch entry, head, token to the next, and from one element of a row to the next, which is 1 but for k and v.
 pub fn Tensor(comptime Slice: type) type {
     return struct {
         data: Slice,
@@ -14,6 +14,7 @@ pub fn Tensor(comptime Slice: type) type {
         tokens: usize,
         dim: usize,
         stride: [3]usize,
+        stride_dim: usize = 1,
 
         const Self = @This();
 
@@ -27,12 +28,23 @@ pub fn Tensor(comptime Slice: type) type {
             return .{ .data = data, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim, .stride = .{ heads *| tokens *| dim, tokens *| dim, dim } };
         }
 
+        /// Dense [batch][head][dim][token], for k and v: a transposed cache.
+        pub fn transposed(data: Slice, batch: usize, heads: usize, dim: usize, tokens: usize) Self {
+            return .{ .data = data, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim, .stride = .{ heads *| dim *| tokens, dim *| tokens, 1 }, .stride_dim = tokens };
+        }
+
         /// The same for C, if all elements lie within the slice.
         fn toC(self: Self) Error!c.fa_tensor {
             var t = std.mem.zeroes(c.fa_tensor);
             t.dtype = c.FA_DTYPE_F32;
             const extents = [3]usize{ self.batch, self.heads, self.tokens };
             var end = self.dim;
+            if (self.dim > 1 and self.stride_dim != 1) {
+                end = (self.dim - 1) *| self.stride_dim +| 1;
+                // 0 would mean neighbours.
+                if (self.stride_dim == 0 and self.tokens > 0) return error.Stride;
+                t.stride_dim = std.math.cast(i32, self.stride_dim *| 4) orelse return error.Stride;
+            }
             for (extents, self.stride, &t.stride) |n, stride, *bytes| {
                 if (n == 0) return t;
                 end +|= (n - 1) *| stride;

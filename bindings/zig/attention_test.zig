@@ -20,6 +20,14 @@ test "refusals" {
     var far = q;
     far.stride[2] = most;
     try testing.expectError(error.Stride, attention.run(a, q, far, q, out, .{}));
+    far = q;
+    far.stride_dim = most;
+    try testing.expectError(error.Stride, attention.run(a, q, far, q, out, .{}));
+    far.stride_dim = 7;
+    try testing.expectError(error.SliceTooShort, attention.run(a, q, q, far, out, .{}));
+    far.stride_dim = 0;
+    try testing.expectError(error.Stride, attention.run(a, q, q, far, out, .{}));
+    try testing.expectError(error.Stride, attention.run(a, In.transposed(&x, 1, 2, 4, 3), q, q, out, .{}));
     try testing.expectError(error.Shape, attention.run(a, q, In.headFirst(&x, 1, 2, 2, 4), q, out, .{}));
     try testing.expectError(error.Shape, attention.run(a, q, In.headFirst(&x, 1, 2, most, 4), In.headFirst(&x, 1, 2, most, 4), out, .{}));
     try testing.expectError(error.Overlap, attention.run(a, q, q, q, Out.headFirst(&x, 1, 2, 3, 4), .{}));
@@ -45,6 +53,25 @@ test "refusals" {
     for (y) |e| try testing.expectEqual(0, e);
     // Nothing to do.
     try attention.run(a, In.headFirst(&.{}, 0, 2, 3, 4), In.headFirst(&.{}, 0, 2, 3, 4), In.headFirst(&.{}, 0, 2, 3, 4), Out.headFirst(&.{}, 0, 2, 3, 4), .{});
+}
+
+test "transposed keys and values give the same bits" {
+    const heads, const len_q, const len_kv, const dim = .{ 2, 3, 7, 5 };
+    var q: [heads * len_q * dim]f32 = undefined;
+    for (&q, 0..) |*e, i| e.* = @as(f32, @floatFromInt(i * 37 % 101)) / 50 - 1;
+    var kv: [heads * len_kv * dim]f32 = undefined;
+    var transposed: [kv.len]f32 = undefined;
+    for (&kv, 0..) |*e, i| {
+        e.* = @as(f32, @floatFromInt(i * 53 % 97)) / 50 - 1;
+        transposed[(i / dim / len_kv * dim + i % dim) * len_kv + i / dim % len_kv] = e.*;
+    }
+    var outs: [2][q.len]f32 = undefined;
+    const In = attention.In;
+    const keys = [2]In{ In.headFirst(&kv, 1, heads, len_kv, dim), In.transposed(&transposed, 1, heads, dim, len_kv) };
+    for (&outs, keys) |*out, k| {
+        try attention.run(testing.allocator, In.headFirst(&q, 1, heads, len_q, dim), k, k, attention.Out.headFirst(out, 1, heads, len_q, dim), .{});
+    }
+    try testing.expectEqualSlices(f32, &outs[0], &outs[1]);
 }
 
 /// Two query heads on one of the keys, of which the second sequence uses fewer, from the formula.

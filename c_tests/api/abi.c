@@ -116,7 +116,7 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
     STRUCT(fa_quant) FIELD(fa_quant, scale) FIELD(fa_quant, zero) FIELD(fa_quant, stride) \
         FIELD(fa_quant, group_tokens) FIELD(fa_quant, group_dims) \
     STRUCT(fa_tensor) FIELD(fa_tensor, data) FIELD(fa_tensor, stride) FIELD(fa_tensor, dtype) \
-        FIELD(fa_tensor, reserved) FIELD(fa_tensor, quant) \
+        FIELD(fa_tensor, stride_dim) FIELD(fa_tensor, quant) \
     STRUCT(fa_attention) FIELD(fa_attention, struct_size) FIELD(fa_attention, flags) \
         FIELD(fa_attention, reserved0) FIELD(fa_attention, batch) FIELD(fa_attention, heads_q) \
         FIELD(fa_attention, heads_kv) FIELD(fa_attention, len_q) FIELD(fa_attention, len_kv) \

@@ -76,6 +76,30 @@ void layouts() {
                 assert(std::memcmp(&out[place(b, t, h)], &n.out[dense_place(b, t, h)], DIM * 4) == 0);
 }
 
+// K and V as [batch][head][dim][token] give the same bits; a stride that the field does not hold is refused.
+void transposed() {
+    Numbers n;
+    fa::Workspace ws;
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    assert(a.run(ws) == FA_OK);
+    std::vector<float> k(n.k.size()), out(n.q.size());
+    for (int64_t head = 0; head < BATCH * HEADS_KV; head++)
+        for (int64_t t = 0; t < LEN_KV; t++)
+            for (int64_t d = 0; d < DIM; d++) {
+                const int64_t from = (head * LEN_KV + t) * DIM + d, to = (head * DIM + d) * LEN_KV + t;
+                k[static_cast<std::size_t>(to)] = n.k[static_cast<std::size_t>(from)];
+            }
+    const auto kt = fa::transposed<const float>(k.data(), BATCH, HEADS_KV, DIM, LEN_KV);
+    assert(kt.stride[2] == 4 && kt.c().stride_dim == LEN_KV * 4);
+    fa::Attention other(n.tq(), kt, kt, fa::head_first(out.data(), BATCH, HEADS_Q, LEN_Q, DIM));
+    assert(other.run(ws) == FA_OK);
+    assert(std::memcmp(out.data(), n.out.data(), out.size() * 4) == 0);
+    for (const int64_t apart : {int64_t{1} << 31, int64_t{1} << 32, int64_t{-4}, int64_t{6}}) {
+        fa::Attention wrong(n.tq(), kt.elements_apart(apart), kt, n.to());
+        assert(wrong.run(ws) == FA_ERR_STRIDE);
+    }
+}
+
 // A mask that leaves one key a row: the output is its value.
 void masks() {
     Numbers n;
@@ -241,6 +265,7 @@ void pools() {
 
 int main() {
     layouts();
+    transposed();
     masks();
     sight();
     scales();

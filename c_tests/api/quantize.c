@@ -59,7 +59,7 @@ static void cover_tensor(const char *name, const fa_tensor *is, const fa_tensor 
         cover_integer(PLACE("fa_quantize_i8(%s).stride[%d]", name, i), is->stride[i], was->stride[i], 8, status);
     }
     cover_integer(PLACE("fa_quantize_i8(%s).dtype", name), is->dtype, was->dtype, 4, status);
-    cover_integer(PLACE("fa_quantize_i8(%s).reserved", name), is->reserved, was->reserved, 4, status);
+    cover_integer(PLACE("fa_quantize_i8(%s).stride_dim", name), is->stride_dim, was->stride_dim, 4, status);
     cover_pointer(PLACE("fa_quantize_i8(%s).quant", name), is->quant, was->quant, status);
 }
 
@@ -150,11 +150,6 @@ static void pointers(void) {
     REFUSES(FA_ERR_NULL, dst.data = NULL);
     REFUSES(FA_ERR_NULL, dst.quant = NULL);
     REFUSES(FA_ERR_NULL, quant.scale = NULL);
-    REFUSES(FA_ERR_RESERVED, src.reserved = 1);
-    REFUSES(FA_ERR_RESERVED, dst.reserved = INT32_MIN);
-    REFUSES(FA_ERR_RESERVED, src.reserved = -1);
-    REFUSES(FA_ERR_RESERVED, src.reserved = INT32_MAX);
-    REFUSES(FA_ERR_RESERVED, dst.reserved = INT32_MAX);
 }
 
 static void types(void) {
@@ -169,6 +164,13 @@ static void types(void) {
 }
 
 static void strides(void) {
+    REFUSES(FA_ERR_STRIDE, src.stride_dim = 8);
+    REFUSES(FA_ERR_STRIDE, dst.stride_dim = INT32_MIN);
+    REFUSES(FA_ERR_STRIDE, src.stride_dim = -4);
+    REFUSES(FA_ERR_STRIDE, src.stride_dim = INT32_MAX);
+    REFUSES(FA_ERR_STRIDE, dst.stride_dim = 2);
+    REFUSES(FA_ERR_STRIDE, dst.stride_dim = INT32_MAX);
+    REFUSES_CALL(FA_OK, src.stride_dim = 4; dst.stride_dim = 1, &src, B, H, 0, DIM, arena.smooth, &dst);
     for (int axis = 0; axis < 3; axis++) {
         REFUSES(FA_ERR_STRIDE, src.stride[axis] = -4);
         REFUSES(FA_ERR_STRIDE, dst.stride[axis] = -1);

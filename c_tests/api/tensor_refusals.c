@@ -27,8 +27,32 @@
     {#t ".dtype INT32_MAX", FA_ERR_DTYPE, #t ".dtype", {N(t.dtype, INT32_MAX)}},                \
     {#t ".dtype BOOL8", FA_ERR_DTYPE, #t ".dtype", {N(t.dtype, FA_DTYPE_BOOL8)}},               \
     {#t ".quant is set", FA_ERR_DTYPE, #t ".quant", {P(t.quant, AT(end, 0))}},                      \
-    {#t ".quant NULL", FA_OK, NULL, {P(t.quant, NULL)}},                                        \
-    RESERVED(t)
+    {#t ".quant NULL", FA_OK, NULL, {P(t.quant, NULL)}}
+
+/* A transposed cache [batch][head][dim][token] in the room of the usual one. */
+#define TRANSPOSED(t, dim, bytes)                                                               \
+    N(t.stride[0], HKV * dim * LKV * bytes), N(t.stride[1], dim * LKV * bytes), N(t.stride[2], bytes), \
+        N(t.stride_dim, LKV * bytes)
+
+/* Elements of k and v that lie apart. */
+#define APART(t, sizes, dim)                                                                    \
+    STRIDE_DIM(t, ),                                                                            \
+    {#t " transposed", FA_OK, NULL, {TRANSPOSED(t, dim, 4)}},                                   \
+    {#t " F16, transposed", FA_OK, NULL, {TRANSPOSED(t, dim, 2), N(t.dtype, FA_DTYPE_F16)}},    \
+    {#t " BF16, transposed", FA_OK, NULL, {TRANSPOSED(t, dim, 2), N(t.dtype, FA_DTYPE_BF16)}},  \
+    {#t " I8, transposed", FA_OK, NULL, {TRANSPOSED(t, dim, 1), N(t.dtype, FA_DTYPE_I8)}},      \
+    {#t " every second element", FA_OK, NULL,                                                   \
+     {N(t.stride[0], 0), N(t.stride[1], 0), N(t.stride[2], 8 * dim), N(t.stride_dim, 8)}},      \
+    {#t " F16, stride_dim 3", FA_ERR_STRIDE, #t ".stride_dim", {N(t.dtype, FA_DTYPE_F16), N(t.stride_dim, 3)}}, \
+    {#t " Q8_0, stride_dim 34", FA_ERR_STRIDE, "rows of blocks are contiguous",                 \
+     {N(t.dtype, FA_DTYPE_Q8_0), N(sizes, 32), N(t.stride_dim, 34)}},                           \
+    {#t " Q8_0, stride_dim 1", FA_ERR_STRIDE, #t ".stride_dim",                                 \
+     {N(t.dtype, FA_DTYPE_Q8_0), N(sizes, 32), N(t.stride_dim, 1)}},                            \
+    {#t ": 2^31 bytes between 2^33 elements", FA_ERR_OVERFLOW, TOO_MUCH,                        \
+     {N(sizes, BIT(33) + 1), N(t.stride_dim, INT32_MAX - 3)}},                                  \
+    {#t ": one element", FA_OK, NULL, {N(sizes, 1), N(t.stride_dim, INT32_MAX - 3)}},           \
+    {"o in the gaps of " #t, FA_ERR_OVERLAP, "shares memory with " #t,                          \
+     {P(o.data, AT(t, sizeof arena.t)), N(t.stride_dim, 1024)}}
 
 /* Inputs of other types than f32; their rows have `dim` elements. */
 #define OTHER_TYPES(t, dim)                                                                     \
@@ -78,6 +102,9 @@ static const struct row rows[] = {
     {"nothing wrong", FA_OK, NULL, {{0}}},
 
     TENSOR(q, len_q), TENSOR(k, len_kv), TENSOR(v, len_kv), TENSOR(o, len_q),
+    NO_STRIDE_DIM(q, ), NO_STRIDE_DIM(o, ), APART(k, dim_qk, DQK), APART(v, dim_v, DV),
+    {"q Q8_0, stride_dim 34", FA_ERR_STRIDE, "rows of blocks are contiguous",
+     {N(q.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32), N(q.stride_dim, 34)}},
 
     OTHER_TYPES(q, dim_qk), OTHER_TYPES(k, dim_qk), OTHER_TYPES(v, dim_v),
     {"k Q8_0", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32)}},

@@ -61,6 +61,8 @@ static fa_tensor tensor_of(const struct ggml_tensor *t)
     fa_tensor x = {.data = t->data, .dtype = dtype_of(t->type)};
     for (int axis = 0; axis < 3; axis++)
         x.stride[axis] = t->ne[3 - axis] == 1 ? 0 : (int64_t)t->nb[3 - axis];
+    if (t->type != GGML_TYPE_Q8_0)
+        x.stride_dim = t->nb[0] <= INT32_MAX ? (int32_t)t->nb[0] : -1; /* k and v may be transposed */
     return x;
 }
 

@@ -52,6 +52,16 @@ static void bias_and_bool_mask(fa_attention *a, fa_tensor bias, const unsigned c
         a->block_mask_stride[axis] = stride[axis];
 }
 
+/* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it without flash attention:
+ * elements of `size` bytes. K may be one, too. */
+static fa_tensor transposed(void *data, int32_t dtype, int32_t size, int64_t heads, int64_t dim, int32_t room)
+{
+    fa_tensor v = {.data = data, .dtype = dtype};
+    v.stride_dim = room * size; /* from one element of a token to its next one */
+    v.stride[0] = heads * dim * v.stride_dim, v.stride[1] = dim * v.stride_dim, v.stride[2] = size;
+    return v;
+}
+
 /* Keys in two places: a call for each, of which the second has outputs of its own, and fa_merge. All rows of an output
  * and its lse are in one order, [batch][head][token]. */
 static fa_status two_places(fa_attention *a, fa_tensor k2, fa_tensor v2, int64_t len_kv2, float *o2, float *lse2,
@@ -185,6 +195,22 @@ int main(void)
     run("bias and mask", &a);
     for (int64_t i = 0; i < LSES; i++) lse[i] -= 1.5f;
     for (int64_t b = 0; b < BATCH; b++) alone("bias and mask", b, ROWS, ROWS, pads[b], ROOM);
+
+    /* The same values in the other order; those behind the keys in use are not read. */
+    static float vt[KV_SIZE];
+    for (int64_t rows = 1; rows <= ROWS; rows += ROWS - 1) {
+        fresh();
+        for (int64_t b = 0; b < BATCH; b++) spoil(b, past[b] + rows, ROOM);
+        for (int64_t at = 0; at < KV_SIZE; at++) {
+            int64_t b = at / DIM / KV_HEADS / ROOM, t = at / DIM / KV_HEADS % ROOM, h = at / DIM % KV_HEADS, d = at % DIM;
+            vt[((b * KV_HEADS + h) * DIM + d) * ROOM + t] = v[at];
+        }
+        a = begin(rows), a.v = transposed(vt, FA_DTYPE_F32, 4, KV_HEADS, DIM, ROOM);
+        for (int64_t b = 0; b < BATCH; b++) kv_lens[b] = past[b] + (int32_t)rows;
+        a.kv_lens = kv_lens, a.q_pos = FA_POS_END;
+        run("transposed V", &a);
+        for (int64_t b = 0; b < BATCH; b++) alone("transposed V", b, rows, rows, 0, past[b] + rows);
+    }
 
     /* The first 120 keys, and the others. */
     static float o2[Q_SIZE], lse2[LSES];

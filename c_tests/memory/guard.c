@@ -32,6 +32,12 @@ static float *guarded_normal(size_t n, bool at_end) {
 
 enum { HEADS = 2, PAGE = 3 };
 
+/* What is [entry][head][token][dim] becomes [entry][head][dim][token], in the same room. */
+static void transpose(fa_tensor *t, size_t tokens, size_t d, size_t element) {
+    t->stride[2] = (int64_t)element, t->stride_dim = (int32_t)(tokens * element);
+    t->stride[1] = (int64_t)(tokens * d * element), t->stride[0] = HEADS * t->stride[1];
+}
+
 static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     size_t pages = (lkv + PAGE - 1) / PAGE, kv = feature == 3 ? pages * PAGE : lkv;
     size_t nq = HEADS * lq * d, nkv = HEADS * kv * d, nmask = lq * lkv;
@@ -63,6 +69,7 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
             a.k.stride[0] = a.v.stride[0] = (int64_t)(HEADS * PAGE * d * 4);
             a.k.stride[1] = a.v.stride[1] = (int64_t)(PAGE * d * 4);
             break;
+        case 4: transpose(&a.k, lkv, d, 4), transpose(&a.v, lkv, d, 4); break;
         default:
             a.block_mask = blocks, a.block_mask_q = 2, a.block_mask_kv = 5;
             a.block_mask_stride[2] = (int64_t)((lkv + 4) / 5);
@@ -128,7 +135,10 @@ static void release_typed(struct typed *t) {
     release((void *)(uintptr_t)t->quant.zero, t->values * 4);
 }
 
-static void run_typed(int32_t dtype, size_t lq, size_t lkv, size_t d, bool at_end, bool paged, int grain) {
+enum layout { DENSE, PAGED, TRANSPOSED, PAGES_TRANSPOSED };
+
+static void run_typed(int32_t dtype, size_t lq, size_t lkv, size_t d, bool at_end, enum layout layout, int grain) {
+    bool paged = layout == PAGED || layout == PAGES_TRANSPOSED;
     size_t pages = paged ? (lkv + PAGE - 1) / PAGE : 1, tokens = paged ? PAGE : lkv, size = 0;
     /* Also outputs and masks of 16 bits. */
     int32_t half = dtype == FA_DTYPE_F32 || dtype == FA_DTYPE_F16 ? FA_DTYPE_BF16 : FA_DTYPE_F16;
@@ -136,6 +146,9 @@ static void run_typed(int32_t dtype, size_t lq, size_t lkv, size_t d, bool at_en
     typed(&q, dtype, 1, lq, d, grain, at_end), typed(&o, half, 1, lq, d, 0, at_end);
     typed(&k, dtype, pages, tokens, d, grain, at_end), typed(&v, dtype, pages, tokens, d, grain, at_end);
     typed(&mask, half, 1, lq, lkv, 0, at_end);
+    if (layout >= TRANSPOSED) {
+        transpose(&k.tensor, tokens, d, row_bytes(dtype, 1)), transpose(&v.tensor, tokens, d, row_bytes(dtype, 1));
+    }
     int32_t *table = guarded(pages * 4, at_end);
     for (size_t i = 0; i < pages; i++) table[i] = (int32_t)(pages - 1 - i);
 
@@ -212,8 +225,10 @@ static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_Q8_0; dtype++) {
         size_t dim = dtype == FA_DTYPE_Q8_0 ? (d + 31) / 32 * 32 : d;
         for (int grain = 0; grain < (dtype == FA_DTYPE_I8 ? 16 : 1); grain++) {
-            run_typed(dtype, lq, lkv, dim, at_end, false, grain);
-            run_typed(dtype, lq, lkv, dim, at_end, true, grain);
+            /* Rows of blocks are contiguous. */
+            enum layout last = dtype == FA_DTYPE_Q8_0 ? PAGED : PAGES_TRANSPOSED;
+            for (int layout = DENSE; layout <= (int)last; layout++)
+                run_typed(dtype, lq, lkv, dim, at_end, (enum layout)layout, grain);
         }
     }
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_BF16; dtype++)
@@ -229,7 +244,7 @@ static void all(void) {
         for (size_t j = 0; j < sizeof lkv / sizeof *lkv; j++)
             for (size_t c = 0; c < sizeof d / sizeof *d; c++)
                 for (int at_end = 0; at_end < 2; at_end++) {
-                    for (int feature = 0; feature < 5; feature++) run(lq[i], lkv[j], d[c], at_end, feature);
+                    for (int feature = 0; feature < 6; feature++) run(lq[i], lkv[j], d[c], at_end, feature);
                     all_types(lq[i], lkv[j], d[c], at_end);
                 }
 }

@@ -92,10 +92,19 @@ struct row {
 /* The largest multiple of 4. */
 #define MOST (INT64_MAX - 3)
 
-#define RESERVED(t)                                                                             \
-    {#t ".reserved 1", FA_ERR_RESERVED, #t ".reserved", {N(t.reserved, 1)}},                    \
-    {#t ".reserved -1", FA_ERR_RESERVED, #t ".reserved", {N(t.reserved, -1)}},                  \
-    {#t ".reserved INT32_MAX", FA_ERR_RESERVED, #t ".reserved", {N(t.reserved, INT32_MAX)}}
+/* Strides of elements that no tensor of f32 has, and the one that all have; before each, what else its use needs. */
+#define STRIDE_DIM(t, ...)                                                                      \
+    {#t ".stride_dim 4", FA_OK, NULL, {__VA_ARGS__ N(t.stride_dim, 4)}},                        \
+    {#t ".stride_dim 1", FA_ERR_STRIDE, #t ".stride_dim", {__VA_ARGS__ N(t.stride_dim, 1)}},    \
+    {#t ".stride_dim 6", FA_ERR_STRIDE, #t ".stride_dim", {__VA_ARGS__ N(t.stride_dim, 6)}},    \
+    {#t ".stride_dim -4", FA_ERR_STRIDE, #t ".stride_dim", {__VA_ARGS__ N(t.stride_dim, -4)}},  \
+    {#t ".stride_dim INT32_MIN", FA_ERR_STRIDE, #t ".stride_dim", {__VA_ARGS__ N(t.stride_dim, INT32_MIN)}}, \
+    {#t ".stride_dim INT32_MAX", FA_ERR_STRIDE, #t ".stride_dim", {__VA_ARGS__ N(t.stride_dim, INT32_MAX)}}
+
+/* The same, of what has contiguous rows only. */
+#define NO_STRIDE_DIM(t, ...)                                                                   \
+    STRIDE_DIM(t, __VA_ARGS__),                                                                 \
+    {#t ".stride_dim 8", FA_ERR_STRIDE, "only k and v", {__VA_ARGS__ N(t.stride_dim, 8)}}
 
 /* Numbers for what has one of each, and granularities. */
 #define MANY ((const float[64]){0})

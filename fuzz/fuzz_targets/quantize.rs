@@ -14,7 +14,7 @@ use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
 use flash_attention_fuzz::definition::{BF16, F16, F32, I8, at, stored};
 use flash_attention_fuzz::input::{Input, hash, mutate_field};
-use flash_attention_fuzz::layout::{MOST, Rows, Verdict, quant_verdict, unit, values};
+use flash_attention_fuzz::layout::{MOST, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
 use flash_attention_fuzz::memory::Guarded;
 use half::{bf16, f16};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
@@ -37,8 +37,8 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
 
 fn tensor(input: &mut Input) -> fa_tensor {
     let stride = [0; 3].map(|_| input.i64());
-    let [dtype, reserved] = [input.i32(), input.i32()];
-    fa_tensor { data: ptr::null_mut(), stride, dtype, reserved, quant: ptr::null() }
+    let [dtype, stride_dim] = [input.i32(), input.i32()];
+    fa_tensor { data: ptr::null_mut(), stride, dtype, stride_dim, quant: ptr::null() }
 }
 
 fuzz_target!(|data: &[u8]| MEMORY.with_borrow_mut(|memory| try_out(memory, data)));
@@ -56,7 +56,9 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
 
     let mut verdict = Verdict::Legal;
     verdict.demand(sizes.iter().all(|&n| n >= 0) && dim >= 1);
-    verdict.demand(src.reserved == 0 && dst.reserved == 0);
+    for tensor in [&src, &dst] {
+        verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, false));
+    }
     verdict.demand([F32, F16, BF16].contains(&src.dtype) && dst.dtype == I8);
     let mut needed = [0i128; 5];
     let mut quant = fa_quant {

@@ -160,7 +160,7 @@ impl Bench {
                 data: pointers[i].at.cast(),
                 stride: [0, len as i64 * row, row],
                 dtype,
-                reserved: 0,
+                stride_dim: 0,
                 quant: if is_i8 && i < 3 { &quants[i] } else { ptr::null() },
             }
         };

@@ -23,7 +23,7 @@ use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use crate::common::Random;
 use crate::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, block};
 use crate::input::{Input, hash};
-use crate::layout::{MOST as ADDRESSES, Rows, Verdict, quant_verdict, unit, values};
+use crate::layout::{MOST as ADDRESSES, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
 use crate::memory::Guarded;
 use crate::pointers::{Code, Kind, MOST, Memory, Pointer, anything};
 
@@ -70,8 +70,8 @@ pub struct Described {
 fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
     let code = Code(input.u64());
     let stride = [0; 3].map(|_| input.i64());
-    let [dtype, reserved] = [input.i32(), input.i32()];
-    (fa_tensor { data: ptr::null_mut(), stride, dtype, reserved, quant: ptr::null() }, code, input.u64())
+    let [dtype, stride_dim] = [input.i32(), input.i32()];
+    (fa_tensor { data: ptr::null_mut(), stride, dtype, stride_dim, quant: ptr::null() }, code, input.u64())
 }
 
 impl Described {
@@ -196,7 +196,6 @@ fn sizes(d: &mut Described) -> Sizes {
     let a = d.a;
     let known = size_of::<fa_attention>();
     verdict.demand((known..=known + 4096).contains(&a.struct_size));
-    verdict.demand([a.q, a.k, a.v, a.o, a.mask].iter().all(|tensor| tensor.reserved == 0));
     verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST) == 0 && a.reserved0 == 0);
     verdict.demand(a.flags & (FA_PRECISE | FA_FAST) != FA_PRECISE | FA_FAST);
     verdict.demand([a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
@@ -308,7 +307,9 @@ fn sizes(d: &mut Described) -> Sizes {
     {
         verdict.demand([F32, F16, BF16, I8, Q8_0].contains(&tensor.dtype));
         verdict.demand(dim % block(tensor.dtype)[0] == 0);
+        verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, which != Q));
         let rows = Rows::of(tensor.dtype, extent, dim, tensor.stride);
+        let rows = rows.apart(tensor.dtype, dim, tensor.stride_dim);
         verdict.join(rows.verdict(unit(tensor.dtype)));
         bytes[which] = rows.span();
         let quant = d.quants[which];
@@ -323,6 +324,7 @@ fn sizes(d: &mut Described) -> Sizes {
         }
     }
     verdict.demand([F32, F16, BF16].contains(&a.o.dtype) && d.has_quant[O] & 3 == 0);
+    verdict.join(dim_verdict(a.o.dtype, a.o.stride_dim, false));
     let o = Rows::of(a.o.dtype, queries, dim_v, a.o.stride);
     verdict.join(o.verdict(unit(a.o.dtype)));
     verdict.join(o.are_apart());
@@ -337,6 +339,7 @@ fn sizes(d: &mut Described) -> Sizes {
     let all = [batch as i64, heads_q, len_q];
     if has(MASK) {
         verdict.demand([F32, F16, BF16, BOOL8].contains(&a.mask.dtype) && d.has_quant[MASK] & 3 == 0);
+        verdict.join(dim_verdict(a.mask.dtype, a.mask.stride_dim, false));
         let mask = Rows::of(a.mask.dtype, all, len_kv, a.mask.stride);
         verdict.join(mask.verdict(unit(a.mask.dtype)));
         bytes[MASK] = mask.span();

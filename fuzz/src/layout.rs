@@ -50,6 +50,17 @@ impl Rows {
         }
     }
 
+    /// Those whose elements lie so many bytes apart, if that is not 0.
+    pub fn apart(self, dtype: i32, dim: i64, stride_dim: i32) -> Rows {
+        match i128::from(stride_dim).max(0) {
+            0 => self,
+            apart => {
+                let last = (i128::from(dim) - 1).max(0).saturating_mul(apart);
+                Rows { row: last.saturating_add(i128::from(block(dtype)[1])), ..self }
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.extent.contains(&0)
     }
@@ -121,6 +132,15 @@ impl Rows {
             Refused
         }
     }
+}
+
+/// Whether elements of a row of a tensor may lie so many bytes apart.
+pub fn dim_verdict(dtype: i32, stride_dim: i32, is_k_or_v: bool) -> Verdict {
+    let [elements, bytes] = block(dtype);
+    let stride = i64::from(stride_dim);
+    let is_contiguous = stride == 0 || (elements == 1 && stride == bytes);
+    let is_stride = elements == 1 && stride > 0 && stride % bytes == 0;
+    if is_contiguous || (is_k_or_v && is_stride) { Legal } else { Refused }
 }
 
 /// What strides of elements of a type are multiples of.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::gather;
 use super::rows::Source;
 use crate::dtype::i8::I8;
 use crate::dtype::{Stored, with_qkv_type};
@@ -24,7 +25,32 @@ pub(crate) fn row_bytes(dim: usize) -> usize {
 /// `source` has `n` rows of `dim` elements; `to` has room for as many rows.
 #[inline(never)]
 pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    if source.view.layout().is_strided() {
+        // SAFETY: the caller's rows, and room for them.
+        return unsafe { convert_gathered(s, source, n, dim, to) };
+    }
     s.core().enter(Convert { source, n, dim, to });
+}
+
+/// [`convert`] of rows whose elements lie apart. Each is gathered where its last f32 go, which are
+/// not written before the elements there have been read.
+///
+/// # Safety
+/// As [`convert`].
+#[inline(never)]
+unsafe fn convert_gathered<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    let behind = 4 * dim - source.dtype().row_bytes(dim).unwrap_or(0);
+    for i in 0..n {
+        let (source, to) = (source.skip(i), to.wrapping_add(i * row_bytes(dim)));
+        let stored = to.wrapping_add(behind);
+        // SAFETY: one of the rows, and room for it as f32, of which the stored elements take the
+        // end (caller).
+        unsafe {
+            gather::gather_row(source, dim, stored);
+            let view = &source.view.gathered(source.at[2], stored, 0);
+            s.core().enter(Convert { source: Source { view, ..source }, n: 1, dim, to });
+        }
+    }
 }
 
 /// The arguments of [`convert`], which alone makes one and vouches for its pointers.

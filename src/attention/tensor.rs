@@ -128,6 +128,8 @@ pub(super) struct Shape {
     pub(super) extent: [usize; 3],
     pub(super) dim: usize,
     pub(super) stride: [usize; 3],
+    /// From one element of a row to the next; 0 is 1.
+    stride_dim: usize,
 }
 
 impl Shape {
@@ -135,12 +137,20 @@ impl Shape {
     // element.
     fn head_first([batch, heads, tokens, dim]: [usize; 4]) -> Shape {
         let head = tokens.saturating_mul(dim);
-        Shape { extent: [batch, heads, tokens], dim, stride: [heads.saturating_mul(head), head, dim] }
+        let stride = [heads.saturating_mul(head), head, dim];
+        Shape { extent: [batch, heads, tokens], dim, stride, stride_dim: 1 }
     }
 
     fn token_first([batch, tokens, heads, dim]: [usize; 4]) -> Shape {
         let token = heads.saturating_mul(dim);
-        Shape { extent: [batch, heads, tokens], dim, stride: [tokens.saturating_mul(token), dim, token] }
+        let stride = [tokens.saturating_mul(token), dim, token];
+        Shape { extent: [batch, heads, tokens], dim, stride, stride_dim: 1 }
+    }
+
+    fn transposed([batch, heads, dim, tokens]: [usize; 4]) -> Shape {
+        let head = tokens.saturating_mul(dim);
+        let stride = [heads.saturating_mul(head), head, 1];
+        Shape { extent: [batch, heads, tokens], dim, stride, stride_dim: tokens }
     }
 
     fn layout(&self, names: &Names, dtype: Dtype) -> Result<Layout, Refusal> {
@@ -161,13 +171,20 @@ impl Shape {
                 .map(|blocks| blocks.checked_mul(dtype.block_bytes()))?
                 .ok_or_else(|| refuse(names, Error::Overflow))?;
         }
-        Ok(Layout { dtype, extent: self.extent, dim: self.dim, stride })
+        // Without an element it does not count.
+        let is_empty = self.dim == 0 || self.extent.contains(&0);
+        let apart = if is_empty || self.stride_dim == 1 { 0 } else { self.stride_dim };
+        let stride_dim = names
+            .stride_dim(number(apart), [block, 1], self.dim)?
+            .checked_mul(dtype.block_bytes())
+            .ok_or_else(|| refuse(names, Error::Overflow))?;
+        Ok(Layout { dtype, extent: self.extent, dim: self.dim, stride, stride_dim })
     }
 }
 
-/// An input `[batch][head][token][dim]` in a slice. The elements of a row (dim) are contiguous,
-/// other axes have strides. Whether it fits its slice, and other tensors, is seen when a call is
-/// made.
+/// An input `[batch][head][token][dim]` in a slice. All axes have strides; that of the elements of
+/// a row (dim) is 1, but K and V may have another one. Whether a tensor fits its slice, and other
+/// tensors, is seen when a call is made.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Tensor<'a> {
@@ -187,11 +204,43 @@ impl<'a> Tensor<'a> {
         Tensor { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim), quant: None }
     }
 
+    /// Dense `[batch][head][dim][token]`, for K and V only: a transposed cache. Rows are gathered
+    /// in scratch memory, a block of keys at a time, and results have the same bits.
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
+    /// let (q, k) = ([1.0, 2.0], [0.5, 1.0, 2.0, -1.0, 0.0, 1.0]);
+    /// // Three tokens of two elements: (1, 4), (2, 5), (3, 6).
+    /// let v_transposed = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    /// let mut out = [0.0; 2];
+    /// let mut attention = Attention::new(
+    ///     Tensor::head_first(&q, [1, 1, 1, 2]),
+    ///     Tensor::head_first(&k, [1, 1, 3, 2]),
+    ///     Tensor::transposed(&v_transposed, [1, 1, 2, 3]),
+    ///     TensorMut::head_first(&mut out, [1, 1, 1, 2]),
+    /// );
+    /// let (mut workspace, pool) = (Workspace::default(), Pool::default());
+    /// attention.reserve(&mut workspace, &pool)?;
+    /// attention.run(&mut workspace, &pool)?;
+    /// assert!((out[1] - out[0] - 3.0).abs() < 1e-5);
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    pub fn transposed(data: impl Into<Data<'a>>, batch_heads_dim_tokens: [usize; 4]) -> Tensor<'a> {
+        Tensor { data: data.into(), shape: Shape::transposed(batch_heads_dim_tokens), quant: None }
+    }
+
     /// Sets the strides, in ELEMENTS, from one batch entry, head, token to the next. 0 repeats the
     /// same data; the stride of an axis of one element does not matter. The tensor begins with the
     /// first element of the slice.
     pub fn strides(mut self, of_batch: usize, of_heads: usize, of_tokens: usize) -> Tensor<'a> {
         self.shape.stride = [of_batch, of_heads, of_tokens];
+        self
+    }
+
+    /// Sets the stride, in ELEMENTS, from one element of a row to the next; 0 is 1. Others than 1
+    /// are for K and V that are not in blocks, and [`Error::Stride`] elsewhere.
+    pub fn stride_dim(mut self, of_elements: usize) -> Tensor<'a> {
+        self.shape.stride_dim = of_elements;
         self
     }
 

@@ -4,7 +4,7 @@ use super::abi;
 use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
-use crate::error::names::{self, K, Names, O, Q, TOO_LARGE, V};
+use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
     Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Window,
@@ -64,7 +64,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
         let fact = Refusal::of(O.dtype, i64::from(a.o.dtype));
         return Err(fact.but(Error::Dtype, "outputs are FA_DTYPE_F32, _F16 or _BF16"));
     }
-    let mut lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride: [0; 3] };
+    let mut lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride: [0; 3], stride_dim: 0 };
     if !a.lse.is_null() {
         lse.stride = strides("lse_stride", a.lse_stride, lse.extent, 1)?;
         for (axis, stride) in lse.stride.iter_mut().enumerate() {
@@ -94,11 +94,6 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
 /// Refuses fields and flags that mean nothing yet, unless they are 0.
 fn plain_fields(a: &fa_attention) -> Result<(), Refusal> {
     let fields = [
-        ("q.reserved", i64::from(a.q.reserved)),
-        ("k.reserved", i64::from(a.k.reserved)),
-        ("v.reserved", i64::from(a.v.reserved)),
-        ("o.reserved", i64::from(a.o.reserved)),
-        ("mask.reserved", i64::from(a.mask.reserved)),
         ("flags", i64::from(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST))),
         ("reserved0", i64::from(a.reserved0)),
     ];
@@ -171,15 +166,15 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
     let mask = if a.mask.data.is_null() {
         None
     } else {
-        let dtype = tensor::dtype("mask.dtype", a.mask.dtype)?;
+        let dtype = tensor::dtype(MASK.dtype, a.mask.dtype)?;
         if !dtype.is_float() && dtype != Dtype::Bool8 {
-            let fact = Refusal::of("mask.dtype", i64::from(a.mask.dtype));
+            let fact = Refusal::of(MASK.dtype, i64::from(a.mask.dtype));
             return Err(fact.but(Error::Dtype, "neither FA_DTYPE_F32, _F16, _BF16 nor FA_DTYPE_BOOL8"));
         }
-        unquantised("mask.quant", &a.mask)?;
-        let layout = layout_of(dtype, "mask.stride", &a.mask, queries, len_kv)?;
+        unquantised(MASK.quant, &a.mask)?;
+        let layout = layout_of(dtype, &MASK, &a.mask, queries, len_kv)?;
         // SAFETY: I1: `mask` has rows for all sequences, heads and query rows.
-        Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about("mask", &layout))? })
+        Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about(MASK.tensor, &layout))? })
     };
     let times_mask = a.flags & FA_MASK_TIMES_SLOPE != 0;
     let slopes = if a.alibi_slopes.is_null() {
@@ -221,7 +216,7 @@ unsafe fn cells<'a>(
     let [batch, heads, len_q] = queries;
     let extent = [batch, heads, len_q.div_ceil(rows)];
     let stride = strides("block_mask_stride", a.block_mask_stride, extent, 1)?;
-    let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride };
+    let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride, stride_dim: 0 };
     // SAFETY: I1: `block_mask` has a byte for each block of query rows and keys.
     let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
     Ok(Some(BlockMask { view, rows, keys }))
@@ -351,7 +346,7 @@ pub(super) fn layout(
     if !dtype.takes_scales() {
         unquantised(names.quant, tensor)?;
     }
-    layout_of(dtype, names.stride, tensor, extent, dim)
+    layout_of(dtype, names, tensor, extent, dim)
 }
 
 fn unquantised(quant_name: &'static str, tensor: &fa_tensor) -> Result<(), Refusal> {
@@ -411,13 +406,15 @@ pub(super) fn places(names: &Names, quant: &fa_quant, layout: &Layout) -> Result
 
 fn layout_of(
     dtype: Dtype,
-    stride_name: &'static str,
+    names: &Names,
     tensor: &fa_tensor,
     extent: [usize; 3],
     dim: usize,
 ) -> Result<Layout, Refusal> {
-    let stride = strides(stride_name, tensor.stride, extent, dtype.unit())?;
-    Ok(Layout { dtype, extent, dim, stride })
+    let stride = strides(names.stride, tensor.stride, extent, dtype.unit())?;
+    let element = [dtype.block(), dtype.block_bytes()];
+    let stride_dim = names.stride_dim(i64::from(tensor.stride_dim), element, dim)?;
+    Ok(Layout { dtype, extent, dim, stride, stride_dim })
 }
 
 /// Checked strides. Axes of one entry have none, whatever is given.

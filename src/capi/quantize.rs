@@ -50,10 +50,10 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 ///                fa_quant says const
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a
 ///         group that matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
-///         (negative, no multiple of the element size, rows of dst overlap, or two cells have the
-///         same place); FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales
-///         or zeros share memory with each other, src or smooth; as in fa_attention, what lies
-///         between the first and the last byte of a tensor or an array belongs to it)
+///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap, or two
+///         cells have the same place); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or
+///         zeros share memory with each other, src or smooth; as in fa_attention, what lies between
+///         the first and the last byte of a tensor or an array belongs to it)
 ///
 /// For two cells to have different places it is enough, and demanded, that each stride of quant is
 /// larger than the farthest that one gets by the smaller ones; strides of axes with one cell do not
@@ -101,11 +101,6 @@ unsafe fn read<'a>(
     smooth: *const f32,
     dst: &fa_tensor,
 ) -> Result<Quantize<'a>, Refusal> {
-    for tensor in [src, dst] {
-        if tensor.reserved != 0 {
-            return Err(Error::Reserved.into());
-        }
-    }
     if dst.quant.is_null() {
         return Err(Error::Null.into());
     }
@@ -124,7 +119,7 @@ unsafe fn read<'a>(
     }
     // All tokens of a head share one row.
     let stride = [0, dim.checked_mul(4).ok_or(Error::Overflow)?, 0];
-    let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride };
+    let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride, stride_dim: 0 };
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { dst.quant.read_unaligned() };
     let Places { stride, group, len } = describe::places(&DST, &quant, &to)?;

@@ -62,9 +62,8 @@ pub struct fa_quant {
     pub group_dims: i32,
 }
 
-/// A tensor [batch][head][token][dim] in the caller's memory. Elements of a row (dim) are
-/// contiguous; everything else has a stride, so dense, interleaved, packed and broadcast layouts
-/// are all this.
+/// A tensor [batch][head][token][dim] in the caller's memory. Everything has a stride, so dense,
+/// interleaved, packed, broadcast and, for k and v, transposed layouts are all this.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_tensor {
@@ -78,8 +77,12 @@ pub struct fa_tensor {
     pub stride: [i64; 3],
     /// A value of fa_dtype.
     pub dtype: i32,
-    /// 0.
-    pub reserved: i32,
+    /// BYTES from one element of a row to the next; 0 = the element size: they are contiguous. For
+    /// k and v of fa_attention also another multiple of the element size: a cache
+    /// [head][dim][token] of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are
+    /// gathered in scratch memory, a block of keys at a time; results have the same bits. All other
+    /// tensors, and all of FA_DTYPE_Q8_0, are contiguous: FA_ERR_STRIDE.
+    pub stride_dim: i32,
     /// For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
     pub quant: *const fa_quant,
 }
@@ -90,7 +93,7 @@ impl fa_tensor {
         data: std::ptr::null_mut(),
         stride: [0; 3],
         dtype: 0,
-        reserved: 0,
+        stride_dim: 0,
         quant: std::ptr::null(),
     };
 }

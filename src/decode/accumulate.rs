@@ -30,7 +30,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
         match block.v_run() {
             // All at once, as most blocks are.
             Some(run) if block.is_whole && block.is_plain && !block.has_gap => {
-                let next = if block.prefetches { block.next_k_stream(&run) } else { PrefetchStream::NOTHING };
+                let next = block.next_k_stream(&run);
                 accumulate::<S, P>(s, rows, sums, 0..block.work.count(), run, next, begins);
             }
             _ => {
@@ -145,8 +145,7 @@ unsafe fn plain(block: &Block, compiled: &dyn AddRun, run: &Run, seen_by_all: bo
     // SAFETY: I2, I5: all rows of the group, or one of them, and keys of the run (caller).
     unsafe {
         if seen_by_all {
-            let next = if block.prefetches { block.next_k_stream(run) } else { PrefetchStream::NOTHING };
-            compiled.add(0..work.count(), run.clone(), next, is_fresh);
+            compiled.add(0..work.count(), run.clone(), block.next_k_stream(run), is_fresh);
             return;
         }
         for r in 0..work.count() {

@@ -10,7 +10,7 @@ use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
 use crate::attend::seen::Seen;
-use crate::attend::{K, V, convert};
+use crate::attend::{K, V, convert, gather};
 use crate::dtype::Dtype;
 use crate::problem::Chunk;
 use crate::simd::{Body, Isa};
@@ -103,10 +103,11 @@ impl<'a> KvBlock<'a> {
         let is_finer = granularity == ScaleGranularity::Finer;
         let has_row_scales = granularity == ScaleGranularity::PerToken;
         let row_bytes = shape.row_bytes_kv()[which];
-        let staged_keys = staged_keys(scales_in_row, tiles);
+        let staged_keys = staged_keys(scales_in_row, shape, which, tiles);
         // A loop that only copies has as many misses at once with half of that.
         let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
-        let prefetch_page = if shape.page.is_some() { (ahead / row_bytes).max(1) } else { 0 };
+        let prefetches_page = shape.page.is_some() && !shape.strided_kv[which];
+        let prefetch_page = if prefetches_page { (ahead / row_bytes).max(1) } else { 0 };
         let view = if which == V { work.problem().v() } else { work.problem().k() };
         let mut block = KvBlock {
             work,
@@ -392,6 +393,13 @@ impl Body for CopyRows<'_, '_> {
             block.prefetch(s, ahead.next());
             let rows = block.rows(&chunk);
             let first = chunk.keys.start - block.start;
+            if block.view.layout().is_strided() {
+                let (source, n, stride) = (block.source(&chunk), chunk.keys.len(), block.staged_stride);
+                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
+                // run, in whole cache lines.
+                unsafe { gather::gather(s, source, n, block.dim, to.wrapping_add(first * stride), stride) };
+                continue;
+            }
             for i in 0..chunk.keys.len() {
                 let to = to.wrapping_add((first + i) * block.staged_stride);
                 // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
@@ -631,11 +639,24 @@ impl<'a> Block<'a> {
         self.v.scales.map(|scales| scales.cast_const())
     }
 
-    /// The stored row of V of `key`, without scales.
+    /// The stored row of V of `key`, without scales, until the next is asked for or staged.
+    ///
+    /// # Safety
+    /// The arrays that the block was made with have room for it (I5), and it has been prepared. No
+    /// run of V is in use.
     #[inline(always)]
-    pub(super) fn raw_value(&self, key: usize) -> *const u8 {
-        let (work, key) = (self.work, self.start + key);
-        key_rows(work.problem(), self.v.view, work.sequence(), self.v.kv_head, key).rows().base
+    pub(super) unsafe fn raw_value(&self, key: usize) -> *const u8 {
+        let (work, v) = (self.work, &self.v);
+        let source = key_rows(work.problem(), v.view, work.sequence(), v.kv_head, self.start + key);
+        match (v.staged, v.whole) {
+            (Some(_), Some(rows)) => rows.skip(key).base,
+            (Some(to), None) if v.view.layout().is_strided() => {
+                // SAFETY: I2: the sequence has the key; I5: there is room for a row.
+                unsafe { gather::gather_row(source, v.dim, to) };
+                to
+            }
+            _ => source.rows().base,
+        }
     }
 
     /// A zero for each key, whose product with the key's weight is to be subtracted.
@@ -644,15 +665,23 @@ impl<'a> Block<'a> {
         self.v.zeros.map(|zeros| zeros.cast_const())
     }
 
-    /// What to prefetch while a run of K is multiplied: V of the same keys.
+    /// What to prefetch while a run of K is multiplied: V of the same keys, if the other tensor is
+    /// prefetched at all.
     #[inline(always)]
     pub(super) fn v_stream(&self, k: &Run) -> PrefetchStream {
+        if !self.prefetches {
+            return PrefetchStream::NOTHING;
+        }
         self.v.stream(&k.keys, 0).unless_at(k.rows)
     }
 
-    /// What to prefetch while a run of V is multiplied: K of the next block.
+    /// What to prefetch while a run of V is multiplied: K of the next block, if the other tensor is
+    /// prefetched at all.
     #[inline(always)]
     pub(super) fn next_k_stream(&self, v: &Run) -> PrefetchStream {
+        if !self.prefetches {
+            return PrefetchStream::NOTHING;
+        }
         let distance = self.next.start.saturating_sub(self.keys.start);
         let keys = clip(v.keys.start + distance..v.keys.end + distance, &self.next);
         self.k.stream(&keys, distance)

@@ -143,7 +143,7 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
     let staged_bytes = |which, dim| {
         let stride = if tiles.staged[which] { staged_stride(&shape.storage, which, dim) } else { 0 };
-        staged_keys(sizes.scales_in_row, tiles).checked_mul(stride)
+        staged_keys(sizes.scales_in_row, shape, which, tiles).checked_mul(stride)
     };
     let staged = [arena.take(staged_bytes(K, dim_qk)), arena.take(staged_bytes(V, dim_v))];
     let in_row = sizes.scales_in_row;
@@ -197,10 +197,16 @@ pub(super) fn row_stride<S: Isa, P: Gemv>(n: usize) -> usize {
 /// that the next rows arrive while these are multiplied.
 const STAGED_KEYS: usize = 32;
 
-/// Keys of a run that is staged: a part of a block, or all of it where V is read several times,
-/// which it is if its rows have scales within them.
-pub(super) fn staged_keys(scales_in_row: usize, tiles: TileSizes) -> usize {
-    if scales_in_row > 0 { tiles.kv } else { tiles.kv.min(STAGED_KEYS) }
+/// Keys of a run of K or V (`which`) that is staged: a part of a block, or all of it where V is
+/// read several times, which it is if its rows have scales within them.
+pub(super) fn staged_keys(scales_in_row: usize, shape: &Shape, which: usize, tiles: TileSizes) -> usize {
+    // Bytes of the same element lie side by side if a cache is transposed: a line of them.
+    let bytes_lie_apart = shape.strided_kv[which] && shape.storage.dtypes[1 + which] == Dtype::I8;
+    match scales_in_row {
+        0 if bytes_lie_apart => tiles.kv.min(2 * STAGED_KEYS),
+        0 => tiles.kv.min(STAGED_KEYS),
+        _ => tiles.kv,
+    }
 }
 
 /// Bytes from one row to the next of K or V (`which`) that has been converted to f32, or copied as

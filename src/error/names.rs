@@ -12,6 +12,9 @@ pub(crate) struct Names {
     pub(crate) dim: &'static str,
     pub(crate) dtype: &'static str,
     pub(crate) stride: &'static str,
+    pub(crate) stride_dim: &'static str,
+    /// Whether the elements of its rows may lie apart.
+    pub(crate) takes_stride_dim: bool,
     pub(crate) quant: &'static str,
     pub(crate) quant_stride: &'static str,
     pub(crate) group_tokens: &'static str,
@@ -29,6 +32,8 @@ macro_rules! names {
             dim: concat!($name, ".dim"),
             dtype: concat!($name, ".dtype"),
             stride: concat!($name, ".stride"),
+            stride_dim: concat!($name, ".stride_dim"),
+            takes_stride_dim: false,
             quant: concat!($name, ".quant"),
             quant_stride: concat!($name, ".quant.stride"),
             group_tokens: concat!($name, ".quant.group_tokens"),
@@ -39,8 +44,8 @@ macro_rules! names {
 pub(crate) use names;
 
 pub(crate) const Q: Names = names!("q");
-pub(crate) const K: Names = names!("k");
-pub(crate) const V: Names = names!("v");
+pub(crate) const K: Names = Names { takes_stride_dim: true, ..names!("k") };
+pub(crate) const V: Names = Names { takes_stride_dim: true, ..names!("v") };
 pub(crate) const O: Names = names!("o");
 pub(crate) const LSE: Names = names!("lse");
 pub(crate) const MASK: Names = names!("mask");
@@ -49,6 +54,34 @@ pub(crate) const MASK: Names = names!("mask");
 pub(crate) const TOO_LARGE: &str = "more bytes than an address space holds";
 
 impl Names {
+    /// The bytes between elements of a row, where `given` bytes are; 0 if they lie behind one
+    /// another. Elements come in blocks of `block`, which have `size` bytes.
+    pub(crate) fn stride_dim(
+        &self,
+        given: i64,
+        [block, size]: [usize; 2],
+        dim: usize,
+    ) -> Result<usize, Refusal> {
+        let fact = Refusal::of(self.stride_dim, given);
+        let element = size as i64;
+        match usize::try_from(given) {
+            Ok(0) => Ok(0),
+            Err(_) => Err(fact.but(Error::Stride, "negative, or more than an address space holds")),
+            Ok(_) if block != 1 => Err(fact.but(Error::Stride, "rows of blocks are contiguous, must be 0")),
+            Ok(stride) if stride == size => Ok(0),
+            Ok(_) if !self.takes_stride_dim => {
+                let but = "only k and v of an attention may have elements that lie apart, must be 0 or";
+                Err(fact.against(Error::Stride, but, element))
+            }
+            Ok(stride) if !stride.is_multiple_of(size) => {
+                Err(fact.against(Error::Stride, "not a multiple of the element size", element))
+            }
+            // The stride of an axis of one element does not count.
+            Ok(_) if dim <= 1 => Ok(0),
+            Ok(stride) => Ok(stride),
+        }
+    }
+
     /// Refuses the scales of this tensor.
     pub(crate) fn refuse_scales(&self, error: Error) -> Refusal {
         match error {

@@ -72,6 +72,10 @@ impl Prefetch {
         }
         let head = problem.kv_head(head);
         for (view, stream) in [problem.k(), problem.v()].into_iter().zip(&mut self.0) {
+            if view.layout().is_strided() {
+                // What gathers rows prefetches the next ones.
+                continue;
+            }
             let source = key_rows(problem, view, sequence, head, keys.start);
             *stream = Stream { left: keys.len(), ..Stream::of(&source) };
         }

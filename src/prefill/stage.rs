@@ -4,10 +4,12 @@
 use std::ops::Range;
 
 use super::gemm::Gemm;
-use crate::attend::V;
 use crate::attend::fold::of_key;
-use crate::attend::rows::{Rows, chunk_rows, key_rows};
-use crate::problem::{Problem, Sequence};
+use crate::attend::gather::{self, GATHERED};
+use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
+use crate::attend::{K, V};
+use crate::dtype::Dtype;
+use crate::problem::{Problem, Sequence, Shape};
 use crate::simd::Isa;
 use crate::view::ScaleGranularity;
 
@@ -15,8 +17,9 @@ use crate::view::ScaleGranularity;
 /// finite were left out (see [`Gemm::stage_v`]).
 ///
 /// # Safety
-/// `keys` are those of the sequence, and `scratch` has room for as many staged rows. Rows that are
-/// not staged are of a type that the compute type reads in place, and lie at equal distances.
+/// `keys` are those of the sequence, and `scratch` has room for as many staged rows, `room` for
+/// [`gathered_bytes`]. Rows that are not staged are of a type that the compute type reads in place,
+/// and lie at equal distances.
 #[inline(always)]
 pub(crate) unsafe fn rows<S: Isa, F: Gemm, const WHICH: usize>(
     s: S,
@@ -26,19 +29,21 @@ pub(crate) unsafe fn rows<S: Isa, F: Gemm, const WHICH: usize>(
     keys: &Range<usize>,
     staged: [bool; 2],
     scratch: *mut u8,
+    room: *mut u8,
 ) -> (Rows, bool) {
     if !staged[WHICH] {
         let view = if WHICH == V { problem.v() } else { problem.k() };
         return (key_rows(problem, view, sequence, kv_head, keys.start).rows(), false);
     }
     // SAFETY: keys of the sequence, and room for them staged (caller).
-    unsafe { stage::<S, F, WHICH>(s, problem, sequence, kv_head, keys, scratch) }
+    unsafe { stage::<S, F, WHICH>(s, problem, sequence, kv_head, keys, scratch, room) }
 }
 
 /// [`rows`] that are staged. Kept out of line: it uses no vectors of its own.
 ///
 /// # Safety
-/// `keys` are those of the sequence, and `scratch` has room for as many staged rows.
+/// `keys` are those of the sequence, and `scratch` has room for as many staged rows, `room` for
+/// [`gathered_bytes`].
 #[inline(never)]
 unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     s: S,
@@ -47,24 +52,58 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     kv_head: usize,
     keys: &Range<usize>,
     scratch: *mut u8,
+    room: *mut u8,
 ) -> (Rows, bool) {
     let shape = problem.shape();
     let view = if WHICH == V { problem.v() } else { problem.k() };
-    let stride = if WHICH == V { F::staged_v_row(shape.dim_v) } else { F::staged_k_row(shape.dim_qk) };
+    let dim = if WHICH == V { shape.dim_v } else { shape.dim_qk };
+    let stride = if WHICH == V { F::staged_v_row(dim) } else { F::staged_k_row(dim) };
+    let is_strided = shape.strided_kv[WHICH];
     let mut left_out = false;
     for chunk in problem.chunks(sequence, keys.clone()) {
-        let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
-        let first = chunk.keys.start - keys.start;
+        let (mut source, mut left) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
+        let mut first = chunk.keys.start - keys.start;
         // SAFETY: rows of the caller's keys, and room for them in the caller's scratch memory.
         unsafe {
-            if WHICH == V {
-                left_out |= F::stage_v(s, source, n, shape.dim_v, first, scratch);
-            } else {
-                F::stage_k(s, source, n, shape.dim_qk, scratch.wrapping_add(first * stride));
+            if is_strided && is_staged_as_stored::<F, WHICH>(source.dtype(), dim) {
+                let to = scratch.wrapping_add(first * stride);
+                gather::gather(s.core(), source, left, dim, to, stride);
+                continue;
+            }
+            while left > 0 {
+                let n = if is_strided { left.min(GATHERED) } else { left };
+                let gathered;
+                let mut rows = source;
+                if is_strided {
+                    gathered = gather::gathered(s.core(), source, n, dim, room);
+                    rows = Source { view: &gathered, ..source };
+                }
+                if WHICH == V {
+                    left_out |= F::stage_v(s, rows, n, dim, first, scratch);
+                } else {
+                    F::stage_k(s, rows, n, dim, scratch.wrapping_add(first * stride));
+                }
+                (source, first, left) = (source.skip(n), first + n, left - n);
             }
         }
     }
     (Rows { base: scratch, stride }, left_out)
+}
+
+/// Whether rows that are staged are what the compute type reads in place, too.
+#[inline(always)]
+fn is_staged_as_stored<F: Gemm, const WHICH: usize>(dtype: Dtype, dim: usize) -> bool {
+    if WHICH == V { F::reads_v(dtype) } else { F::reads_k(dtype, dim) }
+}
+
+/// Bytes of scratch memory for rows that are gathered before they are staged.
+#[inline(always)]
+pub(crate) fn gathered_bytes(shape: &Shape) -> usize {
+    let of = |which: usize, dim| match shape.strided_kv[which] {
+        true => gather::row_bytes(shape.storage.dtypes[1 + which], dim).saturating_mul(GATHERED),
+        false => 0,
+    };
+    of(K, shape.dim_qk).max(of(V, shape.dim_v))
 }
 
 /// Writes the scales of `keys` to the first list and their zeros to the second one, as far as there

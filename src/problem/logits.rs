@@ -65,6 +65,13 @@ impl Logits<'_> {
         self.mask.as_ref().is_none_or(is_same) && self.cells.as_ref().is_none_or(|cells| is_same(&cells.view))
     }
 
+    /// Whether elements of a row of a mask do not lie behind one another.
+    pub(super) fn is_strided(&self) -> bool {
+        let is_strided = |view: &View| view.layout().is_strided();
+        self.mask.as_ref().is_some_and(is_strided)
+            || self.cells.as_ref().is_some_and(|cells| is_strided(&cells.view))
+    }
+
     /// Addresses of its lists.
     pub(super) fn addresses(&self) -> [Range<usize>; 2] {
         let slopes = self.slopes.map(|slopes| slopes.values);

@@ -316,6 +316,15 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_interleaved_bytes(self, rows: [*const u8; 4], d: usize) -> __m256i {
+        op!({
+            let [a, b, c, d] = rows.map(|row| _mm_loadl_epi64(row.add(d).cast()));
+            let (ab, cd) = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
+            _mm256_set_m128i(_mm_unpackhi_epi16(ab, cd), _mm_unpacklo_epi16(ab, cd))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> __m256 {
         op!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
     }

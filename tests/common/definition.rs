@@ -342,6 +342,14 @@ pub fn scale_at(tensor: &fa_tensor, place: [i64; 2], head: i64, d: i64) -> Optio
     Some(quant.scale.wrapping_offset(scale_index(&quant, place, head, d) as isize) as usize)
 }
 
+/// Address and number of an element of a row at an address: those that `stored` takes.
+pub fn element_at(tensor: &fa_tensor, row: usize, d: i64) -> (usize, i64) {
+    match i64::from(tensor.stride_dim) {
+        0 => (row, d),
+        apart => ((row as i64 + d * apart) as usize, 0),
+    }
+}
+
 /// An element as it is stored.
 pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
     let [elements, bytes] = block(dtype);
@@ -364,7 +372,8 @@ pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
 
 /// What an element of a tensor is.
 pub fn value(tensor: &fa_tensor, place: [i64; 2], head: i64, d: i64) -> f64 {
-    let x = stored(tensor.dtype, at(tensor, place, head), d);
+    let (row, number) = element_at(tensor, at(tensor, place, head), d);
+    let x = stored(tensor.dtype, row, number);
     let Some(quant) = quant(tensor) else { return x };
     let at = scale_index(&quant, place, head, d);
     let of = |list: *const f32, none| {

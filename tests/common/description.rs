@@ -21,7 +21,7 @@ use flash_attention::kernel;
 use half::{bf16, f16};
 
 use super::common::{Random, is_tested, same_bits};
-use super::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, at, block, scale_at};
+use super::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, at, block, element_at, scale_at};
 
 /// A description and the memory that it points to.
 pub struct Case {
@@ -279,13 +279,20 @@ impl Case {
             let [elements, bytes] = block(dtype);
             let row = dim / elements * bytes;
             let (mut stride, _) = strides(c, extent, row, bytes.min(4));
+            let (mut row, mut apart) = (row, 0);
+            if which > 0 && dtype != Q8_0 && c.chance(30) {
+                (stride, apart) = strided(c, extent, dim, bytes);
+                row = (dim - 1) * apart + bytes;
+            }
             if broadcast && c.chance(20) {
                 stride[c.number(2) as usize] = 0;
             }
             // As many as are reached: a read beyond is a read beyond the allocation.
             let reached = (0..3).map(|i| (extent[i] - 1) * stride[i]).sum::<i64>() + row;
             let mut data = vec![0u8; if extent.contains(&0) { 0 } else { reached as usize }];
-            let mut tensor = fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, ..fa_tensor::NONE };
+            let stride_dim = apart as i32;
+            let mut tensor =
+                fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, stride_dim, ..fa_tensor::NONE };
             let is_scaled = dtype == I8 && c.chance(80);
             if dtype == Q8_0 {
                 // Blocks begin where rows do.
@@ -488,8 +495,12 @@ impl Case {
                         if !seen.contains(&row) {
                             // Not a number in every format of floating point, scales of blocks
                             // included.
-                            // SAFETY: a row of the tensor.
-                            unsafe { (row as *mut u8).write_bytes(0xff, (dim / elements * bytes) as usize) };
+                            for d in (0..dim).step_by(elements as usize) {
+                                let (at, d) = element_at(tensor, row, d);
+                                let at = (at as i64 + d / elements * bytes) as *mut u8;
+                                // SAFETY: an element, or a block, of a row of the tensor.
+                                unsafe { at.write_bytes(0xff, bytes as usize) };
+                            }
                         }
                         for scale in (0..dim).filter_map(|d| scale_at(tensor, place, kv, d)) {
                             // SAFETY: a list of scales that we made; one shared by all must be
@@ -726,6 +737,27 @@ pub fn strides(
     };
     let bytes: i64 = if entries * heads * rows == 0 { 0 } else { entries * stride[0].max(heads * stride[1]) };
     (stride, (bytes as u64).next_multiple_of(unit) as usize)
+}
+
+/// Strides of some layout of rows whose elements, of so many bytes, do not lie behind one another,
+/// and the bytes from one to the next.
+pub fn strided(c: &mut impl Choose, [_, heads, rows]: [i64; 3], dim: i64, bytes: i64) -> ([i64; 3], i64) {
+    let more = c.of(&[0, 0, 1, 6]);
+    let (stride, apart) = match c.number(5) {
+        // [entry][head][dim][token].
+        0 | 1 => ([heads * dim * (rows + more), dim * (rows + more), 1], rows + more),
+        // [entry][dim][head][token].
+        2 => ([dim * heads * rows + more, rows, 1], heads * rows),
+        // Some elements between those of a row.
+        3 => {
+            let token = dim * 3 + more;
+            ([heads * rows * token, rows * token, token], 3)
+        }
+        // Both: neither tokens nor elements lie side by side.
+        _ => ([heads * dim * rows * 2, dim * rows * 2, 2], rows * 2),
+    };
+    // Of one token, elements may lie behind one another all the same.
+    (stride.map(|n| n * bytes), apart.max(1) * bytes)
 }
 
 /// Writes one element (or block) of random data; returns its largest magnitude.

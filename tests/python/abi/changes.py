@@ -33,6 +33,7 @@ BREAKS = {
     "a field has another size": (r"int32_t group_dims;", "int64_t group_dims;"),
     "a field has another name": (r"float softcap;", "float cap;"),
     "fields change places": (r"(int64_t window_left;)(.*?)(int64_t window_right;)", r"\3\2\1"),
+    "a reserved field becomes one of another type": (r"uint32_t reserved0;", "int32_t more;"),
     "a field is removed": (r"int64_t block_kv;", ""),
     "a field in front": (r"(typedef struct fa_attention \{)", r"\1 int64_t more;"),
     "a structure without a size grows": (r"(uint32_t reserved;)(\s*\} fa_config;)", r"\1 int64_t more;\2"),
@@ -44,6 +45,7 @@ ADDITIONS = {
     "a status": (r"(FA_ERR_PAGE = \d+,)", r"\1 FA_ERR_MORE = 99,"),
     "a flag": (r"(#define FA_PRECISE \d+)", r"\1\n#define FA_MORE 4"),
     "a field at the end": (r"(;)(\s*\} fa_attention;)", r"\1 int64_t more;\2"),
+    "a meaning for a reserved field": (r"uint32_t reserved0;", "uint32_t more;"),
     "a structure": (r"(typedef struct fa_pool \{)", r"typedef struct fa_more { int64_t n; } fa_more; \1"),
 }
 
