@@ -46,6 +46,7 @@ pub(crate) mod scores;
 pub(crate) mod scratch;
 pub(crate) mod softmax;
 pub(crate) mod state;
+mod weights;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -109,6 +110,9 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         unsafe {
             pack::<S, P>(s, work, &rows);
             for (n, split) in work.splits.clone().enumerate() {
+                if work.problem().weights().is_some() {
+                    weights::begin(s.core(), work, split);
+                }
                 let began_before = work.splits.start > 0;
                 let state = match n {
                     _ if began_before => keep(BEGUN + 1 + n),

@@ -31,6 +31,7 @@ pub(crate) mod scores;
 mod skip;
 pub(crate) mod softmax;
 pub(crate) mod stage;
+mod weights;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -242,6 +243,9 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 state.begin(s);
                 if sequence.seen_by(&tile.rows).is_empty() {
                     blank(state.output, dim_v * state.lanes);
+                }
+                if problem.weights().is_some() {
+                    weights::begin(s.core(), part, &tile.rows);
                 }
             }
 

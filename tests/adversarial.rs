@@ -86,6 +86,7 @@ impl Rows {
                 lse: Some(ViewMut::of(&mut lse, dense(Dtype::F32, queries, 1)).unwrap()),
                 batch: Batch::default(),
                 logits: Logits { mask, ..Logits::default() },
+                weights: None,
             };
             let mut problem = Problem::new(tensors, self.semantics).unwrap();
             let exact = kernel.is_none().then(|| reference::attention(&problem));
