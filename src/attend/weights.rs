@@ -106,20 +106,26 @@ impl Body for Finish<'_, '_> {
         // Without a finite score there is one of -inf, beside a sink: its probability is 0.
         let max = s.splat(if row.max > f32::NEG_INFINITY { row.max } else { 0.0 });
         let factor = s.splat(factor);
-        let weight = |score| s.mul(s.exp2(s.sub(score, max)), factor);
         for key in (keys.start..keys.end).step_by(S::LANES) {
             let n = S::LANES.min(keys.end - key);
             // SAFETY: I7: `n` of the keys that the caller of `finish` vouches for.
             unsafe {
                 let at = at.wrapping_add(key);
                 if n == S::LANES {
-                    s.store(at, weight(s.load(at)));
+                    s.store(at, weight(s, s.load(at), max, factor));
                 } else {
-                    s.store_partial(at, n, weight(s.load_partial(at, n)));
+                    s.store_partial(at, n, weight(s, s.load_partial(at, n), max, factor));
                 }
             }
         }
     }
+}
+
+/// 2^(score - max) · factor. Not a closure: one that is not inlined is compiled without the
+/// instruction set.
+#[inline(always)]
+fn weight<S: Isa>(s: S, score: S::F32, max: S::F32, factor: S::F32) -> S::F32 {
+    s.mul(s.exp2(s.sub(score, max)), factor)
 }
 
 /// The probabilities of a row whose output is NaN: those of keys that it sees are, too. Kept out of
