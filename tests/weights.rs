@@ -5,7 +5,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{KernelPath, Random, kernels, run, same_bits};
+use common::{Random, kernels, run, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors, Weights, Window};
@@ -306,10 +306,12 @@ fn the_workspace_is_that_without_them() {
     }
 }
 
+type Edit = dyn for<'a> Fn(Attention<'a>) -> Attention<'a>;
+
 #[test]
 fn what_cannot_be_is_refused() {
     let (x, one) = (vec![0.5; 3 * 5 * 8], [1, 1, 3, 8]);
-    let refused = |shape: [usize; 4], edit: &dyn for<'a> Fn(Attention<'a>) -> Attention<'a>| {
+    let refused = |shape: [usize; 4], edit: &Edit| {
         let (mut out, mut weights) = (vec![7.0; 3 * 8], vec![GUARD; 64]);
         let kv = Tensor::head_first(&x, [1, 1, 5, 8]);
         let a = Attention::new(Tensor::head_first(&x, one), kv, kv, TensorMut::head_first(&mut out, one));
@@ -320,7 +322,7 @@ fn what_cannot_be_is_refused() {
     };
     assert_eq!(refused([1, 1, 3, 5], &|a| a), Ok(()));
     assert_eq!(refused([1, 1, 1, 5], &|a| a.weight_rows(&[-1]).weight_heads(&[0])), Ok(()));
-    let cases: &[([usize; 4], &dyn for<'a> Fn(Attention<'a>) -> Attention<'a>, Error, &str)] = &[
+    let cases: &[([usize; 4], &Edit, Error, &str)] = &[
         ([2, 1, 3, 5], &|a| a, Error::Shape, "weights.batch = 2: not that of q = 1"),
         ([1, 2, 3, 5], &|a| a, Error::Shape, "weights.heads = 2: not as many as heads = 1"),
         ([1, 1, 2, 5], &|a| a, Error::Shape, "weights.tokens = 2: not as many as rows = 3"),

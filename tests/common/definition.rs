@@ -160,10 +160,10 @@ impl Definition<'_> {
         if a.weights.data.is_null() {
             return None;
         }
-        // SAFETY: as many values as are said.
         let find = |list: *const i32, n: i64, x: i64, from_end: i64| match list.is_null() {
             true => Some(x),
             false => (0..n).find(|&at| {
+                // SAFETY: as many values as are said.
                 let number = i64::from(unsafe { read(list, at) });
                 number + if number < 0 { from_end } else { 0 } == x
             }),
