@@ -46,6 +46,8 @@ pub struct Case {
 /// What outputs hold before: in bytes, and as f32.
 const BEFORE: u8 = 0xa5;
 const LSE_BEFORE: f32 = -7.0e30;
+/// A score that shows, if it is taken for one.
+const WEIGHT_BEFORE: f32 = 9.5;
 
 /// Where numbers come from.
 pub trait Choose {
@@ -459,7 +461,7 @@ impl Case {
             }
             let (stride, bytes) = strides(&mut c, extent, 4 * a.len_kv, 4);
             // An element more, so that there is an address without elements, too.
-            weights = vec![LSE_BEFORE; bytes / 4 + 1];
+            weights = vec![WEIGHT_BEFORE; bytes / 4 + 1];
             (a.weights.data, a.weights.stride) = (weights.as_mut_ptr().cast(), stride);
         }
         let mut case = Case {
@@ -600,20 +602,21 @@ impl Case {
             if (lse_bytes.start as usize..lse_bytes.end as usize).contains(&at) {
                 lse_left[(at - lse_bytes.start as usize) / 4] = LSE_BEFORE;
             } else if (weights_bytes.start as usize..weights_bytes.end as usize).contains(&at) {
-                weights_left[(at - weights_bytes.start as usize) / 4..][..bytes / 4].fill(LSE_BEFORE);
+                weights_left[(at - weights_bytes.start as usize) / 4..][..bytes / 4].fill(WEIGHT_BEFORE);
             } else {
                 o_left[at - self.o.as_ptr() as usize..][..bytes].fill(BEFORE);
             }
         });
         let untouched = o_left.iter().all(|&x| x == BEFORE)
-            && lse_left.iter().chain(&weights_left).all(|&x| x == LSE_BEFORE);
+            && lse_left.iter().all(|&x| x == LSE_BEFORE)
+            && weights_left.iter().all(|&x| x == WEIGHT_BEFORE);
         assert!(untouched, "{}, {isa}: wrote beside the outputs", self.label);
     }
 
     fn blank(&mut self) {
         self.o.fill(BEFORE);
         self.lse.fill(LSE_BEFORE);
-        self.weights.fill(LSE_BEFORE);
+        self.weights.fill(WEIGHT_BEFORE);
     }
 
     fn outputs(&self) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
