@@ -13,7 +13,7 @@
 //!     look        what masks leave to each row; nothing: the next block
 //!     prepare     rows that cannot be read in place, scales of rows           block
 //!     scores      of all rows, for each run of rows of K                      scores
-//!     softmax     of each row                                                 softmax
+//!     softmax     of each row; before, scores to those who want them          softmax, weights
 //!     values      added to the output of each row, for each run of V; one of
 //!       plain         several rows at a time                                  accumulate
 //!       guarded       visible keys only: some value behind a mask is not

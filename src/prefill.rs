@@ -12,6 +12,7 @@
 //!   for each lane tile that sees some of it
 //!     cut into spans that the same vectors see                               mask
 //!     scores -> logits -> mask (partial spans only) -> softmax -> accumulate
+//!     before softmax, scores to the output, if probabilities are wanted      weights
 //! for each lane tile: epilogue                                               epilogue
 //! ```
 //!
