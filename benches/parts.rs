@@ -44,6 +44,7 @@ fn parts(c: &mut Criterion) {
                 lse: None,
                 batch: Batch::default(),
                 logits: Logits::default(),
+                weights: None,
             };
             let mut problem = Problem::new(tensors, Semantics::with_scale(0.125)).expect("a problem");
             let plan = Plan::new(problem.shape(), row, Machine::get(), 1).expect("a plan");

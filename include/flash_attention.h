@@ -221,7 +221,8 @@ typedef enum fa_status {
   /**
    * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
    * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
-   * behind its last key, or spans are negative or out of order.
+   * behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
+   * what there is not, or are out of order.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -634,6 +635,37 @@ typedef struct fa_attention {
    * spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
    */
   const int32_t *span_starts;
+  /**
+   * data = NULL, or where to put probabilities, FA_DTYPE_F32, [batch][num_weight_heads]
+   * [num_weight_rows], each row with one element for each of len_kv keys: exp(t_j) / Z, so that
+   * a row sums to 1 less the sink's part. 0 for keys that the row does not see, and for those
+   * from the sequence's own length on; NaN for those that it sees where o is NaN for NaN or
+   * infinite scores. Not rounded as FA_PRECISE says of those that values are multiplied by. For
+   * word time stamps, and to look into a model. They cost no memory beside this: until a row is
+   * finished its scores stand here. Of ragged batches, too, row i of entry b is for row i of
+   * sequence b; rows that a sequence does not have are not written. Rows do not overlap each
+   * other, and the memory from the first to the last that of no input or other output.
+   */
+  struct fa_tensor weights;
+  /**
+   * NULL = all query heads, or [num_weight_heads]: the query heads whose probabilities are
+   * wanted, ascending.
+   */
+  const int32_t *weight_heads;
+  /**
+   * Entries of weight_heads, at least 1; without it 0 or heads_q.
+   */
+  int64_t num_weight_heads;
+  /**
+   * NULL = all of len_q query rows, or [num_weight_rows]: the query rows of each sequence whose
+   * probabilities are wanted, ascending. Either none is negative, or all are: these count from
+   * the sequence's end, so that -1 is the last row of each.
+   */
+  const int32_t *weight_rows;
+  /**
+   * Entries of weight_rows, at least 1; without it 0 or len_q.
+   */
+  int64_t num_weight_rows;
 } fa_attention;
 
 /**

@@ -230,6 +230,19 @@ class Attention {
         a_.spans = list == nullptr ? nullptr : *list, a_.span_starts = starts;
     }
 
+    // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads and rows of lists:
+    // ascending, rows that are negative count from the end of each sequence. Sizes that do not fit make every call
+    // return FA_ERR_SHAPE.
+    void weights(const Tensor<float> &w, const std::int32_t *heads = nullptr, std::int64_t num_heads = 0,
+                 const std::int32_t *rows = nullptr, std::int64_t num_rows = 0) noexcept {
+        a_.weights = w.c();
+        a_.weight_heads = heads, a_.num_weight_heads = num_heads, a_.weight_rows = rows, a_.num_weight_rows = num_rows;
+        const bool fits = w.batch == a_.batch && w.heads == (heads == nullptr ? a_.heads_q : num_heads)
+                          && w.tokens == (rows == nullptr ? a_.len_q : num_rows) && w.dim == a_.len_kv;
+        if (status_ == FA_OK && !fits)
+            status_ = FA_ERR_SHAPE;
+    }
+
     fa_attention *operator->() noexcept { return &a_; }
     const fa_attention *operator->() const noexcept { return &a_; }
 

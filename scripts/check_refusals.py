@@ -46,7 +46,7 @@ FREE = {
 IMPOSSIBLE = {
     ("fa_pool.ctx", "odd"): "handed on",
     ("fa_quantize_i8(src).quant", "odd"): "whatever is there is refused",
-    **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("o", "mask")},
+    **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("o", "mask", "weights")},
     ("fa_pool.width", "odd"): "the address of a function",
     ("fa_pool.parallel_for", "odd"): "the address of a function",
     ("fa_pool_destroy(pool)", "odd"): "only what fa_pool_create gave",
@@ -59,7 +59,7 @@ IMPOSSIBLE = {
 NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|pool|out|isa|why|bytes|ws)\)$")
 
 # Strides of outputs: also some that are too small.
-OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride)|^fa_quantize_i8\(dst\)\.stride")
+OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize_i8\(dst\)\.stride")
 
 
 def fields(prefix, structure, found):

@@ -292,7 +292,7 @@ valgrind_() {
     local lib=$static
     # Those that are not minutes long at a fiftieth of the speed; without `mxcsr`, as valgrind has only part of that
     # register, and `allocations`, which brings its own malloc.
-    for test in version abi refusals {attention,tensor,quant,list,logit,argument}_refusals unaligned attention quantize; do
+    for test in version abi refusals {attention,tensor,quant,list,logit,weight,argument}_refusals unaligned attention quantize; do
         program $kind "$test" "$(file_of "$test")" "$lib"
         count "valgrind.$test" "$out/$kind/$test.log" env FA_MAX_ISA=avx2 "${memcheck[@]}" "$out/$kind/bin/$test"
     done

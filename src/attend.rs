@@ -1,6 +1,6 @@
 //! What the two wings share: blocks of keys, rows and their conversion, scales that leave the loops
-//! (fold), changes of scores (logits), outliers among the scores of integers, the end of a row, and
-//! merging of results.
+//! (fold), changes of scores (logits), outliers among the scores of integers, the end of a row,
+//! probabilities for those who want them (weights), and merging of results.
 //!
 //! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
 //! Dao et al. 2022, arXiv:2205.14135).
@@ -16,6 +16,7 @@ pub mod merge;
 pub(crate) mod outliers;
 pub(crate) mod rows;
 pub(crate) mod seen;
+pub(crate) mod weights;
 
 use crate::simd::{Isa, MAX_LANES};
 

@@ -5,11 +5,11 @@ mod pool;
 mod tensor;
 mod workspace;
 
-use crate::error::names::{K, LSE, MASK, Names, O, Q, V, number};
+use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, number};
 use crate::error::{Error, Refusal};
 use crate::prepared::Prepared;
 use crate::problem::{
-    Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Window,
+    Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Weights, Window,
 };
 use crate::view::Array;
 pub use pool::Pool;
@@ -72,6 +72,9 @@ pub struct Attention<'a> {
     cu_len_kv: Option<&'a [i32]>,
     /// The page table, and the number of keys of a sequence.
     pages: Option<(&'a [i32], usize)>,
+    weights: Option<TensorMut<'a>>,
+    weight_heads: Option<&'a [i32]>,
+    weight_rows: Option<&'a [i32]>,
 }
 
 impl<'a> Attention<'a> {
@@ -102,6 +105,9 @@ impl<'a> Attention<'a> {
             cu_len_q: None,
             cu_len_kv: None,
             pages: None,
+            weights: None,
+            weight_heads: None,
+            weight_rows: None,
         }
     }
 
@@ -229,6 +235,31 @@ impl<'a> Attention<'a> {
         self
     }
 
+    /// Asks for the probabilities of all keys: f32 `[batch][heads_q][len_q][len_kv]`, or of the
+    /// heads and rows of [`weight_heads`](Attention::weight_heads) and
+    /// [`weight_rows`](Attention::weight_rows) alone. They are 0 for keys that a row does not see
+    /// and for those that its sequence does not have, sum to 1 less the sink's part, and are not
+    /// rounded, whatever the accuracy. They take no memory beside the tensor. Of ragged batches it
+    /// has rows and keys for the longest sequence; row i of entry b is row i of sequence b, and
+    /// rows that a sequence does not have are not written.
+    pub fn weights(mut self, weights: TensorMut<'a>) -> Self {
+        self.weights = Some(weights);
+        self
+    }
+
+    /// Chooses the query heads of [`weights`](Attention::weights), ascending.
+    pub fn weight_heads(mut self, heads: &'a [i32]) -> Self {
+        self.weight_heads = Some(heads);
+        self
+    }
+
+    /// Chooses the query rows of [`weights`](Attention::weights), ascending: all counted from the
+    /// first of each sequence, or all negative, from its end, -1 being the last.
+    pub fn weight_rows(mut self, rows: &'a [i32]) -> Self {
+        self.weight_rows = Some(rows);
+        self
+    }
+
     /// How far queries and probabilities may be rounded; by default, no further than storing K and
     /// V in their types has rounded them.
     pub fn accuracy(mut self, accuracy: Accuracy) -> Self {
@@ -273,10 +304,13 @@ impl<'a> Attention<'a> {
     /// - [`Error::ZeroExtent`]: a size other than batch, len_q and len_kv is 0
     /// - [`Error::Stride`]: rows of an output overlap
     /// - [`Error::Overflow`]: more bytes than an address space holds, or positions beyond 64 bits
-    /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer
+    /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer, weights
+    ///   that are not f32
     /// - [`Error::SoftmaxScale`], [`Error::Softcap`], [`Error::QuantScale`]: unusable numbers
     /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, kv_starts, cu_len_q, cu_len_kv or pages lead
-    ///   out of the tensors, or spans are out of order
+    ///   out of the tensors, spans are out of order, or weight_heads or weight_rows name what is
+    ///   not there or are out of order
+    /// - [`Error::Null`]: weight_heads or weight_rows without weights
     /// - [`Error::Workspace`]: [`reserve`](Attention::reserve) was not called for so large a
     ///   problem
     /// - [`Error::Isa`]: the environment variable `FA_MAX_ISA` names an instruction set that this
@@ -344,6 +378,14 @@ impl<'a> Attention<'a> {
                 slopes,
                 sinks: self.sinks.map(Array::of),
             },
+            weights: match &mut self.weights {
+                None => None,
+                Some(weights) => Some(Weights {
+                    view: weights.view(&WEIGHTS)?,
+                    heads: self.weight_heads.map(Array::of),
+                    rows: self.weight_rows.map(Array::of),
+                }),
+            },
         };
         Problem::new(tensors, semantics)
     }
@@ -372,6 +414,26 @@ impl<'a> Attention<'a> {
         if let Some(lse) = &self.lse {
             same_extent(&LSE, &lse.shape, "not that of q", &q)?;
             equal(LSE.dim, lse.shape.dim, "not", 1)?;
+        }
+        if let Some(weights) = &self.weights {
+            let is = &weights.shape;
+            equal(WEIGHTS.batch, is.extent[0], "not that of q", sequences)?;
+            let chosen = |list: Option<&[i32]>, all| list.map_or(all, <[i32]>::len);
+            equal(WEIGHTS.heads, is.extent[1], "not as many as heads", chosen(self.weight_heads, heads))?;
+            if self.cu_len_q.is_none() || self.weight_rows.is_some() {
+                let rows = chosen(self.weight_rows, q.extent[2]);
+                equal(WEIGHTS.tokens, is.extent[2], "not as many as rows", rows)?;
+            }
+            if self.cu_len_kv.is_none() {
+                let len_kv = self.pages.map_or(k.extent[2], |(_, len_kv)| len_kv);
+                equal(WEIGHTS.dim, is.dim, "not the number of keys", len_kv)?;
+            }
+        } else {
+            for (name, list) in [("weight_heads", self.weight_heads), ("weight_rows", self.weight_rows)] {
+                if list.is_some() {
+                    return Err(Refusal::about(Error::Null, name, "set, but there are no weights"));
+                }
+            }
         }
         if let Some(mask) = &self.mask {
             // Of ragged batches, and of keys in pages, it may be larger: see `Logits`.

@@ -13,7 +13,7 @@
 //!     look        what masks leave to each row; nothing: the next block
 //!     prepare     rows that cannot be read in place, scales of rows           block
 //!     scores      of all rows, for each run of rows of K                      scores
-//!     softmax     of each row                                                 softmax
+//!     softmax     of each row; before, scores to those who want them          softmax, weights
 //!     values      added to the output of each row, for each run of V; one of
 //!       plain         several rows at a time                                  accumulate
 //!       guarded       visible keys only: some value behind a mask is not
@@ -46,6 +46,7 @@ pub(crate) mod scores;
 pub(crate) mod scratch;
 pub(crate) mod softmax;
 pub(crate) mod state;
+mod weights;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -108,6 +109,9 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         unsafe {
             pack::<S, P>(s, work, &rows);
             for (n, split) in work.splits.clone().enumerate() {
+                if work.problem().weights().is_some() {
+                    weights::begin(s.core(), work, split);
+                }
                 let began_before = work.splits.start > 0;
                 let state = match n {
                     _ if began_before => keep(BEGUN + 1 + n),

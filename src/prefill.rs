@@ -12,6 +12,7 @@
 //!   for each lane tile that sees some of it
 //!     cut into spans that the same vectors see                               mask
 //!     scores -> logits -> mask (partial spans only) -> softmax -> accumulate
+//!     before softmax, scores to the output, if probabilities are wanted      weights
 //! for each lane tile: epilogue                                               epilogue
 //! ```
 //!
@@ -31,6 +32,7 @@ pub(crate) mod scores;
 mod skip;
 pub(crate) mod softmax;
 pub(crate) mod stage;
+mod weights;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -268,6 +270,9 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 state.begin(s);
                 if sequence.seen_by(&tile.rows).is_empty() {
                     blank(state.output, dim_v * state.lanes);
+                }
+                if problem.weights().is_some() {
+                    weights::begin(s.core(), part, &tile.rows);
                 }
             }
 

@@ -15,6 +15,7 @@ pub mod pages;
 pub mod semantics;
 pub mod shape;
 pub mod spans;
+pub mod weights;
 
 use std::iter;
 use std::ops::Range;
@@ -30,6 +31,7 @@ pub use pages::Pages;
 pub use semantics::{Accuracy, Position, Semantics, Window};
 pub use shape::{Shape, Storage};
 pub use spans::Spans;
+pub use weights::Weights;
 
 /// Keys of a sequence whose rows of K and of V lie behind one another.
 #[derive(Clone, Debug)]
@@ -58,12 +60,15 @@ pub struct Tensors<'a> {
     pub batch: Batch<'a>,
     /// What changes scores.
     pub logits: Logits<'a>,
+    /// Where probabilities go, if they are wanted.
+    pub weights: Option<Weights<'a>>,
 }
 
 impl<'a> Tensors<'a> {
     /// Of sequences of the same lengths.
     pub fn new(q: View<'a>, k: View<'a>, v: View<'a>, o: ViewMut<'a>) -> Tensors<'a> {
-        Tensors { q, k, v, o, lse: None, batch: Batch::default(), logits: Logits::default() }
+        let (batch, logits) = (Batch::default(), Logits::default());
+        Tensors { q, k, v, o, lse: None, batch, logits, weights: None }
     }
 }
 
@@ -86,7 +91,7 @@ struct Checked {
 impl Tensors<'_> {
     /// Checks everything that the core relies on.
     fn check(&self, semantics: &Semantics) -> Result<Checked, Refusal> {
-        let Tensors { q, k, v, o, lse, batch, logits } = self;
+        let Tensors { q, k, v, o, lse, batch, logits, weights } = self;
         let shape = Shape::of(q.layout(), k.layout(), v.layout(), batch, semantics)?;
         if q.layout().is_strided() || logits.is_strided() {
             return Err(Error::Stride.into());
@@ -106,6 +111,9 @@ impl Tensors<'_> {
             return Err(Error::Dtype.into());
         }
         logits.check(shape.queries, shape.len_kv)?;
+        if let Some(weights) = weights {
+            weights.check(shape.queries, shape.len_kv)?;
+        }
         let score_factor = score_factor(semantics)?;
         if let Some((output, but)) = self.overlap() {
             return Err(Refusal::about(Error::Overlap, output, but));
@@ -128,11 +136,12 @@ impl Tensors<'_> {
 
     /// Finds an output that shares memory with something else: its name, and words for what it is.
     fn overlap(&self) -> Option<(&'static str, &'static str)> {
-        let Tensors { q, k, v, o, lse, logits, batch } = self;
+        let Tensors { q, k, v, o, lse, logits, batch, weights } = self;
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
+        let probabilities = weights.as_ref().map_or(0..0, |weights| weights.view.addresses());
+        let outputs = [("o", &o), ("lse", &lse), ("weights", &probabilities)];
         let hit = |input: Range<usize>, but| {
-            let outputs = [("o", &o), ("lse", &lse)];
             outputs.into_iter().find(|(_, output)| overlap(&input, output)).map(|(name, _)| (name, but))
         };
         let none = [0..0, 0..0];
@@ -152,16 +161,17 @@ impl Tensors<'_> {
                 if !batch.is_uneven() && batch.pages.is_none() {
                     return None;
                 }
-                let words = |output| move |but| (output, but);
-                batch
-                    .find_list(&|list| overlap(&list, &o))
-                    .map(words("o"))
-                    .or_else(|| batch.find_list(&|list| overlap(&list, &lse)).map(words("lse")))
+                outputs.into_iter().find_map(|(name, output)| {
+                    batch.find_list(&|list| overlap(&list, output)).map(|but| (name, but))
+                })
             })
             .or_else(|| of_quant(q).into_iter().find_map(|list| hit(list, "shares memory with scales of q")))
             .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
             .or_else(|| of_quant(v).into_iter().find_map(|list| hit(list, "shares memory with scales of v")))
+            .or_else(|| weights.as_ref()?.lists().into_iter().find_map(|(list, but)| hit(list, but)))
             .or_else(|| overlap(&o, &lse).then_some(("lse", "shares memory with o")))
+            .or_else(|| overlap(&o, &probabilities).then_some(("weights", "shares memory with o")))
+            .or_else(|| overlap(&lse, &probabilities).then_some(("weights", "shares memory with lse")))
     }
 }
 
@@ -198,6 +208,12 @@ impl<'a> Problem<'a> {
     /// Log-sum-exp, if wanted.
     pub fn lse(&self) -> Option<&ViewMut<'a>> {
         self.tensors.lse.as_ref()
+    }
+
+    /// Where probabilities go, if they are wanted.
+    #[inline(always)]
+    pub fn weights(&self) -> Option<&Weights<'a>> {
+        self.tensors.weights.as_ref()
     }
 
     /// What is not a tensor.

@@ -30,7 +30,22 @@ pub fn attention(problem: &Problem) -> Answer {
 
 /// Output and log-sum-exp of query row `i` of a head.
 pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Vec<f64>, f64) {
-    let (q, k, v) = (problem.q(), problem.k(), problem.v());
+    let v = problem.v();
+    let kv = head / (problem.shape().queries[1] / v.layout().extent[1]);
+    let (weights, lse) = weights(problem, sequence, head, i);
+    let mut o = vec![0.0; problem.shape().dim_v];
+    for (j, weight) in weights {
+        let [page, token] = problem.key_at(sequence, j);
+        for (o, v) in o.iter_mut().zip(v.get_row(page, kv, token)) {
+            *o += weight * v;
+        }
+    }
+    (o, lse)
+}
+
+/// The keys that query row `i` of a head sees, each with its probability; and the log-sum-exp.
+pub fn weights(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Vec<(usize, f64)>, f64) {
+    let (q, k) = (problem.q(), problem.k());
     let scale = f64::from(problem.semantics().softmax_scale);
     // Query heads share kv heads in groups of neighbours.
     let kv = head / (problem.shape().queries[1] / k.layout().extent[1]);
@@ -48,18 +63,12 @@ pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Ve
         .collect();
     let sink = f64::from(problem.sink(head));
     let max = logits.iter().copied().fold(sink, f64::max);
-    let weights: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
+    let powers: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
     // Without a sink, and without a key, this would be -inf - -inf.
     let sunk = if sink == f64::NEG_INFINITY { 0.0 } else { (sink - max).exp() };
-    let sum = weights.iter().sum::<f64>() + sunk;
-    let mut o = vec![0.0; problem.shape().dim_v];
-    for (&j, weight) in keys.iter().zip(&weights) {
-        let [page, token] = problem.key_at(sequence, j);
-        for (o, v) in o.iter_mut().zip(v.get_row(page, kv, token)) {
-            *o += weight / sum * v;
-        }
-    }
-    (o, if keys.is_empty() { sink } else { max + sum.ln() })
+    let sum = powers.iter().sum::<f64>() + sunk;
+    let lse = if keys.is_empty() { sink } else { max + sum.ln() };
+    (keys.into_iter().zip(powers.into_iter().map(|power| power / sum)).collect(), lse)
 }
 
 /// How far key j lies behind query row i, in positions.

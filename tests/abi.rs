@@ -48,7 +48,8 @@ fn structures_have_the_committed_layout() {
             block_mask block_mask_stride block_mask_q block_mask_kv cu_len_q cu_len_kv kv_lens
             block_table block_table_start table_stride page_size num_pages lse lse_stride block_q
             block_kv
-            q_positions kv_starts prefix_keys spans span_starts;
+            q_positions kv_starts prefix_keys spans span_starts weights weight_heads num_weight_heads
+            weight_rows num_weight_rows;
         fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
         fa_pool: struct_size ctx width parallel_for;
     };

@@ -142,6 +142,7 @@ impl Case {
             lse: Some(ViewMut::of(&mut lse, dense(Dtype::F32, HEADS[0], rows, 1)).unwrap()),
             batch: Batch::default(),
             logits: Logits { softcap: self.softcap, mask, cells, slopes, sinks },
+            weights: None,
         };
         let semantics = Semantics {
             q_pos: Position::At(keys as i64 - rows as i64),

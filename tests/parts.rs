@@ -66,6 +66,7 @@ impl Case {
             lse: None,
             batch: if self.ragged { batch } else { Batch::default() },
             logits: Logits::default(),
+            weights: None,
         };
         f(&mut Problem::new(tensors, Semantics::with_scale(1.0).causal()).unwrap());
     }

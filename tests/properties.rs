@@ -223,6 +223,7 @@ proptest! {
                 lse: None,
                 batch: Batch::default(),
                 logits,
+                weights: None,
             };
             let mut problem = Problem::new(tensors, semantics).unwrap();
             let exact = reference::attention(&problem).o;
@@ -329,6 +330,7 @@ fn rows_that_alias_in_the_cache_give_the_bits_of_dense_ones() {
                     lse: None,
                     batch: Batch::default(),
                     logits: Logits::default(),
+                    weights: None,
                 };
                 let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
                 let plan = kernel.plan(problem.shape(), 1).unwrap();

@@ -24,6 +24,7 @@ fn build(change: impl FnOnce(&mut [Layout; 5], &mut Semantics)) -> Result<(), Er
         lse: Some(ViewMut::of(&mut out_lse, lse)?),
         batch: Batch::default(),
         logits: Logits::default(),
+        weights: None,
     };
     Problem::new(tensors, semantics).map(|_| ()).map_err(Error::from)
 }
@@ -83,6 +84,7 @@ fn outputs_may_touch_inputs_but_not_overlap_them() {
                 lse: Some(ViewMut::new(base.add(lse).cast(), layout::<f32>(1, 2, 1))?),
                 batch: Batch::default(),
                 logits: Logits::default(),
+                weights: None,
             }
         };
         Problem::new(tensors, Semantics::with_scale(1.0)).map(|_| ()).map_err(Error::from)

@@ -6,7 +6,7 @@ use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
-use flash_attention::problem::{Accuracy, Pages, Position, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{Accuracy, Pages, Position, Problem, Semantics, Tensors, Weights, Window};
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use crate::error::Sample;
@@ -48,6 +48,8 @@ pub struct Case {
     /// Keys of a block; 0: the plan chooses.
     pub block: usize,
     pub data: Data,
+    /// Whether probabilities of all heads and rows are written.
+    pub weights: bool,
     /// The way through the kernels; None: the plan chooses.
     pub path: Option<Path>,
 }
@@ -71,6 +73,7 @@ impl Case {
             accuracy: Accuracy::AsStored,
             block: 0,
             data: Data::Normal,
+            weights: false,
             path: None,
         }
     }
@@ -102,6 +105,7 @@ impl Case {
             (self.per_token, " per token".to_owned()),
             (self.accuracy == Accuracy::Precise, " precise".to_owned()),
             (self.accuracy == Accuracy::Fast, " fast".to_owned()),
+            (self.weights, " weights".to_owned()),
             (self.path == Some(Path::Prefill), " prefill".to_owned()),
             (self.path == Some(Path::Decode), " decode".to_owned()),
         ] {
@@ -179,6 +183,7 @@ pub struct Arrays {
     /// The same as they are stored, and what 8-bit integers stand for.
     stored: [(Vec<u8>, Quant<'static>); 3],
     out: Vec<f32>,
+    weights: Vec<f32>,
     /// The pages, in no order.
     table: Vec<i32>,
 }
@@ -209,8 +214,9 @@ impl Arrays {
             *quant = Quant { scale, zero: None, stride, group: [1; 2] };
         }
         let out = vec![0.0; case.elements(case.heads, case.len_q)];
+        let weights = vec![0.0; if case.weights { case.heads * case.len_q * case.len_kv } else { 0 }];
         let pages = case.len_kv.checked_div(case.page).unwrap_or(0);
-        Arrays { case: case.clone(), q, k, v, stored, out, table: shuffled(pages) }
+        Arrays { case: case.clone(), q, k, v, stored, out, weights, table: shuffled(pages) }
     }
 
     pub fn problem(&mut self) -> Problem<'_> {
@@ -229,6 +235,11 @@ impl Arrays {
         let layout = case.layout(Dtype::F32, case.heads, case.len_q);
         let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
         let mut tensors = Tensors::new(q, k, v, o);
+        if case.weights {
+            let layout = Layout::dense(Dtype::F32, case.heads, case.len_q, case.len_kv);
+            let view = ViewMut::of(&mut self.weights, layout.expect("a size that fits"));
+            tensors.weights = Some(Weights { view: view.expect("as many"), heads: None, rows: None });
+        }
         if case.page > 0 {
             let (table, stride) = (Array::of(&self.table), self.table.len());
             tensors.batch.pages = Some(Pages { table, starts: None, stride, len_kv: case.len_kv });

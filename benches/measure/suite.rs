@@ -284,3 +284,15 @@ pub fn layouts() -> Vec<(Option<&'static str>, Case, Case, f64)> {
     }
     cases
 }
+
+/// Probabilities of all heads and rows: many query rows, and one on a long cache.
+pub fn weights() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for (len, dim) in [(512, 64), (512, 128), (2048, 64), (2048, 128)] {
+            cases.push(Case { dtype, weights: true, ..Case::square(1, len, dim) });
+        }
+        cases.push(Case { dtype, weights: true, len_q: 1, ..Case::square(1, 32_768, 64) });
+    }
+    cases
+}

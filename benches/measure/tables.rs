@@ -33,9 +33,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 16] = [
         "floors", "layers", "features", "masks", "odd", "few", "threads", "auto", "rival", "rising", "types",
-        "scales", "decode", "layouts", "call",
+        "scales", "decode", "layouts", "weights", "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -54,6 +54,7 @@ impl Tables {
             "scales" => self.scales(),
             "decode" => self.decode(),
             "layouts" => self.layouts(),
+            "weights" => self.weights(),
             _ => self.call(),
         }
     }
@@ -483,6 +484,22 @@ impl Tables {
         for (isa, case, other, floor) in suite::layouts() {
             let Some(row) = self.row_of(&case, isa.or(self.isa.as_deref())) else { continue };
             self.ratio_line("layouts", row, (&case, 1), (&other, 1), Some(Bound::AtLeast(floor)), None);
+        }
+    }
+
+    /// Probabilities of all heads and rows as an output of their own.
+    fn weights(&mut self) {
+        self.report.heading("Probabilities of all heads and rows: time over that without them");
+        for case in suite::weights() {
+            let Some(row) = self.row_of(&case, self.isa.as_deref()) else { continue };
+            let mut plain_arrays = Arrays::new(&Case { weights: false, ..case.clone() });
+            let mut arrays = Arrays::new(&case);
+            let (_, mut plain_call) = plain_arrays.runner(row, 1);
+            let (plan, mut call) = arrays.runner(row, 1);
+            let measured = rounds(row, &mut [&mut plain_call, &mut call], self.time);
+            drop(call);
+            let floor = Some(Bound::AtMost(2.2));
+            self.ratio("weights", row, &case, &plan, &measured, Some(arrays.error()), floor, None);
         }
     }
 

@@ -9,8 +9,9 @@ package attention
 #include <stdlib.h>
 
 typedef struct sizes {
-	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, window_left, window_right, prefix_keys, stride[5][3];
-	int32_t stride_dim[5];
+	int64_t batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, window_left, window_right, prefix_keys, stride[6][3],
+		num_weight_heads, num_weight_rows;
+	int32_t stride_dim[6];
 	float scale;
 } sizes;
 
@@ -18,7 +19,8 @@ typedef struct sizes {
 // pointers that are arguments of their own.
 static fa_status run(const sizes *s, const float *q, const float *k, const float *v, float *out, const float *mask,
                      const int32_t *kv_lens, const int32_t *kv_starts, const int32_t *q_positions,
-                     const int32_t *spans, const int32_t *span_starts, float *lse, char *why, size_t why_size)
+                     const int32_t *spans, const int32_t *span_starts, float *lse, float *weights,
+                     const int32_t *weight_heads, const int32_t *weight_rows, char *why, size_t why_size)
 {
 	fa_attention a;
 	size_t bytes = 0;
@@ -33,8 +35,10 @@ static fa_status run(const sizes *s, const float *q, const float *k, const float
 	a.kv_lens = kv_lens, a.kv_starts = kv_starts, a.q_positions = q_positions, a.prefix_keys = s->prefix_keys;
 	a.spans = spans, a.span_starts = span_starts;
 	a.lse = lse, a.lse_stride[0] = s->heads_q * s->len_q, a.lse_stride[1] = s->len_q, a.lse_stride[2] = 1;
-	fa_tensor *tensors[5] = {&a.q, &a.k, &a.v, &a.o, &a.mask};
-	for (int t = 0; t < 5; t++) {
+	a.weights.data = weights, a.weight_heads = weight_heads, a.weight_rows = weight_rows;
+	a.num_weight_heads = s->num_weight_heads, a.num_weight_rows = s->num_weight_rows;
+	fa_tensor *tensors[6] = {&a.q, &a.k, &a.v, &a.o, &a.mask, &a.weights};
+	for (int t = 0; t < 6; t++) {
 		for (int axis = 0; axis < 3; axis++)
 			tensors[t]->stride[axis] = s->stride[t][axis];
 		tensors[t]->stride_dim = s->stride_dim[t];
@@ -108,6 +112,12 @@ type Options struct {
 	Spans [][][2]int32
 	// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q]; nil = nowhere.
 	LSE []float32
+	// Where to put the probabilities of all keys: [batch][heads_q][len_q][len_kv], or of the heads and rows of lists.
+	// Without data: nowhere.
+	Weights Tensor
+	// The query heads and rows whose probabilities are wanted, ascending; rows that are negative count from the end;
+	// nil = all.
+	WeightHeads, WeightRows []int32
 }
 
 // Error is what the library refuses; Status is a value of fa_status.
@@ -178,10 +188,10 @@ func shape(why string) error { return &Error{int(C.FA_ERR_SHAPE), why} }
 // v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. On errors out is as
 // it was. Any number of goroutines may call it at once, with outputs of their own.
 func Run(q, k, v, out Tensor, options Options) error {
-	names := [5]string{"q", "k", "v", "out", "the mask"}
-	mask := options.Mask
+	names := [6]string{"q", "k", "v", "out", "the mask", "the weights"}
+	mask, weights := options.Mask, options.Weights
 	s := C.sizes{scale: C.float(options.Scale), window_left: C.FA_NO_LIMIT, window_right: C.FA_NO_LIMIT}
-	for i, t := range [5]*Tensor{&q, &k, &v, &out, &mask} {
+	for i, t := range [6]*Tensor{&q, &k, &v, &out, &mask, &weights} {
 		if err := t.check(names[i]); err != nil {
 			return err
 		}
@@ -209,6 +219,22 @@ func Run(q, k, v, out Tensor, options Options) error {
 		if mask.Dim != k.Tokens {
 			return shape("a row of the mask is not one element for each key")
 		}
+	}
+	weightHeads, weightRows := q.Heads, q.Tokens
+	if options.WeightHeads != nil {
+		weightHeads = len(options.WeightHeads)
+	}
+	if options.WeightRows != nil {
+		weightRows = len(options.WeightRows)
+	}
+	if weights.Data != nil {
+		is := [4]int{weights.Batch, weights.Heads, weights.Tokens, weights.Dim}
+		if is != [4]int{q.Batch, weightHeads, weightRows, k.Tokens} {
+			return shape("the weights are not one number for each sequence, head, row and key")
+		}
+	}
+	if len(options.WeightHeads) > 0 || len(options.WeightRows) > 0 || weights.Data != nil {
+		s.num_weight_heads, s.num_weight_rows = C.int64_t(weightHeads), C.int64_t(weightRows)
 	}
 	lists := map[string][]int32{"KVLens": options.KVLens, "KVStarts": options.KVStarts, "QPositions": options.QPositions}
 	for name, list := range lists {
@@ -255,7 +281,8 @@ func Run(q, k, v, out Tensor, options Options) error {
 	status := C.run(&s, pointer[C.float](q.Data), pointer[C.float](k.Data), pointer[C.float](v.Data),
 		pointer[C.float](out.Data), pointer[C.float](mask.Data), pointer[C.int32_t](options.KVLens),
 		pointer[C.int32_t](options.KVStarts), pointer[C.int32_t](options.QPositions), pointer[C.int32_t](spans),
-		pointer[C.int32_t](spanStarts), pointer[C.float](options.LSE), &why[0], C.size_t(len(why)))
+		pointer[C.int32_t](spanStarts), pointer[C.float](options.LSE), pointer[C.float](weights.Data),
+		pointer[C.int32_t](options.WeightHeads), pointer[C.int32_t](options.WeightRows), &why[0], C.size_t(len(why)))
 	if status == C.FA_OK {
 		return nil
 	}

@@ -75,6 +75,8 @@ func TestRefusals(t *testing.T) {
 		"more spans":    {fine, keys, keys, to, attention.Options{Spans: [][][2]int32{{}, {}}}, true},
 		"span backward": {fine, keys, keys, to, attention.Options{Spans: [][][2]int32{{{3, 1}}}}, true},
 		"short LSE":     {fine, keys, keys, to, attention.Options{LSE: make([]float32, 5)}, true},
+		"more weights":  {fine, keys, keys, to, attention.Options{Weights: attention.HeadFirst(make([]float32, 10), 1, 1, 2, 5)}, true},
+		"no such head":  {fine, keys, keys, to, attention.Options{Weights: attention.HeadFirst(make([]float32, 100), 1, 1, fine.Tokens, keys.Tokens), WeightHeads: []int32{9}}, true},
 		"window behind": {fine, keys, keys, to, attention.Options{Window: -1}, true},
 	}
 	for name, c := range cases {
@@ -257,4 +259,35 @@ func TestOptions(t *testing.T) {
 		}()
 	}
 	group.Wait()
+}
+
+// Probabilities of the last head and row are those of all, and sum to 1.
+func TestWeights(t *testing.T) {
+	const batch, heads, lenQ, lenKV, dim = 2, 2, 3, 7, 8
+	x, out := make([]float32, batch*heads*lenKV*dim), make([]float32, batch*heads*lenQ*dim)
+	for i := range x {
+		x[i] = float32(i*7%11) / 5
+	}
+	all, one := make([]float32, batch*heads*lenQ*lenKV), make([]float32, batch*lenKV)
+	q, kv := attention.HeadFirst(x, batch, heads, lenQ, dim), attention.HeadFirst(x, batch, heads, lenKV, dim)
+	to := attention.HeadFirst(out, batch, heads, lenQ, dim)
+	every := attention.Options{Weights: attention.HeadFirst(all, batch, heads, lenQ, lenKV)}
+	last := attention.Options{Weights: attention.HeadFirst(one, batch, 1, 1, lenKV), WeightHeads: []int32{1}, WeightRows: []int32{-1}}
+	for _, options := range []attention.Options{every, last} {
+		if err := attention.Run(q, kv, kv, to, options); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for b := 0; b < batch; b++ {
+		sum := 0.0
+		for j := 0; j < lenKV; j++ {
+			sum += float64(one[b*lenKV+j])
+			if one[b*lenKV+j] != all[((b+1)*heads*lenQ-1)*lenKV+j] {
+				t.Errorf("sequence %d, key %d: %g", b, j, one[b*lenKV+j])
+			}
+		}
+		if math.Abs(sum-1) > 1e-6 {
+			t.Errorf("sequence %d: %g", b, sum)
+		}
+	}
 }

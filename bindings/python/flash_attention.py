@@ -100,6 +100,11 @@ class Attention(ctypes.Structure):
         ("prefix_keys", c_int64),
         ("spans", c_void_p),
         ("span_starts", c_void_p),
+        ("weights", Tensor),
+        ("weight_heads", c_void_p),
+        ("num_weight_heads", c_int64),
+        ("weight_rows", c_void_p),
+        ("num_weight_rows", c_int64),
     ]
 
 
@@ -258,6 +263,9 @@ def attention(
     precise=False,
     out=None,
     lse=None,
+    weights=None,
+    weight_heads=None,
+    weight_rows=None,
     pool=None,
 ):
     """Attention in general; scale 0 is 1/sqrt(dim_qk), SCALE_ZERO weighs all keys that a row sees alike.
@@ -274,11 +282,12 @@ def attention(
     that see each other both ways, ascending and disjoint.
     fast, precise: FA_FAST (int8 may have probabilities of 8 bits) and FA_PRECISE (bfloat16 is multiplied as float32).
     out (float32, float16 or bfloat16; float32 if it is not given) and lse (float32 [batch][heads_q][len_q]) are
-    written. pool: threads; without one, the calling thread does the work.
+    written. weights: float32 [batch][heads_q][len_q][len_kv], where to put the probabilities; of some heads and rows
+    only with weight_heads and weight_rows: ascending, rows that are negative count from the end. pool: threads; without one, the calling thread does the work.
 
     Returns out. ValueError or TypeError: an array that does not fit; Error: what the library refuses.
     """
-    given = {"q": (q, 4), "k": (k, 4), "v": (v, 4), "out": (out, 4), "lse": (lse, 3)}
+    given = {"q": (q, 4), "k": (k, 4), "v": (v, 4), "out": (out, 4), "lse": (lse, 3), "weights": (weights, 4)}
     for name, (a, axes) in given.items():
         if a is not None and a.ndim != axes:
             raise ValueError(f"{name} has {a.ndim} axes instead of {axes}")
@@ -316,10 +325,18 @@ def attention(
         lists["span_starts"] = np.cumsum([0, *map(len, spans)])
         # The last one is nobody's: there must be a list.
         lists["spans"] = [index(x) for begin, end in [*chain(*spans), (0, 0)] for x in (begin, end)]
+    wanted = {"weight_heads": weight_heads, "weight_rows": weight_rows}
+    lists |= {name: np.atleast_1d(x) for name, x in wanted.items() if x is not None}
     # The name keeps them alive until the call is over.
     lists = {name: integers(name, x, batch) for name, x in lists.items() if x is not None}
     for name, x in lists.items():
         setattr(a, name, x.ctypes.data)
+    if weights is not None:
+        count = {name: len(lists[name]) if name in lists else n for name, n in zip(wanted, (heads_q, len_q), strict=True)}
+        a.num_weight_heads, a.num_weight_rows = count.values()
+        if weights.shape != (batch, *count.values(), len_kv) or not weights.flags.writeable:
+            raise ValueError(f"weights cannot be written or are not {(batch, *count.values(), len_kv)}")
+        a.weights, _ = tensor("weights", weights)
     if lse is not None:
         if lse.shape != (batch, heads_q, len_q) or lse.dtype != np.float32 or not lse.flags.writeable:
             raise ValueError("lse must be float32 [batch][heads_q][len_q], to be written")
@@ -339,7 +356,7 @@ def integers(name, x, batch):
     x = np.asarray(x)
     if x.size > 0 and not np.issubdtype(x.dtype, np.integer):
         raise TypeError(f"{name} is {x.dtype}, no integers")
-    kept = np.ascontiguousarray(x if "span" in name else np.broadcast_to(x, batch), np.int32)
+    kept = np.ascontiguousarray(x if "span" in name or "weight" in name else np.broadcast_to(x, batch), np.int32)
     if (kept != x).any():
         raise ValueError(f"{name} has numbers that are no 32-bit integers")
     return kept

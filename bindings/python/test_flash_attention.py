@@ -270,6 +270,33 @@ class General(unittest.TestCase):
             with self.assertRaises(kind):
                 fa.attention(q, k, v, **bad)
 
+    def test_weights(self):
+        """Probabilities give the output; those of some heads and rows are those of all."""
+        batch, heads, rows, keys = 2, 3, 40, 120
+        q, k, v = normal(batch, heads, rows, 16), normal(batch, heads, keys, 16), normal(batch, heads, keys, 16)
+        for few in False, True:
+            x = q[:, :, : 2 if few else rows]
+            n = x.shape[2]
+            every = np.full((batch, heads, n, keys), np.nan, np.float32)
+            out = fa.attention(x, k, v, window_right=0, weights=every)
+            np.testing.assert_allclose(every @ v, out, 0, 1e-5)
+            np.testing.assert_allclose(every.sum(-1), 1, 0, 1e-5)
+            some = np.full((batch, 2, 1, keys), np.nan, np.float32)
+            fa.attention(x, k, v, window_right=0, weights=some, weight_heads=[0, 2], weight_rows=-1)
+            np.testing.assert_array_equal(some, every[:, ::2, -1:])
+        for bad, kind in (
+            ({"weights": every[..., :-1]}, ValueError),
+            ({"weights": every.astype(np.float64)}, TypeError),
+            ({"weights": every.astype(np.float16)}, fa.Error),
+            ({"weights": every[:, :1], "weight_heads": [3]}, fa.Error),
+            ({"weights": every[:, :, :1], "weight_rows": [-3]}, fa.Error),
+            ({"weights": every, "weight_rows": [-1, 0]}, fa.Error),
+            ({"weight_heads": [0]}, fa.Error),
+            ({"weights": every[:, :1], "weight_heads": [0.5]}, TypeError),
+        ):
+            with self.assertRaises(kind):
+                fa.attention(q[:, :, :2], k, v, **bad)
+
     def test_threads_and_pools_give_the_same_bits(self):
         name, scale, causal, *tensors, exact = list(real_model.sets(DATA))[-1]
         q, k, v = (x.transpose(1, 0, 2)[None] for x in tensors)

@@ -79,6 +79,12 @@ pub const Options = struct {
     spans: ?Spans = null,
     /// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q].
     lse: ?[]f32 = null,
+    /// Where to put the probabilities of all keys: [batch][heads_q][len_q][len_kv], or of the heads and rows of lists.
+    weights: ?Out = null,
+    /// The query heads whose probabilities are wanted, ascending.
+    weight_heads: ?[]const i32 = null,
+    /// The query rows whose probabilities are wanted, ascending; negative ones count from the end.
+    weight_rows: ?[]const i32 = null,
 };
 
 /// Keys that see each other both ways, whatever the window: the first, and the one behind the last, ascending and
@@ -120,6 +126,17 @@ pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options:
         if (lse.len != q.batch *| q.heads *| q.tokens) return error.Shape;
         a.lse = lse.ptr;
         a.lse_stride = .{ try size(q.heads *| q.tokens), try size(q.tokens), 1 };
+    }
+
+    const weight_heads = if (options.weight_heads) |list| list.len else q.heads;
+    const weight_rows = if (options.weight_rows) |list| list.len else q.tokens;
+    a.num_weight_heads, a.num_weight_rows = .{ try size(weight_heads), try size(weight_rows) };
+    if (options.weight_heads) |list| a.weight_heads = list.ptr;
+    if (options.weight_rows) |list| a.weight_rows = list.ptr;
+    if (options.weights) |weights| {
+        if (weights.batch != q.batch or weights.heads != weight_heads or weights.tokens != weight_rows or
+            weights.dim != k.tokens) return error.Shape;
+        a.weights = try weights.toC();
     }
 
     var bytes: usize = 0;

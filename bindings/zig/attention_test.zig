@@ -126,6 +126,33 @@ fn inOneSpan(options: attention.Options, b: usize, position: usize, j: usize) bo
     return false;
 }
 
+test "weights" {
+    const batch, const heads, const len_q, const len_kv, const dim = .{ 2, 2, 3, 7, 8 };
+    var random = std.Random.DefaultPrng.init(2);
+    var x: [batch * heads * len_kv * dim]f32 = undefined;
+    for (&x) |*e| e.* = random.random().floatNorm(f32);
+    var out: [batch * heads * len_q * dim]f32 = undefined;
+    var all: [batch * heads * len_q * len_kv]f32 = @splat(-1);
+    var one: [batch * len_kv]f32 = @splat(-1);
+    const q = attention.In.headFirst(&x, batch, heads, len_q, dim);
+    const kv = attention.In.headFirst(&x, batch, heads, len_kv, dim);
+    const to = attention.Out.headFirst(&out, batch, heads, len_q, dim);
+    const few = attention.Out.headFirst(&one, batch, 1, 1, len_kv);
+    const every = attention.Out.headFirst(&all, batch, heads, len_q, len_kv);
+    try attention.run(testing.allocator, q, kv, kv, to, .{ .weights = every });
+    try attention.run(testing.allocator, q, kv, kv, to, .{ .weights = few, .weight_heads = &.{1}, .weight_rows = &.{-1} });
+    for (0..batch) |b| {
+        var sum: f64 = 0;
+        for (one[b * len_kv ..][0..len_kv], all[((b + 1) * heads * len_q - 1) * len_kv ..][0..len_kv]) |e, same| {
+            try testing.expectEqual(same, e);
+            sum += e;
+        }
+        try testing.expectApproxEqAbs(1, sum, bound);
+    }
+    try testing.expectError(error.Shape, attention.run(testing.allocator, q, kv, kv, to, .{ .weights = few }));
+    try testing.expectError(error.Refused, attention.run(testing.allocator, q, kv, kv, to, .{ .weights = few, .weight_heads = &.{2}, .weight_rows = &.{0} }));
+}
+
 test "options" {
     var added: [2 * 3 * 7]f32 = undefined;
     for (&added, 0..) |*e, i| e.* = @as(f32, @floatFromInt(i * 5 % 7)) / 3;

@@ -133,7 +133,9 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
         FIELD(fa_attention, page_size) FIELD(fa_attention, num_pages) FIELD(fa_attention, lse) \
         FIELD(fa_attention, lse_stride) FIELD(fa_attention, block_q) FIELD(fa_attention, block_kv) \
         FIELD(fa_attention, q_positions) FIELD(fa_attention, kv_starts) FIELD(fa_attention, prefix_keys) \
-        FIELD(fa_attention, spans) FIELD(fa_attention, span_starts) \
+        FIELD(fa_attention, spans) FIELD(fa_attention, span_starts) FIELD(fa_attention, weights) \
+        FIELD(fa_attention, weight_heads) FIELD(fa_attention, num_weight_heads) FIELD(fa_attention, weight_rows) \
+        FIELD(fa_attention, num_weight_rows) \
     STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
         FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
         FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \

@@ -75,9 +75,13 @@ static bool sees(const fa_attention *a, int64_t b, int64_t p, int64_t j) {
     return j >= first && ((near && early) || in_one_span(a, b, p, j));
 }
 
-/* One row of the output and its log-sum-exp; returns how many keys it sees. */
+/* Keys of a sequence in these tests: len_kv may say more than there are. */
+enum { KEYS_AT_MOST = 1000 };
+
+/* One row of the output, its log-sum-exp, and the probabilities of its keys, as many as there are in use;
+ * returns how many it sees. */
 static int64_t definition(const fa_attention *a, int64_t b, int64_t h, int64_t i, double *o,
-                          double *lse) {
+                          double *lse, double *weights) {
     struct place q_at = place(a->cu_len_q, b, a->len_q), kv_at = place(a->cu_len_kv, b, a->len_kv);
     int64_t keys = a->kv_lens != NULL ? a->kv_lens[b] : kv_at.rows, seen = 0;
     int64_t kv_head = h / (a->heads_q / a->heads_kv);
@@ -99,9 +103,11 @@ static int64_t definition(const fa_attention *a, int64_t b, int64_t h, int64_t i
     for (int64_t d = 0; d < a->dim_v; d++) o[d] = 0;
     for (int64_t j = 0; j < keys; j++) sum += s[j] == -INFINITY ? 0 : exp(s[j] - max);
     for (int64_t j = 0; j < keys; j++) {
+        weights[j] = 0;
         if (s[j] == -INFINITY) continue;
         const float *v = row_of(&a->v, kv_at, kv_head, j);
         double weight = exp(s[j] - max) / sum;
+        weights[j] = weight;
         for (int64_t d = 0; d < a->dim_v; d++) o[d] += weight * (double)v[d];
     }
     *lse = max + log(sum);
@@ -109,16 +115,41 @@ static int64_t definition(const fa_attention *a, int64_t b, int64_t h, int64_t i
     return seen;
 }
 
+/* Where probabilities of a row are wanted: its place in a list, -1 = nowhere. */
+static int64_t chosen(const int32_t *list, int64_t count, int64_t x, int64_t end) {
+    if (list == NULL) return x;
+    for (int64_t i = 0; i < count; i++)
+        if (list[i] + (list[i] < 0 ? end : 0) == x) return i;
+    return -1;
+}
+
+static void compare_weights(const char *what, const fa_attention *a, int64_t b, int64_t h, int64_t i, const double *want) {
+    struct place at = place(a->cu_len_q, b, a->len_q);
+    int64_t head = chosen(a->weight_heads, a->num_weight_heads, h, 0);
+    int64_t row = chosen(a->weight_rows, a->num_weight_rows, i, at.rows);
+    if (a->weights.data == NULL || head < 0 || row < 0) return;
+    const float *got = row_of(&a->weights, (struct place){b, 0, 0}, head, row);
+    for (int64_t j = 0; j < a->len_kv; j++) {
+        CHECK(want[j] == 0 ? got[j] == 0 : fabs((double)got[j] - want[j]) <= 1e-5 * want[j],
+              "%s: weight of sequence %d, head %d, row %d, key %d is %g, not %g", what, (int)b, (int)h, (int)i, (int)j,
+              (double)got[j], want[j]);
+    }
+}
+
 /* Compares all outputs with the definition, whatever computed them; returns how many rows see
  * nothing. */
 static int compare(const char *what, const fa_attention *a) {
     int blank = 0;
     double *want = need((size_t)a->dim_v * sizeof *want), lse;
+    int64_t most = a->len_kv > KEYS_AT_MOST ? KEYS_AT_MOST : a->len_kv;
+    double *weights = need((size_t)(most + 1) * sizeof *weights);
     for (int64_t b = 0; b < a->batch; b++) {
         struct place at = place(a->cu_len_q, b, a->len_q);
         for (int64_t n = 0; n < a->heads_q * at.rows; n++) {
             int64_t h = n / at.rows, i = n % at.rows;
-            int64_t seen = definition(a, b, h, i, want, &lse);
+            for (int64_t j = 0; j <= most; j++) weights[j] = 0;
+            int64_t seen = definition(a, b, h, i, want, &lse, weights);
+            compare_weights(what, a, b, h, i, weights);
             const float *got = row_of(&a->o, at, h, i);
             double far = distance(got, want, (size_t)a->dim_v);
             double got_lse = a->lse != NULL ? (double)*lse_of(a, at, h, i) : lse;
@@ -136,7 +167,7 @@ static int compare(const char *what, const fa_attention *a) {
             }
         }
     }
-    free(want);
+    free(want), free(weights);
     return blank;
 }
 
@@ -417,6 +448,44 @@ static void ragged(void) {
     CHECK(expect("caches without a key", &a) == B * HQ * S, "no row sees anything");
 }
 
+/* Probabilities, of all heads and rows and of some: nothing else is written. */
+static void probabilities(void) {
+    static const int32_t heads[] = {0, 2, 5}, first_rows[] = {0, 1, S - 1}, last_rows[] = {-S, -2, -1};
+    static const int32_t cu_len_q[] = {0, 3, S}, lens[] = {KEYS - 30, KEYS};
+    static const float sinks[HQ] = {0, 1, -1, 3, -INFINITY, 0};
+    enum { SIZE = B * HQ * S * KEYS };
+    float *weights = need(SIZE * sizeof *weights);
+    for (int which = 0; which < 64; which++) {
+        fa_attention a = layer();
+        int64_t of_heads = HQ, of_rows = S;
+        if (which & 1) a.window_left = 20, a.prefix_keys = 3;
+        if (which & 2) a.kv_lens = lens;
+        if (which & 4) a.weight_heads = heads, of_heads = a.num_weight_heads = 3;
+        if (which & 8) a.weight_rows = which & 16 ? last_rows : first_rows, of_rows = a.num_weight_rows = 3;
+        if (which & 32) a.cu_len_q = cu_len_q, a.lse = NULL;
+        spoil(weights, SIZE);
+        a.weights = tensor(weights, of_heads * of_rows * KEYS, of_rows * KEYS, KEYS);
+        expect("probabilities", &a);
+        size_t wanted = 0, written = SIZE - untouched(weights, SIZE);
+        for (int64_t b = 0; b < B; b++) {
+            struct place at = place(a.cu_len_q, b, S);
+            for (int64_t i = 0; i < at.rows; i++) wanted += chosen(a.weight_rows, a.num_weight_rows, i, at.rows) >= 0;
+        }
+        CHECK(written == wanted * (size_t)(of_heads * KEYS), "%zu weights are written, not of %zu rows", written, wanted);
+    }
+    /* A sink takes its part. */
+    fa_attention a = layer();
+    a.sinks = sinks;
+    a.weights = tensor(weights, HQ * S * KEYS, S * KEYS, KEYS);
+    run("probabilities beside a sink", &a, NULL, 1);
+    for (int64_t n = 0; n < B * HQ * S; n++) {
+        double sum = 0, of_sink = exp((double)sinks[n / S % HQ] - (double)lse[n]);
+        for (int64_t j = 0; j < KEYS; j++) sum += (double)weights[n * KEYS + j];
+        CHECK(fabs(sum + of_sink - 1) <= 1e-5, "row %d sums to %g, the sink has %g", (int)n, sum, of_sink);
+    }
+    free(weights);
+}
+
 static void nothing(void) {
     fa_attention a = layer();
     a.len_q = 0;
@@ -620,6 +689,7 @@ static void under_one_isa(void) {
     positions_and_windows();
     positions_and_spans();
     ragged();
+    probabilities();
     nothing();
     pieces();
     parts();

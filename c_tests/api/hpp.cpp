@@ -165,6 +165,31 @@ void sight() {
     assert(a.run(ws) == FA_OK);
 }
 
+// Probabilities of the last head and row are those of all, and give the output.
+void weights() {
+    Numbers n;
+    fa::Workspace ws;
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    const std::int64_t heads = n.tq().heads;
+    const std::int32_t head = static_cast<std::int32_t>(heads - 1), row = -1;
+    std::vector<float> all(static_cast<std::size_t>(BATCH * heads * LEN_Q * LEN_KV), -1.0f), one(BATCH * LEN_KV, -1.0f);
+    a.weights(fa::head_first(all.data(), BATCH, heads, LEN_Q, LEN_KV));
+    assert(a.run(ws) == FA_OK);
+    a.weights(fa::head_first(one.data(), BATCH, 1, 1, LEN_KV), &head, 1, &row, 1);
+    assert(a.run(ws) == FA_OK);
+    for (std::int64_t b = 0; b < BATCH; b++) {
+        float sum = 0;
+        for (std::int64_t j = 0; j < LEN_KV; j++) {
+            const float x = one[static_cast<std::size_t>(b * LEN_KV + j)];
+            sum += x;
+            assert(x == all[static_cast<std::size_t>((((b + 1) * heads - 1) * LEN_Q + LEN_Q - 1) * LEN_KV + j)]);
+        }
+        assert(std::fabs(sum - 1.0f) <= 1e-6f);
+    }
+    a.weights(fa::head_first(one.data(), BATCH, 1, 1, LEN_KV), &head, 1);
+    assert(a.run(ws) == FA_ERR_SHAPE);
+}
+
 // Integers of scale 1/64 are the numbers that they stand for.
 void scales() {
     Numbers n;
@@ -268,6 +293,7 @@ int main() {
     transposed();
     masks();
     sight();
+    weights();
     scales();
     refusals();
     pools();

@@ -48,12 +48,13 @@ static const void *the_lists(const char *field, const int32_t *list, size_t n) {
 
 /* The description `described`, here and there. */
 static void same_at_odd_addresses(const char *what) {
-    static float o[COUNT(arena.o)], lse[COUNT(arena.lse)];
+    static float o[COUNT(arena.o)], lse[COUNT(arena.lse)], weights[COUNT(arena.weights)];
     size_t bytes = 0, odd_bytes = 0, *bytes_at_odd;
     unsigned char room[sizeof bytes + 1];
     CHECK(workspace(a) == FA_OK && run(a) == FA_OK, "%s", what);
     CHECK(fa_attention_workspace(a, PARTS, &bytes) == FA_OK, "%s", what);
     memcpy(o, arena.o, sizeof o), memcpy(lse, arena.lse, sizeof lse);
+    memcpy(weights, arena.weights, sizeof weights);
 
     fa_attention m = *a;
     odd.used = 0;
@@ -68,6 +69,8 @@ static void same_at_odd_addresses(const char *what) {
     m.block_table_start = the_lists("block_table_start", m.block_table_start, B + 1);
     m.kv_starts = the_lists("kv_starts", m.kv_starts, B), m.q_positions = the_lists("q_positions", m.q_positions, B);
     m.spans = the_lists("spans", m.spans, 2 * B), m.span_starts = the_lists("span_starts", m.span_starts, B + 1);
+    move_tensor("weights", &m.weights, sizeof arena.weights);
+    m.weight_heads = the_lists("weight_heads", m.weight_heads, 2), m.weight_rows = the_lists("weight_rows", m.weight_rows, 2);
     const fa_attention *there = at_odd(&m, sizeof m);
 
     bytes_at_odd = (void *)(room + 1);
@@ -81,6 +84,7 @@ static void same_at_odd_addresses(const char *what) {
     fa_pool pool = {.struct_size = sizeof pool, .width = width};
     for (int way = 0; way < 3; way++) {
         memset(m.o.data, 0xff, sizeof arena.o), memset(m.lse, 0xff, sizeof arena.lse);
+        if (m.weights.data != NULL) memset(m.weights.data, 0xff, sizeof arena.weights);
         fa_status status = way == 0 ? fa_attention_run(there, ws + 1, SIZE_MAX, NULL)
                            : way == 1 ? fa_attention_run(there, ws + 1, bytes, at_odd(&pool, sizeof pool)) : FA_OK;
         for (int32_t i = 0; way == 2 && i < 2 * PARTS && status == FA_OK; i++) {
@@ -88,6 +92,10 @@ static void same_at_odd_addresses(const char *what) {
                                : fa_attention_finish(there, ws + 1, SIZE_MAX, i - PARTS, PARTS);
         }
         CHECK(status == FA_OK, "%s: %s", what, fa_status_string(status));
+        for (size_t row = 0; m.weights.data != NULL && row < B * 2 * 2; row++) {
+            size_t at = row * LKV * sizeof(float);
+            CHECK(memcmp((char *)m.weights.data + at, (char *)weights + at, LKV * sizeof(float)) == 0, "%s, way %d: other weights", what, way);
+        }
         CHECK(memcmp(m.o.data, o, sizeof o) == 0 && memcmp(m.lse, lse, sizeof lse) == 0, "%s, way %d: other bits", what,
               way);
     }
@@ -123,6 +131,11 @@ static void odd_addresses(void) {
     a->kv_starts = INTS(1, 3), a->q_positions = INTS(2, 4), a->window_left = 1, a->prefix_keys = 2;
     a->spans = INTS(1, 6, 3, 5), a->span_starts = INTS(0, 1, 2);
     same_at_odd_addresses("positions and spans");
+
+    fill(), described = good;
+    a->weights = (fa_tensor){.data = arena.weights, .stride = {4 * LKV * 4, 2 * LKV * 4, LKV * 4}};
+    a->weight_heads = INTS(1, 3), a->num_weight_heads = 2, a->weight_rows = INTS(-3, -1), a->num_weight_rows = 2;
+    same_at_odd_addresses("weights");
 
     fill(), described = good;
     a->block_table = INTS(1, 0), a->block_table_start = INTS(0, 1, 2), a->page_size = LKV, a->num_pages = 2;

@@ -79,6 +79,16 @@ static fa_status two_places(fa_attention *a, fa_tensor k2, fa_tensor v2, int64_t
     return status;
 }
 
+/* Word time stamps, as whisper makes them: which audio frames the newest token of each sequence looks at, by the heads
+ * of a layer that are known to align, weights[batch][n][len_kv]. Attention itself is computed as without. */
+static void alignment(fa_attention *a, const int32_t *heads, int64_t n, float *weights)
+{
+    static const int32_t newest[] = {-1};
+    a->weights.data = weights, a->weight_heads = heads, a->num_weight_heads = n;
+    a->weight_rows = newest, a->num_weight_rows = 1;
+    a->weights.stride[0] = n * a->len_kv * 4, a->weights.stride[1] = a->len_kv * 4;
+}
+
 /* ---- The test. ---- */
 
 enum { BATCH = 3, HEADS = 4, KV_HEADS = 2, ROOM = 200, ROWS = 8, DIM = 32 };
@@ -220,6 +230,20 @@ int main(void)
     k2.data = k + 120 * KV_HEADS * DIM, v2.data = v + 120 * KV_HEADS * DIM;
     EXPECT(two_places(&a, k2, v2, ROOM - 120, o2, lse2, ws, sizeof ws) == FA_OK);
     for (int64_t b = 0; b < BATCH; b++) alone("two places", b, ROWS, ROWS, 0, ROOM);
+
+    /* Probabilities times values are the output of these heads' last rows. */
+    static const int32_t heads[] = {1, 2};
+    static float weights[BATCH * 2 * ROOM];
+    fresh();
+    a = begin(ROWS), alignment(&a, heads, 2, weights), run("alignment", &a);
+    for (int64_t n = 0; n < BATCH * 2 * DIM; n++) {
+        int64_t b = n / DIM / 2, h = heads[n / DIM % 2], d = n % DIM;
+        double sum = 0;
+        for (int64_t j = 0; j < ROOM; j++)
+            sum += (double)weights[n / DIM * ROOM + j]
+                   * (double)v[((b * ROOM + j) * KV_HEADS + h / (HEADS / KV_HEADS)) * DIM + d];
+        EXPECT(fabs(sum - (double)o[((b * HEADS + h) * ROWS + ROWS - 1) * DIM + d]) <= 1e-5);
+    }
     free(q), free(k), free(v);
     return recipe_failures != 0;
 }

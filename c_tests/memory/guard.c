@@ -44,7 +44,7 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     float *q = guarded_normal(nq, at_end), *k = guarded_normal(nkv, at_end);
     float *v = guarded_normal(nkv, at_end), *o = guarded(nq * 4, at_end);
     float *lse = guarded(HEADS * lq * 4, at_end), *sinks = guarded_normal(HEADS, at_end);
-    float *mask = guarded_normal(nmask, at_end);
+    float *mask = guarded_normal(nmask, at_end), *weights = guarded(HEADS * nmask * 4, at_end);
     unsigned char *bytes = guarded(nmask, at_end), *blocks = guarded((lq + 1) / 2 * ((lkv + 4) / 5), at_end);
     int32_t *table = guarded(pages * 4, at_end);
     memset(bytes, 1, nmask);
@@ -60,6 +60,8 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     a.k.stride[1] = a.v.stride[1] = (int64_t)(kv * d * 4), a.k.stride[2] = a.v.stride[2] = (int64_t)(d * 4);
     a.lse_stride[1] = (int64_t)lq, a.lse_stride[2] = 1;
     a.mask.stride[2] = (int64_t)(lkv * 4);
+    a.weights.data = weights;
+    a.weights.stride[1] = (int64_t)(nmask * 4), a.weights.stride[2] = (int64_t)(lkv * 4);
     switch (feature) {
         case 0: a.window_right = 0; break;
         case 1: a.mask.data = mask; break;
@@ -80,6 +82,10 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     CHECK(fa_attention_run(&a, ws, size, NULL) == FA_OK, "feature %d", feature);
     for (size_t i = 0; i < nq; i++) CHECK(isfinite(o[i]), "feature %d, element %zu", feature, i);
 
+    for (size_t i = 0; i < HEADS * nmask; i++)
+        CHECK(weights[i] >= 0 && weights[i] <= 1, "feature %d, weight %zu", feature, i);
+
+    release(weights, HEADS * nmask * 4);
     release(ws, size), release(table, pages * 4), release(blocks, (lq + 1) / 2 * ((lkv + 4) / 5));
     release(bytes, nmask), release(mask, nmask * 4), release(sinks, HEADS * 4);
     release(lse, HEADS * lq * 4), release(o, nq * 4), release(v, nkv * 4), release(k, nkv * 4);

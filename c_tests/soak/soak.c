@@ -65,6 +65,7 @@ static void *workspace(struct room *room, size_t bytes) {
 /* What is not written shows. */
 static void blank(const fa_attention *a, struct room *room) {
     memset(room->o, CANARY, bytes_of_o(a) + BEHIND);
+    if (a->weights.data != NULL) memset(room->weights, CANARY, sizeof room->weights);
 }
 
 static fa_status run(struct random *r, const fa_attention *a, struct room *room, enum door door) {
@@ -157,10 +158,12 @@ static void compute(uint64_t number, struct room *room) {
     check_rows(number, &r, &a);
     if (easy || !chance(&r, 30)) return;
     memcpy(room->once, room->o, bytes), memcpy(room->lse_once, room->lse, lses * 4);
+    if (a.weights.data != NULL) memcpy(room->weights_once, room->weights, sizeof room->weights);
     status = run(&r, &a, room, (enum door)below(&r, DOORS));
     atomic_fetch_add(&result->twice, 1);
     if (status != FA_OK) report(number, fa_status_string(status), 0);
-    if (memcmp(room->once, room->o, bytes) != 0 || !same_bits(room->lse_once, room->lse, lses))
+    if (memcmp(room->once, room->o, bytes) != 0 || !same_bits(room->lse_once, room->lse, lses) ||
+        (a.weights.data != NULL && !same_bits(room->weights_once, room->weights, WEIGHTS)))
         report(number, "other bits the second time", 0);
 }
 

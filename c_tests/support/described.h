@@ -25,6 +25,8 @@ static struct {
     float o[B * HQ * LQ * DV];
     unsigned char before_lse[GAP];
     float lse[B * HQ * LQ];
+    unsigned char before_weights[GAP];
+    float weights[B * HQ * LQ * LKV];
     unsigned char end[GAP];
 } arena, before;
 /* A byte of it; for initialisers. */
@@ -164,7 +166,8 @@ static inline bool untouched(fa_status status) {
     if (status != FA_OK) return memcmp(now, then, sizeof arena) == 0;
     for (size_t i = 0; i < sizeof arena; i++) {
         if (now[i] != then[i] && !within(&now[i], described.a.o.data, sizeof arena.o) &&
-            !within(&now[i], described.a.lse, sizeof arena.lse)) {
+            !within(&now[i], described.a.lse, sizeof arena.lse) &&
+            !(described.a.weights.data != NULL && within(&now[i], described.a.weights.data, sizeof arena.weights))) {
             return false;
         }
     }

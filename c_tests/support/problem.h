@@ -120,11 +120,14 @@ static inline double stored(int32_t dtype, const unsigned char *row, int64_t d) 
 
 enum { BATCH = 3, GROUP = 4, KV_HEADS = 3, ROWS = 100, KEYS = 5000, WIDEST = 128, PAGES = BATCH * KEYS, SPANS = 4 };
 enum { BEHIND = 64, O_BYTES = BATCH * GROUP * KV_HEADS * ROWS * WIDEST * 4, LSES = BATCH * GROUP * KV_HEADS * ROWS };
+/* Heads, and rows of each, whose probabilities are wanted, at most. */
+enum { CHOSEN = 2, WEIGHTS = BATCH * CHOSEN * CHOSEN * KEYS };
 
 /* What a problem points to; one for each thread, used again and again. */
 struct room {
     unsigned char o[O_BYTES + BEHIND], once[O_BYTES];
-    float lse[LSES], lse_once[LSES];
+    float lse[LSES], lse_once[LSES], weights[WEIGHTS], weights_once[WEIGHTS];
+    int32_t weight_heads[CHOSEN], weight_rows[CHOSEN];
     int32_t table[PAGES], kv_lens[BATCH], kv_starts[BATCH], positions[BATCH];
     int32_t spans[2 * BATCH * SPANS], span_starts[BATCH + 1];
     fa_quant quant[3];
@@ -236,6 +239,15 @@ static inline fa_attention random_problem(struct random *r, struct room *room) {
     int64_t row = a.dim_v * block_bytes[a.o.dtype];
     a.o.stride[0] = a.heads_q * a.len_q * row, a.o.stride[1] = row, a.o.stride[2] = a.heads_q * row;
     a.lse = room->lse, a.lse_stride[0] = a.heads_q * a.len_q, a.lse_stride[1] = a.len_q, a.lse_stride[2] = 1;
+    if (chance(r, 25)) {
+        /* The first head and another one; one row and, of several, another one, counted from the end or not. */
+        int32_t last = (int32_t)below(r, a.heads_q), row = (int32_t)below(r, a.len_q), end = chance(r, 50) ? (int32_t)a.len_q : 0;
+        a.num_weight_heads = last > 0 ? 2 : 1, a.num_weight_rows = row > 0 ? 2 : 1;
+        room->weight_heads[0] = 0, room->weight_heads[1] = last;
+        room->weight_rows[0] = -end, room->weight_rows[1] = row - end;
+        a.weight_heads = room->weight_heads, a.weight_rows = room->weight_rows;
+        a.weights = (fa_tensor){.data = room->weights, .stride = {CHOSEN * CHOSEN * KEYS * 4, CHOSEN * KEYS * 4, KEYS * 4}};
+    }
     return a;
 }
 
@@ -285,10 +297,21 @@ static inline bool is_within(const fa_attention *a, int64_t b, int64_t p, int64_
     return is_near && (a->window_right == FA_NO_LIMIT || j <= p + a->window_right);
 }
 
+/* The row of the weights that is for a query row; NULL if it is not wanted. */
+static inline const float *weights_of(const fa_attention *a, int64_t b, int64_t h, int64_t i) {
+    int64_t head = 0, row = 0;
+    if (a->weights.data == NULL) return NULL;
+    while (head < a->num_weight_heads && a->weight_heads[head] != h) head++;
+    while (row < a->num_weight_rows && a->weight_rows[row] + (a->weight_rows[row] < 0 ? a->len_q : 0) != i) row++;
+    if (head == a->num_weight_heads || row == a->num_weight_rows) return NULL;
+    return (const float *)(void *)((char *)a->weights.data + b * a->weights.stride[0] + head * a->weights.stride[1] +
+                                   row * a->weights.stride[2]);
+}
+
 /* The largest error of a row, in units of what it may be; above 1 is wrong. */
 static inline double row_error(const fa_attention *a, struct family f, int64_t b, int64_t h, int64_t i) {
     double q[WIDEST], s[KEYS], o[WIDEST] = {0}, far[WIDEST] = {0};
-    int64_t entry[KEYS], token[KEYS], n = 0;
+    int64_t entry[KEYS], token[KEYS], key[KEYS], n = 0;
     int64_t keys = a->kv_lens != NULL ? a->kv_lens[b] : a->len_kv, kv = h / (a->heads_q / a->heads_kv);
     int64_t p = i + (a->q_positions != NULL ? a->q_positions[b] : a->q_pos == FA_POS_END ? keys - a->len_q : a->q_pos);
     double scale = a->scale == 0 ? 1 / sqrt((double)a->dim_qk) : (double)a->scale, largest_q = 0, most = 0;
@@ -305,7 +328,7 @@ static inline double row_error(const fa_attention *a, struct family f, int64_t b
             if (a->mask.dtype == FA_DTYPE_F32) bias = stored(FA_DTYPE_F32, row, j);
             else if (row[j] == 0) continue;
         }
-        entry[n] = b, token[n] = j;
+        entry[n] = b, token[n] = key[n] = j;
         if (a->block_table != NULL)
             entry[n] = a->block_table[b * a->table_stride + j / a->page_size], token[n] = j % a->page_size;
         for (int64_t d = 0; d < a->dim_qk; d++) {
@@ -346,6 +369,15 @@ static inline double row_error(const fa_attention *a, struct family f, int64_t b
         double error = fabs(stored(a->o.dtype, row, d) - o[d]);
         /* A row of nothing is exactly 0; NaN is never right. */
         worst = fmax(worst, error <= far[d] ? (far[d] > 0 ? error / far[d] : 0) : error >= 0 ? 1 + error : INFINITY);
+    }
+    const float *weights = weights_of(a, b, h, i);
+    double near = expm1(3e-5 * coarse + of_weights);
+    for (int64_t j = 0, at = 0; weights != NULL && j < a->len_kv; j++) {
+        bool is_seen = at < n && key[at] == j;
+        double weight = is_seen ? exp(s[at] - max) / sum : 0, error_of_it = fabs((double)weights[j] - weight);
+        double bound = is_seen ? near * weight + 1e-12 : 0;
+        worst = fmax(worst, error_of_it <= bound ? (bound > 0 ? error_of_it / bound : 0) : error_of_it >= 0 ? 1 + error_of_it : INFINITY);
+        at += is_seen;
     }
     if (a->lse == NULL) return worst;
     double lse = (double)a->lse[b * a->lse_stride[0] + h * a->lse_stride[1] + i], want = max + log(sum);

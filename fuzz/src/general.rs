@@ -46,12 +46,15 @@ const POSITIONS: usize = 14;
 const FIRSTS: usize = 15;
 const SPANS: usize = 16;
 const SPAN_STARTS: usize = 17;
+const WEIGHT_HEADS: usize = 18;
+const WEIGHT_ROWS: usize = 19;
 /// Scales of Q, K and V; their zeros come after them.
-const SCALES: usize = 18;
-pub const POINTERS: usize = 24;
+const SCALES: usize = 20;
+const WEIGHTS: usize = 26;
+pub const POINTERS: usize = 27;
 
 /// Values of a list that an input gives; longer ones repeat them.
-pub const LISTED: [usize; 9] = [8, 8, 8, 32, 8, 8, 8, 16, 8];
+pub const LISTED: [usize; 11] = [8, 8, 8, 32, 8, 8, 8, 16, 8, 8, 8];
 
 /// Work that the oracle does quickly: multiplications.
 const WORK: i128 = 1 << 15;
@@ -61,10 +64,10 @@ pub struct Described {
     pub control: [u8; 16],
     pub a: fa_attention,
     pub codes: [Code; POINTERS],
-    /// Of Q, K, V, O and the mask: whether they have one, and what it is.
-    pub has_quant: [u64; 5],
+    /// Of Q, K, V, O, the mask and the weights: whether they have one, and what it is.
+    pub has_quant: [u64; 6],
     pub quants: [fa_quant; 3],
-    pub lists: [Vec<i32>; 9],
+    pub lists: [Vec<i32>; 11],
 }
 
 fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
@@ -79,7 +82,7 @@ impl Described {
     pub fn read(input: &mut Input) -> Described {
         let control = input.bytes();
         let mut codes = [Code(0); POINTERS];
-        let mut has_quant = [0; 5];
+        let mut has_quant = [0; 6];
         let mut a = crate::description::empty();
         a.struct_size = input.u64() as usize;
         (a.flags, a.reserved0) = (input.u32(), input.u32());
@@ -131,14 +134,20 @@ impl Described {
             codes[list] = Code(input.u64());
         }
         a.prefix_keys = input.i64();
-        for i in 5..LISTED.len() {
+        for i in 5..9 {
+            lists[i] = list(input, LISTED[i]);
+        }
+        (a.weights, codes[WEIGHTS], has_quant[5]) = tensor(input);
+        (codes[WEIGHT_HEADS], codes[WEIGHT_ROWS]) = (Code(input.u64()), Code(input.u64()));
+        (a.num_weight_heads, a.num_weight_rows) = (input.i64(), input.i64());
+        for i in 9..LISTED.len() {
             lists[i] = list(input, LISTED[i]);
         }
         Described { control, a, codes, has_quant, quants, lists }
     }
 
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
-    fn lengths(&mut self) -> [i128; 9] {
+    fn lengths(&mut self) -> [i128; 11] {
         let batch = i128::from(self.a.batch).max(0);
         // As long as nobody reads them, lists of any length are fine; of what is read there is a
         // page or two.
@@ -167,7 +176,14 @@ impl Described {
         if spans > longest {
             self.codes[SPANS] = Code(0);
         }
-        [batch + 1, batch + 1, batch, table, batch + 1, batch, batch, spans, batch + 1]
+        let counts = [self.a.num_weight_heads, self.a.num_weight_rows].map(|n| i128::from(n).max(0));
+        for (list, n) in [WEIGHT_HEADS, WEIGHT_ROWS].into_iter().zip(counts) {
+            if n > longest {
+                self.codes[list] = Code(0);
+            }
+        }
+        let [heads, rows] = counts;
+        [batch + 1, batch + 1, batch, table, batch + 1, batch, batch, spans, batch + 1, heads, rows]
             .map(|n| n.min(longest))
     }
 
@@ -344,6 +360,33 @@ fn sizes(d: &mut Described) -> Sizes {
         verdict.join(mask.verdict(unit(a.mask.dtype)));
         bytes[MASK] = mask.span();
     }
+    let mut extent = [batch as i64, heads_q, len_q];
+    let lists = [(9, WEIGHT_HEADS, a.num_weight_heads, false), (10, WEIGHT_ROWS, a.num_weight_rows, true)];
+    for (axis, (list, pointer, count, may_count_from_end)) in (1..).zip(lists) {
+        let most = extent[axis];
+        if !has(pointer) {
+            verdict.demand(count == 0 || count == most);
+            continue;
+        }
+        verdict.demand(has(WEIGHTS) && (1..=most).contains(&count));
+        extent[axis] = count.max(0);
+        let first = d.listed(list, 0);
+        let bounds = if first < 0 && may_count_from_end { -most..0 } else { 0..most };
+        let mut before = i64::MIN;
+        for at in 0..i128::from(count.max(0)).min(lengths[list]) {
+            let number = d.listed(list, at);
+            verdict.demand(bounds.contains(&number) && number > before);
+            before = number;
+        }
+    }
+    if has(WEIGHTS) {
+        verdict.demand(a.weights.dtype == F32 && d.has_quant[5] & 3 == 0);
+        let weights = Rows::of(F32, extent, len_kv, a.weights.stride);
+        verdict.join(dim_verdict(a.weights.dtype, a.weights.stride_dim, false));
+        verdict.join(weights.verdict(unit(F32)));
+        verdict.join(weights.are_apart());
+        bytes[WEIGHTS] = weights.span();
+    }
     if has(SLOPES) {
         verdict.demand(a.alibi_batch_stride >= 0);
         let last = (batch - 1).max(0).saturating_mul(i128::from(a.alibi_batch_stride).max(0));
@@ -406,8 +449,8 @@ impl Bench {
         let [isa, parts, order, extra, why_size, pool, ..] = d.control;
         let Sizes { mut verdict, bytes, work } = sizes(&mut d);
         let kind = |i: usize| match i {
-            O | LSE => Kind::Output,
-            STARTS_Q..=SPAN_STARTS => Kind::List,
+            O | LSE | WEIGHTS => Kind::Output,
+            STARTS_Q..=WEIGHT_ROWS => Kind::List,
             _ => Kind::Input,
         };
         let mut wanted = [(Code(0), 0, Kind::Input); POINTERS];
@@ -418,7 +461,7 @@ impl Bench {
         for tensor in [Q, K, V, O] {
             verdict.demand(!pointers[tensor].at.is_null() || bytes[tensor] == 0);
         }
-        for output in [O, LSE] {
+        for output in [O, LSE, WEIGHTS] {
             for (i, pointer) in pointers.iter().enumerate() {
                 if i != output && !pointer.at.is_null() {
                     // Scales of tensors without a quant are none.
@@ -448,6 +491,12 @@ impl Bench {
         a.block_table_start = pointers[TABLE_STARTS].at.cast();
         (a.q_positions, a.kv_starts) = (pointers[POSITIONS].at.cast(), pointers[FIRSTS].at.cast());
         (a.spans, a.span_starts) = (pointers[SPANS].at.cast(), pointers[SPAN_STARTS].at.cast());
+
+        (a.weight_heads, a.weight_rows) = (pointers[WEIGHT_HEADS].at.cast(), pointers[WEIGHT_ROWS].at.cast());
+        a.weights.data = pointers[WEIGHTS].at.cast();
+        if d.has_quant[5] & 3 != 0 {
+            a.weights.quant = &quants[0];
+        }
 
         let at = self.describe(&a, extra, &mut verdict);
         let isas = [c"avx512bf16", c"avx512vnni", c"avx512", c"avx2", c"scalar"];
@@ -512,7 +561,7 @@ impl Bench {
             }
             let number = |random: &mut Random| random.normal();
             match i {
-                STARTS_Q..=SPAN_STARTS => {
+                STARTS_Q..=WEIGHT_ROWS => {
                     for (at, to) in to.chunks_exact_mut(4).enumerate() {
                         to.copy_from_slice(&(d.listed(i - STARTS_Q, at as i128) as i32).to_ne_bytes());
                     }
@@ -703,7 +752,7 @@ impl Bench {
 }
 
 /// A description, for messages.
-struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 9]);
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 11]);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

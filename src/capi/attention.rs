@@ -228,6 +228,27 @@ pub struct fa_attention {
     /// [batch + 1], NULL without spans: the spans of sequence b are spans[2 * span_starts[b]] to
     /// spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
     pub span_starts: *const i32,
+    /// data = NULL, or where to put probabilities, FA_DTYPE_F32, [batch][num_weight_heads]
+    /// [num_weight_rows], each row with one element for each of len_kv keys: exp(t_j) / Z, so that
+    /// a row sums to 1 less the sink's part. 0 for keys that the row does not see, and for those
+    /// from the sequence's own length on; NaN for those that it sees where o is NaN for NaN or
+    /// infinite scores. Not rounded as FA_PRECISE says of those that values are multiplied by. For
+    /// word time stamps, and to look into a model. They cost no memory beside this: until a row is
+    /// finished its scores stand here. Of ragged batches, too, row i of entry b is for row i of
+    /// sequence b; rows that a sequence does not have are not written. Rows do not overlap each
+    /// other, and the memory from the first to the last that of no input or other output.
+    pub weights: fa_tensor,
+    /// NULL = all query heads, or [num_weight_heads]: the query heads whose probabilities are
+    /// wanted, ascending.
+    pub weight_heads: *const i32,
+    /// Entries of weight_heads, at least 1; without it 0 or heads_q.
+    pub num_weight_heads: i64,
+    /// NULL = all of len_q query rows, or [num_weight_rows]: the query rows of each sequence whose
+    /// probabilities are wanted, ascending. Either none is negative, or all are: these count from
+    /// the sequence's end, so that -1 is the last row of each.
+    pub weight_rows: *const i32,
+    /// Entries of weight_rows, at least 1; without it 0 or len_q.
+    pub num_weight_rows: i64,
 }
 
 /// Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
@@ -301,4 +322,9 @@ pub(super) const EMPTY: fa_attention = fa_attention {
     prefix_keys: 0,
     spans: ptr::null(),
     span_starts: ptr::null(),
+    weights: fa_tensor::NONE,
+    weight_heads: ptr::null(),
+    num_weight_heads: 0,
+    weight_rows: ptr::null(),
+    num_weight_rows: 0,
 };

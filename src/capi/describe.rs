@@ -4,11 +4,11 @@ use super::abi;
 use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::dtype::Dtype;
-use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V};
+use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::{
-    Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Window,
-    needed_slopes,
+    Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Weights,
+    Window, needed_slopes,
 };
 use crate::view::{Array, Layout, Quant, View, ViewMut};
 
@@ -86,6 +86,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
             },
             batch: batches,
             logits: logits(a, [batch, heads_q, len_q], len_kv)?,
+            weights: weights(a, [batch, heads_q, len_q], len_kv)?,
         }
     };
     Problem::new(tensors, semantics(a, dim_qk)?)
@@ -220,6 +221,70 @@ unsafe fn cells<'a>(
     // SAFETY: I1: `block_mask` has a byte for each block of query rows and keys.
     let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
     Ok(Some(BlockMask { view, rows, keys }))
+}
+
+/// Where the probabilities of a problem of these query rows and keys go, if they are wanted.
+///
+/// # Safety
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+#[inline(never)]
+unsafe fn weights<'a>(
+    a: &fa_attention,
+    [batch, heads_q, len_q]: [usize; 3],
+    len_kv: usize,
+) -> Result<Option<Weights<'a>>, Refusal> {
+    // SAFETY: I1: lists are NULL or have as many values as is said.
+    let (heads, rows) = unsafe {
+        let names = ["weight_heads", "num_weight_heads", "neither 0 nor heads_q", "more than heads_q"];
+        let heads = chosen(a, names, a.weight_heads, a.num_weight_heads, heads_q)?;
+        let names = ["weight_rows", "num_weight_rows", "neither 0 nor len_q", "more than len_q"];
+        (heads, chosen(a, names, a.weight_rows, a.num_weight_rows, len_q)?)
+    };
+    if a.weights.data.is_null() {
+        return Ok(None);
+    }
+    if tensor::dtype("weights.dtype", a.weights.dtype)? != Dtype::F32 {
+        let fact = Refusal::of("weights.dtype", i64::from(a.weights.dtype));
+        return Err(fact.but(Error::Dtype, "weights are FA_DTYPE_F32"));
+    }
+    unquantised("weights.quant", &a.weights)?;
+    let extent = [batch, heads.map_or(heads_q, |list| list.len()), rows.map_or(len_q, |list| list.len())];
+    let layout = layout_of(Dtype::F32, &WEIGHTS, &a.weights, extent, len_kv)?;
+    // SAFETY: I1: `weights` has rows for all sequences, heads of the list and rows of the list.
+    let view = unsafe { ViewMut::new(a.weights.data.cast(), layout).map_err(about("weights", &layout))? };
+    Ok(Some(Weights { view, heads, rows }))
+}
+
+/// A list of some of `all` heads, or rows, of `count` entries; `None` if there is no list. `names`
+/// are those of the list and of its length, and words for a length without a list, and for one that
+/// is too large.
+///
+/// # Safety
+/// `list` is NULL or has `count` values.
+unsafe fn chosen<'a>(
+    a: &fa_attention,
+    names: [&'static str; 4],
+    list: *const i32,
+    count: i64,
+    all: usize,
+) -> Result<Option<Array<'a, i32>>, Refusal> {
+    let [name, of_count, but_without, but_more] = names;
+    let fact = Refusal::of(of_count, count);
+    if list.is_null() {
+        return match usize::try_from(count) {
+            Ok(n) if n == 0 || n == all => Ok(None),
+            _ => Err(fact.against(Error::Shape, but_without, number(all))),
+        };
+    }
+    if a.weights.data.is_null() {
+        return Err(Refusal::about(Error::Null, name, "set, but weights.data is NULL"));
+    }
+    let n = extent(of_count, count, 1)?;
+    if n > all || n > MOST_VALUES {
+        return Err(fact.against(Error::Shape, but_more, number(all)));
+    }
+    // SAFETY: I1: not NULL, so it has as many values as documented.
+    Ok(Some(unsafe { Array::new(list, n) }))
 }
 
 fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {

@@ -43,7 +43,8 @@ pub enum fa_status {
     FA_ERR_STRIDE = 13,
     /// cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
     /// kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
-    /// behind its last key, or spans are negative or out of order.
+    /// behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
+    /// what there is not, or are out of order.
     FA_ERR_LENGTHS = 14,
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.

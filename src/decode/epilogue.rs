@@ -4,6 +4,7 @@ use super::state::State;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::attend::fold;
 use crate::attend::seen::sees_any;
+use crate::attend::weights::{self, Row};
 use crate::dtype;
 use crate::simd::{Body, Isa};
 use crate::work::split_kv::SplitWork;
@@ -82,6 +83,13 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
                     let x = s.add(s.mul(x, weight), s.splat(0.0));
                     dtype::store(s, layout.dtype, out, d, n, x);
                 }
+            }
+            if problem.weights().is_some()
+                && let Some(at) = work.weights(head, row)
+            {
+                let (sequence, is_empty) = (work.sequence(), is_fully_masked);
+                let row = Row { problem, sequence, head, row, max, sum, is_empty };
+                weights::finish(s, &row, work.visible(), at);
             }
             if let Some(lse) = work.lse(head, row) {
                 let x = if is_fully_masked { sink } else { log_sum_exp(sink, max, sum) };

@@ -9,6 +9,7 @@ use super::gemv::Gemv;
 use super::outliers::{self, Outliers};
 use super::scratch::RowArrays;
 use super::state::State;
+use super::weights;
 use crate::attend::RESCALE_THRESHOLD;
 use crate::attend::logits::Logits;
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -61,6 +62,11 @@ impl<P: Gemv> Body for Softmax<'_, P> {
                 }
                 if block.has_gap {
                     block.hide_gap(row, &visible, rows.scores.add(r * rows.score_stride));
+                }
+                if problem.weights().is_some() {
+                    let scores = rows.scores.add(r * rows.score_stride + visible.start);
+                    let keys = block.start + visible.start..block.start + visible.end;
+                    weights::keep(work, (head, row), &keys, scores);
                 }
                 softmax_of_row::<S, P>(s, block, rows, state, r, &visible);
             }

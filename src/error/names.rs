@@ -49,6 +49,7 @@ pub(crate) const V: Names = Names { takes_stride_dim: true, ..names!("v") };
 pub(crate) const O: Names = names!("o");
 pub(crate) const LSE: Names = names!("lse");
 pub(crate) const MASK: Names = names!("mask");
+pub(crate) const WEIGHTS: Names = names!("weights");
 
 /// More bytes than a pointer can step over.
 pub(crate) const TOO_LARGE: &str = "more bytes than an address space holds";

@@ -9,6 +9,7 @@ use super::outliers::{self, Outliers, Reference, Scores};
 use super::prefetch::Prefetch;
 use super::scores::{self, Correct, Keys};
 use super::softmax::{self, Probabilities, State};
+use super::weights;
 use super::{LaneBuffers, LaneTile};
 use crate::attend::finish::blank;
 use crate::attend::logits::Logits;
@@ -69,6 +70,9 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
                     }
                 }
             }
+        }
+        if problem.weights().is_some() {
+            weights::keep(s.core(), part, tile, &spans, block.keys.start, buffers.scores);
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
         let mut fresh = match &visible.unmasked {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::softmax::State;
+use super::weights;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
 use crate::attend::fold::{columns, dequantized};
@@ -148,6 +149,9 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                     }
                 }
             }
+        }
+        if problem.weights().is_some() {
+            weights::finish(s, part, &tile_rows, state, &is_empty);
         }
         if problem.lse().is_some() {
             for (lane, &is_empty) in is_empty[..n].iter().enumerate() {

@@ -320,6 +320,11 @@ impl<'a> Sequence<'a> {
         if self.heads == 1 { [head, row] } else { [head + row % self.heads, row / self.heads] }
     }
 
+    /// Its query rows, of each head.
+    pub(crate) fn queries(&self) -> usize {
+        self.len_q / self.heads
+    }
+
     /// How many rows from `row` on have the same query position.
     #[inline(always)]
     pub(crate) fn rows_of_query(&self, row: usize) -> usize {

@@ -3,7 +3,8 @@
 //!
 //! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a
 //! [`TileQueue`], a queue borrows its problem exclusively, and it hands out each index once.
-//! [`output`] alone gives addresses to write to, and checks that the rows are the caller's.
+//! [`output`], [`lse`] and [`weights`] alone give addresses to write to, and check that the rows
+//! are the caller's.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,6 +155,11 @@ impl<'p> QueryTile<'p> {
         lse(self.problem, &self.sequence, [self.coord.head, row], &self.coord.rows)
     }
 
+    /// Where the probabilities of output row `row` are written, if they are wanted.
+    pub(crate) fn weights(&self, row: usize) -> Option<*mut f32> {
+        weights(self.problem, &self.sequence, [self.coord.head, row], &self.coord.rows)
+    }
+
     /// The tile that the owner of this one will probably get next, for prefetching.
     pub fn next(&self) -> Option<&TileCoord> {
         self.next.as_ref()
@@ -200,6 +206,23 @@ pub(crate) fn lse(
     let [entry, at] = problem.query_at(sequence, row);
     let [head, _] = sequence.line(head, row);
     problem.lse().map(|lse| lse.row(entry, head, at).cast())
+}
+
+/// Where the probabilities of row `row` are written, if they are wanted; see [`output`]. Kept out
+/// of line: few problems want any.
+#[inline(never)]
+pub(crate) fn weights(
+    problem: &Problem,
+    sequence: &Sequence,
+    [head, row]: [usize; 2],
+    own: &Range<usize>,
+) -> Option<*mut f32> {
+    debug_assert!(own.contains(&row), "row {row} written by the owner of {own:?}");
+    debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
+    let weights = problem.weights()?;
+    let [head, row] = sequence.line(head, row);
+    let (head, row) = (weights.head(head)?, weights.row(sequence, row)?);
+    Some(weights.view.row(sequence.batch, head, row).cast())
 }
 
 /// How many indices the tiles of a problem have, of at most `rows` query rows each, of `group`

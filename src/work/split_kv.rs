@@ -163,6 +163,18 @@ impl<'p> SplitWork<'p> {
         query_tiles::lse(self.problem, &self.sequence, [head, row], &self.rows)
     }
 
+    /// Where the probabilities of row `row` of one of its heads are written, if they are wanted:
+    /// those of the keys of its splits, and of all keys once all splits have been computed.
+    pub(crate) fn weights(&self, head: usize, row: usize) -> Option<*mut f32> {
+        debug_assert!(self.heads.contains(&head), "head {head} written by the owner of {:?}", self.heads);
+        query_tiles::weights(self.problem, &self.sequence, [head, row], &self.rows)
+    }
+
+    /// The keys that some row of the sequence sees. Its splits have all of them.
+    pub(crate) fn visible(&self) -> &SeenKeys {
+        &self.visible
+    }
+
     /// The visible keys of a split; empty if the sequence has none.
     #[inline(always)]
     pub fn keys(&self, split: usize) -> Range<usize> {

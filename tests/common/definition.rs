@@ -154,6 +154,25 @@ impl Definition<'_> {
         (self.first_key(b)..self.keys_in_use(b)).filter(sees).collect()
     }
 
+    /// The row of the weights that is for a query row, if it is wanted.
+    pub fn weights_at(&self, b: i64, h: i64, i: i64) -> Option<usize> {
+        let a = self.0;
+        if a.weights.data.is_null() {
+            return None;
+        }
+        let find = |list: *const i32, n: i64, x: i64, from_end: i64| match list.is_null() {
+            true => Some(x),
+            false => (0..n).find(|&at| {
+                // SAFETY: as many values as are said.
+                let number = i64::from(unsafe { read(list, at) });
+                number + if number < 0 { from_end } else { 0 } == x
+            }),
+        };
+        let head = find(a.weight_heads, a.num_weight_heads, h, 0)?;
+        let row = find(a.weight_rows, a.num_weight_rows, i, self.queries_of(b))?;
+        Some(at(&a.weights, [b, row], head))
+    }
+
     /// Calls `f` with sequence, head, query row, and the keys that it sees.
     pub fn pairs(&self, mut f: impl FnMut(i64, i64, i64, Vec<i64>)) {
         let a = self.0;
@@ -288,6 +307,20 @@ impl Definition<'_> {
                     is_near || is_beyond,
                     "{label}, {isa}: sequence {b}, head {h}, row {i}, element {d}: {got} is not {exact}"
                 );
+            }
+            if let Some(row) = self.weights_at(b, h, i) {
+                let near = (3e-5 * coarse + of_weights).exp_m1();
+                let mut exact = vec![0.0; a.len_kv as usize];
+                keys.iter().zip(&weights).for_each(|(&j, weight)| exact[j as usize] = weight / sum);
+                for (j, &exact) in (0..).zip(&exact) {
+                    let got = stored(F32, row, j);
+                    let is_near = (got - exact).abs() <= near * exact + 1e-12;
+                    assert!(
+                        if keys.contains(&j) { is_near || is_beyond } else { got == 0.0 },
+                        "{label}, {isa}: sequence {b}, head {h}, row {i}, weight of key {j}: {got} is not {exact}"
+                    );
+                }
+                written(row, 4 * a.len_kv as usize);
             }
             if !a.lse.is_null() {
                 let [entry, token] = self.query_at(b, i);

@@ -40,11 +40,14 @@ pub struct Case {
     _cells: Vec<u8>,
     o: Vec<u8>,
     lse: Vec<f32>,
+    weights: Vec<f32>,
 }
 
 /// What outputs hold before: in bytes, and as f32.
 const BEFORE: u8 = 0xa5;
 const LSE_BEFORE: f32 = -7.0e30;
+/// A score that shows, if it is taken for one.
+const WEIGHT_BEFORE: f32 = 9.5;
 
 /// Where numbers come from.
 pub trait Choose {
@@ -433,6 +436,41 @@ impl Case {
             );
             a.sinks = lists.last().unwrap().as_ptr();
         }
+        // Probabilities of some heads and rows, or of all. Longer outputs would take all the time.
+        let mut weights = Vec::new();
+        let room = a.batch * a.heads_q * a.len_q * a.len_kv <= 1 << 18;
+        if c.chance(if room { 40 } else { 10 }) {
+            let some = |c: &mut Chooser, n: i64, is_from_end: bool| -> Vec<i32> {
+                let first = if is_from_end { -n } else { 0 };
+                let percent = if room { c.of(&[20, 50, 90]) } else { 100 / n.max(1) };
+                let chosen = (first..first + n).filter(|_| c.chance(percent)).collect::<Vec<_>>();
+                let one = || vec![first + (n - 1) / 2];
+                let chosen = if chosen.is_empty() && n > 0 { one() } else { chosen };
+                chosen.into_iter().map(|x| x as i32).collect()
+            };
+            let mut extent = [a.batch, a.heads_q, a.len_q];
+            if c.chance(50) || !room {
+                lens.push(some(&mut c, a.heads_q, false));
+                (a.weight_heads, extent[1]) =
+                    (lens.last().unwrap().as_ptr(), lens.last().unwrap().len() as i64);
+                a.num_weight_heads = extent[1];
+            } else {
+                a.num_weight_heads = c.of(&[0, a.heads_q]);
+            }
+            if a.len_q > 0 && (c.chance(50) || !room) {
+                let is_from_end = c.chance(40);
+                lens.push(some(&mut c, a.len_q, is_from_end));
+                (a.weight_rows, extent[2]) =
+                    (lens.last().unwrap().as_ptr(), lens.last().unwrap().len() as i64);
+                a.num_weight_rows = extent[2];
+            } else {
+                a.num_weight_rows = c.of(&[0, a.len_q]);
+            }
+            let (stride, bytes) = strides(&mut c, extent, 4 * a.len_kv, 4);
+            // An element more, so that there is an address without elements, too.
+            weights = vec![WEIGHT_BEFORE; bytes / 4 + 1];
+            (a.weights.data, a.weights.stride) = (weights.as_mut_ptr().cast(), stride);
+        }
         let mut case = Case {
             a,
             label,
@@ -445,6 +483,7 @@ impl Case {
             _cells: cells,
             o,
             lse,
+            weights,
         };
         case.poison();
         Some(case)
@@ -542,7 +581,8 @@ impl Case {
             let once = self.outputs();
             let same = |case: &Case, what: &str| {
                 let now = case.outputs();
-                assert!(now.0 == once.0 && same_bits(&now.1, &once.1), "{}, {how}: {what}", case.label);
+                let same = now.0 == once.0 && same_bits(&now.1, &once.1) && same_bits(&now.2, &once.2);
+                assert!(same, "{}, {how}: {what}", case.label);
             };
             self.blank();
             self.run(pool, width);
@@ -573,24 +613,31 @@ impl Case {
         let mut o_left = self.o.clone();
         let mut lse_left = self.lse.clone();
         let lse_bytes = self.lse.as_ptr_range();
+        let mut weights_left = self.weights.clone();
+        let weights_bytes = self.weights.as_ptr_range();
         Definition(&self.a).check(isa, self.largest, &self.label, |at, bytes| {
             if (lse_bytes.start as usize..lse_bytes.end as usize).contains(&at) {
                 lse_left[(at - lse_bytes.start as usize) / 4] = LSE_BEFORE;
+            } else if (weights_bytes.start as usize..weights_bytes.end as usize).contains(&at) {
+                weights_left[(at - weights_bytes.start as usize) / 4..][..bytes / 4].fill(WEIGHT_BEFORE);
             } else {
                 o_left[at - self.o.as_ptr() as usize..][..bytes].fill(BEFORE);
             }
         });
-        let untouched = o_left.iter().all(|&x| x == BEFORE) && lse_left.iter().all(|&x| x == LSE_BEFORE);
+        let untouched = o_left.iter().all(|&x| x == BEFORE)
+            && lse_left.iter().all(|&x| x == LSE_BEFORE)
+            && weights_left.iter().all(|&x| x == WEIGHT_BEFORE);
         assert!(untouched, "{}, {isa}: wrote beside the outputs", self.label);
     }
 
     fn blank(&mut self) {
         self.o.fill(BEFORE);
         self.lse.fill(LSE_BEFORE);
+        self.weights.fill(WEIGHT_BEFORE);
     }
 
-    fn outputs(&self) -> (Vec<u8>, Vec<f32>) {
-        (self.o.clone(), self.lse.clone())
+    fn outputs(&self) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
+        (self.o.clone(), self.lse.clone(), self.weights.clone())
     }
 
     fn run(&self, pool: *const fa_pool, width: i32) {
@@ -653,6 +700,11 @@ impl Case {
             let [entry, row] = Definition(&self.a).query_at(b, 0);
             a.lse = a.lse.wrapping_offset((entry * a.lse_stride[0] + row * a.lse_stride[2]) as isize);
         }
+        if !a.weights.data.is_null() {
+            // Its rows are as long as those of the longest sequence, and lists may name rows that
+            // this one does not have: so these sizes stay.
+            a.weights.data = a.weights.data.wrapping_byte_offset((b * a.weights.stride[0]) as isize);
+        }
         if !a.block_mask.is_null() {
             a.block_mask = a.block_mask.wrapping_offset((b * a.block_mask_stride[0]) as isize);
         }
@@ -663,6 +715,15 @@ impl Case {
             a.alibi_slopes = a.alibi_slopes.wrapping_offset((b * a.alibi_batch_stride) as isize);
         }
         (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
+        let starts = [[0, a.len_q as i32], [0, a.len_kv as i32]];
+        if !a.weights.data.is_null() {
+            (a.len_q, a.len_kv) = (self.a.len_q, self.a.len_kv);
+            a.cu_len_q = starts[0].as_ptr();
+            match a.block_table.is_null() {
+                true => a.cu_len_kv = starts[1].as_ptr(),
+                false => a.kv_lens = &raw const starts[1][1],
+            }
+        }
         self.run_other(&a);
     }
 
@@ -698,6 +759,7 @@ impl Case {
         if !a.block_mask.is_null() {
             a.block_mask = a.block_mask.wrapping_offset((h * a.block_mask_stride[1]) as isize);
         }
+        self.weights_of(h, &mut a);
         let decodes = |a: &fa_attention| why(a).contains("decode (");
         // Of a ragged batch, sequences take either path.
         let is_same = a.cu_len_q.is_null() && decodes(&a) == decodes(&self.a);
@@ -706,6 +768,30 @@ impl Case {
             return true;
         }
         false
+    }
+
+    /// Lets the description of query head `h` alone write its probabilities, if they are wanted.
+    fn weights_of(&self, h: i64, a: &mut fa_attention) {
+        if a.weights.data.is_null() {
+            return;
+        }
+        let list = |i: i64| match a.weight_heads.is_null() {
+            true => i,
+            // SAFETY: as many heads as the description says.
+            false => i64::from(unsafe { *a.weight_heads.offset(i as isize) }),
+        };
+        let n = if a.weight_heads.is_null() { self.a.heads_q } else { a.num_weight_heads };
+        match (0..n).find(|&i| list(i) == h) {
+            Some(i) => {
+                let bytes = i * a.weights.stride[1];
+                a.weights.data = a.weights.data.wrapping_byte_offset(bytes as isize);
+            }
+            None => {
+                a.weights = fa_tensor::NONE;
+                (a.weight_rows, a.num_weight_rows) = (ptr::null(), 0);
+            }
+        }
+        (a.weight_heads, a.num_weight_heads) = (ptr::null(), 0);
     }
 
     fn run_other(&self, a: &fa_attention) {

@@ -186,6 +186,7 @@ impl<T: Element> Inputs<T> {
             lse: Some(ViewMut::of(&mut output.lse, layout::<f32>(heads, len_q, 1)).unwrap()),
             batch: Batch::default(),
             logits: Logits::default(),
+            weights: None,
         };
         f(&mut Problem::new(tensors, self.semantics).unwrap());
         output

@@ -142,5 +142,18 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
             bytes.extend([0].repeat(4 * (LISTED[i] - lengths[i])));
         }
     }
+    tensor(&mut bytes, &a.weights);
+    let lists = [(a.weight_heads, a.num_weight_heads, 9), (a.weight_rows, a.num_weight_rows, 10)];
+    lists.iter().for_each(|(list, ..)| bytes.extend(code(list.is_null())));
+    lists.iter().for_each(|&(_, n, _)| bytes.extend(word(n)));
+    for (list, n, i) in lists {
+        let n = if list.is_null() { 0 } else { n as usize };
+        if n > LISTED[i] {
+            return None;
+        }
+        // SAFETY: as many values.
+        (0..n).for_each(|at| bytes.extend(unsafe { *list.add(at) }.to_le_bytes()));
+        bytes.extend([0].repeat(4 * (LISTED[i] - n)));
+    }
     Some(bytes)
 }
