@@ -48,7 +48,7 @@ unsafe fn convert_gathered<S: Isa>(s: S, source: Source, n: usize, dim: usize, t
         unsafe {
             gather::gather_row(source, dim, stored);
             let view = &source.view.gathered(source.at[2], stored, 0);
-            s.core().enter(Convert { source: Source { view, ..source }, n: 1, dim, to });
+            convert(s, Source { view, ..source }, 1, dim, to);
         }
     }
 }

@@ -34,25 +34,30 @@ pub(crate) unsafe fn gather<S: Isa>(s: S, source: Source, n: usize, dim: usize, 
     s.core().enter(Gather { source, n, dim, to, stride });
 }
 
-/// Gathers `n` rows, at most [`GATHERED`], to `to`, and gives a view of them: they are its rows
-/// from that of `source` on.
+/// Gathers `n` rows to `room`, [`GATHERED`] at a time, and calls `f` with these, their number, and
+/// how many came before. Kept out of line, so that the code exists once for each instruction set.
 ///
 /// # Safety
-/// `source` has `n` rows of `dim` elements, and `to` room for [`GATHERED`] rows of [`row_bytes`].
-/// The view is not used once they have changed.
+/// `source` has `n` rows of `dim` elements, and `room` has place for [`GATHERED`] rows of
+/// [`row_bytes`]. The rows are not used when `f` has returned.
 #[inline(never)]
-pub(crate) unsafe fn gathered<'a, S: Isa>(
+pub(crate) unsafe fn in_turns<S: Isa>(
     s: S,
-    source: Source<'a>,
+    source: Source,
     n: usize,
     dim: usize,
-    to: *mut u8,
-) -> View<'a> {
+    room: *mut u8,
+    f: &mut dyn FnMut(Source, usize, usize),
+) {
     let stride = row_bytes(source.dtype(), dim);
-    // SAFETY: `n` rows, and room for them in whole cache lines (caller).
-    unsafe {
-        gather(s, source, n, dim, to, stride);
-        source.view.gathered(source.at[2], to, stride)
+    for first in (0..n).step_by(GATHERED) {
+        let (source, here) = (source.skip(first), GATHERED.min(n - first));
+        // SAFETY: some of the rows, and room for them in whole cache lines (caller).
+        let gathered: View = unsafe {
+            gather(s, source, here, dim, room, stride);
+            source.view.gathered(source.at[2], room, stride)
+        };
+        f(Source { view: &gathered, ..source }, here, first);
     }
 }
 

@@ -61,29 +61,28 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     let is_strided = shape.strided_kv[WHICH];
     let mut left_out = false;
     for chunk in problem.chunks(sequence, keys.clone()) {
-        let (mut source, mut left) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
-        let mut first = chunk.keys.start - keys.start;
+        let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
+        let start = chunk.keys.start - keys.start;
         // SAFETY: rows of the caller's keys, and room for them in the caller's scratch memory.
-        unsafe {
-            if is_strided && is_staged_as_stored::<F, WHICH>(source.dtype(), dim) {
-                let to = scratch.wrapping_add(first * stride);
-                gather::gather(s.core(), source, left, dim, to, stride);
-                continue;
+        let mut stage = |rows: Source, n: usize, before: usize| unsafe {
+            let first = start + before;
+            if WHICH == V {
+                left_out |= F::stage_v(s, rows, n, dim, first, scratch);
+            } else {
+                F::stage_k(s, rows, n, dim, scratch.wrapping_add(first * stride));
             }
-            while left > 0 {
-                let n = if is_strided { left.min(GATHERED) } else { left };
-                let gathered;
-                let mut rows = source;
-                if is_strided {
-                    gathered = gather::gathered(s.core(), source, n, dim, room);
-                    rows = Source { view: &gathered, ..source };
-                }
-                if WHICH == V {
-                    left_out |= F::stage_v(s, rows, n, dim, first, scratch);
-                } else {
-                    F::stage_k(s, rows, n, dim, scratch.wrapping_add(first * stride));
-                }
-                (source, first, left) = (source.skip(n), first + n, left - n);
+        };
+        if !is_strided {
+            stage(source, n, 0);
+            continue;
+        }
+        // SAFETY: as above; `room` is for rows that are gathered (caller).
+        unsafe {
+            if is_staged_as_stored::<F, WHICH>(source.dtype(), dim) {
+                let to = scratch.wrapping_add(start * stride);
+                gather::gather(s.core(), source, n, dim, to, stride);
+            } else {
+                gather::in_turns(s.core(), source, n, dim, room, &mut stage);
             }
         }
     }
@@ -99,6 +98,12 @@ fn is_staged_as_stored<F: Gemm, const WHICH: usize>(dtype: Dtype, dim: usize) ->
 /// Bytes of scratch memory for rows that are gathered before they are staged.
 #[inline(always)]
 pub(crate) fn gathered_bytes(shape: &Shape) -> usize {
+    if shape.strided_kv == [false; 2] { 0 } else { bytes_of_gathered(shape) }
+}
+
+/// [`gathered_bytes`] where there are some. Kept out of line: few problems have them.
+#[inline(never)]
+fn bytes_of_gathered(shape: &Shape) -> usize {
     let of = |which: usize, dim| match shape.strided_kv[which] {
         true => gather::row_bytes(shape.storage.dtypes[1 + which], dim).saturating_mul(GATHERED),
         false => 0,
