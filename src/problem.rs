@@ -141,8 +141,10 @@ impl Tensors<'_> {
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
         let probabilities = weights.as_ref().map_or(0..0, |weights| weights.view.addresses());
         let outputs = [("o", &o), ("lse", &lse), ("weights", &probabilities)];
+        // Most problems want no probabilities.
+        let outputs = &outputs[..if weights.is_some() { 3 } else { 2 }];
         let hit = |input: Range<usize>, but| {
-            outputs.into_iter().find(|(_, output)| overlap(&input, output)).map(|(name, _)| (name, but))
+            outputs.iter().copied().find(|(_, output)| overlap(&input, output)).map(|(name, _)| (name, but))
         };
         let none = [0..0, 0..0];
         let of_quant = |view: &View| view.quant().map_or(none.clone(), Quant::addresses);
@@ -161,7 +163,7 @@ impl Tensors<'_> {
                 if !batch.is_uneven() && batch.pages.is_none() {
                     return None;
                 }
-                outputs.into_iter().find_map(|(name, output)| {
+                outputs.iter().copied().find_map(|(name, output)| {
                     batch.find_list(&|list| overlap(&list, output)).map(|but| (name, but))
                 })
             })

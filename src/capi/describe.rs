@@ -86,7 +86,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
             },
             batch: batches,
             logits: logits(a, [batch, heads_q, len_q], len_kv)?,
-            weights: weights(a, [batch, heads_q, len_q], len_kv)?,
+            weights: if names_weights(a) { weights(a, [batch, heads_q, len_q], len_kv)? } else { None },
         }
     };
     Problem::new(tensors, semantics(a, dim_qk)?)
@@ -221,6 +221,13 @@ unsafe fn cells<'a>(
     // SAFETY: I1: `block_mask` has a byte for each block of query rows and keys.
     let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
     Ok(Some(BlockMask { view, rows, keys }))
+}
+
+/// Whether any field of the probabilities is set. Most problems have none.
+#[inline(always)]
+fn names_weights(a: &fa_attention) -> bool {
+    let has_lists = !a.weight_heads.is_null() || !a.weight_rows.is_null();
+    !a.weights.data.is_null() || has_lists || a.num_weight_heads | a.num_weight_rows != 0
 }
 
 /// Where the probabilities of a problem of these query rows and keys go, if they are wanted.
