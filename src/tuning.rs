@@ -152,8 +152,8 @@ pub struct Border {
     pub rows: usize,
     /// ... of so many lanes.
     pub lanes: usize,
-    /// Vectors from which on it is enough that the heads of a group fill them together, if each head
-    /// fills more of its first one than that.
+    /// Vectors from which on it is enough that the heads of a group fill them together, if each
+    /// head fills more of its first one than that.
     pub vectors: usize,
 }
 

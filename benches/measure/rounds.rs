@@ -73,8 +73,8 @@ pub const DISTURBED: f64 = 0.03;
 /// Lets `contenders` take turns for about as long as `way` says, at least seven rounds.
 pub fn rounds(row: &dyn Kernel, contenders: &mut [&mut dyn FnMut()], way: Way) -> Rounds {
     let Way { time, best } = way;
-    // Calls that fill half a millisecond, well above the clock's resolution; the best ones are those
-    // that nobody interrupted, so that they are shorter.
+    // Calls that fill half a millisecond, well above the clock's resolution; the best ones are
+    // those that nobody interrupted, so that they are shorter.
     let turn = if best { 1e-4 } else { 5e-4 };
     let repeats: Vec<usize> = contenders
         .iter_mut()

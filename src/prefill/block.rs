@@ -324,7 +324,7 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
                     (arrays.state.output, within) = (arrays.block, Onto::Nothing);
                 }
                 let block = arrays.state.output;
-                accumulate_around::<S, F, R, Z>(s, part, span, arrays, first, within, probabilities.weight());
+                accumulate_around::<S, F, Z>(s, part, span, arrays, first, within, probabilities.weight());
                 if onto == Onto::Blocks {
                     add_block(s, block, output, dim, lanes, Z);
                 }
@@ -364,7 +364,7 @@ unsafe fn accumulate_span<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 /// `arrays` are those of the span, with probabilities in place of scores, of a compute type with
 /// one key in a word.
 #[inline(always)]
-unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
+unsafe fn accumulate_around<S: Isa, F: Gemm, const Z: usize>(
     s: S,
     part: &QueryTile,
     span: &Span,
@@ -383,7 +383,8 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         unsafe {
             let from = p.add(done * Z * S::LANES);
             let rows = v.skip(done);
-            accumulate::<S, F, R, Z>(
+            // Lower register tiles than elsewhere: this is rare, and its code is to be small.
+            accumulate::<S, F, 2, Z>(
                 s,
                 from,
                 rows,
@@ -459,11 +460,11 @@ fn rows_that_see(part: &QueryTile, rows: &Range<usize>, key: usize) -> [f32; MAX
 }
 
 /// The first key from `done` on, counted from the first of the span, that is hidden from some row
-/// and has values that are not finite.
+/// and has values that are not finite. Kept out of line: it uses no vectors of its own.
 ///
 /// # Safety
 /// `v` has the rows of `span`, of `dim` f32.
-#[inline(always)]
+#[inline(never)]
 unsafe fn next_guarded<S: Isa>(
     s: S,
     v: Rows,

@@ -11,7 +11,7 @@ use crate::attend::{K, V};
 use crate::dtype::Dtype;
 use crate::problem::{Problem, Sequence, Shape};
 use crate::simd::Isa;
-use crate::view::ScaleGranularity;
+use crate::view::{ScaleGranularity, View};
 
 /// Rows of K, or groups of V, by way of `scratch` if `staged`; and whether values that are not
 /// finite were left out (see [`Gemm::stage_v`]).
@@ -58,35 +58,65 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     let view = if WHICH == V { problem.v() } else { problem.k() };
     let dim = if WHICH == V { shape.dim_v } else { shape.dim_qk };
     let stride = if WHICH == V { F::staged_v_row(dim) } else { F::staged_k_row(dim) };
-    let is_strided = shape.strided_kv[WHICH];
+    let gathers = shape.strided_kv[WHICH].then(|| is_staged_as_stored::<F, WHICH>(view.layout().dtype, dim));
     let mut left_out = false;
-    for chunk in problem.chunks(sequence, keys.clone()) {
-        let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
-        let start = chunk.keys.start - keys.start;
-        // SAFETY: rows of the caller's keys, and room for them in the caller's scratch memory.
-        let mut stage = |rows: Source, n: usize, before: usize| unsafe {
-            let first = start + before;
-            if WHICH == V {
-                left_out |= F::stage_v(s, rows, n, dim, first, scratch);
-            } else {
-                F::stage_k(s, rows, n, dim, scratch.wrapping_add(first * stride));
-            }
-        };
-        if !is_strided {
-            stage(source, n, 0);
-            continue;
+    // SAFETY: rows of the caller's keys, and room for them in the caller's scratch memory.
+    let mut stage = |rows: Source, n: usize, first: usize| unsafe {
+        if WHICH == V {
+            left_out |= F::stage_v(s, rows, n, dim, first, scratch);
+        } else {
+            F::stage_k(s, rows, n, dim, scratch.wrapping_add(first * stride));
         }
-        // SAFETY: as above; `room` is for rows that are gathered (caller).
-        unsafe {
-            if is_staged_as_stored::<F, WHICH>(source.dtype(), dim) {
-                let to = scratch.wrapping_add(start * stride);
-                gather::gather(s.core(), source, n, dim, to, stride);
-            } else {
-                gather::in_turns(s.core(), source, n, dim, room, &mut stage);
+    };
+    let chunks = Chunks { problem, sequence, view, kv_head, keys, dim, gathers, to: scratch, stride, room };
+    // SAFETY: as above; `room` is for rows that are gathered (caller).
+    unsafe { chunks.each(s.core(), &mut stage) };
+    (Rows { base: scratch, stride }, left_out)
+}
+
+/// Rows of K or V that are to be staged.
+struct Chunks<'a, 'p> {
+    problem: &'a Problem<'p>,
+    sequence: &'a Sequence<'a>,
+    view: &'a View<'p>,
+    kv_head: usize,
+    keys: &'a Range<usize>,
+    dim: usize,
+    /// Whether they are gathered first, and if so, whether that is all.
+    gathers: Option<bool>,
+    /// Where rows go, bytes from one to the next, and room for those that are gathered.
+    to: *mut u8,
+    stride: usize,
+    room: *mut u8,
+}
+
+impl Chunks<'_, '_> {
+    /// Calls `stage` for rows that lie at equal distances: their source, how many they are, and the
+    /// number of the first among all. Kept out of line, so that the code exists once for each
+    /// instruction set and not for each compute type.
+    ///
+    /// # Safety
+    /// The sequence has the keys; there is room for as many rows, and for those that are gathered.
+    #[inline(never)]
+    unsafe fn each<S: Isa>(&self, s: S, stage: &mut dyn FnMut(Source, usize, usize)) {
+        let Chunks { problem, sequence, view, kv_head, keys, dim, gathers, to, stride, room } = *self;
+        for chunk in problem.chunks(sequence, keys.clone()) {
+            let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
+            let start = chunk.keys.start - keys.start;
+            // SAFETY: rows of the caller's keys, and room for them.
+            unsafe {
+                match gathers {
+                    None => stage(source, n, start),
+                    Some(true) => {
+                        gather::gather(s, source, n, dim, to.wrapping_add(start * stride), stride);
+                    }
+                    Some(false) => gather::in_turns(s, source, n, dim, room, &mut |rows, n, before| {
+                        stage(rows, n, start + before);
+                    }),
+                }
             }
         }
     }
-    (Rows { base: scratch, stride }, left_out)
 }
 
 /// Whether rows that are staged are what the compute type reads in place, too.

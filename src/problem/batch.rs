@@ -302,8 +302,9 @@ impl<'a> Sequence<'a> {
     }
 
     /// The sequence with the rows of `heads` neighbouring query heads, at least 1, taken as rows of
-    /// one head: first row 0 of each of these heads, then row 1 of each. Positions and windows never
-    /// decrease from row to row. Who reads or writes a row asks [`Sequence::line`] where it is.
+    /// one head: first row 0 of each of these heads, then row 1 of each. Positions and windows
+    /// never decrease from row to row. Who reads or writes a row asks [`Sequence::line`] where it
+    /// is.
     pub(crate) fn grouped(self, heads: usize) -> Sequence<'a> {
         Sequence { len_q: self.len_q * heads, heads, ..self }
     }

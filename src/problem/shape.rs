@@ -65,7 +65,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Query heads that share a kv head and can be computed as one head with as many times the rows.
+    /// Query heads that share a kv head and can be computed as one head with as many times the
+    /// rows.
     pub fn heads_of_group(&self) -> usize {
         if self.can_group { self.queries[1] / self.heads_kv } else { 1 }
     }

@@ -60,7 +60,8 @@ impl PathRule {
             PathRule::AlwaysPrefill => false,
             PathRule::AlwaysDecode => true,
             PathRule::ByRows { lanes, border, heads } => {
-                // Beyond the first vector, lanes that are left idle are those of all heads together.
+                // Beyond the first vector, lanes that are left idle are those of all heads
+                // together.
                 let fills_several = heads > 1
                     && rows > lanes * border.rows / border.lanes
                     && rows.saturating_mul(heads) >= lanes.saturating_mul(border.vectors);
