@@ -27,7 +27,7 @@ pub(crate) fn row_bytes(dim: usize) -> usize {
 pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
     if source.view.layout().is_strided() {
         // SAFETY: the caller's rows, and room for them.
-        return unsafe { convert_gathered(s, source, n, dim, to) };
+        return unsafe { convert_gathered(s.core(), source, n, dim, to) };
     }
     s.core().enter(Convert { source, n, dim, to });
 }
