@@ -496,7 +496,7 @@ impl Tables {
             let mut arrays = Arrays::new(&case);
             let (_, mut plain_call) = plain_arrays.runner(row, 1);
             let (plan, mut call) = arrays.runner(row, 1);
-            let measured = rounds(row, &mut [&mut plain_call, &mut call], self.time);
+            let measured = rounds(row, &mut [&mut plain_call, &mut call], self.way);
             drop(call);
             let floor = Some(Bound::AtMost(2.2));
             self.ratio("weights", row, &case, &plan, &measured, Some(arrays.error()), floor, None);

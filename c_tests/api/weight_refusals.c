@@ -70,7 +70,7 @@ static const struct row rows[] = {
     {"weights with a scale", FA_ERR_DTYPE, "weights.quant", {ALL, P(weights.quant, QUANT_OF_ALL)}},
     {"weights with a quant of nothing", FA_ERR_DTYPE, "weights.quant", {ALL, P(weights.quant, QUANT_OF_NOTHING)}},
     {"weights.quant NULL", FA_OK, NULL, {P(weights.quant, NULL)}},
-    RESERVED(weights),
+    NO_STRIDE_DIM(weights, ALL, ),
 
     COUNTED(weight_heads, num_weight_heads, HQ + 1), COUNTED(weight_rows, num_weight_rows, LQ + 1),
     {"heads", FA_OK, NULL, {ALL, HEADS(2, 1, 3)}},
