@@ -132,9 +132,9 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                     let mut square = TransposeTile::uninit();
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(sums, width * 4, square, S::LANES * 4, Some(weights));
-                    for lane in 0..rows {
+                    for (lane, &to) in out[..rows].iter().enumerate() {
                         let x = s.load(square.add(lane * S::LANES));
-                        dtype::store(s, dtype, out[lane], d, S::LANES, x);
+                        dtype::store(s, dtype, to, d, S::LANES, x);
                     }
                 }
                 d += S::LANES;
