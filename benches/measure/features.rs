@@ -248,7 +248,7 @@ impl Memory {
             Kind::Says(..) | Kind::HidesNan(_) => rows * len,
             Kind::Blocks(_) => self.bytes.iter().filter(|&&byte| byte != 0).count() * BLOCK * BLOCK,
             Kind::Ragged => self.ints.windows(2).map(|ends| (ends[1] - ends[0]).pow(2) as usize).sum(),
-            _ => len * len,
+            _ => rows * len,
         };
         let sequences = if kind == Kind::Ragged { 1 } else { batch };
         (4 * sequences * heads * pairs * dim) as f64
