@@ -429,7 +429,8 @@ struct LaneBuffers {
     panel: *mut f32,
     state: State,
     scores: *mut f32,
-    /// The output of one block, where that has several spans; not with [`Gemm::INT_ACC`].
+    /// The output of one block, where that has several spans, or hidden values that are not finite;
+    /// not with [`Gemm::INT_ACC`].
     block: *mut f32,
     /// A row of V as f32, with [`Gemm::INT_ACC`].
     values: *mut f32,

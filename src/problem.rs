@@ -295,8 +295,16 @@ impl<'a> Problem<'a> {
     /// Where a query row of a sequence is in Q, O and LSE: entry and row.
     #[inline(always)]
     pub fn query_at(&self, sequence: &Sequence, row: usize) -> [usize; 2] {
-        let [entry, first] = sequence.q;
-        [entry, first + sequence.line(0, row)[1]]
+        let [entry, _, row] = self.line_at(sequence, 0, row);
+        [entry, row]
+    }
+
+    /// Where a query row of a sequence, counted as [`Sequence::line`] says, is in Q, O and LSE:
+    /// entry, head and row.
+    #[inline(always)]
+    pub(crate) fn line_at(&self, sequence: &Sequence, head: usize, row: usize) -> [usize; 3] {
+        let ([entry, first], [head, row]) = (sequence.q, sequence.line(head, row));
+        [entry, head, first + row]
     }
 
     /// Where a key of a sequence is in K and V: entry and row.

@@ -31,13 +31,6 @@ pub struct Partition {
     pub ranges: usize,
 }
 
-impl Partition {
-    /// Heads whose rows are taken as those of one in prefill, and rows of a tile.
-    fn grouped_rows(&self) -> [usize; 2] {
-        [self.prefill.heads, self.prefill.q]
-    }
-}
-
 impl<'p> WorkQueues<'p> {
     /// All work items of `problem`, for about this many threads.
     pub fn new(problem: &'p mut Problem<'_>, partition: &Partition, threads: usize) -> WorkQueues<'p> {
@@ -61,8 +54,9 @@ impl<'p> WorkQueues<'p> {
         lookahead: usize,
     ) -> WorkQueues<'p> {
         let problem: &'p Problem<'p> = problem;
+        let TileSizes { heads, q, .. } = partition.prefill;
         WorkQueues {
-            tiles: TileQueue::of(problem, partition.grouped_rows(), partition.rule, caller, lookahead),
+            tiles: TileQueue::of(problem, [heads, q], partition.rule, caller, lookahead),
             ranges: SplitQueue::new(problem, partition, caller),
         }
     }

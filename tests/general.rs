@@ -152,6 +152,8 @@ fn sizes_that_nothing_bounds_cost_nothing() {
     (a.k, a.v) = (tensor(kv.as_ptr(), [7 * 32, 0, 32]), tensor(kv.as_ptr(), [7 * 32, 0, 32]));
     a.cu_len_q = list(&no_rows);
     run(&a);
+    a.len_q = 0;
+    run(&a);
 
     // Rows, but fewer than len_q says; four times that is 2^64.
     let (q, starts) = (vec![1f32; 2 * 3 * 8], [0, 1, 1, 3, 3]);

@@ -117,9 +117,7 @@ pub(crate) fn query_rows<'a>(
     head: usize,
     row: usize,
 ) -> Source<'a> {
-    let [entry, at] = problem.query_at(sequence, row);
-    let [head, _] = sequence.line(head, row);
-    Source { view: problem.q(), at: [entry, head, at] }
+    Source { view: problem.q(), at: problem.line_at(sequence, head, row) }
 }
 
 /// The rows of a chunk of keys in `view`, which is K or V.

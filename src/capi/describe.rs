@@ -250,15 +250,16 @@ unsafe fn weights<'a>(
     if a.weights.data.is_null() {
         return Ok(None);
     }
-    if tensor::dtype("weights.dtype", a.weights.dtype)? != Dtype::F32 {
-        let fact = Refusal::of("weights.dtype", i64::from(a.weights.dtype));
+    if tensor::dtype(WEIGHTS.dtype, a.weights.dtype)? != Dtype::F32 {
+        let fact = Refusal::of(WEIGHTS.dtype, i64::from(a.weights.dtype));
         return Err(fact.but(Error::Dtype, "weights are FA_DTYPE_F32"));
     }
-    unquantised("weights.quant", &a.weights)?;
+    unquantised(WEIGHTS.quant, &a.weights)?;
     let extent = [batch, heads.map_or(heads_q, |list| list.len()), rows.map_or(len_q, |list| list.len())];
     let layout = layout_of(Dtype::F32, &WEIGHTS, &a.weights, extent, len_kv)?;
     // SAFETY: I1: `weights` has rows for all sequences, heads of the list and rows of the list.
-    let view = unsafe { ViewMut::new(a.weights.data.cast(), layout).map_err(about("weights", &layout))? };
+    let view =
+        unsafe { ViewMut::new(a.weights.data.cast(), layout).map_err(about(WEIGHTS.tensor, &layout))? };
     Ok(Some(Weights { view, heads, rows }))
 }
 

@@ -186,8 +186,7 @@ pub(crate) fn output(
         "rows {row} to {last} written by the owner of {own:?}"
     );
     debug_assert!(last < sequence.len_q, "row {last} of a sequence of {}", sequence.len_q);
-    let [entry, at] = problem.query_at(sequence, row);
-    let [head, _] = sequence.line(head, row);
+    let [entry, head, at] = problem.line_at(sequence, head, row);
     debug_assert!(rows == 1 || !sequence.is_grouped(), "rows of several heads do not follow one another");
     // `row` checks the first of them in debug builds.
     debug_assert!(at + rows <= problem.o().layout().extent[2], "row {last} beyond the tensor");
@@ -202,10 +201,8 @@ pub(crate) fn lse(
     [head, row]: [usize; 2],
     own: &Range<usize>,
 ) -> Option<*mut f32> {
-    debug_assert!(own.contains(&row), "row {row} written by the owner of {own:?}");
-    debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
-    let [entry, at] = problem.query_at(sequence, row);
-    let [head, _] = sequence.line(head, row);
+    check_owner(sequence, row, own);
+    let [entry, head, at] = problem.line_at(sequence, head, row);
     problem.lse().map(|lse| lse.row(entry, head, at).cast())
 }
 
@@ -218,19 +215,25 @@ pub(crate) fn weights(
     [head, row]: [usize; 2],
     own: &Range<usize>,
 ) -> Option<*mut f32> {
-    debug_assert!(own.contains(&row), "row {row} written by the owner of {own:?}");
-    debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
+    check_owner(sequence, row, own);
     let weights = problem.weights()?;
     let [head, row] = sequence.line(head, row);
     let (head, row) = (weights.head(head)?, weights.row(sequence, row)?);
     Some(weights.view.row(sequence.batch, head, row).cast())
 }
 
+/// Debug builds check that a row is the caller's, and belongs to the sequence.
+#[inline(always)]
+fn check_owner(sequence: &Sequence, row: usize, own: &Range<usize>) {
+    debug_assert!(own.contains(&row), "row {row} written by the owner of {own:?}");
+    debug_assert!(row < sequence.len_q, "row {row} of a sequence of {}", sequence.len_q);
+}
+
 /// How many indices the tiles of a problem have, of at most `rows` query rows each, of `group`
 /// neighbouring heads together.
 ///
-/// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] / rows + b`
-/// of each head, which leaves enough room wherever the division falls. So a search among the starts
+/// In a ragged batch some indices have no tile: sequence b begins at index
+/// `starts[b] * group / rows + b` of each group of heads, which leaves enough room wherever the division falls. So a search among the starts
 /// leads from an index to its tile, without a list of tiles.
 pub fn count(shape: &Shape, group: usize, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
