@@ -232,9 +232,9 @@ fn check_owner(sequence: &Sequence, row: usize, own: &Range<usize>) {
 /// How many indices the tiles of a problem have, of at most `rows` query rows each, of `group`
 /// neighbouring heads together.
 ///
-/// In a ragged batch some indices have no tile: sequence b begins at index
-/// `starts[b] * group / rows + b` of each group of heads, which leaves enough room wherever the division falls. So a search among the starts
-/// leads from an index to its tile, without a list of tiles.
+/// In a ragged batch some indices have no tile: sequence b begins at index `starts[b] * group /
+/// rows + b` of each group of heads, which leaves enough room wherever the division falls. So a
+/// search among the starts leads from an index to its tile, without a list of tiles.
 pub fn count(shape: &Shape, group: usize, rows: usize) -> usize {
     let [batch, heads, len] = shape.queries;
     let heads = heads / group;
