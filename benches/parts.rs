@@ -55,7 +55,7 @@ fn parts(c: &mut Criterion) {
                 b.iter(|| {
                     let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
                     while let Some(part) = queue.take() {
-                        row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+                        row.prefill(&part, plan.tiles, None, scratch.reborrow()).expect("an available row");
                     }
                 });
             });

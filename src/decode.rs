@@ -62,7 +62,7 @@ use crate::problem::{SeenKeys, Shape};
 use crate::simd::{Body, Isa};
 use crate::view::{Layout, ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
-use crate::work::split_kv::{SplitRange, SplitWork};
+use crate::work::split_kv::{BEGUN, Combine, SplitRange, SplitWork};
 use crate::workspace::{PartialStates, Scratch};
 use block::{Block, Run};
 use gemv::Gemv;
@@ -83,10 +83,6 @@ pub struct Decode<'a, 'p> {
     pub(crate) partial: PartialStates<'a>,
     pub(crate) range: &'a SplitRange<'a, 'p>,
 }
-
-/// Among the partial states of a range: that of the group which begins in the range. Behind it is
-/// one for each split of the group that began in an earlier range.
-const BEGUN: usize = 0;
 
 impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
     type Out = ();
@@ -134,15 +130,6 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
             }
         }
     }
-}
-
-/// What remains to be done for a group that begins in one range of splits and ends in another, to
-/// be entered with an instruction set once all ranges have been computed.
-pub struct Combine<'a, 's, 'p> {
-    pub(crate) work: &'a SplitWork<'p>,
-    pub(crate) range: &'a SplitRange<'s, 'p>,
-    pub(crate) tiles: TileSizes,
-    pub(crate) partial: PartialStates<'a>,
 }
 
 impl<P: Gemv> Body for By<Combine<'_, '_, '_>, P> {

@@ -16,16 +16,17 @@ use crate::compute::f32::F32;
 #[cfg(test)]
 use crate::compute::{bf16::Bf16, tiles};
 use crate::decode::gemv::Gemv;
-use crate::decode::{self, By, Combine, Decode};
+use crate::decode::{self, By, Decode};
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::machine;
 use crate::prefill::gemm::Gemm;
-use crate::prefill::{self, Prefill};
+use crate::prefill::{self, Prefill, Splits};
 use crate::problem::{Accuracy, Shape, Storage};
 use crate::quantize::Quantize;
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
-use crate::work::query_tiles::{QueryTile, TileSizes};
+use crate::work::query_tiles::{QueryTile, TileSizes, Way};
+use crate::work::split_kv::Combine;
 use crate::workspace::Scratch;
 
 /// The kernels of this build, best first, a list for each instruction set or its levels. Those of
@@ -95,11 +96,16 @@ pub trait Kernel: Sync {
     fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2];
     /// Bytes of scratch memory of one work item; `None` if no machine has as many.
     fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize>;
-    /// Bytes of a partial state of decode that one thread keeps for another; `None` if no machine
-    /// has as many.
-    fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize>;
-    /// Computes a query tile.
-    fn prefill(&self, tile: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error>;
+    /// Bytes of a partial state that one thread keeps for another; `None` if no machine has as many.
+    fn state_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize>;
+    /// Computes a query tile, or some splits of its keys.
+    fn prefill(
+        &self,
+        tile: &QueryTile,
+        tiles: TileSizes,
+        splits: Option<Splits>,
+        scratch: Scratch,
+    ) -> Result<(), Error>;
     /// Computes some splits of the keys of a group of query heads.
     #[doc(hidden)]
     fn decode(&self, work: Decode) -> Result<(), Error>;
@@ -259,7 +265,10 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         }
     }
 
-    fn state_bytes(&self, shape: &Shape, tiles: TileSizes) -> Option<usize> {
+    fn state_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize> {
+        if path == Path::Prefill {
+            return prefill::state_bytes::<P>(shape, tiles);
+        }
         let several = decode::state_bytes::<D, Few>(shape, tiles)?;
         if is_same::<Few, One>() {
             return Some(several);
@@ -267,9 +276,15 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         Some(several.max(decode::state_bytes::<D, One>(shape, tiles)?))
     }
 
-    fn prefill(&self, tile: &QueryTile, tiles: TileSizes, scratch: Scratch) -> Result<(), Error> {
+    fn prefill(
+        &self,
+        tile: &QueryTile,
+        tiles: TileSizes,
+        splits: Option<Splits>,
+        scratch: Scratch,
+    ) -> Result<(), Error> {
         let s = P::detect().ok_or(Error::Internal)?;
-        s.enter(Prefill::<F, R>::new(tile, tiles, scratch));
+        s.enter(Prefill::<F, R>::new(tile, tiles, splits, scratch));
         Ok(())
     }
 
@@ -284,6 +299,11 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     }
 
     fn combine(&self, work: Combine) -> Result<(), Error> {
+        if work.work.way != Way::Decode {
+            let s = P::detect().ok_or(Error::Internal)?;
+            s.core().enter(prefill::splits::Finish { work, sums_integers: F::INT_ACC });
+            return Ok(());
+        }
         let s = D::detect().ok_or(Error::Internal)?;
         if work.work.count() == 1 {
             enter::<D, _, One>(s, work);

@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use crate::problem::Shape;
 use crate::tuning::Tuning;
 use crate::work::Partition;
-use crate::work::query_tiles::{self, PathRule, TileSizes};
+use crate::work::query_tiles::{self, DecodeRule, TileSizes, Way, WayRule};
 use crate::work::split_kv;
 use crate::workspace;
 
@@ -24,9 +24,9 @@ pub struct Plan {
     pub kernel: &'static dyn Kernel,
     /// The numbers that the machine is tuned with.
     pub tuning: &'static Tuning,
-    /// The path of the longest sequence.
+    /// The wing that computes the longest sequence.
     pub path: Path,
-    /// Tile sizes of that path.
+    /// Tile sizes of that sequence.
     pub tiles: TileSizes,
     /// Storage types of K and V.
     kv: [Dtype; 2],
@@ -34,9 +34,9 @@ pub struct Plan {
     in_place: [bool; 2],
     /// Whether elements of their rows lie apart.
     strided: [bool; 2],
-    /// How the work is cut, whatever path each sequence takes.
+    /// How the work is cut, whatever way each sequence takes.
     pub partition: Partition,
-    /// Work items of the path: query tiles, or GQA groups.
+    /// Work items of the longest sequence's way: query tiles, or GQA groups.
     pub work_items: usize,
     /// Threads that work at the same time; at least 1.
     pub threads: usize,
@@ -58,12 +58,12 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let (lanes, border) = (kernel.lanes(), machine.tuning.decode.border);
-        let rule = PathRule::ByRows { lanes, border, heads: shape.heads_of_group() };
-        Planner { shape, kernel, machine }.plan(rule, threads)
+        let planner = Planner { shape, kernel, machine };
+        let decode = Some(planner.decode_rule());
+        planner.plan(WayRule::ByRows { split_rows: planner.split_rows(), decode }, threads)
     }
 
-    /// [`Plan::new`] with all sequences on a path of the caller's choice.
+    /// [`Plan::new`] with all sequences computed by a wing of the caller's choice.
     pub fn on(
         path: Path,
         shape: &Shape,
@@ -71,8 +71,12 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let rule = if path == Path::Decode { PathRule::AlwaysDecode } else { PathRule::AlwaysPrefill };
-        Planner { shape, kernel, machine }.plan(rule, threads)
+        let planner = Planner { shape, kernel, machine };
+        let rule = match path {
+            Path::Decode => WayRule::Always(Way::Decode),
+            Path::Prefill => WayRule::ByRows { split_rows: planner.split_rows(), decode: None },
+        };
+        planner.plan(rule, threads)
     }
 
     /// This plan for one thread, where memory is short.
@@ -92,7 +96,7 @@ struct Planner<'s> {
 }
 
 impl Planner<'_> {
-    fn plan(self, rule: PathRule, threads: usize) -> Result<Plan, Error> {
+    fn plan(self, rule: WayRule, threads: usize) -> Result<Plan, Error> {
         let plan = self.plan_exactly(rule, threads);
         if threads == 1 || matches!(&plan, Ok(plan) if plan.memory.bytes()? <= SAFE_SCRATCH) {
             return plan;
@@ -104,33 +108,36 @@ impl Planner<'_> {
     }
 
     /// The plan for these threads, even if they need more memory than any machine has.
-    fn plan_exactly(self, rule: PathRule, threads: usize) -> Result<Plan, Error> {
+    fn plan_exactly(self, rule: WayRule, threads: usize) -> Result<Plan, Error> {
         let Planner { shape, kernel, machine } = self;
         let tuning = machine.tuning;
-        let path = if rule.decodes(shape.queries[2]) { Path::Decode } else { Path::Prefill };
-        // Only in a ragged batch do paths differ: elsewhere no sequence need be looked at.
-        let rule = match path {
-            _ if shape.ragged.is_some() => rule,
-            Path::Prefill => PathRule::AlwaysPrefill,
-            Path::Decode => PathRule::AlwaysDecode,
+        let way = rule.way(shape.queries[2]);
+        let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+        // Only in a ragged batch do ways differ: elsewhere no sequence need be looked at.
+        let rule = if shape.ragged.is_some() { rule } else { WayRule::Always(way) };
+        let takes = |other: Way| match rule {
+            WayRule::Always(way) => way == other,
+            WayRule::ByRows { decode, .. } if other == Way::Decode => decode.is_some(),
+            WayRule::ByRows { split_rows, .. } => other == Way::Tiles || split_rows > 0,
         };
-        let decode = self.tiles(Path::Decode, threads);
-        let groups = if path == Path::Decode { split_kv::group_count(shape, decode) } else { 0 };
+        let decode = self.tiles(Way::Decode, threads);
+        let split_tiles = if takes(Way::SplitTiles) { self.tiles(Way::SplitTiles, threads) } else { decode };
+        let split = if way == Way::Decode { decode } else { split_tiles };
+        let groups = if way == Way::Tiles { 0 } else { split_kv::group_count(shape, split) };
         let worth = &tuning.threads;
         let max_threads = threads;
         let [threads, worth_waking] =
             [[worth.min_work, worth.min_bytes], [worth.min_work_asleep, worth.min_bytes_asleep]]
-                .map(|least| max_threads.clamp(1, self.threads_worth(least, path, groups)));
-        let prefill =
-            if rule == PathRule::AlwaysDecode { decode } else { self.tiles(Path::Prefill, threads) };
+                .map(|least| max_threads.clamp(1, self.threads_worth(least, way, groups)));
+        let prefill = if takes(Way::Tiles) { self.tiles(Way::Tiles, threads) } else { split };
         let splits = tuning.decode.splits;
-        let (tiles, work_items, max_threads) = match path {
-            Path::Prefill => {
+        let (tiles, work_items, max_threads) = match way {
+            Way::Tiles => {
                 let count = query_tiles::count(shape, prefill.heads, prefill.q);
                 (prefill, count, count)
             }
-            Path::Decode if shape.queries[2] == 0 => (decode, 0, 0),
-            Path::Decode => (decode, groups, split_kv::max_threads(shape, decode, splits)),
+            _ if shape.queries[2] == 0 => (split, 0, 0),
+            _ => (split, groups, split_kv::max_threads(shape, split, splits)),
         };
         // The lengths of a ragged batch do not count: they change from call to call, and scratch
         // memory would with them.
@@ -142,17 +149,18 @@ impl Planner<'_> {
         };
         let mut memory = workspace::Size { threads, ..workspace::Size::default() };
         memory.states.ranges = ranges;
-        for on in [Path::Prefill, Path::Decode] {
-            // Sequences of a ragged batch take either path.
-            if on != path && shape.ragged.is_none() {
-                continue;
-            }
-            let tiles = if on == Path::Decode { decode } else { prefill };
-            let bytes = kernel.scratch_bytes(on, shape, tiles).ok_or(Error::Overflow)?;
+        let partition = Partition { rule, prefill, split_tiles, decode, splits, ranges };
+        for way in [Way::Tiles, Way::SplitTiles, Way::Decode].into_iter().filter(|&way| takes(way)) {
+            let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+            let tiles = partition.tiles(way);
+            let whole = if way == Way::SplitTiles { tiles.together() } else { tiles };
+            let bytes = kernel.scratch_bytes(path, shape, whole).ok_or(Error::Overflow)?;
             memory.bytes_per_thread = memory.bytes_per_thread.max(bytes);
-            if on == Path::Decode {
-                memory.states.per_range = split_kv::max_states(shape, tiles, splits, ranges);
-                memory.states.bytes = kernel.state_bytes(shape, tiles).ok_or(Error::Overflow)?;
+            if way != Way::Tiles {
+                let states = &mut memory.states;
+                let bytes = kernel.state_bytes(path, shape, whole).ok_or(Error::Overflow)?;
+                states.per_range = states.per_range.max(split_kv::max_states(shape, tiles, splits, ranges));
+                states.bytes = states.bytes.max(bytes);
             }
         }
         memory.bytes()?;
@@ -165,7 +173,7 @@ impl Planner<'_> {
             kv: [k, v],
             in_place: kernel.reads_kv(path, shape),
             strided: shape.strided_kv,
-            partition: Partition { rule, prefill, decode, splits, ranges },
+            partition,
             work_items,
             threads,
             wake: worth_waking.min(threads) - 1,
@@ -173,14 +181,46 @@ impl Planner<'_> {
         })
     }
 
-    /// Tile sizes of a path.
-    fn tiles(self, path: Path, threads: usize) -> TileSizes {
-        let [heads, q] = match path {
-            Path::Prefill => {
+    /// Query rows up to which the keys of prefill's tiles are split, so that each thread has some.
+    /// Where all keys are those of one split, tiles over all keys give the same bits.
+    fn split_rows(self) -> usize {
+        let tuning = self.machine.tuning;
+        let is_one = self.shape.len_kv <= tuning.decode.splits.min_split_keys;
+        if is_one { 0 } else { tuning.prefill.grouped_rows }
+    }
+
+    /// Which query rows are too few for prefill.
+    fn decode_rule(self) -> DecodeRule {
+        let Planner { shape, kernel, machine } = self;
+        let border = &machine.tuning.decode.border;
+        let [k, v] = [1, 2].map(|i| match shape.storage.dtypes[i] {
+            Dtype::F32 => border.f32,
+            Dtype::I8 => border.integers,
+            Dtype::Q8_0 => border.blocks,
+            _ => border.bits16,
+        });
+        let too_few = std::array::from_fn(|i| k[i].max(v[i]));
+        DecodeRule { lanes: kernel.lanes(), too_few, heads: shape.heads_of_group(), of_head: border.of_head }
+    }
+
+    /// Tile sizes of a way.
+    fn tiles(self, way: Way, threads: usize) -> TileSizes {
+        let (shape, tuning) = (self.shape, self.machine.tuning);
+        let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+        let [heads, q] = match way {
+            Way::Tiles => {
                 let together = self.heads_together(threads);
                 [together, self.tile_rows(together, threads)]
             }
-            Path::Decode => split_kv::group_size(self.shape, self.machine.tuning.decode.group_rows),
+            Way::SplitTiles => {
+                let heads = shape.heads_of_group();
+                let most = if threads > 1 { tuning.prefill.split_rows } else { usize::MAX };
+                split_kv::group_size(shape, heads, self.tile_rows(heads, 1).min(most))
+            }
+            Way::Decode => {
+                let heads = shape.queries[1] / shape.heads_kv;
+                split_kv::group_size(shape, heads, tuning.decode.group_rows)
+            }
         };
         let kv = self.block_keys(path);
         let Machine { l3, tuning, .. } = self.machine;
@@ -188,18 +228,28 @@ impl Planner<'_> {
             true => l3 / tuning.decode.l3_share_other,
             false => usize::MAX,
         };
-        TileSizes { heads, q, kv, staged: self.staged(path, q, kv), prefetch_other_above, tuning }
+        let is_split = way != Way::Tiles;
+        let lines = if way == Way::SplitTiles { q.saturating_mul(heads) } else { q };
+        TileSizes {
+            heads,
+            q,
+            kv,
+            staged: self.staged(path, lines, kv),
+            is_split,
+            prefetch_other_above,
+            tuning,
+        }
     }
 
     /// How many threads the work is enough for, if each of them takes at least so many
-    /// multiply-adds or, in decode, reads at least so many bytes.
-    fn threads_worth(self, [min_work, min_bytes]: [usize; 2], path: Path, groups: usize) -> usize {
+    /// multiply-adds or, where few query rows share what is read, reads at least so many bytes.
+    fn threads_worth(self, [min_work, min_bytes]: [usize; 2], way: Way, groups: usize) -> usize {
         let Planner { shape, .. } = self;
         let [batch, heads, rows] = shape.queries.map(|n| n as f64);
         let keys = shape.len_kv as f64;
         let mut work = batch * heads * rows * keys * (shape.dim_qk as f64 + shape.dim_v as f64);
         work /= min_work as f64;
-        if path == Path::Decode {
+        if way != Way::Tiles {
             let [k, v] = shape.row_bytes_kv();
             work += groups as f64 * keys * (k as f64 + v as f64) / min_bytes as f64;
         }
@@ -320,7 +370,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { kernel, path, tiles, work_items, threads, wake, memory, kv, in_place, .. } = self;
         let compute_type = kernel.compute_type(*path);
-        let TileSizes { heads, q, kv: block, .. } = tiles;
+        let TileSizes { heads, q, kv: block, is_split, .. } = tiles;
         let isa = kernel.isa().to_str().map_err(|_| fmt::Error)?;
         write!(f, "{isa} {compute_type}, ")?;
         match path {
@@ -329,7 +379,12 @@ impl fmt::Display for Plan {
                 if *heads > 1 {
                     write!(f, "{heads} heads together, ")?;
                 }
-                write!(f, "{q} x {block} tiles, {work_items} parts, ")?;
+                let rows = if *is_split { heads * q } else { *q };
+                write!(f, "{rows} x {block} tiles, {work_items} ")?;
+                match is_split {
+                    true => write!(f, "bands in {} shares, ", self.partition.ranges)?,
+                    false => write!(f, "parts, ")?,
+                }
             }
             Path::Decode => {
                 let ranges = self.partition.ranges;

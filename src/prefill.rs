@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! pack    the queries of each lane tile: transposed, scaled                  compute
+//! for each split of the keys, mostly one
 //! for each block of keys that some row sees
 //!   look    what masks leave of it to each row; none of it: the next block   skip
 //!   stage   K and V, if they cannot be read in place                         stage, compute
@@ -13,6 +14,7 @@
 //!     cut into spans that the same vectors see                               mask
 //!     scores -> logits -> mask (partial spans only) -> softmax -> accumulate
 //!     before softmax, scores to the output, if probabilities are wanted      weights
+//! where keys are split: combine the state with that of the splits before     splits
 //! for each lane tile: epilogue                                               epilogue
 //! ```
 //!
@@ -31,13 +33,14 @@ pub(crate) mod prefetch;
 pub(crate) mod scores;
 mod skip;
 pub(crate) mod softmax;
+pub(crate) mod splits;
 pub(crate) mod stage;
 mod weights;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::attend::blocks::{first_block, next_block};
+use crate::attend::blocks::{clip, first_block, next_block};
 use crate::attend::convert;
 use crate::attend::finish::blank;
 use crate::attend::fold::{self, Folding};
@@ -57,6 +60,9 @@ use prefetch::Prefetch;
 use scores::Keys;
 use skip::MaskBuffers;
 use softmax::State;
+pub use splits::Splits;
+use splits::combine;
+pub(crate) use splits::state_bytes;
 
 /// Query rows of a whole lane tile.
 pub(crate) const fn tile_rows<S: Isa>() -> usize {
@@ -115,6 +121,8 @@ impl Sizes {
 struct Buffers {
     /// Packed queries, state and scores of all lane tiles.
     lanes: LaneBuffers,
+    /// Where keys are split: the state of a split before it is combined with that of those before.
+    later: State,
     /// Query rows of one vector of lanes, while they are packed.
     queries: *mut u8,
     /// Query rows of a lane tile, where those of several heads are taken as those of one.
@@ -143,16 +151,12 @@ impl Buffers {
         Buffers {
             lanes: LaneBuffers {
                 panel: arena.take(lines(sizes.panel_lines)),
-                state: State {
-                    output: arena.take(lines(shape.dim_v)),
-                    running_max: arena.take(lanes),
-                    sum: arena.take(lanes),
-                    lanes: lanes.unwrap_or(0),
-                },
+                state: State::take(arena, lanes, shape),
                 scores: arena.take(keys.and_then(|keys| keys.checked_mul(width))),
                 block: arena.take(if int_acc { Some(0) } else { shape.dim_v.checked_mul(width) }),
                 values: arena.take(if int_acc { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
+            later: State::take(arena, if tiles.is_split { lanes } else { Some(0) }, shape),
             queries: arena.take(sizes.query.checked_mul(sizes.vector)),
             grouped: arena.take(if tiles.heads > 1 {
                 shape.storage.dtypes[0].row_bytes(shape.dim_qk).and_then(|row| row.checked_mul(width))
@@ -192,13 +196,19 @@ fn has_key_zeros(int_acc: bool, shape: &Shape) -> bool {
 pub(crate) struct Prefill<'a, 'p, F, const R: usize> {
     query_tile: &'a QueryTile<'p>,
     tiles: TileSizes,
+    splits: Option<Splits<'a, 'p>>,
     scratch: Scratch<'a>,
     compute: PhantomData<F>,
 }
 
 impl<'a, 'p, F, const R: usize> Prefill<'a, 'p, F, R> {
-    pub(crate) fn new(query_tile: &'a QueryTile<'p>, tiles: TileSizes, scratch: Scratch<'a>) -> Self {
-        Prefill { query_tile, tiles, scratch, compute: PhantomData }
+    pub(crate) fn new(
+        query_tile: &'a QueryTile<'p>,
+        tiles: TileSizes,
+        splits: Option<Splits<'a, 'p>>,
+        scratch: Scratch<'a>,
+    ) -> Self {
+        Prefill { query_tile, tiles, splits, scratch, compute: PhantomData }
     }
 }
 
@@ -207,13 +217,14 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let Prefill { query_tile: part, tiles, mut scratch, .. } = self;
+        let Prefill { query_tile: part, tiles, splits, mut scratch, .. } = self;
         let problem = part.problem();
         assert!(part.rows().len() <= tiles.q);
         let shape = problem.shape();
         let Shape { dim_qk, dim_v, .. } = *shape;
         let Buffers {
-            lanes: buffers,
+            lanes: mut buffers,
+            later,
             queries,
             grouped,
             key_scales,
@@ -232,25 +243,19 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
         unsafe {
             let (sequence, head) = (part.sequence(), part.head());
             let kv_head = problem.kv_head(head);
-            let all_seen = part.seen();
-            let seen = &all_seen.keys;
+            let of_tile = part.seen();
             let mut factor = problem.score_factor();
-            let mut out_scale = 1.0;
-            let (mut folding, mut values) = (None, None);
-            if F::INT_ACC && !seen.is_empty() {
-                let first_of = |view| key_rows(problem, view, sequence, kv_head, seen.start);
-                folding = Folding::of(problem, sequence, kv_head, seen.start);
-                values = fold::values(problem, sequence, kv_head, seen.start);
-                if values.is_none() {
-                    out_scale = first_of(problem.v()).scale();
-                }
+            let mut folding = None;
+            if F::INT_ACC && !of_tile.keys.is_empty() {
+                let first = of_tile.keys.start;
+                folding = Folding::of(problem, sequence, kv_head, first);
                 if shape.storage.granularities[1] == ScaleGranularity::PerHead {
-                    factor *= first_of(problem.k()).scale();
+                    factor *= key_rows(problem, problem.k(), sequence, kv_head, first).scale();
                 }
             }
             let folding = folding.as_ref();
             let (hides, mut maybe_nan) = (problem.logits().hides(), problem.changes_scores());
-            let prefetches = all_seen.len() >= tiles.tuning.prefill.prefetch_queries_from;
+            let prefetches = of_tile.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
                     let row = query_rows(problem, sequence, head, row);
@@ -264,84 +269,147 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                         q = Source { view, at: [0; 3] };
                     }
                 }
-                let LaneBuffers { panel, state, .. } = buffers.of_tile::<S, F>(&tile, problem);
+                let LaneBuffers { panel, .. } = buffers.of_tile::<S, F>(&tile, problem);
                 let n = tile.rows.len();
                 maybe_nan |= F::pack_query(s, q, n, dim_qk, tile.lanes, factor, folding, panel, queries);
-                state.begin(s);
-                if sequence.seen_by(&tile.rows).is_empty() {
-                    blank(state.output, dim_v * state.lanes);
-                }
-                if problem.weights().is_some() {
-                    weights::begin(s.core(), part, &tile.rows);
-                }
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
-            let mut whole_block = first_block(all_seen, tiles.kv, F::SPAN_KEYS);
-            if scans {
-                masks.begin(tile_count);
-            }
-            while !whole_block.is_empty() {
-                let next = next_block(all_seen, &whole_block, tiles.kv, F::SPAN_KEYS);
-                let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
-                if scans {
-                    let is_first = block.start <= seen.start;
-                    (block, is_mixed) = masks.look(s.core(), part, &block, F::SPAN_KEYS, is_first);
-                }
-                whole_block = next.clone();
-                if block.is_empty() {
-                    continue;
-                }
-                let staged = tiles.staged;
-                let (k, _) =
-                    stage::rows::<S, F, K>(s, problem, sequence, kv_head, &block, staged, staged_k, gathered);
-                let (v, left_out) =
-                    stage::rows::<S, F, V>(s, problem, sequence, kv_head, &block, staged, staged_v, gathered);
-                // Where all rows see ranges, only keys at the ends of spans can be hidden from one.
-                let (mut v, mut has_nonfinite) = (v, left_out);
-                if F::PACK == 1 && is_mixed {
-                    has_nonfinite = first_not_finite(s, v, 0..block.len(), dim_v).is_some();
-                }
-                if scans && has_nonfinite {
-                    let is_packed = F::PACK > 1;
-                    (v, has_nonfinite) =
-                        masks.clean(s.core(), part, &block, start, tiles.staged[V], is_packed, v);
-                }
-                let mut maybe_nan = maybe_nan;
-                let of_keys = [key_scales, key_zeros];
-                if of_keys != [None; 2] {
-                    maybe_nan |= stage::scales_and_zeros(problem, sequence, kv_head, &block, of_keys);
-                }
-                let [scales, zeros] = of_keys.map(|to| to.map(|to| to.cast_const()));
-                let k = Keys { rows: k, scales, zeros };
-                let block_of =
-                    Block { keys: block.clone(), k, v, has_nonfinite, maybe_nan, tuning: tiles.tuning };
-                let mut prefetch = Prefetch::new(part, &next, tiles.kv, tile_count * (block.len() / R));
-                for tile in LaneTiles::<S>::new(part.rows()) {
-                    let mut visible = Visible { sequence, unmasked: None };
-                    if scans {
-                        match masks.of_tile(s.core(), part, &tile, start, &next) {
-                            Some(unmasked) => visible = unmasked,
-                            None => continue,
-                        }
+            let own = [buffers.state, later];
+            for n in 0..splits.as_ref().map_or(1, |splits| splits.work.splits.len()) {
+                let mut all_seen = of_tile.clone();
+                let mut keys = None;
+                if let Some(splits) = &splits {
+                    let of_split = splits.work.keys(splits.work.splits.start + n);
+                    all_seen.keys = clip(all_seen.keys, &of_split);
+                    if n > 0
+                        && !splits.began_before()
+                        && all_seen.keys.is_empty()
+                        && problem.weights().is_none()
+                    {
+                        continue;
                     }
-                    let buffers = buffers.of_tile::<S, F>(&tile, problem);
-                    block::attend::<S, F, R>(s, part, &tile, &block_of, &visible, buffers, &mut prefetch);
+                    keys = Some(of_split);
+                    buffers.state = splits.state::<S>(n, own, tiles, shape);
                 }
-                prefetch.finish(s.core());
+                let seen = &all_seen.keys;
+                let mut whole_block = first_block(&all_seen, tiles.kv, F::SPAN_KEYS);
+                splits::begin(s, part.rows(), dim_v, buffers.state, whole_block.is_empty() && !scans);
+                if problem.weights().is_some() {
+                    weights::begin(s.core(), part, keys);
+                }
+                if scans {
+                    masks.begin(tile_count);
+                }
+                let mut is_first = true;
+                while !whole_block.is_empty() {
+                    let next = next_block(&all_seen, &whole_block, tiles.kv, F::SPAN_KEYS);
+                    let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
+                    if scans {
+                        let is_first = block.start <= seen.start;
+                        (block, is_mixed) = masks.look(s.core(), part, &block, F::SPAN_KEYS, is_first);
+                    }
+                    whole_block = next.clone();
+                    if block.is_empty() {
+                        continue;
+                    }
+                    let staged = tiles.staged;
+                    let (k, _) = stage::rows::<S, F, K>(
+                        s, problem, sequence, kv_head, &block, staged, staged_k, gathered,
+                    );
+                    let (v, left_out) = stage::rows::<S, F, V>(
+                        s, problem, sequence, kv_head, &block, staged, staged_v, gathered,
+                    );
+                    // Where all rows see ranges, only keys at the ends of spans can be hidden from one.
+                    let (mut v, mut has_nonfinite) = (v, left_out);
+                    if F::PACK == 1 && is_mixed {
+                        has_nonfinite = first_not_finite(s, v, 0..block.len(), dim_v).is_some();
+                    }
+                    if scans && has_nonfinite {
+                        let is_packed = F::PACK > 1;
+                        (v, has_nonfinite) =
+                            masks.clean(s.core(), part, &block, start, tiles.staged[V], is_packed, v);
+                    }
+                    let mut maybe_nan = maybe_nan;
+                    let of_keys = [key_scales, key_zeros];
+                    if of_keys != [None; 2] {
+                        maybe_nan |= stage::scales_and_zeros(problem, sequence, kv_head, &block, of_keys);
+                    }
+                    let [scales, zeros] = of_keys.map(|to| to.map(|to| to.cast_const()));
+                    let k = Keys { rows: k, scales, zeros };
+                    let block_of = Block {
+                        keys: block.clone(),
+                        is_first,
+                        k,
+                        v,
+                        has_nonfinite,
+                        maybe_nan,
+                        tuning: tiles.tuning,
+                    };
+                    is_first = false;
+                    let mut ahead = next.clone();
+                    if let Some(splits) = &splits
+                        && ahead.is_empty()
+                    {
+                        ahead = splits.begin_of(n + 1, of_tile, tiles.kv);
+                    }
+                    let mut prefetch = Prefetch::new(part, &ahead, tiles.kv, tile_count * (block.len() / R));
+                    for tile in LaneTiles::<S>::new(part.rows()) {
+                        let mut visible = Visible { sequence, unmasked: None };
+                        if scans {
+                            match masks.of_tile(s.core(), part, &tile, start, &next) {
+                                Some(unmasked) => visible = unmasked,
+                                None => continue,
+                            }
+                        }
+                        let buffers = buffers.of_tile::<S, F>(&tile, problem);
+                        block::attend::<S, F, R>(s, part, &tile, &block_of, &visible, buffers, &mut prefetch);
+                    }
+                    prefetch.finish(s.core());
+                }
+                for tile in LaneTiles::<S>::new(part.rows()).filter(|_| scans) {
+                    if !masks.has_begun(&tile) {
+                        blank(buffers.of_tile::<S, F>(&tile, problem).state.output, dim_v * tile.lanes);
+                    }
+                }
+                if let Some(splits) = &splits
+                    && n > 0
+                    && !splits.began_before()
+                {
+                    combine(s, part.rows(), dim_v, splits.state::<S>(0, own, tiles, shape), buffers.state);
+                }
             }
 
+            if let Some(splits) = &splits {
+                if !splits.work.is_whole() {
+                    return;
+                }
+                buffers.state = own[0];
+            }
+            let (scale, values) = values_of(part, F::INT_ACC);
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
                     prefetch_row(s, part.output(row, 1), problem.o().layout().row_bytes());
                 }
                 let state = buffers.of_tile::<S, F>(&tile, problem).state;
-                if scans && !masks.has_begun(&tile) {
-                    blank(state.output, dim_v * state.lanes);
-                }
-                epilogue(s, part, tile.rows, state, out_scale, values);
+                epilogue(s, part, tile.rows, state, scale, values);
             }
         }
+    }
+}
+
+/// What outputs of a tile are still to be multiplied by, and what has the scales and zeros of their
+/// elements, where sums are those of the integers of V.
+#[inline(always)]
+fn values_of<'p>(tile: &QueryTile<'p>, sums_integers: bool) -> (f32, Option<Source<'p>>) {
+    let (problem, sequence, keys) = (tile.problem(), tile.sequence(), &tile.seen().keys);
+    if !sums_integers || keys.is_empty() {
+        return (1.0, None);
+    }
+    let kv_head = problem.kv_head(tile.head());
+    match fold::values(problem, sequence, kv_head, keys.start) {
+        None => (key_rows(problem, problem.v(), sequence, kv_head, keys.start).scale(), None),
+        values => (1.0, values),
     }
 }
 
@@ -441,15 +509,9 @@ impl LaneBuffers {
     #[inline(always)]
     fn of_tile<S: Isa, F: Gemm>(&self, tile: &LaneTile, problem: &Problem) -> LaneBuffers {
         let lane = tile.index * tile_rows::<S>();
-        let State { running_max, sum, output, .. } = self.state;
         LaneBuffers {
             panel: self.panel.wrapping_add(lane * panel_lines::<F>(problem.shape())),
-            state: State {
-                running_max: running_max.wrapping_add(lane),
-                sum: sum.wrapping_add(lane),
-                output: output.wrapping_add(lane * problem.shape().dim_v),
-                lanes: tile.lanes,
-            },
+            state: self.state.of_tile::<S>(tile.index, tile.lanes, problem.shape().dim_v),
             scores: self.scores,
             block: self.block,
             values: self.values,

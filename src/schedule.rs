@@ -7,12 +7,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::decode::{Combine, Decode};
+use crate::decode::Decode;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::pool::{Concurrency, Threads};
+use crate::prefill::Splits;
 use crate::problem::Problem;
 use crate::work::WorkQueues;
+use crate::work::query_tiles::Way;
+use crate::work::split_kv::Combine;
 use crate::workspace::{PartialStates, Scratch, Workspace};
 
 /// Computes the whole problem on `threads`. The workspace is as large as the plan says.
@@ -75,15 +78,20 @@ fn compute(work: &WorkQueues, plan: &Plan, mut scratch: Scratch, states: Partial
         }
         #[cfg(test)]
         planted::go_off(tile.problem());
-        plan.kernel.prefill(&tile, plan.partition.prefill, scratch.reborrow())?;
+        plan.kernel.prefill(&tile, plan.partition.prefill, None, scratch.reborrow())?;
     }
     while let Some(range) = work.ranges.take() {
         range.try_for_each(|mut work| {
+            let (tiles, range, partial) = (plan.partition.tiles(work.way), &range, states);
             if work.problem().shape().scans_masks {
-                work.narrow(&mut hulls, plan.partition.decode.kv);
+                work.narrow(&mut hulls, tiles.kv);
             }
-            let (work, scratch, tiles) = (&work, scratch.reborrow(), plan.partition.decode);
-            plan.kernel.decode(Decode { work, tiles, scratch, partial: states, range: &range })
+            let (work, scratch) = (&work, scratch.reborrow());
+            if work.way == Way::Decode {
+                return plan.kernel.decode(Decode { work, tiles, scratch, partial, range });
+            }
+            let splits = Splits { work, range, partial };
+            plan.kernel.prefill(&work.tile(), tiles.together(), Some(splits), scratch)
         })?;
     }
     Ok(())
@@ -99,7 +107,7 @@ fn combine(work: &WorkQueues, plan: &Plan, states: PartialStates) -> Result<(), 
             if work.splits.start > 0 || work.is_whole() {
                 return Ok(());
             }
-            let (work, tiles) = (&work, plan.partition.decode);
+            let (work, tiles) = (&work, plan.partition.tiles(work.way));
             plan.kernel.combine(Combine { work, range: &range, tiles, partial: states })
         })?;
     }

@@ -77,8 +77,11 @@ pub struct PrefillTuning {
     /// time, which no hardware prefetcher follows. Below, the prefetches cost more than they hide.
     pub prefetch_queries_from: usize,
     /// Query rows up to which the heads of a group are computed together: with more, K and V are
-    /// used often enough, and rows that lie apart cost 1 to 3 %.
+    /// used often enough, and rows that lie apart cost 1 to 3 %. Their keys are split for threads.
     pub grouped_rows: usize,
+    /// Query rows of a tile whose keys several threads share, at most: each split has a state of all
+    /// of them.
+    pub split_rows: usize,
     /// Prefetch distance in V, in groups of keys: a tile takes a few elements of each row, at a
     /// row's stride, which L2 prefetchers do not track.
     pub prefetch_groups: usize,
@@ -144,18 +147,41 @@ pub struct ThreadTuning {
     pub spins: usize,
 }
 
-/// Sequences that fill at most `rows` of `lanes` lanes of prefill's vectors go through decode: one
-/// of its rows takes as long as `lanes / rows` of their lanes, and vectors are paid for whole.
+/// How many lanes of prefill's vectors query rows must fill, or decode is faster: it pays for each
+/// row, and prefill for whole vectors, two of which cost less than twice as much as one. For one to
+/// four vectors, in 16ths of the lanes of one, what they must be filled more than; more vectors
+/// always are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Border {
-    /// Query rows ...
-    pub rows: usize,
-    /// ... of so many lanes.
-    pub lanes: usize,
-    /// Vectors from which on it is enough that the heads of a group fill them together, if each
-    /// head fills more of its first one than that.
-    pub vectors: usize,
+    /// With K and V as f32.
+    pub f32: [usize; 4],
+    /// With types of 16 bits.
+    pub bits16: [usize; 4],
+    /// With 8-bit integers.
+    pub integers: [usize; 4],
+    /// With blocks that carry scales.
+    pub blocks: [usize; 4],
+    /// The rows of all heads of a group fill vectors together where those of one head fill more
+    /// than so many 16ths of one.
+    pub of_head: usize,
 }
+
+/// What was measured on Zen 4, with f32, for rows of one head: a row of decode takes as long as 13
+/// of 16 lanes. Few rows of many heads were not measured.
+const BORDER_ZEN4: Border = {
+    let any = [13, 26, 39, 52];
+    Border { f32: any, bits16: any, integers: any, blocks: any, of_head: 13 }
+};
+
+/// What was measured with AVX2 on Zen 3: see the table in `docs/kernel-log.md`, "Few query rows of
+/// grouped heads".
+const BORDER_ZEN2: Border = Border {
+    f32: [16, 26, 34, 48],
+    bits16: [16, 32, 48, 52],
+    integers: [16, 32, 42, 48],
+    blocks: [16, 24, 32, 48],
+    of_head: 0,
+};
 
 /// How the keys of a sequence are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,11 +315,11 @@ pub static ZEN4: Tuning = Tuning {
         copy_aliasing_from: 64,
         prefetch_queries_from: 256,
         grouped_rows: 64,
+        split_rows: 128,
         prefetch_groups: 4,
     },
     decode: DecodeTuning {
-        // Measured with AVX2 and with AVX-512.
-        border: Border { rows: 13, lanes: 16, vectors: 4 },
+        border: BORDER_ZEN4,
         block_keys: 512,
         group_rows: 32,
         splits: SplitLimits { max_splits: 32, min_split_keys: 512 },
@@ -316,13 +342,13 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. All
-/// else as on Zen 4, not measured anew.
+/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. The
+/// border is that of AVX2, all else as on Zen 4, not measured anew.
 pub static ZEN2: Tuning = Tuning {
     name: "zen2",
     // It has no such instruction.
     has_fast_bf16_dots: false,
-    decode: DecodeTuning { prefetches_other: false, ..ZEN4.decode },
+    decode: DecodeTuning { border: BORDER_ZEN2, prefetches_other: false, ..ZEN4.decode },
     ..ZEN4
 };
 
@@ -339,9 +365,9 @@ pub static INTEL_AMX: Tuning = Tuning {
     ..ZEN4
 };
 
-/// Unknown machines with 16 vector registers.
+/// Unknown machines with 16 vector registers: as Zen 3.
 pub static GENERIC16: Tuning =
-    Tuning { name: "generic-16", decode: DecodeTuning { prefetches_other: false, ..ZEN4.decode }, ..ZEN4 };
+    Tuning { name: "generic-16", decode: DecodeTuning { prefetches_other: false, ..ZEN2.decode }, ..ZEN4 };
 
 /// Unknown machines with 32 vector registers: as Zen 4.
 pub static GENERIC32: Tuning = Tuning { name: "generic-32", ..ZEN4 };
@@ -380,6 +406,7 @@ impl PrefillTuning {
             copy_aliasing_from,
             prefetch_queries_from,
             grouped_rows,
+            split_rows,
             prefetch_groups
         )
     }
@@ -457,7 +484,13 @@ impl fmt::Debug for Tuning {
 
 impl fmt::Display for Border {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}, {} vectors together", self.rows, self.lanes, self.vectors)
+        let Border { f32, bits16, integers, blocks, of_head } = self;
+        for (name, [a, b, c, d]) in
+            [("f32", f32), ("16 bits", bits16), ("integers", integers), ("blocks", blocks)]
+        {
+            write!(f, "{name} {a} {b} {c} {d}, ")?;
+        }
+        write!(f, "of a head {of_head}")
     }
 }
 

@@ -1,34 +1,47 @@
-//! The work items of a call: query tiles for prefill, ranges of splits for decode.
+//! The work items of a call: query tiles over all keys, and ranges of splits of keys.
 
 pub mod query_tiles;
 pub mod split_kv;
 
 use crate::problem::Problem;
 use crate::tuning::SplitLimits;
-use query_tiles::{PathRule, TileQueue, TileSizes};
+use query_tiles::{TileQueue, TileSizes, Way, WayRule};
 use split_kv::SplitQueue;
 
-/// The work items of both paths. No query row is in both queues.
+/// The work items of all sequences. No query row is in both queues.
 pub struct WorkQueues<'p> {
-    /// Query tiles of the sequences that prefill computes.
+    /// Query tiles over all keys.
     pub tiles: TileQueue<'p>,
-    /// Ranges of splits of the sequences that decode computes.
+    /// Ranges of the splits of keys.
     pub ranges: SplitQueue<'p>,
 }
 
 /// How a problem is cut into work items.
 #[derive(Clone, Copy, Debug)]
 pub struct Partition {
-    /// Which path a sequence takes.
-    pub rule: PathRule,
-    /// Tile sizes of prefill.
+    /// Which way a sequence takes.
+    pub rule: WayRule,
+    /// Tile sizes of prefill over all keys.
     pub prefill: TileSizes,
+    /// Tile sizes of prefill over splits, with the query rows of each head.
+    pub split_tiles: TileSizes,
     /// Tile sizes of decode.
     pub decode: TileSizes,
-    /// How decode splits the keys of a sequence.
+    /// How the keys of a sequence are split.
     pub splits: SplitLimits,
-    /// Ranges that all splits of decode are cut into.
+    /// Ranges that all splits are cut into.
     pub ranges: usize,
+}
+
+impl Partition {
+    /// Tile sizes of a way.
+    pub fn tiles(&self, way: Way) -> TileSizes {
+        match way {
+            Way::Tiles => self.prefill,
+            Way::SplitTiles => self.split_tiles,
+            Way::Decode => self.decode,
+        }
+    }
 }
 
 impl<'p> WorkQueues<'p> {

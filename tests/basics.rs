@@ -8,8 +8,8 @@ use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::Semantics;
-use flash_attention::tuning::ZEN4;
-use flash_attention::work::query_tiles::PathRule;
+use flash_attention::tuning::{Border, ZEN4};
+use flash_attention::work::query_tiles::{DecodeRule, Way, WayRule};
 
 #[test]
 fn small_problem_against_the_naive_formula() {
@@ -128,16 +128,21 @@ fn online_softmax_state_survives_every_order_of_scores() {
 /// The path depends on the number of query rows, and on how many heads can fill vectors together.
 #[test]
 fn heads_of_a_group_fill_vectors_together() {
+    let Border { f32: too_few, of_head, .. } = ZEN4.decode.border;
     for lanes in [4, 8, 16] {
-        let rule = |heads| PathRule::ByRows { lanes, border: ZEN4.decode.border, heads };
+        let decodes = |heads, rows, of_head| {
+            let decode = DecodeRule { lanes, too_few, heads, of_head };
+            WayRule::ByRows { split_rows: 0, decode: Some(decode) }.way(rows) == Way::Decode
+        };
         for rows in 1..8 * lanes {
-            // What one head leaves idle, as it was measured.
-            let alone = 16 * rows <= 13 * rows.next_multiple_of(lanes);
-            assert_eq!(rule(1).decodes(rows), alone, "{rows} rows on {lanes} lanes");
+            // What one head leaves idle, as it was measured; more than four vectors are full enough.
+            let idle = |rows: usize| rows <= 4 * lanes && 16 * rows <= 13 * rows.next_multiple_of(lanes);
+            assert_eq!(decodes(1, rows, of_head), idle(rows), "{rows} rows on {lanes} lanes");
             for heads in [2, 3, 4, 8, 128] {
-                let together = 16 * rows > 13 * lanes && rows * heads >= 4 * lanes;
-                let decodes = rule(heads).decodes(rows);
-                assert_eq!(decodes, alone && !together, "{rows} rows of {heads} heads on {lanes} lanes");
+                let together = if 16 * rows > 13 * lanes { rows * heads } else { rows };
+                let found = [decodes(heads, rows, of_head), decodes(heads, rows, 0)];
+                let expected = [idle(together), idle(rows * heads)];
+                assert_eq!(found, expected, "{rows} rows of {heads} heads on {lanes} lanes");
             }
         }
     }
@@ -159,7 +164,7 @@ fn few_query_rows_take_the_decode_path() {
         for len_kv in [1, 3000] {
             for block_q in [0, 1, 1000] {
                 assert_eq!(path(2, 1, len_kv, block_q), Path::Decode, "{row:?}");
-                assert_eq!(path(2, row.lanes(), len_kv, block_q), Path::Prefill, "{row:?}");
+                assert_eq!(path(2, 2 * row.lanes(), len_kv, block_q), Path::Prefill, "{row:?}");
                 assert_eq!(path(1, 512, len_kv, block_q), Path::Prefill, "{row:?}");
             }
         }

@@ -9,10 +9,9 @@ use flash_attention::kernel::Path;
 use flash_attention::machine::Machine;
 use flash_attention::plan::Plan;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors};
-use flash_attention::tuning::ZEN4;
 use flash_attention::view::{Array, Layout, View, ViewMut};
 use flash_attention::work::WorkQueues;
-use flash_attention::work::query_tiles::PathRule;
+use flash_attention::work::query_tiles::{DecodeRule, Way, WayRule};
 
 /// A random batch, ragged or not, of rows of one element.
 struct Case {
@@ -78,13 +77,16 @@ fn every_row_has_one_writer() {
     let kernel = kernels(Dtype::F32).next().unwrap().kernel;
     for _ in 0..400 {
         let case = Case::random(&mut random);
-        let by_rows = PathRule::ByRows { lanes: 16, border: ZEN4.decode.border, heads: case.group };
-        let rules = [PathRule::AlwaysPrefill, PathRule::AlwaysDecode, by_rows];
-        let (rule, rows) = (rules[random.below(3)], 1 + random.below(50));
+        let too_few = [13, 26, 39, 52];
+        let decode = DecodeRule { lanes: 16, too_few, heads: case.group, of_head: random.below(17) };
+        let by_rows = WayRule::ByRows { split_rows: random.below(30), decode: Some(decode) };
+        let [tiles, split_tiles, decode] = [Way::Tiles, Way::SplitTiles, Way::Decode].map(WayRule::Always);
+        let rules = [tiles, split_tiles, decode, by_rows];
+        let (rule, rows) = (rules[random.below(4)], 1 + random.below(50));
         let (ranges, callers) = ([1, 2, 7, 64][random.below(4)], 1 + random.below(4));
         let together = 1 + random.below(4);
         case.with_problem(|problem| {
-            let path = if rule == PathRule::AlwaysPrefill { Path::Prefill } else { Path::Decode };
+            let path = if rule == tiles { Path::Prefill } else { Path::Decode };
             let plan = Plan::on(path, problem.shape(), kernel, Machine::get(), 1).unwrap();
             let mut partition = plan.partition;
             (partition.rule, partition.prefill.q, partition.ranges) = (rule, rows, ranges);

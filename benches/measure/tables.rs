@@ -535,7 +535,7 @@ impl Tables {
         let mut bare = || {
             let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");
-            row.prefill(&part, plan.tiles, scratch.reborrow()).expect("an available row");
+            row.prefill(&part, plan.tiles, None, scratch.reborrow()).expect("an available row");
         };
         let measured = rounds(row, &mut [&mut from_c, &mut bare], self.way);
         let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);

@@ -22,6 +22,8 @@ use crate::work::query_tiles::QueryTile;
 /// A block of keys.
 pub(super) struct Block {
     pub(super) keys: Range<usize>,
+    /// Whether it is the first that is computed of the keys, or of their split.
+    pub(super) is_first: bool,
     /// Rows of K, and groups of V, as the compute type reads them.
     pub(super) k: Keys,
     pub(super) v: Rows,
@@ -76,7 +78,7 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
         let mut fresh = match &visible.unmasked {
-            None => visible.sequence.seen_from(&tile.rows) >= block.keys.start,
+            None => block.is_first || visible.sequence.seen_from(&tile.rows) >= block.keys.start,
             Some(masks) => masks.begins,
         };
         let dim = problem.shape().dim_v;

@@ -9,21 +9,21 @@ use super::mask::Span;
 use super::softmax::State;
 use crate::attend::MAX_WIDTH;
 use crate::attend::weights::{self, Row};
-use crate::problem::SeenKeys;
 use crate::simd::transpose::{TransposeTile, transpose_partial};
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::work::query_tiles::QueryTile;
 
-/// Prepares the rows of a lane tile whose probabilities are wanted, before the first block.
+/// Prepares the rows of a query tile whose probabilities are wanted, before the first block of its
+/// keys, or of a split with `keys`.
 ///
 /// # Safety
-/// The rows belong to the query tile (I3).
+/// Nobody else writes these keys (I3).
 #[inline(never)]
-pub(super) unsafe fn begin<S: Isa>(s: S, part: &QueryTile, rows: &Range<usize>) {
-    let seen = part.sequence().seen_by(rows);
-    for at in rows.clone().filter_map(|row| part.weights(row)) {
+pub(super) unsafe fn begin<S: Isa>(s: S, part: &QueryTile, keys: Option<Range<usize>>) {
+    let keys = keys.unwrap_or_else(|| part.weighed(&part.rows()).keys);
+    for at in part.rows().filter_map(|row| part.weights(row)) {
         // SAFETY: I3: an output row of the query tile; the sequence has the keys.
-        unsafe { weights::hide(s, at, &seen) };
+        unsafe { weights::hide(s, at, &keys) };
     }
 }
 
@@ -117,7 +117,7 @@ pub(super) unsafe fn finish<S: Isa>(
     is_empty: &[bool; MAX_WIDTH],
 ) {
     let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
-    let keys = SeenKeys { keys: sequence.seen_by(rows), gap: 0..0 };
+    let keys = part.weighed(rows);
     for (lane, row) in rows.clone().enumerate() {
         let Some(at) = part.weights(row) else { continue };
         // SAFETY: a lane of the state, and an output row, of the caller's; `begin` has written all

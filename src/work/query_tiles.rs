@@ -1,8 +1,9 @@
 //! Query tiles: the work items of prefill. One thread computes the output rows of a tile, and no
 //! other thread writes them.
 //!
-//! Disjointness is a property of this file alone: a [`QueryTile`] can only come from a
-//! [`TileQueue`], a queue borrows its problem exclusively, and it hands out each index once.
+//! Disjointness is a property of this file and of [`super::split_kv`]: a [`QueryTile`] can only
+//! come from a [`TileQueue`] or from the work of a split, a queue borrows its problem exclusively,
+//! and it hands out each index once.
 //! [`output`], [`lse`] and [`weights`] alone give addresses to write to, and check that the rows
 //! are the caller's.
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attend::seen::Hulls;
 use crate::problem::{Problem, SeenKeys, Sequence, Shape};
-use crate::tuning::{Border, Tuning};
+use crate::tuning::Tuning;
 
 /// Sizes of the work items of a path, all at least 1, and how they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct TileSizes {
     /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in
     /// place.
     pub staged: [bool; 2],
+    /// Whether the keys are cut into splits, whose partial states are combined.
+    pub is_split: bool,
     /// Bytes of K and V of a call from which on decode prefetches one of them while the other one
     /// is multiplied.
     pub prefetch_other_above: usize,
@@ -32,43 +35,78 @@ pub struct TileSizes {
     pub tuning: &'static Tuning,
 }
 
-/// Which path a sequence takes: prefill, whose lanes are query rows, or decode (see
-/// [`crate::work::split_kv`]), whose lanes are elements of a head.
+impl TileSizes {
+    /// The sizes of a tile with the query rows of all its heads together, for prefill, where these
+    /// are sizes with the rows of each head.
+    pub fn together(self) -> TileSizes {
+        // Saturates where no machine has the memory.
+        TileSizes { q: self.q.saturating_mul(self.heads), ..self }
+    }
+}
+
+/// How a sequence is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathRule {
-    /// All sequences take prefill.
-    AlwaysPrefill,
-    /// All sequences take decode.
-    AlwaysDecode,
-    /// Sequences whose query rows leave too many lanes idle take decode.
+pub enum Way {
+    /// By prefill, whose lanes are query rows: query tiles, each over all keys.
+    Tiles,
+    /// By prefill, but over splits of the keys (see [`crate::work::split_kv`]): there are too few
+    /// query rows to give each thread a tile.
+    SplitTiles,
+    /// By decode, whose lanes are elements of a head: query rows over splits of the keys.
+    Decode,
+}
+
+/// Which way a sequence takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WayRule {
+    /// All sequences take the same.
+    Always(Way),
+    /// The number of query rows decides.
     ByRows {
-        /// Lanes of a vector.
-        lanes: usize,
-        /// How many of them are too few.
-        border: Border,
-        /// Query heads that can share vectors of lanes.
-        heads: usize,
+        /// Query rows up to which the keys of tiles are split; 0 where no sequence has as many keys
+        /// as two splits.
+        split_rows: usize,
+        /// Sequences whose query rows leave too many lanes idle take decode; without it, none does.
+        decode: Option<DecodeRule>,
     },
 }
 
-impl PathRule {
-    /// Whether a sequence of `rows` query rows takes decode. Tile sizes have no say in it, so that
-    /// the bits of a row do not depend on them.
+/// Which query rows leave too many lanes of prefill's vectors idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeRule {
+    /// Lanes of a vector.
+    pub lanes: usize,
+    /// Of one to four vectors, in 16ths of the lanes of one, how many are too few.
+    pub too_few: [usize; 4],
+    /// Query heads that can share vectors of lanes ...
+    pub heads: usize,
+    /// ... and do where each fills more than so many 16ths of the lanes of one.
+    pub of_head: usize,
+}
+
+impl WayRule {
+    /// The way of a sequence of `rows` query rows. Tile sizes have no say in it, so that the bits
+    /// of a row do not depend on them.
     #[inline(always)]
-    pub fn decodes(self, rows: usize) -> bool {
+    pub fn way(self, rows: usize) -> Way {
         match self {
-            PathRule::AlwaysPrefill => false,
-            PathRule::AlwaysDecode => true,
-            PathRule::ByRows { lanes, border, heads } => {
-                // Beyond the first vector, lanes that are left idle are those of all heads
-                // together.
-                let fills_several = heads > 1
-                    && rows > lanes * border.rows / border.lanes
-                    && rows.saturating_mul(heads) >= lanes.saturating_mul(border.vectors);
-                let lanes = rows.checked_next_multiple_of(lanes).unwrap_or(usize::MAX);
-                !fills_several && rows.saturating_mul(border.lanes) <= lanes.saturating_mul(border.rows)
-            }
+            WayRule::Always(way) => way,
+            WayRule::ByRows { decode: Some(rule), .. } if rule.takes(rows) => Way::Decode,
+            WayRule::ByRows { split_rows, .. } if rows <= split_rows => Way::SplitTiles,
+            WayRule::ByRows { .. } => Way::Tiles,
         }
+    }
+}
+
+impl DecodeRule {
+    /// Whether a sequence of `rows` query rows takes decode.
+    #[inline(always)]
+    fn takes(self, rows: usize) -> bool {
+        let DecodeRule { lanes, too_few, heads, of_head } = self;
+        let fills_at_most = |rows: usize, part: usize| rows.saturating_mul(16) <= part * lanes;
+        let rows = if fills_at_most(rows, of_head) { rows } else { rows.saturating_mul(heads) };
+        let vectors = rows.div_ceil(lanes);
+        too_few.get(vectors.max(1) - 1).is_some_and(|&part| fills_at_most(rows, part))
     }
 }
 
@@ -92,9 +130,23 @@ pub struct QueryTile<'p> {
     next: Option<TileCoord>,
     /// The keys between those that some row sees, or some more.
     seen: SeenKeys,
+    /// Whether it is computed over splits of its keys.
+    is_split: bool,
 }
 
 impl<'p> QueryTile<'p> {
+    /// The query rows of a group of heads, whose rows are counted as [`Sequence::grouped`] says,
+    /// for who has splits of their keys.
+    pub(super) fn of_group(
+        problem: &'p Problem<'p>,
+        sequence: Sequence<'p>,
+        coord: TileCoord,
+        next: Option<TileCoord>,
+        seen: SeenKeys,
+    ) -> QueryTile<'p> {
+        QueryTile { problem, coord, sequence, next, seen, is_split: true }
+    }
+
     /// The problem that the tile belongs to.
     pub fn problem(&self) -> &'p Problem<'p> {
         self.problem
@@ -154,6 +206,15 @@ impl<'p> QueryTile<'p> {
     #[inline(always)]
     pub(crate) fn lse(&self, row: usize) -> Option<*mut f32> {
         lse(self.problem, &self.sequence, [self.coord.head, row], &self.coord.rows)
+    }
+
+    /// The keys of some of its rows whose scores have been written to the output of probabilities,
+    /// once all keys have been seen: all that any of these rows sees.
+    pub(crate) fn weighed(&self, rows: &Range<usize>) -> SeenKeys {
+        match self.is_split {
+            true => self.sequence.seen(&(0..self.sequence.len_q)),
+            false => SeenKeys { keys: self.sequence.seen_by(rows), gap: 0..0 },
+        }
     }
 
     /// Where the probabilities of output row `row` are written, if they are wanted.
@@ -255,7 +316,7 @@ pub struct TileQueue<'p> {
     /// Neighbouring heads whose rows are taken as those of one.
     group: usize,
     rows: usize,
-    rule: PathRule,
+    rule: WayRule,
     count: usize,
     /// The next index, and the distance between indices.
     next: AtomicUsize,
@@ -268,19 +329,20 @@ impl<'p> TileQueue<'p> {
     /// All tiles of `problem`, of at most `rows` (at least 1) query rows, for about this many
     /// threads.
     pub fn new(problem: &'p mut Problem<'_>, rows: usize, threads: usize) -> TileQueue<'p> {
-        TileQueue::of(problem, [1, rows], PathRule::AlwaysPrefill, [0, 1], threads)
+        TileQueue::of(problem, [1, rows], WayRule::Always(Way::Tiles), [0, 1], threads)
     }
 
-    /// Tiles `first`, `first + step`, … of the sequences that take prefill: at most `rows` query
-    /// rows of `group` heads together.
+    /// Tiles `first`, `first + step`, … of the sequences that are computed in tiles over all keys:
+    /// at most `rows` query rows of `group` heads together.
     pub(crate) fn of(
         problem: &'p Problem<'p>,
         [group, rows]: [usize; 2],
-        rule: PathRule,
+        rule: WayRule,
         [first, step]: [usize; 2],
         lookahead: usize,
     ) -> TileQueue<'p> {
-        let count = if rule == PathRule::AlwaysDecode { 0 } else { count(problem.shape(), group, rows) };
+        let is_empty = matches!(rule, WayRule::Always(Way::SplitTiles | Way::Decode));
+        let count = if is_empty { 0 } else { count(problem.shape(), group, rows) };
         TileQueue { problem, group, rows, rule, count, next: AtomicUsize::new(first), step, lookahead }
     }
 
@@ -299,7 +361,8 @@ impl<'p> TileQueue<'p> {
                 let next = index.checked_add(self.lookahead).and_then(|index| self.coord(index));
                 let sequence = self.problem.sequence(coord.batch).grouped(self.group);
                 let seen = sequence.seen(&coord.rows);
-                return Some(QueryTile { problem: self.problem, coord, sequence, next, seen });
+                let problem = self.problem;
+                return Some(QueryTile { problem, coord, sequence, next, seen, is_split: false });
             }
         }
     }
@@ -319,7 +382,7 @@ impl<'p> TileQueue<'p> {
         if self.count == 1 && self.problem.starts_q().is_none() {
             // Avoids the divisions below, which show in small problems.
             let rows = 0..len * group;
-            return (!self.rule.decodes(len)).then_some(TileCoord { batch: 0, head: 0, rows });
+            return (self.rule.way(len) == Way::Tiles).then_some(TileCoord { batch: 0, head: 0, rows });
         }
         let heads = if group == 1 { heads } else { heads / group };
         let (batch, index, tiles, len) = match self.problem.starts_q() {
@@ -344,7 +407,7 @@ impl<'p> TileQueue<'p> {
                 )
             }
         };
-        if self.rule.decodes(len) {
+        if self.rule.way(len) != Way::Tiles {
             return None;
         }
         // Last rows first: under a causal window they see the most keys, and the longest tiles must

@@ -2,7 +2,8 @@
 //! thread takes.
 //!
 //! A *GQA group* is the query rows that one pass over K and V serves: those of all query heads of a
-//! kv head, or of as many as [`group_size`] allows. Its keys are cut into *splits*, whose size only
+//! kv head, or of as many as [`group_size`] allows. Decode computes it, or prefill, which takes its
+//! rows as those of a query tile. Its keys are cut into *splits*, whose size only
 //! the sequence and the block size decide. Each split gives a partial state, and the states are
 //! combined in the order of the keys, so that the bits of a row do not depend on which thread
 //! computed which split.
@@ -11,7 +12,7 @@
 //! a thread at a time. A range that begins or ends within a group leaves its partial states to the
 //! range that has the group's first split, which combines them.
 //!
-//! Disjointness is a property of this file, as in [`crate::work::query_tiles`]: each range is
+//! Disjointness is a property of this file, as of [`crate::work::query_tiles`]: each range is
 //! handed out once, and the output rows of a group are written by the range that has its first
 //! split.
 
@@ -23,13 +24,14 @@ use crate::problem::batch::{beside_gap, clip};
 use crate::problem::{Problem, SeenKeys, Sequence, Shape};
 use crate::tuning::SplitLimits;
 use crate::work::Partition;
-use crate::work::query_tiles::{self, PathRule, TileSizes};
+use crate::work::query_tiles::{self, QueryTile, TileCoord, TileSizes, Way, WayRule};
+use crate::workspace::PartialStates;
 
-/// Query heads of a GQA group, and query rows of each: `max_rows` together at most.
-pub fn group_size(shape: &Shape, max_rows: usize) -> [usize; 2] {
-    let [_, heads, rows] = shape.queries;
-    let per_kv_head = heads / shape.heads_kv;
-    let heads = per_kv_head.div_ceil(per_kv_head.div_ceil(max_rows));
+/// Query heads of a GQA group, of `most` neighbouring ones, and query rows of each: `max_rows`
+/// together at most.
+pub fn group_size(shape: &Shape, most: usize, max_rows: usize) -> [usize; 2] {
+    let [_, _, rows] = shape.queries;
+    let heads = most.div_ceil(most.div_ceil(max_rows));
     let of_head = if shape.block_q != 0 { shape.block_q } else { (max_rows / heads).max(1) };
     [heads, of_head.min(rows.max(1))]
 }
@@ -81,6 +83,8 @@ fn split_keys(keys: usize, block: usize, limits: SplitLimits) -> usize {
 pub struct SplitWork<'p> {
     problem: &'p Problem<'p>,
     sequence: Sequence<'p>,
+    /// The way of the sequence: one with splits.
+    pub way: Way,
     /// Query heads, all of one kv head; never empty.
     pub heads: Range<usize>,
     /// Query rows of each; never empty.
@@ -125,6 +129,29 @@ impl<'p> SplitWork<'p> {
             let hulls = hulls.get_or_insert_with(Hulls::new);
             self.seen.keys = hulls.of(self.problem, &self.sequence, &self.heads, &self.rows, &seen);
         }
+    }
+
+    /// Its query rows as those of a tile of prefill.
+    pub(crate) fn tile(&self) -> QueryTile<'p> {
+        let Range { start: head, end } = self.heads;
+        let heads = end - head;
+        let rows = self.rows.start * heads..self.rows.end * heads;
+        let sequence = self.sequence.grouped(heads);
+        let coord = TileCoord { batch: self.sequence.batch, head, rows };
+        // Who has the last keys of a group probably has the first ones of the next one.
+        let mut next = None;
+        if self.splits.end == self.all_splits() {
+            let (len, end, n) = (sequence.len_q, coord.rows.end, coord.rows.len());
+            let next_rows = |start: usize| start..len.min(start + n);
+            next = match end < len {
+                true => Some(TileCoord { rows: next_rows(end), ..coord.clone() }),
+                false if self.heads.end + heads <= self.problem.shape().queries[1] => {
+                    Some(TileCoord { head: head + heads, rows: next_rows(0), ..coord.clone() })
+                }
+                false => None,
+            };
+        }
+        QueryTile::of_group(self.problem, sequence, coord, next, self.seen.clone())
     }
 
     /// Query rows of all its heads together.
@@ -246,13 +273,27 @@ impl<'p> SplitWork<'p> {
     }
 }
 
-/// Hands out ranges of the splits of all sequences that take decode, each once, to any thread.
+/// Among the partial states of a range: that of the group which begins in the range. Behind it is
+/// one for each split of the group that began in an earlier range.
+pub(crate) const BEGUN: usize = 0;
+
+/// What remains to be done for a group that begins in one range of splits and ends in another, once
+/// all ranges have been computed.
+pub struct Combine<'a, 's, 'p> {
+    pub(crate) work: &'a SplitWork<'p>,
+    pub(crate) range: &'a SplitRange<'s, 'p>,
+    pub(crate) tiles: TileSizes,
+    pub(crate) partial: PartialStates<'a>,
+}
+
+/// Hands out ranges of the splits of all sequences that have some, each once, to any thread.
 #[derive(Debug)]
 pub struct SplitQueue<'p> {
     problem: &'p Problem<'p>,
-    tiles: TileSizes,
+    /// Tile sizes of prefill over splits, and of decode.
+    tiles: [TileSizes; 2],
     limits: SplitLimits,
-    rule: PathRule,
+    rule: WayRule,
     /// Ranges of all callers.
     ranges: usize,
     /// Keys of all groups.
@@ -275,16 +316,19 @@ impl<'p> SplitQueue<'p> {
     /// within a split. (If each had every n-th range, one caller could have all those in which a
     /// split begins.)
     pub(crate) fn new(problem: &'p Problem<'p>, partition: &Partition, [i, n]: [usize; 2]) -> SplitQueue<'p> {
-        let Partition { rule, decode: tiles, splits: limits, ranges, .. } = *partition;
-        let ranges = if rule == PathRule::AlwaysPrefill { 0 } else { ranges };
+        let Partition { rule, split_tiles, decode, splits: limits, ranges, .. } = *partition;
+        let ranges = if rule == WayRule::Always(Way::Tiles) { 0 } else { ranges };
         // Cannot overflow: there are at most 256 callers, and few ranges for each.
         let own = (ranges * i).div_ceil(n)..(ranges * (i + 1)).div_ceil(n);
         let next = AtomicUsize::new(own.start);
+        let tiles = [split_tiles, decode];
         let mut queue = SplitQueue { problem, tiles, limits, rule, ranges, total_keys: u128::MAX, own, next };
         // A single range needs no total, and the pass over all sequences would show in small
         // problems.
         if ranges > 1 {
-            let all = queue.sequences().map(|(sequence, visible)| queue.groups_of(&sequence, &visible));
+            let all = queue
+                .sequences()
+                .map(|(way, sequence, visible)| queue.groups_of(queue.tiles_of(way), &sequence, &visible));
             queue.total_keys = all.map(|(keys, groups)| keys * groups as u128).sum();
         }
         queue
@@ -308,19 +352,27 @@ impl<'p> SplitQueue<'p> {
         *self.next.get_mut() = self.own.start;
     }
 
-    /// The sequences that take decode, and the keys that their rows see.
-    fn sequences(&self) -> impl Iterator<Item = (Sequence<'p>, SeenKeys)> + '_ {
+    /// The sequences that have splits, the way of each, and the keys that its rows see.
+    fn sequences(&self) -> impl Iterator<Item = (Way, Sequence<'p>, SeenKeys)> + '_ {
         (0..self.problem.shape().queries[0]).filter_map(|batch| {
             let sequence = self.problem.sequence(batch);
             let rows = sequence.len_q;
-            (rows > 0 && self.rule.decodes(rows)).then(|| (sequence, sequence.seen(&(0..rows))))
+            let way = self.rule.way(rows);
+            (rows > 0 && way != Way::Tiles).then(|| (way, sequence, sequence.seen(&(0..rows))))
         })
+    }
+
+    /// Tile sizes of a way with splits.
+    #[inline(always)]
+    fn tiles_of(&self, way: Way) -> TileSizes {
+        let [split_tiles, decode] = self.tiles;
+        if way == Way::Decode { decode } else { split_tiles }
     }
 
     /// Keys of each group of a sequence, and the number of its groups. A group without keys counts
     /// as one key, because its rows must be written, too.
-    fn groups_of(&self, sequence: &Sequence, visible: &SeenKeys) -> (u128, usize) {
-        (visible.len().max(1) as u128, groups(self.problem.shape(), self.tiles, sequence.len_q))
+    fn groups_of(&self, tiles: TileSizes, sequence: &Sequence, visible: &SeenKeys) -> (u128, usize) {
+        (visible.len().max(1) as u128, groups(self.problem.shape(), tiles, sequence.len_q))
     }
 
     /// Where range `index` begins among the keys of all groups.
@@ -340,14 +392,15 @@ impl<'p> SplitQueue<'p> {
 impl<'p> SplitRange<'_, 'p> {
     /// Calls `compute` for the splits of each group in the range, until it fails.
     pub fn try_for_each<E>(&self, mut compute: impl FnMut(SplitWork<'p>) -> Result<(), E>) -> Result<(), E> {
-        let SplitQueue { problem, tiles, limits, ranges, .. } = *self.queue;
+        let SplitQueue { problem, limits, ranges, .. } = *self.queue;
         let shape = problem.shape();
         let range = self.queue.range_start(self.index)..self.queue.range_start(self.index + 1);
         let per_kv_head = shape.queries[1] / shape.heads_kv;
-        let groups_per_kv_head = per_kv_head.div_ceil(tiles.heads);
         let mut start = 0;
-        for (sequence, visible) in self.queue.sequences() {
-            let (keys, groups) = self.queue.groups_of(&sequence, &visible);
+        for (way, sequence, visible) in self.queue.sequences() {
+            let tiles = self.queue.tiles_of(way);
+            let groups_per_kv_head = per_kv_head.div_ceil(tiles.heads);
+            let (keys, groups) = self.queue.groups_of(tiles, &sequence, &visible);
             let in_range = if ranges == 1 {
                 // Avoids the divisions below, which show in small problems.
                 0..groups
@@ -366,6 +419,7 @@ impl<'p> SplitRange<'_, 'p> {
                 let mut work = SplitWork {
                     problem,
                     sequence,
+                    way,
                     heads: head..((kv_head + 1) * per_kv_head).min(head + tiles.heads),
                     rows: row..sequence.len_q.min(row + tiles.q),
                     split_keys: split_keys(visible.len(), tiles.kv, limits),

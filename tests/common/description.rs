@@ -116,7 +116,7 @@ impl Case {
             // So many that they are divided among threads, in chunks that need not end where
             // sequences do.
             a.batch = c.from(1, 3);
-            a.len_q = c.of(&[1, 1, 2, 5]);
+            a.len_q = c.of(&[1, 1, 2, 5, 8, 16, 20, 33]);
             a.len_kv = c.of(&[513, 3000, 9001, 20_000]);
         }
         a.dim_qk = c.of(&[1, 2, 7, 8, 16, 17, 32, 40, 64]);
