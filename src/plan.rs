@@ -130,26 +130,26 @@ impl Planner<'_> {
             [[worth.min_work, worth.min_bytes], [worth.min_work_asleep, worth.min_bytes_asleep]]
                 .map(|least| max_threads.clamp(1, self.threads_worth(least, way, groups)));
         let prefill = if takes(Way::Tiles) { self.tiles(Way::Tiles, threads) } else { split };
-        let splits = tuning.decode.splits;
         let (tiles, work_items, max_threads) = match way {
             Way::Tiles => {
                 let count = query_tiles::count(shape, prefill.heads, prefill.q);
                 (prefill, count, count)
             }
             _ if shape.queries[2] == 0 => (split, 0, 0),
-            _ => (split, groups, split_kv::max_threads(shape, split, splits)),
+            _ => (split, groups, split_kv::max_threads(shape, split)),
         };
         // The lengths of a ragged batch do not count: they change from call to call, and scratch
         // memory would with them.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(max_threads.max(1)) };
         let ranges = if threads > 1 {
-            threads * (worth.max_ranges / threads).clamp(1, worth.items_per_thread)
+            let each = (worth.max_ranges / threads).clamp(1, worth.items_per_thread);
+            split_kv::range_count(shape, split, threads, each)
         } else {
             1
         };
         let mut memory = workspace::Size { threads, ..workspace::Size::default() };
         memory.states.ranges = ranges;
-        let partition = Partition { rule, prefill, split_tiles, decode, splits, ranges };
+        let partition = Partition { rule, prefill, split_tiles, decode, ranges };
         for way in [Way::Tiles, Way::SplitTiles, Way::Decode].into_iter().filter(|&way| takes(way)) {
             let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
             let tiles = partition.tiles(way);
@@ -159,7 +159,7 @@ impl Planner<'_> {
             if way != Way::Tiles {
                 let states = &mut memory.states;
                 let bytes = kernel.state_bytes(path, shape, whole).ok_or(Error::Overflow)?;
-                states.per_range = states.per_range.max(split_kv::max_states(shape, tiles, splits, ranges));
+                states.per_range = states.per_range.max(split_kv::max_states(shape, tiles, ranges));
                 states.bytes = states.bytes.max(bytes);
             }
         }
@@ -185,7 +185,7 @@ impl Planner<'_> {
     /// Where all keys are those of one split, tiles over all keys give the same bits.
     fn split_rows(self) -> usize {
         let tuning = self.machine.tuning;
-        let is_one = self.shape.len_kv <= tuning.decode.splits.min_split_keys;
+        let is_one = self.shape.len_kv <= tuning.prefill.splits.min_split_keys;
         if is_one { 0 } else { tuning.prefill.grouped_rows }
     }
 
@@ -228,17 +228,13 @@ impl Planner<'_> {
             true => l3 / tuning.decode.l3_share_other,
             false => usize::MAX,
         };
-        let is_split = way != Way::Tiles;
+        let splits = match way {
+            Way::Tiles => None,
+            Way::SplitTiles => Some(tuning.prefill.splits),
+            Way::Decode => Some(tuning.decode.splits),
+        };
         let lines = if way == Way::SplitTiles { q.saturating_mul(heads) } else { q };
-        TileSizes {
-            heads,
-            q,
-            kv,
-            staged: self.staged(path, lines, kv),
-            is_split,
-            prefetch_other_above,
-            tuning,
-        }
+        TileSizes { heads, q, kv, staged: self.staged(path, lines, kv), splits, prefetch_other_above, tuning }
     }
 
     /// How many threads the work is enough for, if each of them takes at least so many
@@ -370,7 +366,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { kernel, path, tiles, work_items, threads, wake, memory, kv, in_place, .. } = self;
         let compute_type = kernel.compute_type(*path);
-        let TileSizes { heads, q, kv: block, is_split, .. } = tiles;
+        let TileSizes { heads, q, kv: block, splits, .. } = tiles;
         let isa = kernel.isa().to_str().map_err(|_| fmt::Error)?;
         write!(f, "{isa} {compute_type}, ")?;
         match path {
@@ -379,9 +375,9 @@ impl fmt::Display for Plan {
                 if *heads > 1 {
                     write!(f, "{heads} heads together, ")?;
                 }
-                let rows = if *is_split { heads * q } else { *q };
+                let rows = if splits.is_some() { heads * q } else { *q };
                 write!(f, "{rows} x {block} tiles, {work_items} ")?;
-                match is_split {
+                match splits.is_some() {
                     true => write!(f, "bands in {} shares, ", self.partition.ranges)?,
                     false => write!(f, "parts, ")?,
                 }

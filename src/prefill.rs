@@ -156,7 +156,7 @@ impl Buffers {
                 block: arena.take(if int_acc { Some(0) } else { shape.dim_v.checked_mul(width) }),
                 values: arena.take(if int_acc { convert::row_bytes(shape.dim_v) / 4 } else { 0 }),
             },
-            later: State::take(arena, if tiles.is_split { lanes } else { Some(0) }, shape),
+            later: State::take(arena, if tiles.splits.is_some() { lanes } else { Some(0) }, shape),
             queries: arena.take(sizes.query.checked_mul(sizes.vector)),
             grouped: arena.take(if tiles.heads > 1 {
                 shape.storage.dtypes[0].row_bytes(shape.dim_qk).and_then(|row| row.checked_mul(width))

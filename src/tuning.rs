@@ -82,6 +82,8 @@ pub struct PrefillTuning {
     /// Query rows of a tile whose keys several threads share, at most: each split has a state of all
     /// of them.
     pub split_rows: usize,
+    /// How their keys are cut. A state has many rows, so that there are few.
+    pub splits: SplitLimits,
     /// Prefetch distance in V, in groups of keys: a tile takes a few elements of each row, at a
     /// row's stride, which L2 prefetchers do not track.
     pub prefetch_groups: usize,
@@ -315,7 +317,8 @@ pub static ZEN4: Tuning = Tuning {
         copy_aliasing_from: 64,
         prefetch_queries_from: 256,
         grouped_rows: 64,
-        split_rows: 128,
+        split_rows: 64,
+        splits: SplitLimits { max_splits: 8, min_split_keys: 1000 },
         prefetch_groups: 4,
     },
     decode: DecodeTuning {
@@ -407,6 +410,7 @@ impl PrefillTuning {
             prefetch_queries_from,
             grouped_rows,
             split_rows,
+            splits,
             prefetch_groups
         )
     }

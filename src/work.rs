@@ -4,7 +4,6 @@ pub mod query_tiles;
 pub mod split_kv;
 
 use crate::problem::Problem;
-use crate::tuning::SplitLimits;
 use query_tiles::{TileQueue, TileSizes, Way, WayRule};
 use split_kv::SplitQueue;
 
@@ -27,8 +26,6 @@ pub struct Partition {
     pub split_tiles: TileSizes,
     /// Tile sizes of decode.
     pub decode: TileSizes,
-    /// How the keys of a sequence are split.
-    pub splits: SplitLimits,
     /// Ranges that all splits are cut into.
     pub ranges: usize,
 }

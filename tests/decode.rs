@@ -33,8 +33,12 @@ fn ranges_are_all_of_the_work_once() {
         let inputs = Inputs::normal(Size::new(heads, len_q, len_kv, 1), 1);
         inputs.with_problem(|problem| {
             let row = decoders().next().unwrap().kernel;
-            for ranges in [1, 2, 3, 8, 64] {
-                let plan = Plan::on(Path::Decode, problem.shape(), row, Machine::get(), 1).unwrap();
+            let paths = [Path::Decode, Path::Prefill];
+            for (ranges, path) in [1, 2, 3, 8, 64].into_iter().flat_map(|n| paths.map(|path| (n, path))) {
+                let plan = Plan::on(path, problem.shape(), row, Machine::get(), 1).unwrap();
+                if plan.tiles.splits.is_none() {
+                    continue;
+                }
                 let mut partition = plan.partition;
                 partition.ranges = ranges;
                 let mut keys = vec![vec![0usize; len_kv]; heads * len_q];
@@ -70,20 +74,24 @@ fn ranges_are_all_of_the_work_once() {
     }
 }
 
-/// One sequence and one head are enough for all threads, whose number changes no bit.
+/// One sequence and one head are enough for all threads, whose number changes no bit: with decode,
+/// and with tiles of prefill.
 #[test]
 fn one_head_is_divided_among_threads() {
-    let inputs = Inputs::normal(Size::new(1, 1, 20_000, 128), 5);
-    let mut shape = None;
-    inputs.with_problem(|problem| shape = Some(*problem.shape()));
-    let exact = inputs.exact();
-    for kernel in decoders() {
-        let plan = kernel.plan(&shape.unwrap(), 4).unwrap();
-        assert!(plan.threads == 4 && plan.partition.ranges > 4 && plan.work_items == 1, "{plan:?}");
-        let one = inputs.run(kernel, 1);
-        assert!(max_error(&one.o, &exact.o) <= 1e-5 * largest(&inputs.v), "{kernel:?}");
-        for threads in [2, 3, 4, 7, 16] {
-            assert_eq!(inputs.run(kernel, threads), one, "{kernel:?}, {threads} threads");
+    for rows in [1, 40] {
+        let inputs = Inputs::normal(Size::new(1, rows, 20_000, 128), 5);
+        let mut shape = None;
+        inputs.with_problem(|problem| shape = Some(*problem.shape()));
+        let exact = inputs.exact();
+        let path = if rows == 1 { Path::Decode } else { Path::Prefill };
+        for kernel in kernels(Dtype::F32).filter(|kernel| kernel.path == path) {
+            let plan = kernel.plan(&shape.unwrap(), 4).unwrap();
+            assert!(plan.threads == 4 && plan.partition.ranges > 4 && plan.work_items == 1, "{plan:?}");
+            let one = inputs.run(kernel, 1);
+            assert!(max_error(&one.o, &exact.o) <= 1e-5 * largest(&inputs.v), "{kernel:?}");
+            for threads in [2, 3, 4, 7, 16] {
+                assert_eq!(inputs.run(kernel, threads), one, "{kernel:?}, {threads} threads");
+            }
         }
     }
 }

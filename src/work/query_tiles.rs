@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attend::seen::Hulls;
 use crate::problem::{Problem, SeenKeys, Sequence, Shape};
-use crate::tuning::Tuning;
+use crate::tuning::{SplitLimits, Tuning};
 
 /// Sizes of the work items of a path, all at least 1, and how they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct TileSizes {
     /// Whether K, and V, go through scratch memory, a block at a time, instead of being read in
     /// place.
     pub staged: [bool; 2],
-    /// Whether the keys are cut into splits, whose partial states are combined.
-    pub is_split: bool,
+    /// How the keys are cut into splits, whose partial states are combined; not at all without it.
+    pub splits: Option<SplitLimits>,
     /// Bytes of K and V of a call from which on decode prefetches one of them while the other one
     /// is multiplied.
     pub prefetch_other_above: usize,

@@ -50,32 +50,53 @@ pub fn group_count(shape: &Shape, tiles: TileSizes) -> usize {
 }
 
 /// Threads that could work on a problem at the same time.
-pub fn max_threads(shape: &Shape, tiles: TileSizes, limits: SplitLimits) -> usize {
-    let splits = shape.len_kv.div_ceil(split_keys(shape.len_kv, tiles.kv, limits)).max(1);
+pub fn max_threads(shape: &Shape, tiles: TileSizes) -> usize {
+    let splits = shape.len_kv.div_ceil(split_keys(shape.len_kv, tiles)).max(1);
     group_count(shape, tiles).saturating_mul(splits)
 }
 
-/// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends
-/// in another range, and one for each split of a group that began in another.
-pub fn max_states(shape: &Shape, tiles: TileSizes, limits: SplitLimits, ranges: usize) -> usize {
-    // Splits are counted from key 0, so a window may touch one more. Two ranges of keys may touch
-    // one more each, and be divided between two splits more.
-    let splits = limits.max_splits + if shape.gaps { 3 } else { 1 };
-    let splits = if shape.uneven {
-        splits
-    } else {
-        // All groups are alike, and their splits are divided evenly among the ranges.
-        splits.min((splits.saturating_mul(group_count(shape, tiles)) / ranges).saturating_add(2))
-    };
-    if ranges > 1 { splits + 1 } else { 0 }
+/// Ranges that the splits of a problem are cut into: a multiple of `threads`, of about `each` for
+/// each thread. Where all groups are alike, they are whole groups if that divides the work evenly,
+/// so that no states are kept.
+pub fn range_count(shape: &Shape, tiles: TileSizes, threads: usize, each: usize) -> usize {
+    let groups = group_count(shape, tiles);
+    let mut whole = (2..=each).rev().map(|each| threads * each);
+    let whole = whole.find(|&ranges| !shape.uneven && groups.is_multiple_of(ranges));
+    whole.unwrap_or(threads * each)
 }
 
-/// Keys of a split, for a sequence whose rows see `keys` keys, in blocks of `block`: a power of two
-/// blocks, so that it hardly ever changes while a cache grows.
-fn split_keys(keys: usize, block: usize, limits: SplitLimits) -> usize {
-    let wanted = keys.div_ceil(limits.max_splits).max(limits.min_split_keys).div_ceil(block);
+/// Splits of a group, at most.
+fn most_splits(shape: &Shape, tiles: TileSizes) -> usize {
+    let splits = tiles
+        .splits
+        .map_or(1, |limits| limits.max_splits.min(shape.len_kv.div_ceil(limits.min_split_keys)).max(1));
+    // Splits are counted from key 0, so a window may touch one more. Two ranges of keys may touch
+    // one more each, and be divided between two splits more.
+    splits + if shape.gaps { 3 } else { 1 }
+}
+
+/// Partial states that one of `ranges` ranges leaves to others, at most: one of a group that ends
+/// in another range, and one for each split but the first of a group that began in another.
+pub fn max_states(shape: &Shape, tiles: TileSizes, ranges: usize) -> usize {
+    let (splits, groups) = (most_splits(shape, tiles), group_count(shape, tiles));
+    let of_other = if shape.uneven {
+        splits - 1
+    } else if groups.is_multiple_of(ranges) {
+        return 0;
+    } else {
+        // All groups are alike, and their keys are divided evenly among the ranges.
+        (splits - 1).min(splits.saturating_mul(groups).div_ceil(ranges))
+    };
+    if ranges > 1 { 1 + of_other } else { 0 }
+}
+
+/// Keys of a split, for a sequence whose rows see `keys` keys: a power of two blocks, so that it
+/// hardly ever changes while a cache grows.
+fn split_keys(keys: usize, tiles: TileSizes) -> usize {
+    let Some(SplitLimits { max_splits, min_split_keys }) = tiles.splits else { return usize::MAX };
+    let wanted = keys.div_ceil(max_splits).max(min_split_keys).div_ceil(tiles.kv);
     // Saturates beyond any sequence.
-    wanted.checked_next_power_of_two().and_then(|n| n.checked_mul(block)).unwrap_or(usize::MAX)
+    wanted.checked_next_power_of_two().and_then(|n| n.checked_mul(tiles.kv)).unwrap_or(usize::MAX)
 }
 
 /// Some splits of one GQA group: what a thread computes at a time.
@@ -292,7 +313,6 @@ pub struct SplitQueue<'p> {
     problem: &'p Problem<'p>,
     /// Tile sizes of prefill over splits, and of decode.
     tiles: [TileSizes; 2],
-    limits: SplitLimits,
     rule: WayRule,
     /// Ranges of all callers.
     ranges: usize,
@@ -316,13 +336,13 @@ impl<'p> SplitQueue<'p> {
     /// within a split. (If each had every n-th range, one caller could have all those in which a
     /// split begins.)
     pub(crate) fn new(problem: &'p Problem<'p>, partition: &Partition, [i, n]: [usize; 2]) -> SplitQueue<'p> {
-        let Partition { rule, split_tiles, decode, splits: limits, ranges, .. } = *partition;
+        let Partition { rule, split_tiles, decode, ranges, .. } = *partition;
         let ranges = if rule == WayRule::Always(Way::Tiles) { 0 } else { ranges };
         // Cannot overflow: there are at most 256 callers, and few ranges for each.
         let own = (ranges * i).div_ceil(n)..(ranges * (i + 1)).div_ceil(n);
         let next = AtomicUsize::new(own.start);
         let tiles = [split_tiles, decode];
-        let mut queue = SplitQueue { problem, tiles, limits, rule, ranges, total_keys: u128::MAX, own, next };
+        let mut queue = SplitQueue { problem, tiles, rule, ranges, total_keys: u128::MAX, own, next };
         // A single range needs no total, and the pass over all sequences would show in small
         // problems.
         if ranges > 1 {
@@ -392,7 +412,7 @@ impl<'p> SplitQueue<'p> {
 impl<'p> SplitRange<'_, 'p> {
     /// Calls `compute` for the splits of each group in the range, until it fails.
     pub fn try_for_each<E>(&self, mut compute: impl FnMut(SplitWork<'p>) -> Result<(), E>) -> Result<(), E> {
-        let SplitQueue { problem, limits, ranges, .. } = *self.queue;
+        let SplitQueue { problem, ranges, .. } = *self.queue;
         let shape = problem.shape();
         let range = self.queue.range_start(self.index)..self.queue.range_start(self.index + 1);
         let per_kv_head = shape.queries[1] / shape.heads_kv;
@@ -422,7 +442,7 @@ impl<'p> SplitRange<'_, 'p> {
                     way,
                     heads: head..((kv_head + 1) * per_kv_head).min(head + tiles.heads),
                     rows: row..sequence.len_q.min(row + tiles.q),
-                    split_keys: split_keys(visible.len(), tiles.kv, limits),
+                    split_keys: split_keys(visible.len(), tiles),
                     visible: visible.clone(),
                     start: start + group as u128 * keys,
                     splits: 0..0,
