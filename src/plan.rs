@@ -141,26 +141,17 @@ impl Planner<'_> {
         // The lengths of a ragged batch do not count: they change from call to call, and scratch
         // memory would with them.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(max_threads.max(1)) };
-        let ranges = if threads > 1 {
-            let each = (worth.max_ranges / threads).clamp(1, worth.items_per_thread);
-            split_kv::range_count(shape, split, threads, each)
-        } else {
-            1
-        };
-        let mut memory = workspace::Size { threads, ..workspace::Size::default() };
-        memory.states.ranges = ranges;
-        let partition = Partition { rule, prefill, split_tiles, decode, ranges };
-        for way in [Way::Tiles, Way::SplitTiles, Way::Decode].into_iter().filter(|&way| takes(way)) {
-            let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
-            let tiles = partition.tiles(way);
-            let whole = if way == Way::SplitTiles { tiles.together() } else { tiles };
-            let bytes = kernel.scratch_bytes(path, shape, whole).ok_or(Error::Overflow)?;
-            memory.bytes_per_thread = memory.bytes_per_thread.max(bytes);
-            if way != Way::Tiles {
-                let states = &mut memory.states;
-                let bytes = kernel.state_bytes(path, shape, whole).ok_or(Error::Overflow)?;
-                states.per_range = states.per_range.max(split_kv::max_states(shape, tiles, ranges));
-                states.bytes = states.bytes.max(bytes);
+        let mut partition = Partition { rule, prefill, split_tiles, decode, ranges: 1 };
+        let mut memory = self.memory(&partition, threads, takes)?;
+        if threads > 1 {
+            // As many ranges for each thread as are wanted, or as their states have room.
+            let most = (worth.max_ranges / threads).clamp(1, worth.items_per_thread);
+            for each in (1..=most).rev() {
+                partition.ranges = split_kv::range_count(shape, split, threads, each);
+                memory = self.memory(&partition, threads, takes)?;
+                if memory.states.total().is_some_and(|bytes| bytes / threads <= worth.state_bytes) {
+                    break;
+                }
             }
         }
         memory.bytes()?;
@@ -179,6 +170,33 @@ impl Planner<'_> {
             wake: worth_waking.min(threads) - 1,
             memory,
         })
+    }
+
+    /// Scratch memory of a partition, some of whose ways are taken.
+    fn memory(
+        self,
+        partition: &Partition,
+        threads: usize,
+        takes: impl Fn(Way) -> bool,
+    ) -> Result<workspace::Size, Error> {
+        let Planner { shape, kernel, .. } = self;
+        let mut memory = workspace::Size { threads, ..workspace::Size::default() };
+        memory.states.ranges = partition.ranges;
+        for way in [Way::Tiles, Way::SplitTiles, Way::Decode].into_iter().filter(|&way| takes(way)) {
+            let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+            let tiles = partition.tiles(way);
+            let whole = if way == Way::SplitTiles { tiles.together() } else { tiles };
+            let bytes = kernel.scratch_bytes(path, shape, whole).ok_or(Error::Overflow)?;
+            memory.bytes_per_thread = memory.bytes_per_thread.max(bytes);
+            if way != Way::Tiles {
+                let states = &mut memory.states;
+                let bytes = kernel.state_bytes(path, shape, whole).ok_or(Error::Overflow)?;
+                let per_range = split_kv::max_states(shape, tiles, partition.ranges);
+                states.per_range = states.per_range.max(per_range);
+                states.bytes = states.bytes.max(bytes);
+            }
+        }
+        Ok(memory)
     }
 
     /// Query rows up to which the keys of prefill's tiles are split, so that each thread has some.

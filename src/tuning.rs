@@ -140,6 +140,8 @@ pub struct ThreadTuning {
     /// Ranges of splits that decode is cut into for that reason, at most: each keeps partial
     /// states.
     pub max_ranges: usize,
+    /// There are fewer ranges for each thread where their states take more bytes a thread.
+    pub state_bytes: usize,
     /// How long a thread spins for the next call before it sleeps, in microseconds: about as long
     /// as waking it takes, so that a wait never costs more than twice what the better of spinning
     /// and sleeping would (Karlin, Li, Manasse, Owicki: Empirical studies of competitive spinning
@@ -340,6 +342,7 @@ pub static ZEN4: Tuning = Tuning {
         min_bytes_asleep: 4_000_000,
         items_per_thread: 4,
         max_ranges: 64,
+        state_bytes: 512 << 10,
         spin_us: 50,
         spins: 32,
     },
@@ -451,6 +454,7 @@ impl ThreadTuning {
             min_bytes_asleep,
             items_per_thread,
             max_ranges,
+            state_bytes,
             spin_us,
             spins
         )

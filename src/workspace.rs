@@ -144,7 +144,8 @@ impl StatesSize {
         Some([state, state.checked_mul(self.per_range)?])
     }
 
-    fn total(&self) -> Option<usize> {
+    /// Bytes of all of them; `None` if no machine has as many.
+    pub fn total(&self) -> Option<usize> {
         let [_, range] = self.strides()?;
         range.checked_mul(self.ranges)
     }

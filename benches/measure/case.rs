@@ -25,18 +25,25 @@ pub enum Data {
 #[derive(Clone)]
 pub struct Case {
     pub dtype: Dtype,
+    /// The type of the queries, if it is another one.
+    pub query: Option<Dtype>,
     pub heads: usize,
     /// Query heads that share a head of K and V.
     pub group: usize,
     pub len_q: usize,
     pub len_kv: usize,
     pub dim: usize,
+    /// Elements of a row of V, which are the first ones of the row of K: multi-head latent attention
+    /// (DeepSeek-V2, arXiv:2405.04434). 0: V is a tensor of its own, with `dim` elements.
+    pub latent: usize,
     pub causal: bool,
     /// Keys that a query sees, itself the last; 0: all.
     pub window: usize,
     /// Heads interleaved, [seq][head][dim], with this many bytes from one row to the next;
     /// 0: dense [head][seq][dim].
     pub row_stride: usize,
+    /// Heads interleaved, `[token][head][dim]`, without gaps.
+    pub token_first: bool,
     /// Keys of a page of K and V, which lie in no order; 0: no pages.
     pub page: usize,
     /// Whether K and V are `[head][dim][key]`.
@@ -59,14 +66,17 @@ impl Case {
     pub const fn square(heads: usize, len: usize, dim: usize) -> Case {
         Case {
             dtype: Dtype::F32,
+            query: None,
             heads,
             group: 1,
             len_q: len,
             len_kv: len,
             dim,
+            latent: 0,
             causal: false,
             window: 0,
             row_stride: 0,
+            token_first: false,
             page: 0,
             transposed: false,
             per_token: false,
@@ -87,7 +97,12 @@ impl Case {
         } else {
             self.len_q * self.len_kv
         };
-        (4 * self.heads * pairs * self.dim) as f64
+        (2 * self.heads * pairs * (self.dim + self.dim_v())) as f64
+    }
+
+    /// Elements of a row of V and of the output.
+    pub fn dim_v(&self) -> usize {
+        if self.latent > 0 { self.latent } else { self.dim }
     }
 
     /// In a few words.
@@ -95,7 +110,9 @@ impl Case {
         let mut name = format!("{} x {} x {} x {}", self.heads, self.len_q, self.len_kv, self.dim);
         for (is, word) in [
             (self.group > 1, format!(", {} a kv head", self.group)),
+            (self.latent > 0, format!("/{}", self.latent)),
             (self.causal, " causal".to_owned()),
+            (self.token_first, " token first".to_owned()),
             (self.window > 0, format!(" window {}", self.window)),
             (self.row_stride != 0, format!(" stride {}", self.row_stride)),
             (self.page > 0, format!(" pages of {}", self.page)),
@@ -134,9 +151,13 @@ impl Case {
         self.heads / self.group
     }
 
-    fn layout(&self, dtype: Dtype, heads: usize, len: usize) -> Layout {
-        let dense = Layout::dense(dtype, heads, len, self.dim).expect("a size that fits");
+    fn layout(&self, dtype: Dtype, heads: usize, len: usize, dim: usize) -> Layout {
+        let dense = Layout::dense(dtype, heads, len, dim).expect("a size that fits");
         match self.row_stride {
+            0 if self.token_first => {
+                let row = dtype.row_bytes(dim).expect("a size that fits");
+                Layout { stride: [heads * len * row, row, heads * row], ..dense }
+            }
             0 => dense,
             stride => {
                 let row = dtype.row_bytes(self.dim).expect("a size that fits");
@@ -148,7 +169,7 @@ impl Case {
     /// Of K and V, whose pages are `[page][head][key]`; transposed, they are not in pages.
     fn layout_kv(&self) -> Layout {
         let (heads, page) = (self.kv_heads(), self.page);
-        let dense = self.layout(self.dtype, heads, self.len_kv);
+        let dense = self.layout(self.dtype, heads, self.len_kv, self.dim);
         if self.transposed {
             let element = self.dtype.block_bytes();
             let Layout { stride: [entry, head, _], .. } = dense;
@@ -201,8 +222,9 @@ impl Arrays {
                 *k = rise * ((i / case.dim) % case.len_kv) as f32;
             }
         }
-        let mut stored = [&q, &k, &v].map(|x| {
-            let (bytes, step) = encode(case.dtype, x, case.dim);
+        let dtypes = [case.query.unwrap_or(case.dtype), case.dtype, case.dtype];
+        let mut stored = [(&q, dtypes[0]), (&k, dtypes[1]), (&v, dtypes[2])].map(|(x, dtype)| {
+            let (bytes, step) = encode(dtype, x, case.dim);
             // A few bytes a case, which nobody misses.
             (bytes, Quant::per_tensor(Box::leak(Box::new(step))))
         });
@@ -222,17 +244,20 @@ impl Arrays {
     pub fn problem(&mut self) -> Problem<'_> {
         let case = self.case.clone();
         let [q, k, v] = &self.stored;
-        let layout_q = case.layout(case.dtype, case.heads, case.len_q);
-        let tensors = [(q, layout_q), (k, case.layout_kv()), (v, case.layout_kv())];
+        let dtype_q = case.query.unwrap_or(case.dtype);
+        let layout_q = case.layout(dtype_q, case.heads, case.len_q, case.dim);
+        let v = if case.latent > 0 { k } else { v };
+        let layout_v = Layout { dim: case.dim_v(), ..case.layout_kv() };
+        let tensors = [(q, layout_q), (k, case.layout_kv()), (v, layout_v)];
         let [q, k, v] = tensors.map(|((data, quant), layout)| {
             // SAFETY: bytes of as many elements, which outlive the problem.
             let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
-            match case.dtype {
+            match layout.dtype {
                 Dtype::I8 => view.quantised(*quant).expect("a scale"),
                 _ => view,
             }
         });
-        let layout = case.layout(Dtype::F32, case.heads, case.len_q);
+        let layout = case.layout(Dtype::F32, case.heads, case.len_q, case.dim_v());
         let o = ViewMut::of(&mut self.out, layout).expect("arrays of the right size");
         let mut tensors = Tensors::new(q, k, v, o);
         if case.weights {
@@ -250,7 +275,8 @@ impl Arrays {
     /// Largest error of what is in the output, against f64.
     pub fn error(&mut self) -> f64 {
         let sample = Sample::of(&self.problem());
-        let layout = self.case.layout(Dtype::F32, self.case.heads, self.case.len_q);
+        let case = &self.case;
+        let layout = case.layout(Dtype::F32, case.heads, case.len_q, case.dim_v());
         sample.worst(&View::of(&self.out, layout).expect("arrays of the right size"))
     }
 

@@ -1,6 +1,7 @@
 //! The table of floors and goals: shares of the peak that each shape must and should reach.
 
 use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Path;
 use flash_attention::problem::Accuracy;
 
 use crate::case::{Case, Data};
@@ -38,10 +39,14 @@ pub fn targets() -> Vec<Target> {
             add("avx512", case, 86., 90.);
         }
     }
-    for dim in [64, 128, 256] {
+    for (dim, floor, goal) in [(32, 77., 82.), (64, 86., 89.), (128, 87., 91.), (256, 86., 90.)] {
         for len in [512, 2048] {
-            add("avx2", Case::square(heads(len), len, dim), 87., 91.);
+            add("avx2", Case::square(heads(len), len, dim), floor, goal);
         }
+    }
+    for (dim, floor, goal) in [(64, 86., 89.), (128, 87., 91.)] {
+        add("avx2", Case::square(16, 128, dim), 82., 86.);
+        add("avx2", Case { causal: true, ..Case::square(1, 2048, dim) }, floor - 4., goal - 4.);
     }
     all
 }
@@ -73,6 +78,63 @@ pub fn odd() -> Vec<(Case, Case)> {
 /// Few queries on many keys: the time grows with their number, and never jumps.
 pub fn few_queries() -> Vec<Case> {
     (1..=33).map(|len_q| Case { len_q, len_kv: 2048, ..Case::square(1, 0, 128) }).collect()
+}
+
+/// A case, what its time is compared with, and how many times as long it may take.
+pub struct Times {
+    pub case: Case,
+    pub base: Case,
+    pub floor: Option<f64>,
+}
+
+/// Few query rows of 32 heads on 8, and 8192 keys from memory: against one row, the same rows of
+/// interleaved heads against these, and one row less.
+pub fn grouped() -> Vec<Times> {
+    let mut all = Vec::new();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8_0, Dtype::I8] {
+        let of = |len_q| Case {
+            dtype,
+            query: Some(Dtype::F32),
+            group: 4,
+            len_q,
+            len_kv: 8192,
+            ..Case::square(32, 0, 128)
+        };
+        for rows in [2, 4, 6, 8, 12, 16, 24, 32, 64] {
+            let floor = match (rows, dtype) {
+                (8, Dtype::F32) => Some(1.8),
+                (16, Dtype::F32) => Some(3.0),
+                (8, _) => Some(2.8),
+                (16, _) => Some(4.2),
+                _ => None,
+            };
+            all.push(Times { case: of(rows), base: of(1), floor });
+        }
+        for rows in [1, 4, 8, 16, 64] {
+            let case = Case { token_first: true, ..of(rows) };
+            all.push(Times { case, base: of(rows), floor: Some(1.1) });
+        }
+        for rows in 2..=40 {
+            let short = |len_q| Case { len_kv: 2048, ..of(len_q) };
+            all.push(Times { case: short(rows - 1), base: short(rows), floor: Some(1.05) });
+        }
+    }
+    all
+}
+
+/// Multi-head latent attention, one query row: against the path of few query rows alone.
+pub fn latent() -> Vec<Times> {
+    let mut all = Vec::new();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::I8] {
+        for (heads, len_kv) in [(16, 4096), (32, 4096), (128, 4096), (16, 32_768), (128, 32_768)] {
+            let square = Case::square(heads, 1, 576);
+            let query = Some(Dtype::F32);
+            let case = Case { dtype, query, group: heads, len_kv, latent: 512, ..square };
+            let base = Case { path: Some(Path::Decode), ..case.clone() };
+            all.push(Times { case, base, floor: Some(1.05) });
+        }
+    }
+    all
 }
 
 /// Two threads against one: at least 1.9 times as fast.

@@ -33,9 +33,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 16] = [
-        "floors", "layers", "features", "masks", "odd", "few", "threads", "auto", "rival", "rising", "types",
-        "scales", "decode", "layouts", "weights", "call",
+    pub const NAMES: [&str; 18] = [
+        "floors", "layers", "features", "masks", "odd", "few", "grouped", "latent", "threads", "auto",
+        "rival", "rising", "types", "scales", "decode", "layouts", "weights", "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -46,6 +46,8 @@ impl Tables {
             "masks" => self.masks(),
             "odd" => self.odd(),
             "few" => self.few(),
+            "grouped" => self.grouped(),
+            "latent" => self.latent(),
             "threads" => self.two_threads(),
             "auto" => self.automatic_threads(),
             "rival" => self.rival(),
@@ -249,6 +251,45 @@ impl Tables {
         for case in suite::few_queries() {
             let less = before.replace(case.clone()).unwrap_or_else(|| case.clone());
             self.ratio_line("few", row, (&case, 1), (&less, 1), Some(Bound::AtMost(1.05)), None);
+        }
+    }
+
+    fn grouped(&mut self) {
+        self.report.heading(
+            "Few queries of grouped heads: times as long as one query, as dense heads, as one query more",
+        );
+        self.against("grouped", suite::grouped());
+    }
+
+    fn latent(&mut self) {
+        self.report.heading("Multi-head latent attention: times as long as by decode alone");
+        self.against("latent", suite::latent());
+    }
+
+    /// How many times as long as its base each case takes.
+    fn against(&mut self, table: &str, all: Vec<suite::Times>) {
+        for suite::Times { case, base, floor } in all {
+            let Some(row) = self.row(case.dtype, None) else { continue };
+            let (mut arrays, mut base_arrays) = (Arrays::new(&case), Arrays::new(&base));
+            let (plan, mut call) = arrays.runner(row, self.threads);
+            let (_, mut base_call) = base_arrays.runner(row, self.threads);
+            let measured = rounds(row, &mut [&mut call, &mut base_call], self.way);
+            drop(call);
+            let ratio = measured.contenders[1].against_first;
+            let line = Line {
+                table,
+                name: case.name(),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+                error: Some(arrays.error()),
+                figure: ratio.median.recip(),
+                spread: ratio.median.recip() * ratio.relative(),
+                unit: "x",
+                floor: floor.map(Bound::AtMost),
+                goal: None,
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
         }
     }
 

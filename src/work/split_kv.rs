@@ -62,7 +62,11 @@ pub fn range_count(shape: &Shape, tiles: TileSizes, threads: usize, each: usize)
     let groups = group_count(shape, tiles);
     let mut whole = (2..=each).rev().map(|each| threads * each);
     let whole = whole.find(|&ranges| !shape.uneven && groups.is_multiple_of(ranges));
-    whole.unwrap_or(threads * each)
+    whole.unwrap_or_else(|| match shape.uneven {
+        true => threads * each,
+        // There are no more splits than these.
+        false => (threads * each).min(groups.saturating_mul(most_splits(shape, tiles))).max(threads),
+    })
 }
 
 /// Splits of a group, at most.
