@@ -96,7 +96,8 @@ pub trait Kernel: Sync {
     fn reads_kv(&self, path: Path, shape: &Shape) -> [bool; 2];
     /// Bytes of scratch memory of one work item; `None` if no machine has as many.
     fn scratch_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize>;
-    /// Bytes of a partial state that one thread keeps for another; `None` if no machine has as many.
+    /// Bytes of a partial state that one thread keeps for another; `None` if no machine has as
+    /// many.
     fn state_bytes(&self, path: Path, shape: &Shape, tiles: TileSizes) -> Option<usize>;
     /// Computes a query tile, or some splits of its keys.
     fn prefill(

@@ -320,7 +320,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let (v, left_out) = stage::rows::<S, F, V>(
                         s, problem, sequence, kv_head, &block, staged, staged_v, gathered,
                     );
-                    // Where all rows see ranges, only keys at the ends of spans can be hidden from one.
+                    // Where all rows see ranges, only keys at the ends of spans can be hidden from
+                    // one.
                     let (mut v, mut has_nonfinite) = (v, left_out);
                     if F::PACK == 1 && is_mixed {
                         has_nonfinite = first_not_finite(s, v, 0..block.len(), dim_v).is_some();

@@ -79,8 +79,8 @@ pub struct PrefillTuning {
     /// Query rows up to which the heads of a group are computed together: with more, K and V are
     /// used often enough, and rows that lie apart cost 1 to 3 %. Their keys are split for threads.
     pub grouped_rows: usize,
-    /// Query rows of a tile whose keys several threads share, at most: each split has a state of all
-    /// of them.
+    /// Query rows of a tile whose keys several threads share, at most: each split has a state of
+    /// all of them.
     pub split_rows: usize,
     /// How their keys are cut. A state has many rows, so that there are few.
     pub splits: SplitLimits,

@@ -135,7 +135,8 @@ fn heads_of_a_group_fill_vectors_together() {
             WayRule::ByRows { split_rows: 0, decode: Some(decode) }.way(rows) == Way::Decode
         };
         for rows in 1..8 * lanes {
-            // What one head leaves idle, as it was measured; more than four vectors are full enough.
+            // What one head leaves idle, as it was measured; more than four vectors are full
+            // enough.
             let idle = |rows: usize| rows <= 4 * lanes && 16 * rows <= 13 * rows.next_multiple_of(lanes);
             assert_eq!(decodes(1, rows, of_head), idle(rows), "{rows} rows on {lanes} lanes");
             for heads in [2, 3, 4, 8, 128] {

@@ -33,8 +33,8 @@ pub struct Case {
     pub len_q: usize,
     pub len_kv: usize,
     pub dim: usize,
-    /// Elements of a row of V, which are the first ones of the row of K: multi-head latent attention
-    /// (DeepSeek-V2, arXiv:2405.04434). 0: V is a tensor of its own, with `dim` elements.
+    /// Elements of a row of V, which are the first ones of the row of K: multi-head latent
+    /// attention (DeepSeek-V2, arXiv:2405.04434). 0: V is a tensor of its own, with `dim` elements.
     pub latent: usize,
     pub causal: bool,
     /// Keys that a query sees, itself the last; 0: all.

@@ -92,9 +92,9 @@ pub(crate) fn state_bytes<S: Isa>(shape: &Shape, tiles: TileSizes) -> Option<usi
     Measure::of(|arena| State::take(arena, lanes::<S>(tiles), shape))
 }
 
-/// Combines the state of some lane tiles, those of `rows`, with that of later keys: with m = max(m1,
-/// m2), sums and outputs become s1 · 2^(m1 - m) + s2 · 2^(m2 - m). Kept out of line, so that the
-/// code exists once for each instruction set.
+/// Combines the state of some lane tiles, those of `rows`, with that of later keys: with m =
+/// max(m1, m2), sums and outputs become s1 · 2^(m1 - m) + s2 · 2^(m2 - m). Kept out of line, so
+/// that the code exists once for each instruction set.
 ///
 /// # Safety
 /// Both are initialised states of a query tile with these rows, and nobody else uses them (I6).
@@ -177,8 +177,8 @@ impl Body for Finish<'_, '_, '_> {
     }
 }
 
-/// Makes a state that says that no key has been seen yet of the state of some lane tiles: all of it,
-/// the output included if no block of keys begins it.
+/// Makes a state that says that no key has been seen yet of the state of some lane tiles: all of
+/// it, the output included if no block of keys begins it.
 ///
 /// # Safety
 /// It is the state of a query tile with these rows.
