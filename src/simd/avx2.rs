@@ -306,6 +306,31 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn gather_f16<At: Fn(usize) -> *const u8>(
+        self,
+        four: impl Fn(usize) -> At,
+        distance: usize,
+    ) -> [__m256; 2] {
+        let (first, second) = (four(0), four(4));
+        // A macro, because the lane of an insertion is an immediate.
+        macro_rules! eight {
+            ($distance:expr) => {{
+                let word = |p: *const u8| i32::from(p.wrapping_add($distance).cast::<u16>().read_unaligned());
+                let mut x = _mm_cvtsi32_si128(word(first(0)));
+                x = _mm_insert_epi16::<1>(x, word(first(1)));
+                x = _mm_insert_epi16::<2>(x, word(first(2)));
+                x = _mm_insert_epi16::<3>(x, word(first(3)));
+                x = _mm_insert_epi16::<4>(x, word(second(0)));
+                x = _mm_insert_epi16::<5>(x, word(second(1)));
+                x = _mm_insert_epi16::<6>(x, word(second(2)));
+                x = _mm_insert_epi16::<7>(x, word(second(3)));
+                _mm256_cvtph_ps(x)
+            }};
+        }
+        op!([eight!(0), eight!(distance)])
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> __m256 {
         op!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())))
     }
