@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::block::{Block, Run};
 use super::gemv::{BlockScaledGemv, Gemv, PairedBlocks, Sum, SumLane, SumOf, Weight, interleave, width};
-use super::prefetch::{PrefetchStream, prefetch_rows};
+use super::prefetch::{PrefetchStream, prefetch_rows, prefetch_whole_rows};
 use super::scratch::{RowArrays, Sums, Weights};
 use super::state::State;
 use crate::attend::finish::{blank, blank_bytes};
@@ -200,7 +200,7 @@ pub(crate) unsafe fn wide_dot_products<S: Isa, P: BlockScaledGemv>(
             if keys.start <= first && first + S::LANES <= keys.end {
                 if first + S::LANES + run.prefetch_rows <= keys.end {
                     let ahead = k.skip(first + run.prefetch_rows);
-                    prefetch_rows(s, ahead, S::LANES, block_at::<P::Blocks>(dim));
+                    prefetch_whole_rows(s, ahead, S::LANES, block_at::<P::Blocks>(dim));
                 }
                 let k = k.skip(first);
                 let four = |n, d| four::<S, P::Blocks>(s, k, n, d);
@@ -498,16 +498,49 @@ unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights
                 // The next K is prefetched here as well as while V is multiplied: of many requests
                 // at once, some are dropped.
                 let next = block.next_k_stream(&run);
-                gather_run::<S, P::Blocks, true>(s, weights, &run, next)
+                gather_run::<S, P::Blocks, true>(s, weights, &run, next, usize::MAX)
+            } else if const { S::PREFETCHES_OTHER_TENSOR } {
+                gather_run::<S, P::Blocks, false>(s, weights, &run, PrefetchStream::NOTHING, usize::MAX)
             } else {
-                gather_run::<S, P::Blocks, false>(s, weights, &run, PrefetchStream::NOTHING)
+                // From afar, no hardware prefetcher follows a scale here and there.
+                let ahead = if block.prefetches { 2 * run.prefetch_rows } else { usize::MAX };
+                gather_alone::<S, P::Blocks>(s, weights, &run, ahead)
             }
         };
     }
     all_fit
 }
 
-/// Gathers the scales of a run of V. Returns whether all of them are fit for integer weights.
+/// [`gather_run`] out of line: with few registers, addresses would have none.
+///
+/// # Safety
+/// The contract of [`gather_run`].
+#[inline(never)]
+unsafe fn gather_alone<S: Isa, T: BlockScaled>(s: S, weights: &Weights, run: &Run, ahead: usize) -> bool {
+    s.enter(Gather::<T> { weights, run, ahead, blocks: PhantomData })
+}
+
+/// Made by [`gather_alone`] alone, whose contract covers what it points to.
+struct Gather<'a, T> {
+    weights: &'a Weights,
+    run: &'a Run,
+    ahead: usize,
+    blocks: PhantomData<T>,
+}
+
+impl<T: BlockScaled> Body for Gather<'_, T> {
+    type Out = bool;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) -> bool {
+        let Gather { weights, run, ahead, .. } = self;
+        // SAFETY: I2, I5: the contract of `gather_alone`, which made this.
+        unsafe { gather_run::<S, T, false>(s, weights, run, PrefetchStream::NOTHING, ahead) }
+    }
+}
+
+/// Gathers the scales of a run of V. Returns whether all of them are fit for integer weights. Rows
+/// `ahead` keys further are prefetched; none if that is `usize::MAX`.
 ///
 /// # Safety
 /// `run` has rows of V (I2); `weights` has room for the keys of a block (I5).
@@ -517,6 +550,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
     weights: &Weights,
     run: &Run,
     next: PrefetchStream,
+    ahead: usize,
 ) -> bool {
     let (keys, rows, dim) = (&run.keys, run.rows, run.dim);
     let row_bytes = dim / T::BLOCK * T::BLOCK_BYTES;
@@ -528,6 +562,9 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
             // because no hardware prefetcher follows a scale here and there.
             prefetch_rows(s, rows.skip(first + 2 * run.prefetch_rows), S::LANES, row_bytes);
         }
+        if first + S::LANES <= keys.end.saturating_sub(ahead) {
+            prefetch_whole_rows(s, rows.skip(first + ahead), S::LANES, row_bytes);
+        }
         for d in (0..dim).step_by(2 * T::BLOCK) {
             // SAFETY: I2: rows of keys of the run; I5, I7: a row of scales for each block, as whole
             // vectors of keys.
@@ -535,7 +572,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
                 let is_whole = keys.start <= first && first + S::LANES <= keys.end;
                 let has_both = d + T::BLOCK < dim;
                 let both = if is_whole {
-                    scales::<S, T, _>(s, has_both, |n| four::<S, T>(s, rows, first + n, d))
+                    scales::<S, T, _>(s, has_both, |n| four::<S, T>(s, rows.skip(first), n, d))
                 } else {
                     scales::<S, T, _>(s, has_both, |n| nearest::<T>(rows, keys, first + n, d))
                 };
@@ -944,7 +981,8 @@ pub(crate) mod check {
                 .collect();
             // SAFETY: I5: all arrays are as long as their fields say.
             unsafe {
-                let all_fit = gather_run::<S, P::Blocks, false>(s, &weights, &run, PrefetchStream::NOTHING);
+                let all_fit =
+                    gather_run::<S, P::Blocks, false>(s, &weights, &run, PrefetchStream::NOTHING, usize::MAX);
                 assert!(all_fit && !weights.is_unfit::<P::Blocks>(keys.start, dim));
                 for (r, p) in p.iter().enumerate() {
                     let weights = weights.of_row::<P>(r, dim);
