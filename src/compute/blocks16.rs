@@ -47,7 +47,8 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
 
     #[inline(always)]
     unsafe fn load_kv<S: Isa, Own: Stored>(s: S, row: *const u8, d: usize) -> S::I32 {
-        // SAFETY: I7: the row has a vector of elements from `d` on, which lie in one block (caller).
+        // SAFETY: I7: the row has a vector of elements from `d` on, which lie in one block
+        // (caller).
         unsafe { T::load_wide(s, row.wrapping_add(d / T::BLOCK * T::BLOCK_BYTES), d % T::BLOCK) }
     }
 

@@ -266,6 +266,9 @@ impl<P: Gemv> Accumulate<'_, P> {
             tiles_of!(ROWS, ROWS - 1, 4);
             tiles_of!(2, 2, 8);
         } else {
+            if const { S::SCORES_FILL_VECTOR } {
+                tiles_of!(ROWS, if P::PACK == 1 { ROWS - 1 } else { ROWS }, 2);
+            }
             tiles_of!(2, 2, 4);
         }
         tiles_of!(1, 1, 8);
@@ -369,9 +372,11 @@ impl<P: Gemv> Accumulate<'_, P> {
                 PrefetchStream::NOTHING.whole()
             };
             macro_rules! group {
-                ($key:expr, $is_in_run:expr) => {{
-                    let key = $key;
-                    let from = values.skip(key);
+                ($key:expr, $is_in_run:expr) => {
+                    group!($key, values.skip($key), $is_in_run)
+                };
+                ($key:expr, $from:expr, $is_in_run:expr) => {{
+                    let (key, from) = ($key, $from);
                     let mut weight = [P::Weight::zero(s); R];
                     for (r, weight) in weight.iter_mut().enumerate() {
                         *weight = P::weight(s, p.add(r * rows.score_stride), key);
@@ -407,6 +412,18 @@ impl<P: Gemv> Accumulate<'_, P> {
             if key < keys.start {
                 group!(key, some);
                 key += P::PACK;
+            }
+            if const { S::SCORES_FILL_VECTOR && R > 1 && !PREFETCH } && bytes == 0 {
+                // Nothing but products, and an address that is added to: what a loop does besides
+                // takes as long where vectors are short.
+                let mut from = values.skip(key);
+                while key + 2 * P::PACK <= keys.end {
+                    group!(key, from, |_| true);
+                    from = from.skip(P::PACK);
+                    group!(key + P::PACK, from, |_| true);
+                    from = from.skip(P::PACK);
+                    key += 2 * P::PACK;
+                }
             }
             while key + P::PACK <= keys.end {
                 if key + distance < keys.end {

@@ -671,8 +671,8 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
 /// or begins these with them if `is_fresh`. Out of line: the sums have the registers to themselves.
 ///
 /// # Safety
-/// `run` has rows of V (I2); `weights` has the integers of its keys for each of the rows, and `sums`
-/// room for as many (I5).
+/// `run` has rows of V (I2); `weights` has the integers of its keys for each of the rows, and
+/// `sums` room for as many (I5).
 #[inline(never)]
 unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const R: usize, const PREFETCH: bool>(
     s: S,

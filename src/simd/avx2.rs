@@ -67,6 +67,7 @@ impl Isa for Avx2 {
     const NAME: &'static CStr = c"avx2";
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const SCORES_FILL_VECTOR: bool = true;
     type F32 = __m256;
     type I32 = __m256i;
     type Mask = __m256;
@@ -295,6 +296,13 @@ impl Isa for Avx2 {
             2 => {
                 _mm_storeu_ps(p, _mm256_castps256_ps128(x));
                 _mm_storeu_ps(p.add(step), _mm256_extractf128_ps::<1>(x));
+            }
+            4 => {
+                let [low, high] = [_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)];
+                _mm_storel_pd(p.cast(), _mm_castps_pd(low));
+                _mm_storeh_pd(p.add(step).cast(), _mm_castps_pd(low));
+                _mm_storel_pd(p.add(2 * step).cast(), _mm_castps_pd(high));
+                _mm_storeh_pd(p.add(3 * step).cast(), _mm_castps_pd(high));
             }
             _ => fallback::store_segments::<Self, R>(self, p, step, x),
         });
