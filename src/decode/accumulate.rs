@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::block::{Block, Run};
 use super::gemv::{Gemv, interleave, width};
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{ROWS, RowArrays, Sums, padded_rows};
+use super::scratch::{ROWS, RowArrays, Sums, least_of_four, padded_rows};
 use super::state::State;
 use crate::attend::blocks::clip;
 use crate::attend::finish::blank;
@@ -267,7 +267,7 @@ impl<P: Gemv> Accumulate<'_, P> {
             tiles_of!(2, 2, 8);
         } else {
             if const { S::SCORES_FILL_VECTOR } {
-                tiles_of!(ROWS, if P::PACK == 1 { ROWS - 1 } else { ROWS }, 2);
+                tiles_of!(ROWS, least_of_four::<S, P>(), 2);
             }
             tiles_of!(2, 2, 4);
         }
@@ -409,33 +409,39 @@ impl<P: Gemv> Accumulate<'_, P> {
             // At each end, only some keys of an operand may be in the run.
             let some = |key| keys.contains(&key);
             let mut key = keys.start - keys.start % P::PACK;
-            if key < keys.start {
+            // One key is an operand: none is then left over.
+            if const { P::PACK > 1 } && key < keys.start {
                 group!(key, some);
                 key += P::PACK;
             }
-            if const { S::SCORES_FILL_VECTOR && R > 1 && !PREFETCH } && bytes == 0 {
-                // Nothing but products, and an address that is added to: what a loop does besides
-                // takes as long where vectors are short.
+            if const { S::SCORES_FILL_VECTOR && R > 1 && !PREFETCH } {
+                // Prefetches of some keys, then nothing but products, and an address that is added
+                // to: what a loop does besides takes as long where vectors are short.
                 let mut from = values.skip(key);
-                while key + 2 * P::PACK <= keys.end {
-                    group!(key, from, |_| true);
-                    from = from.skip(P::PACK);
-                    group!(key + P::PACK, from, |_| true);
-                    from = from.skip(P::PACK);
-                    key += 2 * P::PACK;
+                while key + P::PACK <= keys.end {
+                    let some = (key + 16).min(keys.end);
+                    if bytes > 0 && key + distance < keys.end {
+                        prefetch_rows(s, values.skip(key + distance), some - key, bytes);
+                    }
+                    while key + P::PACK <= some {
+                        group!(key, from, |_| true);
+                        from = from.skip(P::PACK);
+                        key += P::PACK;
+                    }
+                }
+            } else {
+                while key + P::PACK <= keys.end {
+                    if key + distance < keys.end {
+                        prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
+                    }
+                    if PREFETCH {
+                        next.prefetch(s, key, P::PACK, part);
+                    }
+                    group!(key, |_| true);
+                    key += P::PACK;
                 }
             }
-            while key + P::PACK <= keys.end {
-                if key + distance < keys.end {
-                    prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
-                }
-                if PREFETCH {
-                    next.prefetch(s, key, P::PACK, part);
-                }
-                group!(key, |_| true);
-                key += P::PACK;
-            }
-            if key < keys.end {
+            if const { P::PACK > 1 } && key < keys.end {
                 group!(key, some);
             }
             for (r, sum) in sum.iter().enumerate() {

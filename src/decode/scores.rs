@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::block::Run;
 use super::gemv::{Gemv, SumLane, SumOf, width};
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{ROWS, RowArrays};
+use super::scratch::{ROWS, RowArrays, least_of_four};
 use crate::attend::rows::Rows;
 use crate::dtype::Stored;
 use crate::simd::lane::{Lane, Registers};
@@ -192,7 +192,7 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
                 }
             };
         }
-        tiles_of!(ROWS, ROWS - 1, 0);
+        tiles_of!(ROWS, least_of_four::<S, P>(), 0);
         tiles_of!(2, 2, 0);
         // Where rows are never taken together, `row_of` has taken that length.
         if const { S::GEMV_ACCUMULATORS >= 16 && P::MAX_ROWS > 1 } && dim == 8 * width::<S, P>() {

@@ -17,6 +17,12 @@ use crate::workspace::{Arena, Measure};
 /// that costs less than two and one.
 pub(crate) const ROWS: usize = 4;
 
+/// The fewest query rows that are taken as [`ROWS`]. With 8 lanes, integers gain nothing by a row
+/// more.
+pub(super) const fn least_of_four<S: Isa, P: Gemv>() -> usize {
+    if S::SCORES_FILL_VECTOR && P::PACK > 1 { ROWS } else { ROWS - 1 }
+}
+
 /// Arrays with a part for each query row of a group. Where [`padded_rows`] says so, there is one
 /// row more than the group has.
 pub(crate) struct RowArrays {
