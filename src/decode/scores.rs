@@ -164,6 +164,14 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
     if const { S::GEMV_ACCUMULATORS >= 16 } {
         row_of!(8);
     }
+    // With few registers, a loop that has tiles of several rows as well would cost one row some.
+    if const { S::SCORES_FILL_VECTOR } && count == 1 {
+        for first in vectors {
+            // SAFETY: I5: the one row that there is (caller).
+            unsafe { tile::<S, P, T, 1, 0, false>(s, rows, 0, 1, first, run, dim, next) };
+        }
+        return;
+    }
     for first in vectors {
         let mut row = 0;
         macro_rules! tiles_of {
