@@ -45,8 +45,8 @@ use crate::simd::Isa;
 ///         unsafe { s.load_i32(codes.as_ptr().cast()) }
 ///     }
 ///
-///     // `load_single`: the loop over 32 elements; the other codes stay 0. `load_wide`: the same loop
-///     // into an array of i16.
+///     // `load_single`: the loop over 32 elements; the other codes stay 0. `load_wide`: the same,
+///     // as i16.
 /// }
 ///
 /// // In src/kernel/x86_64.rs:
