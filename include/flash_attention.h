@@ -124,10 +124,11 @@
  *   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
  *   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
  *   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
- * - K and V Q8_0: with "avx512vnni" and few query rows (decode) multiplied as integers: queries
- *   are quantised, each row with a scale of its own, to 16 bits, and the products of probabilities
- *   and the scales of V, relative to the largest of a block of elements, are multiples of 1/32768:
- *   error below 3e-4. With FA_PRECISE, and else, f32 computes.
+ * - K and V Q8_0: with "avx2", or "avx512vnni" and better, and few query rows (decode) multiplied
+ *   as integers: queries are quantised, each row with a scale of its own, to 16 bits, and the
+ *   products of probabilities and the scales of V, relative to the largest of a block of elements,
+ *   are multiples of 1/32767 or 1/32768: error below 3e-4. With FA_PRECISE, and else, f32
+ *   computes.
  * - Others: f32 computes.
  */
 #define FA_PRECISE 2

@@ -6,6 +6,7 @@
 //! its kernels in [`crate::kernel`].
 
 pub(crate) mod bf16;
+pub(crate) mod blocks16;
 pub(crate) mod f32;
 pub(crate) mod i16;
 pub(crate) mod i8;

@@ -381,6 +381,11 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
 /// takes longer to read than to multiply, and the hardware prefetcher already follows it, unless
 /// rows of bytes are multiplied faster than that follows.
 fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool {
+    // Where scales lie within rows, and only there, without that copy of the loops as well.
+    if const { !S::PREFETCHES_OTHER_TENSOR } {
+        let has_scales = P::scales_in_row(work.problem().shape().dim_v) > 0;
+        return has_scales && bytes_read(work) > tiles.tuning.decode.prefetch_scales_above;
+    }
     let is_worth_it = work.count() >= ROWS || (P::MAX_ROWS == 1 && work.count() == 1);
     S::PREFETCHES_OTHER_TENSOR && is_worth_it && bytes_read(work) > tiles.prefetch_other_above
 }

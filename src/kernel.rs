@@ -182,7 +182,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
 
     /// For problems that are stored so, with heads of at most `max_dim` elements. A kernel below
     /// computes them more precisely.
-    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    #[cfg(all(target_arch = "x86_64", not(test)))]
     const fn only_for(self, max_dim: usize, takes: fn(&Storage) -> bool) -> Self {
         Combination { takes, max_dim, accuracy: Accuracy::AsStored, ..self }
     }

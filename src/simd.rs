@@ -91,6 +91,10 @@ pub(crate) trait Isa: Copy + 'static {
     /// operands. With 16 of them, scores of one query row take vectors of a row in groups of 8,
     /// else of 4.
     const GEMV_ACCUMULATORS: usize = if Self::REGISTERS >= 32 { 16 } else { 8 };
+    /// Whether the dot products of a register tile of decode fill a vector whatever its query rows
+    /// are: `LANES / rows` keys. With 8 lanes they are then as many as hide the latency of FMA.
+    /// Else a tile has 4 keys.
+    const SCORES_FILL_VECTOR: bool = false;
     /// Whether decode has a second copy of its loops over K and V, which prefetches V while K is
     /// multiplied and the next K while V is. Whether a call takes it is decided when it runs.
     const PREFETCHES_OTHER_TENSOR: bool = false;

@@ -115,6 +115,9 @@ pub struct DecodeTuning {
     pub prefetches_other: bool,
     /// They are made where a call reads more than 1/n of L3 of K and V: neighbours have the rest.
     pub l3_share_other: usize,
+    /// Bytes of K and V of a call from which on rows with scales within them are prefetched while
+    /// their scales are gathered, where kernels do not prefetch the other tensor.
+    pub prefetch_scales_above: usize,
 }
 
 /// Numbers of [`crate::attend::logits`].
@@ -333,6 +336,7 @@ pub static ZEN4: Tuning = Tuning {
         prefetch_page_bytes: 4096,
         prefetches_other: true,
         l3_share_other: 2,
+        prefetch_scales_above: 4 << 20,
     },
     masks: MaskTuning { prefetch_bytes: 128 },
     threads: ThreadTuning {
@@ -432,7 +436,8 @@ impl DecodeTuning {
             prefetch_first,
             prefetch_page_bytes,
             prefetches_other,
-            l3_share_other
+            l3_share_other,
+            prefetch_scales_above
         )
     }
 }

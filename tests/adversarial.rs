@@ -318,7 +318,7 @@ fn attention_sinks() {
                         () if name.contains("-bf16-") => 5e-2,
                         () if name.contains("-i16-") => 5e-4,
                         // Few rows of blocks are multiplied as integers.
-                        () if dtype == Dtype::Q8_0 && name.contains("vnni") => 5e-4,
+                        () if kernel.kernel.compute_type(kernel.path) == "i16" => 5e-4,
                         () => 2e-5,
                     };
                     let what = format!(

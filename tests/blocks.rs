@@ -5,10 +5,12 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
+use std::ffi::CStr;
+
 use common::{Inputs, KernelPath, Size, kernels, relative_rms, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
-use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
+use flash_attention::problem::{Accuracy, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::view::{Layout, View, ViewMut};
 use store::encode;
 
@@ -241,9 +243,120 @@ fn odd_scales_are_data() {
     }
 }
 
-/// The one that multiplies so is where the instruction set has it.
+/// Those that multiply so are where the instruction set has them, and are the ones that are chosen,
+/// unless precision is demanded.
 #[test]
 fn integers_are_where_the_machine_has_them() {
-    let is_there = flash_attention::kernel::available().any(|row| row.isa() == c"avx512vnni");
-    assert_eq!(integers().count(), usize::from(is_there));
+    let is_there = |isa: &&CStr| flash_attention::kernel::available().any(|row| row.isa() == *isa);
+    let expected: Vec<_> = [c"avx512vnni", c"avx2"].into_iter().filter(is_there).collect();
+    let found: Vec<_> = integers().map(|kernel| kernel.kernel.isa()).collect();
+    assert_eq!(found, expected.into_iter().filter(|isa| common::is_tested(isa)).collect::<Vec<_>>());
+}
+
+/// Who demands precision gets f32, on each instruction set.
+#[test]
+fn precision_is_f32() {
+    let case = Case::new(1, 40, 64);
+    let dense = |dtype, len| Layout::dense(dtype, 1, len, 64).unwrap();
+    let mut o = vec![0f32; 64];
+    // SAFETY: as many blocks, which outlive the problem.
+    let [k, v] =
+        [&case.k, &case.v].map(|x| unsafe { View::new(x.as_ptr(), dense(Dtype::Q8_0, 40)).unwrap() });
+    let q = View::of(&case.q, dense(Dtype::F32, 1)).unwrap();
+    let tensors = Tensors::new(q, k, v, ViewMut::of(&mut o, dense(Dtype::F32, 1)).unwrap());
+    let problem = Problem::new(tensors, Semantics::with_scale(1.0)).unwrap();
+    let select = |accuracy| flash_attention::kernel::select(problem.shape(), accuracy).unwrap();
+    assert_eq!(select(Accuracy::Precise).compute_type(Path::Decode), "f32");
+    let best = flash_attention::kernel::best().unwrap().isa();
+    if best == c"avx2" || best == c"avx512vnni" || best == c"avx512bf16" {
+        assert_eq!(select(Accuracy::AsStored).compute_type(Path::Decode), "i16");
+    }
+}
+
+/// Scales from the smallest binary16 to the largest, blocks of zeros, and a key that has most of the
+/// probability and hardly a value: over several blocks of keys.
+#[test]
+fn extreme_scales_and_sinks_of_a_long_cache() {
+    let (dim, keys) = (64, 5000);
+    for (of_k, of_v, has_sink) in [
+        (1.0, 1.0, true),
+        // Products of the smallest scale that binary16 has.
+        (2f64.powi(-24), 2f64.powi(-24), false),
+        (2f64.powi(-24), 65504.0, false),
+        (8.0, 65504.0, false),
+        (0.0, 1.0, false),
+        (1.0, 0.0, false),
+    ] {
+        let mut case = Case::new(3, keys, dim);
+        let normal = of_k == 1.0;
+        for (which, scale) in [(&mut case.k, of_k), (&mut case.v, of_v)] {
+            if scale != 1.0 {
+                for block in which.chunks_mut(BYTES) {
+                    block[..2].copy_from_slice(&half::f16::from_f64(scale).to_le_bytes());
+                }
+            }
+        }
+        if of_k == 8.0 {
+            // Small scores all the same.
+            case.q.iter_mut().for_each(|q| *q /= 1000.0);
+        }
+        if has_sink {
+            // Key 0 has nine tenths of the probability of row 0, and values near 0.
+            let (row, bytes) = (case.q[..dim].to_vec(), case.row_bytes());
+            let like: Vec<f32> = row.iter().map(|q| 0.8 * q).collect();
+            case.k[..bytes].copy_from_slice(&encode(Dtype::Q8_0, &like, dim).0);
+            let small: Vec<f32> = row.iter().map(|q| 0.001 * q).collect();
+            case.v[..bytes].copy_from_slice(&encode(Dtype::Q8_0, &small, dim).0);
+        }
+        for kernel in few() {
+            let what = format!("{kernel:?}, scales {of_k:e} and {of_v:e}");
+            let (o, lse) = case.compute(kernel, 0..3, (0, Window::default()), None);
+            for row in 0..3 {
+                let (exact, exact_lse) = case.exact(row, |_| true);
+                let got = &o[row * dim..][..dim];
+                if of_v == 0.0 {
+                    assert!(got.iter().all(|&x| x == 0.0), "{what}");
+                } else {
+                    let error = relative_rms(got, &exact);
+                    // Where a sink has most of the probability, rounded queries move it.
+                    let most = if has_sink && normal { 5e-4 } else { 3e-4 };
+                    assert!(error <= most, "{what}: row {row}: {error:.1e}");
+                }
+                assert!((f64::from(lse[row]) - exact_lse).abs() <= 1e-3, "{what}: row {row}");
+            }
+        }
+    }
+}
+
+/// As models with latent caches have it: V is the first 512 of 576 elements of K, on one kv head.
+#[test]
+fn values_may_be_a_part_of_keys() {
+    let (dim, of_v, keys) = (576, 512, 700);
+    let case = Case::new(5, keys, dim);
+    let layout = |dtype, len, dim| Layout::dense(dtype, 1, len, dim).unwrap();
+    let of_k = layout(Dtype::Q8_0, keys, dim);
+    for kernel in few() {
+        let mut alone = Vec::new();
+        for rows in [5, 1, 2] {
+            let mut o = vec![0f32; rows * of_v];
+            // SAFETY: as many blocks, which outlive the problem; rows of V are parts of those of K.
+            let [k, v] = [of_k, Layout { dim: of_v, ..of_k }]
+                .map(|layout| unsafe { View::new(case.k.as_ptr(), layout).unwrap() });
+            let q = View::of(&case.q[..rows * dim], layout(Dtype::F32, rows, dim)).unwrap();
+            let o_view = ViewMut::of(&mut o, layout(Dtype::F32, rows, of_v)).unwrap();
+            let semantics = Semantics::with_scale(case.scale());
+            let mut problem = Problem::new(Tensors::new(q, k, v, o_view), semantics).unwrap();
+            common::run(&mut problem, kernel, 1).unwrap();
+            if alone.is_empty() {
+                for row in 0..rows {
+                    let both = Case { q: case.q.clone(), k: case.k.clone(), v: case.k.clone(), dim };
+                    let error = relative_rms(&o[row * of_v..][..of_v], &both.exact(row, |_| true).0[..of_v]);
+                    assert!(error <= 3e-4, "{kernel:?}: row {row}: {error:.1e}");
+                }
+                alone = o;
+            } else {
+                assert!(same_bits(&o, &alone[..o.len()]), "{kernel:?}: {rows} rows");
+            }
+        }
+    }
 }

@@ -247,7 +247,8 @@ static void dense_calls(void) {
 static double promised(int32_t dtype, int isa, bool few) {
     if (dtype == FA_DTYPE_BF16) return isa >= isa_rank("avx512bf16") ? 4e-3 : 2e-6;
     if (dtype == FA_DTYPE_I8) return isa >= isa_rank("avx512vnni") && !few ? 3e-2 : 3e-4;
-    if (dtype == FA_DTYPE_Q8_0 && few && isa >= isa_rank("avx512vnni")) return 3e-4;
+    bool has_integers = isa >= isa_rank("avx512vnni") || isa == isa_rank("avx2");
+    if (dtype == FA_DTYPE_Q8_0 && few && has_integers) return 3e-4;
     return 2e-6;
 }
 

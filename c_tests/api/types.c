@@ -431,8 +431,10 @@ static enum family family_of(const fa_attention *a, const char *isa, uint32_t fl
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
         return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
-    if (a->k.dtype == FA_DTYPE_Q8_0 && a->v.dtype == FA_DTYPE_Q8_0)
-        return !precise && a->len_q == 1 && rank >= isa_rank("avx512vnni") ? IN_I16 : IN_FLOAT;
+    if (a->k.dtype == FA_DTYPE_Q8_0 && a->v.dtype == FA_DTYPE_Q8_0) {
+        bool has_integers = rank >= isa_rank("avx512vnni") || rank == isa_rank("avx2");
+        return !precise && a->len_q == 1 && has_integers ? IN_I16 : IN_FLOAT;
+    }
     if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
     if (rank == 0 || !leave(a, false) || !leave(a, true)) return IN_FLOAT;
     return flag == FA_FAST && a->len_q != 1 && rank >= isa_rank("avx512vnni") ? IN_I8 : IN_I16;

@@ -16,7 +16,7 @@ use super::i16::I16;
 use crate::attend::rows::Source;
 use crate::decode::block::{Block, Run};
 use crate::decode::block_scaled;
-use crate::decode::gemv::{BlockScaledGemv, Gemv, width};
+use crate::decode::gemv::{BlockScaledGemv, Gemv, PairedBlocks, width};
 use crate::decode::prefetch::PrefetchStream;
 use crate::decode::scratch::{BlockArrays, RowArrays};
 use crate::decode::state::State;
@@ -329,26 +329,8 @@ impl<T: BlockScaled> Gemv for Split16<T> {
 
 impl<T: BlockScaled> BlockScaledGemv for Split16<T> {
     type Blocks = T;
-
-    #[inline(always)]
-    fn product<S: Isa>(s: S, q: [S::I32; 2], k: S::I32) -> S::I32 {
-        let hi = s.dot_u8_i8(s.splat_i32(0), k, q[0]);
-        s.dot_u8_i8(s.join_split16(hi, s.splat_i32(0)), k, q[1])
-    }
-
-    #[inline(always)]
-    fn sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES], [low, high]: [S::I32; 2]) -> [S::F32; 2] {
-        let [first, second] = s.horizontal_sums_of_halves(vectors);
-        [s.to_f32(s.sub_i32(first, low)), s.to_f32(s.sub_i32(second, high))]
-    }
-
-    #[inline(always)]
-    unsafe fn corrections<S: Isa>(s: S, row: *const f32, dim: usize, d: usize) -> [S::I32; 2] {
-        let at = behind::<S>(row, dim).wrapping_add(d / PACK);
-        // SAFETY: I5: `pack` has written two numbers for each vector of operands.
-        let [low, high] = unsafe { [at.read(), at.add(1).read()] };
-        [s.splat_i32(low), s.splat_i32(high)]
-    }
+    const VALUE_ROWS: usize = 1;
+    const MAX_WEIGHT: f32 = <Self as Gemv>::P_SCALE;
 
     #[inline(always)]
     unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32) {
@@ -368,9 +350,32 @@ impl<T: BlockScaled> BlockScaledGemv for Split16<T> {
     }
 }
 
+impl<T: BlockScaled> PairedBlocks for Split16<T> {
+    #[inline(always)]
+    fn product<S: Isa>(s: S, q: [S::I32; 2], k: S::I32) -> S::I32 {
+        let hi = s.dot_u8_i8(s.splat_i32(0), k, q[0]);
+        s.dot_u8_i8(s.join_split16(hi, s.splat_i32(0)), k, q[1])
+    }
+
+    #[inline(always)]
+    fn sums_of_halves<S: Isa>(s: S, vectors: &[S::I32; MAX_LANES], [low, high]: [S::I32; 2]) -> [S::F32; 2] {
+        let [first, second] = s.horizontal_sums_of_halves(vectors);
+        [s.to_f32(s.sub_i32(first, low)), s.to_f32(s.sub_i32(second, high))]
+    }
+
+    #[inline(always)]
+    unsafe fn corrections<S: Isa>(s: S, row: *const f32, dim: usize, d: usize) -> [S::I32; 2] {
+        let at = behind::<S>(row, dim).wrapping_add(d / PACK);
+        // SAFETY: I5: `pack` has written two numbers for each vector of operands.
+        let [low, high] = unsafe { [at.read(), at.add(1).read()] };
+        [s.splat_i32(low), s.splat_i32(high)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::blocks16::Blocks16;
     use crate::decode::block_scaled::check::Check;
     use crate::simd::{half, scalar::Scalar};
 
@@ -438,6 +443,16 @@ mod tests {
             // SAFETY: I7: the array is as long as any vector.
             unsafe { s.load_i32(codes.as_ptr().cast()) }
         }
+
+        unsafe fn load_wide<S: Isa>(s: S, block: *const u8, first: usize) -> S::I32 {
+            let mut codes = [0i16; 2 * MAX_LANES];
+            for (i, to) in codes.iter_mut().enumerate().take(2 * S::LANES) {
+                // SAFETY: I7: the block is readable and has these codes (caller).
+                *to = unsafe { code(block, first + i) }.into();
+            }
+            // SAFETY: I7: the array is as long as any vector.
+            unsafe { s.load_i32(codes.as_ptr().cast()) }
+        }
     }
 
     /// What is generic over the block type does not know Q8_0: where the scale lies and how codes
@@ -446,9 +461,9 @@ mod tests {
     fn any_block_type_is_multiplied() {
         // Whole vectors of two blocks, and a block that is alone.
         for dim in [16, 24, 8, 56] {
-            Scalar::detect()
-                .expect("a machine")
-                .enter(Check::<Split16<Nibbles>> { dim, compute: PhantomData });
+            let s = Scalar::detect().expect("a machine");
+            s.enter(Check::<Split16<Nibbles>> { dim, compute: PhantomData });
+            s.enter(Check::<Blocks16<Nibbles>> { dim, compute: PhantomData });
         }
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::block::{Block, Run};
 use super::gemv::{Gemv, interleave, width};
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{ROWS, RowArrays, Sums, padded_rows};
+use super::scratch::{ROWS, RowArrays, Sums, least_of_four, padded_rows};
 use super::state::State;
 use crate::attend::blocks::clip;
 use crate::attend::finish::blank;
@@ -266,6 +266,9 @@ impl<P: Gemv> Accumulate<'_, P> {
             tiles_of!(ROWS, ROWS - 1, 4);
             tiles_of!(2, 2, 8);
         } else {
+            if const { S::SCORES_FILL_VECTOR } {
+                tiles_of!(ROWS, least_of_four::<S, P>(), 2);
+            }
             tiles_of!(2, 2, 4);
         }
         tiles_of!(1, 1, 8);
@@ -369,9 +372,11 @@ impl<P: Gemv> Accumulate<'_, P> {
                 PrefetchStream::NOTHING.whole()
             };
             macro_rules! group {
-                ($key:expr, $is_in_run:expr) => {{
-                    let key = $key;
-                    let from = values.skip(key);
+                ($key:expr, $is_in_run:expr) => {
+                    group!($key, values.skip($key), $is_in_run)
+                };
+                ($key:expr, $from:expr, $is_in_run:expr) => {{
+                    let (key, from) = ($key, $from);
                     let mut weight = [P::Weight::zero(s); R];
                     for (r, weight) in weight.iter_mut().enumerate() {
                         *weight = P::weight(s, p.add(r * rows.score_stride), key);
@@ -404,21 +409,39 @@ impl<P: Gemv> Accumulate<'_, P> {
             // At each end, only some keys of an operand may be in the run.
             let some = |key| keys.contains(&key);
             let mut key = keys.start - keys.start % P::PACK;
-            if key < keys.start {
+            // One key is an operand: none is then left over.
+            if const { P::PACK > 1 } && key < keys.start {
                 group!(key, some);
                 key += P::PACK;
             }
-            while key + P::PACK <= keys.end {
-                if key + distance < keys.end {
-                    prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
+            if const { S::SCORES_FILL_VECTOR && R > 1 && !PREFETCH } {
+                // Prefetches of some keys, then nothing but products, and an address that is added
+                // to: what a loop does besides takes as long where vectors are short.
+                let mut from = values.skip(key);
+                while key + P::PACK <= keys.end {
+                    let some = (key + 16).min(keys.end);
+                    if bytes > 0 && key + distance < keys.end {
+                        prefetch_rows(s, values.skip(key + distance), some - key, bytes);
+                    }
+                    while key + P::PACK <= some {
+                        group!(key, from, |_| true);
+                        from = from.skip(P::PACK);
+                        key += P::PACK;
+                    }
                 }
-                if PREFETCH {
-                    next.prefetch(s, key, P::PACK, part);
+            } else {
+                while key + P::PACK <= keys.end {
+                    if key + distance < keys.end {
+                        prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
+                    }
+                    if PREFETCH {
+                        next.prefetch(s, key, P::PACK, part);
+                    }
+                    group!(key, |_| true);
+                    key += P::PACK;
                 }
-                group!(key, |_| true);
-                key += P::PACK;
             }
-            if key < keys.end {
+            if const { P::PACK > 1 } && key < keys.end {
                 group!(key, some);
             }
             for (r, sum) in sum.iter().enumerate() {

@@ -1,27 +1,30 @@
 //! K and V in blocks that carry their own scales ([`BlockScaled`]: Q8_0), multiplied as integers.
 //!
 //! - Scores: a vector of operands has two blocks of K. Their sums, of as many keys as a vector has
-//!   lanes, are multiplied by a vector of their scales.
+//!   lanes, are multiplied by a vector of their scales. Where a block is one vector of operands or
+//!   several, its sums are multiplied lane by lane by its scale, and lanes are added up at the end
+//!   of the row.
 //! - Values: an element's weight is its key's probability times the scale of its block of V. So
 //!   there is a row of weights for each block of a row of V, relative to the largest of them in
 //!   this block of keys: integers of as many bits as other probabilities. A scale that is negative
 //!   or not finite is unfit for that; query rows that see such a key convert its values instead.
 //!
-//! Query rows are taken one by one, and scales are gathered once for all of them.
+//! Query rows are taken one by one or in pairs, and scales are gathered once for all of them.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::block::{Block, Run};
-use super::gemv::{BlockScaledGemv, interleave, width};
-use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{RowArrays, Weights};
+use super::gemv::{BlockScaledGemv, Gemv, PairedBlocks, Sum, SumLane, SumOf, Weight, interleave, width};
+use super::prefetch::{PrefetchStream, prefetch_rows, prefetch_whole_rows};
+use super::scratch::{RowArrays, Sums, Weights};
 use super::state::State;
-use crate::attend::finish::blank;
+use crate::attend::finish::{blank, blank_bytes};
 use crate::attend::rows::Rows;
 use crate::dtype::Stored;
 use crate::dtype::block_scaled::BlockScaled;
-use crate::simd::lane::{MAX_PACK, Registers};
+use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
 
 /// Bytes from the beginning of a row to the block that has element `d`.
@@ -77,7 +80,7 @@ unsafe fn scales<S: Isa, T: BlockScaled, At: Fn(usize) -> *const u8>(
 /// # Safety
 /// The contract of [`super::gemv::Gemv::dot_products`].
 #[inline(always)]
-pub(crate) unsafe fn dot_products<S: Isa, P: BlockScaledGemv, const PREFETCH: bool>(
+pub(crate) unsafe fn dot_products<S: Isa, P: PairedBlocks, const PREFETCH: bool>(
     s: S,
     rows: &RowArrays,
     count: usize,
@@ -117,7 +120,7 @@ const KEYS: usize = 4;
 /// # Safety
 /// The contract of [`super::gemv::Gemv::dot_products`], for these keys.
 #[inline(always)]
-unsafe fn vector<S: Isa, P: BlockScaledGemv, At: Fn(usize) -> *const u8>(
+unsafe fn vector<S: Isa, P: PairedBlocks, At: Fn(usize) -> *const u8>(
     s: S,
     rows: &RowArrays,
     count: usize,
@@ -175,6 +178,195 @@ unsafe fn vector<S: Isa, P: BlockScaledGemv, At: Fn(usize) -> *const u8>(
     }
 }
 
+/// Blocks of a row whose scales are kept at a time.
+const SLAB: usize = 32;
+
+/// [`super::gemv::Gemv::dot_products`] of block-scaled types whose blocks are vectors of operands.
+///
+/// # Safety
+/// The contract of [`super::gemv::Gemv::dot_products`].
+#[inline(always)]
+pub(crate) unsafe fn wide_dot_products<S: Isa, P: BlockScaledGemv>(
+    s: S,
+    rows: &RowArrays,
+    count: usize,
+    run: &Run,
+) {
+    let (keys, k, dim) = (&run.keys, run.rows, run.dim);
+    for first in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
+        // SAFETY: I2: only keys of the run are read, whichever lane they are in; I7: scores are
+        // whole vectors of keys.
+        unsafe {
+            if keys.start <= first && first + S::LANES <= keys.end {
+                if first + S::LANES + run.prefetch_rows <= keys.end {
+                    let ahead = k.skip(first + run.prefetch_rows);
+                    prefetch_whole_rows(s, ahead, S::LANES, block_at::<P::Blocks>(dim));
+                }
+                let k = k.skip(first);
+                let four = |n, d| four::<S, P::Blocks>(s, k, n, d);
+                wide_vector::<S, P, _>(s, rows, count, first, dim, four);
+            } else {
+                let four = |n, d| nearest::<P::Blocks>(k, keys, first + n, d);
+                wide_vector::<S, P, _>(s, rows, count, first, dim, four);
+            }
+        }
+    }
+}
+
+/// A vector of scores, from key `first` on, for each of `count` query rows. `four(n, d)` tells
+/// where the keys from the `n`th of the vector on have the block with element `d`.
+///
+/// # Safety
+/// The contract of [`super::gemv::Gemv::dot_products`], for these keys.
+#[inline(always)]
+unsafe fn wide_vector<S: Isa, P: BlockScaledGemv, At: Fn(usize) -> *const u8>(
+    s: S,
+    rows: &RowArrays,
+    count: usize,
+    first: usize,
+    dim: usize,
+    four: impl Fn(usize, usize) -> At,
+) {
+    let size = <P::Blocks as Stored>::BLOCK;
+    let mut kept = MaybeUninit::<[f32; SLAB * MAX_LANES]>::uninit();
+    let kept = kept.as_mut_ptr().cast::<f32>();
+    for slab in (0..dim).step_by(SLAB * size) {
+        let slab = slab..dim.min(slab + SLAB * size);
+        // SAFETY: I7: `kept` has a vector for each block of a slab; blocks of these keys (caller).
+        unsafe {
+            for d in slab.clone().step_by(2 * size) {
+                let has_both = d + size < slab.end;
+                let both = scales::<S, P::Blocks, _>(s, has_both, |n| four(n, d));
+                for (n, x) in both.into_iter().enumerate().take(1 + usize::from(has_both)) {
+                    s.store(kept.add(((d - slab.start) / size + n) * S::LANES), x);
+                }
+            }
+            let mut row = 0;
+            macro_rules! rows_of {
+                ($rows:expr, $($keys:expr),+) => {
+                    while count - row >= $rows {
+                        $(if const { $rows * $keys == S::LANES } {
+                            wide_tile::<S, P, _, $rows, $keys>(s, rows, row, first, &slab, kept, &four);
+                        })+
+                        row += $rows;
+                    }
+                };
+            }
+            rows_of!(2, 2, 4, 8);
+            rows_of!(1, 4, 8, 16);
+        }
+    }
+}
+
+/// The scores of [`wide_vector`] of `R` query rows from `row` on, `K` keys at a time, so far as the
+/// blocks of `slab`, a range of elements, make them: the scales of their keys are `kept`.
+///
+/// # Safety
+/// The contract of [`wide_vector`]; the arrays have `R` rows from `row` on, and `kept` a vector for
+/// each block of the slab.
+#[inline(always)]
+unsafe fn wide_tile<
+    S: Isa,
+    P: BlockScaledGemv,
+    At: Fn(usize) -> *const u8,
+    const R: usize,
+    const K: usize,
+>(
+    s: S,
+    rows: &RowArrays,
+    row: usize,
+    first: usize,
+    slab: &Range<usize>,
+    kept: *const f32,
+    four: &impl Fn(usize, usize) -> At,
+) {
+    let (width, size) = (width::<S, P>(), <P::Blocks as Stored>::BLOCK);
+    const { assert!(<P::Blocks as Stored>::BLOCK.is_multiple_of(S::LANES * P::PACK)) };
+    const { assert!(<P::Blocks as Stored>::BLOCK / (S::LANES * P::PACK) <= VECTORS) };
+    let queries = rows.queries.wrapping_add(row * rows.query_stride).cast_const();
+    let out = rows.scores.wrapping_add(row * rows.score_stride + first);
+    for part in 0..R {
+        let mut sums = [[s.splat(0.0); K]; R];
+        for d in slab.clone().step_by(size) {
+            // SAFETY: I5, I7: whole blocks of packed rows and of keys (caller), and the vector of
+            // their scales.
+            unsafe {
+                let mut q = [[P::Weight::zero(s); VECTORS]; R];
+                for (r, q) in q.iter_mut().enumerate() {
+                    for (c, q) in q.iter_mut().enumerate().take(size / width) {
+                        *q = P::query(s, queries.add(r * rows.query_stride), d + c * width);
+                    }
+                }
+                let scales = kept.add((d - slab.start) / size * S::LANES + part * K);
+                // Written out, and not a loop: the sums stay in registers.
+                macro_rules! keys {
+                    ($n:expr) => {
+                        if const { $n < K } {
+                            let block = four(part * K + $n, d);
+                            for i in 0..if K < KEYS { K } else { KEYS } {
+                                let n = ($n + i) % K;
+                                let scale = s.splat(scales.add(n).read());
+                                let products = products::<S, P, R>(s, &q, block(i));
+                                for (sums, products) in sums.iter_mut().zip(products) {
+                                    sums[n] = s.fma(SumOf::<P>::to_f32(s, products), scale, sums[n]);
+                                }
+                            }
+                        }
+                    };
+                }
+                keys!(0);
+                keys!(4);
+                keys!(8);
+                keys!(12);
+            }
+        }
+        let mut lanes = [s.splat(0.0); MAX_LANES];
+        for (r, sums) in sums.iter().enumerate() {
+            for (n, &sum) in sums.iter().enumerate() {
+                lanes[(r * K + n) % MAX_LANES] = sum;
+            }
+        }
+        let sums = s.horizontal_sums(&lanes);
+        // SAFETY: I5, I7: a vector of scores of each row (caller).
+        unsafe {
+            let out = out.add(part * K);
+            if slab.start == 0 {
+                s.store_segments::<R>(out, rows.score_stride, sums);
+            } else {
+                let mut more = [0.0; MAX_LANES];
+                s.store(more.as_mut_ptr(), sums);
+                for (i, more) in more.into_iter().enumerate().take(S::LANES) {
+                    *out.add(i / K * rows.score_stride + i % K) += more;
+                }
+            }
+        }
+    }
+}
+
+/// Vectors of operands of a block, at most.
+const VECTORS: usize = 4;
+
+/// The sums of products of a block of `R` query rows with the block of K at `block`.
+///
+/// # Safety
+/// The block is readable.
+#[inline(always)]
+unsafe fn products<S: Isa, P: BlockScaledGemv, const R: usize>(
+    s: S,
+    q: &[[Weight<S, P>; VECTORS]; R],
+    block: *const u8,
+) -> [SumLane<S, P>; R] {
+    let mut sums = [P::Sum::zero(s); R];
+    for c in 0..<P::Blocks as Stored>::BLOCK / width::<S, P>() {
+        // SAFETY: I7: a vector of the block (caller).
+        let k = P::key_operand(s, unsafe { P::load_kv::<S, P::Blocks>(s, block, c * width::<S, P>()) });
+        for (sum, q) in sums.iter_mut().zip(q) {
+            *sum = P::add_score(s, q[c], k, *sum);
+        }
+    }
+    sums.map(|sum| P::Sum::collapse(s, sum))
+}
+
 /// [`super::gemv::Gemv::add_values`] of block-scaled types.
 ///
 /// # Safety
@@ -192,7 +384,12 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
     // have rows of V.
     unsafe {
         let all_fit = gather_scales::<S, P>(s, block, weights);
+        let mut done = 0;
         for (r, (head, row)) in block.work.lines().enumerate() {
+            if r < done {
+                continue;
+            }
+            done = r + 1;
             let visible = block.visible(r);
             if visible.is_empty() {
                 if block.is_first {
@@ -201,29 +398,25 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 continue;
             }
             let p = rows.scores.add(r * rows.score_stride).cast_const();
-            let sums = rows.block_sums.base;
             let dim = block.work.problem().shape().dim_v;
             // What a row does not see changes no bit of it.
             let fits = all_fit
                 || !visible
                     .clone()
                     .any(|key| weights.is_unfit::<P::Blocks>(key, dim) && block.sees(head, row, key));
-            if fits {
-                if all_fit {
-                    integer_weights::<S, P, false>(s, weights, p, &visible, dim);
-                } else {
-                    integer_weights::<S, P, true>(s, weights, p, &visible, dim);
-                }
-                for run in block.v_runs(s, visible.clone()) {
-                    let is_fresh = run.keys.start == visible.start;
-                    if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches && r == 0 {
-                        let next = block.next_k_stream(&run);
-                        accumulate::<S, P, true>(s, weights, sums, run, next, is_fresh);
-                    } else {
-                        accumulate::<S, P, false>(s, weights, sums, run, PrefetchStream::NOTHING, is_fresh);
-                    }
-                }
+            if all_fit
+                && const { P::VALUE_ROWS > 1 }
+                && done < block.work.count()
+                && !block.visible(done).is_empty()
+            {
+                add_integers::<S, P, 2, false>(s, block, rows, weights, r);
+                done += 1;
+            } else if all_fit {
+                add_integers::<S, P, 1, false>(s, block, rows, weights, r);
+            } else if fits {
+                add_integers::<S, P, 1, true>(s, block, rows, weights, r);
             } else {
+                let sums = rows.block_sums.base;
                 blank(sums, dim);
                 for run in block.v_runs(s, visible) {
                     for key in run.keys.clone().filter(|&key| block.sees(head, row, key)) {
@@ -232,10 +425,60 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                     }
                 }
             }
-            let weight = rows.block_weights.add(r * S::LANES).read();
-            let output = state.output.add(r * state.stride);
-            let (stride, is_first) = (state.stride, block.is_first);
-            flush_block::<S, P>(s, weights, sums, fits, weight, dim, output, stride, is_first);
+            let first = r;
+            for r in first..done {
+                let weight = rows.block_weights.add(r * S::LANES).read();
+                let output = state.output.add(r * state.stride);
+                let (stride, is_first, n) = (state.stride, block.is_first, r - first);
+                let sums = rows.block_sums.base.add(n * rows.block_sums.stride);
+                let weights = &weights.of_row::<P>(n, dim);
+                flush_block::<S, P>(s, weights, sums, fits, weight, dim, output, stride, is_first);
+            }
+        }
+    }
+}
+
+/// The integer sums of values of `R` query rows from row `r` on. `GUARDED` if scales of keys whose
+/// probability is 0 may be unfit.
+///
+/// # Safety
+/// The contract of [`values`]; each of the rows sees a key of the block, and scales have been
+/// gathered.
+#[inline(always)]
+unsafe fn add_integers<S: Isa, P: BlockScaledGemv, const R: usize, const GUARDED: bool>(
+    s: S,
+    block: &Block,
+    rows: &RowArrays,
+    weights: &Weights,
+    r: usize,
+) {
+    let dim = block.work.problem().shape().dim_v;
+    let mut all = block.visible(r);
+    for r in r + 1..r + R {
+        let visible = block.visible(r);
+        all = all.start.min(visible.start)..all.end.max(visible.end);
+    }
+    // SAFETY: I5: rows of the arrays, and a row of weights for each block of V (caller); I2: runs
+    // have rows of V.
+    unsafe {
+        for n in 0..R {
+            let (visible, weights) = (block.visible(r + n), weights.of_row::<P>(n, dim));
+            if R > 1 && visible != all {
+                // Keys that only the other row sees weigh nothing.
+                weights.blank_integers::<P>(&all, dim);
+            }
+            let p = rows.scores.add((r + n) * rows.score_stride).cast_const();
+            integer_weights::<S, P, GUARDED>(s, &weights, p, &visible, dim);
+        }
+        for run in block.v_runs(s, all.clone()) {
+            let is_fresh = run.keys.start == all.start;
+            let sums = rows.block_sums;
+            if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches && r == 0 {
+                let next = block.next_k_stream(&run);
+                accumulate::<S, P, R, true>(s, weights, sums, run, next, is_fresh);
+            } else {
+                accumulate::<S, P, R, false>(s, weights, sums, run, PrefetchStream::NOTHING, is_fresh);
+            }
         }
     }
 }
@@ -255,16 +498,49 @@ unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights
                 // The next K is prefetched here as well as while V is multiplied: of many requests
                 // at once, some are dropped.
                 let next = block.next_k_stream(&run);
-                gather_run::<S, P::Blocks, true>(s, weights, &run, next)
+                gather_run::<S, P::Blocks, true>(s, weights, &run, next, usize::MAX)
+            } else if const { S::PREFETCHES_OTHER_TENSOR } {
+                gather_run::<S, P::Blocks, false>(s, weights, &run, PrefetchStream::NOTHING, usize::MAX)
             } else {
-                gather_run::<S, P::Blocks, false>(s, weights, &run, PrefetchStream::NOTHING)
+                // From afar, no hardware prefetcher follows a scale here and there.
+                let ahead = if block.prefetches { 2 * run.prefetch_rows } else { usize::MAX };
+                gather_alone::<S, P::Blocks>(s, weights, &run, ahead)
             }
         };
     }
     all_fit
 }
 
-/// Gathers the scales of a run of V. Returns whether all of them are fit for integer weights.
+/// [`gather_run`] out of line: with few registers, addresses would have none.
+///
+/// # Safety
+/// The contract of [`gather_run`].
+#[inline(never)]
+unsafe fn gather_alone<S: Isa, T: BlockScaled>(s: S, weights: &Weights, run: &Run, ahead: usize) -> bool {
+    s.enter(Gather::<T> { weights, run, ahead, blocks: PhantomData })
+}
+
+/// Made by [`gather_alone`] alone, whose contract covers what it points to.
+struct Gather<'a, T> {
+    weights: &'a Weights,
+    run: &'a Run,
+    ahead: usize,
+    blocks: PhantomData<T>,
+}
+
+impl<T: BlockScaled> Body for Gather<'_, T> {
+    type Out = bool;
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) -> bool {
+        let Gather { weights, run, ahead, .. } = self;
+        // SAFETY: I2, I5: the contract of `gather_alone`, which made this.
+        unsafe { gather_run::<S, T, false>(s, weights, run, PrefetchStream::NOTHING, ahead) }
+    }
+}
+
+/// Gathers the scales of a run of V. Returns whether all of them are fit for integer weights. Rows
+/// `ahead` keys further are prefetched; none if that is `usize::MAX`.
 ///
 /// # Safety
 /// `run` has rows of V (I2); `weights` has room for the keys of a block (I5).
@@ -274,6 +550,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
     weights: &Weights,
     run: &Run,
     next: PrefetchStream,
+    ahead: usize,
 ) -> bool {
     let (keys, rows, dim) = (&run.keys, run.rows, run.dim);
     let row_bytes = dim / T::BLOCK * T::BLOCK_BYTES;
@@ -285,6 +562,9 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
             // because no hardware prefetcher follows a scale here and there.
             prefetch_rows(s, rows.skip(first + 2 * run.prefetch_rows), S::LANES, row_bytes);
         }
+        if first + S::LANES <= keys.end.saturating_sub(ahead) {
+            prefetch_whole_rows(s, rows.skip(first + ahead), S::LANES, row_bytes);
+        }
         for d in (0..dim).step_by(2 * T::BLOCK) {
             // SAFETY: I2: rows of keys of the run; I5, I7: a row of scales for each block, as whole
             // vectors of keys.
@@ -292,7 +572,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
                 let is_whole = keys.start <= first && first + S::LANES <= keys.end;
                 let has_both = d + T::BLOCK < dim;
                 let both = if is_whole {
-                    scales::<S, T, _>(s, has_both, |n| four::<S, T>(s, rows, first + n, d))
+                    scales::<S, T, _>(s, has_both, |n| four::<S, T>(s, rows.skip(first), n, d))
                 } else {
                     scales::<S, T, _>(s, has_both, |n| nearest::<T>(rows, keys, first + n, d))
                 };
@@ -310,6 +590,29 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
 }
 
 impl Weights {
+    /// The weights of the `n`th query row of those whose sums are made together.
+    #[inline(always)]
+    fn of_row<P: BlockScaledGemv>(&self, n: usize, dim: usize) -> Weights {
+        Weights {
+            integers: self.integers.wrapping_add(n * self.stride / P::VALUE_ROWS),
+            factors: self.factors.wrapping_add(n * (dim / <P::Blocks as Stored>::BLOCK)),
+            ..*self
+        }
+    }
+
+    /// Makes the integer weights of `keys` 0.
+    ///
+    /// # Safety
+    /// There is a row of integers for each block of `dim` elements, with these keys (I5).
+    unsafe fn blank_integers<P: BlockScaledGemv>(&self, keys: &Range<usize>, dim: usize) {
+        let bytes = 4 / P::VALUE_ROWS;
+        for block in 0..dim / <P::Blocks as Stored>::BLOCK {
+            let row = self.integers.wrapping_add(block * self.stride).cast::<u8>();
+            // SAFETY: I5: the integers of keys of the block (caller).
+            unsafe { blank_bytes(row.wrapping_add(keys.start * bytes), keys.len() * bytes) };
+        }
+    }
+
     /// Whether a scale of a key is unfit for an integer weight: negative or not finite.
     ///
     /// # Safety
@@ -354,9 +657,9 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
                 max = s.max(weight(at), max);
             }
             let max = s.horizontal_max(max);
-            weights.factors.add(block).write(max * (1.0 / P::P_SCALE));
+            weights.factors.add(block).write(max * (1.0 / P::MAX_WEIGHT));
             // Finite: weights so small that it would not be count nothing.
-            let factor = s.splat(if max > 0.0 { (P::P_SCALE / max).min(f32::MAX) } else { 0.0 });
+            let factor = s.splat(if max > 0.0 { (P::MAX_WEIGHT / max).min(f32::MAX) } else { 0.0 });
             for at in (first..visible.end).step_by(S::LANES) {
                 P::store_weights(s, integers, at, s.mul(weight(at), factor));
             }
@@ -364,35 +667,35 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
     }
 }
 
-/// Adds the values of a run of V, times integer weights, to the integer `sums` of one query row, or
-/// begins these with them if `is_fresh`. Out of line: the sums have the registers to themselves.
+/// Adds the values of a run of V, times integer weights, to the integer `sums` of `R` query rows,
+/// or begins these with them if `is_fresh`. Out of line: the sums have the registers to themselves.
 ///
 /// # Safety
-/// `run` has rows of V (I2); `weights` has the integers of its keys, and `sums` room for a row
-/// (I5).
+/// `run` has rows of V (I2); `weights` has the integers of its keys for each of the rows, and
+/// `sums` room for as many (I5).
 #[inline(never)]
-unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const PREFETCH: bool>(
+unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const R: usize, const PREFETCH: bool>(
     s: S,
     weights: &Weights,
-    sums: *mut f32,
+    sums: Sums,
     run: Run,
     next: PrefetchStream,
     is_fresh: bool,
 ) {
-    s.enter(Accumulate::<P, PREFETCH> { weights, sums, run, next, is_fresh, compute: PhantomData });
+    s.enter(Accumulate::<P, R, PREFETCH> { weights, sums, run, next, is_fresh, compute: PhantomData });
 }
 
 /// Made by [`accumulate`] alone, whose contract covers what it points to.
-struct Accumulate<'a, P, const PREFETCH: bool> {
+struct Accumulate<'a, P, const R: usize, const PREFETCH: bool> {
     weights: &'a Weights,
-    sums: *mut f32,
+    sums: Sums,
     run: Run,
     next: PrefetchStream,
     is_fresh: bool,
     compute: PhantomData<P>,
 }
 
-impl<P: BlockScaledGemv, const PREFETCH: bool> Body for Accumulate<'_, P, PREFETCH> {
+impl<P: BlockScaledGemv, const R: usize, const PREFETCH: bool> Body for Accumulate<'_, P, R, PREFETCH> {
     type Out = ();
 
     #[inline(always)]
@@ -402,14 +705,19 @@ impl<P: BlockScaledGemv, const PREFETCH: bool> Body for Accumulate<'_, P, PREFET
         // SAFETY: I7: each tile is taken only while as many elements are left of `dim`; rows have
         // whole blocks, and half a vector is one.
         unsafe {
-            while dim - d >= 2 * width {
-                self.tile::<S, 2>(s, d, false);
-                d += 2 * width;
+            macro_rules! tiles_of {
+                ($vectors:expr) => {
+                    if const { $vectors == 1 || $vectors * R * registers::<S, P>() <= S::GEMV_ACCUMULATORS } {
+                        while dim - d >= $vectors * width {
+                            self.tile::<S, { $vectors }>(s, d, false);
+                            d += $vectors * width;
+                        }
+                    }
+                };
             }
-            while dim - d >= width {
-                self.tile::<S, 1>(s, d, false);
-                d += width;
-            }
+            tiles_of!(4);
+            tiles_of!(2);
+            tiles_of!(1);
             if d < dim {
                 self.tile::<S, 1>(s, d, true);
             }
@@ -417,7 +725,12 @@ impl<P: BlockScaledGemv, const PREFETCH: bool> Body for Accumulate<'_, P, PREFET
     }
 }
 
-impl<P: BlockScaledGemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
+/// Registers of the sums that belong to a vector of elements.
+const fn registers<S: Isa, P: Gemv>() -> usize {
+    P::PACK * (size_of::<Sum<S, P>>() / size_of::<SumLane<S, P>>())
+}
+
+impl<P: BlockScaledGemv, const R: usize, const PREFETCH: bool> Accumulate<'_, P, R, PREFETCH> {
     /// `C` vectors of operands from element `d` on; `in_part` if only one block is left.
     ///
     /// # Safety
@@ -426,17 +739,27 @@ impl<P: BlockScaledGemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
     unsafe fn tile<S: Isa, const C: usize>(&self, s: S, d: usize, in_part: bool) {
         let Accumulate { weights, sums, run: Run { rows, keys, dim, .. }, next, is_fresh, .. } = self;
         let (width, block) = (width::<S, P>(), <P::Blocks as Stored>::BLOCK);
-        let row_of =
-            |d: usize| weights.integers.wrapping_add(d.min(dim - 1) / block * weights.stride).cast_const();
-        let rows_of: [[*const f32; 2]; C] =
-            std::array::from_fn(|c| [row_of(d + c * width), row_of(d + c * width + block)]);
-        let mut sum = [[P::Sum::zero(s); MAX_PACK]; C];
+        // Vectors of one block have the same row, which the compiler should see. A tile begins with
+        // a block unless it is a single vector.
+        let row_of = |r: usize, d: usize, more: usize| {
+            let row = (d / block + more).min(dim / block - 1) * weights.stride;
+            weights.integers.wrapping_add(r * weights.stride / P::VALUE_ROWS + row).cast_const()
+        };
+        let rows_of: [[[*const f32; 2]; C]; R] = std::array::from_fn(|r| {
+            std::array::from_fn(|c| {
+                let first = c * width / block;
+                [row_of(r, d, first), row_of(r, d, first + width / block / 2)]
+            })
+        });
+        let mut sum = [[[P::Sum::zero(s); MAX_PACK]; C]; R];
         // SAFETY: I2, I7: keys of the run and elements below `dim`, in whole blocks; I5: a row of
         // integers for each block, and whole vectors of sums (caller).
         unsafe {
             if !is_fresh {
-                for (c, sum) in sum.iter_mut().enumerate() {
-                    *sum = P::load_sums(s, sums.add(d + c * width));
+                for (r, sum) in sum.iter_mut().enumerate() {
+                    for (c, sum) in sum.iter_mut().enumerate() {
+                        *sum = P::load_sums(s, sums.base.add(r * sums.stride + d + c * width));
+                    }
                 }
             }
             macro_rules! group {
@@ -455,10 +778,12 @@ impl<P: BlockScaledGemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
                         }
                     }
                     for c in 0..C {
-                        let weight = P::weights(s, rows_of[c], key);
                         let x = interleave::<S, P>(s, x[c]);
-                        for v in 0..P::PACK {
-                            sum[c][v] = P::add_value(s, weight, x[v], sum[c][v]);
+                        for r in 0..R {
+                            let weight = P::weights(s, rows_of[r][c], key);
+                            for v in 0..P::PACK {
+                                sum[r][c][v] = P::add_value(s, weight, x[v], sum[r][c][v]);
+                            }
                         }
                     }
                 }};
@@ -480,8 +805,10 @@ impl<P: BlockScaledGemv, const PREFETCH: bool> Accumulate<'_, P, PREFETCH> {
             if key < keys.end {
                 group!(key, some);
             }
-            for (c, &sum) in sum.iter().enumerate() {
-                P::store_sums(s, sums.add(d + c * width), sum);
+            for (r, sum) in sum.iter().enumerate() {
+                for (c, &sum) in sum.iter().enumerate() {
+                    P::store_sums(s, sums.base.add(r * sums.stride + d + c * width), sum);
+                }
             }
         }
     }
@@ -593,10 +920,11 @@ pub(crate) mod check {
             let mut queries = vec![0.0; count * stride];
             let mut scores = vec![0.0; count * block_keys];
             let mut factors = vec![0.0; count];
-            let [mut sums, mut outputs] = [(); 2].map(|()| vec![0.0; stride]);
+            let mut sums = vec![0.0; P::VALUE_ROWS * stride];
+            let mut outputs = vec![0.0; stride];
             let blocks = P::scales_in_row(dim);
             let [mut scales, mut integers] = [(); 2].map(|()| vec![0.0; blocks * block_keys]);
-            let mut block_factors = vec![0.0; blocks];
+            let mut block_factors = vec![0.0; P::VALUE_ROWS * blocks];
             let rows = RowArrays {
                 queries: queries.as_mut_ptr(),
                 query_stride: stride,
@@ -643,24 +971,53 @@ pub(crate) mod check {
                 }
             }
 
-            let p: Vec<f32> = (0..block_keys)
-                .map(|key| if keys.contains(&key) { f32::from(number(key)) * 128.0 } else { 0.0 })
+            // The second row does not see the first keys.
+            let sees = |r: usize, key: usize| (keys.start + 3 * r..keys.end).contains(&key);
+            let p: Vec<Vec<f32>> = (0..P::VALUE_ROWS)
+                .map(|r| {
+                    let p = |key| if sees(r, key) { f32::from(number(key + r)) * 128.0 } else { 0.0 };
+                    (0..block_keys).map(p).collect()
+                })
                 .collect();
             // SAFETY: I5: all arrays are as long as their fields say.
             unsafe {
-                let all_fit = gather_run::<S, P::Blocks, false>(s, &weights, &run, PrefetchStream::NOTHING);
+                let all_fit =
+                    gather_run::<S, P::Blocks, false>(s, &weights, &run, PrefetchStream::NOTHING, usize::MAX);
                 assert!(all_fit && !weights.is_unfit::<P::Blocks>(keys.start, dim));
-                integer_weights::<S, P, false>(s, &weights, p.as_ptr(), &keys, dim);
-                let sums = rows.block_sums.base;
-                accumulate::<S, P, false>(s, &weights, sums, run, PrefetchStream::NOTHING, true);
-                let output = outputs.as_mut_ptr();
-                let weight = 1.0 / P::P_SCALE;
-                flush_block::<S, P>(s, &weights, sums, true, weight, dim, output, stride, true);
+                for (r, p) in p.iter().enumerate() {
+                    let weights = weights.of_row::<P>(r, dim);
+                    weights.blank_integers::<P>(&keys, dim);
+                    integer_weights::<S, P, false>(
+                        s,
+                        &weights,
+                        p.as_ptr(),
+                        &(keys.start + 3 * r..keys.end),
+                        dim,
+                    );
+                }
+                let (sums, none) = (rows.block_sums, PrefetchStream::NOTHING);
+                if P::VALUE_ROWS == 1 {
+                    accumulate::<S, P, 1, false>(s, &weights, sums, run, none, true);
+                } else {
+                    accumulate::<S, P, 2, false>(s, &weights, sums, run, none, true);
+                }
             }
-            for (d, output) in outputs.into_iter().enumerate().take(dim) {
-                let p = |key: usize| f64::from(p[key] / P::P_SCALE);
-                let sum: f64 = keys.clone().map(|key| p(key) * f64::from(element(key, d))).sum();
-                assert!((f64::from(output) - sum).abs() < 1e-4, "element {d}: {output} is not {sum}");
+            for (r, p) in p.iter().enumerate() {
+                let weight = 1.0 / P::P_SCALE;
+                // SAFETY: I5: all arrays are as long as their fields say.
+                unsafe {
+                    let (weights, sums) = (weights.of_row::<P>(r, dim), rows.block_sums.base.add(r * stride));
+                    let output = outputs.as_mut_ptr();
+                    flush_block::<S, P>(s, &weights, sums, true, weight, dim, output, stride, true);
+                }
+                for (d, &output) in outputs.iter().enumerate().take(dim) {
+                    let p = |key: usize| f64::from(p[key] / P::P_SCALE);
+                    let sum: f64 = keys.clone().map(|key| p(key) * f64::from(element(key, d))).sum();
+                    assert!(
+                        (f64::from(output) - sum).abs() < 1e-4,
+                        "{r}, element {d}: {output} is not {sum}"
+                    );
+                }
             }
         }
     }

@@ -238,12 +238,35 @@ pub(crate) trait Gemv: Sized + 'static {
 }
 
 /// A compute type for K and V in blocks that carry their own scales: [`super::block_scaled`] takes
-/// the place of the loops over rows without such scales. A vector of operands has two blocks, and a
-/// sum of integers is multiplied by the scale of its block.
+/// the place of the loops over rows without such scales. A vector of operands has two blocks
+/// ([`PairedBlocks`]), or a block several vectors of operands. A sum of integers is multiplied by
+/// the scale of its block.
 pub(crate) trait BlockScaledGemv: Gemv {
     /// How K and V are stored.
     type Blocks: BlockScaled;
+    /// Query rows whose weighted sums of V are made together, at most: 1 or 2. The integer weights
+    /// of a key then take at most 4 bytes divided by that.
+    const VALUE_ROWS: usize;
+    /// What the largest weight becomes.
+    const MAX_WEIGHT: f32;
 
+    /// Writes a vector of integer weights of keys from `key` on, rounded, as [`Gemv::weight`] reads
+    /// probabilities.
+    ///
+    /// # Safety
+    /// `row` has a vector from `key` on.
+    unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32);
+
+    /// The weights of [`Gemv::PACK`] keys from `key` on: where a vector has two blocks, of the
+    /// first row for the lower half, of the second row for the upper half, else of the first row.
+    ///
+    /// # Safety
+    /// [`BlockScaledGemv::store_weights`] has written them to both rows.
+    unsafe fn weights<S: Isa>(s: S, rows: [*const f32; 2], key: usize) -> Weight<S, Self>;
+}
+
+/// What scores take where a vector of operands has two blocks.
+pub(crate) trait PairedBlocks: BlockScaledGemv {
     /// The products of elements of a query and of K.
     fn product<S: Isa>(s: S, q: Weight<S, Self>, k: Operand<S, Self>) -> SumLane<S, Self>;
 
@@ -261,20 +284,6 @@ pub(crate) trait BlockScaledGemv: Gemv {
     /// # Safety
     /// `row` is a packed query row of `dim` elements.
     unsafe fn corrections<S: Isa>(s: S, row: *const f32, dim: usize, d: usize) -> [S::I32; 2];
-
-    /// Writes a vector of integer weights of keys from `key` on, rounded, as [`Gemv::weight`] reads
-    /// probabilities.
-    ///
-    /// # Safety
-    /// `row` has a vector from `key` on.
-    unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32);
-
-    /// The weights of [`Gemv::PACK`] keys from `key` on: of the first row for the lower half of a
-    /// vector, of the second row for the upper half.
-    ///
-    /// # Safety
-    /// [`BlockScaledGemv::store_weights`] has written them to both rows.
-    unsafe fn weights<S: Isa>(s: S, rows: [*const f32; 2], key: usize) -> Weight<S, Self>;
 }
 
 /// Operands of V of [`Gemv::PACK`] keys, with what belongs to one element in one operand.

@@ -21,6 +21,16 @@ pub(super) fn prefetch_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
     }
 }
 
+/// [`prefetch_rows`] of rows of `bytes` bytes: each line once, also where rows share lines.
+#[inline(always)]
+pub(super) fn prefetch_whole_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usize) {
+    if rows.stride == bytes {
+        prefetch_rows(s, rows, 1, n * bytes);
+    } else {
+        prefetch_rows(s, rows, n, bytes);
+    }
+}
+
 /// Rows that are multiplied after the current ones, and are brought into the second-level cache
 /// meanwhile: V of a block while its K is multiplied, K of the next block while V is. Row n goes
 /// with key n.

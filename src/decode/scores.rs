@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::block::Run;
 use super::gemv::{Gemv, SumLane, SumOf, width};
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{ROWS, RowArrays};
+use super::scratch::{ROWS, RowArrays, least_of_four};
 use crate::attend::rows::Rows;
 use crate::dtype::Stored;
 use crate::simd::lane::{Lane, Registers};
@@ -143,12 +143,16 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
                 if const { S::PREFETCHES_OTHER_TENSOR && P::MAX_ROWS == 1 } && prefetches {
                     for first in vectors {
                         // SAFETY: I5: the one row that there is (caller).
-                        unsafe { tile::<S, P, T, 1, { $vectors }, true>(s, rows, 0, first, run, dim, next) };
+                        unsafe {
+                            tile::<S, P, T, 1, { $vectors }, true>(s, rows, 0, 1, first, run, dim, next)
+                        };
                     }
                 } else {
                     for first in vectors {
                         // SAFETY: I5: the one row that there is (caller).
-                        unsafe { tile::<S, P, T, 1, { $vectors }, false>(s, rows, 0, first, run, dim, next) };
+                        unsafe {
+                            tile::<S, P, T, 1, { $vectors }, false>(s, rows, 0, 1, first, run, dim, next)
+                        };
                     }
                 }
                 return;
@@ -160,12 +164,20 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
     if const { S::GEMV_ACCUMULATORS >= 16 } {
         row_of!(8);
     }
+    // With few registers, a loop that has tiles of several rows as well would cost one row some.
+    if const { S::SCORES_FILL_VECTOR } && count == 1 {
+        for first in vectors {
+            // SAFETY: I5: the one row that there is (caller).
+            unsafe { tile::<S, P, T, 1, 0, false>(s, rows, 0, 1, first, run, dim, next) };
+        }
+        return;
+    }
     for first in vectors {
         let mut row = 0;
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                // The sums of a tile fill one vector, four keys at a time.
-                if const { $rows <= P::MAX_ROWS && $rows * KEYS <= S::LANES } {
+                // The sums of a tile fill one vector, some keys at a time.
+                if const { $rows <= P::MAX_ROWS && takes_together::<S, T>($rows) } {
                     while count.saturating_sub(row) >= $least {
                         // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
                         // (caller).
@@ -175,11 +187,11 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
                                 && row == 0
                             {
                                 tile::<S, P, T, { $rows }, { $vectors }, true>(
-                                    s, rows, row, first, run, dim, next,
+                                    s, rows, row, count, first, run, dim, next,
                                 );
                             } else {
                                 tile::<S, P, T, { $rows }, { $vectors }, false>(
-                                    s, rows, row, first, run, dim, next,
+                                    s, rows, row, count, first, run, dim, next,
                                 );
                             }
                         }
@@ -188,7 +200,7 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
                 }
             };
         }
-        tiles_of!(ROWS, ROWS - 1, 0);
+        tiles_of!(ROWS, least_of_four::<S, P>(), 0);
         tiles_of!(2, 2, 0);
         // Where rows are never taken together, `row_of` has taken that length.
         if const { S::GEMV_ACCUMULATORS >= 16 && P::MAX_ROWS > 1 } && dim == 8 * width::<S, P>() {
@@ -198,13 +210,29 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
     }
 }
 
+/// Whether a register tile takes so many query rows. Where that makes tiles of fewer keys, only if
+/// keys have to be converted, which is done once for all rows: numbers that are multiplied from
+/// memory are best taken for one row after the other.
+const fn takes_together<S: Isa, T: Stored>(rows: usize) -> bool {
+    if S::SCORES_FILL_VECTOR {
+        rows == 1 || (rows < S::LANES && !is_wide::<T>())
+    } else {
+        rows * KEYS <= S::LANES
+    }
+}
+
+/// Whether elements are multiplied as they lie in memory, and not converted.
+const fn is_wide<T: Stored>() -> bool {
+    T::BLOCK_BYTES >= size_of::<f32>() * T::BLOCK
+}
+
 /// Keys that are multiplied at a time: enough to hide the latency of FMA together with the next
 /// ones, and few enough for the registers.
 const KEYS: usize = 4;
 
-/// One vector of scores, from key `first` on, for each of `R` query rows from `row` on. `N` is the
-/// number of vectors of a row if the compiler is to know it, else 0. The tile of the first rows
-/// prefetches.
+/// One vector of scores, from key `first` on, for each of `R` of `count` query rows, from `row` on.
+/// `N` is the number of vectors of a row if the compiler is to know it, else 0. The
+/// tile of the first rows prefetches.
 ///
 /// # Safety
 /// The contract of [`dot_products`]; the arrays have `R` rows from `row` on.
@@ -213,6 +241,7 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
     s: S,
     rows: &RowArrays,
     row: usize,
+    count: usize,
     first: usize,
     run: &Run,
     dim: usize,
@@ -236,7 +265,7 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
                 // would only disturb the hardware prefetcher, which follows it.
                 let prefetches = prefetches
                     && here.end + run.prefetch_rows <= keys.end
-                    && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK);
+                    && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK || (S::SCORES_FILL_VECTOR && count > 1));
                 let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 let k = k.skip(here.start);
                 let sums = whole::<S, P, T, R, N, PREFETCH>(
@@ -318,6 +347,24 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
 ) -> S::F32 {
     let width = S::LANES / R;
     let mut lanes = [P::Sum::collapse(s, P::Sum::zero(s)); MAX_LANES];
+    macro_rules! all_keys {
+        ($keys:expr) => {
+            if const { S::SCORES_FILL_VECTOR && R * $keys == S::LANES && (R > 1 || is_wide::<T>()) } {
+                prefetch_rows(s, k.skip(distance), $keys, bytes);
+                // SAFETY: I2: these are all of the keys that the caller has.
+                let dots = unsafe { dot::<S, P, T, R, $keys, N>(s, q, stride, k, dim) };
+                for (r, dots) in dots.into_iter().enumerate() {
+                    for (i, dot) in dots.into_iter().enumerate() {
+                        lanes[(r * $keys + i) % MAX_LANES] = dot;
+                    }
+                }
+                return SumOf::<P>::horizontal_sums(s, &lanes);
+            }
+        };
+    }
+    all_keys!(8);
+    all_keys!(4);
+    all_keys!(2);
     // Written out, and not a loop: the sums stay in registers.
     macro_rules! keys {
         ($n:expr) => {

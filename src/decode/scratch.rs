@@ -17,6 +17,12 @@ use crate::workspace::{Arena, Measure};
 /// that costs less than two and one.
 pub(crate) const ROWS: usize = 4;
 
+/// The fewest query rows that are taken as [`ROWS`]. With 8 lanes, integers gain nothing by a row
+/// more.
+pub(super) const fn least_of_four<S: Isa, P: Gemv>() -> usize {
+    if S::SCORES_FILL_VECTOR && P::PACK > 1 { ROWS } else { ROWS - 1 }
+}
+
 /// Arrays with a part for each query row of a group. Where [`padded_rows`] says so, there is one
 /// row more than the group has.
 pub(crate) struct RowArrays {
@@ -67,11 +73,13 @@ pub(crate) struct BlockArrays {
 pub(crate) struct Weights {
     /// The scales of V.
     pub(super) scales: *mut f32,
-    /// The weights of one query row: probability times scale, quantised.
+    /// The weights of a query row: probability times scale, quantised. Of two query rows those of
+    /// the second one take the second half of each row.
     pub(super) integers: *mut f32,
     /// Values from one row of scales, or of weights, to the next.
     pub(super) stride: usize,
-    /// What a sum with weights of each row is to be multiplied by.
+    /// What a sum with weights of each row is to be multiplied by, behind one another for two query
+    /// rows.
     pub(super) factors: *mut f32,
 }
 
@@ -151,7 +159,7 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
         scales: arena.take(in_row.checked_mul(score_stride)),
         integers: arena.take(in_row.checked_mul(score_stride)),
         stride: score_stride,
-        factors: arena.take(in_row),
+        factors: arena.take(in_row.checked_mul(2)),
     };
     Buffers { rows: rows_of, states, block: BlockArrays { scales, zeros, staged, weights } }
 }

@@ -5,11 +5,13 @@ use super::{Dtype, Stored};
 use crate::simd::Isa;
 
 /// A storage type in blocks of [`Stored::BLOCK`] codes (integers of at most 8 bits) that share a
-/// scale: an element is code times scale. [`crate::decode::block_scaled`] and
-/// [`crate::compute::split16::Split16`] are generic over it.
+/// scale: an element is code times scale. [`crate::decode::block_scaled`],
+/// [`crate::compute::split16::Split16`] and [`crate::compute::blocks16::Blocks16`] are generic over
+/// it.
 ///
-/// A block has half as many elements as a vector of signed bytes: 32 with 16 lanes, and only such
-/// instruction sets have kernels for it.
+/// With [`crate::compute::split16::Split16`] a block has half as many elements as a vector of
+/// signed bytes: 32 with 16 lanes, and only such instruction sets have kernels of that kind. With
+/// [`crate::compute::blocks16::Blocks16`] it has one or several vectors of 16-bit integers.
 ///
 /// A further type, say Q4_0 of ggml, is one file beside this one, a row in each table of
 /// [`crate::dtype`], kernels in the table of its instruction set, and tests:
@@ -43,11 +45,14 @@ use crate::simd::Isa;
 ///         unsafe { s.load_i32(codes.as_ptr().cast()) }
 ///     }
 ///
-///     // `load_single`: the loop over 32 elements; the other codes stay 0.
+///     // `load_single`: the loop over 32 elements; the other codes stay 0. `load_wide`: the same,
+///     // as i16.
 /// }
 ///
 /// // In src/kernel/x86_64.rs:
 /// &Combination::<Avx512, F32, Split16<Q4_0>, Split16<Q4_0>, Vnni, 8>::new()
+///     .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q4_0; 2]),
+/// &Combination::<Avx2, F32, Blocks16<Q4_0>, Blocks16<Q4_0>, Avx2, 6>::new()
 ///     .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q4_0; 2]),
 /// ```
 ///
@@ -73,6 +78,12 @@ pub(crate) trait BlockScaled: Stored + 'static {
     /// # Safety
     /// The block is readable.
     unsafe fn load_single<S: Isa>(s: S, block: *const u8) -> S::I32;
+
+    /// `2 * LANES` codes of the block at `block`, from code `first` on, sign-extended to i16.
+    ///
+    /// # Safety
+    /// The block is readable and has these codes.
+    unsafe fn load_wide<S: Isa>(s: S, block: *const u8, first: usize) -> S::I32;
 
     /// The scales of two blocks of each of `LANES` rows, the second `distance` bytes behind the
     /// first. `four(n)` tells where the first blocks of the four rows from row `n` on are. The

@@ -63,4 +63,10 @@ impl BlockScaled for Q8_0 {
         // SAFETY: I7: half a vector of bytes is a block of codes; the caller vouches for the block.
         unsafe { s.load_lower_half(block.wrapping_add(CODES).cast()) }
     }
+
+    #[inline(always)]
+    unsafe fn load_wide<S: Isa>(s: S, block: *const u8, first: usize) -> S::I32 {
+        // SAFETY: I7: the caller vouches for the block and for as many codes from `first` on.
+        unsafe { s.load_i8_i16(block.wrapping_add(CODES + first).cast()) }
+    }
 }

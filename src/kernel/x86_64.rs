@@ -6,15 +6,16 @@
 //! more would spill.
 
 use super::{Combination, Kernel};
+use crate::compute::blocks16::Blocks16;
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
 #[cfg(not(fa_skip_avx512))]
 use crate::compute::{bf16::Bf16, i8::I8, split16::Split16};
 #[cfg(not(fa_skip_avx512))]
-use crate::dtype::{self, Dtype, q8_0::Q8_0};
+use crate::dtype;
+use crate::dtype::{Dtype, q8_0::Q8_0};
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
-#[cfg(not(fa_skip_avx512))]
 use crate::prefill::gemm::Gemm;
 use crate::simd::avx2::Avx2;
 #[cfg(not(fa_skip_avx512))]
@@ -42,5 +43,7 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
 /// AVX2 with FMA.
 pub(super) static AVX2: &[&dyn Kernel] = &[
     &Combination::<Avx2, I16, I16, I16, Avx2, 6>::new(),
+    &Combination::<Avx2, F32, Blocks16<Q8_0>, Blocks16<Q8_0>, Avx2, 6>::new()
+        .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
     &Combination::<Avx2, F32, F32, F32, Avx2, 6>::new(),
 ];

@@ -67,6 +67,7 @@ impl Isa for Avx2 {
     const NAME: &'static CStr = c"avx2";
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const SCORES_FILL_VECTOR: bool = true;
     type F32 = __m256;
     type I32 = __m256i;
     type Mask = __m256;
@@ -296,6 +297,13 @@ impl Isa for Avx2 {
                 _mm_storeu_ps(p, _mm256_castps256_ps128(x));
                 _mm_storeu_ps(p.add(step), _mm256_extractf128_ps::<1>(x));
             }
+            4 => {
+                let [low, high] = [_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)];
+                _mm_storel_pd(p.cast(), _mm_castps_pd(low));
+                _mm_storeh_pd(p.add(step).cast(), _mm_castps_pd(low));
+                _mm_storel_pd(p.add(2 * step).cast(), _mm_castps_pd(high));
+                _mm_storeh_pd(p.add(3 * step).cast(), _mm_castps_pd(high));
+            }
             _ => fallback::store_segments::<Self, R>(self, p, step, x),
         });
     }
@@ -303,6 +311,31 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn splat_f16(self, p: *const u16) -> __m256 {
         op!(_mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned())))
+    }
+
+    #[inline(always)]
+    unsafe fn gather_f16<At: Fn(usize) -> *const u8>(
+        self,
+        four: impl Fn(usize) -> At,
+        distance: usize,
+    ) -> [__m256; 2] {
+        let (first, second) = (four(0), four(4));
+        // A macro, because the lane of an insertion is an immediate.
+        macro_rules! eight {
+            ($distance:expr) => {{
+                let word = |p: *const u8| i32::from(p.wrapping_add($distance).cast::<u16>().read_unaligned());
+                let mut x = _mm_cvtsi32_si128(word(first(0)));
+                x = _mm_insert_epi16::<1>(x, word(first(1)));
+                x = _mm_insert_epi16::<2>(x, word(first(2)));
+                x = _mm_insert_epi16::<3>(x, word(first(3)));
+                x = _mm_insert_epi16::<4>(x, word(second(0)));
+                x = _mm_insert_epi16::<5>(x, word(second(1)));
+                x = _mm_insert_epi16::<6>(x, word(second(2)));
+                x = _mm_insert_epi16::<7>(x, word(second(3)));
+                _mm256_cvtph_ps(x)
+            }};
+        }
+        op!([eight!(0), eight!(distance)])
     }
 
     #[inline(always)]

@@ -205,7 +205,7 @@ impl Definition<'_> {
         let is_i16 = !is_i8
             && match (a.k.dtype, a.v.dtype) {
                 (I8, I8) => isa != "scalar",
-                (Q8_0, Q8_0) => is_vnni,
+                (Q8_0, Q8_0) => is_vnni || words.contains(" i16, "),
                 _ => false,
             };
         let rounded = match (is_i8, is_i16) {
