@@ -184,9 +184,9 @@ const BORDER_ZEN4: Border = {
 /// grouped heads".
 const BORDER_ZEN2: Border = Border {
     f32: [16, 26, 34, 48],
-    bits16: [16, 32, 48, 52],
+    bits16: [16, 32, 48, 56],
     integers: [16, 32, 42, 48],
-    blocks: [16, 24, 32, 48],
+    blocks: [16, 32, 48, 64],
     of_head: 0,
 };
 
