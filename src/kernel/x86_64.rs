@@ -8,20 +8,23 @@
 use super::{Combination, Kernel};
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
+use crate::compute::{i8::I8, split16::Split16};
 #[cfg(not(fa_skip_avx512))]
-use crate::compute::{bf16::Bf16, i8::I8, split16::Split16};
+use crate::compute::bf16::Bf16;
+use crate::dtype;
 #[cfg(not(fa_skip_avx512))]
-use crate::dtype::{self, Dtype, q8_0::Q8_0};
+use crate::dtype::{Dtype, q8_0::Q8_0};
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
 #[cfg(not(fa_skip_avx512))]
 use crate::prefill::gemm::Gemm;
-use crate::simd::avx2::Avx2;
+use crate::simd::avx2::{self, Avx2};
 #[cfg(not(fa_skip_avx512))]
 use crate::simd::avx512::{self, Avx512};
 
 #[cfg(not(fa_skip_avx512))]
 type Vnni = Avx512<avx512::Vnni>;
+type AvxVnni = Avx2<avx2::Vnni>;
 #[cfg(not(fa_skip_avx512))]
 type AvxBf16 = Avx512<avx512::Bf16>;
 
@@ -39,8 +42,11 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),
 ];
 
-/// AVX2 with FMA.
+/// AVX2 with FMA, and its level. Blocks of Q8_0 are half of a vector of bytes with 16 lanes, and
+/// whole ones here: no kernel multiplies them as integers.
 pub(super) static AVX2: &[&dyn Kernel] = &[
+    &Combination::<AvxVnni, I8, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
+    &Combination::<AvxVnni, I16, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
     &Combination::<Avx2, I16, I16, I16, Avx2, 6>::new(),
     &Combination::<Avx2, F32, F32, F32, Avx2, 6>::new(),
 ];
