@@ -60,11 +60,7 @@ fn by_parabola(score: f32, max: f32) -> f64 {
 
 /// Rows of O, and LSE: probabilities of each block of keys relative to its own reference, as
 /// multiples of 1/255; sums of integers are exact, and what exceeds the reference is added to them.
-fn by_the_book(
-    inputs: &Inputs<i8>,
-    block: usize,
-    probability: fn(f32, f32) -> f64,
-) -> (Vec<f64>, Vec<f64>) {
+fn by_the_book(inputs: &Inputs<i8>, block: usize, probability: fn(f32, f32) -> f64) -> (Vec<f64>, Vec<f64>) {
     let Size { heads, len_q, len_kv, dim } = inputs.size;
     let [q_scale, k_scale, v_scale] = inputs.scales;
     let log2 = (f64::from(inputs.semantics.softmax_scale) * std::f64::consts::LOG2_E) as f32;

@@ -6,11 +6,11 @@
 //! more would spill.
 
 use super::{Combination, Kernel};
+#[cfg(not(fa_skip_avx512))]
+use crate::compute::bf16::Bf16;
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
 use crate::compute::{i8::I8, split16::Split16};
-#[cfg(not(fa_skip_avx512))]
-use crate::compute::bf16::Bf16;
 use crate::dtype;
 #[cfg(not(fa_skip_avx512))]
 use crate::dtype::{Dtype, q8_0::Q8_0};

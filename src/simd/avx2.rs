@@ -479,9 +479,8 @@ impl<L: Level> Isa for Avx2<L> {
         op!({
             let x = [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())];
             // Packing is within 128-bit lanes.
-            let bytes = |[a, b]: [__m256i; 2]| {
-                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a, b))
-            };
+            let bytes =
+                |[a, b]: [__m256i; 2]| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a, b));
             // Low bytes from 128 on are negative as signed bytes: the high byte is one larger.
             let high = x.map(|x| _mm256_srai_epi16::<8>(_mm256_add_epi16(x, _mm256_set1_epi16(128))));
             let low = x.map(|x| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)));

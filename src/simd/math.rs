@@ -192,13 +192,19 @@ mod tests {
                         let distance = (start + 7 * key + 31 * lane) as f32 * 0.004;
                         if top.abs() < 1e6 { top - distance } else { top - top.abs() * distance }
                     };
-                    let got = bytes([0, 1, 2, 3].map(|key| vector(std::array::from_fn(|lane| x(key, lane)))), top);
+                    let got =
+                        bytes([0, 1, 2, 3].map(|key| vector(std::array::from_fn(|lane| x(key, lane)))), top);
                     for (lane, got) in got.into_iter().enumerate().take(S::LANES) {
                         for (key, got) in got.into_iter().enumerate() {
                             let exact = 255.0 * (f64::from(x(key, lane)) - f64::from(top)).exp2();
                             let most = 0.5 + 0.006 * exact;
                             let error = (f64::from(got) - exact).abs();
-                            assert!(error <= most, "{:?}: {top}, {}: {got} is not {exact}", S::NAME, x(key, lane));
+                            assert!(
+                                error <= most,
+                                "{:?}: {top}, {}: {got} is not {exact}",
+                                S::NAME,
+                                x(key, lane)
+                            );
                         }
                     }
                 }
