@@ -41,7 +41,7 @@ static BEGIN: extern "C" fn() = {
         // SAFETY: nothing else runs yet. The handler executes the instructions.
         unsafe {
             flash_attention::simd::emulate_vnni();
-            for (name, value) in [("FA_TEST_ISA", isa), ("FA_TEST_SHARE", "5"), ("FA_TEST_THIN", "61")] {
+            for (name, value) in [("FA_TEST_ISA", isa), ("FA_TEST_SHARE", "17"), ("FA_TEST_THIN", "61")] {
                 if std::env::var_os(name).is_none() {
                     std::env::set_var(name, value);
                 }

@@ -371,7 +371,7 @@ const ALL: [Scales; 16] = [
 fn every_mixture_is_what_its_numbers_say() {
     for (i, k) in ALL.into_iter().enumerate() {
         for (j, v) in ALL.into_iter().enumerate() {
-            if (16 * i + j) % thin().min(13) != 0 {
+            if (16 * i + j) % thin().min(29) != 0 {
                 continue;
             }
             let dims = [[64, 64], [59, 64], [40, 19], [100, 33]][(i + j) % 4];
@@ -421,6 +421,9 @@ fn many_keys() {
 fn large_zeros_do_not_cancel() {
     for of_k in [HEAD, TOKEN, CHANNEL] {
         for of_v in [HEAD, TOKEN, CHANNEL] {
+            if of_k != of_v && thin() > 1 {
+                continue;
+            }
             for rows in [1, 20] {
                 let zero = 10_000.0;
                 let memory =

@@ -188,6 +188,9 @@ const NEAR: [(Dtype, f64); 4] =
 fn probabilities_are_those_of_f64_on_every_path() {
     for (dtype, near) in NEAR {
         for (lens, seed) in [([[3, 40], [1, 70]], 1), ([[41, 300], [19, 130]], 2), ([[5, 0], [2, 9]], 3)] {
+            if seed == 2 && thin() > 1 {
+                continue;
+            }
             let mut case = Case::new(dtype, lens, seed);
             case.check(near);
             case.semantics = case.semantics.causal();

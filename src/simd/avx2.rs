@@ -18,7 +18,7 @@ token! {
 }
 
 token! {
-    /// [`Base`] with dot products of bytes and of i16: Alder Lake, Sapphire Rapids, Zen 5 and later.
+    /// [`Base`] with dot products of bytes and i16: Alder Lake, Sapphire Rapids, Zen 5, and later.
     Vnni as Avx2; "avxvnni", "avx2", "fma", "f16c"
 }
 
