@@ -97,6 +97,17 @@ impl<L: Level> Avx2<L> {
             _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
         })
     }
+
+    /// How far two vectors are below `top`, for [`exp2_of_units`]: 16 lanes of i16 in units of
+    /// 1/256, to which [`math::U8_TOP`] is added. Four lanes of each vector follow one another. What
+    /// is far, -inf and NaN become negative.
+    #[inline(always)]
+    fn units_below(self, [a, b]: [__m256; 2], top: __m256) -> __m256i {
+        let (scale, bias) = (self.splat(256.0), self.splat(math::U8_TOP));
+        let a = self.fma(self.sub(a, top), scale, bias);
+        let b = self.fma(self.sub(b, top), scale, bias);
+        op!(_mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)))
+    }
 }
 
 impl<L: Level> Table for Avx2<L> {
@@ -413,37 +424,14 @@ impl<L: Level> Isa for Avx2<L> {
     }
 
     #[inline(always)]
-    fn exp2_u8(self, x: [__m256; 4], top: __m256) -> __m256i {
-        // 2^(x - top) of 16 lanes of i16, in units of 1/256 of the exponent: the lower byte is the
-        // fraction, of which a parabola makes a factor, and the upper byte indexes a table of
-        // powers of two.
-        let units = |x| {
-            let below = self.fma(self.sub(x, top), self.splat(256.0), self.splat(math::U8_TOP));
-            op!(_mm256_cvtps_epi32(below))
-        };
-        let [a, b, c, d] = x.map(units);
+    fn exp2_u8(self, [a, b, c, d]: [__m256; 4], top: __m256) -> __m256i {
+        let (ab, cd) = (self.units_below([a, b], top), self.units_below([c, d], top));
         op!({
-            let power = |x: __m256i| {
-                // A byte times 127 is a fraction of 15 bits, nearly.
-                let fraction = _mm256_maddubs_epi16(x, _mm256_set1_epi16(127));
-                let [zero, one, two] = math::U8_PARABOLA.map(|c| _mm256_set1_epi16(c));
-                let y = _mm256_add_epi16(_mm256_mulhrs_epi16(two, fraction), one);
-                let y = _mm256_add_epi16(_mm256_mulhrs_epi16(y, fraction), zero);
-                // Bytes from 0x80 on look up 0: what is far, -inf and NaN have become negative. The
-                // table has bytes: 256, the largest power, is the entry 0 looked up as an upper
-                // byte.
-                let twice = _mm_setr_epi8(1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15);
-                let twice = _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(twice));
-                let index = _mm256_sub_epi16(twice, _mm256_set1_epi16(0x800));
-                let powers = _mm256_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
-                let powers = _mm256_blend_epi32::<0b1100_1100>(powers, _mm256_setzero_si256());
-                _mm256_mulhrs_epi16(y, _mm256_shuffle_epi8(powers, index))
-            };
-            let (ab, cd) = (power(_mm256_packs_epi32(a, b)), power(_mm256_packs_epi32(c, d)));
+            let bytes = _mm256_packus_epi16(exp2_of_units(ab), exp2_of_units(cd));
             // Each 128-bit lane has four bytes of x[0], four of x[1], and so on: a 4 x 4
             // transposition.
             let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            _mm256_shuffle_epi8(_mm256_packus_epi16(ab, cd), _mm256_broadcastsi128_si256(order))
+            _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order))
         })
     }
 
@@ -477,14 +465,17 @@ impl<L: Level> Isa for Avx2<L> {
     #[inline(always)]
     unsafe fn load_split16(self, p: *const i16) -> [__m256i; 2] {
         op!({
-            let x = [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())];
-            // Packing is within 128-bit lanes.
-            let bytes =
-                |[a, b]: [__m256i; 2]| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a, b));
+            let (a, b) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast()));
             // Low bytes from 128 on are negative as signed bytes: the high byte is one larger.
-            let high = x.map(|x| _mm256_srai_epi16::<8>(_mm256_add_epi16(x, _mm256_set1_epi16(128))));
-            let low = x.map(|x| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)));
-            [bytes(high), bytes(low)]
+            let half = _mm256_set1_epi16(128);
+            let a_high = _mm256_srai_epi16::<8>(_mm256_add_epi16(a, half));
+            let b_high = _mm256_srai_epi16::<8>(_mm256_add_epi16(b, half));
+            let a_low = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+            let b_low = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+            // Packing is within 128-bit lanes.
+            let high = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a_high, b_high));
+            let low = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a_low, b_low));
+            [high, low]
         })
     }
 
@@ -615,6 +606,29 @@ impl<L: Level> Isa for Avx2<L> {
             });
         }
     }
+}
+
+/// 255 · 2^x, rounded, of 16 lanes of i16 that [`Avx2::units_below`] gives. The lower byte is the
+/// fraction of x, of which a parabola makes a factor, and the upper byte indexes a table of powers
+/// of two.
+#[inline(always)]
+fn exp2_of_units(x: __m256i) -> __m256i {
+    op!({
+        // A byte times 127 is a fraction of 15 bits, nearly.
+        let fraction = _mm256_maddubs_epi16(x, _mm256_set1_epi16(127));
+        let [zero, one, two] = math::U8_PARABOLA;
+        let y = _mm256_mulhrs_epi16(_mm256_set1_epi16(two), fraction);
+        let y = _mm256_mulhrs_epi16(_mm256_add_epi16(y, _mm256_set1_epi16(one)), fraction);
+        let y = _mm256_add_epi16(y, _mm256_set1_epi16(zero));
+        // Bytes from 0x80 on look up 0. The table has bytes: 256, the largest power, is the entry 0
+        // looked up as an upper byte.
+        let twice = _mm_setr_epi8(1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15);
+        let twice = _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(twice));
+        let index = _mm256_sub_epi16(twice, _mm256_set1_epi16(0x800));
+        let powers = _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
+        let powers = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(powers), index);
+        _mm256_mulhrs_epi16(y, powers)
+    })
 }
 
 /// The shuffle that moves the last `n` bytes of 16 to the front, and zeros behind them.
