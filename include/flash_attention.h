@@ -135,11 +135,11 @@
 
 /**
  * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
- * FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better: twice as
- * fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of
- * its own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what
- * exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the flag changes
- * nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+ * FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better, or
+ * "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
+ * row with a scale of its own. Probabilities are multiples of 1/255 of a reference that few keys
+ * exceed, and what exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the
+ * flag changes nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
  */
 #define FA_FAST 4
 
@@ -905,10 +905,11 @@ enum fa_status fa_mha(const struct fa_config *cfg,
 /**
  * The instruction set that calls use from now on: the best that the machine has and that
  * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni"
- * (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avx2" (with FMA and F16C) or
- * "scalar"; later versions add names. Each includes those that come after it; fa_attention_check
- * says which of them a problem uses: the fastest, which need not be the first. "unknown" if
- * FA_MAX_ISA names none of them: computing functions then return FA_ERR_ISA.
+ * (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 and dot
+ * products of 8-bit integers), "avx2" (with FMA and F16C) or "scalar"; later versions add names.
+ * Each includes those that come after it, but for "avxvnni", which machines with AVX-512 may lack;
+ * fa_attention_check says which of them a problem uses: the fastest, which need not be the first.
+ * "unknown" if FA_MAX_ISA names none of them: computing functions then return FA_ERR_ISA.
  *
  * @return a static string, never NULL; not to be freed
  *

@@ -313,7 +313,7 @@ memory() {
     # Goes on after a report, so that one run shows all of them; it fails at its end.
     local isa flags="-Zsanitizer=memory -Zsanitizer-memory-track-origins -Zsanitizer-recover=memory"
     mkdir -p "$out/$kind"
-    for isa in scalar avx2 avx512 avx512vnni avx512bf16; do
+    for isa in scalar avx2 avxvnni avx512 avx512vnni avx512bf16; do
         FA_MAX_ISA=$isa count "memory.rust_api.$isa" "$out/$kind/$isa.log" rust_test $kind "$root" "$flags" rust_api
     done
     [ $prove = 1 ] || return 0

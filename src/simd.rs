@@ -7,6 +7,8 @@
 //! they are slow, never unsound.
 
 use std::ffi::CStr;
+#[cfg(target_arch = "x86_64")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -594,6 +596,8 @@ pub(crate) fn on_each_isa(test: impl Body<Out = ()> + Copy) {
     #[cfg(target_arch = "x86_64")]
     on::<avx2::Avx2>(test);
     #[cfg(target_arch = "x86_64")]
+    on::<avx2::Avx2<avx2::Vnni>>(test);
+    #[cfg(target_arch = "x86_64")]
     on::<avx512::Avx512>(test);
 }
 
@@ -603,6 +607,40 @@ pub(crate) trait Token: Copy + 'static {
     fn probe() -> Option<Self>;
     /// Runs `body`, compiled with the features.
     fn compiled_for<B: Body>(self, body: B) -> B::Out;
+}
+
+/// Whether the machine has a CPU feature, or a test executes its instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! has_feature {
+    ("avxvnni") => {
+        std::arch::is_x86_feature_detected!("avxvnni") || $crate::simd::is_vnni_emulated()
+    };
+    ($feature:tt) => {
+        std::arch::is_x86_feature_detected!($feature)
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use has_feature;
+
+/// Whether a test has called [`emulate_vnni`]. Where nothing can, the compiler knows that it is
+/// false.
+#[cfg(target_arch = "x86_64")]
+static IS_VNNI_EMULATED: AtomicBool = AtomicBool::new(false);
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn is_vnni_emulated() -> bool {
+    IS_VNNI_EMULATED.load(Ordering::Relaxed)
+}
+
+/// Takes it from now on that the machine has AVX-VNNI: for tests, on machines that have not.
+///
+/// # Safety
+/// Something executes the instructions of AVX-VNNI on every thread: a handler of the signal that
+/// the machine gives for illegal ones.
+#[cfg(target_arch = "x86_64")]
+pub unsafe fn emulate_vnni() {
+    IS_VNNI_EMULATED.store(true, Ordering::Relaxed);
 }
 
 /// Defines the token type of an instruction set from one list of x86 CPU features. Detection asks
@@ -618,7 +656,7 @@ macro_rules! token {
         impl $crate::simd::Token for $name {
             #[inline(always)]
             fn probe() -> Option<Self> {
-                ($(std::arch::is_x86_feature_detected!($feature))&&+).then_some(Self(()))
+                ($($crate::simd::has_feature!($feature))&&+).then_some(Self(()))
             }
 
             #[inline(always)]

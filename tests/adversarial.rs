@@ -6,7 +6,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{KernelPath, Random, kernels, max_error, relative_rms, run, share};
+use common::{KernelPath, Random, is_tested, kernels, max_error, relative_rms, run, share, thin};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{Batch, Logits, Position, Problem, Semantics, Tensors, Window};
 use flash_attention::reference;
@@ -140,7 +140,7 @@ fn compare(what: &str, types: &[Dtype], largest_score: f64, rows: impl Fn(usize)
             });
         }
     }
-    assert!(compared >= 4 * types.len(), "{compared}");
+    assert!(compared >= 4 * types.len() || !is_tested(c"scalar"), "{compared}");
 }
 
 /// Values that differ and are stored exactly in all types: multiples of 1/127.
@@ -304,7 +304,8 @@ fn attention_sinks() {
     for (keys, queries) in short.into_iter().chain(long) {
         for (which, mass) in sinks {
             let is_long = keys > 2048 && !(which == [0] && mass > if keys > 32_768 { 0.99 } else { 0.95 });
-            if is_long || (keys > 512 && share() > 1) {
+            let is_large = keys * queries > 2048 && thin() > 1;
+            if is_long || is_large || (keys > 512 && share() > 1) {
                 continue;
             }
             for dtype in TYPES {

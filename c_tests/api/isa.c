@@ -63,7 +63,7 @@ static void names_and_caps(void) {
     CHECK(isa_rank(fa_isa()) == machine_rank(), "%s on a machine with %s", fa_isa(),
           isa_names[machine_rank()]);
     for (int i = 0; i < ISAS; i++) {
-        int best = i < machine_rank() ? i : machine_rank();
+        int best = best_up_to(i);
         CHECK(fa_limit_isa(isa_names[i]) == FA_OK, "%s", isa_names[i]);
         CHECK(strcmp(fa_isa(), isa_names[best]) == 0, "capped at %s: %s", isa_names[i], fa_isa());
         CHECK(fa_limit_isa("sse9") == FA_ERR_ISA, "an unknown name");

@@ -57,7 +57,7 @@ int main(void) {
 
     for (int i = 0; i < ISAS; i++) {
         CHECK(fa_limit_isa(isa_names[i]) == FA_OK, "%s", isa_names[i]);
-        int rank = i < machine_rank() ? i : machine_rank();
+        int rank = best_up_to(i);
         CHECK(isa_rank(fa_isa()) == rank, "capped at %s: %s", isa_names[i], fa_isa());
         check_works(isa_names[i]);
         CHECK(fa_limit_isa("nonsense") == FA_ERR_ISA, "nonsense");

@@ -275,7 +275,7 @@ struct family {
 static inline struct family family_of(const fa_attention *a, const char *words, const char *isa) {
     struct family f = {.bf16 = strncmp(words, "avx512bf16", 10) == 0};
     bool vnni = strncmp(words, "avx512vnni", 10) == 0;
-    f.i8 = vnni && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_FAST) != 0;
+    f.i8 = (vnni || strncmp(words, "avxvnni", 7) == 0) && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_FAST) != 0;
     f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && a->k.dtype == FA_DTYPE_I8 && a->v.dtype == FA_DTYPE_I8;
     /* Few rows of blocks of ggml. */
     f.i16 |= vnni && a->k.dtype == FA_DTYPE_Q8_0;

@@ -45,11 +45,11 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 pub const FA_PRECISE: u32 = 2;
 
 /// fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
-/// FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better: twice as
-/// fast as by default. Queries that are not i8 are quantised to 8 bits, each row with a scale of
-/// its own. Probabilities are multiples of 1/255 of a reference that few keys exceed, and what
-/// exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the flag changes
-/// nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+/// FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better, or
+/// "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
+/// row with a scale of its own. Probabilities are multiples of 1/255 of a reference that few keys
+/// exceed, and what exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the
+/// flag changes nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
 pub const FA_FAST: u32 = 4;
 
 /// Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads,

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::block::{Block, Run};
-use super::gemv::{Gemv, interleave, width};
+use super::gemv::{Gemv, Sum, interleave, width};
 use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::scratch::{ROWS, RowArrays, Sums, least_of_four, padded_rows};
 use super::state::State;
@@ -271,7 +271,12 @@ impl<P: Gemv> Accumulate<'_, P> {
             }
             tiles_of!(2, 2, 4);
         }
-        tiles_of!(1, 1, 8);
+        // Sums may be several vectors each.
+        if const { S::GEMV_ACCUMULATORS < 16 && size_of::<Sum<S, P>>() > size_of::<S::I32>() } {
+            tiles_of!(1, 1, 4);
+        } else {
+            tiles_of!(1, 1, 8);
+        }
     }
 
     /// All elements of `R` query rows from `row` on, at most `MAX` vectors of elements at a time.

@@ -6,23 +6,24 @@
 //! more would spill.
 
 use super::{Combination, Kernel};
+#[cfg(not(fa_skip_avx512))]
+use crate::compute::bf16::Bf16;
 use crate::compute::blocks16::Blocks16;
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
-#[cfg(not(fa_skip_avx512))]
-use crate::compute::{bf16::Bf16, i8::I8, split16::Split16};
-#[cfg(not(fa_skip_avx512))]
+use crate::compute::{i8::I8, split16::Split16};
 use crate::dtype;
 use crate::dtype::{Dtype, q8_0::Q8_0};
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
 use crate::prefill::gemm::Gemm;
-use crate::simd::avx2::Avx2;
+use crate::simd::avx2::{self, Avx2};
 #[cfg(not(fa_skip_avx512))]
 use crate::simd::avx512::{self, Avx512};
 
 #[cfg(not(fa_skip_avx512))]
 type Vnni = Avx512<avx512::Vnni>;
+type AvxVnni = Avx2<avx2::Vnni>;
 #[cfg(not(fa_skip_avx512))]
 type AvxBf16 = Avx512<avx512::Bf16>;
 
@@ -40,8 +41,11 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),
 ];
 
-/// AVX2 with FMA.
+/// AVX2 with FMA, and its level, whose dot products of bytes do not fit the blocks of Q8_0: these
+/// fill half of a vector with 16 lanes, and a whole one here.
 pub(super) static AVX2: &[&dyn Kernel] = &[
+    &Combination::<AvxVnni, I8, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
+    &Combination::<AvxVnni, I16, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
     &Combination::<Avx2, I16, I16, I16, Avx2, 6>::new(),
     &Combination::<Avx2, F32, Blocks16<Q8_0>, Blocks16<Q8_0>, Avx2, 6>::new()
         .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),

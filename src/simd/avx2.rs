@@ -1,4 +1,5 @@
-//! AVX2 with FMA: 8 lanes; a mask is a vector of all-ones and all-zeros lanes.
+//! AVX2 with FMA: 8 lanes; a mask is a vector of all-ones and all-zeros lanes. Its extensions are
+//! [`Level`]s.
 
 use std::ffi::CStr;
 
@@ -7,9 +8,59 @@ use core::arch::x86_64::*;
 use super::math::{self, Table};
 use super::{Body, Isa, MAX_LANES, Padded, Token, fallback, token};
 
+/// AVX2 with the extensions of a level, [`Base`] by default.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2<L = Base>(L);
+
 token! {
     /// AVX2, FMA and F16C: server and desktop CPUs since Haswell (2013) and Excavator (2015).
-    Avx2 as std::convert::identity; "avx2", "fma", "f16c"
+    Base as Avx2; "avx2", "fma", "f16c"
+}
+
+token! {
+    /// [`Base`] with dot products of bytes and i16: Alder Lake, Sapphire Rapids, Zen 5, and later.
+    Vnni as Avx2; "avxvnni", "avx2", "fma", "f16c"
+}
+
+/// The methods of [`Isa`] that differ between levels of AVX2.
+pub(crate) trait Level: Token {
+    /// The value of [`Isa::NAME`].
+    const NAME: &'static CStr;
+
+    /// [`Isa::dot_u8_i8`]: lane by lane, unless the level has the instruction.
+    #[inline(always)]
+    fn dot_u8_i8(s: Avx2<Self>, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        fallback::dot_u8_i8(s, sum, a, b)
+    }
+
+    /// [`Isa::dot_i16`]: a multiply-add of pairs and an addition, unless the level has one
+    /// instruction.
+    #[inline(always)]
+    fn dot_i16(_s: Avx2<Self>, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: I4: `_s` holds the token of a level, and every level includes the base's
+        // features.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    }
+}
+
+impl Level for Base {
+    const NAME: &'static CStr = c"avx2";
+}
+
+impl Level for Vnni {
+    const NAME: &'static CStr = c"avxvnni";
+
+    #[inline(always)]
+    fn dot_u8_i8(_s: Avx2<Self>, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: I4: `_s` holds the token of VNNI.
+        unsafe { _mm256_dpbusd_avx_epi32(sum, a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_i16(_s: Avx2<Self>, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: I4: `_s` holds the token of VNNI.
+        unsafe { _mm256_dpwssd_avx_epi32(sum, a, b) }
+    }
 }
 
 /// Calls intrinsics of the CPU features that the token of this file stands for.
@@ -22,7 +73,7 @@ macro_rules! op {
     }};
 }
 
-impl Avx2 {
+impl<L: Level> Avx2<L> {
     /// Sums of the four f32 in each 128-bit lane, of four vectors: element `i` of a 128-bit lane of
     /// the result is the sum of that 128-bit lane of vector `i`.
     #[inline(always)]
@@ -46,9 +97,20 @@ impl Avx2 {
             _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
         })
     }
+
+    /// How far two vectors are below `top`, for [`exp2_of_units`]: 16 lanes of i16 in units of
+    /// 1/256, to which [`math::U8_TOP`] is added. Four lanes of each vector follow one another. What
+    /// is far, -inf and NaN become negative.
+    #[inline(always)]
+    fn units_below(self, [a, b]: [__m256; 2], top: __m256) -> __m256i {
+        let (scale, bias) = (self.splat(256.0), self.splat(math::U8_TOP));
+        let a = self.fma(self.sub(a, top), scale, bias);
+        let b = self.fma(self.sub(b, top), scale, bias);
+        op!(_mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)))
+    }
 }
 
-impl Table for Avx2 {
+impl<L: Level> Table for Avx2<L> {
     #[inline(always)]
     fn lookup(self, table: &[f32; MAX_LANES], index: __m256) -> __m256 {
         op!(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), _mm256_castps_si256(index)))
@@ -63,28 +125,30 @@ impl Table for Avx2 {
     }
 }
 
-impl Isa for Avx2 {
-    const NAME: &'static CStr = c"avx2";
+impl<L: Level> Isa for Avx2<L> {
+    const NAME: &'static CStr = L::NAME;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
     const SCORES_FILL_VECTOR: bool = true;
     type F32 = __m256;
     type I32 = __m256i;
     type Mask = __m256;
-    type Core = Avx2;
+    type Core = Avx2<Base>;
 
+    #[inline(always)]
     fn detect() -> Option<Self> {
-        Self::probe()
+        L::probe().map(Avx2)
     }
 
     #[inline(always)]
-    fn core(self) -> Self {
-        self
+    fn core(self) -> Avx2<Base> {
+        // I4: the list of every level includes the features of the base.
+        Avx2(Base(()))
     }
 
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
-        self.compiled_for(body)
+        self.0.compiled_for(body)
     }
 
     #[inline(always)]
@@ -384,7 +448,81 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn dot_i16(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        op!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)))
+        L::dot_i16(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn dot_u8_i8(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        L::dot_u8_i8(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn exp2_u8(self, [a, b, c, d]: [__m256; 4], top: __m256) -> __m256i {
+        let (ab, cd) = (self.units_below([a, b], top), self.units_below([c, d], top));
+        op!({
+            let bytes = _mm256_packus_epi16(exp2_of_units(ab), exp2_of_units(cd));
+            // Each 128-bit lane has four bytes of x[0], four of x[1], and so on: a 4 x 4
+            // transposition.
+            let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order))
+        })
+    }
+
+    #[inline(always)]
+    fn interleave_bytes(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+        // Within each 128-bit lane: the first result has words 0 to 3, the second 4 to 7, and so
+        // on.
+        op!({
+            let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+            let [ab_high, cd_high] = [_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d)];
+            [
+                _mm256_unpacklo_epi16(ab, cd),
+                _mm256_unpackhi_epi16(ab, cd),
+                _mm256_unpacklo_epi16(ab_high, cd_high),
+                _mm256_unpackhi_epi16(ab_high, cd_high),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn deinterleave_bytes(self, [a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        let ([first, third], [second, fourth]) = (self.deinterleave([a, b]), self.deinterleave([c, d]));
+        [first, second, third, fourth]
+    }
+
+    #[inline(always)]
+    fn join_split16(self, high: __m256i, low: __m256i) -> __m256i {
+        op!(_mm256_add_epi32(_mm256_slli_epi32::<8>(high), low))
+    }
+
+    #[inline(always)]
+    unsafe fn load_split16(self, p: *const i16) -> [__m256i; 2] {
+        op!({
+            let (a, b) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast()));
+            // Low bytes from 128 on are negative as signed bytes: the high byte is one larger.
+            let half = _mm256_set1_epi16(128);
+            let a_high = _mm256_srai_epi16::<8>(_mm256_add_epi16(a, half));
+            let b_high = _mm256_srai_epi16::<8>(_mm256_add_epi16(b, half));
+            let a_low = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+            let b_low = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+            // Packing is within 128-bit lanes.
+            let high = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a_high, b_high));
+            let low = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(a_low, b_low));
+            [high, low]
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_split16(self, p: *mut u8, x: __m256) {
+        // NaN converts to i32::MIN, whose low half is 0.
+        op!({
+            let x = _mm256_cvtps_epi32(x);
+            // In each 128-bit lane, four high bytes and then four low ones.
+            let order = _mm_setr_epi8(1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+            let x = _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(order));
+            let (low, high) = (_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            _mm_storeu_si128(p.cast(), _mm_unpacklo_epi32(low, high));
+        });
     }
 
     #[inline(always)]
@@ -501,6 +639,29 @@ impl Isa for Avx2 {
             });
         }
     }
+}
+
+/// 255 · 2^x, rounded, of 16 lanes of i16 that [`Avx2::units_below`] gives. The lower byte is the
+/// fraction of x, of which a parabola makes a factor, and the upper byte indexes a table of powers
+/// of two.
+#[inline(always)]
+fn exp2_of_units(x: __m256i) -> __m256i {
+    op!({
+        // A byte times 127 is a fraction of 15 bits, nearly.
+        let fraction = _mm256_maddubs_epi16(x, _mm256_set1_epi16(127));
+        let [zero, one, two] = math::U8_PARABOLA;
+        let y = _mm256_mulhrs_epi16(_mm256_set1_epi16(two), fraction);
+        let y = _mm256_mulhrs_epi16(_mm256_add_epi16(y, _mm256_set1_epi16(one)), fraction);
+        let y = _mm256_add_epi16(y, _mm256_set1_epi16(zero));
+        // Bytes from 0x80 on look up 0. The table has bytes: 256, the largest power, is the entry 0
+        // looked up as an upper byte.
+        let twice = _mm_setr_epi8(1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15);
+        let twice = _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(twice));
+        let index = _mm256_sub_epi16(twice, _mm256_set1_epi16(0x800));
+        let powers = _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
+        let powers = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(powers), index);
+        _mm256_mulhrs_epi16(y, powers)
+    })
 }
 
 /// The shuffle that moves the last `n` bytes of 16 to the front, and zeros behind them.

@@ -199,7 +199,7 @@ impl Definition<'_> {
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row, or that are multiplied by scales of K's channels.
         let is_vnni = words.starts_with("avx512vnni");
-        let is_i8 = is_vnni && a.k.dtype == I8 && a.flags & FA_FAST != 0;
+        let is_i8 = (is_vnni || words.starts_with("avxvnni")) && a.k.dtype == I8 && a.flags & FA_FAST != 0;
         // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not
         // too long. Few rows have them on blocks of ggml, too.
         let is_i16 = !is_i8

@@ -260,6 +260,14 @@ pub fn share() -> usize {
     std::env::var("FA_TEST_SHARE").map_or(1, |share| share.parse().expect("FA_TEST_SHARE is no number"))
 }
 
+/// Tests take one in so many of the cases of a grid, and no cases that are large, where this is not
+/// 1: the environment variable `FA_TEST_THIN`. It is meant for instructions that are emulated one
+/// by one, which are a thousand times as slow (`tests/emulated.rs`); a prime number, as for
+/// [`share`].
+pub fn thin() -> usize {
+    std::env::var("FA_TEST_THIN").map_or(1, |thin| thin.parse().expect("FA_TEST_THIN is no number"))
+}
+
 /// Largest absolute difference; infinite if something is NaN in one only.
 pub fn max_error(out: &[f32], exact: &[f64]) -> f64 {
     assert_eq!(out.len(), exact.len());
