@@ -255,6 +255,10 @@ unsafe fn attend<S: Isa, P: Gemv>(
             state.running_max.add(r).write(f32::NEG_INFINITY);
             s.store(rows.sums.add(r * S::LANES), s.splat(0.0));
         }
+        // Tiles of values may have a row more than those of scores, whose results go nowhere.
+        if const { S::SCORES_FILL_VECTOR } && padded_rows(work.count()) > work.count() {
+            blank(rows.scores.add(work.count() * rows.score_stride), rows.score_stride);
+        }
         // Outliers of the first block are added before its other keys.
         if const { P::ROUNDS } {
             blank(state.output, padded_rows(work.count()) * state.stride);

@@ -273,8 +273,8 @@ fn precision_is_f32() {
     }
 }
 
-/// Scales from the smallest binary16 to the largest, blocks of zeros, and a key that has most of the
-/// probability and hardly a value: over several blocks of keys.
+/// Scales from the smallest binary16 to the largest, blocks of zeros, and a key that has most of
+/// the probability and hardly a value: over several blocks of keys.
 #[test]
 fn extreme_scales_and_sinks_of_a_long_cache() {
     let (dim, keys) = (64, 5000);
