@@ -99,8 +99,8 @@ impl<L: Level> Avx2<L> {
     }
 
     /// How far two vectors are below `top`, for [`exp2_of_units`]: 16 lanes of i16 in units of
-    /// 1/256, to which [`math::U8_TOP`] is added. Four lanes of each vector follow one another. What
-    /// is far, -inf and NaN become negative.
+    /// 1/256, to which [`math::U8_TOP`] is added, four lanes of each vector in turns. What is far,
+    /// -inf and NaN become negative.
     #[inline(always)]
     fn units_below(self, [a, b]: [__m256; 2], top: __m256) -> __m256i {
         let (scale, bias) = (self.splat(256.0), self.splat(math::U8_TOP));
