@@ -28,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("attention", &["prepared", "problem", "dtype", "view", "machine", "pool", "workspace", "error"]),
     ("prepared", &["schedule", "plan", "kernel", "problem", "machine", "pool", "workspace", "error"]),
-    ("schedule", &["plan", "decode", "work", "problem", "pool", "workspace", "error"]),
+    ("schedule", &["plan", "prefill", "decode", "work", "problem", "pool", "workspace", "error"]),
     ("plan", &["kernel", "work", "problem", "dtype", "machine", "tuning", "workspace", "error"]),
     (
         "kernel",
@@ -51,7 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("prefill", &["attend", "work", "problem", "dtype", "view", "simd", "tuning", "workspace"]),
     ("attend", &["problem", "dtype", "view", "simd", "tuning"]),
     ("quantize", &["view", "dtype", "simd", "error"]),
-    ("work", &["attend", "problem", "tuning"]),
+    ("work", &["attend", "problem", "tuning", "workspace"]),
     ("reference", &["problem", "dtype"]),
     ("problem", &["dtype", "view", "error"]),
     ("view", &["dtype", "error"]),
