@@ -292,7 +292,11 @@ impl Planner<'_> {
             (0, Path::Prefill) => {
                 let bytes_per_key = kernel.tile_rows() * 4;
                 let share = if kernel.sums_integers() { tuning.l1_share_integers } else { tuning.l1_share };
-                let cached = machine.l1d / share / bytes_per_key;
+                let mut cached = machine.l1d / share / bytes_per_key;
+                if tuning.l2_share_block > 0 {
+                    let [k, v] = shape.row_bytes_kv();
+                    cached = cached.min(machine.l2 / tuning.l2_share_block / k.saturating_add(v).max(1));
+                }
                 let keys = cached.clamp(tuning.min_block_keys, tuning.block_keys);
                 // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
                 keys - keys % kernel.tile_keys()
@@ -364,9 +368,13 @@ impl Planner<'_> {
             // Prefill reads rows at one stride, which pages do not have. Rows that alias in L1 are
             // copied where enough query rows use them to hide it.
             Path::Prefill => {
-                let aliases = |stride: &usize| *stride != 0 && stride.is_multiple_of(tuning.aliasing_stride);
-                shape.page.is_some()
-                    || (shape.strides_kv.iter().any(aliases) && rows >= tuning.copy_aliasing_from)
+                let row_bytes = shape.row_bytes_kv();
+                let aliases = |i: usize| {
+                    let (stride, is_dense) = (shape.strides_kv[i], shape.strides_kv[i] == row_bytes[i]);
+                    let from = if is_dense { tuning.copy_dense_from } else { tuning.copy_aliasing_from };
+                    stride != 0 && stride.is_multiple_of(tuning.aliasing_stride) && rows >= from
+                };
+                shape.page.is_some() || aliases(0) || aliases(1)
             }
             // Decode reads whole vectors of keys, counted from the start of the block, from one
             // page.

@@ -73,6 +73,10 @@ pub struct PrefillTuning {
     pub aliasing_stride: usize,
     /// Query rows from which on aliasing rows are copied: fewer do not hide the copy.
     pub copy_aliasing_from: usize,
+    /// The same of rows that lie behind one another, and so alias in the first level alone.
+    pub copy_dense_from: usize,
+    /// K and V of a block take at most 1/n of L2; 0: any part.
+    pub l2_share_block: usize,
     /// Keys from which on rows of Q and O are prefetched: packing and epilogue touch 16 rows at a
     /// time, which no hardware prefetcher follows. Below, the prefetches cost more than they hide.
     pub prefetch_queries_from: usize,
@@ -320,6 +324,8 @@ pub static ZEN4: Tuning = Tuning {
         min_sparse_keys: 32,
         aliasing_stride: 1 << 10,
         copy_aliasing_from: 64,
+        copy_dense_from: 64,
+        l2_share_block: 0,
         prefetch_queries_from: 256,
         grouped_rows: 64,
         split_rows: 64,
@@ -352,12 +358,15 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. The
-/// border is that of AVX2, all else as on Zen 4, not measured anew.
+/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. The six
+/// rows of a register tile fit the eight ways of the first level, so that dense ones are not copied;
+/// blocks are held to half of the smaller L2. The border is that of AVX2, all else as on Zen 4, not
+/// measured anew.
 pub static ZEN2: Tuning = Tuning {
     name: "zen2",
     // It has no such instruction.
     has_fast_bf16_dots: false,
+    prefill: PrefillTuning { copy_dense_from: usize::MAX, l2_share_block: 2, ..ZEN4.prefill },
     decode: DecodeTuning { border: BORDER_ZEN2, prefetches_other: false, ..ZEN4.decode },
     ..ZEN4
 };
@@ -377,7 +386,7 @@ pub static INTEL_AMX: Tuning = Tuning {
 
 /// Unknown machines with 16 vector registers: as Zen 3.
 pub static GENERIC16: Tuning =
-    Tuning { name: "generic-16", decode: DecodeTuning { prefetches_other: false, ..ZEN2.decode }, ..ZEN4 };
+    Tuning { name: "generic-16", prefill: ZEN2.prefill, decode: ZEN2.decode, ..ZEN4 };
 
 /// Unknown machines with 32 vector registers: as Zen 4.
 pub static GENERIC32: Tuning = Tuning { name: "generic-32", ..ZEN4 };
@@ -414,6 +423,8 @@ impl PrefillTuning {
             min_sparse_keys,
             aliasing_stride,
             copy_aliasing_from,
+            copy_dense_from,
+            l2_share_block,
             prefetch_queries_from,
             grouped_rows,
             split_rows,
