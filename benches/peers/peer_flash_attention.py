@@ -28,7 +28,7 @@ class Peer:
         self.pool = fa.Pool(threads) if threads > 1 else None
 
     def prepare(self, w, q, k, v):
-        if self.variant == "q8_0" and w.group != "decode":
+        if self.variant == "q8_0" and w.group not in ("decode", "few"):
             raise Unsupported("no integer kernels for Q8_0: as f32")
         q = np.array(q)
         if self.variant in DTYPES:

@@ -10,6 +10,7 @@ GROUPS = {
     "encoder": "Encoders, batch x heads x length x dimensions",
     "decode": "Decode, one query against a cache of 128 dimensions that is in no processor cache",
     "small": "Small calls (through Python: each call of this library has about 0.5 µs of that, of others more)",
+    "few": "Few queries of grouped heads on 8192 keys of 128 dimensions",
     "masked": "What is seen is said by a mask alone (f16 or the peer's type, one for all heads)",
     "length": "One head of 64 dimensions, by length",
 }

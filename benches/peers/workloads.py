@@ -71,6 +71,11 @@ def decode(length, group="decode"):
     return Workload(f"1 query, 32/8 heads, {length} keys", group, 1, 32, 8, 1, length, 128, False)
 
 
+def few(len_q):
+    """Speculation, prediction of several tokens, small chunks."""
+    return Workload(f"{len_q} queries, 32/8 heads, 8192 keys", "few", 1, 32, 8, len_q, 8192, 128, False)
+
+
 def masked(len_q, len_kv, window=0):
     what = f"window of {window}" if window else "causal"
     name = f"{len_q} queries, 8/2 heads, {len_kv} keys, {what}"
@@ -87,6 +92,7 @@ ALL = [
     prefill(16, 64, False, 1, group="small"),
     prefill(12, 64, False, 12, group="small"),
     decode(16, "small"),
+    *(few(len_q) for len_q in (4, 8, 16)),
     masked(1, 32768, 512),
     masked(128, 8192, 512),
     masked(2048, 2048),
