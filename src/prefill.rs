@@ -275,6 +275,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             }
 
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
+            let lanes = part.rows().len().next_multiple_of(S::LANES);
             let own = [buffers.state, later];
             for n in 0..splits.as_ref().map_or(1, |splits| splits.work.splits.len()) {
                 let mut all_seen = of_tile.clone();
@@ -294,7 +295,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let seen = &all_seen.keys;
                 let mut whole_block = first_block(&all_seen, tiles.kv, F::SPAN_KEYS);
-                splits::begin(s, part.rows(), dim_v, buffers.state, whole_block.is_empty() && !scans);
+                splits::begin(buffers.state, lanes, dim_v, whole_block.is_empty() && !scans);
                 if problem.weights().is_some() {
                     weights::begin(s.core(), part, keys);
                 }

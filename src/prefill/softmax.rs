@@ -35,21 +35,6 @@ impl State {
             lanes: self.lanes,
         }
     }
-
-    /// Writes the state before the first key. The output is left alone: the first keys begin it.
-    ///
-    /// # Safety
-    /// `running_max` and `sum` have room for `lanes` values.
-    #[inline(always)]
-    pub(crate) unsafe fn begin<S: Isa>(self, s: S) {
-        for lane in (0..self.lanes).step_by(S::LANES) {
-            // SAFETY: a vector of the `lanes` values (caller).
-            unsafe {
-                s.store(self.running_max.add(lane), s.splat(f32::NEG_INFINITY));
-                s.store(self.sum.add(lane), s.splat(0.0));
-            }
-        }
-    }
 }
 
 /// What the probabilities of a block are relative to, for each vector of a lane tile.

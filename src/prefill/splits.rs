@@ -177,21 +177,22 @@ impl Body for Finish<'_, '_, '_> {
     }
 }
 
-/// Makes a state that says that no key has been seen yet of the state of some lane tiles: all of
-/// it, the output included if no block of keys begins it.
+/// Makes a state of so many lanes that says that no key has been seen yet. The output is zeros only
+/// where no block of keys begins it. Kept out of line: LLVM lowers it to memset.
 ///
 /// # Safety
-/// It is the state of a query tile with these rows.
-#[inline(always)]
-pub(super) unsafe fn begin<S: Isa>(s: S, rows: Range<usize>, dim_v: usize, state: State, blanks: bool) {
-    for tile in LaneTiles::<S>::new(rows) {
-        let state = state.of_tile::<S>(tile.index, tile.lanes, dim_v);
-        // SAFETY: the arrays have room for the lanes of each lane tile (caller).
+/// It is a state with room for these lanes.
+#[inline(never)]
+pub(super) unsafe fn begin(state: State, lanes: usize, dim_v: usize, blanks: bool) {
+    for lane in 0..lanes {
+        // SAFETY: one of the lanes (caller).
         unsafe {
-            state.begin(s);
-            if blanks {
-                blank(state.output, dim_v * state.lanes);
-            }
+            state.running_max.add(lane).write(f32::NEG_INFINITY);
+            state.sum.add(lane).write(0.0);
         }
+    }
+    if blanks {
+        // SAFETY: the lanes of the output (caller).
+        unsafe { blank(state.output, dim_v * lanes) };
     }
 }
