@@ -278,7 +278,8 @@ static inline struct family family_of(const fa_attention *a, const char *words, 
     f.i8 = (vnni || strncmp(words, "avxvnni", 7) == 0) && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_FAST) != 0;
     f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && a->k.dtype == FA_DTYPE_I8 && a->v.dtype == FA_DTYPE_I8;
     /* Few rows of blocks of ggml. */
-    f.i16 |= vnni && a->k.dtype == FA_DTYPE_Q8_0;
+    bool is_avx2 = strncmp(words, "avx2", 4) == 0 && a->v.dtype == FA_DTYPE_Q8_0 && (a->flags & FA_PRECISE) == 0;
+    f.i16 |= (vnni || is_avx2) && a->k.dtype == FA_DTYPE_Q8_0;
     const fa_quant *g = a->q.quant;
     f.exact_q = f.i8 || f.i16 ? a->q.dtype == FA_DTYPE_I8 && (g == NULL || (g->zero == NULL && g->stride[3] == 0))
                               : a->q.dtype == FA_DTYPE_BF16;
