@@ -73,7 +73,8 @@ pub struct PrefillTuning {
     pub aliasing_stride: usize,
     /// Query rows from which on aliasing rows are copied: fewer do not hide the copy.
     pub copy_aliasing_from: usize,
-    /// The same of rows that lie behind one another, and so alias in the first level alone.
+    /// Query rows from which on aliasing rows are copied if they lie behind one another, so that
+    /// they alias in the first level alone.
     pub copy_dense_from: usize,
     /// K and V of a block take at most 1/n of L2; 0: any part.
     pub l2_share_block: usize,
@@ -358,10 +359,10 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. The six
-/// rows of a register tile fit the eight ways of the first level, so that dense ones are not copied;
-/// blocks are held to half of the smaller L2. The border is that of AVX2, all else as on Zen 4, not
-/// measured anew.
+/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. The
+/// six rows of a register tile fit the eight ways of the first level, so that dense ones are not
+/// copied; blocks are held to half of the smaller L2. The border is that of AVX2, all else as on
+/// Zen 4, not measured anew.
 pub static ZEN2: Tuning = Tuning {
     name: "zen2",
     // It has no such instruction.
