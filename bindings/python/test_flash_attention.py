@@ -196,7 +196,8 @@ class General(unittest.TestCase):
     def test_broadcast_heads(self):
         q, k = normal(2, 4, 5, 16), normal(2, 1, 7, 16)
         wide = np.broadcast_to(k, (2, 4, 7, 16))
-        np.testing.assert_array_equal(fa.attention(q, wide, wide), fa.attention(q, k, k))
+        # How many query heads share a kv head decides the path, and with it the rounding.
+        np.testing.assert_allclose(fa.attention(q, wide, wide), fa.attention(q, k, k), 0, 1e-6)
 
     def test_int8(self):
         q = normal(1, 2, 5, 32)
