@@ -641,8 +641,12 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
     visible: &Range<usize>,
     dim: usize,
 ) {
-    let first = visible.start - visible.start % S::LANES;
-    for block in 0..dim / <P::Blocks as Stored>::BLOCK {
+    let (first, blocks) = (visible.start - visible.start % S::LANES, dim / <P::Blocks as Stored>::BLOCK);
+    if first >= visible.end {
+        // SAFETY: I5: a factor for each block.
+        return unsafe { blank(weights.factors, blocks) };
+    }
+    for block in 0..blocks {
         // SAFETY: I5, I7: rows of scales and of weights for each block, as whole vectors of keys.
         unsafe {
             let scales = weights.scales.add(block * weights.stride);
