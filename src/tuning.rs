@@ -614,7 +614,7 @@ mod tests {
         for tuning in Microarch::ALL.map(Microarch::tuning) {
             let Tuning { name, has_fast_bf16_dots: _, prefill, decode, masks, threads } = *tuning;
             let mut expected = ZEN4;
-            if ["zen2", "generic-16"].contains(&name) {
+            if ["zen2", "generic-16", "arm-little", "arm-big"].contains(&name) {
                 expected.decode.border = BORDER_ZEN2;
                 expected.prefill.copy_dense_from = usize::MAX;
                 expected.prefill.l2_share_block = 2;
