@@ -292,11 +292,10 @@ impl Planner<'_> {
             (0, Path::Prefill) => {
                 let bytes_per_key = kernel.tile_rows() * 4;
                 let share = if kernel.sums_integers() { tuning.l1_share_integers } else { tuning.l1_share };
-                let mut cached = machine.l1d / share / bytes_per_key;
-                if tuning.l2_share_block > 0 {
-                    let [k, v] = shape.row_bytes_kv();
-                    cached = cached.min(machine.l2 / tuning.l2_share_block / k.saturating_add(v).max(1));
-                }
+                let [k, v] = shape.row_bytes_kv();
+                let of_block = machine.l2.checked_div(tuning.l2_share_block).unwrap_or(usize::MAX);
+                let of_l2 = of_block / k.saturating_add(v).max(1);
+                let cached = (machine.l1d / share / bytes_per_key).min(of_l2);
                 let keys = cached.clamp(tuning.min_block_keys, tuning.block_keys);
                 // Whole register tiles: smaller ones for the rest would cost as much as whole ones.
                 keys - keys % kernel.tile_keys()
