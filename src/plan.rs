@@ -112,7 +112,7 @@ impl Planner<'_> {
         let Planner { shape, kernel, machine } = self;
         let tuning = machine.tuning;
         let way = rule.way(shape.queries[2]);
-        let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+        let path = path_of(way);
         // Only in a ragged batch do ways differ: elsewhere no sequence need be looked at.
         let rule = if shape.ragged.is_some() { rule } else { WayRule::Always(way) };
         let takes = |other: Way| match rule {
@@ -141,19 +141,21 @@ impl Planner<'_> {
         // The lengths of a ragged batch do not count: they change from call to call, and scratch
         // memory would with them.
         let threads = if shape.ragged.is_some() { threads } else { threads.min(max_threads.max(1)) };
-        let mut partition = Partition { rule, prefill, split_tiles, decode, ranges: 1 };
-        let mut memory = self.memory(&partition, threads, takes)?;
-        if threads > 1 {
-            // As many ranges for each thread as are wanted, or as their states have room.
-            let most = (worth.max_ranges / threads).clamp(1, worth.items_per_thread);
-            for each in (1..=most).rev() {
-                partition.ranges = split_kv::range_count(shape, split, threads, each);
-                memory = self.memory(&partition, threads, takes)?;
-                if memory.states.total().is_some_and(|bytes| bytes / threads <= worth.state_bytes) {
-                    break;
-                }
+        // As many ranges for each thread as are wanted, or as their states have room.
+        let mut each = (worth.max_ranges / threads).clamp(1, worth.items_per_thread);
+        let (partition, memory) = loop {
+            let ranges = match threads {
+                1 => 1,
+                _ => split_kv::range_count(shape, split, threads, each),
+            };
+            let partition = Partition { rule, prefill, split_tiles, decode, ranges };
+            let memory = self.memory(&partition, threads, takes)?;
+            let fits = memory.states.total().is_some_and(|bytes| bytes / threads <= worth.state_bytes);
+            if fits || each == 1 || threads == 1 {
+                break (partition, memory);
             }
-        }
+            each -= 1;
+        };
         memory.bytes()?;
         let [_, k, v] = shape.storage.dtypes;
         Ok(Plan {
@@ -183,7 +185,7 @@ impl Planner<'_> {
         let mut memory = workspace::Size { threads, ..workspace::Size::default() };
         memory.states.ranges = partition.ranges;
         for way in [Way::Tiles, Way::SplitTiles, Way::Decode].into_iter().filter(|&way| takes(way)) {
-            let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+            let path = path_of(way);
             let tiles = partition.tiles(way);
             let whole = if way == Way::SplitTiles { tiles.together() } else { tiles };
             let bytes = kernel.scratch_bytes(path, shape, whole).ok_or(Error::Overflow)?;
@@ -224,7 +226,7 @@ impl Planner<'_> {
     /// Tile sizes of a way.
     fn tiles(self, way: Way, threads: usize) -> TileSizes {
         let (shape, tuning) = (self.shape, self.machine.tuning);
-        let path = if way == Way::Decode { Path::Decode } else { Path::Prefill };
+        let path = path_of(way);
         let [heads, q] = match way {
             Way::Tiles => {
                 let together = self.heads_together(threads);
@@ -384,6 +386,14 @@ impl Planner<'_> {
         };
         let (in_place, strided) = (kernel.reads_kv(path, shape), shape.strided_kv);
         [0, 1].map(|i| is_copied || strided[i] || !in_place[i])
+    }
+}
+
+/// The wing that computes sequences of a way.
+fn path_of(way: Way) -> Path {
+    match way {
+        Way::Tiles | Way::SplitTiles => Path::Prefill,
+        Way::Decode => Path::Decode,
     }
 }
 

@@ -145,10 +145,9 @@ pub struct ThreadTuning {
     pub min_bytes_asleep: usize,
     /// Work items for each thread, so that the last ones to finish are short against the whole.
     pub items_per_thread: usize,
-    /// Ranges of splits that decode is cut into for that reason, at most: each keeps partial
-    /// states.
+    /// Ranges that splits of keys are cut into for that reason, at most: each keeps partial states.
     pub max_ranges: usize,
-    /// There are fewer ranges for each thread where their states take more bytes a thread.
+    /// Bytes of partial states for each thread beyond which there are fewer ranges.
     pub state_bytes: usize,
     /// How long a thread spins for the next call before it sleeps, in microseconds: about as long
     /// as waking it takes, so that a wait never costs more than twice what the better of spinning

@@ -1,5 +1,5 @@
 //! Scratch memory of a call: one block, cut into a region for each thread, and behind these the
-//! partial states of split-KV decode. A region is cut into arrays; see [`Arena`]. A call on one
+//! partial states of splits of keys. A region is cut into arrays; see [`Arena`]. A call on one
 //! thread that needs little keeps its region on the stack.
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -122,7 +122,7 @@ pub struct Size {
     pub threads: usize,
     /// Bytes of a thread's region; 0 means 1.
     pub bytes_per_thread: usize,
-    /// Partial states of split-KV decode.
+    /// Partial states of splits of keys.
     pub states: StatesSize,
 }
 

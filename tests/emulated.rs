@@ -109,7 +109,8 @@ macro_rules! execute_memory {
     }};
 }
 
-/// The same on this side: bytes or pairs of 16 bits, with saturation or without.
+/// What a dot product of four bytes, or of pairs of 16 bits, gives by plain integers, with
+/// saturation or without.
 fn by_hand(sum: [u8; 32], a: [u8; 32], b: [u8; 32], of_bytes: bool, saturates: bool) -> [u8; 32] {
     let mut out = [0; 32];
     for i in (0..32).step_by(4) {

@@ -47,7 +47,8 @@ fn by_table(score: f32, max: f32) -> f64 {
     f64::from((entry >> (distance / 64)).div_ceil(2))
 }
 
-/// The same from 256 steps for each halving, and a parabola in numbers of 16 bits: with 8 lanes.
+/// A probability of 8 bits as 8 lanes make it: from 256 steps for each halving, by a parabola in
+/// numbers of 16 bits.
 fn by_parabola(score: f32, max: f32) -> f64 {
     let units = (256.0 * f64::from(score - max)).round_ties_even() + 9.0 * 256.0 - 1.0;
     let units = units.max(-32768.0) as i32;
