@@ -98,7 +98,12 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
             let arena = &mut partial.arena(range.index, n);
             State::take(arena, max_rows(tiles), row_stride::<S, P>(shape.dim_v))
         };
-        let first = if work.is_whole() { own } else { keep(BEGUN) };
+        let state_of = |n| match work.kept(n) {
+            Some(i) => keep(i),
+            None if n == 0 => own,
+            None => other,
+        };
+        let first = state_of(0);
         // SAFETY: I5: `buffers` laid out the arrays for this shape and these sizes, and the scratch
         // memory is this call's; I6: partial states of a range are used by the thread that has the
         // range until all ranges are computed.
@@ -108,15 +113,10 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                 if work.problem().weights().is_some() {
                     weights::begin(s.core(), work, split);
                 }
-                let began_before = work.splits.start > 0;
-                let state = match n {
-                    _ if began_before => keep(BEGUN + 1 + n),
-                    0 => first,
-                    _ => other,
-                };
+                let state = state_of(n);
                 let SeenKeys { keys, gap } = work.seen().clone();
                 let seen = SeenKeys { keys: clip(keys, &work.keys(split)), gap };
-                let is_needed = n == 0 || began_before;
+                let is_needed = n == 0 || work.began_before();
                 if seen.keys.is_empty() && !is_needed {
                     continue;
                 }

@@ -284,7 +284,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let of_split = splits.work.keys(splits.work.splits.start + n);
                     all_seen.keys = clip(all_seen.keys, &of_split);
                     if n > 0
-                        && !splits.began_before()
+                        && !splits.work.began_before()
                         && all_seen.keys.is_empty()
                         && problem.weights().is_none()
                     {
@@ -376,7 +376,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 if let Some(splits) = &splits
                     && n > 0
-                    && !splits.began_before()
+                    && !splits.work.began_before()
                 {
                     combine(s, part.rows(), dim_v, splits.state::<S>(0, own, tiles, shape), buffers.state);
                 }

@@ -325,7 +325,7 @@ impl Drop for Workspace<'_> {
     }
 }
 
-/// Partial states of split-KV decode: computed by one thread, combined by another. It tells where
+/// Partial states of splits of keys: computed by one thread, combined by another. It tells where
 /// they are; when which thread may use one is the scheduler's affair.
 #[derive(Clone, Copy, Debug)]
 pub struct PartialStates<'w> {

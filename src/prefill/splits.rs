@@ -28,12 +28,9 @@ impl Splits<'_, '_> {
     /// one is combined with the first after each split.
     #[inline(always)]
     pub(super) fn state<S: Isa>(&self, n: usize, own: [State; 2], tiles: TileSizes, shape: &Shape) -> State {
-        let keep = |n| State::take(&mut self.partial.arena(self.range.index, n), lanes::<S>(tiles), shape);
-        match n {
-            _ if self.began_before() => keep(BEGUN + 1 + n),
-            0 if self.work.is_whole() => own[0],
-            0 => keep(BEGUN),
-            _ => own[1],
+        match self.work.kept(n) {
+            Some(i) => State::take(&mut self.partial.arena(self.range.index, i), lanes::<S>(tiles), shape),
+            None => own[usize::from(n > 0)],
         }
     }
 
@@ -47,12 +44,6 @@ impl Splits<'_, '_> {
         }
         let keys = clip(seen.keys.clone(), &self.work.keys(split));
         first_block(&SeenKeys { keys, gap: seen.gap.clone() }, size, 1)
-    }
-
-    /// Whether an earlier range has the first split of the group. It combines all states.
-    #[inline(always)]
-    pub(super) fn began_before(&self) -> bool {
-        self.work.splits.start > 0
     }
 }
 

@@ -281,6 +281,22 @@ impl<'p> SplitWork<'p> {
         self.splits == (0..self.all_splits())
     }
 
+    /// Whether an earlier range has the first split of the group, and combines all states.
+    #[inline(always)]
+    pub(crate) fn began_before(&self) -> bool {
+        self.splits.start > 0
+    }
+
+    /// Among the partial states of the range, the number of that of split `n` of these, if it is
+    /// kept until all ranges have been computed.
+    #[inline(always)]
+    pub(crate) fn kept(&self, n: usize) -> Option<usize> {
+        if self.began_before() {
+            return Some(BEGUN + 1 + n);
+        }
+        (n == 0 && !self.is_whole()).then_some(BEGUN)
+    }
+
     /// Splits of the group that begin before `end`, a place among the keys of all groups.
     fn splits_before(&self, end: u128) -> usize {
         if end <= self.start {
