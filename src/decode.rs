@@ -46,6 +46,7 @@ pub(crate) mod scores;
 pub(crate) mod scratch;
 pub(crate) mod softmax;
 pub(crate) mod state;
+mod together;
 mod weights;
 
 use std::marker::PhantomData;
@@ -66,9 +67,12 @@ use crate::work::split_kv::{BEGUN, Combine, SplitRange, SplitWork};
 use crate::workspace::{PartialStates, Scratch};
 use block::{Block, Run};
 use gemv::Gemv;
-use scratch::{BlockArrays, Buffers, ROWS, RowArrays, Sizes, buffers, max_rows, padded_rows, row_stride};
+use scratch::{
+    BlockArrays, Buffers, ROWS, RowArrays, Sizes, buffers, max_rows, padded_rows, part_start, row_stride,
+};
 pub(crate) use scratch::{reads_kv, scratch_bytes, state_bytes};
 use state::State;
+use together::{Compiled, Together};
 
 /// `T`, computed with the compute type `P`.
 pub(crate) struct By<T, P>(pub(crate) T, pub(crate) PhantomData<P>);
@@ -91,7 +95,8 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
     fn run<S: Isa>(self, s: S) {
         let Decode { work, tiles, mut scratch, partial, range } = self.0;
         let shape = work.problem().shape();
-        assert!(work.heads.len() <= tiles.heads && work.rows.len() <= tiles.q);
+        assert!(work.kv_heads <= tiles.kv_heads && work.rows.len() <= tiles.q);
+        assert!(work.heads.len() <= work.kv_heads * tiles.heads);
         let Buffers { rows, states: [own, other], block } =
             buffers(&mut scratch, Sizes::of::<S, P>(shape, tiles), shape, tiles);
         let keep = |n| {
@@ -108,7 +113,11 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
         // memory is this call's; I6: partial states of a range are used by the thread that has the
         // range until all ranges are computed.
         unsafe {
-            pack::<S, P>(s, work, &rows);
+            for n in 0..work.kv_heads {
+                let mut part = None;
+                let (work, at) = of_kv_head(work, tiles, n, &mut part);
+                pack::<S, P>(s, work, &rows.skip::<S>(at));
+            }
             for (n, split) in work.splits.clone().enumerate() {
                 if work.problem().weights().is_some() {
                     weights::begin(s.core(), work, split);
@@ -120,13 +129,16 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                 if seen.keys.is_empty() && !is_needed {
                     continue;
                 }
-                attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state);
+                match work.kv_heads {
+                    1 => attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state),
+                    _ => attend_together::<S, P>(s, work, &seen, tiles, &rows, &block, &state),
+                }
                 if !is_needed {
-                    first.combine(s, &other, work.count());
+                    combine(s, work, tiles, &first, &other);
                 }
             }
             if work.is_whole() {
-                epilogue::epilogue(s, work, &first, scale_of_values(work));
+                write(s, work, tiles, &first);
             }
         }
     }
@@ -146,11 +158,52 @@ impl<P: Gemv> Body for By<Combine<'_, '_, '_>, P> {
         unsafe {
             for (range, splits) in range.in_later_ranges(work) {
                 for n in 0..splits.len() {
-                    first.combine(s, &keep(range, BEGUN + 1 + n), work.count());
+                    let later = keep(range, BEGUN + 1 + n);
+                    combine(s, work, tiles, &first, &later);
                 }
             }
-            epilogue::epilogue(s, work, &first, scale_of_values(work));
+            write(s, work, tiles, &first);
         }
+    }
+}
+
+/// The part of `work` with its `n`th kv head, and the row that its arrays begin with. `part` keeps
+/// it, if it is not all.
+#[inline(always)]
+fn of_kv_head<'a, 'p>(
+    work: &'a SplitWork<'p>,
+    tiles: TileSizes,
+    n: usize,
+    part: &'a mut Option<SplitWork<'p>>,
+) -> (&'a SplitWork<'p>, usize) {
+    let part = if work.kv_heads == 1 { work } else { part.insert(work.of_kv_head(n)) };
+    (part, part_start(tiles, n))
+}
+
+/// Combines the states of all rows of a group with those of later keys.
+///
+/// # Safety
+/// The contract of [`State::combine`], for the rows of each kv head.
+#[inline(always)]
+unsafe fn combine<S: Isa>(s: S, work: &SplitWork, tiles: TileSizes, state: &State, later: &State) {
+    for n in 0..work.kv_heads {
+        let at = part_start(tiles, n);
+        // SAFETY: I6: the contract is the same.
+        unsafe { state.skip(at).combine(s, &later.skip(at), work.count() / work.kv_heads) };
+    }
+}
+
+/// Writes the output rows of a group from their states.
+///
+/// # Safety
+/// The contract of [`epilogue::epilogue`], for the rows of each kv head.
+#[inline(always)]
+unsafe fn write<S: Isa>(s: S, work: &SplitWork, tiles: TileSizes, state: &State) {
+    for n in 0..work.kv_heads {
+        let mut part = None;
+        let (work, at) = of_kv_head(work, tiles, n, &mut part);
+        // SAFETY: I3, I5: the contract is the same.
+        unsafe { epilogue::epilogue(s, work, &state.skip(at), scale_of_values(work)) };
     }
 }
 
@@ -251,18 +304,7 @@ unsafe fn attend<S: Isa, P: Gemv>(
     // SAFETY: I5: arrays and state have `padded_rows` rows (caller), and blocks have no more keys
     // than `tiles` says, which the arrays were made for.
     unsafe {
-        for r in 0..padded_rows(work.count()) {
-            state.running_max.add(r).write(f32::NEG_INFINITY);
-            s.store(rows.sums.add(r * S::LANES), s.splat(0.0));
-        }
-        // Tiles of values may have a row more than those of scores, whose results go nowhere.
-        if const { S::SCORES_FILL_VECTOR } && padded_rows(work.count()) > work.count() {
-            blank(rows.scores.add(work.count() * rows.score_stride), rows.score_stride);
-        }
-        // Outliers of the first block are added before its other keys.
-        if const { P::ROUNDS } {
-            blank(state.output, padded_rows(work.count()) * state.stride);
-        }
+        begin(s, P::ROUNDS, work.count(), rows, state);
         let mut keys = first_block(visible, tiles.kv, 1);
         let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
@@ -275,13 +317,13 @@ unsafe fn attend<S: Isa, P: Gemv>(
                 unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
             }
             if !keys.is_empty() {
-                let scales_in_row = P::scales_in_row(work.problem().shape().dim_v);
+                let in_row = P::scales_in_row(work.problem().shape().dim_v);
                 let block = Block::new(
                     work,
                     tiles,
                     arrays,
                     P::DTYPE,
-                    scales_in_row,
+                    in_row,
                     &keys,
                     &next,
                     unmasked,
@@ -293,10 +335,47 @@ unsafe fn attend<S: Isa, P: Gemv>(
             }
             keys = next;
         }
-        if is_first && const { !P::ROUNDS } {
-            blank(state.output, padded_rows(work.count()) * state.stride);
+        end(s, P::ROUNDS, work.count(), rows, state, is_first);
+    }
+}
+
+/// Prepares the state of `count` query rows before their first block of keys, for a compute type
+/// that rounds probabilities or not.
+///
+/// # Safety
+/// The arrays have these rows (I5).
+#[inline(always)]
+unsafe fn begin<S: Isa>(s: S, rounds: bool, count: usize, rows: &RowArrays, state: &State) {
+    let padded = padded_rows(count);
+    // SAFETY: I5: arrays and state have `padded_rows` rows (caller).
+    unsafe {
+        for r in 0..padded {
+            state.running_max.add(r).write(f32::NEG_INFINITY);
+            s.store(rows.sums.add(r * S::LANES), s.splat(0.0));
         }
-        for r in 0..work.count() {
+        // Tiles of values may have a row more than those of scores, whose results go nowhere.
+        if const { S::SCORES_FILL_VECTOR } && padded > count {
+            blank(rows.scores.add(count * rows.score_stride), rows.score_stride);
+        }
+        // Outliers of the first block are added before its other keys.
+        if rounds {
+            blank(state.output, padded * state.stride);
+        }
+    }
+}
+
+/// Completes the state of `count` query rows after their last block of keys, if there was one.
+///
+/// # Safety
+/// As [`begin`], which began the state.
+#[inline(always)]
+unsafe fn end<S: Isa>(s: S, rounds: bool, count: usize, rows: &RowArrays, state: &State, is_empty: bool) {
+    // SAFETY: I5: arrays and state have `padded_rows` rows (caller).
+    unsafe {
+        if is_empty && !rounds {
+            blank(state.output, padded_rows(count) * state.stride);
+        }
+        for r in 0..count {
             state.sums.add(r).write(s.horizontal_sum(s.load(rows.sums.add(r * S::LANES))));
         }
     }
@@ -366,19 +445,86 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
         };
         match block.k_run() {
             Some(run) => multiply(&run),
-            None => block.k_runs(s).for_each(|run| multiply(&run)),
+            None => block.k_runs(s, block.keys.clone()).for_each(|run| multiply(&run)),
         }
         // While the softmax waits for its own results, the first rows of what comes next arrive.
         block.prefetch_first(s);
         softmax::softmax::<S, P>(s, block, rows, state);
-        P::add_values(s, block, rows, arrays, state);
-        // Other types compute no values with such scales.
-        if const { P::DTYPE.is_none() }
-            && let Some(zeros) = block.v_zeros()
-        {
-            accumulate::subtract_zeros(s, block, rows, zeros, state);
+        add_values::<S, P>(s, block, rows, arrays, state, false);
+    }
+}
+
+/// Adds the values of a block to the output of each row, or what is left of that once all runs have
+/// been added. Out of line, like the steps before.
+///
+/// # Safety
+/// The contract of [`Gemv::add_values`].
+#[inline(never)]
+unsafe fn add_values<S: Isa, P: Gemv>(
+    s: S,
+    block: &Block,
+    rows: &RowArrays,
+    arrays: &BlockArrays,
+    state: &State,
+    are_added: bool,
+) {
+    s.enter(AddValues::<P> { block, rows, arrays, state, are_added, compute: PhantomData });
+}
+
+/// Made by [`add_values`] alone, whose contract covers what it points to.
+struct AddValues<'a, P> {
+    block: &'a Block<'a>,
+    rows: &'a RowArrays,
+    arrays: &'a BlockArrays,
+    state: &'a State,
+    are_added: bool,
+    compute: PhantomData<P>,
+}
+
+impl<P: Gemv> Body for AddValues<'_, P> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let AddValues { block, rows, arrays, state, are_added, .. } = self;
+        // SAFETY: I5: arrays of the block's group (the contract of `add_values`, which made this).
+        unsafe {
+            if are_added {
+                accumulate::flush::<S, P>(s, block, rows, state);
+            } else {
+                P::add_values(s, block, rows, arrays, state);
+            }
+            // Other types compute no values with such scales.
+            if const { P::DTYPE.is_none() }
+                && let Some(zeros) = block.v_zeros()
+            {
+                accumulate::subtract_zeros(s, block, rows, zeros, state);
+            }
         }
     }
+}
+
+/// [`attend`] for a group with several kv heads.
+///
+/// # Safety
+/// The contract of [`attend`].
+#[inline(never)]
+unsafe fn attend_together<S: Isa, P: Gemv>(
+    s: S,
+    work: &SplitWork,
+    visible: &SeenKeys,
+    tiles: TileSizes,
+    rows: &RowArrays,
+    arrays: &BlockArrays,
+    state: &State,
+) {
+    let scales_in_row = P::scales_in_row(work.problem().shape().dim_v);
+    let (steps, prefetches) = (&Compiled(s, PhantomData::<P>), should_prefetch::<S, P>(work, tiles));
+    let (read_as, adds_runs) = (P::DTYPE, P::ADDS_RUNS);
+    let together =
+        Together { work, tiles, rows, arrays, state, steps, read_as, scales_in_row, adds_runs, prefetches };
+    // SAFETY: I5: the contract is the same.
+    unsafe { together.attend(s.core(), visible) };
 }
 
 /// Whether to prefetch V while K is multiplied, and the next K while V is. Not for one row: it

@@ -254,7 +254,12 @@ impl Planner<'_> {
             Way::Decode => Some(tuning.decode.splits),
         };
         let lines = if way == Way::SplitTiles { q.saturating_mul(heads) } else { q };
-        TileSizes { heads, q, kv, staged: self.staged(path, lines, kv), splits, prefetch_other_above, tuning }
+        let staged = self.staged(path, lines, kv);
+        let kv_heads = match way {
+            Way::Decode if staged == [false; 2] => self.kv_heads_together([heads, q], threads),
+            _ => 1,
+        };
+        TileSizes { heads, kv_heads, q, kv, staged, splits, prefetch_other_above, tuning }
     }
 
     /// How many threads the work is enough for, if each of them takes at least so many
@@ -324,6 +329,33 @@ impl Planner<'_> {
         };
         let mut divisors = (1..=group).rev().filter(|&heads| group.is_multiple_of(heads));
         divisors.find(|&heads| threads == 1 || tiles(heads) >= threads).unwrap_or(1)
+    }
+
+    /// Kv heads that decode goes through together, of whose query heads it takes so many, with so
+    /// many rows each: where neighbouring heads lie nearer to each other than neighbouring keys,
+    /// and come from memory. No bit depends on it.
+    fn kv_heads_together(self, [heads, q]: [usize; 2], threads: usize) -> usize {
+        let Planner { shape, machine, .. } = self;
+        let tuning = &machine.tuning.decode;
+        let bytes = shape.row_bytes_kv();
+        let is_token_first = |i: usize| {
+            let [row, head] = [shape.strides_kv[i], shape.head_strides_kv[i]];
+            bytes[i] <= head && head < row && head < 2 * bytes[i]
+        };
+        let row = bytes[0].saturating_add(bytes[1]).saturating_mul(shape.heads_kv);
+        let all = row.saturating_mul(shape.len_kv).saturating_mul(shape.queries[0]);
+        let takes_all_heads = heads == shape.queries[1] / shape.heads_kv;
+        if all <= tuning.together_above || !takes_all_heads || !(is_token_first(0) && is_token_first(1)) {
+            return 1;
+        }
+        let rows = heads.saturating_mul(q);
+        let most = (tuning.together_rows / rows.max(1)).clamp(1, shape.heads_kv.min(split_kv::MAX_KV_HEADS));
+        // Fewer, if threads would have nothing to do else.
+        let splits = shape.len_kv.div_ceil(tuning.splits.min_split_keys).min(tuning.splits.max_splits);
+        let groups = |kv_heads: usize| shape.queries[0].saturating_mul(shape.heads_kv.div_ceil(kv_heads));
+        let is_enough =
+            |kv_heads: &usize| threads == 1 || groups(*kv_heads).saturating_mul(splits) >= 2 * threads;
+        (1..=most).rev().find(is_enough).unwrap_or(1)
     }
 
     /// Query rows of a tile of prefill, of so many heads together.
@@ -401,7 +433,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { kernel, path, tiles, work_items, threads, wake, memory, kv, in_place, .. } = self;
         let compute_type = kernel.compute_type(*path);
-        let TileSizes { heads, q, kv: block, splits, .. } = tiles;
+        let TileSizes { heads, kv_heads, q, kv: block, splits, .. } = tiles;
         let isa = kernel.isa().to_str().map_err(|_| fmt::Error)?;
         write!(f, "{isa} {compute_type}, ")?;
         match path {
@@ -420,6 +452,9 @@ impl fmt::Display for Plan {
             Path::Decode => {
                 let ranges = self.partition.ranges;
                 write!(f, "decode (few query rows: lanes are elements of a head), ")?;
+                if *kv_heads > 1 {
+                    write!(f, "{kv_heads} kv heads in turns, ")?;
+                }
                 write!(f, "{heads} heads x {q} rows x {block} tiles, ")?;
                 write!(f, "{work_items} bands in {ranges} shares, ")?;
             }

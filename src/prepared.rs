@@ -37,7 +37,13 @@ impl ScratchPlace {
 /// that do not meet the demand on `accuracy` are left out.
 #[inline(always)]
 pub fn plan(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<Plan, Error> {
-    Plan::new(shape, kernel::select(shape, accuracy)?, Machine::get(), threads)
+    plan_on(Machine::get(), shape, accuracy, threads)
+}
+
+/// [`plan`] for a machine.
+#[inline(always)]
+pub fn plan_on(machine: Machine, shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<Plan, Error> {
+    Plan::new(shape, kernel::select(shape, accuracy)?, machine, threads)
 }
 
 /// Bytes of scratch that [`Prepared::run_allocating`] allocates for a plan.

@@ -120,6 +120,11 @@ pub struct DecodeTuning {
     pub prefetches_other: bool,
     /// They are made where a call reads more than 1/n of L3 of K and V: neighbours have the rest.
     pub l3_share_other: usize,
+    /// Bytes of K and V of a call above which kv heads are gone through together where the rows of
+    /// neighbouring heads lie nearer than those of neighbouring keys.
+    pub together_above: usize,
+    /// Query rows of these kv heads, at most: each has a state and the scores of a block.
+    pub together_rows: usize,
     /// Bytes of K and V of a call from which on rows with scales within them are prefetched while
     /// their scales are gathered, where kernels do not prefetch the other tensor.
     pub prefetch_scales_above: usize,
@@ -342,6 +347,8 @@ pub static ZEN4: Tuning = Tuning {
         prefetch_page_bytes: 4096,
         prefetches_other: true,
         l3_share_other: 2,
+        together_above: usize::MAX,
+        together_rows: 64,
         prefetch_scales_above: 4 << 20,
     },
     masks: MaskTuning { prefetch_bytes: 128 },
@@ -367,7 +374,12 @@ pub static ZEN2: Tuning = Tuning {
     // It has no such instruction.
     has_fast_bf16_dots: false,
     prefill: PrefillTuning { copy_dense_from: usize::MAX, l2_share_block: 2, ..ZEN4.prefill },
-    decode: DecodeTuning { border: BORDER_ZEN2, prefetches_other: false, ..ZEN4.decode },
+    decode: DecodeTuning {
+        border: BORDER_ZEN2,
+        together_above: 8 << 20,
+        prefetches_other: false,
+        ..ZEN4.decode
+    },
     ..ZEN4
 };
 
@@ -448,6 +460,8 @@ impl DecodeTuning {
             prefetch_page_bytes,
             prefetches_other,
             l3_share_other,
+            together_above,
+            together_rows,
             prefetch_scales_above
         )
     }

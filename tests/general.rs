@@ -9,10 +9,11 @@ mod definition;
 mod description;
 
 use std::ptr;
+use std::sync::atomic::Ordering;
 
 use common::share;
 use definition::BOOL8;
-use description::{Case, Workspace, empty, why};
+use description::{Case, IN_TURNS, Workspace, empty, why};
 use flash_attention::capi::attention::fa_attention;
 use flash_attention::capi::pool::{fa_pool_create, fa_pool_destroy};
 use flash_attention::capi::run::{fa_attention_check, fa_attention_run, fa_attention_workspace};
@@ -28,6 +29,8 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
     for seed in (0..3000).step_by(share()) {
         Case::random(seed).check_everywhere(pool, 3);
     }
+    let in_turns = IN_TURNS.load(Ordering::Relaxed);
+    assert!(in_turns > 30 / share(), "only {in_turns} had heads whose keys are taken in turns");
     // SAFETY: nothing uses the pool any more.
     unsafe { fa_pool_destroy(pool) };
 }

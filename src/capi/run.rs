@@ -8,6 +8,7 @@ use super::pool::{Lent, fa_pool};
 use super::status::fa_status;
 use super::{Quiet, describe, guard};
 use crate::error::{Error, Refusal};
+use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::pool::{Caller, MAX_THREADS, Threads};
 use crate::prepared::{self, Prepared};
@@ -224,6 +225,24 @@ pub unsafe fn plan(a: *const fa_attention, threads: usize) -> Result<Plan, Refus
     // SAFETY: I1: `a` is NULL or as documented.
     let problem = unsafe { describe::problem(a)? };
     Ok(prepared::plan(problem.shape(), problem.semantics().accuracy, threads)?)
+}
+
+/// Computes a description as fa_attention_run does, with the plan of another machine, which it
+/// returns. For tests of what measured numbers decide.
+///
+/// # Safety
+/// As for [`fa_attention_run`].
+pub unsafe fn run_as_on(
+    machine: Machine,
+    a: *const fa_attention,
+    threads: usize,
+    pool: &dyn Threads,
+) -> Result<Plan, Refusal> {
+    // SAFETY: I1: `a` is as documented.
+    let mut problem = unsafe { describe::problem(a)? };
+    let plan = prepared::plan_on(machine, problem.shape(), problem.semantics().accuracy, threads)?;
+    Prepared::with_plan(&mut problem, plan.clone()).run_allocating(pool)?;
+    Ok(plan)
 }
 
 /// The number of a part, and how many there are.

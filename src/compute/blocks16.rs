@@ -81,6 +81,8 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
         unsafe { s.store(scores.add(key), p) };
     }
 
+    const ADDS_RUNS: bool = false;
+
     #[inline(always)]
     fn scales_in_row(dim: usize) -> usize {
         dim / T::BLOCK

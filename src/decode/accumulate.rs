@@ -22,7 +22,7 @@ use crate::simd::{Body, Isa, MAX_LANES};
 /// `rows` and `state` are the arrays of the block's group (I5), with probabilities of its keys.
 #[inline(always)]
 pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
-    let sums = if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } };
+    let sums = sums_of::<P>(rows, state);
     let begins = P::INT_ACC || block.is_first;
     // SAFETY: I5: the arrays are the group's (caller), one row more of each where `padded_rows`
     // says so; I2: a run has rows of V.
@@ -38,11 +38,58 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
                 add_runs(s.core(), block, &compiled, sums, P::PACK, begins);
             }
         }
-        if P::INT_ACC {
-            for r in 0..block.work.count() {
-                let is_fully_masked = block.visible(r).is_empty();
-                flush_block::<S, P>(s, rows, state, r, is_fully_masked);
-            }
+        flush::<S, P>(s, block, rows, state);
+    }
+}
+
+/// What the values of a block are added to.
+#[inline(always)]
+fn sums_of<P: Gemv>(rows: &RowArrays, state: &State) -> Sums {
+    if P::INT_ACC { rows.block_sums } else { Sums { base: state.output, stride: state.stride } }
+}
+
+/// Adds the values of a run to the output of each row, all of which see all keys of the block: a
+/// part of [`values`], which [`flush`] ends. `is_first` says that it has the first keys of the
+/// block.
+///
+/// # Safety
+/// The contract of [`values`]; `run` has rows of V of the block (I2).
+#[inline(always)]
+pub(super) unsafe fn values_of_run<S: Isa, P: Gemv>(
+    s: S,
+    block: &Block,
+    rows: &RowArrays,
+    state: &State,
+    run: Run,
+    is_first: bool,
+) {
+    let begins = is_first && (P::INT_ACC || block.is_first);
+    let count = block.work.count();
+    // SAFETY: I2, I5: the contract is the same.
+    unsafe {
+        accumulate::<S, P>(
+            s,
+            rows,
+            sums_of::<P>(rows, state),
+            0..count,
+            run,
+            PrefetchStream::NOTHING,
+            begins,
+        );
+    }
+}
+
+/// Ends [`values`]: sums of integers, which are those of one block, are added to the output.
+///
+/// # Safety
+/// The contract of [`values`].
+#[inline(always)]
+pub(super) unsafe fn flush<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, state: &State) {
+    if P::INT_ACC {
+        for r in 0..block.work.count() {
+            let is_fully_masked = block.visible(r).is_empty();
+            // SAFETY: I5: a row of the group (caller).
+            unsafe { flush_block::<S, P>(s, rows, state, r, is_fully_masked) };
         }
     }
 }
@@ -370,7 +417,7 @@ impl<P: Gemv> Accumulate<'_, P> {
             let again = row + R < self.which.end || C * width < *dim;
             let prefetches = R > 1 && again && row == self.which.start && d == 0;
             let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-            let (next, distance) = (self.next, self.run.prefetch_rows);
+            let (next, distance, end) = (self.next, self.run.prefetch_rows, self.run.prefetch_end);
             let part = if PREFETCH && row == self.which.start {
                 next.part(d, d + C * width, *dim)
             } else {
@@ -425,7 +472,7 @@ impl<P: Gemv> Accumulate<'_, P> {
                 let mut from = values.skip(key);
                 while key + P::PACK <= keys.end {
                     let some = (key + 16).min(keys.end);
-                    if bytes > 0 && key + distance < keys.end {
+                    if bytes > 0 && key + distance < end {
                         prefetch_rows(s, values.skip(key + distance), some - key, bytes);
                     }
                     while key + P::PACK <= some {
@@ -436,7 +483,7 @@ impl<P: Gemv> Accumulate<'_, P> {
                 }
             } else {
                 while key + P::PACK <= keys.end {
-                    if key + distance < keys.end {
+                    if key + distance < end {
                         prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
                     }
                     if PREFETCH {

@@ -33,15 +33,23 @@ pub(crate) struct Run {
     /// and a zero, where they have zeros of their own.
     pub(super) scales: Option<*const f32>,
     pub(super) zeros: Option<*const f32>,
-    /// Prefetch distance in rows.
+    /// Prefetch distance in rows, and where they end that are prefetched.
     pub(super) prefetch_rows: usize,
+    pub(super) prefetch_end: usize,
 }
 
 impl Run {
     /// The part of the run that has `keys`, some of its own.
     #[inline(always)]
     pub(super) fn of(&self, keys: Range<usize>) -> Run {
-        Run { keys, ..*self }
+        let prefetch_end = keys.end;
+        Run { keys, prefetch_end, ..*self }
+    }
+
+    /// [`Run::of`] where rows are prefetched `distance` keys ahead, up to the end of this run.
+    #[inline(always)]
+    pub(super) fn turn(&self, keys: Range<usize>, distance: usize) -> Run {
+        Run { keys, prefetch_rows: distance, prefetch_end: self.keys.end, ..*self }
     }
 }
 
@@ -166,8 +174,9 @@ impl<'a> KvBlock<'a> {
     #[inline(always)]
     fn run(&self, keys: Range<usize>, rows: Rows) -> Run {
         let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
-        let prefetch_rows = self.tuning.prefetch_rows;
-        Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, zeros, prefetch_rows }
+        let (prefetch_rows, prefetch_end) = (self.tuning.prefetch_rows, keys.end);
+        let Self { dtype, dim, .. } = *self;
+        Run { keys, rows, dtype, dim, scales, zeros, prefetch_rows, prefetch_end }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -606,15 +615,33 @@ impl<'a> Block<'a> {
         self.v.whole.map(|rows| self.v.run(self.keys.clone(), rows))
     }
 
-    /// The runs of the rows of K that some query row sees.
+    /// The runs of the rows of K of `keys`.
     ///
     /// # Safety
     /// The arrays that the block was made with have room for it (I5), and a run is not used after
     /// the next.
     #[inline(always)]
-    pub(super) unsafe fn k_runs<S: Isa>(&self, s: S) -> impl Iterator<Item = Run> {
+    pub(super) unsafe fn k_runs<S: Isa>(&self, s: S, keys: Range<usize>) -> impl Iterator<Item = Run> {
         // SAFETY: I5: the arrays are the caller's.
-        unsafe { self.k.runs_to_read(s, self.keys.clone()) }
+        unsafe { self.k.runs_to_read(s, keys) }
+    }
+
+    /// Prefetches the rows of `keys`, of K or V (`which`), into the second-level cache; nothing if
+    /// the block's rows do not lie behind one another. Kept out of line, so that the code exists
+    /// once for each instruction set.
+    #[inline(never)]
+    pub(super) fn prefetch<S: Isa>(&self, s: S, which: usize, keys: Range<usize>) {
+        let KvBlock { whole, row_bytes, .. } = if which == V { &self.v } else { &self.k };
+        if let Some(rows) = *whole {
+            let stream = PrefetchStream::rows(rows, *row_bytes);
+            stream.prefetch(s, keys.start, keys.len(), stream.whole());
+        }
+    }
+
+    /// The first `n` keys of the next block that some row sees; fewer if it has fewer.
+    pub(super) fn first_of_next(&self, n: usize) -> Range<usize> {
+        let Range { start, end } = self.next;
+        start..end.min(start + n).max(start)
     }
 
     /// The runs of the rows of V of `keys`.
@@ -656,6 +683,16 @@ impl<'a> Block<'a> {
                 to
             }
             _ => source.rows().base,
+        }
+    }
+
+    /// Prefetches the stored row of V of `key`, where rows are read in place.
+    #[inline(always)]
+    pub(super) fn prefetch_value<S: Isa>(&self, s: S, key: usize) {
+        let (work, v) = (self.work, &self.v);
+        if v.staged.is_none() {
+            let source = key_rows(work.problem(), v.view, work.sequence(), v.kv_head, self.start + key);
+            prefetch_rows(s, source.rows(), 1, v.row_bytes);
         }
     }
 

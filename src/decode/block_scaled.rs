@@ -198,7 +198,7 @@ pub(crate) unsafe fn wide_dot_products<S: Isa, P: BlockScaledGemv>(
         // whole vectors of keys.
         unsafe {
             if keys.start <= first && first + S::LANES <= keys.end {
-                if first + S::LANES + run.prefetch_rows <= keys.end {
+                if first + S::LANES + run.prefetch_rows <= run.prefetch_end {
                     let ahead = k.skip(first + run.prefetch_rows);
                     prefetch_whole_rows(s, ahead, S::LANES, block_at::<P::Blocks>(dim));
                 }
@@ -956,6 +956,7 @@ pub(crate) mod check {
                 scales: None,
                 zeros: None,
                 prefetch_rows: 16,
+                prefetch_end: keys.end,
             };
             let layout = Layout::dense(Dtype::F32, 1, count, dim).expect("a layout");
             let view = View::of(&q, layout).expect("a view");

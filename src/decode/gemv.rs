@@ -219,6 +219,9 @@ pub(crate) trait Gemv: Sized + 'static {
         }
     }
 
+    /// Whether [`Gemv::add_values`] is [`accumulate::values`], which can take a block in parts.
+    const ADDS_RUNS: bool = true;
+
     /// Adds the values of a block, weighted with the probabilities of its keys, to the output of
     /// each row: the whole of this step, which a compute type may replace.
     ///

@@ -55,6 +55,29 @@ pub(super) unsafe fn add<S: Isa>(s: S, outliers: Outliers) {
     s.core().enter(outliers);
 }
 
+/// Prefetches the rows of V of these scores: they lie here and there, so that nothing else does.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+unsafe fn prefetch_values<S: Isa>(s: S, outliers: &Outliers) {
+    let Outliers { block, rows, row, visible, reference, .. } = *outliers;
+    // SAFETY: I5, I7: the row of the arrays, which are whole vectors (caller).
+    let scores = unsafe { rows.scores.add(row * rows.score_stride) };
+    for at in (visible.start - visible.start % S::LANES..visible.end).step_by(S::LANES) {
+        // SAFETY: as above.
+        let exceeds = unsafe { s.gt(s.load(scores.add(at)), s.splat(reference)) };
+        if s.any(exceeds) {
+            for lane in 0..S::LANES {
+                // SAFETY: as above.
+                if unsafe { scores.add(at + lane).read() } > reference {
+                    block.prefetch_value(s, at + lane);
+                }
+            }
+        }
+    }
+}
+
 impl Body for Outliers<'_> {
     type Out = ();
 
@@ -68,6 +91,7 @@ impl Body for Outliers<'_> {
             let scores = rows.scores.add(row * rows.score_stride);
             let output = state.output.add(row * state.stride);
             let sums = rows.sums.add(row * S::LANES);
+            prefetch_values(s, &self);
             let running_max = s.splat(state.running_max.add(row).read());
             let counted = s.exp2(s.sub(s.splat(reference), running_max));
             for at in (visible.start - visible.start % S::LANES..visible.end).step_by(S::LANES) {

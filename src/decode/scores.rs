@@ -264,7 +264,7 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
                 // One row of wide elements takes longer to read than to multiply: software prefetch
                 // would only disturb the hardware prefetcher, which follows it.
                 let prefetches = prefetches
-                    && here.end + run.prefetch_rows <= keys.end
+                    && here.end + run.prefetch_rows <= run.prefetch_end
                     && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK || (S::SCORES_FILL_VECTOR && count > 1));
                 let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 let k = k.skip(here.start);

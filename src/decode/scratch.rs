@@ -25,6 +25,7 @@ pub(super) const fn least_of_four<S: Isa, P: Gemv>() -> usize {
 
 /// Arrays with a part for each query row of a group. Where [`padded_rows`] says so, there is one
 /// row more than the group has.
+#[derive(Clone, Copy)]
 pub(crate) struct RowArrays {
     /// Packed queries. Strides are values from one row to the next.
     pub(super) queries: *mut f32,
@@ -49,6 +50,25 @@ pub(crate) struct RowArrays {
     pub(super) seen: *mut Seen,
 }
 
+impl RowArrays {
+    /// The arrays from row `n` on.
+    #[inline(always)]
+    pub(super) fn skip<S: Isa>(&self, n: usize) -> RowArrays {
+        let Sums { base, stride } = self.block_sums;
+        RowArrays {
+            queries: self.queries.wrapping_add(n * self.query_stride),
+            factors: self.factors.wrapping_add(n),
+            corrections: self.corrections.map(|corrections| corrections.wrapping_add(n)),
+            scores: self.scores.wrapping_add(n * self.score_stride),
+            sums: self.sums.wrapping_add(n * S::LANES),
+            block_sums: Sums { base: base.wrapping_add(n * stride), stride },
+            block_weights: self.block_weights.wrapping_add(n * S::LANES),
+            seen: self.seen.wrapping_add(n),
+            ..*self
+        }
+    }
+}
+
 /// Weighted sums of values, a row of them for each query row.
 #[derive(Clone, Copy)]
 pub(crate) struct Sums {
@@ -58,6 +78,7 @@ pub(crate) struct Sums {
 }
 
 /// Arrays of a block, counted from its first key. Those of K come first, then those of V.
+#[derive(Clone, Copy)]
 pub(crate) struct BlockArrays {
     /// A factor for each key, where rows have scales of their own, and a zero, where they have
     /// zeros of their own: whole vectors.
@@ -68,8 +89,18 @@ pub(crate) struct BlockArrays {
     pub(crate) weights: Weights,
 }
 
+impl BlockArrays {
+    /// The arrays of the `n`th kv head: those of factors and zeros are its own.
+    #[inline(always)]
+    pub(super) fn of_part(&self, n: usize) -> BlockArrays {
+        let skip = |array: *mut f32| array.wrapping_add(n * self.weights.stride);
+        BlockArrays { scales: self.scales.map(skip), zeros: self.zeros.map(skip), ..*self }
+    }
+}
+
 /// Integer weights of V with [`super::gemv::BlockScaledGemv`]: a row of them for each block of a
 /// row of V, with a value for each key.
+#[derive(Clone, Copy)]
 pub(crate) struct Weights {
     /// The scales of V.
     pub(super) scales: *mut f32,
@@ -129,6 +160,7 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
     let (has_zeros, folds) = (shape.storage.zeros, folds_queries(&shape.storage));
     let rows = max_rows(tiles);
     let all = |values: usize| values.checked_mul(padded_rows(rows));
+    let parts = tiles.kv_heads;
     let (block_stride, weight_lanes) = if sizes.int_acc { (output_stride, lanes) } else { (0, 0) };
     let rows_of = RowArrays {
         queries: arena.take(all(query_stride)),
@@ -141,13 +173,16 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
         sums: arena.take(all(lanes)),
         block_sums: Sums { base: arena.take(all(block_stride)), stride: block_stride },
         block_weights: arena.take(all(weight_lanes)),
-        seen: arena.take(if shape.scans_masks { rows } else { 0 }),
+        seen: arena.take(if shape.scans_masks { all(1) } else { Some(0) }),
     };
     let states = [State::take(arena, rows, output_stride), State::take(arena, rows, output_stride)];
     let [_, k, v] = shape.storage.granularities;
-    let row_scales = |granularity| if granularity == ScaleGranularity::PerToken { score_stride } else { 0 };
+    let row_scales = |granularity| match granularity {
+        ScaleGranularity::PerToken => score_stride.checked_mul(parts),
+        _ => Some(0),
+    };
     let scales = [arena.take(row_scales(k)), arena.take(row_scales(v))];
-    let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { 0 };
+    let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { Some(0) };
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
     let staged_bytes = |which, dim| {
         let stride = if tiles.staged[which] { staged_stride(&shape.storage, which, dim) } else { 0 };
@@ -180,11 +215,26 @@ pub(crate) fn state_bytes<S: Isa, P: Gemv>(shape: &Shape, tiles: TileSizes) -> O
     Measure::of(|arena| State::take(arena, max_rows(tiles), row_stride::<S, P>(shape.dim_v)))
 }
 
-/// Query rows of a group, at most. Saturates where no machine has the memory: [`Arena::take`]
-/// refuses.
+/// Rows of the arrays of a group, at most. Saturates where no machine has the memory:
+/// [`Arena::take`] refuses.
 #[inline(always)]
 pub(super) fn max_rows(tiles: TileSizes) -> usize {
+    match tiles.kv_heads {
+        1 => rows_of_part(tiles),
+        parts => padded_rows(rows_of_part(tiles)).saturating_mul(parts),
+    }
+}
+
+/// Query rows of each kv head of a group, at most.
+#[inline(always)]
+fn rows_of_part(tiles: TileSizes) -> usize {
     tiles.heads.saturating_mul(tiles.q)
+}
+
+/// Where the arrays of the `n`th kv head of a group begin, in rows.
+#[inline(always)]
+pub(super) fn part_start(tiles: TileSizes, n: usize) -> usize {
+    if n == 0 { 0 } else { n * padded_rows(rows_of_part(tiles)) }
 }
 
 /// Rows of the arrays of a group of `rows` query rows: one more where a register tile of [`ROWS`]

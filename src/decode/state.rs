@@ -31,6 +31,17 @@ impl State {
         }
     }
 
+    /// The state from row `n` on.
+    #[inline(always)]
+    pub(super) fn skip(self, n: usize) -> State {
+        State {
+            output: self.output.wrapping_add(n * self.stride),
+            sums: self.sums.wrapping_add(n),
+            running_max: self.running_max.wrapping_add(n),
+            ..self
+        }
+    }
+
     /// Combines this state with that of later keys: with m = max(m1, m2), sums and outputs become
     /// s1 · 2^(m1 - m) + s2 · 2^(m2 - m).
     ///

@@ -56,6 +56,8 @@ pub struct Shape {
     pub page: Option<usize>,
     /// Bytes between the rows of K, and of V.
     pub strides_kv: [usize; 2],
+    /// Bytes between the rows of neighbouring kv heads, likewise.
+    pub head_strides_kv: [usize; 2],
     /// Whether the elements of a row of K, and of V, do not lie behind one another.
     pub strided_kv: [bool; 2],
     /// Query rows per tile, 0 = automatic.
@@ -130,6 +132,7 @@ impl Shape {
             scans_masks: false,
             can_group: false,
             strides_kv: [k.stride[2], v.stride[2]],
+            head_strides_kv: [k.stride[1], v.stride[1]],
             strided_kv: [k.is_strided(), v.is_strided()],
             block_q: semantics.block_q,
             block_kv: semantics.block_kv,

@@ -19,6 +19,9 @@ use crate::tuning::{SplitLimits, Tuning};
 pub struct TileSizes {
     /// Query heads that are computed together: those of a kv head, or some of them.
     pub heads: usize,
+    /// Kv heads whose keys decode goes through together, some keys at a time: with more than one,
+    /// `heads` are all query heads of each.
+    pub kv_heads: usize,
     /// Query rows of each head; in prefill, those of all these heads together.
     pub q: usize,
     /// Keys of a block.

@@ -2,8 +2,9 @@
 //! thread takes.
 //!
 //! A *GQA group* is the query rows that one pass over K and V serves: those of all query heads of a
-//! kv head, or of as many as [`group_size`] allows. Decode computes it, or prefill, which takes its
-//! rows as those of a query tile. Its keys are cut into *splits*, whose size only
+//! kv head, or of as many as [`group_size`] allows; or those of several kv heads whose rows lie
+//! side by side, which decode takes in turns (`decode::together`). Decode computes it, or prefill,
+//! which takes its rows as those of a query tile. Its keys are cut into *splits*, whose size only
 //! the sequence and the block size decide. Each split gives a partial state, and the states are
 //! combined in the order of the keys, so that the bits of a row do not depend on which thread
 //! computed which split.
@@ -39,7 +40,7 @@ pub fn group_size(shape: &Shape, most: usize, max_rows: usize) -> [usize; 2] {
 /// GQA groups of a sequence of `rows` query rows.
 fn groups(shape: &Shape, tiles: TileSizes, rows: usize) -> usize {
     let per_kv_head = shape.queries[1] / shape.heads_kv;
-    let of_heads = shape.heads_kv * per_kv_head.div_ceil(tiles.heads);
+    let of_heads = shape.heads_kv.div_ceil(tiles.kv_heads) * per_kv_head.div_ceil(tiles.heads);
     // Saturates only where it is a bound: a ragged batch may claim any number of rows.
     of_heads.saturating_mul(rows.div_ceil(tiles.q))
 }
@@ -103,6 +104,9 @@ fn split_keys(keys: usize, tiles: TileSizes) -> usize {
     wanted.checked_next_power_of_two().and_then(|n| n.checked_mul(tiles.kv)).unwrap_or(usize::MAX)
 }
 
+/// Kv heads that decode goes through together, at most.
+pub(crate) const MAX_KV_HEADS: usize = 16;
+
 /// Some splits of one GQA group: what a thread computes at a time.
 #[derive(Clone, Debug)]
 pub struct SplitWork<'p> {
@@ -110,8 +114,10 @@ pub struct SplitWork<'p> {
     sequence: Sequence<'p>,
     /// The way of the sequence: one with splits.
     pub way: Way,
-    /// Query heads, all of one kv head; never empty.
+    /// Query heads; never empty.
     pub heads: Range<usize>,
+    /// How many neighbouring kv heads they belong to: all query heads of each, if it is not one.
+    pub kv_heads: usize,
     /// Query rows of each; never empty.
     pub rows: Range<usize>,
     /// The keys that some row of the sequence sees.
@@ -177,6 +183,14 @@ impl<'p> SplitWork<'p> {
             };
         }
         QueryTile::of_group(self.problem, sequence, coord, next, self.seen.clone())
+    }
+
+    /// The part of it with the query heads of its `n`th kv head.
+    #[inline(always)]
+    pub(crate) fn of_kv_head(&self, n: usize) -> SplitWork<'p> {
+        let each = self.heads.len() / self.kv_heads;
+        let start = self.heads.start + n * each;
+        SplitWork { heads: start..start + each, kv_heads: 1, ..self.clone() }
     }
 
     /// Query rows of all its heads together.
@@ -454,13 +468,17 @@ impl<'p> SplitRange<'_, 'p> {
             for group in in_range {
                 let (heads, tile) = (group / groups_per_head, group % groups_per_head);
                 let (kv_head, of_kv_head) = (heads / groups_per_kv_head, heads % groups_per_kv_head);
+                let kv_head = kv_head * tiles.kv_heads;
+                let kv_heads = tiles.kv_heads.min(shape.heads_kv - kv_head);
                 let head = kv_head * per_kv_head + of_kv_head * tiles.heads;
+                let last = (kv_head + kv_heads) * per_kv_head;
                 let row = tile * tiles.q;
                 let mut work = SplitWork {
                     problem,
                     sequence,
                     way,
-                    heads: head..((kv_head + 1) * per_kv_head).min(head + tiles.heads),
+                    heads: head..last.min(head + kv_heads * tiles.heads),
+                    kv_heads,
                     rows: row..sequence.len_q.min(row + tiles.q),
                     split_keys: split_keys(visible.len(), tiles),
                     visible: visible.clone(),

@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flash_attention::capi::attention::{
     FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention, fa_attention_init,
@@ -14,10 +16,14 @@ use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::run::{
     fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
+    run_as_on,
 };
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention::kernel;
+use flash_attention::machine::Machine;
+use flash_attention::pool::Own;
+use flash_attention::tuning::Tuning;
 use half::{bf16, f16};
 
 use super::common::{Random, is_tested, same_bits};
@@ -42,6 +48,9 @@ pub struct Case {
     lse: Vec<f32>,
     weights: Vec<f32>,
 }
+
+/// Descriptions that were computed with the keys of several kv heads in turns.
+pub static IN_TURNS: AtomicUsize = AtomicUsize::new(0);
 
 /// What outputs hold before: in bytes, and as f32.
 const BEFORE: u8 = 0xa5;
@@ -605,7 +614,31 @@ impl Case {
             if alone {
                 same(self, "each head alone");
             }
+            // Nor on the order in which the keys of several heads are read.
+            for threads in [1, 3] {
+                self.blank();
+                if self.run_in_turns(threads) == 1 {
+                    break;
+                }
+                same(self, "kv heads in turns");
+                IN_TURNS.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Computes it with the keys of several kv heads in turns, if it can be. Returns how many heads
+    /// took turns.
+    fn run_in_turns(&self, threads: usize) -> usize {
+        static TUNING: OnceLock<Tuning> = OnceLock::new();
+        let mut machine = Machine::get();
+        machine.tuning = TUNING.get_or_init(|| {
+            let mut tuning = *machine.tuning;
+            tuning.decode.together_above = 0;
+            tuning
+        });
+        // SAFETY: a description of live memory.
+        let plan = unsafe { run_as_on(machine, &self.a, threads, &Own) };
+        plan.unwrap().partition.decode.kv_heads
     }
 
     /// Checks the outputs, and that nothing else was written.

@@ -1,0 +1,311 @@
+//! Several kv heads whose rows lie side by side: their keys are gone through together.
+//!
+//! In a cache \[token\]\[head\]\[dim\] the rows of a head are short pieces of memory, a token's
+//! whole length apart. No hardware prefetcher follows them, and they fall into a few sets of the
+//! caches. So a few keys of each head are multiplied in turns: memory is read in its own order.
+//!
+//! A row's sums run over the same blocks of keys in the same order as elsewhere: only what happens
+//! between two of its keys differs, and no bit does.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::slice;
+
+use super::accumulate;
+use super::block::{Block, Run};
+use super::gemv::Gemv;
+use super::prefetch::PrefetchStream;
+use super::scratch::{BlockArrays, RowArrays, part_start};
+use super::state::State;
+use super::{look_at, scores, softmax};
+use crate::attend::blocks::{first_block, next_block};
+use crate::attend::{K, V};
+use crate::dtype::Dtype;
+use crate::problem::SeenKeys;
+use crate::simd::Isa;
+use crate::work::query_tiles::TileSizes;
+use crate::work::split_kv::{MAX_KV_HEADS, SplitWork};
+
+/// Keys of a head that are multiplied before it is the turn of the next one: whole vectors, and so
+/// few that those of all heads, and what is prefetched, stay in the second-level cache.
+const TURN: usize = 16;
+
+/// The steps that are compiled for each instruction set and compute type.
+pub(super) trait Steps {
+    /// [`super::begin`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn begin(&self, count: usize, rows: &RowArrays, state: &State);
+
+    /// [`scores::scores`], with nothing to prefetch.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run);
+
+    /// [`softmax::softmax`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn softmax(&self, block: &Block, rows: &RowArrays, state: &State);
+
+    /// [`accumulate::values_of_run`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn add_run(&self, block: &Block, rows: &RowArrays, state: &State, run: Run, is_first: bool);
+
+    /// What is left to be done for the values of a block: if `are_added`, runs have added all of
+    /// them.
+    ///
+    /// # Safety
+    /// As for [`super::add_values`].
+    unsafe fn add_values(
+        &self,
+        block: &Block,
+        rows: &RowArrays,
+        arrays: &BlockArrays,
+        state: &State,
+        are_added: bool,
+    );
+
+    /// [`super::end`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn end(&self, count: usize, rows: &RowArrays, state: &State, is_empty: bool);
+}
+
+/// An instruction set and a compute type.
+pub(super) struct Compiled<S, P>(pub(super) S, pub(super) PhantomData<P>);
+
+impl<S: Isa, P: Gemv> Steps for Compiled<S, P> {
+    unsafe fn begin(&self, count: usize, rows: &RowArrays, state: &State) {
+        // SAFETY: I5: the contract is the same.
+        unsafe { super::begin(self.0.core(), P::ROUNDS, count, rows, state) };
+    }
+
+    unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run) {
+        // SAFETY: I2, I5: the contract is the same.
+        unsafe { scores::scores::<S, P>(self.0, rows, count, run, PrefetchStream::NOTHING) };
+    }
+
+    unsafe fn softmax(&self, block: &Block, rows: &RowArrays, state: &State) {
+        // SAFETY: I5: the contract is the same.
+        unsafe { softmax::softmax::<S, P>(self.0, block, rows, state) };
+    }
+
+    unsafe fn add_run(&self, block: &Block, rows: &RowArrays, state: &State, run: Run, is_first: bool) {
+        // SAFETY: I2, I5: the contract is the same.
+        unsafe { accumulate::values_of_run::<S, P>(self.0, block, rows, state, run, is_first) };
+    }
+
+    unsafe fn add_values(
+        &self,
+        block: &Block,
+        rows: &RowArrays,
+        arrays: &BlockArrays,
+        state: &State,
+        are_added: bool,
+    ) {
+        // SAFETY: I5: the contract is the same.
+        unsafe { super::add_values::<S, P>(self.0, block, rows, arrays, state, are_added) };
+    }
+
+    unsafe fn end(&self, count: usize, rows: &RowArrays, state: &State, is_empty: bool) {
+        // SAFETY: I5: the contract is the same.
+        unsafe { super::end(self.0.core(), P::ROUNDS, count, rows, state, is_empty) };
+    }
+}
+
+/// What a group with several kv heads is computed with.
+pub(super) struct Together<'a> {
+    pub(super) work: &'a SplitWork<'a>,
+    pub(super) tiles: TileSizes,
+    pub(super) rows: &'a RowArrays,
+    pub(super) arrays: &'a BlockArrays,
+    pub(super) state: &'a State,
+    pub(super) steps: &'a dyn Steps,
+    /// [`Gemv::DTYPE`], [`Gemv::scales_in_row`] and [`Gemv::ADDS_RUNS`] of the compute type.
+    pub(super) read_as: Option<Dtype>,
+    pub(super) scales_in_row: usize,
+    pub(super) adds_runs: bool,
+    /// What [`super::should_prefetch`] says.
+    pub(super) prefetches: bool,
+}
+
+/// A kv head, and the arrays of its query rows.
+struct Part<'a> {
+    work: SplitWork<'a>,
+    rows: RowArrays,
+    arrays: BlockArrays,
+    state: State,
+    /// Whether no block of keys has been computed yet.
+    is_empty: bool,
+}
+
+impl Together<'_> {
+    /// [`super::attend`] for a group with several kv heads. Kept out of line, so that the code
+    /// exists once for each instruction set.
+    ///
+    /// # Safety
+    /// The contract of [`super::attend`].
+    #[inline(never)]
+    pub(super) unsafe fn attend<S: Isa>(&self, s: S, visible: &SeenKeys) {
+        let Together { work, tiles, steps, .. } = *self;
+        let mut parts = [const { None }; MAX_KV_HEADS];
+        for (n, part) in parts.iter_mut().enumerate().take(work.kv_heads) {
+            let at = part_start(tiles, n);
+            let (rows, state) = (self.rows.skip::<S>(at), self.state.skip(at));
+            let arrays = self.arrays.of_part(n);
+            *part = Some(Part { work: work.of_kv_head(n), rows, arrays, state, is_empty: true });
+        }
+        // SAFETY: I5: the arrays of each part are some rows of those of the group (caller), and
+        // blocks have no more keys than `tiles` says, which the arrays were made for.
+        unsafe {
+            for Part { work, rows, state, .. } in parts.iter().flatten() {
+                steps.begin(work.count(), rows, state);
+            }
+            let mut keys = first_block(visible, tiles.kv, 1);
+            while !keys.is_empty() {
+                let next = next_block(visible, &keys, tiles.kv, 1);
+                let mut blocks = [const { None }; MAX_KV_HEADS];
+                for (block, part) in blocks.iter_mut().zip(&parts) {
+                    *block = part.as_ref().and_then(|part| self.block(part, &keys, &next));
+                }
+                self.visit(s, &blocks, &parts);
+                let mut is_there = [false; MAX_KV_HEADS];
+                for (is_there, block) in is_there.iter_mut().zip(&blocks) {
+                    *is_there = block.is_some();
+                }
+                for (part, is_there) in parts.iter_mut().flatten().zip(is_there) {
+                    part.is_empty &= !is_there;
+                }
+                keys = next;
+            }
+            for Part { work, rows, state, is_empty, .. } in parts.iter().flatten() {
+                steps.end(work.count(), rows, state, *is_empty);
+            }
+        }
+    }
+
+    /// The block of `keys` of a part; nothing if masks hide all of it.
+    ///
+    /// # Safety
+    /// The contract of [`Together::attend`].
+    unsafe fn block<'b>(
+        &self,
+        part: &'b Part,
+        keys: &Range<usize>,
+        next: &Range<usize>,
+    ) -> Option<Block<'b>> {
+        let Part { work, rows, arrays, is_empty, .. } = part;
+        let Together { tiles, read_as, scales_in_row, prefetches, .. } = *self;
+        let (mut keys, mut unmasked) = (keys.clone(), None);
+        if work.problem().shape().scans_masks {
+            // SAFETY: I5: the rows of the part are some of those of the group (caller).
+            unsafe {
+                let start = keys.start - keys.start % tiles.kv;
+                let (left, is_plain) = look_at(work, &keys, start, rows.seen);
+                keys = left;
+                unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
+            }
+        }
+        (!keys.is_empty()).then(|| {
+            let in_row = scales_in_row;
+            Block::new(work, tiles, arrays, read_as, in_row, &keys, next, unmasked, *is_empty, prefetches)
+        })
+    }
+
+    /// All parts meet a block of keys, some of them at a time.
+    ///
+    /// # Safety
+    /// The contract of [`super::visit`], for each block and the part of the same number.
+    unsafe fn visit<S: Isa>(
+        &self,
+        s: S,
+        blocks: &[Option<Block>; MAX_KV_HEADS],
+        parts: &[Option<Part>; MAX_KV_HEADS],
+    ) {
+        let steps = self.steps;
+        let all = || {
+            let both = blocks.iter().zip(parts);
+            both.filter_map(|(block, part)| Some((block.as_ref()?, part.as_ref()?)))
+        };
+        let keys = all().map(|(block, _)| block.keys.clone());
+        let keys = keys.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
+        let takes_turns = |block: &Block| {
+            let sees_all = block.is_whole && block.is_plain && !block.has_gap;
+            self.adds_runs && sees_all && block.v_run().is_some()
+        };
+        // SAFETY: I5: the arrays are those of the parts (caller), and were laid out for blocks of
+        // this size.
+        unsafe {
+            for (block, _) in all() {
+                block.prepare(s);
+            }
+            for now in turns(&keys) {
+                for (block, Part { work, rows, .. }) in all() {
+                    let mine = clip_to(&now, &block.keys);
+                    prefetch_next(s, block, K, &mine);
+                    match block.k_run() {
+                        _ if mine.is_empty() => {}
+                        Some(run) => steps.scores(rows, work.count(), &run.turn(mine, TURN)),
+                        None => {
+                            for run in block.k_runs(s, mine) {
+                                steps.scores(rows, work.count(), &run);
+                            }
+                        }
+                    }
+                }
+            }
+            for (block, Part { rows, state, .. }) in all() {
+                steps.softmax(block, rows, state);
+            }
+            for now in turns(&keys) {
+                for (block, Part { rows, state, .. }) in all().filter(|(block, _)| takes_turns(block)) {
+                    let mine = clip_to(&now, &block.keys);
+                    prefetch_next(s, block, V, &mine);
+                    if let Some(run) = block.v_run()
+                        && !mine.is_empty()
+                    {
+                        let is_first = mine.start == block.keys.start;
+                        steps.add_run(block, rows, state, run.turn(mine, TURN), is_first);
+                    }
+                }
+            }
+            for (block, Part { rows, arrays, state, .. }) in all() {
+                steps.add_values(block, rows, arrays, state, takes_turns(block));
+            }
+        }
+    }
+}
+
+/// `keys` in turns: parts that end at multiples of [`TURN`].
+fn turns(keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let Range { start, end } = *keys;
+    (start / TURN..end.div_ceil(TURN)).map(move |n| start.max(n * TURN)..end.min((n + 1) * TURN))
+}
+
+/// The keys of a turn that a block has.
+fn clip_to(turn: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+    let start = turn.start.max(keys.start);
+    start..turn.end.min(keys.end).max(start)
+}
+
+/// Prefetches what a part reads in its next turn, while `now` are multiplied: the next keys; behind
+/// the last ones of K the first ones of V, and behind these K of the next block. With several query
+/// rows, the loops prefetch the next keys themselves, which takes less time.
+fn prefetch_next<S: Isa>(s: S, block: &Block, which: usize, now: &Range<usize>) {
+    let Range { start, end } = block.keys;
+    if now.end < end && block.work.count() > 1 {
+        // The loops do.
+    } else if now.end < end {
+        block.prefetch(s, which, now.end..end.min(now.end + TURN));
+    } else if which == K {
+        block.prefetch(s, V, start..end.min(start + TURN));
+    } else {
+        block.prefetch(s, K, block.first_of_next(TURN));
+    }
+}
