@@ -378,24 +378,47 @@ void apply_positions(fa_attention &a, const int32_t *positions)
 }
 
 // Enough for any number of threads up to this one, and whatever the mask turns out to be. 0: it is not served.
-size_t scratch_bytes(const node &n, int threads)
+size_t workspace_bytes(const fa_attention &a, bool has_slopes, int threads)
 {
-    fa_attention a;
-    if (!n.is_served() || describe(a, n) != FA_OK) return 0;
     // Not looked at but for being there.
     static const int32_t position = 0;
     static const float slope = 1;
     const int parts = threads < MAX_PARTS ? threads : MAX_PARTS;
-    size_t most = 0;
-    for (int i = 0; i < (n.mask != nullptr ? 3 : 1); i++) {
+    size_t most = 1;
+    for (int i = 0; i < (a.mask.data != nullptr ? 3 : 1); i++) {
         fa_attention one = a;
         size_t bytes;
-        if (n.mask != nullptr && i == 0) apply_mask(one, n.max_bias > 0 ? &slope : nullptr);
-        if (n.mask != nullptr && i > 0) apply_positions(one, i == 1 ? &position : nullptr);
+        if (i == 0) apply_mask(one, has_slopes ? &slope : nullptr);
+        else apply_positions(one, i == 1 ? &position : nullptr);
         if (fa_attention_workspace_max(&one, parts, &bytes) != FA_OK) return 0;
         if (bytes > most) most = bytes;
     }
-    return LINE + slot_bytes(n) * static_cast<size_t>(threads) + most;
+    return most;
+}
+
+// Graphs are planned for every token, and have the same node for every layer: the last answer is kept.
+size_t scratch_bytes(const node &n, int threads)
+{
+    static thread_local struct {
+        fa_attention a;
+        bool has_slopes;
+        int threads;
+        size_t bytes;
+    } last;
+    fa_attention a;
+    if (!n.is_served() || describe(a, n) != FA_OK) return 0;
+    // They depend on which tensors there are, not on where these are.
+    const bool has_slopes = n.max_bias > 0;
+    static const float there = 0;
+    fa_attention key = a;
+    key.q.data = key.k.data = key.v.data = key.o.data = nullptr;
+    key.mask.data = a.mask.data != nullptr ? &last : nullptr;
+    key.sinks = a.sinks != nullptr ? &there : nullptr;
+    if (memcmp(&last.a, &key, sizeof key) != 0 || last.has_slopes != has_slopes || last.threads != threads) {
+        last.bytes = workspace_bytes(a, has_slopes, threads);
+        last.a = key, last.has_slopes = has_slopes, last.threads = threads;
+    }
+    return last.bytes == 0 ? 0 : LINE + slot_bytes(n) * static_cast<size_t>(threads) + last.bytes;
 }
 
 // ---- The operator ----
@@ -411,6 +434,7 @@ struct probe {
 
 probe *probing; // while one runs
 std::atomic<uint64_t> served{0}, causal{0}, left{0};
+std::atomic<bool> enabled{true};
 
 // Old versions have no reference implementation to ask for.
 template <class P> auto wants_reference(const P *params, int) -> decltype(params->use_ref) { return params->use_ref; }
@@ -518,7 +542,7 @@ public:
     bool supports_op(ggml_backend_dev_t, const ggml_tensor *) override { return false; }
     ggml::cpu::tensor_traits *get_tensor_traits(const ggml_tensor *op) override
     {
-        return op->op == GGML_OP_FLASH_ATTN_EXT ? &operators : nullptr;
+        return op->op == GGML_OP_FLASH_ATTN_EXT && enabled.load(std::memory_order_relaxed) ? &operators : nullptr;
     }
 };
 
@@ -541,9 +565,12 @@ ggml_backend_dev_t device(ggml_backend_reg_t, size_t) { return nullptr; }
 uint64_t count_served() { return served.load(std::memory_order_relaxed); }
 uint64_t count_causal() { return causal.load(std::memory_order_relaxed); }
 uint64_t count_left() { return left.load(std::memory_order_relaxed); }
+// Between graphs: for those who compare.
+void enable(bool on) { enabled.store(on, std::memory_order_relaxed); }
 
 void *proc_address(ggml_backend_reg_t, const char *name)
 {
+    if (strcmp(name, "flash_attention_enable") == 0) return reinterpret_cast<void *>(&enable);
     if (strcmp(name, "flash_attention_served") == 0) return reinterpret_cast<void *>(&count_served);
     if (strcmp(name, "flash_attention_causal") == 0) return reinterpret_cast<void *>(&count_causal);
     if (strcmp(name, "flash_attention_left") == 0) return reinterpret_cast<void *>(&count_left);

@@ -17,14 +17,15 @@ static void check(ggml_backend_reg_t hook, const cpu &with, cpu &without, const 
 {
     node_of node(s, seed);
     const uint64_t served = count(hook, "flash_attention_served");
-    const double error = nmse(node.compute(with.backend), node.defined());
+    const std::vector<double> defined = node.defined();
+    const double error = nmse(node.compute(with.backend), defined);
     cases++;
     EXPECT(count(hook, "flash_attention_served") == served + 1, "not served: %s", s.name().c_str());
     const bool exact = !ggml_is_quantized(s.k) && !ggml_is_quantized(s.v);
     EXPECT(error <= (exact ? 1e-6 : 1e-5), "%g: %s", error, s.name().c_str());
     /* ggml's error, for the record, and that both compute the same operator. */
     const uint64_t left = count(hook, "flash_attention_left");
-    const double own = nmse(node.compute(without.backend), node.defined());
+    const double own = nmse(node.compute(without.backend), defined);
     EXPECT(count(hook, "flash_attention_left") == left + 1, "not left to the reference: %s", s.name().c_str());
     EXPECT(own <= 5e-3, "ggml's own, %g: %s", own, s.name().c_str());
     struct worst &w = worst[ggml_is_quantized(s.v) ? s.v : s.k];
