@@ -166,6 +166,7 @@ int main(int argc, char **argv)
         llama_set_n_threads(s.ctx, most, most);
         s.fill(filled, depth);
         filled = depth;
+        fprintf(stderr, "model: %s, %d tokens in the cache\n", argv[4], depth);
         for (int n : threads) {
             llama_set_n_threads(s.ctx, n, n);
             way ways[2]; // without, with
