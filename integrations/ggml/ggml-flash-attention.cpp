@@ -163,9 +163,11 @@ struct node {
         if (k->ne[0] != q->ne[0] || k->ne[3] != batch() || v->ne[3] != batch()) return false;
         if (v->ne[1] != keys() || v->ne[2] != k->ne[2] || k->ne[2] < 1 || heads() % k->ne[2] != 0) return false;
         if (dst->ne[0] != v->ne[0] || dst->ne[1] != heads() || dst->ne[2] != rows() || dst->ne[3] != batch()) return false;
-        if (batch() < 1 || heads() < 1 || rows() < 1 || keys() < 1 || batch() > INT32_MAX || keys() > INT32_MAX) return false;
+        if (batch() < 1 || heads() < 1 || rows() < 1 || keys() < 1) return false;
+        if (batch() > INT32_MAX || keys() > INT32_MAX) return false;
         if (mask != nullptr) {
-            if (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2 || mask->ne[0] < keys() || mask->ne[1] < rows()) return false;
+            if (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2) return false;
+            if (mask->ne[0] < keys() || mask->ne[1] < rows()) return false;
             // In ggml head h has mask h % ne[2].
             if (mask->ne[2] != 1 && mask->ne[2] != heads()) return false;
             if (mask->ne[3] != 1 && mask->ne[3] != batch()) return false;
@@ -271,8 +273,8 @@ class causal_mask {
 
 public:
     explicit causal_mask(const node &n)
-        : data(static_cast<const char *>(n.mask->data)), row_bytes(n.mask->nb[1]), batch_bytes(n.mask->ne[3] == 1 ? 0 : n.mask->nb[3]),
-          rows(n.rows()), keys(n.keys()), batch(n.batch())
+        : data(static_cast<const char *>(n.mask->data)), row_bytes(n.mask->nb[1]),
+          batch_bytes(n.mask->ne[3] == 1 ? 0 : n.mask->nb[3]), rows(n.rows()), keys(n.keys()), batch(n.batch())
     {
     }
 
@@ -286,7 +288,8 @@ public:
     {
         const char *first = row(b, 0);
         if (at(first, 0) != HIDDEN) {
-            int64_t low = 1, high = keys; // Keys below `low` are seen, if it is what it has to be; those from `high` on not.
+            // Keys below `low` are seen, those from `high` on not, if this is a row as it has to be.
+            int64_t low = 1, high = keys;
             while (low < high) {
                 const int64_t middle = low + (high - low) / 2;
                 if (at(first, middle) == HIDDEN) high = middle;
@@ -334,7 +337,8 @@ struct slot {
 size_t slot_bytes(const node &n)
 {
     const size_t heads = n.max_bias > 0 ? static_cast<size_t>(n.heads()) : 0;
-    return whole_lines(sizeof(slot)) + whole_lines(sizeof(int32_t) * static_cast<size_t>(n.batch())) + whole_lines(sizeof(float) * heads);
+    return whole_lines(sizeof(slot)) + whole_lines(sizeof(int32_t) * static_cast<size_t>(n.batch()))
+        + whole_lines(sizeof(float) * heads);
 }
 
 struct scratch {
@@ -352,12 +356,13 @@ struct scratch {
         rest_bytes = bytes > taken ? bytes - taken : 0;
     }
 
-    slot &of(int thread) const { return *reinterpret_cast<slot *>(slots + each * static_cast<size_t>(thread)); }
-    int32_t *positions(int thread) const { return reinterpret_cast<int32_t *>(slots + each * static_cast<size_t>(thread) + LINE); }
+    char *at(int thread) const { return slots + each * static_cast<size_t>(thread); }
+    slot &of(int thread) const { return *reinterpret_cast<slot *>(at(thread)); }
+    int32_t *positions(int thread) const { return reinterpret_cast<int32_t *>(at(thread) + whole_lines(sizeof(slot))); }
     float *slopes(const node &n, int thread) const
     {
-        return reinterpret_cast<float *>(reinterpret_cast<char *>(positions(thread)) +
-                                         whole_lines(sizeof(int32_t) * static_cast<size_t>(n.batch())));
+        const size_t before = whole_lines(sizeof(slot)) + whole_lines(sizeof(int32_t) * static_cast<size_t>(n.batch()));
+        return reinterpret_cast<float *>(at(thread) + before);
     }
 };
 
@@ -487,7 +492,8 @@ private:
             } else {
                 mine.is_causal = mask.holds(positions, mask.total() * ith / nth, mask.total() * (ith + 1) / nth);
                 g.barrier(params.threadpool);
-                for (int i = 0; i < nth; i++) if (memory.of(i).is_causal == 0) return masked(params, n, memory, a);
+                for (int i = 0; i < nth; i++)
+                    if (memory.of(i).is_causal == 0) return masked(params, n, memory, a);
             }
             if (mine.is_causal != 0) {
                 apply_positions(a, mask.is_open(positions) ? nullptr : positions);
@@ -513,7 +519,8 @@ private:
         mine.status = FA_OK;
         if (params.ith < parts) mine.status = fa_attention_part(&a, memory.rest, memory.rest_bytes, params.ith, parts);
         g.barrier(params.threadpool);
-        for (int i = 0; i < params.nth; i++) if (memory.of(i).status != FA_OK) return refused(a, memory.of(i).status, params.ith);
+        for (int i = 0; i < params.nth; i++)
+            if (memory.of(i).status != FA_OK) return refused(a, memory.of(i).status, params.ith);
         if (params.ith < parts) {
             const fa_status status = fa_attention_finish(&a, memory.rest, memory.rest_bytes, params.ith, parts);
             if (status != FA_OK) SAY(ERROR, "%s\n", fa_status_string(status));
@@ -552,7 +559,10 @@ constexpr char NAME[] = "FlashAttention";
 
 const char *buffer_type_name(ggml_backend_buffer_type_t) { return NAME; }
 // Nobody is offered it; if somebody asks all the same, it is memory as of the CPU's.
-ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t, size_t size) { return g.alloc_buffer(g.cpu_buffer_type(), size); }
+ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t, size_t size)
+{
+    return g.alloc_buffer(g.cpu_buffer_type(), size);
+}
 size_t alignment(ggml_backend_buffer_type_t) { return g.get_alignment(g.cpu_buffer_type()); }
 bool is_host(ggml_backend_buffer_type_t) { return true; }
 
@@ -581,7 +591,7 @@ void *proc_address(ggml_backend_reg_t, const char *name)
 bool is_version(const char *version)
 {
     const size_t n = strlen(FA_GGML_VERSION);
-    return strncmp(version, FA_GGML_VERSION, n) == 0 && strchr("0123456789.", version[n] == 0 ? '-' : version[n]) == nullptr;
+    return strncmp(version, FA_GGML_VERSION, n) == 0 && strspn(version + n, "0123456789.") == 0;
 }
 
 // Whether tensors are made as the headers say that this file was compiled with. A graph with no_alloc = false has data
@@ -759,6 +769,7 @@ ggml_backend_reg_t load(const void *caller)
     const char *why = install(cpu);
     if (why != nullptr) return refuse_to(why);
 
+    const uint32_t ours = fa_version();
     char types[8 * (sizeof STORAGE / sizeof *STORAGE)] = "";
     for (const storage &s : STORAGE) {
         if (types[0] != 0) strcat(types, ", ");
@@ -766,7 +777,7 @@ ggml_backend_reg_t load(const void *caller)
     }
     SAY(INFO, "%u.%u.%u computes FLASH_ATTN_EXT of the CPU backend, ggml %s (backend API %d), K and V of %s; FA_GGML=off "
         "switches it off\n",
-        fa_version() >> 16, fa_version() >> 8 & 0xff, fa_version() & 0xff, FA_GGML_VERSION, GGML_BACKEND_API_VERSION, types);
+        ours >> 16, ours >> 8 & 0xff, ours & 0xff, FA_GGML_VERSION, GGML_BACKEND_API_VERSION, types);
     return &reg;
 }
 

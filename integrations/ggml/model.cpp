@@ -139,7 +139,10 @@ int main(int argc, char **argv)
     llama_model *model = llama_model_load_from_file(argv[1], llama_model_default_params());
     if (model == nullptr) die("the model could not be loaded:\n" + logged);
     int type = 0;
-    while (type < GGML_TYPE_COUNT && (ggml_type_name(static_cast<ggml_type>(type)) == nullptr || strcmp(ggml_type_name(static_cast<ggml_type>(type)), argv[4]) != 0)) type++;
+    for (; type < GGML_TYPE_COUNT; type++) {
+        const char *name = ggml_type_name(static_cast<ggml_type>(type));
+        if (name != nullptr && strcmp(name, argv[4]) == 0) break;
+    }
     if (type == GGML_TYPE_COUNT) die(std::string("no such type: ") + argv[4]);
 
     const int most = *std::max_element(threads.begin(), threads.end());
@@ -157,7 +160,9 @@ int main(int argc, char **argv)
     std::ifstream file(argv[3]);
     const std::string words((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
     s.text.resize(words.size() + 1);
-    s.text.resize(static_cast<size_t>(llama_tokenize(s.vocab, words.data(), static_cast<int32_t>(words.size()), s.text.data(), static_cast<int32_t>(s.text.size()), true, false)));
+    const int length = llama_tokenize(s.vocab, words.data(), static_cast<int>(words.size()), s.text.data(),
+                                      static_cast<int>(s.text.size()), true, false);
+    s.text.resize(static_cast<size_t>(std::max(length, 0)));
     if (s.text.size() < params.n_ctx) die("the text is too short: " + std::to_string(s.text.size()) + " tokens");
 
     int filled = 0;
@@ -186,15 +191,21 @@ int main(int argc, char **argv)
                 const double a = static_cast<double>(ways[0].logits[0][i]), b = static_cast<double>(ways[1].logits[0][i]);
                 error += (a - b) * (a - b), power += a * a;
             }
-            printf("{\"type\": \"%s\", \"depth\": %d, \"threads\": %d, \"runs\": %d, \"logits_nmse\": %.2g, \"same_tokens\": %zu", argv[4], depth, n, ways[0].prompt.runs, error / power, same);
+            printf("{\"type\": \"%s\", \"depth\": %d, \"threads\": %d, \"runs\": %d", argv[4], depth, n, ways[0].prompt.runs);
+            printf(", \"logits_nmse\": %.2g, \"same_tokens\": %zu", error / power, same);
             if (same < TOKENS) {
                 // What each way thought of both.
-                const size_t a = static_cast<size_t>(ways[0].generated[same]), b = static_cast<size_t>(ways[1].generated[same]);
-                printf(", \"first_difference\": {\"without\": [%.4f, %.4f], \"with\": [%.4f, %.4f]}", static_cast<double>(ways[0].logits[same][a]), static_cast<double>(ways[0].logits[same][b]),
-                       static_cast<double>(ways[1].logits[same][a]), static_cast<double>(ways[1].logits[same][b]));
+                const auto logit = [&](int of, int as) {
+                    return static_cast<double>(ways[of].logits[same][static_cast<size_t>(ways[as].generated[same])]);
+                };
+                printf(", \"first_difference\": {\"without\": [%.4f, %.4f], \"with\": [%.4f, %.4f]}", logit(0, 0), logit(0, 1),
+                       logit(1, 0), logit(1, 1));
             }
-            for (int on = 0; on < 2; on++)
-                printf(", \"%s\": {\"pp_cpu\": %.4f, \"pp_wall\": %.4f, \"tg_cpu\": %.4f, \"tg_wall\": %.4f}", on ? "with" : "without", ways[on].prompt.cpu, ways[on].prompt.wall, ways[on].tokens.cpu, ways[on].tokens.wall);
+            for (int on = 0; on < 2; on++) {
+                const times &p = ways[on].prompt, &t = ways[on].tokens;
+                printf(", \"%s\": {\"pp_cpu\": %.4f, \"pp_wall\": %.4f, \"tg_cpu\": %.4f, \"tg_wall\": %.4f}",
+                       on ? "with" : "without", p.cpu, p.wall, t.cpu, t.wall);
+            }
             printf("}\n");
             fflush(stdout);
         }

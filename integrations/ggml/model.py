@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a model gains by the hook: runs the program `model`, and makes a table and a figure of its numbers.
 
-    model.py run PROGRAM MODEL HOOK TEXT FOLDER [--types ...] [--depths ...] [--threads ...] [--seconds ...] [--output FOLDER]
+    model.py run PROGRAM MODEL HOOK TEXT FOLDER [OPTION...]
     model.py draw FILE.json TABLE.md FIGURE.svg
 """
 
@@ -96,7 +96,8 @@ def figure(data, path):
             d.text(x(j), bottom + 20, f"{depth:,}", "middle", quiet=True)
         for kind in types:
             for way, width, shape in (("without", 1.2, "circle"), ("with", 3, "square")):
-                points = [(x(depths.index(line["depth"])), y(rate(line, way, what, "cpu"))) for line in lines if line["type"] == kind]
+                of_kind = [line for line in lines if line["type"] == kind]
+                points = [(x(depths.index(line["depth"])), y(rate(line, way, what, "cpu"))) for line in of_kind]
                 d.polyline(points, colours[kind], width)
                 for point in points:
                     d.mark(*point, shape, colours[kind] if way == "with" else GREY, 4)

@@ -72,7 +72,9 @@ int main(int argc, char **argv)
                     check(hook, with, without, s, seed);
                 }
     for (ggml_type t : TYPES)
-        printf("%s: NMSE %.1e at most (ggml's own %.1e): %s\n", ggml_type_name(t), worst[t].error, worst[t].own, worst[t].name.c_str());
-    printf("grid: %d cases, %llu masks became positions, %d failed\n", cases, (unsigned long long)count(hook, "flash_attention_causal"), failures);
+        printf("%s: NMSE %.1e at most (ggml's own %.1e): %s\n", ggml_type_name(t), worst[t].error, worst[t].own,
+               worst[t].name.c_str());
+    printf("grid: %d cases, %llu masks became positions, %d failed\n", cases,
+           (unsigned long long)count(hook, "flash_attention_causal"), failures);
     return failures != 0;
 }

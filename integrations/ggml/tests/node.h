@@ -72,10 +72,11 @@ struct shape {
     std::string name() const
     {
         char text[256];
-        snprintf(text, sizeof text, "K %s V %s, %lld/%lld, %lld heads of %lld, %lld x %lld, batch %lld, mask %s%s%s, bias %g, cap %g%s, layout %d",
+        snprintf(text, sizeof text,
+                 "K %s V %s, %lld/%lld, %lld heads of %lld, %lld x %lld, batch %lld, mask %s%s%s, bias %g, cap %g%s, layout %d",
                  ggml_type_name(k), ggml_type_name(v), (long long)dim, (long long)dim_v, (long long)heads, (long long)group,
-                 (long long)rows, (long long)keys, (long long)batch, MASK_NAMES[static_cast<int>(mask)], mask_heads > 1 ? " a head" : "",
-                 mask_batch && batch > 1 ? " a sequence" : "", (double)max_bias, (double)softcap, sinks ? ", sinks" : "", layout);
+                 (long long)rows, (long long)keys, (long long)batch, MASK_NAMES[static_cast<int>(mask)],
+                 mask_heads > 1 ? " a head" : "", mask_batch && batch > 1 ? " a sequence" : "", (double)max_bias, (double)softcap, sinks ? ", sinks" : "", layout);
         return text;
     }
 };
@@ -102,10 +103,12 @@ public:
                      : tensor(s.v, s.dim_v, s.keys, kv_heads, s.layout, made);
         if (s.mask != masks::none) {
             /* As llama.cpp pads it; rows behind the last are not looked at. */
-            mask = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, s.keys, (s.rows + 31) / 32 * 32, s.mask_heads, s.mask_batch ? s.batch : 1);
+            const int64_t padded = (s.rows + 31) / 32 * 32;
+            mask = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, s.keys, padded, s.mask_heads, s.mask_batch ? s.batch : 1);
         }
         if (s.sinks) sinks = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, s.heads);
-        out = ggml_flash_attn_ext(ctx, q, k, v, mask, s.scale == 0 ? 1 / std::sqrt(static_cast<float>(s.dim)) : s.scale, s.max_bias, s.softcap);
+        const float scale = s.scale == 0 ? 1 / std::sqrt(static_cast<float>(s.dim)) : s.scale;
+        out = ggml_flash_attn_ext(ctx, q, k, v, mask, scale, s.max_bias, s.softcap);
         if (s.sinks) ggml_flash_attn_ext_add_sinks(out, sinks);
         graph = ggml_new_graph(ctx);
         ggml_build_forward_expand(graph, out);
@@ -149,17 +152,19 @@ public:
                     numbers(v, j, g, b, &vx[static_cast<size_t>(j * s.dim_v)]);
                 }
                 for (int64_t h = g * s.group; h < (g + 1) * s.group; h++) {
-                    const double slope = s.max_bias == 0 ? 1
-                        : h < whole ? std::pow(2.0, -static_cast<double>(s.max_bias) / static_cast<double>(whole) * static_cast<double>(h + 1))
-                                    : std::pow(2.0, -static_cast<double>(s.max_bias) / 2 / static_cast<double>(whole) * static_cast<double>(2 * (h - whole) + 1));
-                    for (int64_t i = 0; i < s.rows; i++) row(b, h, i, slope, kx, vx, p, &o[static_cast<size_t>(((b * s.rows + i) * s.heads + h) * s.dim_v)]);
+                    const double step = static_cast<double>(s.max_bias) / static_cast<double>(whole);
+                    const double slope = h < whole ? std::pow(2, -step * static_cast<double>(h + 1))
+                                                   : std::pow(2, -step / 2 * static_cast<double>(2 * (h - whole) + 1));
+                    for (int64_t i = 0; i < s.rows; i++)
+                        row(b, h, i, slope, kx, vx, p, &o[static_cast<size_t>(((b * s.rows + i) * s.heads + h) * s.dim_v)]);
                 }
             }
         return o;
     }
 
 private:
-    ggml_tensor *tensor(ggml_type type, int64_t dim, int64_t tokens, int64_t heads, int layout, std::vector<ggml_tensor *> &made)
+    ggml_tensor *tensor(ggml_type type, int64_t dim, int64_t tokens, int64_t heads, int layout,
+                        std::vector<ggml_tensor *> &made)
     {
         ggml_tensor *t;
         if (layout == 0) {
@@ -171,7 +176,8 @@ private:
         t = ggml_new_tensor_4d(ctx, type, dim, heads + more_heads, tokens + more, s.batch);
         made.push_back(t);
         if (layout == 2) /* some tokens and a head further */
-            t = ggml_view_4d(ctx, t, dim, heads, tokens, s.batch, t->nb[1], t->nb[2], t->nb[3], 3 * t->nb[2] + more_heads * t->nb[1]);
+            t = ggml_view_4d(ctx, t, dim, heads, tokens, s.batch, t->nb[1], t->nb[2], t->nb[3],
+                             3 * t->nb[2] + more_heads * t->nb[1]);
         return ggml_permute(ctx, t, 0, 2, 1, 3);
     }
 
@@ -184,16 +190,23 @@ private:
         else ggml_quantize_chunk(t->type, x.data(), t->data, 0, n / t->ne[0], t->ne[0], nullptr);
     }
 
+    uint16_t *mask_row(int64_t b, int64_t h, int64_t i) const
+    {
+        const int64_t at = b % mask->ne[3] * mask->nb[3] + h % mask->ne[2] * mask->nb[2] + i * mask->nb[1];
+        return reinterpret_cast<uint16_t *>(static_cast<char *>(mask->data) + at);
+    }
+
     void fill_mask(random_numbers &random)
     {
         const uint16_t hidden = ggml_fp32_to_fp16(-INFINITY);
         for (int64_t b = 0; b < mask->ne[3]; b++) {
             /* Also before the first key, and so far that nothing is hidden from the last rows. */
             const int64_t position = s.mask == masks::open ? s.keys : random.below(s.keys + s.rows / 2 + 1) - s.rows / 2;
-            const int64_t odd_row = random.below(s.rows), window = 1 + random.below(s.keys), used = 1 + random.below(s.keys);
+            const int64_t odd_row = random.below(s.rows);
+            const int64_t window = 1 + random.below(s.keys), used = 1 + random.below(s.keys);
             for (int64_t h = 0; h < mask->ne[2]; h++)
                 for (int64_t i = 0; i < mask->ne[1]; i++) {
-                    uint16_t *x = reinterpret_cast<uint16_t *>(static_cast<char *>(mask->data) + b * mask->nb[3] + h * mask->nb[2] + i * mask->nb[1]);
+                    uint16_t *x = mask_row(b, h, i);
                     const int64_t p = position + i + (s.mask == masks::miss_row && i >= odd_row ? 1 : 0);
                     const bool blind = random.below(8) == 0;
                     for (int64_t j = 0; j < s.keys; j++) {
@@ -235,8 +248,7 @@ private:
         numbers(q, i, h, b, qx.data());
         float scale;
         memcpy(&scale, out->op_params, 4);
-        const uint16_t *m = mask == nullptr ? nullptr
-            : reinterpret_cast<const uint16_t *>(static_cast<const char *>(mask->data) + b % mask->ne[3] * mask->nb[3] + h % mask->ne[2] * mask->nb[2] + i * mask->nb[1]);
+        const uint16_t *m = mask == nullptr ? nullptr : mask_row(b, h, i);
         const double sink = sinks ? static_cast<double>(static_cast<const float *>(sinks->data)[h]) : -INFINITY;
         double most = sink, sum = 0;
         bool any = false;
@@ -245,7 +257,8 @@ private:
             p[static_cast<size_t>(j)] = -INFINITY;
             if (std::isinf(bias)) continue;
             double dot = 0;
-            for (int64_t d = 0; d < s.dim; d++) dot += static_cast<double>(qx[static_cast<size_t>(d)]) * static_cast<double>(kx[static_cast<size_t>(j * s.dim + d)]);
+            const float *key = &kx[static_cast<size_t>(j * s.dim)];
+            for (int64_t d = 0; d < s.dim; d++) dot += static_cast<double>(qx[static_cast<size_t>(d)]) * static_cast<double>(key[d]);
             dot *= static_cast<double>(scale);
             if (s.softcap > 0) dot = static_cast<double>(s.softcap) * std::tanh(dot / static_cast<double>(s.softcap));
             p[static_cast<size_t>(j)] = dot + bias;
@@ -286,7 +299,8 @@ struct cpu {
         ggml_backend_reg_t reg = ggml_backend_reg_by_name("CPU");
         backend = ggml_backend_dev_init(ggml_backend_reg_dev_get(reg, 0), nullptr);
         set_threads(threads);
-        auto use_reference = reinterpret_cast<void (*)(ggml_backend_t, bool)>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_cpu_set_use_ref"));
+        auto use_reference = reinterpret_cast<void (*)(ggml_backend_t, bool)>(
+            ggml_backend_reg_get_proc_address(reg, "ggml_backend_cpu_set_use_ref"));
         if (reference && use_reference) use_reference(backend, true);
     }
     ~cpu() { ggml_backend_free(backend); }
@@ -296,7 +310,8 @@ struct cpu {
     void set_threads(int threads)
     {
         ggml_backend_reg_t reg = ggml_backend_reg_by_name("CPU");
-        reinterpret_cast<ggml_backend_set_n_threads_t>(ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"))(backend, threads);
+        void *set = ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
+        reinterpret_cast<ggml_backend_set_n_threads_t>(set)(backend, threads);
     }
 };
 
