@@ -13,6 +13,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -742,7 +743,12 @@ ggml_backend_reg_t load(const void *caller)
     static ggml_backend_reg reg;
     const char *missing = find_base(caller);
     if (missing != nullptr) {
-        if (g.log != nullptr && g.version != nullptr) refuse_to("a function of it is not to be found");
+        if (g.log != nullptr && g.version != nullptr) {
+            SAY(ERROR, "there is no %s\n", missing);
+            return refuse_to("it does not show that function");
+        }
+        // There is no log to say it in.
+        fputs("flash_attention: not used, since the program does not show ggml's functions (-rdynamic)\n", stderr);
         return nullptr;
     }
     reg.api_version = GGML_BACKEND_API_VERSION;

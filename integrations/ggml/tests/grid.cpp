@@ -45,6 +45,7 @@ int main(int argc, char **argv)
     static const int64_t DIMS[][2] = {{40, 40}, {64, 64}, {72, 72}, {80, 80}, {96, 96}, {128, 128}, {192, 192}, {192, 128},
                                       {256, 256}, {320, 256}, {512, 512}, {576, 512}};
     static const int64_t ROWS[] = {1, 1, 2, 7, 33, 75}, KEYS[] = {1, 31, 113, 256, 512, 1024}, BATCH[] = {1, 1, 3};
+    static const float SCALES[] = {0.3f, 0, -0.2f};
     static const int64_t GROUPS[] = {1, 2, 4, 8}, KV_HEADS[] = {1, 2, 3};
 
     cpu with(1), without(2, true);
@@ -59,7 +60,7 @@ int main(int argc, char **argv)
                     s.group = random.of(GROUPS), s.heads = s.group * random.of(KV_HEADS), s.batch = random.of(BATCH);
                     s.rows = random.of(ROWS), s.keys = random.of(KEYS), s.layout = static_cast<int>(random.below(3));
                     s.sinks = random.below(3) == 0, s.softcap = random.below(3) == 0 ? 10.0f : 0.0f;
-                    s.scale = random.below(4) == 0 ? 0.3f : 0;
+                    s.scale = random.below(4) == 0 ? random.of(SCALES) : NAN;
                     s.mask_batch = random.below(3) != 0;
                     if (mask != 0 && random.below(4) == 0) s.mask_heads = s.heads;
                     if (mask != 0 && (s.mask == masks::distances || random.below(4) == 0)) s.max_bias = 8;

@@ -122,6 +122,7 @@ static void fallback()
         node_of node(s, 1);
         EXPECT(nmse(node.compute(c.backend), node.defined()) <= 1e-4);
         EXPECT(count(hook, "flash_attention_served") == 0 && count(hook, "flash_attention_left") == 3);
+        EXPECT(!says("own code:"), "not known by itself, but refused: %s", logged.c_str());
     }
     /* The reference implementation is ggml's. */
     {
@@ -136,6 +137,7 @@ static void fallback()
     s.scale = INFINITY;
     node_of node(s, 1);
     node.compute(c.backend);
+    EXPECT(says("own code: "), "%s", logged.c_str());
     node.compute(c.backend);
     EXPECT(count(hook, "flash_attention_served") == 1 && count(hook, "flash_attention_left") == 6);
 }

@@ -64,7 +64,8 @@ struct shape {
     masks mask = masks::none;
     int64_t mask_heads = 1;
     bool mask_batch = true; /* a mask for each sequence */
-    float scale = 0, max_bias = 0, softcap = 0;
+    float scale = NAN; /* that: the usual one */
+    float max_bias = 0, softcap = 0;
     bool sinks = false;
     int layout = 0;      /* 0 dense [head][token]; 1 permuted, [token][head]; 2 views of larger caches, permuted */
     bool latent = false; /* v is a view of k */
@@ -73,10 +74,10 @@ struct shape {
     {
         char text[256];
         snprintf(text, sizeof text,
-                 "K %s V %s, %lld/%lld, %lld heads of %lld, %lld x %lld, batch %lld, mask %s%s%s, bias %g, cap %g%s, layout %d",
+                 "K %s V %s, %lld/%lld, %lld heads of %lld, %lld x %lld, batch %lld, mask %s%s%s, scale %g, bias %g, cap %g%s, layout %d",
                  ggml_type_name(k), ggml_type_name(v), (long long)dim, (long long)dim_v, (long long)heads, (long long)group,
                  (long long)rows, (long long)keys, (long long)batch, MASK_NAMES[static_cast<int>(mask)],
-                 mask_heads > 1 ? " a head" : "", mask_batch && batch > 1 ? " a sequence" : "", (double)max_bias, (double)softcap, sinks ? ", sinks" : "", layout);
+                 mask_heads > 1 ? " a head" : "", mask_batch && batch > 1 ? " a sequence" : "", (double)scale, (double)max_bias, (double)softcap, sinks ? ", sinks" : "", layout);
         return text;
     }
 };
@@ -107,7 +108,7 @@ public:
             mask = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, s.keys, padded, s.mask_heads, s.mask_batch ? s.batch : 1);
         }
         if (s.sinks) sinks = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, s.heads);
-        const float scale = s.scale == 0 ? 1 / std::sqrt(static_cast<float>(s.dim)) : s.scale;
+        const float scale = std::isnan(s.scale) ? 1 / std::sqrt(static_cast<float>(s.dim)) : s.scale;
         out = ggml_flash_attn_ext(ctx, q, k, v, mask, scale, s.max_bias, s.softcap);
         if (s.sinks) ggml_flash_attn_ext_add_sinks(out, sinks);
         graph = ggml_new_graph(ctx);
