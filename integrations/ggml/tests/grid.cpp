@@ -64,6 +64,7 @@ int main(int argc, char **argv)
                     s.mask_batch = random.below(3) != 0;
                     if (mask != 0 && random.below(4) == 0) s.mask_heads = s.heads;
                     if (mask != 0 && (s.mask == masks::distances || random.below(4) == 0)) s.max_bias = 8;
+                    s.hints = seed % 2 != 0;
                     s.latent = s.dim == 576 && k == v;
                     /* Different types are one in three; rows of blocks are whole blocks. */
                     const bool wanted = (k == v || random.below(3) == 0) && random.below(share) == 0;

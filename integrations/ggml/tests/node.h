@@ -69,6 +69,7 @@ struct shape {
     bool sinks = false;
     int layout = 0;      /* 0 dense [head][token]; 1 permuted, [token][head]; 2 views of larger caches, permuted */
     bool latent = false; /* v is a view of k */
+    bool hints = false;  /* a precision, and a number of keys */
 
     std::string name() const
     {
@@ -111,6 +112,10 @@ public:
         const float scale = std::isnan(s.scale) ? 1 / std::sqrt(static_cast<float>(s.dim)) : s.scale;
         out = ggml_flash_attn_ext(ctx, q, k, v, mask, scale, s.max_bias, s.softcap);
         if (s.sinks) ggml_flash_attn_ext_add_sinks(out, sinks);
+        if (s.hints) {
+            out->op_params[3] = GGML_PREC_F32;
+            out->op_params[4] = 1; /* n_kv_max, which is not true: nobody reads it */
+        }
         graph = ggml_new_graph(ctx);
         ggml_build_forward_expand(graph, out);
         buffer = ggml_backend_alloc_ctx_tensors_from_buft(ctx, ggml_backend_cpu_buffer_type());
