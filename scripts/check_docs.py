@@ -21,7 +21,7 @@ from pathlib import Path
 import plot_error_growth
 
 # What `cargo test`, CTest and scripts/test_*.sh compile, run, or run with.
-TESTED = ("bindings/", "c_tests/", "examples/", "examples_c/", "src/", "tests/")
+TESTED = ("bindings/", "c_tests/", "examples/", "examples_c/", "integrations/", "src/", "tests/")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"\]\(([^)#]+)\):\n\n$")
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:(?:    [^\n]+)\n)+")

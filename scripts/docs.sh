@@ -60,12 +60,24 @@ comparison() {
     return $same
 }
 
+# So are those of the model in llama.cpp.
+llama() {
+    local fresh same=0
+    fresh=$(mktemp -d)
+    python3 integrations/ggml/model.py draw docs/llama.cpp.json "$fresh/table.md" "$fresh/figure.svg" || same=1
+    cmp "$fresh/figure.svg" docs/llama.cpp.svg || same=1
+    ! grep -Fxvf docs/llama.cpp.md "$fresh/table.md" || same=1
+    rm -rf "$fresh"
+    return $same
+}
+
 test_case rust rust
 test_case manual manual
 test_case pages pages
 test_case formulas formulas
 test_case code python3 scripts/check_docs.py .
 test_case comparison comparison
+test_case llama llama
 rm -rf "$out/xml"
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]

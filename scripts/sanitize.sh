@@ -9,6 +9,8 @@
 #   thread     data races; Rust's standard library is built anew, too
 #   valgrind   reads of uninitialised memory, on the AVX2 kernels (valgrind hides AVX-512)
 #   memory     the same by MemorySanitizer, on the Rust tests that need no C
+#   ggml       the library within ggml (integrations/ggml), whose C++ is instrumented together with ggml's: address, and
+#              thread
 #   debug      all Rust tests, as `cargo test` builds them anyway: with debug assertions and checks of overflow
 #
 # --prove plants a fault of each kind in a copy of the sources (scripts/sanitize_plants.patch), and fails if it is not
@@ -23,8 +25,8 @@ kinds=()
 for argument in "$@"; do
     case $argument in
     --prove) prove=1 ;;
-    all) kinds+=(address undefined leak thread valgrind memory debug) ;;
-    address | undefined | leak | thread | valgrind | memory | debug) kinds+=("$argument") ;;
+    all) kinds+=(address undefined leak thread valgrind memory ggml debug) ;;
+    address | undefined | leak | thread | valgrind | memory | ggml | debug) kinds+=("$argument") ;;
     *) echo "sanitize: no such kind: $argument" >&2 && exit 2 ;;
     esac
 done
@@ -348,6 +350,37 @@ END
     cp Cargo.lock "$crate"
     (cd "$crate" && cargo update --quiet --workspace --offline \
         && RUSTC=$std/rustc RUSTFLAGS=$3 cargo test --quiet --locked -Zbuild-std --target "$target" --test "$4")
+}
+
+# ---- ggml ----
+
+# within KIND LIBRARY SHARE: what scripts/test_ggml.sh does, with ggml, the hook and the tests instrumented. ggml's own
+# threads, since those of OpenMP have a runtime that is not.
+within() {
+    env FA_GGML_BUILD="$out/ggml-$1" TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=0 FA_GGML_CMAKE="-DFA_GGML_LIBRARY=$2
+        -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGGML_OPENMP=OFF -DCMAKE_C_FLAGS=-fsanitize=$1 -DCMAKE_CXX_FLAGS=-fsanitize=$1" \
+        scripts/test_ggml.sh "$3"
+}
+
+ggml() {
+    local kind=ggml
+    mkdir -p "$out/$kind"
+    # Under address the Rust side is instrumented, too, as above. Leaks are left out: ggml keeps what it has loaded.
+    library "$out/address" "$root" -Zsanitizer=address
+    count ggml.address "$out/$kind/address.log" within address "$static" 20
+    # Under thread it is not, so what it writes is not seen; who enters it when, and what threads tell each other, is.
+    plain
+    count ggml.thread "$out/$kind/thread.log" within thread "$static" 20
+    [ $prove = 1 ] || return 0
+    # The hook without its second barrier.
+    local copy=$out/ggml-planted
+    rm -rf "$copy" && mkdir -p "$copy" && cp -r integrations include scripts benches Cargo.toml "$copy"
+    sed -i '/fa_attention_part(/{n;d}' "$copy/integrations/ggml/ggml-flash-attention.cpp"
+    must_see prove.ggml.race 'data race' "$out/$kind/plant.log" within_copy "$copy" thread "$static"
+}
+
+within_copy() {
+    (cd "$1" && root=$1 out=$1/out within "$2" "$3" 1000)
 }
 
 # ---- debug ----

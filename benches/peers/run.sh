@@ -68,15 +68,10 @@ for peer in onnxruntime openvino torch; do
         || missing "$peer" "pip could not install it"
 done
 
-# Sources of registries come by cargo; what is built of this crate is only its copy of ggml.
+# What is built of this crate is only its copy of ggml.
 build_ggml() {
-    cargo fetch --quiet --manifest-path "$here/ggml/Cargo.toml" --locked || return 1
     local source
-    source=$(cargo metadata --format-version 1 --locked --manifest-path "$here/ggml/Cargo.toml" | python3 -c '
-import json, os, sys
-packages = json.load(sys.stdin)["packages"]
-manifest = next(p["manifest_path"] for p in packages if p["name"] == "llama-cpp-sys-2")
-print(os.path.join(os.path.dirname(manifest), "llama.cpp", "ggml"))') || return 1
+    source=$(scripts/ggml_source.sh)/ggml || return 1
     cmake -S "$here/ggml" -B "$build/ggml" -DCMAKE_BUILD_TYPE=Release -DGGML_SOURCE="$source" || return 1
     cmake --build "$build/ggml" --target ggml-cpu --parallel 2
 }
