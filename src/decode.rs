@@ -46,6 +46,7 @@ pub(crate) mod scores;
 pub(crate) mod scratch;
 pub(crate) mod softmax;
 pub(crate) mod state;
+pub(crate) mod unpack;
 mod weights;
 
 use std::marker::PhantomData;

@@ -106,6 +106,12 @@ impl<T: BlockScaled> BlockScaledGemv for Blocks16<T> {
     /// Sums of the most keys fit: 128 · 512 · 32767 is below 2^31.
     const MAX_WEIGHT: f32 = <I16 as Gemv>::P_SCALE;
 
+    unsafe fn sum_of_block<S: Isa>(_s: S, row: *const f32, _dim: usize, block: usize) -> i32 {
+        let numbers = row.cast::<i16>().wrapping_add(block * T::BLOCK);
+        // SAFETY: I5: the packed row has the block (caller).
+        (0..T::BLOCK).map(|i| i32::from(unsafe { numbers.add(i).read() })).sum()
+    }
+
     #[inline(always)]
     unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32) {
         // SAFETY: I7: the row has a vector from `key` on (caller).

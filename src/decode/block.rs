@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::ptr;
 
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{BlockArrays, staged_keys, staged_stride};
+use super::scratch::{BlockArrays, Staging, staged_keys, staged_stride, staging};
+use super::unpack::{self, Minima};
 use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
@@ -33,6 +34,8 @@ pub(crate) struct Run {
     /// and a zero, where they have zeros of their own.
     pub(super) scales: Option<*const f32>,
     pub(super) zeros: Option<*const f32>,
+    /// Minima of blocks, where rows have been unpacked that have any.
+    pub(super) minima: Option<Minima>,
     /// Prefetch distance in rows.
     pub(super) prefetch_rows: usize,
 }
@@ -62,7 +65,8 @@ struct KvBlock<'a> {
     /// Elements of a row, and bytes as it is stored.
     dim: usize,
     row_bytes: usize,
-    /// What rows are read as: the type that they are stored as, or f32 where they are converted.
+    /// What rows are read as: the type that they are stored as, f32 where they are converted, Q8_0
+    /// where they are unpacked.
     dtype: Dtype,
     /// Where rows are converted or copied to, if they are, and bytes from one to the next.
     staged: Option<*mut u8>,
@@ -70,8 +74,9 @@ struct KvBlock<'a> {
     /// Keys of a run that is staged, and whether that is the whole block.
     staged_keys: usize,
     is_staged_at_once: bool,
-    /// Whether scales change within a row and from row to row: rows are converted then.
-    is_finer: bool,
+    /// What is done to rows that are staged.
+    staging: Staging,
+    minima: Option<Minima>,
     /// Where a factor for each key goes, if rows have scales of their own, and a zero.
     scales: Option<*mut f32>,
     zeros: Option<*mut f32>,
@@ -100,7 +105,7 @@ impl<'a> KvBlock<'a> {
         let is_staged = tiles.staged[which];
         let stored = shape.storage.dtypes[1 + which];
         let granularity = shape.storage.granularities[1 + which];
-        let is_finer = granularity == ScaleGranularity::Finer;
+        let staging = staging(scales_in_row, &shape.storage, which);
         let has_row_scales = granularity == ScaleGranularity::PerToken;
         let row_bytes = shape.row_bytes_kv()[which];
         let staged_keys = staged_keys(scales_in_row, shape, which, tiles);
@@ -119,12 +124,16 @@ impl<'a> KvBlock<'a> {
             start,
             dim,
             row_bytes,
-            dtype: read_as.unwrap_or(if is_finer { Dtype::F32 } else { stored }),
+            dtype: read_as.unwrap_or(if staging == Staging::Converted { Dtype::F32 } else { stored }),
             staged: is_staged.then_some(arrays.staged[which]),
-            staged_stride: if is_staged { staged_stride(&shape.storage, which, dim) } else { 0 },
+            staged_stride: match is_staged {
+                true => staged_stride(scales_in_row, &shape.storage, which, dim),
+                false => 0,
+            },
             staged_keys,
             is_staged_at_once: staged_keys == tiles.kv,
-            is_finer,
+            staging,
+            minima: arrays.minima[which],
             scales: has_row_scales.then_some(arrays.scales[which]),
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
             prefetch_page,
@@ -167,7 +176,8 @@ impl<'a> KvBlock<'a> {
     fn run(&self, keys: Range<usize>, rows: Rows) -> Run {
         let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
         let prefetch_rows = self.tuning.prefetch_rows;
-        Run { keys, rows, dtype: self.dtype, dim: self.dim, scales, zeros, prefetch_rows }
+        let Self { dtype, dim, minima, .. } = *self;
+        Run { keys, rows, dtype, dim, scales, zeros, minima, prefetch_rows }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -309,24 +319,30 @@ impl<'a> KvBlock<'a> {
         let keys = self.start + run.keys.start..self.start + run.keys.end;
         // Row n is that of key n of the block.
         let to = |key: usize| run.rows.skip(key - self.start).base.cast_mut();
-        if self.is_finer {
-            for chunk in self.chunks(keys) {
-                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
-                // run, `staged_stride` bytes each (caller).
-                unsafe {
-                    convert::convert(
-                        s,
-                        self.source(&chunk),
-                        chunk.keys.len(),
-                        self.dim,
-                        to(chunk.keys.start),
-                    );
-                }
-            }
-        } else {
+        if self.staging == Staging::Copied {
             // Scales of rows are applied later, as where rows are read in place: the bits are the
             // same.
             s.core().enter(CopyRows { block: self, keys, to: to(self.start) });
+            return;
+        }
+        let blocks = self.dim / Dtype::Q8_0.block();
+        if let Some(minima) = self.minima {
+            // SAFETY: I5: there is room for those of the block (caller).
+            unsafe { minima.begin(S::LANES, blocks, &run.keys) };
+        }
+        for chunk in self.chunks(keys) {
+            let (source, n, key) = (self.source(&chunk), chunk.keys.len(), chunk.keys.start);
+            // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a run,
+            // `staged_stride` bytes each, and for their minima (caller).
+            unsafe {
+                if self.staging == Staging::Converted {
+                    convert::convert(s, source, n, self.dim, to(key));
+                } else {
+                    let rows = Rows { base: to(key), stride: self.staged_stride };
+                    let minima = self.minima.map(|minima| (minima, key - self.start));
+                    unpack::unpack(s, (source.rows(), source.dtype()), n, self.dim, rows, minima);
+                }
+            }
         }
     }
 
