@@ -180,8 +180,8 @@ impl Dtype {
     }
 }
 
-/// A storage type: converts elements of a row to f32. Every conversion is exact, but that the sum of
-/// a product and a minimum is rounded.
+/// A storage type: converts elements of a row to f32. Every conversion is exact, but that the sum
+/// of a product and a minimum is rounded.
 pub(crate) trait Stored {
     /// Elements of a block.
     const BLOCK: usize;

@@ -101,8 +101,8 @@ fn blocks_of_ggml_are_read_exactly() {
     });
 }
 
-/// Of each format of 4 or 5 bits: every code in the low and in the high half of a block, with scales
-/// and minima of both signs.
+/// Of each format of 4 or 5 bits: every code in the low and in the high half of a block, with
+/// scales and minima of both signs.
 #[test]
 fn blocks_of_few_bits_are_read_exactly() {
     let scales = [0x3800u16, 0xc000, 0x0001, 0x7bff];

@@ -639,8 +639,8 @@ impl Weights {
         }
     }
 
-    /// Whether a scale of a key is unfit for an integer weight: negative or not finite; or whether a
-    /// minimum is not finite.
+    /// Whether a scale of a key is unfit for an integer weight: negative or not finite; or whether
+    /// a minimum is not finite.
     ///
     /// # Safety
     /// Scales of this key have been gathered, of rows of `dim` elements.

@@ -92,9 +92,9 @@ impl Body for AreFinite<'_> {
     }
 }
 
-/// Unpacks `n` rows of `dim` elements, stored as `dtype`, to rows of Q8_0, and their minima, if they
-/// have any, to those of the keys from `key` on. Kept out of line, so that the code exists once for
-/// each instruction set.
+/// Unpacks `n` rows of `dim` elements, stored as `dtype`, to rows of Q8_0, and their minima, if
+/// they have any, to those of the keys from `key` on. Kept out of line, so that the code exists
+/// once for each instruction set.
 ///
 /// # Safety
 /// `from` has the rows, and `to` room for as many; `minima` has the keys.
@@ -172,8 +172,8 @@ impl Unpack {
     }
 }
 
-/// Adds what minima of K contribute to the dot products of the first `count` query rows with `keys`.
-/// Kept out of line: few types have minima.
+/// Adds what minima of K contribute to the dot products of the first `count` query rows with
+/// `keys`. Kept out of line: few types have minima.
 ///
 /// # Safety
 /// `rows` are the arrays of a group, with queries packed and the products of these keys (I5); the

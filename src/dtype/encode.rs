@@ -1,5 +1,5 @@
-//! Numbers as blocks of ggml: bit for bit what its reference functions (`quantize_row_*_ref`) write,
-//! compiled without contraction to fused multiply-adds.
+//! Numbers as blocks of ggml: bit for bit what its reference functions (`quantize_row_*_ref`)
+//! write, compiled without contraction to fused multiply-adds.
 
 use super::Dtype;
 use super::nibbles::{Format, OfIq4Nl};
