@@ -13,7 +13,7 @@ use super::i16::I16;
 use crate::attend::rows::Source;
 use crate::decode::block::{Block, Run};
 use crate::decode::block_scaled;
-use crate::decode::gemv::{BlockScaledGemv, Gemv};
+use crate::decode::gemv::{BlockScaledGemv, Gemv, width};
 use crate::decode::prefetch::PrefetchStream;
 use crate::decode::scratch::{BlockArrays, RowArrays};
 use crate::decode::state::State;
@@ -106,10 +106,15 @@ impl<T: BlockScaled> BlockScaledGemv for Blocks16<T> {
     /// Sums of the most keys fit: 128 · 512 · 32767 is below 2^31.
     const MAX_WEIGHT: f32 = <I16 as Gemv>::P_SCALE;
 
-    unsafe fn sum_of_block<S: Isa>(_s: S, row: *const f32, _dim: usize, block: usize) -> i32 {
+    #[inline(always)]
+    unsafe fn sum_of_block<S: Isa>(s: S, row: *const f32, _dim: usize, block: usize) -> i32 {
         let numbers = row.cast::<i16>().wrapping_add(block * T::BLOCK);
-        // SAFETY: I5: the packed row has the block (caller).
-        (0..T::BLOCK).map(|i| i32::from(unsafe { numbers.add(i).read() })).sum()
+        let (mut sum, ones) = (s.splat_i32(0), s.splat_i32(0x0001_0001));
+        for d in (0..T::BLOCK).step_by(width::<S, Self>()) {
+            // SAFETY: I7: the packed row has the block, which is whole vectors (caller).
+            sum = unsafe { s.dot_i16(sum, s.load_i32(numbers.add(d).cast()), ones) };
+        }
+        s.horizontal_sum_i32(sum)
     }
 
     #[inline(always)]

@@ -330,7 +330,9 @@ impl<'a> KvBlock<'a> {
             // SAFETY: I5: there is room for those of the block (caller).
             unsafe { minima.begin(S::LANES, blocks, &run.keys) };
         }
+        let mut pages = self.pages_ahead(keys.clone());
         for chunk in self.chunks(keys) {
+            self.prefetch(s, pages.next());
             let (source, n, key) = (self.source(&chunk), chunk.keys.len(), chunk.keys.start);
             // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a run,
             // `staged_stride` bytes each, and for their minima (caller).
@@ -340,10 +342,24 @@ impl<'a> KvBlock<'a> {
                 } else {
                     let rows = Rows { base: to(key), stride: self.staged_stride };
                     let minima = self.minima.map(|minima| (minima, key - self.start));
+                    let n = (n, self.rows_ahead(key));
                     unpack::unpack(s, (source.rows(), source.dtype()), n, self.dim, rows, minima);
                 }
             }
         }
+    }
+
+    /// Rows to prefetch while those from `key` on are unpacked, counted from that one: those of
+    /// runs that come next, without pages.
+    fn rows_ahead(&self, key: usize) -> Range<usize> {
+        if self.work.problem().shape().page.is_some() {
+            return 0..0;
+        }
+        // Two runs, where one is multiplied soon.
+        let runs = if self.is_staged_at_once { 1 } else { 2 };
+        let left = self.work.sequence().len_kv.saturating_sub(key);
+        let first = left.min(runs * self.staged_keys);
+        first..left
     }
 
     /// Writes the factors of rows with scales of their own, in whole vectors of `lanes`. Kept out

@@ -250,8 +250,8 @@ pub(crate) trait BlockScaledGemv: Gemv {
     /// What the largest weight becomes.
     const MAX_WEIGHT: f32;
 
-    /// The sum of the elements of block `block` of a packed query row of `dim` elements, as they are
-    /// multiplied.
+    /// The sum of the elements of block `block` of a packed query row of `dim` elements, as they
+    /// are multiplied.
     ///
     /// # Safety
     /// `row` is a packed row of `dim` elements.

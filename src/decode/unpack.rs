@@ -10,14 +10,17 @@
 //!   to an output is the sum of probability times minimum, for all elements of a block alike. So
 //!   they cost nothing that grows with the elements of a key.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use super::gemv::BlockScaledGemv;
+use super::prefetch::LINE;
 use super::scratch::RowArrays;
 use crate::attend::rows::Rows;
 use crate::dtype::nibbles::{Format, Nibbles, with_nibbles};
 use crate::dtype::q8_0::{self, Q8_0};
 use crate::dtype::{Dtype, Stored};
 use crate::simd::{Body, Isa, MAX_LANES};
-use std::ops::Range;
 
 /// Minima of a block of keys, counted from its first key: a row of them for each block of a row of
 /// K or V, in whole vectors.
@@ -93,8 +96,9 @@ impl Body for AreFinite<'_> {
 }
 
 /// Unpacks `n` rows of `dim` elements, stored as `dtype`, to rows of Q8_0, and their minima, if
-/// they have any, to those of the keys from `key` on. Kept out of line, so that the code exists
-/// once for each instruction set.
+/// they have any, to those of the keys from `key` on. Meanwhile rows `ahead`, as many as there are
+/// of both, are prefetched. Kept out of line, so that the code exists once for each instruction
+/// set.
 ///
 /// # Safety
 /// `from` has the rows, and `to` room for as many; `minima` has the keys.
@@ -102,12 +106,12 @@ impl Body for AreFinite<'_> {
 pub(super) unsafe fn unpack<S: Isa>(
     s: S,
     (from, dtype): (Rows, Dtype),
-    n: usize,
+    (n, ahead): (usize, Range<usize>),
     dim: usize,
     to: Rows,
     minima: Option<(Minima, usize)>,
 ) {
-    s.core().enter(Unpack { from, dtype, n, dim, to, minima });
+    s.core().enter(Unpack { from, dtype, n, ahead, dim, to, minima });
 }
 
 /// The arguments of [`unpack`], which alone makes one and vouches for its pointers.
@@ -115,6 +119,7 @@ struct Unpack {
     from: Rows,
     dtype: Dtype,
     n: usize,
+    ahead: Range<usize>,
     dim: usize,
     to: Rows,
     minima: Option<(Minima, usize)>,
@@ -135,11 +140,18 @@ impl Unpack {
     /// The contract of [`unpack`], of rows in blocks of `F`.
     #[inline(always)]
     unsafe fn rows<S: Isa, F: Format>(&self, s: S, _: Nibbles<F>) {
-        let Unpack { from, n, dim, to, minima, .. } = *self;
+        let Unpack { from, n, ref ahead, dim, to, minima, .. } = *self;
         let bytes = Nibbles::<F>::BLOCK_BYTES;
         // SAFETY: I7: blocks of rows below `n`, and room for as many of Q8_0 (caller).
         unsafe {
             for row in 0..n {
+                // Little is computed here: nothing else hides what memory takes.
+                if row < ahead.len() {
+                    let row = from.skip(ahead.start + row).base;
+                    for line in (0..dim / Q8_0::BLOCK * bytes).step_by(LINE) {
+                        s.prefetch_l2(row.wrapping_add(line));
+                    }
+                }
                 let (mut block, mut to) = (from.skip(row).base, to.skip(row).base.cast_mut());
                 for _ in 0..dim / Q8_0::BLOCK {
                     let scale = block.cast::<u16>().read_unaligned();
@@ -187,38 +199,38 @@ pub(super) unsafe fn add_to_scores<S: Isa, P: BlockScaledGemv>(
     keys: &Range<usize>,
     minima: Minima,
 ) {
-    for r in 0..count {
-        // SAFETY: I5: a packed row, and scores in whole vectors of keys, as minima are (caller).
-        unsafe {
-            let query = rows.queries.add(r * rows.query_stride).cast_const();
-            let scores = rows.scores.add(r * rows.score_stride);
-            for block in 0..dim / <P::Blocks as Stored>::BLOCK {
-                let sum = P::sum_of_block(s, query, dim, block) as f32;
-                let of_score = AddProducts { x: minima.of(block), factor: sum, to: scores, keys };
-                s.core().enter(of_score);
-            }
-        }
-    }
+    s.enter(AddToScores::<P> { rows, count, dim, keys, minima, compute: PhantomData });
 }
 
-/// Adds `factor` times `x` to the numbers of some keys. [`add_to_scores`] alone makes one, and
-/// vouches for its pointers.
-struct AddProducts<'a> {
-    x: *const f32,
-    factor: f32,
-    to: *mut f32,
+/// The arguments of [`add_to_scores`], which alone makes one and vouches for its pointers.
+struct AddToScores<'a, P> {
+    rows: &'a RowArrays,
+    count: usize,
+    dim: usize,
     keys: &'a Range<usize>,
+    minima: Minima,
+    compute: PhantomData<P>,
 }
 
-impl Body for AddProducts<'_> {
+impl<P: BlockScaledGemv> Body for AddToScores<'_, P> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let AddProducts { x, factor, to, keys } = self;
-        for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
-            // SAFETY: I7: whole vectors of keys (`add_to_scores`).
-            unsafe { s.store(to.add(at), s.fma(s.load(x.add(at)), s.splat(factor), s.load(to.add(at)))) };
+        let AddToScores { rows, count, dim, keys, minima, .. } = self;
+        for r in 0..count {
+            for block in 0..dim / <P::Blocks as Stored>::BLOCK {
+                // SAFETY: I5: a packed row; I7: scores and minima are whole vectors of keys
+                // (`add_to_scores`).
+                unsafe {
+                    let query = rows.queries.add(r * rows.query_stride).cast_const();
+                    let sum = s.splat(P::sum_of_block(s, query, dim, block) as f32);
+                    let (scores, of) = (rows.scores.add(r * rows.score_stride), minima.of(block));
+                    for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
+                        s.store(scores.add(at), s.fma(s.load(of.add(at)), sum, s.load(scores.add(at))));
+                    }
+                }
+            }
         }
     }
 }
