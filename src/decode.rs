@@ -189,6 +189,9 @@ unsafe fn pack<S: Isa, P: Gemv>(s: S, work: &SplitWork, rows: &RowArrays) {
             }
             let query = rows.queries.add(r * rows.query_stride);
             rows.factors.add(r).write(P::pack(s, source, dim_qk, factor, query));
+            if storage.dtypes[1].has_minimum() {
+                P::sum_blocks(s, query, dim_qk);
+            }
         }
     }
 }

@@ -459,14 +459,22 @@ pub(crate) trait Isa: Copy + 'static {
     }
     /// Replaces each nibble of 16 bytes by its entry in `table`, and writes these 32 numbers: those
     /// of the low nibbles, then those of the high ones. With `fifths` the second number is added
-    /// where the first one has a bit: that of the lowest order belongs to the first number.
+    /// where the first one has a bit: that of the lowest order belongs to the first number. With a
+    /// `sign` that is negative, all numbers are negated; none is -128.
     ///
     /// # Safety
     /// 16 bytes are readable at `p`, and 32 writable at `to`.
     #[inline(always)]
-    unsafe fn unpack_nibbles(self, p: *const u8, table: &[i8; 16], fifths: Option<(u32, i8)>, to: *mut i8) {
+    unsafe fn unpack_nibbles(
+        self,
+        p: *const u8,
+        table: &[i8; 16],
+        fifths: Option<(u32, i8)>,
+        sign: Option<i8>,
+        to: *mut i8,
+    ) {
         // SAFETY: 16 bytes are readable at `p`, and 32 writable at `to` (caller).
-        unsafe { blocks::unpack_nibbles(p, table, fifths, to) }
+        unsafe { blocks::unpack_nibbles(p, table, fifths, sign, to) }
     }
     /// Loads `4 * LANES` i16, at most 32,639 each, split into signed bytes: a vector of high bytes
     /// and one of low bytes, where each number is `256 * high + low`.

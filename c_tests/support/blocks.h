@@ -56,13 +56,14 @@ static inline double element_of_block(int32_t dtype, const void *bytes, int64_t 
     }
 }
 
-/* A block with any codes: `random` has 64 bytes. Scales are positive and negative, and elements a few at most. */
+/* A block with any codes: `random` has 64 bytes. Scales are positive and negative, and elements up to 4: larger ones
+ * would make scores that f32 has few digits for. */
 static inline void fill_block(int32_t dtype, const unsigned char *random, void *to) {
     unsigned char *block = to;
-    /* 2^-6 and more by codes of 8 bits, 2^-3 by 5, 2^-2 by 4. */
-    int exponent = dtype == FA_DTYPE_Q8_0 || dtype == FA_DTYPE_IQ4_NL   ? 9
-                   : dtype == FA_DTYPE_Q5_0 || dtype == FA_DTYPE_Q5_1 ? 12
-                                                                        : 13;
+    /* 2^-7 and more by codes of 8 bits, 2^-5 by 5, 2^-4 by 4. */
+    int exponent = 11;
+    if (dtype == FA_DTYPE_Q8_0 || dtype == FA_DTYPE_IQ4_NL) exponent = 8;
+    if (dtype == FA_DTYPE_Q5_0 || dtype == FA_DTYPE_Q5_1) exponent = 10;
     memcpy(block, random, (size_t)bytes_of_block(dtype));
     block[1] = (unsigned char)((random[62] & 0x80) | exponent << 2 | (random[62] & 3));
     /* A minimum of -2 to -1, or of 1/4 to 1/2. */

@@ -25,6 +25,12 @@ use crate::simd::lane::{Int, Registers};
 /// 16-bit queries and weights times codes of `T`, widened.
 pub(crate) struct Blocks16<T>(PhantomData<fn() -> T>);
 
+/// Where the sums of blocks of a packed row are: behind it, in the second half of its room.
+#[inline(always)]
+fn sums<S: Isa, T: BlockScaled>(row: *const f32, dim: usize) -> *const i32 {
+    row.cast::<i16>().wrapping_add(dim.next_multiple_of(width::<S, Blocks16<T>>())).cast()
+}
+
 impl<T: BlockScaled> Gemv for Blocks16<T> {
     const NAME: &'static str = <I16 as Gemv>::NAME;
     const DTYPE: Option<Dtype> = Some(T::DTYPE);
@@ -81,6 +87,18 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
         unsafe { s.store(scores.add(key), p) };
     }
 
+    #[inline(never)]
+    unsafe fn sum_blocks<S: Isa>(_s: S, row: *mut f32, dim: usize) {
+        for block in 0..dim / T::BLOCK {
+            let numbers = row.cast::<i16>().wrapping_add(block * T::BLOCK);
+            // SAFETY: I5: the packed row has the block, and takes half of its room (caller).
+            unsafe {
+                let sum = (0..T::BLOCK).map(|i| i32::from(numbers.add(i).read())).sum();
+                sums::<S, T>(row, dim).cast_mut().add(block).write(sum);
+            }
+        }
+    }
+
     #[inline(always)]
     fn scales_in_row(dim: usize) -> usize {
         dim / T::BLOCK
@@ -107,14 +125,9 @@ impl<T: BlockScaled> BlockScaledGemv for Blocks16<T> {
     const MAX_WEIGHT: f32 = <I16 as Gemv>::P_SCALE;
 
     #[inline(always)]
-    unsafe fn sum_of_block<S: Isa>(s: S, row: *const f32, _dim: usize, block: usize) -> i32 {
-        let numbers = row.cast::<i16>().wrapping_add(block * T::BLOCK);
-        let (mut sum, ones) = (s.splat_i32(0), s.splat_i32(0x0001_0001));
-        for d in (0..T::BLOCK).step_by(width::<S, Self>()) {
-            // SAFETY: I7: the packed row has the block, which is whole vectors (caller).
-            sum = unsafe { s.dot_i16(sum, s.load_i32(numbers.add(d).cast()), ones) };
-        }
-        s.horizontal_sum_i32(sum)
+    unsafe fn sum_of_block<S: Isa>(_s: S, row: *const f32, dim: usize, block: usize) -> i32 {
+        // SAFETY: I5: `sum_blocks` has written it.
+        unsafe { sums::<S, T>(row, dim).add(block).read() }
     }
 
     #[inline(always)]

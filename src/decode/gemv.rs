@@ -189,6 +189,14 @@ pub(crate) trait Gemv: Sized + 'static {
         }
     }
 
+    /// Makes the sums of blocks of a packed query row, where K has minima:
+    /// [`BlockScaledGemv::sum_of_block`] reads them.
+    ///
+    /// # Safety
+    /// `row` is a packed row of `dim` elements.
+    #[inline(always)]
+    unsafe fn sum_blocks<S: Isa>(_s: S, _row: *mut f32, _dim: usize) {}
+
     /// Scales that are stored within a row of `dim` elements of V: one a block, with
     /// [`BlockScaledGemv`].
     #[inline(always)]
@@ -254,7 +262,7 @@ pub(crate) trait BlockScaledGemv: Gemv {
     /// are multiplied.
     ///
     /// # Safety
-    /// `row` is a packed row of `dim` elements.
+    /// `row` is a packed row of `dim` elements, behind [`Gemv::sum_blocks`].
     unsafe fn sum_of_block<S: Isa>(s: S, row: *const f32, dim: usize, block: usize) -> i32;
 
     /// Writes a vector of integer weights of keys from `key` on, rounded, as [`Gemv::weight`] reads

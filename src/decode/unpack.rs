@@ -141,46 +141,61 @@ impl Unpack {
     #[inline(always)]
     unsafe fn rows<S: Isa, F: Format>(&self, s: S, _: Nibbles<F>) {
         let Unpack { from, n, ref ahead, dim, to, minima, .. } = *self;
-        let bytes = Nibbles::<F>::BLOCK_BYTES;
-        // SAFETY: I7: blocks of rows below `n`, and room for as many of Q8_0 (caller).
-        unsafe {
-            for row in 0..n {
-                // Little is computed here: nothing else hides what memory takes.
-                if row < ahead.len() {
-                    let row = from.skip(ahead.start + row).base;
-                    for line in (0..dim / Q8_0::BLOCK * bytes).step_by(LINE) {
-                        s.prefetch_l2(row.wrapping_add(line));
-                    }
-                }
-                let (mut block, mut to) = (from.skip(row).base, to.skip(row).base.cast_mut());
-                for _ in 0..dim / Q8_0::BLOCK {
-                    let scale = block.cast::<u16>().read_unaligned();
-                    let is_negative = scale >> 15 == 1;
-                    to.cast::<u16>().write_unaligned(scale & 0x7fff);
-                    Nibbles::<F>::unpack(s, block, is_negative, to.add(q8_0::CODES).cast());
-                    (block, to) = (block.wrapping_add(bytes), to.wrapping_add(Q8_0::BLOCK_BYTES));
-                }
+        let (bytes, blocks) = (Nibbles::<F>::BLOCK_BYTES, dim / Q8_0::BLOCK);
+        let minima = minima.filter(|_| Nibbles::<F>::HAS_MINIMUM);
+        // Of as many rows as a vector has lanes, scales and minima are gathered as they are stored,
+        // where their sums go.
+        let whole = n - n % S::LANES;
+        for row in 0..n {
+            // Little is computed here: nothing else hides what memory takes.
+            if row < ahead.len() {
+                prefetch_l2(s, from.skip(ahead.start + row).base, blocks * bytes);
             }
-            let Some((minima, key)) = minima.filter(|_| Nibbles::<F>::HAS_MINIMUM) else { return };
-            for first in (0..n).step_by(S::LANES) {
-                for block in 0..dim / Q8_0::BLOCK {
-                    // Rows that are not there are the last one again.
-                    let four = |lane: usize| {
-                        move |i: usize| {
-                            from.skip((first + lane + i).min(n - 1)).base.wrapping_add(block * bytes)
-                        }
-                    };
-                    let [scales, offsets] = s.gather_f16(four, Nibbles::<F>::MINIMUM);
-                    let x = s.fma(scales, s.splat(Nibbles::<F>::OFFSET), offsets);
-                    let at = minima.of(block).add(key + first);
-                    if first + S::LANES <= n {
-                        s.store(at, x);
-                    } else {
-                        s.store_partial(at, n - first, x);
+            let (first, lane) = (row - row % S::LANES, row % S::LANES);
+            let gathered = minima.filter(|_| row < whole);
+            let (mut block, mut to) = (from.skip(row).base, to.skip(row).base.cast_mut());
+            for n in 0..blocks {
+                // SAFETY: I7: a block of a row, and room for one of Q8_0; a vector of minima of
+                // each block (caller).
+                unsafe {
+                    let scale = block.cast::<u16>().read_unaligned();
+                    let sign = block.cast::<i8>().add(1).read();
+                    to.cast::<u16>().write_unaligned(scale & 0x7fff);
+                    Nibbles::<F>::unpack(s, block, Some(sign), to.add(q8_0::CODES).cast());
+                    if let Some((minima, key)) = gathered {
+                        let at = minima.of(n).add(key + first).cast::<u16>();
+                        at.add(lane).write_unaligned(scale);
+                        let minimum = block.add(Nibbles::<F>::MINIMUM).cast::<u16>();
+                        at.add(S::LANES + lane).write_unaligned(minimum.read_unaligned());
                     }
+                }
+                (block, to) = (block.wrapping_add(bytes), to.wrapping_add(Q8_0::BLOCK_BYTES));
+            }
+        }
+        let Some((minima, key)) = minima else { return };
+        for n in 0..blocks {
+            // SAFETY: I7: as above.
+            unsafe {
+                for first in (0..whole).step_by(S::LANES) {
+                    let at = minima.of(n).add(key + first);
+                    let [scales, least] = [0, S::LANES].map(|i| s.load_f16(at.cast::<u16>().add(i)));
+                    s.store(at, s.fma(scales, s.splat(Nibbles::<F>::OFFSET), least));
+                }
+                for row in whole..self.n {
+                    let block = from.skip(row).base.wrapping_add(n * bytes);
+                    minima.of(n).add(key + row).write(Nibbles::<F>::centred_minimum(block));
                 }
             }
         }
+    }
+}
+
+/// Prefetches a row of `bytes` bytes into the second-level cache.
+#[inline(always)]
+fn prefetch_l2<S: Isa>(s: S, row: *const u8, bytes: usize) {
+    s.prefetch_l2(row);
+    for line in (LINE..bytes).step_by(LINE) {
+        s.prefetch_l2(row.wrapping_add(line));
     }
 }
 

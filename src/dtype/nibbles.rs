@@ -158,46 +158,45 @@ impl<F: Format> Nibbles<F> {
     const BITS: usize = if F::HAS_MINIMUM { 4 } else { 2 };
     const CODES: usize = Self::BITS + if F::HAS_FIFTH_BIT { 4 } else { 0 };
 
-    /// Codes for a scale that is not negative, and for one whose sign is left away.
-    const TABLES: [[i8; 16]; 2] = {
-        let mut tables = [F::CODES; 2];
-        let mut n = 0;
-        while n < 16 {
-            tables[1][n] = -tables[1][n];
-            n += 1;
-        }
-        tables
-    };
-
     /// The block that has element `d` of a row.
     #[inline(always)]
     fn block(row: *const u8, d: usize) -> *const u8 {
         row.wrapping_add(d / Self::BLOCK * Self::BLOCK_BYTES)
     }
 
-    /// Writes the codes of a block, without [`Format::OFFSET`], to `to`; with `negated` each has
-    /// the other sign.
+    /// Writes the codes of a block, without [`Format::OFFSET`], to `to`; each with the other sign
+    /// if `sign` is negative.
     ///
     /// # Safety
     /// The block is readable, and [`Codes`] are writable at `to`.
     #[inline(always)]
-    pub(crate) unsafe fn unpack<S: Isa>(s: S, block: *const u8, negated: bool, to: *mut i8) {
-        let (codes, table) = (block.wrapping_add(Self::CODES), &Self::TABLES[usize::from(negated)]);
-        let fifth = if negated { -FIFTH } else { FIFTH };
+    pub(crate) unsafe fn unpack<S: Isa>(s: S, block: *const u8, sign: Option<i8>, to: *mut i8) {
         // SAFETY: I7: 16 bytes of the block, and, if the format has them, the bits before these;
         // room for 32 codes (caller).
         unsafe {
             let fifths = if const { F::HAS_FIFTH_BIT } {
-                Some((block.wrapping_add(Self::BITS).cast::<u32>().read_unaligned(), fifth))
+                Some((block.wrapping_add(Self::BITS).cast::<u32>().read_unaligned(), FIFTH))
             } else {
                 None
             };
-            s.unpack_nibbles(codes, table, fifths, to);
+            s.unpack_nibbles(block.wrapping_add(Self::CODES), &F::CODES, fifths, sign, to);
+        }
+    }
+
+    /// The minimum of a block, of which the scale times [`Nibbles::OFFSET`] is a part.
+    ///
+    /// # Safety
+    /// The block is readable.
+    pub(crate) unsafe fn centred_minimum(block: *const u8) -> f32 {
+        // SAFETY: I7: scale and minimum (caller).
+        unsafe {
+            let number = |at: usize| half::from_f16(block.wrapping_add(at).cast::<u16>().read_unaligned());
+            number(0) * Self::OFFSET + number(Self::MINIMUM)
         }
     }
 
     /// Elements of a block from those at `codes` on, as f32: what [`Nibbles::unpack`] has written,
-    /// not negated.
+    /// without a sign.
     ///
     /// # Safety
     /// The block is readable, and so are `LANES` codes.
@@ -246,7 +245,7 @@ impl<F: Format> Stored for Nibbles<F> {
         let (block, mut codes) = (Self::block(row, d), [0; 32]);
         // SAFETY: I7: the block of element `d` and the vector behind it (caller), and its codes.
         unsafe {
-            Self::unpack(s, block, false, codes.as_mut_ptr());
+            Self::unpack(s, block, None, codes.as_mut_ptr());
             Self::elements(s, block, codes.as_ptr().wrapping_add(d % Self::BLOCK))
         }
     }
@@ -258,7 +257,7 @@ impl<F: Format> Stored for Nibbles<F> {
             let (block, mut codes) = (Self::block(row, first), [0; 32]);
             // SAFETY: I7: rows have whole blocks, and there is room for their elements (caller).
             unsafe {
-                Self::unpack(s, block, false, codes.as_mut_ptr());
+                Self::unpack(s, block, None, codes.as_mut_ptr());
                 for d in (0..Self::BLOCK).step_by(S::LANES) {
                     let x = Self::elements(s, block, codes.as_ptr().wrapping_add(d));
                     s.store(to.wrapping_add(first + d), x);

@@ -556,8 +556,15 @@ impl<L: Level> Isa for Avx2<L> {
     }
 
     #[inline(always)]
-    unsafe fn unpack_nibbles(self, p: *const u8, table: &[i8; 16], fifths: Option<(u32, i8)>, to: *mut i8) {
-        op!(unpack_nibbles(p, table, fifths, to));
+    unsafe fn unpack_nibbles(
+        self,
+        p: *const u8,
+        table: &[i8; 16],
+        fifths: Option<(u32, i8)>,
+        sign: Option<i8>,
+        to: *mut i8,
+    ) {
+        op!(unpack_nibbles(p, table, fifths, sign, to));
     }
 
     #[inline(always)]
@@ -674,7 +681,13 @@ fn exp2_of_units(x: __m256i) -> __m256i {
 /// # Safety
 /// 16 bytes are readable at `p`, and 32 writable at `to`.
 #[inline(always)]
-pub(super) unsafe fn unpack_nibbles(p: *const u8, table: &[i8; 16], fifths: Option<(u32, i8)>, to: *mut i8) {
+pub(super) unsafe fn unpack_nibbles(
+    p: *const u8,
+    table: &[i8; 16],
+    fifths: Option<(u32, i8)>,
+    sign: Option<i8>,
+    to: *mut i8,
+) {
     op!({
         let (both, low) = (_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
         let high = _mm_and_si128(_mm_srli_epi16::<4>(both), low);
@@ -689,6 +702,9 @@ pub(super) unsafe fn unpack_nibbles(p: *const u8, table: &[i8; 16], fifths: Opti
             let bit = _mm256_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
             let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
             codes = _mm256_add_epi8(codes, _mm256_and_si256(is_set, _mm256_set1_epi8(more)));
+        }
+        if let Some(sign) = sign {
+            codes = _mm256_sign_epi8(codes, _mm256_or_si256(_mm256_set1_epi8(sign), _mm256_set1_epi8(1)));
         }
         _mm256_storeu_si256(to.cast(), codes);
     })

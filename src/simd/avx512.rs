@@ -584,8 +584,15 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
-    unsafe fn unpack_nibbles(self, p: *const u8, table: &[i8; 16], fifths: Option<(u32, i8)>, to: *mut i8) {
-        op!(avx2::unpack_nibbles(p, table, fifths, to));
+    unsafe fn unpack_nibbles(
+        self,
+        p: *const u8,
+        table: &[i8; 16],
+        fifths: Option<(u32, i8)>,
+        sign: Option<i8>,
+        to: *mut i8,
+    ) {
+        op!(avx2::unpack_nibbles(p, table, fifths, sign, to));
     }
 
     #[inline(always)]

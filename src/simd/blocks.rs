@@ -77,7 +77,13 @@ pub(crate) unsafe fn gather_f16<S: Isa, At: Fn(usize) -> *const u8>(
 /// # Safety
 /// 16 bytes are readable at `p`, and 32 writable at `to`.
 #[inline(always)]
-pub(crate) unsafe fn unpack_nibbles(p: *const u8, table: &[i8; 16], fifths: Option<(u32, i8)>, to: *mut i8) {
+pub(crate) unsafe fn unpack_nibbles(
+    p: *const u8,
+    table: &[i8; 16],
+    fifths: Option<(u32, i8)>,
+    sign: Option<i8>,
+    to: *mut i8,
+) {
     for i in 0..32 {
         // SAFETY: I7: one of 16 bytes, and a place for one of 32 numbers (caller).
         unsafe {
@@ -86,7 +92,7 @@ pub(crate) unsafe fn unpack_nibbles(p: *const u8, table: &[i8; 16], fifths: Opti
             if let Some((bits, more)) = fifths {
                 code = code.wrapping_add(if bits >> i & 1 == 1 { more } else { 0 });
             }
-            to.add(i).write(code);
+            to.add(i).write(if sign.is_some_and(|sign| sign < 0) { -code } else { code });
         }
     }
 }
