@@ -106,7 +106,7 @@
 #define FA_MASK_TIMES_SLOPE 1
 
 /**
- * fa_attention.flags: more accurate than by default. K and V of bf16, and of Q8_0, are not
+ * fa_attention.flags: more accurate than by default. K and V of bf16, and in blocks, are not
  * multiplied as they are stored, but become f32 a block at a time.
  *
  * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
@@ -124,11 +124,11 @@
  *   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
  *   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
  *   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
- * - K and V Q8_0: with "avx2", or "avx512vnni" and better, and few query rows (decode) multiplied
- *   as integers: queries are quantised, each row with a scale of its own, to 16 bits, and the
- *   products of probabilities and the scales of V, relative to the largest of a block of elements,
- *   are multiples of 1/32767 or 1/32768: error below 3e-4. With FA_PRECISE, and else, f32
- *   computes.
+ * - K and V in blocks (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, the same or not): with "avx2", or
+ *   "avx512vnni" and better, and few query rows (decode) multiplied as integers: queries are
+ *   quantised, each row with a scale of its own, to 16 bits, and the products of probabilities and
+ *   the scales of V, relative to the largest of a block of elements, are multiples of 1/32767 or
+ *   1/32768: error below 3e-4. With FA_PRECISE, and else, f32 computes.
  * - Others: f32 computes.
  */
 #define FA_PRECISE 2
@@ -286,6 +286,31 @@ typedef enum fa_dtype {
    * Masks only: a byte, nonzero = attend.
    */
   FA_DTYPE_BOOL8 = 5,
+  /**
+   * Blocks of 32 elements in 18 bytes, as in ggml, and as all below: a binary16 scale d, then 16
+   * bytes. The low nibble n of byte i is element i, the high one element i + 16; an element is
+   * d * (n - 8).
+   */
+  FA_DTYPE_Q4_0 = 6,
+  /**
+   * In 20 bytes: d, a binary16 minimum m, then 16 bytes of nibbles; an element is d * n + m.
+   */
+  FA_DTYPE_Q4_1 = 7,
+  /**
+   * In 22 bytes: d, 32 bits (the first is the lowest of the first byte), then 16 bytes of
+   * nibbles. Bit i is the fifth, the highest, of the code n of element i, which is
+   * d * (n - 16).
+   */
+  FA_DTYPE_Q5_0 = 8,
+  /**
+   * In 24 bytes: d, m, 32 bits, 16 bytes of nibbles; an element is d * n + m.
+   */
+  FA_DTYPE_Q5_1 = 9,
+  /**
+   * In 18 bytes, as Q4_0; an element is d times the nth of -127, -104, -83, -65, -49, -35, -22,
+   * -10, 1, 13, 25, 38, 53, 69, 89, 113.
+   */
+  FA_DTYPE_IQ4_NL = 10,
 } fa_dtype;
 
 /**
@@ -348,7 +373,7 @@ typedef struct fa_tensor {
   void *data;
   /**
    * BYTES from one batch entry to the next, from one head to the next, from one token to the
-   * next: not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the
+   * next: not negative, a multiple of the element size (of 2 for types in blocks). 0 repeats the
    * same data (inputs only); the stride of an axis of extent 1 does not matter. (Strides of an
    * input that count elements by mistake are legal and give nonsense.)
    */
@@ -362,7 +387,7 @@ typedef struct fa_tensor {
    * k and v of fa_attention also another multiple of the element size: a cache
    * [head][dim][token] of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are
    * gathered in scratch memory, a block of keys at a time; results have the same bits. All other
-   * tensors, and all of FA_DTYPE_Q8_0, are contiguous: FA_ERR_STRIDE.
+   * tensors, and all of types in blocks, are contiguous: FA_ERR_STRIDE.
    */
   int32_t stride_dim;
   /**
@@ -443,8 +468,8 @@ typedef struct fa_attention {
    */
   int64_t dim_v;
   /**
-   * Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k
-   * and v are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
+   * Queries [batch][heads_q][len_q][dim_qk]; any type but FA_DTYPE_BOOL8, whatever k and v
+   * are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
    * f32 is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
    */
   struct fa_tensor q;

@@ -36,6 +36,11 @@ namespace flash_attention {
 enum class half : std::uint16_t {};
 enum class bfloat16 : std::uint16_t {};
 struct q8_0; // blocks of 32 elements in 34 bytes
+struct q4_0; // in 18
+struct q4_1; // in 20
+struct q5_0; // in 22
+struct q5_1; // in 24
+struct iq4_nl; // in 18
 
 namespace detail {
 
@@ -62,6 +67,11 @@ template <> struct Type<half> : Stored<FA_DTYPE_F16, 1, 2> {};
 template <> struct Type<bfloat16> : Stored<FA_DTYPE_BF16, 1, 2> {};
 template <> struct Type<std::int8_t> : Stored<FA_DTYPE_I8, 1, 1> {};
 template <> struct Type<q8_0> : Stored<FA_DTYPE_Q8_0, 32, 34> {};
+template <> struct Type<q4_0> : Stored<FA_DTYPE_Q4_0, 32, 18> {};
+template <> struct Type<q4_1> : Stored<FA_DTYPE_Q4_1, 32, 20> {};
+template <> struct Type<q5_0> : Stored<FA_DTYPE_Q5_0, 32, 22> {};
+template <> struct Type<q5_1> : Stored<FA_DTYPE_Q5_1, 32, 24> {};
+template <> struct Type<iq4_nl> : Stored<FA_DTYPE_IQ4_NL, 32, 18> {};
 template <> struct Type<bool> : Stored<FA_DTYPE_BOOL8, 1, 1> {};
 static_assert(sizeof(bool) == 1, "FA_DTYPE_BOOL8 is a byte");
 

@@ -47,6 +47,7 @@ pub(crate) mod scratch;
 pub(crate) mod softmax;
 pub(crate) mod state;
 mod together;
+pub(crate) mod unpack;
 mod weights;
 
 use std::marker::PhantomData;
@@ -241,6 +242,9 @@ unsafe fn pack<S: Isa, P: Gemv>(s: S, work: &SplitWork, rows: &RowArrays) {
             }
             let query = rows.queries.add(r * rows.query_stride);
             rows.factors.add(r).write(P::pack(s, source, dim_qk, factor, query));
+            if storage.dtypes[1].has_minimum() {
+                P::sum_blocks(s, query, dim_qk);
+            }
         }
     }
 }

@@ -7,9 +7,11 @@
 pub(crate) mod bf16;
 pub(crate) mod block_scaled;
 pub(crate) mod bool8;
+pub mod encode;
 pub(crate) mod f16;
 pub(crate) mod f32;
 pub(crate) mod i8;
+pub(crate) mod nibbles;
 pub(crate) mod q8_0;
 
 use crate::simd::{Isa, MAX_LANES, Padded, half};
@@ -29,6 +31,16 @@ pub enum Dtype {
     Q8_0,
     /// A boolean in a byte, true if not 0: for masks.
     Bool8,
+    /// Blocks of a binary16 scale and 32 codes of 4 bits, -8 to 7 (ggml).
+    Q4_0,
+    /// Blocks of a binary16 scale, a binary16 minimum and 32 codes of 4 bits, 0 to 15 (ggml).
+    Q4_1,
+    /// Blocks of a binary16 scale and 32 codes of 5 bits, -16 to 15 (ggml).
+    Q5_0,
+    /// Blocks of a binary16 scale, a binary16 minimum and 32 codes of 5 bits, 0 to 31 (ggml).
+    Q5_1,
+    /// Blocks of a binary16 scale and 32 codes of 4 bits, which stand for 16 numbers (ggml).
+    Iq4Nl,
 }
 
 impl std::fmt::Display for Dtype {
@@ -41,13 +53,19 @@ impl std::fmt::Display for Dtype {
             Dtype::I8 => "I8",
             Dtype::Q8_0 => "Q8_0",
             Dtype::Bool8 => "BOOL8",
+            Dtype::Q4_0 => "Q4_0",
+            Dtype::Q4_1 => "Q4_1",
+            Dtype::Q5_0 => "Q5_0",
+            Dtype::Q5_1 => "Q5_1",
+            Dtype::Iq4Nl => "IQ4_NL",
         })
     }
 }
 
-/// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that Q, K and V may have.
-/// `Shape::of` refuses booleans, so no kernel is compiled for them.
-macro_rules! with_qkv_type {
+/// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that loops over K and V read.
+/// `Shape::of` refuses booleans, and what is packed in nibbles has been converted or unpacked
+/// before: no loop is compiled for them.
+macro_rules! with_read_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
         match $dtype {
             $crate::dtype::Dtype::F32 => {
@@ -62,8 +80,14 @@ macro_rules! with_qkv_type {
                 type $Type = $crate::dtype::bf16::Bf16;
                 $code
             }
-            // Booleans have been refused; any type compiles.
-            $crate::dtype::Dtype::I8 | $crate::dtype::Dtype::Bool8 => {
+            // The others do not come; any type compiles.
+            $crate::dtype::Dtype::I8
+            | $crate::dtype::Dtype::Bool8
+            | $crate::dtype::Dtype::Q4_0
+            | $crate::dtype::Dtype::Q4_1
+            | $crate::dtype::Dtype::Q5_0
+            | $crate::dtype::Dtype::Q5_1
+            | $crate::dtype::Dtype::Iq4Nl => {
                 type $Type = $crate::dtype::i8::I8;
                 $code
             }
@@ -72,6 +96,17 @@ macro_rules! with_qkv_type {
                 $code
             }
         }
+    };
+}
+pub(crate) use with_read_type;
+
+/// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that Q, K and V may have.
+/// `Shape::of` refuses booleans.
+macro_rules! with_qkv_type {
+    ($dtype:expr, $Type:ident => $code:expr) => {
+        $crate::dtype::nibbles::with_nibbles!($dtype, $Type => $code, else {
+            $crate::dtype::with_read_type!($dtype, $Type => $code)
+        })
     };
 }
 pub(crate) use with_qkv_type;
@@ -105,7 +140,7 @@ impl Dtype {
     pub const fn unit(self) -> usize {
         match self {
             // The size of a scale.
-            Dtype::Q8_0 => 2,
+            _ if self.has_blocks() => 2,
             _ => self.block_bytes(),
         }
     }
@@ -113,6 +148,21 @@ impl Dtype {
     /// Bytes of a row of `dim` elements; `None` if the number overflows.
     pub const fn row_bytes(self, dim: usize) -> Option<usize> {
         dim.div_ceil(self.block()).checked_mul(self.block_bytes())
+    }
+
+    /// Whether elements are stored in blocks that carry their own scales.
+    pub const fn has_blocks(self) -> bool {
+        self.block() > 1
+    }
+
+    /// Whether they are [`nibbles`], which no loop over K or V reads.
+    pub const fn is_nibbles(self) -> bool {
+        nibbles::with_nibbles!(self, _T => true, else false)
+    }
+
+    /// Whether blocks have a minimum beside their scale.
+    pub(crate) const fn has_minimum(self) -> bool {
+        nibbles::with_nibbles!(self, T => T::HAS_MINIMUM, else false)
     }
 
     /// Whether a tensor of this type may have scales and zero points ([`crate::view::Quant`]).
@@ -124,12 +174,14 @@ impl Dtype {
     pub const fn is_float(self) -> bool {
         match self {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => true,
-            Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => false,
+            Dtype::I8 | Dtype::Bool8 => false,
+            Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Iq4Nl => false,
         }
     }
 }
 
-/// A storage type: converts elements of a row to f32. Every conversion is exact.
+/// A storage type: converts elements of a row to f32. Every conversion is exact, but that the sum
+/// of a product and a minimum is rounded.
 pub(crate) trait Stored {
     /// Elements of a block.
     const BLOCK: usize;
@@ -185,6 +237,26 @@ pub(crate) trait Stored {
         // SAFETY: the row has `dim` elements (caller).
         unsafe {
             if d + S::LANES <= dim { Self::load(s, row, d) } else { Self::load_partial(s, row, d, dim - d) }
+        }
+    }
+
+    /// Writes a row of `dim` elements as f32.
+    ///
+    /// # Safety
+    /// The row has `dim` readable elements, and there is room for as many f32 at `to`.
+    #[inline(always)]
+    unsafe fn convert_row<S: Isa>(s: S, row: *const u8, dim: usize, to: *mut f32)
+    where
+        Self: Sized,
+    {
+        for d in (0..dim).step_by(S::LANES) {
+            let n = S::LANES.min(dim - d);
+            // SAFETY: elements below `dim` of the row, and room for them (caller).
+            unsafe {
+                let x = Self::load_rest(s, row, d, dim);
+                let to = to.wrapping_add(d);
+                if n == S::LANES { s.store(to, x) } else { s.store_partial(to, n, x) }
+            }
         }
     }
 }
@@ -243,8 +315,18 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
                 store_elements(dtype, to.cast(), &lanes[..n]);
             }
             // Types that outputs cannot have are named, so that a new one is not taken for f32.
-            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 if n == S::LANES => s.store(to.cast(), x),
-            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => s.store_partial(to.cast(), n, x),
+            Dtype::F32
+            | Dtype::I8
+            | Dtype::Bool8
+            | Dtype::Q8_0
+            | Dtype::Q4_0
+            | Dtype::Q4_1
+            | Dtype::Q5_0
+            | Dtype::Q5_1
+            | Dtype::Iq4Nl => match n == S::LANES {
+                true => s.store(to.cast(), x),
+                false => s.store_partial(to.cast(), n, x),
+            },
         }
     }
 }

@@ -216,7 +216,7 @@ impl Planner<'_> {
         let [k, v] = [1, 2].map(|i| match shape.storage.dtypes[i] {
             Dtype::F32 => border.f32,
             Dtype::I8 => border.integers,
-            Dtype::Q8_0 => border.blocks,
+            dtype if dtype.has_blocks() => border.blocks,
             _ => border.bits16,
         });
         let too_few = std::array::from_fn(|i| k[i].max(v[i]));
@@ -472,6 +472,7 @@ impl fmt::Display for Plan {
                     (true, _) if self.strided[i] => write!(f, "gathered")?,
                     (true, _) => write!(f, "copied")?,
                     (false, true) => write!(f, "converted from {dtype}")?,
+                    (false, false) if dtype.is_nibbles() => write!(f, "unpacked")?,
                     (false, false) => write!(f, "rearranged")?,
                 }
                 write!(f, " block by block")?;

@@ -130,7 +130,15 @@ impl Body for &mut Quantize<'_> {
                 Dtype::F16 => self.cells::<S, F16>(s),
                 Dtype::Bf16 => self.cells::<S, Bf16>(s),
                 // Types that `new` refuses are named, so that a new one is not taken for f32.
-                Dtype::F32 | Dtype::I8 | Dtype::Q8_0 | Dtype::Bool8 => self.cells::<S, F32>(s),
+                Dtype::F32
+                | Dtype::I8
+                | Dtype::Bool8
+                | Dtype::Q8_0
+                | Dtype::Q4_0
+                | Dtype::Q4_1
+                | Dtype::Q5_0
+                | Dtype::Q5_1
+                | Dtype::Iq4Nl => self.cells::<S, F32>(s),
             }
         }
     }

@@ -64,7 +64,8 @@ pub(crate) trait Body {
 /// 5. compute type i8: `dot_u8_i8`, `exp2_u8`, `load_interleaved_bytes`;
 /// 6. compute type split16: `dot_u8_i8`, `load_split16`, `store_split16`, `join_split16`,
 ///    `load_lower_half`, `interleave_bytes` with `deinterleave_bytes`; for Q8_0 also `load_halves`,
-///    `splat_halves`, `horizontal_sums_of_halves`, `gather_f16`, `splat_f16`, `hide_pointer`;
+///    `splat_halves`, `horizontal_sums_of_halves`, `gather_f16`, `splat_f16`, `hide_pointer`, and
+///    for blocks of 4 and 5 bits `unpack_nibbles`;
 /// 7. transposed K and V: `load_interleaved_bytes`, besides `transpose`, `load_bf16` and
 ///    `pack_bf16`.
 ///
@@ -455,6 +456,25 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load_i8_i16(self, p: *const i8) -> Self::I32 {
         // SAFETY: 2 * LANES values are readable at `p` (caller).
         unsafe { fallback::load_i8_i16(self, p) }
+    }
+    /// Replaces each nibble of 16 bytes by its entry in `table`, and writes these 32 numbers: those
+    /// of the low nibbles, then those of the high ones. With `fifths` the second number is added
+    /// where the first one has a bit: that of the lowest order belongs to the first number. With a
+    /// `sign` that is negative, all numbers are negated; none is -128.
+    ///
+    /// # Safety
+    /// 16 bytes are readable at `p`, and 32 writable at `to`.
+    #[inline(always)]
+    unsafe fn unpack_nibbles(
+        self,
+        p: *const u8,
+        table: &[i8; 16],
+        fifths: Option<(u32, i8)>,
+        sign: Option<i8>,
+        to: *mut i8,
+    ) {
+        // SAFETY: 16 bytes are readable at `p`, and 32 writable at `to` (caller).
+        unsafe { blocks::unpack_nibbles(p, table, fifths, sign, to) }
     }
     /// Loads `4 * LANES` i16, at most 32,639 each, split into signed bytes: a vector of high bytes
     /// and one of low bytes, where each number is `256 * high + low`.

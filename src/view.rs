@@ -467,7 +467,7 @@ holds! {
     f32: F32;
     u16: F16 | Bf16;
     i8: I8;
-    u8: Q8_0 | Bool8;
+    u8: Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl | Bool8;
     bool: Bool8;
 }
 

@@ -14,7 +14,8 @@ use flash_attention::view::{Layout, Quant, View, ViewMut};
 use store::encode;
 
 const DIM: usize = 32;
-const TYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::Q8_0];
+const TYPES: [Dtype; 8] =
+    [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q5_1, Dtype::Iq4Nl];
 
 /// One head: queries in f32, keys and values to be stored in some type.
 struct Rows {
@@ -180,7 +181,7 @@ fn scores_that_jump() {
 #[test]
 fn enormous_values() {
     for dtype in TYPES {
-        let most = if matches!(dtype, Dtype::F16 | Dtype::Q8_0) { 6e4 } else { 1e30 };
+        let most = if dtype == Dtype::F16 || dtype.has_blocks() { 6e4 } else { 1e30 };
         let value = move |j: usize, d: usize| most * plain(j, d);
         compare("large values", &[dtype], 3.0, |queries| {
             Rows::new(queries, 200, |j| (j % 7) as f32 - 3.0, value)
@@ -193,7 +194,7 @@ fn enormous_values() {
 #[test]
 fn enormous_keys() {
     for dtype in TYPES {
-        let most: f32 = if matches!(dtype, Dtype::F16 | Dtype::Q8_0) { 6e4 } else { 1e30 };
+        let most: f32 = if dtype == Dtype::F16 || dtype.has_blocks() { 6e4 } else { 1e30 };
         compare("large keys", &[dtype], 32.0, |queries| {
             let score = |j: usize| most * DIM as f32 * ((j % 5) as f32 / 4.0 - 0.5);
             let mut rows = Rows::new(queries, 200, score, plain);

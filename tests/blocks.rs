@@ -1,5 +1,5 @@
-//! Q8_0 where query rows are few: integers, whose sums are multiplied by scales that lie beside
-//! them.
+//! K and V in blocks of ggml where query rows are few: integers, whose sums are multiplied by
+//! scales that lie beside them.
 
 mod common;
 #[path = "common/store.rs"]
@@ -15,10 +15,35 @@ use flash_attention::view::{Layout, View, ViewMut};
 use store::encode;
 
 const BLOCK: usize = 32;
-const BYTES: usize = 34;
+
+/// Types in blocks: those of 4 and 5 bits are unpacked to the first.
+const TYPES: [Dtype; 6] = [Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1, Dtype::Iq4Nl];
+
+/// Element `i` of a block, by the definition.
+fn element(dtype: Dtype, block: &[u8], i: usize) -> f64 {
+    let number = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f64();
+    let byte = block[block.len() - 16 + i % 16];
+    let code = f64::from(if i < 16 { byte & 15 } else { byte >> 4 });
+    let fifth = |at: usize| f64::from(block[at + i / 8] >> (i % 8) & 1) * 16.0;
+    match dtype {
+        Dtype::Q8_0 => number(0) * f64::from(block[2 + i].cast_signed()),
+        Dtype::Q4_0 => number(0) * (code - 8.0),
+        Dtype::Q4_1 => number(0) * code + number(2),
+        Dtype::Q5_0 => number(0) * (code + fifth(2) - 16.0),
+        Dtype::Q5_1 => number(0) * (code + fifth(4)) + number(2),
+        Dtype::Iq4Nl => {
+            let of =
+                [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
+            number(0) * of[code as usize]
+        }
+        _ => unreachable!("no type in blocks"),
+    }
+}
 
 /// Queries of one head, and K and V as blocks.
+#[derive(Clone)]
 struct Case {
+    dtype: Dtype,
     dim: usize,
     q: Vec<f32>,
     k: Vec<u8>,
@@ -26,10 +51,10 @@ struct Case {
 }
 
 impl Case {
-    fn new(rows: usize, keys: usize, dim: usize) -> Case {
+    fn new(dtype: Dtype, rows: usize, keys: usize, dim: usize) -> Case {
         let normal = Inputs::normal(Size::new(1, rows, keys, dim), (keys + dim) as u64);
-        let [k, v] = [&normal.k, &normal.v].map(|x| encode(Dtype::Q8_0, x, dim).0);
-        Case { dim, q: normal.q, k, v }
+        let [k, v] = [&normal.k, &normal.v].map(|x| encode(dtype, x, dim).0);
+        Case { dtype, dim, q: normal.q, k, v }
     }
 
     fn keys(&self) -> usize {
@@ -42,7 +67,7 @@ impl Case {
     }
 
     fn row_bytes(&self) -> usize {
-        self.dim / BLOCK * BYTES
+        self.dim / BLOCK * self.dtype.block_bytes()
     }
 
     /// Outputs, and log-sum-exps, of some of the rows; the first row of all is at key `first`.
@@ -58,7 +83,7 @@ impl Case {
         let dense = |dtype, len, dim| Layout::dense(dtype, 1, len, dim).unwrap();
         // SAFETY: as many blocks, which outlive the problem.
         let [k, v] = [&self.k, &self.v]
-            .map(|x| unsafe { View::new(x.as_ptr(), dense(Dtype::Q8_0, keys, dim)).unwrap() });
+            .map(|x| unsafe { View::new(x.as_ptr(), dense(self.dtype, keys, dim)).unwrap() });
         let q = View::of(&self.q[rows.start * dim..rows.end * dim], dense(Dtype::F32, n, dim)).unwrap();
         let mut tensors = Tensors::new(q, k, v, ViewMut::of(&mut o, dense(Dtype::F32, n, dim)).unwrap());
         tensors.lse = Some(ViewMut::of(&mut lse, dense(Dtype::F32, n, 1)).unwrap());
@@ -76,9 +101,8 @@ impl Case {
     }
 
     fn number(&self, which: &[u8], key: usize, d: usize) -> f64 {
-        let block = &which[key * self.row_bytes() + d / BLOCK * BYTES..][..BYTES];
-        let scale = half::f16::from_le_bytes([block[0], block[1]]).to_f64();
-        scale * f64::from(block[2 + d % BLOCK].cast_signed())
+        let bytes = self.dtype.block_bytes();
+        element(self.dtype, &which[key * self.row_bytes() + d / BLOCK * bytes..][..bytes], d % BLOCK)
     }
 
     /// The same of one row that sees some keys, by the definition.
@@ -104,17 +128,26 @@ impl Case {
 
 /// Those that multiply so.
 fn integers() -> impl Iterator<Item = KernelPath> {
-    few().filter(|kernel| kernel.kernel.compute_type(kernel.path) == "i16")
+    few(Dtype::Q8_0).filter(|kernel| kernel.kernel.compute_type(kernel.path) == "i16")
 }
 
-fn few() -> impl Iterator<Item = KernelPath> {
-    kernels(Dtype::Q8_0).filter(|kernel| kernel.path == Path::Decode)
+fn few(dtype: Dtype) -> impl Iterator<Item = KernelPath> {
+    kernels(dtype).filter(|kernel| kernel.path == Path::Decode)
 }
 
 /// Half or all of a vector at the end, one pass over V or several; keys that fill no vector, or
 /// several blocks of keys.
 const SHAPES: [(usize, usize); 9] =
     [(32, 40), (64, 5), (96, 70), (128, 600), (128, 17), (160, 33), (256, 100), (288, 64), (576, 30)];
+
+/// Each type with some of the shapes, and the first type with all.
+fn cases() -> impl Iterator<Item = (Dtype, usize, usize)> {
+    let all = TYPES.into_iter().enumerate();
+    all.flat_map(|(n, dtype)| {
+        let some = SHAPES.into_iter().enumerate().filter(move |(i, _)| n == 0 || (i + n).is_multiple_of(3));
+        some.map(move |(_, (dim, keys))| (dtype, dim, keys))
+    })
+}
 
 const WINDOWS: [Window; 3] = [
     Window { left: None, right: None },
@@ -124,9 +157,9 @@ const WINDOWS: [Window; 3] = [
 
 #[test]
 fn a_row_alone_has_the_bits_that_it_has_among_others() {
-    for (dim, keys) in SHAPES {
-        let case = Case::new(6, keys, dim);
-        for kernel in few() {
+    for (dtype, dim, keys) in cases() {
+        let case = Case::new(dtype, 6, keys, dim);
+        for kernel in few(dtype) {
             for window in WINDOWS {
                 let place = (keys / 2, window);
                 let (o, lse) = case.compute(kernel, 0..6, place, None);
@@ -135,7 +168,7 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
                     let part = case.compute(kernel, rows.clone(), place, None);
                     let same = same_bits(&part.0, &o[rows.start * dim..rows.end * dim])
                         && same_bits(&part.1, &lse[rows.clone()]);
-                    assert!(same, "{kernel:?}, {keys} x {dim}, {window:?}: rows {rows:?}");
+                    assert!(same, "{kernel:?}, {dtype}, {keys} x {dim}, {window:?}: rows {rows:?}");
                 }
             }
         }
@@ -146,24 +179,26 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
 /// another, or nothing.
 #[test]
 fn errors_are_as_documented() {
-    for (dim, keys) in SHAPES {
+    for (dtype, dim, keys) in cases() {
         for is_wide in [false, true] {
-            let mut case = Case::new(4, keys, dim);
+            let mut case = Case::new(dtype, 4, keys, dim);
+            // Codes of few bits have larger scales.
+            let factor = if [Dtype::Q8_0, Dtype::Iq4Nl].contains(&dtype) { 1.0 } else { 8.0 };
             if is_wide {
                 // Of K only as far as rows still look at more than one key.
-                for (n, block) in case.v.chunks_mut(BYTES).enumerate() {
+                for (n, block) in case.v.chunks_mut(dtype.block_bytes()).enumerate() {
                     let scale = half::f16::from_f64(2f64.powi((n * 7 % 21) as i32 - 14) * ((n % 5) as f64));
                     block[..2].copy_from_slice(&scale.to_le_bytes());
                 }
-                for (n, block) in case.k.chunks_mut(BYTES).enumerate() {
-                    let scale = half::f16::from_f64(0.01 * (n % 4) as f64);
+                for (n, block) in case.k.chunks_mut(dtype.block_bytes()).enumerate() {
+                    let scale = half::f16::from_f64(0.01 * factor * (n % 4) as f64);
                     block[..2].copy_from_slice(&scale.to_le_bytes());
                 }
             }
-            for kernel in few() {
+            for kernel in few(dtype) {
                 for window in WINDOWS {
                     let (first, what) =
-                        (keys / 2, format!("{kernel:?}, {keys} x {dim}, {window:?}, {is_wide}"));
+                        (keys / 2, format!("{kernel:?}, {dtype}, {keys} x {dim}, {window:?}, {is_wide}"));
                     let (o, lse) = case.compute(kernel, 0..4, (first, window), None);
                     for row in 0..4 {
                         let sees = |key: usize| {
@@ -192,18 +227,23 @@ fn errors_are_as_documented() {
 /// and a row from which the key is hidden has nothing of them.
 #[test]
 fn odd_scales_are_data() {
+    TYPES.into_iter().for_each(odd_scales_of);
+}
+
+fn odd_scales_of(dtype: Dtype) {
+    let has_minimum = [Dtype::Q4_1, Dtype::Q5_1].contains(&dtype);
     let (dim, keys, odd) = (96, 50, 37);
-    let before = Case::new(4, keys, dim);
+    let before = Case::new(dtype, 4, keys, dim);
     for scale in [-0.03, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         for block in 0..dim / BLOCK {
-            let mut case = Case { q: before.q.clone(), k: before.k.clone(), v: before.v.clone(), dim };
-            let at = odd * case.row_bytes() + block * BYTES;
+            let mut case = before.clone();
+            let at = odd * case.row_bytes() + block * dtype.block_bytes();
             case.v[at..at + 2].copy_from_slice(&half::f16::from_f64(scale).to_le_bytes());
             // Hidden from the rows 0 and 1.
             let mut mask = vec![1u8; 4 * keys];
             (0..2).for_each(|row| mask[row * keys + odd] = 0);
-            for kernel in few() {
-                let what = format!("{kernel:?}, {scale}, block {block}");
+            for kernel in few(dtype) {
+                let what = format!("{kernel:?}, {dtype}, {scale}, block {block}");
                 let all = (0, Window::default());
                 let (o, lse) = case.compute(kernel, 0..4, all, Some(&mask));
                 let (clean, clean_lse) = before.compute(kernel, 0..4, all, Some(&mask));
@@ -216,7 +256,8 @@ fn odd_scales_are_data() {
                         let is_near = if exact.is_finite() {
                             (f64::from(got) - exact).abs() <= 1e-3
                         } else {
-                            got.is_nan() == exact.is_nan() && (got.is_nan() || f64::from(got) == exact)
+                            // With a minimum, what is infinite may be the difference of two.
+                            (got.is_nan() && (exact.is_nan() || has_minimum)) || f64::from(got) == exact
                         };
                         assert!(is_near, "{what}: row {row}, element {d}: {got} is not {exact}");
                     }
@@ -229,13 +270,34 @@ fn odd_scales_are_data() {
             }
         }
     }
+    // Minima of V that are not finite.
+    for minimum in if has_minimum { &[f64::NAN, f64::INFINITY, f64::NEG_INFINITY][..] } else { &[] } {
+        let mut case = before.clone();
+        let at = odd * case.row_bytes() + dtype.block_bytes() + 2;
+        case.v[at..at + 2].copy_from_slice(&half::f16::from_f64(*minimum).to_le_bytes());
+        let mut mask = vec![1u8; 4 * keys];
+        mask[odd] = 0;
+        for kernel in few(dtype) {
+            let [o, clean] = [&case, &before]
+                .map(|case| case.compute(kernel, 0..4, (0, Window::default()), Some(&mask)).0);
+            assert!(same_bits(&o[..dim], &clean[..dim]), "{kernel:?}, {dtype}: a row that does not see it");
+            for (i, x) in o.iter().enumerate().skip(dim) {
+                let is_touched = (BLOCK..2 * BLOCK).contains(&(i % dim));
+                let expected = if is_touched { *minimum as f32 } else { clean[i] };
+                // Next to it, values are converted.
+                let is_near =
+                    (x - expected).abs() <= 1e-3 || *x == expected || (x.is_nan() && expected.is_nan());
+                assert!(is_near, "{kernel:?}, {dtype}: element {i} is {x}, not {expected}");
+            }
+        }
+    }
     // A scale of K that is not a number makes the rows that see it so, and only them.
-    let mut case = Case { q: before.q.clone(), k: before.k.clone(), v: before.v.clone(), dim };
+    let mut case = before.clone();
     let at = odd * case.row_bytes();
     case.k[at..at + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
     let mut mask = vec![1u8; 4 * keys];
     mask[odd] = 0;
-    for kernel in few() {
+    for kernel in few(dtype) {
         let [(o, lse), (clean, clean_lse)] =
             [&case, &before].map(|case| case.compute(kernel, 0..4, (0, Window::default()), Some(&mask)));
         assert!(same_bits(&o[..dim], &clean[..dim]) && same_bits(&lse[..1], &clean_lse[..1]), "{kernel:?}");
@@ -256,7 +318,7 @@ fn integers_are_where_the_machine_has_them() {
 /// Who demands precision gets f32, on each instruction set.
 #[test]
 fn precision_is_f32() {
-    let case = Case::new(1, 40, 64);
+    let case = Case::new(Dtype::Q8_0, 1, 40, 64);
     let dense = |dtype, len| Layout::dense(dtype, 1, len, 64).unwrap();
     let mut o = vec![0f32; 64];
     // SAFETY: as many blocks, which outlive the problem.
@@ -277,6 +339,10 @@ fn precision_is_f32() {
 /// the probability and hardly a value: over several blocks of keys.
 #[test]
 fn extreme_scales_and_sinks_of_a_long_cache() {
+    [Dtype::Q8_0, Dtype::Q4_0, Dtype::Q5_0].into_iter().for_each(extreme_scales_of);
+}
+
+fn extreme_scales_of(dtype: Dtype) {
     let (dim, keys) = (64, 5000);
     for (of_k, of_v, has_sink) in [
         (1.0, 1.0, true),
@@ -287,11 +353,11 @@ fn extreme_scales_and_sinks_of_a_long_cache() {
         (0.0, 1.0, false),
         (1.0, 0.0, false),
     ] {
-        let mut case = Case::new(3, keys, dim);
+        let mut case = Case::new(dtype, 3, keys, dim);
         let normal = of_k == 1.0;
         for (which, scale) in [(&mut case.k, of_k), (&mut case.v, of_v)] {
             if scale != 1.0 {
-                for block in which.chunks_mut(BYTES) {
+                for block in which.chunks_mut(dtype.block_bytes()) {
                     block[..2].copy_from_slice(&half::f16::from_f64(scale).to_le_bytes());
                 }
             }
@@ -304,12 +370,12 @@ fn extreme_scales_and_sinks_of_a_long_cache() {
             // Key 0 has nine tenths of the probability of row 0, and values near 0.
             let (row, bytes) = (case.q[..dim].to_vec(), case.row_bytes());
             let like: Vec<f32> = row.iter().map(|q| 0.8 * q).collect();
-            case.k[..bytes].copy_from_slice(&encode(Dtype::Q8_0, &like, dim).0);
+            case.k[..bytes].copy_from_slice(&encode(dtype, &like, dim).0);
             let small: Vec<f32> = row.iter().map(|q| 0.001 * q).collect();
-            case.v[..bytes].copy_from_slice(&encode(Dtype::Q8_0, &small, dim).0);
+            case.v[..bytes].copy_from_slice(&encode(dtype, &small, dim).0);
         }
-        for kernel in few() {
-            let what = format!("{kernel:?}, scales {of_k:e} and {of_v:e}");
+        for kernel in few(dtype) {
+            let what = format!("{kernel:?}, {dtype}, scales {of_k:e} and {of_v:e}");
             let (o, lse) = case.compute(kernel, 0..3, (0, Window::default()), None);
             for row in 0..3 {
                 let (exact, exact_lse) = case.exact(row, |_| true);
@@ -331,11 +397,15 @@ fn extreme_scales_and_sinks_of_a_long_cache() {
 /// As models with latent caches have it: V is the first 512 of 576 elements of K, on one kv head.
 #[test]
 fn values_may_be_a_part_of_keys() {
+    [Dtype::Q8_0, Dtype::Q4_1].into_iter().for_each(values_of_keys);
+}
+
+fn values_of_keys(dtype: Dtype) {
     let (dim, of_v, keys) = (576, 512, 700);
-    let case = Case::new(5, keys, dim);
-    let layout = |dtype, len, dim| Layout::dense(dtype, 1, len, dim).unwrap();
-    let of_k = layout(Dtype::Q8_0, keys, dim);
-    for kernel in few() {
+    let case = Case::new(dtype, 5, keys, dim);
+    let layout = |of, len, dim| Layout::dense(of, 1, len, dim).unwrap();
+    let of_k = layout(dtype, keys, dim);
+    for kernel in few(dtype) {
         let mut alone = Vec::new();
         for rows in [5, 1, 2] {
             let mut o = vec![0f32; rows * of_v];
@@ -349,7 +419,7 @@ fn values_may_be_a_part_of_keys() {
             common::run(&mut problem, kernel, 1).unwrap();
             if alone.is_empty() {
                 for row in 0..rows {
-                    let both = Case { q: case.q.clone(), k: case.k.clone(), v: case.k.clone(), dim };
+                    let both = Case { v: case.k.clone(), ..case.clone() };
                     let error = relative_rms(&o[row * of_v..][..of_v], &both.exact(row, |_| true).0[..of_v]);
                     assert!(error <= 3e-4, "{kernel:?}: row {row}: {error:.1e}");
                 }

@@ -101,6 +101,87 @@ fn blocks_of_ggml_are_read_exactly() {
     });
 }
 
+/// Of each format of 4 or 5 bits: every code in the low and in the high half of a block, with
+/// scales and minima of both signs.
+#[test]
+fn blocks_of_few_bits_are_read_exactly() {
+    let scales = [0x3800u16, 0xc000, 0x0001, 0x7bff];
+    let minima = [0xb400u16, 0x0000, 0x4248, 0x0203];
+    let formats =
+        [(Dtype::Q4_0, 18), (Dtype::Q4_1, 20), (Dtype::Q5_0, 22), (Dtype::Q5_1, 24), (Dtype::Iq4Nl, 18)];
+    for (dtype, bytes) in formats {
+        assert_eq!([dtype.block(), dtype.block_bytes()], [32, bytes], "{dtype}");
+        let has_minimum = [Dtype::Q4_1, Dtype::Q5_1].contains(&dtype);
+        let has_fifth = [Dtype::Q5_0, Dtype::Q5_1].contains(&dtype);
+        // The code of element `i` of a block.
+        let code = |block: usize, i: usize| (i * 7 + block * 3) % if has_fifth { 32 } else { 16 };
+        let mut data = Vec::new();
+        for block in 0..4 {
+            data.extend(scales[block].to_le_bytes());
+            if has_minimum {
+                data.extend(minima[block].to_le_bytes());
+            }
+            if has_fifth {
+                let bits = (0..32).map(|i| (code(block, i) as u32 >> 4) << i).sum::<u32>();
+                data.extend(bits.to_le_bytes());
+            }
+            data.extend((0..16).map(|i| (code(block, i) % 16 + code(block, i + 16) % 16 * 16) as u8));
+        }
+        assert_eq!(data.len(), 4 * bytes);
+        copied(dtype, &data, Dtype::F32, |o, how| {
+            for (i, x) in floats(o).enumerate() {
+                let scale = f16::from_bits(scales[i / 32]).to_f64();
+                let minimum = f16::from_bits(minima[i / 32]).to_f64();
+                let n = code(i / 32, i % 32);
+                let of_sixteen = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+                let exact = match dtype {
+                    Dtype::Q4_0 => scale * (n as f64 - 8.0),
+                    Dtype::Q5_0 => scale * (n as f64 - 16.0),
+                    Dtype::Iq4Nl => scale * f64::from(of_sixteen[n]),
+                    _ => scale * n as f64 + minimum,
+                };
+                // The integers of few rows have minima of their own.
+                let near = if has_minimum && how.contains("-Decode") {
+                    3e-7 * (exact.abs() + 16.0 * scale.abs())
+                } else {
+                    0.0
+                };
+                let error = (f64::from(x) - f64::from(exact as f32)).abs();
+                assert!(error <= near, "{dtype}, {how}: element {i} is {x}, not {exact}");
+            }
+        });
+    }
+}
+
+/// Two blocks of each type, as ggml's reference functions write the numbers of the test below.
+const ENCODED: [(Dtype, &str); 6] = [
+    (Dtype::Q4_0, "7bb7bf269c046ad148ae258ce369c137ad15034737ae158be259c0379d047bd248bf268c"),
+    (Dtype::Q4_1, "643761c240d962fb952eb751da730c953ec851eaea4603d337ae158ce259c0379d047be248bf269d"),
+    (Dtype::Q5_0, "7bb3d54aa5566e5c1908d493805c3b08d6b3817e3b2903432ab552a97f4c2af7c5a2705d2a08e5b3906e4c19"),
+    (
+        Dtype::Q5_1,
+        "273361c22ab55aa980a2d5f72a4c7f91c4e6193b6e80b3d5b14203d32ab55aa97f5d2a08d5b3806e3b19e6c4917f4c2a",
+    ),
+    (Dtype::Iq4Nl, "89a7cf259d036bd138be158ce25ad027ae14053737ae147ce249c026ae036be138cf159d"),
+    (
+        Dtype::Q8_0,
+        "8a27941eb943de69049f29c44eea740faa34cf5af57f1ab540db65009b25c04be6701137f45cce36a70f81e951c22a9c046cdd45b71f90f860d23aab1385ed55c62ea008",
+    ),
+];
+
+/// What ggml's reference functions wrote for these numbers.
+#[test]
+fn numbers_are_encoded_as_by_ggml() {
+    let values: Vec<f32> =
+        (0..64).map(|i| ((i * 37 % 64) as f32 - 29.0) * if i < 32 { 0.11 } else { -1.7 }).collect();
+    for (dtype, expected) in ENCODED {
+        let mut blocks = Vec::new();
+        flash_attention::dtype::encode::blocks(dtype, &values, &mut blocks);
+        let words: String = blocks.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(words, expected, "{dtype}");
+    }
+}
+
 /// Midpoints of neighbouring 16-bit numbers and what lies next to them; numbers beyond both ends.
 #[test]
 fn outputs_are_rounded_to_nearest_even() {

@@ -181,8 +181,15 @@ impl Case {
 }
 
 /// Errors relative to the probability: scores are f32, or have queries that were rounded.
-const NEAR: [(Dtype, f64); 4] =
-    [(Dtype::F32, 2e-5), (Dtype::Bf16, 5e-2), (Dtype::I8, 7e-2), (Dtype::Q8_0, 3e-3)];
+const NEAR: [(Dtype, f64); 7] = [
+    (Dtype::F32, 2e-5),
+    (Dtype::Bf16, 5e-2),
+    (Dtype::I8, 7e-2),
+    (Dtype::Q8_0, 3e-3),
+    (Dtype::Q4_0, 3e-3),
+    (Dtype::Q5_1, 3e-3),
+    (Dtype::Iq4Nl, 3e-3),
+];
 
 #[test]
 fn probabilities_are_those_of_f64_on_every_path() {

@@ -142,6 +142,11 @@ impl Options {
                             ("dtype", "bf16") => case.dtype = Dtype::Bf16,
                             ("dtype", "i8") => case.dtype = Dtype::I8,
                             ("dtype", "q8_0") => case.dtype = Dtype::Q8_0,
+                            ("dtype", "q4_0") => case.dtype = Dtype::Q4_0,
+                            ("dtype", "q4_1") => case.dtype = Dtype::Q4_1,
+                            ("dtype", "q5_0") => case.dtype = Dtype::Q5_0,
+                            ("dtype", "q5_1") => case.dtype = Dtype::Q5_1,
+                            ("dtype", "iq4_nl") => case.dtype = Dtype::Iq4Nl,
                             ("path", "prefill") => case.path = Some(Path::Prefill),
                             ("path", "decode") => case.path = Some(Path::Decode),
                             ("data", "rising") => case.data = Data::Rising,
@@ -166,7 +171,7 @@ fn tables(rival: Option<NewRival>) -> impl Iterator<Item = &'static str> {
 pub fn usage(rival: Option<NewRival>) -> String {
     format!(
         "[{}] | [--heads N] [--len N] [--len_q N] [--len_kv N] [--dim N] [--stride BYTES] [--causal] \
-         [--dtype f16|bf16|i8|q8_0] [--group N] [--window N] [--block N] [--per_token] [--precise] [--fast] [--data rising] \
+         [--dtype f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl] [--group N] [--window N] [--block N] [--per_token] [--precise] [--fast] [--data rising] \
          [--path prefill|decode]\n\
          options: --isa NAME --threads N --seconds S --best --runs N --json[=FILE] (without FILE: to stdout, and text to stderr)\n\
          (heads=N for --heads N, and so on, will do, too)",

@@ -23,8 +23,8 @@ NO_LIMIT = -1
 PRECISE, FAST = 2, 4
 SCALE_ZERO = 2.0**-100
 ABI_VERSION = 2
-# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Q8_0 is left
-# out: numpy has no type for its blocks.)
+# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Types in
+# blocks, such as Q8_0, are left out: numpy has none for them.)
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "bool": 5}
 
 

@@ -40,6 +40,11 @@ _Static_assert(FA_DTYPE_BF16 == 2, "FA_DTYPE_BF16");
 _Static_assert(FA_DTYPE_I8 == 3, "FA_DTYPE_I8");
 _Static_assert(FA_DTYPE_Q8_0 == 4, "FA_DTYPE_Q8_0");
 _Static_assert(FA_DTYPE_BOOL8 == 5, "FA_DTYPE_BOOL8");
+_Static_assert(FA_DTYPE_Q4_0 == 6, "FA_DTYPE_Q4_0");
+_Static_assert(FA_DTYPE_Q4_1 == 7, "FA_DTYPE_Q4_1");
+_Static_assert(FA_DTYPE_Q5_0 == 8, "FA_DTYPE_Q5_0");
+_Static_assert(FA_DTYPE_Q5_1 == 9, "FA_DTYPE_Q5_1");
+_Static_assert(FA_DTYPE_IQ4_NL == 10, "FA_DTYPE_IQ4_NL");
 
 _Static_assert(FA_POS_END == INT64_MIN, "FA_POS_END");
 _Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");

@@ -20,7 +20,8 @@ struct output {
     float o[O_SIZE], lse[LSE_SIZE];
 };
 
-static const char *const type_names[TYPES] = {"f32", "f16", "bf16", "i8", "Q8_0"};
+static const char *const type_names[TYPES] = {"f32",  "f16",  "bf16", "i8",   "Q8_0",  NULL,
+                                               "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"};
 static const char *const path_names[PATHS] = {"many rows", "few rows"};
 static fa_quant scales_of_keys, scales_of_values;
 
@@ -205,6 +206,7 @@ static void under_one_isa(void) {
     atomic_store(&is_over, false);
     for (int i = 0; i < 3; i++) start(&load[i], i == 0 ? call : burn, NULL);
     for (int32_t dtype = 0; dtype < TYPES; dtype++) {
+        if (dtype == FA_DTYPE_BOOL8) continue;
         for (int few = 0; few < PATHS; few++) {
             fa_attention a = problem(dtype, few, 1, &want);
             size_t shared = 0, one = 0;
@@ -249,7 +251,7 @@ static double promised(int32_t dtype, int isa, bool few) {
     if (dtype == FA_DTYPE_I8) return has_dots_of_bytes(isa) && !few ? 3e-2 : 3e-4;
     bool is_avx2 = isa >= isa_rank("avx2") && isa < isa_rank("avx512");
     bool has_integers = isa >= isa_rank("avx512vnni") || is_avx2;
-    if (dtype == FA_DTYPE_Q8_0 && few && has_integers) return 3e-4;
+    if (is_in_blocks(dtype) && few && has_integers) return 3e-4;
     return 2e-6;
 }
 
@@ -257,6 +259,7 @@ static void differences(bool print) {
     static struct output plain, other;
     enum { SEEDS = 10 };
     for (int32_t dtype = 0; dtype < TYPES; dtype++) {
+        if (dtype == FA_DTYPE_BOOL8) continue;
         for (int few = 0; few < PATHS; few++) {
             if (print) printf("%-4s %-9s", type_names[dtype], path_names[few]);
             for (int isa = 1; isa <= machine_rank(); isa++) {

@@ -55,6 +55,12 @@ void layouts() {
     const auto q8 = fa::token_first(static_cast<const fa::q8_0 *>(nullptr), BATCH, LEN_KV, HEADS_KV, 64);
     assert(q8.stride[0] == LEN_KV * HEADS_KV * 68 && q8.stride[1] == 68 && q8.stride[2] == HEADS_KV * 68);
     assert(q8.c().dtype == FA_DTYPE_Q8_0);
+    const auto q5 = fa::token_first(static_cast<const fa::q5_1 *>(nullptr), BATCH, LEN_KV, HEADS_KV, 64);
+    assert(q5.stride[1] == 48 && q5.c().dtype == FA_DTYPE_Q5_1);
+    static_assert(fa::Type<fa::q4_0>::row_bytes(64) == 36 && fa::Type<fa::q4_0>::dtype == FA_DTYPE_Q4_0, "");
+    static_assert(fa::Type<fa::q4_1>::row_bytes(64) == 40 && fa::Type<fa::q4_1>::dtype == FA_DTYPE_Q4_1, "");
+    static_assert(fa::Type<fa::q5_0>::row_bytes(64) == 44 && fa::Type<fa::q5_0>::dtype == FA_DTYPE_Q5_0, "");
+    static_assert(fa::Type<fa::iq4_nl>::row_bytes(64) == 36 && fa::Type<fa::iq4_nl>::dtype == FA_DTYPE_IQ4_NL, "");
 
     // The same numbers in the other order give the same bits.
     fa::Workspace ws;

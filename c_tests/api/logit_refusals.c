@@ -34,6 +34,8 @@ static const struct row rows[] = {
     {"mask I8", FA_ERR_DTYPE, "mask.dtype", {MASK(I8)}},
     {"mask I8 with a scale", FA_ERR_DTYPE, "mask.dtype", {MASK(I8), P(mask.quant, QUANT_OF_ALL)}},
     {"mask Q8_0", FA_ERR_DTYPE, "mask.dtype", {MASK(Q8_0)}},
+    {"mask Q4_0, whole blocks", FA_ERR_DTYPE, "mask.dtype", {MASK(Q4_0), N(len_kv, 32)}},
+    {"mask IQ4_NL, whole blocks", FA_ERR_DTYPE, "mask.dtype", {MASK(IQ4_NL), N(len_kv, 32)}},
     {"mask Q8_0, whole blocks", FA_ERR_DTYPE, "mask.dtype", {MASK(Q8_0), N(len_kv, 32)}},
     {"mask.dtype 99", FA_ERR_DTYPE, "mask.dtype", {P(mask.data, AT(q, 0)), N(mask.dtype, 99)}},
     {"mask F32 with a scale", FA_ERR_DTYPE, "mask.quant", {MASK(F32), P(mask.quant, QUANT_OF_ALL)}},

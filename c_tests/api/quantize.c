@@ -2,6 +2,7 @@
  * for, in every granularity; that smoothing keys changes nothing but the errors. */
 
 #include "covered.h"
+#include "blocks.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -153,13 +154,15 @@ static void pointers(void) {
 }
 
 static void types(void) {
-    static const int32_t not_a_source[] = {FA_DTYPE_I8, FA_DTYPE_BOOL8, FA_DTYPE_BOOL8 + 1, -1, INT32_MAX, INT32_MIN};
+    static const int32_t not_a_source[] = {FA_DTYPE_I8, FA_DTYPE_BOOL8, FA_DTYPE_IQ4_NL + 1, -1, INT32_MAX, INT32_MIN};
     static const int32_t not_a_result[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BF16, FA_DTYPE_BOOL8,
-                                           6, -1, 99, INT32_MAX, INT32_MIN};
+                                           FA_DTYPE_IQ4_NL + 1, -1, 99, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < COUNT(not_a_source); i++) REFUSES(FA_ERR_DTYPE, src.dtype = not_a_source[i]);
     for (size_t i = 0; i < COUNT(not_a_result); i++) REFUSES(FA_ERR_DTYPE, dst.dtype = not_a_result[i]);
-    REFUSES_CALL(FA_ERR_DTYPE, src.dtype = FA_DTYPE_Q8_0, &src, B, H, LEN, 32, NULL, &dst);
-    REFUSES_CALL(FA_ERR_DTYPE, dst.dtype = FA_DTYPE_Q8_0, &src, B, H, LEN, 32, NULL, &dst);
+    for (int i = 0; i < BLOCK_TYPES; i++) {
+        REFUSES_CALL(FA_ERR_DTYPE, src.dtype = block_types[i], &src, B, H, LEN, 32, NULL, &dst);
+        REFUSES_CALL(FA_ERR_DTYPE, dst.dtype = block_types[i], &src, B, H, LEN, 32, NULL, &dst);
+    }
     REFUSES(FA_ERR_DTYPE, src.quant = &quant);
 }
 

@@ -61,8 +61,19 @@
     {#t " Q8_0, half a block more", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 48)}}, \
     {#t " Q8_0, an element less", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 31)}}, \
     ODD_Q8_0(t, dim, 0), ODD_Q8_0(t, dim, 1), ODD_Q8_0(t, dim, 2),                              \
+    BLOCKS(t, dim, Q4_0), BLOCKS(t, dim, Q4_1), BLOCKS(t, dim, Q5_0), BLOCKS(t, dim, Q5_1), BLOCKS(t, dim, IQ4_NL), \
     QUANT_ON(t, F32, dim, 8), QUANT_ON(t, F16, dim, 8), QUANT_ON(t, BF16, dim, 8),              \
     QUANT_ON(t, Q8_0, dim, 32)
+
+/* Blocks of 4 and 5 bits. */
+#define BLOCKS(t, dim, type)                                                                    \
+    {#t " " #type ", half a block more", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_##type), N(dim, 48)}}, \
+    {#t " " #type ", an element less", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_##type), N(dim, 31)}}, \
+    {#t " " #type ", stride 4097", FA_ERR_STRIDE, #t ".stride[0]",                              \
+     {N(t.dtype, FA_DTYPE_##type), N(dim, 32), N(t.stride[0], 4097)}},                          \
+    {#t " " #type ", stride_dim 1", FA_ERR_STRIDE, #t ".stride_dim",                            \
+     {N(t.dtype, FA_DTYPE_##type), N(dim, 32), N(t.stride_dim, 1)}},                            \
+    QUANT_ON(t, type, dim, 32)
 
 #define HALF(t, type)                                                                           \
     {#t " " #type ", stride 482", FA_OK, NULL, {N(t.dtype, FA_DTYPE_##type), N(t.stride[0], 482)}},   \
@@ -108,6 +119,13 @@ static const struct row rows[] = {
 
     OTHER_TYPES(q, dim_qk), OTHER_TYPES(k, dim_qk), OTHER_TYPES(v, dim_v),
     {"k Q8_0", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32)}},
+    {"k Q4_0", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q4_0), N(dim_qk, 32)}},
+    {"k Q5_1, stride 4098", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q5_1), N(dim_qk, 32), N(k.stride[0], 4098)}},
+    {"k IQ4_NL", FA_OK, NULL, {N(k.dtype, FA_DTYPE_IQ4_NL), N(dim_qk, 32)}},
+    {"k Q4_1, q Q5_0", FA_OK, NULL,
+     {N(k.dtype, FA_DTYPE_Q4_1), N(q.dtype, FA_DTYPE_Q5_0), N(dim_qk, 32)}},
+    {"o Q4_0", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q4_0), BLOCKS_OF_O}},
+    {"k.dtype behind the last", FA_ERR_DTYPE, "k.dtype", {N(k.dtype, FA_DTYPE_IQ4_NL + 1)}},
     {"k Q8_0, stride 4098", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32), N(k.stride[0], 4098)}},
 
     HALF(o, F16), HALF(o, BF16), QUANT_ON(o, F32, dim_v, DV), QUANT_ON(o, F16, dim_v, DV),

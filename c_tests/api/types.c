@@ -2,12 +2,15 @@
  * every granularity, outputs and masks of 16 bits, each against the definition in double, which reads
  * the stored numbers by itself. */
 
+#include "blocks.h"
 #include "check.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static const char *const names[] = {"F32", "F16", "BF16", "I8", "Q8_0"};
-enum { TYPES = COUNT(names) };
+static const char *const names[] = {"F32",  "F16",  "BF16", "I8",   "Q8_0",  "BOOL8",
+                                    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"};
+/* The types that are mixed in every way. */
+enum { TYPES = FA_DTYPE_Q8_0 + 1 };
 
 /* ---- Numbers as they are stored. ---- */
 
@@ -55,8 +58,9 @@ static int64_t row_bytes(int32_t dtype, int64_t dim) {
     switch (dtype) {
         case FA_DTYPE_F32: return dim * 4;
         case FA_DTYPE_I8: return dim;
-        case FA_DTYPE_Q8_0: return dim / 32 * 34;
-        default: return dim * 2;
+        case FA_DTYPE_F16:
+        case FA_DTYPE_BF16: return dim * 2;
+        default: return dim / 32 * bytes_of_block(dtype);
     }
 }
 
@@ -81,17 +85,24 @@ static void fill_row(int32_t dtype, int64_t dim, char *row) {
             for (int64_t d = 0; d < dim; d++) row[d] = (char)(random_bits() >> 56);
             break;
         case FA_DTYPE_Q8_0: encode_q8_0(x, dim, row); break;
-        default:
+        case FA_DTYPE_F16:
+        case FA_DTYPE_BF16:
             for (int64_t d = 0; d < dim; d++) {
                 uint16_t bits = to_half((double)x[d], dtype);
                 memcpy(row + 2 * d, &bits, 2);
+            }
+            break;
+        default:
+            for (int64_t block = 0; block < dim / 32; block++) {
+                unsigned char random[64];
+                for (int i = 0; i < 64; i++) random[i] = (unsigned char)(random_bits() >> 56);
+                fill_block(dtype, random, row + block * bytes_of_block(dtype));
             }
     }
     free(x);
 }
 
 static double stored(int32_t dtype, const char *row, int64_t d) {
-    const char *block = row + d / 32 * 34;
     float wide;
     uint16_t half;
     switch (dtype) {
@@ -99,7 +110,7 @@ static double stored(int32_t dtype, const char *row, int64_t d) {
         case FA_DTYPE_F16: return memcpy(&half, row + 2 * d, 2), from_f16(half);
         case FA_DTYPE_BF16: return memcpy(&half, row + 2 * d, 2), from_bf16(half);
         case FA_DTYPE_I8: return (double)(int8_t)row[d];
-        default: return memcpy(&half, block, 2), from_f16(half) * (double)(int8_t)block[2 + d % 32];
+        default: return element_of_block(dtype, row + d / 32 * bytes_of_block(dtype), d % 32);
     }
 }
 
@@ -400,7 +411,8 @@ static enum family check_words(const char *what, const fa_attention *a) {
         CHECK((strstr(why, words) != NULL) == is, "%s: %s", what, why);
         /* A row is converted as it is read, unless scales change within it and from row to row. */
         struct own of = own(a, tensors[i], i == 0 ? a->dim_qk : a->dim_v);
-        bool as_read = a->len_q == 1 && !(of.tokens && of.elements);
+        bool is_nibbles = tensors[i]->dtype > FA_DTYPE_BOOL8;
+        bool as_read = a->len_q == 1 && !(of.tokens && of.elements) && !is_nibbles;
         snprintf(words, sizeof words, "%c converted from %s %s", "KV"[i], names[tensors[i]->dtype],
                  as_read ? "as it is read" : "block by block");
         CHECK(!is || strstr(why, words) != NULL, "%s: no \"%s\" in \"%s\"", what, words, why);
@@ -431,7 +443,7 @@ static enum family family_of(const fa_attention *a, const char *isa, uint32_t fl
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
         return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
-    if (a->k.dtype == FA_DTYPE_Q8_0 && a->v.dtype == FA_DTYPE_Q8_0) {
+    if (is_in_blocks(a->k.dtype) && is_in_blocks(a->v.dtype)) {
         bool has_integers = rank >= isa_rank("avx512vnni") || rank == isa_rank("avx2");
         return !precise && a->len_q == 1 && has_integers ? IN_I16 : IN_FLOAT;
     }
@@ -487,8 +499,8 @@ static fa_attention problem(struct types t, enum layout layout, int64_t rows, st
     fa_attention a;
     CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "init");
     a.batch = B, a.heads_q = HQ, a.heads_kv = HKV, a.len_q = rows, a.len_kv = KEYS;
-    a.dim_qk = t.q == FA_DTYPE_Q8_0 || t.k == FA_DTYPE_Q8_0 ? 64 : 53;
-    a.dim_v = t.v == FA_DTYPE_Q8_0 ? 96 : 45;
+    a.dim_qk = is_in_blocks(t.q) || is_in_blocks(t.k) ? 64 : 53;
+    a.dim_v = is_in_blocks(t.v) ? 96 : 45;
     a.window_right = 0;
     struct size q = {B, HQ, rows, a.dim_qk}, k = {B, HKV, KEYS, a.dim_qk};
     if (layout == RAGGED) {
@@ -526,6 +538,22 @@ static void mixtures(void) {
                 expect(what, &a);
             }
         }
+    }
+}
+
+/* Blocks of few bits as each of Q, K and V, beside every other type. */
+static void blocks_beside_others(void) {
+    for (int32_t n = 0; n < 5 * (FA_DTYPE_IQ4_NL + 1) * 3; n++) {
+        int32_t one = FA_DTYPE_Q4_0 + n % 5, other = n / 5 % (FA_DTYPE_IQ4_NL + 1), which = n / 5 / (FA_DTYPE_IQ4_NL + 1) % 3;
+        if (other == FA_DTYPE_BOOL8) continue;
+        struct types t = {which == 0 ? one : FA_DTYPE_F32, which == 1 ? one : other, which == 2 ? one : other, n % 3};
+        enum layout layout = (enum layout)(n % LAYOUTS);
+        fa_attention a = problem(t, layout, n / 2 % 2 == 0 ? 1 : MANY, fine);
+        if (n % 5 == 0) a.window_left = 20;
+        char what[100];
+        snprintf(what, sizeof what, "q %s, k %s, v %s, o %s, %s", names[t.q], names[t.k], names[t.v], names[t.o],
+                 layout_names[layout]);
+        expect(what, &a);
     }
 }
 
@@ -710,13 +738,14 @@ static void masks(void) {
 
 static void blocks_of_ggml(void) {
     static const int64_t dims[] = {32, 64, 96, 128, 256};
-    for (size_t n = 0; n < COUNT(dims) * LAYOUTS * 2; n++) {
+    for (size_t n = 0; n < COUNT(dims) * LAYOUTS * 2 * BLOCK_TYPES; n++) {
         enum layout layout = (enum layout)(n / 2 % LAYOUTS);
-        struct types t = {FA_DTYPE_F32, FA_DTYPE_Q8_0, FA_DTYPE_Q8_0, FA_DTYPE_F32};
+        int32_t k_type = block_types[n / 2 / LAYOUTS / COUNT(dims)], v_type = n % 7 == 6 ? block_types[n % BLOCK_TYPES] : k_type;
+        struct types t = {FA_DTYPE_F32, k_type, v_type, FA_DTYPE_F32};
         if (n % 3 == 1) t.q = FA_DTYPE_Q8_0;
         fa_attention a = problem(t, layout, n % 2 == 0 ? 1 : MANY, fine);
         /* The same memory, with one head that has the rows of all, and gaps where rows are shorter. */
-        a.dim_qk = a.dim_v = dims[n / 2 / LAYOUTS];
+        a.dim_qk = a.dim_v = dims[n / 2 / LAYOUTS % COUNT(dims)];
         a.heads_kv = 1;
         struct size q = {layout == RAGGED ? 1 : B, HQ, layout == RAGGED ? a.cu_len_q[B] : a.len_q, a.dim_qk};
         struct size k = {layout == RAGGED ? 1 : layout == PAGED ? PAGES : B, 1,
@@ -725,7 +754,7 @@ static void blocks_of_ggml(void) {
         a.o = room(t.o, q, false, 4);
         o_bytes = a.o.data, o_size = (size_t)(a.o.stride[0] * q.entries);
         /* A block of zeros has the scale 0. */
-        memset(row_of(&a.v, 0, 0, 3), 0, 34);
+        memset(row_of(&a.v, 0, 0, 3), 0, (size_t)bytes_of_block(v_type));
         expect("ggml, causal", &a);
         a.window_left = 24;
         expect("ggml, sliding window", &a);
@@ -738,6 +767,7 @@ static void blocks_of_ggml(void) {
 
 int main(void) {
     mixtures();
+    blocks_beside_others();
     granularities();
     not_a_number();
     outputs();

@@ -15,7 +15,17 @@
 
 /* ---- The stand-in: ggml.h, ggml-cpu-impl.h. ---- */
 
-enum ggml_type { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1, GGML_TYPE_Q8_0 = 8, GGML_TYPE_BF16 = 30 };
+enum ggml_type {
+    GGML_TYPE_F32 = 0,
+    GGML_TYPE_F16 = 1,
+    GGML_TYPE_Q4_0 = 2,
+    GGML_TYPE_Q4_1 = 3,
+    GGML_TYPE_Q5_0 = 6,
+    GGML_TYPE_Q5_1 = 7,
+    GGML_TYPE_Q8_0 = 8,
+    GGML_TYPE_IQ4_NL = 20,
+    GGML_TYPE_BF16 = 30
+};
 
 struct ggml_tensor {
     enum ggml_type type;
@@ -51,8 +61,18 @@ static int32_t dtype_of(enum ggml_type type)
     case GGML_TYPE_F16: return FA_DTYPE_F16;
     case GGML_TYPE_BF16: return FA_DTYPE_BF16;
     case GGML_TYPE_Q8_0: return FA_DTYPE_Q8_0;
+    case GGML_TYPE_Q4_0: return FA_DTYPE_Q4_0;
+    case GGML_TYPE_Q4_1: return FA_DTYPE_Q4_1;
+    case GGML_TYPE_Q5_0: return FA_DTYPE_Q5_0;
+    case GGML_TYPE_Q5_1: return FA_DTYPE_Q5_1;
+    case GGML_TYPE_IQ4_NL: return FA_DTYPE_IQ4_NL;
     }
     return -1; /* fa_attention_check will refuse it, in words */
+}
+
+static bool is_in_blocks(enum ggml_type type)
+{
+    return type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_BF16;
 }
 
 /* [batch][head][token][dim]; an axis of one element is repeated. */
@@ -61,7 +81,7 @@ static fa_tensor tensor_of(const struct ggml_tensor *t)
     fa_tensor x = {.data = t->data, .dtype = dtype_of(t->type)};
     for (int axis = 0; axis < 3; axis++)
         x.stride[axis] = t->ne[3 - axis] == 1 ? 0 : (int64_t)t->nb[3 - axis];
-    if (t->type != GGML_TYPE_Q8_0)
+    if (!is_in_blocks(t->type))
         x.stride_dim = t->nb[0] <= INT32_MAX ? (int32_t)t->nb[0] : -1; /* k and v may be transposed */
     return x;
 }

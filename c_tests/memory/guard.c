@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "blocks.h"
 
 /* Room for this many bytes, against a forbidden page on one side. */
 static void *guarded(size_t bytes, bool at_end) {
@@ -103,7 +104,7 @@ static void *guarded_bytes(size_t n, bool at_end) {
 
 static size_t row_bytes(int32_t dtype, size_t dim) {
     static const size_t bytes[] = {4, 2, 2, 1};
-    return dtype == FA_DTYPE_Q8_0 ? dim / 32 * 34 : dim * bytes[dtype];
+    return is_in_blocks(dtype) ? dim / 32 * (size_t)bytes_of_block(dtype) : dim * bytes[dtype];
 }
 
 struct typed {
@@ -228,11 +229,12 @@ static void run_hidden(size_t lq, int32_t dtype) {
 }
 
 static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
-    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_Q8_0; dtype++) {
-        size_t dim = dtype == FA_DTYPE_Q8_0 ? (d + 31) / 32 * 32 : d;
+    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_IQ4_NL; dtype++) {
+        if (dtype == FA_DTYPE_BOOL8) continue;
+        size_t dim = is_in_blocks(dtype) ? (d + 31) / 32 * 32 : d;
         for (int grain = 0; grain < (dtype == FA_DTYPE_I8 ? 16 : 1); grain++) {
             /* Rows of blocks are contiguous. */
-            enum layout last = dtype == FA_DTYPE_Q8_0 ? PAGED : PAGES_TRANSPOSED;
+            enum layout last = is_in_blocks(dtype) ? PAGED : PAGES_TRANSPOSED;
             for (int layout = DENSE; layout <= (int)last; layout++)
                 run_typed(dtype, lq, lkv, dim, at_end, (enum layout)layout, grain);
         }

@@ -4,6 +4,7 @@
 #ifndef PROBLEM_H
 #define PROBLEM_H
 
+#include "blocks.h"
 #include "check.h"
 
 struct random {
@@ -30,10 +31,11 @@ static inline bool chance(struct random *r, int percent) {
 
 /* ---- Numbers, which all problems take from the same few arrays, each from places of its own. ---- */
 
-enum { TYPES = FA_DTYPE_Q8_0 + 1, NUMBERS = 1 << 21, SCALES = 1 << 14 };
+enum { TYPES = FA_DTYPE_IQ4_NL + 1, NUMBERS = 1 << 21, SCALES = 1 << 14 };
 
-/* Elements and bytes of a block. */
-static const int64_t block_elements[TYPES] = {1, 1, 1, 1, 32}, block_bytes[TYPES] = {4, 2, 2, 1, 34};
+/* Elements and bytes of a block. Booleans are no type of Q, K and V. */
+static const int64_t block_elements[TYPES] = {1, 1, 1, 1, 32, 1, 32, 32, 32, 32, 32},
+                     block_bytes[TYPES] = {4, 2, 2, 1, 34, 1, 18, 20, 22, 24, 18};
 
 static struct {
     unsigned char *of_type[TYPES];
@@ -79,6 +81,12 @@ static inline void fill_bank(uint64_t seed, size_t shift) {
             unsigned char *block = bank.of_type[FA_DTYPE_Q8_0] + i / 32 * 34;
             memcpy(block, &scale, 2);
             for (int n = 0; n < 32; n++) block[2 + n] = (unsigned char)next(&r);
+            for (int t = 0; t < TYPES; t++) {
+                unsigned char random[64];
+                if (t == FA_DTYPE_Q8_0 || !is_in_blocks(t)) continue;
+                for (int n = 0; n < 64; n++) random[n] = (unsigned char)next(&r);
+                fill_block(t, random, bank.of_type[t] + (int64_t)i / 32 * block_bytes[t]);
+            }
         }
     }
     free(x);
@@ -105,10 +113,7 @@ static inline double stored(int32_t dtype, const unsigned char *row, int64_t d) 
     float x;
     if (dtype == FA_DTYPE_F32) return f32_at((const float *)(const void *)row, d);
     if (dtype == FA_DTYPE_I8) return (int8_t)row[d];
-    if (dtype == FA_DTYPE_Q8_0) {
-        memcpy(&bits, row + d / 32 * 34, 2);
-        return from_f16(bits) * (int8_t)row[d / 32 * 34 + 2 + d % 32];
-    }
+    if (is_in_blocks(dtype)) return element_of_block(dtype, row + d / 32 * block_bytes[dtype], d % 32);
     memcpy(&bits, row + 2 * d, 2);
     if (dtype == FA_DTYPE_F16) return from_f16(bits);
     wide = (uint32_t)bits << 16;
@@ -139,8 +144,8 @@ struct room {
 static inline fa_tensor placed(struct random *r, int32_t dtype, int64_t entries, int64_t heads, int64_t rows,
                                int64_t dim) {
     static const int64_t apart[] = {0, 0, 1, 8, 64};
-    int64_t unit = dtype == FA_DTYPE_Q8_0 ? 34 : block_bytes[dtype];
-    int64_t row = dim / block_elements[dtype] * block_bytes[dtype] + unit * (dtype == FA_DTYPE_Q8_0 ? 0 : ONE_OF(r, apart));
+    int64_t unit = block_bytes[dtype], gap = is_in_blocks(dtype) ? 0 : ONE_OF(r, apart);
+    int64_t row = dim / block_elements[dtype] * block_bytes[dtype] + unit * gap;
     fa_tensor t = {.dtype = dtype, .stride = {heads * rows * row, rows * row, row}};
     if (chance(r, 50)) t.stride[1] = row, t.stride[2] = heads * row;
     int64_t spare = (NUMBERS / block_elements[dtype] * block_bytes[dtype] - entries * heads * rows * row) / unit;
@@ -162,7 +167,8 @@ static inline void quantise(struct random *r, fa_tensor *t, fa_quant *quant) {
 
 static inline int32_t type_for(struct random *r, int64_t dim) {
     int32_t dtype = (int32_t)below(r, TYPES);
-    return dtype == FA_DTYPE_Q8_0 && dim % 32 != 0 ? FA_DTYPE_BF16 : dtype;
+    bool is_none = dtype == FA_DTYPE_BOOL8 || (is_in_blocks(dtype) && dim % 32 != 0);
+    return is_none ? FA_DTYPE_BF16 : dtype;
 }
 
 /* Up to SPANS spans for each sequence, ascending and disjoint; some empty, some adjacent, some behind the last key. */
@@ -278,8 +284,8 @@ static inline struct family family_of(const fa_attention *a, const char *words, 
     f.i8 = (vnni || strncmp(words, "avxvnni", 7) == 0) && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_FAST) != 0;
     f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && a->k.dtype == FA_DTYPE_I8 && a->v.dtype == FA_DTYPE_I8;
     /* Few rows of blocks of ggml. */
-    bool is_avx2 = strncmp(words, "avx2", 4) == 0 && a->v.dtype == FA_DTYPE_Q8_0 && (a->flags & FA_PRECISE) == 0;
-    f.i16 |= (vnni || is_avx2) && a->k.dtype == FA_DTYPE_Q8_0;
+    bool is_avx2 = strncmp(words, "avx2", 4) == 0 && is_in_blocks(a->v.dtype) && (a->flags & FA_PRECISE) == 0;
+    f.i16 |= (vnni || is_avx2) && is_in_blocks(a->k.dtype);
     const fa_quant *g = a->q.quant;
     f.exact_q = f.i8 || f.i16 ? a->q.dtype == FA_DTYPE_I8 && (g == NULL || (g->zero == NULL && g->stride[3] == 0))
                               : a->q.dtype == FA_DTYPE_BF16;

@@ -21,7 +21,7 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 use crate::common::Random;
-use crate::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, block};
+use crate::definition::{BF16, BLOCKS, BOOL8, Definition, F16, F32, I8, block};
 use crate::input::{Input, hash};
 use crate::layout::{MOST as ADDRESSES, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
 use crate::memory::Guarded;
@@ -321,7 +321,7 @@ fn sizes(d: &mut Described) -> Sizes {
     for (which, tensor, extent, dim) in
         [(Q, &a.q, queries, dim_qk), (K, &a.k, cache, dim_qk), (V, &a.v, cache, dim_v)]
     {
-        verdict.demand([F32, F16, BF16, I8, Q8_0].contains(&tensor.dtype));
+        verdict.demand([F32, F16, BF16, I8].contains(&tensor.dtype) || BLOCKS.contains(&tensor.dtype));
         verdict.demand(dim % block(tensor.dtype)[0] == 0);
         verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, which != Q));
         let rows = Rows::of(tensor.dtype, extent, dim, tensor.stride);

@@ -145,7 +145,7 @@ pub fn dim_verdict(dtype: i32, stride_dim: i32, is_k_or_v: bool) -> Verdict {
 
 /// What strides of elements of a type are multiples of.
 pub fn unit(dtype: i32) -> i64 {
-    if dtype == crate::definition::Q8_0 { 2 } else { block(dtype)[1] }
+    if crate::definition::BLOCKS.contains(&dtype) { 2 } else { block(dtype)[1] }
 }
 
 /// Values that a quantised tensor needs, where its strides are not negative and its groups are

@@ -103,17 +103,8 @@ impl Convert<'_> {
     unsafe fn rows<S: Isa, T: Stored>(&self, s: S) {
         let from = self.source.rows();
         for i in 0..self.n {
-            let row = from.skip(i).base;
-            let to = self.row(i);
-            for d in (0..self.dim).step_by(S::LANES) {
-                let n = S::LANES.min(self.dim - d);
-                // SAFETY: elements below `dim` of one of the `n` rows, and room for them (caller).
-                unsafe {
-                    let x = T::load_rest(s, row, d, self.dim);
-                    let to = to.wrapping_add(d);
-                    if n == S::LANES { s.store(to, x) } else { s.store_partial(to, n, x) }
-                }
-            }
+            // SAFETY: one of the `n` rows of `dim` elements, and room for it (caller).
+            unsafe { T::convert_row(s, from.skip(i).base, self.dim, self.row(i)) };
         }
     }
 

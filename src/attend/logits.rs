@@ -316,7 +316,14 @@ impl<'p> Logits<'p> {
                         }
                         // Types that masks cannot have are named, so that a new one is not
                         // taken for f32.
-                        Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => F32::load_rest(s, from, 0, n),
+                        Dtype::F32
+                        | Dtype::I8
+                        | Dtype::Q8_0
+                        | Dtype::Q4_0
+                        | Dtype::Q4_1
+                        | Dtype::Q5_0
+                        | Dtype::Q5_1
+                        | Dtype::Iq4Nl => F32::load_rest(s, from, 0, n),
                     }
                 }
             };

@@ -410,7 +410,14 @@ impl Elements {
             Dtype::F16 => (2, 0xfc00_fc00_fc00_fc00),
             Dtype::Bf16 => (2, 0xff80_ff80_ff80_ff80),
             // Types that masks cannot have are named, so that a new one is not taken for f32.
-            Dtype::F32 | Dtype::I8 | Dtype::Q8_0 => (4, 0xff80_0000_ff80_0000),
+            Dtype::F32
+            | Dtype::I8
+            | Dtype::Q8_0
+            | Dtype::Q4_0
+            | Dtype::Q4_1
+            | Dtype::Q5_0
+            | Dtype::Q5_1
+            | Dtype::Iq4Nl => (4, 0xff80_0000_ff80_0000),
         };
         Elements { row: mask.row(batch, head, row), size, hidden }
     }

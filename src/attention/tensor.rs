@@ -21,6 +21,16 @@ pub enum Data<'a> {
     /// Blocks of 32 elements in 34 bytes, as in ggml. Shapes and strides count elements, and must
     /// be whole blocks.
     Q8_0(&'a [u8]),
+    /// Blocks of ggml with 4 bits an element, as `Q8_0`: 32 elements in 18 bytes.
+    Q4_0(&'a [u8]),
+    /// As `Q4_0`, with a minimum: 32 elements in 20 bytes.
+    Q4_1(&'a [u8]),
+    /// Blocks of ggml with 5 bits an element: 32 elements in 22 bytes.
+    Q5_0(&'a [u8]),
+    /// As `Q5_0`, with a minimum: 32 elements in 24 bytes.
+    Q5_1(&'a [u8]),
+    /// Blocks of ggml with 4 bits an element that stand for 16 numbers: 32 elements in 18 bytes.
+    Iq4Nl(&'a [u8]),
     /// Masks only: true = attend.
     Bool(&'a [bool]),
 }
@@ -84,6 +94,11 @@ impl<'a> Data<'a> {
             Data::Bf16(_) => Dtype::Bf16,
             Data::I8(_) => Dtype::I8,
             Data::Q8_0(_) => Dtype::Q8_0,
+            Data::Q4_0(_) => Dtype::Q4_0,
+            Data::Q4_1(_) => Dtype::Q4_1,
+            Data::Q5_0(_) => Dtype::Q5_0,
+            Data::Q5_1(_) => Dtype::Q5_1,
+            Data::Iq4Nl(_) => Dtype::Iq4Nl,
             Data::Bool(_) => Dtype::Bool8,
         }
     }
@@ -93,7 +108,12 @@ impl<'a> Data<'a> {
             Data::F32(data) => View::of(data, layout),
             Data::F16(data) | Data::Bf16(data) => View::of(data, layout),
             Data::I8(data) => View::of(data, layout),
-            Data::Q8_0(data) => View::of(data, layout),
+            Data::Q8_0(data)
+            | Data::Q4_0(data)
+            | Data::Q4_1(data)
+            | Data::Q5_0(data)
+            | Data::Q5_1(data)
+            | Data::Iq4Nl(data) => View::of(data, layout),
             Data::Bool(data) => View::of(data, layout),
         }
     }

@@ -18,7 +18,7 @@ pub const FA_NO_LIMIT: i64 = -1;
 /// mask is -|p - j|), in place of -|p - j|.
 pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 
-/// fa_attention.flags: more accurate than by default. K and V of bf16, and of Q8_0, are not
+/// fa_attention.flags: more accurate than by default. K and V of bf16, and in blocks, are not
 /// multiplied as they are stored, but become f32 a block at a time.
 ///
 /// By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
@@ -36,11 +36,11 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
 ///   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
 ///   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
-/// - K and V Q8_0: with "avx2", or "avx512vnni" and better, and few query rows (decode) multiplied
-///   as integers: queries are quantised, each row with a scale of its own, to 16 bits, and the
-///   products of probabilities and the scales of V, relative to the largest of a block of elements,
-///   are multiples of 1/32767 or 1/32768: error below 3e-4. With FA_PRECISE, and else, f32
-///   computes.
+/// - K and V in blocks (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, the same or not): with "avx2", or
+///   "avx512vnni" and better, and few query rows (decode) multiplied as integers: queries are
+///   quantised, each row with a scale of its own, to 16 bits, and the products of probabilities and
+///   the scales of V, relative to the largest of a block of elements, are multiples of 1/32767 or
+///   1/32768: error below 3e-4. With FA_PRECISE, and else, f32 computes.
 /// - Others: f32 computes.
 pub const FA_PRECISE: u32 = 2;
 
@@ -103,8 +103,8 @@ pub struct fa_attention {
     pub dim_qk: i64,
     /// Elements of a row of v and o; at least 1. Independent of dim_qk.
     pub dim_v: i64,
-    /// Queries [batch][heads_q][len_q][dim_qk]; FA_DTYPE_F32, _F16, _BF16, _I8 or _Q8_0, whatever k
-    /// and v are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
+    /// Queries [batch][heads_q][len_q][dim_qk]; any type but FA_DTYPE_BOOL8, whatever k and v
+    /// are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
     /// f32 is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
     pub q: fa_tensor,
     /// Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block

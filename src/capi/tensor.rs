@@ -22,6 +22,21 @@ pub enum fa_dtype {
     FA_DTYPE_Q8_0 = 4,
     /// Masks only: a byte, nonzero = attend.
     FA_DTYPE_BOOL8 = 5,
+    /// Blocks of 32 elements in 18 bytes, as in ggml, and as all below: a binary16 scale d, then 16
+    /// bytes. The low nibble n of byte i is element i, the high one element i + 16; an element is
+    /// d * (n - 8).
+    FA_DTYPE_Q4_0 = 6,
+    /// In 20 bytes: d, a binary16 minimum m, then 16 bytes of nibbles; an element is d * n + m.
+    FA_DTYPE_Q4_1 = 7,
+    /// In 22 bytes: d, 32 bits (the first is the lowest of the first byte), then 16 bytes of
+    /// nibbles. Bit i is the fifth, the highest, of the code n of element i, which is
+    /// d * (n - 16).
+    FA_DTYPE_Q5_0 = 8,
+    /// In 24 bytes: d, m, 32 bits, 16 bytes of nibbles; an element is d * n + m.
+    FA_DTYPE_Q5_1 = 9,
+    /// In 18 bytes, as Q4_0; an element is d times the nth of -127, -104, -83, -65, -49, -35, -22,
+    /// -10, 1, 13, 25, 38, 53, 69, 89, 113.
+    FA_DTYPE_IQ4_NL = 10,
 }
 
 /// How 8-bit integers become numbers: x = (stored - zero) * scale.
@@ -71,7 +86,7 @@ pub struct fa_tensor {
     /// and means "none" where a tensor is optional.
     pub data: *mut c_void,
     /// BYTES from one batch entry to the next, from one head to the next, from one token to the
-    /// next: not negative, a multiple of the element size (of 2 for FA_DTYPE_Q8_0). 0 repeats the
+    /// next: not negative, a multiple of the element size (of 2 for types in blocks). 0 repeats the
     /// same data (inputs only); the stride of an axis of extent 1 does not matter. (Strides of an
     /// input that count elements by mistake are legal and give nonsense.)
     pub stride: [i64; 3],
@@ -81,7 +96,7 @@ pub struct fa_tensor {
     /// k and v of fa_attention also another multiple of the element size: a cache
     /// [head][dim][token] of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are
     /// gathered in scratch memory, a block of keys at a time; results have the same bits. All other
-    /// tensors, and all of FA_DTYPE_Q8_0, are contiguous: FA_ERR_STRIDE.
+    /// tensors, and all of types in blocks, are contiguous: FA_ERR_STRIDE.
     pub stride_dim: i32,
     /// For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
     pub quant: *const fa_quant,
@@ -107,6 +122,11 @@ pub(super) fn dtype(what: &'static str, value: i32) -> Result<Dtype, Refusal> {
         (fa_dtype::FA_DTYPE_I8, Dtype::I8),
         (fa_dtype::FA_DTYPE_Q8_0, Dtype::Q8_0),
         (fa_dtype::FA_DTYPE_BOOL8, Dtype::Bool8),
+        (fa_dtype::FA_DTYPE_Q4_0, Dtype::Q4_0),
+        (fa_dtype::FA_DTYPE_Q4_1, Dtype::Q4_1),
+        (fa_dtype::FA_DTYPE_Q5_0, Dtype::Q5_0),
+        (fa_dtype::FA_DTYPE_Q5_1, Dtype::Q5_1),
+        (fa_dtype::FA_DTYPE_IQ4_NL, Dtype::Iq4Nl),
     ];
     let found = known.into_iter().find(|&(dtype, _)| dtype as i32 == value);
     found

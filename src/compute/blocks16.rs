@@ -13,7 +13,7 @@ use super::i16::I16;
 use crate::attend::rows::Source;
 use crate::decode::block::{Block, Run};
 use crate::decode::block_scaled;
-use crate::decode::gemv::{BlockScaledGemv, Gemv};
+use crate::decode::gemv::{BlockScaledGemv, Gemv, width};
 use crate::decode::prefetch::PrefetchStream;
 use crate::decode::scratch::{BlockArrays, RowArrays};
 use crate::decode::state::State;
@@ -24,6 +24,12 @@ use crate::simd::lane::{Int, Registers};
 
 /// 16-bit queries and weights times codes of `T`, widened.
 pub(crate) struct Blocks16<T>(PhantomData<fn() -> T>);
+
+/// Where the sums of blocks of a packed row are: behind it, in the second half of its room.
+#[inline(always)]
+fn sums<S: Isa, T: BlockScaled>(row: *const f32, dim: usize) -> *const i32 {
+    row.cast::<i16>().wrapping_add(dim.next_multiple_of(width::<S, Blocks16<T>>())).cast()
+}
 
 impl<T: BlockScaled> Gemv for Blocks16<T> {
     const NAME: &'static str = <I16 as Gemv>::NAME;
@@ -83,6 +89,18 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
 
     const ADDS_RUNS: bool = false;
 
+    #[inline(never)]
+    unsafe fn sum_blocks<S: Isa>(_s: S, row: *mut f32, dim: usize) {
+        for block in 0..dim / T::BLOCK {
+            let numbers = row.cast::<i16>().wrapping_add(block * T::BLOCK);
+            // SAFETY: I5: the packed row has the block, and takes half of its room (caller).
+            unsafe {
+                let sum = (0..T::BLOCK).map(|i| i32::from(numbers.add(i).read())).sum();
+                sums::<S, T>(row, dim).cast_mut().add(block).write(sum);
+            }
+        }
+    }
+
     #[inline(always)]
     fn scales_in_row(dim: usize) -> usize {
         dim / T::BLOCK
@@ -107,6 +125,12 @@ impl<T: BlockScaled> BlockScaledGemv for Blocks16<T> {
     const VALUE_ROWS: usize = 2;
     /// Sums of the most keys fit: 128 · 512 · 32767 is below 2^31.
     const MAX_WEIGHT: f32 = <I16 as Gemv>::P_SCALE;
+
+    #[inline(always)]
+    unsafe fn sum_of_block<S: Isa>(_s: S, row: *const f32, dim: usize, block: usize) -> i32 {
+        // SAFETY: I5: `sum_blocks` has written it.
+        unsafe { sums::<S, T>(row, dim).add(block).read() }
+    }
 
     #[inline(always)]
     unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32) {

@@ -334,6 +334,14 @@ impl<T: BlockScaled> BlockScaledGemv for Split16<T> {
     const VALUE_ROWS: usize = 1;
     const MAX_WEIGHT: f32 = <Self as Gemv>::P_SCALE;
 
+    /// `pack` has written 128 times that.
+    #[inline(always)]
+    unsafe fn sum_of_block<S: Isa>(_s: S, row: *const f32, dim: usize, block: usize) -> i32 {
+        let at = behind::<S>(row, dim).wrapping_add(block / 2 * S::LANES + block % 2);
+        // SAFETY: I5: `pack` has written two numbers for each vector of operands.
+        unsafe { at.read() / 128 }
+    }
+
     #[inline(always)]
     unsafe fn store_weights<S: Isa>(s: S, row: *mut f32, key: usize, weights: S::F32) {
         // SAFETY: I7: weights are written as probabilities are, to a row that has a vector

@@ -11,7 +11,7 @@ use super::scratch::{ROWS, RowArrays, Sums, least_of_four, padded_rows};
 use super::state::State;
 use crate::attend::blocks::clip;
 use crate::attend::finish::blank;
-use crate::dtype::{Stored, with_qkv_type};
+use crate::dtype::{Stored, with_read_type};
 use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
 
@@ -271,7 +271,7 @@ impl<P: Gemv> Body for Accumulate<'_, P> {
             if const { P::DTYPE.is_some() } {
                 self.all_rows::<S, P::Own>(s);
             } else {
-                with_qkv_type!(self.run.dtype, T => self.all_rows::<S, T>(s));
+                with_read_type!(self.run.dtype, T => self.all_rows::<S, T>(s));
             }
         }
     }
@@ -645,7 +645,7 @@ impl Body for AnyNotFinite<'_> {
         // SAFETY: I2: rows of the run (the contract of `any_not_finite`, which made this); I9: `T`
         // is the type that the rows are stored as.
         unsafe {
-            with_qkv_type!(dtype, T => {
+            with_read_type!(dtype, T => {
                 for key in keys.start..keys.end {
                     let from = rows.skip(key).base;
                     let zero = s.splat(scales.map_or(0.0, |scales| 0.0 * scales.add(key).read()));

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::ptr;
 
 use super::prefetch::{PrefetchStream, prefetch_rows};
-use super::scratch::{BlockArrays, staged_keys, staged_stride};
+use super::scratch::{BlockArrays, Staging, staged_keys, staged_stride, staging};
+use super::unpack::{self, Minima};
 use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
@@ -33,6 +34,8 @@ pub(crate) struct Run {
     /// and a zero, where they have zeros of their own.
     pub(super) scales: Option<*const f32>,
     pub(super) zeros: Option<*const f32>,
+    /// Minima of blocks, where rows have been unpacked that have any.
+    pub(super) minima: Option<Minima>,
     /// Prefetch distance in rows, and where they end that are prefetched.
     pub(super) prefetch_rows: usize,
     pub(super) prefetch_end: usize,
@@ -70,7 +73,8 @@ struct KvBlock<'a> {
     /// Elements of a row, and bytes as it is stored.
     dim: usize,
     row_bytes: usize,
-    /// What rows are read as: the type that they are stored as, or f32 where they are converted.
+    /// What rows are read as: the type that they are stored as, f32 where they are converted, Q8_0
+    /// where they are unpacked.
     dtype: Dtype,
     /// Where rows are converted or copied to, if they are, and bytes from one to the next.
     staged: Option<*mut u8>,
@@ -78,8 +82,9 @@ struct KvBlock<'a> {
     /// Keys of a run that is staged, and whether that is the whole block.
     staged_keys: usize,
     is_staged_at_once: bool,
-    /// Whether scales change within a row and from row to row: rows are converted then.
-    is_finer: bool,
+    /// What is done to rows that are staged.
+    staging: Staging,
+    minima: Option<Minima>,
     /// Where a factor for each key goes, if rows have scales of their own, and a zero.
     scales: Option<*mut f32>,
     zeros: Option<*mut f32>,
@@ -108,7 +113,7 @@ impl<'a> KvBlock<'a> {
         let is_staged = tiles.staged[which];
         let stored = shape.storage.dtypes[1 + which];
         let granularity = shape.storage.granularities[1 + which];
-        let is_finer = granularity == ScaleGranularity::Finer;
+        let staging = staging(scales_in_row, &shape.storage, which);
         let has_row_scales = granularity == ScaleGranularity::PerToken;
         let row_bytes = shape.row_bytes_kv()[which];
         let staged_keys = staged_keys(scales_in_row, shape, which, tiles);
@@ -127,12 +132,16 @@ impl<'a> KvBlock<'a> {
             start,
             dim,
             row_bytes,
-            dtype: read_as.unwrap_or(if is_finer { Dtype::F32 } else { stored }),
+            dtype: read_as.unwrap_or(if staging == Staging::Converted { Dtype::F32 } else { stored }),
             staged: is_staged.then_some(arrays.staged[which]),
-            staged_stride: if is_staged { staged_stride(&shape.storage, which, dim) } else { 0 },
+            staged_stride: match is_staged {
+                true => staged_stride(scales_in_row, &shape.storage, which, dim),
+                false => 0,
+            },
             staged_keys,
             is_staged_at_once: staged_keys == tiles.kv,
-            is_finer,
+            staging,
+            minima: arrays.minima[which],
             scales: has_row_scales.then_some(arrays.scales[which]),
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
             prefetch_page,
@@ -175,8 +184,8 @@ impl<'a> KvBlock<'a> {
     fn run(&self, keys: Range<usize>, rows: Rows) -> Run {
         let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
         let (prefetch_rows, prefetch_end) = (self.tuning.prefetch_rows, keys.end);
-        let Self { dtype, dim, .. } = *self;
-        Run { keys, rows, dtype, dim, scales, zeros, prefetch_rows, prefetch_end }
+        let Self { dtype, dim, minima, .. } = *self;
+        Run { keys, rows, dtype, dim, scales, zeros, minima, prefetch_rows, prefetch_end }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -318,25 +327,47 @@ impl<'a> KvBlock<'a> {
         let keys = self.start + run.keys.start..self.start + run.keys.end;
         // Row n is that of key n of the block.
         let to = |key: usize| run.rows.skip(key - self.start).base.cast_mut();
-        if self.is_finer {
-            for chunk in self.chunks(keys) {
-                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
-                // run, `staged_stride` bytes each (caller).
-                unsafe {
-                    convert::convert(
-                        s,
-                        self.source(&chunk),
-                        chunk.keys.len(),
-                        self.dim,
-                        to(chunk.keys.start),
-                    );
-                }
-            }
-        } else {
+        if self.staging == Staging::Copied {
             // Scales of rows are applied later, as where rows are read in place: the bits are the
             // same.
             s.core().enter(CopyRows { block: self, keys, to: to(self.start) });
+            return;
         }
+        let blocks = self.dim / Dtype::Q8_0.block();
+        if let Some(minima) = self.minima {
+            // SAFETY: I5: there is room for those of the block (caller).
+            unsafe { minima.begin(S::LANES, blocks, &run.keys) };
+        }
+        let mut pages = self.pages_ahead(keys.clone());
+        for chunk in self.chunks(keys) {
+            self.prefetch(s, pages.next());
+            let (source, n, key) = (self.source(&chunk), chunk.keys.len(), chunk.keys.start);
+            // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a run,
+            // `staged_stride` bytes each, and for their minima (caller).
+            unsafe {
+                if self.staging == Staging::Converted {
+                    convert::convert(s, source, n, self.dim, to(key));
+                } else {
+                    let rows = Rows { base: to(key), stride: self.staged_stride };
+                    let minima = self.minima.map(|minima| (minima, key - self.start));
+                    let n = (n, self.rows_ahead(key));
+                    unpack::unpack(s, (source.rows(), source.dtype()), n, self.dim, rows, minima);
+                }
+            }
+        }
+    }
+
+    /// Rows to prefetch while those from `key` on are unpacked, counted from that one: those of
+    /// runs that come next, without pages.
+    fn rows_ahead(&self, key: usize) -> Range<usize> {
+        if self.work.problem().shape().page.is_some() {
+            return 0..0;
+        }
+        // Two runs, where one is multiplied soon.
+        let runs = if self.is_staged_at_once { 1 } else { 2 };
+        let left = self.work.sequence().len_kv.saturating_sub(key);
+        let first = left.min(runs * self.staged_keys);
+        first..left
     }
 
     /// Writes the factors of rows with scales of their own, in whole vectors of `lanes`. Kept out

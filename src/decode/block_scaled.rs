@@ -1,4 +1,6 @@
 //! K and V in blocks that carry their own scales ([`BlockScaled`]: Q8_0), multiplied as integers.
+//! Blocks of 4 and 5 bits have been unpacked to those of Q8_0 before ([`super::unpack`]), and what
+//! their minima add is added here.
 //!
 //! - Scores: a vector of operands has two blocks of K. Their sums, of as many keys as a vector has
 //!   lanes, are multiplied by a vector of their scales. Where a block is one vector of operands or
@@ -20,6 +22,7 @@ use super::gemv::{BlockScaledGemv, Gemv, PairedBlocks, Sum, SumLane, SumOf, Weig
 use super::prefetch::{PrefetchStream, prefetch_rows, prefetch_whole_rows};
 use super::scratch::{RowArrays, Sums, Weights};
 use super::state::State;
+use super::unpack;
 use crate::attend::finish::{blank, blank_bytes};
 use crate::attend::rows::Rows;
 use crate::dtype::Stored;
@@ -107,6 +110,10 @@ pub(crate) unsafe fn dot_products<S: Isa, P: PairedBlocks, const PREFETCH: bool>
                 vector::<S, P, _>(s, rows, count, first, dim, four, |_| ());
             }
         }
+    }
+    if let Some(minima) = run.minima {
+        // SAFETY: I5: the caller's arrays, and minima of the keys of the run.
+        unsafe { unpack::add_to_scores::<S, P>(s, rows, count, dim, keys, minima) };
     }
 }
 
@@ -210,6 +217,10 @@ pub(crate) unsafe fn wide_dot_products<S: Isa, P: BlockScaledGemv>(
                 wide_vector::<S, P, _>(s, rows, count, first, dim, four);
             }
         }
+    }
+    if let Some(minima) = run.minima {
+        // SAFETY: I5: the caller's arrays, and minima of the keys of the run.
+        unsafe { unpack::add_to_scores::<S, P>(s, rows, count, dim, keys, minima) };
     }
 }
 
@@ -421,7 +432,11 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 for run in block.v_runs(s, visible) {
                     for key in run.keys.clone().filter(|&key| block.sees(head, row, key)) {
                         let value = run.rows.skip(key).base;
-                        add_converted::<S, P::Blocks>(s, p.add(key).read(), value, dim, sums);
+                        let p = p.add(key).read();
+                        add_converted::<S, P::Blocks>(s, p, value, dim, sums);
+                        if let Some(minima) = weights.minima {
+                            unpack::add_one_key(minima, key, p, dim, sums);
+                        }
                     }
                 }
             }
@@ -433,6 +448,13 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 let sums = rows.block_sums.base.add(n * rows.block_sums.stride);
                 let weights = &weights.of_row::<P>(n, dim);
                 flush_block::<S, P>(s, weights, sums, fits, weight, dim, output, stride, is_first);
+                if let Some(minima) = weights.minima
+                    && fits
+                {
+                    let p = rows.scores.add(r * rows.score_stride).cast_const();
+                    let keys = block.visible(r);
+                    unpack::add_to_output(s.core(), p, &keys, minima, (weight, dim), output);
+                }
             }
         }
     }
@@ -492,6 +514,10 @@ unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights
     let mut all_fit = true;
     // SAFETY: I5: the arrays of the block's group are the caller's.
     for run in unsafe { block.v_runs(s, block.keys.clone()) } {
+        if let Some(minima) = run.minima {
+            // SAFETY: I5: those of the keys of the run have been written.
+            all_fit &= unsafe { minima.all_are_finite(s.core(), run.dim / P::Blocks::BLOCK, &run.keys) };
+        }
         // SAFETY: I2: the run has rows of V; I5: `weights` has room for them (caller).
         all_fit &= unsafe {
             if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches {
@@ -613,13 +639,19 @@ impl Weights {
         }
     }
 
-    /// Whether a scale of a key is unfit for an integer weight: negative or not finite.
+    /// Whether a scale of a key is unfit for an integer weight: negative or not finite; or whether
+    /// a minimum is not finite.
     ///
     /// # Safety
     /// Scales of this key have been gathered, of rows of `dim` elements.
     #[inline(always)]
     unsafe fn is_unfit<T: BlockScaled>(&self, key: usize, dim: usize) -> bool {
-        (0..dim / T::BLOCK).any(|block| {
+        let blocks = dim / T::BLOCK;
+        // SAFETY: I5: those of the key have been written (caller).
+        if self.minima.is_some_and(|minima| !unsafe { minima.are_finite(blocks, key) }) {
+            return true;
+        }
+        (0..blocks).any(|block| {
             // SAFETY: I5: a row of scales for each block, of which that of `key` is written
             // (caller).
             let scale = unsafe { self.scales.add(block * self.stride + key).read() };
@@ -944,6 +976,7 @@ pub(crate) mod check {
             };
             let weights = Weights {
                 scales: scales.as_mut_ptr(),
+                minima: None,
                 integers: integers.as_mut_ptr(),
                 stride: block_keys,
                 factors: block_factors.as_mut_ptr(),
@@ -955,6 +988,7 @@ pub(crate) mod check {
                 dim,
                 scales: None,
                 zeros: None,
+                minima: None,
                 prefetch_rows: 16,
                 prefetch_end: keys.end,
             };

@@ -12,7 +12,7 @@ use super::state::State;
 use super::{accumulate, scores};
 use crate::attend::rows::Source;
 use crate::dtype::block_scaled::BlockScaled;
-use crate::dtype::{Dtype, Stored, with_qkv_type};
+use crate::dtype::{Dtype, Stored, with_read_type};
 use crate::simd::lane::{Lane, MAX_PACK, Registers};
 use crate::simd::{Isa, MAX_LANES};
 
@@ -189,6 +189,14 @@ pub(crate) trait Gemv: Sized + 'static {
         }
     }
 
+    /// Makes the sums of blocks of a packed query row, where K has minima:
+    /// [`BlockScaledGemv::sum_of_block`] reads them.
+    ///
+    /// # Safety
+    /// `row` is a packed row of `dim` elements.
+    #[inline(always)]
+    unsafe fn sum_blocks<S: Isa>(_s: S, _row: *mut f32, _dim: usize) {}
+
     /// Scales that are stored within a row of `dim` elements of V: one a block, with
     /// [`BlockScaledGemv`].
     #[inline(always)]
@@ -212,7 +220,7 @@ pub(crate) trait Gemv: Sized + 'static {
             if const { Self::DTYPE.is_some() } {
                 scores::dot_products::<S, Self, Self::Own>(s, rows, count, run, next);
             } else {
-                with_qkv_type!(run.dtype, T => {
+                with_read_type!(run.dtype, T => {
                     scores::dot_products::<S, Self, T>(s, rows, count, run, next);
                 });
             }
@@ -252,6 +260,13 @@ pub(crate) trait BlockScaledGemv: Gemv {
     const VALUE_ROWS: usize;
     /// What the largest weight becomes.
     const MAX_WEIGHT: f32;
+
+    /// The sum of the elements of block `block` of a packed query row of `dim` elements, as they
+    /// are multiplied.
+    ///
+    /// # Safety
+    /// `row` is a packed row of `dim` elements, behind [`Gemv::sum_blocks`].
+    unsafe fn sum_of_block<S: Isa>(s: S, row: *const f32, dim: usize, block: usize) -> i32;
 
     /// Writes a vector of integer weights of keys from `key` on, rounded, as [`Gemv::weight`] reads
     /// probabilities.

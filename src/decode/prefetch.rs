@@ -4,7 +4,7 @@ use crate::attend::rows::Rows;
 use crate::simd::Isa;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Prefetches `bytes` bytes of each of the first `n` rows into the first-level cache.
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::gemv::{Gemv, width};
 use super::state::State;
+use super::unpack::Minima;
 use crate::attend::fold::folds_queries;
 use crate::attend::seen::Seen;
 use crate::attend::{K, V, convert};
@@ -84,8 +85,10 @@ pub(crate) struct BlockArrays {
     /// zeros of their own: whole vectors.
     pub(super) scales: [*mut f32; 2],
     pub(super) zeros: [*mut f32; 2],
-    /// Rows that have been converted or copied.
+    /// Rows that have been converted, unpacked or copied.
     pub(super) staged: [*mut u8; 2],
+    /// The minima of rows that have been unpacked, if their type has any.
+    pub(super) minima: [Option<Minima>; 2],
     pub(crate) weights: Weights,
 }
 
@@ -102,8 +105,9 @@ impl BlockArrays {
 /// row of V, with a value for each key.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights {
-    /// The scales of V.
+    /// The scales of V, and its minima, if it has any.
     pub(super) scales: *mut f32,
+    pub(super) minima: Option<Minima>,
     /// The weights of a query row: probability times scale, quantised. Of two query rows those of
     /// the second one take the second half of each row.
     pub(super) integers: *mut f32,
@@ -185,18 +189,29 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
     let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { Some(0) };
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
     let staged_bytes = |which, dim| {
-        let stride = if tiles.staged[which] { staged_stride(&shape.storage, which, dim) } else { 0 };
+        let stride = if tiles.staged[which] {
+            staged_stride(sizes.scales_in_row, &shape.storage, which, dim)
+        } else {
+            0
+        };
         staged_keys(sizes.scales_in_row, shape, which, tiles).checked_mul(stride)
     };
     let staged = [arena.take(staged_bytes(K, dim_qk)), arena.take(staged_bytes(V, dim_v))];
     let in_row = sizes.scales_in_row;
+    let mut minima = |which: usize, dim: usize| {
+        let has_minima = in_row > 0 && shape.storage.dtypes[1 + which].has_minimum();
+        let values = (dim / Dtype::Q8_0.block()).checked_mul(score_stride);
+        has_minima.then(|| Minima { base: arena.take(values), stride: score_stride })
+    };
+    let minima = [minima(K, dim_qk), minima(V, dim_v)];
     let weights = Weights {
         scales: arena.take(in_row.checked_mul(score_stride)),
+        minima: minima[V],
         integers: arena.take(in_row.checked_mul(score_stride)),
         stride: score_stride,
         factors: arena.take(in_row.checked_mul(2)),
     };
-    Buffers { rows: rows_of, states, block: BlockArrays { scales, zeros, staged, weights } }
+    Buffers { rows: rows_of, states, block: BlockArrays { scales, zeros, staged, minima, weights } }
 }
 
 /// Bytes of scratch that [`super::Decode`] takes; `None` if no machine has as many.
@@ -256,29 +271,57 @@ pub(super) fn row_stride<S: Isa, P: Gemv>(n: usize) -> usize {
 const STAGED_KEYS: usize = 32;
 
 /// Keys of a run of K or V (`which`) that is staged: a part of a block, or all of it where V is
-/// read several times, which it is if its rows have scales within them.
+/// read several times, which it is if its rows have scales within them. K that is unpacked is read
+/// once.
 pub(super) fn staged_keys(scales_in_row: usize, shape: &Shape, which: usize, tiles: TileSizes) -> usize {
     // Bytes of the same element lie side by side if a cache is transposed: a line of them.
     let bytes_lie_apart = shape.strided_kv[which] && shape.storage.dtypes[1 + which] == Dtype::I8;
-    match scales_in_row {
-        0 if bytes_lie_apart => tiles.kv.min(2 * STAGED_KEYS),
-        0 => tiles.kv.min(STAGED_KEYS),
-        _ => tiles.kv,
+    let is_read_once = scales_in_row == 0 || (which == K && shape.storage.dtypes[1].is_nibbles());
+    match is_read_once {
+        true if bytes_lie_apart => tiles.kv.min(2 * STAGED_KEYS),
+        true => tiles.kv.min(STAGED_KEYS),
+        false => tiles.kv,
     }
 }
 
-/// Bytes from one row to the next of K or V (`which`) that has been converted to f32, or copied as
-/// it is stored.
-pub(super) fn staged_stride(storage: &Storage, which: usize, dim: usize) -> usize {
-    match storage.dtypes[1 + which] {
-        _ if storage.granularities[1 + which] == ScaleGranularity::Finer => convert::row_bytes(dim),
+/// Bytes from one row to the next of K or V (`which`) that has been converted to f32, unpacked to
+/// Q8_0, or copied as it is stored.
+pub(super) fn staged_stride(scales_in_row: usize, storage: &Storage, which: usize, dim: usize) -> usize {
+    let dtype = match staging(scales_in_row, storage, which) {
+        Staging::Copied => storage.dtypes[1 + which],
+        Staging::Converted => Dtype::F32,
+        Staging::Unpacked => Dtype::Q8_0,
+    };
+    match dtype {
         Dtype::F32 => convert::row_bytes(dim),
         dtype => dtype.row_bytes(dim).map_or(usize::MAX, |n| n.saturating_add(63) / 64 * 64),
     }
 }
 
+/// What is done to rows that are staged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Staging {
+    /// Nothing.
+    Copied,
+    /// They become f32.
+    Converted,
+    /// They become blocks of Q8_0: see [`super::unpack`].
+    Unpacked,
+}
+
+/// What is done to rows of K or V (`which`), if they are staged.
+#[inline(always)]
+pub(super) fn staging(scales_in_row: usize, storage: &Storage, which: usize) -> Staging {
+    match storage.dtypes[1 + which].is_nibbles() {
+        true if scales_in_row > 0 => Staging::Unpacked,
+        true => Staging::Converted,
+        false if storage.granularities[1 + which] == ScaleGranularity::Finer => Staging::Converted,
+        false => Staging::Copied,
+    }
+}
+
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a
-/// row and from row to row.
+/// row and from row to row, and what is packed in nibbles.
 pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
-    [1, 2].map(|i| storage.granularities[i] != ScaleGranularity::Finer)
+    [1, 2].map(|i| storage.granularities[i] != ScaleGranularity::Finer && !storage.dtypes[i].is_nibbles())
 }

@@ -10,7 +10,7 @@ use crate::simd::{Isa, MAX_LANES, half};
 pub(crate) enum Q8_0 {}
 
 /// Bytes from the beginning of a block to its codes.
-const CODES: usize = 2;
+pub(crate) const CODES: usize = 2;
 
 /// The block that has element `d` of a row.
 #[inline(always)]

@@ -13,10 +13,11 @@ use crate::compute::f32::F32;
 use crate::compute::i16::I16;
 use crate::compute::{i8::I8, split16::Split16};
 use crate::dtype;
-use crate::dtype::{Dtype, q8_0::Q8_0};
+use crate::dtype::q8_0::Q8_0;
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
 use crate::prefill::gemm::Gemm;
+use crate::problem::Storage;
 use crate::simd::avx2::{self, Avx2};
 #[cfg(not(fa_skip_avx512))]
 use crate::simd::avx512::{self, Avx512};
@@ -27,6 +28,12 @@ type AvxVnni = Avx2<avx2::Vnni>;
 #[cfg(not(fa_skip_avx512))]
 type AvxBf16 = Avx512<avx512::Bf16>;
 
+/// Whether K and V are blocks that carry their own scales: those of Q8_0 as they are, others
+/// unpacked to these.
+fn in_blocks(storage: &Storage) -> bool {
+    storage.dtypes[1..].iter().all(|dtype| dtype.has_blocks())
+}
+
 /// AVX-512 and its levels. `RUSTFLAGS="--cfg fa_skip_avx512"` leaves them out of development
 /// builds, which then take a third of the time.
 #[cfg(not(fa_skip_avx512))]
@@ -36,7 +43,7 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<Vnni, I16, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     // Its prefill uses nothing that the base level does not have.
     &Combination::<Avx512, F32, Split16<Q8_0>, Split16<Q8_0>, Vnni, 8>::new()
-        .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
+        .only_for(<I16 as Gemm>::MAX_DIM, in_blocks),
     &Combination::<Avx512, I16, I16, I16, Avx512, 8>::new(),
     &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),
 ];
@@ -48,6 +55,6 @@ pub(super) static AVX2: &[&dyn Kernel] = &[
     &Combination::<AvxVnni, I16, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
     &Combination::<Avx2, I16, I16, I16, Avx2, 6>::new(),
     &Combination::<Avx2, F32, Blocks16<Q8_0>, Blocks16<Q8_0>, Avx2, 6>::new()
-        .only_for(<I16 as Gemm>::MAX_DIM, |storage| storage.dtypes[1..] == [Dtype::Q8_0; 2]),
+        .only_for(<I16 as Gemm>::MAX_DIM, in_blocks),
     &Combination::<Avx2, F32, F32, F32, Avx2, 6>::new(),
 ];

@@ -556,6 +556,18 @@ impl<L: Level> Isa for Avx2<L> {
     }
 
     #[inline(always)]
+    unsafe fn unpack_nibbles(
+        self,
+        p: *const u8,
+        table: &[i8; 16],
+        fifths: Option<(u32, i8)>,
+        sign: Option<i8>,
+        to: *mut i8,
+    ) {
+        op!(unpack_nibbles(p, table, fifths, sign, to));
+    }
+
+    #[inline(always)]
     unsafe fn load_i8_i16(self, p: *const i8) -> __m256i {
         op!(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())))
     }
@@ -661,6 +673,40 @@ fn exp2_of_units(x: __m256i) -> __m256i {
         let powers = _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
         let powers = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(powers), index);
         _mm256_mulhrs_epi16(y, powers)
+    })
+}
+
+/// [`Isa::unpack_nibbles`], for AVX-512, too.
+///
+/// # Safety
+/// 16 bytes are readable at `p`, and 32 writable at `to`.
+#[inline(always)]
+pub(super) unsafe fn unpack_nibbles(
+    p: *const u8,
+    table: &[i8; 16],
+    fifths: Option<(u32, i8)>,
+    sign: Option<i8>,
+    to: *mut i8,
+) {
+    op!({
+        let (both, low) = (_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
+        let high = _mm_and_si128(_mm_srli_epi16::<4>(both), low);
+        let nibbles = _mm256_set_m128i(high, _mm_and_si128(both, low));
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        let mut codes = _mm256_shuffle_epi8(table, nibbles);
+        if let Some((bits, more)) = fifths {
+            // Each of four bytes eight times, of which each time another bit counts.
+            let spread =
+                _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), spread);
+            let bit = _mm256_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
+            let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+            codes = _mm256_add_epi8(codes, _mm256_and_si256(is_set, _mm256_set1_epi8(more)));
+        }
+        if let Some(sign) = sign {
+            codes = _mm256_sign_epi8(codes, _mm256_or_si256(_mm256_set1_epi8(sign), _mm256_set1_epi8(1)));
+        }
+        _mm256_storeu_si256(to.cast(), codes);
     })
 }
 

@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use core::arch::{asm, x86_64::*};
 
-use super::{Body, Isa, Padded, Token, fallback, math, token};
+use super::{Body, Isa, Padded, Token, avx2, fallback, math, token};
 
 /// AVX-512 with the extensions of a level, [`Base`] by default.
 #[derive(Clone, Copy)]
@@ -581,6 +581,18 @@ impl<L: Level> Isa for Avx512<L> {
             let low = _mm512_castsi256_si512(_mm256_loadu_si256(low.cast()));
             _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(high.cast()))
         })
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_nibbles(
+        self,
+        p: *const u8,
+        table: &[i8; 16],
+        fifths: Option<(u32, i8)>,
+        sign: Option<i8>,
+        to: *mut i8,
+    ) {
+        op!(avx2::unpack_nibbles(p, table, fifths, sign, to));
     }
 
     #[inline(always)]

@@ -72,6 +72,31 @@ pub(crate) unsafe fn gather_f16<S: Isa, At: Fn(usize) -> *const u8>(
     lanes.map(|lanes| unsafe { s.load(lanes.as_ptr()) })
 }
 
+/// Default of [`Isa::unpack_nibbles`].
+///
+/// # Safety
+/// 16 bytes are readable at `p`, and 32 writable at `to`.
+#[inline(always)]
+pub(crate) unsafe fn unpack_nibbles(
+    p: *const u8,
+    table: &[i8; 16],
+    fifths: Option<(u32, i8)>,
+    sign: Option<i8>,
+    to: *mut i8,
+) {
+    for i in 0..32 {
+        // SAFETY: I7: one of 16 bytes, and a place for one of 32 numbers (caller).
+        unsafe {
+            let nibble = p.add(i % 16).read() >> (i / 16 * 4) & 15;
+            let mut code = table[usize::from(nibble)];
+            if let Some((bits, more)) = fifths {
+                code = code.wrapping_add(if bits >> i & 1 == 1 { more } else { 0 });
+            }
+            to.add(i).write(if sign.is_some_and(|sign| sign < 0) { -code } else { code });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

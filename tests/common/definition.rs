@@ -18,6 +18,17 @@ pub const BF16: i32 = fa_dtype::FA_DTYPE_BF16 as i32;
 pub const I8: i32 = fa_dtype::FA_DTYPE_I8 as i32;
 pub const Q8_0: i32 = fa_dtype::FA_DTYPE_Q8_0 as i32;
 pub const BOOL8: i32 = fa_dtype::FA_DTYPE_BOOL8 as i32;
+pub const Q4_0: i32 = fa_dtype::FA_DTYPE_Q4_0 as i32;
+pub const Q4_1: i32 = fa_dtype::FA_DTYPE_Q4_1 as i32;
+pub const Q5_0: i32 = fa_dtype::FA_DTYPE_Q5_0 as i32;
+pub const Q5_1: i32 = fa_dtype::FA_DTYPE_Q5_1 as i32;
+pub const IQ4_NL: i32 = fa_dtype::FA_DTYPE_IQ4_NL as i32;
+
+/// Types whose blocks carry their own scales.
+pub const BLOCKS: [i32; 6] = [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL];
+
+/// What the nibbles of IQ4_NL stand for.
+const OF_SIXTEEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Elements and bytes of a block of a type.
 pub fn block(dtype: i32) -> [i64; 2] {
@@ -25,6 +36,10 @@ pub fn block(dtype: i32) -> [i64; 2] {
         F32 => [1, 4],
         F16 | BF16 => [1, 2],
         Q8_0 => [32, 34],
+        Q4_0 | IQ4_NL => [32, 18],
+        Q4_1 => [32, 20],
+        Q5_0 => [32, 22],
+        Q5_1 => [32, 24],
         _ => [1, 1],
     }
 }
@@ -205,7 +220,7 @@ impl Definition<'_> {
         let is_i16 = !is_i8
             && match (a.k.dtype, a.v.dtype) {
                 (I8, I8) => isa != "scalar",
-                (Q8_0, Q8_0) => is_vnni || words.contains(" i16, "),
+                (k, v) if BLOCKS.contains(&k) && BLOCKS.contains(&v) => is_vnni || words.contains(" i16, "),
                 _ => false,
             };
         let rounded = match (is_i8, is_i16) {
@@ -395,10 +410,34 @@ pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
             BF16 => block.cast::<bf16>().read_unaligned().to_f64(),
             I8 => f64::from(block.cast::<i8>().read()),
             BOOL8 => f64::from(block.read()),
-            _ => {
+            Q8_0 => {
                 let scale = block.cast::<f16>().read_unaligned().to_f64();
                 scale * f64::from(block.add(2 + (d % 32) as usize).cast::<i8>().read())
             }
+            _ => nibble(dtype, block, (d % 32) as usize),
+        }
+    }
+}
+
+/// Element `i` of a block of 4 or 5 bits.
+///
+/// # Safety
+/// The block is readable.
+unsafe fn nibble(dtype: i32, block: *const u8, i: usize) -> f64 {
+    // SAFETY: bytes of the block (caller).
+    unsafe {
+        let number = |at: usize| block.add(at).cast::<f16>().read_unaligned().to_f64();
+        let code = |at: usize| {
+            let byte = block.add(at + i % 16).read();
+            i32::from(if i < 16 { byte % 16 } else { byte / 16 })
+        };
+        let fifth = |at: usize| i32::from(block.add(at + i / 8).read() >> (i % 8) & 1) * 16;
+        match dtype {
+            Q4_0 => number(0) * f64::from(code(2) - 8),
+            Q4_1 => number(0) * f64::from(code(4)) + number(2),
+            Q5_0 => number(0) * f64::from(code(6) + fifth(2) - 16),
+            Q5_1 => number(0) * f64::from(code(8) + fifth(4)) + number(2),
+            _ => number(0) * f64::from(OF_SIXTEEN[code(2) as usize]),
         }
     }
 }

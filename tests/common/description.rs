@@ -27,7 +27,10 @@ use flash_attention::tuning::Tuning;
 use half::{bf16, f16};
 
 use super::common::{Random, is_tested, same_bits};
-use super::definition::{BF16, BOOL8, Definition, F16, F32, I8, Q8_0, at, block, element_at, scale_at};
+use super::definition::{
+    BF16, BLOCKS, BOOL8, Definition, F16, F32, I8, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, at, block,
+    element_at, scale_at,
+};
 
 /// A description and the memory that it points to.
 pub struct Case {
@@ -280,7 +283,9 @@ impl Case {
         // Many problems are f32 throughout, and many have the types that integers compute.
         let types = match c.number(10) {
             0..4 => vec![F32],
-            4..7 => vec![F32, F16, BF16, I8, Q8_0],
+            4..6 => vec![F32, F16, BF16, I8, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL],
+            // Few rows of these are multiplied as integers.
+            6 => BLOCKS.to_vec(),
             _ => vec![I8],
         };
         let mut input = |c: &mut Chooser, which: usize, extent: [i64; 3], dim: i64, broadcast: bool| {
@@ -290,9 +295,11 @@ impl Case {
             }
             let [elements, bytes] = block(dtype);
             let row = dim / elements * bytes;
-            let (mut stride, _) = strides(c, extent, row, bytes.min(4));
+            // Blocks begin with a number of 2 bytes.
+            let is_blocks = BLOCKS.contains(&dtype);
+            let (mut stride, _) = strides(c, extent, row, if is_blocks { 2 } else { bytes.min(4) });
             let (mut row, mut apart) = (row, 0);
-            if which > 0 && dtype != Q8_0 && c.chance(30) {
+            if which > 0 && !is_blocks && c.chance(30) {
                 (stride, apart) = strided(c, extent, dim, bytes);
                 row = (dim - 1) * apart + bytes;
             }
@@ -306,7 +313,7 @@ impl Case {
             let mut tensor =
                 fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, stride_dim, ..fa_tensor::NONE };
             let is_scaled = dtype == I8 && c.chance(80);
-            if dtype == Q8_0 {
+            if is_blocks {
                 // Blocks begin where rows do.
                 for_rows(&tensor, extent, |at| {
                     for at in (0..row).step_by(bytes as usize).map(|block| at as i64 + block) {
@@ -355,7 +362,7 @@ impl Case {
         let mut mask = Vec::new();
         if c.chance(50) && a.len_q * a.len_kv > 0 {
             a.mask.dtype = if c.chance(50) { BOOL8 } else { c.of(&types) };
-            if [I8, Q8_0].contains(&a.mask.dtype) {
+            if a.mask.dtype == I8 || BLOCKS.contains(&a.mask.dtype) {
                 a.mask.dtype = F32;
             }
             let element = block(a.mask.dtype)[1];
@@ -903,10 +910,21 @@ fn fill(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) -> f64 
             if is_scaled { 0.0 } else { 4.0 }
         }
         _ => {
-            let scale = f16::from_f32(random.from(1, 20) as f32 / 1000.0);
+            // Codes of few bits have larger scales, and some of these are negative.
+            let [most, factor] = match dtype {
+                Q8_0 => [128.0, 1.0],
+                Q4_0 | Q4_1 => [15.0, 10.0],
+                IQ4_NL => [127.0, -1.0],
+                _ => [31.0, -5.0],
+            };
+            let scale = f16::from_f32(factor * random.from(1, 20) as f32 / 1000.0);
+            to.iter_mut().for_each(|x| *x = random.from(-128, 128) as i8 as u8);
             to[..2].copy_from_slice(&scale.to_ne_bytes());
-            to[2..].iter_mut().for_each(|x| *x = random.from(-128, 128) as i8 as u8);
-            128.0 * scale.to_f64()
+            let minimum = f16::from_f32(random.from(-20, 10) as f32 / 13.0);
+            if [Q4_1, Q5_1].contains(&dtype) {
+                to[2..4].copy_from_slice(&minimum.to_ne_bytes());
+            }
+            f64::from(most) * scale.to_f64().abs() + minimum.to_f64().abs()
         }
     }
 }

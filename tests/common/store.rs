@@ -26,6 +26,11 @@ pub fn encode(dtype: Dtype, values: &[f32], dim: usize) -> (Vec<u8>, f32) {
                 scale.to_ne_bytes().into_iter().chain(integers).collect::<Vec<_>>()
             })
             .collect(),
+        Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Iq4Nl => {
+            let mut blocks = Vec::new();
+            flash_attention::dtype::encode::blocks(dtype, values, &mut blocks);
+            blocks
+        }
         Dtype::Bool8 => values.iter().map(|&x| u8::from(x != 0.0)).collect(),
     };
     (bytes, 1.0)

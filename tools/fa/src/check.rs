@@ -28,7 +28,7 @@ pub const KNOWN: &[Known] = &[
     known("--len-q", "N", "query rows alone"),
     known("--len-kv", "N", "keys alone"),
     known("--dim", "QK/V", "elements of a row of Q and K, and of V (64)"),
-    known("--dtype", "TYPE", "of Q, K and V: f32, f16, bf16, i8, q8_0 (f32)"),
+    known("--dtype", "TYPE", "of Q, K and V: f32, f16, bf16, i8, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl (f32)"),
     known("--kv", "TYPE", "of K and V alone"),
     known("--out", "TYPE", "of the output: f32, f16, bf16 (f32)"),
     known("--scales", "OF", "a scale of i8 for each tensor, head, token or channel (tensor)"),
@@ -41,7 +41,7 @@ pub const KNOWN: &[Known] = &[
     known("--sinks", "", "a logit without a value for each head"),
     known("--lse", "", "log-sum-exp, too"),
     known("--page", "N", "keys in pages of N tokens"),
-    known("--precise", "", "FA_PRECISE: bf16 and Q8_0 become f32"),
+    known("--precise", "", "FA_PRECISE: bf16 and blocks become f32"),
     known("--fast", "", "FA_FAST: 8-bit integers may have probabilities of 8 bits"),
     known("--blocks", "Q/KV", "query rows and keys of a tile, 0: chosen (0/0)"),
     known("--threads", "N", "threads, 1 to 256 (the cores that may be used)"),
@@ -85,7 +85,19 @@ pub fn threads(given: &Given) -> Result<usize, String> {
 }
 
 fn shape(given: &Given) -> Result<Shape, String> {
-    let types = [&FLOATS[..], &[("i8", fa_dtype::FA_DTYPE_I8), ("q8_0", fa_dtype::FA_DTYPE_Q8_0)]].concat();
+    let types = [
+        &FLOATS[..],
+        &[
+            ("i8", fa_dtype::FA_DTYPE_I8),
+            ("q8_0", fa_dtype::FA_DTYPE_Q8_0),
+            ("q4_0", fa_dtype::FA_DTYPE_Q4_0),
+            ("q4_1", fa_dtype::FA_DTYPE_Q4_1),
+            ("q5_0", fa_dtype::FA_DTYPE_Q5_0),
+            ("q5_1", fa_dtype::FA_DTYPE_Q5_1),
+            ("iq4_nl", fa_dtype::FA_DTYPE_IQ4_NL),
+        ],
+    ]
+    .concat();
     let masks = [&FLOATS[..], &[("bool", fa_dtype::FA_DTYPE_BOOL8)]].concat();
     let scales = [
         ("tensor", Scales::Tensor),

@@ -26,12 +26,17 @@ pub const KNOWN: &[Known] = &[
 ];
 
 /// Storage types that a family may take as K and V.
-const TYPES: [(Dtype, &str); 5] = [
+const TYPES: [(Dtype, &str); 10] = [
     (Dtype::F32, "f32"),
     (Dtype::F16, "f16"),
     (Dtype::Bf16, "bf16"),
     (Dtype::I8, "i8"),
     (Dtype::Q8_0, "q8_0"),
+    (Dtype::Q4_0, "q4_0"),
+    (Dtype::Q4_1, "q4_1"),
+    (Dtype::Q5_0, "q5_0"),
+    (Dtype::Q5_1, "q5_1"),
+    (Dtype::Iq4Nl, "iq4_nl"),
 ];
 
 pub fn run(given: &Given) -> Result<Reply, String> {

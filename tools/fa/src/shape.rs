@@ -74,12 +74,16 @@ impl Shape {
         }
     }
 
-    /// Bytes of a row of `dim` elements; whole blocks of Q8_0.
+    /// Bytes of a row of `dim` elements; whole blocks of types that have them.
     pub fn row_bytes(dtype: fa_dtype, dim: i64) -> i64 {
         match dtype {
             fa_dtype::FA_DTYPE_F32 => dim.saturating_mul(4),
             fa_dtype::FA_DTYPE_F16 | fa_dtype::FA_DTYPE_BF16 => dim.saturating_mul(2),
             fa_dtype::FA_DTYPE_Q8_0 => (dim / 32).saturating_mul(34),
+            fa_dtype::FA_DTYPE_Q4_0 | fa_dtype::FA_DTYPE_IQ4_NL => (dim / 32).saturating_mul(18),
+            fa_dtype::FA_DTYPE_Q4_1 => (dim / 32).saturating_mul(20),
+            fa_dtype::FA_DTYPE_Q5_0 => (dim / 32).saturating_mul(22),
+            fa_dtype::FA_DTYPE_Q5_1 => (dim / 32).saturating_mul(24),
             _ => dim,
         }
     }

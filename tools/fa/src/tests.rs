@@ -23,7 +23,8 @@ fn info_knows_the_machine() {
     // Whatever the machine, plain code runs on it and takes every type; and all shapes get a plan.
     let plain = found["kernels"].as_array().and_then(|kernels| kernels.last()).expect("kernels");
     assert_eq!((&plain["isa"], &plain["prefill"]), (&json!("scalar"), &json!("f32")));
-    assert_eq!(plain["kv_types"], json!(["f32", "f16", "bf16", "i8", "q8_0"]));
+    let all = ["f32", "f16", "bf16", "i8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"];
+    assert_eq!(plain["kv_types"], json!(all));
     assert_eq!(plain["allowed"], true);
     assert_eq!(found["plans"].as_array().map(Vec::len), Some(info::shapes().len()));
     let text = fa("info").out;
@@ -84,9 +85,12 @@ fn check_says_what_is_refused_and_why() {
     let refused = data(&reply);
     assert_eq!((reply.code, &refused["status"]), (1, &json!("FA_ERR_SHAPE")));
     assert!(refused["why"].as_str().is_some_and(|why| why.contains("heads")), "{}", reply.out);
-    let reply = fa("check --dim 33 --kv q8_0");
-    assert_eq!(reply.code, 1);
-    assert!(reply.out.starts_with("refused, FA_ERR_"), "{}", reply.out);
+    for kv in ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"] {
+        let reply = fa(&format!("check --dim 33 --kv {kv}"));
+        assert_eq!(reply.code, 1);
+        assert!(reply.out.starts_with("refused, FA_ERR_"), "{}", reply.out);
+        assert_eq!(fa(&format!("check --dim 64 --len-q 1 --kv {kv}")).code, 0, "{kv}");
+    }
     for (words, status) in [
         ("--softcap -1", "FA_ERR_SOFTCAP"),
         ("--window -2", "FA_ERR_WINDOW"),
@@ -127,7 +131,7 @@ fn what_is_not_understood_is_2_and_on_stderr() {
         assert_eq!((reply.code, reply.out.as_str()), (2, ""), "{words}");
         assert!(reply.err.contains("fa"), "{words}: {}", reply.err);
     }
-    assert!(fa("check --dtype f64").err.contains("none of f32, f16, bf16, i8, q8_0"));
+    assert!(fa("check --dtype f64").err.contains("none of f32, f16, bf16, i8, q8_0, q4_0"));
 }
 
 #[test]
