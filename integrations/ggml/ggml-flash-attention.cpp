@@ -49,6 +49,11 @@ constexpr storage STORAGE[] = {
     {GGML_TYPE_F16, FA_DTYPE_F16, "f16", 2},
     {GGML_TYPE_BF16, FA_DTYPE_BF16, "bf16", 2},
     {GGML_TYPE_Q8_0, FA_DTYPE_Q8_0, "q8_0", 34},
+    {GGML_TYPE_Q4_0, FA_DTYPE_Q4_0, "q4_0", 18},
+    {GGML_TYPE_Q4_1, FA_DTYPE_Q4_1, "q4_1", 20},
+    {GGML_TYPE_Q5_0, FA_DTYPE_Q5_0, "q5_0", 22},
+    {GGML_TYPE_Q5_1, FA_DTYPE_Q5_1, "q5_1", 24},
+    {GGML_TYPE_IQ4_NL, FA_DTYPE_IQ4_NL, "iq4_nl", 18},
 };
 
 const storage *storage_of(ggml_type type)

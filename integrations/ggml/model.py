@@ -115,7 +115,7 @@ def main():
     p = commands.add_parser("run")
     for name in ("program", "model", "hook", "text", "folder"):
         p.add_argument(name)
-    p.add_argument("--types", default="f16,q8_0")
+    p.add_argument("--types", default="f16,q8_0,q4_0")
     p.add_argument("--depths", default="0,2048,4096,16384")
     p.add_argument("--threads", default="1,2")
     p.add_argument("--seconds", type=float, default=20)

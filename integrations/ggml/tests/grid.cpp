@@ -41,7 +41,8 @@ int main(int argc, char **argv)
     ggml_backend_reg_t hook = ggml_backend_load(argv[1]);
     if (hook == nullptr) return 1;
 
-    static const ggml_type TYPES[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0};
+    static const ggml_type TYPES[] = {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
+                                      GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL};
     static const int64_t DIMS[][2] = {{40, 40}, {64, 64}, {72, 72}, {80, 80}, {96, 96}, {128, 128}, {192, 192}, {192, 128},
                                       {256, 256}, {320, 256}, {512, 512}, {576, 512}};
     static const int64_t ROWS[] = {1, 1, 2, 7, 33, 75}, KEYS[] = {1, 31, 113, 256, 512, 1024}, BATCH[] = {1, 1, 3};
@@ -66,8 +67,8 @@ int main(int argc, char **argv)
                     if (mask != 0 && (s.mask == masks::distances || random.below(4) == 0)) s.max_bias = 8;
                     s.hints = seed % 2 != 0;
                     s.latent = s.dim == 576 && k == v;
-                    /* Different types are one in three; rows of blocks are whole blocks. */
-                    const bool wanted = (k == v || random.below(3) == 0) && random.below(share) == 0;
+                    /* Different types are one in eight; rows of blocks are whole blocks. */
+                    const bool wanted = (k == v || random.below(8) == 0) && random.below(share) == 0;
                     seed++;
                     if (!wanted || s.dim % ggml_blck_size(k) != 0 || s.dim_v % ggml_blck_size(v) != 0) continue;
                     with.set_threads(1 + static_cast<int>(seed % 8));

@@ -51,7 +51,7 @@ static void threads()
 {
     ggml_backend_reg_t hook = ggml_backend_load(path);
     EXPECT(hook != nullptr);
-    EXPECT(says("computes FLASH_ATTN_EXT") && says(ggml_version()) && says("f32, f16, bf16, q8_0"), "%s", logged.c_str());
+    EXPECT(says("computes FLASH_ATTN_EXT") && says(ggml_version()) && says("f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl"), "%s", logged.c_str());
     EXPECT(ggml_backend_reg_dev_count(hook) == 0);
     cpu c(1);
     shape scattered = prompt();
