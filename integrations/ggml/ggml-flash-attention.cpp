@@ -16,6 +16,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "flash_attention.h"
@@ -391,16 +393,17 @@ void apply_positions(fa_attention &a, const int32_t *positions)
 // Enough for any number of threads up to this one, and whatever the mask turns out to be. 0: it is not served.
 size_t workspace_bytes(const fa_attention &a, bool has_slopes, int threads)
 {
-    // Not looked at but for being there.
-    static const int32_t position = 0;
-    static const float slope = 1;
+    // What they are does not matter, but they are looked at.
+    const std::unique_ptr<int32_t[]> positions(new (std::nothrow) int32_t[static_cast<size_t>(a.batch)]());
+    const std::unique_ptr<float[]> slopes(new (std::nothrow) float[static_cast<size_t>(a.heads_q)]());
+    if (positions == nullptr || slopes == nullptr) return 0;
     const int parts = threads < MAX_PARTS ? threads : MAX_PARTS;
     size_t most = 1;
     for (int i = 0; i < (a.mask.data != nullptr ? 3 : 1); i++) {
         fa_attention one = a;
         size_t bytes;
-        if (i == 0) apply_mask(one, has_slopes ? &slope : nullptr);
-        else apply_positions(one, i == 1 ? &position : nullptr);
+        if (i == 0) apply_mask(one, has_slopes ? slopes.get() : nullptr);
+        else apply_positions(one, i == 1 ? positions.get() : nullptr);
         if (fa_attention_workspace_max(&one, parts, &bytes) != FA_OK) return 0;
         if (bytes > most) most = bytes;
     }
