@@ -243,7 +243,8 @@ pub(super) fn staged_stride(scales_in_row: usize, storage: &Storage, which: usiz
     let dtype = match staging(scales_in_row, storage, which) {
         Staging::Copied => storage.dtypes[1 + which],
         Staging::Converted => Dtype::F32,
-        Staging::Unpacked => Dtype::Q8_0,
+        // As dense as a cache of Q8_0: fewer lines are written.
+        Staging::Unpacked => return Dtype::Q8_0.row_bytes(dim).unwrap_or(usize::MAX),
     };
     match dtype {
         Dtype::F32 => convert::row_bytes(dim),
