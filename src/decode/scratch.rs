@@ -270,17 +270,20 @@ pub(super) fn row_stride<S: Isa, P: Gemv>(n: usize) -> usize {
 /// that the next rows arrive while these are multiplied.
 const STAGED_KEYS: usize = 32;
 
+/// Keys of K that are unpacked at a time: rows of Q8_0 are a fourth of those of f32.
+const UNPACKED_KEYS: usize = 4 * STAGED_KEYS;
+
 /// Keys of a run of K or V (`which`) that is staged: a part of a block, or all of it where V is
 /// read several times, which it is if its rows have scales within them. K that is unpacked is read
 /// once.
 pub(super) fn staged_keys(scales_in_row: usize, shape: &Shape, which: usize, tiles: TileSizes) -> usize {
     // Bytes of the same element lie side by side if a cache is transposed: a line of them.
     let bytes_lie_apart = shape.strided_kv[which] && shape.storage.dtypes[1 + which] == Dtype::I8;
-    let is_read_once = scales_in_row == 0 || (which == K && shape.storage.dtypes[1].is_nibbles());
-    match is_read_once {
-        true if bytes_lie_apart => tiles.kv.min(2 * STAGED_KEYS),
-        true => tiles.kv.min(STAGED_KEYS),
-        false => tiles.kv,
+    match scales_in_row {
+        0 if bytes_lie_apart => tiles.kv.min(2 * STAGED_KEYS),
+        0 => tiles.kv.min(STAGED_KEYS),
+        _ if which == K && shape.storage.dtypes[1].is_nibbles() => tiles.kv.min(UNPACKED_KEYS),
+        _ => tiles.kv,
     }
 }
 
@@ -290,7 +293,8 @@ pub(super) fn staged_stride(scales_in_row: usize, storage: &Storage, which: usiz
     let dtype = match staging(scales_in_row, storage, which) {
         Staging::Copied => storage.dtypes[1 + which],
         Staging::Converted => Dtype::F32,
-        Staging::Unpacked => Dtype::Q8_0,
+        // As dense as a cache of Q8_0: fewer lines are written.
+        Staging::Unpacked => return Dtype::Q8_0.row_bytes(dim).unwrap_or(usize::MAX),
     };
     match dtype {
         Dtype::F32 => convert::row_bytes(dim),

@@ -159,7 +159,8 @@ impl Unpack {
                 // each block (caller).
                 unsafe {
                     let scale = block.cast::<u16>().read_unaligned();
-                    let sign = block.cast::<i8>().add(1).read();
+                    // The byte that has the sign of the scale.
+                    let sign = block.cast::<i8>().add(cfg!(target_endian = "little").into()).read();
                     to.cast::<u16>().write_unaligned(scale & 0x7fff);
                     Nibbles::<F>::unpack(s, block, Some(sign), to.add(q8_0::CODES).cast());
                     if let Some((minima, key)) = gathered {

@@ -143,9 +143,6 @@ macro_rules! with_nibbles {
 }
 pub(crate) use with_nibbles;
 
-/// Codes of a block, as signed bytes.
-pub(crate) type Codes = [i8; 32];
-
 impl<F: Format> Nibbles<F> {
     /// A value, for functions that take the format as a parameter.
     pub(crate) const NEW: Self = Nibbles(PhantomData);
@@ -168,7 +165,7 @@ impl<F: Format> Nibbles<F> {
     /// if `sign` is negative.
     ///
     /// # Safety
-    /// The block is readable, and [`Codes`] are writable at `to`.
+    /// The block is readable, and 32 codes are writable at `to`.
     #[inline(always)]
     pub(crate) unsafe fn unpack<S: Isa>(s: S, block: *const u8, sign: Option<i8>, to: *mut i8) {
         // SAFETY: I7: 16 bytes of the block, and, if the format has them, the bits before these;
