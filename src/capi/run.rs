@@ -56,6 +56,8 @@ pub unsafe extern "C" fn fa_attention_check(
 /// NULL, not on what they point to: ask once, with the largest len_kv that there will be, and a
 /// decode loop may use the memory for every step with that len_kv, whatever kv_lens are. For other
 /// sizes ask again: a smaller problem does not always need less, as it may be cut differently.
+/// Lists of lengths, positions, spans, pages and scales are checked nevertheless, so they must be
+/// there, with values that a call could have; tensors need not.
 ///
 /// @param[in] a        not NULL
 /// @param n_parts      1 to 256
