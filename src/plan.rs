@@ -58,9 +58,18 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let planner = Planner { shape, kernel, machine };
-        let decode = Some(planner.decode_rule());
-        planner.plan(WayRule::ByRows { split_rows: planner.split_rows(), decode }, threads)
+        Planner { shape, kernel, machine, is_in_parts: false }.plan_by_rows(threads)
+    }
+
+    /// [`Plan::new`] for a caller whose threads, so many, each compute a part: they come whether
+    /// there is much to do or not.
+    pub fn in_parts(
+        shape: &Shape,
+        kernel: &'static dyn Kernel,
+        machine: Machine,
+        parts: usize,
+    ) -> Result<Plan, Error> {
+        Planner { shape, kernel, machine, is_in_parts: true }.plan_by_rows(parts)
     }
 
     /// [`Plan::new`] with all sequences computed by a wing of the caller's choice.
@@ -71,7 +80,7 @@ impl Plan {
         machine: Machine,
         threads: usize,
     ) -> Result<Plan, Error> {
-        let planner = Planner { shape, kernel, machine };
+        let planner = Planner { shape, kernel, machine, is_in_parts: false };
         let rule = match path {
             Path::Decode => WayRule::Always(Way::Decode),
             Path::Prefill => WayRule::ByRows { split_rows: planner.split_rows(), decode: None },
@@ -93,9 +102,17 @@ struct Planner<'s> {
     shape: &'s Shape,
     kernel: &'static dyn Kernel,
     machine: Machine,
+    /// Whether threads are those of a caller that computes in parts.
+    is_in_parts: bool,
 }
 
 impl Planner<'_> {
+    /// The plan whose sequences take the way that their number of query rows says.
+    fn plan_by_rows(self, threads: usize) -> Result<Plan, Error> {
+        let decode = Some(self.decode_rule());
+        self.plan(WayRule::ByRows { split_rows: self.split_rows(), decode }, threads)
+    }
+
     fn plan(self, rule: WayRule, threads: usize) -> Result<Plan, Error> {
         let plan = self.plan_exactly(rule, threads);
         if threads == 1 || matches!(&plan, Ok(plan) if plan.memory.bytes()? <= SAFE_SCRATCH) {
@@ -109,7 +126,7 @@ impl Planner<'_> {
 
     /// The plan for these threads, even if they need more memory than any machine has.
     fn plan_exactly(self, rule: WayRule, threads: usize) -> Result<Plan, Error> {
-        let Planner { shape, kernel, machine } = self;
+        let Planner { shape, kernel, machine, is_in_parts } = self;
         let tuning = machine.tuning;
         let way = rule.way(shape.queries[2]);
         let path = path_of(way);
@@ -126,9 +143,12 @@ impl Planner<'_> {
         let groups = if way == Way::Tiles { 0 } else { split_kv::group_count(shape, split) };
         let worth = &tuning.threads;
         let max_threads = threads;
-        let [threads, worth_waking] =
-            [[worth.min_work, worth.min_bytes], [worth.min_work_asleep, worth.min_bytes_asleep]]
-                .map(|least| max_threads.clamp(1, self.threads_worth(least, way, groups)));
+        let awake = match is_in_parts {
+            true => [worth.min_work_of_part, worth.min_bytes_of_part],
+            false => [worth.min_work, worth.min_bytes],
+        };
+        let [threads, worth_waking] = [awake, [worth.min_work_asleep, worth.min_bytes_asleep]]
+            .map(|least| max_threads.clamp(1, self.threads_worth(least, way, groups)));
         let prefill = if takes(Way::Tiles) { self.tiles(Way::Tiles, threads) } else { split };
         let (tiles, work_items, max_threads) = match way {
             Way::Tiles => {
@@ -211,7 +231,7 @@ impl Planner<'_> {
 
     /// Which query rows are too few for prefill.
     fn decode_rule(self) -> DecodeRule {
-        let Planner { shape, kernel, machine } = self;
+        let Planner { shape, kernel, machine, .. } = self;
         let border = &machine.tuning.decode.border;
         let [k, v] = [1, 2].map(|i| match shape.storage.dtypes[i] {
             Dtype::F32 => border.f32,
@@ -280,7 +300,7 @@ impl Planner<'_> {
 
     /// Keys of a block.
     fn block_keys(self, path: Path) -> usize {
-        let Planner { shape, kernel, machine } = self;
+        let Planner { shape, kernel, machine, .. } = self;
         let tuning = &machine.tuning.prefill;
         // Masks count keys in 32-bit lanes.
         let longest = shape.len_kv.clamp(1, i32::MAX as usize);
@@ -316,7 +336,7 @@ impl Planner<'_> {
     /// they fill vectors together, and K and V are read once for all of them. As many as leave a
     /// tile to each thread. No bit depends on it.
     fn heads_together(self, threads: usize) -> usize {
-        let Planner { shape, kernel, machine } = self;
+        let Planner { shape, kernel, machine, .. } = self;
         let [batch, heads, len_q] = shape.queries;
         // How long the sequences of a ragged batch are, is not known here.
         if shape.ragged.is_none() && len_q > machine.tuning.prefill.grouped_rows {
@@ -360,7 +380,7 @@ impl Planner<'_> {
 
     /// Query rows of a tile of prefill, of so many heads together.
     fn tile_rows(self, together: usize, threads: usize) -> usize {
-        let Planner { shape, kernel, machine } = self;
+        let Planner { shape, kernel, machine, .. } = self;
         let tuning = &machine.tuning.prefill;
         let [batch, heads, len_q] = shape.queries;
         let (heads, len_q) = (heads / together, len_q.saturating_mul(together));
@@ -395,7 +415,7 @@ impl Planner<'_> {
     /// Whether K, and V, go through scratch memory, if `rows` query rows use each block of `kv`
     /// keys.
     fn staged(self, path: Path, rows: usize, kv: usize) -> [bool; 2] {
-        let Planner { shape, kernel, machine } = self;
+        let Planner { shape, kernel, machine, .. } = self;
         let tuning = &machine.tuning.prefill;
         let is_copied = match path {
             // Prefill reads rows at one stride, which pages do not have. Rows that alias in L1 are

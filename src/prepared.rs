@@ -46,6 +46,11 @@ pub fn plan_on(machine: Machine, shape: &Shape, accuracy: Accuracy, threads: usi
     Plan::new(shape, kernel::select(shape, accuracy)?, machine, threads)
 }
 
+/// [`plan`] for a caller whose threads, so many, each compute a part.
+pub fn plan_in_parts(shape: &Shape, accuracy: Accuracy, parts: usize) -> Result<Plan, Error> {
+    Plan::in_parts(shape, kernel::select(shape, accuracy)?, Machine::get(), parts)
+}
+
 /// Bytes of scratch that [`Prepared::run_allocating`] allocates for a plan.
 pub fn allocated_bytes(plan: &Plan) -> Result<usize, Error> {
     match ScratchPlace::of(plan) {
@@ -62,10 +67,20 @@ fn borrowed_bytes(plan: &Plan) -> Result<usize, Error> {
     }
 }
 
-/// Bytes of memory, of any alignment, that do for every number of threads from 1 to `threads`.
+/// Bytes of memory, of any alignment, that do for so many threads, and for a caller that computes in
+/// as many parts.
+pub fn bytes_for(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<usize, Error> {
+    let alone = borrowed_bytes(&plan(shape, accuracy, threads)?)?;
+    match threads {
+        1 => Ok(alone),
+        parts => Ok(alone.max(borrowed_bytes(&plan_in_parts(shape, accuracy, parts)?)?)),
+    }
+}
+
+/// [`bytes_for`] for every number of threads from 1 to `threads`.
 pub fn most_borrowed_bytes(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<usize, Error> {
     // More threads do not always need more: keys are cut differently.
-    (1..=threads).try_fold(0, |most: usize, n| Ok(most.max(borrowed_bytes(&plan(shape, accuracy, n)?)?)))
+    (1..=threads).try_fold(0, |most: usize, n| Ok(most.max(bytes_for(shape, accuracy, n)?)))
 }
 
 /// A problem and how it is computed.
@@ -84,6 +99,12 @@ impl<'p, 'a> Prepared<'p, 'a> {
         Ok(Prepared::with_plan(problem, plan))
     }
 
+    /// Plans a problem for a caller whose threads, so many, each compute a part.
+    pub fn in_parts(problem: &'p mut Problem<'a>, parts: usize) -> Result<Prepared<'p, 'a>, Error> {
+        let plan = plan_in_parts(problem.shape(), problem.semantics().accuracy, parts)?;
+        Ok(Prepared::with_plan(problem, plan))
+    }
+
     /// Takes a plan that was made for the problem's shape.
     #[inline(always)]
     pub fn with_plan(problem: &'p mut Problem<'a>, plan: Plan) -> Prepared<'p, 'a> {
@@ -96,8 +117,8 @@ impl<'p, 'a> Prepared<'p, 'a> {
         &self.plan
     }
 
-    /// Bytes of memory, of any alignment, that [`Prepared::run`], [`Prepared::run_share`] and
-    /// [`Prepared::finish`] need.
+    /// Bytes of memory, of any alignment, that [`Prepared::run`], or [`Prepared::run_share`] and
+    /// [`Prepared::finish`], need.
     pub fn bytes(&self) -> Result<usize, Error> {
         borrowed_bytes(&self.plan)
     }

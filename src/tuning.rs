@@ -148,6 +148,10 @@ pub struct ThreadTuning {
     pub min_work_asleep: usize,
     /// ... and bytes of K and V: it comes 20 to 60 us later, and the caller spends 10 us on it.
     pub min_bytes_asleep: usize,
+    /// Multiply-adds that are worth a part of a caller whose threads come anyway ...
+    pub min_work_of_part: usize,
+    /// ... and bytes of K and V: another part costs planning, and states that are combined.
+    pub min_bytes_of_part: usize,
     /// Work items for each thread, so that the last ones to finish are short against the whole.
     pub items_per_thread: usize,
     /// Ranges that splits of keys are cut into for that reason, at most: each keeps partial states.
@@ -357,6 +361,8 @@ pub static ZEN4: Tuning = Tuning {
         min_bytes: 1_000_000,
         min_work_asleep: 2_000_000,
         min_bytes_asleep: 4_000_000,
+        min_work_of_part: 125_000,
+        min_bytes_of_part: 62_500,
         items_per_thread: 4,
         max_ranges: 64,
         state_bytes: 512 << 10,
@@ -482,6 +488,8 @@ impl ThreadTuning {
             min_bytes,
             min_work_asleep,
             min_bytes_asleep,
+            min_work_of_part,
+            min_bytes_of_part,
             items_per_thread,
             max_ranges,
             state_bytes,

@@ -123,6 +123,21 @@ fn caches_larger_than_the_last_level_are_right() {
     }
 }
 
+/// Threads of a caller that computes in parts come whether there is much to do or not, so that they
+/// share what no thread of a pool is worth waking, or keeping busy, for.
+#[test]
+fn parts_of_a_caller_share_small_problems() {
+    let row = decoders().next().unwrap().kernel;
+    for (len_kv, parts) in [(64, 1), (512, 2), (1000, 2)] {
+        Inputs::normal(Size::new(3, 1, len_kv, 64), 1).with_problem(|problem| {
+            let plan = Plan::new(problem.shape(), row, Machine::get(), 2).unwrap();
+            assert_eq!(plan.threads, 1, "{len_kv} keys");
+            let plan = Plan::in_parts(problem.shape(), row, Machine::get(), 2).unwrap();
+            assert_eq!(plan.threads, parts, "{len_kv} keys");
+        });
+    }
+}
+
 /// A thread that sleeps is worth less than one that is awake.
 #[test]
 fn threads_are_woken_for_long_calls_only() {

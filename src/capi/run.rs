@@ -77,8 +77,8 @@ pub unsafe extern "C" fn fa_attention_workspace(
         }
         let threads = parts(n_parts)?;
         // SAFETY: I1: `a` is as documented.
-        let mut problem = unsafe { describe::problem(a)? };
-        let needed = Prepared::new(&mut problem, threads)?.bytes()?;
+        let problem = unsafe { describe::problem(a)? };
+        let needed = prepared::bytes_for(problem.shape(), problem.semantics().accuracy, threads)?;
         // SAFETY: I1: not NULL, so it is writable; no alignment is assumed.
         unsafe { bytes.write_unaligned(needed) };
         Ok(())
@@ -184,7 +184,7 @@ pub unsafe extern "C" fn fa_attention_part(
         // SAFETY: I1: `ws_size` bytes at `ws`, shared by the parts, each of which has another
         // number.
         let memory = unsafe { Memory::new(ws.cast(), ws_size) };
-        Prepared::new(&mut problem, n)?.run_share(memory, i)
+        Prepared::in_parts(&mut problem, n)?.run_share(memory, i)
     })
 }
 
@@ -214,7 +214,7 @@ pub unsafe extern "C" fn fa_attention_finish(
         // SAFETY: I1, I6: `ws_size` bytes at `ws`, as the parts have left them, all of which have
         // returned; each part finishes what began in its own share.
         let memory = unsafe { Memory::new(ws.cast(), ws_size) };
-        Prepared::new(&mut problem, n)?.finish(memory, i)
+        Prepared::in_parts(&mut problem, n)?.finish(memory, i)
     })
 }
 
