@@ -67,8 +67,8 @@ fn borrowed_bytes(plan: &Plan) -> Result<usize, Error> {
     }
 }
 
-/// Bytes of memory, of any alignment, that do for so many threads, and for a caller that computes in
-/// as many parts.
+/// Bytes of memory, of any alignment, that do for so many threads, and for a caller that computes
+/// in as many parts.
 pub fn bytes_for(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<usize, Error> {
     let alone = borrowed_bytes(&plan(shape, accuracy, threads)?)?;
     match threads {

@@ -637,6 +637,7 @@ mod tests {
             let mut expected = ZEN4;
             if ["zen2", "generic-16", "arm-little", "arm-big"].contains(&name) {
                 expected.decode.border = BORDER_ZEN2;
+                expected.decode.together_above = 8 << 20;
                 expected.prefill.copy_dense_from = usize::MAX;
                 expected.prefill.l2_share_block = 2;
             }
