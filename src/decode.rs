@@ -524,9 +524,20 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
 ) {
     let scales_in_row = P::scales_in_row(work.problem().shape().dim_v);
     let (steps, prefetches) = (&Compiled(s, PhantomData::<P>), should_prefetch::<S, P>(work, tiles));
-    let (read_as, adds_runs) = (P::DTYPE, P::ADDS_RUNS);
-    let together =
-        Together { work, tiles, rows, arrays, state, steps, read_as, scales_in_row, adds_runs, prefetches };
+    let (rounds, read_as, adds_runs) = (P::ROUNDS, P::DTYPE, P::ADDS_RUNS);
+    let together = Together {
+        work,
+        tiles,
+        rows,
+        arrays,
+        state,
+        steps,
+        rounds,
+        read_as,
+        scales_in_row,
+        adds_runs,
+        prefetches,
+    };
     // SAFETY: I5: the contract is the same.
     unsafe { together.attend(s.core(), visible) };
 }

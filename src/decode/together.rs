@@ -17,12 +17,12 @@ use super::gemv::Gemv;
 use super::prefetch::PrefetchStream;
 use super::scratch::{BlockArrays, RowArrays, part_start};
 use super::state::State;
-use super::{look_at, scores, softmax};
+use super::{begin, end, look_at, scores, softmax};
 use crate::attend::blocks::{first_block, next_block};
 use crate::attend::{K, V};
 use crate::dtype::Dtype;
 use crate::problem::SeenKeys;
-use crate::simd::Isa;
+use crate::simd::{Body, Isa};
 use crate::work::query_tiles::TileSizes;
 use crate::work::split_kv::{MAX_KV_HEADS, SplitWork};
 
@@ -32,12 +32,6 @@ const TURN: usize = 16;
 
 /// The steps that are compiled for each instruction set and compute type.
 pub(super) trait Steps {
-    /// [`super::begin`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn begin(&self, count: usize, rows: &RowArrays, state: &State);
-
     /// [`scores::scores`], with nothing to prefetch.
     ///
     /// # Safety
@@ -69,23 +63,12 @@ pub(super) trait Steps {
         state: &State,
         are_added: bool,
     );
-
-    /// [`super::end`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn end(&self, count: usize, rows: &RowArrays, state: &State, is_empty: bool);
 }
 
 /// An instruction set and a compute type.
 pub(super) struct Compiled<S, P>(pub(super) S, pub(super) PhantomData<P>);
 
 impl<S: Isa, P: Gemv> Steps for Compiled<S, P> {
-    unsafe fn begin(&self, count: usize, rows: &RowArrays, state: &State) {
-        // SAFETY: I5: the contract is the same.
-        unsafe { super::begin(self.0.core(), P::ROUNDS, count, rows, state) };
-    }
-
     unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run) {
         // SAFETY: I2, I5: the contract is the same.
         unsafe { scores::scores::<S, P>(self.0, rows, count, run, PrefetchStream::NOTHING) };
@@ -112,10 +95,32 @@ impl<S: Isa, P: Gemv> Steps for Compiled<S, P> {
         // SAFETY: I5: the contract is the same.
         unsafe { super::add_values::<S, P>(self.0, block, rows, arrays, state, are_added) };
     }
+}
 
-    unsafe fn end(&self, count: usize, rows: &RowArrays, state: &State, is_empty: bool) {
-        // SAFETY: I5: the contract is the same.
-        unsafe { super::end(self.0.core(), P::ROUNDS, count, rows, state, is_empty) };
+/// [`super::begin`], or with `is_empty` [`super::end`], compiled for an instruction set. Made by
+/// [`Together::attend`] alone, which vouches for the arrays.
+struct Border<'a> {
+    rounds: bool,
+    count: usize,
+    rows: &'a RowArrays,
+    state: &'a State,
+    is_empty: Option<bool>,
+}
+
+impl Body for Border<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        let Border { rounds, count, rows, state, is_empty } = self;
+        // SAFETY: I5: the arrays of a part of the group (the contract of `attend`, which made
+        // this).
+        unsafe {
+            match is_empty {
+                None => begin(s, rounds, count, rows, state),
+                Some(is_empty) => end(s, rounds, count, rows, state, is_empty),
+            }
+        }
     }
 }
 
@@ -127,7 +132,9 @@ pub(super) struct Together<'a> {
     pub(super) arrays: &'a BlockArrays,
     pub(super) state: &'a State,
     pub(super) steps: &'a dyn Steps,
-    /// [`Gemv::DTYPE`], [`Gemv::scales_in_row`] and [`Gemv::ADDS_RUNS`] of the compute type.
+    /// [`Gemv::ROUNDS`], [`Gemv::DTYPE`], [`Gemv::scales_in_row`] and [`Gemv::ADDS_RUNS`] of the
+    /// compute type.
+    pub(super) rounds: bool,
     pub(super) read_as: Option<Dtype>,
     pub(super) scales_in_row: usize,
     pub(super) adds_runs: bool,
@@ -153,7 +160,7 @@ impl Together<'_> {
     /// The contract of [`super::attend`].
     #[inline(never)]
     pub(super) unsafe fn attend<S: Isa>(&self, s: S, visible: &SeenKeys) {
-        let Together { work, tiles, steps, .. } = *self;
+        let Together { work, tiles, rounds, .. } = *self;
         let mut parts = [const { None }; MAX_KV_HEADS];
         for (n, part) in parts.iter_mut().enumerate().take(work.kv_heads) {
             let at = part_start(tiles, n);
@@ -165,7 +172,7 @@ impl Together<'_> {
         // blocks have no more keys than `tiles` says, which the arrays were made for.
         unsafe {
             for Part { work, rows, state, .. } in parts.iter().flatten() {
-                steps.begin(work.count(), rows, state);
+                s.enter(Border { rounds, count: work.count(), rows, state, is_empty: None });
             }
             let mut keys = first_block(visible, tiles.kv, 1);
             while !keys.is_empty() {
@@ -185,7 +192,8 @@ impl Together<'_> {
                 keys = next;
             }
             for Part { work, rows, state, is_empty, .. } in parts.iter().flatten() {
-                steps.end(work.count(), rows, state, *is_empty);
+                let is_empty = Some(*is_empty);
+                s.enter(Border { rounds, count: work.count(), rows, state, is_empty });
             }
         }
     }
