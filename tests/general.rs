@@ -30,7 +30,7 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
         Case::random(seed).check_everywhere(pool, 3);
     }
     let in_turns = IN_TURNS.load(Ordering::Relaxed);
-    assert!(in_turns > 30 / share(), "only {in_turns} had heads whose keys are taken in turns");
+    assert!(in_turns >= 30 / share(), "only {in_turns} had heads whose keys are taken in turns");
     // SAFETY: nothing uses the pool any more.
     unsafe { fa_pool_destroy(pool) };
 }
