@@ -38,6 +38,7 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
     const PACK: usize = <I16 as Gemv>::PACK;
     const MAX_KEYS: usize = <I16 as Gemv>::MAX_KEYS;
     const INT_ACC: bool = true;
+    const ADDS_RUNS: bool = false;
     const ROUNDS: bool = false;
     /// Rounded only as part of a weight: a power of two, which is exact.
     const P_SCALE: f32 = 32_768.0;
@@ -86,8 +87,6 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
         // SAFETY: I7: the row has a vector from `key` on (caller).
         unsafe { s.store(scores.add(key), p) };
     }
-
-    const ADDS_RUNS: bool = false;
 
     #[inline(never)]
     unsafe fn sum_blocks<S: Isa>(_s: S, row: *mut f32, dim: usize) {

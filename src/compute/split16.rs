@@ -226,6 +226,7 @@ impl<T: BlockScaled> Gemv for Split16<T> {
     const MAX_ROWS: usize = 1;
     const MAX_KEYS: usize = <Plain as Gemv>::MAX_KEYS;
     const INT_ACC: bool = true;
+    const ADDS_RUNS: bool = false;
     const ROUNDS: bool = false;
     /// Probabilities are multiplied by scales and rounded then: nothing is lost by a power of two.
     /// Sums of the most keys still fit: -128 · 512 · 32768 = -2^31.
@@ -301,8 +302,6 @@ impl<T: BlockScaled> Gemv for Split16<T> {
         // SAFETY: I7: the row has a vector from `key` on (caller).
         unsafe { s.store(scores.add(key), p) };
     }
-
-    const ADDS_RUNS: bool = false;
 
     #[inline(always)]
     fn scales_in_row(dim: usize) -> usize {

@@ -32,22 +32,22 @@ const TURN: usize = 16;
 
 /// The steps that are compiled for each instruction set and compute type.
 pub(super) trait Steps {
-    /// [`scores::scores`], with nothing to prefetch.
+    /// Computes [`scores::scores`] of a run, with nothing to prefetch.
     ///
     /// # Safety
-    /// As there.
+    /// The contract of [`scores::scores`].
     unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run);
 
-    /// [`softmax::softmax`].
+    /// Computes [`softmax::softmax`] of a block.
     ///
     /// # Safety
-    /// As there.
+    /// The contract of [`softmax::softmax`].
     unsafe fn softmax(&self, block: &Block, rows: &RowArrays, state: &State);
 
-    /// [`accumulate::values_of_run`].
+    /// Adds the values of a run, as [`accumulate::values_of_run`] does.
     ///
     /// # Safety
-    /// As there.
+    /// The contract of [`accumulate::values_of_run`].
     unsafe fn add_run(&self, block: &Block, rows: &RowArrays, state: &State, run: Run, is_first: bool);
 
     /// What is left to be done for the values of a block: if `are_added`, runs have added all of
