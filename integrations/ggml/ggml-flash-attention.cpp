@@ -1,13 +1,15 @@
 /*
- * The library as ggml's operator FLASH_ATTN_EXT: a file that ggml loads as it loads its backends, by GGML_BACKEND_PATH
- * or ggml_backend_load. docs/llama.cpp.md is for its users.
+ * The library as ggml's operator FLASH_ATTN_EXT: a file that ggml loads as it loads its backends,
+ * by GGML_BACKEND_PATH or ggml_backend_load. docs/llama.cpp.md is for its users.
  *
- * It brings no device. It appends an entry to the list of "extra buffer types" of the CPU backend, whose members are
- * asked for each node whether they compute it. So nodes stay on the CPU's device, graphs stay in one piece, and ggml's
- * own threads compute: all of them enter compute_forward, and what is not taken falls through to ggml's own code.
+ * It brings no device. It appends an entry to the list of "extra buffer types" of the CPU backend,
+ * whose members are asked for each node whether they compute it. So nodes stay on the CPU's device,
+ * graphs stay in one piece, and ggml's own threads compute: all of them enter compute_forward, and
+ * what is not taken falls through to ggml's own code.
  *
- * Nothing of ggml is linked. Its functions are looked up in the files that have them, since a host may have loaded these
- * without showing their symbols to others; a function that is missing is a reason to refuse, in words.
+ * Nothing of ggml is linked. Its functions are looked up in the files that have them, since a host
+ * may have loaded these without showing their symbols to others; a function that is missing is a
+ * reason to refuse, in words.
  */
 #include <dlfcn.h>
 
@@ -30,7 +32,8 @@
 #include "ggml.h"
 #include "traits.h"
 
-// These are in the CPU backend's file, which is not linked. Hidden, like all in here but ggml_backend_init.
+// These are in the CPU backend's file, which is not linked. Hidden, like all in here but
+// ggml_backend_init.
 namespace ggml::cpu {
 tensor_traits::~tensor_traits() = default;
 extra_buffer_type::~extra_buffer_type() = default;
@@ -97,7 +100,8 @@ functions g;
 
 #define SAY(level, ...) g.log(GGML_LOG_LEVEL_##level, "flash_attention: " __VA_ARGS__)
 
-// The file that an address is in. Where that is the program itself: all that the program lets others see.
+// The file that an address is in. Where that is the program itself: all that the program lets
+// others see.
 void *file_of(const void *address)
 {
     Dl_info info;
@@ -106,7 +110,8 @@ void *file_of(const void *address)
     return file != nullptr ? file : dlopen(nullptr, RTLD_LAZY);
 }
 
-// Finds functions in a file and those that it needs, and keeps the name of the first that is not there.
+// Finds functions in a file and those that it needs, and keeps the name of the first that is not
+// there.
 struct finder {
     void *file;
     const char *missing;
@@ -155,9 +160,9 @@ struct node {
     int64_t rows() const { return q->ne[1]; }
     int64_t keys() const { return k->ne[1]; }
 
-    // Whether it can be described. That depends on nothing but types, shapes and places, so all threads agree, and the
-    // plan before them. Sums are f32, whatever precision is asked for (op_params[3]). The largest number
-    // of keys that a row sees (op_params[4]) is a hint.
+    // Whether it can be described. That depends on nothing but types, shapes and places, so all
+    // threads agree, and the plan before them. Sums are f32, whatever precision is asked for
+    // (op_params[3]). The largest number of keys that a row sees (op_params[4]) is a hint.
     bool is_served() const
     {
         if (q == nullptr || k == nullptr || v == nullptr) return false;
@@ -190,7 +195,8 @@ struct node {
     }
 };
 
-// [batch][head][token][dim]; `head` and `token` are ggml's axes. What has one element there is repeated.
+// [batch][head][token][dim]; `head` and `token` are ggml's axes. What has one element there is
+// repeated.
 fa_tensor tensor_of(const ggml_tensor *t, int head, int token, int32_t dtype)
 {
     fa_tensor x = {};
@@ -224,8 +230,8 @@ fa_status describe(fa_attention &a, const node &n)
     return FA_OK;
 }
 
-// ggml's series of slopes: the first ones are powers of 2^(-max_bias / n), the others the odd powers of its root, where n
-// is the largest power of two that there are heads for.
+// ggml's series of slopes: the first ones are powers of 2^(-max_bias / n), the others the odd
+// powers of its root, where n is the largest power of two that there are heads for.
 void slopes_of(const node &n, float *slopes)
 {
     int64_t whole = 1;
@@ -239,9 +245,9 @@ void slopes_of(const node &n, float *slopes)
 
 // ---- Masks that say nothing but causality ----
 
-// Row i of sequence b sees key j if j <= position[b] + i, all with 0. Such a mask need not be applied, nor, by the
-// kernels, read. Anything else is the library's affair, which skips what a mask hides, unused keys at the end of a
-// cache among it.
+// Row i of sequence b sees key j if j <= position[b] + i, all with 0. Such a mask need not be
+// applied, nor, by the kernels, read. Anything else is the library's affair, which skips what a
+// mask hides, unused keys at the end of a cache among it.
 class causal_mask {
     const char *data;
     size_t row_bytes, batch_bytes;
@@ -258,7 +264,8 @@ class causal_mask {
         return x;
     }
 
-    // Whether elements are all `value`. Words are compared without looking which one differs, which vectorises.
+    // Whether elements are all `value`. Words are compared without looking which one differs, which
+    // vectorises.
     static bool all(const char *x, int64_t elements, uint16_t value)
     {
         constexpr int64_t SPAN = 512;
@@ -296,7 +303,8 @@ public:
     {
         const char *first = row(b, 0);
         if (at(first, 0) != HIDDEN) {
-            // Keys below `low` are seen, those from `high` on not, if this is a row as it has to be.
+            // Keys below `low` are seen, those from `high` on not, if this is a row as it has to
+            // be.
             int64_t low = 1, high = keys;
             while (low < high) {
                 const int64_t middle = low + (high - low) / 2;
@@ -330,7 +338,7 @@ public:
     }
 };
 
-// ---- Scratch memory: a slot for each thread, which others read behind a barrier, then the library's ----
+// ---- Scratch memory: a slot for each thread, which others read, then the library's ----
 
 constexpr size_t LINE = 64;
 constexpr int MAX_PARTS = 256; // of fa_attention_part
@@ -374,7 +382,8 @@ struct scratch {
     }
 };
 
-// What the library may be asked for, in the same words for the plan and for the call: the mask as it is, or what it says.
+// What the library may be asked for, in the same words for the plan and for the call: the mask as
+// it is, or what it says.
 void apply_mask(fa_attention &a, const float *slopes)
 {
     if (slopes == nullptr) return;
@@ -390,7 +399,8 @@ void apply_positions(fa_attention &a, const int32_t *positions)
     a.window_right = 0;
 }
 
-// Enough for any number of threads up to this one, and whatever the mask turns out to be. 0: it is not served.
+// Enough for any number of threads up to this one, and whatever the mask turns out to be. 0: it is
+// not served.
 size_t workspace_bytes(const fa_attention &a, bool has_slopes, int threads)
 {
     // What they are does not matter, but they are looked at.
@@ -410,7 +420,8 @@ size_t workspace_bytes(const fa_attention &a, bool has_slopes, int threads)
     return most;
 }
 
-// Graphs are planned for every token, and have the same node for every layer: the last answer is kept.
+// Graphs are planned for every token, and have the same node for every layer: the last answer is
+// kept.
 size_t scratch_bytes(const node &n, int threads)
 {
     static thread_local struct {
@@ -437,8 +448,8 @@ size_t scratch_bytes(const node &n, int threads)
 
 // ---- The operator ----
 
-// A graph of one node that is computed before anything is promised: what this file takes for the arguments of
-// compute_forward has to be them.
+// A graph of one node that is computed before anything is promised: what this file takes for the
+// arguments of compute_forward has to be them.
 struct probe {
     const ggml_tensor *op;
     const void *wdata;
@@ -456,9 +467,9 @@ template <class P> bool wants_reference(const P *, long) { return false; }
 
 class traits final : public ggml::cpu::tensor_traits {
 public:
-    // Besides what is asked for here ggml has to reserve what its own code needs, in case that the node is left to it
-    // after all. That is what happens if the answer is no: it adds its own to `size`. Did it not, compute_forward would
-    // find out.
+    // Besides what is asked for here ggml has to reserve what its own code needs, in case that the
+    // node is left to it after all. That is what happens if the answer is no: it adds its own to
+    // `size`. Did it not, compute_forward would find out.
     bool work_size(int threads, const ggml_tensor *op, size_t &size) override
     {
         if (probing != nullptr && op == probing->op) probing->is_planned = true;
@@ -480,7 +491,8 @@ public:
     }
 
 private:
-    // No thread may take what another one leaves, so what decides is the same for all, or is exchanged behind a barrier.
+    // No thread may take what another one leaves, so what decides is the same for all, or is
+    // exchanged behind a barrier.
     static bool compute(const ggml_compute_params &params, const ggml_tensor *op)
     {
         const node n(op);
@@ -579,8 +591,8 @@ const char *reg_name(ggml_backend_reg_t) { return NAME; }
 size_t device_count(ggml_backend_reg_t) { return 0; }
 ggml_backend_dev_t device(ggml_backend_reg_t, size_t) { return nullptr; }
 
-// Nodes that were computed here, those among them whose masks were positions, and nodes that were left to ggml: for
-// tests.
+// Nodes that were computed here, those among them whose masks were positions, and nodes that were
+// left to ggml: for tests.
 uint64_t count_served() { return served.load(std::memory_order_relaxed); }
 uint64_t count_causal() { return causal.load(std::memory_order_relaxed); }
 uint64_t count_left() { return left.load(std::memory_order_relaxed); }
@@ -596,15 +608,16 @@ void *proc_address(ggml_backend_reg_t, const char *name)
     return nullptr;
 }
 
-// Three numbers, whatever follows them: how far along a version is apart from commits is not ours to know.
+// Three numbers, whatever follows them: how far along a version is apart from commits is not ours
+// to know.
 bool is_version(const char *version)
 {
     const size_t n = strlen(FA_GGML_VERSION);
     return strncmp(version, FA_GGML_VERSION, n) == 0 && strspn(version + n, "0123456789.") == 0;
 }
 
-// Whether tensors are made as the headers say that this file was compiled with. A graph with no_alloc = false has data
-// directly behind each tensor.
+// Whether tensors are made as the headers say that this file was compiled with. A graph with
+// no_alloc = false has data directly behind each tensor.
 bool tensors_fit(const ggml_tensor *t)
 {
     static const int64_t ne[] = {2, 3, 4, 5};
@@ -665,7 +678,8 @@ bool list_fits(const std::vector<ggml_backend_buffer_type_t> &list)
 extra hook;
 ggml_backend_buffer_type hook_type;
 
-// Puts the hook into the list, and takes it out again if it is not called as it should be. A sentence if so.
+// Puts the hook into the list, and takes it out again if it is not called as it should be. A
+// sentence if so.
 const char *install(ggml_backend_reg_t cpu)
 {
     std::vector<ggml_backend_buffer_type_t> &list = g.extra_buffer_types();
@@ -673,8 +687,8 @@ const char *install(ggml_backend_reg_t cpu)
     for (ggml_backend_buffer_type_t type : list)
         if (strcmp(type->iface.get_name(type), NAME) == 0) return nullptr; // loaded before, by this or another file
 
-    // Programs that look for memory of models get a copy of the list, which is made when it is first asked for: now, while
-    // the hook is not in it.
+    // Programs that look for memory of models get a copy of the list, which is made when it is
+    // first asked for: now, while the hook is not in it.
     const auto extra_types = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
         cpu->iface.get_proc_address(cpu, "ggml_backend_dev_get_extra_bufts"));
     if (extra_types != nullptr) extra_types(cpu->iface.get_device(cpu, 0));
@@ -797,7 +811,8 @@ ggml_backend_reg_t load(const void *caller)
 
 } // namespace
 
-// What ggml calls when it has loaded the file. The one who calls is the ggml that is meant, should there be several.
+// What ggml calls when it has loaded the file. The one who calls is the ggml that is meant, should
+// there be several.
 extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void);
 
 extern "C" ggml_backend_reg_t ggml_backend_init(void)

@@ -1,13 +1,16 @@
 /*
- * A model with and without the hook, in turns: prefill of 512 tokens and generation of 32 at several depths of a cache.
+ * A model with and without the hook, in turns: prefill of 512 tokens and generation of 32 at
+ * several depths of a cache.
  *
  *   model MODEL.gguf HOOK TEXT TYPE DEPTHS THREADS SECONDS
  *
- * TEXT is a file whose tokens fill the cache, TYPE that of the cache (f16, q8_0, ...), DEPTHS and THREADS are lists with
- * commas, SECONDS is how long each comparison may go on (each way is run at least once). Prints a line of JSON for each
- * comparison: the least CPU time and wall time of each way, and where the generated tokens differ first.
+ * TEXT is a file whose tokens fill the cache, TYPE that of the cache (f16, q8_0, ...), DEPTHS and
+ * THREADS are lists with commas, SECONDS is how long each comparison may go on (each way is run at
+ * least once). Prints a line of JSON for each comparison: the least CPU time and wall time of each
+ * way, and where the generated tokens differ first.
  *
- * The cache up to each depth is computed once, with the hook; tokens behind it by each way for itself.
+ * The cache up to each depth is computed once, with the hook; tokens behind it by each way for
+ * itself.
  */
 #include <ctime>
 
@@ -83,8 +86,8 @@ struct session {
     }
 };
 
-// What one way has computed at a depth. Tokens are timed one by one, and the least of each counts: something else that
-// runs for a moment then costs one time of one token.
+// What one way has computed at a depth. Tokens are timed one by one, and the least of each counts:
+// something else that runs for a moment then costs one time of one token.
 struct way {
     times prompt, tokens[TOKENS];
     std::vector<llama_token> generated;

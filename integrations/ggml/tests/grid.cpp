@@ -1,6 +1,6 @@
 /*
- * The hook against the operator's definition in double, and against ggml's own code, over types, head sizes, groups,
- * batches, biases, masks and layouts.
+ * The hook against the operator's definition in double, and against ggml's own code, over types,
+ * head sizes, groups, batches, biases, masks and layouts.
  *
  *   grid HOOK [SHARE]     HOOK: libggml-flash-attention.so; one in SHARE of the cases
  */
