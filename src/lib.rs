@@ -84,6 +84,9 @@ mod common_tests {
 }
 
 #[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod append;
+#[doc(hidden)]
 pub mod attend;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
