@@ -102,6 +102,10 @@ impl Target<'_> {
         match &self.scales {
             None => Ok(()),
             Some(_) if !cache.dtype.takes_scales() => Err(Error::Dtype.into()),
+            Some(Scales::Own(quant)) if !is_of_tokens(quant.stride, quant.group, cache) => {
+                let but = "tokens share its scales, which are not found but given then";
+                Err(Refusal::about(Error::Shape, self.names[0], but))
+            }
             Some(Scales::Own(quant)) => quant.check(cache).map_err(|error| {
                 Refusal::about(error, self.names[0], "its scales have too few values, or two one place")
             }),
@@ -157,4 +161,9 @@ impl Target<'_> {
             None => kernel.round(&Round::new(src, dst)?),
         }
     }
+}
+
+/// Whether the scales of a token are no other token's.
+pub fn is_of_tokens(stride: [usize; 4], group: [usize; 2], layout: &Layout) -> bool {
+    stride[2] != 0 && group[0] == 1 && (stride[0] != 0 || layout.extent[0] <= 1)
 }

@@ -142,7 +142,7 @@ pub mod work;
 #[doc(hidden)]
 pub mod workspace;
 
-pub use attention::{Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace};
+pub use attention::{Append, Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace, quantize};
 pub use error::{Error, Refusal};
 pub use problem::Accuracy;
-pub use view::{Array, Quant};
+pub use view::{Array, ArrayMut, Quant, QuantMut};

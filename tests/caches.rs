@@ -14,6 +14,7 @@ use flash_attention::error::Error;
 use flash_attention::kernel;
 use flash_attention::quantize::Round;
 use flash_attention::view::{Layout, View, ViewMut};
+use flash_attention::{Append, ArrayMut, DataMut, Quant, QuantMut, Tensor, TensorMut, quantize};
 use half::{bf16, f16};
 
 const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
@@ -565,4 +566,88 @@ fn appended_tokens_are_as_if_quantised_and_copied() {
             assert!(alike(&got.1, &half.scale) && alike(&got.2, &half.zero), "{what}: scales");
         }
     }
+}
+
+/// A cache in pages and one of 8-bit integers through slices, and what does not fit.
+#[test]
+fn slices_are_written_alike() {
+    let (heads, dim, page, pages) = (2, 64, 4, 5);
+    let random = &mut Random(5);
+    let x = random.normals(3 * heads * dim);
+    // [page][head][token][dim]; sequences of 6 and 3 keys, of which 2 and 1 are new.
+    let (table, lens, starts) = ([3, 1, 4, 0], [6, 3], [0, 2, 3]);
+    let mut k = vec![0u8; pages * heads * page * 2 * 22];
+    let mut v = vec![0i8; pages * heads * page * dim];
+    let mut scales = vec![0f32; pages * heads * page];
+    let mut by_hand = k.clone();
+    let rows = Tensor::token_first(&x, [1, 3, heads, dim]);
+    Append::new(
+        TensorMut::head_first(DataMut::Q5_0(&mut k), [pages, heads, page, dim]),
+        rows,
+        TensorMut::head_first(DataMut::I8(&mut v), [pages, heads, page, dim]).scale_per_token(&mut scales),
+        rows,
+    )
+    .kv_lens(&lens)
+    .cu_len_q(&starts)
+    .pages(&table, 8)
+    .run()
+    .unwrap();
+    for (token, (of_page, at)) in [(1, 0), (1, 1), (4, 2)].into_iter().enumerate() {
+        for h in 0..heads {
+            let x = &x[(token * heads + h) * dim..][..dim];
+            let place = (of_page * heads + h) * page + at;
+            by_hand[place * 44..][..44].copy_from_slice(&row(Dtype::Q5_0, x));
+            let (mut integers, mut scale) = (vec![0i8; dim], [0f32]);
+            let dst =
+                TensorMut::head_first(DataMut::I8(&mut integers), [1, 1, 1, dim]).scale_per_token(&mut scale);
+            quantize(Tensor::head_first(x, [1, 1, 1, dim]), dst).unwrap();
+            assert_eq!(scale[0], x.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0);
+            assert!(
+                v[place * dim..][..dim] == integers && scales[place] == scale[0],
+                "token {token}, head {h}"
+            );
+            v[place * dim..][..dim].fill(0);
+            scales[place] = 0.0;
+            // Given, the same scales make the same integers.
+            let mut again = vec![0i8; dim];
+            let dst = TensorMut::head_first(DataMut::I8(&mut again), [1, 1, 1, dim]);
+            quantize(Tensor::head_first(x, [1, 1, 1, dim]), dst.scales_given(Quant::per_tensor(&scale[0])))
+                .unwrap();
+            assert_eq!(again, integers);
+        }
+    }
+    assert!(k == by_hand && v.iter().all(|&x| x == 0) && scales.iter().all(|&x| x == 0.0));
+
+    let mut refuse = |lens: &[i32], table: &[i32], of_scales: Option<[usize; 4]>, error| {
+        let mut scales = vec![0f32; 64];
+        let mut cache = TensorMut::head_first(DataMut::I8(&mut v), [pages, heads, page, dim]);
+        if let Some(stride) = of_scales {
+            let scale = ArrayMut::of(&mut scales);
+            cache = cache.quantised(QuantMut { scale, zero: None, stride, group: [1; 2] });
+        }
+        let found = Append::keys(cache, rows).kv_lens(lens).cu_len_q(&starts).pages(table, 8).run();
+        assert_eq!(found.map_err(Error::from), error, "{lens:?}, {table:?}, {of_scales:?}");
+    };
+    let own = Some([heads * page, page, 1, 0]);
+    refuse(&lens, &table, own, Ok(()));
+    refuse(&lens, &table, None, Ok(()));
+    refuse(&[1, 3], &table, own, Err(Error::Lengths));
+    refuse(&[9, 3], &table, own, Err(Error::Lengths));
+    refuse(&lens, &[3, 5, 4, 0], own, Err(Error::Page));
+    refuse(&lens, &table[..3], own, Err(Error::Lengths));
+    refuse(&lens, &table, Some([1, 0, 0, 0]), Err(Error::Shape));
+    refuse(&lens, &table, Some([heads * page, page, 0, 0]), Err(Error::Shape));
+    refuse(&lens, &table, Some([9 * heads * page, page, 1, 0]), Err(Error::Shape));
+    refuse(&lens, &table, Some([heads * page, 1, 1, 0]), Err(Error::Stride));
+    let mut out = vec![0i8; dim];
+    fn dst(data: DataMut) -> TensorMut {
+        TensorMut::head_first(data, [1, 1, 1, 64])
+    }
+    let from = Tensor::head_first(&x[..dim], [1, 1, 1, dim]);
+    assert_eq!(quantize(from, dst(DataMut::I8(&mut out))).map_err(Error::from), Err(Error::Dtype));
+    let mut few = vec![0u16; dim - 1];
+    assert_eq!(quantize(from, dst(DataMut::F16(&mut few))).map_err(Error::from), Err(Error::Shape));
+    let mut scale = [0f32];
+    let floats = dst(DataMut::Bf16(&mut few)).scale_per_token(&mut scale);
+    assert_eq!(quantize(from, floats).map_err(Error::from), Err(Error::Dtype));
 }

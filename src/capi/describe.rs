@@ -3,7 +3,7 @@
 use super::abi;
 use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
-use crate::append::{Append, Scales, Target};
+use crate::append::{Append, Scales, Target, is_of_tokens};
 use crate::dtype::Dtype;
 use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
 use crate::error::{Error, Refusal, TensorFact};
@@ -180,7 +180,7 @@ unsafe fn scales<'a>(
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { cache.quant.read_unaligned() };
     let Places { stride, group, len } = places(names, &quant, layout)?;
-    let is_own = stride[2] != 0 && group[0] == 1 && (stride[0] != 0 || layout.extent[0] <= 1);
+    let is_own = is_of_tokens(stride, group, layout);
     // SAFETY: I1: scales and zeros have as many values as strides and groups say; those that are
     // written are outputs.
     unsafe {
