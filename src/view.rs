@@ -434,6 +434,11 @@ pub struct ArrayMut<'a> {
     memory: PhantomData<&'a mut [f32]>,
 }
 
+// SAFETY: I2: the memory is exclusively borrowed, as by a mutable slice.
+unsafe impl Send for ArrayMut<'_> {}
+// SAFETY: I2: values are written through an exclusive reference only, and never read.
+unsafe impl Sync for ArrayMut<'_> {}
+
 impl<'a> ArrayMut<'a> {
     /// `len` values that the caller vouches for.
     ///

@@ -65,7 +65,7 @@ fn block(dtype: Dtype, x: &[f32]) -> Vec<u8> {
     }
     let inverse = |d: f32| if d == 0.0 { 0.0 } else { 1.0 / d };
     let nibbles = |codes: &[u32]| (0..16).map(|i| (codes[i] % 16 + codes[i + 16] % 16 * 16) as u8).collect();
-    let fifths = |codes: &[u32]| (0..32).map(|i| codes[i] / 16 << i).sum::<u32>().to_le_bytes();
+    let fifths = |codes: &[u32]| (0..32).map(|i| (codes[i] / 16) << i).sum::<u32>().to_le_bytes();
     let mut codes = [0u32; 32];
     match dtype {
         Dtype::Q8_0 => {
