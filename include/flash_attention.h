@@ -223,7 +223,8 @@ typedef enum fa_status {
    * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
    * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
    * behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
-   * what there is not, or are out of order.
+   * what there is not, or are out of order. fa_cache_append: the position of a new token is that
+   * of no key in use.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -819,9 +820,9 @@ extern "C" {
  *         cache that is written are contiguous; and tokens of k or v that overlap each other);
  *         FA_ERR_OVERFLOW; FA_ERR_LENGTHS (a list, or a position that is no key in use);
  *         FA_ERR_PAGE; FA_ERR_QUANT_SCALE; FA_ERR_ISA; FA_ERR_OVERLAP (what is written shares
- *         memory with new_k, new_v, scales that are given, a list, or its own scales, or k and v
- *         begin at the same place; what lies between the first and the last byte of a tensor
- *         belongs to it). On errors nothing has been written but why.
+ *         memory with new_k, new_v, scales that are given, a list, or its own scales, or k and v,
+ *         or their scales, begin at the same place; what lies between the first and the last byte
+ *         of a tensor belongs to it). On errors nothing has been written but why.
  *
  * Not told: whether two sequences have the same page. A page that is written must be in one list,
  * once. Bytes of the cache that no new token has are neither read nor written.

@@ -45,11 +45,16 @@ impl<'a> Append<'a> {
             target.check()?;
         }
         let [k, v] = &targets;
+        let is_one = |(a, b): (Range<usize>, Range<usize>)| a.start == b.start && overlap(&a, &b);
+        // Rows of both may lie between each other, so that no more is told from their ends.
         if let (Some(k), Some(v)) = (k, v)
-            && k.cache.addresses().start == v.cache.addresses().start
-            && overlap(&k.cache.addresses(), &v.cache.addresses())
+            && k.outputs().into_iter().zip(v.outputs()).any(is_one)
         {
-            return Err(Refusal::about(Error::Overlap, v.names[0], "begins where k does"));
+            return Err(Refusal::about(
+                Error::Overlap,
+                v.names[0],
+                "it, or its scales, begin where those of k do",
+            ));
         }
         let is_hit = |range: &Range<usize>| {
             targets

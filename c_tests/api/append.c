@@ -360,6 +360,8 @@ static void descriptions(void) {
     APPEND_REFUSES(FA_ERR_OVERLAP, dst = dense(arena.k, FA_DTYPE_I8, 0); dst.quant = &of_dst;
                    of_dst.scale = (const float *)(const void *)(arena.k + 4));
     APPEND_REFUSES(FA_ERR_OVERLAP, dst = dense(arena.k, FA_DTYPE_I8, 0); dst.quant = &of_dst; of_dst.scale = arena.x);
+    REFUSES(FA_ERR_OVERLAP, "fa_cache_append(new_v)", "other", a.k = a.v = dense(arena.k, FA_DTYPE_I8, 0); a.v.data = arena.k + MOST;
+            a.k.quant = a.v.quant = &of_dst, fa_cache_append(&a, &src, &src, why, sizeof why));
     REFUSES(FA_ERR_OVERLAP, "fa_cache_append(new_v)", "other", a.k = a.v = dst, fa_cache_append(&a, &src, &src, why, sizeof why));
 }
 

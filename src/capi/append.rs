@@ -41,9 +41,9 @@ use crate::kernel;
 ///         cache that is written are contiguous; and tokens of k or v that overlap each other);
 ///         FA_ERR_OVERFLOW; FA_ERR_LENGTHS (a list, or a position that is no key in use);
 ///         FA_ERR_PAGE; FA_ERR_QUANT_SCALE; FA_ERR_ISA; FA_ERR_OVERLAP (what is written shares
-///         memory with new_k, new_v, scales that are given, a list, or its own scales, or k and v
-///         begin at the same place; what lies between the first and the last byte of a tensor
-///         belongs to it). On errors nothing has been written but why.
+///         memory with new_k, new_v, scales that are given, a list, or its own scales, or k and v,
+///         or their scales, begin at the same place; what lies between the first and the last byte
+///         of a tensor belongs to it). On errors nothing has been written but why.
 ///
 /// Not told: whether two sequences have the same page. A page that is written must be in one list,
 /// once. Bytes of the cache that no new token has are neither read nor written.
