@@ -74,8 +74,10 @@ static fa_attention describe(float *out)
     a.cu_len_q = cu_new;   /* new tokens of each sequence: queries, keys and values */
     a.kv_lens = kv_lens;   /* the new ones counted: they are the last */
     a.q = rows(q, HEADS_Q), a.o = rows(out, HEADS_Q);
-    a.k = (fa_tensor){.data = k_pages, .stride = {PAGE * HEADS_KV * K_ROW, K_ROW, HEADS_KV * K_ROW}, .dtype = FA_DTYPE_Q8_0};
-    a.v = (fa_tensor){.data = v_pages, .stride = {PAGE * HEADS_KV * V_ROW, V_ROW, HEADS_KV * V_ROW}, .dtype = FA_DTYPE_BF16};
+    a.k = (fa_tensor){.data = k_pages, .dtype = FA_DTYPE_Q8_0}; /* [page][token][head][dim] */
+    a.v = (fa_tensor){.data = v_pages, .dtype = FA_DTYPE_BF16};
+    a.k.stride[0] = PAGE * HEADS_KV * K_ROW, a.k.stride[1] = K_ROW, a.k.stride[2] = HEADS_KV * K_ROW;
+    a.v.stride[0] = PAGE * HEADS_KV * V_ROW, a.v.stride[1] = V_ROW, a.v.stride[2] = HEADS_KV * V_ROW;
     a.block_table = table[0], a.table_stride = MAX_PAGES, a.page_size = PAGE, a.num_pages = NUM_PAGES;
     a.window_right = 0;
     return a;

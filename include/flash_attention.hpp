@@ -263,8 +263,8 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append: the query rows of this
-    // problem are the new tokens. k and v are the cache once more, as tensors that may be written; new_k and new_v
+    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append: the query rows of
+    // this problem are the new tokens. k and v are the cache once more, as tensors that may be written; new_k and new_v
     // [batch][heads_kv][len_q][dim], or with cu_len_q the rows of all sequences behind one another. why: NULL, or
     // room for why_size bytes, for a sentence that says what was refused.
     template <class K, class V, class NewK, class NewV>

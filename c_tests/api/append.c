@@ -174,12 +174,14 @@ static void values(void) {
     float scale[2][ROWS];
     memset(scale, 0, sizeof scale);
     fa_quant quant[2] = {{scale[0], NULL, {H * LEN, LEN, 1, 0}, 1, 1}, {scale[1], NULL, {H * LEN, LEN, 1, 0}, 1, 1}};
-    fa_tensor from = dense(x, FA_DTYPE_F32, 0), to = dense(stored, FA_DTYPE_I8, 0), other = dense(expected, FA_DTYPE_I8, 0);
+    fa_tensor from = dense(x, FA_DTYPE_F32, 0), to = dense(stored, FA_DTYPE_I8, 0);
+    fa_tensor other = dense(expected, FA_DTYPE_I8, 0);
     to.quant = &quant[0], other.quant = &quant[1];
     memset(stored, 0, sizeof stored), memset(expected, 0, sizeof expected);
     CHECK(fa_quantize(&from, B, H, LEN, DIM, &to) == FA_OK, "8-bit integers");
     CHECK(fa_quantize_i8(&from, B, H, LEN, DIM, NULL, &other) == FA_OK, "8-bit integers");
-    CHECK(memcmp(stored, expected, sizeof stored) == 0 && memcmp(scale[0], scale[1], sizeof scale[0]) == 0, "integers differ");
+    CHECK(memcmp(stored, expected, sizeof stored) == 0, "integers differ");
+    CHECK(memcmp(scale[0], scale[1], sizeof scale[0]) == 0, "scales differ");
 }
 
 /* ---- Refusals of both. ---- */
@@ -256,7 +258,8 @@ static void sizes(void) {
     REFUSES(FA_OK, "fa_quantize(tokens)", "zero", , CALL(B, H, 0, DIM));
     REFUSES(FA_ERR_ZERO_EXTENT, "fa_quantize(dim)", "zero", , CALL(B, H, LEN, 0));
     REFUSES(FA_ERR_SHAPE, "fa_quantize(dim)", "other", , CALL(B, H, LEN, DIM - 1));
-    REFUSES(FA_OK, "fa_quantize(tokens)", "zero", src.data = dst.data = NULL; src.stride[1] = INT64_MAX - 3, CALL(B, H, 0, DIM));
+    REFUSES(FA_OK, "fa_quantize(tokens)", "zero", src.data = dst.data = NULL;
+            src.stride[1] = INT64_MAX - 3, CALL(B, H, 0, DIM));
 }
 
 static void fields(void) {
@@ -298,7 +301,8 @@ static void fields(void) {
         REFUSES(FA_ERR_DTYPE, "fa_quantize(dst).quant", "other", dst.quant = &of_dst, call(which));
         REFUSES(FA_ERR_STRIDE, "fa_quantize(dst).stride_dim", "negative", dst.stride_dim = -1, call(which));
         REFUSES(FA_ERR_STRIDE, "fa_quantize(dst).stride_dim", "huge", dst.stride_dim = INT32_MAX, call(which));
-        REFUSES(FA_ERR_STRIDE, "fa_quantize(dst).stride_dim", "small", dst.dtype = FA_DTYPE_F16; dst.stride_dim = 1, call(which));
+        REFUSES(FA_ERR_STRIDE, "fa_quantize(dst).stride_dim", "small",
+                dst.dtype = FA_DTYPE_F16; dst.stride_dim = 1, call(which));
         REFUSES(FA_ERR_STRIDE, "fa_quantize(dst).stride_dim", "other",
                 dst.dtype = FA_DTYPE_F16; dst.stride_dim = 4, call(which));
     }
@@ -309,7 +313,8 @@ static void fields(void) {
     REFUSES(FA_OK, "fa_cache_append(new_k)", "NULL", , fa_cache_append(&a, NULL, NULL, why, sizeof why));
     REFUSES(FA_OK, "fa_cache_append(new_v)", "NULL", , fa_cache_append(&a, NULL, NULL, NULL, 0));
     REFUSES(FA_ERR_NULL, "fa_cache_append(new_k)", "other", src.data = NULL, call(APPEND));
-    REFUSES(FA_ERR_NULL, "fa_cache_append(new_v)", "other", src.data = NULL; a.v = dst, fa_cache_append(&a, NULL, &src, NULL, 7));
+    REFUSES(FA_ERR_NULL, "fa_cache_append(new_v)", "other", src.data = NULL; a.v = dst,
+            fa_cache_append(&a, NULL, &src, NULL, 7));
     REFUSES(FA_ERR_NULL, "fa_cache_append(a)", "NULL", , fa_cache_append(NULL, &src, NULL, why, sizeof why));
     covered("fa_cache_append(why)", "NULL", FA_OK), covered("fa_cache_append(why_size)", "zero", FA_OK);
 }
@@ -353,16 +358,19 @@ static void descriptions(void) {
     APPEND_REFUSES(FA_ERR_ZERO_EXTENT, paged(pages); a.page_size = 0);
     APPEND_REFUSES(FA_ERR_SHAPE, paged(pages); a.cu_len_kv = pages);
     APPEND_REFUSES(FA_ERR_OVERLAP, a.kv_lens = (const int32_t *)(const void *)(arena.k + 8); memset(arena.k, 0, 64);
-                   ((int32_t *)(void *)arena.k)[2] = LEN; ((int32_t *)(void *)arena.k)[3] = LEN; memcpy(&was, &arena, sizeof was));
+                   ((int32_t *)(void *)arena.k)[2] = LEN; ((int32_t *)(void *)arena.k)[3] = LEN;
+                   memcpy(&was, &arena, sizeof was));
     /* Scales of a whole cache that are no numbers; integers that share memory with their scales. */
     APPEND_REFUSES(FA_ERR_QUANT_SCALE, dst = dense(arena.k, FA_DTYPE_I8, 0); dst.quant = &of_dst;
                    memset(of_dst.stride, 0, sizeof of_dst.stride); scales[0] = NAN);
     APPEND_REFUSES(FA_ERR_OVERLAP, dst = dense(arena.k, FA_DTYPE_I8, 0); dst.quant = &of_dst;
                    of_dst.scale = (const float *)(const void *)(arena.k + 4));
     APPEND_REFUSES(FA_ERR_OVERLAP, dst = dense(arena.k, FA_DTYPE_I8, 0); dst.quant = &of_dst; of_dst.scale = arena.x);
-    REFUSES(FA_ERR_OVERLAP, "fa_cache_append(new_v)", "other", a.k = a.v = dense(arena.k, FA_DTYPE_I8, 0); a.v.data = arena.k + MOST;
+    REFUSES(FA_ERR_OVERLAP, "fa_cache_append(new_v)", "other",
+            a.k = a.v = dense(arena.k, FA_DTYPE_I8, 0); a.v.data = arena.k + MOST;
             a.k.quant = a.v.quant = &of_dst, fa_cache_append(&a, &src, &src, why, sizeof why));
-    REFUSES(FA_ERR_OVERLAP, "fa_cache_append(new_v)", "other", a.k = a.v = dst, fa_cache_append(&a, &src, &src, why, sizeof why));
+    REFUSES(FA_ERR_OVERLAP, "fa_cache_append(new_v)", "other", a.k = a.v = dst,
+            fa_cache_append(&a, &src, &src, why, sizeof why));
 }
 
 /* Arguments and data at odd addresses. */
@@ -373,13 +381,16 @@ static void odd_addresses(void) {
     CHECK(fa_quantize(&src, B, H, LEN, DIM, &dst) == FA_OK, "even addresses");
     memcpy(numbers + 1, arena.x, sizeof arena.x);
     src.data = numbers + 1, dst.data = bytes + 1, a.k = dst;
-    memcpy(tensors[0] + 1, &src, sizeof src), memcpy(tensors[1] + 1, &dst, sizeof dst), memcpy(described + 1, &a, sizeof a);
+    memcpy(tensors[0] + 1, &src, sizeof src), memcpy(tensors[1] + 1, &dst, sizeof dst);
+    memcpy(described + 1, &a, sizeof a);
     const void *from = tensors[0] + 1, *to = tensors[1] + 1, *description = described + 1;
     size_t n = (size_t)(ROWS * row_bytes(FA_DTYPE_Q8_0, DIM));
     CHECK(fa_quantize(from, B, H, LEN, DIM, to) == FA_OK && memcmp(bytes + 1, arena.k, n) == 0, "odd addresses");
     memset(bytes, 0, sizeof bytes);
-    CHECK(fa_cache_append(description, from, NULL, NULL, 0) == FA_OK && memcmp(bytes + 1, arena.k, n) == 0, "odd addresses");
-    static const char *const odd[] = {"fa_quantize(src)", "fa_quantize(dst)", "fa_quantize(src).data", "fa_quantize(dst).data",
+    CHECK(fa_cache_append(description, from, NULL, NULL, 0) == FA_OK, "odd addresses");
+    CHECK(memcmp(bytes + 1, arena.k, n) == 0, "bytes at odd addresses");
+    static const char *const odd[] = {"fa_quantize(src)", "fa_quantize(dst)", "fa_quantize(src).data",
+                                      "fa_quantize(dst).data",
                                       "fa_quantize(dst).quant", "fa_cache_append(a)", "fa_cache_append(new_k)",
                                       "fa_cache_append(new_v)", "fa_cache_append(new_k).data"};
     for (size_t i = 0; i < COUNT(odd); i++) covered(odd[i], "odd", FA_OK);
@@ -388,7 +399,8 @@ static void odd_addresses(void) {
         snprintf(place, sizeof place, "fa_quantize(src).stride[%d]", i), covered(place, "zero", FA_OK);
         snprintf(place, sizeof place, "fa_cache_append(new_k).stride[%d]", i), covered(place, "zero", FA_OK);
     }
-    static const char *const zero[] = {"fa_quantize(src).dtype", "fa_quantize(dst).dtype", "fa_quantize(src).stride_dim"};
+    static const char *const zero[] = {"fa_quantize(src).dtype", "fa_quantize(dst).dtype",
+                                       "fa_quantize(src).stride_dim"};
     for (size_t i = 0; i < COUNT(zero); i++) covered(zero[i], "zero", FA_OK);
     /* Words are cut off. */
     char few[5] = "xxxx";
@@ -434,7 +446,8 @@ static void caches(int32_t of_k, int32_t of_v, int kind) {
                 int64_t entry = kind == 2 ? table[b * PAGES + key / PAGE] : kind == 0 ? b : 0;
                 int64_t at = kind == 2 ? key % PAGE : kind == 0 ? key : cu_kv[b] + key;
                 for (int h = 0; h < H; h++)
-                    row_of(types[i], new[i] + (t * H + h) * DIM, DIM, given, want[i] + ((entry * H + h) * extent[2] + at) * row);
+                    row_of(types[i], new[i] + (t * H + h) * DIM, DIM, given,
+                           want[i] + ((entry * H + h) * extent[2] + at) * row);
             }
         }
     }
@@ -442,7 +455,8 @@ static void caches(int32_t of_k, int32_t of_v, int kind) {
     CHECK(status == FA_OK, "types %d and %d, kind %d: %s", of_k, of_v, kind, why);
     for (int i = 0; i < 2; i++) {
         size_t bytes = (size_t)(rows * (row_bytes(types[i], DIM) + 4));
-        CHECK(memcmp(got[i], want[i], bytes) == 0, "types %d and %d, kind %d: bytes of %s", of_k, of_v, kind, i ? "v" : "k");
+        CHECK(memcmp(got[i], want[i], bytes) == 0, "types %d and %d, kind %d: bytes of %s", of_k, of_v, kind,
+              i ? "v" : "k");
         free(got[i]), free(want[i]), free(new[i]);
     }
 }
