@@ -1,6 +1,8 @@
 //! Numbers of one floating-point type as those of another, or in blocks that carry their scales, or
 //! as 8-bit integers whose scales are given.
 
+use std::slice;
+
 use crate::dtype::{Dtype, Stored, bf16::Bf16, encode, f16::F16, f32::F32, store};
 use crate::error::Error;
 use crate::simd::{Body, Isa};
@@ -8,8 +10,6 @@ use crate::view::{Layout, Quant, View, ViewMut, overlap};
 
 /// Elements of a block of every type that has blocks.
 const BLOCK: usize = 32;
-/// Bytes of the largest block.
-const BYTES: usize = 34;
 
 /// A tensor and where its numbers go, in another type; consistent by construction.
 #[derive(Debug)]
@@ -129,15 +129,14 @@ impl Body for &Round<'_> {
 unsafe fn blocks<S: Isa, T: Stored>(s: S, row: *const u8, dim: usize, dtype: Dtype, to: *mut u8) {
     let size = dtype.block_bytes();
     for (i, d) in (0..dim).step_by(BLOCK).enumerate() {
-        let (mut values, mut bytes) = ([0.0f32; BLOCK], [0u8; BYTES]);
-        // SAFETY: I2, I7: elements `d` to `d + BLOCK` of the row, and block `i`; vectors divide a
-        // block.
+        let mut values = [0.0f32; BLOCK];
+        // SAFETY: I2, I7: elements `d` to `d + BLOCK` of the row; vectors divide a block. I3: block
+        // `i` is the caller's alone.
         unsafe {
             for lane in (0..BLOCK).step_by(S::LANES) {
                 s.store(values.as_mut_ptr().wrapping_add(lane), T::load(s, row, d + lane));
             }
-            encode::block(dtype, &values, &mut bytes[..size]);
-            to.wrapping_add(i * size).copy_from_nonoverlapping(bytes.as_ptr(), size);
+            encode::block(dtype, &values, slice::from_raw_parts_mut(to.wrapping_add(i * size), size));
         }
     }
 }
