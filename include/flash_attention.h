@@ -223,7 +223,8 @@ typedef enum fa_status {
    * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
    * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
    * behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
-   * what there is not, or are out of order.
+   * what there is not, or are out of order. fa_cache_append: the position of a new token is that
+   * of no key in use.
    */
   FA_ERR_LENGTHS = 14,
   /**
@@ -322,7 +323,8 @@ typedef enum fa_dtype {
  * stride there; blocks of tokens and groups of channels have a group of more than 1. Of a paged
  * tensor t counts within the page; of packed ragged rows t is the row, and b is 0.
  *
- * fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
+ * fa_quantize_i8, fa_quantize and, those of single tokens, fa_cache_append find and write scales
+ * and zeros; every other function reads them.
  *
  * What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
  * multiplied as integers (see FA_PRECISE): those of K a head, a token or a channel, and those of V
@@ -788,6 +790,54 @@ extern "C" {
 #endif // __cplusplus
 
 /**
+ * Writes the keys and values of new tokens into a cache, dense, ragged or paged, in the types that
+ * it has: they are rounded, or quantised, as fa_quantize says.
+ *
+ * The description is that of the attention which follows: its query rows are the new tokens, and
+ * the key position of a row (FA_POS_END, q_pos or q_positions) is where its key and value go. So
+ * the same a, with kv_lens that already count the new tokens, serves this call and then
+ * fa_attention_run. Looked at are batch, heads_kv, len_q, len_kv, dim_qk, dim_v, k, v, q_pos,
+ * q_positions, cu_len_q, cu_len_kv, kv_lens, kv_starts, spans and the page table; everything else
+ * may be as fa_attention_init leaves it. Tokens whose position is not one of the keys in use of
+ * their sequence are refused.
+ *
+ * A cache of FA_DTYPE_I8: where each token has scales of its own (quant->stride[2] is not 0 and
+ * group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages) these,
+ * and zeros if there are any, are found and written as by fa_quantize_i8: OUTPUTS. Scales that
+ * tokens share, and a scale that is NULL, are given: an element becomes x / scale + zero, rounded
+ * to nearest even, and -128 or 127 beyond; NaN becomes 0.
+ *
+ * @param[in] a        not NULL; the rows of a->k and a->v that the new tokens have are OUTPUTS
+ * @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk], with
+ *                     cu_len_q the rows of all sequences behind one another, as in q;
+ *                     FA_DTYPE_F32, _F16 or _BF16
+ * @param[in] new_v    NULL = no values are written (where v is a view of k); or
+ *                     [batch][heads_kv][len_q][dim_v], likewise
+ * @param[out] why     NULL, or room for why_size bytes: a sentence in English that says what was
+ *                     refused, empty if nothing was, ended by a zero byte
+ * @param why_size     bytes at why
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE;
+ *         FA_ERR_ZERO_EXTENT; FA_ERR_DTYPE; FA_ERR_STRIDE (also a stride_dim of k or v: rows of a
+ *         cache that is written are contiguous; and tokens of k or v that overlap each other);
+ *         FA_ERR_OVERFLOW; FA_ERR_LENGTHS (a list, or a position that is no key in use);
+ *         FA_ERR_PAGE; FA_ERR_QUANT_SCALE; FA_ERR_ISA; FA_ERR_OVERLAP (what is written shares
+ *         memory with new_k, new_v, scales that are given, a list, or its own scales, or k and v,
+ *         or their scales, begin at the same place; what lies between the first and the last byte
+ *         of a tensor belongs to it). On errors nothing has been written but why.
+ *
+ * Not told: whether two sequences have the same page. A page that is written must be in one list,
+ * once. Bytes of the cache that no new token has are neither read nor written.
+ *
+ * Computes on the calling thread and allocates nothing. Thread-safe: several threads may write at
+ * once what no two of them have, as keys and values (one of them NULL), sequences or heads.
+ */
+enum fa_status fa_cache_append(const struct fa_attention *a,
+                               const struct fa_tensor *new_k,
+                               const struct fa_tensor *new_v,
+                               char *why,
+                               size_t why_size);
+
+/**
  * Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
  *
  * @param[out] a       not NULL
@@ -1004,6 +1054,44 @@ enum fa_status fa_pool_create(int32_t n_threads, struct fa_pool **out);
  * @param pool  NULL is fine
  */
 void fa_pool_destroy(struct fa_pool *pool);
+
+/**
+ * Writes a tensor in any storage type: what fa_attention then takes as Q, K or V. A whole tensor
+ * at once, or the tokens that are new in a cache (for which there is also fa_cache_append).
+ *
+ * - FA_DTYPE_F32, _F16, _BF16: each number, rounded to nearest even. What is too large becomes an
+ *   infinity (f16: from 65520 on), what is too small 0 with its sign; numbers that the type has
+ *   subnormal ones for are kept so. A NaN stays a NaN with its sign, and may become quiet.
+ * - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: bit for bit the blocks that ggml's
+ *   reference functions write (quantize_row_*_ref, compiled without fused multiply-adds). A block
+ *   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
+ *   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
+ *   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
+ * - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
+ *
+ * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
+ * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
+ * @param dim     at least 1; a multiple of 32 for types in blocks
+ * @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and of
+ *                FA_DTYPE_I8 those of quant, which is needed; of other types quant is NULL
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
+ *         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
+ *         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
+ *         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
+ *         between the first and the last byte of a tensor belongs to it). On errors nothing has
+ *         been written, as nothing between the rows of dst ever is.
+ *
+ * Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
+ *
+ * Computes on the calling thread and allocates nothing. Thread-safe: several threads may each
+ * write a part.
+ */
+enum fa_status fa_quantize(const struct fa_tensor *src,
+                           int64_t batch,
+                           int64_t heads,
+                           int64_t tokens,
+                           int64_t dim,
+                           const struct fa_tensor *dst);
 
 /**
  * Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then

@@ -140,6 +140,16 @@ Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64
     return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, element}, nullptr, apart};
 }
 
+// Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst has scales, which are
+// found and written. FA_ERR_SHAPE where sizes disagree.
+template <class S, class D> [[nodiscard]] fa_status quantize(const Tensor<S> &src, const Tensor<D> &dst) noexcept {
+    static_assert(!std::is_const<D>::value, "the output is written");
+    if (src.batch != dst.batch || src.heads != dst.heads || src.tokens != dst.tokens || src.dim != dst.dim)
+        return FA_ERR_SHAPE;
+    const fa_tensor from = src.c(), to = dst.c();
+    return fa_quantize(&from, src.batch, src.heads, src.tokens, src.dim, &to);
+}
+
 // Scratch memory: grows when a call needs more, is kept for the next one. For one call at a time.
 class Workspace {
   public:
@@ -253,6 +263,32 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
+    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append: the query rows of
+    // this problem are the new tokens. k and v are the cache once more, as tensors that may be written; new_k and new_v
+    // [batch][heads_kv][len_q][dim], or with cu_len_q the rows of all sequences behind one another. why: NULL, or
+    // room for why_size bytes, for a sentence that says what was refused.
+    template <class K, class V, class NewK, class NewV>
+    [[nodiscard]] fa_status append(const Tensor<K> &k, const Tensor<V> &v, const Tensor<NewK> &new_k,
+                                   const Tensor<NewV> &new_v, char *why = nullptr,
+                                   std::size_t why_size = 0) const noexcept {
+        static_assert(!std::is_const<K>::value && !std::is_const<V>::value, "the cache is written");
+        const bool agree = new_k.heads == a_.heads_kv && new_v.heads == a_.heads_kv && k.heads == a_.heads_kv
+                           && v.heads == a_.heads_kv && new_k.dim == a_.dim_qk && k.dim == a_.dim_qk
+                           && new_v.dim == a_.dim_v && v.dim == a_.dim_v;
+        const bool fits = a_.cu_len_q != nullptr
+                          || (new_k.batch == a_.batch && new_v.batch == a_.batch && new_k.tokens == a_.len_q
+                              && new_v.tokens == a_.len_q);
+        if (status_ != FA_OK || !agree || !fits) {
+            const fa_status status = status_ != FA_OK ? status_ : FA_ERR_SHAPE;
+            words(status, why, why_size);
+            return status;
+        }
+        fa_attention a = a_;
+        a.k = k.c(), a.v = v.c();
+        const fa_tensor from_k = new_k.c(), from_v = new_v.c();
+        return fa_cache_append(&a, &from_k, &from_v, why, why_size);
+    }
+
     fa_attention *operator->() noexcept { return &a_; }
     const fa_attention *operator->() const noexcept { return &a_; }
 
@@ -260,13 +296,7 @@ class Attention {
     [[nodiscard]] fa_status check(char *why = nullptr, std::size_t why_size = 0) const noexcept {
         if (status_ == FA_OK)
             return fa_attention_check(&a_, why, why_size);
-        if (why != nullptr && why_size > 0) {
-            const char *text = fa_status_string(status_);
-            std::size_t n = 0;
-            for (; n + 1 < why_size && text[n] != '\0'; n++)
-                why[n] = text[n];
-            why[n] = '\0';
-        }
+        words(status_, why, why_size);
         return status_;
     }
 
@@ -296,6 +326,16 @@ class Attention {
     [[nodiscard]] fa_status run(Workspace &ws, const Pool &pool) const noexcept { return run(ws, pool.get()); }
 
   private:
+    static void words(fa_status status, char *why, std::size_t why_size) noexcept {
+        if (why == nullptr || why_size == 0)
+            return;
+        const char *text = fa_status_string(status);
+        std::size_t n = 0;
+        for (; n + 1 < why_size && text[n] != '\0'; n++)
+            why[n] = text[n];
+        why[n] = '\0';
+    }
+
     fa_attention a_;
     fa_status status_;
 };

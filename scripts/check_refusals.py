@@ -30,6 +30,8 @@ TRIED = {
 FREE = {
     "fa_attention_check(why)": "NULL = no words",
     "fa_attention_check(why_size)": "as much as there is room for is written",
+    "fa_cache_append(why)": "NULL = no words",
+    "fa_cache_append(why_size)": "as much as there is room for is written",
     "fa_attention_run(pool)": "a structure: see its fields; NULL = the calling thread",
     "fa_config.block_size_q": "any size is a tile's",
     "fa_config.block_size_kv": "any size is a tile's",
@@ -46,6 +48,10 @@ FREE = {
 IMPOSSIBLE = {
     ("fa_pool.ctx", "odd"): "handed on",
     ("fa_quantize_i8(src).quant", "odd"): "whatever is there is refused",
+    ("fa_quantize(src).quant", "odd"): "whatever is there is refused",
+    ("fa_cache_append(new_k).quant", "odd"): "whatever is there is refused",
+    ("fa_cache_append(why)", "odd"): "bytes have no alignment",
+    ("fa_cache_append(why_size)", "huge"): "why is NULL then, or has that room",
     **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("o", "mask", "weights")},
     ("fa_pool.width", "odd"): "the address of a function",
     ("fa_pool.parallel_for", "odd"): "the address of a function",
@@ -56,10 +62,10 @@ IMPOSSIBLE = {
 }
 
 # Arrays that no output may share memory with, besides all of fa_attention's.
-NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|pool|out|isa|why|bytes|ws)\)$")
+NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws)\)$")
 
 # Strides of outputs: also some that are too small.
-OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize_i8\(dst\)\.stride")
+OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize(_i8)?\(dst\)\.stride")
 
 
 def fields(prefix, structure, found):
@@ -97,6 +103,8 @@ def places(header):
     for tensor in ("src", "dst"):
         yield from fields(f"fa_quantize_i8({tensor})", found["fa_tensor"], found)
     yield from fields("fa_quantize_i8(dst).quant", quant, found)
+    for tensor in ("fa_quantize(src)", "fa_quantize(dst)", "fa_cache_append(new_k)"):
+        yield from fields(tensor, found["fa_tensor"], found)
     yield from arguments(header, SCALARS)
 
 

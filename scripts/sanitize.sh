@@ -208,7 +208,7 @@ leak() {
     plain
     local lib=$static
     # Without determinism, whose many threads end gcc 12's runtime in its own list of threads.
-    for test in threads pools callers attention forward quantize; do
+    for test in threads pools callers attention forward quantize append; do
         program $kind "$test" "$(file_of "$test")" "$lib" -fsanitize=leak
         count "leak.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions $kind "$test")
     done
@@ -294,7 +294,7 @@ valgrind_() {
     local lib=$static
     # Those that are not minutes long at a fiftieth of the speed; without `mxcsr`, as valgrind has only part of that
     # register, and `allocations`, which brings its own malloc.
-    for test in version abi refusals {attention,tensor,quant,list,logit,weight,argument}_refusals unaligned attention quantize; do
+    for test in version abi refusals {attention,tensor,quant,list,logit,weight,argument}_refusals unaligned attention quantize append; do
         program $kind "$test" "$(file_of "$test")" "$lib"
         count "valgrind.$test" "$out/$kind/$test.log" env FA_MAX_ISA=avx2 "${memcheck[@]}" "$out/$kind/bin/$test"
     done

@@ -1,6 +1,7 @@
 //! The Rust boundary: attention on slices. Lengths and lifetimes of slices say what a C caller has
 //! to vouch for. Everything else is checked as for C, and refused with the same statuses and words.
 
+mod append;
 mod pool;
 mod tensor;
 mod workspace;
@@ -12,6 +13,7 @@ use crate::problem::{
     Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Weights, Window,
 };
 use crate::view::Array;
+pub use append::{Append, quantize};
 pub use pool::Pool;
 use tensor::Shape;
 pub use tensor::{Data, DataMut, Tensor, TensorMut};

@@ -8,6 +8,7 @@
 #![allow(clippy::missing_safety_doc, reason = "the C documentation states the contract of pointers")]
 
 mod abi;
+pub mod append;
 pub mod attention;
 pub mod config;
 mod describe;

@@ -23,7 +23,7 @@ use crate::machine;
 use crate::prefill::gemm::Gemm;
 use crate::prefill::{self, Prefill, Splits};
 use crate::problem::{Accuracy, Shape, Storage};
-use crate::quantize::Quantize;
+use crate::quantize::{Quantize, Round};
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 use crate::work::query_tiles::{QueryTile, TileSizes, Way};
 use crate::work::split_kv::Combine;
@@ -116,6 +116,8 @@ pub trait Kernel: Sync {
     fn combine(&self, work: Combine) -> Result<(), Error>;
     /// Writes integers, scales and zeros: the same bits with every kernel.
     fn quantize(&self, what: &mut Quantize) -> Result<(), Error>;
+    /// Writes numbers as those of another type: the same bits with every kernel.
+    fn round(&self, what: &Round) -> Result<(), Error>;
     /// Replaces each value by the function's: `values` are whole vectors.
     fn map_vectors(&self, function: Function, values: &mut [f32]);
 }
@@ -315,6 +317,12 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     }
 
     fn quantize(&self, what: &mut Quantize) -> Result<(), Error> {
+        let s = P::detect().ok_or(Error::Internal)?;
+        s.core().enter(what);
+        Ok(())
+    }
+
+    fn round(&self, what: &Round) -> Result<(), Error> {
         let s = P::detect().ok_or(Error::Internal)?;
         s.core().enter(what);
         Ok(())

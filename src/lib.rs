@@ -84,6 +84,9 @@ mod common_tests {
 }
 
 #[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod append;
+#[doc(hidden)]
 pub mod attend;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
@@ -139,7 +142,7 @@ pub mod work;
 #[doc(hidden)]
 pub mod workspace;
 
-pub use attention::{Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace};
+pub use attention::{Append, Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace, quantize};
 pub use error::{Error, Refusal};
 pub use problem::Accuracy;
-pub use view::{Array, Quant};
+pub use view::{Array, ArrayMut, Quant, QuantMut};

@@ -14,6 +14,7 @@ pub mod logits;
 pub mod pages;
 pub mod semantics;
 pub mod shape;
+pub mod slots;
 pub mod spans;
 pub mod weights;
 

@@ -1,9 +1,11 @@
-//! Quantisation to 8-bit integers. A cell is the elements that share a scale, and perhaps a zero
-//! point.
+//! Quantisation to 8-bit integers; [`Round`] makes numbers of the other types. A cell is the
+//! elements that share a scale, and perhaps a zero point.
 //!
 //! Two passes over a cell: its minimum and maximum, then the integers. Every step is an operation
 //! that all instruction sets round alike (no fused multiply-add, no reciprocal), so that they all
 //! write the same bits.
+
+mod round;
 
 use std::ops::Range;
 
@@ -11,6 +13,7 @@ use crate::dtype::{Dtype, Stored, bf16::Bf16, f16::F16, f32::F32};
 use crate::error::Error;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::{Layout, QuantMut, View, ViewMut, overlap};
+pub use round::Round;
 
 /// A tensor to be quantised and where its integers and scales go; consistent by construction.
 #[derive(Debug)]

@@ -89,6 +89,18 @@ impl Layout {
         at[0] * self.stride[0] + at[1] * self.stride[1] + at[2] * self.stride[2]
     }
 
+    /// Where the rows from `first` on begin, and the layout of as many as `extent` says.
+    ///
+    /// # Panics
+    /// If they are not all rows of this layout.
+    fn part(&self, first: [usize; 3], extent: [usize; 3]) -> (usize, Layout) {
+        let holds =
+            |axis: usize| first[axis] <= self.extent[axis] && extent[axis] <= self.extent[axis] - first[axis];
+        assert!((0..3).all(holds), "rows {first:?}, {extent:?} of {:?}", self.extent);
+        let at = if extent.contains(&0) { 0 } else { self.offset(first) };
+        (at, Layout { extent, ..*self })
+    }
+
     /// Whether no two rows share a byte: what an output needs. Sufficient, and exact for the
     /// nested layouts that occur: each axis steps over everything that the smaller ones span.
     fn is_injective(&self) -> bool {
@@ -204,6 +216,16 @@ impl<'a> View<'a> {
         View { base: data.wrapping_sub(first * stride), layout, ..*self }
     }
 
+    /// The rows from `first` on, as many as `extent` says, without scales.
+    ///
+    /// # Panics
+    /// If they are not all rows of this view.
+    pub(crate) fn part(&self, first: [usize; 3], extent: [usize; 3]) -> View<'a> {
+        let (at, layout) = self.layout.part(first, extent);
+        let bytes = layout.span().unwrap_or(0);
+        View { base: self.base.wrapping_add(at), bytes, layout, quant: None, memory: PhantomData }
+    }
+
     /// The first byte of a row. All rows are readable; see [`View::new`].
     #[inline(always)]
     pub fn row(&self, batch: usize, head: usize, token: usize) -> *const u8 {
@@ -316,6 +338,16 @@ impl<'a> ViewMut<'a> {
         &self.layout
     }
 
+    /// The rows from `first` on, as many as `extent` says.
+    ///
+    /// # Panics
+    /// If they are not all rows of this view.
+    pub(crate) fn part(&mut self, first: [usize; 3], extent: [usize; 3]) -> ViewMut<'_> {
+        let (at, layout) = self.layout.part(first, extent);
+        let bytes = layout.span().unwrap_or(0);
+        ViewMut { base: self.base.wrapping_add(at), bytes, layout, memory: PhantomData }
+    }
+
     /// The first byte of a row. It is written by the thread that has the row's work.
     #[inline(always)]
     pub(crate) fn row(&self, batch: usize, head: usize, token: usize) -> *mut u8 {
@@ -402,6 +434,11 @@ pub struct ArrayMut<'a> {
     memory: PhantomData<&'a mut [f32]>,
 }
 
+// SAFETY: I2: the memory is exclusively borrowed, as by a mutable slice.
+unsafe impl Send for ArrayMut<'_> {}
+// SAFETY: I2: values are written through an exclusive reference only, and never read.
+unsafe impl Sync for ArrayMut<'_> {}
+
 impl<'a> ArrayMut<'a> {
     /// `len` values that the caller vouches for.
     ///
@@ -427,6 +464,15 @@ impl<'a> ArrayMut<'a> {
     /// The addresses of its bytes.
     pub fn addresses(&self) -> Range<usize> {
         addresses(self.base.cast(), self.len.saturating_mul(size_of::<f32>()))
+    }
+
+    /// The values from `i` on.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub(crate) fn rest(&mut self, i: usize) -> ArrayMut<'_> {
+        assert!(i <= self.len);
+        ArrayMut { base: self.base.wrapping_add(i), len: self.len - i, memory: PhantomData }
     }
 
     /// Writes one value.

@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "capi",
         &[
             "prepared",
+            "append",
             // The tests of panics in the midst of work.
             "plan",
             "kernel",
@@ -26,7 +27,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
         ],
     ),
-    ("attention", &["prepared", "problem", "dtype", "view", "machine", "pool", "workspace", "error"]),
+    (
+        "attention",
+        &[
+            "prepared",
+            "append",
+            "kernel",
+            "quantize",
+            "problem",
+            "dtype",
+            "view",
+            "machine",
+            "pool",
+            "workspace",
+            "error",
+        ],
+    ),
+    ("append", &["kernel", "quantize", "problem", "dtype", "view", "error"]),
     ("prepared", &["schedule", "plan", "kernel", "problem", "machine", "pool", "workspace", "error"]),
     ("schedule", &["plan", "prefill", "decode", "work", "problem", "pool", "workspace", "error"]),
     ("plan", &["kernel", "work", "problem", "dtype", "machine", "tuning", "workspace", "error"]),

@@ -15,7 +15,7 @@ use flash_attention::capi::run::{
 use flash_attention::capi::scratch::fa_scratch_bytes;
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_dtype, fa_tensor};
-use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
+use flash_attention::{Append, Attention, DataMut, Pool, Tensor, TensorMut, Workspace, quantize};
 
 /// Counts what the calling thread allocates.
 struct Counting;
@@ -201,6 +201,26 @@ fn the_general_door_allocates_nothing() {
             assert_eq!(fa_attention_check(&wrong, std::ptr::null_mut(), 0), fa_status::FA_ERR_SHAPE);
             assert_eq!(fa_attention_run(&wrong, ws, bytes, std::ptr::null()), fa_status::FA_ERR_SHAPE);
         }
+    });
+    assert_eq!(calls, 0);
+}
+
+/// Into a cache that has as many tokens, of each kind of type.
+#[test]
+fn writing_a_cache_allocates_nothing() {
+    let (heads, len, dim) = (2, 40, 64);
+    let x = vec![0.5f32; heads * len * dim];
+    let rows = Tensor::token_first(&x, [1, len, heads, dim]);
+    let (mut blocks, mut integers) = (vec![0u8; heads * len * 2 * 24], vec![0i8; heads * len * dim]);
+    let (mut scales, mut halves) = (vec![0f32; heads * len], vec![0u16; heads * len * dim]);
+    let sizes = [1, heads, len, dim];
+    let (calls, ..) = count(|| {
+        let k = TensorMut::head_first(DataMut::Q5_1(&mut blocks), sizes);
+        let v = TensorMut::head_first(DataMut::I8(&mut integers), sizes).scale_per_token(&mut scales);
+        Append::new(k, rows, v, rows).run().expect("a good description");
+        let k = TensorMut::head_first(DataMut::F16(&mut halves), sizes);
+        Append::keys(k, rows).q_pos(1).run().expect_err("one token too many");
+        quantize(rows, TensorMut::head_first(DataMut::Q4_0(&mut blocks), sizes)).expect("a good description");
     });
     assert_eq!(calls, 0);
 }

@@ -136,6 +136,9 @@ def load(path="libflash_attention.so"):
     lib.fa_attention_check.argtypes = [problem, c_char_p, c_size_t]
     lib.fa_attention_workspace.argtypes = [problem, c_int32, POINTER(c_size_t)]
     lib.fa_attention_run.argtypes = [problem, c_void_p, c_size_t, pool]
+    tensors = [POINTER(Tensor)] * 2
+    lib.fa_cache_append.argtypes = [problem, *tensors, c_char_p, c_size_t]
+    lib.fa_quantize.argtypes = [tensors[0], *[c_int64] * 4, tensors[1]]
     lib.fa_pool_create.argtypes = [c_int32, POINTER(pool)]
     lib.fa_pool_destroy.argtypes, lib.fa_pool_destroy.restype = [pool], None
     if lib.fa_abi_version() != ABI_VERSION:
@@ -349,6 +352,61 @@ def attention(
     workspace = np.empty(size.value, np.uint8)
     check(lib.fa_attention_run(byref(a), workspace.ctypes.data, size, pool.handle if pool else None), a)
     return out
+
+
+def written(name, a, scales):
+    """The structure of an output, and what must outlive it: scales are written where they are."""
+    if not a.flags.writeable:
+        raise ValueError(f"{name} cannot be written")
+    t, kept = tensor(name, a, scales)
+    used = () if kept is None else zip((scales.scale, scales.zero), kept[1], strict=True)
+    if any(x is not None and (x.ctypes.data != y.ctypes.data or not x.flags.writeable) for x, y in used):
+        raise ValueError(f"scales and zeros of {name} must be contiguous float32 of the same shape, to be written")
+    return t, kept
+
+
+def quantize(src, out, scales=None):
+    """Writes src (float32, float16 or bfloat16) to out: one of these types, or int8 with Scales, whose arrays are found
+    and written, too. Both [batch][heads][tokens][dim]. Returns out."""
+    if src.ndim != 4 or src.shape != out.shape:
+        raise ValueError(f"shapes do not fit: src {src.shape}, out {out.shape}")
+    (of_src, _), (of_out, kept) = tensor("src", src), written("out", out, scales)
+    check(library().fa_quantize(byref(of_src), *src.shape, byref(of_out)))
+    del kept
+    return out
+
+
+def cache_append(
+    k, v, new_k, new_v, *, kv_lens=None, q_pos=POS_END, q_positions=None, k_scales=None, v_scales=None
+):
+    """Writes new keys and values (float32, float16 or bfloat16, [batch][heads_kv][new][dim]) into caches k and v
+    [batch][heads_kv][len_kv][dim], of any type that attention() takes: where its queries, as many, would be. kv_lens
+    counts the new ones; without q_pos and q_positions they are the last of these. int8: Scales that each token has of
+    its own are found and written; those that tokens share are given."""
+    (batch, heads, new, dim_qk), dim_v = new_k.shape, new_v.shape[-1]
+    len_kv = k.shape[2]
+    if (
+        new_v.shape != (batch, heads, new, dim_v)
+        or k.shape != (batch, heads, len_kv, dim_qk)
+        or v.shape != (batch, heads, len_kv, dim_v)
+    ):
+        raise ValueError(f"shapes do not fit: k {k.shape}, v {v.shape}, new_k {new_k.shape}, new_v {new_v.shape}")
+    lib = library()
+    a = Attention()
+    check(lib.fa_attention_init(byref(a), ctypes.sizeof(a)))
+    a.batch, a.heads_kv, a.len_q, a.len_kv, a.dim_qk, a.dim_v = batch, heads, new, len_kv, dim_qk, dim_v
+    # The second names keep what the description points to alive until the call is over.
+    (a.k, k_kept), (a.v, v_kept) = written("k", k, k_scales), written("v", v, v_scales)
+    (of_k, _), (of_v, _) = tensor("new_k", new_k), tensor("new_v", new_v)
+    a.q_pos = q_pos
+    lists = {"kv_lens": kv_lens, "q_positions": q_positions}
+    lists = {name: integers(name, x, batch) for name, x in lists.items() if x is not None}
+    for name, x in lists.items():
+        setattr(a, name, x.ctypes.data)
+    why = ctypes.create_string_buffer(256)
+    status = lib.fa_cache_append(byref(a), byref(of_k), byref(of_v), why, len(why))
+    if status != 0:
+        raise Error(status, (why.value or lib.fa_status_string(status)).decode())
 
 
 def integers(name, x, batch):

@@ -335,6 +335,38 @@ class General(unittest.TestCase):
             fa.attention(q, k, v, softcap=-1.0)
 
 
+class Caches(unittest.TestCase):
+    def test_appended_tokens_are_as_numpy_rounds_them(self):
+        new_k, new_v = normal(2, 3, 4, 16), normal(2, 3, 4, 24, seed=1)
+        k, v = np.full((2, 3, 9, 16), 7, np.float16), np.full((2, 3, 9, 24), 7, np.float32)
+        fa.cache_append(k, v, new_k, new_v, kv_lens=[9, 6])
+        for b, end in enumerate((9, 6)):
+            np.testing.assert_array_equal(k[b, :, end - 4 : end], new_k[b].astype(np.float16))
+            np.testing.assert_array_equal(v[b, :, end - 4 : end], new_v[b])
+            k[b, :, end - 4 : end] = v[b, :, end - 4 : end] = 7
+        self.assertTrue((k == 7).all() and (v == 7).all())
+        with self.assertRaisesRegex(fa.Error, "position"):
+            fa.cache_append(k, v, new_k, new_v, q_pos=6)
+        with self.assertRaises(ValueError):
+            fa.cache_append(k, v, new_k[:, :2], new_v)
+        self.assertTrue((k == 7).all() and (v == 7).all())
+
+    def test_integers_have_scales_of_their_tokens(self):
+        x = normal(1, 2, 5, 32)
+        cache, whole = np.zeros((1, 2, 5, 32), np.int8), np.zeros((1, 2, 5, 32), np.int8)
+        own, scales = (fa.Scales(np.zeros((1, 2, 5, 1), np.float32)) for _ in range(2))
+        values = np.zeros((1, 2, 5, 32), np.float32)
+        for t in range(5):
+            fa.cache_append(cache, values, x[:, :, t : t + 1], x[:, :, t : t + 1], q_pos=t, k_scales=own)
+        fa.quantize(x, whole, scales)
+        np.testing.assert_array_equal(cache, whole)
+        np.testing.assert_array_equal(own.scale, scales.scale)
+        np.testing.assert_array_equal(values, x)
+        np.testing.assert_allclose(cache * own.scale, x, atol=np.abs(x).max() / 127)
+        with self.assertRaises(ValueError):
+            fa.quantize(x, whole, fa.Scales(np.zeros((1, 2, 5, 1))))
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)

@@ -98,6 +98,8 @@ static const struct {
     fa_status (*merge)(float *, float *, const float *, const float *, int64_t, int64_t);
     fa_status (*quantize_i8)(const fa_tensor *, int64_t, int64_t, int64_t, int64_t, const float *,
                              const fa_tensor *);
+    fa_status (*quantize)(const fa_tensor *, int64_t, int64_t, int64_t, int64_t, const fa_tensor *);
+    fa_status (*cache_append)(const fa_attention *, const fa_tensor *, const fa_tensor *, char *, size_t);
     fa_status (*pool_create)(int32_t, fa_pool **);
     void (*pool_destroy)(fa_pool *);
 } functions = {
@@ -105,7 +107,7 @@ static const struct {
     fa_forward_i8, fa_mha, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
     fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
     fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
-    fa_pool_create, fa_pool_destroy,
+    fa_quantize, fa_cache_append, fa_pool_create, fa_pool_destroy,
 };
 
 /* The types of a pool's functions. */

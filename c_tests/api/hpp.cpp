@@ -273,6 +273,36 @@ void refusals() {
 #endif
 }
 
+// What is appended is what a program quantises by itself, and attention reads it.
+void caches() {
+    Numbers n;
+    const auto new_k = fa::head_first<const float>(n.k.data(), BATCH, HEADS_KV, LEN_Q, DIM);
+    const std::vector<float> other = Numbers::some(BATCH * HEADS_KV * LEN_Q * DIM + 7);
+    const auto new_v = fa::head_first<const float>(other.data() + 7, BATCH, HEADS_KV, LEN_Q, DIM);
+    std::vector<unsigned char> blocks(BATCH * HEADS_KV * LEN_KV * 34, 0), by_hand = blocks;
+    std::vector<std::uint16_t> halves(BATCH * HEADS_KV * LEN_KV * DIM, 0);
+    const auto k = fa::head_first(reinterpret_cast<fa::q8_0 *>(blocks.data()), BATCH, HEADS_KV, LEN_KV, DIM);
+    const auto v = fa::head_first(reinterpret_cast<fa::bfloat16 *>(halves.data()), BATCH, HEADS_KV, LEN_KV, DIM);
+    fa::Attention a(n.tq(), k, v, n.to());
+    char why[100] = "x";
+    assert(a.append(k, v, new_k, new_v, why, sizeof why) == FA_OK && why[0] == '\0');
+
+    // The last LEN_Q tokens of each head.
+    auto part = fa::head_first(reinterpret_cast<fa::q8_0 *>(by_hand.data()), BATCH, HEADS_KV, LEN_KV, DIM);
+    part.data = reinterpret_cast<fa::q8_0 *>(by_hand.data() + (LEN_KV - LEN_Q) * 34), part.tokens = LEN_Q;
+    assert(fa::quantize(new_k, part) == FA_OK && by_hand == blocks);
+    part.tokens++;
+    assert(fa::quantize(new_k, part) == FA_ERR_SHAPE);
+    fa::Workspace ws;
+    assert(a.run(ws) == FA_OK && n.out[0] == n.out[0]);
+
+    auto fewer = new_k;
+    fewer.tokens--;
+    assert(a.append(k, v, fewer, new_v, why, sizeof why) == FA_ERR_SHAPE && why[0] != '\0');
+    a->q_pos = LEN_KV;
+    assert(a.append(k, v, new_k, new_v) == FA_ERR_LENGTHS && by_hand == blocks);
+}
+
 void pools() {
     Numbers n;
     fa::Workspace ws;
@@ -302,6 +332,7 @@ int main() {
     weights();
     scales();
     refusals();
+    caches();
     pools();
     return 0;
 }

@@ -184,6 +184,27 @@ static void run_quantize(int32_t dtype, size_t tokens, size_t d, bool at_end, in
     release(smooth, HEADS * d * 4), release_typed(&from), release_typed(&to);
 }
 
+/* Numbers of each type to every other one: whole tensors, and appended to pages, in an order of their own. */
+static void run_written(int32_t from, int32_t to, size_t tokens, size_t d, bool at_end) {
+    struct typed src, dst, pages;
+    size_t count = (tokens + PAGE - 1) / PAGE;
+    typed(&src, from, 1, tokens, d, 0, at_end), typed(&dst, to, 1, tokens, d, 2, at_end);
+    typed(&pages, to, count, PAGE, d, 5, at_end);
+    fa_status status = fa_quantize(&src.tensor, 1, HEADS, (int64_t)tokens, (int64_t)d, &dst.tensor);
+    CHECK(status == FA_OK, "type %d to %d: %s", (int)from, (int)to, fa_status_string(status));
+    int32_t *table = guarded(count * 4, at_end);
+    for (size_t i = 0; i < count; i++) table[i] = (int32_t)(count - 1 - i);
+    fa_attention a;
+    CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "init");
+    a.batch = 1, a.heads_kv = HEADS, a.len_q = a.len_kv = (int64_t)tokens, a.dim_qk = a.dim_v = (int64_t)d;
+    a.k = pages.tensor, a.block_table = table, a.table_stride = a.num_pages = (int64_t)count, a.page_size = PAGE;
+    char *why = guarded(100, at_end);
+    status = fa_cache_append(&a, &src.tensor, NULL, why, 100);
+    CHECK(status == FA_OK, "type %d to %d: %s", (int)from, (int)to, why);
+    release(why, 100), release(table, count * 4);
+    release_typed(&src), release_typed(&dst), release_typed(&pages);
+}
+
 /* Blocks of keys that a mask hides from all rows are not read: their memory may not be touched. */
 static void run_hidden(size_t lq, int32_t dtype) {
     enum { KEYS = 4096, FIRST = 1008, END = 1504, D = 64, SEEN = END - FIRST };
@@ -241,6 +262,9 @@ static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
     }
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_BF16; dtype++)
         for (int grain = 0; grain < 16; grain++) run_quantize(dtype, lkv, d, at_end, grain);
+    for (int32_t from = FA_DTYPE_F32; from <= FA_DTYPE_BF16; from++)
+        for (int32_t to = FA_DTYPE_F32; to <= FA_DTYPE_IQ4_NL; to++)
+            if (to != FA_DTYPE_BOOL8) run_written(from, to, lkv, is_in_blocks(to) ? (d + 31) / 32 * 32 : d, at_end);
 }
 
 static void all(void) {

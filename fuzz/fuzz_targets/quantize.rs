@@ -1,5 +1,5 @@
-//! fa_quantize_i8 on any arguments: refused and nothing touched, or what the header says, the same
-//! bits on every instruction set.
+//! fa_quantize_i8 and fa_quantize on any arguments: refused and nothing touched, or what the header
+//! says, the same bits on every instruction set.
 
 #![no_main]
 
@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::ptr;
 
 use flash_attention::capi::isa::fa_limit_isa;
-use flash_attention::capi::quantize::fa_quantize_i8;
+use flash_attention::capi::quantize::{fa_quantize, fa_quantize_i8};
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
-use flash_attention_fuzz::definition::{BF16, F16, F32, I8, at, stored};
+use flash_attention_fuzz::definition::{BF16, BLOCKS, F16, F32, I8, at, block, stored};
 use flash_attention_fuzz::input::{Input, hash, mutate_field};
 use flash_attention_fuzz::layout::{MOST, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
 use flash_attention_fuzz::memory::Guarded;
@@ -53,6 +53,10 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
     let flags = input.u64();
     let [batch, heads, tokens, dim] = sizes;
     let extent = [batch, heads, tokens];
+    if flags >> 16 & 3 == 3 && dst.dtype != I8 {
+        let mut random = Random(hash(data));
+        return try_types(memory, &mut random, &mut input, sizes, [src, dst], [places[0], places[2]], flags);
+    }
 
     let mut verdict = Verdict::Legal;
     verdict.demand(sizes.iter().all(|&n| n >= 0) && dim >= 1);
@@ -203,6 +207,105 @@ fn try_out(memory: &mut [Guarded; 5], data: &[u8]) {
         for (slot, copy) in memory.iter_mut().zip(&expected) {
             assert!(slot.bytes() == copy, "touched what is no output, {status:?}");
         }
+        if status != fa_status::FA_OK {
+            break;
+        }
+    }
+}
+
+/// fa_quantize to a type that needs no scales of its own.
+fn try_types(
+    memory: &mut [Guarded; 5],
+    random: &mut Random,
+    input: &mut Input,
+    sizes: [i64; 4],
+    [mut src, mut dst]: [fa_tensor; 2],
+    places: [u64; 2],
+    flags: u64,
+) {
+    let [batch, heads, tokens, dim] = sizes;
+    let extent = [batch, heads, tokens];
+    let floats = [F32, F16, BF16];
+    let mut verdict = Verdict::Legal;
+    verdict.demand(sizes.iter().all(|&n| n >= 0) && dim >= 1);
+    verdict
+        .demand(floats.contains(&src.dtype) && (floats.contains(&dst.dtype) || BLOCKS.contains(&dst.dtype)));
+    for tensor in [&src, &dst] {
+        verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, false));
+    }
+    let mut needed = [0i128; 2];
+    if verdict == Verdict::Legal {
+        verdict.demand(dim % block(dst.dtype)[0] == 0);
+        let (from, to) =
+            (Rows::of(src.dtype, extent, dim, src.stride), Rows::of(dst.dtype, extent, dim, dst.stride));
+        verdict.join(from.verdict(unit(src.dtype)));
+        verdict.join(to.verdict(unit(dst.dtype)));
+        verdict.join(to.are_apart());
+        needed = [from.span(), to.span()];
+        let elements = extent.iter().fold(i128::from(dim), |n, &m| n.saturating_mul(i128::from(m)));
+        let is_large = needed.iter().any(|&bytes| bytes > SIZE as i128);
+        if (verdict < Verdict::Refused && is_large) || elements > 1 << 16 {
+            return;
+        }
+    }
+    let needed = needed.map(|bytes| bytes.clamp(0, SIZE as i128) as usize);
+    let memory = &mut memory[..2];
+    for (slot, byte) in memory.iter_mut().zip([0xff, 0xa5]) {
+        slot.bytes().fill(byte);
+    }
+    let pointers = [0, 1].map(|i| match places[i] & 3 {
+        0 => ptr::null_mut(),
+        side => memory[i].place(needed[i], side == 1),
+    });
+    verdict.demand((0..2).all(|i| !pointers[i].is_null() || needed[i] == 0));
+    (src.data, dst.data) = (pointers[0].cast(), pointers[1].cast());
+    let start = pointers[0].addr();
+    let range = if pointers[0].is_null() { 0..0 } else { start..start + needed[0] };
+    fill(random, input, src.dtype, flags, range, 0..0);
+
+    let before: Vec<Vec<u8>> = memory.iter_mut().map(|slot| slot.bytes().to_vec()).collect();
+    let mut first: Option<Vec<u8>> = None;
+    for isa in [c"avx512", c"avx2", c"scalar"] {
+        memory[1].bytes().copy_from_slice(&before[1]);
+        // SAFETY: a string.
+        assert_eq!(unsafe { fa_limit_isa(isa.as_ptr()) }, fa_status::FA_OK);
+        // SAFETY: memory of the sizes that are stated, where they are legal.
+        let status = unsafe { fa_quantize(&src, batch, heads, tokens, dim, &dst) };
+        let fits = match verdict {
+            Verdict::Legal => status == fa_status::FA_OK,
+            Verdict::Either => true,
+            Verdict::Refused => status != fa_status::FA_OK,
+        };
+        assert!(
+            fits && status != fa_status::FA_ERR_INTERNAL,
+            "{status:?}, {verdict:?}: {sizes:?} {src:?} {dst:?}"
+        );
+        let after = memory[1].bytes().to_vec();
+        let mut expected = before[1].clone();
+        if status == fa_status::FA_OK {
+            let base = memory[1].bytes().as_ptr().addr();
+            let [_, bytes] = block(dst.dtype);
+            elements(sizes, |[b, h, t, d]| {
+                let [of_block, _] = block(dst.dtype);
+                let offset = row(&dst, [b, h, t]) + (d / of_block * bytes) as usize - base;
+                expected[offset..][..bytes as usize].copy_from_slice(&after[offset..][..bytes as usize]);
+                if verdict == Verdict::Legal && of_block == 1 {
+                    let [x, y] = [&src, &dst].map(|tensor| stored(tensor.dtype, row(tensor, [b, h, t]), d));
+                    let rounded = match dst.dtype {
+                        F16 => f16::from_f64(x).to_f64(),
+                        BF16 => bf16::from_f64(x).to_f64(),
+                        _ => x,
+                    };
+                    assert!(rounded == y || (rounded.is_nan() && y.is_nan()), "{x} became {y}");
+                }
+            });
+            let first = first.get_or_insert_with(|| after.clone());
+            assert!(*first == after || verdict != Verdict::Legal, "{isa:?} writes other bits");
+        }
+        assert!(
+            after == expected && memory[0].bytes() == &before[0][..],
+            "touched what is no output, {status:?}"
+        );
         if status != fa_status::FA_OK {
             break;
         }

@@ -1,9 +1,10 @@
 //! Slices with a shape: what a Rust caller hands over.
 
+use crate::append::Scales;
 use crate::dtype::Dtype;
 use crate::error::names::{Names, flaw, number};
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Layout, Quant, View, ViewMut};
+use crate::view::{Array, ArrayMut, Layout, Quant, QuantMut, View, ViewMut};
 
 /// Elements of an input and their storage type. Slices, arrays and vectors of `f32`, `i8` and
 /// `bool` convert into it. 16-bit floats are given by their bits, as Rust has no types for them.
@@ -46,6 +47,21 @@ pub enum DataMut<'a> {
     F16(&'a mut [u16]),
     /// The bits of bfloat16.
     Bf16(&'a mut [u16]),
+    /// 8-bit integers; caches only, as all below: see [`quantize`](crate::quantize()) and
+    /// [`Append`](crate::Append).
+    I8(&'a mut [i8]),
+    /// Blocks of ggml; see [`Data::Q8_0`].
+    Q8_0(&'a mut [u8]),
+    /// See [`Data::Q4_0`].
+    Q4_0(&'a mut [u8]),
+    /// See [`Data::Q4_1`].
+    Q4_1(&'a mut [u8]),
+    /// See [`Data::Q5_0`].
+    Q5_0(&'a mut [u8]),
+    /// See [`Data::Q5_1`].
+    Q5_1(&'a mut [u8]),
+    /// See [`Data::Iq4Nl`].
+    Iq4Nl(&'a mut [u8]),
 }
 
 macro_rules! from_slices {
@@ -125,6 +141,13 @@ impl DataMut<'_> {
             DataMut::F32(_) => Dtype::F32,
             DataMut::F16(_) => Dtype::F16,
             DataMut::Bf16(_) => Dtype::Bf16,
+            DataMut::I8(_) => Dtype::I8,
+            DataMut::Q8_0(_) => Dtype::Q8_0,
+            DataMut::Q4_0(_) => Dtype::Q4_0,
+            DataMut::Q4_1(_) => Dtype::Q4_1,
+            DataMut::Q5_0(_) => Dtype::Q5_0,
+            DataMut::Q5_1(_) => Dtype::Q5_1,
+            DataMut::Iq4Nl(_) => Dtype::Iq4Nl,
         }
     }
 
@@ -132,6 +155,13 @@ impl DataMut<'_> {
         match self {
             DataMut::F32(data) => ViewMut::of(data, layout),
             DataMut::F16(data) | DataMut::Bf16(data) => ViewMut::of(data, layout),
+            DataMut::I8(data) => ViewMut::of(data, layout),
+            DataMut::Q8_0(data)
+            | DataMut::Q4_0(data)
+            | DataMut::Q4_1(data)
+            | DataMut::Q5_0(data)
+            | DataMut::Q5_1(data)
+            | DataMut::Iq4Nl(data) => ViewMut::of(data, layout),
         }
     }
 }
@@ -330,17 +360,18 @@ impl<'a> Tensor<'a> {
 pub struct TensorMut<'a> {
     data: DataMut<'a>,
     pub(super) shape: Shape,
+    scales: Option<Scales<'a>>,
 }
 
 impl<'a> TensorMut<'a> {
     /// Dense `[batch][head][token][dim]`.
     pub fn head_first(data: impl Into<DataMut<'a>>, batch_heads_tokens_dim: [usize; 4]) -> TensorMut<'a> {
-        TensorMut { data: data.into(), shape: Shape::head_first(batch_heads_tokens_dim) }
+        TensorMut { data: data.into(), shape: Shape::head_first(batch_heads_tokens_dim), scales: None }
     }
 
     /// Dense `[batch][token][head][dim]`.
     pub fn token_first(data: impl Into<DataMut<'a>>, batch_tokens_heads_dim: [usize; 4]) -> TensorMut<'a> {
-        TensorMut { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim) }
+        TensorMut { data: data.into(), shape: Shape::token_first(batch_tokens_heads_dim), scales: None }
     }
 
     /// Sets the strides, in ELEMENTS, from one batch entry, head, token to the next; see
@@ -350,8 +381,50 @@ impl<'a> TensorMut<'a> {
         self
     }
 
+    /// 8-bit integers with scales, and zero points, of any granularity that are found and written;
+    /// in a cache that tokens are appended to, those of one token are no other's.
+    pub fn quantised(mut self, how: QuantMut<'a>) -> TensorMut<'a> {
+        self.scales = Some(Scales::Own(how));
+        self
+    }
+
+    /// 8-bit integers with a scale for each token, `[batch][head][token]`, that is found and
+    /// written.
+    pub fn scale_per_token(self, scales: &'a mut [f32]) -> TensorMut<'a> {
+        let [_, heads, tokens] = self.shape.extent;
+        let stride = [heads.saturating_mul(tokens), tokens, 1, 0];
+        self.quantised(QuantMut { scale: ArrayMut::of(scales), zero: None, stride, group: [1; 2] })
+    }
+
+    /// 8-bit integers whose scales and zero points are given: x becomes x / scale + zero, rounded.
+    pub fn scales_given(mut self, how: Quant<'a>) -> TensorMut<'a> {
+        self.scales = Some(Scales::Given(how));
+        self
+    }
+
     pub(super) fn view(&mut self, names: &Names) -> Result<ViewMut<'_>, Refusal> {
-        let layout = self.shape.layout(names, self.data.dtype())?;
-        self.data.view(layout).map_err(|error| refuse(names, error))
+        Ok(self.view_and_scales(names)?.0)
+    }
+
+    pub(super) fn view_and_scales(
+        &mut self,
+        names: &Names,
+    ) -> Result<(ViewMut<'_>, Option<Scales<'_>>), Refusal> {
+        let dtype = self.data.dtype();
+        if self.scales.is_some() && !dtype.takes_scales() {
+            let but = "has scales, but the numbers are not quantised";
+            return Err(Refusal::about(Error::Dtype, names.tensor, but));
+        }
+        let layout = self.shape.layout(names, dtype)?;
+        let scales = self.scales.as_mut().map(|scales| match scales {
+            Scales::Own(QuantMut { scale, zero, stride, group }) => Scales::Own(QuantMut {
+                scale: scale.rest(0),
+                zero: zero.as_mut().map(|zero| zero.rest(0)),
+                stride: *stride,
+                group: *group,
+            }),
+            Scales::Given(quant) => Scales::Given(*quant),
+        });
+        Ok((self.data.view(layout).map_err(|error| refuse(names, error))?, scales))
     }
 }

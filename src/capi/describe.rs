@@ -3,14 +3,16 @@
 use super::abi;
 use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention};
 use super::tensor::{self, fa_quant, fa_tensor};
+use crate::append::{Append, Scales, Target, is_of_tokens};
 use crate::dtype::Dtype;
 use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
 use crate::error::{Error, Refusal, TensorFact};
+use crate::problem::slots::Slots;
 use crate::problem::{
     Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Weights,
     Window, needed_slopes,
 };
-use crate::view::{Array, Layout, Quant, View, ViewMut};
+use crate::view::{Array, ArrayMut, Layout, Quant, QuantMut, View, ViewMut};
 
 /// Reads a description: the problem that it describes, or what is wrong with it.
 ///
@@ -33,28 +35,8 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     let dim_qk = extent("dim_qk", a.dim_qk, 1)?;
     let dim_v = extent("dim_v", a.dim_v, 1)?;
 
-    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens`, `kv_starts`, `q_positions`, spans and the
-    // page table are as long as documented.
-    let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe {
-        let batches = Batch {
-            starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
-            starts_kv: array("entries of cu_len_kv", a.cu_len_kv, batch, 1)?,
-            kv_lens: array("entries of kv_lens", a.kv_lens, batch, 0)?,
-            kv_starts: array("entries of kv_starts", a.kv_starts, batch, 0)?,
-            positions: array("entries of q_positions", a.q_positions, batch, 0)?,
-            spans: spans(a, batch)?,
-            pages: pages(a, batch, len_kv)?,
-            most: [len_q, len_kv],
-        };
-        let rows_q = packed("cu_len_q", batches.starts_q, "longer than len_q", len_q)?;
-        let rows_kv = packed("cu_len_kv", batches.starts_kv, "longer than len_kv", len_kv)?;
-        let entries = |rows: Option<usize>, len| rows.map_or([batch, len], |rows| [1, rows]);
-        let kv = match batches.pages {
-            Some(_) => [extent("num_pages", a.num_pages, 0)?, extent("page_size", a.page_size, 1)?],
-            None => entries(rows_kv, len_kv),
-        };
-        (batches, entries(rows_q, len_q), kv)
-    };
+    // SAFETY: I1: lists are as long as documented.
+    let (batches, [entries_q, rows_q], [entries_kv, rows_kv]) = unsafe { lists(a, batch, [len_q, len_kv])? };
 
     let q = layout(&Q, &a.q, [entries_q, heads_q, rows_q], dim_qk)?;
     let k = layout(&K, &a.k, [entries_kv, heads_kv, rows_kv], dim_qk)?;
@@ -90,6 +72,127 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
         }
     };
     Problem::new(tensors, semantics(a, dim_qk)?)
+}
+
+/// How `batch` sequences lie in the tensors; entries and rows of Q, and those of K and V.
+///
+/// # Safety
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+#[inline(always)]
+unsafe fn lists<'a>(
+    a: &fa_attention,
+    batch: usize,
+    [len_q, len_kv]: [usize; 2],
+) -> Result<(Batch<'a>, [usize; 2], [usize; 2]), Refusal> {
+    // SAFETY: I1: `cu_len_q`, `cu_len_kv`, `kv_lens`, `kv_starts`, `q_positions`, spans and the
+    // page table are as long as documented.
+    let batches = unsafe {
+        Batch {
+            starts_q: array("entries of cu_len_q", a.cu_len_q, batch, 1)?,
+            starts_kv: array("entries of cu_len_kv", a.cu_len_kv, batch, 1)?,
+            kv_lens: array("entries of kv_lens", a.kv_lens, batch, 0)?,
+            kv_starts: array("entries of kv_starts", a.kv_starts, batch, 0)?,
+            positions: array("entries of q_positions", a.q_positions, batch, 0)?,
+            spans: spans(a, batch)?,
+            pages: pages(a, batch, len_kv)?,
+            most: [len_q, len_kv],
+        }
+    };
+    let rows_q = packed("cu_len_q", batches.starts_q, "longer than len_q", len_q)?;
+    let rows_kv = packed("cu_len_kv", batches.starts_kv, "longer than len_kv", len_kv)?;
+    let entries = |rows: Option<usize>, len| rows.map_or([batch, len], |rows| [1, rows]);
+    let kv = match batches.pages {
+        Some(_) => [extent("num_pages", a.num_pages, 0)?, extent("page_size", a.page_size, 1)?],
+        None => entries(rows_kv, len_kv),
+    };
+    Ok((batches, entries(rows_q, len_q), kv))
+}
+
+/// Reads a description and new rows of K and V: where these go, or what is wrong with it.
+///
+/// # Safety
+/// The pointers lead to what the documentation of [`super::append::fa_cache_append`] says, for as
+/// long as the result lives: tensors and lists that nobody writes to, and caches of which nobody
+/// uses the rows that are written.
+pub(super) unsafe fn append<'a>(
+    a: *const fa_attention,
+    new: [*const fa_tensor; 2],
+) -> Result<Append<'a>, Refusal> {
+    if a.is_null() {
+        return Err(Error::Null.into());
+    }
+    // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
+    let a = &unsafe { abi::read_sized(a)? };
+    plain_fields(a)?;
+    let batch = extent("batch", a.batch, 0)?;
+    let heads = extent("heads_kv", a.heads_kv, 1)?;
+    let len_q = extent("len_q", a.len_q, 0)?;
+    let len_kv = extent("len_kv", a.len_kv, 0)?;
+    // SAFETY: I1: lists are as long as documented.
+    let (batches, [entries, rows], [entries_kv, rows_kv]) = unsafe { lists(a, batch, [len_q, len_kv])? };
+    let new_extent = [entries, heads, rows];
+    let extent_kv = [entries_kv, heads, rows_kv];
+    let slots = Slots::new(batches, new_extent, extent_kv, position(a)?)?;
+    let mut targets = [None, None];
+    let tensors = [(&NEW_K, &K, &a.k, "dim_qk", a.dim_qk), (&NEW_V, &V, &a.v, "dim_v", a.dim_v)];
+    for (i, (of_new, of_cache, cache, of_dim, dim)) in tensors.into_iter().enumerate() {
+        if new[i].is_null() {
+            continue;
+        }
+        // SAFETY: I1: not NULL, so it is a tensor; no alignment is assumed.
+        let new = unsafe { new[i].read_unaligned() };
+        let dim = extent(of_dim, dim, 1)?;
+        let from = layout(of_new, &new, new_extent, dim)?;
+        let to = layout(of_cache, cache, extent_kv, dim)?;
+        if to.is_strided() {
+            let fact = Refusal::of(of_cache.stride_dim, i64::from(cache.stride_dim));
+            return Err(fact.but(Error::Stride, "rows of a cache that is written are contiguous, must be 0"));
+        }
+        // SAFETY: I1: tensors of these layouts, the second an output.
+        let (new, view) = unsafe {
+            let new = View::new(new.data.cast(), from).map_err(about(of_new.tensor, &from))?;
+            (new, ViewMut::new(cache.data.cast(), to).map_err(about(of_cache.tensor, &to))?)
+        };
+        // SAFETY: I1: `quant` is NULL, or as documented.
+        let scales = unsafe { scales(of_cache, cache, &to)? };
+        let names = [of_cache.tensor, of_new.tensor];
+        targets[i] = Some(Target { names, new, cache: view, scales });
+    }
+    Append::new(slots, targets)
+}
+
+const NEW_K: Names = names::names!("new_k");
+const NEW_V: Names = names::names!("new_v");
+
+/// Scales and zeros of a cache of this layout, if it has some. Those that a token shares with no
+/// other are written.
+///
+/// # Safety
+/// `quant` of the tensor is NULL, or leads to what the header says.
+unsafe fn scales<'a>(
+    names: &Names,
+    cache: &fa_tensor,
+    layout: &Layout,
+) -> Result<Option<Scales<'a>>, Refusal> {
+    if cache.quant.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
+    let quant = unsafe { cache.quant.read_unaligned() };
+    let Places { stride, group, len } = places(names, &quant, layout)?;
+    let is_own = is_of_tokens(stride, group, layout);
+    // SAFETY: I1: scales and zeros have as many values as strides and groups say; those that are
+    // written are outputs.
+    unsafe {
+        if is_own && !quant.scale.is_null() {
+            let values = |data: *const f32| ArrayMut::new(data.cast_mut(), len);
+            let zero = (!quant.zero.is_null()).then(|| values(quant.zero));
+            return Ok(Some(Scales::Own(QuantMut { scale: values(quant.scale), zero, stride, group })));
+        }
+        let values = |data: *const f32| (!data.is_null()).then(|| Array::new(data, len));
+        let given = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
+        Ok(Some(Scales::Given(given)))
+    }
 }
 
 /// Refuses fields and flags that mean nothing yet, unless they are 0.
@@ -302,14 +405,11 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         _ => Err(Refusal::of(what, value).but(Error::Window, "negative, and not FA_NO_LIMIT")),
     };
     let block = |what, value| extent(what, value, 0);
-    if !a.q_positions.is_null() && ![0, FA_POS_END].contains(&a.q_pos) {
-        let but = "neither 0 nor FA_POS_END, but q_positions is set";
-        return Err(Refusal::of("q_pos", a.q_pos).but(Error::Shape, but));
-    }
+    let q_pos = position(a)?;
     Ok(Semantics {
         accuracy: accuracy(a.flags)?,
         softmax_scale: if a.scale == 0.0 { Semantics::usual_scale(dim_qk) } else { a.scale },
-        q_pos: if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) },
+        q_pos,
         window: Window {
             left: limit("window_left", a.window_left)?,
             right: limit("window_right", a.window_right)?,
@@ -318,6 +418,15 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         block_q: block("block_q", a.block_q)?,
         block_kv: block("block_kv", a.block_kv)?,
     })
+}
+
+/// Key position of query row 0.
+fn position(a: &fa_attention) -> Result<Position, Refusal> {
+    if !a.q_positions.is_null() && ![0, FA_POS_END].contains(&a.q_pos) {
+        let but = "neither 0 nor FA_POS_END, but q_positions is set";
+        return Err(Refusal::of("q_pos", a.q_pos).but(Error::Shape, but));
+    }
+    Ok(if a.q_pos == FA_POS_END { Position::End } else { Position::At(a.q_pos) })
 }
 
 /// The demand on rounding that the flags make.

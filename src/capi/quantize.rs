@@ -1,15 +1,77 @@
-//! `fa_quantize_i8`.
+//! `fa_quantize`, `fa_quantize_i8`.
+
+use std::ptr;
 
 use super::describe::{self, Places, about, extent};
 use super::guard;
 use super::status::fa_status;
-use super::tensor::fa_tensor;
+use super::tensor::{fa_dtype, fa_tensor};
 use crate::dtype::Dtype;
 use crate::error::names::{Names, names};
 use crate::error::{Error, Refusal};
 use crate::kernel;
-use crate::quantize::Quantize;
+use crate::quantize::{Quantize, Round};
 use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
+
+/// Writes a tensor in any storage type: what fa_attention then takes as Q, K or V. A whole tensor
+/// at once, or the tokens that are new in a cache (for which there is also fa_cache_append).
+///
+/// - FA_DTYPE_F32, _F16, _BF16: each number, rounded to nearest even. What is too large becomes an
+///   infinity (f16: from 65520 on), what is too small 0 with its sign; numbers that the type has
+///   subnormal ones for are kept so. A NaN stays a NaN with its sign, and may become quiet.
+/// - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: bit for bit the blocks that ggml's
+///   reference functions write (quantize_row_*_ref, compiled without fused multiply-adds). A block
+///   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
+///   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
+///   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
+/// - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
+///
+/// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
+/// @param batch, heads, tokens  at least 0; if one is 0, nothing happens
+/// @param dim     at least 1; a multiple of 32 for types in blocks
+/// @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and of
+///                FA_DTYPE_I8 those of quant, which is needed; of other types quant is NULL
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
+///         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
+///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
+///         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
+///         between the first and the last byte of a tensor belongs to it). On errors nothing has
+///         been written, as nothing between the rows of dst ever is.
+///
+/// Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
+///
+/// Computes on the calling thread and allocates nothing. Thread-safe: several threads may each
+/// write a part.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_quantize(
+    src: *const fa_tensor,
+    batch: i64,
+    heads: i64,
+    tokens: i64,
+    dim: i64,
+    dst: *const fa_tensor,
+) -> fa_status {
+    guard(|| {
+        if src.is_null() || dst.is_null() {
+            return Err(Error::Null);
+        }
+        // SAFETY: I1: not NULL, so both are tensors; no alignment is assumed.
+        let (src, dst) = unsafe { (src.read_unaligned(), dst.read_unaligned()) };
+        let sizes = [batch, heads, tokens, dim];
+        if dst.dtype == fa_dtype::FA_DTYPE_I8 as i32 {
+            // SAFETY: I1: tensors and scales are as documented.
+            let mut what = unsafe { read(&src, sizes, ptr::null(), &dst)? };
+            return kernel::best()?.quantize(&mut what);
+        }
+        let [from, to] = layouts(&src, sizes, &dst)?.map(present);
+        // SAFETY: I1: tensors of these layouts, the second an output.
+        let what = unsafe {
+            let src = View::new(src.data.cast(), from).map_err(about(SRC.tensor, &from))?;
+            Round::new(src, ViewMut::new(dst.data.cast(), to).map_err(about(DST.tensor, &to))?)?
+        };
+        kernel::best()?.round(&what)
+    })
+}
 
 /// Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then
 /// takes as Q, K or V. A whole tensor at once, or the tokens that are new in a cache.
@@ -90,6 +152,18 @@ pub unsafe extern "C" fn fa_quantize_i8(
 const SRC: Names = names!("src");
 const DST: Names = names!("dst");
 
+/// The layouts of two tensors of these sizes.
+fn layouts(src: &fa_tensor, sizes: [i64; 4], dst: &fa_tensor) -> Result<[Layout; 2], Refusal> {
+    let rows = [extent("batch", sizes[0], 0)?, extent("heads", sizes[1], 0)?, extent("tokens", sizes[2], 0)?];
+    let dim = extent("dim", sizes[3], 1)?;
+    Ok([describe::layout(&SRC, src, rows, dim)?, describe::layout(&DST, dst, rows, dim)?])
+}
+
+/// Without rows nothing happens, however far apart they would be.
+fn present(layout: Layout) -> Layout {
+    if layout.extent.contains(&0) { Layout { extent: [0; 3], ..layout } } else { layout }
+}
+
 /// Reads the arguments of [`fa_quantize_i8`].
 ///
 /// # Safety
@@ -104,16 +178,8 @@ unsafe fn read<'a>(
     if dst.quant.is_null() {
         return Err(Error::Null.into());
     }
-    let sizes = [
-        extent("batch", sizes[0], 0)?,
-        extent("heads", sizes[1], 0)?,
-        extent("tokens", sizes[2], 0)?,
-        extent("dim", sizes[3], 1)?,
-    ];
-    let [batch, heads, tokens, dim] = sizes;
-    let rows = [batch, heads, tokens];
-    let from = describe::layout(&SRC, src, rows, dim)?;
-    let to = describe::layout(&DST, dst, rows, dim)?;
+    let [from, to] = layouts(src, sizes, dst)?;
+    let Layout { extent: rows, dim, .. } = to;
     if to.dtype != Dtype::I8 {
         return Err(Error::Dtype.into());
     }
@@ -126,9 +192,6 @@ unsafe fn read<'a>(
     if quant.scale.is_null() && len > 0 {
         return Err(Error::Null.into());
     }
-    // Without rows nothing happens, however far apart they would be.
-    let present =
-        |layout: Layout| if rows.contains(&0) { Layout { extent: [0; 3], ..layout } } else { layout };
     let [from, to, smoothing] = [from, to, smoothing].map(present);
     // SAFETY: I1: tensors of these layouts, and as many scales and zeros, which are outputs.
     unsafe {

@@ -33,7 +33,7 @@ pub unsafe extern "C" fn fa_attention_check(
     why_size: usize,
 ) -> fa_status {
     guard(|| {
-        let mut words = Words { at: why.cast(), left: if why.is_null() { 0 } else { why_size } };
+        let mut words = Words::new(why, why_size);
         // SAFETY: I1: `a` is as documented.
         let found = unsafe { plan(a, 1) };
         let _ = match &found {
@@ -259,15 +259,19 @@ fn parts(n: i32) -> Result<usize, Error> {
 }
 
 /// Writes words into the caller's memory, as far as there is room.
-struct Words {
+pub(super) struct Words {
     /// Where the next byte goes, and how many are free from there on.
     at: *mut u8,
     left: usize,
 }
 
 impl Words {
+    pub(super) fn new(at: *mut c_char, size: usize) -> Words {
+        Words { at: at.cast(), left: if at.is_null() { 0 } else { size } }
+    }
+
     /// Writes the zero byte at the end.
-    fn end(self) {
+    pub(super) fn end(self) {
         if self.left > 0 {
             // SAFETY: I1: `left` bytes of the caller's are free at `at`.
             unsafe { self.at.write(0) };

@@ -44,7 +44,8 @@ pub enum fa_status {
     /// cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
     /// kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
     /// behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
-    /// what there is not, or are out of order.
+    /// what there is not, or are out of order. fa_cache_append: the position of a new token is that
+    /// of no key in use.
     FA_ERR_LENGTHS = 14,
     /// struct_size is not that of any version up to this one, or what lies beyond the fields that
     /// this version knows is not 0.

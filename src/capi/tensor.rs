@@ -47,7 +47,8 @@ pub enum fa_dtype {
 /// stride there; blocks of tokens and groups of channels have a group of more than 1. Of a paged
 /// tensor t counts within the page; of packed ragged rows t is the row, and b is 0.
 ///
-/// fa_quantize_i8 finds and writes scales and zeros; every other function reads them.
+/// fa_quantize_i8, fa_quantize and, those of single tokens, fa_cache_append find and write scales
+/// and zeros; every other function reads them.
 ///
 /// What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
 /// multiplied as integers (see FA_PRECISE): those of K a head, a token or a channel, and those of V

@@ -75,7 +75,7 @@ impl<'a> Quant<'a> {
 
     /// Whether there is a value for each element, and none is unfit that all of them share. Others
     /// are data: one that is NaN makes its elements NaN.
-    pub(super) fn check(&self, layout: &Layout) -> Result<(), Error> {
+    pub(crate) fn check(&self, layout: &Layout) -> Result<(), Error> {
         if self.group.contains(&0) {
             return Err(Error::ZeroExtent);
         }
