@@ -351,7 +351,8 @@ impl<'a> KvBlock<'a> {
                     let rows = Rows { base: to(key), stride: self.staged_stride };
                     let minima = self.minima.map(|minima| (minima, key - self.start));
                     let n = (n, self.rows_ahead(key));
-                    unpack::unpack(s, (source.rows(), source.dtype()), n, self.dim, rows, minima);
+                    let from = (source.rows(), source.dtype(), self.which == V);
+                    unpack::unpack(s, from, n, self.dim, rows, minima);
                 }
             }
         }

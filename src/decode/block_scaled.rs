@@ -453,7 +453,7 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 {
                     let p = rows.scores.add(r * rows.score_stride).cast_const();
                     let keys = block.visible(r);
-                    unpack::add_to_output(s.core(), p, &keys, minima, (weight, dim), output);
+                    unpack::add_to_output(s.core(), p, &keys, minima, all_fit, (weight, dim), output);
                 }
             }
         }

@@ -2,8 +2,8 @@
 //! memory: so [`super::block_scaled`] multiplies them as integers, with the loops of Q8_0.
 //!
 //! - An element is code times scale, plus the minimum of its block if the format has one. Codes are
-//!   signed bytes, the scale stays what it is. If it is negative, its sign goes to the codes: a
-//!   weight of V is a probability times a scale, and not negative.
+//!   signed bytes, the scale stays what it is. If that of a block of V is negative, its sign goes to
+//!   the codes: a weight of V is a probability times a scale, and not negative.
 //! - With a minimum, codes are centred: n - 8 of 4 bits, n - 16 of 5, and what that takes away,
 //!   scale times 8 or 16, is added to the minimum. Minima are f32, beside the blocks ([`Minima`]):
 //!   what they add to a score is the minimum times the sum of the query's block, and what they add
@@ -97,27 +97,28 @@ impl Body for AreFinite<'_> {
 
 /// Unpacks `n` rows of `dim` elements, stored as `dtype`, to rows of Q8_0, and their minima, if
 /// they have any, to those of the keys from `key` on. Meanwhile rows `ahead`, as many as there are
-/// of both, are prefetched. Kept out of line, so that the code exists once for each instruction
-/// set.
+/// of both, are prefetched. Scales of K may be negative, those of V (`is_v`) become positive. Kept
+/// out of line, so that the code exists once for each instruction set.
 ///
 /// # Safety
 /// `from` has the rows, and `to` room for as many; `minima` has the keys.
 #[inline(never)]
 pub(super) unsafe fn unpack<S: Isa>(
     s: S,
-    (from, dtype): (Rows, Dtype),
+    (from, dtype, is_v): (Rows, Dtype, bool),
     (n, ahead): (usize, Range<usize>),
     dim: usize,
     to: Rows,
     minima: Option<(Minima, usize)>,
 ) {
-    s.core().enter(Unpack { from, dtype, n, ahead, dim, to, minima });
+    s.core().enter(Unpack { from, dtype, is_v, n, ahead, dim, to, minima });
 }
 
 /// The arguments of [`unpack`], which alone makes one and vouches for its pointers.
 struct Unpack {
     from: Rows,
     dtype: Dtype,
+    is_v: bool,
     n: usize,
     ahead: Range<usize>,
     dim: usize,
@@ -131,16 +132,22 @@ impl Body for Unpack {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: the contract of `unpack`, which made this; I9: rows are stored as `T`.
-        unsafe { with_nibbles!(self.dtype, T => self.rows(s, T::NEW), else ()) }
+        unsafe {
+            with_nibbles!(self.dtype, T => match self.is_v {
+                false => self.rows::<S, _, false>(s, T::NEW),
+                true => self.rows::<S, _, true>(s, T::NEW),
+            }, else ())
+        }
     }
 }
 
 impl Unpack {
     /// # Safety
-    /// The contract of [`unpack`], of rows in blocks of `F`.
+    /// The contract of [`unpack`], of rows in blocks of `F`; `V` if they are rows of V.
     #[inline(always)]
-    unsafe fn rows<S: Isa, F: Format>(&self, s: S, _: Nibbles<F>) {
+    unsafe fn rows<S: Isa, F: Format, const V: bool>(&self, s: S, _: Nibbles<F>) {
         let Unpack { from, n, ref ahead, dim, to, minima, .. } = *self;
+        let prefetched = ahead.len();
         let (bytes, blocks) = (Nibbles::<F>::BLOCK_BYTES, dim / Q8_0::BLOCK);
         let minima = minima.filter(|_| Nibbles::<F>::HAS_MINIMUM);
         // Of as many rows as a vector has lanes, scales and minima are gathered as they are stored,
@@ -148,7 +155,7 @@ impl Unpack {
         let whole = n - n % S::LANES;
         for row in 0..n {
             // Little is computed here: nothing else hides what memory takes.
-            if row < ahead.len() {
+            if row < prefetched {
                 prefetch_l2(s, from.skip(ahead.start + row).base, blocks * bytes);
             }
             let (first, lane) = (row - row % S::LANES, row % S::LANES);
@@ -160,9 +167,10 @@ impl Unpack {
                 unsafe {
                     let scale = block.cast::<u16>().read_unaligned();
                     // The byte that has the sign of the scale.
-                    let sign = block.cast::<i8>().add(cfg!(target_endian = "little").into()).read();
-                    to.cast::<u16>().write_unaligned(scale & 0x7fff);
-                    Nibbles::<F>::unpack(s, block, Some(sign), to.add(q8_0::CODES).cast());
+                    let sign = block.cast::<i8>().add(cfg!(target_endian = "little").into());
+                    let sign = if V { Some(sign.read()) } else { None };
+                    to.cast::<u16>().write_unaligned(if V { scale & 0x7fff } else { scale });
+                    Nibbles::<F>::unpack(s, block, sign, to.add(q8_0::CODES).cast());
                     if let Some((minima, key)) = gathered {
                         let at = minima.of(n).add(key + first).cast::<u16>();
                         at.add(lane).write_unaligned(scale);
@@ -235,15 +243,23 @@ impl<P: BlockScaledGemv> Body for AddToScores<'_, P> {
     fn run<S: Isa>(self, s: S) {
         let AddToScores { rows, count, dim, keys, minima, .. } = self;
         for r in 0..count {
-            for block in 0..dim / <P::Blocks as Stored>::BLOCK {
-                // SAFETY: I5: a packed row; I7: scores and minima are whole vectors of keys
-                // (`add_to_scores`).
-                unsafe {
-                    let query = rows.queries.add(r * rows.query_stride).cast_const();
-                    let sum = s.splat(P::sum_of_block(s, query, dim, block) as f32);
-                    let (scores, of) = (rows.scores.add(r * rows.score_stride), minima.of(block));
+            // SAFETY: I5: a packed row; I7: scores and minima are whole vectors of keys
+            // (`add_to_scores`).
+            unsafe {
+                let query = rows.queries.add(r * rows.query_stride).cast_const();
+                let scores = rows.scores.add(r * rows.score_stride);
+                for slab in (0..dim / <P::Blocks as Stored>::BLOCK).step_by(SUMS) {
+                    let blocks = slab..(slab + SUMS).min(dim / <P::Blocks as Stored>::BLOCK);
+                    let mut sums = [0.0; SUMS];
+                    for (sum, block) in sums.iter_mut().zip(blocks.clone()) {
+                        *sum = P::sum_of_block(s, query, dim, block) as f32;
+                    }
                     for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
-                        s.store(scores.add(at), s.fma(s.load(of.add(at)), sum, s.load(scores.add(at))));
+                        let mut score = s.load(scores.add(at));
+                        for (&sum, block) in sums.iter().zip(blocks.clone()) {
+                            score = s.fma(s.load(minima.of(block).add(at)), s.splat(sum), score);
+                        }
+                        s.store(scores.add(at), score);
                     }
                 }
             }
@@ -251,9 +267,13 @@ impl<P: BlockScaledGemv> Body for AddToScores<'_, P> {
     }
 }
 
+/// Blocks of a query row whose sums are at hand at a time.
+const SUMS: usize = 8;
+
 /// Adds to an output row of `dim` elements what minima of V contribute: of each block the sum of
 /// `p` times the minima of `keys`, times `weight`. Keys whose probability is 0 contribute nothing,
-/// whatever their minimum is. Kept out of line: few types have minima.
+/// whatever their minimum is; `all_are_finite` says that it is finite. Kept out of line: few types
+/// have minima.
 ///
 /// # Safety
 /// `p` and the minima are whole vectors of keys, and the output has whole blocks.
@@ -263,10 +283,11 @@ pub(super) unsafe fn add_to_output<S: Isa>(
     p: *const f32,
     keys: &Range<usize>,
     minima: Minima,
+    all_are_finite: bool,
     (weight, dim): (f32, usize),
     output: *mut f32,
 ) {
-    s.core().enter(AddToOutput { p, keys, minima, weight, dim, output });
+    s.core().enter(AddToOutput { p, keys, minima, all_are_finite, weight, dim, output });
 }
 
 /// The arguments of [`add_to_output`], which alone makes one and vouches for its pointers.
@@ -274,6 +295,7 @@ struct AddToOutput<'a> {
     p: *const f32,
     keys: &'a Range<usize>,
     minima: Minima,
+    all_are_finite: bool,
     weight: f32,
     dim: usize,
     output: *mut f32,
@@ -284,16 +306,23 @@ impl Body for AddToOutput<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let AddToOutput { p, keys, minima, weight, dim, output } = self;
+        let AddToOutput { p, keys, minima, all_are_finite, weight, dim, output } = self;
         let none = s.splat(0.0);
+        let vectors = || (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES);
         for block in 0..dim / Q8_0::BLOCK {
             let mut sum = none;
             // SAFETY: I7: whole vectors of keys, and whole blocks of the output (`add_to_output`).
             unsafe {
-                for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
-                    let p = s.load(p.add(at));
-                    let product = s.mul(p, s.load(minima.of(block).add(at)));
-                    sum = s.add(sum, s.select(s.gt(p, none), product, none));
+                if all_are_finite {
+                    for at in vectors() {
+                        sum = s.fma(s.load(p.add(at)), s.load(minima.of(block).add(at)), sum);
+                    }
+                } else {
+                    for at in vectors() {
+                        let p = s.load(p.add(at));
+                        let sum_with = s.fma(p, s.load(minima.of(block).add(at)), sum);
+                        sum = s.select(s.gt(p, none), sum_with, sum);
+                    }
                 }
                 let sum = s.splat(s.horizontal_sum(sum) * weight);
                 for d in (0..Q8_0::BLOCK).step_by(S::LANES) {
