@@ -1,9 +1,13 @@
 //! The tables: which shapes are measured, against what.
 
 use std::hint::black_box;
+use std::mem::MaybeUninit;
+use std::ptr;
 
+use flash_attention::capi::attention::{fa_attention, fa_attention_init};
 use flash_attention::capi::config::fa_config;
 use flash_attention::capi::forward::fa_forward_f32;
+use flash_attention::capi::run::{fa_attention_check, fa_attention_run};
 use flash_attention::capi::status::fa_status;
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::{self, Kernel, Path};
@@ -33,9 +37,9 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 20] = [
         "floors", "layers", "features", "masks", "odd", "few", "grouped", "latent", "threads", "auto",
-        "rival", "rising", "types", "scales", "decode", "layouts", "weights", "call",
+        "rival", "rising", "types", "scales", "decode", "layouts", "weights", "sums", "memory", "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -57,6 +61,8 @@ impl Tables {
             "decode" => self.decode(),
             "layouts" => self.layouts(),
             "weights" => self.weights(),
+            "sums" => self.sums(),
+            "memory" => self.memory(),
             _ => self.call(),
         }
     }
@@ -447,7 +453,10 @@ impl Tables {
     fn decode(&mut self) {
         self.report
             .heading("Decode: share of the bandwidth at which K and V can be read, or else of the peak");
-        for suite::Decode { case, threads, bound, floor, goal } in suite::decode() {
+        let isa = self.row(Dtype::F32, None).map(|row| row.isa().to_string_lossy());
+        for suite::Decode { case, threads, bound, floor, goal } in
+            suite::decode(isa.as_deref() == Some("avx2"))
+        {
             let Some(row) = self.row_of(&case, self.isa.as_deref()) else { continue };
             let mut arrays = Arrays::new(&case);
             let other = Arrays::new(&case);
@@ -544,7 +553,65 @@ impl Tables {
         }
     }
 
-    /// What a call costs besides computing: the C entry against the bare kernel on a prepared part.
+    /// How exact sums of f32 are.
+    fn sums(&mut self) {
+        self.report.heading("Largest error of f32 on normal data, in ten-millionths");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (case, floor) in suite::sums() {
+            let mut arrays = Arrays::new(&case);
+            let (plan, mut call) = arrays.runner(row, self.threads);
+            let measured = rounds(row, &mut [&mut call], self.way);
+            drop(call);
+            let error = arrays.error();
+            self.plain_line("sums", row, &case, &plan, &measured, (1e7 * error, "e-7"), floor);
+        }
+    }
+
+    /// What scratch memory a call asks for.
+    fn memory(&mut self) {
+        const THREADS: usize = 4;
+        self.report.heading("Scratch memory with four threads: KiB a thread");
+        let Some(row) = self.row(Dtype::F32, None) else { return };
+        for (case, floor) in suite::memory() {
+            let mut arrays = Arrays::new(&case);
+            let (plan, mut call) = arrays.runner(row, THREADS);
+            let measured = rounds(row, &mut [&mut call], self.way);
+            drop(call);
+            let bytes = plan.memory.bytes().expect("a number of bytes");
+            let figure = bytes as f64 / 1024.0 / THREADS as f64;
+            self.plain_line("memory", row, &case, &plan, &measured, (figure, "KiB"), floor);
+        }
+    }
+
+    /// A line whose figure is not a time, and may be so much at most.
+    fn plain_line(
+        &mut self,
+        table: &str,
+        row: &dyn Kernel,
+        case: &Case,
+        plan: &Plan,
+        measured: &Rounds,
+        (figure, unit): (f64, &str),
+        floor: f64,
+    ) {
+        let line = Line {
+            table,
+            name: case.name(),
+            isa: &row.isa().to_string_lossy(),
+            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+            error: None,
+            figure,
+            spread: 0.0,
+            unit,
+            floor: Some(Bound::AtMost(floor)),
+            goal: None,
+            flops: case.flops(),
+        };
+        self.report.line(&line, measured);
+    }
+
+    /// What a call costs besides computing: C entries against the bare kernel on a prepared part, and
+    /// what the check of a description takes.
     fn call(&mut self) {
         self.report.heading("Fixed cost of a call from C, one head, 16 x 64: microseconds");
         let Some(row) = self.row(Dtype::F32, None) else { return };
@@ -562,37 +629,77 @@ impl Tables {
         };
         let (plan, call) = arrays.runner(row, 1);
         drop(call);
-        let mut out = vec![0f32; 16 * 64];
+        let (mut out, mut described_out) = (vec![0f32; 16 * 64], vec![0f32; 16 * 64]);
         let (q, k, v) = arrays.qkv();
+        let described = described([q, k, v], &mut described_out);
         let mut from_c = || {
             // SAFETY: dense arrays of these sizes.
             let status =
                 unsafe { fa_forward_f32(&cfg, q.as_ptr(), k.as_ptr(), v.as_ptr(), 16, 16, out.as_mut_ptr()) };
             assert_eq!(status, fa_status::FA_OK);
         };
+        let mut scratch = vec![0u8; plan.memory.borrowed_bytes().expect("a size")];
+        let mut run = || {
+            // SAFETY: a description of arrays of these sizes, and as much memory as its plan needs.
+            let status = unsafe {
+                fa_attention_run(&described, scratch.as_mut_ptr().cast(), scratch.len(), ptr::null())
+            };
+            assert_eq!(status, fa_status::FA_OK);
+        };
+        let mut check = || {
+            // SAFETY: a description; no words are wanted.
+            let status = unsafe { fa_attention_check(&described, ptr::null_mut(), 0) };
+            assert_eq!(status, fa_status::FA_OK);
+        };
         let mut problem = bare_arrays.problem();
         let workspace = Workspace::allocate(plan.memory).expect("scratch memory");
-        let mut scratch = workspace.take().expect("a piece");
+        let mut piece = workspace.take().expect("a piece");
         let mut bare = || {
             let queue = TileQueue::new(&mut problem, plan.tiles.q, 1);
             let part = queue.take().expect("a part");
-            row.prefill(&part, plan.tiles, None, scratch.reborrow()).expect("an available row");
+            row.prefill(&part, plan.tiles, None, piece.reborrow()).expect("an available row");
         };
-        let measured = rounds(row, &mut [&mut from_c, &mut bare], self.way);
-        let [from_c, bare] = [0, 1].map(|i| measured.contenders[i].seconds);
-        let line = Line {
-            table: "call",
-            name: case.name(),
-            isa: &row.isa().to_string_lossy(),
-            tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
-            error: None,
-            figure: 1e6 * (from_c.median - bare.median),
-            spread: 1e6 * (from_c.high - from_c.low) / 2.0,
-            unit: "u",
-            floor: Some(Bound::AtMost(0.3)),
-            goal: Some(Bound::AtMost(0.2)),
-            flops: case.flops(),
-        };
-        self.report.line(&line, &measured);
+        let measured = rounds(row, &mut [&mut from_c, &mut run, &mut check, &mut bare], self.way);
+        let [from_c, run, check, bare] = [0, 1, 2, 3].map(|i| measured.contenders[i].seconds);
+        let most = if row.isa().to_bytes() == b"avx2" { 0.5 } else { 0.3 };
+        let fixed = |call: Spread| 1e6 * (call.median - bare.median);
+        let (most, goal) = (Some(Bound::AtMost(most)), Some(Bound::AtMost(0.2)));
+        for (name, figure, call, floor, goal) in [
+            ("fa_forward_f32", fixed(from_c), from_c, most, goal),
+            ("fa_attention_run", fixed(run), run, most, goal),
+            ("fa_attention_check, with its plan", 1e6 * check.median, check, None, None),
+        ] {
+            let line = Line {
+                table: "call",
+                name: name.to_owned(),
+                isa: &row.isa().to_string_lossy(),
+                tiles: format!("{}x{}", plan.tiles.q, plan.tiles.kv),
+                error: None,
+                figure,
+                spread: figure * call.relative(),
+                unit: "us",
+                floor,
+                goal,
+                flops: case.flops(),
+            };
+            self.report.line(&line, &measured);
+        }
     }
+}
+
+/// A description of one head, 16 x 64.
+fn described(qkv: [&[f32]; 3], out: &mut [f32]) -> fa_attention {
+    let mut a = MaybeUninit::<fa_attention>::uninit();
+    // SAFETY: room for a description, of its own size, which is initialised then.
+    let mut a = unsafe {
+        assert_eq!(fa_attention_init(a.as_mut_ptr(), size_of::<fa_attention>()), fa_status::FA_OK);
+        a.assume_init()
+    };
+    let [q, k, v] = qkv.map(<[f32]>::as_ptr).map(<*const f32>::cast_mut);
+    for (tensor, data) in [(&mut a.q, q), (&mut a.k, k), (&mut a.v, v), (&mut a.o, out.as_mut_ptr())] {
+        (tensor.data, tensor.stride) = (data.cast(), [4096, 4096, 256]);
+    }
+    (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (1, 1, 1, 16, 16);
+    (a.dim_qk, a.dim_v, a.scale) = (64, 64, 0.125);
+    a
 }

@@ -280,14 +280,16 @@ impl Words {
 }
 
 impl Write for Words {
+    /// An error if there was not room for all: what comes next need not be formatted.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for &byte in text.as_bytes() {
-            if self.left > 1 {
-                // SAFETY: I1: `left` bytes of the caller's are free at `at`, and the last stays so.
-                unsafe { self.at.write(byte) };
-                self.at = self.at.wrapping_add(1);
-                self.left -= 1;
+            if self.left <= 1 {
+                return Err(fmt::Error);
             }
+            // SAFETY: I1: `left` bytes of the caller's are free at `at`, and the last stays so.
+            unsafe { self.at.write(byte) };
+            self.at = self.at.wrapping_add(1);
+            self.left -= 1;
         }
         Ok(())
     }
