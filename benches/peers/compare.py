@@ -18,7 +18,9 @@ import workloads
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Of the outputs that are compared with float64; the variant's last word but options says which.
-BOUNDS = {"f32": 1e-5, "f16": 5e-3, "bf16": 4e-2, "i8": 1e-1, "q8_0": 1e-1}
+BOUNDS = {"f32": 1e-5, "f16": 5e-3, "bf16": 4e-2, "i8": 1e-1, "q8_0": 1e-1, "q4_0": 1, "q4_1": 1}
+# Of an element as it is stored, with its part of the scales.
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5}
 # A peer that needs longer for one call is left out there.
 LONGEST_CALL = 10.0
 ROWS = 48
@@ -32,7 +34,7 @@ class Variant:
 
 def variants():
     """All of them; `needs` names what the set-up brings."""
-    ours = [Variant(f"flash_attention {d}", "flash_attention", d, d) for d in ("f32", "bf16", "f16", "i8", "q8_0")]
+    ours = [Variant(f"flash_attention {d}", "flash_attention", d, d) for d in ("f32", "bf16", "f16", "i8", "q8_0", "q4_0", "q4_1")]
     ort = [
         Variant("ONNX Runtime MHA f32", "onnxruntime", "mha-f32", "f32", "onnxruntime"),
         Variant("ONNX Runtime GQA f32", "onnxruntime", "gqa-f32", "f32", "onnxruntime"),
@@ -41,7 +43,7 @@ def variants():
     ]
     ov = [Variant(f"OpenVINO {d}", "openvino", d, d, "openvino") for d in ("f32", "bf16")]
     ov += [Variant(f"OpenVINO, its own cache in {d}", "openvino", f"state-{d}", t, "openvino") for d, t in (("f32", "f32"), ("f16", "f16"), ("u8", "i8"))]
-    ggml = [Variant(f"ggml {d}", "ggml", d, d, "ggml") for d in ("f32", "f16", "bf16", "q8_0")]
+    ggml = [Variant(f"ggml {d}", "ggml", d, d, "ggml") for d in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")]
     blas = [Variant("OpenBLAS three-step f32", "numpy", "f32", "f32")]
     torch = [Variant(f"PyTorch {d}", "torch", d, d, "torch") for d in ("f32", "bf16", "f16")]
     torch.append(Variant("PyTorch f32, heads packed by hand", "torch", "f32-packed", "f32", "torch"))
@@ -196,6 +198,8 @@ class Comparison:
         made = []
         for name, heads, tokens in (("q", w.heads_q, w.len_q), ("k", w.heads_kv, w.len_kv), ("v", w.heads_kv, w.len_kv)):
             x = rng.standard_normal((w.batch, heads, tokens, w.dim), np.float32)
+            if name == "v" and w.latent:
+                x = np.ascontiguousarray(made[1][..., : w.latent])
             x.tofile(os.path.join(self.folder, name))
             made.append(x)
         rows = [[int(rng.integers(n)) for n in (w.batch, w.heads_q, w.len_q)] for _ in range(ROWS)]
@@ -264,8 +268,7 @@ class Comparison:
             if kind == "fma":
                 line["of_limit"] = w.flops / seconds / limit["median"]
             else:
-                bits = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "q8_0": 8.5}[line["dtype"]]
-                line["gbytes"] = w.kv_elements * bits / 8 / seconds / 1e9
+                line["gbytes"] = w.kv_elements * BITS[line["dtype"]] / 8 / seconds / 1e9
                 line["of_limit"] = 1e9 * line["gbytes"] / limit["median"]
         good = sorted(((x["ms"]["median"], x["peer"]) for _, _, x, m in turns.values() if m and not x["wrong"]))
         if good:

@@ -6,12 +6,14 @@ import sys
 
 import ml_dtypes
 import numpy as np
-from stored import i8, q8_0
+from stored import i8, q4, q8_0
 from worker import Unsupported
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "bindings", "python"))
 import flash_attention as fa
 
+# Types in blocks: their number in the header, and what makes them.
+BLOCKS = {"q8_0": (4, q8_0), "q4_0": (6, lambda x: q4(x, False)), "q4_1": (7, lambda x: q4(x, True))}
 DTYPES = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "f16": np.float16}
 
 
@@ -28,12 +30,12 @@ class Peer:
         self.pool = fa.Pool(threads) if threads > 1 else None
 
     def prepare(self, w, q, k, v):
-        if self.variant == "q8_0" and w.group not in ("decode", "few"):
-            raise Unsupported("no integer kernels for Q8_0: as f32")
+        if self.variant in BLOCKS and w.group not in ("decode", "few", "latent"):
+            raise Unsupported("no integer kernels for many queries: as f32")
         q = np.array(q)
         if self.variant in DTYPES:
             q = q.astype(DTYPES[self.variant])
-        self.out = np.empty(q.shape, np.float32)
+        self.out = np.empty((*q.shape[:3], w.dim_v), np.float32)
         self.copies = [Call(w, q, k, v, self.out, self.variant, self.pool) for _ in range(w.copies)]
         return [call.run for call in self.copies]
 
@@ -50,7 +52,7 @@ class Call:
         a = self.description = fa.Attention()
         fa.check(lib.fa_attention_init(ctypes.byref(a), ctypes.sizeof(a)))
         a.batch, a.heads_q, a.heads_kv = w.batch, w.heads_q, w.heads_kv
-        a.len_q, a.len_kv, a.dim_qk, a.dim_v = w.len_q, w.len_kv, w.dim, w.dim
+        a.len_q, a.len_kv, a.dim_qk, a.dim_v = w.len_q, w.len_kv, w.dim, w.dim_v
         mask = w.mask()
         if w.causal and mask is None:
             a.window_right = 0
@@ -63,17 +65,20 @@ class Call:
         a.q, _ = fa.tensor("q", q)
         a.o, _ = fa.tensor("out", out)
         # A key has one scale, the values of a head one: the kernels of integers take that.
-        a.k, a.v = self.cache(k, variant, 3), self.cache(v, variant, (2, 3))
+        a.k = self.cache(k, variant, 3)
+        # Of latent attention, V is the first elements of the rows of K.
+        a.v = a.k if w.latent else self.cache(v, variant, (2, 3))
         size = ctypes.c_size_t()
         fa.check(lib.fa_attention_workspace(ctypes.byref(a), pool.width() if pool else 1, ctypes.byref(size)), a)
         self.workspace = np.empty(size.value, np.uint8)
         self.arguments = ctypes.byref(a), self.workspace.ctypes.data, size, self.pool
 
     def cache(self, x, variant, axes):
-        if variant == "q8_0":
-            blocks = q8_0(np.array(x))
+        if variant in BLOCKS:
+            dtype, store = BLOCKS[variant]
+            blocks = store(np.array(x))
             self.kept.append(blocks)
-            return fa.Tensor(data=blocks.ctypes.data, stride=blocks.strides[:3], dtype=4)
+            return fa.Tensor(data=blocks.ctypes.data, stride=blocks.strides[:3], dtype=dtype)
         if variant != "i8":
             stored = np.array(x).astype(DTYPES[variant])
             self.kept.append(stored)

@@ -7,7 +7,7 @@ from ctypes import POINTER, Structure, c_bool, c_float, c_int, c_int64, c_size_t
 import numpy as np
 
 # enum ggml_type
-TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
+TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 8, "bf16": 30}
 
 
 class InitParams(Structure):
@@ -37,6 +37,8 @@ def load():
         (base, "ggml_free", None, [of]),
         (base, "ggml_new_tensor_4d", of, [of, c_int, c_int64, c_int64, c_int64, c_int64]),
         (base, "ggml_get_data", of, [of]),
+        (base, "ggml_row_size", c_size_t, [c_int, c_int64]),
+        (base, "ggml_view_4d", of, [of, of, *4 * [c_int64], *4 * [c_size_t]]),
         (base, "ggml_quantize_chunk", c_size_t, [c_int, of, of, c_int64, c_int64, c_int64, of]),
         (base, "ggml_flash_attn_ext", of, [of, of, of, of, of, c_float, c_float, c_float]),
         (base, "ggml_new_graph", of, [of]),
@@ -69,8 +71,18 @@ class Peer:
             mask = self.tensor(mask[None, None], 1)
         elif w.causal:
             mask = self.tensor(np.triu(np.full((1, 1, w.len_q, w.len_kv), -np.inf, np.float32), 1), 1)
-        self.shape = w.batch, w.len_q, w.heads_q, w.dim
-        return [self.call(w, queries, self.tensor(k, self.type), self.tensor(v, self.type), mask) for _ in range(w.copies)]
+        self.shape = w.batch, w.len_q, w.heads_q, w.dim_v
+        return [self.call(w, queries, *self.cache(w, k, v), mask) for _ in range(w.copies)]
+
+    def cache(self, w, k, v):
+        keys = self.tensor(k, self.type)
+        if not w.latent:
+            return keys, self.tensor(v, self.type)
+        # A part of each row of K.
+        row = self.lib.ggml_row_size(self.type, w.dim)
+        sizes = w.dim_v, w.len_kv, w.heads_kv, w.batch
+        steps = row, row * w.len_kv, row * w.len_kv * w.heads_kv
+        return keys, self.lib.ggml_view_4d(self.context, keys, *sizes, *steps, 0)
 
     def tensor(self, x, dtype):
         t = self.lib.ggml_new_tensor_4d(self.context, dtype, *x.shape[::-1])

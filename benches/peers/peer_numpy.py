@@ -12,7 +12,7 @@ class Peer:
 
     def prepare(self, w, q, k, v):
         q, k, v = (np.array(x) for x in (q, k, v))
-        self.out = np.empty_like(q)
+        self.out = np.empty((*q.shape[:3], w.dim_v), np.float32)
         keys = [np.array(k) for _ in range(w.copies)]
         values = [np.array(v) for _ in range(w.copies)]
         hidden = w.mask()
@@ -35,7 +35,7 @@ class Peer:
                 np.exp(s, out=s)
                 o = s @ v[b, h]
                 o /= s.sum(axis=1, keepdims=True)
-                self.out[b, h * group : (h + 1) * group] = o.reshape(group, w.len_q, w.dim)
+                self.out[b, h * group : (h + 1) * group] = o.reshape(group, w.len_q, w.dim_v)
 
     def output(self):
         return self.out

@@ -38,8 +38,8 @@ class Peer:
         return np.ascontiguousarray(x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)).astype(self.numpy)
 
     def prepare(self, w, q, k, v):
-        if w.group == "masked":
-            raise Unsupported("masks are compared with ggml and PyTorch")
+        if w.group in ("masked", "latent"):
+            raise Unsupported("masks and latent attention are compared with ggml and PyTorch")
         self.shape = w.batch, w.len_q, w.heads_q, w.dim
         return (self.mha if self.operator == "mha" else self.gqa)(w, q, k, v)
 

@@ -25,8 +25,8 @@ class Peer:
             self.config["KV_CACHE_PRECISION"] = self.dtype
 
     def prepare(self, w, q, k, v):
-        if w.group == "masked":
-            raise Unsupported("masks are compared with ggml and PyTorch")
+        if w.group in ("masked", "latent"):
+            raise Unsupported("masks and latent attention are compared with ggml and PyTorch")
         self.shape = q.shape
         if self.state:
             return self.with_state(w, q, k, v)

@@ -23,9 +23,15 @@ class Peer:
         gqa = w.heads_q != w.heads_kv
         if self.packed and not (gqa and w.len_q == 1):
             raise Unsupported("for one query of grouped heads only")
+        if w.latent and not self.packed:
+            raise Unsupported("its other kernels copy K and V for each head")
         q, *_ = (torch.from_numpy(x.copy()).to(self.dtype) for x in (q,))
         caches = [[torch.from_numpy(x.copy()).to(self.dtype) for x in (k, v)] for _ in range(w.copies)]
-        self.shape = q.shape
+        if w.latent:
+            caches = [[k, k[..., : w.latent]] for k, _ in caches]
+        self.shape = *q.shape[:3], w.dim_v
+        # The flash kernel wants V as long as K.
+        kernels = SDPBackend.MATH if w.latent else SDPBackend.FLASH_ATTENTION
         if self.packed:
             q = q.reshape(w.batch, w.heads_kv, -1, w.dim)
         options = {"is_causal": w.causal, "enable_gqa": gqa and not self.packed}
@@ -34,7 +40,7 @@ class Peer:
             options |= {"is_causal": False, "attn_mask": torch.from_numpy(mask).to(self.dtype)}
 
         def call(k, v):
-            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            with sdpa_kernel(kernels):
                 self.out = scaled_dot_product_attention(q, k, v, **options)
 
         return [lambda kv=kv: call(*kv) for kv in caches]

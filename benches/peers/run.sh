@@ -6,7 +6,7 @@
 #   --peers      of onnxruntime, openvino, ggml (these three by default), torch (5 GB to download), rust (candle and
 #                ruvector: some minutes to compile); `all`: all five
 #   --workloads  quick (default, some minutes), all (three quarters of an hour with all peers),
-#                or a group of workloads.py: prefill, gqa, encoder, decode, small, few, masked
+#                or a group of workloads.py: prefill, gqa, encoder, decode, small, few, latent, masked
 #   --output     where comparison.json, tables.md and the figures go (build/peers)
 #   OPTION...    of compare.py: --rounds, --seconds, --only
 #

@@ -22,8 +22,12 @@ class Unsupported(Exception):
 def inputs(folder, w):
     """Q, K, V [batch][heads][tokens][dim] in f32, shared by all workers."""
     return [
-        np.memmap(os.path.join(folder, name), np.float32, "r", shape=(w.batch, heads, tokens, w.dim))
-        for name, heads, tokens in (("q", w.heads_q, w.len_q), ("k", w.heads_kv, w.len_kv), ("v", w.heads_kv, w.len_kv))
+        np.memmap(os.path.join(folder, name), np.float32, "r", shape=(w.batch, heads, tokens, dim))
+        for name, heads, tokens, dim in (
+            ("q", w.heads_q, w.len_q, w.dim),
+            ("k", w.heads_kv, w.len_kv, w.dim),
+            ("v", w.heads_kv, w.len_kv, w.dim_v),
+        )
     ]
 
 
@@ -48,7 +52,7 @@ class Worker:
         self.next = 0
         ms = self.time({"calls": 1})[0] / 1e6
         out = self.peer.output()
-        assert out.shape == (w.batch, w.heads_q, w.len_q, w.dim), out.shape
+        assert out.shape == (w.batch, w.heads_q, w.len_q, w.dim_v), out.shape
         return ms, [out[tuple(at)].astype(np.float64).tolist() for at in r["rows"]]
 
     def time(self, r):
@@ -74,7 +78,7 @@ class Worker:
         before = status("VmRSS")
         calls[0]()
         grown = status("VmHWM") - before
-        return max(0, grown - 4 * w.batch * w.heads_q * w.len_q * w.dim)
+        return max(0, grown - 4 * w.batch * w.heads_q * w.len_q * w.dim_v)
 
     def limit(self, r):
         return self.peer.limit(r["kind"])

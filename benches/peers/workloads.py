@@ -17,6 +17,12 @@ class Workload(NamedTuple):
     causal: bool
     # In the group "masked", a mask says what is seen: causal, or these many keys up to a query's own.
     window: int = 0
+    # In the group "latent", elements of a row of V, which are the first ones of the row of K.
+    latent: int = 0
+
+    @property
+    def dim_v(self):
+        return self.latent or self.dim
 
     @property
     def scale(self):
@@ -44,11 +50,12 @@ class Workload(NamedTuple):
     @property
     def flops(self):
         """Of the visible pairs, whatever else is computed."""
-        return 4 * self.batch * self.heads_q * self.pairs * self.dim
+        return 2 * self.batch * self.heads_q * self.pairs * (self.dim + self.dim_v)
 
     @property
     def kv_elements(self):
-        return 2 * self.batch * self.heads_kv * self.len_kv * self.dim
+        """Of memory: V may be a part of K."""
+        return (1 if self.latent else 2) * self.batch * self.heads_kv * self.len_kv * self.dim
 
     @property
     def copies(self):
@@ -76,6 +83,12 @@ def few(len_q):
     return Workload(f"{len_q} queries, 32/8 heads, 8192 keys", "few", 1, 32, 8, len_q, 8192, 128, False)
 
 
+def latent(heads, length):
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): one kv head, V is a part of K."""
+    name = f"1 query, {heads}/1 heads, {length} keys"
+    return Workload(name, "latent", 1, heads, 1, 1, length, 576, False, 0, 512)
+
+
 def masked(len_q, len_kv, window=0):
     what = f"window of {window}" if window else "causal"
     name = f"{len_q} queries, 8/2 heads, {len_kv} keys, {what}"
@@ -93,6 +106,7 @@ ALL = [
     prefill(12, 64, False, 12, group="small"),
     decode(16, "small"),
     *(few(len_q) for len_q in (4, 8, 16)),
+    *(latent(heads, length) for heads in (16, 128) for length in (4096, 32768)),
     masked(1, 32768, 512),
     masked(128, 8192, 512),
     masked(2048, 2048),

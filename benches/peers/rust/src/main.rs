@@ -111,8 +111,8 @@ impl Worker {
     }
 
     fn make(&mut self, r: &Value) -> Result<Workload, Error> {
-        if r["workload"][1] == "masked" {
-            return Err(Unsupported("no masks").into());
+        if r["workload"][1] == "masked" || r["workload"][1] == "latent" {
+            return Err(Unsupported("neither masks nor V as a part of K").into());
         }
         let w = workload(r).ok_or("no workload")?;
         self.peer = None;
