@@ -25,19 +25,19 @@ def cpu_name():
 
 
 def run(a):
-    lines = []
+    folder = Path(a.output or a.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"cpu": cpu_name(), "lines": []}
     for kind in a.types.split(","):
         command = [a.program, a.model, a.hook, a.text, kind, a.depths, a.threads, str(a.seconds)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
-                lines.append(json.loads(line))
-                print("run_model:", row(lines[-1]), file=sys.stderr, flush=True)
+                data["lines"].append(json.loads(line))
+                print("run_model:", row(data["lines"][-1]), file=sys.stderr, flush=True)
+                # It takes long: what is there is kept.
+                (folder / "model.json").write_text(json.dumps(data, indent=1) + "\n")
         if process.returncode != 0:
             sys.exit(f"{a.program} failed")
-    folder = Path(a.output or a.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = {"cpu": cpu_name(), "lines": lines}
-    (folder / "model.json").write_text(json.dumps(data, indent=1) + "\n")
     (folder / "model.md").write_text(table(data))
     figure(data, folder / "model.svg")
     print(table(data), end="")
