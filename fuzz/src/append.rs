@@ -117,9 +117,9 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
         verdict.demand([F32, F16, BF16].contains(&from.dtype) && d.has_quant[of_new] & 3 == 0);
         verdict.demand([F32, F16, BF16, I8].contains(&to.dtype) || BLOCKS.contains(&to.dtype));
         verdict.demand(dim % block(to.dtype)[0] == 0);
-        for tensor in [&from, &to] {
-            verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, false));
-        }
+        verdict.join(dim_verdict(from.dtype, from.stride_dim, false));
+        // One element lies apart from no other.
+        verdict.join(dim_verdict(to.dtype, to.stride_dim, dim == 1));
         let from = Rows::of(from.dtype, new, dim, from.stride);
         verdict.join(from.verdict(unit(tensors(d, which).0.dtype)));
         let into = Rows::of(to.dtype, cache, dim, to.stride);
