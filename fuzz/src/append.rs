@@ -418,7 +418,8 @@ fn token(
         ..*new
     };
     let stride = [0, bytes as i64, 0];
-    let mut dst = fa_tensor { data: rows.as_mut_ptr().cast(), stride, quant: ptr::null(), ..*cache };
+    let data = rows.as_mut_ptr().cast();
+    let mut dst = fa_tensor { data, stride, dtype: cache.dtype, stride_dim: 0, quant: ptr::null() };
     let none =
         fa_quant { scale: ptr::null(), zero: ptr::null(), stride: [0; 4], group_tokens: 1, group_dims: 1 };
     // SAFETY: NULL, or the quant of the cache.
