@@ -91,7 +91,9 @@ impl<'a> Append<'a> {
     }
 }
 
+// Out of line, as keys and values need the same: what is written takes longer than the calls.
 impl Target<'_> {
+    #[inline(never)]
     fn check(&self) -> Result<(), Refusal> {
         let (new, cache) = (self.new.layout(), self.cache.layout());
         if !new.dtype.is_float() {
@@ -125,6 +127,7 @@ impl Target<'_> {
     }
 
     /// Addresses of what is written: the cache, scales and zeros.
+    #[inline(never)]
     fn outputs(&self) -> [Range<usize>; 3] {
         let [scale, zero] = match &self.scales {
             Some(Scales::Own(quant)) => quant.addresses(),
@@ -134,6 +137,7 @@ impl Target<'_> {
     }
 
     /// Addresses of what is read: new rows, scales and zeros.
+    #[inline(never)]
     fn inputs(&self) -> [Range<usize>; 3] {
         let [scale, zero] = match &self.scales {
             Some(Scales::Given(quant)) => quant.addresses(),
@@ -142,6 +146,7 @@ impl Target<'_> {
         [self.new.addresses(), scale, zero]
     }
 
+    #[inline(never)]
     fn write(&mut self, run: &Run, kernel: &dyn Kernel) -> Result<(), Error> {
         let Run { from, to, len } = *run;
         let Layout { dtype, extent: [_, heads, _], .. } = *self.cache.layout();
