@@ -76,6 +76,10 @@ impl<'a> Append<'a> {
 
     /// Writes the new tokens.
     pub fn run(&mut self, kernel: &dyn Kernel) -> Result<(), Error> {
+        // No memory bounds the number of sequences then.
+        if self.targets.iter().all(Option::is_none) {
+            return Ok(());
+        }
         for b in 0..self.slots.sequences() {
             for run in self.slots.runs(b) {
                 for target in self.targets.iter_mut().flatten() {
@@ -87,7 +91,9 @@ impl<'a> Append<'a> {
     }
 }
 
+// Out of line, as keys and values need the same: what is written takes longer than the calls.
 impl Target<'_> {
+    #[inline(never)]
     fn check(&self) -> Result<(), Refusal> {
         let (new, cache) = (self.new.layout(), self.cache.layout());
         if !new.dtype.is_float() {
@@ -121,6 +127,7 @@ impl Target<'_> {
     }
 
     /// Addresses of what is written: the cache, scales and zeros.
+    #[inline(never)]
     fn outputs(&self) -> [Range<usize>; 3] {
         let [scale, zero] = match &self.scales {
             Some(Scales::Own(quant)) => quant.addresses(),
@@ -130,6 +137,7 @@ impl Target<'_> {
     }
 
     /// Addresses of what is read: new rows, scales and zeros.
+    #[inline(never)]
     fn inputs(&self) -> [Range<usize>; 3] {
         let [scale, zero] = match &self.scales {
             Some(Scales::Given(quant)) => quant.addresses(),
@@ -138,6 +146,7 @@ impl Target<'_> {
         [self.new.addresses(), scale, zero]
     }
 
+    #[inline(never)]
     fn write(&mut self, run: &Run, kernel: &dyn Kernel) -> Result<(), Error> {
         let Run { from, to, len } = *run;
         let Layout { dtype, extent: [_, heads, _], .. } = *self.cache.layout();

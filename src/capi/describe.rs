@@ -133,32 +133,49 @@ pub(super) unsafe fn append<'a>(
     let new_extent = [entries, heads, rows];
     let extent_kv = [entries_kv, heads, rows_kv];
     let slots = Slots::new(batches, new_extent, extent_kv, position(a)?)?;
-    let mut targets = [None, None];
-    let tensors = [(&NEW_K, &K, &a.k, "dim_qk", a.dim_qk), (&NEW_V, &V, &a.v, "dim_v", a.dim_v)];
-    for (i, (of_new, of_cache, cache, of_dim, dim)) in tensors.into_iter().enumerate() {
-        if new[i].is_null() {
-            continue;
-        }
-        // SAFETY: I1: not NULL, so it is a tensor; no alignment is assumed.
-        let new = unsafe { new[i].read_unaligned() };
-        let dim = extent(of_dim, dim, 1)?;
-        let from = layout(of_new, &new, new_extent, dim)?;
-        let to = layout(of_cache, cache, extent_kv, dim)?;
-        if to.is_strided() {
-            let fact = Refusal::of(of_cache.stride_dim, i64::from(cache.stride_dim));
-            return Err(fact.but(Error::Stride, "rows of a cache that is written are contiguous, must be 0"));
-        }
-        // SAFETY: I1: tensors of these layouts, the second an output.
-        let (new, view) = unsafe {
-            let new = View::new(new.data.cast(), from).map_err(about(of_new.tensor, &from))?;
-            (new, ViewMut::new(cache.data.cast(), to).map_err(about(of_cache.tensor, &to))?)
-        };
-        // SAFETY: I1: `quant` is NULL, or as documented.
-        let scales = unsafe { scales(of_cache, cache, &to)? };
-        let names = [of_cache.tensor, of_new.tensor];
-        targets[i] = Some(Target { names, new, cache: view, scales });
-    }
+    let extents = [new_extent, extent_kv];
+    // SAFETY: I1: NULL, or tensors as documented.
+    let targets = unsafe {
+        let k = target([&NEW_K, &K], new[0], &a.k, extents, ("dim_qk", a.dim_qk))?;
+        [k, target([&NEW_V, &V], new[1], &a.v, extents, ("dim_v", a.dim_v))?]
+    };
     Append::new(slots, targets)
+}
+
+/// New rows and the cache that they go into, whose extents these are; `None` if `new` is NULL. Out
+/// of line, as keys and values need the same.
+///
+/// # Safety
+/// `new` is NULL or a tensor as documented, and so is the cache, which is an output; see
+/// [`append`].
+#[inline(never)]
+unsafe fn target<'a>(
+    [of_new, of_cache]: [&'static Names; 2],
+    new: *const fa_tensor,
+    cache: &fa_tensor,
+    [new_extent, extent_kv]: [[usize; 3]; 2],
+    (of_dim, dim): (&'static str, i64),
+) -> Result<Option<Target<'a>>, Refusal> {
+    if new.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: I1: not NULL, so it is a tensor; no alignment is assumed.
+    let new = unsafe { new.read_unaligned() };
+    let dim = extent(of_dim, dim, 1)?;
+    let from = layout(of_new, &new, new_extent, dim)?;
+    let to = layout(of_cache, cache, extent_kv, dim)?;
+    if to.is_strided() {
+        let fact = Refusal::of(of_cache.stride_dim, i64::from(cache.stride_dim));
+        return Err(fact.but(Error::Stride, "rows of a cache that is written are contiguous, must be 0"));
+    }
+    // SAFETY: I1: tensors of these layouts, the second an output; `quant` is NULL, or as
+    // documented.
+    let (new, view, scales) = unsafe {
+        let new = View::new(new.data.cast(), from).map_err(about(of_new.tensor, &from))?;
+        let view = ViewMut::new(cache.data.cast(), to).map_err(about(of_cache.tensor, &to))?;
+        (new, view, scales(of_cache, cache, &to)?)
+    };
+    Ok(Some(Target { names: [of_cache.tensor, of_new.tensor], new, cache: view, scales }))
 }
 
 const NEW_K: Names = names::names!("new_k");
