@@ -7,7 +7,7 @@ use super::guard;
 use super::status::fa_status;
 use super::tensor::{fa_dtype, fa_tensor};
 use crate::dtype::Dtype;
-use crate::error::names::{Names, names};
+use crate::error::names::{Names, UNSIGNED, names};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::quantize::{Quantize, Round};
@@ -58,9 +58,11 @@ pub unsafe extern "C" fn fa_quantize(
         // SAFETY: I1: not NULL, so both are tensors; no alignment is assumed.
         let (src, dst) = unsafe { (src.read_unaligned(), dst.read_unaligned()) };
         let sizes = [batch, heads, tokens, dim];
-        if dst.dtype == fa_dtype::FA_DTYPE_I8 as i32 {
+        let is_integer =
+            [fa_dtype::FA_DTYPE_I8, fa_dtype::FA_DTYPE_U8].iter().any(|&dtype| dtype as i32 == dst.dtype);
+        if is_integer || !dst.quant.is_null() {
             // SAFETY: I1: tensors and scales are as documented.
-            let mut what = unsafe { read(&src, sizes, ptr::null(), &dst)? };
+            let mut what = unsafe { read(&src, sizes, ptr::null(), &dst, Dtype::takes_scales)? };
             return kernel::best()?.quantize(&mut what);
         }
         let [from, to] = layouts(&src, sizes, &dst)?.map(present);
@@ -144,7 +146,8 @@ pub unsafe extern "C" fn fa_quantize_i8(
         // SAFETY: I1: not NULL, so both are tensors; no alignment is assumed.
         let (src, dst) = unsafe { (src.read_unaligned(), dst.read_unaligned()) };
         // SAFETY: I1: tensors, scales and `smooth` are as documented.
-        let mut what = unsafe { read(&src, [batch, heads, tokens, dim], smooth, &dst)? };
+        let mut what =
+            unsafe { read(&src, [batch, heads, tokens, dim], smooth, &dst, |dtype| dtype == Dtype::I8)? };
         kernel::best()?.quantize(&mut what)
     })
 }
@@ -164,7 +167,7 @@ fn present(layout: Layout) -> Layout {
     if layout.extent.contains(&0) { Layout { extent: [0; 3], ..layout } } else { layout }
 }
 
-/// Reads the arguments of [`fa_quantize_i8`].
+/// Reads the arguments of [`fa_quantize_i8`], or those of [`fa_quantize`] with scales.
 ///
 /// # Safety
 /// The pointers lead to what the documentation of [`fa_quantize_i8`] says, for as long as the
@@ -174,13 +177,14 @@ unsafe fn read<'a>(
     sizes: [i64; 4],
     smooth: *const f32,
     dst: &fa_tensor,
+    is_taken: impl Fn(Dtype) -> bool,
 ) -> Result<Quantize<'a>, Refusal> {
     if dst.quant.is_null() {
         return Err(Error::Null.into());
     }
     let [from, to] = layouts(src, sizes, dst)?;
     let Layout { extent: rows, dim, .. } = to;
-    if to.dtype != Dtype::I8 {
+    if !is_taken(to.dtype) {
         return Err(Error::Dtype.into());
     }
     // All tokens of a head share one row.
@@ -188,6 +192,10 @@ unsafe fn read<'a>(
     let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride, stride_dim: 0 };
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { dst.quant.read_unaligned() };
+    DST.check_zeros(to.dtype, !quant.zero.is_null())?;
+    if to.dtype == Dtype::U8 && quant.zero.is_null() {
+        return Err(Refusal::about(Error::Null, DST.quant_zero, UNSIGNED));
+    }
     let Places { stride, group, len } = describe::places(&DST, &quant, &to)?;
     if quant.scale.is_null() && len > 0 {
         return Err(Error::Null.into());

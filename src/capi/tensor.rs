@@ -37,9 +37,19 @@ pub enum fa_dtype {
     /// In 18 bytes, as Q4_0; an element is d times the nth of -127, -104, -83, -65, -49, -35, -22,
     /// -10, 1, 13, 25, 38, 53, 69, 89, 113.
     FA_DTYPE_IQ4_NL = 10,
+    /// Floating-point number of 8 bits: sign, 4 bits of exponent with bias 7, 3 of mantissa; the
+    /// variant of machine learning ("E4M3FN"), without infinities, whose largest number is 448. All
+    /// bits but the sign are 1 in a NaN. It may have scales (fa_quant).
+    FA_DTYPE_F8_E4M3 = 11,
+    /// Floating-point number of 8 bits: sign, 5 bits of exponent with bias 15, 2 of mantissa, with
+    /// infinities and NaN as in IEEE 754: the upper half of a binary16. The largest number is 57344.
+    /// It may have scales (fa_quant).
+    FA_DTYPE_F8_E5M2 = 12,
+    /// Unsigned 8-bit integer, standing for what fa_quant says, or for itself.
+    FA_DTYPE_U8 = 13,
 }
 
-/// How 8-bit integers become numbers: x = (stored - zero) * scale.
+/// How 8-bit elements become numbers: x = (stored - zero) * scale.
 ///
 /// Scale and zero of element d of token t of head h of batch entry (or page) b are at
 /// b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
@@ -128,6 +138,9 @@ pub(super) fn dtype(what: &'static str, value: i32) -> Result<Dtype, Refusal> {
         (fa_dtype::FA_DTYPE_Q5_0, Dtype::Q5_0),
         (fa_dtype::FA_DTYPE_Q5_1, Dtype::Q5_1),
         (fa_dtype::FA_DTYPE_IQ4_NL, Dtype::Iq4Nl),
+        (fa_dtype::FA_DTYPE_F8_E4M3, Dtype::F8E4M3),
+        (fa_dtype::FA_DTYPE_F8_E5M2, Dtype::F8E5M2),
+        (fa_dtype::FA_DTYPE_U8, Dtype::U8),
     ];
     let found = known.into_iter().find(|&(dtype, _)| dtype as i32 == value);
     found

@@ -433,7 +433,7 @@ impl Body for CopyRows<'_, '_> {
             block.prefetch(s, ahead.next());
             let rows = block.rows(&chunk);
             let first = chunk.keys.start - block.start;
-            if block.view.layout().is_strided() {
+            if block.work.problem().shape().gathers(block.which) {
                 let (source, n, stride) = (block.source(&chunk), chunk.keys.len(), block.staged_stride);
                 // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
                 // run, in whole cache lines.
@@ -708,7 +708,7 @@ impl<'a> Block<'a> {
         let source = key_rows(work.problem(), v.view, work.sequence(), v.kv_head, self.start + key);
         match (v.staged, v.whole) {
             (Some(_), Some(rows)) => rows.skip(key).base,
-            (Some(to), None) if v.view.layout().is_strided() => {
+            (Some(to), None) if work.problem().shape().gathers(V) => {
                 // SAFETY: I2: the sequence has the key; I5: there is room for a row.
                 unsafe { gather::gather_row(source, v.dim, to) };
                 to
