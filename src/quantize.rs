@@ -1,5 +1,6 @@
-//! Quantisation to 8-bit integers and floating-point numbers, whose scales are found; [`Round`] makes
-//! numbers of the other types. A cell is the elements that share a scale, and perhaps a zero point.
+//! Quantisation to 8-bit integers and floating-point numbers, whose scales are found; [`Round`]
+//! makes numbers of the other types. A cell is the elements that share a scale, and perhaps a zero
+//! point.
 //!
 //! Two passes over a cell: its minimum and maximum, then the elements. Every step is an operation
 //! that all instruction sets round alike (no fused multiply-add, no reciprocal), so that they all

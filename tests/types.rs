@@ -101,7 +101,7 @@ fn every_floating_point_number_of_8_bits_is_read_exactly() {
     for dtype in [Dtype::F8E4M3, Dtype::F8E5M2] {
         copied(dtype, &all, Dtype::F32, |o, how| {
             for (&bits, x) in all.iter().zip(floats(o)) {
-                let exact = f8(dtype, bits) as f32;
+                let exact = f8::value(dtype, bits) as f32;
                 assert!(same(x, exact), "{how}: {bits:#x}, {exact}, is not {x}");
             }
         });
@@ -110,12 +110,15 @@ fn every_floating_point_number_of_8_bits_is_read_exactly() {
             let row: Vec<u8> = (0..dim).map(|i| (i * 37 + dim) as u8).collect();
             copied(dtype, &row, Dtype::F32, |o, how| {
                 for (&bits, x) in row.iter().zip(floats(o)) {
-                    assert!(same(x, f8(dtype, bits) as f32), "{how}, {dim} elements: {bits:#x} is not {x}");
+                    assert!(
+                        same(x, f8::value(dtype, bits) as f32),
+                        "{how}, {dim} elements: {bits:#x} is not {x}"
+                    );
                 }
             });
             let view = View::of(&row, Layout::dense(dtype, 1, 1, dim).unwrap()).unwrap();
             for (bits, x) in row.iter().zip(view.get_row(0, 0, 0)) {
-                assert!(same(x as f32, f8(dtype, *bits) as f32), "{dtype}: {bits:#x} is not {x}");
+                assert!(same(x as f32, f8::value(dtype, *bits) as f32), "{dtype}: {bits:#x} is not {x}");
             }
         }
     }

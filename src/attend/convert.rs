@@ -32,8 +32,8 @@ pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize,
     s.core().enter(Convert { source, n, dim, to });
 }
 
-/// [`convert`] of rows whose elements lie apart, or are unsigned. Each is gathered where its last f32 go, which are
-/// not written before the elements there have been read.
+/// [`convert`] of rows whose elements lie apart, or are unsigned. Each is gathered where its last
+/// f32 go, which are not written before the elements there have been read.
 ///
 /// # Safety
 /// As [`convert`].
@@ -212,8 +212,8 @@ unsafe fn spread<const GROUP: usize>(values: *const f32, to: &mut [f32]) {
     }
 }
 
-/// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`, all of
-/// them `less` that. Nothing where there is no list: the array has what that means.
+/// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`, all
+/// of them `less` that. Nothing where there is no list: the array has what that means.
 #[inline(never)]
 fn gather(
     quant: &Quant,

@@ -25,7 +25,8 @@ pub(crate) fn row_bytes(dtype: Dtype, dim: usize) -> usize {
 }
 
 /// Gathers `n` rows of a view with strided or unsigned elements to rows `stride` bytes apart, as
-/// they are stored, or signed. Kept out of line, so that the code exists once for each instruction set.
+/// they are stored, or signed. Kept out of line, so that the code exists once for each instruction
+/// set.
 ///
 /// # Safety
 /// `source` has `n` rows of `dim` elements, and `to` room for as many rows of whole cache lines,

@@ -364,7 +364,7 @@ impl<'a> Tensor<'a> {
             let but = "has scales, but the numbers are not quantised";
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }
-        names.check_zeros(dtype, self.quant.is_some_and(|quant| quant.zero.is_some()))?;
+        names.check_zeros(self.quant.is_some_and(|quant| quant.zero.is_some()), dtype.takes_zeros())?;
         let layout = self.shape.layout(names, dtype)?;
         self.data.view(layout).map_err(|error| refuse(names, error))
     }
@@ -443,7 +443,7 @@ impl<'a> TensorMut<'a> {
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }
         let has_zeros = self.scales.as_ref().is_some_and(Scales::has_zeros);
-        names.check_zeros(dtype, has_zeros)?;
+        names.check_zeros(has_zeros, dtype.takes_zeros())?;
         let layout = self.shape.layout(names, dtype)?;
         let scales = self.scales.as_mut().map(|scales| match scales {
             Scales::Own(QuantMut { scale, zero, stride, group }) => Scales::Own(QuantMut {

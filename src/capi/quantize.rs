@@ -24,19 +24,25 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 ///   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
 ///   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
 ///   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
+/// - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number, rounded to nearest even. What is too
+///   large, infinities included, becomes the largest number; numbers that the type has subnormal
+///   ones for are kept so. A NaN stays a NaN with its sign.
 /// - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
+/// - FA_DTYPE_U8, whose quant has zeros (FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but zero = -min x
+///   / scale, and stored is 0 to 255.
+/// - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which has no zeros (FA_ERR_DTYPE): as FA_DTYPE_I8
+///   without zeros, but scale = max |x| / 448 or / 57344, and stored is x / scale rounded as above.
 ///
-/// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
-/// @param batch, heads, tokens  at least 0; if one is 0, nothing happens
-/// @param dim     at least 1; a multiple of 32 for types in blocks
-/// @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and of
-///                FA_DTYPE_I8 those of quant, which is needed; of other types quant is NULL
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
-///         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
-///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
-///         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
-///         between the first and the last byte of a tensor belongs to it). On errors nothing has
-///         been written, as nothing between the rows of dst ever is.
+/// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 @param batch, heads,
+/// tokens  at least 0; if one is 0, nothing happens @param dim     at least 1; a multiple of 32 for
+/// types in blocks @param dst     the same sizes, its rows apart from each other. OUTPUTS are its
+/// elements, and those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have; of
+/// other types quant is NULL @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is
+/// not made of whole blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a
+/// quant); FA_ERR_STRIDE (negative, no multiple of the element size, a stride_dim, rows of dst
+/// overlap); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
+/// between the first and the last byte of a tensor belongs to it). On errors nothing has been
+/// written, as nothing between the rows of dst ever is.
 ///
 /// Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
 ///
@@ -192,7 +198,7 @@ unsafe fn read<'a>(
     let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride, stride_dim: 0 };
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { dst.quant.read_unaligned() };
-    DST.check_zeros(to.dtype, !quant.zero.is_null())?;
+    DST.check_zeros(!quant.zero.is_null(), to.dtype.takes_zeros())?;
     if to.dtype == Dtype::U8 && quant.zero.is_null() {
         return Err(Refusal::about(Error::Null, DST.quant_zero, UNSIGNED));
     }

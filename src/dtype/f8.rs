@@ -1,5 +1,5 @@
-//! Floating-point numbers of 8 bits: E4M3, the variant without infinities ("FN"), and E5M2, which is
-//! the upper half of a binary16.
+//! Floating-point numbers of 8 bits: E4M3, the variant without infinities ("FN"), and E5M2, which
+//! is the upper half of a binary16.
 //!
 //! No loop over K or V reads them: rows are converted to f32, with their scales if they have any,
 //! in scratch memory that stays in cache ([`crate::attend::convert`]).

@@ -2,7 +2,6 @@
 //! words for C and for Rust.
 
 use super::{Error, Refusal};
-use crate::dtype::Dtype;
 
 /// What the fields of a tensor are called. Each boundary uses those that its callers know.
 pub(crate) struct Names {
@@ -89,9 +88,9 @@ impl Names {
         }
     }
 
-    /// Refuses zero points of a type that has none.
-    pub(crate) fn check_zeros(&self, dtype: Dtype, has_zeros: bool) -> Result<(), Refusal> {
-        if !has_zeros || dtype.takes_zeros() {
+    /// Refuses zero points that there are, if the type of the tensor has none.
+    pub(crate) fn check_zeros(&self, has_zeros: bool, takes_zeros: bool) -> Result<(), Refusal> {
+        if !has_zeros || takes_zeros {
             return Ok(());
         }
         let but = "set, but floating-point numbers have no zero points";

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
-use flash_attention::capi::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention};
+use flash_attention::capi::attention::{
+    FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
+};
 use flash_attention::capi::tensor::{fa_dtype, fa_quant, fa_tensor};
 use half::{bf16, f16};
 
@@ -225,7 +227,11 @@ impl Definition<'_> {
         let is_i16 = !is_i8
             && match (a.k.dtype, a.v.dtype) {
                 (k, v) if is_integer(k) && is_integer(v) => isa != "scalar",
-                (k, v) if BLOCKS.contains(&k) && BLOCKS.contains(&v) => is_vnni || words.contains(" i16, "),
+                (k, v) if BLOCKS.contains(&k) && BLOCKS.contains(&v) => {
+                    // Sequences of a ragged batch may have few rows where the longest has many.
+                    let may_be_few = isa == "avx2" && !a.cu_len_q.is_null() && a.flags & FA_PRECISE == 0;
+                    is_vnni || may_be_few || words.contains(" i16, ")
+                }
                 _ => false,
             };
         let rounded = match (is_i8, is_i16) {
