@@ -74,8 +74,8 @@ impl std::fmt::Display for Dtype {
 }
 
 /// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that loops over K and V read.
-/// `Shape::of` refuses booleans, and the others have been converted, unpacked or copied as I8
-/// before: no loop is compiled for them.
+/// `Shape::of` refuses booleans, and the others have been converted or unpacked before, or copied
+/// as what they are [`Dtype::read_as`]: no loop is compiled for them.
 macro_rules! with_read_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
         match $dtype {
@@ -115,22 +115,12 @@ macro_rules! with_read_type {
 pub(crate) use with_read_type;
 
 /// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that Q, K and V may have.
-/// `Shape::of` refuses booleans, and U8 has been copied as I8.
+/// `Shape::of` refuses booleans, and others have been copied as what they are [`Dtype::read_as`].
 macro_rules! with_qkv_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
-        match $dtype {
-            $crate::dtype::Dtype::F8E4M3 => {
-                type $Type = $crate::dtype::f8::E4M3;
-                $code
-            }
-            $crate::dtype::Dtype::F8E5M2 => {
-                type $Type = $crate::dtype::f8::E5M2;
-                $code
-            }
-            dtype => $crate::dtype::nibbles::with_nibbles!(dtype, $Type => $code, else {
-                $crate::dtype::with_read_type!(dtype, $Type => $code)
-            }),
-        }
+        $crate::dtype::nibbles::with_nibbles!($dtype, $Type => $code, else {
+            $crate::dtype::with_read_type!($dtype, $Type => $code)
+        })
     };
 }
 pub(crate) use with_qkv_type;
@@ -145,6 +135,14 @@ macro_rules! with_stored {
             }
             $crate::dtype::Dtype::U8 => {
                 type $Type = $crate::dtype::u8::U8;
+                $code
+            }
+            $crate::dtype::Dtype::F8E4M3 => {
+                type $Type = $crate::dtype::f8::E4M3;
+                $code
+            }
+            $crate::dtype::Dtype::F8E5M2 => {
+                type $Type = $crate::dtype::f8::E5M2;
                 $code
             }
             dtype => $crate::dtype::with_qkv_type!(dtype, $Type => $code),
@@ -193,7 +191,17 @@ impl Dtype {
         nibbles::with_nibbles!(self, T => T::HAS_MINIMUM, else false)
     }
 
-    /// Whether they are floating-point numbers of 8 bits, which no loop over K or V reads.
+    /// What elements become where rows are copied before anything reads them; another type for
+    /// those that no loop reads ([`u8`], [`f8`]).
+    pub const fn read_as(self) -> Dtype {
+        match self {
+            Dtype::U8 => Dtype::I8,
+            Dtype::F8E4M3 | Dtype::F8E5M2 => Dtype::F16,
+            _ => self,
+        }
+    }
+
+    /// Whether they are floating-point numbers of 8 bits.
     pub const fn is_f8(self) -> bool {
         matches!(self, Dtype::F8E4M3 | Dtype::F8E5M2)
     }

@@ -182,7 +182,7 @@ impl Planner<'_> {
             tuning,
             path,
             tiles,
-            kv: [0, 1].map(|which| shape.storage.stored(which)),
+            kv: shape.storage.stored,
             in_place: kernel.reads_kv(path, shape),
             strided: shape.strided_kv,
             partition,

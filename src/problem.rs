@@ -121,11 +121,8 @@ impl Tensors<'_> {
         }
         let cell = logits.cells.as_ref().map(|cells| cells.keys);
         let entries = shape.page.is_some();
-        let granularity = |view: &View, entries| match view.quant() {
-            None => ScaleGranularity::PerHead,
-            // Rows are converted, whatever shares a scale.
-            Some(_) if view.layout().dtype.is_f8() => ScaleGranularity::Finer,
-            Some(quant) => quant.granularity(view.layout(), entries),
+        let granularity = |view: &View, entries| {
+            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(view.layout(), entries))
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
         let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.has_zeros()));

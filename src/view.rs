@@ -191,7 +191,8 @@ impl<'a> View<'a> {
         Ok(View { quant: Some(Dequant::new(quant, dtype)), ..self })
     }
 
-    /// This view without its scales and zeros: it yields the stored integers, as signed ones.
+    /// This view without its scales and zeros: it yields the stored elements as they are read
+    /// ([`Dtype::read_as`]).
     #[inline(always)]
     pub fn raw(self) -> View<'a> {
         View { quant: None, ..self }
@@ -209,15 +210,19 @@ impl<'a> View<'a> {
     }
 
     /// This view with its scales and zeros, but of rows that have been gathered: those of one head
-    /// from row `first` on, the elements of each behind one another, unsigned integers as signed
-    /// ones.
+    /// from row `first` on, the elements of each behind one another, as what they are
+    /// [`Dtype::read_as`].
     ///
     /// # Safety
     /// Of the rows `stride` bytes apart at `data`, only those are read that lie there, and not
     /// after they have changed.
     pub(crate) unsafe fn gathered(&self, first: usize, data: *const u8, stride: usize) -> View<'a> {
-        let dtype = if self.layout.dtype == Dtype::U8 { Dtype::I8 } else { self.layout.dtype };
-        let layout = Layout { dtype, stride: [0, 0, stride], stride_dim: 0, ..self.layout };
+        let layout = Layout {
+            dtype: self.layout.dtype.read_as(),
+            stride: [0, 0, stride],
+            stride_dim: 0,
+            ..self.layout
+        };
         View { base: data.wrapping_sub(first * stride), layout, ..*self }
     }
 

@@ -478,7 +478,7 @@ static void caches(int32_t of_k, int32_t of_v, int kind) {
         memset(got[i], 0xa7, (size_t)bytes), memset(want[i], 0xa7, (size_t)bytes);
         fa_tensor *cache = i == 0 ? &c.k : &c.v;
         *cache = (fa_tensor){.data = got[i], .stride = {H * extent[2] * row, extent[2] * row, row}, .dtype = types[i]};
-        if (types[i] == FA_DTYPE_I8) cache->quant = &quant;
+        if (is_of_8_bits(types[i])) cache->quant = &quant;
         of_new[i] = (fa_tensor){.data = new[i], .stride = {0, DIM * 4, H * DIM * 4}};
         for (int b = 0; b < SEQS; b++) {
             for (int t = cu_new[b]; t < cu_new[b + 1]; t++) {
@@ -511,6 +511,7 @@ int main(int argc, char **argv) {
             caches(FA_DTYPE_BF16, all_types[i], kind);
         }
     }
+    for (int kind = 0; kind < 3; kind++) caches(FA_DTYPE_U8, FA_DTYPE_U8, kind);
     CHECK(fa_limit_isa("scalar") == FA_OK, "a limit");
     values();
     return check_result();

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::gather;
 use super::rows::Source;
+use crate::dtype::f16::F16;
 use crate::dtype::i8::I8;
-use crate::dtype::{Dtype, Stored, f8, with_qkv_type};
+use crate::dtype::{Dtype, Stored, with_qkv_type};
 use crate::simd::{Body, Isa};
 use crate::view::{Array, Dequant, Quant};
 
@@ -25,21 +26,21 @@ pub(crate) fn row_bytes(dim: usize) -> usize {
 /// `source` has `n` rows of `dim` elements; `to` has room for as many rows.
 #[inline(never)]
 pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-    if source.view.layout().is_strided() || source.dtype() == Dtype::U8 {
+    if source.view.layout().is_strided() || source.dtype() != source.dtype().read_as() {
         // SAFETY: the caller's rows, and room for them.
         return unsafe { convert_gathered(s.core(), source, n, dim, to) };
     }
     s.core().enter(Convert { source, n, dim, to });
 }
 
-/// [`convert`] of rows whose elements lie apart, or are unsigned. Each is gathered where its last
-/// f32 go, which are not written before the elements there have been read.
+/// [`convert`] of rows whose elements lie apart, or are read as another type. Each is gathered
+/// where its last f32 go, which are not written before the elements there have been read.
 ///
 /// # Safety
 /// As [`convert`].
 #[inline(never)]
 unsafe fn convert_gathered<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-    let behind = 4 * dim - source.dtype().row_bytes(dim).unwrap_or(0);
+    let behind = 4 * dim - source.dtype().read_as().row_bytes(dim).unwrap_or(0);
     for i in 0..n {
         let (source, to) = (source.skip(i), to.wrapping_add(i * row_bytes(dim)));
         let stored = to.wrapping_add(behind);
@@ -67,12 +68,11 @@ impl Body for Convert<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T
-        // (I9), and as I8 or 8-bit floating point if they have scales, which a view makes sure of.
+        // (I9), and as I8, or F16 that was of 8 bits, if they have scales, as views make sure.
         unsafe {
             match (self.source.view.quant(), self.source.dtype()) {
                 (None, dtype) => with_qkv_type!(dtype, T => self.rows::<S, T>(s)),
-                (Some(quant), Dtype::F8E4M3) => self.quantised::<S, f8::E4M3>(s, quant),
-                (Some(quant), Dtype::F8E5M2) => self.quantised::<S, f8::E5M2>(s, quant),
+                (Some(quant), Dtype::F16) => self.quantised::<S, F16>(s, quant),
                 (Some(quant), _) => self.quantised::<S, I8>(s, quant),
             }
         }
@@ -145,7 +145,7 @@ impl Convert<'_> {
                 }
                 return;
             }
-            let (mut scales, mut zeros) = (Gathered::of(1.0), Gathered::of(-quant.less));
+            let (mut scales, mut zeros) = (Gathered::of(quant.factor), Gathered::of(-quant.less));
             let (scales, zeros) = (&mut scales.0, &mut zeros.0);
             for first in (0..dim).step_by(GATHERED) {
                 let elements = first..dim.min(first + GATHERED);
@@ -153,8 +153,8 @@ impl Convert<'_> {
                 for i in 0..self.n {
                     let at = at(i);
                     if gathered != Some(at) {
-                        gather(quant, quant.scale, 0.0, at, &elements, scales);
-                        gather(quant, quant.zero, quant.less, at, &elements, zeros);
+                        gather(quant, quant.scale, [quant.factor, 0.0], at, &elements, scales);
+                        gather(quant, quant.zero, [1.0, quant.less], at, &elements, zeros);
                         gathered = Some(at);
                     }
                     let (scales, zeros) = (scales.as_ptr(), zeros.as_ptr());
@@ -213,20 +213,21 @@ unsafe fn spread<const GROUP: usize>(values: *const f32, to: &mut [f32]) {
 }
 
 /// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`, all
-/// of them `less` that. Nothing where there is no list: the array has what that means.
+/// of them times `factor` and minus `less`. Nothing where there is no list: the array has what that
+/// means.
 #[inline(never)]
 fn gather(
     quant: &Quant,
     list: Option<Array<f32>>,
-    less: f32,
+    [factor, less]: [f32; 2],
     at: usize,
     elements: &Range<usize>,
     to: &mut [f32; GATHERED],
 ) {
     let Some(list) = list else { return };
     gather_list(quant, list, at, elements, to);
-    if less != 0.0 {
-        to.iter_mut().for_each(|x| *x -= less);
+    if [factor, less] != [1.0, 0.0] {
+        to.iter_mut().for_each(|x| *x = *x * factor - less);
     }
 }
 

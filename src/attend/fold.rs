@@ -140,8 +140,9 @@ impl Body for Fold<'_> {
 /// at `at`. The lanes behind them hold some finite number.
 #[inline(always)]
 pub(crate) fn columns<S: Isa>(s: S, quant: &Dequant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
+    let scales = column(s, quant.scale.as_ref(), 1.0, quant, at, d, n);
     let zeros = column(s, quant.zero.as_ref(), 0.0, quant, at, d, n);
-    [column(s, quant.scale.as_ref(), 1.0, quant, at, d, n), s.sub(zeros, s.splat(quant.less))]
+    [s.mul(scales, s.splat(quant.factor)), s.sub(zeros, s.splat(quant.less))]
 }
 
 /// [`columns`] of one list, whose absence means `otherwise`.

@@ -57,7 +57,7 @@ impl Run {
 }
 
 /// Rows that are converted at a time, while others are prefetched.
-const ROWS_OF_PART: usize = 4;
+const ROWS_OF_PART: usize = 8;
 
 /// K or V of a block.
 struct KvBlock<'a> {

@@ -1,8 +1,8 @@
 //! Floating-point numbers of 8 bits: E4M3, the variant without infinities ("FN"), and E5M2, which
 //! is the upper half of a binary16.
 //!
-//! No loop over K or V reads them: rows are converted to f32, with their scales if they have any,
-//! in scratch memory that stays in cache ([`crate::attend::convert`]).
+//! Both become binary16 wherever rows of them are copied ([`crate::attend::gather`]), E4M3 divided
+//! by 256, which its scale makes good ([`crate::view::Quant`]). No loop over K or V reads them.
 
 use std::marker::PhantomData;
 
@@ -19,10 +19,8 @@ pub(crate) struct F8<F>(PhantomData<fn() -> F>);
 
 /// What a format of 8 bits says.
 pub(crate) trait Format: 'static {
-    /// What a number is multiplied by that [`Format::widen`] has made.
-    const FACTOR: f32;
-    /// A binary16 that is the number divided by [`Format::FACTOR`]: exactly, as subnormal ones of 8
-    /// bits have few digits.
+    /// A binary16 that is the number divided by [`factor`]: exactly, as subnormal ones of 8 bits
+    /// have few digits.
     fn widen(bits: u8) -> u16;
     /// Bits of the mantissa.
     const MANTISSA: u32;
@@ -38,9 +36,6 @@ pub(crate) trait Format: 'static {
 pub(crate) enum OfE4M3 {}
 
 impl Format for OfE4M3 {
-    /// The exponent of a binary16 is 8 larger.
-    const FACTOR: f32 = 256.0;
-
     #[inline(always)]
     fn widen(bits: u8) -> u16 {
         // The shift keeps the sign, and makes room for the wider exponent.
@@ -60,8 +55,6 @@ impl Format for OfE4M3 {
 pub(crate) enum OfE5M2 {}
 
 impl Format for OfE5M2 {
-    const FACTOR: f32 = 1.0;
-
     #[inline(always)]
     fn widen(bits: u8) -> u16 {
         u16::from(bits) << 8
@@ -74,8 +67,30 @@ impl Format for OfE5M2 {
 }
 
 impl<F: Format> F8<F> {
-    /// Elements that [`Stored::convert_row`] converts at a time.
-    const TOGETHER: usize = 32;
+    /// Writes a row of `dim` elements as binary16. From the end, so that the bytes may be the first
+    /// ones of where that goes.
+    ///
+    /// # Safety
+    /// The row has `dim` readable elements, and there is room for as many binary16 at `to`.
+    #[inline(always)]
+    pub(crate) unsafe fn widen_row(row: *const u8, dim: usize, to: *mut u16) {
+        const TOGETHER: usize = 32;
+        let whole = dim - dim % TOGETHER;
+        // SAFETY: I7: elements below `dim`, and room for them (caller).
+        unsafe {
+            for d in (whole..dim).rev() {
+                to.wrapping_add(d).write_unaligned(F::widen(row.wrapping_add(d).read()));
+            }
+            for first in (0..whole).step_by(TOGETHER).rev() {
+                let bits = row.wrapping_add(first).cast::<[u8; TOGETHER]>().read_unaligned();
+                let mut wide = [0; TOGETHER];
+                for (to, bits) in wide.iter_mut().zip(bits) {
+                    *to = F::widen(bits);
+                }
+                to.wrapping_add(first).cast::<[u16; TOGETHER]>().write_unaligned(wide);
+            }
+        }
+    }
 
     /// Rounds to nearest even. What is too large becomes the largest number, and so do infinities;
     /// a NaN stays one, with its sign. No case branches, so that compilers make vectors of it.
@@ -101,6 +116,7 @@ impl<F: Format> F8<F> {
     }
 }
 
+/// Elements as they are read: divided by [`factor`].
 impl<F: Format> Stored for F8<F> {
     const BLOCK: usize = 1;
     const BLOCK_BYTES: usize = 1;
@@ -108,7 +124,7 @@ impl<F: Format> Stored for F8<F> {
     #[inline(always)]
     unsafe fn element(row: *const u8, d: usize) -> f32 {
         // SAFETY: element `d` is readable (caller).
-        half::from_f16(F::widen(unsafe { row.wrapping_add(d).read() })) * F::FACTOR
+        half::from_f16(F::widen(unsafe { row.wrapping_add(d).read() }))
     }
 
     #[inline(always)]
@@ -119,39 +135,14 @@ impl<F: Format> Stored for F8<F> {
             *to = F::widen(unsafe { row.wrapping_add(d + lane).read() });
         }
         // SAFETY: I7: the array is as long as any vector.
-        s.mul(unsafe { s.load_f16(wide.as_ptr()) }, s.splat(F::FACTOR))
+        unsafe { s.load_f16(wide.as_ptr()) }
     }
+}
 
-    /// Several vectors are widened together.
-    #[inline(always)]
-    unsafe fn convert_row<S: Isa>(s: S, row: *const u8, dim: usize, to: *mut f32) {
-        const { assert!(Self::TOGETHER.is_multiple_of(MAX_LANES)) };
-        let factor = s.splat(F::FACTOR);
-        let whole = dim - dim % Self::TOGETHER;
-        // SAFETY: I7: elements below `dim` of the row, and room for them (caller).
-        unsafe {
-            for first in (0..whole).step_by(Self::TOGETHER) {
-                let mut wide = [0; 32];
-                for (i, to) in wide.iter_mut().enumerate() {
-                    *to = F::widen(row.wrapping_add(first + i).read());
-                }
-                for d in (0..Self::TOGETHER).step_by(S::LANES) {
-                    let x = s.load_f16(wide.as_ptr().wrapping_add(d));
-                    let x = if const { F::FACTOR == 1.0 } { x } else { s.mul(x, factor) };
-                    s.store(to.wrapping_add(first + d), x);
-                }
-            }
-            for d in (whole..dim).step_by(S::LANES) {
-                let n = S::LANES.min(dim - d);
-                let x = Self::load_rest(s, row, d, dim);
-                if n == S::LANES {
-                    s.store(to.wrapping_add(d), x)
-                } else {
-                    s.store_partial(to.wrapping_add(d), n, x)
-                }
-            }
-        }
-    }
+/// What elements are still to be multiplied by, as they are read.
+pub(crate) fn factor(dtype: Dtype) -> f32 {
+    // The exponent of a binary16 is 8 larger than that of E4M3.
+    if dtype == Dtype::F8E4M3 { 256.0 } else { 1.0 }
 }
 
 /// The largest number of a type of 8 bits.

@@ -9,10 +9,10 @@ use crate::view::{Layout, ScaleGranularity};
 /// How Q, K and V are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Storage {
-    /// Their types, those of K and V as they are read: U8 is copied as I8.
+    /// Their types, those of K and V as they are read ([`Dtype::read_as`]).
     pub dtypes: [Dtype; 3],
-    /// Whether K, and V, are U8.
-    pub unsigned: [bool; 2],
+    /// The types that K, and V, are stored as.
+    pub stored: [Dtype; 2],
     /// What shares a scale, and a zero.
     pub granularities: [ScaleGranularity; 3],
     /// Whether there are zeros.
@@ -23,19 +23,18 @@ impl Storage {
     /// With one scale a head, or none, and without zeros.
     pub fn plain(dtypes: [Dtype; 3]) -> Storage {
         let [q, k, v] = dtypes;
-        let unsigned = [k, v].map(|dtype| dtype == Dtype::U8);
-        let as_read = |dtype, is_unsigned| if is_unsigned { Dtype::I8 } else { dtype };
         Storage {
-            dtypes: [q, as_read(k, unsigned[0]), as_read(v, unsigned[1])],
-            unsigned,
+            dtypes: [q, k.read_as(), v.read_as()],
+            stored: [k, v],
             granularities: [ScaleGranularity::PerHead; 3],
-            zeros: [false, unsigned[0], unsigned[1]],
+            zeros: [false, k == Dtype::U8, v == Dtype::U8],
         }
     }
 
-    /// The type that K, or V (`which`), is stored as.
-    pub fn stored(&self, which: usize) -> Dtype {
-        if self.unsigned[which] { Dtype::U8 } else { self.dtypes[1 + which] }
+    /// Whether K, or V (`which`), is read as another type than it is stored as.
+    #[inline(always)]
+    pub fn is_recoded(&self, which: usize) -> bool {
+        self.stored[which] as u8 != self.dtypes[1 + which] as u8
     }
 }
 
@@ -91,12 +90,12 @@ impl Shape {
     /// Whether rows of K, or of V (`which`), are gathered before anything else is done with them.
     #[inline(always)]
     pub fn gathers(&self, which: usize) -> bool {
-        self.strided_kv[which] || self.storage.unsigned[which]
+        self.strided_kv[which] || self.storage.is_recoded(which)
     }
 
     /// Bytes of a row of K, and of V.
     pub fn row_bytes_kv(&self) -> [usize; 2] {
-        let [_, k, v] = self.storage.dtypes;
+        let [k, v] = self.storage.stored;
         [k.row_bytes(self.dim_qk), v.row_bytes(self.dim_v)].map(|bytes| bytes.unwrap_or(usize::MAX))
     }
 

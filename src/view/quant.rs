@@ -3,7 +3,7 @@
 use std::ops::{Deref, Range};
 
 use super::{Array, ArrayMut, Layout, is_nested};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, f8};
 use crate::error::Error;
 
 /// x = (stored - zero) · scale. Scale and zero of element d of row (b, h, t) are at
@@ -107,11 +107,14 @@ impl<'a> Quant<'a> {
     }
 }
 
-/// How the stored integers of a view become numbers, read as signed ones: unsigned integers are 128
-/// less then, and so are their zeros.
+/// How the elements of a view become numbers, as they are read ([`Dtype::read_as`]): unsigned
+/// integers are 128 less then, and so are their zeros; E4M3 is divided by a factor, by which scales
+/// are multiplied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dequant<'a> {
     given: Quant<'a>,
+    /// What scales are multiplied by.
+    pub(crate) factor: f32,
     /// What is subtracted from zeros.
     pub(crate) less: f32,
 }
@@ -119,13 +122,13 @@ pub(crate) struct Dequant<'a> {
 impl<'a> Dequant<'a> {
     /// Of elements of a type that takes scales.
     pub(crate) fn new(given: Quant<'a>, dtype: Dtype) -> Dequant<'a> {
-        Dequant { given, less: if dtype == Dtype::U8 { 128.0 } else { 0.0 } }
+        Dequant { given, factor: f8::factor(dtype), less: if dtype == Dtype::U8 { 128.0 } else { 0.0 } }
     }
 
     /// Of a tensor without scales; `None` if the elements are the numbers themselves.
     pub(crate) fn of_plain(dtype: Dtype) -> Option<Dequant<'a>> {
         let one = Quant { scale: None, zero: None, stride: [0; 4], group: [1; 2] };
-        (dtype == Dtype::U8).then(|| Dequant::new(one, dtype))
+        matches!(dtype, Dtype::U8 | Dtype::F8E4M3).then(|| Dequant::new(one, dtype))
     }
 
     /// Whether anything is subtracted from elements.
@@ -137,7 +140,7 @@ impl<'a> Dequant<'a> {
     #[inline(always)]
     pub(crate) fn of(&self, at: usize, d: usize) -> [f32; 2] {
         let [scale, zero] = self.given.of(at, d);
-        [scale, zero - self.less]
+        [scale * self.factor, zero - self.less]
     }
 }
 

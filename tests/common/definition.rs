@@ -295,7 +295,15 @@ impl Definition<'_> {
             let largest_q = q.iter().fold(0.0f64, |m, q| m.max(q.abs()));
             let magnitude = |j: &i64| {
                 let size = |q: f64| if is_i8 || is_i16 { largest_q } else { q.abs() };
-                q.iter().zip(&rows[j][0]).map(|(&q, k)| size(q) * k.abs()).sum::<f64>()
+                // Unsigned integers are multiplied as signed ones, which are 128 less.
+                let more = |d: i64| match scale_at(&a.k, self.key_at(b, *j), kv, d) {
+                    _ if a.k.dtype != U8 => 0.0,
+                    // SAFETY: the scale of an element.
+                    Some(at) => 128.0 * f64::from(unsafe { read(at as *const f32, 0) }).abs(),
+                    None => 128.0,
+                };
+                let of_keys = rows[j][0].iter().zip(0..).map(|(k, d)| k.abs() + more(d));
+                q.iter().zip(of_keys).map(|(&q, k)| size(q) * k).sum::<f64>()
             };
             let of_scores = match (is_bf16 || is_i8 || is_i16) && !is_exact_q {
                 true => scale.abs() * rounded * keys.iter().map(magnitude).fold(0.0, f64::max),
