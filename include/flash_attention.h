@@ -351,7 +351,7 @@ typedef enum fa_dtype {
  * the speed of f32 within a tenth: scales that change from token to token and within a row, and
  * V's a token with many query rows. (Half to three quarters of that speed: a token and groups of
  * 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8 with a stride[3] other than 1.)
- * Floating-point numbers of 8 bits become f32, whatever shares a scale.
+ * Floating-point numbers of 8 bits become f16, a few keys at a time, and f32 computes.
  *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
  * one that is NaN or infinite makes its elements so.

@@ -138,9 +138,9 @@ static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens,
 
 static void release_typed(struct typed *t) {
     release(t->tensor.data, t->bytes);
-    if (t->tensor.dtype != FA_DTYPE_I8) return;
+    if (!is_of_8_bits(t->tensor.dtype)) return;
     release((void *)(uintptr_t)t->quant.scale, t->values * 4);
-    release((void *)(uintptr_t)t->quant.zero, t->values * 4);
+    if (t->quant.zero != NULL) release((void *)(uintptr_t)t->quant.zero, t->values * 4);
 }
 
 enum layout { DENSE, PAGED, TRANSPOSED, PAGES_TRANSPOSED };

@@ -118,18 +118,25 @@ impl Gather<'_> {
     /// The contract of [`gather`].
     #[inline(always)]
     unsafe fn recoded<S: Isa>(&self, s: S) {
-        let Gather { source, n, dim, to, stride } = *self;
-        let rows = source.rows();
-        for i in 0..n {
-            let (from, to) = (rows.skip(i).base, to.wrapping_add(i * stride));
-            // SAFETY: I2: `dim` elements of one of the rows, and room for it (caller).
-            unsafe {
-                match source.dtype() {
-                    Dtype::F8E4M3 => f8::E4M3::widen_row(from, dim, to.cast()),
-                    Dtype::F8E5M2 => f8::E5M2::widen_row(from, dim, to.cast()),
-                    _ => change_signs(s, from, dim, to),
-                }
+        let dim = self.dim;
+        // SAFETY: I2: `dim` elements of each of the rows, and room for them (caller).
+        unsafe {
+            match self.source.dtype() {
+                Dtype::F8E4M3 => self.each(|from, to| f8::E4M3::widen_row(from, dim, to.cast())),
+                Dtype::F8E5M2 => self.each(|from, to| f8::E5M2::widen_row(from, dim, to.cast())),
+                _ => self.each(|from, to| change_signs(s, from, dim, to)),
             }
+        }
+    }
+
+    /// Calls `f` with each row, and where it goes.
+    #[inline(always)]
+    fn each(&self, f: impl Fn(*const u8, *mut u8)) {
+        let rows = self.source.rows();
+        let (mut from, mut to) = (rows.base, self.to);
+        for _ in 0..self.n {
+            f(from, to);
+            (from, to) = (from.wrapping_add(rows.stride), to.wrapping_add(self.stride));
         }
     }
 

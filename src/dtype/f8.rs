@@ -40,8 +40,8 @@ impl Format for OfE4M3 {
     fn widen(bits: u8) -> u16 {
         // The shift keeps the sign, and makes room for the wider exponent.
         let number = ((i16::from(bits.cast_signed()) << 8) >> 1).cast_unsigned() & 0xbf80;
-        // An exponent that is all ones.
-        let nan = if bits & 0x7f == 0x7f { 0x4000 } else { 0 };
+        // Of all ones, and of nothing else, one more carries into the highest bit of the exponent.
+        let nan = (number + 0x80) & 0x4000;
         number | nan
     }
 
