@@ -1,10 +1,11 @@
 //! Rows whose elements do not lie behind one another, such as those of a transposed cache: gathered
-//! into scratch memory as they are stored, a few keys at a time.
+//! into scratch memory as they are stored, a few keys at a time. Elements that are read as another
+//! type ([`Dtype::read_as`]) become that on the way, wherever they lie.
 
 use std::ptr;
 
 use super::rows::Source;
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, f8, u8};
 use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa};
 use crate::view::View;
@@ -23,8 +24,9 @@ pub(crate) fn row_bytes(dtype: Dtype, dim: usize) -> usize {
     dtype.row_bytes(dim).map_or(usize::MAX, |n| (n.div_ceil(64) | 1).saturating_mul(64))
 }
 
-/// Gathers `n` rows of a view with strided elements to rows `stride` bytes apart, as they are
-/// stored. Kept out of line, so that the code exists once for each instruction set.
+/// Gathers `n` rows of a view whose elements are strided, or read as another type, to rows `stride`
+/// bytes apart, as they are read. Kept out of line, so that the code exists once for each
+/// instruction set.
 ///
 /// # Safety
 /// `source` has `n` rows of `dim` elements, and `to` room for as many rows of whole cache lines,
@@ -49,7 +51,7 @@ pub(crate) unsafe fn in_turns<S: Isa>(
     room: *mut u8,
     f: &mut dyn FnMut(Source, usize, usize),
 ) {
-    let stride = row_bytes(source.dtype(), dim);
+    let stride = row_bytes(source.dtype().read_as(), dim);
     for first in (0..n).step_by(GATHERED) {
         let (source, here) = (source.skip(first), GATHERED.min(n - first));
         // SAFETY: some of the rows, and room for them in whole cache lines (caller).
@@ -75,6 +77,7 @@ pub(crate) unsafe fn gather_row(source: Source, dim: usize, to: *mut u8) {
             2 => row.one_by_one::<2>(),
             _ => row.one_by_one::<1>(),
         }
+        row.recode();
     }
 }
 
@@ -95,16 +98,72 @@ impl Body for Gather<'_> {
     fn run<S: Isa>(self, s: S) {
         // SAFETY: rows, and room for them (the callers of `gather`); elements have 4 bytes, 2 or 1.
         unsafe {
+            if !self.source.view.layout().is_strided() {
+                return self.recoded(s);
+            }
             match self.source.dtype().block_bytes() {
                 4 => self.of_size::<S, 4>(s),
                 2 => self.of_size::<S, 2>(s),
                 _ => self.of_size::<S, 1>(s),
             }
+            self.recode();
         }
     }
 }
 
 impl Gather<'_> {
+    /// [`gather`] of rows whose elements lie behind one another, and are read as another type.
+    ///
+    /// # Safety
+    /// The contract of [`gather`].
+    #[inline(always)]
+    unsafe fn recoded<S: Isa>(&self, s: S) {
+        let dim = self.dim;
+        // SAFETY: I2: `dim` elements of each of the rows, and room for them (caller).
+        unsafe {
+            match self.source.dtype() {
+                Dtype::F8E4M3 => self.each(|from, to| f8::E4M3::widen_row(from, dim, to.cast())),
+                Dtype::F8E5M2 => self.each(|from, to| f8::E5M2::widen_row(from, dim, to.cast())),
+                _ => self.each(|from, to| change_signs(s, from, dim, to)),
+            }
+        }
+    }
+
+    /// Calls `f` with each row, and where it goes.
+    #[inline(always)]
+    fn each(&self, f: impl Fn(*const u8, *mut u8)) {
+        let rows = self.source.rows();
+        let (mut from, mut to) = (rows.base, self.to);
+        for _ in 0..self.n {
+            f(from, to);
+            (from, to) = (from.wrapping_add(rows.stride), to.wrapping_add(self.stride));
+        }
+    }
+
+    /// Makes elements what they are read as, where they have been gathered to.
+    ///
+    /// # Safety
+    /// `n` rows have been written, and have room for their elements as they are read.
+    #[inline(always)]
+    unsafe fn recode(&self) {
+        for i in 0..self.n {
+            let row = self.to.wrapping_add(i * self.stride);
+            // SAFETY: I5: elements of one of the rows (caller).
+            unsafe {
+                match self.source.dtype() {
+                    Dtype::U8 => {
+                        for d in 0..self.dim {
+                            *row.add(d) ^= u8::SIGN;
+                        }
+                    }
+                    Dtype::F8E4M3 => f8::E4M3::widen_row(row, self.dim, row.cast()),
+                    Dtype::F8E5M2 => f8::E5M2::widen_row(row, self.dim, row.cast()),
+                    _ => return,
+                }
+            }
+        }
+    }
+
     /// [`gather`] of elements of `SIZE` bytes.
     ///
     /// # Safety
@@ -198,7 +257,8 @@ impl Gather<'_> {
     #[inline(always)]
     unsafe fn one_by_one<const SIZE: usize>(&self) {
         let Gather { source, n, dim, to, stride } = *self;
-        let (rows, apart) = (source.rows(), source.view.layout().stride_dim);
+        // They may lie behind one another, if they are read as another type.
+        let (rows, apart) = (source.rows(), source.view.layout().stride_dim.max(SIZE));
         for i in 0..n {
             let (mut from, to) = (rows.skip(i).base, to.wrapping_add(i * stride));
             for d in 0..dim {
@@ -206,6 +266,36 @@ impl Gather<'_> {
                 unsafe { ptr::copy_nonoverlapping(from, to.wrapping_add(d * SIZE), SIZE) };
                 from = from.wrapping_add(apart);
             }
+        }
+    }
+}
+
+/// Copies a row of `dim` unsigned integers as signed ones.
+///
+/// # Safety
+/// The row has `dim` bytes, and there is room for as many at `to`.
+#[inline(always)]
+unsafe fn change_signs<S: Isa>(s: S, from: *const u8, dim: usize, to: *mut u8) {
+    let vector = 4 * S::LANES;
+    // SAFETY: I7: bytes below `dim` (caller).
+    unsafe {
+        if dim < vector {
+            for d in 0..dim {
+                to.wrapping_add(d).write(from.wrapping_add(d).read() ^ u8::SIGN);
+            }
+            return;
+        }
+        let signs = s.splat_i32(i32::from_ne_bytes([u8::SIGN; 4]));
+        let copy = |d: usize| {
+            let x = s.load_i32(from.wrapping_add(d).cast());
+            s.store_i32(to.wrapping_add(d).cast(), s.xor(x, signs));
+        };
+        for d in (0..dim - dim % vector).step_by(vector) {
+            copy(d);
+        }
+        // The last vector may overlap the one before.
+        if !dim.is_multiple_of(vector) {
+            copy(dim - vector);
         }
     }
 }

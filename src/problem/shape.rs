@@ -9,8 +9,10 @@ use crate::view::{Layout, ScaleGranularity};
 /// How Q, K and V are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Storage {
-    /// Their types.
+    /// Their types, those of K and V as they are read ([`Dtype::read_as`]).
     pub dtypes: [Dtype; 3],
+    /// The types that K, and V, are stored as.
+    pub stored: [Dtype; 2],
     /// What shares a scale, and a zero.
     pub granularities: [ScaleGranularity; 3],
     /// Whether there are zeros.
@@ -20,7 +22,19 @@ pub struct Storage {
 impl Storage {
     /// With one scale a head, or none, and without zeros.
     pub fn plain(dtypes: [Dtype; 3]) -> Storage {
-        Storage { dtypes, granularities: [ScaleGranularity::PerHead; 3], zeros: [false; 3] }
+        let [q, k, v] = dtypes;
+        Storage {
+            dtypes: [q, k.read_as(), v.read_as()],
+            stored: [k, v],
+            granularities: [ScaleGranularity::PerHead; 3],
+            zeros: [false, k == Dtype::U8, v == Dtype::U8],
+        }
+    }
+
+    /// Whether K, or V (`which`), is read as another type than it is stored as.
+    #[inline(always)]
+    pub fn is_recoded(&self, which: usize) -> bool {
+        self.stored[which] as u8 != self.dtypes[1 + which] as u8
     }
 }
 
@@ -73,9 +87,15 @@ impl Shape {
         if self.can_group { self.queries[1] / self.heads_kv } else { 1 }
     }
 
+    /// Whether rows of K, or of V (`which`), are gathered before anything else is done with them.
+    #[inline(always)]
+    pub fn gathers(&self, which: usize) -> bool {
+        self.strided_kv[which] || self.storage.is_recoded(which)
+    }
+
     /// Bytes of a row of K, and of V.
     pub fn row_bytes_kv(&self) -> [usize; 2] {
-        let [_, k, v] = self.storage.dtypes;
+        let [k, v] = self.storage.stored;
         [k.row_bytes(self.dim_qk), v.row_bytes(self.dim_v)].map(|bytes| bytes.unwrap_or(usize::MAX))
     }
 
