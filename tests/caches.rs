@@ -408,7 +408,7 @@ enum Scaled {
         group: usize,
         zeros: bool,
     },
-    /// A head and a channel each.
+    /// Those of a channel of a head, in each entry of the cache.
     Given,
     No,
 }
@@ -485,11 +485,15 @@ impl Half {
         }
         let groups = cache.iter().product::<usize>() * dim;
         let scale = match scaled {
-            Scaled::Given => random.normals(cache[1] * dim).iter().map(|x| x.abs() * 0.02 + 1e-3).collect(),
+            Scaled::Given => {
+                random.normals(cache[0] * cache[1] * dim).iter().map(|x| x.abs() * 0.02 + 1e-3).collect()
+            }
             _ => vec![-7.0; groups],
         };
         let zero = match scaled {
-            Scaled::Given => random.normals(cache[1] * dim).iter().map(|x| (x * 9.0).round()).collect(),
+            Scaled::Given => {
+                random.normals(cache[0] * cache[1] * dim).iter().map(|x| (x * 9.0).round()).collect()
+            }
             _ => vec![-7.0; groups],
         };
         let data = vec![UNTOUCHED; bytes(&of_cache)];
@@ -515,7 +519,7 @@ impl Half {
                 let groups = self.dim.div_ceil(group);
                 [heads * tokens * groups, tokens * groups, groups, 1]
             }
-            Scaled::Given => [0, self.dim, 0, 1],
+            Scaled::Given => [heads * self.dim, self.dim, 0, 1],
             Scaled::No => [0; 4],
         }
     }
