@@ -1098,16 +1098,18 @@ void fa_pool_destroy(struct fa_pool *pool);
  * - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which has no zeros (FA_ERR_DTYPE): as FA_DTYPE_I8
  *   without zeros, but scale = max |x| / 448 or / 57344, and stored is x / scale rounded as above.
  *
- * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 @param batch, heads,
- * tokens  at least 0; if one is 0, nothing happens @param dim     at least 1; a multiple of 32 for
- * types in blocks @param dst     the same sizes, its rows apart from each other. OUTPUTS are its
- * elements, and those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have; of
- * other types quant is NULL @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is
- * not made of whole blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a
- * quant); FA_ERR_STRIDE (negative, no multiple of the element size, a stride_dim, rows of dst
- * overlap); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
- * between the first and the last byte of a tensor belongs to it). On errors nothing has been
- * written, as nothing between the rows of dst ever is.
+ * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
+ * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
+ * @param dim     at least 1; a multiple of 32 for types in blocks
+ * @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and
+ *                those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have;
+ *                of other types quant is NULL
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
+ *         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
+ *         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
+ *         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
+ *         between the first and the last byte of a tensor belongs to it). On errors nothing has
+ *         been written, as nothing between the rows of dst ever is.
  *
  * Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
  *
