@@ -10,12 +10,12 @@ use std::ptr;
 use flash_attention::capi::append::fa_cache_append;
 use flash_attention::capi::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_POS_END, FA_PRECISE, fa_attention};
 use flash_attention::capi::isa::fa_limit_isa;
-use flash_attention::capi::quantize::{fa_quantize, fa_quantize_i8};
+use flash_attention::capi::quantize::fa_quantize;
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 use crate::common::Random;
-use crate::definition::{BF16, BLOCKS, Definition, F16, F32, I8, at, block, stored};
+use crate::definition::{BF16, BLOCKS, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, U8, at, block, stored};
 use crate::general::{
     Described, FIRSTS, K, LENS, O, POINTERS, POSITIONS, Q, SCALES, SPAN_STARTS, SPANS, STARTS_KV, STARTS_Q,
     TABLE, TABLE_STARTS, V, lists, numbers, put,
@@ -115,7 +115,10 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
         verdict.demand(dim >= 1);
         let dim = dim.max(0);
         verdict.demand([F32, F16, BF16].contains(&from.dtype) && d.has_quant[of_new] & 3 == 0);
-        verdict.demand([F32, F16, BF16, I8].contains(&to.dtype) || BLOCKS.contains(&to.dtype));
+        let is_f8 = [F8_E4M3, F8_E5M2].contains(&to.dtype);
+        let is_integer = [I8, U8].contains(&to.dtype);
+        let is_other = [F32, F16, BF16].contains(&to.dtype) || BLOCKS.contains(&to.dtype);
+        verdict.demand(is_f8 || is_integer || is_other);
         verdict.demand(dim % block(to.dtype)[0] == 0);
         verdict.join(dim_verdict(from.dtype, from.stride_dim, false));
         // One element lies apart from no other.
@@ -132,7 +135,8 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
             let n = values(cache, dim, quant.stride, group);
             let is_of_tokens = quant.stride[2] != 0 && group[0] == 1;
             target.is_own = has(of_scale) && is_of_tokens && (quant.stride[0] != 0 || entries_kv <= 1);
-            verdict.demand(to.dtype == I8);
+            verdict.demand(is_integer || (is_f8 && !has(of_zero)));
+            verdict.demand(!(to.dtype == U8 && target.is_own && !has(of_zero)));
             verdict.join(quant_verdict(quant.stride, group, n));
             let [x, y, z] = cache;
             if target.is_own && verdict < Verdict::Refused {
@@ -442,7 +446,7 @@ fn token(
         };
         dst.quant = &raw const of_rows;
         // SAFETY: rows of the description, and room for theirs.
-        let status = unsafe { fa_quantize_i8(&src, 1, heads, 1, dim, ptr::null(), &dst) };
+        let status = unsafe { fa_quantize(&src, 1, heads, 1, dim, &dst) };
         assert_eq!(status, fa_status::FA_OK, "{about}");
         let mut of_token: Vec<usize> = (0..heads)
             .flat_map(|h| (0..dim).map(move |d| (h, d)))
@@ -463,9 +467,10 @@ fn token(
                 list(quant.zero, zero[at]);
             }
         }
-    } else if cache.dtype == I8 {
+    } else if [I8, U8].contains(&cache.dtype) || target.has_quant {
         for h in 0..heads {
             let place = first + far(h, of_head) + group(to[1], quant.group_tokens, of_token);
+            let mut divided = vec![0f32; dim as usize];
             for d in 0..dim {
                 let place = place + group(d, quant.group_dims, of_dims);
                 let value = |list: *const f32, none: f32| {
@@ -475,10 +480,21 @@ fn token(
                     // SAFETY: a value of the list.
                     unsafe { list.wrapping_offset(place as isize).read_unaligned() }
                 };
-                let x = stored(new.dtype, row(new, from, h), d) as f32;
-                let x = (x / value(quant.scale, 1.0) + value(quant.zero, 0.0)).round_ties_even();
-                let x = if x.is_nan() { 0.0 } else { x.clamp(-128.0, 127.0) };
+                let x = stored(new.dtype, row(new, from, h), d) as f32 / value(quant.scale, 1.0);
+                divided[d as usize] = x;
+                let x = (x + value(quant.zero, 0.0)).round_ties_even();
+                let least = if cache.dtype == U8 { 0.0 } else { -128.0 };
+                let x = if x.is_nan() { 0.0 } else { x.clamp(least, least + 255.0) };
                 rows[h as usize * bytes + d as usize] = (x as i32) as u8;
+            }
+            if [F8_E4M3, F8_E5M2].contains(&cache.dtype) {
+                let data = divided.as_mut_ptr().cast();
+                let src = fa_tensor { data, stride: [0; 3], dtype: F32, stride_dim: 0, quant: ptr::null() };
+                let data = rows[h as usize * bytes..].as_mut_ptr().cast();
+                let dst = fa_tensor { data, stride: [0; 3], ..dst };
+                // SAFETY: a row, and room for its elements.
+                let status = unsafe { fa_quantize(&src, 1, 1, 1, dim, &dst) };
+                assert_eq!(status, fa_status::FA_OK, "{about}");
             }
         }
     } else {
