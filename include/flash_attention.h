@@ -829,7 +829,9 @@ extern "C" {
  * once. Bytes of the cache that no new token has are neither read nor written.
  *
  * Computes on the calling thread and allocates nothing. Thread-safe: several threads may write at
- * once what no two of them have, as keys and values (one of them NULL), sequences or heads.
+ * once what no two of them have, as keys and values (one of them NULL), sequences or heads. Others
+ * may attend meanwhile to keys of the same cache that are written: of keys that are not in use
+ * (kv_lens), attention reads neither the bytes nor scales of their own.
  */
 enum fa_status fa_cache_append(const struct fa_attention *a,
                                const struct fa_tensor *new_k,

@@ -208,7 +208,7 @@ leak() {
     plain
     local lib=$static
     # Without determinism, whose many threads end gcc 12's runtime in its own list of threads.
-    for test in threads pools callers attention forward quantize append; do
+    for test in threads pools callers writers attention forward quantize append; do
         program $kind "$test" "$(file_of "$test")" "$lib" -fsanitize=leak
         count "leak.$test" "$out/$kind/$test.log" "$out/$kind/bin/$test" $(repetitions $kind "$test")
     done
@@ -258,7 +258,7 @@ thread() {
     # gcc's runtime lacks what newer compilers call.
     native=(-Wl,--whole-archive "$std/usr/lib/rustlib/$target/lib/librustc-stable_rt.tsan.a" -Wl,--no-whole-archive
         -lgcc_s -lutil -lrt -lpthread -lm -ldl -lresolv -lc)
-    local tests=(threads pools callers determinism attention)
+    local tests=(threads pools callers writers determinism attention)
     # Left out of those that have threads: `fork` (the runtime cannot follow a child of many threads), `copies`, `reload`
     # (the second library is not instrumented), `starved` (no address space for the runtime), `openmp` (its runtime is
     # not instrumented: reports about its barriers), `affinity` and `signals` (nothing that the others do not share).

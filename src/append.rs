@@ -76,6 +76,10 @@ impl<'a> Append<'a> {
 
     /// Writes the new tokens.
     pub fn run(&mut self, kernel: &dyn Kernel) -> Result<(), Error> {
+        // No memory bounds the number of sequences then.
+        if self.targets.iter().all(Option::is_none) {
+            return Ok(());
+        }
         for b in 0..self.slots.sequences() {
             for run in self.slots.runs(b) {
                 for target in self.targets.iter_mut().flatten() {

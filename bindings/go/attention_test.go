@@ -78,6 +78,10 @@ func TestRefusals(t *testing.T) {
 		"more weights":  {fine, keys, keys, to, attention.Options{Weights: attention.HeadFirst(make([]float32, 10), 1, 1, 2, 5)}, true},
 		"no such head":  {fine, keys, keys, to, attention.Options{Weights: attention.HeadFirst(make([]float32, 100), 1, 1, fine.Tokens, keys.Tokens), WeightHeads: []int32{9}}, true},
 		"window behind": {fine, keys, keys, to, attention.Options{Window: -1}, true},
+		"odd blocks":    {fine, attention.InBlocks(keys, attention.Q8_0, make([]byte, 1000)), keys, to, attention.Options{}, false},
+		"no such type":  {fine, attention.InBlocks(keys, 99, make([]byte, 1000)), keys, to, attention.Options{}, false},
+		"more tables":   {fine, keys, keys, to, attention.Options{BlockTable: [][]int32{{0}, {0}}}, true},
+		"no such page":  {fine, keys, keys, to, attention.Options{BlockTable: [][]int32{{1}}}, true},
 	}
 	for name, c := range cases {
 		err := attention.Run(c.q, c.k, c.v, c.out, c.options)
@@ -289,5 +293,146 @@ func TestWeights(t *testing.T) {
 		if math.Abs(sum-1) > 1e-6 {
 			t.Errorf("sequence %d: %g", b, sum)
 		}
+	}
+}
+
+// What blocks stand for, by the formats of ggml; rows are whole blocks.
+func decoded(of attention.Type, bytes []byte) []float32 {
+	table := [16]float64{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+	half := func(b []byte) float64 {
+		bits := int(b[0]) | int(b[1])<<8
+		x := math.Ldexp(float64(bits&0x3ff), -24)
+		if exponent := bits >> 10 & 31; exponent > 0 {
+			x = math.Ldexp(float64(bits&0x3ff|0x400), exponent-25)
+		}
+		if bits>>15 != 0 {
+			return -x
+		}
+		return x
+	}
+	var x []float32
+	_, size := of.Block()
+	for ; len(bytes) > 0; bytes = bytes[size:] {
+		d, b := half(bytes), bytes[:size]
+		for i := 0; i < 32; i++ {
+			code := int(b[size-16+i%16]) >> (i / 16 * 4) & 15
+			if of == attention.Q5_0 || of == attention.Q5_1 {
+				code |= int(b[size-20+i/8]) >> (i % 8) & 1 << 4
+			}
+			var number float64
+			switch of {
+			case attention.Q8_0:
+				number = d * float64(int8(b[2+i]))
+			case attention.Q4_0:
+				number = d * float64(code-8)
+			case attention.Q5_0:
+				number = d * float64(code-16)
+			case attention.IQ4_NL:
+				number = d * table[code]
+			default:
+				number = d*float64(code) + half(b[2:])
+			}
+			x = append(x, float32(number))
+		}
+	}
+	return x
+}
+
+var inBlocks = []attention.Type{attention.Q8_0, attention.Q4_0, attention.Q4_1, attention.Q5_0, attention.Q5_1, attention.IQ4_NL}
+
+// Blocks are within a step of what was written, and attention is that of what they stand for, also in pages, in an
+// order of their own, that tokens are appended to.
+func TestBlocks(t *testing.T) {
+	const heads, lenQ, lenKV, dim, page = 2, 3, 37, 64, 8
+	table := []int32{3, 0, 5, 1, 2}
+	steps := map[attention.Type]float64{attention.Q8_0: 0.0045, attention.Q4_0: 0.127, attention.Q4_1: 0.069,
+		attention.Q5_0: 0.064, attention.Q5_1: 0.034, attention.IQ4_NL: 0.125}
+	random := rand.New(rand.NewSource(1))
+	normals := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(random.NormFloat64())
+		}
+		return x
+	}
+	q, x := normals(heads*lenQ*dim), normals(heads*lenKV*dim)
+	dense := attention.HeadFirst(x, 1, heads, lenKV, dim)
+	for i, ofK := range inBlocks {
+		var caches, pages [2]attention.Tensor
+		var stored [2][]float32
+		for n, of := range []attention.Type{ofK, inBlocks[(i+1)%len(inBlocks)]} {
+			_, size := of.Block()
+			caches[n] = attention.InBlocks(dense, of, make([]byte, len(x)/32*size))
+			if err := attention.Quantize(dense, caches[n]); err != nil {
+				t.Fatal(of, err)
+			}
+			stored[n] = decoded(of, caches[n].Blocks)
+			for at := 0; at < len(x); at += 32 {
+				most := 0.0
+				for _, e := range x[at : at+32] {
+					most = math.Max(most, math.Abs(float64(e)))
+				}
+				for d := at; d < at+32; d++ {
+					if math.Abs(float64(x[d]-stored[n][d])) > most*steps[of] {
+						t.Fatalf("type %d: %g became %g", of, x[d], stored[n][d])
+					}
+				}
+			}
+			whole := attention.HeadFirst(nil, 6, heads, page, dim)
+			pages[n] = attention.InBlocks(whole, of, make([]byte, 6*heads*page*dim/32*size))
+		}
+		options := attention.Options{Causal: true}
+		want := make([]float64, 0, len(q))
+		for h := 0; h < heads; h++ {
+			sees := func(i, j int) bool { return j <= i+lenKV-lenQ }
+			add := func(i, j int) float64 { return 0 }
+			rows, keys := h*lenQ*dim, h*lenKV*dim
+			out, _ := formula(q[rows:rows+lenQ*dim], stored[0][keys:keys+lenKV*dim], stored[1][keys:keys+lenKV*dim], dim, sees, add)
+			want = append(want, out...)
+		}
+		paged := attention.Options{Causal: true, BlockTable: [][]int32{table}}
+		for first, n := 0, 0; first < lenKV; first += n {
+			if n = 1 + first%5; n > lenKV-first {
+				n = lenKV - first
+			}
+			rows := attention.HeadFirst(x[first*dim:], 1, heads, n, dim)
+			rows.Stride[1] = lenKV * dim
+			paged.KVLens = []int32{int32(first + n)}
+			if err := attention.Append(pages[0], pages[1], rows, rows, paged); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var outs [2][]float32
+		for n, c := range [][2]attention.Tensor{caches, pages} {
+			if n == 1 {
+				options = paged
+			}
+			outs[n] = nans(len(q))
+			out := attention.HeadFirst(outs[n], 1, heads, lenQ, dim)
+			if err := attention.Run(attention.HeadFirst(q, 1, heads, lenQ, dim), c[0], c[1], out, options); err != nil {
+				t.Fatal(err)
+			}
+			for i := range want {
+				// Queries become integers of 16 bits, or of 8.
+				if !(math.Abs(float64(outs[n][i])-want[i]) <= 2e-2) {
+					t.Fatalf("types %d: element %d is %g instead of %g", ofK, i, outs[n][i], want[i])
+				}
+				if !(math.Abs(float64(outs[n][i]-outs[0][i])) <= bound) {
+					t.Fatalf("types %d: element %d is %g, in pages %g", ofK, i, outs[0][i], outs[n][i])
+				}
+			}
+		}
+	}
+	short := attention.InBlocks(dense, attention.Q8_0, make([]byte, len(x)/32*34-1))
+	if attention.Quantize(dense, short) == nil || attention.Run(dense, short, dense, dense, attention.Options{}) == nil {
+		t.Error("a slice that is too short was taken")
+	}
+	var refused *attention.Error
+	if err := attention.Append(dense, dense, dense, dense, attention.Options{}); !errors.As(err, &refused) {
+		t.Error("a cache that is its own source was taken:", err)
+	}
+	few := attention.InBlocks(attention.HeadFirst(nil, 1, heads, 1, dim), attention.Q8_0, make([]byte, heads*dim/32*34))
+	if err := attention.Append(few, few, dense, dense, attention.Options{}); !errors.As(err, &refused) || refused.Why == "" {
+		t.Error("more tokens than keys were taken:", err)
 	}
 }

@@ -5,6 +5,9 @@ include/flash_attention.h says what the fields mean.
     out = fa.scaled_dot_product_attention(query, key, value, is_causal=True)         # the arguments of PyTorch
     out = fa.attention(q, k, v, window_right=0)                  # causal, the last query on the last key
     out = fa.attention(q, k8, v8, k_scales=fa.Scales(ks), v_scales=fa.Scales(vs))
+    k = fa.blocks("q8_0", (pages, heads_kv, page_size, 128))             # a cache in pages, as ggml stores it
+    fa.cache_append(k, v, new_k, new_v, block_table=table, kv_lens=lens)
+    out = fa.attention(q, k, v, block_table=table, kv_lens=lens, window_right=0)
 
 Arrays are read and written where they are, with the strides that they have. Calls may be made from any number of
 threads at once: the interpreter's lock is not held meanwhile.
@@ -23,9 +26,12 @@ NO_LIMIT = -1
 PRECISE, FAST = 2, 4
 SCALE_ZERO = 2.0**-100
 ABI_VERSION = 2
-# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there. (Types in
-# blocks, such as Q8_0, are left out: numpy has none for them.)
+# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there.
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "bool": 5}
+# Types in blocks of 32 elements, as ggml stores them, for which numpy has none: FA_DTYPE_Q8_0 and so on, and the bytes
+# of a block.
+BLOCK_TYPES = {"q8_0": (4, 34), "q4_0": (6, 18), "q4_1": (7, 20), "q5_0": (8, 22), "q5_1": (9, 24), "iq4_nl": (10, 18)}
+BLOCK = 32
 
 
 class Quant(ctypes.Structure):
@@ -176,6 +182,43 @@ class Pool:
         library().fa_pool_destroy(handle)
 
 
+class Blocks(NamedTuple):
+    """Numbers in blocks: uint8 [batch or page][heads][tokens][bytes of a row], and a name of BLOCK_TYPES. blocks() makes
+    them of zeros; quantize() and cache_append() write them."""
+
+    bytes: np.ndarray
+    type: str
+
+    @property
+    def ndim(self):
+        return self.bytes.ndim
+
+    @property
+    def shape(self):
+        """In elements."""
+        *rows, n = self.bytes.shape
+        return (*rows, n // block_type(self.type)[1] * BLOCK)
+
+    @property
+    def flags(self):
+        return self.bytes.flags
+
+
+def block_type(name):
+    """Number of a type of BLOCK_TYPES, and the bytes of a block."""
+    if name not in BLOCK_TYPES:
+        raise TypeError(f"{name!r} is none of {', '.join(BLOCK_TYPES)}")
+    return BLOCK_TYPES[name]
+
+
+def blocks(type, shape):
+    """Zeros in blocks; the last axis of shape, in elements, is a multiple of BLOCK."""
+    *rows, dim = shape
+    if dim % BLOCK:
+        raise ValueError(f"rows of {dim} elements are no whole blocks of {BLOCK}")
+    return Blocks(np.zeros((*rows, dim // BLOCK * block_type(type)[1]), np.uint8), type)
+
+
 def readable(a, transposed=False):
     """Whether the library can use the array where it is; transposed: also if elements of a row lie apart, as in k and
     v they may."""
@@ -226,6 +269,8 @@ def quant(scales, shape):
 
 def tensor(name, a, scales=None):
     """The structure, and what must outlive it besides the array."""
+    if isinstance(a, Blocks):
+        return tensor_of_blocks(name, a, scales), None
     if a.dtype.name not in DTYPES:
         raise TypeError(f"{name} is {a.dtype}, none of {', '.join(DTYPES)}")
     if not readable(a, transposed=name in ("k", "v")):
@@ -241,6 +286,39 @@ def tensor(name, a, scales=None):
         kept = quant(scales, a.shape)
         t.quant = ctypes.pointer(kept[0])
     return t, kept
+
+
+def tensor_of_blocks(name, a, scales):
+    """The same of rows in blocks, which have no scales but their own."""
+    dtype, size = block_type(a.type)
+    if a.bytes.dtype != np.uint8 or scales is not None:
+        raise TypeError(f"{name} is in blocks: of uint8, without Scales")
+    if a.bytes.shape[-1] % size or not readable(a.bytes):
+        raise ValueError(f"rows of {name} are no whole blocks of {size} bytes, or lie apart: {a.bytes.strides}")
+    *stride, _ = strides(a.bytes)
+    return Tensor(data=a.bytes.ctypes.data, stride=tuple(stride), dtype=dtype)
+
+
+def keys(k, v, block_table, sequences):
+    """Heads, keys of a sequence and elements of a row of v; the page table as the library reads it."""
+    (entries, heads, tokens), dim_v = k.shape[:3], v.shape[3]
+    if v.shape != (entries, heads, tokens, dim_v):
+        raise ValueError(f"shapes do not fit: k {k.shape}, v {v.shape}")
+    if block_table is None:
+        if entries != sequences:
+            raise ValueError(f"k and v are of {entries} sequences instead of {sequences}")
+        return heads, tokens, dim_v, None
+    table = np.asarray(block_table)
+    if table.ndim != 2 or table.shape[0] != sequences:
+        raise ValueError(f"block_table has shape {table.shape}, not one row for each of {sequences} sequences")
+    return heads, table.shape[1] * tokens, dim_v, integers("block_table", table, sequences)
+
+
+def set_pages(a, table, k):
+    """The fields of a cache in pages; the table must outlive the structure."""
+    if table is not None:
+        a.block_table = table.ctypes.data
+        a.table_stride, (a.num_pages, _, a.page_size) = table.shape[1], k.shape[:3]
 
 
 def attention(
@@ -259,6 +337,7 @@ def attention(
     q_positions=None,
     prefix_keys=0,
     spans=None,
+    block_table=None,
     q_scales=None,
     k_scales=None,
     v_scales=None,
@@ -273,8 +352,8 @@ def attention(
 ):
     """Attention in general; scale 0 is 1/sqrt(dim_qk), SCALE_ZERO weighs all keys that a row sees alike.
 
-    q [batch][heads_q][len_q][dim_qk], k and v [batch][heads_kv][len_kv][dim]: float32, float16, bfloat16 or int8
-    each; int8 stands for what its Scales say, or for itself. Any view will do whose last axis is contiguous and whose
+    q [batch][heads_q][len_q][dim_qk], k and v [batch][heads_kv][len_kv][dim]: float32, float16, bfloat16, int8
+    or Blocks each; int8 stands for what its Scales say, or for itself. Any view will do whose last axis is contiguous and whose
     strides are not negative: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Nothing is copied. The last axis of
     k and v may have any positive stride: a cache [batch][head][dim][token] is x.transpose(0, 1, 3, 2).
     mask: a floating-point type (added) or bool (true = attend), rows of len_kv elements, the other axes anything that
@@ -283,6 +362,8 @@ def attention(
     key that is seen, and the position of query 0, in place of q_pos.
     prefix_keys: so many first keys are seen beside window_left. spans: for each sequence a list of (begin, end) of keys
     that see each other both ways, ascending and disjoint.
+    block_table: k and v are pages [page][heads_kv][tokens of a page][dim]; integers [batch][pages], whose row says which
+    of them have the keys of a sequence, in their order. Of pages without keys in use anything may stand there.
     fast, precise: FA_FAST (int8 may have probabilities of 8 bits) and FA_PRECISE (bfloat16 is multiplied as float32).
     out (float32, float16 or bfloat16; float32 if it is not given) and lse (float32 [batch][heads_q][len_q]) are
     written. weights: float32 [batch][heads_q][len_q][len_kv], where to put the probabilities; of some heads and rows
@@ -294,10 +375,11 @@ def attention(
     for name, (a, axes) in given.items():
         if a is not None and a.ndim != axes:
             raise ValueError(f"{name} has {a.ndim} axes instead of {axes}")
-    (batch, heads_q, len_q, dim_qk), (heads_kv, len_kv), dim_v = q.shape, k.shape[1:3], v.shape[3]
+    batch, heads_q, len_q, dim_qk = q.shape
     # What the library cannot find out from pointers.
-    if k.shape != (batch, heads_kv, len_kv, dim_qk) or v.shape != (batch, heads_kv, len_kv, dim_v):
-        raise ValueError(f"shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape}")
+    heads_kv, len_kv, dim_v, table = keys(k, v, block_table, batch)
+    if k.shape[3] != dim_qk:
+        raise ValueError(f"shapes do not fit: q {q.shape}, k {k.shape}")
     if out is None:
         out = np.empty((batch, heads_q, len_q, dim_v), np.float32)
     if out.shape != (batch, heads_q, len_q, dim_v) or not out.flags.writeable:
@@ -313,6 +395,7 @@ def attention(
     a.k, k_kept = tensor("k", k, k_scales)
     a.v, v_kept = tensor("v", v, v_scales)
     a.o, _ = tensor("out", out)
+    set_pages(a, table, k)
     a.scale, a.softcap = scale, softcap
     a.flags = (FAST if fast else 0) | (PRECISE if precise else 0)
     a.q_pos, a.window_left, a.window_right = q_pos, window_left, window_right
@@ -366,8 +449,8 @@ def written(name, a, scales):
 
 
 def quantize(src, out, scales=None):
-    """Writes src (float32, float16 or bfloat16) to out: one of these types, or int8 with Scales, whose arrays are found
-    and written, too. Both [batch][heads][tokens][dim]. Returns out."""
+    """Writes src (float32, float16 or bfloat16) to out: one of these types, Blocks, or int8 with Scales, whose arrays are
+    found and written, too. Both [batch][heads][tokens][dim]. Returns out."""
     if src.ndim != 4 or src.shape != out.shape:
         raise ValueError(f"shapes do not fit: src {src.shape}, out {out.shape}")
     (of_src, _), (of_out, kept) = tensor("src", src), written("out", out, scales)
@@ -377,19 +460,31 @@ def quantize(src, out, scales=None):
 
 
 def cache_append(
-    k, v, new_k, new_v, *, kv_lens=None, q_pos=POS_END, q_positions=None, k_scales=None, v_scales=None
+    k,
+    v,
+    new_k,
+    new_v,
+    *,
+    kv_lens=None,
+    kv_starts=None,
+    q_pos=POS_END,
+    q_positions=None,
+    block_table=None,
+    k_scales=None,
+    v_scales=None,
 ):
     """Writes new keys and values (float32, float16 or bfloat16, [batch][heads_kv][new][dim]) into caches k and v
-    [batch][heads_kv][len_kv][dim], of any type that attention() takes: where its queries, as many, would be. kv_lens
-    counts the new ones; without q_pos and q_positions they are the last of these. int8: Scales that each token has of
-    its own are found and written; those that tokens share are given."""
+    [batch][heads_kv][len_kv][dim], or pages of block_table, of any type that attention() takes: where its queries, as
+    many, would be. kv_lens counts the new ones; without q_pos and q_positions they are the last of these. int8: Scales
+    that each token has of its own are found and written; those that tokens share are given. A page that is written must
+    be in one row of the table, once."""
+    given = {"k": k, "v": v, "new_k": new_k, "new_v": new_v}
+    for name, x in given.items():
+        if x.ndim != 4:
+            raise ValueError(f"{name} has {x.ndim} axes instead of 4")
     (batch, heads, new, dim_qk), dim_v = new_k.shape, new_v.shape[-1]
-    len_kv = k.shape[2]
-    if (
-        new_v.shape != (batch, heads, new, dim_v)
-        or k.shape != (batch, heads, len_kv, dim_qk)
-        or v.shape != (batch, heads, len_kv, dim_v)
-    ):
+    heads_kv, len_kv, dim, table = keys(k, v, block_table, batch)
+    if new_v.shape != (batch, heads, new, dim_v) or (heads_kv, k.shape[3], dim) != (heads, dim_qk, dim_v):
         raise ValueError(f"shapes do not fit: k {k.shape}, v {v.shape}, new_k {new_k.shape}, new_v {new_v.shape}")
     lib = library()
     a = Attention()
@@ -398,8 +493,9 @@ def cache_append(
     # The second names keep what the description points to alive until the call is over.
     (a.k, k_kept), (a.v, v_kept) = written("k", k, k_scales), written("v", v, v_scales)
     (of_k, _), (of_v, _) = tensor("new_k", new_k), tensor("new_v", new_v)
+    set_pages(a, table, k)
     a.q_pos = q_pos
-    lists = {"kv_lens": kv_lens, "q_positions": q_positions}
+    lists = {"kv_lens": kv_lens, "kv_starts": kv_starts, "q_positions": q_positions}
     lists = {name: integers(name, x, batch) for name, x in lists.items() if x is not None}
     for name, x in lists.items():
         setattr(a, name, x.ctypes.data)
@@ -414,7 +510,8 @@ def integers(name, x, batch):
     x = np.asarray(x)
     if x.size > 0 and not np.issubdtype(x.dtype, np.integer):
         raise TypeError(f"{name} is {x.dtype}, no integers")
-    kept = np.ascontiguousarray(x if "span" in name or "weight" in name else np.broadcast_to(x, batch), np.int32)
+    alone = "span" in name or "weight" in name or "table" in name
+    kept = np.ascontiguousarray(x if alone else np.broadcast_to(x, batch), np.int32)
     if (kept != x).any():
         raise ValueError(f"{name} has numbers that are no 32-bit integers")
     return kept

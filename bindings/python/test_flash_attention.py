@@ -49,6 +49,28 @@ def onnx_attention(q, k, v, mask=None, causal=False, scale=None):
     return session.run(None, inputs)[0]
 
 
+def decoded(x):
+    """What Blocks stand for, by the formats of ggml."""
+    table = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
+    size = fa.BLOCK_TYPES[x.type][1]
+    b = x.bytes.reshape(*x.bytes.shape[:-1], -1, size)
+    half = lambda at: b[..., at : at + 2].copy().view(np.float16).astype(np.float64)  # noqa: E731
+    code = np.concatenate((b[..., -16:] & 15, b[..., -16:] >> 4), -1).astype(int)
+    if x.type.startswith("q5"):
+        code += np.unpackbits(b[..., -20:-16], axis=-1, bitorder="little").astype(int) << 4
+    d = half(0)
+    match x.type:
+        case "q8_0":
+            numbers = d * b[..., 2:].view(np.int8)
+        case "q4_0" | "q5_0":
+            numbers = d * (code - (8 if x.type == "q4_0" else 16))
+        case "iq4_nl":
+            numbers = d * table[code]
+        case _:
+            numbers = d * code + half(2)
+    return numbers.reshape(x.shape)
+
+
 def normal(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed + sum(shape)).standard_normal(shape).astype(dtype)
 
@@ -365,6 +387,108 @@ class Caches(unittest.TestCase):
         np.testing.assert_allclose(cache * own.scale, x, atol=np.abs(x).max() / 127)
         with self.assertRaises(ValueError):
             fa.quantize(x, whole, fa.Scales(np.zeros((1, 2, 5, 1))))
+
+    def test_blocks_are_the_numbers(self):
+        """Within a step of what was written, of the largest number of a block; attention is that of what was stored."""
+        steps = {"q8_0": 0.0045, "q4_0": 0.127, "q4_1": 0.069, "q5_0": 0.064, "q5_1": 0.034, "iq4_nl": 0.125}
+        self.assertEqual(steps.keys(), fa.BLOCK_TYPES.keys())
+        q, x, y = normal(2, 4, 40, 64), normal(2, 2, 75, 64, seed=1), normal(2, 2, 75, 96, seed=2)
+        for (of_k, step), of_v in zip(steps.items(), [*list(steps)[1:], "q8_0"], strict=True):
+            k, v = fa.quantize(x, fa.blocks(of_k, x.shape)), fa.quantize(y, fa.blocks(of_v, y.shape))
+            largest = np.abs(x.reshape(2, 2, 75, 2, 32)).max(-1).repeat(32, -1)
+            self.assertLessEqual((np.abs(decoded(k) - x) / largest).max(), step)
+            for rows in 1, 40:
+                got = fa.attention(q[:, :, :rows], k, v, window_right=0, precise=True)
+                position = np.arange(rows)[:, None] + 75 - rows
+                want = formula(q[:, :, :rows], decoded(k), decoded(v), np.arange(75) <= position)
+                np.testing.assert_allclose(got, want, 0, 1e-3 * np.abs(y).max(), err_msg=f"{of_k} {of_v} {rows}")
+                got = fa.attention(q[:, :, :rows], k, v, window_right=0)
+                np.testing.assert_allclose(got, want, 0, 2e-2 * np.abs(y).max(), err_msg=f"{of_k} {of_v} {rows}")
+
+    def test_blocks_that_do_not_fit(self):
+        x = normal(1, 2, 5, 64)
+        with self.assertRaises(ValueError):
+            fa.blocks("q8_0", (1, 2, 5, 33))
+        with self.assertRaises(TypeError):
+            fa.blocks("q8_1", (1, 2, 5, 64))
+        k = fa.blocks("q8_0", x.shape)
+        for bad, kind in (
+            (fa.Blocks(k.bytes, "q9_0"), TypeError),
+            (fa.Blocks(k.bytes.view(np.int8), "q8_0"), TypeError),
+            (fa.Blocks(k.bytes[..., :-1], "q8_0"), ValueError),
+            (fa.Blocks(np.zeros((1, 2, 5, 136), np.uint8)[..., ::2], "q8_0"), ValueError),
+            (fa.Blocks(k.bytes[..., :34], "q8_0"), ValueError),
+        ):
+            with self.assertRaises(kind):
+                fa.attention(x, bad, k)
+            with self.assertRaises(kind):
+                fa.quantize(x, bad)
+        with self.assertRaises(TypeError):
+            fa.attention(x, k, k, k_scales=fa.Scales(np.ones((1, 1, 1, 1), np.float32)))
+
+    def test_pages(self):
+        """Tokens that are appended to pages, in an order of their own, are those of a cache without pages."""
+        table = np.array([[5, 0, 3, -1], [1, 6, -1, 7]])
+        lens, size = np.array([11, 5]), 4
+        new_k, new_v = normal(2, 3, 12, 64), normal(2, 3, 12, 32, seed=1)
+        q = normal(2, 6, 3, 64, seed=2)
+
+        def some(kind, dim, *rows):
+            """A cache, and its scales: those of a token and head are neighbours."""
+            if kind in fa.BLOCK_TYPES:
+                return fa.blocks(kind, (*rows, dim)), None
+            scales = fa.Scales(np.zeros((*rows, 1), np.float32)) if kind == "int8" else None
+            return np.zeros((*rows, dim), kind), scales
+
+        for of_k, of_v in ("float32", "q4_0"), ("q8_0", "float16"), ("int8", "q5_1"), ("iq4_nl", "int8"):
+            pages = [some(kind, dim, 8, 3, size) for kind, dim in ((of_k, 64), (of_v, 32))]
+            dense = [some(kind, dim, 2, 3, 16) for kind, dim in ((of_k, 64), (of_v, 32))]
+            for n, given in (0, {}), (1, {"block_table": table}):
+                (k, ks), (v, vs) = (dense, pages)[n]
+                # A prompt, and then tokens one by one.
+                for first, end in (0, 2), *((t, t + 1) for t in range(2, 5)):
+                    rows = new_k[:, :, first:end], new_v[:, :, first:end]
+                    fa.cache_append(k, v, *rows, kv_lens=end, k_scales=ks, v_scales=vs, **given)
+                rows = new_k[:1, :, 5:11], new_v[:1, :, 5:11]
+                if given:
+                    fa.cache_append(k, v, *rows, kv_lens=lens[:1], k_scales=ks, v_scales=vs, block_table=table[:1])
+                else:
+                    first = [x and fa.Scales(x.scale[:1]) for x in (ks, vs)]
+                    k1, v1 = (fa.Blocks(x.bytes[:1], x.type) if isinstance(x, fa.Blocks) else x[:1] for x in (k, v))
+                    fa.cache_append(k1, v1, *rows, kv_lens=lens[:1], k_scales=first[0], v_scales=first[1])
+            raw = lambda x: x.bytes if isinstance(x, fa.Blocks) else x  # noqa: E731
+            for (page, page_scales), (whole, whole_scales) in zip(pages, dense, strict=True):
+                for b, n in enumerate(lens):
+                    for t in range(n):
+                        at = table[b, t // size], slice(None), t % size
+                        np.testing.assert_array_equal(raw(page)[at], raw(whole)[b, :, t])
+                        self.assertTrue(raw(page)[at].any())
+                        if page_scales is not None:
+                            np.testing.assert_array_equal(page_scales.scale[at], whole_scales.scale[b, :, t])
+                self.assertFalse(raw(page)[[2, 4, 7]].any())
+            (k, ks), (v, vs) = pages
+            got = fa.attention(q, k, v, kv_lens=lens, block_table=table, window_right=0, k_scales=ks, v_scales=vs)
+            (k, ks), (v, vs) = dense
+            want = fa.attention(q, k, v, kv_lens=lens, window_right=0, k_scales=ks, v_scales=vs)
+            np.testing.assert_allclose(got, want, 0, 1e-5)
+            self.assertGreater(np.abs(want).max(), 0.1)
+
+        (k, _), (v, _) = some("float32", 64, 8, 3, size), some("float32", 32, 8, 3, size)
+        for bad, kind in (
+            ({"block_table": table[:, :2], "kv_lens": lens}, fa.Error),
+            ({"block_table": table, "kv_lens": 16}, fa.Error),
+            ({"block_table": table + 3, "kv_lens": lens}, fa.Error),
+            ({"block_table": table[:1], "kv_lens": lens}, ValueError),
+            ({"block_table": table[0], "kv_lens": lens}, ValueError),
+            ({"block_table": table / 2, "kv_lens": lens}, TypeError),
+            ({"block_table": table + 2**40, "kv_lens": lens}, ValueError),
+            ({"kv_lens": lens}, ValueError),
+        ):
+            with self.assertRaises(kind, msg=str(bad)):
+                fa.attention(q, k, v, **bad)
+            with self.assertRaises(kind, msg=str(bad)):
+                fa.cache_append(k, v, new_k[:, :, :1], new_v[:, :, :1], **bad)
+        self.assertFalse(k.any() or v.any())
 
 
 if __name__ == "__main__":

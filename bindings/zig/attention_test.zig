@@ -172,3 +172,109 @@ test "options" {
     try checkOptions(.{ .spans = .{ .list = &.{}, .starts = &.{ 0, 0, 0 } } });
     try checkOptions(.{ .causal = true, .window = 2, .q_positions = &.{ 2, 4 }, .kv_starts = &.{ 2, 0 }, .prefix_keys = 1, .spans = spans });
 }
+
+fn half(bytes: []const u8) f64 {
+    return @as(f16, @bitCast(std.mem.readInt(u16, bytes[0..2], .little)));
+}
+
+/// What blocks stand for, by the formats of ggml.
+fn decode(of: attention.Type, bytes: []const u8, x: []f32) void {
+    const table = [16]f64{ -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+    const size = of.bytes();
+    for (x, 0..) |*e, at| {
+        const b = bytes[at / 32 * size ..][0..size];
+        const i = at % 32;
+        var code: u8 = b[size - 16 + i % 16];
+        code = if (i < 16) code & 15 else code >> 4;
+        if (of == .q5_0 or of == .q5_1) code |= (b[size - 20 + i / 8] >> @intCast(i % 8) & 1) << 4;
+        const n: f64 = @floatFromInt(code);
+        e.* = @floatCast(switch (of) {
+            .float32 => unreachable,
+            .q8_0 => half(b) * @as(f64, @floatFromInt(@as(i8, @bitCast(b[2 + i])))),
+            .q4_0 => half(b) * (n - 8),
+            .q5_0 => half(b) * (n - 16),
+            .iq4_nl => half(b) * table[code],
+            .q4_1, .q5_1 => half(b) * n + half(b[2..]),
+        });
+    }
+}
+
+test "blocks, and pages that tokens are appended to" {
+    const In, const Out = .{ attention.In, attention.Out };
+    const heads, const len_q, const len_kv, const dim, const page = .{ 2, 3, 37, 64, 8 };
+    const table = [_]i32{ 3, 0, 5, 1, 2 };
+    const types = [_]attention.Type{ .q8_0, .q4_0, .q4_1, .q5_0, .q5_1, .iq4_nl };
+    const steps = [_]f32{ 0.0045, 0.127, 0.069, 0.064, 0.034, 0.125 };
+    var random = std.Random.DefaultPrng.init(3);
+    var q: [heads * len_q * dim]f32 = undefined;
+    var x: [heads * len_kv * dim]f32 = undefined;
+    for ([_][]f32{ &q, &x }) |numbers| for (numbers) |*e| {
+        e.* = random.random().floatNorm(f32);
+    };
+    const from = In.headFirst(&x, 1, heads, len_kv, dim);
+    for (types, 0..) |of_k, n| {
+        const kinds = [2]attention.Type{ of_k, types[(n + 1) % types.len] };
+        var bytes: [2][x.len / 32 * 34]u8 = undefined;
+        var in_pages: [2][6 * heads * page * dim / 32 * 34]u8 = undefined;
+        var stored: [2][x.len]f32 = undefined;
+        var dense: [2]In = undefined;
+        var pages: [2]Out = undefined;
+        for (kinds, 0..) |of, i| {
+            try attention.quantize(from, Out.headFirst(&.{}, 1, heads, len_kv, dim).inBlocks(of, &bytes[i]));
+            dense[i] = from.inBlocks(of, &bytes[i]);
+            pages[i] = Out.headFirst(&.{}, 6, heads, page, dim).inBlocks(of, &in_pages[i]);
+            decode(of, &bytes[i], &stored[i]);
+            var most: f32 = 0;
+            for (x, stored[i], 0..) |e, is, at| {
+                if (at % 32 == 0) most = std.mem.max(f32, x[at..][0..32]) - @min(0, std.mem.min(f32, x[at..][0..32]));
+                try testing.expectApproxEqAbs(e, is, most * steps[(n + i) % types.len]);
+            }
+        }
+        var first: usize = 0;
+        while (first < len_kv) {
+            const count = @min(1 + first % 5, len_kv - first);
+            var rows = from;
+            rows.data, rows.tokens = .{ x[first * dim ..], count };
+            first += count;
+            try attention.append(pages[0], pages[1], rows, rows, .{ .block_table = &table, .kv_lens = &.{@intCast(first)} });
+        }
+        var outs: [2][q.len]f32 = undefined;
+        const query = In.headFirst(&q, 1, heads, len_q, dim);
+        try attention.run(testing.allocator, query, dense[0], dense[1], Out.headFirst(&outs[0], 1, heads, len_q, dim), .{ .causal = true });
+        const k = In.headFirst(&.{}, 6, heads, page, dim).inBlocks(kinds[0], &in_pages[0]);
+        const v = In.headFirst(&.{}, 6, heads, page, dim).inBlocks(kinds[1], &in_pages[1]);
+        try attention.run(testing.allocator, query, k, v, Out.headFirst(&outs[1], 1, heads, len_q, dim), .{ .causal = true, .block_table = &table, .kv_lens = &.{len_kv} });
+        for (0..heads * len_q) |row| {
+            const head, const i = .{ row / len_q, row % len_q };
+            var want: [dim]f64 = @splat(0);
+            var sum: f64 = 0;
+            for (head * len_kv..head * len_kv + len_kv - len_q + i + 1) |j| {
+                var score: f64 = 0;
+                for (0..dim) |d| score += @as(f64, q[row * dim + d]) * stored[0][j * dim + d];
+                const weight = @exp(score / @sqrt(@as(f64, dim)));
+                sum += weight;
+                for (0..dim) |d| want[d] += weight * stored[1][j * dim + d];
+            }
+            for (0..dim) |d| {
+                // Queries become integers of 16 bits, or of 8.
+                try testing.expectApproxEqAbs(want[d] / sum, outs[0][row * dim + d], 2e-2);
+                try testing.expectApproxEqAbs(outs[0][row * dim + d], outs[1][row * dim + d], bound);
+            }
+        }
+    }
+    // What does not fit.
+    var bytes: [10 * 34]u8 = @splat(9);
+    const to = Out.headFirst(&.{}, 1, 2, 5, 32).inBlocks(.q8_0, &bytes);
+    const new = In.headFirst(x[0..320], 1, 2, 5, 32);
+    try testing.expectError(error.SliceTooShort, attention.quantize(new, to.inBlocks(.q8_0, bytes[1..])));
+    try testing.expectError(error.Shape, attention.quantize(In.headFirst(&x, 1, 2, 5, 33), Out.headFirst(&.{}, 1, 2, 5, 33).inBlocks(.q8_0, &bytes)));
+    try testing.expectError(error.Shape, attention.quantize(In.headFirst(&x, 1, 2, 5, 64), to));
+    var far = to;
+    far.stride[2] = 33;
+    try testing.expectError(error.Stride, attention.append(far, far, new, new, .{}));
+    try testing.expectError(error.Overlap, attention.append(to, to, new, new, .{}));
+    try testing.expectError(error.Refused, attention.append(to, to, new, new, .{ .kv_lens = &.{4} }));
+    try testing.expectError(error.Refused, attention.append(to, to, new, new, .{ .block_table = &.{1} }));
+    try testing.expectError(error.Shape, attention.append(to, to, new, new, .{ .block_table = &.{}, .kv_starts = &.{} }));
+    for (bytes) |e| try testing.expectEqual(9, e);
+}

@@ -312,6 +312,8 @@ static void fields(void) {
     REFUSES(FA_ERR_NULL, "fa_quantize(dst)", "NULL", , fa_quantize(&src, B, H, LEN, DIM, NULL));
     REFUSES(FA_OK, "fa_cache_append(new_k)", "NULL", , fa_cache_append(&a, NULL, NULL, why, sizeof why));
     REFUSES(FA_OK, "fa_cache_append(new_v)", "NULL", , fa_cache_append(&a, NULL, NULL, NULL, 0));
+    /* However many sequences have nothing to be written. */
+    REFUSES(FA_OK, "fa_cache_append(new_v)", "NULL", a.batch = INT64_MAX, fa_cache_append(&a, NULL, NULL, NULL, 0));
     REFUSES(FA_ERR_NULL, "fa_cache_append(new_k)", "other", src.data = NULL, call(APPEND));
     REFUSES(FA_ERR_NULL, "fa_cache_append(new_v)", "other", src.data = NULL; a.v = dst,
             fa_cache_append(&a, NULL, &src, NULL, 7));

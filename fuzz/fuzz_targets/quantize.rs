@@ -14,7 +14,9 @@ use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
 use flash_attention_fuzz::definition::{BF16, BLOCKS, F16, F32, I8, at, block, stored};
 use flash_attention_fuzz::input::{Input, hash, mutate_field};
-use flash_attention_fuzz::layout::{MOST, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
+use flash_attention_fuzz::layout::{
+    MOST, Rows, Verdict, cells_are_apart, dim_verdict, quant_verdict, unit, values,
+};
 use flash_attention_fuzz::memory::Guarded;
 use half::{bf16, f16};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
@@ -310,29 +312,6 @@ fn try_types(
             break;
         }
     }
-}
-
-/// Groups that an axis has, of how many each.
-fn cells_are_apart(sizes: [i64; 4], stride: [i64; 4], group: [i32; 2]) -> Verdict {
-    let [batch, heads, tokens, dim] = sizes.map(i128::from);
-    if sizes.contains(&0) {
-        return Verdict::Legal;
-    }
-    let groups = |n: i128, size: i32| (n + i128::from(size) - 1) / i128::from(size.max(1));
-    let counts = [batch, heads, groups(tokens, group[0]), groups(dim, group[1])];
-    let mut axes: Vec<(i128, i128)> = (0..4)
-        .filter(|&i| stride[i] != 0 && counts[i] > 1)
-        .map(|i| (i128::from(stride[i]), counts[i]))
-        .collect();
-    axes.sort_unstable();
-    // Each larger than the farthest that one gets by the smaller ones: the header's own words.
-    let mut farthest = 0i128;
-    let is_nested = axes.iter().all(|&(stride, count)| {
-        let is_larger = stride > farthest;
-        farthest = farthest.saturating_add((count - 1).saturating_mul(stride));
-        is_larger
-    });
-    if is_nested { Verdict::Legal } else { Verdict::Refused }
 }
 
 /// Numbers of a type in `src`, of f32 in `smooth`: usual ones, and by the input's own bits where it

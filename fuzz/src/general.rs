@@ -28,28 +28,28 @@ use crate::memory::Guarded;
 use crate::pointers::{Code, Kind, MOST, Memory, Pointer, anything};
 
 /// Numbers of the pointers.
-const Q: usize = 0;
-const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
+pub(crate) const Q: usize = 0;
+pub(crate) const K: usize = 1;
+pub(crate) const V: usize = 2;
+pub(crate) const O: usize = 3;
 const MASK: usize = 4;
 const LSE: usize = 5;
 const SLOPES: usize = 6;
 const SINKS: usize = 7;
 const CELLS: usize = 8;
-const STARTS_Q: usize = 9;
-const STARTS_KV: usize = 10;
-const LENS: usize = 11;
-const TABLE: usize = 12;
-const TABLE_STARTS: usize = 13;
-const POSITIONS: usize = 14;
-const FIRSTS: usize = 15;
-const SPANS: usize = 16;
-const SPAN_STARTS: usize = 17;
+pub(crate) const STARTS_Q: usize = 9;
+pub(crate) const STARTS_KV: usize = 10;
+pub(crate) const LENS: usize = 11;
+pub(crate) const TABLE: usize = 12;
+pub(crate) const TABLE_STARTS: usize = 13;
+pub(crate) const POSITIONS: usize = 14;
+pub(crate) const FIRSTS: usize = 15;
+pub(crate) const SPANS: usize = 16;
+pub(crate) const SPAN_STARTS: usize = 17;
 const WEIGHT_HEADS: usize = 18;
 const WEIGHT_ROWS: usize = 19;
 /// Scales of Q, K and V; their zeros come after them.
-const SCALES: usize = 20;
+pub(crate) const SCALES: usize = 20;
 const WEIGHTS: usize = 26;
 pub const POINTERS: usize = 27;
 
@@ -147,7 +147,7 @@ impl Described {
     }
 
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
-    fn lengths(&mut self) -> [i128; 11] {
+    pub(crate) fn lengths(&mut self) -> [i128; 11] {
         let batch = i128::from(self.a.batch).max(0);
         // As long as nobody reads them, lists of any length are fine; of what is read there is a
         // page or two.
@@ -187,8 +187,18 @@ impl Described {
             .map(|n| n.min(longest))
     }
 
+    /// Keys of a sequence that are in use.
+    pub(crate) fn keys_in_use(&self, b: i128) -> i64 {
+        let has = |pointer: usize| !self.codes[pointer].is_null();
+        match (has(LENS), has(STARTS_KV)) {
+            (true, _) => self.listed(2, b),
+            (_, true) => self.listed(1, b + 1) - self.listed(1, b),
+            _ => self.a.len_kv,
+        }
+    }
+
     /// A value of a list.
-    fn listed(&self, list: usize, i: i128) -> i64 {
+    pub(crate) fn listed(&self, list: usize, i: i128) -> i64 {
         i64::from(self.lists[list][(i % LISTED[list] as i128) as usize])
     }
 }
@@ -201,34 +211,12 @@ struct Sizes {
     work: i128,
 }
 
-/// Judges everything but NULL and overlaps, which need addresses.
-fn sizes(d: &mut Described) -> Sizes {
-    let mut verdict = Verdict::Legal;
-    let mut bytes = [0; POINTERS];
-    let lengths = d.lengths();
-    for (i, n) in lengths.into_iter().enumerate() {
-        bytes[STARTS_Q + i] = 4 * n;
-    }
-    let a = d.a;
-    let known = size_of::<fa_attention>();
-    verdict.demand((known..=known + 4096).contains(&a.struct_size));
-    verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST) == 0 && a.reserved0 == 0);
-    verdict.demand(a.flags & (FA_PRECISE | FA_FAST) != FA_PRECISE | FA_FAST);
-    verdict.demand([a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
-    verdict.demand(a.batch >= 0 && a.len_q >= 0 && a.len_kv >= 0);
-    verdict.demand(a.heads_kv < 1 || a.heads_q % a.heads_kv == 0);
-    let scale = if a.scale == 0.0 { 1.0 } else { a.scale };
-    verdict.demand(((f64::from(scale) * std::f64::consts::LOG2_E) as f32).is_finite());
-    verdict.demand(a.softcap.is_finite() && a.softcap >= 0.0);
-    verdict.demand([a.window_left, a.window_right].iter().all(|&n| n >= 0 || n == FA_NO_LIMIT));
-    verdict.demand(a.block_q >= 0 && a.block_kv >= 0);
-    verdict.demand(a.q_pos == FA_POS_END || a.q_pos.checked_add(a.len_q).is_some());
-    verdict.demand(a.prefix_keys >= 0);
-    // What is refused must be described all the same: nobody says which field is looked at first.
+/// Judges lists, positions and pages; entries and rows of Q, and those of K and V.
+pub(crate) fn lists(d: &Described, lengths: &[i128; 11], verdict: &mut Verdict) -> [[i64; 2]; 2] {
+    let a = &d.a;
     let batch = i128::from(a.batch.max(0));
-    let [heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v, page_size, num_pages] =
-        [a.heads_q, a.heads_kv, a.len_q, a.len_kv, a.dim_qk, a.dim_v, a.page_size, a.num_pages]
-            .map(|n| n.max(0));
+    let [len_q, len_kv, page_size, num_pages] =
+        [a.len_q, a.len_kv, a.page_size, a.num_pages].map(|n| n.max(0));
 
     let has = |pointer: usize| !d.codes[pointer].is_null();
     let packed = |verdict: &mut Verdict, list: usize, pointer: usize, len: i64| -> Option<i64> {
@@ -242,8 +230,8 @@ fn sizes(d: &mut Described) -> Sizes {
         }
         Some(start(batch).max(0))
     };
-    let rows_q = packed(&mut verdict, 0, STARTS_Q, a.len_q);
-    let rows_kv = packed(&mut verdict, 1, STARTS_KV, a.len_kv);
+    let rows_q = packed(verdict, 0, STARTS_Q, a.len_q);
+    let rows_kv = packed(verdict, 1, STARTS_KV, a.len_kv);
     let is_paged = has(TABLE);
     verdict.demand(is_paged || !has(TABLE_STARTS));
     verdict.demand(!(is_paged && has(STARTS_KV)));
@@ -253,11 +241,6 @@ fn sizes(d: &mut Described) -> Sizes {
             verdict.demand((0..=most).contains(&d.listed(2, b)));
         }
     }
-    let keys_in_use = |b| match (has(LENS), has(STARTS_KV)) {
-        (true, _) => d.listed(2, b),
-        (_, true) => d.listed(1, b + 1) - d.listed(1, b),
-        _ => a.len_kv,
-    };
     if has(POSITIONS) {
         verdict.demand([0, FA_POS_END].contains(&a.q_pos));
         for b in 0..batch.min(lengths[5]) {
@@ -266,7 +249,7 @@ fn sizes(d: &mut Described) -> Sizes {
     }
     if has(FIRSTS) {
         for b in 0..batch.min(lengths[6]) {
-            verdict.demand((0..=keys_in_use(b)).contains(&d.listed(6, b)));
+            verdict.demand((0..=d.keys_in_use(b)).contains(&d.listed(6, b)));
         }
     }
     verdict.demand(has(SPANS) == has(SPAN_STARTS));
@@ -310,11 +293,43 @@ fn sizes(d: &mut Described) -> Sizes {
             }
         }
     }
-    let [entries_q, rows] = rows_q.map_or([batch as i64, len_q], |rows| [1, rows]);
-    let [entries_kv, keys] = match is_paged {
+    let of_queries = rows_q.map_or([batch as i64, len_q], |rows| [1, rows]);
+    let of_keys = match is_paged {
         true => [num_pages, a.page_size.max(0)],
         false => rows_kv.map_or([batch as i64, len_kv], |rows| [1, rows]),
     };
+    [of_queries, of_keys]
+}
+
+/// Judges everything but NULL and overlaps, which need addresses.
+fn sizes(d: &mut Described) -> Sizes {
+    let mut verdict = Verdict::Legal;
+    let mut bytes = [0; POINTERS];
+    let lengths = d.lengths();
+    for (i, n) in lengths.into_iter().enumerate() {
+        bytes[STARTS_Q + i] = 4 * n;
+    }
+    let a = d.a;
+    let known = size_of::<fa_attention>();
+    verdict.demand((known..=known + 4096).contains(&a.struct_size));
+    verdict.demand(a.flags & !(FA_MASK_TIMES_SLOPE | FA_PRECISE | FA_FAST) == 0 && a.reserved0 == 0);
+    verdict.demand(a.flags & (FA_PRECISE | FA_FAST) != FA_PRECISE | FA_FAST);
+    verdict.demand([a.heads_q, a.heads_kv, a.dim_qk, a.dim_v].iter().all(|&n| n >= 1));
+    verdict.demand(a.batch >= 0 && a.len_q >= 0 && a.len_kv >= 0);
+    verdict.demand(a.heads_kv < 1 || a.heads_q % a.heads_kv == 0);
+    let scale = if a.scale == 0.0 { 1.0 } else { a.scale };
+    verdict.demand(((f64::from(scale) * std::f64::consts::LOG2_E) as f32).is_finite());
+    verdict.demand(a.softcap.is_finite() && a.softcap >= 0.0);
+    verdict.demand([a.window_left, a.window_right].iter().all(|&n| n >= 0 || n == FA_NO_LIMIT));
+    verdict.demand(a.block_q >= 0 && a.block_kv >= 0);
+    verdict.demand(a.q_pos == FA_POS_END || a.q_pos.checked_add(a.len_q).is_some());
+    verdict.demand(a.prefix_keys >= 0);
+    // What is refused must be described all the same: nobody says which field is looked at first.
+    let batch = i128::from(a.batch.max(0));
+    let [heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v] =
+        [a.heads_q, a.heads_kv, a.len_q, a.len_kv, a.dim_qk, a.dim_v].map(|n| n.max(0));
+    let has = |pointer: usize| !d.codes[pointer].is_null();
+    let [[entries_q, rows], [entries_kv, keys]] = lists(d, &lengths, &mut verdict);
 
     let queries = [entries_q, heads_q, rows];
     let cache = [entries_kv, heads_kv, keys];
@@ -498,7 +513,7 @@ impl Bench {
             a.weights.quant = &quants[0];
         }
 
-        let at = self.describe(&a, extra, &mut verdict);
+        let at = put(&mut self.description, &a, extra, &mut verdict);
         let isas = [c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2", c"scalar"];
         // SAFETY: a string.
         assert_eq!(unsafe { fa_limit_isa(isas[usize::from(isa) % isas.len()].as_ptr()) }, fa_status::FA_OK);
@@ -607,24 +622,6 @@ impl Bench {
                 }
             }
         }
-    }
-
-    /// Puts the structure where nothing is behind it.
-    fn describe(&mut self, a: &fa_attention, extra: u8, verdict: &mut Verdict) -> *const fa_attention {
-        let known = size_of::<fa_attention>();
-        let size = a.struct_size.clamp(8, self.description.size());
-        let at = self.description.place(size, true);
-        // SAFETY: as many bytes of our memory; a structure is bytes, and those that are copied are
-        // there.
-        unsafe {
-            at.write_bytes(0, size);
-            ptr::copy_nonoverlapping(ptr::from_ref(a).cast::<u8>(), at, size.min(known));
-            if size > known && extra & 15 == 1 {
-                *at.wrapping_add(known + usize::from(extra) * 7919 % (size - known)) = 1;
-                verdict.demand(false);
-            }
-        }
-        at.cast()
     }
 
     fn check(&mut self, at: *const fa_attention, why_size: u8) -> fa_status {
@@ -751,6 +748,29 @@ impl Bench {
     }
 }
 
+/// Puts the structure where nothing is behind it.
+pub(crate) fn put(
+    description: &mut Guarded,
+    a: &fa_attention,
+    extra: u8,
+    verdict: &mut Verdict,
+) -> *const fa_attention {
+    let known = size_of::<fa_attention>();
+    let size = a.struct_size.clamp(8, description.size());
+    let at = description.place(size, true);
+    // SAFETY: as many bytes of our memory; a structure is bytes, and those that are copied are
+    // there.
+    unsafe {
+        at.write_bytes(0, size);
+        ptr::copy_nonoverlapping(ptr::from_ref(a).cast::<u8>(), at, size.min(known));
+        if size > known && extra & 15 == 1 {
+            *at.wrapping_add(known + usize::from(extra) * 7919 % (size - known)) = 1;
+            verdict.demand(false);
+        }
+    }
+    at.cast()
+}
+
 /// A description, for messages.
 struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 11]);
 
@@ -786,7 +806,7 @@ extern "C" fn careless(
 }
 
 /// Moderate numbers of a type.
-fn numbers(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) {
+pub(crate) fn numbers(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) {
     match dtype {
         F32 => to.chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&random.normal().to_ne_bytes())),
         F16 => to

@@ -172,3 +172,26 @@ pub fn quant_verdict(stride: [i64; 4], group: [i32; 2], values: i128) -> Verdict
     verdict.demand(values <= MOST / 4);
     verdict
 }
+
+/// Whether no two cells have their scale at the same place, as far as the header demands it.
+pub fn cells_are_apart(sizes: [i64; 4], stride: [i64; 4], group: [i32; 2]) -> Verdict {
+    let [batch, heads, tokens, dim] = sizes.map(i128::from);
+    if sizes.contains(&0) {
+        return Legal;
+    }
+    let groups = |n: i128, size: i32| (n + i128::from(size) - 1) / i128::from(size.max(1));
+    let counts = [batch, heads, groups(tokens, group[0]), groups(dim, group[1])];
+    let mut axes: Vec<(i128, i128)> = (0..4)
+        .filter(|&i| stride[i] != 0 && counts[i] > 1)
+        .map(|i| (i128::from(stride[i]), counts[i]))
+        .collect();
+    axes.sort_unstable();
+    // Each larger than the farthest that one gets by the smaller ones: the header's own words.
+    let mut farthest = 0i128;
+    let is_nested = axes.iter().all(|&(stride, count)| {
+        let is_larger = stride > farthest;
+        farthest = farthest.saturating_add((count - 1).saturating_mul(stride));
+        is_larger
+    });
+    if is_nested { Legal } else { Refused }
+}

@@ -1,5 +1,6 @@
 //! What the fuzz targets share; see `docs/fuzzing.md`.
 
+pub mod append;
 pub mod easy;
 pub mod general;
 pub mod input;

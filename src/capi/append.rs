@@ -49,7 +49,9 @@ use crate::kernel;
 /// once. Bytes of the cache that no new token has are neither read nor written.
 ///
 /// Computes on the calling thread and allocates nothing. Thread-safe: several threads may write at
-/// once what no two of them have, as keys and values (one of them NULL), sequences or heads.
+/// once what no two of them have, as keys and values (one of them NULL), sequences or heads. Others
+/// may attend meanwhile to keys of the same cache that are written: of keys that are not in use
+/// (kv_lens), attention reads neither the bytes nor scales of their own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_cache_append(
     a: *const fa_attention,

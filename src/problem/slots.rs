@@ -42,6 +42,10 @@ impl<'a> Slots<'a> {
         position: Position,
     ) -> Result<Slots<'a>, Refusal> {
         let Sizes { batch: count, len_q, len_kv } = batch.sizes(new, cache)?;
+        // Positions are i64.
+        if i64::try_from(len_q.max(len_kv)).is_err() {
+            return Err(Error::Overflow.into());
+        }
         // Positions of a list have been checked.
         if batch.positions.is_none()
             && let Position::At(at) = position

@@ -134,7 +134,7 @@ impl Definition<'_> {
     }
 
     /// Key position of a query row.
-    fn position(&self, b: i64, i: i64) -> i128 {
+    pub fn position(&self, b: i64, i: i64) -> i128 {
         let end = || self.keys_in_use(b) - self.queries_of(b);
         let of_all = || if self.0.q_pos == FA_POS_END { end() } else { self.0.q_pos };
         i128::from(self.start(self.0.q_positions, b).unwrap_or_else(of_all)) + i128::from(i)

@@ -5,10 +5,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use flash_attention::capi::attention::fa_attention;
+use flash_attention::capi::attention::{FA_POS_END, fa_attention};
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
-use flash_attention_fuzz::description::{Case, Chooser};
+use flash_attention_fuzz::definition::{BF16, BLOCKS, F16, F32, I8, block};
+use flash_attention_fuzz::description::{Case, Chooser, empty};
 use flash_attention_fuzz::general::LISTED;
 use flash_attention_fuzz::pointers::MOST;
 
@@ -55,7 +56,65 @@ fn main() {
             [&[2, 2, 6, 10][..], &src[..], &dst[..], &[a, b, c, d, groups, 1, 1, 1, 1, name, 0]].concat();
         write("quantize", name, &words(&fields));
     }
+    append(|name, bytes| write("append", name, bytes));
     write("merge", 0, &words(&[3, 5, 1, 1, 1, 1, 0]));
+}
+
+/// New tokens of two sequences into caches of all types, dense, ragged and in pages, integers with
+/// scales of each token or of all; Q has the new keys, O the new values.
+fn append(mut write: impl FnMut(u64, &[u8])) {
+    let starts = [[0, 2, 3], [0, 3, 8]];
+    let (lens, table) = ([3, 5], [2, 0, 1, 3, 4, 5]);
+    let somewhere = starts.as_ptr();
+    let own = fa_quant {
+        scale: somewhere.cast(),
+        zero: somewhere.cast(),
+        stride: [12, 6, 1, 0],
+        group_tokens: 1,
+        group_dims: 1,
+    };
+    let given = fa_quant { zero: std::ptr::null(), stride: [0; 4], ..own };
+    let types = [F32, F16, BF16, I8].into_iter().chain(BLOCKS);
+    for (i, dtype) in types.enumerate() {
+        for kind in 0..3 {
+            let mut a = empty();
+            (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (2, 2, 2, 2, 6);
+            (a.dim_qk, a.dim_v) = (32, 32);
+            let rows = |dtype: i32, stride: [i64; 3]| {
+                let [elements, bytes] = block(dtype);
+                fa_tensor {
+                    data: somewhere.cast_mut().cast(),
+                    stride: stride.map(|n| n * (32 / elements * bytes)),
+                    dtype,
+                    stride_dim: 0,
+                    quant: std::ptr::null(),
+                }
+            };
+            (a.q, a.o) = (rows(F32, [4, 2, 1]), rows(F16, [4, 2, 1]));
+            (a.k, a.v) = (rows(dtype, [12, 6, 1]), rows(if i % 2 == 0 { I8 } else { BF16 }, [12, 6, 1]));
+            (a.kv_lens, a.q_pos) = (lens.as_ptr(), FA_POS_END);
+            if kind == 1 {
+                (a.cu_len_q, a.cu_len_kv) = (starts[0].as_ptr(), starts[1].as_ptr());
+                for tensor in [&mut a.k, &mut a.v] {
+                    tensor.stride[1] = tensor.stride[2] * 8;
+                }
+            }
+            if kind == 2 {
+                a.block_table = table.as_ptr();
+                (a.table_stride, a.page_size, a.num_pages) = (3, 2, 6);
+                for tensor in [&mut a.k, &mut a.v] {
+                    tensor.stride = [4, 2, 1].map(|n| n * tensor.stride[2]);
+                }
+            }
+            for tensor in [&mut a.k, &mut a.v].into_iter().filter(|tensor| tensor.dtype == I8) {
+                tensor.quant = if (i + kind) % 2 == 0 { &own } else { &given };
+            }
+            // Without the byte that says which door it is.
+            if let Some(bytes) = encode(&a) {
+                write((3 * i + kind) as u64, &bytes[1..]);
+            }
+        }
+    }
 }
 
 /// In the order in which `Described::read` reads; None if its lists are longer than those of
