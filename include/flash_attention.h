@@ -118,8 +118,8 @@
  *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
  *   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3,
  *   with sinks 5e-2. With FA_PRECISE f32 computes: 1e-6, at half the speed.
- * - K and V i8, K with scales and zeros a head, a token or a channel, V a head or a channel (see
- *   fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
+ * - K and V i8 or u8, K with scales and zeros a head, a token or a channel, V a head or a channel
+ *   (see fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
  *   channels, are quantised, each row with a scale of its own, unless they are i8 with one scale a
  *   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
  *   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
@@ -134,9 +134,9 @@
 #define FA_PRECISE 2
 
 /**
- * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
- * FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better, or
- * "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
+ * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 or u8 with
+ * scales as FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better,
+ * or "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
  * row with a scale of its own. Probabilities are multiples of 1/255 of a reference that few keys
  * exceed, and what exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the
  * flag changes nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
@@ -312,10 +312,27 @@ typedef enum fa_dtype {
    * -10, 1, 13, 25, 38, 53, 69, 89, 113.
    */
   FA_DTYPE_IQ4_NL = 10,
+  /**
+   * Floating-point number of 8 bits: sign, 4 bits of exponent with bias 7, 3 of mantissa; the
+   * variant of machine learning ("E4M3FN"), without infinities, whose largest number is 448. All
+   * bits but the sign are 1 in a NaN. It may have scales (fa_quant).
+   */
+  FA_DTYPE_F8_E4M3 = 11,
+  /**
+   * Floating-point number of 8 bits: sign, 5 bits of exponent with bias 15, 2 of mantissa, with
+   * infinities and NaN as in IEEE 754: the upper half of a binary16. The largest number is
+   * 57344. It may have scales (fa_quant).
+   */
+  FA_DTYPE_F8_E5M2 = 12,
+  /**
+   * Unsigned 8-bit integer, standing for what fa_quant says, or for itself.
+   */
+  FA_DTYPE_U8 = 13,
 } fa_dtype;
 
 /**
- * How 8-bit integers become numbers: x = (stored - zero) * scale.
+ * How elements of 8 bits become numbers: x = (stored - zero) * scale. Integers may have zeros,
+ * floating-point numbers have none (zero is NULL, else FA_ERR_DTYPE).
  *
  * Scale and zero of element d of token t of head h of batch entry (or page) b are at
  * b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
@@ -326,14 +343,15 @@ typedef enum fa_dtype {
  * fa_quantize_i8, fa_quantize and, those of single tokens, fa_cache_append find and write scales
  * and zeros; every other function reads them.
  *
- * What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
- * multiplied as integers (see FA_PRECISE): those of K a head, a token or a channel, and those of V
- * a head or a channel (or group of channels) that all tokens share. With V's a token f32 computes:
- * of few query rows (decode) from the bytes as they are read, about twice as fast as from f32 in
- * memory. All else becomes f32 a block at a time, at the speed of f32 within a tenth: scales that
- * change from token to token and within a row, and V's a token with many query rows. (Half to
- * three quarters of that speed: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2,
- * 4 or 8 with a stride[3] other than 1.)
+ * What is fast, of integers, signed or unsigned: scales and zeros that leave the sums over
+ * elements and keys, so that integers are multiplied as integers (see FA_PRECISE): those of K a
+ * head, a token or a channel, and those of V a head or a channel (or group of channels) that all
+ * tokens share. With V's a token f32 computes: of few query rows (decode) from the bytes as they
+ * are read, about twice as fast as from f32 in memory. All else becomes f32 a block at a time, at
+ * the speed of f32 within a tenth: scales that change from token to token and within a row, and
+ * V's a token with many query rows. (Half to three quarters of that speed: a token and groups of
+ * 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8 with a stride[3] other than 1.)
+ * Floating-point numbers of 8 bits become f32, whatever shares a scale.
  *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
  * one that is NaN or infinite makes its elements so.
@@ -393,7 +411,8 @@ typedef struct fa_tensor {
    */
   int32_t stride_dim;
   /**
-   * For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
+   * For FA_DTYPE_I8, _U8, _F8_E4M3 and _F8_E5M2: how the elements become numbers, NULL = they
+   * are the numbers. Else NULL.
    */
   const struct fa_quant *quant;
 } fa_tensor;
@@ -801,11 +820,12 @@ extern "C" {
  * may be as fa_attention_init leaves it. Tokens whose position is not one of the keys in use of
  * their sequence are refused.
  *
- * A cache of FA_DTYPE_I8: where each token has scales of its own (quant->stride[2] is not 0 and
- * group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages) these,
- * and zeros if there are any, are found and written as by fa_quantize_i8: OUTPUTS. Scales that
+ * A cache of elements of 8 bits: where each token has scales of its own (quant->stride[2] is not 0
+ * and group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages)
+ * these, and zeros if there are any, are found and written as by fa_quantize: OUTPUTS. Scales that
  * tokens share, and a scale that is NULL, are given: an element becomes x / scale + zero, rounded
- * to nearest even, and -128 or 127 beyond; NaN becomes 0.
+ * to nearest even; of integers what is beyond becomes the least or the largest, and NaN 0; of
+ * floating-point numbers as fa_quantize says.
  *
  * @param[in] a        not NULL; the rows of a->k and a->v that the new tokens have are OUTPUTS
  * @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk], with
@@ -1069,19 +1089,25 @@ void fa_pool_destroy(struct fa_pool *pool);
  *   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
  *   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
  *   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
+ * - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number, rounded to nearest even. What is too
+ *   large, infinities included, becomes the largest number; numbers that the type has subnormal
+ *   ones for are kept so. A NaN stays a NaN with its sign.
  * - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
+ * - FA_DTYPE_U8, whose quant has zeros (FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but zero = -min x
+ *   / scale, and stored is 0 to 255.
+ * - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which has no zeros (FA_ERR_DTYPE): as FA_DTYPE_I8
+ *   without zeros, but scale = max |x| / 448 or / 57344, and stored is x / scale rounded as above.
  *
- * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
- * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
- * @param dim     at least 1; a multiple of 32 for types in blocks
- * @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and of
- *                FA_DTYPE_I8 those of quant, which is needed; of other types quant is NULL
- * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
- *         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
- *         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
- *         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
- *         between the first and the last byte of a tensor belongs to it). On errors nothing has
- *         been written, as nothing between the rows of dst ever is.
+ * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 @param batch, heads,
+ * tokens  at least 0; if one is 0, nothing happens @param dim     at least 1; a multiple of 32 for
+ * types in blocks @param dst     the same sizes, its rows apart from each other. OUTPUTS are its
+ * elements, and those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have; of
+ * other types quant is NULL @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is
+ * not made of whole blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a
+ * quant); FA_ERR_STRIDE (negative, no multiple of the element size, a stride_dim, rows of dst
+ * overlap); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
+ * between the first and the last byte of a tensor belongs to it). On errors nothing has been
+ * written, as nothing between the rows of dst ever is.
  *
  * Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
  *

@@ -41,6 +41,8 @@ struct q4_1; // in 20
 struct q5_0; // in 22
 struct q5_1; // in 24
 struct iq4_nl; // in 18
+enum class float8_e4m3 : std::uint8_t {};
+enum class float8_e5m2 : std::uint8_t {};
 
 namespace detail {
 
@@ -72,6 +74,9 @@ template <> struct Type<q4_1> : Stored<FA_DTYPE_Q4_1, 32, 20> {};
 template <> struct Type<q5_0> : Stored<FA_DTYPE_Q5_0, 32, 22> {};
 template <> struct Type<q5_1> : Stored<FA_DTYPE_Q5_1, 32, 24> {};
 template <> struct Type<iq4_nl> : Stored<FA_DTYPE_IQ4_NL, 32, 18> {};
+template <> struct Type<float8_e4m3> : Stored<FA_DTYPE_F8_E4M3, 1, 1> {};
+template <> struct Type<float8_e5m2> : Stored<FA_DTYPE_F8_E5M2, 1, 1> {};
+template <> struct Type<std::uint8_t> : Stored<FA_DTYPE_U8, 1, 1> {};
 template <> struct Type<bool> : Stored<FA_DTYPE_BOOL8, 1, 1> {};
 static_assert(sizeof(bool) == 1, "FA_DTYPE_BOOL8 is a byte");
 
@@ -80,7 +85,7 @@ template <class T> struct Tensor {
     T *data = nullptr;
     std::int64_t batch = 0, heads = 0, tokens = 0, dim = 0;
     std::int64_t stride[3] = {0, 0, 0}; // BYTES from one batch entry, head, token to the next
-    const fa_quant *quant = nullptr;    // what 8-bit integers stand for
+    const fa_quant *quant = nullptr;    // what elements of 8 bits stand for
     std::int64_t stride_dim = 0;        // BYTES between elements of a row, 0 = neighbours; others for K and V only
 
     // The same memory with other strides, in bytes.

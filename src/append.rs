@@ -3,19 +3,30 @@
 use std::ops::Range;
 
 use crate::dtype::Dtype;
+use crate::error::names::UNSIGNED;
 use crate::error::{Error, Refusal};
 use crate::kernel::Kernel;
 use crate::problem::slots::{Run, Slots};
 use crate::quantize::{Quantize, Round};
 use crate::view::{Layout, Quant, QuantMut, View, ViewMut, overlap};
 
-/// Scales of a cache of 8-bit integers.
+/// Scales of a cache of 8-bit elements.
 #[derive(Debug)]
 pub enum Scales<'a> {
     /// Each token has its own, which are found and written.
     Own(QuantMut<'a>),
     /// Tokens share them: they are given.
     Given(Quant<'a>),
+}
+
+impl Scales<'_> {
+    /// Whether there are zero points.
+    pub(crate) fn has_zeros(&self) -> bool {
+        match self {
+            Scales::Own(quant) => quant.zero.is_some(),
+            Scales::Given(quant) => quant.zero.is_some(),
+        }
+    }
 }
 
 /// New rows of K or of V, and the tensor that they go into.
@@ -27,7 +38,7 @@ pub struct Target<'a> {
     pub new: View<'a>,
     /// All of the cache.
     pub cache: ViewMut<'a>,
-    /// Of 8-bit integers.
+    /// Of 8-bit elements.
     pub scales: Option<Scales<'a>>,
 }
 
@@ -111,9 +122,15 @@ impl Target<'_> {
         match &self.scales {
             None => Ok(()),
             Some(_) if !cache.dtype.takes_scales() => Err(Error::Dtype.into()),
+            Some(scales) if scales.has_zeros() && !cache.dtype.takes_zeros() => {
+                Err(Refusal::about(Error::Dtype, self.names[0], "floating-point numbers have no zero points"))
+            }
             Some(Scales::Own(quant)) if !is_of_tokens(quant.stride, quant.group, cache) => {
                 let but = "tokens share its scales, which are not found but given then";
                 Err(Refusal::about(Error::Shape, self.names[0], but))
+            }
+            Some(Scales::Own(quant)) if cache.dtype == Dtype::U8 && quant.zero.is_none() => {
+                Err(Refusal::about(Error::Null, self.names[0], UNSIGNED))
             }
             Some(Scales::Own(quant)) => quant.check(cache).map_err(|error| {
                 Refusal::about(error, self.names[0], "its scales have too few values, or two one place")
@@ -163,7 +180,7 @@ impl Target<'_> {
             Some(Scales::Given(quant)) => {
                 kernel.round(&Round::by_scales(src, dst, *quant, [to[0], 0, to[1]])?)
             }
-            None if dtype == Dtype::I8 => {
+            None if dtype.takes_zeros() => {
                 let quant = Quant { scale: None, zero: None, stride: [0; 4], group: [1; 2] };
                 kernel.round(&Round::by_scales(src, dst, quant, [0; 3])?)
             }

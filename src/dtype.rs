@@ -10,9 +10,11 @@ pub(crate) mod bool8;
 pub mod encode;
 pub(crate) mod f16;
 pub(crate) mod f32;
+pub(crate) mod f8;
 pub(crate) mod i8;
 pub(crate) mod nibbles;
 pub(crate) mod q8_0;
+pub(crate) mod u8;
 
 use crate::simd::{Isa, MAX_LANES, Padded, half};
 
@@ -41,6 +43,12 @@ pub enum Dtype {
     Q5_1,
     /// Blocks of a binary16 scale and 32 codes of 4 bits, which stand for 16 numbers (ggml).
     Iq4Nl,
+    /// Floating-point number of 8 bits: 4 of exponent, 3 of mantissa, and no infinity.
+    F8E4M3,
+    /// Floating-point number of 8 bits: the upper half of a binary16.
+    F8E5M2,
+    /// Unsigned 8-bit integer.
+    U8,
 }
 
 impl std::fmt::Display for Dtype {
@@ -58,12 +66,15 @@ impl std::fmt::Display for Dtype {
             Dtype::Q5_0 => "Q5_0",
             Dtype::Q5_1 => "Q5_1",
             Dtype::Iq4Nl => "IQ4_NL",
+            Dtype::F8E4M3 => "F8_E4M3",
+            Dtype::F8E5M2 => "F8_E5M2",
+            Dtype::U8 => "U8",
         })
     }
 }
 
 /// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that loops over K and V read.
-/// `Shape::of` refuses booleans, and what is packed in nibbles has been converted or unpacked
+/// `Shape::of` refuses booleans, and the others have been converted, unpacked or copied as I8
 /// before: no loop is compiled for them.
 macro_rules! with_read_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
@@ -87,7 +98,10 @@ macro_rules! with_read_type {
             | $crate::dtype::Dtype::Q4_1
             | $crate::dtype::Dtype::Q5_0
             | $crate::dtype::Dtype::Q5_1
-            | $crate::dtype::Dtype::Iq4Nl => {
+            | $crate::dtype::Dtype::Iq4Nl
+            | $crate::dtype::Dtype::F8E4M3
+            | $crate::dtype::Dtype::F8E5M2
+            | $crate::dtype::Dtype::U8 => {
                 type $Type = $crate::dtype::i8::I8;
                 $code
             }
@@ -101,12 +115,22 @@ macro_rules! with_read_type {
 pub(crate) use with_read_type;
 
 /// Runs `$code` with `$Type` as the [`Stored`] type of a [`Dtype`] that Q, K and V may have.
-/// `Shape::of` refuses booleans.
+/// `Shape::of` refuses booleans, and U8 has been copied as I8.
 macro_rules! with_qkv_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
-        $crate::dtype::nibbles::with_nibbles!($dtype, $Type => $code, else {
-            $crate::dtype::with_read_type!($dtype, $Type => $code)
-        })
+        match $dtype {
+            $crate::dtype::Dtype::F8E4M3 => {
+                type $Type = $crate::dtype::f8::E4M3;
+                $code
+            }
+            $crate::dtype::Dtype::F8E5M2 => {
+                type $Type = $crate::dtype::f8::E5M2;
+                $code
+            }
+            dtype => $crate::dtype::nibbles::with_nibbles!(dtype, $Type => $code, else {
+                $crate::dtype::with_read_type!(dtype, $Type => $code)
+            }),
+        }
     };
 }
 pub(crate) use with_qkv_type;
@@ -117,6 +141,10 @@ macro_rules! with_stored {
         match $dtype {
             $crate::dtype::Dtype::Bool8 => {
                 type $Type = $crate::dtype::bool8::Bool8;
+                $code
+            }
+            $crate::dtype::Dtype::U8 => {
+                type $Type = $crate::dtype::u8::U8;
                 $code
             }
             dtype => $crate::dtype::with_qkv_type!(dtype, $Type => $code),
@@ -165,16 +193,27 @@ impl Dtype {
         nibbles::with_nibbles!(self, T => T::HAS_MINIMUM, else false)
     }
 
-    /// Whether a tensor of this type may have scales and zero points ([`crate::view::Quant`]).
-    pub const fn takes_scales(self) -> bool {
-        matches!(self, Dtype::I8)
+    /// Whether they are floating-point numbers of 8 bits, which no loop over K or V reads.
+    pub const fn is_f8(self) -> bool {
+        matches!(self, Dtype::F8E4M3 | Dtype::F8E5M2)
     }
 
-    /// Whether elements are floating-point numbers, which need no scale.
+    /// Whether a tensor of this type may have scales ([`crate::view::Quant`]).
+    pub const fn takes_scales(self) -> bool {
+        self.takes_zeros() || self.is_f8()
+    }
+
+    /// Whether it may also have zero points.
+    pub const fn takes_zeros(self) -> bool {
+        matches!(self, Dtype::I8 | Dtype::U8)
+    }
+
+    /// Whether elements are floating-point numbers that need no scale: what outputs and masks may
+    /// be.
     pub const fn is_float(self) -> bool {
         match self {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => true,
-            Dtype::I8 | Dtype::Bool8 => false,
+            Dtype::I8 | Dtype::U8 | Dtype::Bool8 | Dtype::F8E4M3 | Dtype::F8E5M2 => false,
             Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Iq4Nl => false,
         }
     }
@@ -323,7 +362,10 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
             | Dtype::Q4_1
             | Dtype::Q5_0
             | Dtype::Q5_1
-            | Dtype::Iq4Nl => match n == S::LANES {
+            | Dtype::Iq4Nl
+            | Dtype::F8E4M3
+            | Dtype::F8E5M2
+            | Dtype::U8 => match n == S::LANES {
                 true => s.store(to.cast(), x),
                 false => s.store_partial(to.cast(), n, x),
             },

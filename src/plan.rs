@@ -177,13 +177,12 @@ impl Planner<'_> {
             each -= 1;
         };
         memory.bytes()?;
-        let [_, k, v] = shape.storage.dtypes;
         Ok(Plan {
             kernel,
             tuning,
             path,
             tiles,
-            kv: [k, v],
+            kv: [0, 1].map(|which| shape.storage.stored(which)),
             in_place: kernel.reads_kv(path, shape),
             strided: shape.strided_kv,
             partition,

@@ -23,7 +23,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
+use crate::view::{Array, Layout, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, SeenKeys, Sequence};
 pub use cells::BlockMask;
 use logits::SCANNED_FROM;
@@ -121,16 +121,19 @@ impl Tensors<'_> {
         }
         let cell = logits.cells.as_ref().map(|cells| cells.keys);
         let entries = shape.page.is_some();
-        let granularity = |view: &View, entries| {
-            view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(view.layout(), entries))
+        let granularity = |view: &View, entries| match view.quant() {
+            None => ScaleGranularity::PerHead,
+            // Rows are converted, whatever shares a scale.
+            Some(_) if view.layout().dtype.is_f8() => ScaleGranularity::Finer,
+            Some(quant) => quant.granularity(view.layout(), entries),
         };
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
-        let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.zero.is_some()));
+        let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.has_zeros()));
         // A gap beside keys that are always seen is no range: masks are applied key by key there.
         let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM && !shape.gaps;
         let storage = Storage { granularities, zeros, ..shape.storage };
         // A vector has one slope, and rows of several heads are copied without their scales.
-        let can_group = logits.slopes.is_none() && q.layout().dtype != Dtype::I8;
+        let can_group = logits.slopes.is_none() && !q.layout().dtype.takes_scales();
         let shape = Shape { cell, scans_masks, can_group, storage, ..shape };
         Ok(Checked { shape, score_factor })
     }
@@ -148,7 +151,7 @@ impl Tensors<'_> {
             outputs.iter().copied().find(|(_, output)| overlap(&input, output)).map(|(name, _)| (name, but))
         };
         let none = [0..0, 0..0];
-        let of_quant = |view: &View| view.quant().map_or(none.clone(), Quant::addresses);
+        let of_quant = |view: &View| view.quant().map_or(none.clone(), |quant| quant.addresses());
         hit(q.addresses(), "shares memory with q")
             .or_else(|| hit(k.addresses(), "shares memory with k"))
             .or_else(|| hit(v.addresses(), "shares memory with v"))

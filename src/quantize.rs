@@ -1,7 +1,8 @@
-//! Quantisation to 8-bit integers; [`Round`] makes numbers of the other types. A cell is the
-//! elements that share a scale, and perhaps a zero point.
+//! Quantisation to 8-bit integers and floating-point numbers, whose scales are found; [`Round`]
+//! makes numbers of the other types. A cell is the elements that share a scale, and perhaps a zero
+//! point.
 //!
-//! Two passes over a cell: its minimum and maximum, then the integers. Every step is an operation
+//! Two passes over a cell: its minimum and maximum, then the elements. Every step is an operation
 //! that all instruction sets round alike (no fused multiply-add, no reciprocal), so that they all
 //! write the same bits.
 
@@ -9,13 +10,13 @@ mod round;
 
 use std::ops::Range;
 
-use crate::dtype::{Dtype, Stored, bf16::Bf16, f16::F16, f32::F32};
+use crate::dtype::{Dtype, Stored, bf16::Bf16, f8, f16::F16, f32::F32};
 use crate::error::Error;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::{Layout, QuantMut, View, ViewMut, overlap};
 pub use round::Round;
 
-/// A tensor to be quantised and where its integers and scales go; consistent by construction.
+/// A tensor to be quantised and where its elements and scales go; consistent by construction.
 #[derive(Debug)]
 pub struct Quantize<'a> {
     src: View<'a>,
@@ -33,8 +34,13 @@ impl<'a> Quantize<'a> {
         quant: QuantMut<'a>,
     ) -> Result<Quantize<'a>, Error> {
         let (from, to) = (src.layout(), dst.layout());
-        if !from.dtype.is_float() || to.dtype != Dtype::I8 {
+        let has_zeros = quant.zero.is_some();
+        if !from.dtype.is_float() || !to.dtype.takes_scales() || (has_zeros && !to.dtype.takes_zeros()) {
             return Err(Error::Dtype);
+        }
+        // Nothing else could stand for numbers below 0.
+        if to.dtype == Dtype::U8 && !has_zeros {
+            return Err(Error::Null);
         }
         if (from.extent, from.dim) != (to.extent, to.dim) {
             return Err(Error::Shape);
@@ -86,22 +92,24 @@ impl Step<f32> {
         Step { scale, zero: 0.0, low: integer, high: integer }
     }
 
+    /// From -`limit` to `limit`.
     #[inline(always)]
-    fn symmetric(of: &Bounds<f32>) -> Step<f32> {
+    fn symmetric(of: &Bounds<f32>, limit: f32) -> Step<f32> {
         let most = if of.max > -of.min { of.max } else { -of.min };
-        let scale = most / 127.0;
+        let scale = most / limit;
         if of.has_nonfinite.is_nan() {
             Step::flat(f32::NAN, 0.0)
         } else if scale < f32::MIN_POSITIVE {
             // Too few bits are left of such a scale to divide by it.
             Step::flat(0.0, 0.0)
         } else {
-            Step { scale, zero: 0.0, low: -127.0, high: 127.0 }
+            Step { scale, zero: 0.0, low: -limit, high: limit }
         }
     }
 
+    /// 256 integers from `low` on.
     #[inline(always)]
-    fn affine(of: &Bounds<f32>) -> Step<f32> {
+    fn affine(of: &Bounds<f32>, low: f32) -> Step<f32> {
         let range = of.max - of.min;
         // Halves do not overflow.
         let scale = if range < f32::INFINITY { range / 255.0 } else { (of.max * 0.5 - of.min * 0.5) / 127.5 };
@@ -112,8 +120,8 @@ impl Step<f32> {
             Step::flat(of.min + 0.0, 1.0)
         } else {
             // An integer, so that rounding it costs nothing more than rounding each element does.
-            let zero = (-128.0 - of.min / scale).round_ties_even();
-            Step { scale, zero, low: -128.0, high: 127.0 }
+            let zero = (low - of.min / scale).round_ties_even();
+            Step { scale, zero, low, high: low + 255.0 }
         }
     }
 }
@@ -141,7 +149,10 @@ impl Body for &mut Quantize<'_> {
                 | Dtype::Q4_1
                 | Dtype::Q5_0
                 | Dtype::Q5_1
-                | Dtype::Iq4Nl => self.cells::<S, F32>(s),
+                | Dtype::Iq4Nl
+                | Dtype::F8E4M3
+                | Dtype::F8E5M2
+                | Dtype::U8 => self.cells::<S, F32>(s),
             }
         }
     }
@@ -291,7 +302,12 @@ impl Quantize<'_> {
     /// The step of one cell, whose scale and zero are written to `place`.
     #[inline(always)]
     fn cell(&mut self, of: &Bounds<f32>, place: usize) -> Step<f32> {
-        let step = if self.quant.zero.is_some() { Step::affine(of) } else { Step::symmetric(of) };
+        let dtype = self.dst.layout().dtype;
+        let step = if self.quant.zero.is_some() {
+            Step::affine(of, if dtype == Dtype::U8 { 0.0 } else { -128.0 })
+        } else {
+            Step::symmetric(of, if dtype.is_f8() { f8::largest(dtype) } else { 127.0 })
+        };
         self.quant.scale.set(place, step.scale);
         if let Some(zero) = &mut self.quant.zero {
             zero.set(place, step.zero);
@@ -299,7 +315,7 @@ impl Quantize<'_> {
         step
     }
 
-    /// Writes the integers of a span.
+    /// Writes the elements of a span.
     ///
     /// # Safety
     /// The span lies within the views; `T` is the storage type of `src`.
@@ -320,7 +336,11 @@ impl Quantize<'_> {
                             // In cells with a NaN, low and high are equal: NaN becomes that
                             // integer.
                             let x = s.min(s.max(x, step.low), step.high);
-                            if n == S::LANES {
+                            if self.dst.layout().dtype != Dtype::I8 {
+                                let mut values = [0.0; MAX_LANES];
+                                s.store(values.as_mut_ptr(), x);
+                                self.write_others(to.wrapping_add(d), n, &values);
+                            } else if n == S::LANES {
                                 s.store_i8(to.wrapping_add(d), x);
                             } else {
                                 let mut bytes = [0; MAX_LANES];
@@ -332,6 +352,21 @@ impl Quantize<'_> {
                 }
             }
         }
+    }
+
+    /// Writes `n` elements of another type than I8. Kept out of line: one copy serves all
+    /// instruction sets.
+    ///
+    /// # Safety
+    /// `to` has room for `n` bytes.
+    #[inline(never)]
+    unsafe fn write_others(&self, to: *mut i8, n: usize, values: &[f32; MAX_LANES]) {
+        let bytes = match self.dst.layout().dtype {
+            Dtype::U8 => values.map(|x| x.round_ties_even() as u8),
+            dtype => f8::round(dtype, values),
+        };
+        // SAFETY: I7: room for `n` bytes (caller).
+        unsafe { write_first(to, n, &bytes.map(u8::cast_signed)) };
     }
 
     /// `n` elements (at most a vector) from `d` on, smoothed; other lanes are 0.

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 
 use crate::dtype::{Dtype, Stored, with_stored};
 use crate::error::Error;
+pub(crate) use quant::Dequant;
 pub use quant::{Quant, QuantMut, ScaleGranularity};
 
 /// `[batch][head][token][dim]`; everything has a stride in bytes. A stride of 0 repeats the same
@@ -142,7 +143,7 @@ pub struct View<'a> {
     /// From the first to the last one used.
     bytes: usize,
     layout: Layout,
-    quant: Option<Quant<'a>>,
+    quant: Option<Dequant<'a>>,
     memory: PhantomData<&'a [u8]>,
 }
 
@@ -162,7 +163,8 @@ impl<'a> View<'a> {
         if bytes > 0 && data.is_null() {
             return Err(Error::Null);
         }
-        Ok(View { base: data, bytes, layout, quant: None, memory: PhantomData })
+        let quant = Dequant::of_plain(layout.dtype);
+        Ok(View { base: data, bytes, layout, quant, memory: PhantomData })
     }
 
     /// A view of part of a slice.
@@ -178,25 +180,26 @@ impl<'a> View<'a> {
         unsafe { View::new(data.as_ptr().cast(), layout) }
     }
 
-    /// This view with scales (and zeros) for its integers, of which there must be as many as it
+    /// This view with scales (and zeros) for its elements, of which there must be as many as it
     /// needs.
     pub fn quantised(self, quant: Quant<'a>) -> Result<View<'a>, Error> {
-        if !self.layout.dtype.takes_scales() {
+        let dtype = self.layout.dtype;
+        if !dtype.takes_scales() || (quant.zero.is_some() && !dtype.takes_zeros()) {
             return Err(Error::Dtype);
         }
         quant.check(&self.layout)?;
-        Ok(View { quant: Some(quant), ..self })
+        Ok(View { quant: Some(Dequant::new(quant, dtype)), ..self })
     }
 
-    /// This view without its scales and zeros: it yields the stored integers.
+    /// This view without its scales and zeros: it yields the stored integers, as signed ones.
     #[inline(always)]
     pub fn raw(self) -> View<'a> {
         View { quant: None, ..self }
     }
 
-    /// Scales and zeros of the stored integers; `None` if these are the numbers themselves.
+    /// Scales and zeros of the stored elements; `None` if these are the numbers themselves.
     #[inline(always)]
-    pub fn quant(&self) -> Option<&Quant<'a>> {
+    pub(crate) fn quant(&self) -> Option<&Dequant<'a>> {
         self.quant.as_ref()
     }
 
@@ -206,13 +209,15 @@ impl<'a> View<'a> {
     }
 
     /// This view with its scales and zeros, but of rows that have been gathered: those of one head
-    /// from row `first` on, the elements of each behind one another.
+    /// from row `first` on, the elements of each behind one another, unsigned integers as signed
+    /// ones.
     ///
     /// # Safety
     /// Of the rows `stride` bytes apart at `data`, only those are read that lie there, and not
     /// after they have changed.
     pub(crate) unsafe fn gathered(&self, first: usize, data: *const u8, stride: usize) -> View<'a> {
-        let layout = Layout { stride: [0, 0, stride], stride_dim: 0, ..self.layout };
+        let dtype = if self.layout.dtype == Dtype::U8 { Dtype::I8 } else { self.layout.dtype };
+        let layout = Layout { dtype, stride: [0, 0, stride], stride_dim: 0, ..self.layout };
         View { base: data.wrapping_sub(first * stride), layout, ..*self }
     }
 
@@ -513,7 +518,7 @@ holds! {
     f32: F32;
     u16: F16 | Bf16;
     i8: I8;
-    u8: Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl | Bool8;
+    u8: Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl | Bool8 | F8E4M3 | F8E5M2 | U8;
     bool: Bool8;
 }
 

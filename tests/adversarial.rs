@@ -14,8 +14,17 @@ use flash_attention::view::{Layout, Quant, View, ViewMut};
 use store::encode;
 
 const DIM: usize = 32;
-const TYPES: [Dtype; 8] =
-    [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q5_1, Dtype::Iq4Nl];
+const TYPES: [Dtype; 9] = [
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::Bf16,
+    Dtype::I8,
+    Dtype::Q8_0,
+    Dtype::Q4_0,
+    Dtype::Q5_1,
+    Dtype::Iq4Nl,
+    Dtype::F8E4M3,
+];
 
 /// One head: queries in f32, keys and values to be stored in some type.
 struct Rows {
@@ -176,12 +185,21 @@ fn scores_that_jump() {
     compare("jumping", &TYPES, 40.0, |queries| Rows::new(queries, 300, score, plain));
 }
 
-/// Values of ±1e30 (of ±6e4 where a scale is a 16-bit number), of both signs, and next to small
-/// ones.
+/// About the largest number that a type holds, up to 1e30.
+fn largest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F8E4M3 => 440.0,
+        // Their scale is a 16-bit number.
+        _ if dtype == Dtype::F16 || dtype.has_blocks() => 6e4,
+        _ => 1e30,
+    }
+}
+
+/// Values of ±1e30, or the largest that there are, of both signs, and next to small ones.
 #[test]
 fn enormous_values() {
     for dtype in TYPES {
-        let most = if dtype == Dtype::F16 || dtype.has_blocks() { 6e4 } else { 1e30 };
+        let most = largest(dtype);
         let value = move |j: usize, d: usize| most * plain(j, d);
         compare("large values", &[dtype], 3.0, |queries| {
             Rows::new(queries, 200, |j| (j % 7) as f32 - 3.0, value)
@@ -189,12 +207,12 @@ fn enormous_values() {
     }
 }
 
-/// Keys of ±1e30, whose scores a tiny scale makes ordinary; and of ±1e30 as scores, where one key
-/// takes all.
+/// Keys of ±1e30, or the largest that there are, whose scores a small scale makes ordinary; and of
+/// ±1e30 as scores, where one key takes all.
 #[test]
 fn enormous_keys() {
     for dtype in TYPES {
-        let most: f32 = if dtype == Dtype::F16 || dtype.has_blocks() { 6e4 } else { 1e30 };
+        let most = largest(dtype);
         compare("large keys", &[dtype], 32.0, |queries| {
             let score = |j: usize| most * DIM as f32 * ((j % 5) as f32 / 4.0 - 0.5);
             let mut rows = Rows::new(queries, 200, score, plain);

@@ -2,6 +2,8 @@
 //! definitions in plain loops; and appended to caches, against the same done by hand.
 
 mod common;
+#[path = "common/f8.rs"]
+mod f8;
 
 use common::Random;
 use flash_attention::capi::append::fa_cache_append;
@@ -12,13 +14,14 @@ use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention::dtype::Dtype;
 use flash_attention::error::Error;
 use flash_attention::kernel;
-use flash_attention::quantize::Round;
+use flash_attention::quantize::{Quantize, Round};
 use flash_attention::view::{Layout, View, ViewMut};
 use flash_attention::{Append, ArrayMut, DataMut, Quant, QuantMut, Tensor, TensorMut, quantize};
 use half::{bf16, f16};
 
 const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 const BLOCKS: [Dtype; 6] = [Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1, Dtype::Iq4Nl];
+const F8: [Dtype; 2] = [Dtype::F8E4M3, Dtype::F8E5M2];
 const VALUES: [f32; 16] =
     [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
 
@@ -129,6 +132,9 @@ fn block(dtype: Dtype, x: &[f32]) -> Vec<u8> {
 
 /// A row of numbers in any type but 8-bit integers.
 fn row(dtype: Dtype, x: &[f32]) -> Vec<u8> {
+    if dtype.is_f8() {
+        return x.iter().map(|&x| f8::nearest(dtype, x)).collect();
+    }
     match dtype.has_blocks() {
         true => x.chunks(32).flat_map(|x| block(dtype, x)).collect(),
         false => x.iter().flat_map(|&x| float(dtype, x)).collect(),
@@ -206,7 +212,7 @@ fn every_type_from_every_type() {
     let cases = [([1, 1, 1], 32, [0; 3]), ([2, 3, 5], 64, [1, 0, 3]), ([1, 2, 16], 160, [0, 2, 0])];
     let narrow = [([2, 2, 3], 1, [1, 0, 0]), ([1, 3, 40], 33, [0, 1, 2]), ([1, 1, 50], 47, [0; 3])];
     for from in FLOATS {
-        for to in FLOATS.into_iter().chain(BLOCKS) {
+        for to in FLOATS.into_iter().chain(BLOCKS).chain(F8) {
             for (extent, dim, gaps) in cases.into_iter().chain(narrow) {
                 if dim % to.block() != 0 {
                     continue;
@@ -252,6 +258,9 @@ fn what_does_not_fit_is_refused() {
     let of = |dtype, dim| layout(dtype, [1, 2, 2], dim, [0; 3]);
     refuse(of(Dtype::F32, 32), of(Dtype::Q8_0, 32), Ok(()));
     refuse(of(Dtype::Q8_0, 32), of(Dtype::F32, 32), Err(Error::Dtype));
+    refuse(of(Dtype::F32, 32), of(Dtype::F8E4M3, 32), Ok(()));
+    refuse(of(Dtype::F8E4M3, 32), of(Dtype::F32, 32), Err(Error::Dtype));
+    refuse(of(Dtype::F32, 32), of(Dtype::U8, 32), Err(Error::Dtype));
     refuse(of(Dtype::F32, 32), of(Dtype::I8, 32), Err(Error::Dtype));
     refuse(of(Dtype::I8, 32), of(Dtype::F32, 32), Err(Error::Dtype));
     refuse(of(Dtype::F32, 32), of(Dtype::Bool8, 32), Err(Error::Dtype));
@@ -266,6 +275,123 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(Round::new(src, dst).map(|_| ()), Err(Error::Overlap));
 }
 
+/// Every number of 8 bits, what is halfway between neighbours, and the numbers next to that, of
+/// every type that can say them; every 16-bit number.
+#[test]
+fn numbers_of_8_bits_are_rounded_to_nearest_even() {
+    for to in F8 {
+        let mut numbers =
+            vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 464.0, 61440.0, 1e9, 1e38];
+        numbers.extend([f32::MIN_POSITIVE, 1e-40, f32::from_bits(1), f32::from_bits(0x7f80_0001)]);
+        let all: Vec<f32> =
+            (0..0x80).map(|bits| f8::value(to, bits) as f32).filter(|x| x.is_finite()).collect();
+        for (i, &x) in all.iter().enumerate() {
+            let middle = (x + all.get(i + 1).unwrap_or(&(2.0 * x))) / 2.0;
+            for x in [x, middle] {
+                numbers.extend([x, x.next_up(), x.next_down().max(0.0)]);
+            }
+            // By the definition, and not by what the reference takes for the nearest.
+            let even = if i % 2 == 0 { x } else { all.get(i + 1).copied().unwrap_or(x) };
+            assert_eq!(
+                f8::value(to, f8::nearest(to, middle)) as f32,
+                if i + 1 == all.len() { x } else { even }
+            );
+        }
+        numbers.extend(numbers.clone().iter().map(|x| -x));
+        let wide = (0..=u16::MAX).map(|bits| f16::from_bits(bits).to_f32());
+        let bytes_of = |from: Dtype| -> Vec<u8> {
+            let halves = (0..=u16::MAX).flat_map(u16::to_ne_bytes);
+            if from == Dtype::F32 { row(from, &numbers) } else { halves.collect() }
+        };
+        for from in FLOATS {
+            let x: Vec<f32> = match from {
+                Dtype::F32 => numbers.clone(),
+                Dtype::F16 => wide.clone().collect(),
+                _ => (0..=u16::MAX).map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+            };
+            let (read, expected) = (bytes_of(from), row(to, &x));
+            for kernel in kernel::available() {
+                let mut dst = vec![UNTOUCHED; x.len()];
+                let of = |dtype| layout(dtype, [1; 3], x.len(), [0; 3]);
+                // SAFETY: as many bytes, which outlive the call.
+                let src = unsafe { View::new(read.as_ptr(), of(from)).unwrap() };
+                let dst_view = ViewMut::of(&mut dst, of(to)).unwrap();
+                kernel.round(&Round::new(src, dst_view).unwrap()).unwrap();
+                let wrong = (0..x.len()).find(|&i| dst[i] != expected[i]);
+                assert_eq!(wrong.map(|i| (x[i], dst[i], expected[i])), None, "{kernel:?}: {from} to {to}");
+            }
+        }
+    }
+}
+
+/// Scales, zeros and elements of types of 8 bits that are found, a row and a group of channels
+/// each, against plain loops.
+#[test]
+fn scales_of_8_bits_are_found() {
+    let random = &mut Random(3);
+    for (dtype, dim, group) in [Dtype::U8, F8[0], F8[1]].into_iter().flat_map(|dtype| {
+        [(96, 96), (70, 70), (64, 32), (50, 3), (33, 1), (40, 17)].map(|(dim, group)| (dtype, dim, group))
+    }) {
+        let tokens = 64;
+        let x = numbers(tokens * dim, random);
+        let groups = dim.div_ceil(group);
+        let (mut scales, mut zeros) = (vec![7f32; tokens * groups], vec![7f32; tokens * groups]);
+        for kernel in kernel::available() {
+            let mut stored = vec![UNTOUCHED; tokens * dim];
+            let quant = QuantMut {
+                scale: ArrayMut::of(&mut scales),
+                zero: (dtype == Dtype::U8).then(|| ArrayMut::of(&mut zeros)),
+                stride: [0, 0, groups, 1],
+                group: [1, group],
+            };
+            let of = |dtype| layout(dtype, [1, 1, tokens], dim, [0; 3]);
+            let src = View::of(&x, of(Dtype::F32)).unwrap();
+            let dst = ViewMut::of(&mut stored, of(dtype)).unwrap();
+            kernel.quantize(&mut Quantize::new(src, dst, None, quant).unwrap()).unwrap();
+            for (i, x) in x.chunks(dim).flat_map(|row| row.chunks(group)).enumerate() {
+                let least = x.iter().fold(f32::INFINITY, |m, &x| m.min(x));
+                let most = x.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+                let limit = if dtype == F8[0] { 448.0 } else { 57_344.0 };
+                let (mut scale, mut zero, mut constant) = (most.max(-least) / limit, 0.0, None);
+                if dtype == Dtype::U8 {
+                    let range = most - least;
+                    scale = if range < f32::INFINITY {
+                        range / 255.0
+                    } else {
+                        (most * 0.5 - least * 0.5) / 127.5
+                    };
+                    zero = (-least / scale).round_ties_even();
+                }
+                if x.iter().any(|x| !x.is_finite()) {
+                    (scale, zero, constant) = (f32::NAN, 0.0, Some(0));
+                } else if scale < f32::MIN_POSITIVE {
+                    let is_u8 = dtype == Dtype::U8;
+                    (scale, zero, constant) =
+                        if is_u8 { (least + 0.0, 0.0, Some(1)) } else { (0.0, 0.0, Some(0)) };
+                }
+                let what = format!("{kernel:?}, {dtype}, {dim}, group {i} of {group}");
+                assert!(
+                    scales[i].to_bits() == scale.to_bits() || scale.is_nan() && scales[i].is_nan(),
+                    "{what}"
+                );
+                assert!(dtype != Dtype::U8 || zeros[i] == zero, "{what}: zero {} is not {zero}", zeros[i]);
+                let row = &stored[i / groups * dim + i % groups * group..][..x.len()];
+                for (x, &got) in x.iter().zip(row) {
+                    let expected = constant.unwrap_or_else(|| match dtype {
+                        Dtype::U8 => (x / scale + zero).round_ties_even() as u8,
+                        _ => f8::nearest(dtype, x / scale),
+                    });
+                    let is_zero = |bits: u8| dtype.is_f8() && bits & 0x7f == 0;
+                    assert!(
+                        got == expected || (is_zero(got) && is_zero(expected)),
+                        "{what}: {x}: {got:#x}, not {expected:#x}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Where rows of a cache lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -274,7 +400,7 @@ enum Kind {
     Paged,
 }
 
-/// How 8-bit integers of a cache have scales.
+/// How 8-bit elements of a cache have scales.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Scaled {
     /// Each token and head, groups of so many channels.
@@ -316,6 +442,9 @@ fn number_of(dtype: Dtype) -> i32 {
         Dtype::Q5_0 => FA_DTYPE_Q5_0,
         Dtype::Q5_1 => FA_DTYPE_Q5_1,
         Dtype::Iq4Nl => FA_DTYPE_IQ4_NL,
+        Dtype::F8E4M3 => FA_DTYPE_F8_E4M3,
+        Dtype::F8E5M2 => FA_DTYPE_F8_E5M2,
+        Dtype::U8 => FA_DTYPE_U8,
     }) as i32
 }
 
@@ -328,13 +457,15 @@ impl Half {
     fn new(cache: [usize; 3], new: [usize; 3], random: &mut Random) -> Half {
         let pick = |random: &mut Random, n: usize| random.below(n);
         let from = FLOATS[pick(random, 3)];
-        let dtype = [&FLOATS[..], &BLOCKS[..], &[Dtype::I8; 4][..]].concat()[pick(random, 13)];
+        let bytes_of = [Dtype::I8, Dtype::I8, Dtype::U8, Dtype::U8, F8[0], F8[1]];
+        let dtype = [&FLOATS[..], &BLOCKS[..], &bytes_of[..]].concat()[pick(random, 15)];
         let dim = if dtype.has_blocks() { 32 * (1 + pick(random, 3)) } else { 1 + pick(random, 70) };
         let scaled = match (dtype, pick(random, 4)) {
-            (Dtype::I8, 0) => Scaled::No,
-            (Dtype::I8, 1) => Scaled::Given,
+            _ if !dtype.takes_scales() => Scaled::No,
+            (_, 0) => Scaled::No,
+            (_, 1) => Scaled::Given,
             (Dtype::I8, _) => Scaled::Own { group: 1 + pick(random, dim), zeros: pick(random, 2) == 0 },
-            _ => Scaled::No,
+            _ => Scaled::Own { group: 1 + pick(random, dim), zeros: dtype == Dtype::U8 },
         };
         let gaps = [pick(random, 3), pick(random, 3), pick(random, 3)];
         let mut of_cache = layout(dtype, cache, dim, gaps);
@@ -392,7 +523,7 @@ impl Half {
     fn quant(&self) -> fa_quant {
         let (group, zeros) = match self.scaled {
             Scaled::Own { group, zeros } => (group, zeros),
-            _ => (1, true),
+            _ => (1, self.dtype.takes_zeros()),
         };
         fa_quant {
             scale: self.scale.as_ptr(),
@@ -411,7 +542,7 @@ impl Half {
         let stride = self.stride();
         let at: usize = (0..3).map(|axis| to[axis] * stride[axis]).sum();
         let written = match (self.dtype, self.scaled) {
-            (Dtype::I8, Scaled::Own { group, zeros }) => {
+            (dtype, Scaled::Own { group, zeros }) => {
                 let groups = self.dim.div_ceil(group);
                 let mut bytes = vec![0u8; self.dim];
                 let quant = fa_quant {
@@ -424,21 +555,27 @@ impl Half {
                 assert!(at + groups <= self.scale.len());
                 let row =
                     |dtype| Layout { dtype, extent: [1; 3], dim: self.dim, stride: [0; 3], stride_dim: 0 };
-                let (src, dst) = (
-                    tensor(x.as_ptr().cast(), &row(Dtype::F32)),
-                    tensor(bytes.as_mut_ptr(), &row(Dtype::I8)),
-                );
+                let (src, dst) =
+                    (tensor(x.as_ptr().cast(), &row(Dtype::F32)), tensor(bytes.as_mut_ptr(), &row(dtype)));
                 let dst = fa_tensor { quant: &raw const quant, ..dst };
                 // SAFETY: tensors and scales of these sizes.
                 let status = unsafe { fa_quantize(&raw const src, 1, 1, 1, self.dim as i64, &raw const dst) };
                 assert_eq!(status, fa_status::FA_OK);
                 bytes
             }
-            (Dtype::I8, scaled) => {
+            (dtype, scaled) if dtype.takes_scales() => {
                 let given = |list: &[f32], d, none| if scaled == Scaled::Given { list[at + d] } else { none };
                 let of = |(d, x): (usize, &f32)| {
-                    let x = x / given(&self.scale, d, 1.0) + given(&self.zero, d, 0.0);
-                    if x.is_nan() { 0 } else { x.round_ties_even().clamp(-128.0, 127.0) as i8 as u8 }
+                    let x = x / given(&self.scale, d, 1.0);
+                    if dtype.is_f8() {
+                        return f8::nearest(dtype, x);
+                    }
+                    let x = (x + given(&self.zero, d, 0.0)).round_ties_even();
+                    match dtype {
+                        _ if x.is_nan() => 0,
+                        Dtype::U8 => x.clamp(0.0, 255.0) as u8,
+                        _ => x.clamp(-128.0, 127.0) as i8 as u8,
+                    }
                 };
                 x.iter().enumerate().map(of).collect()
             }
@@ -647,6 +784,23 @@ fn slices_are_written_alike() {
         let found = Append::keys(cache, new).run().map_err(Error::from);
         assert_eq!(found, Err(if many >> 63 == 1 { Error::Overflow } else { Error::Lengths }), "{many}");
     }
+    let mut scale = [0f32];
+    let mut bytes = vec![0u8; dim];
+    let unsigned = TensorMut::head_first(DataMut::U8(&mut bytes), [1, 1, 1, dim]).scale_per_token(&mut scale);
+    let found = quantize(Tensor::head_first(&x[..dim], [1, 1, 1, dim]), unsigned).unwrap_err();
+    assert!(found.to_string().contains("dst.quant.zero"), "{found}");
+    assert_eq!(Error::from(found), Error::Null);
+    let mut zero = [0f32];
+    let quant = QuantMut {
+        scale: ArrayMut::of(&mut scale),
+        zero: Some(ArrayMut::of(&mut zero)),
+        stride: [0; 4],
+        group: [1; 2],
+    };
+    let floats = TensorMut::head_first(DataMut::F8E4M3(&mut bytes), [1, 1, 1, dim]).quantised(quant);
+    let found = quantize(Tensor::head_first(&x[..dim], [1, 1, 1, dim]), floats).unwrap_err();
+    assert!(found.to_string().contains("no zero points"), "{found}");
+    assert_eq!(Error::from(found), Error::Dtype);
     let mut out = vec![0i8; dim];
     fn dst(data: DataMut) -> TensorMut {
         TensorMut::head_first(data, [1, 1, 1, 64])

@@ -17,8 +17,18 @@ use store::encode;
 
 const DIM: usize = 32;
 const HEADS: [usize; 2] = [4, 2];
-const TYPES: [Dtype; 8] =
-    [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q5_1, Dtype::Iq4Nl];
+const TYPES: [Dtype; 10] = [
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::Bf16,
+    Dtype::I8,
+    Dtype::Q8_0,
+    Dtype::Q4_0,
+    Dtype::Q5_1,
+    Dtype::Iq4Nl,
+    Dtype::F8E4M3,
+    Dtype::F8E5M2,
+];
 const MASKS: [Dtype; 4] = [Dtype::Bool8, Dtype::F16, Dtype::Bf16, Dtype::F32];
 
 /// Queries, keys and values of several heads, and a mask.

@@ -810,4 +810,33 @@ fn zeros_of_quantised_tensors_and_blocks_of_ggml() {
     let (scaled, of_blocks) =
         (Tensor::head_first(&stored, shape).scale(&0.125), Tensor::head_first(Data::Q8_0(&blocks), shape));
     assert!(near(&attend(of_blocks, of_blocks), &attend(scaled, scaled)));
+
+    // The same integers, unsigned; and floating-point numbers of 8 bits, of which 1.5 is a
+    // multiple.
+    let unsigned: Vec<u8> = stored.iter().map(|&x| x.cast_unsigned() ^ 0x80).collect();
+    let zero = [131.0];
+    let unsigned = Tensor::head_first(Data::U8(&unsigned), shape)
+        .quantised(Quant { zero: Some(Array::of(&zero)), ..quant });
+    assert!(near(&attend(unsigned, unsigned), &attend(plain, plain)));
+    let bits = [0x3c, 0xbc, 0x44, 0x34, 0x00];
+    let of_bits: Vec<u8> = (0..len * dim).map(|i| bits[i * 7 % 5]).collect();
+    let values = [1.5, -1.5, 3.0, 0.75, 0.0];
+    let real: Vec<f32> = (0..len * dim).map(|i| 0.25 * values[i * 7 % 5]).collect();
+    let plain = Tensor::head_first(&real, shape);
+    let floats = Tensor::head_first(Data::F8E4M3(&of_bits), shape).scale(&0.25);
+    assert!(near(&attend(floats, floats), &attend(plain, plain)));
+    let of_bits: Vec<u8> = of_bits
+        .iter()
+        .map(|x| [0x3e, 0xbe, 0x42, 0x3a, 0x00][bits.iter().position(|y| x == y).unwrap()])
+        .collect();
+    let floats = Tensor::head_first(Data::F8E5M2(&of_bits), shape).scale(&0.25);
+    assert!(near(&attend(floats, floats), &attend(plain, plain)));
+
+    // They have no zero points.
+    let mut out = vec![7f32; dim];
+    let to = TensorMut::head_first(&mut out, [1, 1, 1, dim]);
+    let refused = Tensor::head_first(Data::F8E5M2(&of_bits), shape).quantised(quant);
+    let found = compute(&mut Attention::new(Tensor::head_first(&q, [1, 1, 1, dim]), refused, floats, to))
+        .unwrap_err();
+    assert!(found.to_string().contains("k.quant.zero"), "{found}");
 }

@@ -1,7 +1,9 @@
-//! Caches of 8-bit integers with scales and zeros of every granularity, on both paths of every
-//! kernel, against f64 on the stored numbers.
+//! Caches of 8-bit integers, and of floating-point numbers of 8 bits, with scales and zeros of
+//! every granularity, on both paths of every kernel, against f64 on the stored numbers.
 
 mod common;
+#[path = "common/f8.rs"]
+mod f8;
 
 use common::{KernelPath, Random, is_tested, max_error, same_bits, thin};
 use flash_attention::dtype::Dtype;
@@ -45,6 +47,8 @@ fn leaves([k, v]: [Scales; 2]) -> bool {
 #[derive(Clone, Debug)]
 struct Case {
     kv: [Scales; 2],
+    /// Of K, of V, and of queries that are not f32.
+    dtypes: [Dtype; 3],
     heads: [usize; 2],
     rows: usize,
     keys: usize,
@@ -66,6 +70,7 @@ impl Case {
     fn new(kv: [Scales; 2], rows: usize, keys: usize, dims: [usize; 2]) -> Case {
         Case {
             kv,
+            dtypes: [Dtype::I8; 3],
             heads: [4, 2],
             rows,
             keys,
@@ -87,22 +92,25 @@ const BATCH: usize = 2;
 #[derive(Clone)]
 struct Stored {
     scales: Scales,
+    dtype: Dtype,
     /// Entries, heads, tokens, elements.
     extent: [usize; 4],
-    integers: Vec<i8>,
+    bytes: Vec<u8>,
     scale: Vec<f32>,
     zero: Vec<f32>,
 }
 
 impl Stored {
     /// Scales of channels are spread over three orders of magnitude, others over one.
-    fn new(scales: Scales, extent: [usize; 4], zero: f32, random: &mut Random) -> Stored {
-        let integers = (0..extent.iter().product()).map(|_| (random.bits() >> 24) as u8 as i8).collect();
+    fn new(dtype: Dtype, scales: Scales, extent: [usize; 4], zero: f32, random: &mut Random) -> Stored {
+        let byte =
+            |bits: u8| if dtype.takes_zeros() { bits } else { f8::nearest(dtype, bits.cast_signed().into()) };
+        let bytes = (0..extent.iter().product()).map(|_| byte((random.bits() >> 24) as u8)).collect();
         let n = Stored::cells(scales, extent).iter().product::<usize>() * extent[1];
         let orders = if scales.group[1] == 0 { 1.0 } else { 3.0 };
         let scale = (0..n).map(|_| 10f64.powf(orders * random.uniform() - orders - 1.0) as f32).collect();
         let zero = (0..n).map(|_| zero * (2.0 * random.uniform() - 1.0) as f32).collect();
-        Stored { scales, extent, integers, scale, zero }
+        Stored { scales, dtype, extent, bytes, scale, zero }
     }
 
     fn cells(Scales { group, .. }: Scales, [_, _, tokens, dim]: [usize; 4]) -> [usize; 2] {
@@ -122,7 +130,7 @@ impl Stored {
         let of = |group: usize, stride| if group == 0 { 0 } else { stride };
         Quant {
             scale: Some(Array::of(&self.scale)),
-            zero: zeros.then(|| Array::of(&self.zero)),
+            zero: (zeros && self.dtype.takes_zeros()).then(|| Array::of(&self.zero)),
             stride: [0, of_tokens * of_elements, of(group[0], of_elements), of(group[1], 1)],
             group: group.map(|n| n.max(1)),
         }
@@ -132,8 +140,10 @@ impl Stored {
         let [entries, heads, tokens, dim] = self.extent;
         let stride = [heads * tokens * dim, tokens * dim, dim];
         let layout =
-            Layout { dtype: Dtype::I8, extent: [entries, heads, tokens], dim, stride, stride_dim: 0 };
-        View::of(&self.integers, layout).unwrap().quantised(self.quant()).unwrap()
+            Layout { dtype: self.dtype, extent: [entries, heads, tokens], dim, stride, stride_dim: 0 };
+        assert!(self.bytes.len() >= entries * stride[0]);
+        // SAFETY: as many bytes.
+        unsafe { View::new(self.bytes.as_ptr(), layout).unwrap().quantised(self.quant()).unwrap() }
     }
 }
 
@@ -153,7 +163,7 @@ struct Memory {
 impl Memory {
     fn new(case: &Case) -> Memory {
         let mut random = Random(case.seed);
-        let Case { kv, heads: [heads_q, heads_kv], rows, keys, dims, page, ragged, .. } = *case;
+        let Case { kv, dtypes, heads: [heads_q, heads_kv], rows, keys, dims, page, ragged, .. } = *case;
         let (mut table, mut starts) = (Vec::new(), [vec![], vec![]]);
         let (mut entries, mut tokens, mut total) = (BATCH, keys, rows);
         if let Some(page) = page {
@@ -172,12 +182,13 @@ impl Memory {
         }
         let q_entries = if ragged { 1 } else { BATCH };
         let q_extent = [q_entries, heads_q, total, dims[0]];
-        let kv =
-            [0, 1].map(|i| Stored::new(kv[i], [entries, heads_kv, tokens, dims[i]], case.zero, &mut random));
+        let kv = [0, 1].map(|i| {
+            Stored::new(dtypes[i], kv[i], [entries, heads_kv, tokens, dims[i]], case.zero, &mut random)
+        });
         let mut memory = Memory {
             case: case.clone(),
             q: random.normals(q_extent.iter().product()),
-            q_stored: Stored::new(TOKEN, q_extent, 0.0, &mut random),
+            q_stored: Stored::new(dtypes[2], TOKEN, q_extent, 0.0, &mut random),
             kv,
             table,
             starts,
@@ -333,7 +344,8 @@ fn check(case: &Case) {
     let kernels = memory.kernels();
     let has_vectors = kernels.iter().any(|kernel| kernel.kernel.lanes() >= 8);
     let has_integers = kernels.iter().any(|kernel| kernel.kernel.compute_type(kernel.path) == "i16");
-    assert_eq!(has_vectors && leaves(case.kv), has_integers, "{case:?}");
+    let are_integers = case.dtypes[..2].iter().all(|dtype| dtype.takes_zeros());
+    assert_eq!(has_vectors && are_integers && leaves(case.kv), has_integers, "{case:?}");
     for kernel in kernels {
         let (o, lse) = memory.run(kernel, 1);
         let error = error_of_output(&o, &exact, &size, 1.0);
@@ -384,6 +396,61 @@ fn every_mixture_is_what_its_numbers_say() {
                 ..Case::new([k, v], rows, keys, dims)
             };
             check(&case);
+        }
+    }
+}
+
+/// Unsigned integers, and floating-point numbers of 8 bits, as any of Q, K and V.
+#[test]
+fn every_type_with_scales() {
+    const TYPES: [Dtype; 4] = [Dtype::I8, Dtype::U8, Dtype::F8E4M3, Dtype::F8E5M2];
+    for i in 0..16 * 16 {
+        let [k, v] = [ALL[i % 16], ALL[i / 16]];
+        for n in 0..2 {
+            if (2 * i + n) % thin().min(7) != 0 {
+                continue;
+            }
+            let dims = [[64, 64], [59, 64], [40, 19], [100, 33]][(i + n) % 4];
+            let (rows, keys) = [(1, 130), (21, 77), (3, 61), (40, 40)][(i / 4 + n) % 4];
+            let case = Case {
+                dtypes: [TYPES[(i + 3 * n) % 4], TYPES[(i / 5 + 2 + n) % 4], TYPES[(i / 3) % 4]],
+                causal: i % 3 == 0,
+                softcap: [0.0, 3.0][i / 2 % 2],
+                integer_queries: i % 5 < 3,
+                page: [None, Some(1), Some(7), Some(16)][(i / 7 + n) % 4],
+                seed: (3 * i + n) as u64,
+                ..Case::new([k, v], rows, keys, dims)
+            };
+            check(&case);
+        }
+    }
+}
+
+/// An unsigned integer and its zero are those of a signed one, 128 more: the bits are the same.
+#[test]
+fn unsigned_integers_have_the_bits_of_signed_ones() {
+    for (i, k) in ALL.into_iter().enumerate().filter(|(_, scales)| scales.zeros) {
+        for (rows, keys, page) in [(1, 150, None), (20, 90, None), (3, 70, Some(7)), (33, 40, Some(16))] {
+            let v = ALL[(5 * i + 2 * rows + 1) % 16];
+            let case = Case {
+                dtypes: [Dtype::U8, Dtype::U8, Dtype::I8],
+                page,
+                seed: i as u64,
+                ..Case::new([k, z(v)], rows, keys, [59, 40])
+            };
+            let unsigned = Memory::new(&case);
+            let mut signed = unsigned.clone();
+            for stored in &mut signed.kv {
+                stored.dtype = Dtype::I8;
+                stored.bytes.iter_mut().for_each(|x| *x ^= 0x80);
+                stored.zero.iter_mut().for_each(|x| *x -= 128.0);
+            }
+            let (kernels, alike) = (unsigned.kernels(), signed.kernels());
+            assert_eq!(kernels.len(), alike.len());
+            for kernel in kernels {
+                let [a, b] = [&unsigned, &signed].map(|memory| memory.run(kernel, 1));
+                assert!(same_bits(&a.0, &b.0) && same_bits(&a.1, &b.1), "{kernel:?} {case:?}");
+            }
         }
     }
 }

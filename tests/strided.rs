@@ -135,7 +135,7 @@ impl Stored {
         assert!(self.bytes.len() >= self.layout.row_bytes());
         // SAFETY: as many bytes as are reached.
         let view = unsafe { View::new(self.bytes.as_ptr(), self.layout).unwrap() };
-        if self.layout.dtype != Dtype::I8 {
+        if !self.layout.dtype.takes_scales() {
             return view;
         }
         let [_, _, tokens] = self.layout.extent;
@@ -149,6 +149,7 @@ impl Stored {
             if of_elements == 0 { 0 } else { 1 },
         ];
         let [scale, zero] = [&self.scale, &self.zero].map(|list| Some(Array::of(list)));
+        let zero = zero.filter(|_| self.layout.dtype.takes_zeros());
         view.quantised(Quant { scale, zero, stride, group: self.group.map(|n| n.max(1)) }).unwrap()
     }
 }
@@ -249,7 +250,7 @@ fn check(case: Case) {
     assert!(computed > 0 || !is_tested(c"scalar"));
 }
 
-const TYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
+const TYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::U8, Dtype::F8E4M3];
 const LIES: [Lies; 6] = [
     Lies::Transposed(0),
     Lies::Transposed(5),
@@ -340,9 +341,11 @@ fn scales_of_every_granularity() {
     for k in groups {
         for v in groups {
             for lies in [Lies::Transposed(1), Lies::Apart(2)] {
-                for sink in [false, true] {
-                    check(Case { groups: [k, v], sink, ..case(Dtype::I8, lies, 20, 75, 40) });
-                    check(Case { groups: [k, v], sink, page: Some(16), ..case(Dtype::I8, lies, 3, 75, 40) });
+                for (dtype, sink) in
+                    [(Dtype::I8, false), (Dtype::I8, true), (Dtype::U8, true), (Dtype::F8E5M2, false)]
+                {
+                    check(Case { groups: [k, v], sink, ..case(dtype, lies, 20, 75, 40) });
+                    check(Case { groups: [k, v], sink, page: Some(16), ..case(dtype, lies, 3, 75, 40) });
                 }
             }
         }

@@ -10,7 +10,7 @@ use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::reference;
 use flash_attention::view::{Layout, View, ViewMut};
 use half::{bf16, f16};
-use store::encode;
+use store::{encode, f8};
 
 /// What attention of 20 rows over one key makes of its values: themselves.
 fn copied(dtype: Dtype, values: &[u8], out: Dtype, mut check: impl FnMut(&[u8], &str)) {
@@ -80,6 +80,48 @@ fn every_8_bit_number_is_read_exactly() {
             assert!((x - exact).abs() <= ulps * exact.abs(), "{how}: {exact} is not {x}");
         }
     });
+}
+
+#[test]
+fn every_unsigned_number_is_read_exactly() {
+    let all: Vec<u8> = (0..=u8::MAX).collect();
+    copied(Dtype::U8, &all, Dtype::F32, |o, how| {
+        // Integers are 128 less, and then 128 more.
+        let error = if how.contains("-i8-Prefill") { 256.0 * f32::EPSILON } else { 0.0 };
+        for (&exact, x) in all.iter().zip(floats(o)) {
+            let exact = f32::from(exact);
+            assert!((x - exact).abs() <= error, "{how}: {exact} is not {x}");
+        }
+    });
+}
+
+#[test]
+fn every_floating_point_number_of_8_bits_is_read_exactly() {
+    let all: Vec<u8> = (0..=u8::MAX).collect();
+    for dtype in [Dtype::F8E4M3, Dtype::F8E5M2] {
+        copied(dtype, &all, Dtype::F32, |o, how| {
+            for (&bits, x) in all.iter().zip(floats(o)) {
+                let exact = f8::value(dtype, bits) as f32;
+                assert!(same(x, exact), "{how}: {bits:#x}, {exact}, is not {x}");
+            }
+        });
+        // Of rows of any length, and one element at a time.
+        for dim in (1..70).chain([127, 200]) {
+            let row: Vec<u8> = (0..dim).map(|i| (i * 37 + dim) as u8).collect();
+            copied(dtype, &row, Dtype::F32, |o, how| {
+                for (&bits, x) in row.iter().zip(floats(o)) {
+                    assert!(
+                        same(x, f8::value(dtype, bits) as f32),
+                        "{how}, {dim} elements: {bits:#x} is not {x}"
+                    );
+                }
+            });
+            let view = View::of(&row, Layout::dense(dtype, 1, 1, dim).unwrap()).unwrap();
+            for (bits, x) in row.iter().zip(view.get_row(0, 0, 0)) {
+                assert!(same(x as f32, f8::value(dtype, *bits) as f32), "{dtype}: {bits:#x} is not {x}");
+            }
+        }
+    }
 }
 
 /// A block of ggml is its scale, least significant byte first, and then the integers.

@@ -181,7 +181,7 @@ impl Case {
 }
 
 /// Errors relative to the probability: scores are f32, or have queries that were rounded.
-const NEAR: [(Dtype, f64); 7] = [
+const NEAR: [(Dtype, f64); 8] = [
     (Dtype::F32, 2e-5),
     (Dtype::Bf16, 5e-2),
     (Dtype::I8, 7e-2),
@@ -189,6 +189,7 @@ const NEAR: [(Dtype, f64); 7] = [
     (Dtype::Q4_0, 3e-3),
     (Dtype::Q5_1, 3e-3),
     (Dtype::Iq4Nl, 3e-3),
+    (Dtype::F8E5M2, 2e-5),
 ];
 
 #[test]

@@ -26,8 +26,21 @@ NO_LIMIT = -1
 PRECISE, FAST = 2, 4
 SCALE_ZERO = 2.0**-100
 ABI_VERSION = 2
-# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 is that of ml_dtypes, which need not be there.
-DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "bool": 5}
+# FA_DTYPE_F32 and so on, by numpy's names: bfloat16 and those of 8 bits are those of ml_dtypes, which need not be
+# there.
+DTYPES = {
+    "float32": 0,
+    "float16": 1,
+    "bfloat16": 2,
+    "int8": 3,
+    "bool": 5,
+    "float8_e4m3fn": 11,
+    "float8_e5m2": 12,
+    "uint8": 13,
+}
+# Types of 8 bits without ml_dtypes: bytes.view(float8_e4m3fn), where bytes is an array of uint8.
+float8_e4m3fn = np.dtype([("float8_e4m3fn", np.uint8)])
+float8_e5m2 = np.dtype([("float8_e5m2", np.uint8)])
 # Types in blocks of 32 elements, as ggml stores them, for which numpy has none: FA_DTYPE_Q8_0 and so on, and the bytes
 # of a block.
 BLOCK_TYPES = {"q8_0": (4, 34), "q4_0": (6, 18), "q4_1": (7, 20), "q5_0": (8, 22), "q5_1": (9, 24), "iq4_nl": (10, 18)}
@@ -238,7 +251,7 @@ def strides(a):
 
 
 class Scales(NamedTuple):
-    """What int8 stands for: (stored - zero) * scale. Arrays of float32 [batch][heads][groups of tokens][groups of
+    """What int8 and uint8 stand for: (stored - zero) * scale; types of float8 have no zero. Arrays of float32 [batch][heads][groups of tokens][groups of
     elements]; axes of length 1 are shared by all, None is 1 and 0."""
 
     scale: np.ndarray | None = None
@@ -267,11 +280,16 @@ def quant(scales, shape):
     return q, (scale, zero)
 
 
+def type_name(dtype):
+    """The name of a type in DTYPES."""
+    return dtype.names[0] if dtype in (float8_e4m3fn, float8_e5m2) else dtype.name
+
+
 def tensor(name, a, scales=None):
     """The structure, and what must outlive it besides the array."""
     if isinstance(a, Blocks):
         return tensor_of_blocks(name, a, scales), None
-    if a.dtype.name not in DTYPES:
+    if type_name(a.dtype) not in DTYPES:
         raise TypeError(f"{name} is {a.dtype}, none of {', '.join(DTYPES)}")
     if not readable(a, transposed=name in ("k", "v")):
         raise ValueError(
@@ -280,7 +298,7 @@ def tensor(name, a, scales=None):
             f"{a.strides}. numpy.ascontiguousarray makes a copy."
         )
     *stride, stride_dim = strides(a)
-    t = Tensor(data=a.ctypes.data, stride=tuple(stride), stride_dim=stride_dim, dtype=DTYPES[a.dtype.name])
+    t = Tensor(data=a.ctypes.data, stride=tuple(stride), stride_dim=stride_dim, dtype=DTYPES[type_name(a.dtype)])
     kept = None
     if scales is not None:
         kept = quant(scales, a.shape)
@@ -449,8 +467,8 @@ def written(name, a, scales):
 
 
 def quantize(src, out, scales=None):
-    """Writes src (float32, float16 or bfloat16) to out: one of these types, Blocks, or int8 with Scales, whose arrays are
-    found and written, too. Both [batch][heads][tokens][dim]. Returns out."""
+    """Writes src (float32, float16 or bfloat16) to out: one of these types, Blocks, float8, or int8, uint8 or float8 with
+    Scales, whose arrays are found and written, too. Both [batch][heads][tokens][dim]. Returns out."""
     if src.ndim != 4 or src.shape != out.shape:
         raise ValueError(f"shapes do not fit: src {src.shape}, out {out.shape}")
     (of_src, _), (of_out, kept) = tensor("src", src), written("out", out, scales)
@@ -475,9 +493,9 @@ def cache_append(
 ):
     """Writes new keys and values (float32, float16 or bfloat16, [batch][heads_kv][new][dim]) into caches k and v
     [batch][heads_kv][len_kv][dim], or pages of block_table, of any type that attention() takes: where its queries, as
-    many, would be. kv_lens counts the new ones; without q_pos and q_positions they are the last of these. int8: Scales
-    that each token has of its own are found and written; those that tokens share are given. A page that is written must
-    be in one row of the table, once."""
+    many, would be. kv_lens counts the new ones; without q_pos and q_positions they are the last of these. Types of 8
+    bits: Scales that each token has of its own are found and written; those that tokens share are given. A page that is
+    written must be in one row of the table, once."""
     given = {"k": k, "v": v, "new_k": new_k, "new_v": new_v}
     for name, x in given.items():
         if x.ndim != 4:

@@ -75,6 +75,17 @@ def normal(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed + sum(shape)).standard_normal(shape).astype(dtype)
 
 
+def float8(stored):
+    """Numbers of 8 bits as float32, by sign, exponent and mantissa."""
+    digits, bias = (3, 7) if stored.dtype == fa.float8_e4m3fn else (2, 15)
+    bits = stored.view(np.uint8).astype(np.int32)
+    exponent, mantissa = (bits & 127) >> digits, bits & (1 << digits) - 1
+    magnitude = np.where(exponent == 0, mantissa, mantissa + (1 << digits)) * 2.0 ** (
+        np.maximum(exponent, 1) - bias - digits
+    )
+    return np.where(bits < 128, magnitude, -magnitude).astype(np.float32)
+
+
 class Adapter(unittest.TestCase):
     def agree(self, q, k, v, mask=None, causal=False, scale=None, gqa=False, bound=1e-5):
         got = fa.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=gqa)
@@ -232,6 +243,31 @@ class General(unittest.TestCase):
             np.testing.assert_allclose(got, formula(q, real, real), 0, most * np.abs(real).max())
         with self.assertRaisesRegex(fa.Error, "exclude"):
             fa.attention(q, stored, stored, fast=True, precise=True)
+
+    def test_types_of_8_bits(self):
+        q, x = normal(1, 2, 5, 32), normal(1, 2, 7, 32)
+        for dtype, limit in (fa.float8_e4m3fn, 448), (fa.float8_e5m2, 57344):
+            # With scales the largest number of a head is the largest of the type.
+            stored = np.zeros(x.shape, np.uint8).view(dtype)
+            scales = fa.Scales(np.zeros((1, 2, 1, 1), np.float32))
+            fa.quantize(x, stored, scales)
+            np.testing.assert_array_equal(scales.scale, np.abs(x).max((2, 3), keepdims=True) / np.float32(limit))
+            real = float8(stored) * scales.scale
+            np.testing.assert_allclose(real, x, 0.13, 1e-6)
+            got = fa.attention(q, stored, stored, k_scales=scales, v_scales=scales)
+            np.testing.assert_allclose(got, formula(q, real, real), 0, 1e-5 * np.abs(real).max())
+            # Without them, each number is rounded.
+            fa.quantize(x, stored)
+            np.testing.assert_allclose(float8(stored), x, 0.13, 1e-3)
+            with self.assertRaisesRegex(fa.Error, "zero"):
+                fa.attention(q, stored, stored, k_scales=fa.Scales(scales.scale, scales.scale))
+        stored = np.zeros(x.shape, np.uint8)
+        scales = fa.Scales(np.zeros((1, 2, 7, 1), np.float32), np.zeros((1, 2, 7, 1), np.float32))
+        fa.quantize(x, stored, scales)
+        real = (stored - scales.zero) * scales.scale
+        np.testing.assert_allclose(real, x, atol=np.ptp(x) / 500)
+        got = fa.attention(q, stored, stored, k_scales=scales, v_scales=scales)
+        np.testing.assert_allclose(got, formula(q, real, real), 0, 5e-4 * np.abs(real).max())
 
     def test_no_sequences_with_any_strides(self):
         """numpy gives arrays without elements strides of its own."""

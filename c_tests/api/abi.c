@@ -45,6 +45,9 @@ _Static_assert(FA_DTYPE_Q4_1 == 7, "FA_DTYPE_Q4_1");
 _Static_assert(FA_DTYPE_Q5_0 == 8, "FA_DTYPE_Q5_0");
 _Static_assert(FA_DTYPE_Q5_1 == 9, "FA_DTYPE_Q5_1");
 _Static_assert(FA_DTYPE_IQ4_NL == 10, "FA_DTYPE_IQ4_NL");
+_Static_assert(FA_DTYPE_F8_E4M3 == 11, "FA_DTYPE_F8_E4M3");
+_Static_assert(FA_DTYPE_F8_E5M2 == 12, "FA_DTYPE_F8_E5M2");
+_Static_assert(FA_DTYPE_U8 == 13, "FA_DTYPE_U8");
 
 _Static_assert(FA_POS_END == INT64_MIN, "FA_POS_END");
 _Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");

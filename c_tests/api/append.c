@@ -87,7 +87,8 @@ static void block_of(int32_t dtype, const float *x, unsigned char *to) {
 }
 
 static int64_t row_bytes(int32_t dtype, int64_t dim) {
-    static const int64_t bytes[] = {4, 2, 2, 1};
+    static const int64_t bytes[] = {4, 2, 2};
+    if (is_of_8_bits(dtype)) return dim;
     return is_in_blocks(dtype) ? dim / 32 * bytes_of_block(dtype) : dim * bytes[dtype];
 }
 
@@ -103,6 +104,11 @@ static void row_of(int32_t dtype, const float *x, int64_t dim, float given, unsi
             float n = rintf(x[i] / given);
             to[i] = (unsigned char)(int8_t)(isnan(n) ? 0 : n < -128 ? -128 : n > 127 ? 127 : n);
         }
+        if (dtype == FA_DTYPE_U8) {
+            float n = rintf(x[i] / given);
+            to[i] = (unsigned char)(isnan(n) || n < 0 ? 0 : n > 255 ? 255 : n);
+        }
+        if (is_f8(dtype)) to[i] = nearest_f8(dtype, x[i] / given);
         if (is_in_blocks(dtype) && i % 32 == 0) block_of(dtype, x + i, to + i / 32 * bytes_of_block(dtype));
     }
 }
@@ -110,7 +116,8 @@ static void row_of(int32_t dtype, const float *x, int64_t dim, float given, unsi
 /* ---- fa_quantize. ---- */
 
 static const int32_t all_types[] = {FA_DTYPE_F32,  FA_DTYPE_F16,  FA_DTYPE_BF16, FA_DTYPE_Q8_0, FA_DTYPE_Q4_0,
-                                    FA_DTYPE_Q4_1, FA_DTYPE_Q5_0, FA_DTYPE_Q5_1, FA_DTYPE_IQ4_NL};
+                                    FA_DTYPE_Q4_1, FA_DTYPE_Q5_0, FA_DTYPE_Q5_1, FA_DTYPE_IQ4_NL,
+                                    FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2};
 
 enum { B = 2, H = 3, LEN = 5, DIM = 64, ROWS = B * H * LEN, MOST = ROWS * (DIM * 4 + 8) };
 static float x[ROWS * DIM];
@@ -182,6 +189,39 @@ static void values(void) {
     CHECK(fa_quantize_i8(&from, B, H, LEN, DIM, NULL, &other) == FA_OK, "8-bit integers");
     CHECK(memcmp(stored, expected, sizeof stored) == 0, "integers differ");
     CHECK(memcmp(scale[0], scale[1], sizeof scale[0]) == 0, "scales differ");
+
+    /* Of other types of 8 bits: the largest number of a row becomes the largest of the type; or, with zeros, the
+     * least becomes 0 and the largest 255. */
+    static const int32_t others[] = {FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2, FA_DTYPE_U8};
+    float zero[ROWS];
+    for (size_t t = 0; t < COUNT(others); t++) {
+        bool has_zeros = others[t] == FA_DTYPE_U8;
+        to = dense(stored, others[t], 0), to.quant = &quant[0], quant[0].zero = has_zeros ? zero : NULL;
+        for (int i = 0; i < ROWS * DIM; i++) x[i] = ldexpf((float)(i * 7919 % 1009 - 300), i / DIM % 9 - 9);
+        memset(stored, 0xa7, sizeof stored);
+        fa_status status = fa_quantize(&from, B, H, LEN, DIM, &to);
+        CHECK(status == FA_OK, "to %d: %s", others[t], fa_status_string(status));
+        for (int i = 0; i < ROWS; i++) {
+            float least = x[i * DIM], most = least;
+            for (int d = 0; d < DIM; d++) {
+                least = fminf(least, x[i * DIM + d]), most = fmaxf(most, x[i * DIM + d]);
+            }
+            float limit = others[t] == FA_DTYPE_F8_E4M3 ? 448 : 57344;
+            float want = has_zeros ? (most - least) / 255 : fmaxf(most, -least) / limit;
+            CHECK(scale[0][i] == want, "%d, row %d: scale %g, not %g", others[t], i, (double)scale[0][i], (double)want);
+            if (has_zeros) CHECK(zero[i] == rintf(-least / want), "row %d: zero %g", i, (double)zero[i]);
+            for (int d = 0; d < DIM; d++) {
+                float n = x[i * DIM + d] / want;
+                int byte = has_zeros ? (int)rintf(n + zero[i]) : nearest_f8(others[t], n);
+                CHECK(stored[i * DIM + d] == (has_zeros && byte > 255 ? 255 : byte), "%d, row %d: %#x, not %#x", others[t],
+                      i, stored[i * DIM + d], byte);
+            }
+        }
+        CHECK(stored[ROWS * DIM] == 0xa7, "%d: a byte too many", others[t]);
+        /* What is missing, and what there must not be. */
+        quant[0].zero = has_zeros ? NULL : zero;
+        CHECK(fa_quantize(&from, B, H, LEN, DIM, &to) == (has_zeros ? FA_ERR_NULL : FA_ERR_DTYPE), "zeros of %d", others[t]);
+    }
 }
 
 /* ---- Refusals of both. ---- */

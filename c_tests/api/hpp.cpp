@@ -60,6 +60,9 @@ void layouts() {
     static_assert(fa::Type<fa::q4_0>::row_bytes(64) == 36 && fa::Type<fa::q4_0>::dtype == FA_DTYPE_Q4_0, "");
     static_assert(fa::Type<fa::q4_1>::row_bytes(64) == 40 && fa::Type<fa::q4_1>::dtype == FA_DTYPE_Q4_1, "");
     static_assert(fa::Type<fa::q5_0>::row_bytes(64) == 44 && fa::Type<fa::q5_0>::dtype == FA_DTYPE_Q5_0, "");
+    static_assert(fa::Type<fa::float8_e4m3>::dtype == FA_DTYPE_F8_E4M3 && fa::Type<fa::float8_e4m3>::bytes == 1, "");
+    static_assert(fa::Type<fa::float8_e5m2>::dtype == FA_DTYPE_F8_E5M2 && sizeof(fa::float8_e5m2) == 1, "");
+    static_assert(fa::Type<std::uint8_t>::dtype == FA_DTYPE_U8 && fa::Type<std::uint8_t>::row_bytes(7) == 7, "");
     static_assert(fa::Type<fa::iq4_nl>::row_bytes(64) == 36 && fa::Type<fa::iq4_nl>::dtype == FA_DTYPE_IQ4_NL, "");
 
     // The same numbers in the other order give the same bits.

@@ -62,6 +62,7 @@
     {#t " Q8_0, an element less", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 31)}}, \
     ODD_Q8_0(t, dim, 0), ODD_Q8_0(t, dim, 1), ODD_Q8_0(t, dim, 2),                              \
     BLOCKS(t, dim, Q4_0), BLOCKS(t, dim, Q4_1), BLOCKS(t, dim, Q5_0), BLOCKS(t, dim, Q5_1), BLOCKS(t, dim, IQ4_NL), \
+    ZERO_ON(t, F8_E4M3), ZERO_ON(t, F8_E5M2),                                                   \
     QUANT_ON(t, F32, dim, 8), QUANT_ON(t, F16, dim, 8), QUANT_ON(t, BF16, dim, 8),              \
     QUANT_ON(t, Q8_0, dim, 32)
 
@@ -92,6 +93,11 @@
      {N(t.dtype, FA_DTYPE_##type), P(t.quant, QUANT_OF_ALL), N(dim, n)}},                      \
     {#t " " #type " with a quant that says nothing", FA_ERR_DTYPE, #t ".quant",                     \
      {N(t.dtype, FA_DTYPE_##type), P(t.quant, QUANT_OF_NOTHING), N(dim, n)}}
+
+/* Scales alone are fine. */
+#define ZERO_ON(t, type)                                                                        \
+    {#t " " #type " with a zero", FA_ERR_DTYPE, #t ".quant.zero",                               \
+     {N(t.dtype, FA_DTYPE_##type), P(t.quant, QUANT_OF_ALL)}}
 
 /* What is not an output. */
 #define BLOCKS_OF_O N(dim_v, 32), N(o.stride[0], 2560), N(o.stride[1], 128), N(o.stride[2], 512)
@@ -125,12 +131,23 @@ static const struct row rows[] = {
     {"k Q4_1, q Q5_0", FA_OK, NULL,
      {N(k.dtype, FA_DTYPE_Q4_1), N(q.dtype, FA_DTYPE_Q5_0), N(dim_qk, 32)}},
     {"o Q4_0", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q4_0), BLOCKS_OF_O}},
-    {"k.dtype behind the last", FA_ERR_DTYPE, "k.dtype", {N(k.dtype, FA_DTYPE_IQ4_NL + 1)}},
+    {"k.dtype behind the last", FA_ERR_DTYPE, "k.dtype", {N(k.dtype, FA_DTYPE_U8 + 1)}},
     {"k Q8_0, stride 4098", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32), N(k.stride[0], 4098)}},
 
     HALF(o, F16), HALF(o, BF16), QUANT_ON(o, F32, dim_v, DV), QUANT_ON(o, F16, dim_v, DV),
     QUANT_ON(o, BF16, dim_v, DV),
     {"o I8", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_I8)}},
+    {"o F8_E4M3", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_F8_E4M3)}},
+    {"o F8_E5M2 with a scale", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_F8_E5M2), P(o.quant, QUANT_OF_SCALES)}},
+    {"o U8", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_U8)}},
+    {"k U8", FA_OK, NULL, {N(k.dtype, FA_DTYPE_U8)}},
+    {"k U8 with a scale and a zero", FA_OK, NULL, {N(k.dtype, FA_DTYPE_U8), P(k.quant, QUANT_OF_ALL)}},
+    {"v U8, transposed", FA_OK, NULL, {TRANSPOSED(v, DV, 1), N(v.dtype, FA_DTYPE_U8)}},
+    {"q F8_E5M2", FA_OK, NULL, {N(q.dtype, FA_DTYPE_F8_E5M2)}},
+    {"k F8_E4M3 with a scale", FA_OK, NULL, {N(k.dtype, FA_DTYPE_F8_E4M3), P(k.quant, QUANT_OF_SCALES)}},
+    {"v F8_E5M2 with a quant that says nothing", FA_OK, NULL,
+     {N(v.dtype, FA_DTYPE_F8_E5M2), P(v.quant, QUANT_OF_NOTHING)}},
+    {"k F8_E4M3, transposed", FA_OK, NULL, {TRANSPOSED(k, DQK, 1), N(k.dtype, FA_DTYPE_F8_E4M3)}},
     {"o I8 with a scale", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_I8), P(o.quant, QUANT_OF_ALL)}},
     {"o Q8_0", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q8_0), BLOCKS_OF_O}},
     {"o Q8_0, not of whole blocks", FA_ERR_SHAPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q8_0)}},

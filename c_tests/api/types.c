@@ -8,7 +8,7 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const char *const names[] = {"F32",  "F16",  "BF16", "I8",   "Q8_0",  "BOOL8",
-                                    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"};
+                                    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "F8_E4M3", "F8_E5M2", "U8"};
 /* The types that are mixed in every way. */
 enum { TYPES = FA_DTYPE_Q8_0 + 1 };
 
@@ -57,7 +57,10 @@ static uint16_t to_half(double x, int32_t dtype) {
 static int64_t row_bytes(int32_t dtype, int64_t dim) {
     switch (dtype) {
         case FA_DTYPE_F32: return dim * 4;
-        case FA_DTYPE_I8: return dim;
+        case FA_DTYPE_I8:
+        case FA_DTYPE_F8_E4M3:
+        case FA_DTYPE_F8_E5M2:
+        case FA_DTYPE_U8: return dim;
         case FA_DTYPE_F16:
         case FA_DTYPE_BF16: return dim * 2;
         default: return dim / 32 * bytes_of_block(dtype);
@@ -82,7 +85,11 @@ static void fill_row(int32_t dtype, int64_t dim, char *row) {
     switch (dtype) {
         case FA_DTYPE_F32: memcpy(row, x, (size_t)dim * 4); break;
         case FA_DTYPE_I8:
-            for (int64_t d = 0; d < dim; d++) row[d] = (char)(random_bits() >> 56);
+        case FA_DTYPE_F8_E4M3:
+        case FA_DTYPE_F8_E5M2:
+        case FA_DTYPE_U8:
+            for (int64_t d = 0; d < dim; d++)
+                row[d] = (char)random_of_8_bits(dtype, (unsigned char)(random_bits() >> 56));
             break;
         case FA_DTYPE_Q8_0: encode_q8_0(x, dim, row); break;
         case FA_DTYPE_F16:
@@ -109,7 +116,10 @@ static double stored(int32_t dtype, const char *row, int64_t d) {
         case FA_DTYPE_F32: return memcpy(&wide, row + 4 * d, 4), (double)wide;
         case FA_DTYPE_F16: return memcpy(&half, row + 2 * d, 2), from_f16(half);
         case FA_DTYPE_BF16: return memcpy(&half, row + 2 * d, 2), from_bf16(half);
-        case FA_DTYPE_I8: return (double)(int8_t)row[d];
+        case FA_DTYPE_I8:
+        case FA_DTYPE_F8_E4M3:
+        case FA_DTYPE_F8_E5M2:
+        case FA_DTYPE_U8: return element_of_8_bits(dtype, (unsigned char)row[d]);
         default: return element_of_block(dtype, row + d / 32 * bytes_of_block(dtype), d % 32);
     }
 }
@@ -179,7 +189,7 @@ static float *values(int64_t n, bool wanted, float spread, float least) {
 }
 
 static void quantise(fa_tensor *t, struct size n, struct grain g) {
-    if (t->dtype != FA_DTYPE_I8) return;
+    if (!is_of_8_bits(t->dtype)) return;
     fa_quant *quant = (fa_quant *)(void *)keep(sizeof *quant);
     fa_quant filled = {.group_tokens = g.tokens, .group_dims = g.dims};
     int64_t count[] = {n.entries, n.heads, (n.tokens + g.tokens - 1) / g.tokens,
@@ -193,7 +203,7 @@ static void quantise(fa_tensor *t, struct size n, struct grain g) {
     }
     /* Numbers up to 2, and a zero that is no integer. */
     filled.scale = values(all, g.scale, 0.01f, 0.005f);
-    filled.zero = values(all, g.zero, 60, -30);
+    filled.zero = values(all, g.zero && !is_f8(t->dtype), 60, t->dtype == FA_DTYPE_U8 ? 100 : -30);
     memcpy(quant, &filled, sizeof filled);
     t->quant = quant;
 }
@@ -541,13 +551,14 @@ static void mixtures(void) {
     }
 }
 
-/* Blocks of few bits as each of Q, K and V, beside every other type. */
+/* Blocks of few bits, and the other types of 8 bits, as each of Q, K and V, beside every other type. */
 static void blocks_beside_others(void) {
-    for (int32_t n = 0; n < 5 * (FA_DTYPE_IQ4_NL + 1) * 3; n++) {
-        int32_t one = FA_DTYPE_Q4_0 + n % 5, other = n / 5 % (FA_DTYPE_IQ4_NL + 1), which = n / 5 / (FA_DTYPE_IQ4_NL + 1) % 3;
+    enum { ALL = FA_DTYPE_U8 + 1, NEW = ALL - FA_DTYPE_Q4_0 };
+    for (int32_t n = 0; n < NEW * ALL * 3; n++) {
+        int32_t one = FA_DTYPE_Q4_0 + n % NEW, other = n / NEW % ALL, which = n / NEW / ALL % 3;
         if (other == FA_DTYPE_BOOL8) continue;
         struct types t = {which == 0 ? one : FA_DTYPE_F32, which == 1 ? one : other, which == 2 ? one : other, n % 3};
-        enum layout layout = (enum layout)(n % LAYOUTS);
+        enum layout layout = (enum layout)(n / 3 % LAYOUTS);
         fa_attention a = problem(t, layout, n / 2 % 2 == 0 ? 1 : MANY, fine);
         if (n % 5 == 0) a.window_left = 20;
         char what[100];

@@ -103,7 +103,8 @@ static void *guarded_bytes(size_t n, bool at_end) {
 }
 
 static size_t row_bytes(int32_t dtype, size_t dim) {
-    static const size_t bytes[] = {4, 2, 2, 1};
+    static const size_t bytes[] = {4, 2, 2};
+    if (is_of_8_bits(dtype)) return dim;
     return is_in_blocks(dtype) ? dim / 32 * (size_t)bytes_of_block(dtype) : dim * bytes[dtype];
 }
 
@@ -123,7 +124,7 @@ static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens,
     t->tensor.dtype = dtype, t->tensor.data = guarded_bytes(t->bytes, at_end);
     t->tensor.stride[0] = (int64_t)(HEADS * tokens * row);
     t->tensor.stride[1] = (int64_t)(tokens * row), t->tensor.stride[2] = (int64_t)row;
-    if (dtype != FA_DTYPE_I8) return;
+    if (!is_of_8_bits(dtype)) return;
     t->values = 1;
     for (int axis = 3; axis >= 0; axis--) {
         if (!(grain >> axis & 1)) continue;
@@ -131,7 +132,7 @@ static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens,
         t->values *= count[axis];
     }
     t->quant.group_tokens = 2, t->quant.group_dims = 5;
-    t->quant.scale = guarded_bytes(t->values * 4, at_end), t->quant.zero = guarded_bytes(t->values * 4, at_end);
+    t->quant.scale = guarded_bytes(t->values * 4, at_end), t->quant.zero = is_f8(dtype) ? NULL : guarded_bytes(t->values * 4, at_end);
     t->tensor.quant = &t->quant;
 }
 
@@ -280,11 +281,11 @@ static void run_hidden(size_t lq, int32_t dtype) {
 }
 
 static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
-    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_IQ4_NL; dtype++) {
+    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_U8; dtype++) {
         if (dtype == FA_DTYPE_BOOL8) continue;
         size_t dim = is_in_blocks(dtype) ? (d + 31) / 32 * 32 : d;
         if (at_end) run_unused(dtype, lq, lkv, dim);
-        for (int grain = 0; grain < (dtype == FA_DTYPE_I8 ? 16 : 1); grain++) {
+        for (int grain = 0; grain < (is_of_8_bits(dtype) ? 16 : 1); grain++) {
             /* Rows of blocks are contiguous. */
             enum layout last = is_in_blocks(dtype) ? PAGED : PAGES_TRANSPOSED;
             for (int layout = DENSE; layout <= (int)last; layout++)
@@ -294,7 +295,7 @@ static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_BF16; dtype++)
         for (int grain = 0; grain < 16; grain++) run_quantize(dtype, lkv, d, at_end, grain);
     for (int32_t from = FA_DTYPE_F32; from <= FA_DTYPE_BF16; from++)
-        for (int32_t to = FA_DTYPE_F32; to <= FA_DTYPE_IQ4_NL; to++)
+        for (int32_t to = FA_DTYPE_F32; to <= FA_DTYPE_U8; to++)
             if (to != FA_DTYPE_BOOL8) run_written(from, to, lkv, is_in_blocks(to) ? (d + 31) / 32 * 32 : d, at_end);
 }
 

@@ -1,4 +1,4 @@
-/* Storage types of ggml in blocks of 32 elements, read and written by the tests themselves. */
+/* Storage types of ggml in blocks of 32 elements, and those of 8 bits, read and written by the tests themselves. */
 
 #ifndef BLOCKS_H
 #define BLOCKS_H
@@ -29,6 +29,47 @@ static inline int64_t bytes_of_block(int32_t dtype) {
 
 static inline bool is_in_blocks(int32_t dtype) {
     return bytes_of_block(dtype) > 0;
+}
+
+/* Floating-point numbers of 8 bits. */
+static inline bool is_f8(int32_t dtype) {
+    return dtype == FA_DTYPE_F8_E4M3 || dtype == FA_DTYPE_F8_E5M2;
+}
+
+/* Types that may have scales; integers among them may have zeros. */
+static inline bool is_of_8_bits(int32_t dtype) {
+    return dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8 || is_f8(dtype);
+}
+
+/* An element of 8 bits as it is stored. */
+static inline double element_of_8_bits(int32_t dtype, unsigned char bits) {
+    if (dtype == FA_DTYPE_I8) return (int8_t)bits;
+    if (dtype == FA_DTYPE_U8) return bits;
+    int digits = dtype == FA_DTYPE_F8_E4M3 ? 3 : 2, bias = dtype == FA_DTYPE_F8_E4M3 ? 7 : 15;
+    int magnitude = bits & 0x7f, exponent = magnitude >> digits, mantissa = magnitude & ((1 << digits) - 1);
+    double x = ldexp(mantissa + (exponent == 0 ? 0 : 1 << digits), (exponent == 0 ? 1 : exponent) - bias - digits);
+    if (dtype == FA_DTYPE_F8_E5M2 && exponent == 31) x = mantissa == 0 ? (double)INFINITY : (double)NAN;
+    if (dtype == FA_DTYPE_F8_E4M3 && magnitude == 0x7f) x = (double)NAN;
+    return bits & 0x80 ? -x : x;
+}
+
+/* The finite number of 8 bits that is nearest; of two the even one. A NaN keeps its sign. */
+static inline unsigned char nearest_f8(int32_t dtype, float x) {
+    int sign = signbit(x) ? 0x80 : 0, most = dtype == FA_DTYPE_F8_E4M3 ? 0x7e : 0x7b, best = 0;
+    if (isnan(x)) return (unsigned char)(sign | (dtype == FA_DTYPE_F8_E4M3 ? 0x7f : 0x7e));
+    double to = fabs((double)x) < 1e9 ? fabs((double)x) : 1e9, far = to;
+    for (int bits = 1; bits <= most; bits++) {
+        double distance = fabs(element_of_8_bits(dtype, (unsigned char)bits) - to);
+        if (distance < far || (distance == far && bits % 2 == 0)) best = bits, far = distance;
+    }
+    return (unsigned char)(sign | best);
+}
+
+/* A random element: integers get all values, floating-point numbers are up to 4. */
+static inline unsigned char random_of_8_bits(int32_t dtype, unsigned char random) {
+    if (!is_f8(dtype)) return random;
+    int most = dtype == FA_DTYPE_F8_E4M3 ? 0x48 : 0x44;
+    return (unsigned char)((random & 0x80) | (random & 0x7f) % (most + 1));
 }
 
 /* The binary16 number at `p`, if it is finite. */

@@ -111,6 +111,7 @@ struct row {
 /* Numbers for what has one of each, and granularities. */
 #define MANY ((const float[64]){0})
 #define QUANT_OF_ALL (&(const fa_quant){MANY, MANY, {0, 0, 0, 0}, 1, 1})
+#define QUANT_OF_SCALES (&(const fa_quant){MANY, NULL, {0, 0, 0, 0}, 1, 1})
 #define QUANT_OF_NOTHING (&(const fa_quant){0})
 
 /* ---- The functions, with arguments of their own that are right. ---- */

@@ -31,11 +31,11 @@ static inline bool chance(struct random *r, int percent) {
 
 /* ---- Numbers, which all problems take from the same few arrays, each from places of its own. ---- */
 
-enum { TYPES = FA_DTYPE_IQ4_NL + 1, NUMBERS = 1 << 21, SCALES = 1 << 14 };
+enum { TYPES = FA_DTYPE_U8 + 1, NUMBERS = 1 << 21, SCALES = 1 << 14 };
 
 /* Elements and bytes of a block. Booleans are no type of Q, K and V. */
-static const int64_t block_elements[TYPES] = {1, 1, 1, 1, 32, 1, 32, 32, 32, 32, 32},
-                     block_bytes[TYPES] = {4, 2, 2, 1, 34, 1, 18, 20, 22, 24, 18};
+static const int64_t block_elements[TYPES] = {1, 1, 1, 1, 32, 1, 32, 32, 32, 32, 32, 1, 1, 1},
+                     block_bytes[TYPES] = {4, 2, 2, 1, 34, 1, 18, 20, 22, 24, 18, 1, 1, 1};
 
 static struct {
     unsigned char *of_type[TYPES];
@@ -75,7 +75,8 @@ static inline void fill_bank(uint64_t seed, size_t shift) {
         memcpy(bank.of_type[FA_DTYPE_F32] + 4 * i, &x[i], 4);
         memcpy(bank.of_type[FA_DTYPE_F16] + 2 * i, &f16, 2);
         memcpy(bank.of_type[FA_DTYPE_BF16] + 2 * i, &bf16, 2);
-        bank.of_type[FA_DTYPE_I8][i] = (unsigned char)next(&r);
+        for (int t = 0; t < TYPES; t++)
+            if (is_of_8_bits(t)) bank.of_type[t][i] = random_of_8_bits(t, (unsigned char)next(&r));
         if (i % 32 == 0) {
             uint16_t scale = to_f16((float)(1 + below(&r, 20)) / 1000);
             unsigned char *block = bank.of_type[FA_DTYPE_Q8_0] + i / 32 * 34;
@@ -112,7 +113,7 @@ static inline double stored(int32_t dtype, const unsigned char *row, int64_t d) 
     uint32_t wide;
     float x;
     if (dtype == FA_DTYPE_F32) return f32_at((const float *)(const void *)row, d);
-    if (dtype == FA_DTYPE_I8) return (int8_t)row[d];
+    if (is_of_8_bits(dtype)) return element_of_8_bits(dtype, row[d]);
     if (is_in_blocks(dtype)) return element_of_block(dtype, row + d / 32 * block_bytes[dtype], d % 32);
     memcpy(&bits, row + 2 * d, 2);
     if (dtype == FA_DTYPE_F16) return from_f16(bits);
@@ -158,9 +159,9 @@ static inline void quantise(struct random *r, fa_tensor *t, fa_quant *quant) {
     static const int32_t tokens[] = {1, 1, 4, 7}, dims[] = {1, 8, 32};
     static const int64_t steps[][4] = {{0, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {1, 7, 1, 0},
                                        {0, 3, 1, 0}, {0, 0, 0, 1}, {3, 5, 2, 1}};
-    if (t->dtype != FA_DTYPE_I8) return;
+    if (!is_of_8_bits(t->dtype)) return;
     *quant = (fa_quant){.scale = bank.scales, .group_tokens = ONE_OF(r, tokens), .group_dims = ONE_OF(r, dims)};
-    if (chance(r, 20)) quant->zero = bank.zeros;
+    if (chance(r, 20) && !is_f8(t->dtype)) quant->zero = bank.zeros;
     memcpy(quant->stride, ONE_OF(r, steps), sizeof quant->stride);
     t->quant = quant;
 }

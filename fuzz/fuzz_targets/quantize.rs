@@ -12,7 +12,7 @@ use flash_attention::capi::quantize::{fa_quantize, fa_quantize_i8};
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
-use flash_attention_fuzz::definition::{BF16, BLOCKS, F16, F32, I8, at, block, stored};
+use flash_attention_fuzz::definition::{BF16, BLOCKS, F8_E4M3, F8_E5M2, F16, F32, I8, at, block, stored};
 use flash_attention_fuzz::input::{Input, hash, mutate_field};
 use flash_attention_fuzz::layout::{
     MOST, Rows, Verdict, cells_are_apart, dim_verdict, quant_verdict, unit, values,
@@ -230,8 +230,9 @@ fn try_types(
     let floats = [F32, F16, BF16];
     let mut verdict = Verdict::Legal;
     verdict.demand(sizes.iter().all(|&n| n >= 0) && dim >= 1);
-    verdict
-        .demand(floats.contains(&src.dtype) && (floats.contains(&dst.dtype) || BLOCKS.contains(&dst.dtype)));
+    let is_f8 = [F8_E4M3, F8_E5M2].contains(&dst.dtype);
+    verdict.demand(floats.contains(&src.dtype));
+    verdict.demand(is_f8 || floats.contains(&dst.dtype) || BLOCKS.contains(&dst.dtype));
     for tensor in [&src, &dst] {
         verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, false));
     }
@@ -298,6 +299,17 @@ fn try_types(
                         BF16 => bf16::from_f64(x).to_f64(),
                         _ => x,
                     };
+                    if is_f8 {
+                        // To nearest, of 16 or 8 steps up to twice the number, or a subnormal one.
+                        let [most, step, least] = match dst.dtype {
+                            F8_E4M3 => [448.0, 1.0 / 16.0, 1.0 / 1024.0],
+                            _ => [57344.0, 1.0 / 8.0, 1.0 / 131072.0],
+                        };
+                        let near =
+                            (y - x.clamp(-most, most)).abs() <= f64::max(step * x.abs().min(most), least);
+                        assert!(near || (x.is_nan() && y.is_nan()), "{x} became {y}");
+                        return;
+                    }
                     assert!(rounded == y || (rounded.is_nan() && y.is_nan()), "{x} became {y}");
                 }
             });

@@ -21,7 +21,7 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 use crate::common::Random;
-use crate::definition::{BF16, BLOCKS, BOOL8, Definition, F16, F32, I8, block};
+use crate::definition::{BF16, BLOCKS, BOOL8, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, U8, block};
 use crate::input::{Input, hash};
 use crate::layout::{MOST as ADDRESSES, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
 use crate::memory::Guarded;
@@ -336,7 +336,9 @@ fn sizes(d: &mut Described) -> Sizes {
     for (which, tensor, extent, dim) in
         [(Q, &a.q, queries, dim_qk), (K, &a.k, cache, dim_qk), (V, &a.v, cache, dim_v)]
     {
-        verdict.demand([F32, F16, BF16, I8].contains(&tensor.dtype) || BLOCKS.contains(&tensor.dtype));
+        let may_have_scales = [I8, U8, F8_E4M3, F8_E5M2].contains(&tensor.dtype);
+        let needs_none = [F32, F16, BF16].contains(&tensor.dtype) || BLOCKS.contains(&tensor.dtype);
+        verdict.demand(may_have_scales || needs_none);
         verdict.demand(dim % block(tensor.dtype)[0] == 0);
         verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, which != Q));
         let rows = Rows::of(tensor.dtype, extent, dim, tensor.stride);
@@ -348,7 +350,9 @@ fn sizes(d: &mut Described) -> Sizes {
         let n = values(extent, dim, quant.stride, group).saturating_mul(4);
         (bytes[SCALES + which], bytes[SCALES + 3 + which]) = (n, n);
         if d.has_quant[which] & 3 != 0 {
-            verdict.demand(tensor.dtype == I8);
+            verdict.demand(may_have_scales);
+            let is_integer = [I8, U8].contains(&tensor.dtype);
+            verdict.demand(is_integer || d.codes[SCALES + 3 + which].is_null());
             verdict.join(quant_verdict(quant.stride, group, n / 4));
         } else {
             (bytes[SCALES + which], bytes[SCALES + 3 + which]) = (0, 0);
@@ -555,7 +559,7 @@ impl Bench {
         // Integers without a scale, or what all types share, are larger than usual numbers.
         let has_unscaled = (0..3).any(|i| d.has_quant[i] & 3 != 0 && d.codes[SCALES + i].is_null());
         let is_large = has_unscaled || pointers.iter().any(|pointer| pointer.is_shared);
-        let largest = if is_large { 200.0 } else { 8.0 };
+        let largest = if is_large { 264.0 } else { 8.0 };
         self.computes(at, &a, &pointers, largest, &label, [n, i32::from(order), i32::from(pool)]);
     }
 
@@ -815,8 +819,12 @@ pub(crate) fn numbers(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut
         BF16 => to
             .chunks_exact_mut(2)
             .for_each(|x| x.copy_from_slice(&half::bf16::from_f32(random.normal()).to_ne_bytes())),
-        I8 if is_scaled => to.iter_mut().for_each(|x| *x = random.bits() as u8),
+        I8 | U8 if is_scaled => to.iter_mut().for_each(|x| *x = random.bits() as u8),
         I8 => to.iter_mut().for_each(|x| *x = (random.below(8) as i8 - 4) as u8),
+        U8 => to.iter_mut().for_each(|x| *x = random.below(8) as u8),
+        // Up to 4.
+        F8_E4M3 => to.iter_mut().for_each(|x| *x = random.below(0x49) as u8 | (random.bits() as u8 & 0x80)),
+        F8_E5M2 => to.iter_mut().for_each(|x| *x = random.below(0x45) as u8 | (random.bits() as u8 & 0x80)),
         BOOL8 => to.iter_mut().for_each(|x| *x = random.bits() as u8 | 1),
         // Blocks may begin at any second byte.
         _ => anything(random, to),

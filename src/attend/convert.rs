@@ -6,9 +6,9 @@ use std::ops::Range;
 use super::gather;
 use super::rows::Source;
 use crate::dtype::i8::I8;
-use crate::dtype::{Stored, with_qkv_type};
+use crate::dtype::{Dtype, Stored, f8, with_qkv_type};
 use crate::simd::{Body, Isa};
-use crate::view::{Array, Quant};
+use crate::view::{Array, Dequant, Quant};
 
 /// Bytes of a row of `dim` f32: an odd number of cache lines, so that the rows of a register tile
 /// never compete for the same sets of L1.
@@ -25,15 +25,15 @@ pub(crate) fn row_bytes(dim: usize) -> usize {
 /// `source` has `n` rows of `dim` elements; `to` has room for as many rows.
 #[inline(never)]
 pub(crate) unsafe fn convert<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
-    if source.view.layout().is_strided() {
+    if source.view.layout().is_strided() || source.dtype() == Dtype::U8 {
         // SAFETY: the caller's rows, and room for them.
         return unsafe { convert_gathered(s.core(), source, n, dim, to) };
     }
     s.core().enter(Convert { source, n, dim, to });
 }
 
-/// [`convert`] of rows whose elements lie apart. Each is gathered where its last f32 go, which are
-/// not written before the elements there have been read.
+/// [`convert`] of rows whose elements lie apart, or are unsigned. Each is gathered where its last
+/// f32 go, which are not written before the elements there have been read.
 ///
 /// # Safety
 /// As [`convert`].
@@ -67,11 +67,13 @@ impl Body for Convert<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T
-        // (I9), and as I8 if they have scales, which a view makes sure of.
+        // (I9), and as I8 or 8-bit floating point if they have scales, which a view makes sure of.
         unsafe {
-            match self.source.view.quant() {
-                Some(quant) => self.quantised::<S>(s, quant),
-                None => with_qkv_type!(self.source.dtype(), T => self.rows::<S, T>(s)),
+            match (self.source.view.quant(), self.source.dtype()) {
+                (None, dtype) => with_qkv_type!(dtype, T => self.rows::<S, T>(s)),
+                (Some(quant), Dtype::F8E4M3) => self.quantised::<S, f8::E4M3>(s, quant),
+                (Some(quant), Dtype::F8E5M2) => self.quantised::<S, f8::E5M2>(s, quant),
+                (Some(quant), _) => self.quantised::<S, I8>(s, quant),
             }
         }
     }
@@ -114,12 +116,12 @@ impl Convert<'_> {
         self.to.wrapping_add(i * row_bytes(self.dim)).cast::<f32>()
     }
 
-    /// [`convert`] of 8-bit integers with scales.
+    /// [`convert`] of elements with scales.
     ///
     /// # Safety
-    /// Source and scratch are as [`convert`] asks; the rows are stored as I8.
+    /// Source and scratch are as [`convert`] asks; the rows are stored as `T`.
     #[inline(always)]
-    unsafe fn quantised<S: Isa>(&self, s: S, quant: &Quant) {
+    unsafe fn quantised<S: Isa, T: Stored>(&self, s: S, quant: &Dequant) {
         let (dim, group) = (self.dim, quant.group[1]);
         let at = |i| quant.at(self.source.skip(i).at);
         // SAFETY: elements below `dim` of rows below `n` (caller); the arrays have as many numbers
@@ -128,7 +130,7 @@ impl Convert<'_> {
             if quant.stride[3] == 0 || group >= dim {
                 for i in 0..self.n {
                     let of_row = quant.of(at(i), 0).map(|x| s.splat(x));
-                    self.elements(s, i, 0..dim, |_| of_row);
+                    self.elements::<S, T>(s, i, 0..dim, |_| of_row);
                 }
                 return;
             }
@@ -137,13 +139,13 @@ impl Convert<'_> {
                     let mut at = at(i);
                     for first in (0..dim).step_by(group) {
                         let of_group = quant.of(at, 0).map(|x| s.splat(x));
-                        self.elements(s, i, first..dim.min(first + group), |_| of_group);
+                        self.elements::<S, T>(s, i, first..dim.min(first + group), |_| of_group);
                         at += quant.stride[3];
                     }
                 }
                 return;
             }
-            let (mut scales, mut zeros) = (Gathered::of(1.0), Gathered::of(0.0));
+            let (mut scales, mut zeros) = (Gathered::of(1.0), Gathered::of(-quant.less));
             let (scales, zeros) = (&mut scales.0, &mut zeros.0);
             for first in (0..dim).step_by(GATHERED) {
                 let elements = first..dim.min(first + GATHERED);
@@ -151,12 +153,12 @@ impl Convert<'_> {
                 for i in 0..self.n {
                     let at = at(i);
                     if gathered != Some(at) {
-                        gather(quant, quant.scale, at, &elements, scales);
-                        gather(quant, quant.zero, at, &elements, zeros);
+                        gather(quant, quant.scale, 0.0, at, &elements, scales);
+                        gather(quant, quant.zero, quant.less, at, &elements, zeros);
                         gathered = Some(at);
                     }
                     let (scales, zeros) = (scales.as_ptr(), zeros.as_ptr());
-                    self.elements(s, i, elements.clone(), |d| {
+                    self.elements::<S, T>(s, i, elements.clone(), |d| {
                         [s.load(scales.add(d - first)), s.load(zeros.add(d - first))]
                     });
                 }
@@ -169,7 +171,7 @@ impl Convert<'_> {
     /// # Safety
     /// As [`Convert::quantised`].
     #[inline(always)]
-    unsafe fn elements<S: Isa>(
+    unsafe fn elements<S: Isa, T: Stored>(
         &self,
         s: S,
         i: usize,
@@ -182,12 +184,12 @@ impl Convert<'_> {
         unsafe {
             for d in (elements.start..whole).step_by(S::LANES) {
                 let [scale, zero] = values(d);
-                s.store(to.wrapping_add(d), s.mul(s.sub(I8::load(s, row, d), zero), scale));
+                s.store(to.wrapping_add(d), s.mul(s.sub(T::load(s, row, d), zero), scale));
             }
             if whole < elements.end {
                 let [scale, zero] = values(whole);
                 let n = elements.end - whole;
-                let x = s.mul(s.sub(I8::load_partial(s, row, whole, n), zero), scale);
+                let x = s.mul(s.sub(T::load_partial(s, row, whole, n), zero), scale);
                 s.store_partial(to.wrapping_add(whole), n, x);
             }
         }
@@ -210,18 +212,34 @@ unsafe fn spread<const GROUP: usize>(values: *const f32, to: &mut [f32]) {
     }
 }
 
-/// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`.
-/// Nothing where there is no list: the array has what that means. Kept out of line: LLVM lowers its
-/// loops to memcpy and memset, whose calls would spill the registers of the loops around it.
+/// Writes the scales, or the zeros, of some elements of the row whose first ones are at `at`, all
+/// of them `less` that. Nothing where there is no list: the array has what that means.
 #[inline(never)]
 fn gather(
     quant: &Quant,
     list: Option<Array<f32>>,
+    less: f32,
     at: usize,
     elements: &Range<usize>,
     to: &mut [f32; GATHERED],
 ) {
     let Some(list) = list else { return };
+    gather_list(quant, list, at, elements, to);
+    if less != 0.0 {
+        to.iter_mut().for_each(|x| *x -= less);
+    }
+}
+
+/// [`gather`] of a list as it is. Kept out of line: LLVM lowers its loops to memcpy and memset,
+/// whose calls would spill the registers of the loops around it.
+#[inline(never)]
+fn gather_list(
+    quant: &Quant,
+    list: Array<f32>,
+    at: usize,
+    elements: &Range<usize>,
+    to: &mut [f32; GATHERED],
+) {
     let (group, stride) = (quant.group[1], quant.stride[3]);
     let to = &mut to[..elements.len()];
     // Groups of these sizes begin where the elements do, as `GATHERED` is a multiple of them, and a

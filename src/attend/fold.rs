@@ -20,7 +20,7 @@ use super::convert;
 use super::rows::{Source, key_rows};
 use crate::problem::{Problem, Sequence, Storage};
 use crate::simd::{Body, Isa, MAX_LANES};
-use crate::view::{Array, Quant, ScaleGranularity};
+use crate::view::{Array, Dequant, Quant, ScaleGranularity};
 
 /// Whether scales of K change queries before they meet its integers, or zeros of K correct scores.
 #[inline(always)]
@@ -139,11 +139,9 @@ impl Body for Fold<'_> {
 /// Scales and zeros of `n` elements (at most a vector) from `d` on, of the row whose first ones are
 /// at `at`. The lanes behind them hold some finite number.
 #[inline(always)]
-pub(crate) fn columns<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
-    [
-        column(s, quant.scale.as_ref(), 1.0, quant, at, d, n),
-        column(s, quant.zero.as_ref(), 0.0, quant, at, d, n),
-    ]
+pub(crate) fn columns<S: Isa>(s: S, quant: &Dequant, at: usize, d: usize, n: usize) -> [S::F32; 2] {
+    let zeros = column(s, quant.zero.as_ref(), 0.0, quant, at, d, n);
+    [column(s, quant.scale.as_ref(), 1.0, quant, at, d, n), s.sub(zeros, s.splat(quant.less))]
 }
 
 /// [`columns`] of one list, whose absence means `otherwise`.

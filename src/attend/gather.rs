@@ -1,10 +1,11 @@
 //! Rows whose elements do not lie behind one another, such as those of a transposed cache: gathered
-//! into scratch memory as they are stored, a few keys at a time.
+//! into scratch memory as they are stored, a few keys at a time. Unsigned integers, wherever they
+//! lie, become signed ones on that way.
 
 use std::ptr;
 
 use super::rows::Source;
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, u8};
 use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa};
 use crate::view::View;
@@ -23,8 +24,9 @@ pub(crate) fn row_bytes(dtype: Dtype, dim: usize) -> usize {
     dtype.row_bytes(dim).map_or(usize::MAX, |n| (n.div_ceil(64) | 1).saturating_mul(64))
 }
 
-/// Gathers `n` rows of a view with strided elements to rows `stride` bytes apart, as they are
-/// stored. Kept out of line, so that the code exists once for each instruction set.
+/// Gathers `n` rows of a view with strided or unsigned elements to rows `stride` bytes apart, as
+/// they are stored, or signed. Kept out of line, so that the code exists once for each instruction
+/// set.
 ///
 /// # Safety
 /// `source` has `n` rows of `dim` elements, and `to` room for as many rows of whole cache lines,
@@ -75,6 +77,9 @@ pub(crate) unsafe fn gather_row(source: Source, dim: usize, to: *mut u8) {
             2 => row.one_by_one::<2>(),
             _ => row.one_by_one::<1>(),
         }
+        if source.dtype() == Dtype::U8 {
+            row.change_signs();
+        }
     }
 }
 
@@ -95,6 +100,9 @@ impl Body for Gather<'_> {
     fn run<S: Isa>(self, s: S) {
         // SAFETY: rows, and room for them (the callers of `gather`); elements have 4 bytes, 2 or 1.
         unsafe {
+            if self.source.dtype() == Dtype::U8 {
+                return self.signed(s);
+            }
             match self.source.dtype().block_bytes() {
                 4 => self.of_size::<S, 4>(s),
                 2 => self.of_size::<S, 2>(s),
@@ -105,6 +113,58 @@ impl Body for Gather<'_> {
 }
 
 impl Gather<'_> {
+    /// [`gather`] of unsigned integers, as signed ones.
+    ///
+    /// # Safety
+    /// The contract of [`gather`].
+    #[inline(always)]
+    unsafe fn signed<S: Isa>(&self, s: S) {
+        let Gather { source, n, dim, to, stride } = *self;
+        let vector = 4 * S::LANES;
+        // SAFETY: I2, I7: bytes below `dim` of the caller's rows, and room for them.
+        unsafe {
+            if source.view.layout().is_strided() {
+                self.of_size::<S, 1>(s);
+                return self.change_signs();
+            }
+            if dim < vector {
+                self.one_by_one::<1>();
+                return self.change_signs();
+            }
+            let rows = source.rows();
+            let signs = s.splat_i32(i32::from_ne_bytes([u8::SIGN; 4]));
+            for i in 0..n {
+                let (from, to) = (rows.skip(i).base, to.wrapping_add(i * stride));
+                let copy = |d: usize| {
+                    let x = s.load_i32(from.wrapping_add(d).cast());
+                    s.store_i32(to.wrapping_add(d).cast(), s.xor(x, signs));
+                };
+                for d in (0..dim - dim % vector).step_by(vector) {
+                    copy(d);
+                }
+                // The last vector may overlap the one before.
+                if !dim.is_multiple_of(vector) {
+                    copy(dim - vector);
+                }
+            }
+        }
+    }
+
+    /// Makes unsigned integers signed ones, where they have been gathered to.
+    ///
+    /// # Safety
+    /// `n` rows of `dim` bytes have been written.
+    #[inline(always)]
+    unsafe fn change_signs(&self) {
+        for i in 0..self.n {
+            let row = self.to.wrapping_add(i * self.stride);
+            for d in 0..self.dim {
+                // SAFETY: a byte of one of the rows (caller).
+                unsafe { *row.add(d) ^= u8::SIGN };
+            }
+        }
+    }
+
     /// [`gather`] of elements of `SIZE` bytes.
     ///
     /// # Safety
@@ -198,7 +258,8 @@ impl Gather<'_> {
     #[inline(always)]
     unsafe fn one_by_one<const SIZE: usize>(&self) {
         let Gather { source, n, dim, to, stride } = *self;
-        let (rows, apart) = (source.rows(), source.view.layout().stride_dim);
+        // Those of unsigned integers may lie behind one another.
+        let (rows, apart) = (source.rows(), source.view.layout().stride_dim.max(SIZE));
         for i in 0..n {
             let (mut from, to) = (rows.skip(i).base, to.wrapping_add(i * stride));
             for d in 0..dim {

@@ -323,7 +323,10 @@ impl<'p> Logits<'p> {
                         | Dtype::Q4_1
                         | Dtype::Q5_0
                         | Dtype::Q5_1
-                        | Dtype::Iq4Nl => F32::load_rest(s, from, 0, n),
+                        | Dtype::Iq4Nl
+                        | Dtype::F8E4M3
+                        | Dtype::F8E5M2
+                        | Dtype::U8 => F32::load_rest(s, from, 0, n),
                     }
                 }
             };

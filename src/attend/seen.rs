@@ -417,7 +417,10 @@ impl Elements {
             | Dtype::Q4_1
             | Dtype::Q5_0
             | Dtype::Q5_1
-            | Dtype::Iq4Nl => (4, 0xff80_0000_ff80_0000),
+            | Dtype::Iq4Nl
+            | Dtype::F8E4M3
+            | Dtype::F8E5M2
+            | Dtype::U8 => (4, 0xff80_0000_ff80_0000),
         };
         Elements { row: mask.row(batch, head, row), size, hidden }
     }

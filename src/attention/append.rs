@@ -4,7 +4,7 @@ use super::tensor::Shape;
 use super::{Tensor, TensorMut, same_extent};
 use crate::append::{self, Scales, Target};
 use crate::dtype::Dtype;
-use crate::error::names::{K, Names, V, names, number};
+use crate::error::names::{K, Names, UNSIGNED, V, names, number};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::problem::slots::Slots;
@@ -40,6 +40,9 @@ pub fn quantize(src: Tensor, mut dst: TensorMut) -> Result<(), Refusal> {
     let (view, scales) = dst.view_and_scales(&DST)?;
     let kernel = kernel::best()?;
     match scales {
+        Some(Scales::Own(quant)) if view.layout().dtype == Dtype::U8 && quant.zero.is_none() => {
+            return Err(Refusal::about(Error::Null, DST.quant_zero, UNSIGNED));
+        }
         Some(Scales::Own(quant)) => kernel.quantize(&mut Quantize::new(from, view, None, quant)?)?,
         Some(Scales::Given(quant)) => {
             quant.check(view.layout()).map_err(|error| DST.refuse_scales(error))?;

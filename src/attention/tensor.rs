@@ -32,6 +32,14 @@ pub enum Data<'a> {
     Q5_1(&'a [u8]),
     /// Blocks of ggml with 4 bits an element that stand for 16 numbers: 32 elements in 18 bytes.
     Iq4Nl(&'a [u8]),
+    /// The bits of 8-bit floating-point numbers, E4M3 without infinities ("FN"). They may have
+    /// scales.
+    F8E4M3(&'a [u8]),
+    /// The bits of 8-bit floating-point numbers, E5M2: the upper half of a binary16. They may have
+    /// scales.
+    F8E5M2(&'a [u8]),
+    /// Unsigned 8-bit integers, which stand for real numbers as those of `I8` do.
+    U8(&'a [u8]),
     /// Masks only: true = attend.
     Bool(&'a [bool]),
 }
@@ -62,6 +70,12 @@ pub enum DataMut<'a> {
     Q5_1(&'a mut [u8]),
     /// See [`Data::Iq4Nl`].
     Iq4Nl(&'a mut [u8]),
+    /// See [`Data::F8E4M3`].
+    F8E4M3(&'a mut [u8]),
+    /// See [`Data::F8E5M2`].
+    F8E5M2(&'a mut [u8]),
+    /// See [`Data::U8`].
+    U8(&'a mut [u8]),
 }
 
 macro_rules! from_slices {
@@ -115,6 +129,9 @@ impl<'a> Data<'a> {
             Data::Q5_0(_) => Dtype::Q5_0,
             Data::Q5_1(_) => Dtype::Q5_1,
             Data::Iq4Nl(_) => Dtype::Iq4Nl,
+            Data::F8E4M3(_) => Dtype::F8E4M3,
+            Data::F8E5M2(_) => Dtype::F8E5M2,
+            Data::U8(_) => Dtype::U8,
             Data::Bool(_) => Dtype::Bool8,
         }
     }
@@ -129,7 +146,10 @@ impl<'a> Data<'a> {
             | Data::Q4_1(data)
             | Data::Q5_0(data)
             | Data::Q5_1(data)
-            | Data::Iq4Nl(data) => View::of(data, layout),
+            | Data::Iq4Nl(data)
+            | Data::F8E4M3(data)
+            | Data::F8E5M2(data)
+            | Data::U8(data) => View::of(data, layout),
             Data::Bool(data) => View::of(data, layout),
         }
     }
@@ -148,6 +168,9 @@ impl DataMut<'_> {
             DataMut::Q5_0(_) => Dtype::Q5_0,
             DataMut::Q5_1(_) => Dtype::Q5_1,
             DataMut::Iq4Nl(_) => Dtype::Iq4Nl,
+            DataMut::F8E4M3(_) => Dtype::F8E4M3,
+            DataMut::F8E5M2(_) => Dtype::F8E5M2,
+            DataMut::U8(_) => Dtype::U8,
         }
     }
 
@@ -161,7 +184,10 @@ impl DataMut<'_> {
             | DataMut::Q4_1(data)
             | DataMut::Q5_0(data)
             | DataMut::Q5_1(data)
-            | DataMut::Iq4Nl(data) => ViewMut::of(data, layout),
+            | DataMut::Iq4Nl(data)
+            | DataMut::F8E4M3(data)
+            | DataMut::F8E5M2(data)
+            | DataMut::U8(data) => ViewMut::of(data, layout),
         }
     }
 }
@@ -338,6 +364,7 @@ impl<'a> Tensor<'a> {
             let but = "has scales, but the numbers are not quantised";
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }
+        names.check_zeros(self.quant.is_some_and(|quant| quant.zero.is_some()), dtype.takes_zeros())?;
         let layout = self.shape.layout(names, dtype)?;
         self.data.view(layout).map_err(|error| refuse(names, error))
     }
@@ -381,14 +408,14 @@ impl<'a> TensorMut<'a> {
         self
     }
 
-    /// 8-bit integers with scales, and zero points, of any granularity that are found and written;
+    /// 8-bit elements with scales, and zero points, of any granularity that are found and written;
     /// in a cache that tokens are appended to, those of one token are no other's.
     pub fn quantised(mut self, how: QuantMut<'a>) -> TensorMut<'a> {
         self.scales = Some(Scales::Own(how));
         self
     }
 
-    /// 8-bit integers with a scale for each token, `[batch][head][token]`, that is found and
+    /// 8-bit elements with a scale for each token, `[batch][head][token]`, that is found and
     /// written.
     pub fn scale_per_token(self, scales: &'a mut [f32]) -> TensorMut<'a> {
         let [_, heads, tokens] = self.shape.extent;
@@ -396,7 +423,7 @@ impl<'a> TensorMut<'a> {
         self.quantised(QuantMut { scale: ArrayMut::of(scales), zero: None, stride, group: [1; 2] })
     }
 
-    /// 8-bit integers whose scales and zero points are given: x becomes x / scale + zero, rounded.
+    /// 8-bit elements whose scales and zero points are given: x becomes x / scale + zero, rounded.
     pub fn scales_given(mut self, how: Quant<'a>) -> TensorMut<'a> {
         self.scales = Some(Scales::Given(how));
         self
@@ -415,6 +442,8 @@ impl<'a> TensorMut<'a> {
             let but = "has scales, but the numbers are not quantised";
             return Err(Refusal::about(Error::Dtype, names.tensor, but));
         }
+        let has_zeros = self.scales.as_ref().is_some_and(Scales::has_zeros);
+        names.check_zeros(has_zeros, dtype.takes_zeros())?;
         let layout = self.shape.layout(names, dtype)?;
         let scales = self.scales.as_mut().map(|scales| match scales {
             Scales::Own(QuantMut { scale, zero, stride, group }) => Scales::Own(QuantMut {

@@ -21,11 +21,12 @@ use crate::kernel;
 /// may be as fa_attention_init leaves it. Tokens whose position is not one of the keys in use of
 /// their sequence are refused.
 ///
-/// A cache of FA_DTYPE_I8: where each token has scales of its own (quant->stride[2] is not 0 and
-/// group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages) these,
-/// and zeros if there are any, are found and written as by fa_quantize_i8: OUTPUTS. Scales that
+/// A cache of elements of 8 bits: where each token has scales of its own (quant->stride[2] is not 0
+/// and group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages)
+/// these, and zeros if there are any, are found and written as by fa_quantize: OUTPUTS. Scales that
 /// tokens share, and a scale that is NULL, are given: an element becomes x / scale + zero, rounded
-/// to nearest even, and -128 or 127 beyond; NaN becomes 0.
+/// to nearest even; of integers what is beyond becomes the least or the largest, and NaN 0; of
+/// floating-point numbers as fa_quantize says.
 ///
 /// @param[in] a        not NULL; the rows of a->k and a->v that the new tokens have are OUTPUTS
 /// @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk], with

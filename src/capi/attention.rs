@@ -30,8 +30,8 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
 ///   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3,
 ///   with sinks 5e-2. With FA_PRECISE f32 computes: 1e-6, at half the speed.
-/// - K and V i8, K with scales and zeros a head, a token or a channel, V a head or a channel (see
-///   fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
+/// - K and V i8 or u8, K with scales and zeros a head, a token or a channel, V a head or a channel
+///   (see fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
 ///   channels, are quantised, each row with a scale of its own, unless they are i8 with one scale a
 ///   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
 ///   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
@@ -44,9 +44,9 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 /// - Others: f32 computes.
 pub const FA_PRECISE: u32 = 2;
 
-/// fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 with scales as
-/// FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better, or
-/// "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
+/// fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 or u8 with
+/// scales as FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better,
+/// or "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
 /// row with a scale of its own. Probabilities are multiples of 1/255 of a reference that few keys
 /// exceed, and what exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the
 /// flag changes nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.

@@ -179,6 +179,7 @@ unsafe fn scales<'a>(
     }
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { cache.quant.read_unaligned() };
+    names.check_zeros(!quant.zero.is_null(), layout.dtype.takes_zeros())?;
     let Places { stride, group, len } = places(names, &quant, layout)?;
     let is_own = is_of_tokens(stride, group, layout);
     // SAFETY: I1: scales and zeros have as many values as strides and groups say; those that are
@@ -549,6 +550,7 @@ unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result
     }
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { tensor.quant.read_unaligned() };
+    names.check_zeros(!quant.zero.is_null(), layout.dtype.takes_zeros())?;
     let Places { stride, group, len } = places(names, &quant, &layout)?;
     // SAFETY: I1: scales and zeros have as many values as strides and groups say.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });

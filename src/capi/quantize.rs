@@ -7,7 +7,7 @@ use super::guard;
 use super::status::fa_status;
 use super::tensor::{fa_dtype, fa_tensor};
 use crate::dtype::Dtype;
-use crate::error::names::{Names, names};
+use crate::error::names::{Names, UNSIGNED, names};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::quantize::{Quantize, Round};
@@ -24,19 +24,25 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 ///   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
 ///   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
 ///   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
+/// - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number, rounded to nearest even. What is too
+///   large, infinities included, becomes the largest number; numbers that the type has subnormal
+///   ones for are kept so. A NaN stays a NaN with its sign.
 /// - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
+/// - FA_DTYPE_U8, whose quant has zeros (FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but zero = -min x
+///   / scale, and stored is 0 to 255.
+/// - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which has no zeros (FA_ERR_DTYPE): as FA_DTYPE_I8
+///   without zeros, but scale = max |x| / 448 or / 57344, and stored is x / scale rounded as above.
 ///
-/// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
-/// @param batch, heads, tokens  at least 0; if one is 0, nothing happens
-/// @param dim     at least 1; a multiple of 32 for types in blocks
-/// @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and of
-///                FA_DTYPE_I8 those of quant, which is needed; of other types quant is NULL
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
-///         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
-///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
-///         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
-///         between the first and the last byte of a tensor belongs to it). On errors nothing has
-///         been written, as nothing between the rows of dst ever is.
+/// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 @param batch, heads,
+/// tokens  at least 0; if one is 0, nothing happens @param dim     at least 1; a multiple of 32 for
+/// types in blocks @param dst     the same sizes, its rows apart from each other. OUTPUTS are its
+/// elements, and those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have; of
+/// other types quant is NULL @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is
+/// not made of whole blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a
+/// quant); FA_ERR_STRIDE (negative, no multiple of the element size, a stride_dim, rows of dst
+/// overlap); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
+/// between the first and the last byte of a tensor belongs to it). On errors nothing has been
+/// written, as nothing between the rows of dst ever is.
 ///
 /// Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
 ///
@@ -58,9 +64,11 @@ pub unsafe extern "C" fn fa_quantize(
         // SAFETY: I1: not NULL, so both are tensors; no alignment is assumed.
         let (src, dst) = unsafe { (src.read_unaligned(), dst.read_unaligned()) };
         let sizes = [batch, heads, tokens, dim];
-        if dst.dtype == fa_dtype::FA_DTYPE_I8 as i32 {
+        let is_integer =
+            [fa_dtype::FA_DTYPE_I8, fa_dtype::FA_DTYPE_U8].iter().any(|&dtype| dtype as i32 == dst.dtype);
+        if is_integer || !dst.quant.is_null() {
             // SAFETY: I1: tensors and scales are as documented.
-            let mut what = unsafe { read(&src, sizes, ptr::null(), &dst)? };
+            let mut what = unsafe { read(&src, sizes, ptr::null(), &dst, Dtype::takes_scales)? };
             return kernel::best()?.quantize(&mut what);
         }
         let [from, to] = layouts(&src, sizes, &dst)?.map(present);
@@ -144,7 +152,8 @@ pub unsafe extern "C" fn fa_quantize_i8(
         // SAFETY: I1: not NULL, so both are tensors; no alignment is assumed.
         let (src, dst) = unsafe { (src.read_unaligned(), dst.read_unaligned()) };
         // SAFETY: I1: tensors, scales and `smooth` are as documented.
-        let mut what = unsafe { read(&src, [batch, heads, tokens, dim], smooth, &dst)? };
+        let mut what =
+            unsafe { read(&src, [batch, heads, tokens, dim], smooth, &dst, |dtype| dtype == Dtype::I8)? };
         kernel::best()?.quantize(&mut what)
     })
 }
@@ -164,7 +173,7 @@ fn present(layout: Layout) -> Layout {
     if layout.extent.contains(&0) { Layout { extent: [0; 3], ..layout } } else { layout }
 }
 
-/// Reads the arguments of [`fa_quantize_i8`].
+/// Reads the arguments of [`fa_quantize_i8`], or those of [`fa_quantize`] with scales.
 ///
 /// # Safety
 /// The pointers lead to what the documentation of [`fa_quantize_i8`] says, for as long as the
@@ -174,13 +183,14 @@ unsafe fn read<'a>(
     sizes: [i64; 4],
     smooth: *const f32,
     dst: &fa_tensor,
+    is_taken: impl Fn(Dtype) -> bool,
 ) -> Result<Quantize<'a>, Refusal> {
     if dst.quant.is_null() {
         return Err(Error::Null.into());
     }
     let [from, to] = layouts(src, sizes, dst)?;
     let Layout { extent: rows, dim, .. } = to;
-    if to.dtype != Dtype::I8 {
+    if !is_taken(to.dtype) {
         return Err(Error::Dtype.into());
     }
     // All tokens of a head share one row.
@@ -188,6 +198,10 @@ unsafe fn read<'a>(
     let smoothing = Layout { dtype: Dtype::F32, extent: rows, dim, stride, stride_dim: 0 };
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { dst.quant.read_unaligned() };
+    DST.check_zeros(!quant.zero.is_null(), to.dtype.takes_zeros())?;
+    if to.dtype == Dtype::U8 && quant.zero.is_null() {
+        return Err(Refusal::about(Error::Null, DST.quant_zero, UNSIGNED));
+    }
     let Places { stride, group, len } = describe::places(&DST, &quant, &to)?;
     if quant.scale.is_null() && len > 0 {
         return Err(Error::Null.into());

@@ -37,9 +37,20 @@ pub enum fa_dtype {
     /// In 18 bytes, as Q4_0; an element is d times the nth of -127, -104, -83, -65, -49, -35, -22,
     /// -10, 1, 13, 25, 38, 53, 69, 89, 113.
     FA_DTYPE_IQ4_NL = 10,
+    /// Floating-point number of 8 bits: sign, 4 bits of exponent with bias 7, 3 of mantissa; the
+    /// variant of machine learning ("E4M3FN"), without infinities, whose largest number is 448. All
+    /// bits but the sign are 1 in a NaN. It may have scales (fa_quant).
+    FA_DTYPE_F8_E4M3 = 11,
+    /// Floating-point number of 8 bits: sign, 5 bits of exponent with bias 15, 2 of mantissa, with
+    /// infinities and NaN as in IEEE 754: the upper half of a binary16. The largest number is
+    /// 57344. It may have scales (fa_quant).
+    FA_DTYPE_F8_E5M2 = 12,
+    /// Unsigned 8-bit integer, standing for what fa_quant says, or for itself.
+    FA_DTYPE_U8 = 13,
 }
 
-/// How 8-bit integers become numbers: x = (stored - zero) * scale.
+/// How elements of 8 bits become numbers: x = (stored - zero) * scale. Integers may have zeros,
+/// floating-point numbers have none (zero is NULL, else FA_ERR_DTYPE).
 ///
 /// Scale and zero of element d of token t of head h of batch entry (or page) b are at
 /// b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
@@ -50,14 +61,15 @@ pub enum fa_dtype {
 /// fa_quantize_i8, fa_quantize and, those of single tokens, fa_cache_append find and write scales
 /// and zeros; every other function reads them.
 ///
-/// What is fast: scales and zeros that leave the sums over elements and keys, so that integers are
-/// multiplied as integers (see FA_PRECISE): those of K a head, a token or a channel, and those of V
-/// a head or a channel (or group of channels) that all tokens share. With V's a token f32 computes:
-/// of few query rows (decode) from the bytes as they are read, about twice as fast as from f32 in
-/// memory. All else becomes f32 a block at a time, at the speed of f32 within a tenth: scales that
-/// change from token to token and within a row, and V's a token with many query rows. (Half to
-/// three quarters of that speed: a token and groups of 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2,
-/// 4 or 8 with a stride[3] other than 1.)
+/// What is fast, of integers, signed or unsigned: scales and zeros that leave the sums over
+/// elements and keys, so that integers are multiplied as integers (see FA_PRECISE): those of K a
+/// head, a token or a channel, and those of V a head or a channel (or group of channels) that all
+/// tokens share. With V's a token f32 computes: of few query rows (decode) from the bytes as they
+/// are read, about twice as fast as from f32 in memory. All else becomes f32 a block at a time, at
+/// the speed of f32 within a tenth: scales that change from token to token and within a row, and
+/// V's a token with many query rows. (Half to three quarters of that speed: a token and groups of
+/// 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8 with a stride[3] other than 1.)
+/// Floating-point numbers of 8 bits become f32, whatever shares a scale.
 ///
 /// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
 /// one that is NaN or infinite makes its elements so.
@@ -99,7 +111,8 @@ pub struct fa_tensor {
     /// gathered in scratch memory, a block of keys at a time; results have the same bits. All other
     /// tensors, and all of types in blocks, are contiguous: FA_ERR_STRIDE.
     pub stride_dim: i32,
-    /// For FA_DTYPE_I8: how the integers become numbers, NULL = they are the numbers. Else NULL.
+    /// For FA_DTYPE_I8, _U8, _F8_E4M3 and _F8_E5M2: how the elements become numbers, NULL = they
+    /// are the numbers. Else NULL.
     pub quant: *const fa_quant,
 }
 
@@ -128,6 +141,9 @@ pub(super) fn dtype(what: &'static str, value: i32) -> Result<Dtype, Refusal> {
         (fa_dtype::FA_DTYPE_Q5_0, Dtype::Q5_0),
         (fa_dtype::FA_DTYPE_Q5_1, Dtype::Q5_1),
         (fa_dtype::FA_DTYPE_IQ4_NL, Dtype::Iq4Nl),
+        (fa_dtype::FA_DTYPE_F8_E4M3, Dtype::F8E4M3),
+        (fa_dtype::FA_DTYPE_F8_E5M2, Dtype::F8E5M2),
+        (fa_dtype::FA_DTYPE_U8, Dtype::U8),
     ];
     let found = known.into_iter().find(|&(dtype, _)| dtype as i32 == value);
     found

@@ -56,6 +56,9 @@ impl Run {
     }
 }
 
+/// Rows that are converted at a time, while others are prefetched.
+const ROWS_OF_PART: usize = 4;
+
 /// K or V of a block.
 struct KvBlock<'a> {
     work: &'a SplitWork<'a>,
@@ -346,7 +349,9 @@ impl<'a> KvBlock<'a> {
             // `staged_stride` bytes each, and for their minima (caller).
             unsafe {
                 if self.staging == Staging::Converted {
-                    convert::convert(s, source, n, self.dim, to(key));
+                    self.in_parts(s, key, n, &mut |i, n| {
+                        convert::convert(s, source.skip(i), n, self.dim, to(key + i));
+                    });
                 } else {
                     let rows = Rows { base: to(key), stride: self.staged_stride };
                     let minima = self.minima.map(|minima| (minima, key - self.start));
@@ -358,10 +363,25 @@ impl<'a> KvBlock<'a> {
         }
     }
 
-    /// Rows to prefetch while those from `key` on are unpacked, counted from that one: those of
-    /// runs that come next, without pages.
+    /// Calls `f` for a few of `n` rows at a time: how many came before, and how many they are.
+    /// Between these, rows are prefetched that come next, as nothing reads them meanwhile.
+    fn in_parts<S: Isa>(&self, s: S, key: usize, n: usize, f: &mut dyn FnMut(usize, usize)) {
+        let ahead = self.rows_ahead(key);
+        let here = self.chunks(key..key + 1).next().map(|chunk| self.rows(&chunk));
+        let stream = here.map(|rows| PrefetchStream::rows(rows.skip(ahead.start), self.row_bytes));
+        for first in (0..n).step_by(ROWS_OF_PART) {
+            let here = ROWS_OF_PART.min(n - first);
+            if let Some(stream) = stream {
+                stream.prefetch_lines(s, first, here.min(ahead.len().saturating_sub(first)));
+            }
+            f(first, here);
+        }
+    }
+
+    /// Rows to prefetch while those from `key` on are converted or unpacked, counted from that one:
+    /// those of runs that come next, without pages and where their elements lie side by side.
     fn rows_ahead(&self, key: usize) -> Range<usize> {
-        if self.work.problem().shape().page.is_some() {
+        if self.work.problem().shape().page.is_some() || self.view.layout().is_strided() {
             return 0..0;
         }
         // Two runs, where one is multiplied soon.
@@ -434,11 +454,18 @@ impl Body for CopyRows<'_, '_> {
             block.prefetch(s, ahead.next());
             let rows = block.rows(&chunk);
             let first = chunk.keys.start - block.start;
-            if block.view.layout().is_strided() {
+            if block.work.problem().shape().gathers(block.which) {
                 let (source, n, stride) = (block.source(&chunk), chunk.keys.len(), block.staged_stride);
-                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
-                // run, in whole cache lines.
-                unsafe { gather::gather(s, source, n, block.dim, to.wrapping_add(first * stride), stride) };
+                let mut gather = |i: usize, n: usize| {
+                    let to = to.wrapping_add((first + i) * stride);
+                    // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of
+                    // a run, in whole cache lines.
+                    unsafe { gather::gather(s, source.skip(i), n, block.dim, to, stride) };
+                };
+                match block.view.layout().is_strided() {
+                    true => gather(0, n),
+                    false => block.in_parts(s, chunk.keys.start, n, &mut gather),
+                }
                 continue;
             }
             for i in 0..chunk.keys.len() {
@@ -709,7 +736,7 @@ impl<'a> Block<'a> {
         let source = key_rows(work.problem(), v.view, work.sequence(), v.kv_head, self.start + key);
         match (v.staged, v.whole) {
             (Some(_), Some(rows)) => rows.skip(key).base,
-            (Some(to), None) if v.view.layout().is_strided() => {
+            (Some(to), None) if work.problem().shape().gathers(V) => {
                 // SAFETY: I2: the sequence has the key; I5: there is room for a row.
                 unsafe { gather::gather_row(source, v.dim, to) };
                 to

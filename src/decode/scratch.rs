@@ -316,16 +316,23 @@ pub(super) enum Staging {
 /// What is done to rows of K or V (`which`), if they are staged.
 #[inline(always)]
 pub(super) fn staging(scales_in_row: usize, storage: &Storage, which: usize) -> Staging {
-    match storage.dtypes[1 + which].is_nibbles() {
+    let dtype = storage.dtypes[1 + which];
+    match dtype.is_nibbles() {
         true if scales_in_row > 0 => Staging::Unpacked,
         true => Staging::Converted,
+        false if dtype.is_f8() => Staging::Converted,
         false if storage.granularities[1 + which] == ScaleGranularity::Finer => Staging::Converted,
         false => Staging::Copied,
     }
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a
-/// row and from row to row, and what is packed in nibbles.
+/// row and from row to row, unsigned integers, floating-point numbers of 8 bits, and what is packed
+/// in nibbles.
 pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
-    [1, 2].map(|i| storage.granularities[i] != ScaleGranularity::Finer && !storage.dtypes[i].is_nibbles())
+    [0, 1].map(|which| {
+        let dtype = storage.dtypes[1 + which];
+        let is_finer = storage.granularities[1 + which] == ScaleGranularity::Finer;
+        !is_finer && !storage.unsigned[which] && !dtype.is_f8() && !dtype.is_nibbles()
+    })
 }

@@ -17,6 +17,7 @@ pub(crate) struct Names {
     pub(crate) takes_stride_dim: bool,
     pub(crate) quant: &'static str,
     pub(crate) quant_stride: &'static str,
+    pub(crate) quant_zero: &'static str,
     pub(crate) group_tokens: &'static str,
     pub(crate) group_dims: &'static str,
 }
@@ -36,6 +37,7 @@ macro_rules! names {
             takes_stride_dim: false,
             quant: concat!($name, ".quant"),
             quant_stride: concat!($name, ".quant.stride"),
+            quant_zero: concat!($name, ".quant.zero"),
             group_tokens: concat!($name, ".quant.group_tokens"),
             group_dims: concat!($name, ".quant.group_dims"),
         }
@@ -53,6 +55,9 @@ pub(crate) const WEIGHTS: Names = names!("weights");
 
 /// More bytes than a pointer can step over.
 pub(crate) const TOO_LARGE: &str = "more bytes than an address space holds";
+
+/// Why unsigned integers are not quantised without zero points.
+pub(crate) const UNSIGNED: &str = "unsigned integers need zero points, to stand for numbers below 0";
 
 impl Names {
     /// The bytes between elements of a row, where `given` bytes are; 0 if they lie behind one
@@ -81,6 +86,15 @@ impl Names {
             Ok(_) if dim <= 1 => Ok(0),
             Ok(stride) => Ok(stride),
         }
+    }
+
+    /// Refuses zero points that there are, if the type of the tensor has none.
+    pub(crate) fn check_zeros(&self, has_zeros: bool, takes_zeros: bool) -> Result<(), Refusal> {
+        if !has_zeros || takes_zeros {
+            return Ok(());
+        }
+        let but = "set, but floating-point numbers have no zero points";
+        Err(Refusal::about(Error::Dtype, self.quant_zero, but))
     }
 
     /// Refuses the scales of this tensor.

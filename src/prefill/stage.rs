@@ -58,7 +58,8 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     let view = if WHICH == V { problem.v() } else { problem.k() };
     let dim = if WHICH == V { shape.dim_v } else { shape.dim_qk };
     let stride = if WHICH == V { F::staged_v_row(dim) } else { F::staged_k_row(dim) };
-    let gathers = shape.strided_kv[WHICH].then(|| is_staged_as_stored::<F, WHICH>(view.layout().dtype, dim));
+    let gathers =
+        shape.gathers(WHICH).then(|| is_staged_as_stored::<F, WHICH>(shape.storage.dtypes[1 + WHICH], dim));
     let mut left_out = false;
     // SAFETY: rows of the caller's keys, and room for them in the caller's scratch memory.
     let mut stage = |rows: Source, n: usize, first: usize| unsafe {
@@ -128,13 +129,13 @@ fn is_staged_as_stored<F: Gemm, const WHICH: usize>(dtype: Dtype, dim: usize) ->
 /// Bytes of scratch memory for rows that are gathered before they are staged.
 #[inline(always)]
 pub(crate) fn gathered_bytes(shape: &Shape) -> usize {
-    if shape.strided_kv == [false; 2] { 0 } else { bytes_of_gathered(shape) }
+    if shape.gathers(K) || shape.gathers(V) { bytes_of_gathered(shape) } else { 0 }
 }
 
 /// [`gathered_bytes`] where there are some. Kept out of line: few problems have them.
 #[inline(never)]
 fn bytes_of_gathered(shape: &Shape) -> usize {
-    let of = |which: usize, dim| match shape.strided_kv[which] {
+    let of = |which: usize, dim| match shape.gathers(which) {
         true => gather::row_bytes(shape.storage.dtypes[1 + which], dim).saturating_mul(GATHERED),
         false => 0,
     };

@@ -9,8 +9,10 @@ use crate::view::{Layout, ScaleGranularity};
 /// How Q, K and V are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Storage {
-    /// Their types.
+    /// Their types, those of K and V as they are read: U8 is copied as I8.
     pub dtypes: [Dtype; 3],
+    /// Whether K, and V, are U8.
+    pub unsigned: [bool; 2],
     /// What shares a scale, and a zero.
     pub granularities: [ScaleGranularity; 3],
     /// Whether there are zeros.
@@ -20,7 +22,20 @@ pub struct Storage {
 impl Storage {
     /// With one scale a head, or none, and without zeros.
     pub fn plain(dtypes: [Dtype; 3]) -> Storage {
-        Storage { dtypes, granularities: [ScaleGranularity::PerHead; 3], zeros: [false; 3] }
+        let [q, k, v] = dtypes;
+        let unsigned = [k, v].map(|dtype| dtype == Dtype::U8);
+        let as_read = |dtype, is_unsigned| if is_unsigned { Dtype::I8 } else { dtype };
+        Storage {
+            dtypes: [q, as_read(k, unsigned[0]), as_read(v, unsigned[1])],
+            unsigned,
+            granularities: [ScaleGranularity::PerHead; 3],
+            zeros: [false, unsigned[0], unsigned[1]],
+        }
+    }
+
+    /// The type that K, or V (`which`), is stored as.
+    pub fn stored(&self, which: usize) -> Dtype {
+        if self.unsigned[which] { Dtype::U8 } else { self.dtypes[1 + which] }
     }
 }
 
@@ -71,6 +86,12 @@ impl Shape {
     /// rows.
     pub fn heads_of_group(&self) -> usize {
         if self.can_group { self.queries[1] / self.heads_kv } else { 1 }
+    }
+
+    /// Whether rows of K, or of V (`which`), are gathered before anything else is done with them.
+    #[inline(always)]
+    pub fn gathers(&self, which: usize) -> bool {
+        self.strided_kv[which] || self.storage.unsigned[which]
     }
 
     /// Bytes of a row of K, and of V.

@@ -1,11 +1,11 @@
 //! Numbers of one floating-point type as those of another, or in blocks that carry their scales, or
-//! as 8-bit integers whose scales are given.
+//! as 8-bit elements whose scales are given.
 
 use std::slice;
 
-use crate::dtype::{Dtype, Stored, bf16::Bf16, encode, f16::F16, f32::F32, store};
+use crate::dtype::{Dtype, Stored, bf16::Bf16, encode, f8, f16::F16, f32::F32, store};
 use crate::error::Error;
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::{Layout, Quant, View, ViewMut, overlap};
 
 /// Elements of a block of every type that has blocks.
@@ -16,7 +16,7 @@ const BLOCK: usize = 32;
 pub struct Round<'a> {
     src: View<'a>,
     dst: ViewMut<'a>,
-    /// Scales and zeros of 8-bit integers, and the row of their tensor that `dst` begins with.
+    /// Scales and zeros of 8-bit elements, and the row of their tensor that `dst` begins with.
     quant: Option<(Quant<'a>, [usize; 3])>,
 }
 
@@ -24,13 +24,13 @@ impl<'a> Round<'a> {
     /// Checks the tensors. `dst` is of a floating-point type or in blocks.
     pub fn new(src: View<'a>, dst: ViewMut<'a>) -> Result<Round<'a>, Error> {
         let to = dst.layout().dtype;
-        if !to.is_float() && !to.has_blocks() {
+        if !to.is_float() && !to.is_f8() && !to.has_blocks() {
             return Err(Error::Dtype);
         }
         Round { src, dst, quant: None }.checked()
     }
 
-    /// Of 8-bit integers, which become numbers by `quant`; row 0 of `dst` is row `first` of the
+    /// Of 8-bit elements, which become numbers by `quant`; row 0 of `dst` is row `first` of the
     /// tensor that it belongs to.
     pub(crate) fn by_scales(
         src: View<'a>,
@@ -38,7 +38,8 @@ impl<'a> Round<'a> {
         quant: Quant<'a>,
         first: [usize; 3],
     ) -> Result<Round<'a>, Error> {
-        if dst.layout().dtype != Dtype::I8 {
+        let dtype = dst.layout().dtype;
+        if !dtype.takes_scales() || (quant.zero.is_some() && !dtype.takes_zeros()) {
             return Err(Error::Dtype);
         }
         Round { src, dst, quant: Some((quant, first)) }.checked()
@@ -78,9 +79,22 @@ impl<'a> Round<'a> {
                     unsafe {
                         match &self.quant {
                             Some((quant, [b0, h0, t0])) => {
-                                integers::<T>(from, dim, quant, quant.at([b0 + b, h0 + h, t0 + t]), to);
+                                scaled::<T>(
+                                    from,
+                                    dim,
+                                    (quant, quant.at([b0 + b, h0 + h, t0 + t])),
+                                    dtype,
+                                    to,
+                                );
                             }
                             None if dtype.has_blocks() => blocks::<S, T>(s, from, dim, dtype, to),
+                            None if dtype.is_f8() => {
+                                for d in (0..dim).step_by(S::LANES) {
+                                    let mut values = [0.0; MAX_LANES];
+                                    s.store(values.as_mut_ptr(), T::load_rest(s, from, d, dim));
+                                    write_f8(dtype, &values, S::LANES.min(dim - d), to.wrapping_add(d));
+                                }
+                            }
                             None => {
                                 for d in (0..dim).step_by(S::LANES) {
                                     let x = T::load_rest(s, from, d, dim);
@@ -114,7 +128,10 @@ impl Body for &Round<'_> {
                 | Dtype::Q4_1
                 | Dtype::Q5_0
                 | Dtype::Q5_1
-                | Dtype::Iq4Nl => self.rows::<S, F32>(s),
+                | Dtype::Iq4Nl
+                | Dtype::F8E4M3
+                | Dtype::F8E5M2
+                | Dtype::U8 => self.rows::<S, F32>(s),
             }
         }
     }
@@ -141,20 +158,50 @@ unsafe fn blocks<S: Isa, T: Stored>(s: S, row: *const u8, dim: usize, dtype: Dty
     }
 }
 
-/// Writes a row of 8-bit integers, whose first scale is at `at`. One copy serves all instruction
-/// sets.
+/// Writes the first `n` numbers of 8 bits. Kept out of line, like [`f8::round`].
+///
+/// # Safety
+/// There is room for `n` bytes, at most as many as there are values, at `to`.
+#[inline(never)]
+unsafe fn write_f8(dtype: Dtype, values: &[f32; MAX_LANES], n: usize, to: *mut u8) {
+    for (i, byte) in f8::round(dtype, values).into_iter().enumerate().take(n) {
+        // SAFETY: I2: one of `n` bytes (caller).
+        unsafe { to.wrapping_add(i).write(byte) };
+    }
+}
+
+/// Writes a row of 8-bit elements, whose first scale is at a place of `quant`. One copy serves all
+/// instruction sets.
 ///
 /// # Safety
 /// The row has `dim` readable elements, and there is room for as many bytes at `to`.
 #[inline(never)]
-unsafe fn integers<T: Stored>(row: *const u8, dim: usize, quant: &Quant, at: usize, to: *mut u8) {
-    for d in 0..dim {
-        let [scale, zero] = quant.of(at, d);
-        // SAFETY: I2: element `d` of the rows.
-        unsafe {
-            // `as` saturates, and makes 0 of NaN.
-            let x = (T::element(row, d) / scale + zero).round_ties_even() as i8;
-            to.wrapping_add(d).write(x.cast_unsigned());
+unsafe fn scaled<T: Stored>(
+    row: *const u8,
+    dim: usize,
+    (quant, at): (&Quant, usize),
+    dtype: Dtype,
+    to: *mut u8,
+) {
+    for first in (0..dim).step_by(MAX_LANES) {
+        let n = MAX_LANES.min(dim - first);
+        let mut values = [0.0; MAX_LANES];
+        for (i, value) in values.iter_mut().enumerate().take(n) {
+            let [scale, zero] = quant.of(at, first + i);
+            // SAFETY: I2: an element of the row (caller).
+            let x = unsafe { T::element(row, first + i) } / scale;
+            // Without zeros a 0 keeps its sign.
+            *value = if dtype.takes_zeros() { (x + zero).round_ties_even() } else { x };
+        }
+        // `as` saturates, and makes 0 of NaN.
+        let bytes = match dtype {
+            Dtype::I8 => values.map(|x| (x as i8).cast_unsigned()),
+            Dtype::U8 => values.map(|x| x as u8),
+            _ => f8::round(dtype, &values),
+        };
+        for (i, byte) in bytes.into_iter().enumerate().take(n) {
+            // SAFETY: I2: element `first + i` of the row that is written (caller).
+            unsafe { to.wrapping_add(first + i).write(byte) };
         }
     }
 }

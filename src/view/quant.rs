@@ -1,8 +1,9 @@
 //! How stored integers become numbers: scales and zero points of any granularity.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use super::{Array, ArrayMut, Layout, is_nested};
+use crate::dtype::Dtype;
 use crate::error::Error;
 
 /// x = (stored - zero) · scale. Scale and zero of element d of row (b, h, t) are at
@@ -98,11 +99,54 @@ impl<'a> Quant<'a> {
         batch * self.stride[0] + head * self.stride[1] + group
     }
 
-    /// Scale and zero of element `d` of the row whose first values are at `at`.
+    /// Scale and zero of element `d` of the row whose first values are at `at`, as they are given.
     #[inline(always)]
     pub(crate) fn of(&self, at: usize, d: usize) -> [f32; 2] {
         let at = at + group(d, self.group[1], self.stride[3]);
         [self.scale.map_or(1.0, |scale| scale.get(at)), self.zero.map_or(0.0, |zero| zero.get(at))]
+    }
+}
+
+/// How the stored integers of a view become numbers, read as signed ones: unsigned integers are 128
+/// less then, and so are their zeros.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dequant<'a> {
+    given: Quant<'a>,
+    /// What is subtracted from zeros.
+    pub(crate) less: f32,
+}
+
+impl<'a> Dequant<'a> {
+    /// Of elements of a type that takes scales.
+    pub(crate) fn new(given: Quant<'a>, dtype: Dtype) -> Dequant<'a> {
+        Dequant { given, less: if dtype == Dtype::U8 { 128.0 } else { 0.0 } }
+    }
+
+    /// Of a tensor without scales; `None` if the elements are the numbers themselves.
+    pub(crate) fn of_plain(dtype: Dtype) -> Option<Dequant<'a>> {
+        let one = Quant { scale: None, zero: None, stride: [0; 4], group: [1; 2] };
+        (dtype == Dtype::U8).then(|| Dequant::new(one, dtype))
+    }
+
+    /// Whether anything is subtracted from elements.
+    pub(crate) fn has_zeros(&self) -> bool {
+        self.zero.is_some() || self.less != 0.0
+    }
+
+    /// Scale and zero of element `d` of the row whose first values are at `at`.
+    #[inline(always)]
+    pub(crate) fn of(&self, at: usize, d: usize) -> [f32; 2] {
+        let [scale, zero] = self.given.of(at, d);
+        [scale, zero - self.less]
+    }
+}
+
+impl<'a> Deref for Dequant<'a> {
+    type Target = Quant<'a>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Quant<'a> {
+        &self.given
     }
 }
 

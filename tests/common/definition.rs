@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
-use flash_attention::capi::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, fa_attention};
+use flash_attention::capi::attention::{
+    FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
+};
 use flash_attention::capi::tensor::{fa_dtype, fa_quant, fa_tensor};
 use half::{bf16, f16};
 
@@ -23,6 +25,10 @@ pub const Q4_1: i32 = fa_dtype::FA_DTYPE_Q4_1 as i32;
 pub const Q5_0: i32 = fa_dtype::FA_DTYPE_Q5_0 as i32;
 pub const Q5_1: i32 = fa_dtype::FA_DTYPE_Q5_1 as i32;
 pub const IQ4_NL: i32 = fa_dtype::FA_DTYPE_IQ4_NL as i32;
+
+pub const F8_E4M3: i32 = fa_dtype::FA_DTYPE_F8_E4M3 as i32;
+pub const F8_E5M2: i32 = fa_dtype::FA_DTYPE_F8_E5M2 as i32;
+pub const U8: i32 = fa_dtype::FA_DTYPE_U8 as i32;
 
 /// Types whose blocks carry their own scales.
 pub const BLOCKS: [i32; 6] = [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL];
@@ -214,13 +220,18 @@ impl Definition<'_> {
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row, or that are multiplied by scales of K's channels.
         let is_vnni = words.starts_with("avx512vnni");
-        let is_i8 = (is_vnni || words.starts_with("avxvnni")) && a.k.dtype == I8 && a.flags & FA_FAST != 0;
+        let is_i8 =
+            (is_vnni || words.starts_with("avxvnni")) && is_integer(a.k.dtype) && a.flags & FA_FAST != 0;
         // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not
         // too long. Few rows have them on blocks of ggml, too.
         let is_i16 = !is_i8
             && match (a.k.dtype, a.v.dtype) {
-                (I8, I8) => isa != "scalar",
-                (k, v) if BLOCKS.contains(&k) && BLOCKS.contains(&v) => is_vnni || words.contains(" i16, "),
+                (k, v) if is_integer(k) && is_integer(v) => isa != "scalar",
+                (k, v) if BLOCKS.contains(&k) && BLOCKS.contains(&v) => {
+                    // Sequences of a ragged batch may have few rows where the longest has many.
+                    let may_be_few = isa == "avx2" && !a.cu_len_q.is_null() && a.flags & FA_PRECISE == 0;
+                    is_vnni || may_be_few || words.contains(" i16, ")
+                }
                 _ => false,
             };
         let rounded = match (is_i8, is_i16) {
@@ -409,7 +420,8 @@ pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
             F16 => block.cast::<f16>().read_unaligned().to_f64(),
             BF16 => block.cast::<bf16>().read_unaligned().to_f64(),
             I8 => f64::from(block.cast::<i8>().read()),
-            BOOL8 => f64::from(block.read()),
+            BOOL8 | U8 => f64::from(block.read()),
+            F8_E4M3 | F8_E5M2 => float8(dtype, block.read()),
             Q8_0 => {
                 let scale = block.cast::<f16>().read_unaligned().to_f64();
                 scale * f64::from(block.add(2 + (d % 32) as usize).cast::<i8>().read())
@@ -417,6 +429,32 @@ pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
             _ => nibble(dtype, block, (d % 32) as usize),
         }
     }
+}
+
+/// Whether elements are 8-bit integers.
+pub fn is_integer(dtype: i32) -> bool {
+    [I8, U8].contains(&dtype)
+}
+
+/// A floating-point number of 8 bits.
+fn float8(dtype: i32, bits: u8) -> f64 {
+    // Bits of the mantissa, bias of the exponent, and the first magnitude that is no number.
+    let [mantissa, bias, end] = if dtype == F8_E4M3 { [3, 7, 0x7f] } else { [2, 15, 0x7c] };
+    let magnitude = i32::from(bits & 0x7f);
+    let sign = if bits < 0x80 { 1.0 } else { -1.0 };
+    let (exponent, rest) = (magnitude >> mantissa, magnitude & ((1 << mantissa) - 1));
+    let number = match exponent {
+        _ if magnitude >= end => {
+            if magnitude == 0x7c {
+                f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
+        0 => f64::from(rest) * 2f64.powi(1 - bias - mantissa),
+        _ => f64::from(rest + (1 << mantissa)) * 2f64.powi(exponent - bias - mantissa),
+    };
+    sign * number
 }
 
 /// Element `i` of a block of 4 or 5 bits.

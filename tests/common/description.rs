@@ -28,8 +28,8 @@ use half::{bf16, f16};
 
 use super::common::{Random, is_tested, same_bits};
 use super::definition::{
-    BF16, BLOCKS, BOOL8, Definition, F16, F32, I8, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, at, block,
-    element_at, scale_at,
+    BF16, BLOCKS, BOOL8, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
+    U8, at, block, element_at, scale_at,
 };
 
 /// A description and the memory that it points to.
@@ -281,11 +281,14 @@ impl Case {
         let mut largest = 1.0f64;
         let packed = [!a.cu_len_q.is_null(), !a.cu_len_kv.is_null(), !a.cu_len_kv.is_null()];
         // Many problems are f32 throughout, and many have the types that integers compute.
-        let types = match c.number(10) {
+        let types = match c.number(11) {
             0..4 => vec![F32],
-            4..6 => vec![F32, F16, BF16, I8, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL],
+            4..6 => {
+                vec![F32, F16, BF16, I8, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, F8_E4M3, F8_E5M2, U8]
+            }
             // Few rows of these are multiplied as integers.
             6 => BLOCKS.to_vec(),
+            7 => vec![I8, U8, U8, F8_E4M3, F8_E5M2],
             _ => vec![I8],
         };
         let mut input = |c: &mut Chooser, which: usize, extent: [i64; 3], dim: i64, broadcast: bool| {
@@ -312,7 +315,7 @@ impl Case {
             let stride_dim = apart as i32;
             let mut tensor =
                 fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, stride_dim, ..fa_tensor::NONE };
-            let is_scaled = dtype == I8 && c.chance(80);
+            let is_scaled = [I8, U8, F8_E4M3, F8_E5M2].contains(&dtype) && c.chance(80);
             if is_blocks {
                 // Blocks begin where rows do.
                 for_rows(&tensor, extent, |at| {
@@ -328,8 +331,11 @@ impl Case {
                 }
             }
             if is_scaled {
-                let (quant, list, most) = scales(c, extent, dim, packed[which]);
-                largest = largest.max(f64::from(most) * 137.0);
+                let (mut quant, list, most) = scales(c, extent, dim, packed[which]);
+                largest = largest.max(f64::from(most) * if dtype == U8 { 264.0 } else { 137.0 });
+                if [F8_E4M3, F8_E5M2].contains(&dtype) {
+                    quant.zero = ptr::null();
+                }
                 lists.extend(list);
                 quants.push(Box::new(quant));
                 tensor.quant = &**quants.last().unwrap();
@@ -362,7 +368,7 @@ impl Case {
         let mut mask = Vec::new();
         if c.chance(50) && a.len_q * a.len_kv > 0 {
             a.mask.dtype = if c.chance(50) { BOOL8 } else { c.of(&types) };
-            if a.mask.dtype == I8 || BLOCKS.contains(&a.mask.dtype) {
+            if ![F32, F16, BF16, BOOL8].contains(&a.mask.dtype) {
                 a.mask.dtype = F32;
             }
             let element = block(a.mask.dtype)[1];
@@ -907,6 +913,21 @@ fn fill(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) -> f64 
         I8 => {
             let most = if is_scaled { 127 } else { 3 };
             to[0] = random.from(-most - 1, most + 1) as i8 as u8;
+            if is_scaled { 0.0 } else { 4.0 }
+        }
+        U8 => {
+            to[0] = random.from(0, if is_scaled { 256 } else { 7 }) as u8;
+            if is_scaled { 0.0 } else { 6.0 }
+        }
+        // Up to 128, as integers with scales; others up to 4.
+        F8_E4M3 => {
+            to[0] =
+                random.from(0, if is_scaled { 0x71 } else { 0x49 }) as u8 | (random.from(0, 2) * 0x80) as u8;
+            if is_scaled { 0.0 } else { 4.0 }
+        }
+        F8_E5M2 => {
+            to[0] =
+                random.from(0, if is_scaled { 0x59 } else { 0x45 }) as u8 | (random.from(0, 2) * 0x80) as u8;
             if is_scaled { 0.0 } else { 4.0 }
         }
         _ => {

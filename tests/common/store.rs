@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub, reason = "a module of its own where this is included")]
 
+#[path = "f8.rs"]
+pub mod f8;
+
 use flash_attention::dtype::Dtype;
 use half::{bf16, f16};
 
@@ -18,6 +21,12 @@ pub fn encode(dtype: Dtype, values: &[f32], dim: usize) -> (Vec<u8>, f32) {
         Dtype::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_ne_bytes()).collect(),
         Dtype::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_ne_bytes()).collect(),
         Dtype::I8 => return (integers(values, step(values)), step(values)),
+        // Without zeros: those of numbers below 0 are lost.
+        Dtype::U8 => {
+            let step = step(values) / 255.0 * 127.0;
+            return (values.iter().map(|x| (x / step).round() as u8).collect(), step);
+        }
+        Dtype::F8E4M3 | Dtype::F8E5M2 => values.iter().map(|&x| f8::nearest(dtype, x)).collect(),
         Dtype::Q8_0 => values
             .chunks(32)
             .flat_map(|block| {

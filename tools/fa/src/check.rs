@@ -28,7 +28,11 @@ pub const KNOWN: &[Known] = &[
     known("--len-q", "N", "query rows alone"),
     known("--len-kv", "N", "keys alone"),
     known("--dim", "QK/V", "elements of a row of Q and K, and of V (64)"),
-    known("--dtype", "TYPE", "of Q, K and V: f32, f16, bf16, i8, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl (f32)"),
+    known(
+        "--dtype",
+        "TYPE",
+        "of Q, K and V: f32, f16, bf16, i8, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, f8_e4m3, f8_e5m2, u8 (f32)",
+    ),
     known("--kv", "TYPE", "of K and V alone"),
     known("--out", "TYPE", "of the output: f32, f16, bf16 (f32)"),
     known("--scales", "OF", "a scale of i8 for each tensor, head, token or channel (tensor)"),
@@ -95,6 +99,9 @@ fn shape(given: &Given) -> Result<Shape, String> {
             ("q5_0", fa_dtype::FA_DTYPE_Q5_0),
             ("q5_1", fa_dtype::FA_DTYPE_Q5_1),
             ("iq4_nl", fa_dtype::FA_DTYPE_IQ4_NL),
+            ("f8_e4m3", fa_dtype::FA_DTYPE_F8_E4M3),
+            ("f8_e5m2", fa_dtype::FA_DTYPE_F8_E5M2),
+            ("u8", fa_dtype::FA_DTYPE_U8),
         ],
     ]
     .concat();

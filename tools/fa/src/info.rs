@@ -26,7 +26,7 @@ pub const KNOWN: &[Known] = &[
 ];
 
 /// Storage types that a family may take as K and V.
-const TYPES: [(Dtype, &str); 10] = [
+const TYPES: [(Dtype, &str); 13] = [
     (Dtype::F32, "f32"),
     (Dtype::F16, "f16"),
     (Dtype::Bf16, "bf16"),
@@ -37,6 +37,9 @@ const TYPES: [(Dtype, &str); 10] = [
     (Dtype::Q5_0, "q5_0"),
     (Dtype::Q5_1, "q5_1"),
     (Dtype::Iq4Nl, "iq4_nl"),
+    (Dtype::F8E4M3, "f8_e4m3"),
+    (Dtype::F8E5M2, "f8_e5m2"),
+    (Dtype::U8, "u8"),
 ];
 
 pub fn run(given: &Given) -> Result<Reply, String> {

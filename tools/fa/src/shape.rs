@@ -131,7 +131,7 @@ impl Shape {
                 data: address(n).cast_mut(),
                 stride: [row.saturating_mul(heads).saturating_mul(tokens), head, token],
                 dtype: dtype as i32,
-                quant: if dtype == fa_dtype::FA_DTYPE_I8 { &raw const quants[n] } else { std::ptr::null() },
+                quant: if may_have_scales(dtype) { &raw const quants[n] } else { std::ptr::null() },
                 ..fa_tensor::NONE
             }
         };
@@ -202,4 +202,15 @@ impl Shape {
 /// Where a tensor would be: nobody looks there, and no two of less than 16 TiB touch each other.
 fn address(n: usize) -> *const c_void {
     std::ptr::without_provenance((n + 1) << 44)
+}
+
+/// Whether a type takes scales.
+fn may_have_scales(dtype: fa_dtype) -> bool {
+    matches!(
+        dtype,
+        fa_dtype::FA_DTYPE_I8
+            | fa_dtype::FA_DTYPE_U8
+            | fa_dtype::FA_DTYPE_F8_E4M3
+            | fa_dtype::FA_DTYPE_F8_E5M2
+    )
 }

@@ -23,7 +23,10 @@ fn info_knows_the_machine() {
     // Whatever the machine, plain code runs on it and takes every type; and all shapes get a plan.
     let plain = found["kernels"].as_array().and_then(|kernels| kernels.last()).expect("kernels");
     assert_eq!((&plain["isa"], &plain["prefill"]), (&json!("scalar"), &json!("f32")));
-    let all = ["f32", "f16", "bf16", "i8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"];
+    let all = [
+        "f32", "f16", "bf16", "i8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "f8_e4m3", "f8_e5m2",
+        "u8",
+    ];
     assert_eq!(plain["kv_types"], json!(all));
     assert_eq!(plain["allowed"], true);
     assert_eq!(found["plans"].as_array().map(Vec::len), Some(info::shapes().len()));
@@ -76,6 +79,7 @@ fn check_takes_every_option() {
     assert_eq!((reply.code, &data(&reply)["status"]), (1, &json!("FA_ERR_RESERVED")));
     for scales in ["tensor", "head", "token", "channel"] {
         assert_eq!(fa(&format!("check --dtype i8 --scales {scales}")).code, 0);
+        assert_eq!(fa(&format!("check --dtype f8_e4m3 --kv u8 --scales {scales}")).code, 0);
     }
 }
 
