@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # README begin
 import numpy as np
-import flash_attention as fa
+
+import cpu_attention as fa
 
 
 def model_attention(q, k, v, scale, causal):
@@ -21,6 +22,8 @@ def model_attention(q, k, v, scale, causal):
     # Views: nothing is copied, the library gets the strides.
     q, k, v = (x.transpose(1, 0, 2) for x in (q, k, v))
     return fa.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+
 # README end
 
 
