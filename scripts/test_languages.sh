@@ -48,7 +48,7 @@ run_python() {
     # tests on the wheel.
     fa_venv "$build/venv-onnx" tests/python/onnx/requirements.txt
     local python=$build/venv-onnx/bin/python
-    test_case python.real_model "$python" bindings/python/example/real_model.py "$shared" "$data"
+    test_case python.real_model env PYTHONPATH=bindings/python "$python" bindings/python/example/real_model.py "$data" "$shared"
     test_case python.arrays "$python" bindings/python/tests/run.py --library "$shared" "$data"
 }
 

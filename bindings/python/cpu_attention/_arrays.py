@@ -125,6 +125,8 @@ _addressof = ctypes.addressof
 def view(name: str, x: Any, written: bool = False) -> View:
     """Looks at an array. TypeError: of no type that the library has; ValueError: it cannot be looked at or written."""
     if isinstance(x, np.ndarray):
+        if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be lost")
         dtype = x.dtype
         code = _known.get(dtype)
         if code is None:
@@ -135,7 +137,7 @@ def view(name: str, x: Any, written: bool = False) -> View:
         if written and not x.flags.writeable:
             raise ValueError(f"{name} cannot be written")
         return x.__array_interface__["data"][0], x.shape, x.strides, code, SIZES[code], x
-    if type(x).__module__.startswith("torch") and hasattr(x, "data_ptr"):
+    if is_torch(x):
         return _view_torch(name, x, written)
     if hasattr(x, "__dlpack__"):
         return _view_dlpack(name, x, written)
@@ -152,6 +154,12 @@ def _meet(name: str, dtype: Any, words: str) -> int:
         raise TypeError(f"{name} is {words}, none of {', '.join(CODES)}")
     _known[dtype] = CODES[words]
     return CODES[words]
+
+
+def is_torch(x: Any) -> bool:
+    """Whether it is a tensor of PyTorch, which is not imported for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, getattr(torch, "Tensor", ()))
 
 
 def _view_torch(name: str, x: Any, written: bool) -> View:

@@ -23,6 +23,7 @@ from ._arrays import (
     address,
     as_numpy,
     integers,
+    is_torch,
     numpy_type,
     put,
     view,
@@ -385,7 +386,7 @@ def set_lse(a: Description, lse: Any, wanted: tuple[int, ...], kept: Kept) -> No
 
 def new_output(q: Any, shape: tuple[int, ...], code: int) -> Any:
     """An array of torch's if q is that, else of numpy's."""
-    if type(q).__module__.startswith("torch"):
+    if is_torch(q):
         if code in (F32, F16, BF16):
             return q.new_empty(shape)
         import torch  # type: ignore[import-not-found, unused-ignore]

@@ -347,7 +347,7 @@ class General(unittest.TestCase):
         for out in fixed, np.empty((1, 2, 5, 15), np.float32), np.empty((1, 2, 5, 32), np.float32)[..., ::2]:
             with self.assertRaises(ValueError):
                 fa.attention(q, k, v, out=out)
-        for bad in v.astype(np.float64), v.astype(">f4"), v.tolist(), None:
+        for bad in v.astype(np.float64), v.astype(">f4"), v.tolist(), None, np.ma.masked_array(v, v > 0):
             with self.assertRaises(TypeError):
                 fa.attention(q, k, bad)
         with self.assertRaisesRegex(fa.Error, "."):
