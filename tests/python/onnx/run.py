@@ -72,7 +72,7 @@ def attention(
     lse = np.empty((batch, heads, len_q), np.float32)
     fa.attention(
         *(fa.usable(x) for x in (Q, K[:, :, :len_kv], V[:, :, :len_kv])),
-        scale=scale,
+        scale=scale or None,
         softcap=softcap,
         q_pos=q_pos,
         window_left=left_window_size,
