@@ -3,6 +3,7 @@
 
     check_symbols.py LIB.so HEADER
     check_symbols.py --static LIB.a HEADER
+    check_symbols.py --stripped LIB.so HEADER     what can be seen without names: that of a wheel
 
 An outlined SIMD intrinsic (a symbol from core_arch) or a call to memcpy in a hot loop gives right
 results slowly, so no other test notices it.
@@ -118,6 +119,11 @@ def check_shared(lib, header):
     yield from hot_loops(lib)
 
 
+def check_stripped(lib, header):
+    yield from exports(lib, header)
+    yield from dynamic_section(lib)
+
+
 def check_static(lib, header):
     # The other members belong to dependencies and to the standard library.
     own, defined, names = False, set(), []
@@ -138,11 +144,13 @@ def check_static(lib, header):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--static", action="store_true", help="LIB is an archive")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--static", action="store_true", help="LIB is an archive")
+    kind.add_argument("--stripped", action="store_true", help="LIB has no names but those it exports")
     parser.add_argument("lib", metavar="LIB")
     parser.add_argument("header", metavar="HEADER")
     arguments = parser.parse_args()
-    check = check_static if arguments.static else check_shared
+    check = check_static if arguments.static else check_stripped if arguments.stripped else check_shared
     failures = list(check(arguments.lib, arguments.header))
     if not declared(arguments.header):
         failures.append("The header declares no function.")

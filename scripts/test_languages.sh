@@ -44,11 +44,12 @@ run_rust() {
 }
 
 run_python() {
-    # The packages are those of the tests of ONNX's operator, which is compared with.
+    # The packages are those of the tests of ONNX's operator, which is compared with. scripts/test_python.sh runs the same
+    # tests on the wheel.
     fa_venv "$build/venv-onnx" tests/python/onnx/requirements.txt
     local python=$build/venv-onnx/bin/python
-    test_case python.real_model "$python" bindings/python/example/real_model.py "$shared" "$data"
-    test_case python.arrays "$python" bindings/python/test_flash_attention.py "$shared" "$data"
+    test_case python.real_model env PYTHONPATH=bindings/python "$python" bindings/python/example/real_model.py "$data" "$shared"
+    test_case python.arrays "$python" bindings/python/tests/run.py --library "$shared" "$data"
 }
 
 # needs PROGRAM NUMBER: a program that finds the other library by accident would prove nothing.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attention of a real model on real text, from numpy, against the exact outputs that come with the data.
 
-    real_model.py LIBRARY.so DIRECTORY
+    real_model.py DIRECTORY [LIBRARY.so]
 
 Exit code 1 if an error is larger than it may be.
 """
@@ -9,11 +9,10 @@ Exit code 1 if an error is larger than it may be.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 # README begin
 import numpy as np
-import flash_attention as fa
+
+import cpu_attention as fa
 
 
 def model_attention(q, k, v, scale, causal):
@@ -21,6 +20,8 @@ def model_attention(q, k, v, scale, causal):
     # Views: nothing is copied, the library gets the strides.
     q, k, v = (x.transpose(1, 0, 2) for x in (q, k, v))
     return fa.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+
 # README end
 
 
@@ -44,11 +45,12 @@ def sets(directory):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    fa.load(sys.argv[1])
+    # None: the one in the package.
+    fa.load(sys.argv[2] if len(sys.argv) == 3 else None)
     right = checked = 0
-    for name, scale, causal, q, k, v, exact in sets(Path(sys.argv[2])):
+    for name, scale, causal, q, k, v, exact in sets(Path(sys.argv[1])):
         out = model_attention(q, k, v, scale, causal)
         error = np.abs(out - exact.transpose(1, 0, 2)).max() / np.abs(v).max()
         print(f"{name}{' causal' * causal}: error {error:.1e} of the largest value")

@@ -13,7 +13,7 @@ from onnx.backend.test.case.node import collect_testcases
 from onnx.helper import get_attribute_value
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "bindings" / "python"))
-import flash_attention as fa  # noqa: E402
+import cpu_attention as fa  # noqa: E402
 
 # Relative and absolute, by the type of an output. Those of 16 bits are what the package's own runner allows
 # (onnx/backend/test/runner: 1e-3, but 2^-6 for bfloat16; and 1e-7). There the package rounds every step to 16 bits
@@ -72,7 +72,7 @@ def attention(
     lse = np.empty((batch, heads, len_q), np.float32)
     fa.attention(
         *(fa.usable(x) for x in (Q, K[:, :, :len_kv], V[:, :, :len_kv])),
-        scale=scale,
+        scale=scale or None,
         softcap=softcap,
         q_pos=q_pos,
         window_left=left_window_size,

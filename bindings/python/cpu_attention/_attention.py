@@ -1,0 +1,618 @@
+"""Attention: one call, or a prepared one."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from ._arrays import (
+    BF16,
+    BOOL8,
+    F16,
+    F32,
+    U8,
+    Array,
+    Blocks,
+    Integers,
+    Scales,
+    address,
+    as_numpy,
+    integers,
+    is_torch,
+    numpy_type,
+    put,
+    view,
+)
+from ._library import ERR_WORKSPACE, Description, Error, Tensor, library, new_description
+from ._threads import ExecutorPool, Pool, Threads, pool_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+POS_END = -(2**63)
+NO_LIMIT = -1
+MASK_TIMES_SLOPE, PRECISE, FAST = 1, 2, 4
+SCALE_ZERO = 2.0**-100
+
+
+class Options(TypedDict, total=False):
+    """What attention(), prepare() and check() take by name."""
+
+    out: Array | None
+    lse: Array | None
+    scale: float | None
+    softcap: float
+    causal: bool
+    window_left: int | None
+    window_right: int | None
+    prefix_keys: int
+    q_pos: int | None
+    q_positions: Integers | None
+    kv_lens: Integers | None
+    kv_starts: Integers | None
+    mask: Array | None
+    mask_times_slope: bool
+    alibi_slopes: Array | Sequence[float] | None
+    sinks: Array | Sequence[float] | None
+    block_mask: Array | None
+    block_mask_q: int
+    block_mask_kv: int
+    spans: Integers | Sequence[Sequence[Sequence[int]]] | None
+    span_starts: Integers | None
+    cu_len_q: Integers | None
+    cu_len_kv: Integers | None
+    len_q: int | None
+    len_kv: int | None
+    block_table: Integers | Sequence[Sequence[int]] | None
+    block_table_start: Integers | None
+    q_scales: Scales | None
+    k_scales: Scales | None
+    v_scales: Scales | None
+    weights: Array | None
+    weight_heads: Integers | None
+    weight_rows: Integers | None
+    fast: bool
+    precise: bool
+    block_q: int
+    block_kv: int
+    threads: Threads
+
+
+_Q, _K, _V, _O, _MASK, _WEIGHTS = (getattr(Description, x).offset for x in ("q", "k", "v", "o", "mask", "weights"))
+# batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v
+SIZES_AT, pack_sizes = Description.batch.offset, struct.Struct("@7q").pack_into
+_pack_number = struct.Struct("@q").pack_into
+_TENSORS = {"q": _Q, "k": _K, "v": _V, "out": _O}
+
+
+Kept = list[Any]
+
+
+class _Scratch(threading.local):
+    """Scratch memory of a thread, which stays for its later calls: (the array, its address, its bytes)."""
+
+    memory: tuple[Any, int, int] = (None, 0, 0)
+
+
+_scratch = _Scratch()
+
+
+def _memory(size: int) -> tuple[Any, int, int]:
+    memory = _scratch.memory
+    if memory[2] < size:
+        array = np.empty(size, np.uint8)
+        memory = _scratch.memory = array, address(array), size
+    return memory
+
+
+def free_scratch() -> None:
+    """Frees the scratch memory that this thread's calls have left for later ones."""
+    _scratch.memory = (None, 0, 0)
+
+
+class Prepared:
+    """A call that is ready to run, again and again: see prepare().
+
+    It uses the arrays that it was made of, where they are; so what is written into them between runs counts. That is
+    also true of q_positions, kv_lens, kv_starts and block_table, if they are contiguous and of int32."""
+
+    __slots__ = ("_arrays", "_at", "_bytes", "_description", "_kept", "_lib", "_pool", "_run", "_shapes", "out")
+
+    out: Any
+    _description: Description
+    _at: int
+    _bytes: int
+    _arrays: dict[str, Kept]
+    _kept: Kept
+    _shapes: dict[str, tuple[int, ...]]
+    _lib: ctypes.CDLL
+    _run: Any
+    _pool: Pool | ExecutorPool | None
+
+    def run(self) -> Any:
+        """Computes; returns `out`. Error: what the library refuses, in numbers that have changed."""
+        memory, at, size = _memory(self._bytes)
+        pool = self._pool
+        if pool is None:
+            status = self._run(self._at, at, size, None)
+        else:
+            if type(pool) is ExecutorPool:
+                # Other code of Python's runs meanwhile in this thread, which may call, too.
+                memory = np.empty(self._bytes, np.uint8)
+                at = address(memory)
+                size = self._bytes
+            handle = pool.enter()
+            try:
+                status = self._run(self._at, at, size, handle)
+            finally:
+                pool.leave()
+        if status != 0:
+            self._failed(status)
+        return self.out
+
+    __call__ = run
+
+    def check(self) -> str:
+        """Which kernel computes this and how, on the calling thread alone, in words. Error: what is refused."""
+        why = ctypes.create_string_buffer(512)
+        status = self._lib.fa_attention_check(self._at, why, len(why))
+        if status != 0:
+            raise Error(status, (why.value or self._lib.fa_status_string(status)).decode())
+        return why.value.decode()
+
+    def bind(self, **arrays: Array | Blocks) -> Prepared:
+        """Puts other arrays of the same shapes and types in the place of q, k, v or out; their scales stay. Returns
+        self."""
+        for name, x in arrays.items():
+            if name not in _TENSORS:
+                raise TypeError(f"{name} is none of {', '.join(_TENSORS)}")
+            new, kept = Tensor(), Kept()
+            shape = put(new, 0, name, x, kept, written=name == "out")
+            before = self._shapes[name]
+            if shape != before:
+                raise ValueError(f"{name} has shape {shape} instead of {before}")
+            old = Tensor.from_buffer(self._description, _TENSORS[name])
+            if new.dtype != old.dtype:
+                raise TypeError(f"{name} has another type than before")
+            moved = (*new.stride, new.stride_dim) != (*old.stride, old.stride_dim)
+            new.quant = old.quant
+            old_bytes = bytes(old)
+            ctypes.memmove(ctypes.addressof(old), ctypes.addressof(new), ctypes.sizeof(new))
+            if moved:
+                try:
+                    self._measure()
+                except Error:
+                    ctypes.memmove(ctypes.addressof(old), old_bytes, len(old_bytes))
+                    raise
+            # What comes after it are its scales, which stay.
+            self._arrays[name][0] = kept[0]
+            if name == "out":
+                self.out = x
+        return self
+
+    def _measure(self) -> None:
+        """Asks for the bytes of scratch memory."""
+        pool, size = self._pool, ctypes.c_size_t()
+        width = 1 if pool is None else pool.width
+        status = self._lib.fa_attention_workspace(self._at, width, ctypes.byref(size))
+        if status != 0:
+            self.check()
+            raise Error(status, self._lib.fa_status_string(status).decode())
+        self._bytes = size.value
+
+    def _failed(self, status: int) -> None:
+        if status == ERR_WORKSPACE:
+            # limit_isa() was called, or the like: other kernels need other memory.
+            before = self._bytes
+            self._measure()
+            if self._bytes > before:
+                self.run()
+                return
+        self.check()
+        raise Error(status, self._lib.fa_status_string(status).decode())
+
+
+def number(a: Description, name: str, x: int) -> None:
+    """Sets a field of 64 bits."""
+    try:
+        _pack_number(a, getattr(Description, name).offset, x)
+    except struct.error:
+        raise ValueError(f"{name} is {x!r}, no integer of 64 bits") from None
+
+
+def floats(name: str, x: Any, kept: Kept) -> np.ndarray[Any, Any]:
+    """Numbers of each head: where they are, if they are float32 and contiguous."""
+    numbers = as_numpy(x)
+    if numbers.dtype != np.float32 or not numbers.flags.c_contiguous:
+        numbers = np.ascontiguousarray(numbers, np.float32)
+    kept.append(numbers)
+    return numbers
+
+
+def ragged(name: str, x: Any, shape: tuple[int, ...], kept: Kept) -> tuple[np.ndarray[Any, Any], int]:
+    """cu_len_q or cu_len_kv of tensors of a shape, in memory of our own: what it was checked for stays so. And the
+    length of the longest sequence."""
+    cu = integers(name, x, kept, own=True)
+    if cu.ndim != 1 or len(cu) < 1:
+        raise ValueError(f"{name} has shape {cu.shape}: one number for each sequence, and one")
+    if shape[0] != 1 or cu[-1] > shape[2]:
+        raise ValueError(
+            f"{name} ends at {cu[-1]}, its tensor has {shape[2]} rows, and {shape[0]} batch entries, not 1"
+        )
+    return cu, int(np.diff(cu).max(initial=0))
+
+
+def set_keys(
+    a: Description,
+    k_shape: tuple[int, ...],
+    v_shape: tuple[int, ...],
+    batch: int | None,
+    kept: Kept,
+    cu_len_kv: Any,
+    block_table: Any,
+    block_table_start: Any,
+    len_kv: int | None,
+) -> tuple[int, int]:
+    """The fields of ragged and paged keys. Returns the number of sequences, and of keys of each."""
+    entries, _, tokens, _ = k_shape
+    if v_shape[:3] != k_shape[:3]:
+        raise ValueError(f"shapes do not fit: k {k_shape}, v {v_shape}")
+    if block_table is not None:
+        table = as_numpy(block_table)
+        if not (table.ndim == 2 and table.dtype == np.int32 and table.strides[1] == 4 and table.strides[0] >= 0):
+            table = integers("block_table", table, kept)
+        kept.append(table)
+        a.block_table = address(table)
+        a.num_pages, a.page_size = entries, tokens
+        if block_table_start is not None:
+            start = integers("block_table_start", block_table_start, kept, own=True)
+            if table.ndim != 1 or start.ndim != 1 or len(start) < 1 or start[-1] > len(table):
+                raise ValueError(f"block_table {table.shape} is no list, or shorter than block_table_start says")
+            sequences, most = len(start) - 1, int(np.diff(start).max(initial=0)) * tokens
+            a.block_table_start = address(start)
+        else:
+            if table.ndim != 2:
+                raise ValueError(f"block_table has shape {table.shape}, not one row for each sequence")
+            sequences, most = table.shape[0], table.shape[1] * tokens
+            a.table_stride = table.strides[0] // 4 if sequences > 1 else table.shape[1]
+    elif block_table_start is not None:
+        raise ValueError("block_table_start without block_table")
+    elif cu_len_kv is not None:
+        cu, most = ragged("cu_len_kv", cu_len_kv, k_shape, kept)
+        a.cu_len_kv = address(cu)
+        sequences = len(cu) - 1
+        # Longer is only a wider mask.
+        most = most if len_kv is None else max(most, len_kv)
+    else:
+        sequences, most = entries, tokens
+    if cu_len_kv is not None and block_table is not None:
+        raise ValueError("cu_len_kv and block_table exclude each other")
+    if batch is not None and sequences != batch:
+        raise ValueError(f"keys are of {sequences} sequences instead of {batch}")
+    if len_kv is not None and not 0 <= len_kv <= most:
+        raise ValueError(f"len_kv is {len_kv}, there are {most} keys")
+    return sequences, most if len_kv is None else len_kv
+
+
+def set_lists(a: Description, batch: int, kept: Kept, **lists: Any) -> None:
+    """Numbers of each sequence."""
+    for name, x in lists.items():
+        if x is not None:
+            setattr(a, name, address(integers(name, x, kept, batch)))
+
+
+def set_spans(a: Description, spans: Any, span_starts: Any, batch: int, kept: Kept) -> None:
+    if span_starts is None:
+        if len(spans) != batch:
+            raise ValueError(f"spans are of {len(spans)} sequences instead of {batch}")
+        starts = integers("span_starts", np.cumsum([0, *map(len, spans)]), kept)
+        pairs = [np.asarray(x) for sequence in spans for x in sequence]
+        if any(x.shape != (2,) for x in pairs):
+            raise ValueError("spans are pairs (first key, the one behind the last)")
+        # The last one is nobody's: there must be a list.
+        numbers = integers("spans", np.stack([*pairs, np.zeros(2, np.int32)]), kept)
+    else:
+        starts = integers("span_starts", span_starts, kept, own=True)
+        numbers = integers("spans", spans, kept, own=True)
+        if starts.shape != (batch + 1,) or numbers.ndim != 2 or numbers.shape[1] != 2 or starts[-1] > len(numbers):
+            raise ValueError(f"spans {numbers.shape} are no pairs, or fewer than span_starts {starts.shape} says")
+    a.spans, a.span_starts = address(numbers), address(starts)
+
+
+def spread(name: str, shape: tuple[int, ...], strides: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides with which an array is broadcast to the wanted shape, but for the last axis."""
+    if len(shape) > 4 or not shape:
+        raise ValueError(f"{name} has {len(shape)} axes, not 1 to 4")
+    missing = 4 - len(shape)
+    shape, strides = (*[1] * missing, *shape), (*[0] * missing, *strides)
+    if any(n not in (1, most) for n, most in zip(shape[:3], wanted[:3], strict=True)):
+        raise ValueError(f"{name} {shape} does not fit {wanted}")
+    return tuple([0 if n == 1 else s for n, s in zip(shape[:3], strides[:3], strict=True)])
+
+
+def set_mask(a: Description, mask: Any, wanted: tuple[int, ...], kept: Kept) -> None:
+    """A mask, whose axes of length 1 get strides of 0; nothing is copied for them."""
+    at, shape, strides, code, size, holder = view("mask", mask)
+    if code not in (F32, F16, BF16, BOOL8):
+        raise TypeError("mask is neither of a floating-point type nor bool")
+    kept.append(holder)
+    apart = spread("mask", shape, strides, wanted)
+    if shape[-1] != wanted[3] or (wanted[3] > 1 and 0 not in wanted and strides[-1] != size):
+        raise ValueError(f"rows of mask {shape} have not {wanted[3]} elements each, or these are no neighbours")
+    # Without elements there are no strides, and what is NULL is no mask.
+    a.mask.data, a.mask.dtype = at, code
+    a.mask.stride = (0, 0, 0) if 0 in wanted else apart
+
+
+def set_block_mask(a: Description, mask: Any, q: int, kv: int, wanted: tuple[int, ...], kept: Kept) -> None:
+    at, shape, strides, code, _, holder = view("block_mask", mask)
+    if code not in (BOOL8, U8):
+        raise TypeError("block_mask is neither bool nor uint8")
+    if q < 1 or kv < 1:
+        raise ValueError(f"block_mask_q is {q}, block_mask_kv is {kv}: at least 1")
+    kept.append(holder)
+    wanted = *wanted[:2], -(-wanted[2] // q), -(-wanted[3] // kv)
+    # More blocks than there are do no harm.
+    if len(shape) > 1 and shape[-2] > wanted[2]:
+        shape = (*shape[:-2], wanted[2], shape[-1])
+    apart = spread("block_mask", shape, strides, wanted)
+    if shape[-1] < wanted[3] or (shape[-1] > 1 and strides[-1] != 1):
+        raise ValueError(f"rows of block_mask {shape} have not {wanted[3]} bytes each, or these are no neighbours")
+    a.block_mask, a.block_mask_stride = at, apart
+    number(a, "block_mask_q", q)
+    number(a, "block_mask_kv", kv)
+
+
+def set_lse(a: Description, lse: Any, wanted: tuple[int, ...], kept: Kept) -> None:
+    at, shape, strides, code, _, holder = view("lse", lse, written=True)
+    if len(shape) == 2:
+        shape, strides = (1, *shape), (0, *strides)
+    if code != F32:
+        raise TypeError("lse is not of float32")
+    if shape != wanted:
+        raise ValueError(f"lse has shape {shape} instead of {wanted}")
+    if 0 not in wanted:
+        if any(s % 4 for s in strides):
+            raise ValueError(f"strides of lse are {strides}, no multiples of its elements")
+        a.lse_stride = tuple([s // 4 if n > 1 else 0 for s, n in zip(strides, shape, strict=True)])
+    kept.append(holder)
+    a.lse = at
+
+
+def new_output(q: Any, shape: tuple[int, ...], code: int) -> Any:
+    """An array of torch's if q is that, else of numpy's."""
+    if is_torch(q):
+        if code in (F32, F16, BF16):
+            return q.new_empty(shape)
+        import torch  # type: ignore[import-not-found, unused-ignore]
+
+        return torch.empty(shape, dtype=torch.float32)
+    return np.empty(shape, numpy_type(code))
+
+
+def describe(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    out: Any = None,
+    lse: Any = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    causal: bool = False,
+    window_left: int | None = None,
+    window_right: int | None = None,
+    prefix_keys: int = 0,
+    q_pos: int | None = None,
+    q_positions: Any = None,
+    kv_lens: Any = None,
+    kv_starts: Any = None,
+    mask: Any = None,
+    mask_times_slope: bool = False,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    block_mask: Any = None,
+    block_mask_q: int = 0,
+    block_mask_kv: int = 0,
+    spans: Any = None,
+    span_starts: Any = None,
+    cu_len_q: Any = None,
+    cu_len_kv: Any = None,
+    len_q: int | None = None,
+    len_kv: int | None = None,
+    block_table: Any = None,
+    block_table_start: Any = None,
+    q_scales: Scales | None = None,
+    k_scales: Scales | None = None,
+    v_scales: Scales | None = None,
+    weights: Any = None,
+    weight_heads: Any = None,
+    weight_rows: Any = None,
+    fast: bool = False,
+    precise: bool = False,
+    block_q: int = 0,
+    block_kv: int = 0,
+    threads: Threads = None,
+) -> Prepared:
+    """What attention(), prepare() and check() begin with. What the library cannot find out from pointers is checked
+    here: that the memory is there."""
+    call, a, kept = Prepared(), new_description(), Kept()
+    arrays: dict[str, Kept] = {"q": [], "k": [], "v": [], "out": []}
+    q_shape = put(a, _Q, "q", q, arrays["q"], q_scales)
+    k_shape = put(a, _K, "k", k, arrays["k"], k_scales)
+    v_shape = put(a, _V, "v", v, arrays["v"], v_scales)
+    entries, heads_q, rows, dim_qk = q_shape
+    dim_v = v_shape[3]
+    if k_shape[3] != dim_qk:
+        raise ValueError(f"shapes do not fit: q {q_shape}, k {k_shape}")
+
+    # Sequences, and their lengths.
+    if cu_len_q is not None:
+        cu, longest = ragged("cu_len_q", cu_len_q, q_shape, kept)
+        a.cu_len_q = address(cu)
+        batch, len_q = len(cu) - 1, longest if len_q is None else len_q
+    else:
+        if len_q not in (None, rows):
+            raise ValueError(f"len_q is {len_q}, q has {rows} rows")
+        batch, len_q = entries, rows
+    _, len_kv = set_keys(a, k_shape, v_shape, batch, kept, cu_len_kv, block_table, block_table_start, len_kv)
+    try:
+        pack_sizes(a, SIZES_AT, batch, heads_q, k_shape[1], len_q, len_kv, dim_qk, dim_v)
+    except struct.error:
+        raise ValueError("len_q or len_kv is no integer of 64 bits") from None
+    if kv_lens is not None or kv_starts is not None or q_positions is not None:
+        set_lists(a, batch, kept, kv_lens=kv_lens, kv_starts=kv_starts, q_positions=q_positions)
+
+    # What changes scores, and hides keys.
+    if scale is not None:
+        # 0 stands for the usual scale in the description.
+        a.scale = scale or SCALE_ZERO
+    if softcap != 0.0:
+        a.softcap = softcap
+    if q_pos is not None:
+        number(a, "q_pos", q_pos)
+    if causal:
+        if window_right is not None:
+            raise ValueError("causal is window_right = 0: they exclude each other")
+        window_right = 0
+    if window_left is not None:
+        number(a, "window_left", window_left)
+    if window_right is not None:
+        number(a, "window_right", window_right)
+    if prefix_keys != 0:
+        number(a, "prefix_keys", prefix_keys)
+    wanted = batch, heads_q, len_q, len_kv
+    if mask is not None:
+        set_mask(a, mask, wanted, kept)
+    if alibi_slopes is not None:
+        slopes = floats("alibi_slopes", alibi_slopes, kept)
+        if slopes.shape not in ((heads_q,), (batch, heads_q)):
+            raise ValueError(f"alibi_slopes have shape {slopes.shape}, not {(heads_q,)} or {(batch, heads_q)}")
+        a.alibi_slopes, a.alibi_batch_stride = address(slopes), heads_q if slopes.ndim == 2 else 0
+    if sinks is not None:
+        logits = floats("sinks", sinks, kept)
+        if logits.shape != (heads_q,):
+            raise ValueError(f"sinks have shape {logits.shape}, not {(heads_q,)}")
+        a.sinks = address(logits)
+    if block_mask is not None:
+        set_block_mask(a, block_mask, block_mask_q, block_mask_kv, wanted, kept)
+    if spans is not None:
+        set_spans(a, spans, span_starts, batch, kept)
+    if fast or precise or mask_times_slope:
+        a.flags = (FAST if fast else 0) | (PRECISE if precise else 0) | (MASK_TIMES_SLOPE if mask_times_slope else 0)
+    if block_q != 0:
+        number(a, "block_q", block_q)
+    if block_kv != 0:
+        number(a, "block_kv", block_kv)
+
+    # Outputs.
+    if out is None:
+        lead = () if len(q.shape) == 3 else (entries,)
+        out = new_output(q, (*lead, heads_q, rows, dim_v), a.q.dtype)
+    out_shape = put(a, _O, "out", out, arrays["out"], written=True)
+    if out_shape != (entries, heads_q, rows, dim_v):
+        raise ValueError(f"out has shape {out_shape} instead of {(entries, heads_q, rows, dim_v)}")
+    if lse is not None:
+        set_lse(a, lse, (entries, heads_q, rows), kept)
+    if weights is not None or weight_heads is not None or weight_rows is not None:
+        counts = {"heads": heads_q, "rows": len_q}
+        for name, x in ("heads", weight_heads), ("rows", weight_rows):
+            if x is not None:
+                numbers = integers(f"weight_{name}", np.atleast_1d(as_numpy(x)), kept, own=True)
+                setattr(a, f"weight_{name}", address(numbers))
+                counts[name] = numbers.size
+        a.num_weight_heads, a.num_weight_rows = counts.values()
+        if weights is not None:
+            shape = put(a, _WEIGHTS, "weights", weights, kept, written=True)
+            if shape != (batch, *counts.values(), len_kv):
+                raise ValueError(f"weights have shape {shape} instead of {(batch, *counts.values(), len_kv)}")
+
+    call.out = out
+    call._description, call._at = a, ctypes.addressof(a)
+    call._kept, call._arrays = kept, arrays
+    call._shapes = {"q": q_shape, "k": k_shape, "v": v_shape, "out": out_shape}
+    call._lib = library()
+    call._run = call._lib.fa_attention_run
+    call._pool = pool_of(threads)
+    call._measure()
+    return call
+
+
+def attention(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> Any:
+    """softmax(scale * q k^T + ...) v, exact: no scores are left out.
+
+    Arrays are numpy's, torch's on the CPU, JAX's on the CPU, or have `__dlpack__` or `__array_interface__`. They are
+    used where they are, with the strides that they have: [batch][token][head][dim] is x.transpose(0, 2, 1, 3). Rows are
+    contiguous, those of k and v may also have elements that lie apart: a cache [batch][head][dim][token] is
+    x.transpose(0, 1, 3, 2). Of one sequence, the first axis may be missing.
+
+    q: [batch][heads_q][len_q][dim_qk]
+    k, v: [batch][heads_kv][len_kv][dim_qk], [..][dim_v]. Query head h reads kv head h // (heads_q // heads_kv).
+        float32, float16, bfloat16 (ml_dtypes or torch), int8, uint8, float8_e4m3fn, float8_e5m2, or Blocks each.
+    out: written; [batch][heads_q][len_q][dim_v] of float32, float16 or bfloat16. None: a new one, of the type of q if
+        it is one of these, else float32; torch's if q is torch's, else numpy's.
+    lse: written; float32 [batch][heads_q][len_q], logarithm of each row's sum of exponentials, for merge().
+
+    Scores
+    scale: what products are multiplied by; None = 1/sqrt(dim_qk).
+    softcap: 0 = off; score s becomes softcap * tanh(s / softcap).
+    mask: rows of len_kv elements, other axes broadcast to [batch][heads_q][len_q]. Floating point: added, -inf hides.
+        bool: True = seen.
+    alibi_slopes: float32 [heads_q] or [batch][heads_q]; -slope * |distance in tokens| is added. mask_times_slope:
+        slope * mask instead.
+    sinks: float32 [heads_q], logits that take part in each sum without a value.
+
+    Who sees whom; a row at position p sees the keys p - window_left to p + window_right
+    causal: window_right = 0. window_left, window_right: keys; None = no limit.
+    q_pos: position (key number) of query 0; None = the last query is on the last key. q_positions: for each sequence.
+    kv_lens: keys in use of each sequence. kv_starts: its first key that is seen. One number stands for all.
+    prefix_keys: so many first keys are seen beside window_left.
+    spans: for each sequence a list of (first key, key behind the last) that see each other both ways; or int32 [n][2]
+        with span_starts [batch + 1].
+    block_mask: bool or uint8 [batch][heads_q][blocks of queries][blocks of keys], broadcast; blocks have block_mask_q
+        rows, block_mask_kv keys.
+
+    Layouts
+    cu_len_q, cu_len_kv: [batch + 1]; q and out (k and v) then have one batch entry with the rows of all sequences
+        behind one another, those of b from cu_len[b] to cu_len[b + 1] - 1. len_q, len_kv: at least the longest; it is
+        found if they are None.
+    block_table: k and v are pages [page][heads_kv][tokens of a page][dim]; [batch][pages], the pages of each sequence
+        in order, or with block_table_start [batch + 1] one list behind another.
+    q_scales, k_scales, v_scales: Scales of tensors of 8 bits.
+
+    Probabilities
+    weights: written; float32 [batch][heads][rows][len_kv]: of weight_heads and weight_rows (ascending; negative rows
+        count from the end), or all.
+
+    How
+    fast: integers of 8 bits may have probabilities of 8 bits. precise: bfloat16 and Blocks are multiplied as float32.
+    block_q, block_kv: sizes of tiles; 0 = by this machine's caches.
+    threads: None = set_threads(), at first the calling thread alone; 0 = one for each core, or a number, or a Pool.
+
+    Returns out. ValueError (Error, where the library refuses) or TypeError: in words; then nothing was written. Any
+    number of threads may call at once, the interpreter's lock is not held meanwhile. A thread keeps the scratch memory
+    of its largest call: free_scratch()."""
+    return describe(q, k, v, **options).run()
+
+
+def prepare(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> Prepared:
+    """The same call, checked and measured once, to be run many times: for loops, such as one of decode.
+
+        call = prepare(q, k, v, kv_lens=lens, causal=True)      # lens: an array of int32
+        for token in ...:
+            q[...], lens[0] = ..., token + 1
+            call.run()                                          # call.out
+
+    Lists of lengths of rows (cu_len_q, cu_len_kv, block_table_start, spans) are as they were. A prepared call belongs
+    to one thread at a time, as its output does."""
+    return describe(q, k, v, **options)
+
+
+def check(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> str:
+    """Which kernel attention() would use and how, in words; nothing is computed. Error: why it would refuse."""
+    return describe(q, k, v, **options).check()
