@@ -415,7 +415,8 @@ impl<P: Gemv> Accumulate<'_, P> {
             // Several passes over the same rows, each of which takes a part of them: the first one
             // prefetches all of it.
             let again = row + R < self.which.end || C * width < *dim;
-            let prefetches = (R > 1 || S::GEMV_ACCUMULATORS < 16) && again && row == self.which.start && d == 0;
+            let prefetches =
+                (R > 1 || S::GEMV_ACCUMULATORS < 16) && again && row == self.which.start && d == 0;
             let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
             let (next, distance, end) = (self.next, self.run.prefetch_rows, self.run.prefetch_end);
             let part = if PREFETCH && row == self.which.start {
