@@ -610,8 +610,8 @@ impl Tables {
         self.report.line(&line, measured);
     }
 
-    /// What a call costs besides computing: C entries against the bare kernel on a prepared part, and
-    /// what the check of a description takes.
+    /// What a call costs besides computing: C entries against the bare kernel on a prepared part,
+    /// and what the check of a description takes.
     fn call(&mut self) {
         self.report.heading("Fixed cost of a call from C, one head, 16 x 64: microseconds");
         let Some(row) = self.row(Dtype::F32, None) else { return };

@@ -2,8 +2,8 @@
 //! memory: so [`super::block_scaled`] multiplies them as integers, with the loops of Q8_0.
 //!
 //! - An element is code times scale, plus the minimum of its block if the format has one. Codes are
-//!   signed bytes, the scale stays what it is. If that of a block of V is negative, its sign goes to
-//!   the codes: a weight of V is a probability times a scale, and not negative.
+//!   signed bytes, the scale stays what it is. If that of a block of V is negative, its sign goes
+//!   to the codes: a weight of V is a probability times a scale, and not negative.
 //! - With a minimum, codes are centred: n - 8 of 4 bits, n - 16 of 5, and what that takes away,
 //!   scale times 8 or 16, is added to the minimum. Minima are f32, beside the blocks ([`Minima`]):
 //!   what they add to a score is the minimum times the sum of the query's block, and what they add
