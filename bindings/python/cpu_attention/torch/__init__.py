@@ -19,7 +19,7 @@ import subprocess
 import sysconfig
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch import Tensor
@@ -27,7 +27,10 @@ from torch import Tensor
 from .._attention import describe
 from .._library import library
 
-__all__ = ["attention", "disable", "enable", "enabled", "extension"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Options", "attention", "disable", "enable", "enabled", "extension"]
 
 _SCHEMA = (
     "attention(Tensor q, Tensor k, Tensor v, *, Tensor? mask=None, float? scale=None, float softcap=0.0, "
@@ -157,28 +160,31 @@ def enabled() -> bool:
     return _enabled[0]
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    mask: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    causal: bool = False,
-    window_left: int | None = None,
-    window_right: int | None = None,
-    prefix_keys: int = 0,
-    q_pos: int | None = None,
-    q_positions: Tensor | None = None,
-    kv_lens: Tensor | None = None,
-    kv_starts: Tensor | None = None,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
-    cu_len_q: Tensor | None = None,
-    cu_len_kv: Tensor | None = None,
-    block_table: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+class Options(TypedDict, total=False):
+    """What attention() takes by name."""
+
+    mask: Tensor | None
+    scale: float | None
+    softcap: float
+    causal: bool
+    window_left: int | None
+    window_right: int | None
+    prefix_keys: int
+    q_pos: int | None
+    q_positions: Tensor | None
+    kv_lens: Tensor | None
+    kv_starts: Tensor | None
+    alibi_slopes: Tensor | None
+    sinks: Tensor | None
+    cu_len_q: Tensor | None
+    cu_len_kv: Tensor | None
+    block_table: Tensor | None
+
+
+_attention = torch.ops.cpu_attention.attention.default
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, **options: Unpack[Options]) -> tuple[Tensor, Tensor]:
     """What scaled_dot_product_attention cannot say, as an operator (torch.ops.cpu_attention.attention) that
     torch.compile, torch.export and FakeTensor know: cpu_attention.attention() on tensors, whose arguments mean the
     same. Returns the output [batch][heads_q][len_q][dim_v], whose memory is [batch][row][head][dim], of the type of q,
@@ -186,24 +192,4 @@ def attention(
 
     Tensors are used where they are; lists are int32, sinks and slopes float32 [heads_q], contiguous.
     NotImplementedError: a gradient is wanted. ValueError: what is refused, in words."""
-    return torch.ops.cpu_attention.attention(  # type: ignore[no-any-return]
-        q,
-        k,
-        v,
-        mask=mask,
-        scale=scale,
-        softcap=softcap,
-        causal=causal,
-        window_left=window_left,
-        window_right=window_right,
-        prefix_keys=prefix_keys,
-        q_pos=q_pos,
-        q_positions=q_positions,
-        kv_lens=kv_lens,
-        kv_starts=kv_starts,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        cu_len_q=cu_len_q,
-        cu_len_kv=cu_len_kv,
-        block_table=block_table,
-    )
+    return _attention(q, k, v, **options)  # type: ignore[no-any-return]

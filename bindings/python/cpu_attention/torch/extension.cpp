@@ -131,10 +131,14 @@ fa_tensor described_mask(const Tensor &t) {
 void run(const fa_attention &a) {
     TORCH_CHECK(library.run, "cpu_attention: no library is loaded");
     const fa_pool pool = {sizeof(fa_pool), nullptr, width, parallel_for};
-    size_t bytes = 0;
-    fa_status status = library.workspace(&a, std::clamp(width(nullptr), 1, 256), &bytes);
-    if (status == FA_OK) {
-        status = library.run(&a, scratch.at_least(bytes), bytes, &pool);
+    // What there is does most of the time, and asking costs as much as a small call.
+    fa_status status = library.run(&a, scratch.memory.get(), scratch.size, &pool);
+    if (status == FA_ERR_WORKSPACE) {
+        size_t bytes = 0;
+        status = library.workspace(&a, std::clamp(width(nullptr), 1, 256), &bytes);
+        if (status == FA_OK) {
+            status = library.run(&a, scratch.at_least(bytes), bytes, &pool);
+        }
     }
     if (status != FA_OK) {
         char why[512] = "";

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unittest
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -228,6 +229,64 @@ class Overrides(unittest.TestCase):
             outputs.append(self.ours(True, q, k, v))
         for out in outputs[1:]:
             self.assertTrue(torch.equal(out, outputs[0]))
+
+
+@unittest.skipUnless(find_spec("expecttest"), "expecttest is not installed")
+class Samples(unittest.TestCase):
+    """What PyTorch tests its own function with: no farther from float64 than PyTorch is, or than the type says."""
+
+    def setUp(self):
+        self.addCleanup(fat.disable)
+
+    def test_samples(self):
+        from torch.testing._internal.common_methods_invocations import op_db
+
+        (op,) = (o for o in op_db if o.name == "nn.functional.scaled_dot_product_attention")
+        checked = 0
+        for dtype, bound in BOUNDS.items():
+            for gradients in False, True:
+                for sample in op.sample_inputs("cpu", dtype, requires_grad=gradients):
+                    if sample.kwargs.get("dropout_p"):
+                        continue
+                    tensors = [sample.input, *sample.args]
+                    if any(not isinstance(t, torch.Tensor) for t in tensors):
+                        continue
+                    doubles = [t.detach().double().requires_grad_(gradients) for t in tensors]
+                    options = {
+                        n: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+                        for n, x in sample.kwargs.items()
+                    }
+                    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                        want = F.scaled_dot_product_attention(*doubles, **options)
+                    theirs = self.errors(tensors, sample.kwargs, doubles, want, gradients)
+                    for sdpa in False, True:
+                        fat.enable(sdpa=sdpa)
+                        ours = self.errors(tensors, sample.kwargs, doubles, want, gradients)
+                        fat.disable()
+                        for our, their in zip(ours, theirs, strict=True):
+                            self.assertLessEqual(our, max(1.01 * their, bound), f"{dtype} {[t.shape for t in tensors]}")
+                    checked += 1
+        print(f"{checked} samples")
+        self.assertGreater(checked, 50)
+
+    def errors(self, tensors, options, doubles, want, gradients):
+        """Largest differences of the output and the gradients, the largest numbers being 1."""
+        leaves = [t.detach().clone().requires_grad_(gradients) for t in tensors]
+        out = F.scaled_dot_product_attention(*leaves, **options)
+        self.assertEqual(out.shape, want.shape)
+        pairs = [(out, want)]
+        if gradients:
+            weight = normal(*out.shape).double()
+            own = torch.autograd.grad((out * weight.to(out.dtype)).sum(), leaves)
+            right = torch.autograd.grad((want * weight.to(out.dtype).double()).sum(), doubles, retain_graph=True)
+            pairs += zip(own, right, strict=True)
+        found = []
+        for got, right in pairs:
+            a, b = got.detach().double(), right.detach()
+            # A NaN is an error unless there is one in float64, too.
+            off = torch.where(a.isnan() & b.isnan(), 0.0, (a - b).abs()).nan_to_num(torch.inf, torch.inf)
+            found.append(float(off.max()) / max(1.0, float(b.abs().nan_to_num(0).max())) if b.numel() else 0.0)
+        return found
 
 
 class Operator(unittest.TestCase):
