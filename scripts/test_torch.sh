@@ -30,5 +30,6 @@ test_case package "$python" bindings/python/tests/run.py --library "$lib" "$root
 for class in Overrides Samples Operator; do
     test_case "$class" "$python" -W ignore bindings/python/tests/pytorch/test_torch.py --library "$lib" "$class"
 done
+test_case example env PYTHONPATH=bindings/python "$python" bindings/python/example/in_pytorch.py "$lib"
 echo "test_torch: $passed passed, $failed failed"
 [ "$failed" = 0 ]
