@@ -285,12 +285,6 @@ def put(
             s0 = s1 = s2 = 0
     elif s3 <= 0:
         raise ValueError(f"elements of a row of {name} are {s3} bytes apart; a contiguous copy can be used")
-    if batch == 1:
-        s0 = 0
-    if heads == 1:
-        s1 = 0
-    if tokens == 1:
-        s2 = 0
     quant = 0
     if scales is not None:
         record, arrays = quantities(name, scales, shape, written)
