@@ -99,7 +99,8 @@ class Protocols(unittest.TestCase):
         fixed = np.empty((1, 4, 5, 16), np.float32)
         fixed.flags.writeable = False
         for out in Exported(fixed), Interface(fixed):
-            with self.assertRaisesRegex(ValueError, "out cannot be written"):
+            # numpy before version 2 does not export what is read-only.
+            with self.assertRaisesRegex((ValueError, BufferError), "out cannot be written|readonly"):
                 fa.attention(q, k, v, out=out)
         with self.assertRaisesRegex(ValueError, "memory"):
             fa.attention(q, Exported(k, device=2), v)

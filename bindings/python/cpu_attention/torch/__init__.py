@@ -7,7 +7,8 @@
 
 A C++ extension does it, which the first import compiles for the PyTorch that is installed (a C++ compiler; half a
 minute; kept in ~/.cache/cpu_attention). Where that fails there is a warning, and the operator, not enable(), works
-through ctypes, slower. PyTorch's own threads compute: torch.set_num_threads().
+through ctypes, slower. PyTorch's own threads compute: torch.set_num_threads(). The library is the one that
+cpu_attention.load() has loaded before the import.
 """
 
 from __future__ import annotations
@@ -101,14 +102,14 @@ def _refuse_gradients(keys: Any, q: Tensor, k: Tensor, v: Tensor, **options: Any
 
 
 # Registrations last as long as this.
-_library = torch.library.Library("cpu_attention", "FRAGMENT")
+_library = torch.library.Library("cpu_attention", "FRAGMENT")  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _load() -> bool:
     """Loads the extension, or the stand-in; says which by True or False."""
     path = library()._name
     try:
-        torch.ops.load_library(str(_compile()))
+        torch.ops.load_library(str(_compile()))  # type: ignore[no-untyped-call, unused-ignore]
         torch.ops.cpu_attention.load(path)
         loaded = True
     except (OSError, RuntimeError) as e:
@@ -118,9 +119,10 @@ def _load() -> bool:
             RuntimeWarning,
             stacklevel=3,
         )
-        _library.define(_SCHEMA, tags=torch.Tag.pt2_compliant_tag)
-        _library.impl("attention", _by_ctypes, "CPU")
-        _library.impl("attention", _refuse_gradients, "AutogradCPU", with_keyset=True)
+        _library.define(_SCHEMA, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call, unused-ignore]
+        _library.impl("attention", _by_ctypes, "CPU")  # type: ignore[no-untyped-call, unused-ignore]
+        autograd = {"dispatch_key": "AutogradCPU", "with_keyset": True}
+        _library.impl("attention", _refuse_gradients, **autograd)  # type: ignore[no-untyped-call, unused-ignore]
         loaded = False
     torch.library.register_fake("cpu_attention::attention", _shapes, lib=_library)
     return loaded
