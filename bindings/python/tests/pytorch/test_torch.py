@@ -175,6 +175,10 @@ class Overrides(unittest.TestCase):
         np.testing.assert_allclose(of(out), want, 0, 1e-5)
         np.testing.assert_allclose(of(lse), np.where(np.isneginf(log), 0, log), 0, 1e-5)
         self.assertTrue((of(lse)[1, :, 4] == 0).all())
+        # What PyTorch's kernel refuses stays refused.
+        for bad in (q, k, normal(2, 2, 33, 24)), (q[0], k[0], v[0]):
+            with self.assertRaises(RuntimeError):
+                FLASH(*bad)
 
     def test_compilers(self):
         """Graphs, fake tensors, vmap, autocast, export and trace compute the same."""
