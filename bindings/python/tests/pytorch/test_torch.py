@@ -379,6 +379,10 @@ class Operator(unittest.TestCase):
         for bad in (q[..., :8], k, v), (q, k[:1], v), (q[:1], k, v), (q[0, 0], k, v), (q[..., ::2], k[..., :8], v):
             with self.assertRaises(ValueError):
                 fat.attention(*bad)
+        # Rows that are not there.
+        for options in {"cu_len_q": at([0, 5, 10])}, {"cu_len_q": at([0, 4, 9]), "cu_len_kv": at([0, 5, 34])}:
+            with self.assertRaisesRegex(ValueError, "does not fit the rows"):
+                fat.attention(q[0], k[0], v[0], **options)
         with self.assertRaises(TypeError):
             fat.attention(q.double(), k, v)
         for i in range(3):
