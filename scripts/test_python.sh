@@ -26,11 +26,11 @@ inside() {
     cd / && env --unset=PYTHONPATH --unset=LD_LIBRARY_PATH "$venv/bin/python" "$@"
 }
 
-# The license files, the types and the library are there, and no source of Python's is missing.
+# What is no source of Python's is there, too.
 contents() {
     local list
     list=$("$venv/bin/python" -m zipfile --list "$root"/build/wheel/cpu_attention-*.whl)
-    for file in cpu_attention/{libflash_attention.so,py.typed} licenses/{LICENSE-MIT,licences/README.txt,licences/libunwind/}; do
+    for file in cpu_attention/{libflash_attention.so,py.typed,include/flash_attention.h,torch/extension.cpp} licenses/{LICENSE-MIT,licences/README.txt,licences/libunwind/}; do
         grep -q "$file" <<<"$list" || { echo "no $file in the wheel:"; echo "$list"; return 1; }
     done
 }

@@ -45,7 +45,10 @@ trap 'rm -rf "$work"' EXIT
 stage=$work/stage
 mkdir "$stage"
 cp -R bindings/python/{cpu_attention,pyproject.toml,setup.py,README.md} LICENSE-APACHE LICENSE-MIT "$stage"
-rm -rf "$stage/cpu_attention/__pycache__"
+find "$stage" -name __pycache__ -prune -exec rm -rf {} +
+# For the extension of cpu_attention.torch, which is compiled where it is used.
+mkdir "$stage/cpu_attention/include"
+cp include/flash_attention.h "$stage/cpu_attention/include"
 lib=$stage/cpu_attention/libflash_attention.so
 
 printf '{\n    global: fa_*;\n    local: *;\n};\n' >"$work/exports.map"

@@ -164,7 +164,7 @@ def is_torch(x: Any) -> bool:
 
 def _view_torch(name: str, x: Any, written: bool) -> View:
     torch = sys.modules["torch"]
-    if x.device.type != "cpu" or x.layout is not torch.strided or x.is_neg():
+    if not x.is_cpu or x.layout is not torch.strided or x.is_neg():
         raise ValueError(f"{name} is on {x.device} in layout {x.layout}: only strided tensors on the CPU can be used")
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, which is not computed here: call under torch.no_grad()")
@@ -173,7 +173,7 @@ def _view_torch(name: str, x: Any, written: bool) -> View:
     if code is None:
         code = _meet(name, dtype, str(dtype).removeprefix("torch."))
     size = SIZES[code]
-    return x.data_ptr(), tuple(x.shape), tuple([s * size for s in x.stride()]), code, size, x
+    return x.data_ptr(), x.shape, tuple([s * size for s in x.stride()]), code, size, x
 
 
 class _DlTensor(ctypes.Structure):
@@ -285,12 +285,6 @@ def put(
             s0 = s1 = s2 = 0
     elif s3 <= 0:
         raise ValueError(f"elements of a row of {name} are {s3} bytes apart; a contiguous copy can be used")
-    if batch == 1:
-        s0 = 0
-    if heads == 1:
-        s1 = 0
-    if tokens == 1:
-        s2 = 0
     quant = 0
     if scales is not None:
         record, arrays = quantities(name, scales, shape, written)

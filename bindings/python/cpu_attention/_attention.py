@@ -539,7 +539,8 @@ def describe(
     call._lib = library()
     call._run = call._lib.fa_attention_run
     call._pool = pool_of(threads)
-    call._measure()
+    # Not asked for: what the thread has does most of the time.
+    call._bytes = 0
     return call
 
 
@@ -610,7 +611,9 @@ def prepare(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: 
 
     Lists of lengths of rows (cu_len_q, cu_len_kv, block_table_start, spans) are as they were. A prepared call belongs
     to one thread at a time, as its output does."""
-    return describe(q, k, v, **options)
+    call = describe(q, k, v, **options)
+    call._measure()
+    return call
 
 
 def check(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> str:

@@ -117,20 +117,22 @@ Threads: TypeAlias = Union[int, Pool, ExecutorPool, None]
 _lock = threading.Lock()
 _all: weakref.WeakSet[Pool] = weakref.WeakSet()
 _shared: dict[int, Pool] = {}
-_default: Pool | ExecutorPool | None = None
+_default: int | Pool | ExecutorPool = 1
 
 
 def set_threads(threads: Threads) -> None:
     """What computes in calls that name no threads: 1 (at first) = the calling one alone, 0 = one for each core, another
     number, or a Pool or ExecutorPool."""
     global _default
-    _default = None if threads is None else pool_of(threads)
+    # Refuses what no call could use.
+    pool_of(threads)
+    _default = 1 if threads is None else threads
 
 
 def pool_of(threads: Threads) -> Pool | ExecutorPool | None:
     """The pool of a call; None = the calling thread."""
     if threads is None:
-        return _default
+        threads = _default
     if not isinstance(threads, int):
         return threads
     if threads == 1:
@@ -144,15 +146,12 @@ def pool_of(threads: Threads) -> Pool | ExecutorPool | None:
 
 def _after_fork() -> None:
     """A child has none of its parent's threads, and none of the locks that they had."""
-    global _lock, _default
+    global _lock
     _lock = threading.Lock()
     for pool in _all:
         pool._lock = threading.Lock()
-    by_number = next((n for n, pool in _shared.items() if pool is _default), None)
     _abandoned.extend(_shared.values())
     _shared.clear()
-    if by_number is not None:
-        _default = pool_of(by_number)
 
 
 # Pools of a parent, which nobody ends: calls of other threads of the parent's count for ever.

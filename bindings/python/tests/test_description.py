@@ -87,7 +87,7 @@ class Fields(unittest.TestCase):
                 seen[b, 0] = (j <= p) | ((begin <= p) & (p < end) & (begin <= j) & (j < end))
             close(fa.attention(self.q, self.k, self.v, causal=True, **given), exact(self.q, self.k, self.v, seen)[0])
         for bad in {"span_starts": [0, 1, 3]}, {"span_starts": [0, 2]}, {"spans": np.array([24, 31, 20, 28])}:
-            with self.assertRaises(ValueError):
+            with self.assertRaisesRegex(ValueError, "fewer than span_starts"):
                 fa.attention(self.q, self.k, self.v, causal=True, **{**pairs, **bad})
         with self.assertRaises(ValueError):
             fa.attention(self.q, self.k, self.v, causal=True, window_right=3)
@@ -188,6 +188,14 @@ class Fields(unittest.TestCase):
         np.testing.assert_array_equal(out, fa.attention(self.q, self.k, self.v)[0])
         close(lse, exact(self.q, self.k, self.v)[1][0])
         np.testing.assert_array_equal(fa.attention(q, self.k[:1], v), out)
+
+    def test_axes_of_length_1_may_have_any_strides(self):
+        apart = {"strides": (4, 36, 4, 12)}
+        q = np.ndarray((1, 4, 9, 1), np.float32, normal(40), **apart)
+        k, v = (np.ndarray((1, 2, 33, 1), np.float32, normal(400, seed=i), strides=(-4, 132, 4, -12)) for i in (1, 2))
+        out = fa.attention(q, k, v)
+        close(out, exact(q, k, v)[0])
+        np.testing.assert_array_equal(fa.attention(q[::-1], k[::-1], v[::-1]), out)
 
     def test_outputs_have_the_type_of_q(self):
         import ml_dtypes
@@ -342,8 +350,9 @@ class Calls(unittest.TestCase):
         self.assertIn(fa.isa(), call.check())
 
     def test_arrays_live_as_long_as_the_call(self):
-        call = fa.prepare(normal(1, 2, 3, 16), normal(1, 2, 5, 16), normal(1, 2, 5, 16), kv_lens=[4], mask=normal(3, 5))
-        rubbish = [np.full((1, 2, 5, 16), np.nan, np.float32) for _ in range(100)]
+        given = {"kv_lens": [4], "mask": normal(3, 5), "sinks": [1.0, 2.0], "alibi_slopes": [0.5, 0.25]}
+        call = fa.prepare(normal(1, 2, 3, 16), normal(1, 2, 5, 16), normal(1, 2, 5, 16), **given)
+        rubbish = [np.full(n, np.nan, np.float32) for n in (160, 96, 15, 2) * 100]
         self.assertTrue(np.isfinite(call.run()).all())
         del rubbish
 
@@ -402,6 +411,13 @@ class Calls(unittest.TestCase):
                 t.join()
             self.assertEqual(wrong, [])
             self.assertIsNone(pool._handle)
+
+        pool = fa.Pool(2)
+        pool.enter()
+        pool.close()
+        self.assertIsNotNone(pool._handle)
+        pool.leave()
+        self.assertIsNone(pool._handle)
 
     @unittest.skipUnless(hasattr(os, "fork"), "no fork")
     def test_a_child_computes(self):

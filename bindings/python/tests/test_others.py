@@ -1,5 +1,6 @@
 """Tests of the package on arrays of others: torch and JAX, where they are installed, and whatever has a protocol."""
 
+import ctypes
 import unittest
 
 import ml_dtypes
@@ -50,7 +51,31 @@ def fields(x):
     return t.data, tuple(t.stride), t.stride_dim, t.dtype
 
 
+class Shifted:
+    """An array of 12 numbers by DLPack without versions and strides, which begins 8 bytes behind its address."""
+
+    def __init__(self, array, lanes=1):
+        self.shape, self.kept = (1, 2, 2, 3), [(ctypes.c_int64 * 4)(1, 2, 2, 3), array]
+        t = _arrays._DlTensor(array.ctypes.data - 8, (1, 0), 4, 2, 32, lanes, self.kept[0], None, 8)
+        self.kept.append(t)
+        new = ctypes.pythonapi.PyCapsule_New
+        new.argtypes, new.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p], ctypes.py_object
+        self.capsule = new(ctypes.addressof(t), b"dltensor", None)
+
+    def __dlpack__(self):
+        return self.capsule
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+
 class Protocols(unittest.TestCase):
+    def test_addresses_and_strides_of_capsules(self):
+        a = normal(12)
+        self.assertEqual(fields(Shifted(a)), (a.ctypes.data, (48, 24, 12), 4, 0))
+        with self.assertRaises(TypeError):
+            fields(Shifted(a, lanes=2))
+
     def test_views_are_used_where_they_are(self):
         for dtype in np.float32, np.float16, np.int8, np.uint8, bool:
             a = np.zeros((2, 7, 3, 16), dtype).transpose(0, 2, 1, 3)[:, 1:]
@@ -74,7 +99,8 @@ class Protocols(unittest.TestCase):
         fixed = np.empty((1, 4, 5, 16), np.float32)
         fixed.flags.writeable = False
         for out in Exported(fixed), Interface(fixed):
-            with self.assertRaisesRegex(ValueError, "out cannot be written"):
+            # numpy before version 2 does not export what is read-only.
+            with self.assertRaisesRegex((ValueError, BufferError), "out cannot be written|readonly"):
                 fa.attention(q, k, v, out=out)
         with self.assertRaisesRegex(ValueError, "memory"):
             fa.attention(q, Exported(k, device=2), v)

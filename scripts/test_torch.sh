@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Tests cpu_attention.torch with the shared library that CMake builds, or the one in LIBRARY: the package on tensors of
+# PyTorch, what takes the place of PyTorch's kernels, the operator. Not in scripts/test.sh, for it installs PyTorch (5 GB), in
+# build/venv-torch, unless it is given a Python that has the packages of bindings/python/requirements/torch.txt.
+#
+#   test_torch.sh [PYTHON]
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+. scripts/setup.sh g++ python3-venv
+. scripts/venv.sh
+lib=$(realpath "${LIBRARY:-build/cargo/release/libflash_attention.so}")
+[ -f "$lib" ] || { echo "test_torch: $lib is missing; build it: cmake -S . -B build && cmake --build build" >&2; exit 1; }
+
+python=${1:-}
+if [ -z "$python" ]; then
+    fa_venv "$root/build/venv-torch" bindings/python/requirements/torch.txt
+    python=$root/build/venv-torch/bin/python
+fi
+
+suite=test_torch
+. scripts/test_case.sh
+# What was compiled before is not what is tested.
+cache=$(mktemp -d)
+trap 'rm -rf "$cache"' EXIT
+export XDG_CACHE_HOME=$cache
+
+test_case package "$python" bindings/python/tests/run.py --library "$lib" "$root/examples_c/data"
+for class in Overrides Samples Operator; do
+    test_case "$class" "$python" -W ignore bindings/python/tests/pytorch/test_torch.py --library "$lib" "$class"
+done
+test_case example env PYTHONPATH=bindings/python "$python" bindings/python/example/in_pytorch.py "$lib"
+echo "test_torch: $passed passed, $failed failed"
+[ "$failed" = 0 ]
