@@ -119,6 +119,8 @@ def decode(r, path):
     for kind in CLASSES:
         best = r.fastest(w, 1, kind)
         order = sorted(best.values(), key=lambda x: x["ms"]["median"])
+        if not order:
+            continue
         # Those that are ten times slower would only make the others' bars short.
         order = [x for x in order if x["ms"]["median"] <= 8 * order[0]["ms"]["median"]]
         bars.append((kind, order))
@@ -133,7 +135,7 @@ def decode(r, path):
         d.text(14, y, "cache in " + kind, weight="600")
         y += 6
         # As fast as memory allows.
-        bits = {"f32": 32, "16 bits": 16, "8 bits": 8}[kind]
+        bits = {"f32": 32, "16 bits": 16, "8 bits": 8, "4 bits": 4}[kind]
         elements = 2 * 8 * int(w.split()[-2]) * 128
         bound = at(elements * bits / 8 / r.limit(w, 1)["median"] * 1e3)
         d.line(bound, y, bound, y + step * len(order) + 6, "one")
