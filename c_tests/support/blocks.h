@@ -36,9 +36,13 @@ static inline bool is_f8(int32_t dtype) {
     return dtype == FA_DTYPE_F8_E4M3 || dtype == FA_DTYPE_F8_E5M2;
 }
 
+static inline bool is_integer(int32_t dtype) {
+    return dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8;
+}
+
 /* Types that may have scales; integers among them may have zeros. */
 static inline bool is_of_8_bits(int32_t dtype) {
-    return dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8 || is_f8(dtype);
+    return is_integer(dtype) || is_f8(dtype);
 }
 
 /* An element of 8 bits as it is stored. */

@@ -264,13 +264,18 @@ static inline size_t bytes_of_o(const fa_attention *a) {
 
 /* ---- The definition. ---- */
 
+/* Where the scale of an element is. */
+static inline int64_t place_of(const fa_quant *g, int64_t entry, int64_t head, int64_t row, int64_t d) {
+    return entry * g->stride[0] + head * g->stride[1] + row / g->group_tokens * g->stride[2] +
+           d / g->group_dims * g->stride[3];
+}
+
 static inline double element(const fa_tensor *t, int64_t entry, int64_t head, int64_t row, int64_t d) {
     const unsigned char *at = t->data;
     double x = stored(t->dtype, at + entry * t->stride[0] + head * t->stride[1] + row * t->stride[2], d);
     const fa_quant *g = t->quant;
     if (g == NULL) return x;
-    int64_t i = entry * g->stride[0] + head * g->stride[1] + row / g->group_tokens * g->stride[2] +
-                d / g->group_dims * g->stride[3];
+    int64_t i = place_of(g, entry, head, row, d);
     return (x - (g->zero != NULL ? f32_at(g->zero, i) : 0)) * f32_at(g->scale, i);
 }
 
@@ -282,8 +287,8 @@ struct family {
 static inline struct family family_of(const fa_attention *a, const char *words, const char *isa) {
     struct family f = {.bf16 = strncmp(words, "avx512bf16", 10) == 0};
     bool vnni = strncmp(words, "avx512vnni", 10) == 0;
-    f.i8 = (vnni || strncmp(words, "avxvnni", 7) == 0) && a->k.dtype == FA_DTYPE_I8 && (a->flags & FA_FAST) != 0;
-    f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && a->k.dtype == FA_DTYPE_I8 && a->v.dtype == FA_DTYPE_I8;
+    f.i8 = (vnni || strncmp(words, "avxvnni", 7) == 0) && is_integer(a->k.dtype) && (a->flags & FA_FAST) != 0;
+    f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && is_integer(a->k.dtype) && is_integer(a->v.dtype);
     /* Few rows of blocks of ggml. */
     bool is_avx2 = strncmp(words, "avx2", 4) == 0 && is_in_blocks(a->v.dtype) && (a->flags & FA_PRECISE) == 0;
     f.i16 |= (vnni || is_avx2) && is_in_blocks(a->k.dtype);
@@ -342,7 +347,13 @@ static inline double row_error(const fa_attention *a, struct family f, int64_t b
         for (int64_t d = 0; d < a->dim_qk; d++) {
             double k = element(&a->k, entry[n], kv, token[n], d);
             dot += q[d] * k;
-            size += (f.i8 || f.i16 ? largest_q : fabs(q[d])) * fabs(k);
+            double more = 0;
+            /* Unsigned integers are multiplied as signed ones, which are 128 less. */
+            if (a->k.dtype == FA_DTYPE_U8) {
+                const fa_quant *g = a->k.quant;
+                more = 128 * (g == NULL ? 1 : fabs(f32_at(g->scale, place_of(g, entry[n], kv, token[n], d))));
+            }
+            size += (f.i8 || f.i16 ? largest_q : fabs(q[d])) * (fabs(k) + more);
         }
         double score = scale * dot, cap = (double)a->softcap;
         if (cap > 0) score = cap * tanh(score / cap);
