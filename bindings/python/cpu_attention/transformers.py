@@ -9,8 +9,7 @@ padding, caches that are longer than what is in them, several sequences in one r
 as it can, and no mask is made; softcaps, sinks and values of another width than keys are the call's, too. What the
 library does not compute is PyTorch's, with the same windows, softcaps and sinks: gradients, dropout, float64, weights.
 
-"fa_cpu_flash" is the same under a name that transformers takes for one of those that want no mask for sequences behind
-one another (cu_seq_lens): continuous batching takes no other.
+Continuous batching takes no names but its own: register("sdpa") puts the library in the place of one.
 """
 
 from __future__ import annotations
@@ -21,21 +20,22 @@ from typing import Any, NamedTuple
 
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface  # type: ignore[import-not-found, unused-ignore]
-from transformers import masking_utils as masks
-from transformers.integrations.sdpa_attention import (  # type: ignore[import-not-found, unused-ignore]
-    create_position_bias_mask,
-    repeat_kv,
-    sdpa_attention_forward,
-)
-from transformers.utils.import_utils import is_tracing  # type: ignore[import-not-found, unused-ignore]
 
 from .torch import attention
 
-__all__ = ["NAMES", "attention_forward", "attention_mask", "register"]
+try:
+    from transformers import AttentionInterface, AttentionMaskInterface  # type: ignore[import-not-found, unused-ignore]
+    from transformers import masking_utils as masks
+    from transformers.integrations.sdpa_attention import (  # type: ignore[import-not-found, unused-ignore]
+        create_position_bias_mask,
+        repeat_kv,
+        sdpa_attention_forward,
+    )
+    from transformers.utils.import_utils import is_tracing  # type: ignore[import-not-found, unused-ignore]
+except ImportError as e:
+    raise ImportError(f"cpu_attention.transformers needs transformers, made for 5.24: {e}") from e
 
-# The second one is for what transformers does with names that have "flash" in them.
-NAMES = "fa_cpu", "fa_cpu_flash"
+__all__ = ["attention_forward", "attention_mask", "register"]
 
 _TYPES = torch.float32, torch.float16, torch.bfloat16
 # What a model may ask for besides, and would not get: keys that it has chosen, sinks of each token.
@@ -127,6 +127,7 @@ _BOTH_WAYS = _code(masks.sliding_window_bidirectional_overlay, 1)
 _CHUNKS = _code(masks.chunked_overlay, 1, torch.zeros(1))
 _PACKED = _code(masks.packed_sequence_mask_function, torch.zeros(1))
 _REMAPPED = _code(masks.remap_positions_for_packed_sequence, masks.causal_mask_function, torch.zeros(1))
+_KNOWN = _AND, _WINDOW, _BOTH_WAYS, _CHUNKS, _PACKED, _REMAPPED
 
 
 def _describe(function: Any) -> _Described | None:
@@ -136,8 +137,9 @@ def _describe(function: Any) -> _Described | None:
     if function is masks.bidirectional_mask_function:
         return _Described()
     code = getattr(function, "__code__", None)
-    cells = getattr(function, "__closure__", None) or ()
-    held = dict(zip(code.co_freevars, (x.cell_contents for x in cells))) if code else {}
+    if code not in _KNOWN:
+        return None
+    held = dict(zip(code.co_freevars, (x.cell_contents for x in function.__closure__)))
     if code is _WINDOW:
         return _Described(left=held["sliding_window"] - 1)
     if code is _BOTH_WAYS:
@@ -150,8 +152,6 @@ def _describe(function: Any) -> _Described | None:
         # Positions of one sequence follow one another, so that their differences are those of the rows; chunks are not.
         inner = _describe(held["mask_function"])
         return inner if inner is not None and inner.chunks is None else None
-    if code is not _AND:
-        return None
     whole = _Described()
     for part in map(_describe, held["mask_functions"]):
         if part is None or (whole.chunks and part.chunks) or (whole.packed is not None and part.packed is not None):
@@ -273,9 +273,24 @@ def attention_mask(
         return make(allow_is_bidirectional_skip)  # type: ignore[no-any-return]
     if allow_is_bidirectional_skip and not fields.hides():
         return None
+    if q_length == 1 and isinstance(q_offset, Tensor):
+        # It is small, and goes into what generate() has compiled, which is compiled again for each Mask.
+        made = make().contiguous()
+        made._cpu_attention = fields, made._version
+        return made  # type: ignore[no-any-return]
     # The position is that of now: a static cache counts on in the same tensor.
     q_offset = at
     return Mask(fields, (batch_size, 1, q_length, kv_length), make)
+
+
+def _fields_of(mask: Tensor) -> Fields | None:
+    """What attention_mask() knew of a mask, if it is still so."""
+    if isinstance(mask, Mask):
+        return mask.fields
+    if torch.compiler.is_compiling():
+        return None
+    fields, version = getattr(mask, "_cpu_attention", (None, 0))
+    return fields if fields is not None and mask._version == version else None
 
 
 def _weights(
@@ -359,7 +374,6 @@ def attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
@@ -374,18 +388,30 @@ def attention_forward(
     for name in _REFUSED:
         if others.get(name) is not None:
             raise NotImplementedError(f'cpu_attention: {name} of {type(module).__name__}; use "sdpa" or "eager"')
+    if isinstance(scaling, Tensor):
+        query, scaling = query * scaling, 1.0
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     mask, fields = attention_mask, None
     options: dict[str, Any] = {}
-    ragged = mask is None and cu_seq_lens_q is not None and cu_seq_lens_k is not None
-    if ragged:
-        options = {"cu_len_q": cu_seq_lens_q.int().contiguous(), "cu_len_kv": cu_seq_lens_k.int().contiguous()}  # type: ignore[union-attr]
+    sliding_window = others.get("sliding_window")
+    # Continuous batching makes a mask, too, which says nothing else, unless of chunks, or of a window that is not passed.
+    config = getattr(module, "config", None)
+    batched = others.get("read_index") is not None and not getattr(config, "attention_chunk_size", None)
+    if "sliding_window" not in others and getattr(config, "sliding_window", None):
+        batched = False
+    ragged = (mask is None or batched) and position_bias is None and query.shape[0] == 1
+    if ragged and cu_seq_lens_q is not None and cu_seq_lens_k is not None:
+        if batched:
+            # is_causal is False beside a mask.
+            mask, causal = None, bool(getattr(module, "is_causal", True))
+        options = {"cu_len_q": cu_seq_lens_q.int().contiguous(), "cu_len_kv": cu_seq_lens_k.int().contiguous()}
         options["window_right"] = 0 if causal else None
         if sliding_window is not None:
             options["window_left"] = sliding_window - 1
             options["window_right"] = 0 if causal else sliding_window - 1
     else:
+        ragged = False
         # Of a prompt there may be room for more keys. One row sees them all.
         causal = causal and mask is None and query.shape[2] > 1
         if causal and key.shape[2] > query.shape[2]:
@@ -394,13 +420,13 @@ def attention_forward(
         bias = position_bias[..., : key.shape[2]]
         made = mask.made() if isinstance(mask, Mask) else mask
         mask, causal = create_position_bias_mask(bias, made, causal, query, key), False
-    if isinstance(mask, Mask):
-        fields = mask.fields if mask.shape == (query.shape[0], 1, query.shape[2], key.shape[2]) else None
-        mask = mask if fields is not None else mask.made()
+    if mask is not None and mask.shape == (query.shape[0], 1, query.shape[2], key.shape[2]):
+        fields = _fields_of(mask)
+    if isinstance(mask, Mask) and fields is None:
+        mask = mask.made()
 
     tensors = query, key, value
-    watched = (*tensors, s_aux, mask if mask is not attention_mask else None)
-    gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in watched)
+    gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*tensors, s_aux, mask))
     serves = (
         not (gradients or dropout or output_attentions)
         and query.dtype in _TYPES
@@ -424,8 +450,12 @@ def attention_forward(
     packed = fields is not None and fields.cu_len is not None
     if packed:
         query, key, value = map(_behind_one_another, (query, key, value))
+    query = query if query.stride(-1) == 1 else query.contiguous()
     out, _ = attention(query, key, value, scale=scale, softcap=softcap or 0.0, sinks=sinks, **options)
     out = out.transpose(1, 2)
+    if batched and ragged and (rows := int(options["cu_len_q"][-1])) < out.shape[1]:
+        # Rows that are there for their number alone.
+        out[:, rows:] = 0
     return out.view(tensors[0].shape[0], -1, *out.shape[2:]) if packed else out, None
 
 
@@ -462,11 +492,11 @@ def _in_parts(
     return out, None
 
 
-def register() -> None:
-    """Makes the names known to transformers; the import has done so already."""
-    for name in NAMES:
-        AttentionInterface.register(name, attention_forward)
-        AttentionMaskInterface.register(name, attention_mask)
+def register(name: str = "fa_cpu") -> None:
+    """Makes a name of attn_implementation stand for the library; the import has done so with "fa_cpu". "sdpa" or
+    "paged|eager": in the place of transformers' own, for all models that use it, and for continuous batching."""
+    AttentionInterface.register(name, attention_forward)
+    AttentionMaskInterface.register(name, attention_mask)
 
 
 register()
