@@ -66,7 +66,7 @@ class Fields:
         return any(x is not None for x in lists) or windows != ((None, 0, 0) if only_later else (None, None, None))
 
 
-class Mask(Tensor):
+class Mask(Tensor):  # type: ignore[misc, unused-ignore]
     """A mask of booleans, [batch][1][query][key], that is not made before someone reads it."""
 
     fields: Fields | None
@@ -139,7 +139,7 @@ def _describe(function: Any) -> _Described | None:
     code = getattr(function, "__code__", None)
     if code not in _KNOWN:
         return None
-    held = dict(zip(code.co_freevars, (x.cell_contents for x in function.__closure__)))
+    held = dict(zip(code.co_freevars, (x.cell_contents for x in function.__closure__), strict=True))
     if code is _WINDOW:
         return _Described(left=held["sliding_window"] - 1)
     if code is _BOTH_WAYS:
@@ -265,19 +265,19 @@ def attention_mask(
     # Nothing may be read of what is recorded, and what others recorded would not know a Mask.
     recorded = is_tracing(attention_mask) or is_tracing(q_offset)
     if recorded or torch.device(device).type != "cpu":
-        return make(allow_is_bidirectional_skip)  # type: ignore[no-any-return]
+        return make(allow_is_bidirectional_skip)  # type: ignore[no-any-return, unused-ignore]
     padding = masks.prepare_padding_mask(attention_mask, kv_length, kv_offset)
     at = int(q_offset)
     fields = _fields(batch_size, q_length, kv_length, at, kv_offset, mask_function, padding)
     if fields is None:
-        return make(allow_is_bidirectional_skip)  # type: ignore[no-any-return]
+        return make(allow_is_bidirectional_skip)  # type: ignore[no-any-return, unused-ignore]
     if allow_is_bidirectional_skip and not fields.hides():
         return None
     if q_length == 1 and isinstance(q_offset, Tensor):
         # It is small, and goes into what generate() has compiled, which is compiled again for each Mask.
         made = make().contiguous()
         made._cpu_attention = fields, made._version
-        return made  # type: ignore[no-any-return]
+        return made  # type: ignore[no-any-return, unused-ignore]
     # The position is that of now: a static cache counts on in the same tensor.
     q_offset = at
     return Mask(fields, (batch_size, 1, q_length, kv_length), make)
@@ -353,7 +353,7 @@ def _as_mask(mask: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
     shape = *query.shape[:3], key.shape[2]
     if mask.dim() > 4 or mask.dtype not in (torch.bool, *_TYPES):
         return None
-    if any(n not in (1, wanted) for n, wanted in zip(reversed(mask.shape), reversed(shape))):
+    if any(n not in (1, wanted) for n, wanted in zip(reversed(mask.shape), reversed(shape), strict=False)):
         return None
     if mask.shape[-1] != shape[-1]:
         mask = mask.expand(*mask.shape[:-1], shape[-1])
@@ -395,7 +395,7 @@ def attention_forward(
     mask, fields = attention_mask, None
     options: dict[str, Any] = {}
     sliding_window = others.get("sliding_window")
-    # Continuous batching makes a mask, too, which says nothing else, unless of chunks, or of a window that is not passed.
+    # Continuous batching makes a mask, too, which says nothing else, unless of chunks, or a window that is not passed.
     config = getattr(module, "config", None)
     batched = others.get("read_index") is not None and not getattr(config, "attention_chunk_size", None)
     if "sliding_window" not in others and getattr(config, "sliding_window", None):

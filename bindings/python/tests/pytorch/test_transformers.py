@@ -66,6 +66,7 @@ DEEPSEEK = {
     "first_k_dense_replace": 1,
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, **WINDOW}
+GEMMA3 = GEMMA | {"layer_types": 3 * ["sliding_attention"] + ["full_attention"]}
 EXPERTS = {"head_dim": 16, "num_local_experts": 4}
 # Models that write text, what is special in them, and whether "sdpa" has them.
 DECODERS = {
@@ -73,7 +74,7 @@ DECODERS = {
     "Qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, {"head_dim": 16}, True),
     "Mistral": (hf.MistralConfig, hf.MistralForCausalLM, WINDOW, True),
     "Gemma 2": (hf.Gemma2Config, hf.Gemma2ForCausalLM, GEMMA | {"attn_logit_softcapping": 3.0}, False),
-    "Gemma 3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, GEMMA, True),
+    "Gemma 3": (hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, GEMMA3, True),
     "GPT-OSS": (hf.GptOssConfig, hf.GptOssForCausalLM, EXPERTS | WINDOW | {"num_experts_per_tok": 2}, False),
     "DeepSeek-V3": (hf.DeepseekV3Config, hf.DeepseekV3ForCausalLM, DEEPSEEK, True),
     "Llama 4": (
@@ -94,6 +95,25 @@ def decoder(name, **more):
         if "sinks" in key:
             torch.nn.init.normal_(x, std=2.0)
     return made
+
+
+def in_parts(model, cache):
+    room = {"max_cache_len": 64} if cache is hf.StaticCache else {}
+    past = cache(config=model.config, **room)
+    return torch.cat([model(x, past_key_values=past).logits for x in tokens().split(17, 1)], 1)
+
+
+def gradients(model, mask):
+    """Of a loss, and that."""
+    labels = tokens()
+    if mask is not None:
+        # Nor is the first token after padding foretold by a row that sees something.
+        begun = torch.cat((torch.zeros(3, 1, dtype=torch.long), mask[:, :-1]), 1)
+        labels = torch.where(begun.bool(), labels, -100)
+    model.zero_grad()
+    loss = model(tokens(), attention_mask=mask, labels=labels, use_cache=False).loss
+    loss.backward()
+    return {"loss": loss.detach(), **{n: p.grad for n, p in model.named_parameters()}}
 
 
 def tokens(batch=3, rows=50):
@@ -122,19 +142,22 @@ class Case(unittest.TestCase):
         fat.attention, self.unwatched = watched, real
         self.addCleanup(setattr, fat, "attention", real)
 
-    def by(self, name, model, compute):
+    def by(self, name, model, compute, *given, **inputs):
         """What a model computes with an implementation."""
         model.set_attn_implementation(name)
         self.calls.clear()
-        return compute(model)
+        return compute(*given, **inputs)
+
+    def both(self, model, compute, *given, **inputs):
+        return [self.by(name, model, compute, *given, **inputs) for name in ("eager", "fa_cpu")]
 
     def logits(self, model, keep=None, calls=None, compare=None, **inputs):
         """Ours are those of eager, and every layer was ours. Returns the largest difference."""
-        want = self.by("eager", model, lambda m: m(**inputs).logits)
+        want = self.by("eager", model, model, **inputs).logits
         keep = torch.ones(want.shape[:-1], dtype=torch.bool) if keep is None else keep.bool()
         got = {}
         for name in [compare, "fa_cpu"] if compare else ["fa_cpu"]:
-            got[name] = float((self.by(name, model, lambda m: m(**inputs).logits) - want)[keep].abs().max())
+            got[name] = float((self.by(name, model, model, **inputs).logits - want)[keep].abs().max())
         self.assertEqual(len(self.calls), calls or model.config.get_text_config().num_hidden_layers)
         self.assertLess(got["fa_cpu"], BOUND)
         self.assertGreater(float(want.abs().max()), 1.0)
@@ -166,36 +189,26 @@ class Models(Case):
             for side in None, "left":
                 for cache in None, "static":
                     with self.subTest(name, padding=side, cache=cache):
-                        options = {"max_new_tokens": 24, "do_sample": False, "cache_implementation": cache}
+                        options = {"max_new_tokens": 12, "do_sample": False, "cache_implementation": cache}
                         options["attention_mask"] = None if side is None else padding(side)
-                        want, got = (
-                            self.by(x, model, lambda m: m.generate(tokens(), **options)) for x in ("eager", "fa_cpu")
-                        )
+                        want, got = self.both(model, model.generate, tokens(), **options)
                         self.assertEqual(want.tolist(), got.tolist())
-                        self.assertEqual(got.shape[1], 74)
-                        self.assertEqual(len(self.calls), 24 * model.config.num_hidden_layers)
+                        self.assertEqual(got.shape[1], 62)
+                        self.assertEqual(len(self.calls), 12 * model.config.num_hidden_layers)
 
     def test_prompt_in_parts(self):
         # Rows that come after others, more than one at a time.
         for name in DECODERS:
             model = decoder(name)
             for cache in hf.DynamicCache, hf.StaticCache:
-
-                def parts(m, cache=cache):
-                    room = {"max_cache_len": 64} if cache is hf.StaticCache else {}
-                    past, out = cache(config=m.config, **room), []
-                    for x in tokens().split(17, 1):
-                        out.append(m(x, past_key_values=past).logits)
-                    return torch.cat(out, 1)
-
                 with self.subTest(name, cache=cache.__name__):
-                    want, got = (self.by(x, model, parts) for x in ("eager", "fa_cpu"))
+                    want, got = self.both(model, in_parts, model, cache)
                     self.assertLess(float((want - got).abs().max()), BOUND)
 
     def test_half_precision(self):
         for dtype, bound in (torch.bfloat16, 0.3), (torch.float16, 0.03):
             model = decoder("Llama").to(dtype)
-            want, got = (self.by(x, model, lambda m: m(tokens()).logits) for x in ("eager", "fa_cpu"))
+            want, got = (x.logits for x in self.both(model, model, tokens()))
             self.assertEqual({x["q"].dtype for x in self.calls}, {dtype})
             self.assertLess(float((want - got).float().abs().max()), bound)
 
@@ -246,10 +259,8 @@ class Models(Case):
         # The encoder's, and two of each layer of the decoder.
         self.tell("Whisper", self.logits(model, calls=6, compare="sdpa", **inputs))
         for cache in None, "static":
-            options = {"max_new_tokens": 24, "do_sample": False, "cache_implementation": cache}
-            want, got = (
-                self.by(x, model, lambda m: m.generate(input_features=sound, **options)) for x in ("eager", "fa_cpu")
-            )
+            options = {"max_new_tokens": 12, "do_sample": False, "cache_implementation": cache}
+            want, got = self.both(model, model.generate, input_features=sound, **options)
             self.assertEqual(want.tolist(), got.tolist())
 
     def test_position_bias(self):
@@ -257,7 +268,7 @@ class Models(Case):
         config = hf.T5Config(vocab_size=128, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, dropout_rate=0.0)
         model = hf.T5ForConditionalGeneration(config).eval()
         inputs = {"input_ids": tokens(), "attention_mask": padding("right"), "decoder_input_ids": tokens(3, 12)}
-        want, got = (self.by(x, model, lambda m: m(**inputs).logits) for x in ("eager", "fa_cpu"))
+        want, got = (x.logits for x in self.both(model, model, **inputs))
         self.assertEqual(len(self.calls), 6)
         self.assertLess(float((want - got).abs().max() / want.abs().max()), 1e-5)
 
@@ -266,14 +277,14 @@ class Masks(Case):
     """What becomes of masks: fields, where they say it all."""
 
     def test_fields(self):
-        for name in "Llama", "Mistral", "Gemma 2", "GPT-OSS", "Llama 4":
+        for name in "Llama", "Mistral", "Gemma 2", "Gemma 3", "GPT-OSS", "Llama 4":
             # As long as there is one chunk it is no mask.
             model = decoder(name, **{"attention_chunk_size": 50} if name == "Llama 4" else {})
-            windows = {"Mistral": [15], "Gemma 2": [15, None], "GPT-OSS": [15, None]}.get(name, [None])
+            windows = [None] if "Llama" in name else [15] if name == "Mistral" else [15, None]
             for side in None, "left", "right":
                 mask = None if side is None else padding(side)
                 with self.subTest(name, padding=side):
-                    self.by("fa_cpu", model, lambda m: m(tokens(), attention_mask=mask, use_cache=False))
+                    self.by("fa_cpu", model, model, tokens(), attention_mask=mask, use_cache=False)
                     self.assertEqual(self.said("mask"), [None])
                     self.assertEqual(self.said("window_left"), windows)
                     self.assertEqual(self.said("window_right"), [0])
@@ -285,7 +296,7 @@ class Masks(Case):
     def test_chunks(self):
         # Beyond the first chunk of a prompt there is a mask, of a token there is none.
         model = decoder("Llama 4")
-        self.by("fa_cpu", model, lambda m: m.generate(tokens(), max_new_tokens=2, do_sample=False))
+        self.by("fa_cpu", model, model.generate, tokens(), max_new_tokens=2, do_sample=False)
         prompt, token = self.calls[:4], self.calls[4:]
         self.assertEqual(["mask" in x for x in prompt], [True, True, True, False])
         self.assertFalse(any("mask" in x for x in token))
@@ -296,7 +307,7 @@ class Masks(Case):
         options = {"max_new_tokens": 4, "do_sample": False, "cache_implementation": "static"}
         for side in None, "left":
             mask = None if side is None else padding(side)
-            self.by("fa_cpu", model, lambda m: m.generate(tokens(), attention_mask=mask, **options))
+            self.by("fa_cpu", model, model.generate, tokens(), attention_mask=mask, **options)
             self.assertEqual(self.said("mask"), [None])
             # The last one fills it.
             self.assertEqual(self.said("kv_lens"), [[50] * 3, [51] * 3, [52] * 3, None])
@@ -317,7 +328,7 @@ class Masks(Case):
                     self.assertEqual(self.said("cu_len_kv"), [ends])
         # Each sequence has what it has alone.
         model = decoder("Mistral")
-        whole = self.by("fa_cpu", model, lambda m: m(tokens(1), position_ids=positions, use_cache=False).logits)
+        whole = self.by("fa_cpu", model, model, tokens(1), position_ids=positions, use_cache=False).logits
         alone = torch.cat([model(x).logits for x in tokens(1).split((20, 13, 17), 1)], 1)
         self.assertLess(float((whole - alone).abs().max()), BOUND)
 
@@ -358,9 +369,7 @@ class Masks(Case):
             function = functions[less(len(functions))]
             sizes = {"batch_size": batch, "q_length": q_length, "kv_length": kv_length}
             sizes |= {"q_offset": q_offset, "kv_offset": kv_offset}
-            want = masks.sdpa_mask(
-                **sizes, mask_function=function, attention_mask=padded, allow_is_causal_skip=False
-            )
+            want = masks.sdpa_mask(**sizes, mask_function=function, attention_mask=padded, allow_is_causal_skip=False)
             got = fat.attention_mask(**sizes, mask_function=function, attention_mask=padded)
             self.assertEqual(got.shape, want.shape)
             if not isinstance(got, fat.Mask):
@@ -409,19 +418,7 @@ class Elsewhere(Case):
             for side in None, "left":
                 with self.subTest(name, padding=side):
                     mask = None if side is None else padding(side)
-                    labels = tokens()
-                    if mask is not None:
-                        # Nor is the first token after padding foretold by a row that sees something.
-                        begun = torch.cat((torch.zeros(3, 1, dtype=torch.long), mask[:, :-1]), 1)
-                        labels = torch.where(begun.bool(), labels, -100)
-
-                    def gradients(m, mask=mask, labels=labels):
-                        m.zero_grad()
-                        loss = m(tokens(), attention_mask=mask, labels=labels, use_cache=False).loss
-                        loss.backward()
-                        return {"loss": loss.detach(), **{n: p.grad for n, p in m.named_parameters()}}
-
-                    want, got = (self.by(x, model, gradients) for x in ("eager", "fa_cpu"))
+                    want, got = self.both(model, gradients, model, mask)
                     self.assertEqual(len(self.calls), 0)
                     for key, x in want.items():
                         error = float((x - got[key]).abs().max()) / max(float(x.abs().max()), 1e-3)
@@ -432,11 +429,11 @@ class Elsewhere(Case):
     def test_dropout_and_float64(self):
         model = decoder("Gemma 2", attention_dropout=0.5).train()
         torch.manual_seed(0)
-        self.by("fa_cpu", model, lambda m: m(tokens(), use_cache=False))
+        self.by("fa_cpu", model, model, tokens(), use_cache=False)
         self.assertEqual(len(self.calls), 0)
         for name in "Mistral", "Gemma 2":
             model = decoder(name).double()
-            want, got = (self.by(x, model, lambda m: m(tokens()).logits) for x in ("eager", "fa_cpu"))
+            want, got = (x.logits for x in self.both(model, model, tokens()))
             self.assertEqual(len(self.calls), 0)
             # The models' own norms and tables are float32.
             self.assertLess(float((want - got).abs().max()), BOUND)
@@ -479,13 +476,13 @@ class Elsewhere(Case):
                     mask = None if side is None else padding(side)
                     inputs = {"input_ids": tokens(), "attention_mask": mask, "use_cache": False}
                     keep = torch.ones(3, 50).bool() if mask is None else mask.bool()
-                    want = self.by("eager", model, lambda m: m(**inputs).logits)
+                    want = self.by("eager", model, model, **inputs).logits
                     model.set_attn_implementation("fa_cpu")
                     torch._dynamo.reset()
                     got = torch.compile(model, backend="aot_eager")(**inputs).logits
                     self.assertLess(float((want - got)[keep].abs().max()), BOUND)
         model = decoder("Mistral")
-        want = self.by("eager", model, lambda m: m(tokens(), use_cache=False).logits)
+        want = self.by("eager", model, model, tokens(), use_cache=False).logits
         model.set_attn_implementation("fa_cpu")
         exported = torch.export.export(model, (tokens(),), {"use_cache": False}, strict=False)
         nodes = [x for x in exported.graph.nodes if "cpu_attention.attention" in str(x.target)]
@@ -497,12 +494,12 @@ class Elsewhere(Case):
         compiled._compile_all_devices = True
         options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": padding("left")}
         model = decoder("Llama")
-        want = self.by("eager", model, lambda m: m.generate(tokens(), **options))
+        want = self.by("eager", model, model.generate, tokens(), **options)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         options |= {"cache_implementation": "static", "compile_config": compiled}
         fat.attention = self.unwatched
-        got = self.by("fa_cpu", model, lambda m: m.generate(tokens(), **options))
+        got = self.by("fa_cpu", model, model.generate, tokens(), **options)
         self.assertEqual(want.tolist(), got.tolist())
         self.assertEqual(torch._dynamo.utils.counters["stats"]["unique_graphs"], 1)
 
@@ -510,19 +507,16 @@ class Elsewhere(Case):
         fat.register("sdpa")
         self.addCleanup(hf.AttentionInterface.register, "sdpa", sdpa_attention_forward)
         self.addCleanup(hf.AttentionMaskInterface.register, "sdpa", masks.sdpa_mask)
+        prompts = [tokens(1, n)[0].tolist() for n in (7, 20, 33)]
+        greedy = hf.GenerationConfig(max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=-1)
         settings = hf.ContinuousBatchingConfig(num_blocks=64, auto_switch_to_flash=False)
         for name in "Llama", "Mistral", "Gemma 3":
             with self.subTest(name):
                 model = decoder(name)
-                prompts = [tokens(1, n)[0].tolist() for n in (7, 20, 33)]
-                greedy = hf.GenerationConfig(max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=-1)
-                want = self.by(
-                    "eager",
-                    model,
-                    lambda m: [m.generate(torch.tensor([x]), generation_config=greedy)[0, len(x) :] for x in prompts],
-                )
+                model.set_attn_implementation("eager")
+                want = [model.generate(torch.tensor([x]), generation_config=greedy)[0, len(x) :] for x in prompts]
                 options = {"continuous_batching_config": settings, "progress_bar": False, "generation_config": greedy}
-                got = self.by("sdpa", model, lambda m: m.generate_batch(prompts, **options))
+                got = self.by("sdpa", model, model.generate_batch, prompts, **options)
                 self.assertEqual([x.generated_tokens for x in got.values()], [x.tolist() for x in want])
                 self.assertTrue(all("cu_len_q" in x for x in self.calls))
                 self.assertGreater(len(self.calls), 30)
