@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests cpu_attention.torch with the shared library that CMake builds, or the one in LIBRARY: the package on tensors of
-# PyTorch, what takes the place of PyTorch's kernels, the operator. Not in scripts/test.sh, for it installs PyTorch (5 GB), in
+# Tests cpu_attention.torch and cpu_attention.transformers with the shared library that CMake builds, or the one in LIBRARY:
+# the package on tensors of PyTorch, what takes the place of PyTorch's kernels, the operator, models of Hugging Face's. Not in scripts/test.sh, for it installs PyTorch (5 GB), in
 # build/venv-torch, unless it is given a Python that has the packages of bindings/python/requirements/torch.txt.
 #
 #   test_torch.sh [PYTHON]
@@ -31,5 +31,13 @@ for class in Overrides Samples Operator; do
     test_case "$class" "$python" -W ignore bindings/python/tests/pytorch/test_torch.py --library "$lib" "$class"
 done
 test_case example env PYTHONPATH=bindings/python "$python" bindings/python/example/in_pytorch.py "$lib"
+if "$python" -c 'import transformers' 2>/dev/null; then
+    for class in Models Masks Elsewhere; do
+        test_case "$class" "$python" -W ignore bindings/python/tests/pytorch/test_transformers.py --library "$lib" "$class"
+    done
+    test_case in_transformers env PYTHONPATH=bindings/python "$python" bindings/python/example/in_transformers.py "$lib"
+else
+    echo "test_torch: models of Hugging Face's are skipped, for there is no package transformers"
+fi
 echo "test_torch: $passed passed, $failed failed"
 [ "$failed" = 0 ]
