@@ -1085,7 +1085,7 @@ void fa_pool_destroy(struct fa_pool *pool);
  *   infinity (f16: from 65520 on), what is too small 0 with its sign; numbers that the type has
  *   subnormal ones for are kept so. A NaN stays a NaN with its sign, and may become quiet.
  * - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: bit for bit the blocks that ggml's
- *   reference functions write (such as quantize_row_q8_0_ref, without fused multiply-adds). A block
+ *   reference functions write (as quantize_row_q8_0_ref, without fused multiply-adds). A block
  *   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
  *   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
  *   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
