@@ -811,8 +811,7 @@ fn zeros_of_quantised_tensors_and_blocks_of_ggml() {
         (Tensor::head_first(&stored, shape).scale(&0.125), Tensor::head_first(Data::Q8_0(&blocks), shape));
     assert!(near(&attend(of_blocks, of_blocks), &attend(scaled, scaled)));
 
-    // The same integers, unsigned; and floating-point numbers of 8 bits, of which 1.5 is a
-    // multiple.
+    // Unsigned integers that stand for the same numbers, and floating-point numbers of 8 bits.
     let unsigned: Vec<u8> = stored.iter().map(|&x| x.cast_unsigned() ^ 0x80).collect();
     let zero = [131.0];
     let unsigned = Tensor::head_first(Data::U8(&unsigned), shape)

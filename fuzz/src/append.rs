@@ -247,7 +247,8 @@ impl Bench {
         let given = [0, 1].map(|i| if is_given[i] { &raw const new[i] } else { ptr::null() });
         let label = || format!("{verdict:?}: {a:?}\n{new:?}\n{quants:?}\n{:?}\n{targets:?}", d.lists);
         let is_legal = verdict == Verdict::Legal;
-        // All of it is there: what was refused may be nowhere. Without rows nothing bounds the sequences.
+        // All of it is there: what was refused may be nowhere. Without rows nothing bounds the
+        // sequences.
         let places = if is_legal && work > 0 { written(&a, &new, &targets) } else { Vec::new() };
         for isa in [c"avx512", c"avx2", c"scalar"] {
             self.memory.restore();
