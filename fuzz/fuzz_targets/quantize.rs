@@ -295,8 +295,9 @@ fn try_types(
                 if verdict == Verdict::Legal && of_block == 1 {
                     let [x, y] = [&src, &dst].map(|tensor| stored(tensor.dtype, row(tensor, [b, h, t]), d));
                     let rounded = match dst.dtype {
-                        F16 => f16::from_f64(x).to_f64(),
-                        BF16 => bf16::from_f64(x).to_f64(),
+                        // By f32, which x is: from_f64 drops 32 bits before it rounds.
+                        F16 => f16::from_f32(x as f32).to_f64(),
+                        BF16 => bf16::from_f32(x as f32).to_f64(),
                         _ => x,
                     };
                     if is_f8 {
