@@ -238,11 +238,18 @@ fn check(case: Case) {
             let (o_dense, lse_dense) = dense.run(kernel, 1);
             assert!(same_bits(&o, &o_dense) && same_bits(&lse, &lse_dense), "{kernel:?}, {case:?}");
             let largest = exact.o.iter().fold(0f64, |m, x| m.max(x.abs()));
-            let bound = if kernel.kernel.compute_type(path) == "f32" { 1e-5 } else { 2e-2 };
+            let compute = kernel.kernel.compute_type(path);
+            let bound = if compute == "f32" { 1e-5 } else { 2e-2 };
+            // Rounded queries move the score of a sink, which is most of the log-sum-exp, and with
+            // it the weight of all others.
+            let moved = if ["bf16", "i8"].contains(&compute) { max_error(&lse, &exact.lse) } else { 0.0 };
+            let sink = exact.lse.iter().fold(1.0, |m: f64, x| m.max(x.abs()));
             let error = max_error(&o, &exact.o);
             assert!(
-                error <= bound * largest.max(1.0) && !o.iter().any(|x| x.is_nan()),
-                "{kernel:?}, {case:?}: {error}"
+                moved <= 2e-2 * sink
+                    && error <= (bound + moved) * largest.max(1.0)
+                    && !o.iter().any(|x| x.is_nan()),
+                "{kernel:?}, {case:?}: {error}, moved by {moved}"
             );
             computed += 1;
         }
