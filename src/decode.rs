@@ -525,6 +525,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
     let scales_in_row = P::scales_in_row(work.problem().shape().dim_v);
     let (steps, prefetches) = (&Compiled(s, PhantomData::<P>), should_prefetch::<S, P>(work, tiles));
     let (rounds, read_as, adds_runs) = (P::ROUNDS, P::DTYPE, P::ADDS_RUNS);
+    let loops_prefetch = P::MAX_ROWS == 1 || work.count() >= scratch::least_of_four::<S, P>();
     let together = Together {
         work,
         tiles,
@@ -537,6 +538,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
         scales_in_row,
         adds_runs,
         prefetches,
+        loops_prefetch,
     };
     // SAFETY: I5: the contract is the same.
     unsafe { together.attend(s.core(), visible) };

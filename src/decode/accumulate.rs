@@ -49,8 +49,8 @@ fn sums_of<P: Gemv>(rows: &RowArrays, state: &State) -> Sums {
 }
 
 /// Adds the values of a run to the output of each row, all of which see all keys of the block: a
-/// part of [`values`], which [`flush`] ends. `is_first` says that it has the first keys of the
-/// block.
+/// part of [`values`], which [`flush`] ends. `next` is prefetched meanwhile. `is_first` says that
+/// the run has the first keys of the block.
 ///
 /// # Safety
 /// The contract of [`values`]; `run` has rows of V of the block (I2).
@@ -61,22 +61,13 @@ pub(super) unsafe fn values_of_run<S: Isa, P: Gemv>(
     rows: &RowArrays,
     state: &State,
     run: Run,
+    next: PrefetchStream,
     is_first: bool,
 ) {
     let begins = is_first && (P::INT_ACC || block.is_first);
     let count = block.work.count();
     // SAFETY: I2, I5: the contract is the same.
-    unsafe {
-        accumulate::<S, P>(
-            s,
-            rows,
-            sums_of::<P>(rows, state),
-            0..count,
-            run,
-            PrefetchStream::NOTHING,
-            begins,
-        );
-    }
+    unsafe { accumulate::<S, P>(s, rows, sums_of::<P>(rows, state), 0..count, run, next, begins) };
 }
 
 /// Ends [`values`]: sums of integers, which are those of one block, are added to the output.

@@ -531,7 +531,7 @@ pub(crate) struct Block<'a> {
     /// The keys that some row sees.
     pub(super) keys: Range<usize>,
     /// The keys of the next block that some row sees; empty if there is none.
-    next: Range<usize>,
+    pub(super) next: Range<usize>,
     k: KvBlock<'a>,
     v: KvBlock<'a>,
     /// Whether it is the first block of its split: the output of the state is not initialised yet.
@@ -672,6 +672,18 @@ impl<'a> Block<'a> {
     #[inline(always)]
     pub(super) fn v_run(&self) -> Option<Run> {
         self.v.whole.map(|rows| self.v.run(self.keys.clone(), rows))
+    }
+
+    /// Rows of K or V (`which`) where they lie in memory, that of key 0 of the block first, if they
+    /// lie behind one another there.
+    pub(super) fn rows_in_place(&self, which: usize) -> Option<Rows> {
+        let KvBlock { whole, staged, .. } = if which == V { &self.v } else { &self.k };
+        whole.filter(|_| staged.is_none())
+    }
+
+    /// Bytes of a row of K or V (`which`) in memory.
+    pub(super) fn row_bytes(&self, which: usize) -> usize {
+        if which == V { self.v.row_bytes } else { self.k.row_bytes }
     }
 
     /// The runs of the rows of K of `keys`.

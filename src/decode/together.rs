@@ -19,6 +19,7 @@ use super::scratch::{BlockArrays, RowArrays, part_start};
 use super::state::State;
 use super::{begin, end, look_at, scores, softmax};
 use crate::attend::blocks::{first_block, next_block};
+use crate::attend::rows::Rows;
 use crate::attend::{K, V};
 use crate::dtype::Dtype;
 use crate::problem::SeenKeys;
@@ -30,13 +31,16 @@ use crate::work::split_kv::{MAX_KV_HEADS, SplitWork};
 /// few that those of all heads, and what is prefetched, stay in the second-level cache.
 const TURN: usize = 16;
 
+/// Bytes of all heads that are prefetched ahead, at least: what memory gives while it answers.
+const BYTES_AHEAD: usize = 24 << 10;
+
 /// The steps that are compiled for each instruction set and compute type.
 pub(super) trait Steps {
-    /// Computes [`scores::scores`] of a run, with nothing to prefetch.
+    /// Computes [`scores::scores`] of a run, and prefetches `next` meanwhile.
     ///
     /// # Safety
     /// The contract of [`scores::scores`].
-    unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run);
+    unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run, next: PrefetchStream);
 
     /// Computes [`softmax::softmax`] of a block.
     ///
@@ -48,7 +52,15 @@ pub(super) trait Steps {
     ///
     /// # Safety
     /// The contract of [`accumulate::values_of_run`].
-    unsafe fn add_run(&self, block: &Block, rows: &RowArrays, state: &State, run: Run, is_first: bool);
+    unsafe fn add_run(
+        &self,
+        block: &Block,
+        rows: &RowArrays,
+        state: &State,
+        run: Run,
+        next: PrefetchStream,
+        is_first: bool,
+    );
 
     /// What is left to be done for the values of a block: if `are_added`, runs have added all of
     /// them.
@@ -69,9 +81,9 @@ pub(super) trait Steps {
 pub(super) struct Compiled<S, P>(pub(super) S, pub(super) PhantomData<P>);
 
 impl<S: Isa, P: Gemv> Steps for Compiled<S, P> {
-    unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run) {
+    unsafe fn scores(&self, rows: &RowArrays, count: usize, run: &Run, next: PrefetchStream) {
         // SAFETY: I2, I5: the contract is the same.
-        unsafe { scores::scores::<S, P>(self.0, rows, count, run, PrefetchStream::NOTHING) };
+        unsafe { scores::scores::<S, P>(self.0, rows, count, run, next) };
     }
 
     unsafe fn softmax(&self, block: &Block, rows: &RowArrays, state: &State) {
@@ -79,9 +91,17 @@ impl<S: Isa, P: Gemv> Steps for Compiled<S, P> {
         unsafe { softmax::softmax::<S, P>(self.0, block, rows, state) };
     }
 
-    unsafe fn add_run(&self, block: &Block, rows: &RowArrays, state: &State, run: Run, is_first: bool) {
+    unsafe fn add_run(
+        &self,
+        block: &Block,
+        rows: &RowArrays,
+        state: &State,
+        run: Run,
+        next: PrefetchStream,
+        is_first: bool,
+    ) {
         // SAFETY: I2, I5: the contract is the same.
-        unsafe { accumulate::values_of_run::<S, P>(self.0, block, rows, state, run, is_first) };
+        unsafe { accumulate::values_of_run::<S, P>(self.0, block, rows, state, run, next, is_first) };
     }
 
     unsafe fn add_values(
@@ -140,6 +160,8 @@ pub(super) struct Together<'a> {
     pub(super) adds_runs: bool,
     /// What [`super::should_prefetch`] says.
     pub(super) prefetches: bool,
+    /// Whether the loops over so many query rows prefetch a stream.
+    pub(super) loops_prefetch: bool,
 }
 
 /// A kv head, and the arrays of its query rows.
@@ -247,6 +269,11 @@ impl Together<'_> {
             let sees_all = block.is_whole && block.is_plain && !block.has_gap;
             self.adds_runs && sees_all && block.v_run().is_some()
         };
+        let order = if const { S::PREFETCHES_OTHER_TENSOR } {
+            Order::of(all().map(|(block, _)| block))
+        } else {
+            None
+        };
         // SAFETY: I5: the arrays are those of the parts (caller), and were laid out for blocks of
         // this size.
         unsafe {
@@ -254,15 +281,21 @@ impl Together<'_> {
                 block.prepare(s);
             }
             for now in turns(&keys) {
-                for (block, Part { work, rows, .. }) in all() {
+                for (n, (block, Part { work, rows, .. })) in all().enumerate() {
                     let mine = clip_to(&now, &block.keys);
-                    prefetch_next(s, block, K, &mine);
+                    let next = self.prefetch_next(
+                        s,
+                        block,
+                        K,
+                        &mine,
+                        order.map(|order| order.stream(block, K, n, &now)),
+                    );
                     match block.k_run() {
                         _ if mine.is_empty() => {}
-                        Some(run) => steps.scores(rows, work.count(), &run.turn(mine, TURN)),
+                        Some(run) => steps.scores(rows, work.count(), &self.turn(&run, mine, &order), next),
                         None => {
                             for run in block.k_runs(s, mine) {
-                                steps.scores(rows, work.count(), &run);
+                                steps.scores(rows, work.count(), &run, PrefetchStream::NOTHING);
                             }
                         }
                     }
@@ -272,14 +305,23 @@ impl Together<'_> {
                 steps.softmax(block, rows, state);
             }
             for now in turns(&keys) {
-                for (block, Part { rows, state, .. }) in all().filter(|(block, _)| takes_turns(block)) {
+                for (n, (block, Part { rows, state, .. })) in all().enumerate() {
+                    if !takes_turns(block) {
+                        continue;
+                    }
                     let mine = clip_to(&now, &block.keys);
-                    prefetch_next(s, block, V, &mine);
+                    let next = self.prefetch_next(
+                        s,
+                        block,
+                        V,
+                        &mine,
+                        order.map(|order| order.stream(block, V, n, &now)),
+                    );
                     if let Some(run) = block.v_run()
                         && !mine.is_empty()
                     {
                         let is_first = mine.start == block.keys.start;
-                        steps.add_run(block, rows, state, run.turn(mine, TURN), is_first);
+                        steps.add_run(block, rows, state, self.turn(&run, mine, &order), next, is_first);
                     }
                 }
             }
@@ -287,6 +329,97 @@ impl Together<'_> {
                 steps.add_values(block, rows, arrays, state, takes_turns(block));
             }
         }
+    }
+
+    /// The part of a run that has `keys`. Rows that lie `TURN` keys ahead are prefetched by the
+    /// loops, unless there is an order.
+    fn turn(&self, run: &Run, keys: Range<usize>, order: &Option<Order>) -> Run {
+        if order.is_some() { Run { prefetch_end: 0, ..run.of(keys) } } else { run.turn(keys, TURN) }
+    }
+
+    /// Prefetches what is read after the keys `now` of a part are multiplied, or returns it for the
+    /// loops to do so, which takes less time. Without an order that is what the part reads in its
+    /// next turn: the next keys; behind the last ones of K the first ones of V, and behind these K
+    /// of the next block.
+    fn prefetch_next<S: Isa>(
+        &self,
+        s: S,
+        block: &Block,
+        which: usize,
+        now: &Range<usize>,
+        ordered: Option<PrefetchStream>,
+    ) -> PrefetchStream {
+        let Range { start, end } = block.keys;
+        if let Some(stream) = ordered {
+            if self.loops_prefetch {
+                return stream;
+            }
+            if stream.is_any() {
+                stream.prefetch_lines(s, now.start, now.len());
+            }
+        } else if now.end < end && block.work.count() > 1 {
+            // The loops do.
+        } else if now.end < end {
+            block.prefetch(s, which, now.end..end.min(now.end + TURN));
+        } else if which == K {
+            block.prefetch(s, V, start..end.min(start + TURN));
+        } else {
+            block.prefetch(s, K, block.first_of_next(TURN));
+        }
+        PrefetchStream::NOTHING
+    }
+}
+
+/// Rows of K and V of all parts that follow one another in memory, key by key.
+///
+/// They are prefetched in that order, some keys ahead: while one part is multiplied, its share of
+/// what all of them read then. Rows that lie as far apart as keys do come from memory at half the
+/// speed.
+#[derive(Clone, Copy)]
+struct Order {
+    /// The first row of K, and of V, of the first part, and the distance between keys.
+    rows: [Rows; 2],
+    /// Parts.
+    count: usize,
+}
+
+impl Order {
+    /// That of all parts that meet a block; nothing if rows lie otherwise.
+    fn of<'b>(blocks: impl Iterator<Item = &'b Block<'b>> + Clone) -> Option<Order> {
+        let count = blocks.clone().count();
+        let rows = |block: &Block| Some([block.rows_in_place(K)?, block.rows_in_place(V)?]);
+        let first = rows(blocks.clone().next()?)?;
+        for (n, block) in blocks.enumerate() {
+            for (rows, first) in rows(block)?.iter().zip(&first) {
+                let is_next = rows.base == first.base.wrapping_add(n * (first.stride / count));
+                if !is_next || rows.stride != first.stride || !rows.stride.is_multiple_of(count) {
+                    return None;
+                }
+            }
+        }
+        Some(Order { rows: first, count })
+    }
+
+    /// The share of part `n` of what is read some keys after its keys `now` of K or V (`which`),
+    /// which are one turn: row i of the stream goes with key i.
+    fn stream(&self, block: &Block, which: usize, n: usize, now: &Range<usize>) -> PrefetchStream {
+        let Order { rows, count } = *self;
+        let ahead = (BYTES_AHEAD / rows[which].stride.max(1)).next_multiple_of(TURN).max(TURN);
+        let first = now.start + ahead;
+        let behind = first.saturating_sub(block.keys.end);
+        // Behind the last keys of K the first ones of V, and behind these K of the next block.
+        let (which, first, end) = match which {
+            _ if first < block.keys.end => (which, first, block.keys.end),
+            K => (V, block.keys.start + behind, block.keys.end),
+            _ => (K, block.next.start + behind, block.next.end),
+        };
+        if first >= end {
+            return PrefetchStream::NOTHING;
+        }
+        let stride = rows[which].stride / count;
+        let base = rows[which].skip(first).base.wrapping_add(n * TURN * stride);
+        let rows = Rows { base: base.wrapping_sub(now.start * stride), stride };
+        PrefetchStream::rows(rows, stride.min(block.row_bytes(which)))
     }
 }
 
@@ -300,20 +433,4 @@ fn turns(keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
 fn clip_to(turn: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
     let start = turn.start.max(keys.start);
     start..turn.end.min(keys.end).max(start)
-}
-
-/// Prefetches what a part reads in its next turn, while `now` are multiplied: the next keys; behind
-/// the last ones of K the first ones of V, and behind these K of the next block. With several query
-/// rows, the loops prefetch the next keys themselves, which takes less time.
-fn prefetch_next<S: Isa>(s: S, block: &Block, which: usize, now: &Range<usize>) {
-    let Range { start, end } = block.keys;
-    if now.end < end && block.work.count() > 1 {
-        // The loops do.
-    } else if now.end < end {
-        block.prefetch(s, which, now.end..end.min(now.end + TURN));
-    } else if which == K {
-        block.prefetch(s, V, start..end.min(start + TURN));
-    } else {
-        block.prefetch(s, K, block.first_of_next(TURN));
-    }
 }
