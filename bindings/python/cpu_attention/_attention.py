@@ -40,11 +40,9 @@ MASK_TIMES_SLOPE, PRECISE, FAST = 1, 2, 4
 SCALE_ZERO = 2.0**-100
 
 
-class Options(TypedDict, total=False):
-    """What attention(), prepare() and check() take by name."""
+class Fields(TypedDict, total=False):
+    """What is said of a call by name, here and in cpu_attention.torch."""
 
-    out: Array | None
-    lse: Array | None
     scale: float | None
     softcap: float
     causal: bool
@@ -80,6 +78,13 @@ class Options(TypedDict, total=False):
     precise: bool
     block_q: int
     block_kv: int
+
+
+class Options(Fields, total=False):
+    """What attention(), prepare() and check() take by name."""
+
+    out: Array | None
+    lse: Array | None
     threads: Threads
 
 
@@ -400,8 +405,6 @@ def describe(
     k: Any,
     v: Any,
     *,
-    out: Any = None,
-    lse: Any = None,
     scale: float | None = None,
     softcap: float = 0.0,
     causal: bool = False,
@@ -437,6 +440,8 @@ def describe(
     precise: bool = False,
     block_q: int = 0,
     block_kv: int = 0,
+    out: Any = None,
+    lse: Any = None,
     threads: Threads = None,
 ) -> Prepared:
     """What attention(), prepare() and check() begin with. What the library cannot find out from pointers is checked
