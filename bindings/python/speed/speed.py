@@ -4,13 +4,14 @@
 speed.py run LIBRARY.so [--only WORKLOAD,...] [--threads 1,2] [--turns N] [--output FOLDER]
 speed.py draw FILE.json TABLE.md FIGURE.svg
 
-A turn of a way to compute is the median of its calls; a time is the median of the turns, and what stands beside it as
+Beside the workloads there is `calls`, what calls cost besides computing. A turn of a way to compute is the median of its calls; a time is the median of the turns, and what stands beside it as
 "times as fast" the median of the quotients of each turn, with the quartiles of these.
 """
 
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import statistics
 import sys
@@ -20,7 +21,6 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[2] / "benches/peers")]
-from compare import lines, machine  # noqa: E402
 from svg import BLUE, ORANGE, Drawing, Log  # noqa: E402
 
 PYTORCH = "PyTorch"
@@ -60,8 +60,9 @@ WORKLOADS = [
     Workload("pools, decode between matrices", 1, 32, 8, 1, 4096, 128, copies=4, between=True),
     Workload("pools, small between matrices", 1, 12, 12, 128, 128, 64, between=True),
 ]
+CALLS = "calls"
 GENERATE = "generate, Llama of 0.4 B, prompt 1,024"
-TOKENS, GENERATE_TURNS = 17, 5
+TOKENS, GENERATE_TURNS = 33, 6
 
 
 def main():
@@ -82,9 +83,13 @@ def main():
         a.table.write_text(table(data))
         figure(data, a.figure)
         return
+    # It needs numpy, which drawing does not.
+    from compare import lines, machine
+
     a.output.mkdir(parents=True, exist_ok=True)
     file = a.output / "speed.json"
-    data = json.loads(file.read_text()) if file.exists() else {"results": []}
+    data = json.loads(file.read_text()) if file.exists() else {"calls_us": {}, "results": []}
+    data |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     for line in run(a, data):
         key = [(x["workload"], x["threads"], x["way"]) for x in data["results"]]
         at = (line["workload"], line["threads"], line["way"])
@@ -116,9 +121,11 @@ def run(a, data):
     if not fat.extension:
         sys.exit("speed: the extension could not be built")
     versions = {"torch": torch.__version__, "flash_attention": f"{fa.version()} ({fa.isa()})"}
-    data |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     data["versions"] = data.get("versions", {}) | versions
     torch.set_grad_enabled(False)
+    if CALLS.startswith(a.only):
+        torch.set_num_threads(1)
+        data["calls_us"] = dict(costs())
     for threads in a.threads:
         torch.set_num_threads(threads)
         for w in WORKLOADS:
@@ -129,6 +136,42 @@ def run(a, data):
 
             data["versions"]["transformers"] = transformers.__version__
             yield from generated(threads)
+
+
+def costs():
+    """What calls cost besides computing: microseconds of one row on 4 keys, the least of 300 times 100 calls."""
+    q, k, v, out = (torch.randn(1, 4, n, 16) for n in (1, 4, 4, 1))
+    lens = torch.tensor([4], dtype=torch.int32)
+
+    def options(kind):
+        return {"out": kind(out), "kv_lens": kind(lens), "causal": True, "scale": 0.3}
+
+    arrays, doubles = [x.numpy() for x in (q, k, v)], [x.double() for x in (q, k, v)]
+    told = options(torch.Tensor.numpy), options(lambda x: x)
+    of_pytorch = torch.nn.functional.scaled_dot_product_attention
+    for name, sdpa, call in (
+        ("prepared", None, fa.prepare(*arrays).run),
+        ("attention", None, lambda: fa.attention(*arrays)),
+        ("attention with options", None, lambda: fa.attention(*arrays, **told[0])),
+        ("attention on tensors", None, lambda: fa.attention(q, k, v)),
+        ("attention on tensors with options", None, lambda: fa.attention(q, k, v, **told[1])),
+        ("scaled_dot_product_attention", None, lambda: fa.scaled_dot_product_attention(*arrays)),
+        (PYTORCH, None, lambda: of_pytorch(q, k, v)),
+        ("enable()", False, lambda: of_pytorch(q, k, v)),
+        ("enable(sdpa=True)", True, lambda: of_pytorch(q, k, v)),
+        ("PyTorch, float64", None, lambda: of_pytorch(*doubles)),
+        ("enable(), float64 (declined)", False, lambda: of_pytorch(*doubles)),
+        ("enable(sdpa=True), float64 (declined)", True, lambda: of_pytorch(*doubles)),
+        ("operator", None, lambda: fat.attention(q, k, v)),
+    ):
+        with enabled(sdpa):
+            took = []
+            for _ in range(300):
+                begin = time.perf_counter()
+                for _ in range(100):
+                    call()
+                took.append(time.perf_counter() - begin)
+        yield name, 1e4 * min(took)
 
 
 @contextlib.contextmanager
@@ -186,9 +229,8 @@ def ways(w, threads):
         "operator": (None, turned(operator)),
     }
     if threads > 1:
-        calls = [fa.prepare(q, k, v, causal=w.causal, kv_lens=lens, threads=threads) for k, v in caches]
-        pairs = {id(k): call for (k, _), call in zip(caches, calls, strict=True)}
-        found["own pool"] = None, turned(lambda k, v: pairs[id(k)].run())
+        told = {"causal": w.causal, "kv_lens": lens, "threads": threads}
+        found["own pool"] = None, turned(lambda k, v: fa.attention(q, k, v, **told))
     x, m = torch.randn(64, 1024), torch.randn(1024, 1024)
 
     def between():
@@ -228,7 +270,6 @@ def compared(name, threads, ways, between, error, reset, turns, bound):
             sdpa, call = ways[way]
             time.sleep(PAUSE)
             with enabled(sdpa):
-                call()
                 series, now, end = [], 0.0, time.perf_counter() + SECONDS
                 while now < end:
                     between()
@@ -281,7 +322,6 @@ def generated(threads):
     found = {
         PYTORCH: ("sdpa", None),
         "enable()": ("sdpa", False),
-        "enable(sdpa=True)": ("sdpa", True),
         "fa_cpu": ("fa_cpu", None),
     }
     told = {"max_new_tokens": TOKENS, "do_sample": False, "logits_processor": hf.LogitsProcessorList([Watch()])}
@@ -302,7 +342,7 @@ def generated(threads):
             if not torch.equal(got, tokens) or errors[way] > BOUNDS["f32"]:
                 sys.exit(f"speed: {GENERATE}, {way}: other tokens, or logits off by {errors[way]:.2e}")
             took[way][0].append(1e3 * (stamps[0] - begin))
-            took[way][1].append(1e3 * (stamps[-1] - stamps[0]) / (TOKENS - 1))
+            took[way][1].append(1e3 * statistics.median(b - a for a, b in itertools.pairwise(stamps)))
     for i, part in enumerate(("prompt", "a token")):
         for way in found:
             yield line(f"{GENERATE}: {part}", threads, way, took[way][i], took[PYTORCH][i], error=errors[way])
@@ -327,20 +367,30 @@ def milliseconds(x):
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}" if x >= 1 else f"{x:.2f}"
 
 
+COLUMNS = {
+    "`enable()`": ("enable()",),
+    "`enable(sdpa=True)`": ("enable(sdpa=True)",),
+    "operator, or `fa_cpu`": ("operator", "fa_cpu"),
+    "own threads": ("own pool",),
+}
+
+
 def table(data):
-    ways = list(dict.fromkeys(x["way"] for x in data["results"] if x["way"] != PYTORCH))
-    head = ["workload", "threads", f"{PYTORCH}, ms", *(f"`{w}`" if "(" in w or w == "fa_cpu" else w for w in ways)]
+    head = ["workload", "threads", f"{PYTORCH}, ms", *COLUMNS]
     out = [below(data), "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for workload, threads, by_way in listed(data):
         cells = [workload, str(threads), milliseconds(by_way[PYTORCH]["ms"])]
-        for way in ways:
-            x = by_way.get(way)
+        for ways in COLUMNS.values():
+            x = next((by_way[way] for way in ways if way in by_way), None)
             if x is None:
                 cells.append("")
-                continue
-            low, high = x["quartiles"]
-            cells.append(f"{milliseconds(x['ms'])}: **{x['times_as_fast']:.2f}** ({low:.2f} to {high:.2f})")
+            else:
+                low, high = x["quartiles"]
+                cells.append(f"{milliseconds(x['ms'])}: **{x['times_as_fast']:.2f}** ({low:.2f} to {high:.2f})")
         out.append("| " + " | ".join(cells) + " |")
+    if "calls_us" in data:
+        out += ["", "| a call of one row on 4 keys | µs |", "|---|---|"]
+        out += [f"| {name} | {us:.1f} |" for name, us in data["calls_us"].items()]
     return "\n".join(out) + "\n"
 
 
@@ -349,7 +399,7 @@ def figure(data, path):
     rows = [x for x in listed(data) if not x[0].startswith("pools")]
     names = list(dict.fromkeys(x[0] for x in rows))
     width, left, right, step, top = 830, 300, 800, 26, 96
-    title = "Times as fast as PyTorch alone"
+    title = "PyTorch with enable(): times as fast as alone"
     d = Drawing(width, top + step * len(names) + 36, title)
     d.text(14, 26, title, size=17, weight="600")
     d.text(14, 46, f"{below(data)}.", quiet=True)
@@ -357,7 +407,6 @@ def figure(data, path):
     for i, (threads, (shape, colour)) in enumerate(marks.items()):
         d.mark(20 + 110 * i, 68, shape, colour, 6)
         d.text(31 + 110 * i, 72, f"{threads} thread{'s' if threads > 1 else ''}")
-    d.text(260, 72, "the fastest of enable(), enable(sdpa=True), the operator, fa_cpu", quiet=True)
     most = max((x["times_as_fast"] for x in data["results"]), default=1.0)
     at = Log(0.5, max(4.0, 1.3 * most), left, right)
     bottom = top + step * len(names)
@@ -371,9 +420,8 @@ def figure(data, path):
         d.text(left - 12, y + 4, name, "end", size=12)
         for workload, threads, by_way in rows:
             if workload == name and threads in marks:
-                best = max(x["times_as_fast"] for way, x in by_way.items() if way not in (PYTORCH, "own pool"))
                 shape, colour = marks[threads]
-                d.mark(at(best), y, shape, colour, 6)
+                d.mark(at(by_way["enable()"]["times_as_fast"]), y, shape, colour, 6)
     d.write(path)
 
 

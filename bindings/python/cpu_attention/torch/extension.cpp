@@ -292,7 +292,8 @@ class Reader {
     optional<int64_t> integer(const char *name) { return next(name).toOptional<int64_t>(); }
     optional<double> floating(const char *name) { return next(name).toOptional<double>(); }
     bool boolean(const char *name) { return next(name).toBool(); }
-    c10::IntArrayRef pair(const char *name) { return sizes[next_size++] = next(name).toIntVector(); }
+    std::vector<int64_t> integers(const char *name) { return next(name).toIntVector(); }
+    void skip(const char *name) { next(name); }
 
   private:
     const c10::IValue &next(const char *name) {
@@ -302,8 +303,7 @@ class Reader {
 
     const c10::FunctionSchema &schema;
     const c10::ArrayRef<c10::IValue> values;
-    size_t at = 0, next_size = 0;
-    std::array<std::vector<int64_t>, 3> sizes;
+    size_t at = 0;
 };
 
 // Numbers of 32 bits where they are, of which one may stand for all; count < 0: as many as there are.
@@ -370,9 +370,6 @@ struct Quantities {
 };
 
 void set_quantities(fa_tensor &out, Quantities &given, const Tensor &of, const char *name, c10::IntArrayRef groups) {
-    if (!given.scale.defined() && !given.zero.defined()) {
-        return;
-    }
     TORCH_CHECK_VALUE(groups.size() == 2 && groups[0] >= 1 && groups[1] >= 1 && groups[0] <= INT32_MAX && groups[1] <= INT32_MAX,
                       "cpu_attention: groups of ", name, " are ", groups);
     const int64_t first = of.dim() - 4;
@@ -472,7 +469,11 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
     for (size_t i = 0; i < 3; i++) {
         const auto &x = quantised[i];
         quantities[i].scale = read.tensor(x.scale), quantities[i].zero = read.tensor(x.zero);
-        set_quantities(x.out, quantities[i], x.of, x.name, read.pair(x.groups));
+        if (quantities[i].scale.defined() || quantities[i].zero.defined()) {
+            set_quantities(x.out, quantities[i], x.of, x.name, read.integers(x.groups));
+        } else {
+            read.skip(x.groups);
+        }
     }
     Tensor weights, weight_heads, weight_rows;
     if (read.is_next("weights")) {
