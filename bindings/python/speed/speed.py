@@ -4,8 +4,9 @@
 speed.py run LIBRARY.so [--only WORKLOAD,...] [--threads 1,2] [--turns N] [--output FOLDER]
 speed.py draw FILE.json TABLE.md FIGURE.svg
 
-Beside the workloads there is `calls`, what calls cost besides computing. A turn of a way to compute is the median of its calls; a time is the median of the turns, and what stands beside it as
-"times as fast" the median of the quotients of each turn, with the quartiles of these.
+Beside the workloads there is `calls`: what calls cost besides computing. A turn of a way to compute is the median of
+its calls; a time is the median of the turns, and what stands beside it as "times as fast" the median of the quotients
+of each turn, with the quartiles of these.
 """
 
 import argparse
@@ -62,7 +63,8 @@ WORKLOADS = [
 ]
 CALLS = "calls"
 GENERATE = "generate, Llama of 0.4 B, prompt 1,024"
-TOKENS, GENERATE_TURNS = 33, 6
+# Tokens after the first of a turn, turns of these, turns of prompts.
+TOKENS, TOKEN_TURNS, PROMPT_TURNS = 8, 20, 5
 
 
 def main():
@@ -324,28 +326,47 @@ def generated(threads):
         "enable()": ("sdpa", False),
         "fa_cpu": ("fa_cpu", None),
     }
-    told = {"max_new_tokens": TOKENS, "do_sample": False, "logits_processor": hf.LogitsProcessorList([Watch()])}
-    took = {way: ([], []) for way in found}
-    errors, want, tokens = {}, None, None
-    names = list(found)
-    for turn in range(GENERATE_TURNS):
-        for way in names[turn % len(names) :] + names[: turn % len(names)]:
-            implementation, sdpa = found[way]
-            model.set_attn_implementation(implementation)
-            stamps.clear(), logits.clear()
-            with enabled(sdpa):
-                begin = time.perf_counter()
-                got = model.generate(prompt, attention_mask=torch.ones_like(prompt), **told)
-            if want is None:
-                want, tokens = torch.cat(logits), got
-            errors[way] = float((torch.cat(logits) - want).abs().max() / want.abs().max())
-            if not torch.equal(got, tokens) or errors[way] > BOUNDS["f32"]:
-                sys.exit(f"speed: {GENERATE}, {way}: other tokens, or logits off by {errors[way]:.2e}")
-            took[way][0].append(1e3 * (stamps[0] - begin))
-            took[way][1].append(1e3 * statistics.median(b - a for a, b in itertools.pairwise(stamps)))
-    for i, part in enumerate(("prompt", "a token")):
-        for way in found:
-            yield line(f"{GENERATE}: {part}", threads, way, took[way][i], took[PYTORCH][i], error=errors[way])
+    processors = hf.LogitsProcessorList([Watch()])
+    told = {"do_sample": False, "logits_processor": processors, "return_dict_in_generate": True}
+
+    def generate(way, ids, tokens, cache=None):
+        implementation, sdpa = found[way]
+        model.set_attn_implementation(implementation)
+        stamps.clear(), logits.clear()
+        with enabled(sdpa):
+            begin = time.perf_counter()
+            mask = torch.ones_like(ids)
+            got = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=tokens, **told)
+        return got, [begin, *stamps]
+
+    def same(name, way, got):
+        """The largest difference of logits from PyTorch's, whose tokens must be the same."""
+        part = got.sequences[:, -len(logits) :], torch.cat(logits)
+        want = first.setdefault(name, part)
+        error = float((part[1] - want[1]).abs().max() / want[1].abs().max())
+        if not torch.equal(part[0], want[0]) or not error <= BOUNDS["f32"]:
+            sys.exit(f"speed: {GENERATE}, {way}: other tokens, or logits off by {error:.2e}")
+        return error
+
+    first, caches = {}, {}
+    for name, turns in ("prompt", PROMPT_TURNS), ("a token", TOKEN_TURNS):
+        took, errors = {way: [] for way in found}, {}
+        names = list(found)
+        for turn in range(turns):
+            for way in names[turn % len(names) :] + names[: turn % len(names)]:
+                if name == "prompt":
+                    got, (begin, end) = generate(way, prompt, 1)
+                    took[way].append(1e3 * (end - begin))
+                    caches[way] = got.sequences, got.past_key_values
+                else:
+                    ids, cache = caches[way]
+                    if more := cache.get_seq_length() - prompt.shape[1]:
+                        cache.crop(-more)
+                    got, (_, *at) = generate(way, ids, TOKENS + 1, cache)
+                    took[way].append(1e3 * statistics.median(b - a for a, b in itertools.pairwise(at)))
+                errors[way] = same(name, way, got)
+        for way, times in took.items():
+            yield line(f"{GENERATE}: {name}", threads, way, times, took[PYTORCH], error=errors[way])
 
 
 def listed(data):

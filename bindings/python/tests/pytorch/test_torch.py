@@ -420,12 +420,19 @@ class Operator(unittest.TestCase):
         tried |= {"cu_len_q", "cu_len_kv", "block_table", "block_table_start"}
         self.assertEqual(tried, set(fa.Fields.__annotations__))
         names = {x.name for x in torch.ops.cpu_attention.attention.weights._schema.arguments}
-        self.assertEqual(names - tried, {"q", "k", "v", *(f"{x}_{y}" for x in "qkv" for y in ("scale", "zero", "groups"))})
+        self.assertEqual(
+            names - tried, {"q", "k", "v", *(f"{x}_{y}" for x in "qkv" for y in ("scale", "zero", "groups"))}
+        )
 
     def test_eight_bits(self):
         q = normal(2, 4, 9, 32)
         for kind in torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2:
-            for groups, extent in ((1, 1), (2, 1, 1, 1)), ((1, 1), (2, 2, 33, 1)), ((1, 16), (1, 2, 1, 2)), ((8, 32), (2, 1, 5, 1)):
+            for groups, extent in (
+                ((1, 1), (2, 1, 1, 1)),
+                ((1, 1), (2, 2, 33, 1)),
+                ((1, 16), (1, 2, 1, 2)),
+                ((8, 32), (2, 1, 5, 1)),
+            ):
                 stored, made = [], []
                 for seed in 1, 2:
                     x = normal(2, 33, 2, 32, seed=seed).transpose(1, 2)
@@ -447,7 +454,10 @@ class Operator(unittest.TestCase):
         # Fewer digits where that is asked for; scales and zeros that lie differently are copied.
         k, v = ((normal(2, 2, 33, 32, seed=i) * 30).to(torch.int8) for i in (1, 2))
         zero = normal(2, 2, 1, 33).transpose(2, 3)
-        given = {"k_scales": fa.Scales(torch.full((2, 2, 33, 1), 0.02), zero), "v_scales": fa.Scales(torch.full((1, 1, 1, 1), 0.02))}
+        given = {
+            "k_scales": fa.Scales(torch.full((2, 2, 33, 1), 0.02), zero),
+            "v_scales": fa.Scales(torch.full((1, 1, 1, 1), 0.02)),
+        }
         self.as_the_package(q, k, v, given)
         self.as_the_package(q, k, v, {**given, "fast": True})
         # Queries of 8 bits have an output of float32.
@@ -477,7 +487,9 @@ class Operator(unittest.TestCase):
         one = torch.empty(4, 1, 33)
         fat.attention(q[1], k[1], v[1], causal=True, weights=one, weight_rows=[4])
         self.assertTrue(torch.equal(one, weights[1, :, 4:5]))
-        graph = torch.compile(lambda x: fat.attention(q, k, v, weights=x, causal=True)[0] * 2, backend="aot_eager", fullgraph=True)
+        graph = torch.compile(
+            lambda x: fat.attention(q, k, v, weights=x, causal=True)[0] * 2, backend="aot_eager", fullgraph=True
+        )
         again = torch.empty_like(weights)
         graph(again)
         self.assertTrue(torch.equal(again, weights))
@@ -561,7 +573,8 @@ assert any("slower" in str(w.message) for w in said), said
 q, k, v = (torch.randn(2, 4, n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 33, 33))
 out, lse = fat.attention(q, k, v, causal=True, window_left=7)
 assert torch.equal(out, fa.attention(q, k, v, causal=True, window_left=7))
-eight, scales, weights = (k * 30).to(torch.int8), fa.Scales(torch.full((1, 4, 1, 2), 0.03), group_dims=8), torch.zeros(2, 4, 9, 33)
+eight, weights = (k * 30).to(torch.int8), torch.zeros(2, 4, 9, 33)
+scales = fa.Scales(torch.full((1, 4, 1, 2), 0.03), group_dims=8)
 given = {"k_scales": scales, "kv_lens": [33, 20], "weights": weights}
 assert torch.equal(fat.attention(q, eight, v, **given)[0], fa.attention(q, eight, v, **given))
 assert torch.allclose(weights.sum(-1), torch.ones(2, 4, 9))
