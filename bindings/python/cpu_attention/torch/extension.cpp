@@ -306,19 +306,24 @@ class Reader {
     size_t at = 0;
 };
 
-// Numbers of 32 bits where they are, of which one may stand for all; count < 0: as many as there are.
-const int32_t *list(Tensor &t, const char *name, int64_t count) {
+// Numbers of 32 bits where they are; count < 0: as many as there are.
+const int32_t *list(const Tensor &t, const char *name, int64_t count) {
     if (!t.defined()) {
         return nullptr;
     }
     TORCH_CHECK_VALUE(t.scalar_type() == at::kInt && t.is_contiguous() && t.device().is_cpu(), "cpu_attention: ", name,
                       " must be int32 and contiguous");
-    if (count >= 0 && t.numel() == 1 && count != 1) {
-        t = t.reshape({1}).expand({count}).contiguous();
-    }
     TORCH_CHECK_VALUE(count < 0 || t.numel() == count, "cpu_attention: ", name, " has ", t.numel(), " numbers instead of ",
                       count);
     return t.const_data_ptr<int32_t>();
+}
+
+// A number of each sequence, of which one may stand for all.
+const int32_t *of_sequences(Tensor &t, const char *name, int64_t batch) {
+    if (t.defined() && t.numel() == 1 && batch != 1) {
+        t = t.reshape({1}).expand({batch}).contiguous();
+    }
+    return list(t, name, batch);
 }
 
 // Where each sequence of a ragged batch begins, and the end; how long the longest is.
@@ -326,7 +331,7 @@ struct Ends {
     int64_t sequences = 0, longest = 0;
 };
 
-Ends ends_of(Tensor &t, const char *name, int64_t most) {
+Ends ends_of(const Tensor &t, const char *name, int64_t most) {
     const int32_t *at = list(t, name, -1);
     const int64_t n = t.numel();
     TORCH_CHECK_VALUE(t.dim() == 1 && n >= 1 && at[n - 1] <= most, "cpu_attention: ", name,
@@ -454,10 +459,10 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
     a.flags |= read.boolean("mask_times_slope") ? FA_MASK_TIMES_SLOPE : 0;
     const Tensor slopes = read.tensor("alibi_slopes"), sinks = read.tensor("sinks"), block_mask = read.tensor("block_mask");
     a.block_mask_q = *read.integer("block_mask_q"), a.block_mask_kv = *read.integer("block_mask_kv");
-    Tensor spans = read.tensor("spans"), span_starts = read.tensor("span_starts");
-    Tensor cu_len_q = read.tensor("cu_len_q"), cu_len_kv = read.tensor("cu_len_kv");
+    const Tensor spans = read.tensor("spans"), span_starts = read.tensor("span_starts");
+    const Tensor cu_len_q = read.tensor("cu_len_q"), cu_len_kv = read.tensor("cu_len_kv");
     const auto len_q = read.integer("len_q"), len_kv = read.integer("len_kv");
-    Tensor table = read.tensor("block_table"), table_start = read.tensor("block_table_start");
+    const Tensor table = read.tensor("block_table"), table_start = read.tensor("block_table_start");
     std::array<Quantities, 3> quantities;
     const struct {
         fa_tensor &out;
@@ -526,15 +531,18 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
     }
 
     // What changes scores, and hides keys.
-    a.q_positions = list(q_positions, "q_positions", a.batch);
-    a.kv_lens = list(kv_lens, "kv_lens", a.batch);
-    a.kv_starts = list(kv_starts, "kv_starts", a.batch);
+    a.q_positions = of_sequences(q_positions, "q_positions", a.batch);
+    a.kv_lens = of_sequences(kv_lens, "kv_lens", a.batch);
+    a.kv_starts = of_sequences(kv_starts, "kv_starts", a.batch);
     a.alibi_slopes = floats(slopes, "alibi_slopes", a.batch, a.heads_q);
     a.alibi_batch_stride = slopes.defined() && slopes.dim() == 2 ? a.heads_q : 0;
     TORCH_CHECK_VALUE(!sinks.defined() || sinks.dim() == 1, "cpu_attention: sinks have one axis");
     a.sinks = floats(sinks, "sinks", a.batch, a.heads_q);
     const int64_t scores[] = {a.batch, a.heads_q, a.len_q};
     if (mask.defined()) {
+        const auto kind = mask.scalar_type();
+        TORCH_CHECK_TYPE(kind == at::kBool || kind == at::kFloat || kind == at::kHalf || kind == at::kBFloat16,
+                         "cpu_attention: mask is neither of a floating-point type nor bool");
         TORCH_CHECK_VALUE(broadcasts(mask, scores) && has_strides(mask, false) && mask.size(-1) == a.len_kv,
                           "cpu_attention: mask ", mask.sizes(), " does not fit, or its rows are not contiguous");
         a.mask = described_mask(mask);

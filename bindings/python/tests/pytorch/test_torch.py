@@ -520,6 +520,7 @@ class Operator(unittest.TestCase):
             {"block_table": at([[0], [1]]), "block_table_start": at([0, 1, 2])},
             {"spans": at([[0, 5]]), "span_starts": at([0, 1, 2])},
             {"spans": at([[0, 5]])},
+            {"spans": at([[0, 5]]), "span_starts": at([0])},
             {"spans": at([0, 5]), "span_starts": at([0, 0, 1])},
             {"block_mask": torch.ones(1, 6, dtype=torch.bool), "block_mask_q": 9, "block_mask_kv": 5},
             {"block_mask": torch.ones(1, 7, dtype=torch.bool)},
@@ -539,8 +540,9 @@ class Operator(unittest.TestCase):
         for options in {"cu_len_q": at([0, 5, 10])}, {"cu_len_q": at([0, 4, 9]), "cu_len_kv": at([0, 5, 34])}:
             with self.assertRaisesRegex(ValueError, "does not fit the rows"):
                 fat.attention(q[0], k[0], v[0], **options)
-        with self.assertRaises(TypeError):
-            fat.attention(q.double(), k, v)
+        for bad, options in (q.double(), {}), (q, {"mask": torch.ones(9, 33, dtype=torch.int8)}):
+            with self.assertRaises(TypeError):
+                fat.attention(bad, k, v, **options)
         for i in range(3):
             x = [a.clone().requires_grad_(i == n) for n, a in enumerate((q, k, v))]
             with self.assertRaisesRegex(NotImplementedError, "gradient"):
