@@ -2,11 +2,11 @@
 """Runs PyTorch's own tests of attention on the CPU as it is installed and with the library in the place of its kernels:
 what passes with PyTorch alone must pass with the library.
 
-own_tests.py [--library LIBRARY.so] [--every N] FOLDER [MODULE...]
+own_tests.py [--library LIBRARY.so] [--every N] [--only TEXT] FOLDER [MODULE...]
 
 FOLDER is `test` of PyTorch's source (the package of Python has none of its tests), MODULE at first test_transformers
-and nn.test_multihead_attention. A test of more than 100 variants runs only each Nth of them (8). A difference of
-versions makes tests fail or be missing; they do so both ways.
+and nn.test_multihead_attention, TEXT what the names of tests contain. A test of more than 100 variants runs only each Nth
+of them (8). A difference of versions makes tests fail or be missing; they do so both ways.
 """
 
 import argparse
@@ -55,9 +55,9 @@ def each(suite):
             yield x
 
 
-def chosen(tests, every):
+def chosen(tests, every, only):
     """Those of the CPU; of a test that has very many variants some."""
-    tests = [x for x in tests if "CPU" in type(x).__name__ or "cpu" in x.id()]
+    tests = [x for x in tests if ("CPU" in type(x).__name__ or "cpu" in x.id()) and only in x.id()]
     kinds = [x.id().split("_batch_size")[0] for x in tests]
     many = {kind for kind, n in Counter(kinds).items() if n > MANY}
     seen = Counter()
@@ -86,7 +86,7 @@ def run(a):
     outcomes = Outcomes()
     for module in a.modules or MODULES:
         suite = unittest.defaultTestLoader.loadTestsFromModule(import_module(module))
-        for test in chosen(each(suite), a.every):
+        for test in chosen(each(suite), a.every, a.only):
             test.run(outcomes)
     Path(a.into).write_text(json.dumps(outcomes.by_name))
 
@@ -95,6 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", help="in place of the one in the package")
     parser.add_argument("--every", type=int, default=8)
+    parser.add_argument("--only", default="")
     parser.add_argument("--run", choices=["theirs", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--into", help=argparse.SUPPRESS)
     parser.add_argument("folder")
