@@ -420,7 +420,7 @@ def figure(data, path):
     """How many times as fast as PyTorch, a row for each workload: enable() on one thread and on two."""
     rows = [x for x in listed(data) if not x[0].startswith("pools")]
     names = list(dict.fromkeys(x[0] for x in rows))
-    width, left, right, step, top = 830, 300, 800, 26, 96
+    width, left, right, step, top = 830, 330, 800, 26, 96
     title = "PyTorch with enable(): times as fast as alone"
     d = Drawing(width, top + step * len(names) + 36, title)
     d.text(14, 26, title, size=17, weight="600")

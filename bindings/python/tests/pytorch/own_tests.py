@@ -5,8 +5,8 @@ what passes with PyTorch alone must pass with the library.
 own_tests.py [--library LIBRARY.so] [--every N] [--only TEXT] FOLDER [MODULE...]
 
 FOLDER is `test` of PyTorch's source (the package of Python has none of its tests), MODULE at first test_transformers
-and nn.test_multihead_attention, TEXT what the names of tests contain. A test of more than 100 variants runs only each Nth
-of them (8). A difference of versions makes tests fail or be missing; they do so both ways.
+and nn.test_multihead_attention, TEXT what the names of tests contain. A test of more than 100 variants runs only each
+Nth of them (8). A difference of versions makes tests fail or be missing; they do so both ways.
 """
 
 import argparse
