@@ -5,6 +5,8 @@
 # (5 GB), in build/venv-torch, unless it is given a Python that has the packages of
 # bindings/python/requirements/torch.txt.
 #
+# PYTORCH_TESTS: the folder `test` of PyTorch's source; its tests of attention on the CPU are run, too.
+#
 #   test_torch.sh [PYTHON]
 
 set -euo pipefail
@@ -32,6 +34,11 @@ test_case package "$python" bindings/python/tests/run.py --library "$lib" "$root
 for class in Overrides Samples Operator; do
     test_case "$class" "$python" -W ignore bindings/python/tests/pytorch/test_torch.py --library "$lib" "$class"
 done
+if [ -n "${PYTORCH_TESTS:-}" ]; then
+    test_case pytorch_own "$python" bindings/python/tests/pytorch/own_tests.py --library "$lib" "$PYTORCH_TESTS"
+else
+    echo "test_torch: PyTorch's own tests are skipped, for PYTORCH_TESTS names no folder"
+fi
 test_case example env PYTHONPATH=bindings/python "$python" bindings/python/example/in_pytorch.py "$lib"
 if "$python" -c 'import transformers' 2>/dev/null; then
     for class in Models Masks Elsewhere; do

@@ -14,7 +14,18 @@ Inference only: nothing is differentiated. Unrelated to the package flash-attn, 
 """
 
 from ._arrays import BLOCK, BLOCK_TYPES, Array, Blocks, Integers, Scales, bfloat16, blocks, float8_e4m3fn, float8_e5m2
-from ._attention import NO_LIMIT, POS_END, SCALE_ZERO, Options, Prepared, attention, check, free_scratch, prepare
+from ._attention import (
+    NO_LIMIT,
+    POS_END,
+    SCALE_ZERO,
+    Fields,
+    Options,
+    Prepared,
+    attention,
+    check,
+    free_scratch,
+    prepare,
+)
 from ._caches import append, merge, quantize
 from ._library import Error, isa, limit_isa, load, version
 from ._sdpa import scaled_dot_product_attention, usable
@@ -31,6 +42,7 @@ __all__ = [
     "Blocks",
     "Error",
     "ExecutorPool",
+    "Fields",
     "Integers",
     "Options",
     "Pool",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, Union
 
 import numpy as np
@@ -124,19 +124,13 @@ _addressof = ctypes.addressof
 
 def view(name: str, x: Any, written: bool = False) -> View:
     """Looks at an array. TypeError: of no type that the library has; ValueError: it cannot be looked at or written."""
+    look = _looks.get(type(x))
+    if look is not None:
+        return look(name, x, written)
     if isinstance(x, np.ndarray):
-        if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+        if isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, whose mask would be lost")
-        dtype = x.dtype
-        code = _known.get(dtype)
-        if code is None:
-            code = _meet(name, dtype, dtype.name if dtype.isnative else str(dtype))
-        if x.flags.carray and code in _BUFFERS and x.size:
-            # A third of the time that the dictionary takes.
-            return _addressof(_from_buffer(x)), x.shape, x.strides, code, SIZES[code], x
-        if written and not x.flags.writeable:
-            raise ValueError(f"{name} cannot be written")
-        return x.__array_interface__["data"][0], x.shape, x.strides, code, SIZES[code], x
+        return _view_numpy(name, x, written)
     if is_torch(x):
         return _view_torch(name, x, written)
     if hasattr(x, "__dlpack__"):
@@ -148,6 +142,19 @@ def view(name: str, x: Any, written: bool = False) -> View:
     )
 
 
+def _view_numpy(name: str, x: np.ndarray[Any, Any], written: bool) -> View:
+    dtype = x.dtype
+    code = _known.get(dtype)
+    if code is None:
+        code = _meet(name, dtype, dtype.name if dtype.isnative else str(dtype))
+    if x.flags.carray and code in _BUFFERS and x.size:
+        # A third of the time that the dictionary takes.
+        return _addressof(_from_buffer(x)), x.shape, x.strides, code, SIZES[code], x
+    if written and not x.flags.writeable:
+        raise ValueError(f"{name} cannot be written")
+    return x.__array_interface__["data"][0], x.shape, x.strides, code, SIZES[code], x
+
+
 def _meet(name: str, dtype: Any, words: str) -> int:
     """The code of a type that is new."""
     if words not in CODES:
@@ -156,24 +163,33 @@ def _meet(name: str, dtype: Any, words: str) -> int:
     return CODES[words]
 
 
+# How arrays of a type are looked at, of the types that have been met: asking for their classes takes longer.
+_looks: dict[type, Callable[[str, Any, bool], View]] = {np.ndarray: _view_numpy}
+
+
 def is_torch(x: Any) -> bool:
     """Whether it is a tensor of PyTorch, which is not imported for that."""
+    if _looks.get(type(x)) is _view_torch:
+        return True
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, getattr(torch, "Tensor", ()))
+    if torch is None or not isinstance(x, getattr(torch, "Tensor", ())):
+        return False
+    _looks[type(x)] = _view_torch
+    return True
 
 
 def _view_torch(name: str, x: Any, written: bool) -> View:
-    torch = sys.modules["torch"]
-    if not x.is_cpu or x.layout is not torch.strided or x.is_neg():
-        raise ValueError(f"{name} is on {x.device} in layout {x.layout}: only strided tensors on the CPU can be used")
-    if x.requires_grad and torch.is_grad_enabled():
+    if x.requires_grad and sys.modules["torch"].is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, which is not computed here: call under torch.no_grad()")
+    if not x.is_cpu or x.layout is not sys.modules["torch"].strided or x.is_neg():
+        raise ValueError(f"{name} is on {x.device} in layout {x.layout}: only strided tensors on the CPU can be used")
     dtype = x.dtype
     code = _known.get(dtype)
     if code is None:
         code = _meet(name, dtype, str(dtype).removeprefix("torch."))
     size = SIZES[code]
-    return x.data_ptr(), x.shape, tuple([s * size for s in x.stride()]), code, size, x
+    strides = tuple([s * size for s in x.stride()])
+    return x.data_ptr(), x.shape, strides, code, size, x
 
 
 class _DlTensor(ctypes.Structure):

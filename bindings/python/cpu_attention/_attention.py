@@ -15,6 +15,7 @@ from ._arrays import (
     BOOL8,
     F16,
     F32,
+    SIZES,
     U8,
     Array,
     Blocks,
@@ -25,6 +26,7 @@ from ._arrays import (
     integers,
     is_torch,
     numpy_type,
+    pack_tensor,
     put,
     view,
 )
@@ -40,11 +42,9 @@ MASK_TIMES_SLOPE, PRECISE, FAST = 1, 2, 4
 SCALE_ZERO = 2.0**-100
 
 
-class Options(TypedDict, total=False):
-    """What attention(), prepare() and check() take by name."""
+class Fields(TypedDict, total=False):
+    """What is said of a call by name, here and in cpu_attention.torch."""
 
-    out: Array | None
-    lse: Array | None
     scale: float | None
     softcap: float
     causal: bool
@@ -80,6 +80,13 @@ class Options(TypedDict, total=False):
     precise: bool
     block_q: int
     block_kv: int
+
+
+class Options(Fields, total=False):
+    """What attention(), prepare() and check() take by name."""
+
+    out: Array | None
+    lse: Array | None
     threads: Threads
 
 
@@ -384,15 +391,28 @@ def set_lse(a: Description, lse: Any, wanted: tuple[int, ...], kept: Kept) -> No
     a.lse = at
 
 
-def new_output(q: Any, shape: tuple[int, ...], code: int) -> Any:
-    """An array of torch's if q is that, else of numpy's."""
+def new_output(a: Description, q: Any, shape: tuple[int, ...], kept: Kept) -> Any:
+    """A new array for the output, which the description has: torch's if q is that, else numpy's."""
+    code = a.q.dtype if a.q.dtype in (F32, F16, BF16) else F32
+    sizes = shape if len(q.shape) == 4 else shape[1:]
+    out: Any
     if is_torch(q):
-        if code in (F32, F16, BF16):
-            return q.new_empty(shape)
-        import torch  # type: ignore[import-not-found, unused-ignore]
+        if code == a.q.dtype:
+            out = q.new_empty(sizes)
+        else:
+            import torch  # type: ignore[import-not-found, unused-ignore]
 
-        return torch.empty(shape, dtype=torch.float32)
-    return np.empty(shape, numpy_type(code))
+            out = torch.empty(sizes, dtype=torch.float32)
+        at = out.data_ptr()
+    else:
+        out = np.empty(sizes, numpy_type(code))
+        at = address(out)
+    batch, heads, rows, dim = shape
+    size = SIZES[code]
+    row = dim * size if batch and heads and rows else 0
+    pack_tensor(a, _O, at, heads * rows * row, rows * row, row, code, size, 0)
+    kept.append(out)
+    return out
 
 
 def describe(
@@ -400,8 +420,6 @@ def describe(
     k: Any,
     v: Any,
     *,
-    out: Any = None,
-    lse: Any = None,
     scale: float | None = None,
     softcap: float = 0.0,
     causal: bool = False,
@@ -437,6 +455,8 @@ def describe(
     precise: bool = False,
     block_q: int = 0,
     block_kv: int = 0,
+    out: Any = None,
+    lse: Any = None,
     threads: Threads = None,
 ) -> Prepared:
     """What attention(), prepare() and check() begin with. What the library cannot find out from pointers is checked
@@ -511,12 +531,11 @@ def describe(
         number(a, "block_kv", block_kv)
 
     # Outputs.
+    out_shape = entries, heads_q, rows, dim_v
     if out is None:
-        lead = () if len(q.shape) == 3 else (entries,)
-        out = new_output(q, (*lead, heads_q, rows, dim_v), a.q.dtype)
-    out_shape = put(a, _O, "out", out, arrays["out"], written=True)
-    if out_shape != (entries, heads_q, rows, dim_v):
-        raise ValueError(f"out has shape {out_shape} instead of {(entries, heads_q, rows, dim_v)}")
+        out = new_output(a, q, out_shape, arrays["out"])
+    elif (given := put(a, _O, "out", out, arrays["out"], written=True)) != out_shape:
+        raise ValueError(f"out has shape {given} instead of {out_shape}")
     if lse is not None:
         set_lse(a, lse, (entries, heads_q, rows), kept)
     if weights is not None or weight_heads is not None or weight_rows is not None:

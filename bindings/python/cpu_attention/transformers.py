@@ -365,6 +365,14 @@ def _behind_one_another(x: Tensor) -> Tensor:
     return x if x.shape[0] == 1 else x.transpose(1, 2).flatten(0, 1).unsqueeze(0).transpose(1, 2)
 
 
+def _says_no_more(module: Any, others: dict[str, Any]) -> bool:
+    """Whether the mask that continuous batching makes says only what the lengths say: none of chunks, no window that is
+    not passed."""
+    config = getattr(module, "config", None)
+    window = "sliding_window" not in others and getattr(config, "sliding_window", None)
+    return not (window or getattr(config, "attention_chunk_size", None))
+
+
 def attention_forward(
     module: Any,
     query: Tensor,
@@ -395,11 +403,7 @@ def attention_forward(
     mask, fields = attention_mask, None
     options: dict[str, Any] = {}
     sliding_window = others.get("sliding_window")
-    # Continuous batching makes a mask, too, which says nothing else, unless of chunks, or a window that is not passed.
-    config = getattr(module, "config", None)
-    batched = others.get("read_index") is not None and not getattr(config, "attention_chunk_size", None)
-    if "sliding_window" not in others and getattr(config, "sliding_window", None):
-        batched = False
+    batched = others.get("read_index") is not None and _says_no_more(module, others)
     ragged = (mask is None or batched) and position_bias is None and query.shape[0] == 1
     if ragged and cu_seq_lens_q is not None and cu_seq_lens_k is not None:
         if batched:
@@ -430,7 +434,7 @@ def attention_forward(
     serves = (
         not (gradients or dropout or output_attentions)
         and query.dtype in _TYPES
-        and all(x.dtype == query.dtype and x.device.type == "cpu" and x.shape[0] == query.shape[0] for x in tensors)
+        and all([x.dtype == query.dtype and x.is_cpu and x.shape[0] == query.shape[0] for x in tensors])
         and (s_aux is None or s_aux.numel() == query.shape[1])
     )
     if fields is not None:

@@ -347,7 +347,8 @@ class Calls(unittest.TestCase):
         finally:
             fa.limit_isa(None)
         close(call.run(), exact(q, k, k)[0], 2e-3)
-        self.assertIn(fa.isa(), call.check())
+        # Not every type has kernels of the best instruction set.
+        self.assertEqual("scalar" in call.check(), fa.isa() == "scalar")
 
     def test_arrays_live_as_long_as_the_call(self):
         given = {"kv_lens": [4], "mask": normal(3, 5), "sinks": [1.0, 2.0], "alibi_slopes": [0.5, 0.25]}

@@ -13,32 +13,62 @@ cpu_attention.load() has loaded before the import.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import os
 import shutil
 import subprocess
 import sysconfig
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, cast
 
 import torch  # type: ignore[import-not-found, unused-ignore]
 from torch import Tensor
 
-from .._attention import describe
+from .._arrays import Scales
+from .._attention import Fields, describe
 from .._library import library
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Options", "attention", "disable", "enable", "enabled", "extension"]
+__all__ = ["attention", "disable", "enable", "enabled", "extension"]
 
-_SCHEMA = (
-    "attention(Tensor q, Tensor k, Tensor v, *, Tensor? mask=None, float? scale=None, float softcap=0.0, "
-    "bool causal=False, int? window_left=None, int? window_right=None, int prefix_keys=0, int? q_pos=None, "
-    "Tensor? q_positions=None, Tensor? kv_lens=None, Tensor? kv_starts=None, Tensor? alibi_slopes=None, "
-    "Tensor? sinks=None, Tensor? cu_len_q=None, Tensor? cu_len_kv=None, Tensor? block_table=None) -> (Tensor, Tensor)"
-)
+# Types of the operator's arguments, by how describe() annotates its own.
+_TYPES = {
+    "Any": "Tensor?",
+    "float | None": "float?",
+    "int | None": "int?",
+    "float": "float",
+    "int": "int",
+    "bool": "bool",
+}
+_SCALES = "q_scales", "k_scales", "v_scales"
+_WEIGHTS = "weights", "weight_heads", "weight_rows"
+
+
+def _schemas() -> Iterator[str]:
+    """The operator, and its overload that also writes weights: their arguments are those of describe()."""
+    for weights in False, True:
+        parts: list[str] = []
+        for name, x in inspect.signature(describe).parameters.items():
+            if name not in Fields.__annotations__ or (name in _WEIGHTS and not weights):
+                continue
+            if name in _SCALES:
+                # The fields of Scales.
+                letter = name[0]
+                parts += f"Tensor? {letter}_scale=None", f"Tensor? {letter}_zero=None", f"int[2] {letter}_groups=[1, 1]"
+            elif name == "weights":
+                parts.append("Tensor(a!) weights")
+            else:
+                parts.append(f"{_TYPES[x.annotation]} {name}={x.default}")
+        overload = "attention.weights" if weights else "attention"
+        yield f"{overload}(Tensor q, Tensor k, Tensor v, *, {', '.join(parts)}) -> (Tensor, Tensor)"
+
+
 _enabled = False, False
 
 
@@ -88,21 +118,28 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
 
 def _by_ctypes(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     out, lse = _result(q, v)
+    for name in _SCALES:
+        given = [options.pop(f"{name[0]}_{x}", y) for x, y in (("scale", None), ("zero", None), ("groups", (1, 1)))]
+        if given != [None, None, (1, 1)]:
+            options[name] = Scales(*given[:2], *given[2])
     with torch.no_grad():
         describe(q, k, v, out=out, lse=lse, threads=torch.get_num_threads(), **options).run()
     return out, lse
 
 
-def _refuse_gradients(keys: Any, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+def _refuse_gradients(op: Any, keys: Any, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
     tensors = (q, k, v, *(x for x in options.values() if isinstance(x, Tensor)))
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         raise NotImplementedError("cpu_attention::attention has no gradients: call it under torch.no_grad()")
     below = keys & torch._C._after_autograd_keyset
-    return torch.ops.cpu_attention.attention.default.redispatch(below, q, k, v, **options)
+    return op.redispatch(below, q, k, v, **options)
 
 
 # Registrations last as long as this.
 _library = torch.library.Library("cpu_attention", "FRAGMENT")  # type: ignore[no-untyped-call, unused-ignore]
+for _schema in _schemas():
+    _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call, unused-ignore]
+_attention, _with_weights = torch.ops.cpu_attention.attention.default, torch.ops.cpu_attention.attention.weights
 
 
 def _load() -> bool:
@@ -119,12 +156,14 @@ def _load() -> bool:
             RuntimeWarning,
             stacklevel=3,
         )
-        _library.define(_SCHEMA, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call, unused-ignore]
-        _library.impl("attention", _by_ctypes, "CPU")  # type: ignore[no-untyped-call, unused-ignore]
         autograd = {"dispatch_key": "AutogradCPU", "with_keyset": True}
-        _library.impl("attention", _refuse_gradients, **autograd)  # type: ignore[no-untyped-call, unused-ignore]
+        for op in _attention, _with_weights:
+            _library.impl(op, _by_ctypes, "CPU")  # type: ignore[no-untyped-call, unused-ignore]
+            refuse = functools.partial(_refuse_gradients, op)
+            _library.impl(op, refuse, **autograd)  # type: ignore[no-untyped-call, unused-ignore]
         loaded = False
-    torch.library.register_fake("cpu_attention::attention", _shapes, lib=_library)
+    for op in _attention, _with_weights:
+        torch.library.register_fake(op, _shapes, lib=_library)
     return loaded
 
 
@@ -162,36 +201,41 @@ def enabled() -> bool:
     return _enabled[0]
 
 
-class Options(TypedDict, total=False):
-    """What attention() takes by name."""
-
-    mask: Tensor | None
-    scale: float | None
-    softcap: float
-    causal: bool
-    window_left: int | None
-    window_right: int | None
-    prefix_keys: int
-    q_pos: int | None
-    q_positions: Tensor | None
-    kv_lens: Tensor | None
-    kv_starts: Tensor | None
-    alibi_slopes: Tensor | None
-    sinks: Tensor | None
-    cu_len_q: Tensor | None
-    cu_len_kv: Tensor | None
-    block_table: Tensor | None
+# What becomes tensors, and of which type; None: the one that it has.
+_TENSORS = {
+    name: torch.float32
+    if name in ("alibi_slopes", "sinks")
+    else None
+    if name in ("mask", "block_mask", "weights")
+    else torch.int32
+    for name, x in inspect.signature(describe).parameters.items()
+    if name in Fields.__annotations__ and x.annotation == "Any"
+}
 
 
-_attention = torch.ops.cpu_attention.attention.default
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, **options: Unpack[Options]) -> tuple[Tensor, Tensor]:
+def attention(q: Tensor, k: Tensor, v: Tensor, **options: Unpack[Fields]) -> tuple[Tensor, Tensor]:
     """What scaled_dot_product_attention cannot say, as an operator (torch.ops.cpu_attention.attention) that
     torch.compile, torch.export and FakeTensor know: cpu_attention.attention() on tensors, whose arguments mean the
-    same. Returns the output [batch][heads_q][len_q][dim_v], whose memory is [batch][row][head][dim], of the type of q,
-    and the log-sum-exp, float32 [batch][heads_q][len_q].
+    same. Returns the output [batch][heads_q][len_q][dim_v], whose memory is [batch][row][head][dim], of the type of q
+    if that is float32, float16 or bfloat16, else float32, and the log-sum-exp, float32 [batch][heads_q][len_q].
 
-    Tensors are used where they are; lists are int32, sinks and slopes float32 [heads_q], contiguous.
-    NotImplementedError: a gradient is wanted. ValueError: what is refused, in words."""
-    return _attention(q, k, v, **options)  # type: ignore[no-any-return]
+    Tensors are used where they are: lists are int32, sinks and slopes float32, contiguous. What is no tensor becomes
+    one; spans in tensors have span_starts.
+    NotImplementedError: a gradient is wanted. ValueError, TypeError: what is refused, in words."""
+    given: dict[str, Any] = {}
+    for name, x in options.items():
+        if name in _SCALES:
+            if x is not None:
+                scales = cast(Scales, x)
+                letter = name[0]
+                given[f"{letter}_scale"], given[f"{letter}_zero"] = scales.scale, scales.zero
+                given[f"{letter}_groups"] = scales.group_tokens, scales.group_dims
+        elif x is None or isinstance(x, Tensor) or name not in _TENSORS:
+            given[name] = x
+        else:
+            given[name] = torch.as_tensor(x, dtype=_TENSORS[name])
+    if given.get("weights") is None:
+        for name in _WEIGHTS:
+            given.pop(name, None)
+        return _attention(q, k, v, **given)  # type: ignore[no-any-return]
+    return _with_weights(q, k, v, **given)  # type: ignore[no-any-return]

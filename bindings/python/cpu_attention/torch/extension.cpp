@@ -1,9 +1,11 @@
 // The library in PyTorch: an operator of its own, and what takes the place of PyTorch's kernels. Compiled for the PyTorch that
 // is installed by torch/__init__.py, at first use; the library is loaded by its path (cpu_attention::load).
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/core/stack.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -13,6 +15,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <dlfcn.h>
 #include <limits>
 #include <memory>
@@ -20,6 +23,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "flash_attention.h"
 
@@ -89,13 +93,15 @@ struct Scratch {
 };
 thread_local Scratch scratch;
 
-// The type of a tensor that needs no scales; -1 if the library has none.
+// The type of a tensor; -1 if the library has none.
 int32_t dtype_of(const Tensor &t) {
     switch (t.scalar_type()) {
     case at::kFloat: return FA_DTYPE_F32;
     case at::kHalf: return FA_DTYPE_F16;
     case at::kBFloat16: return FA_DTYPE_BF16;
     case at::kBool: return FA_DTYPE_BOOL8;
+    case at::kChar: return FA_DTYPE_I8;
+    case at::kByte: return FA_DTYPE_U8;
     case at::kFloat8_e4m3fn: return FA_DTYPE_F8_E4M3;
     case at::kFloat8_e5m2: return FA_DTYPE_F8_E5M2;
     default: return -1;
@@ -270,55 +276,163 @@ Tensor sdpa(const Tensor &q, const Tensor &k, const Tensor &v, const optional<Te
     return out;
 }
 
-// The operator of its own. Lists are int32 and contiguous.
-const int32_t *list(const optional<Tensor> &t, const char *name, int64_t count) {
-    if (!t) {
+// Arguments of an operator on the stack, read in the order of its schema, whose names must be those that are asked for.
+class Reader {
+  public:
+    Reader(const c10::FunctionSchema &schema, c10::ArrayRef<c10::IValue> values) : schema(schema), values(values) {}
+
+    bool is_next(const char *name) const { return at < values.size() && schema.arguments()[at].name() == name; }
+    bool done() const { return at == values.size(); }
+
+    // Undefined if there is none.
+    Tensor tensor(const char *name) {
+        const c10::IValue &x = next(name);
+        return x.isNone() ? Tensor() : x.toTensor();
+    }
+    optional<int64_t> integer(const char *name) { return next(name).toOptional<int64_t>(); }
+    optional<double> floating(const char *name) { return next(name).toOptional<double>(); }
+    bool boolean(const char *name) { return next(name).toBool(); }
+    std::vector<int64_t> integers(const char *name) { return next(name).toIntVector(); }
+    void skip(const char *name) { next(name); }
+
+  private:
+    const c10::IValue &next(const char *name) {
+        TORCH_CHECK(is_next(name), "cpu_attention: the operator has no argument ", name, " at place ", at);
+        return values[at++];
+    }
+
+    const c10::FunctionSchema &schema;
+    const c10::ArrayRef<c10::IValue> values;
+    size_t at = 0;
+};
+
+// Numbers of 32 bits where they are; count < 0: as many as there are.
+const int32_t *list(const Tensor &t, const char *name, int64_t count) {
+    if (!t.defined()) {
         return nullptr;
     }
-    TORCH_CHECK_VALUE(t->scalar_type() == at::kInt && t->is_contiguous() && t->device().is_cpu(), "cpu_attention: ", name,
+    TORCH_CHECK_VALUE(t.scalar_type() == at::kInt && t.is_contiguous() && t.device().is_cpu(), "cpu_attention: ", name,
                       " must be int32 and contiguous");
-    TORCH_CHECK_VALUE(count < 0 || t->numel() == count, "cpu_attention: ", name, " has ", t->numel(), " numbers instead of ",
+    TORCH_CHECK_VALUE(count < 0 || t.numel() == count, "cpu_attention: ", name, " has ", t.numel(), " numbers instead of ",
                       count);
-    return t->data_ptr<int32_t>();
+    return t.const_data_ptr<int32_t>();
 }
 
-const float *of_heads(const optional<Tensor> &t, const char *name, int64_t heads) {
-    if (!t) {
+// A number of each sequence, of which one may stand for all.
+const int32_t *of_sequences(Tensor &t, const char *name, int64_t batch) {
+    if (t.defined() && t.numel() == 1 && batch != 1) {
+        t = t.reshape({1}).expand({batch}).contiguous();
+    }
+    return list(t, name, batch);
+}
+
+// Where each sequence of a ragged batch begins, and the end; how long the longest is.
+struct Ends {
+    int64_t sequences = 0, longest = 0;
+};
+
+Ends ends_of(const Tensor &t, const char *name, int64_t most) {
+    const int32_t *at = list(t, name, -1);
+    const int64_t n = t.numel();
+    TORCH_CHECK_VALUE(t.dim() == 1 && n >= 1 && at[n - 1] <= most, "cpu_attention: ", name,
+                      " does not fit the rows of its tensor, which has one batch entry");
+    Ends out = {n - 1, 0};
+    for (int64_t i = 1; i < n; i++) {
+        out.longest = std::max<int64_t>(out.longest, at[i] - at[i - 1]);
+    }
+    return out;
+}
+
+// Rows of a tensor that has the sequences behind one another; none if it has more batch entries than one.
+int64_t rows_behind_one_another(const Tensor &t) {
+    return t.dim() == 3 || t.size(0) == 1 ? t.size(t.dim() - 2) : -1;
+}
+
+const float *floats(const Tensor &t, const char *name, int64_t batch, int64_t heads) {
+    if (!t.defined()) {
         return nullptr;
     }
-    TORCH_CHECK_VALUE(t->scalar_type() == at::kFloat && t->is_contiguous() && t->dim() == 1 && t->numel() == heads,
-                      "cpu_attention: ", name, " must be float32, contiguous, one number for each of ", heads, " heads");
-    return t->data_ptr<float>();
+    const bool fits = t.dim() == 1 ? t.size(0) == heads : t.dim() == 2 && t.size(0) == batch && t.size(1) == heads;
+    TORCH_CHECK_VALUE(t.scalar_type() == at::kFloat && t.is_contiguous() && fits, "cpu_attention: ", name,
+                      " must be float32, contiguous, one number for each of ", heads, " heads");
+    return t.const_data_ptr<float>();
 }
 
-// Longest of a ragged batch, whose rows are all there.
-int64_t longest(const Tensor &cu, const Tensor &rows, const char *name) {
-    const int32_t *at = cu.data_ptr<int32_t>();
-    const int64_t n = cu.numel();
-    TORCH_CHECK_VALUE(n >= 1 && at[n - 1] <= rows.size(rows.dim() - 2) && (rows.dim() == 3 || rows.size(0) == 1),
-                      "cpu_attention: ", name, " does not fit the rows of its tensor, which has one batch entry");
-    int64_t most = 0;
-    for (int64_t i = 1; i < n; i++) {
-        most = std::max<int64_t>(most, at[i] - at[i - 1]);
+// Whether the leading axes of a tensor are broadcast to these.
+bool broadcasts(const Tensor &t, const int64_t (&wanted)[3]) {
+    const int64_t n = t.dim();
+    bool fits = n >= 1 && n <= 4;
+    for (int64_t i = 0; fits && i < n - 1; i++) {
+        fits = t.size(i) == 1 || t.size(i) == wanted[4 - n + i];
     }
-    return most;
+    return fits;
 }
 
-std::tuple<Tensor, Tensor> attention(
-    const Tensor &q, const Tensor &k, const Tensor &v, const optional<Tensor> &mask, optional<double> scale, double softcap,
-    bool causal, optional<int64_t> window_left, optional<int64_t> window_right, int64_t prefix_keys, optional<int64_t> q_pos,
-    const optional<Tensor> &q_positions, const optional<Tensor> &kv_lens, const optional<Tensor> &kv_starts,
-    const optional<Tensor> &alibi_slopes, const optional<Tensor> &sinks, const optional<Tensor> &cu_len_q,
-    const optional<Tensor> &cu_len_kv, const optional<Tensor> &block_table) {
-    const int64_t axes = q.dim();
-    TORCH_CHECK_VALUE((axes == 3 || axes == 4) && (k.dim() == axes || (k.dim() == 4 && block_table)) && v.dim() == k.dim(),
+// Scales and zeros of a tensor of 8 bits, as they are read.
+struct Quantities {
+    fa_quant record = {};
+    Tensor scale, zero;
+};
+
+void set_quantities(fa_tensor &out, Quantities &given, const Tensor &of, const char *name, c10::IntArrayRef groups) {
+    TORCH_CHECK_VALUE(groups.size() == 2 && groups[0] >= 1 && groups[1] >= 1 && groups[0] <= INT32_MAX && groups[1] <= INT32_MAX,
+                      "cpu_attention: groups of ", name, " are ", groups);
+    const int64_t first = of.dim() - 4;
+    const int64_t most[] = {first == 0 ? of.size(0) : 1, of.size(first + 1), (of.size(first + 2) - 1) / groups[0] + 1,
+                            (of.size(first + 3) - 1) / groups[1] + 1};
+    std::vector<int64_t> extent = {1, 1, 1, 1};
+    for (const Tensor *t : {&given.scale, &given.zero}) {
+        if (t->defined()) {
+            extent = at::infer_size(extent, t->sizes());
+        }
+    }
+    bool fits = extent.size() == 4;
+    for (size_t i = 0; fits && i < 4; i++) {
+        fits = extent[i] == 1 || extent[i] == most[i];
+    }
+    TORCH_CHECK_VALUE(fits, "cpu_attention: scales or zeros ", extent, " of ", name, " do not fit ",
+                      c10::IntArrayRef(most, 4), " groups");
+    bool same = true;
+    std::array<int64_t, 4> strides = {};
+    auto look = [&](Tensor &t) {
+        t = t.to(at::kFloat).expand(extent);
+        std::array<int64_t, 4> own;
+        for (size_t i = 0; i < 4; i++) {
+            own[i] = extent[i] == 1 ? 0 : t.stride(static_cast<int64_t>(i));
+        }
+        same = same && (&t == &given.scale || !given.scale.defined() || own == strides);
+        strides = own;
+    };
+    for (Tensor *t : {&given.scale, &given.zero}) {
+        if (t->defined()) {
+            look(*t);
+        }
+    }
+    if (!same) {
+        given.scale = given.scale.contiguous(), given.zero = given.zero.contiguous();
+        look(given.scale);
+    }
+    given.record.scale = given.scale.defined() ? given.scale.const_data_ptr<float>() : nullptr;
+    given.record.zero = given.zero.defined() ? given.zero.const_data_ptr<float>() : nullptr;
+    std::copy(strides.begin(), strides.end(), given.record.stride);
+    given.record.group_tokens = static_cast<int32_t>(groups[0]);
+    given.record.group_dims = static_cast<int32_t>(groups[1]);
+    out.quant = &given.record;
+}
+
+// The operator of its own, of which an overload has weights. Its schema is made by torch/__init__.py.
+void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::Stack *stack) {
+    const size_t count = op.schema().arguments().size();
+    Reader read(op.schema(), torch::jit::last(*stack, count));
+    const Tensor q = read.tensor("q"), k = read.tensor("k"), v = read.tensor("v");
+    const int64_t axes = q.dim(), n = k.dim();
+    TORCH_CHECK_VALUE((axes == 3 || axes == 4) && (n == 3 || n == 4) && v.dim() == n,
                       "cpu_attention: tensors have 4 axes [batch][heads][tokens][dim], or 3");
     for (const Tensor &t : {q, k, v}) {
         TORCH_CHECK_VALUE(has_strides(t, true), "cpu_attention: only strided tensors on the CPU can be used, rows forwards");
         const int32_t type = dtype_of(t);
         TORCH_CHECK_TYPE(type >= 0 && type != FA_DTYPE_BOOL8, "cpu_attention: no type of tensors is ", t.scalar_type());
     }
-    const int64_t n = k.dim();
     TORCH_CHECK_VALUE(k.size(n - 1) == q.size(axes - 1) && v.size(n - 2) == k.size(n - 2) && v.size(n - 3) == k.size(n - 3) &&
                           (n == 3 || v.size(0) == k.size(0)),
                       "cpu_attention: shapes do not fit: q ", q.sizes(), ", k ", k.sizes(), ", v ", v.sizes());
@@ -332,75 +446,160 @@ std::tuple<Tensor, Tensor> attention(
     Tensor lse = at::empty(of_lse, q.options().dtype(at::kFloat));
 
     fa_attention a = begun(q, k, v, out);
-    if (cu_len_q) {
-        list(cu_len_q, "cu_len_q", -1);
-        a.cu_len_q = cu_len_q->data_ptr<int32_t>();
-        a.batch = cu_len_q->numel() - 1;
-        a.len_q = longest(*cu_len_q, q, "cu_len_q");
-    }
-    int64_t sequences = n == 4 ? k.size(0) : 1;
-    if (block_table) {
-        list(block_table, "block_table", -1);
-        TORCH_CHECK_VALUE(block_table->dim() == 2 && !cu_len_kv, "cpu_attention: block_table is [batch][pages], without cu_len_kv");
-        sequences = block_table->size(0);
-        a.block_table = block_table->data_ptr<int32_t>();
-        a.table_stride = block_table->size(1);
-        a.num_pages = k.size(0), a.page_size = k.size(2);
-        a.len_kv = a.table_stride * a.page_size;
-    } else if (cu_len_kv) {
-        list(cu_len_kv, "cu_len_kv", -1);
-        a.cu_len_kv = cu_len_kv->data_ptr<int32_t>();
-        sequences = cu_len_kv->numel() - 1;
-        a.len_kv = longest(*cu_len_kv, k, "cu_len_kv");
-    }
-    TORCH_CHECK_VALUE(sequences == a.batch, "cpu_attention: keys are of ", sequences, " sequences instead of ", a.batch);
-    a.scale = scale_of(scale), a.softcap = static_cast<float>(softcap);
+    a.scale = scale_of(read.floating("scale")), a.softcap = static_cast<float>(*read.floating("softcap"));
+    const bool causal = read.boolean("causal");
+    const auto window_left = read.integer("window_left"), window_right = read.integer("window_right");
     TORCH_CHECK_VALUE(!(causal && window_right), "cpu_attention: causal is window_right = 0: they exclude each other");
     a.window_left = window_left.value_or(FA_NO_LIMIT);
     a.window_right = causal ? 0 : window_right.value_or(FA_NO_LIMIT);
-    a.prefix_keys = prefix_keys;
-    a.q_pos = q_pos.value_or(FA_POS_END);
-    a.q_positions = list(q_positions, "q_positions", a.batch);
-    a.kv_lens = list(kv_lens, "kv_lens", a.batch);
-    a.kv_starts = list(kv_starts, "kv_starts", a.batch);
-    a.alibi_slopes = of_heads(alibi_slopes, "alibi_slopes", a.heads_q);
-    a.sinks = of_heads(sinks, "sinks", a.heads_q);
-    if (mask) {
-        const int64_t wanted[] = {a.batch, a.heads_q, a.len_q};
-        const int64_t m = mask->dim();
-        bool fits = m >= 1 && m <= 4 && has_strides(*mask, false) && mask->size(m - 1) == a.len_kv;
-        for (int64_t i = 0; fits && i < m - 1; i++) {
-            fits = mask->size(i) == 1 || mask->size(i) == wanted[4 - m + i];
+    a.prefix_keys = *read.integer("prefix_keys");
+    a.q_pos = read.integer("q_pos").value_or(FA_POS_END);
+    Tensor q_positions = read.tensor("q_positions"), kv_lens = read.tensor("kv_lens"), kv_starts = read.tensor("kv_starts");
+    const Tensor mask = read.tensor("mask");
+    a.flags |= read.boolean("mask_times_slope") ? FA_MASK_TIMES_SLOPE : 0;
+    const Tensor slopes = read.tensor("alibi_slopes"), sinks = read.tensor("sinks"), block_mask = read.tensor("block_mask");
+    a.block_mask_q = *read.integer("block_mask_q"), a.block_mask_kv = *read.integer("block_mask_kv");
+    const Tensor spans = read.tensor("spans"), span_starts = read.tensor("span_starts");
+    const Tensor cu_len_q = read.tensor("cu_len_q"), cu_len_kv = read.tensor("cu_len_kv");
+    const auto len_q = read.integer("len_q"), len_kv = read.integer("len_kv");
+    const Tensor table = read.tensor("block_table"), table_start = read.tensor("block_table_start");
+    std::array<Quantities, 3> quantities;
+    const struct {
+        fa_tensor &out;
+        const Tensor &of;
+        const char *name, *scale, *zero, *groups;
+    } quantised[] = {{a.q, q, "q", "q_scale", "q_zero", "q_groups"},
+                     {a.k, k, "k", "k_scale", "k_zero", "k_groups"},
+                     {a.v, v, "v", "v_scale", "v_zero", "v_groups"}};
+    for (size_t i = 0; i < 3; i++) {
+        const auto &x = quantised[i];
+        quantities[i].scale = read.tensor(x.scale), quantities[i].zero = read.tensor(x.zero);
+        if (quantities[i].scale.defined() || quantities[i].zero.defined()) {
+            set_quantities(x.out, quantities[i], x.of, x.name, read.integers(x.groups));
+        } else {
+            read.skip(x.groups);
         }
-        TORCH_CHECK_VALUE(fits, "cpu_attention: mask ", mask->sizes(), " does not fit, or its rows are not contiguous");
-        a.mask = described_mask(*mask);
     }
+    Tensor weights, weight_heads, weight_rows;
+    if (read.is_next("weights")) {
+        weights = read.tensor("weights"), weight_heads = read.tensor("weight_heads"), weight_rows = read.tensor("weight_rows");
+    }
+    a.flags |= read.boolean("fast") ? FA_FAST : 0;
+    a.flags |= read.boolean("precise") ? FA_PRECISE : 0;
+    a.block_q = *read.integer("block_q"), a.block_kv = *read.integer("block_kv");
+    TORCH_CHECK(read.done(), "cpu_attention: the operator has more arguments than the extension knows");
+
+    // Sequences, and their lengths.
+    if (cu_len_q.defined()) {
+        const Ends ends = ends_of(cu_len_q, "cu_len_q", rows_behind_one_another(q));
+        a.cu_len_q = cu_len_q.const_data_ptr<int32_t>();
+        a.batch = ends.sequences, a.len_q = len_q.value_or(ends.longest);
+    } else {
+        TORCH_CHECK_VALUE(!len_q || *len_q == a.len_q, "cpu_attention: len_q is ", *len_q, ", q has ", a.len_q, " rows");
+    }
+    int64_t sequences = n == 4 ? k.size(0) : 1;
+    TORCH_CHECK_VALUE(!(table.defined() && cu_len_kv.defined()), "cpu_attention: cu_len_kv and block_table exclude each other");
+    TORCH_CHECK_VALUE(table.defined() || !table_start.defined(), "cpu_attention: block_table_start without block_table");
+    if (table.defined()) {
+        TORCH_CHECK_VALUE(n == 4, "cpu_attention: pages are [page][heads][tokens][dim]");
+        a.num_pages = k.size(0), a.page_size = k.size(2);
+        if (table_start.defined()) {
+            a.block_table = list(table, "block_table", -1);
+            const Ends ends = ends_of(table_start, "block_table_start", table.dim() == 1 ? table.size(0) : -1);
+            a.block_table_start = table_start.const_data_ptr<int32_t>();
+            sequences = ends.sequences, a.len_kv = ends.longest * a.page_size;
+        } else {
+            TORCH_CHECK_VALUE(table.scalar_type() == at::kInt && table.device().is_cpu() && table.dim() == 2 &&
+                                  (table.stride(1) == 1 || table.size(1) <= 1),
+                              "cpu_attention: block_table is int32 [batch][pages], its rows contiguous");
+            a.block_table = table.const_data_ptr<int32_t>();
+            sequences = table.size(0);
+            a.table_stride = sequences > 1 ? table.stride(0) : table.size(1);
+            a.len_kv = table.size(1) * a.page_size;
+        }
+    } else if (cu_len_kv.defined()) {
+        const Ends ends = ends_of(cu_len_kv, "cu_len_kv", rows_behind_one_another(k));
+        a.cu_len_kv = cu_len_kv.const_data_ptr<int32_t>();
+        // Longer is only a wider mask.
+        sequences = ends.sequences, a.len_kv = std::max(ends.longest, len_kv.value_or(0));
+    }
+    TORCH_CHECK_VALUE(sequences == a.batch, "cpu_attention: keys are of ", sequences, " sequences instead of ", a.batch);
+    if (len_kv) {
+        TORCH_CHECK_VALUE(*len_kv >= 0 && *len_kv <= a.len_kv, "cpu_attention: len_kv is ", *len_kv, ", there are ", a.len_kv,
+                          " keys");
+        a.len_kv = *len_kv;
+    }
+
+    // What changes scores, and hides keys.
+    a.q_positions = of_sequences(q_positions, "q_positions", a.batch);
+    a.kv_lens = of_sequences(kv_lens, "kv_lens", a.batch);
+    a.kv_starts = of_sequences(kv_starts, "kv_starts", a.batch);
+    a.alibi_slopes = floats(slopes, "alibi_slopes", a.batch, a.heads_q);
+    a.alibi_batch_stride = slopes.defined() && slopes.dim() == 2 ? a.heads_q : 0;
+    TORCH_CHECK_VALUE(!sinks.defined() || sinks.dim() == 1, "cpu_attention: sinks have one axis");
+    a.sinks = floats(sinks, "sinks", a.batch, a.heads_q);
+    const int64_t scores[] = {a.batch, a.heads_q, a.len_q};
+    if (mask.defined()) {
+        const auto kind = mask.scalar_type();
+        TORCH_CHECK_TYPE(kind == at::kBool || kind == at::kFloat || kind == at::kHalf || kind == at::kBFloat16,
+                         "cpu_attention: mask is neither of a floating-point type nor bool");
+        TORCH_CHECK_VALUE(broadcasts(mask, scores) && has_strides(mask, false) && mask.size(-1) == a.len_kv,
+                          "cpu_attention: mask ", mask.sizes(), " does not fit, or its rows are not contiguous");
+        a.mask = described_mask(mask);
+    }
+    if (block_mask.defined()) {
+        TORCH_CHECK_VALUE(a.block_mask_q >= 1 && a.block_mask_kv >= 1, "cpu_attention: block_mask_q is ", a.block_mask_q,
+                          ", block_mask_kv is ", a.block_mask_kv, ": at least 1");
+        TORCH_CHECK_TYPE(block_mask.scalar_type() == at::kBool || block_mask.scalar_type() == at::kByte,
+                         "cpu_attention: block_mask is neither bool nor uint8");
+        const int64_t rows = a.len_q == 0 ? 0 : (a.len_q - 1) / a.block_mask_q + 1;
+        const int64_t keys = a.len_kv == 0 ? 0 : (a.len_kv - 1) / a.block_mask_kv + 1;
+        // More blocks than there are do no harm.
+        const int64_t m = block_mask.dim();
+        const Tensor read_of = m > 1 && block_mask.size(m - 2) > rows ? block_mask.narrow(m - 2, 0, rows) : block_mask;
+        const int64_t blocks[] = {a.batch, a.heads_q, rows};
+        TORCH_CHECK_VALUE(broadcasts(read_of, blocks) && has_strides(read_of, false) && read_of.size(m - 1) >= keys,
+                          "cpu_attention: block_mask ", block_mask.sizes(), " does not fit, or its rows are not contiguous");
+        const fa_tensor described = described_mask(read_of);
+        a.block_mask = static_cast<const uint8_t *>(described.data);
+        std::copy(described.stride, described.stride + 3, a.block_mask_stride);
+    }
+    if (spans.defined()) {
+        a.spans = list(spans, "spans", -1);
+        a.span_starts = list(span_starts, "span_starts", a.batch + 1);
+        TORCH_CHECK_VALUE(a.span_starts && spans.dim() == 2 && spans.size(1) == 2 && a.span_starts[a.batch] <= spans.size(0),
+                          "cpu_attention: spans ", spans.sizes(), " are no pairs, or fewer than span_starts says");
+    }
+
     a.lse = lse.data_ptr<float>();
     const int64_t first = lse.dim() - 3;
     a.lse_stride[0] = first == 0 ? lse.stride(0) : 0;
     a.lse_stride[1] = lse.stride(first + 1), a.lse_stride[2] = lse.stride(first + 2);
+    if (weights.defined()) {
+        a.num_weight_heads = weight_heads.defined() ? weight_heads.numel() : a.heads_q;
+        a.num_weight_rows = weight_rows.defined() ? weight_rows.numel() : a.len_q;
+        a.weight_heads = list(weight_heads, "weight_heads", -1);
+        a.weight_rows = list(weight_rows, "weight_rows", -1);
+        const int64_t wanted[] = {a.batch, a.num_weight_heads, a.num_weight_rows, a.len_kv};
+        TORCH_CHECK_VALUE(weights.scalar_type() == at::kFloat && has_strides(weights, false) && weights.dim() <= 4 &&
+                              weights.dim() >= 3 && weights.sizes() == c10::IntArrayRef(wanted, 4).slice(4 - weights.dim()) &&
+                              (weights.dim() == 4 || a.batch == 1),
+                          "cpu_attention: weights ", weights.sizes(), " of ", weights.scalar_type(), " are not float32 ",
+                          c10::IntArrayRef(wanted, 4), " with contiguous rows");
+        a.weights = described(weights);
+    }
     run(a);
-    return {out, lse};
+    torch::jit::drop(*stack, count);
+    torch::jit::push(*stack, std::move(out), std::move(lse));
 }
 
 // Gradients would be lost without a word.
-std::tuple<Tensor, Tensor> attention_autograd(
-    c10::DispatchKeySet keys, const Tensor &q, const Tensor &k, const Tensor &v, const optional<Tensor> &mask,
-    optional<double> scale, double softcap, bool causal, optional<int64_t> window_left, optional<int64_t> window_right,
-    int64_t prefix_keys, optional<int64_t> q_pos, const optional<Tensor> &q_positions, const optional<Tensor> &kv_lens,
-    const optional<Tensor> &kv_starts, const optional<Tensor> &alibi_slopes, const optional<Tensor> &sinks,
-    const optional<Tensor> &cu_len_q, const optional<Tensor> &cu_len_kv, const optional<Tensor> &block_table) {
-    bool wanted = differentiated(q) || differentiated(k) || differentiated(v);
-    for (const auto &t : {mask, alibi_slopes, sinks}) {
-        wanted = wanted || (t && differentiated(*t));
+void attention_autograd(const c10::OperatorHandle &op, c10::DispatchKeySet keys, torch::jit::Stack *stack) {
+    for (const c10::IValue &x : torch::jit::last(*stack, op.schema().arguments().size())) {
+        TORCH_CHECK_NOT_IMPLEMENTED(!x.isTensor() || !differentiated(x.toTensor()),
+                                    "cpu_attention::attention has no gradients: call it under torch.no_grad()");
     }
-    TORCH_CHECK_NOT_IMPLEMENTED(!wanted, "cpu_attention::attention has no gradients: call it under torch.no_grad()");
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("cpu_attention::attention", "")
-                               .typed<decltype(attention)>();
-    return op.redispatch(keys & c10::after_autograd_keyset, q, k, v, mask, scale, softcap, causal, window_left, window_right,
-                         prefix_keys, q_pos, q_positions, kv_lens, kv_starts, alibi_slopes, sinks, cu_len_q, cu_len_kv,
-                         block_table);
+    op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
 }
 
 std::mutex overrides_lock;
@@ -441,17 +640,16 @@ void enable(bool of_flash, bool of_sdpa) {
 TORCH_LIBRARY_FRAGMENT(cpu_attention, m) {
     m.def("load(str path) -> ()", [](c10::string_view path) { load(path); });
     m.def("enable(bool flash, bool sdpa) -> ()", enable);
-    m.def("attention(Tensor q, Tensor k, Tensor v, *, Tensor? mask=None, float? scale=None, float softcap=0.0, "
-          "bool causal=False, int? window_left=None, int? window_right=None, int prefix_keys=0, int? q_pos=None, "
-          "Tensor? q_positions=None, Tensor? kv_lens=None, Tensor? kv_starts=None, Tensor? alibi_slopes=None, "
-          "Tensor? sinks=None, Tensor? cu_len_q=None, Tensor? cu_len_kv=None, Tensor? block_table=None) -> (Tensor, Tensor)",
-          {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(cpu_attention, CPU, m) {
-    m.impl("attention", attention);
+    for (const char *name : {"attention", "attention.weights"}) {
+        m.impl(name, torch::CppFunction::makeFromBoxedFunction<&attention>());
+    }
 }
 
 TORCH_LIBRARY_IMPL(cpu_attention, AutogradCPU, m) {
-    m.impl("attention", attention_autograd);
+    for (const char *name : {"attention", "attention.weights"}) {
+        m.impl(name, torch::CppFunction::makeFromBoxedFunction<&attention_autograd>());
+    }
 }

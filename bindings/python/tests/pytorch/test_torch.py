@@ -351,18 +351,160 @@ class Operator(unittest.TestCase):
         table, lens = [[5, 0, 3], [1, 6, 2]], [11, 6]
         k, v, q = normal(8, 2, 4, 16), normal(8, 2, 4, 24, seed=1), normal(2, 4, 3, 16)
         out, _ = fat.attention(q, k, v, block_table=at(table), kv_lens=at(lens), causal=True)
+        # Of a wider table the first pages, and the same pages in one list.
+        wide = at([[*row, 99] for row in table])[:, :3]
+        lists = {"block_table": at(sum(table, [])), "block_table_start": at([0, 3, 6])}
+        for pages in {"block_table": wide}, lists:
+            self.assertTrue(torch.equal(fat.attention(q, k, v, kv_lens=at(lens), causal=True, **pages)[0], out))
         for b in range(2):
             dense = [x[table[b]].transpose(0, 1).flatten(1, 2)[None, :, : lens[b]] for x in (k, v)]
             self.assertTrue(
                 torch.allclose(out[b : b + 1], fat.attention(q[b : b + 1], *dense, causal=True)[0], atol=1e-6)
             )
 
+    def as_the_package(self, q, k, v, options):
+        """The bits of cpu_attention.attention() with the same options, which its own tests compare with float64."""
+        lse, shape = torch.empty(q.shape[:-1]), options.get("weights")
+        both = [options if shape is None else {**options, "weights": torch.full(shape, 7.0)} for _ in range(2)]
+        want = fa.attention(q, k, v, lse=lse, **both[0])
+        got = fat.attention(q, k, v, **both[1])
+        for a, b in (got[0], want), (got[1], lse), *([] if shape is None else [[x["weights"] for x in both]]):
+            self.assertEqual(a.dtype, b.dtype)
+            self.assertTrue(torch.equal(a, b), str(options))
+        self.assertFalse(bool(got[0].isnan().any()))
+        return got[0]
+
+    def test_every_option(self):
+        """Each one is passed on, and changes the output, unless it is only another way to say the same."""
+        q, k, v = heads(2, 4, 2, 9, 33, 16, 24)
+        at = lambda x: torch.tensor(x, dtype=torch.int32)  # noqa: E731
+        plain = {"causal": True, "window_left": 20}
+        want = self.as_the_package(q, k, v, plain)
+        blocks = normal(2, 1, 3, 6) > 0
+        blocks[..., 3:5] = True
+        pairs = {"spans": at([[20, 26], [24, 33]]), "span_starts": at([0, 1, 2])}
+        tried = set(plain)
+        for options, same in (
+            ({"scale": 0.7}, False),
+            ({"softcap": 2.0}, False),
+            ({"causal": False, "window_right": 3}, False),
+            ({"prefix_keys": 4}, False),
+            ({"q_pos": 20}, False),
+            ({"q_positions": at([20, 23])}, False),
+            ({"q_positions": 24}, True),
+            ({"kv_lens": at([33, 30])}, False),
+            ({"kv_lens": [33, 30]}, False),
+            ({"kv_lens": at([30])}, False),
+            ({"kv_starts": 10}, False),
+            ({"mask": normal(9, 33)}, False),
+            ({"mask": normal(33).numpy()}, False),
+            ({"mask": normal(9, 33), "mask_times_slope": True, "alibi_slopes": [1.0, 0.5, 0.3, 0.1]}, False),
+            ({"alibi_slopes": normal(2, 4).abs()}, False),
+            ({"sinks": [0.5, 2.0, -1.0, 3.0]}, False),
+            ({"block_mask": blocks, "block_mask_q": 4, "block_mask_kv": 6}, False),
+            ({"block_mask": blocks.to(torch.uint8), "block_mask_q": 3, "block_mask_kv": 6}, False),
+            ({"block_mask": torch.ones(1, 7, dtype=torch.bool), "block_mask_q": 9, "block_mask_kv": 5}, True),
+            (pairs, False),
+            ({"len_q": 9, "len_kv": 30}, False),
+            ({"weights": (2, 4, 9, 33)}, True),
+            ({"weights": (2, 2, 1, 33), "weight_heads": at([1, 3]), "weight_rows": [-1]}, True),
+            ({"block_q": 4, "block_kv": 8}, True),
+        ):
+            tried |= set(options)
+            with self.subTest(str(list(options))):
+                got = self.as_the_package(q, k, v, {**plain, **options})
+                self.assertEqual(torch.allclose(got, want, atol=1e-6), same)
+        half = [x.to(torch.bfloat16) for x in (q, k, v)]
+        self.as_the_package(*half, {"precise": True})
+        tried |= {"precise", "fast", *(f"{x}_scales" for x in "qkv")}
+        tried |= {"cu_len_q", "cu_len_kv", "block_table", "block_table_start"}
+        self.assertEqual(tried, set(fa.Fields.__annotations__))
+        names = {x.name for x in torch.ops.cpu_attention.attention.weights._schema.arguments}
+        self.assertEqual(
+            names - tried, {"q", "k", "v", *(f"{x}_{y}" for x in "qkv" for y in ("scale", "zero", "groups"))}
+        )
+
+    def test_eight_bits(self):
+        q = normal(2, 4, 9, 32)
+        for kind in torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2:
+            for groups, extent in (
+                ((1, 1), (2, 1, 1, 1)),
+                ((1, 1), (2, 2, 33, 1)),
+                ((1, 16), (1, 2, 1, 2)),
+                ((8, 32), (2, 1, 5, 1)),
+            ):
+                stored, made = [], []
+                for seed in 1, 2:
+                    x = normal(2, 33, 2, 32, seed=seed).transpose(1, 2)
+                    x = x.mul(30).add(128 if kind == torch.uint8 else 0).round() if "int" in str(kind) else x
+                    stored.append(x.to(kind))
+                    scale = normal(*extent, seed=seed).abs() * 0.02 + 0.01
+                    zero = None if "float" in str(kind) else normal(*extent, seed=seed + 3) * 5
+                    made.append(fa.Scales(scale, zero, *groups))
+                wide = [
+                    (x.double() - (0 if s.zero is None else self.spread(s.zero, groups)))
+                    * self.spread(s.scale.double(), groups)
+                    for x, s in zip(stored, made, strict=True)
+                ]
+                options = {"k_scales": made[0], "v_scales": made[1]}
+                with self.subTest(str((kind, groups, extent))):
+                    got = self.as_the_package(q, *stored, options)
+                    bound = 1e-3 * float(wide[1].abs().max())
+                    np.testing.assert_allclose(of(got), wanted(q, *wide)[0], 0, bound)
+        # Fewer digits where that is asked for; scales and zeros that lie differently are copied.
+        k, v = ((normal(2, 2, 33, 32, seed=i) * 30).to(torch.int8) for i in (1, 2))
+        zero = normal(2, 2, 1, 33).transpose(2, 3)
+        given = {
+            "k_scales": fa.Scales(torch.full((2, 2, 33, 1), 0.02), zero),
+            "v_scales": fa.Scales(torch.full((1, 1, 1, 1), 0.02)),
+        }
+        self.as_the_package(q, k, v, given)
+        self.as_the_package(q, k, v, {**given, "fast": True})
+        # Queries of 8 bits have an output of float32.
+        out = self.as_the_package(k, k, v, {"q_scales": fa.Scales(torch.full((2, 1, 1, 1), 0.1)), **given})
+        self.assertEqual(out.dtype, torch.float32)
+        for bad in (
+            fa.Scales(torch.ones(2, 2, 33, 2)),
+            fa.Scales(torch.ones(2, 2, 5, 1)),
+            fa.Scales(torch.ones(2, 2, 33, 1), group_tokens=0),
+            fa.Scales(torch.ones(33, 1)[None], group_tokens=2),
+        ):
+            with self.assertRaises(ValueError):
+                fat.attention(q, k, v, k_scales=bad)
+
+    def spread(self, x, groups):
+        """Numbers of groups as numbers of elements [2][2][33][32]."""
+        for axis, size, most in (2, groups[0], 33), (3, groups[1], 32):
+            x = x.repeat_interleave(size, axis).narrow(axis, 0, most) if x.shape[axis] > 1 else x
+        return x
+
+    def test_weights(self):
+        q, k, v = heads(2, 4, 2, 9, 33, 16)
+        weights = torch.full((2, 4, 9, 33), 7.0)
+        fat.attention(q, k, v, causal=True, weights=weights)
+        seen = np.arange(33) <= np.arange(9)[:, None] + 24
+        np.testing.assert_allclose(of(weights), wanted(q, k, v, seen=seen)[2], 0, 1e-5)
+        one = torch.empty(4, 1, 33)
+        fat.attention(q[1], k[1], v[1], causal=True, weights=one, weight_rows=[4])
+        self.assertTrue(torch.equal(one, weights[1, :, 4:5]))
+        graph = torch.compile(
+            lambda x: fat.attention(q, k, v, weights=x, causal=True)[0] * 2, backend="aot_eager", fullgraph=True
+        )
+        again = torch.empty_like(weights)
+        graph(again)
+        self.assertTrue(torch.equal(again, weights))
+        for bad in torch.empty(2, 4, 9, 32), torch.empty(2, 4, 9, 33).double(), torch.empty(4, 9, 33):
+            with self.assertRaises(ValueError):
+                fat.attention(q, k, v, weights=bad)
+        with self.assertRaisesRegex(NotImplementedError, "gradient"):
+            fat.attention(q.requires_grad_(), k, v, weights=weights)
+
     def test_refusals(self):
         q, k, v = heads(2, 4, 2, 9, 33, 16)
         at = lambda x: torch.tensor(x, dtype=torch.int32)  # noqa: E731
         for options in (
             {"softcap": -1.0},
-            {"kv_lens": at([1])},
+            {"kv_lens": at([1, 2, 3])},
             {"kv_lens": torch.tensor([1, 2])},
             {"kv_lens": at([34, 1])},
             {"mask": normal(9, 32)},
@@ -373,6 +515,21 @@ class Operator(unittest.TestCase):
             {"cu_len_kv": at([0, 9])},
             {"block_table": at([[0], [2]])},
             {"block_table": at([0, 1])},
+            {"block_table_start": at([0, 1, 2])},
+            {"block_table": at([0, 1]), "block_table_start": at([0, 1, 3])},
+            {"block_table": at([[0], [1]]), "block_table_start": at([0, 1, 2])},
+            {"spans": at([[0, 5]]), "span_starts": at([0, 1, 2])},
+            {"spans": at([[0, 5]])},
+            {"spans": at([[0, 5]]), "span_starts": at([0])},
+            {"spans": at([0, 5]), "span_starts": at([0, 0, 1])},
+            {"block_mask": torch.ones(1, 6, dtype=torch.bool), "block_mask_q": 9, "block_mask_kv": 5},
+            {"block_mask": torch.ones(1, 7, dtype=torch.bool)},
+            {"len_q": 8},
+            {"len_kv": 34},
+            {"alibi_slopes": normal(3, 4)},
+            {"sinks": normal(2, 4)},
+            {"fast": True, "precise": True},
+            {"block_q": -1},
         ):
             with self.assertRaises(ValueError, msg=str(options)):
                 fat.attention(q, k, v, **options)
@@ -383,8 +540,9 @@ class Operator(unittest.TestCase):
         for options in {"cu_len_q": at([0, 5, 10])}, {"cu_len_q": at([0, 4, 9]), "cu_len_kv": at([0, 5, 34])}:
             with self.assertRaisesRegex(ValueError, "does not fit the rows"):
                 fat.attention(q[0], k[0], v[0], **options)
-        with self.assertRaises(TypeError):
-            fat.attention(q.double(), k, v)
+        for bad, options in (q.double(), {}), (q, {"mask": torch.ones(9, 33, dtype=torch.int8)}):
+            with self.assertRaises(TypeError):
+                fat.attention(bad, k, v, **options)
         for i in range(3):
             x = [a.clone().requires_grad_(i == n) for n, a in enumerate((q, k, v))]
             with self.assertRaisesRegex(NotImplementedError, "gradient"):
@@ -417,6 +575,11 @@ assert any("slower" in str(w.message) for w in said), said
 q, k, v = (torch.randn(2, 4, n, 16, generator=torch.Generator().manual_seed(n)) for n in (9, 33, 33))
 out, lse = fat.attention(q, k, v, causal=True, window_left=7)
 assert torch.equal(out, fa.attention(q, k, v, causal=True, window_left=7))
+eight, weights = (k * 30).to(torch.int8), torch.zeros(2, 4, 9, 33)
+scales = fa.Scales(torch.full((1, 4, 1, 2), 0.03), group_dims=8)
+given = {"k_scales": scales, "kv_lens": [33, 20], "weights": weights}
+assert torch.equal(fat.attention(q, eight, v, **given)[0], fa.attention(q, eight, v, **given))
+assert torch.allclose(weights.sum(-1), torch.ones(2, 4, 9))
 graph = torch.compile(lambda q: fat.attention(q, k, v, causal=True, window_left=7), backend="aot_eager", fullgraph=True)
 assert torch.equal(graph(q)[0], out)
 for call, error in (lambda: fat.attention(q.requires_grad_(), k, v), NotImplementedError), (fat.enable, RuntimeError):
