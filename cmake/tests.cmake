@@ -53,6 +53,21 @@ function(fa_sources)
   set(sources ${sources} PARENT_SCOPE)
 endfunction()
 
+# Notes why a test is not run where programs run in an emulator: fa_not_emulated(REASON NAME...).
+function(fa_not_emulated reason)
+  if(NOT CMAKE_CROSSCOMPILING_EMULATOR)
+    return()
+  endif()
+  foreach(name IN LISTS ARGN)
+    foreach(test IN ITEMS ${name}.shared ${name}.static ${name})
+      if(TEST ${test})
+        message(STATUS "Not run in an emulator: ${test}, ${reason}")
+        set_tests_properties(${test} PROPERTIES DISABLED ON)
+      endif()
+    endforeach()
+  endforeach()
+endfunction()
+
 # Adds a test that runs `target`; further arguments are for its environment, besides the library
 # for tests that load it at run time.
 function(fa_test name target)
@@ -104,7 +119,9 @@ if(FA_BUILD_TESTS)
         set_tests_properties(${target} PROPERTIES TIMEOUT 600)
       endif()
       if(target MATCHES "^forward[.]")
-        fa_test(${target}.avx2 ${target} FA_MAX_ISA=avx2)
+        if(FA_PROCESSOR STREQUAL "x86_64")
+          fa_test(${target}.avx2 ${target} FA_MAX_ISA=avx2)
+        endif()
         fa_test(${target}.scalar ${target} FA_MAX_ISA=scalar)
       endif()
     endforeach()
@@ -118,20 +135,25 @@ if(FA_BUILD_TESTS)
   set(check_symbols Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
   add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
-  add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
-    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
   add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
-  set(refusals)
-  foreach(name IN ITEMS attention tensor quant list logit weight argument)
-    list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
-  endforeach()
-  foreach(name IN ITEMS unaligned refusals quantize append)
-    list(APPEND refusals $<TARGET_FILE:${name}.shared>)
-  endforeach()
-  add_test(NAME refusals.complete COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
-    "${header}" ${refusals})
   add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
     "${CMAKE_CURRENT_SOURCE_DIR}")
+  set_tests_properties(symbols.shared symbols.static PROPERTIES
+    ENVIRONMENT "NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
+  if(NOT CMAKE_CROSSCOMPILING)
+    # Python loads the library, or starts the programs.
+    add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
+      "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
+    set(refusals)
+    foreach(name IN ITEMS attention tensor quant list logit weight argument)
+      list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
+    endforeach()
+    foreach(name IN ITEMS unaligned refusals quantize append)
+      list(APPEND refusals $<TARGET_FILE:${name}.shared>)
+    endforeach()
+    add_test(NAME refusals.complete COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
+      "${header}" ${refusals})
+  endif()
 
   set(environment
     "CMAKE=${CMAKE_COMMAND}"
@@ -139,9 +161,18 @@ if(FA_BUILD_TESTS)
     "CXX=${CMAKE_CXX_COMPILER}"
     "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
+    "FA_CARGO_OUT=${FA_CARGO_OUT}"
     "FA_VERSION=${PROJECT_VERSION}"
     "FA_ABI=${FA_ABI}")
-  foreach(way IN ITEMS find_package make cc add_subdirectory install dist)
+  set(ways find_package make cc add_subdirectory install dist)
+  if(CMAKE_CROSSCOMPILING)
+    # The archive is what leaves the machine that builds. Words, for a shell.
+    set(ways dist)
+    list(JOIN CMAKE_CROSSCOMPILING_EMULATOR " " emulator)
+    list(APPEND environment "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
+      "FA_RUST_TARGET=${FA_TARGET}" "RUSTC=${FA_RUSTC}")
+  endif()
+  foreach(way IN LISTS ways)
     add_test(NAME consumer.${way}
       COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")

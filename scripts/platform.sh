@@ -1,0 +1,55 @@
+# To be sourced, after scripts/setup.sh. fa_platform NAME sees to it that a bare x86-64 Debian can build for another platform,
+# and run what it has built: the compilers and an emulator come from apt-get, Rust with its standard library is unpacked into
+# build/debian-rust (scripts/debian_rust.sh), unless the installed one has it for this target.
+#
+# It sets FA_TARGET (Rust's name), FA_TOOLCHAIN (CMake's toolchain file; empty: none is needed), FA_RUN (the words that run a
+# program), FA_CARGO (arguments of cargo), FA_TOOLS (what the names of the compiler's tools begin with), and exports what
+# cargo reads.
+
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/debian_rust.sh"
+
+# The platforms that fa_platform knows.
+FA_PLATFORMS=(aarch64 i686 armv7)
+
+fa_platform() {
+    local root name gnu parts=(src)
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    case $1 in
+    aarch64)
+        FA_TARGET=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu parts=(arm64)
+        FA_RUN=(qemu-aarch64-static -L "/usr/$gnu")
+        ;;
+    armv7)
+        FA_TARGET=armv7-unknown-linux-gnueabihf gnu=arm-linux-gnueabihf
+        FA_RUN=(qemu-arm-static -L "/usr/$gnu")
+        ;;
+    i686)
+        # An x86-64 kernel runs it.
+        FA_TARGET=i686-unknown-linux-gnu gnu=i686-linux-gnu
+        FA_RUN=("/usr/$gnu/lib/ld-linux.so.2" --library-path "/usr/$gnu/lib")
+        ;;
+    *)
+        echo "platform: no such platform: $1 (known: ${FA_PLATFORMS[*]})" >&2
+        exit 1
+        ;;
+    esac
+    FA_TOOLS=$gnu- FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake FA_CARGO=(--target "$FA_TARGET")
+    case ${FA_RUN[0]} in
+    qemu-*) fa_setup "$gnu-g++" "${FA_RUN[0]}" ;;
+    *) fa_setup "$gnu-g++" ;;
+    esac
+    if ! ls "$(rustc --print target-libdir --target "$FA_TARGET")"/libstd-*.rlib >/dev/null 2>&1; then
+        # What its compiler loads.
+        fa_setup libedit2 libxml2 libz3-4
+        fa_debian_rust "$root/build/debian-rust" "${parts[@]}"
+        export RUSTC=$root/build/debian-rust/rustc
+        if [ "${parts[*]}" = src ]; then
+            # An unstable option of cargo's: with the compiler's own source there is no other way to a library for this target.
+            export RUSTC_BOOTSTRAP=1
+            FA_CARGO+=(-Zbuild-std)
+        fi
+    fi
+    name=CARGO_TARGET_$(echo "$FA_TARGET" | tr '[:lower:]-' '[:upper:]_')
+    export "${name}_LINKER=$gnu-gcc" "${name}_RUNNER=${FA_RUN[*]}"
+}
