@@ -68,11 +68,17 @@ function(fa_not_emulated reason)
   endforeach()
 endfunction()
 
+# An emulator is slow.
+set(seconds 120)
+if(CMAKE_CROSSCOMPILING_EMULATOR)
+  set(seconds 900)
+endif()
+
 # Adds a test that runs `target`; further arguments are for its environment, besides the library
 # for tests that load it at run time.
 function(fa_test name target)
   add_test(NAME ${name} COMMAND ${target})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 120
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds}
     ENVIRONMENT "FA_SHARED_LIBRARY=${FA_SHARED_LIB};${ARGN}")
 endfunction()
 
@@ -116,7 +122,8 @@ if(FA_BUILD_TESTS)
       fa_test(${target} ${target})
       if(target MATCHES "^determinism[.]")
         # It keeps the machine busy on purpose, and others may, too.
-        set_tests_properties(${target} PROPERTIES TIMEOUT 600)
+        math(EXPR longer "5 * ${seconds}")
+        set_tests_properties(${target} PROPERTIES TIMEOUT ${longer})
       endif()
       if(target MATCHES "^forward[.]")
         if(FA_PROCESSOR STREQUAL "x86_64")
@@ -135,13 +142,13 @@ if(FA_BUILD_TESTS)
   set(check_symbols Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
   add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
-  add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
-  add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
-    "${CMAKE_CURRENT_SOURCE_DIR}")
   set_tests_properties(symbols.shared symbols.static PROPERTIES
     ENVIRONMENT "NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
   if(NOT CMAKE_CROSSCOMPILING)
-    # Python loads the library, or starts the programs.
+    # What is about sources; and what Python loads, or starts.
+    add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
+    add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
+      "${CMAKE_CURRENT_SOURCE_DIR}")
     add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
       "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
     set(refusals)
@@ -193,7 +200,7 @@ if(FA_BUILD_EXAMPLES)
       foreach(target IN LISTS targets)
         add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
                  WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-        set_tests_properties(${target} PROPERTIES TIMEOUT 120)
+        set_tests_properties(${target} PROPERTIES TIMEOUT ${seconds})
       endforeach()
     endforeach()
   endfunction()

@@ -2,15 +2,14 @@
 # and run what it has built: the compilers and an emulator come from apt-get, Rust with its standard library is unpacked into
 # build/debian-rust (scripts/debian_rust.sh), unless the installed one has it for this target.
 #
-# It sets FA_TARGET (Rust's name), FA_TOOLCHAIN (CMake's toolchain file; empty: none is needed), FA_RUN (the words that run a
-# program), FA_CARGO (arguments of cargo), FA_TOOLS (what the names of the compiler's tools begin with), and exports what
-# cargo reads.
+# It sets FA_TARGET (Rust's name), FA_TOOLCHAIN (CMake's toolchain file), FA_RUN (the words that run a
+# program), FA_BUILD_STD (arguments of cargo, if the standard library is to be built), and exports what cargo reads.
 
 # shellcheck source=/dev/null
 . "$(dirname "${BASH_SOURCE[0]}")/debian_rust.sh"
 
 # The platforms that fa_platform knows.
-FA_PLATFORMS=(aarch64 i686 armv7)
+FA_PLATFORMS=(aarch64 i686 armv7 wasm32)
 
 fa_platform() {
     local root name gnu parts=(src)
@@ -29,16 +28,15 @@ fa_platform() {
         FA_TARGET=i686-unknown-linux-gnu gnu=i686-linux-gnu
         FA_RUN=("/usr/$gnu/lib/ld-linux.so.2" --library-path "/usr/$gnu/lib")
         ;;
+    wasm32) FA_TARGET=wasm32-unknown-unknown gnu='' FA_RUN=() ;;
     *)
         echo "platform: no such platform: $1 (known: ${FA_PLATFORMS[*]})" >&2
         exit 1
         ;;
     esac
-    FA_TOOLS=$gnu- FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake FA_CARGO=(--target "$FA_TARGET")
-    case ${FA_RUN[0]} in
-    qemu-*) fa_setup "$gnu-g++" "${FA_RUN[0]}" ;;
-    *) fa_setup "$gnu-g++" ;;
-    esac
+    FA_BUILD_STD=()
+    [ -z "$gnu" ] || fa_setup "$gnu-g++"
+    case ${FA_RUN[0]:-} in qemu-*) fa_setup "${FA_RUN[0]}" ;; esac
     if ! ls "$(rustc --print target-libdir --target "$FA_TARGET")"/libstd-*.rlib >/dev/null 2>&1; then
         # What its compiler loads.
         fa_setup libedit2 libxml2 libz3-4
@@ -47,9 +45,11 @@ fa_platform() {
         if [ "${parts[*]}" = src ]; then
             # An unstable option of cargo's: with the compiler's own source there is no other way to a library for this target.
             export RUSTC_BOOTSTRAP=1
-            FA_CARGO+=(-Zbuild-std)
+            FA_BUILD_STD=(-Zbuild-std)
         fi
     fi
+    [ -n "$gnu" ] || return 0
+    FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake
     name=CARGO_TARGET_$(echo "$FA_TARGET" | tr '[:lower:]-' '[:upper:]_')
     export "${name}_LINKER=$gnu-gcc" "${name}_RUNNER=${FA_RUN[*]}"
 }
