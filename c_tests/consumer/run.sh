@@ -193,7 +193,9 @@ dist)
     copy_source
     # Other source, rights and dates of files: the same bytes.
     umask 077
-    (cd "$source" && run_lines install.sh "$prefix" && run_lines archive.sh "$prefix")
+    made=install.sh
+    [ -z "${FA_TOOLCHAIN:-}" ] || made=cross.sh
+    (cd "$source" && run_lines $made "$prefix" && run_lines archive.sh "$prefix")
     for archive in "$source"/build/package/dist/*.tar.gz*; do
         cmp "$archive" "$FA_BUILD/dist/$(basename "$archive")"
     done
