@@ -51,5 +51,6 @@ fa_platform() {
     [ -n "$gnu" ] || return 0
     FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake
     name=CARGO_TARGET_$(echo "$FA_TARGET" | tr '[:lower:]-' '[:upper:]_')
-    export "${name}_LINKER=$gnu-gcc" "${name}_RUNNER=${FA_RUN[*]}"
+    # With the path that CMake finds: cargo takes another spelling for another linker, and compiles anew.
+    export "${name}_LINKER=$(command -v "$gnu-gcc")" "${name}_RUNNER=${FA_RUN[*]}"
 }
