@@ -6,14 +6,16 @@ set(FA_RUSTC "$ENV{RUSTC}" CACHE STRING "Rust compiler (empty: the one that carg
 set(FA_CARGO_ARGS "" CACHE STRING "Further arguments of cargo, such as -Zbuild-std")
 
 include(CheckCSourceCompiles)
-# Nothing needs to be linked for that.
-set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
-check_c_source_compiles("#include <features.h>
+# Of the C compiler; a function, for a variable of its own: nothing needs to be linked.
+function(fa_find_glibc)
+  set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+  check_c_source_compiles("#include <features.h>
 #ifndef __GLIBC__
 #error
 #endif
 " FA_HAS_GLIBC)
-unset(CMAKE_TRY_COMPILE_TARGET_TYPE)
+endfunction()
+fa_find_glibc()
 set(FA_LIBC musl)
 if(FA_HAS_GLIBC)
   set(FA_LIBC gnu)

@@ -8,8 +8,9 @@
 # shellcheck source=/dev/null
 . "$(dirname "${BASH_SOURCE[0]}")/debian_rust.sh"
 
-# The platforms that fa_platform knows.
-FA_PLATFORMS=(aarch64 i686 armv7 wasm32)
+# The platforms that fa_platform knows. Those of the second list are for `cargo check`: there is no linker for them.
+FA_PLATFORMS=(aarch64 i686 armv7)
+FA_CHECKED=(wasm32 windows macos ios android)
 
 fa_platform() {
     local root name gnu parts=(src)
@@ -29,8 +30,12 @@ fa_platform() {
         FA_RUN=("/usr/$gnu/lib/ld-linux.so.2" --library-path "/usr/$gnu/lib")
         ;;
     wasm32) FA_TARGET=wasm32-unknown-unknown gnu='' FA_RUN=() ;;
+    windows) FA_TARGET=x86_64-pc-windows-gnu gnu='' FA_RUN=() ;;
+    macos) FA_TARGET=aarch64-apple-darwin gnu='' FA_RUN=() ;;
+    ios) FA_TARGET=aarch64-apple-ios gnu='' FA_RUN=() ;;
+    android) FA_TARGET=aarch64-linux-android gnu='' FA_RUN=() ;;
     *)
-        echo "platform: no such platform: $1 (known: ${FA_PLATFORMS[*]})" >&2
+        echo "platform: no such platform: $1 (known: ${FA_PLATFORMS[*]} ${FA_CHECKED[*]})" >&2
         exit 1
         ;;
     esac
