@@ -25,7 +25,7 @@ other_tests=(isas abi parts rust_api memory caches safety panic_hook)
 # Those that look at the choice of a kernel.
 choice_tests=(isas basics abi)
 # Minutes long each in an emulator: rows of 20,000 keys and more.
-long_tests=(one_head_is_divided very_long_sequences caches_larger)
+long_tests=(one_head_is_divided very_long_sequences caches_larger threads_are_woken)
 
 passed=0
 failed=0
