@@ -135,7 +135,7 @@ if(FA_BUILD_TESTS)
     endforeach()
   endforeach()
 
-  fa_not_emulated("minutes of CPU time there; Rust tests have the same on few cases" determinism forward types)
+  fa_not_emulated("minutes of CPU time there; Rust tests have the same on few cases" determinism forward types copies)
   fa_not_emulated("they count threads, and qemu has one of its own" threads affinity signals)
   fa_not_emulated("children of a process with threads, which qemu is; hundreds of them" fork allocations)
   fa_not_emulated("qemu does not hold processes to their limit of memory" memory starved quiet)
