@@ -56,7 +56,7 @@ use_find_package() {
     shift 2
     # A toolchain file has CMake look into the root of the other system only.
     build_cmake "$build" -DCMAKE_PREFIX_PATH="$from" ${FA_TOOLCHAIN:+"-Dflash_attention_DIR=$from/lib/cmake/flash_attention"} "$@"
-    grep -q "^flash_attention_DIR:PATH=$from/" "$build/CMakeCache.txt" \
+    grep -q "^flash_attention_DIR:[A-Z]*=$from/" "$build/CMakeCache.txt" \
         || fail "CMake has found another library than that in $from."
 }
 
