@@ -86,7 +86,7 @@ name=$(basename "$wheel")
 
 # What the library needs of a system, not only what the name says.
 report=$("$build/venv-wheel/bin/auditwheel" show "$wheel") || die "auditwheel refuses $name"
-echo "$report" | tr '\n' ' ' | grep -q "constrains the platform tag to \"manylinux_${glibc/./_}_$machine\"" \
+echo "$report" | tr '\n' ' ' | grep -Eq "(constrains the platform tag to|the following platform tag:) +\"manylinux_${glibc/./_}_$machine\"" \
     || die "the library needs more than glibc $glibc: $report"
 python3 scripts/check_symbols.py --stripped "$lib" include/flash_attention.h
 
