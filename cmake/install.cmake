@@ -9,8 +9,6 @@ set(real_name "libflash_attention.so.${PROJECT_VERSION}")
 set(config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/flash_attention")
 
 file(MAKE_DIRECTORY "${generated}")
-file(CREATE_LINK "${real_name}" "${generated}/${soname}" SYMBOLIC)
-file(CREATE_LINK "${soname}" "${generated}/libflash_attention.so" SYMBOLIC)
 
 # Relative to the folder of the .pc file, which is all that pkg-config knows after a move.
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig"
@@ -19,6 +17,11 @@ cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR BASE_DIRECTORY "${CMAKE_I
            OUTPUT_VARIABLE FA_PC_INCLUDE)
 list(TRANSFORM FA_NATIVE_LIBS PREPEND "-l" OUTPUT_VARIABLE FA_PC_LIBS_PRIVATE)
 list(JOIN FA_PC_LIBS_PRIVATE " " FA_PC_LIBS_PRIVATE)
+# Where there is no shared library, -lflash_attention is the static one.
+set(FA_PC_LIBS "")
+if(NOT FA_BUILD_SHARED)
+  set(FA_PC_LIBS " ${FA_PC_LIBS_PRIVATE}")
+endif()
 configure_file(cmake/flash_attention.pc.in "${generated}/flash_attention.pc" @ONLY)
 configure_package_config_file(cmake/flash_attention-config.cmake.in
   "${generated}/flash_attention-config.cmake"
@@ -29,9 +32,15 @@ write_basic_package_version_file("${generated}/flash_attention-config-version.cm
   COMPATIBILITY ${FA_COMPATIBILITY})
 
 install(FILES include/flash_attention.h include/flash_attention.hpp DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
-install(FILES "${FA_SHARED_LIB}" DESTINATION "${CMAKE_INSTALL_LIBDIR}" RENAME "${real_name}")
-install(FILES "${generated}/${soname}" "${generated}/libflash_attention.so" "${FA_STATIC_LIB}"
-        DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+if(FA_BUILD_SHARED)
+  file(CREATE_LINK "${real_name}" "${generated}/${soname}" SYMBOLIC)
+  file(CREATE_LINK "${soname}" "${generated}/libflash_attention.so" SYMBOLIC)
+  install(FILES "${FA_SHARED_LIB}" DESTINATION "${CMAKE_INSTALL_LIBDIR}" RENAME "${real_name}")
+  install(FILES "${generated}/${soname}" "${generated}/libflash_attention.so" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+endif()
+if(FA_BUILD_STATIC)
+  install(FILES "${FA_STATIC_LIB}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+endif()
 install(FILES "${generated}/flash_attention.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 install(FILES "${generated}/flash_attention-config.cmake"
               "${generated}/flash_attention-config-version.cmake"
@@ -39,10 +48,21 @@ install(FILES "${generated}/flash_attention-config.cmake"
 
 # The name is a usual one for a project to have.
 if(FA_TOP_LEVEL)
+  string(TOLOWER "${CMAKE_SYSTEM_NAME}-${FA_PROCESSOR}" system)
+  if(FA_LIBC STREQUAL "musl")
+    string(APPEND system "-musl")
+  endif()
+  set(environment)
+  if(FA_RUSTC)
+    list(APPEND environment "RUSTC=${FA_RUSTC}")
+  endif()
   add_custom_target(dist
-    COMMAND "${CMAKE_COMMAND}" -E env "CMAKE=${CMAKE_COMMAND}" "CC=${CMAKE_C_COMPILER}" "CARGO=${FA_CARGO}"
-            "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}" "FA_VERSION=${PROJECT_VERSION}"
-            "${CMAKE_CURRENT_SOURCE_DIR}/scripts/dist.sh" "${CMAKE_CURRENT_BINARY_DIR}/dist"
-    DEPENDS flash_attention_cargo_shared flash_attention_cargo_static
+    COMMAND "${CMAKE_COMMAND}" -E env "CMAKE=${CMAKE_COMMAND}" "CARGO=${FA_CARGO}" ${environment}
+            "FA_TARGET=${FA_TARGET}" "FA_VERSION=${PROJECT_VERSION}"
+            "${CMAKE_CURRENT_SOURCE_DIR}/scripts/dist.sh" "${CMAKE_CURRENT_BINARY_DIR}/dist" "${system}"
+            "-DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE}" "-DCMAKE_C_COMPILER=${CMAKE_C_COMPILER}"
+            "-DFA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}" "-DFA_RUST_TARGET=${FA_TARGET}" "-DFA_RUSTC=${FA_RUSTC}"
+            "-DFA_CARGO_ARGS=${FA_CARGO_ARGS}" "-DFA_BUILD_SHARED=${FA_BUILD_SHARED}" "-DFA_BUILD_STATIC=${FA_BUILD_STATIC}"
+    DEPENDS ${FA_LIBRARIES}
     USES_TERMINAL VERBATIM)
 endif()

@@ -53,11 +53,33 @@ function(fa_sources)
   set(sources ${sources} PARENT_SCOPE)
 endfunction()
 
+# Says why tests are not run where an emulator runs the programs: fa_not_emulated(REASON NAME...).
+function(fa_not_emulated reason)
+  if(NOT CMAKE_CROSSCOMPILING_EMULATOR)
+    return()
+  endif()
+  foreach(name IN LISTS ARGN)
+    foreach(test IN ITEMS ${name}.shared ${name}.static ${name}.shared.scalar ${name}.static.scalar)
+      if(TEST ${test})
+        set_tests_properties(${test} PROPERTIES DISABLED ON)
+      endif()
+    endforeach()
+  endforeach()
+  list(JOIN ARGN ", " names)
+  message(STATUS "Not run in an emulator: ${names} (${reason})")
+endfunction()
+
+# An emulator is slow.
+set(seconds 120)
+if(CMAKE_CROSSCOMPILING_EMULATOR)
+  set(seconds 900)
+endif()
+
 # Adds a test that runs `target`; further arguments are for its environment, besides the library
 # for tests that load it at run time.
 function(fa_test name target)
   add_test(NAME ${name} COMMAND ${target})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 120
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds}
     ENVIRONMENT "FA_SHARED_LIBRARY=${FA_SHARED_LIB};${ARGN}")
 endfunction()
 
@@ -101,37 +123,53 @@ if(FA_BUILD_TESTS)
       fa_test(${target} ${target})
       if(target MATCHES "^determinism[.]")
         # It keeps the machine busy on purpose, and others may, too.
-        set_tests_properties(${target} PROPERTIES TIMEOUT 600)
+        math(EXPR longer "5 * ${seconds}")
+        set_tests_properties(${target} PROPERTIES TIMEOUT ${longer})
       endif()
       if(target MATCHES "^forward[.]")
-        fa_test(${target}.avx2 ${target} FA_MAX_ISA=avx2)
+        if(FA_PROCESSOR STREQUAL "x86_64")
+          fa_test(${target}.avx2 ${target} FA_MAX_ISA=avx2)
+        endif()
         fa_test(${target}.scalar ${target} FA_MAX_ISA=scalar)
       endif()
     endforeach()
   endforeach()
+
+  fa_not_emulated("minutes of CPU time there; Rust tests have the same on few cases" determinism forward types copies)
+  fa_not_emulated("they count threads, and qemu has one of its own" threads affinity signals)
+  fa_not_emulated("children of a process with threads, which qemu is; hundreds of them" fork allocations)
+  fa_not_emulated("qemu does not hold processes to their limit of memory" memory starved quiet)
+  fa_not_emulated("qemu's own memory grows" reload)
+  fa_not_emulated("more pieces of memory than a process of qemu's can have" guard)
+  fa_not_emulated("qemu fills tables for the 100 GiB that are only reserved" far)
 
   # Runs as long as it is told to: scripts/soak.sh.
   fa_programs(soak c_tests "" SOURCES c_tests/soak/soak.c)
 
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
-  set(check_symbols Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
+  set(check_symbols "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
   add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
-  add_test(NAME abi.python COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
-    "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
-  add_test(NAME abi.changes COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
-  set(refusals)
-  foreach(name IN ITEMS attention tensor quant list logit weight argument)
-    list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
-  endforeach()
-  foreach(name IN ITEMS unaligned refusals quantize append)
-    list(APPEND refusals $<TARGET_FILE:${name}.shared>)
-  endforeach()
-  add_test(NAME refusals.complete COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
-    "${header}" ${refusals})
-  add_test(NAME docs COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
-    "${CMAKE_CURRENT_SOURCE_DIR}")
+  set_tests_properties(symbols.shared symbols.static PROPERTIES
+    ENVIRONMENT "NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
+  if(NOT CMAKE_CROSSCOMPILING)
+    # What is about sources; and what Python loads, or starts.
+    add_test(NAME abi.changes COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
+    add_test(NAME docs COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
+      "${CMAKE_CURRENT_SOURCE_DIR}")
+    add_test(NAME abi.python COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
+      "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
+    set(refusals)
+    foreach(name IN ITEMS attention tensor quant list logit weight argument)
+      list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
+    endforeach()
+    foreach(name IN ITEMS unaligned refusals quantize append)
+      list(APPEND refusals $<TARGET_FILE:${name}.shared>)
+    endforeach()
+    add_test(NAME refusals.complete COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
+      "${header}" ${refusals})
+  endif()
 
   set(environment
     "CMAKE=${CMAKE_COMMAND}"
@@ -139,9 +177,18 @@ if(FA_BUILD_TESTS)
     "CXX=${CMAKE_CXX_COMPILER}"
     "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
+    "FA_CARGO_OUT=${FA_CARGO_OUT}"
     "FA_VERSION=${PROJECT_VERSION}"
     "FA_ABI=${FA_ABI}")
-  foreach(way IN ITEMS find_package make cc add_subdirectory install dist)
+  set(ways find_package make cc add_subdirectory install dist)
+  if(CMAKE_CROSSCOMPILING)
+    # The archive is what leaves the machine that builds. Words, for a shell.
+    set(ways dist)
+    list(JOIN CMAKE_CROSSCOMPILING_EMULATOR " " emulator)
+    list(APPEND environment "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
+      "FA_RUST_TARGET=${FA_TARGET}" "RUSTC=${FA_RUSTC}")
+  endif()
+  foreach(way IN LISTS ways)
     add_test(NAME consumer.${way}
       COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")
@@ -162,7 +209,7 @@ if(FA_BUILD_EXAMPLES)
       foreach(target IN LISTS targets)
         add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
                  WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-        set_tests_properties(${target} PROPERTIES TIMEOUT 120)
+        set_tests_properties(${target} PROPERTIES TIMEOUT ${seconds})
       endforeach()
     endforeach()
   endfunction()

@@ -2,12 +2,13 @@
 # Packs what is installed, the licences of all that is inside, and checksums; CMake's target `dist` calls it with the
 # environment it needs. The same libraries give the same archive, byte by byte.
 #
-#   dist.sh FOLDER
+#   dist.sh FOLDER SYSTEM ARGUMENT...     SYSTEM: such as linux-x86_64; arguments of CMake, as in the build that calls this
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=$1
-name=flash_attention-$FA_VERSION-$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m)
+name=flash_attention-$FA_VERSION-$2
+shift 2
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -17,13 +18,12 @@ export LC_ALL=C
 unset DESTDIR
 
 # Not installed from the build that calls this: its folders may be those of some system.
-"$CMAKE" -S "$root" -B "$work/build" -DCMAKE_C_COMPILER="$CC" -DCMAKE_INSTALL_LIBDIR=lib \
-    -DFA_BUILD_TESTS=OFF -DFA_BUILD_EXAMPLES=OFF -DFA_CARGO_TARGET_DIR="$FA_CARGO_TARGET_DIR" >/dev/null
+"$CMAKE" -S "$root" -B "$work/build" -DCMAKE_INSTALL_LIBDIR=lib -DFA_BUILD_TESTS=OFF -DFA_BUILD_EXAMPLES=OFF "$@" >/dev/null
 "$CMAKE" --install "$work/build" --prefix "$stage" >/dev/null
 mkdir "$stage/docs"
 cp "$root/docs/abi.md" "$stage/docs"
 cp "$root"/LICENSE-* "$root/README.md" "$stage"
-python3 "$root/scripts/licences.py" "$CARGO" "$root" "$stage/licences"
+python3 "$root/scripts/licences.py" "$CARGO" "$root" "$stage/licences" ${FA_TARGET:+"$FA_TARGET"}
 (cd "$stage" && find . -type f -printf '%P\0' | sort -z | xargs -0 sha256sum) >"$work/SHA256SUMS"
 mv "$work/SHA256SUMS" "$stage"
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Copies the licences of what the libraries contain besides this project: crates, and Rust's standard library.
 
-    licences.py CARGO REPOSITORY FOLDER
+    licences.py CARGO REPOSITORY FOLDER [TARGET]
+
+The compiler is the one beside CARGO, or the one that the environment variable RUSTC names.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,10 +21,9 @@ def run(*command, cwd=None):
     return subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def crates(cargo, rustc, root):
+def crates(cargo, target, root):
     """The packages that are linked: not what only builds or tests."""
-    host = re.search(r"^host: (.+)$", run(rustc, "-vV"), re.MULTILINE).group(1)
-    answer = json.loads(run(cargo, "metadata", "--locked", "--format-version=1", "--filter-platform", host, cwd=root))
+    answer = json.loads(run(cargo, "metadata", "--locked", "--format-version=1", "--filter-platform", target, cwd=root))
     packages = {package["id"]: package for package in answer["packages"]}
     nodes = {node["id"]: node for node in answer["resolve"]["nodes"]}
     linked, left = set(), [answer["resolve"]["root"]]
@@ -45,9 +47,14 @@ def copy_crate(package, folder):
 def copy_rust(rustc, folder):
     docs = Path(run(rustc, "--print", "sysroot").strip()) / "share/doc/rust"
     page = docs / "COPYRIGHT-library.html"
+    debian = sorted(docs.parent.glob("rustc*/copyright"))
+    folder.mkdir()
+    if not page.is_file() and debian:
+        # Debian's list of the whole compiler, with all texts.
+        shutil.copyfile(debian[0], folder / "copyright")
+        return
     if not page.is_file():
         sys.exit(f"{page} is missing: a release needs a Rust that was installed with rustup, which brings it")
-    folder.mkdir()
     shutil.copyfile(page, folder / page.name)
     # The page has the texts of most; the others are named only.
     named = set(re.findall(r"[\w.-]+", " ".join(re.findall(r"<b>License:</b> ([^<]+)", page.read_text(encoding="utf-8")))))
@@ -58,10 +65,11 @@ def copy_rust(rustc, folder):
 
 def main():
     cargo, root, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    rustc = Path(cargo).with_name("rustc")
+    rustc = os.environ.get("RUSTC") or Path(cargo).with_name("rustc")
+    target = sys.argv[4] if len(sys.argv) > 4 else re.search(r"^host: (.+)$", run(rustc, "-vV"), re.MULTILINE).group(1)
     out.mkdir()
     lines = ["Besides flash_attention itself the libraries contain code of", ""]
-    for package in crates(cargo, rustc, root):
+    for package in crates(cargo, target, root):
         name = f"{package['name']}-{package['version']}"
         copy_crate(package, out / name)
         lines.append(f"{name}: {package['license']}, {package['repository']}")

@@ -225,31 +225,17 @@ plain_planted() {
 
 # ---- thread ----
 
-# A compiler whose standard library is there as source: Debian's, unpacked into a folder, with the runtimes of the
-# installed one beside it. Installing the packages would put another rustc into the path.
+# A compiler whose standard library is there as source: Debian's, with the runtimes of the installed one beside it.
 std_sources() {
-    std=$out/rustc-web
-    [ -x "$std/rustc" ] && return 0
-    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || die "the standard library is to be built from Debian's packages: needs apt-get, and root"
-    echo "sanitize: unpacking rustc-web with the sources of its standard library (1 GB)"
-    local temp libs llvm file lib
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends patch libedit2 libxml2 libz3-4 >/dev/null
-    libs=$(apt-cache show libstd-rust-web-dev | sed -n 's/^Depends:.*\(libstd-rust-web-[0-9.]*\) .*/\1/p' | sort -V | tail -1)
-    llvm=$(apt-cache depends "$libs" | grep -o 'libllvm[0-9]*' | head -1)
-    temp=$(mktemp -d)
-    chmod 755 "$temp"
-    (cd "$temp" && apt-get download -qq -o APT::Sandbox::User=root rustc-web rust-web-src libstd-rust-web-dev "$libs" "$llvm")
-    rm -rf "$std"
-    mkdir -p "$std"
-    for file in "$temp"/*.deb; do dpkg-deb -x "$file" "$std"; done
-    rm -rf "$temp"
+    local file lib
+    std=$root/build/debian-rust
+    . scripts/debian_rust.sh
+    fa_setup libedit2 libxml2 libz3-4
+    fa_debian_rust "$std" src
     lib=$std/usr/lib/rustlib/$target/lib
     for file in asan lsan msan tsan; do
         cp "$(rustc --print target-libdir)"/librustc-*_rt.$file.a "$lib/librustc-stable_rt.$file.a"
     done
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s/usr/lib/%s-linux-gnu exec %s/usr/bin/rustc "$@"\n' "$std" "$(uname -m)" "$std" >"$std/rustc"
-    chmod +x "$std/rustc"
 }
 
 thread() {

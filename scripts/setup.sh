@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), doxygen, go,
-# ninja, python3-venv; and libraries that only tests use: libtbb-dev, libpthreadpool-dev.
+# ninja, python3-venv; libraries that only tests use: libtbb-dev, libpthreadpool-dev; compilers for other platforms such as
+# aarch64-linux-gnu-g++, and qemu-aarch64-static and its like, which run their programs.
 # What is there is left alone. The other scripts source this file, for PATH.
 
 fa_die() {
@@ -15,6 +16,7 @@ fa_has() {
     python3-venv) python3 -c 'import ensurepip' 2>/dev/null ;;
     libtbb-dev) fa_has_header c++ tbb/parallel_for.h ;;
     libpthreadpool-dev) fa_has_header c pthreadpool.h ;;
+    lib*) dpkg -s "$1" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -43,11 +45,13 @@ fa_setup() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
 
-    # The packages of Debian and its relatives are called like the tools, but for two.
+    # The packages of Debian and its relatives are called like the tools, but for these.
     for tool in "${missing[@]}"; do
         case $tool in
         go) packages+=(golang-go) ;;
         ninja) packages+=(ninja-build) ;;
+        *-linux-gnu*-g++) packages+=("g++-${tool%-g++}") ;;
+        qemu-*-static) packages+=(qemu-user-static) ;;
         *) packages+=("$tool") ;;
         esac
         case $tool in cmake | ninja | lib*) ;; *) pip=no ;; esac

@@ -2,7 +2,7 @@
 # Makes the wheel of the package for Python: with the shared library inside, for every Linux with glibc 2.17 or later and
 # every Python from 3.10 on.
 #
-#   wheel.sh [FOLDER]     where it goes; build/wheel
+#   wheel.sh [FOLDER [MACHINE]]     FOLDER: where it goes; build/wheel. MACHINE: the processor; aarch64, if not this one
 #
 # The shared library is the static one of CMake's build (the same compilation, if that is up to date), linked by Zig, which
 # has the symbols of every glibc. Zig, setuptools and auditwheel, which checks the result, come from pip.
@@ -11,7 +11,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 glibc=2.17
-machine=$(uname -m)
+machine=${2:-$(uname -m)}
 build=$root/build
 out=${1:-$build/wheel}
 mkdir -p "$out"
@@ -35,8 +35,15 @@ case $version in
 *) abi=${version%%.*} ;;
 esac
 
-# The command of CMakeLists.txt, so that nothing is compiled twice.
-env --unset=CARGO_BUILD_TARGET cargo rustc --quiet --lib --locked --target-dir "$build/cargo" \
+# The command and the folders of CMake's builds, so that nothing is compiled twice.
+cargo=$build/cargo static=$build/cargo/release-static/libflash_attention.a arguments=()
+if [ "$machine" != "$(uname -m)" ]; then
+    . scripts/platform.sh
+    fa_platform "$machine"
+    cargo=$build/platforms/$machine/cmake/cargo static=$build/platforms/$machine/cmake/cargo/$FA_TARGET/release-static/libflash_attention.a
+    arguments=(--target "$FA_TARGET" "${FA_BUILD_STD[@]}")
+fi
+env --unset=CARGO_BUILD_TARGET cargo rustc --quiet --lib --locked --target-dir "$cargo" "${arguments[@]}" \
     --config "build.rustflags=['--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=crates']" \
     --profile release-static --crate-type staticlib
 
@@ -56,11 +63,11 @@ export ZIG_GLOBAL_CACHE_DIR=$build/zig/global ZIG_LOCAL_CACHE_DIR=$build/zig/loc
 zig=$build/venv-zig/bin/python
 # Unwinding is LLVM's, linked in, for panics that end at the C boundary: the C library is all that is needed.
 "$zig" -m ziglang cc -target "$machine-linux-gnu.$glibc" -shared -o "$lib" -Wl,-s -Wl,--gc-sections \
-    -Wl,--whole-archive "$build/cargo/release-static/libflash_attention.a" -Wl,--no-whole-archive \
+    -Wl,--whole-archive "$static" -Wl,--no-whole-archive \
     -Wl,--version-script="$work/exports.map" -Wl,-soname,"libflash_attention.so.$abi" -Wl,-z,nodelete \
     -lunwind -lpthread -ldl -lm
 
-python3 scripts/licences.py "$(command -v cargo)" "$root" "$stage/licences"
+python3 scripts/licences.py "$(command -v cargo)" "$root" "$stage/licences" ${FA_TARGET:+"$FA_TARGET"}
 "$zig" - "$stage/licences" <<'PYTHON'
 import pathlib, shutil, sys, ziglang
 zig = pathlib.Path(ziglang.__file__).parent
@@ -79,11 +86,11 @@ name=$(basename "$wheel")
 
 # What the library needs of a system, not only what the name says.
 report=$("$build/venv-wheel/bin/auditwheel" show "$wheel") || die "auditwheel refuses $name"
-echo "$report" | tr '\n' ' ' | grep -q "constrains the platform tag to \"manylinux_${glibc/./_}_$machine\"" \
+echo "$report" | tr '\n' ' ' | grep -Eq "(constrains the platform tag to|the following platform tag:) +\"manylinux_${glibc/./_}_$machine\"" \
     || die "the library needs more than glibc $glibc: $report"
 python3 scripts/check_symbols.py --stripped "$lib" include/flash_attention.h
 
 # Those of other versions are in the way of who installs `*`.
-rm -f "$out"/cpu_attention-*.whl
+rm -f "$out"/cpu_attention-*_"$machine".whl
 mv "$wheel" "$out"
 echo "$out/$name"

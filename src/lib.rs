@@ -66,7 +66,10 @@
     reason = "modules are hidden, and public for tests and benches alone"
 )]
 // Unit tests leave out most of the kernels; see kernel.rs.
-#![cfg_attr(any(test, fa_skip_avx512), allow(dead_code, reason = "what only the rest of the table uses"))]
+#![cfg_attr(
+    any(test, fa_skip_avx512, not(target_arch = "x86_64")),
+    allow(dead_code, reason = "what only the rest of the table uses")
+)]
 
 // The random descriptions of the integration tests, which name the crate.
 #[cfg(test)]

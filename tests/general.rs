@@ -137,6 +137,8 @@ fn the_largest_finite_biases_are_numbers_like_others() {
 /// does not bound.
 #[test]
 fn sizes_that_nothing_bounds_cost_nothing() {
+    // Four times that is one more than the largest number.
+    const HUGE: i64 = isize::MAX as i64 / 2 + 1;
     let list = |list: &[i32]| list.as_ptr();
     let run = |a: &fa_attention| {
         let mut ws = Workspace::of(a, 1);
@@ -147,7 +149,7 @@ fn sizes_that_nothing_bounds_cost_nothing() {
         assert_eq!(status, fa_status::FA_OK, "{}", why(a));
     };
     let mut a = empty();
-    (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (4, 1 << 62, 1, 5, 7);
+    (a.batch, a.heads_q, a.heads_kv, a.len_q, a.len_kv) = (4, HUGE, 1, 5, 7);
     (a.dim_qk, a.dim_v) = (8, 8);
     let (kv, no_rows) = (vec![0.5f32; 4 * 7 * 8], [0; 5]);
     let tensor =
@@ -158,17 +160,17 @@ fn sizes_that_nothing_bounds_cost_nothing() {
     a.len_q = 0;
     run(&a);
 
-    // Rows, but fewer than len_q says; four times that is 2^64.
+    // Rows, but fewer than len_q says.
     let (q, starts) = (vec![1f32; 2 * 3 * 8], [0, 1, 1, 3, 3]);
     let mut o = vec![0f32; 2 * 3 * 8];
-    (a.heads_q, a.len_q, a.block_q) = (2, 1 << 62, 1);
+    (a.heads_q, a.len_q, a.block_q) = (2, HUGE, 1);
     (a.q, a.o) = (tensor(q.as_ptr(), [0, 3 * 32, 32]), tensor(o.as_mut_ptr(), [0, 3 * 32, 32]));
     a.cu_len_q = list(&starts);
     run(&a);
     assert_eq!(o, vec![0.5; 2 * 3 * 8]);
 
     // Pages that no sequence needs.
-    (a.batch, a.len_q, a.len_kv, a.heads_q) = (i64::MAX, 0, 0, 1);
+    (a.batch, a.len_q, a.len_kv, a.heads_q) = (isize::MAX as i64, 0, 0, 1);
     (a.cu_len_q, a.block_table) = (ptr::null(), list(&no_rows));
     (a.table_stride, a.page_size, a.num_pages) = (0, 16, 0);
     run(&a);

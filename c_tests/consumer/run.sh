@@ -3,6 +3,8 @@
 # "README begin" and "README end" of the files beside it are those of the README.
 #
 #   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
+#
+# For another processor: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words that run a program.
 
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,7 +32,7 @@ run_programs() {
     needs "$1/program" "libflash_attention.so.$FA_ABI"
     needs "$1/program_static" ""
     for program in program program_static; do
-        printed=$("$1/$program") || fail "$1/$program does not work."
+        printed=$(${FA_EMULATOR:-} "$1/$program") || fail "$1/$program does not work."
         [ "${printed#*: }" = "3.52319 4.52319 5.52319 6.52319" ] || fail "$1/$program prints $printed."
     done
 }
@@ -44,7 +46,7 @@ build_cmake() {
     run_programs "$build"
     [ -n "$CXX" ] || return 0
     needs "$build/header" "libflash_attention.so.$FA_ABI"
-    "$build/header" || fail "$build/header does not work."
+    ${FA_EMULATOR:-} "$build/header" || fail "$build/header does not work."
 }
 
 # use_find_package PREFIX FOLDER CMAKE_ARGUMENTS...
@@ -52,8 +54,9 @@ use_find_package() {
     from=$1
     build=$2
     shift 2
-    build_cmake "$build" -DCMAKE_PREFIX_PATH="$from" "$@"
-    grep -q "^flash_attention_DIR:PATH=$from/" "$build/CMakeCache.txt" \
+    # A toolchain file has CMake look into the root of the other system only.
+    build_cmake "$build" -DCMAKE_PREFIX_PATH="$from" ${FA_TOOLCHAIN:+"-Dflash_attention_DIR=$from/lib/cmake/flash_attention"} "$@"
+    grep -q "^flash_attention_DIR:[A-Z]*=$from/" "$build/CMakeCache.txt" \
         || fail "CMake has found another library than that in $from."
 }
 
@@ -91,8 +94,8 @@ use_cc() {
 check_tree() {
     lib=$(dirname "$(find "$1" -name libflash_attention.a)")
     # The tests of symbols look at cargo's libraries; these are the same.
-    cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_TARGET_DIR/release/libflash_attention.so"
-    cmp "$lib/libflash_attention.a" "$FA_CARGO_TARGET_DIR/release-static/libflash_attention.a"
+    cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_OUT/release/libflash_attention.so"
+    cmp "$lib/libflash_attention.a" "$FA_CARGO_OUT/release-static/libflash_attention.a"
     [ "$(readlink "$lib/libflash_attention.so.$FA_ABI")" = "libflash_attention.so.$FA_VERSION" ] \
         || fail "libflash_attention.so.$FA_ABI is not a link to libflash_attention.so.$FA_VERSION."
     [ "$(readlink "$lib/libflash_attention.so")" = "libflash_attention.so.$FA_ABI" ] \
@@ -131,13 +134,15 @@ check_licences() {
     for folder in $(crates_inside "$1") rust; do
         ls "$1/licences/$folder"/* >/dev/null || fail "The archive lacks the licence of $folder."
     done
-    for file in LICENSE-APACHE LICENSE-MIT README.md docs/abi.md licences/rust/COPYRIGHT-library.html; do
+    for file in LICENSE-APACHE LICENSE-MIT README.md docs/abi.md; do
         [ -s "$1/$file" ] || fail "The archive lacks $file."
     done
 }
 
 rm -rf "$2"
 mkdir -p "$work"
+# CMake reads this variable itself.
+[ -z "${FA_TOOLCHAIN:-}" ] || export CMAKE_TOOLCHAIN_FILE="$FA_TOOLCHAIN"
 
 case $way in
 find_package)
@@ -188,7 +193,9 @@ dist)
     copy_source
     # Other source, rights and dates of files: the same bytes.
     umask 077
-    (cd "$source" && run_lines install.sh "$prefix" && run_lines archive.sh "$prefix")
+    made=install.sh
+    [ -z "${FA_TOOLCHAIN:-}" ] || made=cross.sh
+    (cd "$source" && run_lines $made "$prefix" && run_lines archive.sh "$prefix")
     for archive in "$source"/build/package/dist/*.tar.gz*; do
         cmp "$archive" "$FA_BUILD/dist/$(basename "$archive")"
     done

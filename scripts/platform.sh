@@ -1,0 +1,61 @@
+# To be sourced, after scripts/setup.sh. fa_platform NAME sees to it that a bare x86-64 Debian can build for another platform,
+# and run what it has built: the compilers and an emulator come from apt-get, Rust with its standard library is unpacked into
+# build/debian-rust (scripts/debian_rust.sh), unless the installed one has it for this target.
+#
+# It sets FA_TARGET (Rust's name), FA_TOOLCHAIN (CMake's toolchain file), FA_RUN (the words that run a
+# program), FA_BUILD_STD (arguments of cargo, if the standard library is to be built), and exports what cargo reads.
+
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/debian_rust.sh"
+
+# The platforms that fa_platform knows. Those of the second list are for `cargo check`: there is no linker for them.
+FA_PLATFORMS=(aarch64 i686 armv7)
+FA_CHECKED=(wasm32 windows macos ios android)
+
+fa_platform() {
+    local root name gnu parts=(src)
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    case $1 in
+    aarch64)
+        FA_TARGET=aarch64-unknown-linux-gnu gnu=aarch64-linux-gnu parts=(arm64)
+        FA_RUN=(qemu-aarch64-static -L "/usr/$gnu")
+        ;;
+    armv7)
+        FA_TARGET=armv7-unknown-linux-gnueabihf gnu=arm-linux-gnueabihf
+        FA_RUN=(qemu-arm-static -L "/usr/$gnu")
+        ;;
+    i686)
+        # An x86-64 kernel runs it.
+        FA_TARGET=i686-unknown-linux-gnu gnu=i686-linux-gnu
+        FA_RUN=("/usr/$gnu/lib/ld-linux.so.2" --library-path "/usr/$gnu/lib")
+        ;;
+    wasm32) FA_TARGET=wasm32-unknown-unknown gnu='' FA_RUN=() ;;
+    windows) FA_TARGET=x86_64-pc-windows-gnu gnu='' FA_RUN=() ;;
+    macos) FA_TARGET=aarch64-apple-darwin gnu='' FA_RUN=() ;;
+    ios) FA_TARGET=aarch64-apple-ios gnu='' FA_RUN=() ;;
+    android) FA_TARGET=aarch64-linux-android gnu='' FA_RUN=() ;;
+    *)
+        echo "platform: no such platform: $1 (known: ${FA_PLATFORMS[*]} ${FA_CHECKED[*]})" >&2
+        exit 1
+        ;;
+    esac
+    FA_BUILD_STD=()
+    [ -z "$gnu" ] || fa_setup "$gnu-g++"
+    case ${FA_RUN[0]:-} in qemu-*) fa_setup "${FA_RUN[0]}" ;; esac
+    if ! ls "$(rustc --print target-libdir --target "$FA_TARGET")"/libstd-*.rlib >/dev/null 2>&1; then
+        # What its compiler loads.
+        fa_setup libedit2 libxml2 libz3-4
+        fa_debian_rust "$root/build/debian-rust" "${parts[@]}"
+        export RUSTC=$root/build/debian-rust/rustc
+        if [ "${parts[*]}" = src ]; then
+            # An unstable option of cargo's: with the compiler's own source there is no other way to a library for this target.
+            export RUSTC_BOOTSTRAP=1
+            FA_BUILD_STD=(-Zbuild-std)
+        fi
+    fi
+    [ -n "$gnu" ] || return 0
+    FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake
+    name=CARGO_TARGET_$(echo "$FA_TARGET" | tr '[:lower:]-' '[:upper:]_')
+    # With the path that CMake finds: cargo takes another spelling for another linker, and compiles anew.
+    export "${name}_LINKER=$(command -v "$gnu-gcc")" "${name}_RUNNER=${FA_RUN[*]}"
+}
