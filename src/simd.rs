@@ -20,6 +20,8 @@ pub(crate) mod fp_env;
 pub(crate) mod half;
 pub(crate) mod lane;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 pub(crate) mod split16;
 pub(crate) mod transpose;
@@ -101,6 +103,10 @@ pub(crate) trait Isa: Copy + 'static {
     /// Whether decode has a second copy of its loops over K and V, which prefetches V while K is
     /// multiplied and the next K while V is. Whether a call takes it is decided when it runs.
     const PREFETCHES_OTHER_TENSOR: bool = false;
+    /// Whether a multiplication takes one lane of a vector for all lanes of the other, at no cost.
+    /// Register tiles of prefill then load [`BY_LANE`] words of a key or of values at a time,
+    /// instead of broadcasting each; a vector has as many lanes.
+    const MULTIPLIES_BY_LANE: bool = false;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32, or of 32-bit words that pack narrower numbers.
@@ -145,6 +151,36 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn exp2_approx(self, x: Self::F32) -> Self::F32 {
         self.exp2(x)
+    }
+
+    // ---- By lane ----
+    //
+    // With `MULTIPLIES_BY_LANE` a multiplication by one of these is one instruction.
+
+    /// Broadcasts lane `I`.
+    #[inline(always)]
+    fn splat_lane<const I: i32>(self, x: Self::F32) -> Self::F32 {
+        fallback::splat_lane::<Self, I>(self, x)
+    }
+    /// Broadcasts lane `I`.
+    #[inline(always)]
+    fn splat_lane_i32<const I: i32>(self, x: Self::I32) -> Self::I32 {
+        fallback::splat_lane_i32::<Self, I>(self, x)
+    }
+    /// [`Isa::dot_bf16`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_bf16_lane<const I: i32>(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
+        self.dot_bf16(sum, a, self.splat_lane_i32::<I>(b))
+    }
+    /// [`Isa::dot_u8_i8`] of lane `I` of `a`.
+    #[inline(always)]
+    fn dot_lane_u8_i8<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_u8_i8(sum, self.splat_lane_i32::<I>(a), b)
+    }
+    /// [`Isa::dot_u8_i8`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_u8_i8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_u8_i8(sum, a, self.splat_lane_i32::<I>(b))
     }
 
     // ---- Comparison ----
@@ -600,6 +636,9 @@ pub(crate) trait Isa: Copy + 'static {
 /// then hold any vector.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Words that register tiles load at a time with [`Isa::MULTIPLIES_BY_LANE`].
+pub(crate) const BY_LANE: usize = 4;
+
 /// The bytes of a vector, of which narrow elements take a part.
 pub(crate) type Padded = [u8; 4 * MAX_LANES];
 
@@ -619,6 +658,13 @@ pub(crate) fn on_each_isa(test: impl Body<Out = ()> + Copy) {
     on::<avx2::Avx2<avx2::Vnni>>(test);
     #[cfg(target_arch = "x86_64")]
     on::<avx512::Avx512>(test);
+    #[cfg(target_arch = "aarch64")]
+    {
+        on::<neon::Neon>(test);
+        on::<neon::Neon<neon::DotProd>>(test);
+        on::<neon::Neon<neon::I8mm>>(test);
+        on::<neon::Neon<neon::Bf16>>(test);
+    }
 }
 
 /// Proof that the running machine has a list of CPU features.
@@ -639,7 +685,13 @@ macro_rules! has_feature {
         std::arch::is_x86_feature_detected!($feature)
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+macro_rules! has_feature {
+    ($feature:tt) => {
+        std::arch::is_aarch64_feature_detected!($feature)
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use has_feature;
 
 /// Whether a test has called [`emulate_vnni`]. Where nothing can, the compiler knows that it is
@@ -663,10 +715,10 @@ pub unsafe fn emulate_vnni() {
     IS_VNNI_EMULATED.store(true, Ordering::Relaxed);
 }
 
-/// Defines the token type of an instruction set from one list of x86 CPU features. Detection asks
+/// Defines the token type of an instruction set from one list of CPU features. Detection asks
 /// for the list, and [`Isa::enter`] compiles for it, so the two cannot drift apart. The expression
 /// after `as` makes an [`Isa`] of a token.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident as $wrap:expr; $($feature:tt),+) => {
         $(#[$doc])*
@@ -691,7 +743,7 @@ macro_rules! token {
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use token;
 
 #[cfg(test)]

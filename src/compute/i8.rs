@@ -104,6 +104,11 @@ impl Gemm for I8 {
     }
 
     #[inline(always)]
+    fn add_score_lane<S: Isa, const I: i32>(s: S, q: S::I32, k: S::I32, sum: S::I32) -> S::I32 {
+        s.dot_lane_u8_i8::<I>(sum, k, q)
+    }
+
+    #[inline(always)]
     fn probabilities<S: Isa>(
         s: S,
         scores: [S::F32; MAX_PACK],
@@ -118,6 +123,11 @@ impl Gemm for I8 {
     #[inline(always)]
     fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
         s.dot_u8_i8(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn add_value_lane<S: Isa, const I: i32>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
+        s.dot_u8_i8_lane::<I>(sum, p, v)
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use super::softmax::Probabilities;
 use crate::attend::MAX_WIDTH;
 use crate::attend::rows::Rows;
 use crate::simd::lane::Registers;
-use crate::simd::{Body, Isa};
+use crate::simd::{BY_LANE, Body, Isa};
 
 /// What products of a span are added to. Sums of a block are added to those of all blocks before as
 /// a whole, so that errors grow with the number of keys of a block and of blocks, and not with that
@@ -254,6 +254,24 @@ unsafe fn add_group<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     row: *const u8,
     sum: &mut RegisterTile<Sum<S, F>, R, Z>,
 ) {
+    if const { S::MULTIPLIES_BY_LANE && R.is_multiple_of(BY_LANE) } {
+        for (i, sum) in sum.chunks_exact_mut(BY_LANE).enumerate() {
+            // SAFETY: some of the `R` words of the row (caller).
+            let x = unsafe { F::Operand::load(s, row.wrapping_add(4 * BY_LANE * i).cast()) };
+            macro_rules! lane {
+                ($lane:literal) => {
+                    for (sum, words) in sum[$lane].iter_mut().zip(words) {
+                        *sum = F::add_value_lane::<S, $lane>(s, words, x, *sum);
+                    }
+                };
+            }
+            lane!(0);
+            lane!(1);
+            lane!(2);
+            lane!(3);
+        }
+        return;
+    }
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: one of the `R` words of the row (caller).
         let x = unsafe { F::Operand::broadcast(s, row.wrapping_add(4 * r)) };

@@ -142,6 +142,18 @@ pub(crate) trait Gemm: Sized + 'static {
     /// `sum` and the products of words of queries and of a key.
     fn add_score<S: Isa>(s: S, q: Operand<S, Self>, k: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
 
+    /// [`Gemm::add_score`] by lane `I` of words of a key, with [`Isa::MULTIPLIES_BY_LANE`]. Types that
+    /// are not multiplied as f32 override it with the instruction.
+    #[inline(always)]
+    fn add_score_lane<S: Isa, const I: i32>(
+        s: S,
+        q: Operand<S, Self>,
+        k: Operand<S, Self>,
+        sum: Sum<S, Self>,
+    ) -> Sum<S, Self> {
+        Self::add_score(s, q, Self::Operand::splat_lane::<S, I>(s, k), sum)
+    }
+
     /// The scores whose dot products are `sum`: times the first line of the panel, if panels have a
     /// header.
     ///
@@ -168,6 +180,17 @@ pub(crate) trait Gemm: Sized + 'static {
 
     /// `sum` and the products of words of probabilities and of values.
     fn add_value<S: Isa>(s: S, p: Operand<S, Self>, v: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
+
+    /// [`Gemm::add_value`] by lane `I` of words of values, as [`Gemm::add_score_lane`].
+    #[inline(always)]
+    fn add_value_lane<S: Isa, const I: i32>(
+        s: S,
+        p: Operand<S, Self>,
+        v: Operand<S, Self>,
+        sum: Sum<S, Self>,
+    ) -> Sum<S, Self> {
+        Self::add_value(s, p, Self::Operand::splat_lane::<S, I>(s, v), sum)
+    }
 
     /// The probability of one key of a group in the word that a lane has.
     fn probability(word: u32, key: usize) -> f32;

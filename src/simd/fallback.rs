@@ -46,6 +46,18 @@ fn vector_i32<S: Isa>(s: S, mut lane: impl FnMut(usize) -> i32) -> S::I32 {
     unsafe { s.load_i32(lanes.as_ptr()) }
 }
 
+/// Default of [`Isa::splat_lane`].
+#[inline(always)]
+pub(crate) fn splat_lane<S: Isa, const I: i32>(s: S, x: S::F32) -> S::F32 {
+    s.splat(lanes(s, x)[I as usize])
+}
+
+/// Default of [`Isa::splat_lane_i32`].
+#[inline(always)]
+pub(crate) fn splat_lane_i32<S: Isa, const I: i32>(s: S, x: S::I32) -> S::I32 {
+    s.splat_i32(lanes_i32(s, x)[I as usize])
+}
+
 /// Default of [`Isa::horizontal_sums`].
 #[inline(always)]
 pub(crate) fn horizontal_sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
