@@ -748,6 +748,8 @@ pub(crate) use token;
 
 #[cfg(test)]
 mod tests {
+    use std::array::from_fn;
+
     use super::*;
 
     #[derive(Clone, Copy)]
@@ -768,6 +770,68 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Words of four bytes, or two bfloat16, some of which are numbers near each other.
+    #[derive(Clone, Copy)]
+    struct ByLane;
+
+    impl Body for ByLane {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            let word = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9).cast_signed();
+            let words: [[i32; MAX_LANES]; 3] = [0, 1, 2].map(|n| from_fn(|i| word(MAX_LANES * n + i + 1)));
+            let floats = [0, 1, 2].map(|n| words[n].map(|word| word as f32));
+            let lanes = |x: S::I32| {
+                let mut lanes = [0i32; MAX_LANES];
+                // SAFETY: I7: the array has MAX_LANES words.
+                unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
+                lanes
+            };
+            // SAFETY: I7: the arrays have MAX_LANES words.
+            let ([sum, a, b], [x, y, z]) = unsafe {
+                (words.map(|words| s.load_i32(words.as_ptr())), floats.map(|floats| s.load(floats.as_ptr())))
+            };
+            let bits = |x: S::F32| {
+                let mut lanes = [0f32; MAX_LANES];
+                // SAFETY: I7: the array has MAX_LANES words.
+                unsafe { s.store(lanes.as_mut_ptr(), x) };
+                lanes.map(f32::to_bits)
+            };
+            // Bfloat16 of the words, without infinities and NaN.
+            let halves = words.map(|words| words.map(|word| word & 0x3fff_3fff | 0x2000_2000));
+            // SAFETY: I7: the arrays have MAX_LANES words.
+            let [_, c, d] = halves.map(|words| unsafe { s.load_i32(words.as_ptr()) });
+            macro_rules! lane {
+                ($lane:literal) => {
+                    let (of_a, of_b) = (s.splat_i32(words[1][$lane]), s.splat_i32(words[2][$lane]));
+                    assert_eq!(lanes(s.splat_lane_i32::<$lane>(b)), lanes(of_b));
+                    assert_eq!(bits(s.splat_lane::<$lane>(y)), bits(s.splat(floats[1][$lane])));
+                    let product = s.fma(x, s.splat(floats[1][$lane]), z);
+                    assert_eq!(bits(s.fma(x, s.splat_lane::<$lane>(y), z)), bits(product));
+                    let dots = lanes(s.dot_u8_i8(sum, of_a, b));
+                    assert_eq!(lanes(s.dot_lane_u8_i8::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], lanes(fallback::dot_u8_i8(s, sum, of_a, b))[..S::LANES]);
+                    let dots = lanes(s.dot_u8_i8(sum, a, of_b));
+                    assert_eq!(lanes(s.dot_u8_i8_lane::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], lanes(fallback::dot_u8_i8(s, sum, a, of_b))[..S::LANES]);
+                    let dots = bits(s.dot_bf16(x, c, s.splat_i32(halves[2][$lane])));
+                    assert_eq!(bits(s.dot_bf16_lane::<$lane>(x, c, d)), dots);
+                };
+            }
+            lane!(0);
+            lane!(1);
+            lane!(2);
+            lane!(3);
+        }
+    }
+
+    /// A lane of an operand counts as that number in all lanes.
+    #[test]
+    fn products_by_lane_are_those_of_the_lane() {
+        on_each_isa(ByLane);
     }
 
     /// With few bytes before the part that is loaded, with many, and with none.

@@ -31,6 +31,11 @@ pub(crate) enum Onto {
 /// that the constants of the exponential stay in registers, too.
 const EXP_TILE: usize = 4;
 
+/// Output elements of a register tile with [`Isa::MULTIPLIES_BY_LANE`]: 12 x 2 accumulators, three
+/// vectors of values and two of probabilities fit 32 registers. Lower tiles take more loads for each
+/// multiplication than there are slots for.
+const TALL_TILE: usize = 12;
+
 /// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds their
 /// products with V to the first elements of the output; returns how many elements these are.
 /// [`accumulate`] does the others.
@@ -102,7 +107,10 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     unsafe {
         macro_rules! tiles_of {
             ($rows:expr) => {
-                while dim - d >= $rows {
+                tiles_of!($rows, true)
+            };
+            ($rows:expr, $and:expr) => {
+                while dim - d >= $rows && $and {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
                     let output = output.add(d * lanes);
                     tile::<S, F, { $rows }, Z>(
@@ -120,6 +128,10 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
                     d += $rows;
                 }
             };
+        }
+        if const { S::MULTIPLIES_BY_LANE } {
+            // Two tiles of 8 are faster than one of 12 and one of 4.
+            tiles_of!(TALL_TILE, dim - d != TALL_TILE + 4);
         }
         tiles_of!(R);
         if const { R > 4 } {

@@ -142,8 +142,8 @@ pub(crate) trait Gemm: Sized + 'static {
     /// `sum` and the products of words of queries and of a key.
     fn add_score<S: Isa>(s: S, q: Operand<S, Self>, k: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
 
-    /// [`Gemm::add_score`] by lane `I` of words of a key, with [`Isa::MULTIPLIES_BY_LANE`]. Types that
-    /// are not multiplied as f32 override it with the instruction.
+    /// [`Gemm::add_score`] by lane `I` of words of a key, with [`Isa::MULTIPLIES_BY_LANE`]. Types
+    /// that are not multiplied as f32 override it with the instruction.
     #[inline(always)]
     fn add_score_lane<S: Isa, const I: i32>(
         s: S,

@@ -1,9 +1,9 @@
 //! NEON, which every 64-bit Arm machine has: 4 lanes; a mask is a vector of all-ones and all-zeros
 //! lanes. Its extensions are [`Level`]s.
 //!
-//! The dot products of the extensions, and prefetching, are inline assembly: no stable intrinsic has
-//! them. An assembler that does not know of an extension is told in the line before, so that the
-//! methods compile outside [`Isa::enter`], too.
+//! The dot products of the extensions, and prefetching, are inline assembly: no stable intrinsic
+//! has them. An assembler that does not know of an extension is told in the line before, so that
+//! the methods compile outside [`Isa::enter`], too.
 
 use std::ffi::CStr;
 
@@ -28,8 +28,8 @@ token! {
 }
 
 token! {
-    /// [`Base`] with dot products of unsigned by signed bytes: Cortex-A510 and A710, Neoverse V1 and
-    /// N2, Apple's M2, and later.
+    /// [`Base`] with dot products of unsigned by signed bytes: Cortex-A510 and A710, Neoverse V1
+    /// and N2, Apple's M2, and later.
     I8mm as Neon; "i8mm", "neon"
 }
 
@@ -38,8 +38,8 @@ token! {
     Bf16 as Neon; "bf16", "neon"
 }
 
-/// One dot product of four numbers of 8 bits in each lane, or two of 16, added to `$sum`. The register that
-/// has `$sum` is all that changes.
+/// One dot product of four numbers of 8 bits in each lane, or two of 16, added to `$sum`. The
+/// register that has `$sum` is all that changes.
 macro_rules! dot {
     ($extension:literal, $instruction:literal, $sum:expr, $a:expr, $b:expr $(, $lane:expr)?) => {{
         let mut sum = $sum;
@@ -414,12 +414,10 @@ impl<L: Level> Isa for Neon<L> {
         op!({
             let [a, b, c, d] = x.map(|x| vreinterpretq_s8_s32(x));
             // Words of the bytes 0 to 3, 4 to 7, and so on.
-            let words = |ab: int8x16_t, cd: int8x16_t| {
-                let (ab, cd) = (vreinterpretq_s16_s8(ab), vreinterpretq_s16_s8(cd));
-                [vreinterpretq_s32_s16(vzip1q_s16(ab, cd)), vreinterpretq_s32_s16(vzip2q_s16(ab, cd))]
-            };
-            let [first, second] = words(vzip1q_s8(a, b), vzip1q_s8(c, d));
-            let [third, fourth] = words(vzip2q_s8(a, b), vzip2q_s8(c, d));
+            let [ab, cd] = [vzip1q_s8(a, b), vzip1q_s8(c, d)].map(|x| vreinterpretq_s32_s8(x));
+            let [first, second] = self.interleave_i16(ab, cd);
+            let [ab, cd] = [vzip2q_s8(a, b), vzip2q_s8(c, d)].map(|x| vreinterpretq_s32_s8(x));
+            let [third, fourth] = self.interleave_i16(ab, cd);
             let ([a, b], [c, d]) = (join_halves(first, third), join_halves(second, fourth));
             [a, b, c, d]
         })
@@ -731,15 +729,16 @@ impl<L: Level> Isa for Neon<L> {
         to_stride: usize,
         factor: Option<float32x4_t>,
     ) {
-        let row = |i: usize| {
-            let row = op!(vld1q_f32(from.byte_add(i * from_stride)));
-            match factor {
+        let mut rows = [self.splat(0.0); 4];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let x = op!(vld1q_f32(from.byte_add(i * from_stride)));
+            *row = match factor {
                 // Adding 0 turns a product of -0 into +0.
-                Some(factor) => self.add(self.mul(row, factor), self.splat(0.0)),
-                None => row,
-            }
-        };
-        let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
+                Some(factor) => self.add(self.mul(x, factor), self.splat(0.0)),
+                None => x,
+            };
+        }
+        let [a, b, c, d] = rows;
         op!({
             // Columns 0 and 2 of two rows, and columns 1 and 3.
             let ab = [vtrn1q_f32(a, b), vtrn2q_f32(a, b)].map(|x| vreinterpretq_f64_f32(x));
