@@ -107,6 +107,9 @@ pub(crate) trait Isa: Copy + 'static {
     /// Register tiles of prefill then load [`BY_LANE`] words of a key or of values at a time,
     /// instead of broadcasting each; a vector has as many lanes.
     const MULTIPLIES_BY_LANE: bool = false;
+    /// Whether dot products are of bytes of equal signs, and those of unsigned by signed ones take
+    /// several instructions: the compute type i8 then adds 128 to V instead of K.
+    const MULTIPLIES_EQUAL_SIGNS: bool = false;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32, or of 32-bit words that pack narrower numbers.
@@ -171,6 +174,16 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn dot_bf16_lane<const I: i32>(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
         self.dot_bf16(sum, a, self.splat_lane_i32::<I>(b))
+    }
+    /// [`Isa::dot_i8`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_i8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_i8(sum, a, self.splat_lane_i32::<I>(b))
+    }
+    /// [`Isa::dot_u8`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_u8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_u8(sum, a, self.splat_lane_i32::<I>(b))
     }
     /// [`Isa::dot_u8_i8`] of lane `I` of `a`.
     #[inline(always)]
@@ -255,6 +268,16 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn dot_u8_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
         fallback::dot_u8_i8(self, sum, a, b)
+    }
+    /// [`Isa::dot_u8_i8`] of signed bytes by signed ones.
+    #[inline(always)]
+    fn dot_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::dot_i8(self, sum, a, b)
+    }
+    /// [`Isa::dot_u8_i8`] of unsigned bytes by unsigned ones.
+    #[inline(always)]
+    fn dot_u8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::dot_u8(self, sum, a, b)
     }
     /// 255 · 2^(x - top) of four vectors, rounded to unsigned bytes with an error of at most 0.6 %:
     /// byte `i` of each lane is from `x[i]`. No `x` may be above `top`. -inf and NaN give 0.
@@ -804,6 +827,16 @@ mod tests {
             let halves = words.map(|words| words.map(|word| word & 0x3fff_3fff | 0x2000_2000));
             // SAFETY: I7: the arrays have MAX_LANES words.
             let [_, c, d] = halves.map(|words| unsafe { s.load_i32(words.as_ptr()) });
+            // Sums of products of bytes, signed where 0x80 is given, of the words of `a` with one.
+            let plain = |sign_a: u8, sign_b: u8, word: i32| -> [i32; MAX_LANES] {
+                let number = |byte: u8, sign: u8| i32::from(byte ^ sign) - i32::from(sign);
+                from_fn(|lane| {
+                    let pairs = words[1][lane].to_le_bytes().into_iter().zip(word.to_le_bytes());
+                    pairs.fold(words[0][lane], |sum, (a, b)| {
+                        sum.wrapping_add(number(a, sign_a) * number(b, sign_b))
+                    })
+                })
+            };
             macro_rules! lane {
                 ($lane:literal) => {
                     let (of_a, of_b) = (s.splat_i32(words[1][$lane]), s.splat_i32(words[2][$lane]));
@@ -816,7 +849,13 @@ mod tests {
                     assert_eq!(dots[..S::LANES], lanes(fallback::dot_u8_i8(s, sum, of_a, b))[..S::LANES]);
                     let dots = lanes(s.dot_u8_i8(sum, a, of_b));
                     assert_eq!(lanes(s.dot_u8_i8_lane::<$lane>(sum, a, b)), dots);
-                    assert_eq!(dots[..S::LANES], lanes(fallback::dot_u8_i8(s, sum, a, of_b))[..S::LANES]);
+                    assert_eq!(dots[..S::LANES], plain(0, 0x80, words[2][$lane])[..S::LANES]);
+                    let dots = lanes(s.dot_i8(sum, a, of_b));
+                    assert_eq!(lanes(s.dot_i8_lane::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], plain(0x80, 0x80, words[2][$lane])[..S::LANES]);
+                    let dots = lanes(s.dot_u8(sum, a, of_b));
+                    assert_eq!(lanes(s.dot_u8_lane::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], plain(0, 0, words[2][$lane])[..S::LANES]);
                     let dots = bits(s.dot_bf16(x, c, s.splat_i32(halves[2][$lane])));
                     assert_eq!(bits(s.dot_bf16_lane::<$lane>(x, c, d)), dots);
                 };

@@ -56,6 +56,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     probabilities: &mut Probabilities<S, F, Z>,
 ) -> usize {
     let (weight, distance) = (probabilities.weight(), prefetch_groups);
+    let zero = [F::Sum::zero(s); Z];
     // SAFETY: EXP_TILE elements or 1 of the caller's dim, which is at least 1.
     unsafe {
         if const { !S::EXP_IN_FIRST_TILE } {
@@ -71,12 +72,25 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
                 lanes,
                 onto,
                 weight,
+                zero,
                 distance,
                 Some(probabilities),
             );
             EXP_TILE
         } else {
-            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, onto, weight, distance, Some(probabilities));
+            tile::<S, F, 1, Z>(
+                s,
+                scores,
+                v,
+                n,
+                output,
+                lanes,
+                onto,
+                weight,
+                zero,
+                distance,
+                Some(probabilities),
+            );
             1
         }
     }
@@ -84,7 +98,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
 
 /// Adds the products of `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes`
 /// wide, from element `d` on, in register tiles of `R` elements. Each element sums the groups in
-/// ascending order.
+/// ascending order, from `begin` on where it does not go on with those of the same block.
 ///
 /// # Safety
 /// `p` holds `n * Z` vectors of words, `v` holds `n` groups of `dim` words, and `output` holds `Z`
@@ -101,6 +115,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     lanes: usize,
     onto: Onto,
     weight: [S::F32; Z],
+    begin: [Sum<S, F>; Z],
     prefetch_groups: usize,
 ) {
     // SAFETY: a tile is computed only while as many of the caller's `dim` elements are left.
@@ -122,6 +137,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
                         lanes,
                         onto,
                         weight,
+                        begin,
                         prefetch_groups,
                         None,
                     );
@@ -129,7 +145,7 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
                 }
             };
         }
-        if const { S::MULTIPLIES_BY_LANE } {
+        if const { S::MULTIPLIES_BY_LANE && R > 4 } {
             // Two tiles of 8 are faster than one of 12 and one of 4.
             tiles_of!(TALL_TILE, dim - d != TALL_TILE + 4);
         }
@@ -157,10 +173,11 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     lanes: usize,
     onto: Onto,
     weight: [S::F32; Z],
+    begin: [Sum<S, F>; Z],
     prefetch_groups: usize,
     probabilities: Option<&mut Probabilities<S, F, Z>>,
 ) {
-    let mut sum = [[F::Sum::zero(s); Z]; R];
+    let mut sum = [begin; R];
     // SAFETY: `n` groups of probabilities and of V, and `R` elements of the output (caller).
     unsafe {
         if onto == Onto::Block && !F::INT_ACC {

@@ -178,6 +178,14 @@ pub(crate) trait Gemm: Sized + 'static {
         total: &mut Sum<S, Self>,
     ) -> Operand<S, Self>;
 
+    /// What the sums of a span begin with, if they do not go on with others, where probabilities
+    /// were summed up `before` and `after` it. It counts only where these are not made within the
+    /// first register tile ([`Isa::EXP_IN_FIRST_TILE`]).
+    #[inline(always)]
+    fn begin_value<S: Isa>(s: S, _before: Sum<S, Self>, _after: Sum<S, Self>) -> Sum<S, Self> {
+        Self::Sum::zero(s)
+    }
+
     /// `sum` and the products of words of probabilities and of values.
     fn add_value<S: Isa>(s: S, p: Operand<S, Self>, v: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
 
@@ -238,13 +246,17 @@ pub(crate) trait Gemm: Sized + 'static {
         prefetch_groups: usize,
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
-        let weight = probabilities.weight();
+        let (weight, before) = (probabilities.weight(), probabilities.sum());
         // SAFETY: the caller's contract is that of the loops; the second one goes on behind the
         // first.
         unsafe {
             let distance = prefetch_groups;
             let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, onto, distance, probabilities);
-            accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, onto, weight, distance);
+            let after = probabilities.sum();
+            let begin = std::array::from_fn(|z| Self::begin_value(s, before[z], after[z]));
+            accumulate::<S, Self, R, Z>(
+                s, scores, v, n, d, dim, output, lanes, onto, weight, begin, distance,
+            );
         }
     }
 }

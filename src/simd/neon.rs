@@ -78,6 +78,9 @@ pub(crate) trait Level: Token {
         fallback::dot_bf16(s, sum, a, s.splat_lane_i32::<I>(b))
     }
 
+    /// The value of [`Isa::MULTIPLIES_EQUAL_SIGNS`].
+    const MULTIPLIES_EQUAL_SIGNS: bool = false;
+
     /// [`Isa::dot_u8_i8`]: lane by lane, unless the level has the instruction.
     #[inline(always)]
     fn dot_u8_i8(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
@@ -95,6 +98,30 @@ pub(crate) trait Level: Token {
     fn dot_u8_i8_lane<const I: i32>(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
         Self::dot_u8_i8(s, sum, a, s.splat_lane_i32::<I>(b))
     }
+
+    /// [`Isa::dot_i8`], likewise.
+    #[inline(always)]
+    fn dot_i8(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        fallback::dot_i8(s, sum, a, b)
+    }
+
+    /// [`Isa::dot_i8_lane`], likewise.
+    #[inline(always)]
+    fn dot_i8_lane<const I: i32>(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        Self::dot_i8(s, sum, a, s.splat_lane_i32::<I>(b))
+    }
+
+    /// [`Isa::dot_u8`], likewise.
+    #[inline(always)]
+    fn dot_u8(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        fallback::dot_u8(s, sum, a, b)
+    }
+
+    /// [`Isa::dot_u8_lane`], likewise.
+    #[inline(always)]
+    fn dot_u8_lane<const I: i32>(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        Self::dot_u8(s, sum, a, s.splat_lane_i32::<I>(b))
+    }
 }
 
 impl Level for Base {
@@ -103,18 +130,39 @@ impl Level for Base {
 
 impl Level for DotProd {
     const NAME: &'static CStr = c"neon-dotprod";
+    const MULTIPLIES_EQUAL_SIGNS: bool = true;
 
     /// Both as unsigned bytes: 128 is added to the signed ones, and 128 times the unsigned ones is
     /// subtracted again.
     #[inline(always)]
-    fn dot_u8_i8(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    fn dot_u8_i8(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        let signs = s.splat_i32(i32::from_ne_bytes([0x80; 4]));
+        let more = Self::dot_u8(s, s.splat_i32(0), a, signs);
+        s.sub_i32(Self::dot_u8(s, sum, a, s.xor(b, signs)), more)
+    }
+
+    #[inline(always)]
+    fn dot_i8(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
         // SAFETY: I4: `_s` holds the token of these dot products.
-        unsafe {
-            let signs = vdupq_n_s32(i32::from_ne_bytes([0x80; 4]));
-            let more = dot!("dotprod", "udot {sum:v}.4s, {a:v}.16b, {b:v}.16b", vdupq_n_s32(0), a, signs);
-            let sum = dot!("dotprod", "udot {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum, a, veorq_s32(b, signs));
-            vsubq_s32(sum, more)
-        }
+        unsafe { dot!("dotprod", "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum, a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_u8(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: I4: `_s` holds the token of these dot products.
+        unsafe { dot!("dotprod", "udot {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum, a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_i8_lane<const I: i32>(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: I4: `_s` holds the token of these dot products.
+        unsafe { dot!("dotprod", "sdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]", sum, a, b, I) }
+    }
+
+    #[inline(always)]
+    fn dot_u8_lane<const I: i32>(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: I4: `_s` holds the token of these dot products.
+        unsafe { dot!("dotprod", "udot {sum:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]", sum, a, b, I) }
     }
 }
 
@@ -228,6 +276,7 @@ impl<L: Level> Isa for Neon<L> {
     // Every pipe that has the exponential multiplies, too: it would hide nothing.
     const EXP_IN_FIRST_TILE: bool = false;
     const MULTIPLIES_BY_LANE: bool = true;
+    const MULTIPLIES_EQUAL_SIGNS: bool = L::MULTIPLIES_EQUAL_SIGNS;
     type F32 = float32x4_t;
     type I32 = int32x4_t;
     type Mask = uint32x4_t;
@@ -312,6 +361,26 @@ impl<L: Level> Isa for Neon<L> {
     #[inline(always)]
     fn dot_bf16_lane<const I: i32>(self, sum: float32x4_t, a: int32x4_t, b: int32x4_t) -> float32x4_t {
         L::dot_bf16_lane::<I>(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn dot_i8(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        L::dot_i8(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn dot_u8(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        L::dot_u8(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn dot_i8_lane<const I: i32>(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        L::dot_i8_lane::<I>(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn dot_u8_lane<const I: i32>(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        L::dot_u8_lane::<I>(self, sum, a, b)
     }
 
     #[inline(always)]
