@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What a model of Arm's cores says of the hot loops of prefill: multiply instructions a cycle.
 
-    model_arm.py LIB.a [--tools FOLDER] [--check]
+    model_arm.py LIB.a [--tools FOLDER] [--suffix SUFFIX] [--check]
 
-LIB.a is the static library, built for aarch64. FOLDER has LLVM's llvm-objdump and llvm-mca, of version 19 or later (Debian:
-the package llvm-22); else they are looked for in the path. With --check, the exit code says whether each loop reaches its
+LIB.a is the static library, built for aarch64. FOLDER has LLVM's llvm-objdump and llvm-mca, of version 19 or later; else they
+are looked for in the path. Their names end with SUFFIX (-22: those of Debian's package llvm-22). With --check, the exit code says whether each loop reaches its
 share of what the multiply pipes allow, without a call and without a memory access on the stack.
 
 It is a model, not a measurement: llvm-mca knows of ports, latencies and the width of the front end. It knows nothing of
@@ -25,7 +25,9 @@ LIMITS = {"neoverse-n1": 2, "neoverse-v1": 4, "neoverse-v2": 4}
 PRODUCTS = {
     "f32": (r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[[0-3]\]", LIMITS),
     "bf16": (r"bfdot\s+v\d+\.4s, v\d+\.8h, v\d+\.2h\[[0-3]\]", ("neoverse-v1", "neoverse-v2")),
-    "i8": (r"(su|us)dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", ("neoverse-v1", "neoverse-v2")),
+    # By FEAT_I8MM, and by FEAT_DotProd alone.
+    "i8mm": (r"(su|us)dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", ("neoverse-v1", "neoverse-v2")),
+    "dotprod": (r"[su]dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", LIMITS),
 }
 # Shares of the limit that --check demands.
 LEAST = {"neoverse-n1": 0.85, "neoverse-v1": 0.95, "neoverse-v2": 0.90}
@@ -99,13 +101,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", type=Path)
     parser.add_argument("--tools", type=Path)
+    parser.add_argument("--suffix", default="")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--print", action="store_true", help="the instructions, too")
     given = parser.parse_args()
-    tool = lambda name: str(given.tools / name) if given.tools else name
+    def tool(name):
+        return str(given.tools / (name + given.suffix)) if given.tools else name + given.suffix
+
     listing = run(tool("llvm-objdump"), "-d", "--no-show-raw-insn", "--no-leading-headers", str(given.library))
     wrong, seen = [], set()
-    print(f"{'loop':<14}{'products':>9}{'others':>8}", *(f"{cpu:>18}" for cpu in LIMITS))
+    print(f"{'loop':<16}{'products':>9}{'others':>8}", *(f"{cpu:>18}" for cpu in LIMITS))
     for loop in loops(listing):
         name = f"{loop.compute} {loop.kind}"
         seen.add(name)
@@ -122,7 +127,7 @@ def main():
             columns.append(f"{rate:.2f} ({100 * rate / limit:.0f} %)")
             if rate < LEAST[cpu] * limit:
                 wrong.append(f"{name} on {cpu}: {rate:.2f} multiply instructions a cycle of {limit}")
-        print(f"{name:<14}{loop.products:>9}{len(loop.body) - loop.products:>8}", *(f"{x:>18}" for x in columns))
+        print(f"{name:<16}{loop.products:>9}{len(loop.body) - loop.products:>8}", *(f"{x:>18}" for x in columns))
         if given.print:
             print("\n".join("    " + words for words in loop.body))
     wrong += [f"{compute} {kind}: no such loop" for compute in PRODUCTS for kind in ("scores", "outputs")

@@ -409,10 +409,11 @@ pub static GENERIC16: Tuning =
 /// Unknown machines with 32 vector registers: as Zen 4.
 pub static GENERIC32: Tuning = Tuning { name: "generic-32", ..ZEN4 };
 
-/// Arm's in-order cores. Not measured: the portable kernel is all there is.
+/// Arm's in-order cores. Not measured: no such machine was at hand.
 pub static ARM_LITTLE: Tuning = Tuning { name: "arm-little", ..GENERIC16 };
 
-/// Arm's out-of-order cores, and others of its instruction set. Not measured, likewise.
+/// Arm's out-of-order cores, and others of its instruction set. Not measured, likewise. That dot
+/// products of bfloat16 are fast is what the models of Neoverse V1 and V2 say.
 pub static ARM_BIG: Tuning = Tuning { name: "arm-big", ..GENERIC16 };
 
 /// Names and values of all fields of a record; one that is forgotten does not compile.
