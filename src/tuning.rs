@@ -11,11 +11,12 @@
 //!
 //! What shapes the generated code is a constant of the instruction set ([`crate::simd::Isa`]) or of
 //! a kernel ([`crate::kernel`]): register tiles are unrolled and must fit the registers, whatever
-//! the microarchitecture. These are the heights of prefill's register tiles (8, 6, 4) and their
-//! width in vectors (2), the output elements whose tile makes the probabilities (4, or none where
-//! exp2 would spill), the query rows and keys of decode's register tiles (4 and 4), its
-//! accumulators (16 or 8), the query vectors that it keeps in registers (8 or 4), and whether the
-//! loops exist that prefetch the other tensor: the record decides whether they run.
+//! the microarchitecture. These are the heights of prefill's register tiles (8, 6, 4, and 12 for
+//! outputs on Arm) and their width in vectors (2), the output elements whose tile makes the
+//! probabilities (4, or none where exp2 would spill), the query rows and keys of decode's register
+//! tiles (4 and 4), its accumulators (16 or 8), the query vectors that it keeps in registers (8 or
+//! 4), and whether the loops exist that prefetch the other tensor: the record decides whether they
+//! run.
 //!
 //! Sizes of cache lines, stacks and the limits of the ABI are not tuned.
 

@@ -142,10 +142,11 @@ impl Gemm for I8 {
     /// With 128 more in each value: -128 · Σ p.
     #[inline(always)]
     fn begin_value<S: Isa>(s: S, before: S::I32, after: S::I32) -> S::I32 {
-        let mut sum = s.sub_i32(before, after);
         if const { !S::MULTIPLIES_EQUAL_SIGNS } {
             return s.splat_i32(0);
         }
+        let mut sum = s.sub_i32(before, after);
+        // Seven times twice as much.
         for _ in 0..7 {
             sum = s.sub_i32(sum, s.sub_i32(s.splat_i32(0), sum));
         }

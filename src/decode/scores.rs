@@ -221,8 +221,8 @@ const fn takes_together<S: Isa, T: Stored>(rows: usize) -> bool {
     }
 }
 
-/// Whether the sums of a register tile of so many query rows fill a vector for each row, and not one
-/// for all: where vectors are as short as a tile has keys, and there are registers for it.
+/// Whether the sums of a register tile of so many query rows fill a vector for each row, and not
+/// one for all: where vectors are as short as a tile has keys, and there are registers for it.
 const fn fills_vectors<S: Isa>(rows: usize) -> bool {
     rows > 1 && S::LANES == KEYS && rows * KEYS <= S::GEMV_ACCUMULATORS && S::GEMV_ACCUMULATORS >= 16
 }

@@ -32,8 +32,8 @@ pub(crate) enum Onto {
 const EXP_TILE: usize = 4;
 
 /// Output elements of a register tile with [`Isa::MULTIPLIES_BY_LANE`]: 12 x 2 accumulators, three
-/// vectors of values and two of probabilities fit 32 registers. Lower tiles take more loads for each
-/// multiplication than there are slots for.
+/// vectors of values and two of probabilities fit 32 registers. Lower tiles take more loads for
+/// each multiplication than there are slots for.
 const TALL_TILE: usize = 12;
 
 /// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds their
