@@ -29,10 +29,16 @@ type Bytes = Split16<dtype::i8::I8>;
 pub(super) static NEON: &[&dyn Kernel] = &[
     &Combination::<NeonBf16, Bf16, Bf16, Bf16, NeonBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
     &Combination::<NeonI8mm, I8, Bytes, Bytes, NeonI8mm, 8>::new(),
-    &Combination::<Neon, F32, Bytes, Bytes, NeonI8mm, 8>::new()
-        .only_for(<I16 as Gemm>::MAX_DIM, integers::takes),
+    &Combination::<Neon, F32, Bytes, Bytes, NeonI8mm, 8>::new().only_for(
+        <I16 as Gemm>::MAX_DIM,
+        <I16 as Gemm>::ACCURACY,
+        integers::takes,
+    ),
     &Combination::<NeonDotProd, I8, Bytes, Bytes, NeonDotProd, 8>::new(),
-    &Combination::<Neon, F32, Bytes, Bytes, NeonDotProd, 8>::new()
-        .only_for(<I16 as Gemm>::MAX_DIM, integers::takes),
+    &Combination::<Neon, F32, Bytes, Bytes, NeonDotProd, 8>::new().only_for(
+        <I16 as Gemm>::MAX_DIM,
+        <I16 as Gemm>::ACCURACY,
+        integers::takes,
+    ),
     &Combination::<Neon, F32, F32, F32, Neon, 8>::new(),
 ];
