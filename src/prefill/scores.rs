@@ -142,14 +142,11 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         const { assert!(!S::MULTIPLIES_BY_LANE || S::LANES == BY_LANE) };
         while steps >= BY_LANE {
             let mut words = [F::Operand::zero(s); R];
-            // An address is computed for every other row: what is no product takes issue slots.
             let mut row = key;
-            for pair in words.chunks_mut(2) {
-                for (odd, words) in pair.iter_mut().enumerate() {
-                    // SAFETY: each of the R rows has as many words (caller).
-                    *words = unsafe { F::Operand::load(s, row.wrapping_add(odd * rows.stride).cast()) };
-                }
-                row = row.wrapping_add(2 * rows.stride);
+            for words in &mut words {
+                // SAFETY: each of the R rows has as many words (caller).
+                *words = unsafe { F::Operand::load(s, row.cast()) };
+                row = row.wrapping_add(rows.stride);
             }
             macro_rules! step {
                 ($lane:literal) => {
