@@ -189,8 +189,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
         Combination { is_worth_it, ..self }
     }
 
-    /// For problems that are stored so, with heads of at most `max_dim` elements, and for demands up
-    /// to `accuracy`: a kernel below meets others.
+    /// For problems that are stored so, with heads of at most `max_dim` elements, and for demands
+    /// up to `accuracy`: a kernel below meets others.
     #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(test)))]
     const fn only_for(self, max_dim: usize, accuracy: Accuracy, takes: fn(&Storage) -> bool) -> Self {
         Combination { takes, max_dim, accuracy, ..self }
