@@ -114,16 +114,18 @@
  * errors against exact attention on the stored numbers, of normal data and of rows with attention
  * sinks (a few keys that have up to 99.9 % of a row's probability, and values near 0).
  *
- * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16") and is faster at it
- *   than at f32 (AMD's are, Intel's are not, and only do it if fa_limit_isa or FA_MAX_ISA names
- *   "avx512bf16"), queries that are not bf16 and probabilities rounded to bf16: error below 3e-3,
- *   with sinks 5e-2. With FA_PRECISE f32 computes: 1e-6, at half the speed.
+ * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16" or "neon-bf16") and
+ *   is faster at it than at f32 (AMD's and Arm's are, Intel's are not, and only do it if
+ *   fa_limit_isa or FA_MAX_ISA names "avx512bf16"), queries that are not bf16 and probabilities
+ *   rounded to bf16: error below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes: 1e-6, at
+ *   half the speed.
  * - K and V i8 or u8, K with scales and zeros a head, a token or a channel, V a head or a channel
- *   (see fa_quant): multiplied as integers of 16 bits on x86-64. Queries, times the scales of K's
- *   channels, are quantised, each row with a scale of its own, unless they are i8 with one scale a
- *   row or fewer, and K has no scales of channels; probabilities have 15 bits, relative to a
- *   reference that few keys exceed, and what exceeds it is added in f32: error below 5e-4. With
- *   other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
+ *   (see fa_quant): multiplied as integers of 16 bits on x86-64, and in few query rows (decode)
+ *   with "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels, are quantised,
+ *   each row with a scale of its own, unless they are i8 with one scale a row or fewer, and K has
+ *   no scales of channels; probabilities have 15 bits, relative to a reference that few keys
+ *   exceed, and what exceeds it is added in f32: error below 5e-4. With other scales, and on other
+ *   machines, f32 computes. FA_PRECISE changes nothing.
  * - K and V in blocks (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, the same or not): with "avx2", or
  *   "avx512vnni" and better, and few query rows (decode) multiplied as integers: queries are
  *   quantised, each row with a scale of its own, to 16 bits, and the products of probabilities and
@@ -136,10 +138,11 @@
 /**
  * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 or u8 with
  * scales as FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better,
- * or "avxvnni": twice as fast as by default. Queries that are not i8 are quantised to 8 bits, each
- * row with a scale of its own. Probabilities are multiples of 1/255 of a reference that few keys
- * exceed, and what exceeds it is added in f32. Error: below 2e-2, with sinks 5e-2. Elsewhere the
- * flag changes nothing. Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
+ * "avxvnni", "neon-i8mm" or "neon-dotprod": up to twice as fast as by default. Queries that are
+ * not i8 are quantised to 8 bits, each row with a scale of its own. Probabilities are multiples of
+ * 1/255 of a reference that few keys exceed, and what exceeds it is added in f32. Error: below
+ * 2e-2, with sinks 5e-2. Elsewhere the flag changes nothing. Together with FA_PRECISE it is
+ * refused: FA_ERR_RESERVED.
  */
 #define FA_FAST 4
 
@@ -1001,12 +1004,14 @@ enum fa_status fa_mha(const struct fa_config *cfg,
 
 /**
  * The instruction set that calls use from now on: the best that the machine has and that
- * fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni"
- * (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 and dot
- * products of 8-bit integers), "avx2" (with FMA and F16C) or "scalar"; later versions add names.
- * Each includes those that come after it, but for "avxvnni", which machines with AVX-512 may lack;
- * fa_attention_check says which of them a problem uses: the fastest, which need not be the first.
- * "unknown" if FA_MAX_ISA names none of them: computing functions then return FA_ERR_ISA.
+ * fa_limit_isa or FA_MAX_ISA allows. On x86-64: "avx512bf16" (and dot products of bfloat16),
+ * "avx512vnni" (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2
+ * and dot products of 8-bit integers) or "avx2" (with FMA and F16C). On 64-bit Arm: "neon-bf16"
+ * (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd) or "neon". Everywhere:
+ * "scalar". Later versions add names. Each includes those that come after it, but for "avxvnni",
+ * which machines with AVX-512 may lack; fa_attention_check says which of them a problem uses: the
+ * fastest, which need not be the first. "unknown" if FA_MAX_ISA names none of them: computing
+ * functions then return FA_ERR_ISA.
  *
  * @return a static string, never NULL; not to be freed
  *

@@ -6,6 +6,7 @@
 //! its kernels in [`crate::kernel`].
 
 pub(crate) mod bf16;
+#[cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code, reason = "only AVX2 has kernels of it"))]
 pub(crate) mod blocks16;
 pub(crate) mod f32;
 pub(crate) mod i16;

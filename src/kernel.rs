@@ -3,6 +3,8 @@
 //! A new instruction set is one file in `simd/` and its kernels here; a new compute type is one
 //! file in `compute/` and its kernels here. Nothing else names either.
 
+#[cfg(all(target_arch = "aarch64", not(test)))]
+mod aarch64;
 #[cfg(all(target_arch = "x86_64", not(test)))]
 mod x86_64;
 
@@ -37,6 +39,8 @@ static TABLE: &[&[&dyn Kernel]] = &[
     x86_64::AVX512,
     #[cfg(all(target_arch = "x86_64", not(test)))]
     x86_64::AVX2,
+    #[cfg(all(target_arch = "aarch64", not(test)))]
+    aarch64::NEON,
     // A matrix engine in plain Rust, to test that prefill takes one.
     #[cfg(test)]
     &[&Combination::<Scalar, tiles::Tiles, Bf16, Bf16, Scalar, 32>::new()],
@@ -177,16 +181,19 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
     }
 
     /// For machines on which it is worth it: on others it is taken if its instruction set is named.
-    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    #[cfg(any(
+        all(target_arch = "x86_64", not(test), not(fa_skip_avx512)),
+        all(target_arch = "aarch64", not(test))
+    ))]
     const fn only_where(self, is_worth_it: fn() -> bool) -> Self {
         Combination { is_worth_it, ..self }
     }
 
-    /// For problems that are stored so, with heads of at most `max_dim` elements. A kernel below
-    /// computes them more precisely.
-    #[cfg(all(target_arch = "x86_64", not(test)))]
-    const fn only_for(self, max_dim: usize, takes: fn(&Storage) -> bool) -> Self {
-        Combination { takes, max_dim, accuracy: Accuracy::AsStored, ..self }
+    /// For problems that are stored so, with heads of at most `max_dim` elements, and for demands
+    /// up to `accuracy`: a kernel below meets others.
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(test)))]
+    const fn only_for(self, max_dim: usize, accuracy: Accuracy, takes: fn(&Storage) -> bool) -> Self {
+        Combination { takes, max_dim, accuracy, ..self }
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) mod fp_env;
 pub(crate) mod half;
 pub(crate) mod lane;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 pub(crate) mod split16;
 pub(crate) mod transpose;
@@ -101,6 +103,13 @@ pub(crate) trait Isa: Copy + 'static {
     /// Whether decode has a second copy of its loops over K and V, which prefetches V while K is
     /// multiplied and the next K while V is. Whether a call takes it is decided when it runs.
     const PREFETCHES_OTHER_TENSOR: bool = false;
+    /// Whether a multiplication takes one lane of a vector for all lanes of the other, at no cost.
+    /// Register tiles of prefill then load [`BY_LANE`] words of a key or of values at a time,
+    /// instead of broadcasting each; a vector has as many lanes.
+    const MULTIPLIES_BY_LANE: bool = false;
+    /// Whether dot products are of bytes of equal signs, and those of unsigned by signed ones take
+    /// several instructions: the compute type i8 then adds 128 to V instead of K.
+    const MULTIPLIES_EQUAL_SIGNS: bool = false;
     /// A vector of f32.
     type F32: Copy;
     /// A vector of i32, or of 32-bit words that pack narrower numbers.
@@ -145,6 +154,46 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn exp2_approx(self, x: Self::F32) -> Self::F32 {
         self.exp2(x)
+    }
+
+    // ---- By lane ----
+    //
+    // With `MULTIPLIES_BY_LANE` a multiplication by one of these is one instruction.
+
+    /// Broadcasts lane `I`.
+    #[inline(always)]
+    fn splat_lane<const I: i32>(self, x: Self::F32) -> Self::F32 {
+        fallback::splat_lane::<Self, I>(self, x)
+    }
+    /// Broadcasts lane `I`.
+    #[inline(always)]
+    fn splat_lane_i32<const I: i32>(self, x: Self::I32) -> Self::I32 {
+        fallback::splat_lane_i32::<Self, I>(self, x)
+    }
+    /// [`Isa::dot_bf16`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_bf16_lane<const I: i32>(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
+        self.dot_bf16(sum, a, self.splat_lane_i32::<I>(b))
+    }
+    /// [`Isa::dot_i8`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_i8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_i8(sum, a, self.splat_lane_i32::<I>(b))
+    }
+    /// [`Isa::dot_u8`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_u8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_u8(sum, a, self.splat_lane_i32::<I>(b))
+    }
+    /// [`Isa::dot_u8_i8`] of lane `I` of `a`.
+    #[inline(always)]
+    fn dot_lane_u8_i8<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_u8_i8(sum, self.splat_lane_i32::<I>(a), b)
+    }
+    /// [`Isa::dot_u8_i8`] by lane `I` of `b`.
+    #[inline(always)]
+    fn dot_u8_i8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        self.dot_u8_i8(sum, a, self.splat_lane_i32::<I>(b))
     }
 
     // ---- Comparison ----
@@ -219,6 +268,16 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn dot_u8_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
         fallback::dot_u8_i8(self, sum, a, b)
+    }
+    /// [`Isa::dot_u8_i8`] of signed bytes by signed ones.
+    #[inline(always)]
+    fn dot_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::dot_i8(self, sum, a, b)
+    }
+    /// [`Isa::dot_u8_i8`] of unsigned bytes by unsigned ones.
+    #[inline(always)]
+    fn dot_u8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::dot_u8(self, sum, a, b)
     }
     /// 255 · 2^(x - top) of four vectors, rounded to unsigned bytes with an error of at most 0.6 %:
     /// byte `i` of each lane is from `x[i]`. No `x` may be above `top`. -inf and NaN give 0.
@@ -600,6 +659,9 @@ pub(crate) trait Isa: Copy + 'static {
 /// then hold any vector.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Words that register tiles load at a time with [`Isa::MULTIPLIES_BY_LANE`].
+pub(crate) const BY_LANE: usize = 4;
+
 /// The bytes of a vector, of which narrow elements take a part.
 pub(crate) type Padded = [u8; 4 * MAX_LANES];
 
@@ -619,6 +681,13 @@ pub(crate) fn on_each_isa(test: impl Body<Out = ()> + Copy) {
     on::<avx2::Avx2<avx2::Vnni>>(test);
     #[cfg(target_arch = "x86_64")]
     on::<avx512::Avx512>(test);
+    #[cfg(target_arch = "aarch64")]
+    {
+        on::<neon::Neon>(test);
+        on::<neon::Neon<neon::DotProd>>(test);
+        on::<neon::Neon<neon::I8mm>>(test);
+        on::<neon::Neon<neon::Bf16>>(test);
+    }
 }
 
 /// Proof that the running machine has a list of CPU features.
@@ -639,7 +708,13 @@ macro_rules! has_feature {
         std::arch::is_x86_feature_detected!($feature)
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+macro_rules! has_feature {
+    ($feature:tt) => {
+        std::arch::is_aarch64_feature_detected!($feature)
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use has_feature;
 
 /// Whether a test has called [`emulate_vnni`]. Where nothing can, the compiler knows that it is
@@ -663,10 +738,10 @@ pub unsafe fn emulate_vnni() {
     IS_VNNI_EMULATED.store(true, Ordering::Relaxed);
 }
 
-/// Defines the token type of an instruction set from one list of x86 CPU features. Detection asks
+/// Defines the token type of an instruction set from one list of CPU features. Detection asks
 /// for the list, and [`Isa::enter`] compiles for it, so the two cannot drift apart. The expression
 /// after `as` makes an [`Isa`] of a token.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident as $wrap:expr; $($feature:tt),+) => {
         $(#[$doc])*
@@ -691,11 +766,13 @@ macro_rules! token {
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use token;
 
 #[cfg(test)]
 mod tests {
+    use std::array::from_fn;
+
     use super::*;
 
     #[derive(Clone, Copy)]
@@ -716,6 +793,84 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Words of four bytes, or two bfloat16, some of which are numbers near each other.
+    #[derive(Clone, Copy)]
+    struct ByLane;
+
+    impl Body for ByLane {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            let word = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9).cast_signed();
+            let words: [[i32; MAX_LANES]; 3] = [0, 1, 2].map(|n| from_fn(|i| word(MAX_LANES * n + i + 1)));
+            let floats = [0, 1, 2].map(|n| words[n].map(|word| word as f32));
+            let lanes = |x: S::I32| {
+                let mut lanes = [0i32; MAX_LANES];
+                // SAFETY: I7: the array has MAX_LANES words.
+                unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
+                lanes
+            };
+            // SAFETY: I7: the arrays have MAX_LANES words.
+            let ([sum, a, b], [x, y, z]) = unsafe {
+                (words.map(|words| s.load_i32(words.as_ptr())), floats.map(|floats| s.load(floats.as_ptr())))
+            };
+            let bits = |x: S::F32| {
+                let mut lanes = [0f32; MAX_LANES];
+                // SAFETY: I7: the array has MAX_LANES words.
+                unsafe { s.store(lanes.as_mut_ptr(), x) };
+                lanes.map(f32::to_bits)
+            };
+            // Bfloat16 of the words, without infinities and NaN.
+            let halves = words.map(|words| words.map(|word| word & 0x3fff_3fff | 0x2000_2000));
+            // SAFETY: I7: the arrays have MAX_LANES words.
+            let [_, c, d] = halves.map(|words| unsafe { s.load_i32(words.as_ptr()) });
+            // Sums of products of bytes, signed where 0x80 is given, of the words of `a` with one.
+            let plain = |sign_a: u8, sign_b: u8, word: i32| -> [i32; MAX_LANES] {
+                let number = |byte: u8, sign: u8| i32::from(byte ^ sign) - i32::from(sign);
+                from_fn(|lane| {
+                    let pairs = words[1][lane].to_le_bytes().into_iter().zip(word.to_le_bytes());
+                    pairs.fold(words[0][lane], |sum, (a, b)| {
+                        sum.wrapping_add(number(a, sign_a) * number(b, sign_b))
+                    })
+                })
+            };
+            macro_rules! lane {
+                ($lane:literal) => {
+                    let (of_a, of_b) = (s.splat_i32(words[1][$lane]), s.splat_i32(words[2][$lane]));
+                    assert_eq!(lanes(s.splat_lane_i32::<$lane>(b)), lanes(of_b));
+                    assert_eq!(bits(s.splat_lane::<$lane>(y)), bits(s.splat(floats[1][$lane])));
+                    let product = s.fma(x, s.splat(floats[1][$lane]), z);
+                    assert_eq!(bits(s.fma(x, s.splat_lane::<$lane>(y), z)), bits(product));
+                    let dots = lanes(s.dot_u8_i8(sum, of_a, b));
+                    assert_eq!(lanes(s.dot_lane_u8_i8::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], lanes(fallback::dot_u8_i8(s, sum, of_a, b))[..S::LANES]);
+                    let dots = lanes(s.dot_u8_i8(sum, a, of_b));
+                    assert_eq!(lanes(s.dot_u8_i8_lane::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], plain(0, 0x80, words[2][$lane])[..S::LANES]);
+                    let dots = lanes(s.dot_i8(sum, a, of_b));
+                    assert_eq!(lanes(s.dot_i8_lane::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], plain(0x80, 0x80, words[2][$lane])[..S::LANES]);
+                    let dots = lanes(s.dot_u8(sum, a, of_b));
+                    assert_eq!(lanes(s.dot_u8_lane::<$lane>(sum, a, b)), dots);
+                    assert_eq!(dots[..S::LANES], plain(0, 0, words[2][$lane])[..S::LANES]);
+                    let dots = bits(s.dot_bf16(x, c, s.splat_i32(halves[2][$lane])));
+                    assert_eq!(bits(s.dot_bf16_lane::<$lane>(x, c, d)), dots);
+                };
+            }
+            lane!(0);
+            lane!(1);
+            lane!(2);
+            lane!(3);
+        }
+    }
+
+    /// A lane of an operand counts as that number in all lanes.
+    #[test]
+    fn products_by_lane_are_those_of_the_lane() {
+        on_each_isa(ByLane);
     }
 
     /// With few bytes before the part that is loaded, with many, and with none.

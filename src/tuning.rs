@@ -11,11 +11,12 @@
 //!
 //! What shapes the generated code is a constant of the instruction set ([`crate::simd::Isa`]) or of
 //! a kernel ([`crate::kernel`]): register tiles are unrolled and must fit the registers, whatever
-//! the microarchitecture. These are the heights of prefill's register tiles (8, 6, 4) and their
-//! width in vectors (2), the output elements whose tile makes the probabilities (4, or none where
-//! exp2 would spill), the query rows and keys of decode's register tiles (4 and 4), its
-//! accumulators (16 or 8), the query vectors that it keeps in registers (8 or 4), and whether the
-//! loops exist that prefetch the other tensor: the record decides whether they run.
+//! the microarchitecture. These are the heights of prefill's register tiles (8, 6, 4, and 12 for
+//! outputs on Arm) and their width in vectors (2), the output elements whose tile makes the
+//! probabilities (4, or none where exp2 would spill), the query rows and keys of decode's register
+//! tiles (4 and 4), its accumulators (16 or 8), the query vectors that it keeps in registers (8 or
+//! 4), and whether the loops exist that prefetch the other tensor: the record decides whether they
+//! run.
 //!
 //! Sizes of cache lines, stacks and the limits of the ABI are not tuned.
 
@@ -414,10 +415,11 @@ pub static GENERIC16: Tuning =
 /// Unknown machines with 32 vector registers: as Zen 4.
 pub static GENERIC32: Tuning = Tuning { name: "generic-32", ..ZEN4 };
 
-/// Arm's in-order cores. Not measured: the portable kernel is all there is.
+/// Arm's in-order cores. Not measured: no such machine was at hand.
 pub static ARM_LITTLE: Tuning = Tuning { name: "arm-little", ..GENERIC16 };
 
-/// Arm's out-of-order cores, and others of its instruction set. Not measured, likewise.
+/// Arm's out-of-order cores, and others of its instruction set. Not measured, likewise. That dot
+/// products of bfloat16 are fast is what the models of Neoverse V1 and V2 say.
 pub static ARM_BIG: Tuning = Tuning { name: "arm-big", ..GENERIC16 };
 
 /// Names and values of all fields of a record; one that is forgotten does not compile.

@@ -122,7 +122,7 @@ fn bound(kernel: KernelPath, largest_score: f64) -> f64 {
         // Eight bits of probability, of queries, or both.
         () if name.contains("-i8-") => 2e-2,
         () if name.contains("-bf16-") => 1e-2,
-        () if name.contains("-i16-") => 1e-3,
+        () if kernel.kernel.compute_type(kernel.path) == "i16" => 1e-3,
         () => 1e-5 * (1.0 + largest_score / 20.0),
     }
 }

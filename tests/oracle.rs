@@ -143,5 +143,7 @@ fn the_table_has_rows_for_every_type_and_ends_with_scalar() {
             assert_eq!(has("avx2"), has_avx2 && is_tested(c"avx2"));
             assert_eq!(has("avx512"), is_x86_feature_detected!("avx512bw") && is_tested(c"avx512"));
         }
+        #[cfg(target_arch = "aarch64")]
+        assert_eq!(names.contains(&"neon"), is_tested(c"neon"));
     }
 }

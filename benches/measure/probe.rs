@@ -32,6 +32,19 @@ pub fn peak(row: &dyn Kernel) -> f64 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         8 => unsafe { fma_avx2(STEPS) },
+        #[cfg(target_arch = "aarch64")]
+        _ if row.isa() != c"scalar" => {
+            // SAFETY: a row of this family is only available where its features are.
+            let (chains, products) = unsafe {
+                match row.compute_type(Path::Prefill) {
+                    "bf16" => (arm::dot_bf16(STEPS), 2),
+                    "i8" if row.isa() == c"neon-i8mm" => (arm::dot_u8_i8(STEPS), 4),
+                    "i8" => (arm::dot_u8(STEPS), 4),
+                    _ => (arm::fma(STEPS), 1),
+                }
+            };
+            chains * products
+        }
         _ => multiply_add(STEPS),
     };
     (2 * chains * lanes * STEPS) as f64 / start.elapsed().as_secs_f64()
@@ -105,6 +118,48 @@ fn dot_u8_i8_avx(steps: usize) -> usize {
     }
     black_box(sums);
     CHAINS
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use core::arch::aarch64::{float32x4_t, vdupq_n_f32};
+    use core::arch::asm;
+    use std::hint::black_box;
+
+    /// Four pipes of four cycles need sixteen chains.
+    const CHAINS: usize = 24;
+
+    macro_rules! probe_of {
+        ($name:ident, $feature:literal, $extension:literal, $instruction:literal) => {
+            #[target_feature(enable = $feature)]
+            #[target_feature(enable = "neon")]
+            pub(super) fn $name(steps: usize) -> usize {
+                let a = vdupq_n_f32(black_box(0.0));
+                let mut sums: [float32x4_t; CHAINS] = [a; CHAINS];
+                for _ in 0..steps {
+                    for sum in &mut sums {
+                        // SAFETY: the instruction changes one register; whoever calls this has the
+                        // feature.
+                        unsafe {
+                            asm!(
+                                concat!(".arch_extension ", $extension),
+                                $instruction,
+                                sum = inout(vreg) *sum,
+                                a = in(vreg) a,
+                                options(pure, nomem, nostack, preserves_flags)
+                            );
+                        }
+                    }
+                }
+                black_box(sums);
+                CHAINS
+            }
+        };
+    }
+    probe_of!(fma, "neon", "simd", "fmla {sum:v}.4s, {a:v}.4s, {a:v}.4s");
+    probe_of!(dot_bf16, "bf16", "bf16", "bfdot {sum:v}.4s, {a:v}.8h, {a:v}.8h");
+    probe_of!(dot_u8_i8, "i8mm", "i8mm", "usdot {sum:v}.4s, {a:v}.16b, {a:v}.16b");
+    probe_of!(dot_u8, "dotprod", "dotprod", "udot {sum:v}.4s, {a:v}.16b, {a:v}.16b");
 }
 
 /// Without the instruction: a multiplication and an addition.

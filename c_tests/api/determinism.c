@@ -247,11 +247,9 @@ static void dense_calls(void) {
 /* Relative RMS difference from plain code, by storage type, of outputs; what docs/numerics.md promises. Of bf16 and
  * of integers it is the rounding of probabilities and queries, which plain code does not do. */
 static double promised(int32_t dtype, int isa, bool few) {
-    if (dtype == FA_DTYPE_BF16) return isa >= isa_rank("avx512bf16") ? 4e-3 : 2e-6;
+    if (dtype == FA_DTYPE_BF16) return has_dots_of_bf16(isa) ? 4e-3 : 2e-6;
     if (dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8) return has_dots_of_bytes(isa) && !few ? 3e-2 : 3e-4;
-    bool is_avx2 = isa >= isa_rank("avx2") && isa < isa_rank("avx512");
-    bool has_integers = isa >= isa_rank("avx512vnni") || is_avx2;
-    if (is_in_blocks(dtype) && few && has_integers) return 3e-4;
+    if (is_in_blocks(dtype) && few && has_integers_in_blocks(isa)) return 3e-4;
     return 2e-6;
 }
 

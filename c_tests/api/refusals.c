@@ -375,8 +375,8 @@ static int check_constructors(void) {
 static int check_isa_names(void) {
     static const char *const wrong[] = {"",      " ",       "AVX2",     "avx2 ", " avx2", "avx",
                                         "avx51", "avx512f", "unknown",  "Scalar", "nonsense",
-                                        "scalar,avx2", "avx2\n", "\xff\xfe"};
-    static const char *const caps[] = {NULL, "scalar", "avx2"};
+                                        "scalar,avx2", "avx2\n", "\xff\xfe",  "neon-", "neonbf16"};
+    const char *caps[] = {NULL, "scalar", isa_names[1]};
     int checked = 0;
     for (size_t c = 0; c < COUNT(caps); c++) {
         CHECK(fa_limit_isa(caps[c]) == FA_OK, "%s", caps[c] ? caps[c] : "NULL");

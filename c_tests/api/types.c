@@ -452,14 +452,14 @@ static enum family family_of(const fa_attention *a, const char *isa, uint32_t fl
     bool precise = flag == FA_PRECISE;
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
-        return !precise && rank >= isa_rank("avx512bf16") ? IN_BF16 : IN_FLOAT;
+        return !precise && has_dots_of_bf16(rank) ? IN_BF16 : IN_FLOAT;
     if (is_in_blocks(a->k.dtype) && is_in_blocks(a->v.dtype)) {
-        bool has_integers = rank >= isa_rank("avx512vnni") || rank == isa_rank("avx2");
-        return !precise && a->len_q == 1 && has_integers ? IN_I16 : IN_FLOAT;
+        return !precise && a->len_q == 1 && has_integers_in_blocks(rank) ? IN_I16 : IN_FLOAT;
     }
     if (a->k.dtype != FA_DTYPE_I8 || a->v.dtype != FA_DTYPE_I8) return IN_FLOAT;
     if (rank == 0 || !leave(a, false) || !leave(a, true)) return IN_FLOAT;
-    return flag == FA_FAST && a->len_q != 1 && has_dots_of_bytes(rank) ? IN_I8 : IN_I16;
+    if (flag == FA_FAST && a->len_q != 1 && has_dots_of_bytes(rank)) return IN_I8;
+    return has_integers(rank, a->len_q == 1) ? IN_I16 : IN_FLOAT;
 }
 
 /* With more rounding and more: what makes no difference is computed once. */

@@ -6,12 +6,41 @@
 
 #include "calls.h"
 
+#if defined(__x86_64__) || defined(__aarch64__)
+
 #ifdef __x86_64__
 
 #include <xmmintrin.h>
 
 enum { FLAGS = 0x3f, DAZ = 1 << 6, MASKS = 0x3f << 7, DOWN = 1 << 13, UP = 2 << 13, TO_ZERO = 3 << 13, FTZ = 1 << 15 };
 enum { DIVISION_BY_ZERO = 1 << 2, INEXACT = 1 << 5 };
+
+static unsigned control(void) { return _mm_getcsr(); }
+static void set_control(unsigned word) { __asm__ volatile("ldmxcsr %0" : : "m"(word)); }
+
+/* The control word of x87, which is replaced. */
+static unsigned short set_x87(unsigned short word) {
+    unsigned short before;
+    __asm__ volatile("fnstcw %0" : "=m"(before));
+    __asm__ volatile("fldcw %0" : : "m"(word));
+    return before;
+}
+
+#else
+
+/* FPCR has no flags. DAZ stands for what makes every NaN the same one. Traps are missing on most machines. */
+enum { FLAGS = 0, DAZ = 1 << 25, MASKS = 0, DOWN = 2 << 22, UP = 1 << 22, TO_ZERO = 3 << 22, FTZ = 1 << 24 };
+enum { DIVISION_BY_ZERO = 0, INEXACT = 0 };
+
+static unsigned control(void) {
+    uint64_t word;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(word));
+    return (unsigned)word;
+}
+static void set_control(unsigned word) { __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)word)); }
+static unsigned short set_x87(unsigned short word) { return word; }
+
+#endif
 
 /* Where masks are missing, every exception traps. */
 static const unsigned environments[] = {
@@ -31,25 +60,22 @@ static struct library lib;
 static float *want[CALLS];
 
 /* Afterwards the program's own environment again: CHECK and random numbers compute, too. */
-static bool call_in(unsigned mxcsr, unsigned short x87, int call, uint32_t threads, const fa_pool *pool) {
-    unsigned before = _mm_getcsr(), after;
-    unsigned short x87_before, x87_after;
+static bool call_in(unsigned word, unsigned short x87, int call, uint32_t threads, const fa_pool *pool) {
+    unsigned before = control(), after;
     float *out = need(MOST * sizeof *out);
-    __asm__ volatile("fnstcw %0" : "=m"(x87_before));
-    __asm__ volatile("fldcw %0" : : "m"(x87));
-    __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+    unsigned short x87_before = set_x87(x87), x87_after;
+    set_control(word);
     fa_status status = make_call(&lib, call, threads, pool, out);
-    __asm__ volatile("stmxcsr %0" : "=m"(after));
-    __asm__ volatile("ldmxcsr %0" : : "m"(before));
-    __asm__ volatile("fnstcw %0" : "=m"(x87_after));
-    __asm__ volatile("fldcw %0" : : "m"(x87_before));
+    after = control();
+    set_control(before);
+    x87_after = set_x87(x87_before);
     bool good = status == FA_OK && same_bits(out, want[call], call_elements(call));
-    CHECK(good, "%s, %s, %zu rows, %u threads, MXCSR %#x: %s", lib.isa(), call_name(call), call_rows(call),
-          (unsigned)threads, mxcsr, status == FA_OK ? "other bits" : lib.status_string(status));
-    CHECK(after == mxcsr, "%s: MXCSR %#x has become %#x", call_name(call), mxcsr, after);
+    CHECK(good, "%s, %s, %zu rows, %u threads, control word %#x: %s", lib.isa(), call_name(call), call_rows(call),
+          (unsigned)threads, word, status == FA_OK ? "other bits" : lib.status_string(status));
+    CHECK(after == word, "%s: control word %#x has become %#x", call_name(call), word, after);
     CHECK(x87_after == x87, "%s: x87 control word %#x has become %#x", call_name(call), x87, x87_after);
     free(out);
-    return good && after == mxcsr;
+    return good && after == word;
 }
 
 /* Numbers so small that they and their products are subnormal: what FTZ and DAZ would make 0. */
@@ -72,13 +98,13 @@ static void under_one_isa(void) {
 /* The library's threads begin in the environment of whoever creates them, which is not the default one here, and a
  * pool is used by callers in others. */
 static void pools(void) {
-    unsigned strange = MASKS | FTZ | DAZ | UP, before = _mm_getcsr();
+    unsigned strange = MASKS | FTZ | DAZ | UP, before = control();
     fa_pool *pool = NULL;
-    _mm_setcsr(strange);
+    set_control(strange);
     fa_status status = fa_pool_create(3, &pool);
-    unsigned after = _mm_getcsr();
-    _mm_setcsr(before);
-    CHECK(status == FA_OK && after == strange, "fa_pool_create: %s, MXCSR %#x", fa_status_string(status), after);
+    unsigned after = control();
+    set_control(before);
+    CHECK(status == FA_OK && after == strange, "fa_pool_create: %s, control word %#x", fa_status_string(status), after);
     if (pool == NULL) return;
     in_first(ENVIRONMENTS, pool, 3);
     fa_pool_destroy(pool);
@@ -89,19 +115,19 @@ static unsigned seen[2];
 
 static int32_t width(void *ctx) {
     (void)ctx;
-    seen[0] = _mm_getcsr() & ~(unsigned)FLAGS;
+    seen[0] = control() & ~(unsigned)FLAGS;
     return 3;
 }
 
 static void parallel_for(void *ctx, size_t n, fa_task task, void *arg) {
     (void)ctx;
-    unsigned before = _mm_getcsr();
+    unsigned before = control();
     seen[1] = before & ~(unsigned)FLAGS;
     for (size_t i = 0; i < n; i++) {
-        _mm_setcsr(MASKS | FTZ | (i % 2 ? UP : DOWN));
+        set_control(MASKS | FTZ | (i % 2 ? UP : DOWN));
         task(arg, i);
     }
-    _mm_setcsr(before);
+    set_control(before);
 }
 
 static void pool_of_the_programs(void) {
@@ -113,17 +139,17 @@ static void pool_of_the_programs(void) {
 
 /* A thread of the program's with its own environment, at the same time as others. */
 static void *often(void *argument) {
-    unsigned *mxcsr = argument, bad = 0;
+    unsigned *word = argument, bad = 0;
     for (int i = 0; i < 20; i++) {
         unsigned after;
         float *out = need(MOST * sizeof *out);
-        _mm_setcsr(*mxcsr);
+        set_control(*word);
         fa_status status = make_call(&lib, 2 * MHA, 1 + (uint32_t)i % 3, NULL, out);
-        after = _mm_getcsr();
-        bad += status != FA_OK || after != *mxcsr || !same_bits(out, want[2 * MHA], MOST);
+        after = control();
+        bad += status != FA_OK || after != *word || !same_bits(out, want[2 * MHA], MOST);
         free(out);
     }
-    *mxcsr = bad;
+    *word = bad;
     return NULL;
 }
 
@@ -145,10 +171,10 @@ static void constructors(void) {
     for (size_t dim = 1; dim < 200; dim++) {
         fa_config normal, strange;
         CHECK(fa_config_auto(&normal, dim) == FA_OK, "dim %zu", dim);
-        unsigned before = _mm_getcsr();
-        _mm_setcsr(MASKS | UP);
+        unsigned before = control();
+        set_control(MASKS | UP);
         (void)fa_config_auto(&strange, dim);
-        _mm_setcsr(before);
+        set_control(before);
         CHECK(same_bits(&normal.softmax_scale, &strange.softmax_scale, 1), "dim %zu", dim);
     }
 }

@@ -13,6 +13,8 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #include <flash_attention.h>
@@ -119,7 +121,11 @@ static inline double distance(const float *x, const double *y, size_t n) {
 }
 
 /* Names of instruction sets, worst first. */
+#ifdef __aarch64__
+static const char *const isa_names[] = {"scalar", "neon", "neon-dotprod", "neon-i8mm", "neon-bf16"};
+#else
 static const char *const isa_names[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"};
+#endif
 enum { ISAS = sizeof isa_names / sizeof *isa_names };
 
 /* Index in isa_names, or -1. */
@@ -146,6 +152,11 @@ static inline bool machine_has(int rank) {
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return false;
     return rank == 3 || (rank == 4 ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512bf16")) != 0;
+#elif defined(__aarch64__) && defined(__linux__)
+    /* HWCAP_ASIMDDP, HWCAP2_I8MM and HWCAP2_BF16. */
+    if (rank == 1) return true;
+    if (rank == 2) return (getauxval(AT_HWCAP) >> 20 & 1) != 0;
+    return (getauxval(AT_HWCAP2) >> (rank == 3 ? 13 : 14) & 1) != 0;
 #else
     return false;
 #endif
@@ -160,13 +171,30 @@ static inline int best_up_to(int rank) {
 /* The best that this machine has. */
 static inline int machine_rank(void) { return best_up_to(ISAS - 1); }
 
-/* Whether an instruction set has dot products of bytes. */
+/* What an instruction set multiplies but float: pairs of bfloat16, bytes, 8-bit integers as those of 16 bits, and
+ * those in blocks. */
+#ifdef __aarch64__
+static inline bool has_dots_of_bf16(int rank) { return rank == 4; }
+static inline bool has_dots_of_bytes(int rank) { return rank >= 2; }
+static inline bool has_integers(int rank, bool few) { return rank >= 2 && few; }
+static inline bool has_integers_in_blocks(int rank) {
+    (void)rank;
+    return false;
+}
+#else
+static inline bool has_dots_of_bf16(int rank) { return rank == 5; }
 static inline bool has_dots_of_bytes(int rank) { return rank == 2 || rank >= 4; }
+static inline bool has_integers(int rank, bool few) {
+    (void)few;
+    return rank >= 1;
+}
+static inline bool has_integers_in_blocks(int rank) { return rank == 1 || rank == 2 || rank >= 4; }
+#endif
 
 /* Relative error of 8-bit attention with normal data: probabilities have 8 bits, 14, or those of float. */
 static inline double i8_bound(const char *isa) {
     int rank = isa_rank(isa);
-    return has_dots_of_bytes(rank) ? 2e-2 : rank >= isa_rank("avx2") ? 5e-4 : 1e-4;
+    return has_dots_of_bytes(rank) ? 2e-2 : has_integers(rank, true) ? 5e-4 : 1e-4;
 }
 
 /* Defined where everything is slow, and what is looked for is the same under each instruction set. */

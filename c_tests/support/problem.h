@@ -284,13 +284,16 @@ struct family {
     bool bf16, i8, i16, exact_q;
 };
 
+static inline bool begins(const char *words, const char *with) { return strncmp(words, with, strlen(with)) == 0; }
+
 static inline struct family family_of(const fa_attention *a, const char *words, const char *isa) {
-    struct family f = {.bf16 = strncmp(words, "avx512bf16", 10) == 0};
-    bool vnni = strncmp(words, "avx512vnni", 10) == 0;
-    f.i8 = (vnni || strncmp(words, "avxvnni", 7) == 0) && is_integer(a->k.dtype) && (a->flags & FA_FAST) != 0;
-    f.i16 = !f.i8 && strcmp(isa, "scalar") != 0 && is_integer(a->k.dtype) && is_integer(a->v.dtype);
+    struct family f = {.bf16 = begins(words, "avx512bf16") || begins(words, "neon-bf16")};
+    bool vnni = begins(words, "avx512vnni");
+    bool bytes = vnni || begins(words, "avxvnni") || begins(words, "neon-i8mm") || begins(words, "neon-dotprod");
+    f.i8 = bytes && is_integer(a->k.dtype) && (a->flags & FA_FAST) != 0;
+    f.i16 = !f.i8 && has_integers(isa_rank(isa), true) && is_integer(a->k.dtype) && is_integer(a->v.dtype);
     /* Few rows of blocks of ggml. */
-    bool is_avx2 = strncmp(words, "avx2", 4) == 0 && is_in_blocks(a->v.dtype) && (a->flags & FA_PRECISE) == 0;
+    bool is_avx2 = begins(words, "avx2") && is_in_blocks(a->v.dtype) && (a->flags & FA_PRECISE) == 0;
     f.i16 |= (vnni || is_avx2) && is_in_blocks(a->k.dtype);
     const fa_quant *g = a->q.quant;
     f.exact_q = f.i8 || f.i16 ? a->q.dtype == FA_DTYPE_I8 && (g == NULL || (g->zero == NULL && g->stride[3] == 0))

@@ -9,12 +9,14 @@ use crate::error::Error;
 use crate::kernel;
 
 /// The instruction set that calls use from now on: the best that the machine has and that
-/// fa_limit_isa or FA_MAX_ISA allows. "avx512bf16" (and dot products of bfloat16), "avx512vnni"
-/// (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 and dot
-/// products of 8-bit integers), "avx2" (with FMA and F16C) or "scalar"; later versions add names.
-/// Each includes those that come after it, but for "avxvnni", which machines with AVX-512 may lack;
-/// fa_attention_check says which of them a problem uses: the fastest, which need not be the first.
-/// "unknown" if FA_MAX_ISA names none of them: computing functions then return FA_ERR_ISA.
+/// fa_limit_isa or FA_MAX_ISA allows. On x86-64: "avx512bf16" (and dot products of bfloat16),
+/// "avx512vnni" (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2
+/// and dot products of 8-bit integers) or "avx2" (with FMA and F16C). On 64-bit Arm: "neon-bf16"
+/// (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd) or "neon". Everywhere:
+/// "scalar". Later versions add names. Each includes those that come after it, but for "avxvnni",
+/// which machines with AVX-512 may lack; fa_attention_check says which of them a problem uses: the
+/// fastest, which need not be the first. "unknown" if FA_MAX_ISA names none of them: computing
+/// functions then return FA_ERR_ISA.
 ///
 /// @return a static string, never NULL; not to be freed
 ///

@@ -134,6 +134,11 @@ impl Gemm for Bf16 {
     }
 
     #[inline(always)]
+    fn add_score_lane<S: Isa, const I: i32>(s: S, q: S::I32, k: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16_lane::<I>(sum, q, k)
+    }
+
+    #[inline(always)]
     fn probabilities<S: Isa>(
         s: S,
         [low, high, ..]: [S::F32; MAX_PACK],
@@ -151,6 +156,11 @@ impl Gemm for Bf16 {
     #[inline(always)]
     fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
         s.dot_bf16(sum, p, v)
+    }
+
+    #[inline(always)]
+    fn add_value_lane<S: Isa, const I: i32>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
+        s.dot_bf16_lane::<I>(sum, p, v)
     }
 
     #[inline(always)]

@@ -8,13 +8,16 @@
 //!   [`crate::attend::outliers`]). Their sum is that of the rounded ones.
 //! - V: the values of four keys are interleaved. V's scale is a factor of the output.
 //!
+//! With [`Isa::MULTIPLIES_EQUAL_SIGNS`] it is V that becomes unsigned: sums begin with -128 · Σ p,
+//! of the probabilities of their keys, and K is staged as it is.
+//!
 //! The method is that of SageAttention (arXiv:2410.02367), and of I-BERT's integer softmax
 //! (arXiv:2101.01321) before it.
 
 use super::integers::{self, Integers};
-use crate::attend::convert;
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source, copy_rows};
+use crate::attend::{K, V, convert};
 use crate::dtype::Dtype;
 use crate::prefill::gemm::Gemm;
 use crate::problem::{Accuracy, Storage};
@@ -26,6 +29,13 @@ pub(crate) enum I8 {}
 
 /// Elements of a word.
 const WORD: usize = 4;
+
+/// What is added to the bytes of K or V, as an exclusive or: their sign bits, if the other operand
+/// is unsigned there and the instruction wants equal signs, or is signed and it wants others.
+#[inline(always)]
+const fn added<S: Isa>(which: usize) -> u8 {
+    if (which == K) != S::MULTIPLIES_EQUAL_SIGNS { 0x80 } else { 0 }
+}
 
 impl Gemm for I8 {
     const NAME: &'static str = "i8";
@@ -100,7 +110,16 @@ impl Gemm for I8 {
 
     #[inline(always)]
     fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::I32) -> S::I32 {
-        s.dot_u8_i8(sum, k, q)
+        if const { S::MULTIPLIES_EQUAL_SIGNS } { s.dot_i8(sum, q, k) } else { s.dot_u8_i8(sum, k, q) }
+    }
+
+    #[inline(always)]
+    fn add_score_lane<S: Isa, const I: i32>(s: S, q: S::I32, k: S::I32, sum: S::I32) -> S::I32 {
+        if const { S::MULTIPLIES_EQUAL_SIGNS } {
+            s.dot_i8_lane::<I>(sum, q, k)
+        } else {
+            s.dot_lane_u8_i8::<I>(sum, k, q)
+        }
     }
 
     #[inline(always)]
@@ -111,13 +130,41 @@ impl Gemm for I8 {
         total: &mut S::I32,
     ) -> S::I32 {
         let p = s.exp2_u8(scores, running_max);
-        *total = s.dot_u8_i8(*total, p, s.splat_i32(0x0101_0101));
+        let ones = s.splat_i32(0x0101_0101);
+        *total = if const { S::MULTIPLIES_EQUAL_SIGNS } {
+            s.dot_u8(*total, p, ones)
+        } else {
+            s.dot_u8_i8(*total, p, ones)
+        };
         p
+    }
+
+    /// With 128 more in each value: -128 · Σ p.
+    #[inline(always)]
+    fn begin_value<S: Isa>(s: S, before: S::I32, after: S::I32) -> S::I32 {
+        if const { !S::MULTIPLIES_EQUAL_SIGNS } {
+            return s.splat_i32(0);
+        }
+        let mut sum = s.sub_i32(before, after);
+        // Seven times twice as much.
+        for _ in 0..7 {
+            sum = s.sub_i32(sum, s.sub_i32(s.splat_i32(0), sum));
+        }
+        sum
     }
 
     #[inline(always)]
     fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
-        s.dot_u8_i8(sum, p, v)
+        if const { S::MULTIPLIES_EQUAL_SIGNS } { s.dot_u8(sum, p, v) } else { s.dot_u8_i8(sum, p, v) }
+    }
+
+    #[inline(always)]
+    fn add_value_lane<S: Isa, const I: i32>(s: S, p: S::I32, v: S::I32, sum: S::I32) -> S::I32 {
+        if const { S::MULTIPLIES_EQUAL_SIGNS } {
+            s.dot_u8_lane::<I>(sum, p, v)
+        } else {
+            s.dot_u8_i8_lane::<I>(sum, p, v)
+        }
     }
 
     #[inline(always)]
@@ -141,6 +188,9 @@ impl Integers for I8 {
     #[inline(always)]
     unsafe fn offset<S: Isa>(s: S, words: *const u32, steps: usize, lanes: usize) -> S::I32 {
         let mut sum = s.splat_i32(0);
+        if const { S::MULTIPLIES_EQUAL_SIGNS } {
+            return sum;
+        }
         let offset = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
         for step in 0..steps {
             // SAFETY: one of `steps` lines of words (caller).
@@ -175,7 +225,7 @@ impl Body for Flip {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Flip { rows, n, dim, to } = self;
-        let sign = s.splat_i32(i32::from_ne_bytes([0x80; WORD]));
+        let sign = s.splat_i32(i32::from_ne_bytes([added::<S>(K); WORD]));
         let whole = dim - dim % (WORD * S::LANES);
         for row in 0..n {
             let from = rows.skip(row).base;
@@ -224,6 +274,7 @@ impl Body for Interleave {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let Interleave { rows, n, dim, first, to } = self;
+        let sign = s.splat_i32(i32::from_ne_bytes([added::<S>(V); WORD]));
         let mut key = first;
         while key < first + n {
             let row = rows.skip(key - first);
@@ -234,17 +285,21 @@ impl Body for Interleave {
                     let four = [row.base, row.skip(1).base, row.skip(2).base, row.skip(3).base];
                     let whole = dim - dim % S::LANES;
                     for d in (0..whole).step_by(S::LANES) {
-                        s.store_i32(group.add(WORD * d).cast(), s.load_interleaved_bytes(four, d));
+                        let words = s.load_interleaved_bytes(four, d);
+                        let words =
+                            if const { S::MULTIPLIES_EQUAL_SIGNS } { s.xor(words, sign) } else { words };
+                        s.store_i32(group.add(WORD * d).cast(), words);
                     }
                     for (i, row) in four.into_iter().enumerate() {
-                        one_key(row, whole..dim, group, i);
+                        one_key(row, whole..dim, group, i, added::<S>(V));
                     }
                     key += WORD;
                 } else {
                     if key.is_multiple_of(WORD) {
+                        // Probabilities of keys that are missing are 0.
                         integers::clear(group, WORD * dim);
                     }
-                    one_key(row.base, 0..dim, group, key % WORD);
+                    one_key(row.base, 0..dim, group, key % WORD, added::<S>(V));
                     key += 1;
                 }
             }
@@ -257,9 +312,9 @@ impl Body for Interleave {
 /// # Safety
 /// `row` has these elements, and `group` has a word for each.
 #[inline(never)]
-unsafe fn one_key(row: *const u8, elements: std::ops::Range<usize>, group: *mut u8, i: usize) {
+unsafe fn one_key(row: *const u8, elements: std::ops::Range<usize>, group: *mut u8, i: usize, sign: u8) {
     for d in elements {
         // SAFETY: one of the row's elements, and its word of the group (caller).
-        unsafe { group.add(WORD * d + i).write(row.wrapping_add(d).read()) };
+        unsafe { group.add(WORD * d + i).write(row.wrapping_add(d).read() ^ sign) };
     }
 }

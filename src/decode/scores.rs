@@ -176,7 +176,7 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
         let mut row = 0;
         macro_rules! tiles_of {
             ($rows:expr, $least:expr, $vectors:expr) => {
-                // The sums of a tile fill one vector, some keys at a time.
+                // The sums of a tile fill vectors.
                 if const { $rows <= P::MAX_ROWS && takes_together::<S, T>($rows) } {
                     while count.saturating_sub(row) >= $least {
                         // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
@@ -217,8 +217,19 @@ const fn takes_together<S: Isa, T: Stored>(rows: usize) -> bool {
     if S::SCORES_FILL_VECTOR {
         rows == 1 || (rows < S::LANES && !is_wide::<T>())
     } else {
-        rows * KEYS <= S::LANES
+        rows * KEYS <= S::LANES || fills_vectors::<S>(rows)
     }
+}
+
+/// Whether the sums of a register tile of so many query rows fill a vector for each row, and not
+/// one for all: where vectors are as short as a tile has keys, and there are registers for it.
+const fn fills_vectors<S: Isa>(rows: usize) -> bool {
+    rows > 1 && S::LANES == KEYS && rows * KEYS <= S::GEMV_ACCUMULATORS && S::GEMV_ACCUMULATORS >= 16
+}
+
+/// Keys of a register tile of so many query rows.
+const fn keys_of_tile<S: Isa>(rows: usize) -> usize {
+    if fills_vectors::<S>(rows) { KEYS } else { S::LANES / rows }
 }
 
 /// Whether elements are multiplied as they lie in memory, and not converted.
@@ -251,9 +262,8 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
     let out = rows.scores.wrapping_add(row * rows.score_stride + first);
     let (keys, k) = (&run.keys, run.rows);
     let prefetches = row == 0;
-    // Keys for which the rows' sums fill one vector.
-    let width = S::LANES / R;
-    for part in 0..R {
+    let width = const { keys_of_tile::<S>(R) };
+    for part in 0..const { S::LANES / keys_of_tile::<S>(R) } {
         let here = first + part * width..first + (part + 1) * width;
         // SAFETY: I2: keys of `here` are read where all of them are in the run; I7: scores are
         // whole vectors of keys.
@@ -268,6 +278,17 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
                     && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK || (S::SCORES_FILL_VECTOR && count > 1));
                 let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
                 let k = k.skip(here.start);
+                if const { fills_vectors::<S>(R) } {
+                    prefetch_rows(s, k.skip(run.prefetch_rows), KEYS, bytes);
+                    let dots = dot::<S, P, T, R, KEYS, N>(s, q, rows.query_stride, k, dim);
+                    for (r, dots) in dots.into_iter().enumerate() {
+                        let mut lanes = [dots[0]; MAX_LANES];
+                        lanes[..KEYS].copy_from_slice(&dots);
+                        let sums = SumOf::<P>::horizontal_sums(s, &lanes);
+                        s.store(out.add(r * rows.score_stride), sums);
+                    }
+                    continue;
+                }
                 let sums = whole::<S, P, T, R, N, PREFETCH>(
                     s,
                     q,
@@ -318,7 +339,13 @@ impl<P: Gemv, T: Stored, const R: usize> Body for Edge<'_, P, T, R> {
         // which are whole vectors of keys (the contract of `edge`, which made this).
         unsafe {
             let out = rows.scores.add(row * rows.score_stride + here.start);
-            s.store_segments::<R>(out, rows.score_stride, s.splat(0.0));
+            if const { fills_vectors::<S>(R) } {
+                for r in 0..R {
+                    s.store(out.add(r * rows.score_stride), s.splat(0.0));
+                }
+            } else {
+                s.store_segments::<R>(out, rows.score_stride, s.splat(0.0));
+            }
             for key in here.start.max(keys.start)..here.end.min(keys.end) {
                 let dots = dot::<S, P, T, R, 1, 0>(s, q, rows.query_stride, k.skip(key), dim);
                 for (r, [lanes]) in dots.into_iter().enumerate() {

@@ -17,7 +17,7 @@ use crate::dtype::q8_0::Q8_0;
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
 use crate::prefill::gemm::Gemm;
-use crate::problem::Storage;
+use crate::problem::{Accuracy, Storage};
 use crate::simd::avx2::{self, Avx2};
 #[cfg(not(fa_skip_avx512))]
 use crate::simd::avx512::{self, Avx512};
@@ -42,8 +42,11 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
     &Combination::<Vnni, I8, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     &Combination::<Vnni, I16, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     // Its prefill uses nothing that the base level does not have.
-    &Combination::<Avx512, F32, Split16<Q8_0>, Split16<Q8_0>, Vnni, 8>::new()
-        .only_for(<I16 as Gemm>::MAX_DIM, in_blocks),
+    &Combination::<Avx512, F32, Split16<Q8_0>, Split16<Q8_0>, Vnni, 8>::new().only_for(
+        <I16 as Gemm>::MAX_DIM,
+        Accuracy::AsStored,
+        in_blocks,
+    ),
     &Combination::<Avx512, I16, I16, I16, Avx512, 8>::new(),
     &Combination::<Avx512, F32, F32, F32, Avx512, 8>::new(),
 ];
@@ -54,7 +57,10 @@ pub(super) static AVX2: &[&dyn Kernel] = &[
     &Combination::<AvxVnni, I8, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
     &Combination::<AvxVnni, I16, I16, Split16<dtype::i8::I8>, AvxVnni, 6>::new(),
     &Combination::<Avx2, I16, I16, I16, Avx2, 6>::new(),
-    &Combination::<Avx2, F32, Blocks16<Q8_0>, Blocks16<Q8_0>, Avx2, 6>::new()
-        .only_for(<I16 as Gemm>::MAX_DIM, in_blocks),
+    &Combination::<Avx2, F32, Blocks16<Q8_0>, Blocks16<Q8_0>, Avx2, 6>::new().only_for(
+        <I16 as Gemm>::MAX_DIM,
+        Accuracy::AsStored,
+        in_blocks,
+    ),
     &Combination::<Avx2, F32, F32, F32, Avx2, 6>::new(),
 ];

@@ -12,7 +12,7 @@ use super::softmax::Probabilities;
 use crate::attend::MAX_WIDTH;
 use crate::attend::rows::Rows;
 use crate::simd::lane::Registers;
-use crate::simd::{Body, Isa};
+use crate::simd::{BY_LANE, Body, Isa};
 
 /// What products of a span are added to. Sums of a block are added to those of all blocks before as
 /// a whole, so that errors grow with the number of keys of a block and of blocks, and not with that
@@ -30,6 +30,11 @@ pub(crate) enum Onto {
 /// Output elements of the register tile that makes the probabilities: fewer than in other tiles, so
 /// that the constants of the exponential stay in registers, too.
 const EXP_TILE: usize = 4;
+
+/// Output elements of a register tile with [`Isa::MULTIPLIES_BY_LANE`]: 12 x 2 accumulators, three
+/// vectors of values and two of probabilities fit 32 registers. Lower tiles take more loads for
+/// each multiplication than there are slots for.
+const TALL_TILE: usize = 12;
 
 /// Turns the scores of `n` groups of keys into words of probabilities, in place, and adds their
 /// products with V to the first elements of the output; returns how many elements these are.
@@ -51,6 +56,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
     probabilities: &mut Probabilities<S, F, Z>,
 ) -> usize {
     let (weight, distance) = (probabilities.weight(), prefetch_groups);
+    let zero = [F::Sum::zero(s); Z];
     // SAFETY: EXP_TILE elements or 1 of the caller's dim, which is at least 1.
     unsafe {
         if const { !S::EXP_IN_FIRST_TILE } {
@@ -66,12 +72,25 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
                 lanes,
                 onto,
                 weight,
+                zero,
                 distance,
                 Some(probabilities),
             );
             EXP_TILE
         } else {
-            tile::<S, F, 1, Z>(s, scores, v, n, output, lanes, onto, weight, distance, Some(probabilities));
+            tile::<S, F, 1, Z>(
+                s,
+                scores,
+                v,
+                n,
+                output,
+                lanes,
+                onto,
+                weight,
+                zero,
+                distance,
+                Some(probabilities),
+            );
             1
         }
     }
@@ -79,7 +98,7 @@ pub(crate) unsafe fn make_and_accumulate<S: Isa, F: Gemm, const Z: usize>(
 
 /// Adds the products of `n` groups of keys to `Z` vectors of `output[d][lane]`, which is `lanes`
 /// wide, from element `d` on, in register tiles of `R` elements. Each element sums the groups in
-/// ascending order.
+/// ascending order, from `begin` on where it does not go on with those of the same block.
 ///
 /// # Safety
 /// `p` holds `n * Z` vectors of words, `v` holds `n` groups of `dim` words, and `output` holds `Z`
@@ -96,13 +115,17 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
     lanes: usize,
     onto: Onto,
     weight: [S::F32; Z],
+    begin: [Sum<S, F>; Z],
     prefetch_groups: usize,
 ) {
     // SAFETY: a tile is computed only while as many of the caller's `dim` elements are left.
     unsafe {
         macro_rules! tiles_of {
             ($rows:expr) => {
-                while dim - d >= $rows {
+                tiles_of!($rows, true)
+            };
+            ($rows:expr, $and:expr) => {
+                while dim - d >= $rows && $and {
                     let v = Rows { base: v.base.wrapping_add(d * 4), ..v };
                     let output = output.add(d * lanes);
                     tile::<S, F, { $rows }, Z>(
@@ -114,12 +137,17 @@ pub(crate) unsafe fn accumulate<S: Isa, F: Gemm, const R: usize, const Z: usize>
                         lanes,
                         onto,
                         weight,
+                        begin,
                         prefetch_groups,
                         None,
                     );
                     d += $rows;
                 }
             };
+        }
+        if const { S::MULTIPLIES_BY_LANE && R > 4 } {
+            // Two tiles of 8 are faster than one of 12 and one of 4.
+            tiles_of!(TALL_TILE, dim - d != TALL_TILE + 4);
         }
         tiles_of!(R);
         if const { R > 4 } {
@@ -145,10 +173,11 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     lanes: usize,
     onto: Onto,
     weight: [S::F32; Z],
+    begin: [Sum<S, F>; Z],
     prefetch_groups: usize,
     probabilities: Option<&mut Probabilities<S, F, Z>>,
 ) {
-    let mut sum = [[F::Sum::zero(s); Z]; R];
+    let mut sum = [begin; R];
     // SAFETY: `n` groups of probabilities and of V, and `R` elements of the output (caller).
     unsafe {
         if onto == Onto::Block && !F::INT_ACC {
@@ -254,6 +283,24 @@ unsafe fn add_group<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     row: *const u8,
     sum: &mut RegisterTile<Sum<S, F>, R, Z>,
 ) {
+    if const { S::MULTIPLIES_BY_LANE && R.is_multiple_of(BY_LANE) } {
+        for (i, sum) in sum.chunks_exact_mut(BY_LANE).enumerate() {
+            // SAFETY: some of the `R` words of the row (caller).
+            let x = unsafe { F::Operand::load(s, row.wrapping_add(4 * BY_LANE * i).cast()) };
+            macro_rules! lane {
+                ($lane:literal) => {
+                    for (sum, words) in sum[$lane].iter_mut().zip(words) {
+                        *sum = F::add_value_lane::<S, $lane>(s, words, x, *sum);
+                    }
+                };
+            }
+            lane!(0);
+            lane!(1);
+            lane!(2);
+            lane!(3);
+        }
+        return;
+    }
     for (r, sum) in sum.iter_mut().enumerate() {
         // SAFETY: one of the `R` words of the row (caller).
         let x = unsafe { F::Operand::broadcast(s, row.wrapping_add(4 * r)) };

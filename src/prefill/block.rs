@@ -16,6 +16,7 @@ use crate::attend::logits::Logits;
 use crate::attend::rows::Rows;
 use crate::attend::{MAX_WIDTH, VECTORS};
 use crate::simd::Isa;
+use crate::simd::lane::Registers;
 use crate::tuning::Tuning;
 use crate::work::query_tiles::QueryTile;
 
@@ -397,6 +398,7 @@ unsafe fn accumulate_around<S: Isa, F: Gemm, const Z: usize>(
                 lanes,
                 onto,
                 weight,
+                [F::Sum::zero(s); Z],
                 distance,
             );
             onto = Onto::Block;

@@ -142,6 +142,18 @@ pub(crate) trait Gemm: Sized + 'static {
     /// `sum` and the products of words of queries and of a key.
     fn add_score<S: Isa>(s: S, q: Operand<S, Self>, k: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
 
+    /// [`Gemm::add_score`] by lane `I` of words of a key, with [`Isa::MULTIPLIES_BY_LANE`]. Types
+    /// that are not multiplied as f32 override it with the instruction.
+    #[inline(always)]
+    fn add_score_lane<S: Isa, const I: i32>(
+        s: S,
+        q: Operand<S, Self>,
+        k: Operand<S, Self>,
+        sum: Sum<S, Self>,
+    ) -> Sum<S, Self> {
+        Self::add_score(s, q, Self::Operand::splat_lane::<S, I>(s, k), sum)
+    }
+
     /// The scores whose dot products are `sum`: times the first line of the panel, if panels have a
     /// header.
     ///
@@ -166,8 +178,27 @@ pub(crate) trait Gemm: Sized + 'static {
         total: &mut Sum<S, Self>,
     ) -> Operand<S, Self>;
 
+    /// What the sums of a span begin with, if they do not go on with others, where probabilities
+    /// were summed up `before` and `after` it. It counts only where these are not made within the
+    /// first register tile ([`Isa::EXP_IN_FIRST_TILE`]).
+    #[inline(always)]
+    fn begin_value<S: Isa>(s: S, _before: Sum<S, Self>, _after: Sum<S, Self>) -> Sum<S, Self> {
+        Self::Sum::zero(s)
+    }
+
     /// `sum` and the products of words of probabilities and of values.
     fn add_value<S: Isa>(s: S, p: Operand<S, Self>, v: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self>;
+
+    /// [`Gemm::add_value`] by lane `I` of words of values, as [`Gemm::add_score_lane`].
+    #[inline(always)]
+    fn add_value_lane<S: Isa, const I: i32>(
+        s: S,
+        p: Operand<S, Self>,
+        v: Operand<S, Self>,
+        sum: Sum<S, Self>,
+    ) -> Sum<S, Self> {
+        Self::add_value(s, p, Self::Operand::splat_lane::<S, I>(s, v), sum)
+    }
 
     /// The probability of one key of a group in the word that a lane has.
     fn probability(word: u32, key: usize) -> f32;
@@ -215,13 +246,17 @@ pub(crate) trait Gemm: Sized + 'static {
         prefetch_groups: usize,
         probabilities: &mut Probabilities<S, Self, Z>,
     ) {
-        let weight = probabilities.weight();
+        let (weight, before) = (probabilities.weight(), probabilities.sum());
         // SAFETY: the caller's contract is that of the loops; the second one goes on behind the
         // first.
         unsafe {
             let distance = prefetch_groups;
             let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, onto, distance, probabilities);
-            accumulate::<S, Self, R, Z>(s, scores, v, n, d, dim, output, lanes, onto, weight, distance);
+            let after = probabilities.sum();
+            let begin = std::array::from_fn(|z| Self::begin_value(s, before[z], after[z]));
+            accumulate::<S, Self, R, Z>(
+                s, scores, v, n, d, dim, output, lanes, onto, weight, begin, distance,
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use super::gemm::{Gemm, RegisterTile};
 use super::prefetch::Prefetch;
 use crate::attend::rows::Rows;
 use crate::simd::lane::Registers;
-use crate::simd::{Body, Isa};
+use crate::simd::{BY_LANE, Body, Isa};
 
 /// Rows of K, and the scales of their scores.
 #[derive(Clone, Copy)]
@@ -137,7 +137,38 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     }
     let mut q = panel.wrapping_add(F::PANEL_HEADER * lanes);
     let mut key = rows.base;
-    for _ in 0..F::steps(dim) {
+    let mut steps = F::steps(dim);
+    if const { S::MULTIPLIES_BY_LANE } {
+        const { assert!(!S::MULTIPLIES_BY_LANE || S::LANES == BY_LANE) };
+        while steps >= BY_LANE {
+            let mut words = [F::Operand::zero(s); R];
+            let mut row = key;
+            for words in &mut words {
+                // SAFETY: each of the R rows has as many words (caller).
+                *words = unsafe { F::Operand::load(s, row.cast()) };
+                row = row.wrapping_add(rows.stride);
+            }
+            macro_rules! step {
+                ($lane:literal) => {
+                    for z in 0..Z {
+                        // SAFETY: the panel has Z vectors for each step (caller).
+                        let query = unsafe { F::Operand::load(s, q.add(z * S::LANES)) };
+                        for (sum, &words) in sum.iter_mut().zip(&words) {
+                            sum[z] = F::add_score_lane::<S, $lane>(s, query, words, sum[z]);
+                        }
+                    }
+                    q = q.wrapping_add(lanes);
+                };
+            }
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
+            key = key.wrapping_add(4 * BY_LANE);
+            steps -= BY_LANE;
+        }
+    }
+    for _ in 0..steps {
         let mut row = key;
         // SAFETY: the panel has Z vectors for each step, and each of the R rows a word for it
         // (caller).

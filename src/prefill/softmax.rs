@@ -252,6 +252,12 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
         self.relative.weight
     }
 
+    /// What probabilities sum up to so far.
+    #[inline(always)]
+    pub(crate) fn sum(&self) -> [Sum<S, F>; Z] {
+        self.sum
+    }
+
     /// Turns the scores of one group of keys into words of probabilities, written to `words`, which
     /// may be where the scores of the first key are.
     ///

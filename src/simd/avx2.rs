@@ -22,6 +22,15 @@ token! {
     Vnni as Avx2; "avxvnni", "avx2", "fma", "f16c"
 }
 
+/// What [`Isa::exp2_u8`] adds to distances in units of 1/256, because there are 16-bit lanes and no
+/// shift of each by its own number: the upper byte is then 8 for the largest probabilities, and
+/// negative where they are less than 1/2.
+const U8_TOP: f32 = 9.0 * 256.0 - 1.0;
+
+/// Coefficients of 255 · 2^6 · 2^((b + 1)/256), ascending, as a parabola in b · 127 / 2^15 for a
+/// byte b, exact for b = 255. The relative error is below 0.23 %.
+const U8_PARABOLA: [i16; 3] = [16_399, 10_746, 5_754];
+
 /// The methods of [`Isa`] that differ between levels of AVX2.
 pub(crate) trait Level: Token {
     /// The value of [`Isa::NAME`].
@@ -99,11 +108,11 @@ impl<L: Level> Avx2<L> {
     }
 
     /// How far two vectors are below `top`, for [`exp2_of_units`]: 16 lanes of i16 in units of
-    /// 1/256, to which [`math::U8_TOP`] is added, four lanes of each vector in turns. What is far,
+    /// 1/256, to which [`U8_TOP`] is added, four lanes of each vector in turns. What is far,
     /// -inf and NaN become negative.
     #[inline(always)]
     fn units_below(self, [a, b]: [__m256; 2], top: __m256) -> __m256i {
-        let (scale, bias) = (self.splat(256.0), self.splat(math::U8_TOP));
+        let (scale, bias) = (self.splat(256.0), self.splat(U8_TOP));
         let a = self.fma(self.sub(a, top), scale, bias);
         let b = self.fma(self.sub(b, top), scale, bias);
         op!(_mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)))
@@ -661,7 +670,7 @@ fn exp2_of_units(x: __m256i) -> __m256i {
     op!({
         // A byte times 127 is a fraction of 15 bits, nearly.
         let fraction = _mm256_maddubs_epi16(x, _mm256_set1_epi16(127));
-        let [zero, one, two] = math::U8_PARABOLA;
+        let [zero, one, two] = U8_PARABOLA;
         let y = _mm256_mulhrs_epi16(_mm256_set1_epi16(two), fraction);
         let y = _mm256_mulhrs_epi16(_mm256_add_epi16(y, _mm256_set1_epi16(one)), fraction);
         let y = _mm256_add_epi16(y, _mm256_set1_epi16(zero));

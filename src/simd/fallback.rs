@@ -46,6 +46,18 @@ fn vector_i32<S: Isa>(s: S, mut lane: impl FnMut(usize) -> i32) -> S::I32 {
     unsafe { s.load_i32(lanes.as_ptr()) }
 }
 
+/// Default of [`Isa::splat_lane`].
+#[inline(always)]
+pub(crate) fn splat_lane<S: Isa, const I: i32>(s: S, x: S::F32) -> S::F32 {
+    s.splat(lanes(s, x)[I as usize])
+}
+
+/// Default of [`Isa::splat_lane_i32`].
+#[inline(always)]
+pub(crate) fn splat_lane_i32<S: Isa, const I: i32>(s: S, x: S::I32) -> S::I32 {
+    s.splat_i32(lanes_i32(s, x)[I as usize])
+}
+
 /// Default of [`Isa::horizontal_sums`].
 #[inline(always)]
 pub(crate) fn horizontal_sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {
@@ -123,7 +135,25 @@ pub(crate) fn xor<S: Isa>(s: S, a: S::I32, b: S::I32) -> S::I32 {
 /// Default of [`Isa::dot_u8_i8`].
 #[inline(always)]
 pub(crate) fn dot_u8_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
-    let (mut sums, mut x, mut y) = ([0i32; MAX_LANES], [[0u8; 4]; MAX_LANES], [[0i8; 4]; MAX_LANES]);
+    dot_bytes(s, sum, a, b, |a, b| i32::from(a) * i32::from(b.cast_signed()))
+}
+
+/// Default of [`Isa::dot_i8`].
+#[inline(always)]
+pub(crate) fn dot_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
+    dot_bytes(s, sum, a, b, |a, b| i32::from(a.cast_signed()) * i32::from(b.cast_signed()))
+}
+
+/// Default of [`Isa::dot_u8`].
+#[inline(always)]
+pub(crate) fn dot_u8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
+    dot_bytes(s, sum, a, b, |a, b| i32::from(a) * i32::from(b))
+}
+
+/// The sums of products of bytes, whose signs `product` knows.
+#[inline(always)]
+fn dot_bytes<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32, product: impl Fn(u8, u8) -> i32) -> S::I32 {
+    let (mut sums, mut x, mut y) = ([0i32; MAX_LANES], [[0u8; 4]; MAX_LANES], [[0u8; 4]; MAX_LANES]);
     // SAFETY: I7: each array has MAX_LANES words.
     unsafe {
         s.store_i32(sums.as_mut_ptr(), sum);
@@ -131,7 +161,7 @@ pub(crate) fn dot_u8_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I
         s.store_i32(y.as_mut_ptr().cast(), b);
         for (sum, (x, y)) in sums.iter_mut().zip(x.into_iter().zip(y)) {
             for (x, y) in x.into_iter().zip(y) {
-                *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
+                *sum = sum.wrapping_add(product(x, y));
             }
         }
         s.load_i32(sums.as_ptr())

@@ -2,30 +2,98 @@
 //!
 //! Each thread has its own, and compiled code assumes the default. The library computes in the
 //! default environment, whatever the caller's is: results do not depend on the thread that computes
-//! them. On x86-64 this is MXCSR; other targets have nothing here yet (Arm's register is FPCR).
+//! them. On x86-64 this is MXCSR, on 64-bit Arm FPCR with the flags of FPSR; other targets have
+//! nothing here.
+
+/// The environment of a thread: the MXCSR register of SSE (no code here uses x87), or FPCR, and
+/// FPSR in the upper half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FpEnv(registers::Word);
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::asm;
+mod registers {
+    use std::arch::asm;
 
-/// The environment of a thread: the MXCSR register of SSE. No code here uses x87.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FpEnv(u32);
+    pub(super) type Word = u32;
+
+    /// Round to nearest even, no flushing to zero, no traps.
+    pub(super) const DEFAULT: Word = 0x1f80;
+
+    #[inline(always)]
+    pub(super) fn read() -> Word {
+        let mut word = DEFAULT;
+        // SAFETY: the instruction writes 32 bits to a local variable of 32 bits.
+        unsafe {
+            asm!("stmxcsr [{}]", in(reg) &raw mut word, options(nostack, preserves_flags));
+        }
+        word
+    }
+
+    /// # Safety
+    /// The word is the default or was read: a reserved bit would trap.
+    #[inline(always)]
+    pub(super) unsafe fn write(word: Word) {
+        // SAFETY: no reserved bit is set (caller).
+        unsafe {
+            asm!("ldmxcsr [{}]", in(reg) &raw const word, options(nostack, readonly));
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod registers {
+    use std::arch::asm;
+
+    pub(super) type Word = u64;
+
+    /// Round to nearest even, no flushing to zero, NaN keep their bits, binary16 of IEEE, no traps.
+    pub(super) const DEFAULT: Word = 0;
+
+    #[inline(always)]
+    pub(super) fn read() -> Word {
+        let (control, status): (u64, u64);
+        // SAFETY: the instructions write two local variables.
+        unsafe {
+            asm!("mrs {}, fpcr", "mrs {}, fpsr", out(reg) control, out(reg) status, options(nostack, preserves_flags));
+        }
+        control | status << 32
+    }
+
+    /// # Safety
+    /// The word is the default or was read: it has no reserved bit.
+    #[inline(always)]
+    pub(super) unsafe fn write(word: Word) {
+        let (control, status) = (word & 0xffff_ffff, word >> 32);
+        // SAFETY: no reserved bit is set (caller).
+        unsafe {
+            asm!("msr fpcr, {}", "msr fpsr, {}", in(reg) control, in(reg) status, options(nostack, preserves_flags));
+        }
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod registers {
+    pub(super) type Word = ();
+
+    pub(super) const DEFAULT: Word = ();
+
+    #[inline(always)]
+    pub(super) fn read() -> Word {}
+
+    /// # Safety
+    /// Any word will do.
+    #[inline(always)]
+    pub(super) unsafe fn write(_word: Word) {}
+}
 
 impl FpEnv {
-    /// What processes start with: round to nearest even, no flushing to zero, no traps.
-    const DEFAULT: FpEnv = FpEnv(0x1f80);
+    /// What processes start with.
+    const DEFAULT: FpEnv = FpEnv(registers::DEFAULT);
 
     /// Reads the environment of the calling thread.
     #[inline(always)]
     pub(crate) fn current() -> FpEnv {
-        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "only x86-64 reads a register"))]
-        let mut environment = FpEnv::DEFAULT;
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the instruction writes 32 bits to a local variable of 32 bits.
-        unsafe {
-            asm!("stmxcsr [{}]", in(reg) &raw mut environment.0, options(nostack, preserves_flags));
-        }
-        environment
+        FpEnv(registers::read())
     }
 
     /// Runs `body` in the default environment, then restores the caller's with its exception flags.
@@ -49,13 +117,9 @@ impl FpEnv {
 
     #[inline(always)]
     fn set(self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the value is the default or was read from the register, so no reserved bit is
-        // set, which would trap. Code that runs in this environment is the business of `during`'s
-        // caller.
-        unsafe {
-            asm!("ldmxcsr [{}]", in(reg) &raw const self.0, options(nostack, readonly));
-        }
+        // SAFETY: the value is the default or was read from the registers. Code that runs in this
+        // environment is the business of `during`'s caller.
+        unsafe { registers::write(self.0) };
     }
 }
 
@@ -76,14 +140,17 @@ fn opaque_call<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use std::panic::catch_unwind;
 
     use super::*;
 
     /// Flushes subnormal numbers to zero, rounds up, and has the flag of a division by 0 set.
+    #[cfg(target_arch = "x86_64")]
     const STRANGE: FpEnv = FpEnv(0x1f80 | 1 << 15 | 1 << 6 | 2 << 13 | 1 << 2);
+    #[cfg(target_arch = "aarch64")]
+    const STRANGE: FpEnv = FpEnv(1 << 24 | 1 << 22 | 1 << 33);
 
     #[test]
     fn it_is_given_back() {

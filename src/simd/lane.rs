@@ -41,6 +41,9 @@ pub(crate) trait Lane: Registers {
     /// `LANES` 32-bit words are writable at `p`.
     unsafe fn store<S: Isa>(s: S, p: *mut f32, x: Self::Of<S>);
 
+    /// Broadcasts lane `I`.
+    fn splat_lane<S: Isa, const I: i32>(s: S, x: Self::Of<S>) -> Self::Of<S>;
+
     /// Converts to f32; integers are rounded to nearest even.
     fn to_f32<S: Isa>(s: S, x: Self::Of<S>) -> S::F32;
 
@@ -100,6 +103,11 @@ impl Lane for Float {
     }
 
     #[inline(always)]
+    fn splat_lane<S: Isa, const I: i32>(s: S, x: S::F32) -> S::F32 {
+        s.splat_lane::<I>(x)
+    }
+
+    #[inline(always)]
     fn to_f32<S: Isa>(_s: S, x: S::F32) -> S::F32 {
         x
     }
@@ -153,6 +161,11 @@ impl Lane for Int {
     unsafe fn store<S: Isa>(s: S, p: *mut f32, x: S::I32) {
         // SAFETY: LANES words are writable at `p` (caller).
         unsafe { s.store_i32(p.cast(), x) };
+    }
+
+    #[inline(always)]
+    fn splat_lane<S: Isa, const I: i32>(s: S, x: S::I32) -> S::I32 {
+        s.splat_lane_i32::<I>(x)
     }
 
     #[inline(always)]

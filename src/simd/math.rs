@@ -131,15 +131,6 @@ pub(crate) static U8_TABLE: [u16; 64] = [
 /// Distances from the maximum saturate here, in units of 1/64: the shift then leaves 0.
 pub(crate) const U8_MAX_DISTANCE: u16 = 64 * 16 - 1;
 
-/// What [`Isa::exp2_u8`] adds to distances in units of 1/256 where it has 16-bit lanes and no shift
-/// of each by its own number (AVX2): the upper byte is then 8 for the largest probabilities, and
-/// negative where they are less than 1/2.
-pub(crate) const U8_TOP: f32 = 9.0 * 256.0 - 1.0;
-
-/// Coefficients of 255 · 2^6 · 2^((b + 1)/256), ascending, as a parabola in b · 127 / 2^15 for a
-/// byte b, exact for b = 255. The relative error is below 0.23 %.
-pub(crate) const U8_PARABOLA: [i16; 3] = [16_399, 10_746, 5_754];
-
 /// Default of [`Isa::exp2_u8`]: 2^x is a table entry for the
 /// fraction of x in units of 1/64, shifted by the integer part, and halved with rounding.
 #[inline(always)]

@@ -220,13 +220,15 @@ impl Definition<'_> {
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row, or that are multiplied by scales of K's channels.
         let is_vnni = words.starts_with("avx512vnni");
-        let is_i8 =
-            (is_vnni || words.starts_with("avxvnni")) && is_integer(a.k.dtype) && a.flags & FA_FAST != 0;
+        let has_bytes = ["avx512vnni", "avxvnni", "neon-i8mm", "neon-dotprod"];
+        let is_i8 = has_bytes.iter().any(|isa| words.starts_with(isa))
+            && is_integer(a.k.dtype)
+            && a.flags & FA_FAST != 0;
         // 16-bit ones leave more: 1/16384 and 1e-4, and queries of 15 bits as long as heads are not
         // too long. Few rows have them on blocks of ggml, too.
         let is_i16 = !is_i8
             && match (a.k.dtype, a.v.dtype) {
-                (k, v) if is_integer(k) && is_integer(v) => isa != "scalar",
+                (k, v) if is_integer(k) && is_integer(v) => !["scalar", "neon"].contains(&isa),
                 (k, v) if BLOCKS.contains(&k) && BLOCKS.contains(&v) => {
                     // Sequences of a ragged batch may have few rows where the longest has many.
                     let may_be_few = isa == "avx2" && !a.cu_len_q.is_null() && a.flags & FA_PRECISE == 0;

@@ -582,10 +582,12 @@ impl Case {
     /// Runs it on every instruction set that the machine has and that computes it, in all ways:
     /// right, with the same bits, and nothing else written.
     pub fn check_everywhere(&mut self, pool: *const fa_pool, width: i32) {
-        let all = [c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2", c"scalar"];
-        // Unit tests and development builds have some of them only.
+        let x86 = [c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2"];
+        let arm = [c"neon-bf16", c"neon-i8mm", c"neon-dotprod", c"neon"];
+        let all = x86.into_iter().chain(arm).chain([c"scalar"]);
+        // Machines of one architecture, unit tests and development builds have some of them only.
         let is_built = |isa: &&CStr| kernel::all().any(|kernel| kernel.isa() == *isa);
-        for isa in all.into_iter().filter(is_built).filter(|isa| is_tested(isa)) {
+        for isa in all.filter(is_built).filter(|isa| is_tested(isa)) {
             // SAFETY: a string.
             assert_eq!(unsafe { fa_limit_isa(isa.as_ptr()) }, fa_status::FA_OK);
             // SAFETY: a static string.

@@ -185,7 +185,7 @@ def version() -> str:
 
 
 def isa() -> str:
-    """The instruction set in use: "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2" or "scalar"."""
+    """The instruction set in use, such as "avx512bf16", "avx2", "neon-bf16", "neon" or "scalar"."""
     name: bytes = library().fa_isa()
     return name.decode()
 
