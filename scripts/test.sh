@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests: those in Rust, then those in C, of packaging, and of the examples, then of the documentation, then ONNX's
 # own of its operator Attention, the examples in other languages, the wheel for Python, a whole model's, and those of the
-# library within ggml; and those on another processor, in an emulator.
+# library within ggml.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +18,6 @@ cargo test --locked "${with[@]}" --doc || failed=1
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
 scripts/docs.sh || failed=1
-scripts/test_platforms.sh || failed=1
 
 # Side by side: each downloads, and then computes on one thread for the most part.
 logs=$(mktemp -d)
