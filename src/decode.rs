@@ -445,7 +445,7 @@ unsafe fn visit<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArrays, arrays: 
     unsafe {
         block.prepare(s);
         let multiply = |run: &Run| {
-            scores::scores::<S, P>(s, rows, count, run, block.v_stream(run));
+            scores::scores::<S, P>(s, rows, count, run, block.stream_with_k(run));
         };
         match block.k_run() {
             Some(run) => multiply(&run),
@@ -544,17 +544,17 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
     unsafe { together.attend(s.core(), visible) };
 }
 
-/// Whether to prefetch V while K is multiplied, and the next K while V is. Not for one row: it
-/// takes longer to read than to multiply, and the hardware prefetcher already follows it, unless
-/// rows of bytes are multiplied faster than that follows.
+/// Whether to prefetch a stream while K and V are multiplied. Not for one row: it takes longer to
+/// read than to multiply, and the hardware prefetcher already follows it, unless rows of bytes are
+/// multiplied faster than that follows.
 fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool {
     // Where scales lie within rows, and only there, without that copy of the loops as well.
-    if const { !S::PREFETCHES_OTHER_TENSOR } {
+    if const { !S::PREFETCHES_STREAM } {
         let has_scales = P::scales_in_row(work.problem().shape().dim_v) > 0;
         return has_scales && bytes_read(work) > tiles.tuning.decode.prefetch_scales_above;
     }
     let is_worth_it = work.count() >= ROWS || (P::MAX_ROWS == 1 && work.count() == 1);
-    S::PREFETCHES_OTHER_TENSOR && is_worth_it && bytes_read(work) > tiles.prefetch_other_above
+    S::PREFETCHES_STREAM && is_worth_it && bytes_read(work) > tiles.prefetch_stream_above
 }
 
 /// Bytes of K and V that the call reads, if all sequences are like this one.

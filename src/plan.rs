@@ -263,8 +263,8 @@ impl Planner<'_> {
         };
         let kv = self.block_keys(path);
         let Machine { l3, tuning, .. } = self.machine;
-        let prefetch_other_above = match tuning.decode.prefetches_other {
-            true => l3 / tuning.decode.l3_share_other,
+        let prefetch_stream_above = match tuning.decode.prefetches_stream {
+            true => l3 / tuning.decode.l3_share_stream,
             false => usize::MAX,
         };
         let splits = match way {
@@ -278,7 +278,7 @@ impl Planner<'_> {
             Way::Decode if staged == [false; 2] => self.kv_heads_together([heads, q], threads),
             _ => 1,
         };
-        TileSizes { heads, kv_heads, q, kv, staged, splits, prefetch_other_above, tuning }
+        TileSizes { heads, kv_heads, q, kv, staged, splits, prefetch_stream_above, tuning }
     }
 
     /// How many threads the work is enough for, if each of them takes at least so many

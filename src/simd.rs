@@ -100,9 +100,9 @@ pub(crate) trait Isa: Copy + 'static {
     /// are: `LANES / rows` keys. With 8 lanes they are then as many as hide the latency of FMA.
     /// Else a tile has 4 keys.
     const SCORES_FILL_VECTOR: bool = false;
-    /// Whether decode has a second copy of its loops over K and V, which prefetches V while K is
-    /// multiplied and the next K while V is. Whether a call takes it is decided when it runs.
-    const PREFETCHES_OTHER_TENSOR: bool = false;
+    /// Whether decode has a second copy of its loops over K and V, which prefetches a stream: rows
+    /// that are read later. Whether a call takes it is decided when it runs.
+    const PREFETCHES_STREAM: bool = false;
     /// Whether a multiplication takes one lane of a vector for all lanes of the other, at no cost.
     /// Register tiles of prefill then load [`BY_LANE`] words of a key or of values at a time,
     /// instead of broadcasting each; a vector has as many lanes.

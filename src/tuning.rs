@@ -15,8 +15,7 @@
 //! outputs on Arm) and their width in vectors (2), the output elements whose tile makes the
 //! probabilities (4, or none where exp2 would spill), the query rows and keys of decode's register
 //! tiles (4 and 4), its accumulators (16 or 8), the query vectors that it keeps in registers (8 or
-//! 4), and whether the loops exist that prefetch the other tensor: the record decides whether they
-//! run.
+//! 4), and whether the loops exist that prefetch a stream: the record decides whether they run.
 //!
 //! Sizes of cache lines, stacks and the limits of the ABI are not tuned.
 
@@ -117,17 +116,17 @@ pub struct DecodeTuning {
     /// over. Rows of a page lie far apart, often in the same few sets of L1, so more of them would
     /// displace each other.
     pub prefetch_page_bytes: usize,
-    /// Whether L2 prefetches of V during scores, and of the next K during accumulation, pay off.
-    pub prefetches_other: bool,
+    /// Whether L2 prefetches of what is read some keys later pay off.
+    pub prefetches_stream: bool,
     /// They are made where a call reads more than 1/n of L3 of K and V: neighbours have the rest.
-    pub l3_share_other: usize,
+    pub l3_share_stream: usize,
     /// Bytes of K and V of a call above which kv heads are gone through together where the rows of
     /// neighbouring heads lie nearer than those of neighbouring keys.
     pub together_above: usize,
     /// Query rows of these kv heads, at most: each has a state and the scores of a block.
     pub together_rows: usize,
     /// Bytes of K and V of a call from which on rows with scales within them are prefetched while
-    /// their scales are gathered, where kernels do not prefetch the other tensor.
+    /// their scales are gathered, where kernels do not prefetch a stream.
     pub prefetch_scales_above: usize,
 }
 
@@ -353,8 +352,8 @@ pub static ZEN4: Tuning = Tuning {
         prefetch_rows: 16,
         prefetch_first: 8,
         prefetch_page_bytes: 4096,
-        prefetches_other: true,
-        l3_share_other: 2,
+        prefetches_stream: true,
+        l3_share_stream: 2,
         // Of a model with several layers, so much of each comes from memory.
         together_above: 2 << 20,
         together_rows: 64,
@@ -376,7 +375,7 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: the other tensor is not prefetched, because AVX2 kernels have no such loops. The
+/// Zen 2 and 3: no stream is prefetched, because AVX2 kernels have no such loops. The
 /// six rows of a register tile fit the eight ways of the first level, so that dense ones are not
 /// copied; blocks are held to half of the smaller L2. The border is that of AVX2, all else as on
 /// Zen 4, not measured anew.
@@ -388,7 +387,7 @@ pub static ZEN2: Tuning = Tuning {
     decode: DecodeTuning {
         border: BORDER_ZEN2,
         together_above: 8 << 20,
-        prefetches_other: false,
+        prefetches_stream: false,
         ..ZEN4.decode
     },
     ..ZEN4
@@ -404,7 +403,7 @@ pub static INTEL_AMX: Tuning = Tuning {
     has_fast_bf16_dots: false,
     // L2 prefetches compete with demand misses for the L1 fill buffers. Heads in turns were not
     // measured.
-    decode: DecodeTuning { prefetches_other: false, together_above: usize::MAX, ..ZEN4.decode },
+    decode: DecodeTuning { prefetches_stream: false, together_above: usize::MAX, ..ZEN4.decode },
     ..ZEN4
 };
 
@@ -471,8 +470,8 @@ impl DecodeTuning {
             prefetch_rows,
             prefetch_first,
             prefetch_page_bytes,
-            prefetches_other,
-            l3_share_other,
+            prefetches_stream,
+            l3_share_stream,
             together_above,
             together_rows,
             prefetch_scales_above
@@ -626,7 +625,7 @@ mod tests {
                         let tuning = Microarch::of_x86(cpu).tuning();
                         let is_intel = vendor == b"GenuineIntel";
                         let known = vendor == b"AuthenticAMD" && family >= 0x17;
-                        assert_eq!(tuning.decode.prefetches_other, !is_intel, "{cpu:?}");
+                        assert_eq!(tuning.decode.prefetches_stream, !is_intel, "{cpu:?}");
                         assert_eq!(tuning.has_fast_bf16_dots, !is_intel, "{cpu:?}");
                         assert!(!known || tuning.name == "zen4", "{cpu:?}");
                     }
@@ -651,7 +650,7 @@ mod tests {
             if name.starts_with("intel") {
                 expected.decode.together_above = usize::MAX;
             }
-            let decode = DecodeTuning { prefetches_other: true, ..decode };
+            let decode = DecodeTuning { prefetches_stream: true, ..decode };
             assert!(prefill == expected.prefill && decode == expected.decode, "{tuning:?}");
             assert!(masks == ZEN4.masks && threads == ZEN4.threads, "{tuning:?}");
         }

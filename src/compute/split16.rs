@@ -312,7 +312,7 @@ impl<T: BlockScaled> Gemv for Split16<T> {
     unsafe fn dot_products<S: Isa>(s: S, rows: &RowArrays, count: usize, run: &Run, next: PrefetchStream) {
         // SAFETY: I2, I5: the caller vouches for the arrays of its group and for the rows of `run`.
         unsafe {
-            if const { S::PREFETCHES_OTHER_TENSOR } && next.is_any() {
+            if const { S::PREFETCHES_STREAM } && next.is_any() {
                 block_scaled::dot_products::<S, Self, true>(s, rows, count, run, next);
             } else {
                 block_scaled::dot_products::<S, Self, false>(s, rows, count, run, next);

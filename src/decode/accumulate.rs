@@ -30,7 +30,7 @@ pub(super) unsafe fn values<S: Isa, P: Gemv>(s: S, block: &Block, rows: &RowArra
         match block.v_run() {
             // All at once, as most blocks are.
             Some(run) if block.is_whole && block.is_plain && !block.has_gap => {
-                let next = block.next_k_stream(&run);
+                let next = block.stream_with_v(&run);
                 accumulate::<S, P>(s, rows, sums, 0..block.work.count(), run, next, begins);
             }
             _ => {
@@ -183,7 +183,7 @@ unsafe fn plain(block: &Block, compiled: &dyn AddRun, run: &Run, seen_by_all: bo
     // SAFETY: I2, I5: all rows of the group, or one of them, and keys of the run (caller).
     unsafe {
         if seen_by_all {
-            compiled.add(0..work.count(), run.clone(), block.next_k_stream(run), is_fresh);
+            compiled.add(0..work.count(), run.clone(), block.stream_with_v(run), is_fresh);
             return;
         }
         for r in 0..work.count() {
@@ -285,7 +285,7 @@ impl<P: Gemv> Accumulate<'_, P> {
                         // SAFETY: I5: rows of `which`, and one more if `padded_rows` says so
                         // (caller).
                         unsafe {
-                            if const { S::PREFETCHES_OTHER_TENSOR && ($rows >= ROWS || P::MAX_ROWS == 1) }
+                            if const { S::PREFETCHES_STREAM && ($rows >= ROWS || P::MAX_ROWS == 1) }
                                 && prefetches
                                 && row == self.which.start
                             {
@@ -410,11 +410,9 @@ impl<P: Gemv> Accumulate<'_, P> {
                 (R > 1 || S::GEMV_ACCUMULATORS < 16) && again && row == self.which.start && d == 0;
             let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
             let (next, distance, end) = (self.next, self.run.prefetch_rows, self.run.prefetch_end);
-            let part = if PREFETCH && row == self.which.start {
-                next.part(d, d + C * width, *dim)
-            } else {
-                PrefetchStream::NOTHING.whole()
-            };
+            // The first pass, in the order of memory.
+            let is_first_pass = row == self.which.start && d == 0;
+            let next = if PREFETCH && is_first_pass { next } else { PrefetchStream::NOTHING };
             macro_rules! group {
                 ($key:expr, $is_in_run:expr) => {
                     group!($key, values.skip($key), $is_in_run)
@@ -479,7 +477,7 @@ impl<P: Gemv> Accumulate<'_, P> {
                         prefetch_rows(s, values.skip(key + distance), P::PACK, bytes);
                     }
                     if PREFETCH {
-                        next.prefetch(s, key, P::PACK, part);
+                        next.prefetch(s, key, P::PACK);
                     }
                     group!(key, |_| true);
                     key += P::PACK;

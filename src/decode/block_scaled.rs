@@ -495,8 +495,8 @@ unsafe fn add_integers<S: Isa, P: BlockScaledGemv, const R: usize, const GUARDED
         for run in block.v_runs(s, all.clone()) {
             let is_fresh = run.keys.start == all.start;
             let sums = rows.block_sums;
-            if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches && r == 0 {
-                let next = block.next_k_stream(&run);
+            if const { S::PREFETCHES_STREAM } && block.prefetches && r == 0 {
+                let next = block.stream_with_v(&run);
                 accumulate::<S, P, R, true>(s, weights, sums, run, next, is_fresh);
             } else {
                 accumulate::<S, P, R, false>(s, weights, sums, run, PrefetchStream::NOTHING, is_fresh);
@@ -520,12 +520,12 @@ unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights
         }
         // SAFETY: I2: the run has rows of V; I5: `weights` has room for them (caller).
         all_fit &= unsafe {
-            if const { S::PREFETCHES_OTHER_TENSOR } && block.prefetches {
-                // The next K is prefetched here as well as while V is multiplied: of many requests
-                // at once, some are dropped.
-                let next = block.next_k_stream(&run);
+            if const { S::PREFETCHES_STREAM } && block.prefetches {
+                // Here as well as while V is multiplied: of many requests at once, some are
+                // dropped.
+                let next = block.stream_with_v(&run);
                 gather_run::<S, P::Blocks, true>(s, weights, &run, next, usize::MAX)
-            } else if const { S::PREFETCHES_OTHER_TENSOR } {
+            } else if const { S::PREFETCHES_STREAM } {
                 gather_run::<S, P::Blocks, false>(s, weights, &run, PrefetchStream::NOTHING, usize::MAX)
             } else {
                 // From afar, no hardware prefetcher follows a scale here and there.

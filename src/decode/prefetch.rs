@@ -31,9 +31,12 @@ pub(super) fn prefetch_whole_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usi
     }
 }
 
-/// Rows that are multiplied after the current ones, and are brought into the second-level cache
-/// meanwhile: V of a block while its K is multiplied, K of the next block while V is. Row n goes
-/// with key n.
+/// Bytes of rows that a stream is ahead of what is multiplied: what memory gives while it answers.
+/// 16 to 64 KB did as well.
+pub(super) const BYTES_AHEAD: usize = 24 << 10;
+
+/// Rows that are multiplied later, and are brought into the second-level cache meanwhile. Row n
+/// goes with key n.
 ///
 /// Otherwise reading and multiplying take turns: of several passes over V the first one waits for
 /// memory, and nothing is read in the others.
@@ -42,13 +45,6 @@ pub(crate) struct PrefetchStream {
     rows: Rows,
     /// Bytes of a row; 0 for nothing.
     bytes: usize,
-}
-
-/// A range of bytes of each row.
-#[derive(Clone, Copy)]
-pub(super) struct LineRange {
-    from: usize,
-    to: usize,
 }
 
 impl PrefetchStream {
@@ -78,19 +74,6 @@ impl PrefetchStream {
         PrefetchStream { rows: self.rows.skip(n), ..self }
     }
 
-    /// The part of each row that goes with elements `from..to` of `dim`: whole cache lines.
-    #[inline(always)]
-    pub(super) fn part(&self, from: usize, to: usize, dim: usize) -> LineRange {
-        let line = |d: usize| (self.bytes.saturating_mul(d.min(dim)) / dim).next_multiple_of(LINE);
-        LineRange { from: line(from), to: line(to).min(self.bytes) }
-    }
-
-    /// All of each row.
-    #[inline(always)]
-    pub(super) fn whole(&self) -> LineRange {
-        LineRange { from: 0, to: self.bytes }
-    }
-
     /// Prefetches the rows of `n` keys from `key` on, which lie behind one another: each line once,
     /// also where rows share lines.
     #[inline(always)]
@@ -104,17 +87,17 @@ impl PrefetchStream {
             line += LINE;
         }
         if self.bytes != self.rows.stride {
-            self.prefetch(s, key, n, self.whole());
+            self.prefetch(s, key, n);
         }
     }
 
-    /// Prefetches a part of the rows of `n` keys from `key` on.
+    /// Prefetches the rows of `n` keys from `key` on.
     #[inline(always)]
-    pub(super) fn prefetch<S: Isa>(&self, s: S, key: usize, n: usize, part: LineRange) {
+    pub(super) fn prefetch<S: Isa>(&self, s: S, key: usize, n: usize) {
         for i in 0..n {
             let row = self.rows.skip(key + i).base;
-            let mut line = part.from;
-            while line < part.to {
+            let mut line = 0;
+            while line < self.bytes {
                 s.prefetch_l2(row.wrapping_add(line));
                 line += LINE;
             }

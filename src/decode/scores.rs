@@ -140,7 +140,7 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
     macro_rules! row_of {
         ($vectors:expr) => {
             if count == 1 && dim == $vectors * width::<S, P>() {
-                if const { S::PREFETCHES_OTHER_TENSOR && P::MAX_ROWS == 1 } && prefetches {
+                if const { S::PREFETCHES_STREAM && P::MAX_ROWS == 1 } && prefetches {
                     for first in vectors {
                         // SAFETY: I5: the one row that there is (caller).
                         unsafe {
@@ -182,7 +182,7 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
                         // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
                         // (caller).
                         unsafe {
-                            if const { S::PREFETCHES_OTHER_TENSOR && ($rows == ROWS || P::MAX_ROWS == 1) }
+                            if const { S::PREFETCHES_STREAM && ($rows == ROWS || P::MAX_ROWS == 1) }
                                 && prefetches
                                 && row == 0
                             {
@@ -399,7 +399,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
                 let k = k.skip($n * KEYS);
                 prefetch_rows(s, k.skip(distance), KEYS, bytes);
                 if PREFETCH {
-                    next.prefetch(s, $n * KEYS, KEYS, next.whole());
+                    next.prefetch(s, $n * KEYS, KEYS);
                 }
                 // SAFETY: I2: these are KEYS of the `LANES / R` keys that the caller has.
                 let dots = unsafe { dot::<S, P, T, R, KEYS, N>(s, q, stride, k, dim) };

@@ -14,7 +14,7 @@ use std::slice;
 use super::accumulate;
 use super::block::{Block, Run};
 use super::gemv::Gemv;
-use super::prefetch::PrefetchStream;
+use super::prefetch::{BYTES_AHEAD, PrefetchStream};
 use super::scratch::{BlockArrays, RowArrays, part_start};
 use super::state::State;
 use super::{begin, end, look_at, scores, softmax};
@@ -30,9 +30,6 @@ use crate::work::split_kv::{MAX_KV_HEADS, SplitWork};
 /// Keys of a head that are multiplied before it is the turn of the next one: whole vectors, and so
 /// few that those of all heads, and what is prefetched, stay in the second-level cache.
 const TURN: usize = 16;
-
-/// Bytes of all heads that are prefetched ahead, at least: what memory gives while it answers.
-const BYTES_AHEAD: usize = 24 << 10;
 
 /// The steps that are compiled for each instruction set and compute type.
 pub(super) trait Steps {
@@ -269,11 +266,8 @@ impl Together<'_> {
             let sees_all = block.is_whole && block.is_plain && !block.has_gap;
             self.adds_runs && sees_all && block.v_run().is_some()
         };
-        let order = if const { S::PREFETCHES_OTHER_TENSOR } {
-            Order::of(all().map(|(block, _)| block))
-        } else {
-            None
-        };
+        let order =
+            if const { S::PREFETCHES_STREAM } { Order::of(all().map(|(block, _)| block)) } else { None };
         // SAFETY: I5: the arrays are those of the parts (caller), and were laid out for blocks of
         // this size.
         unsafe {

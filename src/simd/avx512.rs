@@ -130,7 +130,7 @@ impl<L: Level> Isa for Avx512<L> {
     const NAME: &'static CStr = L::NAME;
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
-    const PREFETCHES_OTHER_TENSOR: bool = true;
+    const PREFETCHES_STREAM: bool = true;
     type F32 = __m512;
     type I32 = __m512i;
     type Mask = __mmask16;

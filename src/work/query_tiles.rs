@@ -33,7 +33,7 @@ pub struct TileSizes {
     pub splits: Option<SplitLimits>,
     /// Bytes of K and V of a call from which on decode prefetches one of them while the other one
     /// is multiplied.
-    pub prefetch_other_above: usize,
+    pub prefetch_stream_above: usize,
     /// The measured numbers of the machine.
     pub tuning: &'static Tuning,
 }
