@@ -253,7 +253,11 @@ pub(crate) trait Gemm: Sized + 'static {
             let distance = prefetch_groups;
             let d = make_and_accumulate(s, scores, v, n, dim, output, lanes, onto, distance, probabilities);
             let after = probabilities.sum();
-            let begin = std::array::from_fn(|z| Self::begin_value(s, before[z], after[z]));
+            // No closure: it would not be compiled for the instruction set.
+            let mut begin = before;
+            for (begin, after) in begin.iter_mut().zip(after) {
+                *begin = Self::begin_value(s, *begin, after);
+            }
             accumulate::<S, Self, R, Z>(
                 s, scores, v, n, d, dim, output, lanes, onto, weight, begin, distance,
             );
