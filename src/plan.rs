@@ -231,7 +231,8 @@ impl Planner<'_> {
     /// Which query rows are too few for prefill.
     fn decode_rule(self) -> DecodeRule {
         let Planner { shape, kernel, machine, .. } = self;
-        let border = &machine.tuning.decode.border;
+        let tuning = &machine.tuning.decode;
+        let border = if kernel.lanes() < 16 { &tuning.border_short } else { &tuning.border };
         let [k, v] = [1, 2].map(|i| match shape.storage.dtypes[i] {
             Dtype::F32 => border.f32,
             Dtype::I8 => border.integers,

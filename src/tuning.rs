@@ -3,7 +3,7 @@
 //! in [`Microarch::of_x86`] or [`Microarch::of_arm`].
 //!
 //! Records change speed, and of the results only rounding. [`Tuning::has_fast_bf16_dots`] chooses a
-//! kernel, [`DecodeTuning::border`] a path. [`DecodeTuning::block_keys`], [`DecodeTuning::splits`]
+//! kernel, [`DecodeTuning::border`] (and its short one) a path. [`DecodeTuning::block_keys`], [`DecodeTuning::splits`]
 //! and those of prefill's numbers that decide the keys of a block order a row's sums. Nothing else
 //! here changes a bit.
 //!
@@ -97,8 +97,10 @@ pub struct PrefillTuning {
 /// Numbers of [`crate::decode`] and of the splits that a plan cuts for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DecodeTuning {
-    /// How many query rows are few.
+    /// How many query rows are few, with vectors of 16 lanes ...
     pub border: Border,
+    /// ... and with shorter ones.
+    pub border_short: Border,
     /// Keys of a block: its fixed cost is that of tens of keys. 1024 gave one row 2 % and several
     /// rows nothing, and sums of 16-bit integers hold no more.
     pub block_keys: usize,
@@ -346,6 +348,7 @@ pub static ZEN4: Tuning = Tuning {
     },
     decode: DecodeTuning {
         border: BORDER_ZEN4,
+        border_short: BORDER_ZEN2,
         block_keys: 512,
         group_rows: 32,
         splits: SplitLimits { max_splits: 32, min_split_keys: 512 },
@@ -375,21 +378,15 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: no stream is prefetched, because AVX2 kernels have no such loops. The
-/// six rows of a register tile fit the eight ways of the first level, so that dense ones are not
-/// copied; blocks are held to half of the smaller L2. The border is that of AVX2, all else as on
-/// Zen 4, not measured anew.
+/// Zen 2 and 3: no stream is prefetched, because AVX2 kernels have no such loops. The six rows of a
+/// register tile fit the eight ways of the first level, so that dense ones are not copied; blocks
+/// are held to half of the smaller L2. All else is as on Zen 4, not measured anew.
 pub static ZEN2: Tuning = Tuning {
     name: "zen2",
     // It has no such instruction.
     has_fast_bf16_dots: false,
     prefill: PrefillTuning { copy_dense_from: usize::MAX, l2_share_block: 2, ..ZEN4.prefill },
-    decode: DecodeTuning {
-        border: BORDER_ZEN2,
-        together_above: 8 << 20,
-        prefetches_stream: false,
-        ..ZEN4.decode
-    },
+    decode: DecodeTuning { together_above: 8 << 20, prefetches_stream: false, ..ZEN4.decode },
     ..ZEN4
 };
 
@@ -464,6 +461,7 @@ impl DecodeTuning {
             self,
             "decode.",
             border,
+            border_short,
             block_keys,
             group_rows,
             splits,
@@ -642,7 +640,6 @@ mod tests {
             let Tuning { name, has_fast_bf16_dots: _, prefill, decode, masks, threads } = *tuning;
             let mut expected = ZEN4;
             if ["zen2", "generic-16", "arm-little", "arm-big"].contains(&name) {
-                expected.decode.border = BORDER_ZEN2;
                 expected.decode.together_above = 8 << 20;
                 expected.prefill.copy_dense_from = usize::MAX;
                 expected.prefill.l2_share_block = 2;
