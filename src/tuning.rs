@@ -4,8 +4,8 @@
 //!
 //! Records change speed, and of the results only rounding. [`Tuning::has_fast_bf16_dots`] chooses a
 //! kernel, [`DecodeTuning::border`] and [`DecodeTuning::border_short`] a path.
-//! [`DecodeTuning::block_keys`], [`DecodeTuning::splits`] and those of prefill's numbers that decide
-//! the keys of a block order a row's sums. Nothing else here changes a bit.
+//! [`DecodeTuning::block_keys`], [`DecodeTuning::splits`] and those of prefill's numbers that
+//! decide the keys of a block order a row's sums. Nothing else here changes a bit.
 //!
 //! # What is not here
 //!
