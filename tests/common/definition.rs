@@ -266,6 +266,13 @@ impl Definition<'_> {
             }
             let scale = if a.scale == 0.0 { 1.0 / (a.dim_qk as f64).sqrt() } else { f64::from(a.scale) };
             let q: Vec<f64> = (0..a.dim_qk).map(|d| value(&a.q, self.query_at(b, i), h, d)).collect();
+            // Unsigned integers are multiplied as signed ones, which are 128 less.
+            let more = |j: i64, d: i64| match scale_at(&a.k, self.key_at(b, j), kv, d) {
+                _ if a.k.dtype != U8 => 0.0,
+                // SAFETY: the scale of an element.
+                Some(at) => 128.0 * f64::from(unsafe { read(at as *const f32, 0) }).abs(),
+                None => 128.0,
+            };
             // The largest number on the way to a logit.
             let mut most = 0.0f64;
             let cap = if a.softcap > 0.0 { f64::from(a.softcap) } else { f64::INFINITY };
@@ -278,7 +285,8 @@ impl Definition<'_> {
                     most = most.max(score.abs().min(cap)).max(logit.abs());
                     // Products may be larger than their sum; of what that costs, the cap leaves its
                     // slope.
-                    let terms = products().map(f64::abs).sum::<f64>();
+                    let more = (0..).zip(&q).map(|(d, q)| (scale * q).abs() * more(j, d));
+                    let terms = products().map(f64::abs).sum::<f64>() + more.sum::<f64>();
                     let steepest = ((score.abs() - 1e-5 * terms).max(0.0) / cap).cosh().powi(-2);
                     most = most.max(terms * steepest);
                     logit
@@ -297,14 +305,7 @@ impl Definition<'_> {
             let largest_q = q.iter().fold(0.0f64, |m, q| m.max(q.abs()));
             let magnitude = |j: &i64| {
                 let size = |q: f64| if is_i8 || is_i16 { largest_q } else { q.abs() };
-                // Unsigned integers are multiplied as signed ones, which are 128 less.
-                let more = |d: i64| match scale_at(&a.k, self.key_at(b, *j), kv, d) {
-                    _ if a.k.dtype != U8 => 0.0,
-                    // SAFETY: the scale of an element.
-                    Some(at) => 128.0 * f64::from(unsafe { read(at as *const f32, 0) }).abs(),
-                    None => 128.0,
-                };
-                let of_keys = rows[j][0].iter().zip(0..).map(|(k, d)| k.abs() + more(d));
+                let of_keys = rows[j][0].iter().zip(0..).map(|(k, d)| k.abs() + more(*j, d));
                 q.iter().zip(of_keys).map(|(&q, k)| size(q) * k).sum::<f64>()
             };
             let of_scores = match (is_bf16 || is_i8 || is_i16) && !is_exact_q {
