@@ -28,7 +28,8 @@ static unsigned short set_x87(unsigned short word) {
 
 #else
 
-/* FPCR has no flags. DAZ stands for what makes every NaN the same one. Traps are missing on most machines. */
+/* FPCR has no flags. DAZ stands for what makes every NaN the same one. Traps are missing on most
+ * machines. */
 enum { FLAGS = 0, DAZ = 1 << 25, MASKS = 0, DOWN = 2 << 22, UP = 1 << 22, TO_ZERO = 3 << 22, FTZ = 1 << 24 };
 enum { DIVISION_BY_ZERO = 0, INEXACT = 0 };
 

@@ -171,8 +171,8 @@ static inline int best_up_to(int rank) {
 /* The best that this machine has. */
 static inline int machine_rank(void) { return best_up_to(ISAS - 1); }
 
-/* What an instruction set multiplies but float: pairs of bfloat16, bytes, 8-bit integers as those of 16 bits, and
- * those in blocks. */
+/* What an instruction set multiplies but float: pairs of bfloat16, bytes, 8-bit integers as those
+ * of 16 bits, and those in blocks. */
 #ifdef __aarch64__
 static inline bool has_dots_of_bf16(int rank) { return rank == 4; }
 static inline bool has_dots_of_bytes(int rank) { return rank >= 2; }

@@ -22,8 +22,8 @@ static void check(ggml_backend_reg_t hook, const cpu &with, cpu &without, const 
     cases++;
     EXPECT(count(hook, "flash_attention_served") == served + 1, "not served: %s", s.name().c_str());
     const bool exact = !ggml_is_quantized(s.k) && !ggml_is_quantized(s.v);
-    /* Where bf16 is multiplied as it is, queries and probabilities are rounded to it; ggml's own code
-     * rounds queries, too. */
+    /* Where bf16 is multiplied as it is, queries and probabilities are rounded to it; ggml's own
+     * code rounds queries, too. */
     const bool rounds = s.k == GGML_TYPE_BF16 && s.v == GGML_TYPE_BF16 && __builtin_cpu_supports("avx512bf16");
     EXPECT(error <= (rounds ? 2e-5 : exact ? 1e-6 : 1e-5), "%g: %s", error, s.name().c_str());
     /* ggml's error, for the record, and that both compute the same operator. */

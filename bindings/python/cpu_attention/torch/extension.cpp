@@ -276,7 +276,8 @@ Tensor sdpa(const Tensor &q, const Tensor &k, const Tensor &v, const optional<Te
     return out;
 }
 
-// Arguments of an operator on the stack, read in the order of its schema, whose names must be those that are asked for.
+// Arguments of an operator on the stack, read in the order of its schema, whose names must be those
+// that are asked for.
 class Reader {
   public:
     Reader(const c10::FunctionSchema &schema, c10::ArrayRef<c10::IValue> values) : schema(schema), values(values) {}
@@ -343,7 +344,8 @@ Ends ends_of(const Tensor &t, const char *name, int64_t most) {
     return out;
 }
 
-// Rows of a tensor that has the sequences behind one another; none if it has more batch entries than one.
+// Rows of a tensor that has the sequences behind one another; none if it has more batch entries
+// than one.
 int64_t rows_behind_one_another(const Tensor &t) {
     return t.dim() == 3 || t.size(0) == 1 ? t.size(t.dim() - 2) : -1;
 }
@@ -420,7 +422,7 @@ void set_quantities(fa_tensor &out, Quantities &given, const Tensor &of, const c
     out.quant = &given.record;
 }
 
-// The operator of its own, of which an overload has weights. Its schema is made by torch/__init__.py.
+// The operator of its own, of which an overload has weights. torch/__init__.py makes its schema.
 void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::Stack *stack) {
     const size_t count = op.schema().arguments().size();
     Reader read(op.schema(), torch::jit::last(*stack, count));
