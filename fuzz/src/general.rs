@@ -276,7 +276,7 @@ pub(crate) fn lists(d: &Described, lengths: &[i128; 11], verdict: &mut Verdict) 
         let page_size = i128::from(page_size.max(1));
         // All alike where there is nothing that tells sequences apart.
         let lists = has(TABLE_STARTS) || has(LENS) || has(FIRSTS);
-        let some = if lists || a.table_stride > 0 { batch } else { 1 };
+        let some = if lists || a.table_stride > 0 { batch } else { batch.min(1) };
         for b in 0..some {
             let (start, end) = match has(TABLE_STARTS) {
                 true => (i128::from(d.listed(4, b)), i128::from(d.listed(4, b + 1))),
