@@ -12,6 +12,7 @@ pub(crate) mod f32;
 pub(crate) mod i16;
 pub(crate) mod i8;
 pub(crate) mod integers;
+pub(crate) mod repacked;
 pub(crate) mod split16;
 #[cfg(test)]
 pub(crate) mod tiles;

@@ -18,7 +18,8 @@
 //!       plain         several rows at a time                                  accumulate
 //!       guarded       visible keys only: some value behind a mask is not
 //!                     finite                                                  accumulate
-//!       block-scaled  row by row, integer weights that include the scales     block_scaled
+//!       block-scaled  row by row, integer weights that include the scales     block_scaled,
+//!                                                                             repacked
 //!   combine the state with that of the splits before                          state
 //! epilogue: divide by the sums, write rows of the output                      epilogue
 //! ```
@@ -42,6 +43,7 @@ pub(crate) mod gemv;
 mod outliers;
 #[forbid(unsafe_code)]
 pub(crate) mod prefetch;
+pub(crate) mod repacked;
 pub(crate) mod scores;
 pub(crate) mod scratch;
 pub(crate) mod softmax;
@@ -131,6 +133,10 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                     continue;
                 }
                 match work.kv_heads {
+                    // Rows that are repacked are never those of several heads.
+                    _ if P::reading(0).is_repacked => {
+                        attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state);
+                    }
                     1 => attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state),
                     _ => attend_together::<S, P>(s, work, &seen, tiles, &rows, &block, &state),
                 }
@@ -321,13 +327,13 @@ unsafe fn attend<S: Isa, P: Gemv>(
                 unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));
             }
             if !keys.is_empty() {
-                let in_row = P::scales_in_row(work.problem().shape().dim_v);
+                let reading = P::reading(work.problem().shape().dim_v);
                 let block = Block::new(
                     work,
                     tiles,
                     arrays,
                     P::DTYPE,
-                    in_row,
+                    reading,
                     &keys,
                     &next,
                     unmasked,
@@ -522,7 +528,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
     arrays: &BlockArrays,
     state: &State,
 ) {
-    let scales_in_row = P::scales_in_row(work.problem().shape().dim_v);
+    let reading = P::reading(work.problem().shape().dim_v);
     let (steps, prefetches) = (&Compiled(s, PhantomData::<P>), should_prefetch::<S, P>(work, tiles));
     let (rounds, read_as, adds_runs) = (P::ROUNDS, P::DTYPE, P::ADDS_RUNS);
     let loops_prefetch = P::MAX_ROWS == 1 || work.count() >= scratch::least_of_four::<S, P>();
@@ -535,7 +541,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
         steps,
         rounds,
         read_as,
-        scales_in_row,
+        reading,
         adds_runs,
         prefetches,
         loops_prefetch,
@@ -550,7 +556,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
 fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool {
     // Where scales lie within rows, and only there, without that copy of the loops as well.
     if const { !S::PREFETCHES_STREAM } {
-        let has_scales = P::scales_in_row(work.problem().shape().dim_v) > 0;
+        let has_scales = P::reading(work.problem().shape().dim_v).scales_in_row > 0;
         return has_scales && bytes_read(work) > tiles.tuning.decode.prefetch_scales_above;
     }
     let is_worth_it = work.count() >= ROWS || (P::MAX_ROWS == 1 && work.count() == 1);

@@ -82,6 +82,9 @@ pub trait Kernel: Sync {
     fn compute_type(&self, path: Path) -> &'static str;
     /// Whether it computes problems that are stored so.
     fn takes_storage(&self, storage: &Storage) -> bool;
+    /// [`select`] takes it for as many query rows of all heads of a kv head, at least: it is faster
+    /// there than those below it.
+    fn min_rows(&self) -> usize;
     /// Elements of a row of Q and K, at most.
     fn max_dim(&self) -> usize;
     /// Keys of a block, at most.
@@ -163,6 +166,8 @@ type Types<P, F, Few, One, D> = PhantomData<fn() -> (P, F, Few, One, D)>;
 struct Combination<P, F, Few, One, D, const R: usize> {
     is_worth_it: fn() -> bool,
     takes: fn(&Storage) -> bool,
+    /// Query rows of all heads of a kv head, at least.
+    min_rows: usize,
     max_dim: usize,
     accuracy: Accuracy,
     types: Types<P, F, Few, One, D>,
@@ -174,6 +179,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
         Combination {
             is_worth_it: || true,
             takes: F::takes,
+            min_rows: 0,
             max_dim: F::MAX_DIM,
             accuracy: F::ACCURACY,
             types: PhantomData,
@@ -187,6 +193,12 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
     ))]
     const fn only_where(self, is_worth_it: fn() -> bool) -> Self {
         Combination { is_worth_it, ..self }
+    }
+
+    /// For problems with at least so many query rows of all heads of a kv head.
+    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    const fn from_rows(self, min_rows: usize) -> Self {
+        Combination { min_rows, ..self }
     }
 
     /// For problems that are stored so, with heads of at most `max_dim` elements, and for demands
@@ -221,6 +233,10 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn takes_storage(&self, storage: &Storage) -> bool {
         (self.takes)(storage)
+    }
+
+    fn min_rows(&self) -> usize {
+        self.min_rows
     }
 
     fn max_dim(&self) -> usize {
@@ -258,7 +274,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         let [_, k, v] = shape.storage.dtypes;
         match path {
             Path::Prefill => [F::reads_k(k, shape.dim_qk), F::reads_v(v)],
-            Path::Decode => decode::reads_kv(&shape.storage),
+            Path::Decode => decode::reads_kv::<Few>(&shape.storage),
         }
     }
 
@@ -413,8 +429,11 @@ pub fn best() -> Result<&'static dyn Kernel, Error> {
 /// The best kernel under the current limit for problems of a shape, of those that meet a demand.
 pub fn select(shape: &Shape, accuracy: Accuracy) -> Result<&'static dyn Kernel, Error> {
     let (mut kernels, is_limited) = allowed()?;
+    let heads = shape.queries[1].checked_div(shape.heads_kv).unwrap_or(0);
+    let rows = shape.queries[2].saturating_mul(heads);
     let fits = |kernel: &&'static dyn Kernel| {
-        kernel.takes(shape) && kernel.accuracy() >= accuracy && (is_limited || kernel.is_worth_it())
+        let is_for_it = kernel.takes(shape) && rows >= kernel.min_rows() && kernel.accuracy() >= accuracy;
+        is_for_it && (is_limited || kernel.is_worth_it())
     };
     kernels.find(fits).ok_or(Error::Dtype)
 }

@@ -67,7 +67,9 @@ pub(crate) trait Body {
 /// 6. compute type split16: `dot_u8_i8`, `load_split16`, `store_split16`, `join_split16`,
 ///    `load_lower_half`, `interleave_bytes` with `deinterleave_bytes`; for Q8_0 also `load_halves`,
 ///    `splat_halves`, `horizontal_sums_of_halves`, `gather_f16`, `splat_f16`, `hide_pointer`, and
-///    for blocks of 4 and 5 bits `unpack_nibbles`;
+///    for blocks of 4 and 5 bits `unpack_nibbles`; compute type repacked: `dot_u8_i8`,
+///    `join_split16`, `load_interleaved_bytes`, `load_transposed_words`, `look_up_nibbles`,
+///    `add_by_bits`, `add_by_bit_of_lane`, `load_f16_pairs`, `signs`, `negate_bytes`;
 /// 7. transposed K and V: `load_interleaved_bytes`, besides `transpose`, `load_bf16` and
 ///    `pack_bf16`.
 ///
@@ -103,6 +105,8 @@ pub(crate) trait Isa: Copy + 'static {
     /// Whether decode has a second copy of its loops over K and V, which prefetches a stream: rows
     /// that are read later. Whether a call takes it is decided when it runs.
     const PREFETCHES_STREAM: bool = false;
+    /// Whether decode has code that repacks blocks: [`crate::decode::repacked`].
+    const REPACKS: bool = false;
     /// Whether a multiplication takes one lane of a vector for all lanes of the other, at no cost.
     /// Register tiles of prefill then load [`BY_LANE`] words of a key or of values at a time,
     /// instead of broadcasting each; a vector has as many lanes.
@@ -534,6 +538,54 @@ pub(crate) trait Isa: Copy + 'static {
     ) {
         // SAFETY: 16 bytes are readable at `p`, and 32 writable at `to` (caller).
         unsafe { blocks::unpack_nibbles(p, table, fifths, sign, to) }
+    }
+    /// Loads `LANES` pairs of binary16 numbers: the first of each, and the second.
+    ///
+    /// # Safety
+    /// `2 * LANES` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_f16_pairs(self, p: *const u16) -> [Self::F32; 2] {
+        // SAFETY: 2 * LANES values are readable at `p` (caller).
+        unsafe { blocks::load_f16_pairs(self, p) }
+    }
+    /// Loads 16 bytes from each of `LANES` addresses, transposed: lane `n` of vector `w` is word
+    /// `w` of the 16 bytes at `four(n - n % 4)(n % 4)`.
+    ///
+    /// # Safety
+    /// 16 bytes are readable at each address.
+    #[inline(always)]
+    unsafe fn load_transposed_words<At: Fn(usize) -> *const u8>(
+        self,
+        four: impl Fn(usize) -> At,
+    ) -> [Self::I32; 4] {
+        // SAFETY: 16 bytes are readable at each address (caller).
+        unsafe { blocks::load_transposed_words(self, four) }
+    }
+    /// Replaces the low nibble of each byte by its entry in `table`, and the high one.
+    #[inline(always)]
+    fn look_up_nibbles(self, x: Self::I32, table: &[i8; 16]) -> [Self::I32; 2] {
+        blocks::look_up_nibbles(self, x, table)
+    }
+    /// Adds `more` to byte `i` of each lane of `x` where the lane of `bits` has bit `first + i`.
+    #[inline(always)]
+    fn add_by_bits(self, x: Self::I32, bits: Self::I32, first: usize, more: i8) -> Self::I32 {
+        blocks::add_by_bits(self, x, bits, first, more)
+    }
+    /// Adds `more` to byte `i` of each lane of `x`, where bit `first` plus the number of the lane
+    /// is set in `bits[i]`: less than 32 in all.
+    #[inline(always)]
+    fn add_by_bit_of_lane(self, x: Self::I32, bits: [u32; 4], first: usize, more: i8) -> Self::I32 {
+        blocks::add_by_bit_of_lane(self, x, bits, first, more)
+    }
+    /// The signs of all lanes: bit `n` is that of lane `n`.
+    #[inline(always)]
+    fn signs(self, x: Self::F32) -> u16 {
+        blocks::signs(self, x)
+    }
+    /// Negates byte `i` of each lane of `x` where bit `i` of `signs` is set, a number below 16.
+    #[inline(always)]
+    fn negate_bytes(self, x: Self::I32, signs: u8) -> Self::I32 {
+        blocks::negate_bytes(self, x, signs)
     }
     /// Loads `4 * LANES` i16, at most 32,639 each, split into signed bytes: a vector of high bytes
     /// and one of low bytes, where each number is `256 * high + low`.

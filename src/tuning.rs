@@ -194,7 +194,7 @@ const BORDER_ZEN4: Border = Border {
     f32: [15, 30, 45, 59],
     bits16: [15, 30, 42, 55],
     integers: [16, 32, 46, 60],
-    blocks: [15, 29, 43, 56],
+    blocks: [16, 32, 48, 64],
     of_head: 0,
 };
 

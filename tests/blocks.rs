@@ -311,7 +311,9 @@ fn odd_scales_of(dtype: Dtype) {
 fn integers_are_where_the_machine_has_them() {
     let is_there = |isa: &&CStr| flash_attention::kernel::available().any(|row| row.isa() == *isa);
     let expected: Vec<_> = [c"avx512vnni", c"avx2"].into_iter().filter(is_there).collect();
-    let found: Vec<_> = integers().map(|kernel| kernel.kernel.isa()).collect();
+    let mut found: Vec<_> = integers().map(|kernel| kernel.kernel.isa()).collect();
+    // Kernels for many rows, and for few.
+    found.dedup();
     assert_eq!(found, expected.into_iter().filter(|isa| common::is_tested(isa)).collect::<Vec<_>>());
 }
 

@@ -13,7 +13,7 @@ use super::i16::I16;
 use crate::attend::rows::Source;
 use crate::decode::block::{Block, Run};
 use crate::decode::block_scaled;
-use crate::decode::gemv::{BlockScaledGemv, Gemv, width};
+use crate::decode::gemv::{BlockScaledGemv, Gemv, Reading, width};
 use crate::decode::prefetch::PrefetchStream;
 use crate::decode::scratch::{BlockArrays, RowArrays};
 use crate::decode::state::State;
@@ -101,8 +101,8 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
     }
 
     #[inline(always)]
-    fn scales_in_row(dim: usize) -> usize {
-        dim / T::BLOCK
+    fn reading(dim: usize) -> Reading {
+        Reading { scales_in_row: dim / T::BLOCK, is_repacked: false }
     }
 
     #[inline(always)]
@@ -113,7 +113,7 @@ impl<T: BlockScaled> Gemv for Blocks16<T> {
 
     #[inline(always)]
     unsafe fn add_values<S: Isa>(s: S, block: &Block, rows: &RowArrays, arrays: &BlockArrays, state: &State) {
-        // SAFETY: I5: the caller vouches for the arrays of the block's group; `scales_in_row` made
+        // SAFETY: I5: the caller vouches for the arrays of the block's group; `reading` made
         // room for weights.
         unsafe { block_scaled::values::<S, Self>(s, block, rows, &arrays.weights, state) }
     }

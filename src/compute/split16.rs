@@ -16,7 +16,7 @@ use super::i16::I16;
 use crate::attend::rows::Source;
 use crate::decode::block::{Block, Run};
 use crate::decode::block_scaled;
-use crate::decode::gemv::{BlockScaledGemv, Gemv, PairedBlocks, width};
+use crate::decode::gemv::{BlockScaledGemv, Gemv, PairedBlocks, Reading, width};
 use crate::decode::prefetch::PrefetchStream;
 use crate::decode::scratch::{BlockArrays, RowArrays};
 use crate::decode::state::State;
@@ -38,19 +38,19 @@ const SIGNS: i32 = i32::from_ne_bytes([0x80; PACK]);
 
 /// Where the bytes of elements from `d` on are: hi of a vector of operands, then lo.
 #[inline(always)]
-fn halves(row: *const f32, d: usize) -> *const i32 {
+pub(super) fn halves(row: *const f32, d: usize) -> *const i32 {
     row.cast::<u8>().wrapping_add(2 * d).cast()
 }
 
 /// What stands behind a packed query of `dim` elements.
 #[inline(always)]
-fn behind<S: Isa>(row: *const f32, dim: usize) -> *const i32 {
+pub(super) fn behind<S: Isa>(row: *const f32, dim: usize) -> *const i32 {
     halves(row, dim.next_multiple_of(PACK * S::LANES))
 }
 
 /// Where the bytes of the probabilities of keys from `key` on are: hi of a vector, then lo.
 #[inline(always)]
-fn halves_of_keys<S: Isa>(row: *const f32, key: usize) -> *const u8 {
+pub(super) fn halves_of_keys<S: Isa>(row: *const f32, key: usize) -> *const u8 {
     row.cast::<u8>().wrapping_add(2 * (key - key % S::LANES) + key % S::LANES)
 }
 
@@ -94,7 +94,7 @@ impl Registers for Pair {
 /// # Safety
 /// The contract of [`Gemv::pack`].
 #[inline(always)]
-unsafe fn pack<S: Isa>(
+pub(super) unsafe fn pack<S: Isa>(
     s: S,
     source: Source,
     dim: usize,
@@ -304,8 +304,8 @@ impl<T: BlockScaled> Gemv for Split16<T> {
     }
 
     #[inline(always)]
-    fn scales_in_row(dim: usize) -> usize {
-        dim / T::BLOCK
+    fn reading(dim: usize) -> Reading {
+        Reading { scales_in_row: dim / T::BLOCK, is_repacked: false }
     }
 
     #[inline(always)]
@@ -322,7 +322,7 @@ impl<T: BlockScaled> Gemv for Split16<T> {
 
     #[inline(always)]
     unsafe fn add_values<S: Isa>(s: S, block: &Block, rows: &RowArrays, arrays: &BlockArrays, state: &State) {
-        // SAFETY: I5: the caller vouches for the arrays of the block's group; `scales_in_row` made
+        // SAFETY: I5: the caller vouches for the arrays of the block's group; `reading` made
         // room for weights.
         unsafe { block_scaled::values::<S, Self>(s, block, rows, &arrays.weights, state) }
     }

@@ -4,9 +4,11 @@ use std::iter;
 use std::ops::Range;
 use std::ptr;
 
+use super::gemv::Reading;
 use super::prefetch::{BYTES_AHEAD, PrefetchStream, prefetch_rows};
+use super::repacked::{self, Group};
 use super::scratch::{BlockArrays, Staging, staged_keys, staged_stride, staging};
-use super::unpack::{self, Minima};
+use super::unpack::{self, OfBlocks};
 use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
@@ -14,7 +16,7 @@ use crate::attend::seen::Seen;
 use crate::attend::{K, V, convert, gather};
 use crate::dtype::Dtype;
 use crate::problem::Chunk;
-use crate::simd::{Body, Isa};
+use crate::simd::{Body, Isa, MAX_LANES};
 use crate::tuning::{DecodeTuning, MaskTuning, Tuning};
 use crate::view::{ScaleGranularity, View};
 use crate::work::query_tiles::TileSizes;
@@ -34,8 +36,10 @@ pub(crate) struct Run {
     /// and a zero, where they have zeros of their own.
     pub(super) scales: Option<*const f32>,
     pub(super) zeros: Option<*const f32>,
-    /// Minima of blocks, where rows have been unpacked that have any.
-    pub(super) minima: Option<Minima>,
+    /// Scales of blocks, where rows have been repacked, and minima, where rows have been unpacked
+    /// or repacked that have any.
+    pub(super) block_scales: Option<OfBlocks>,
+    pub(super) minima: Option<OfBlocks>,
     /// Prefetch distance in rows, and where they end that are prefetched.
     pub(super) prefetch_rows: usize,
     pub(super) prefetch_end: usize,
@@ -87,7 +91,8 @@ struct KvBlock<'a> {
     is_staged_at_once: bool,
     /// What is done to rows that are staged.
     staging: Staging,
-    minima: Option<Minima>,
+    block_scales: Option<OfBlocks>,
+    minima: Option<OfBlocks>,
     /// Where a factor for each key goes, if rows have scales of their own, and a zero.
     scales: Option<*mut f32>,
     zeros: Option<*mut f32>,
@@ -99,7 +104,7 @@ struct KvBlock<'a> {
 
 impl<'a> KvBlock<'a> {
     /// K or V of the block that begins with key `start`, for a compute type that reads the type
-    /// `read_as` alone, if it does, and whose rows of V have `scales_in_row` scales.
+    /// `read_as` alone, if it does, and reads blocks with scales as `reading` says.
     #[inline(always)]
     fn new(
         work: &'a SplitWork<'a>,
@@ -109,17 +114,17 @@ impl<'a> KvBlock<'a> {
         tiles: TileSizes,
         arrays: &BlockArrays,
         read_as: Option<Dtype>,
-        scales_in_row: usize,
+        reading: Reading,
     ) -> KvBlock<'a> {
         let shape = work.problem().shape();
         let dim = if which == V { shape.dim_v } else { shape.dim_qk };
         let is_staged = tiles.staged[which];
         let stored = shape.storage.dtypes[1 + which];
         let granularity = shape.storage.granularities[1 + which];
-        let staging = staging(scales_in_row, &shape.storage, which);
+        let staging = staging(reading, &shape.storage, which);
         let has_row_scales = granularity == ScaleGranularity::PerToken;
         let row_bytes = shape.row_bytes_kv()[which];
-        let staged_keys = staged_keys(scales_in_row, shape, which, tiles);
+        let staged_keys = staged_keys(reading, shape, which, tiles);
         // A loop that only copies has as many misses at once with half of that.
         let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
         let prefetches_page = shape.page.is_some() && !shape.strided_kv[which];
@@ -138,12 +143,13 @@ impl<'a> KvBlock<'a> {
             dtype: read_as.unwrap_or(if staging == Staging::Converted { Dtype::F32 } else { stored }),
             staged: is_staged.then_some(arrays.staged[which]),
             staged_stride: match is_staged {
-                true => staged_stride(scales_in_row, &shape.storage, which, dim),
+                true => staged_stride(reading, &shape.storage, which, dim),
                 false => 0,
             },
             staged_keys,
             is_staged_at_once: staged_keys == tiles.kv,
             staging,
+            block_scales: arrays.block_scales[which],
             minima: arrays.minima[which],
             scales: has_row_scales.then_some(arrays.scales[which]),
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
@@ -187,8 +193,8 @@ impl<'a> KvBlock<'a> {
     fn run(&self, keys: Range<usize>, rows: Rows) -> Run {
         let [scales, zeros] = [self.scales, self.zeros].map(|of| of.map(|of| of.cast_const()));
         let (prefetch_rows, prefetch_end) = (self.tuning.prefetch_rows, keys.end);
-        let Self { dtype, dim, minima, .. } = *self;
-        Run { keys, rows, dtype, dim, scales, zeros, minima, prefetch_rows, prefetch_end }
+        let Self { dtype, dim, block_scales, minima, .. } = *self;
+        Run { keys, rows, dtype, dim, scales, zeros, block_scales, minima, prefetch_rows, prefetch_end }
     }
 
     /// The runs of `keys`, in the order of the keys.
@@ -345,6 +351,13 @@ impl<'a> KvBlock<'a> {
             s.core().enter(CopyRows { block: self, keys, to: to(self.start) });
             return;
         }
+        if const { S::REPACKS }
+            && let Some(scales) = self.block_scales
+        {
+            // SAFETY: I5: there is room for the run (caller).
+            unsafe { self.repack(s, run, scales) };
+            return;
+        }
         let blocks = self.dim / Dtype::Q8_0.block();
         if let Some(minima) = self.minima {
             // SAFETY: I5: there is room for those of the block (caller).
@@ -367,6 +380,59 @@ impl<'a> KvBlock<'a> {
                     let n = (n, self.rows_ahead(key));
                     let from = (source.rows(), source.dtype(), self.which == V);
                     unpack::unpack(s, from, n, self.dim, rows, minima);
+                }
+            }
+        }
+    }
+
+    /// Repacks the rows of a run: as many keys at a time as a vector has lanes, wherever they lie.
+    ///
+    /// # Safety
+    /// The arrays of the block have room for the run (I5).
+    unsafe fn repack<S: Isa>(&self, s: S, run: &Run, scales: OfBlocks) {
+        let keys = self.start + run.keys.start..self.start + run.keys.end;
+        let ahead = self.rows_ahead(keys.start);
+        let mut group = Group {
+            rows: [ptr::null(); MAX_LANES],
+            dtype: self.view.layout().dtype,
+            is_v: self.which == V,
+            dim: self.dim,
+            to: ptr::null_mut(),
+            key: 0,
+            scales,
+            minima: self.minima,
+            next: PrefetchStream::NOTHING,
+            prefetched: 0,
+        };
+        let mut pages = self.pages_ahead(keys.clone());
+        for chunk in self.chunks(keys) {
+            self.prefetch(s, pages.next());
+            let mut row = self.rows(&chunk);
+            let end = chunk.keys.end - self.start;
+            let mut key = chunk.keys.start - self.start;
+            while key < end {
+                let lane = key % S::LANES;
+                let n = (S::LANES - lane).min(end - key);
+                if lane == 0 || key == run.keys.start {
+                    // Lanes of keys that are not of the run have a row that is.
+                    if n < S::LANES {
+                        group.rows = [row.base; MAX_LANES];
+                    }
+                    group.key = key - lane;
+                    group.to = run.rows.skip(group.key).base.cast_mut();
+                    // Without pages a group has one chunk.
+                    group.prefetched = ahead.len().saturating_sub(key - run.keys.start).min(n);
+                    group.next = PrefetchStream::rows(row.skip(ahead.start), self.row_bytes);
+                }
+                for (i, to) in group.rows[lane..lane + n].iter_mut().enumerate() {
+                    *to = row.skip(i).base;
+                }
+                row = row.skip(n);
+                key += n;
+                if lane + n == S::LANES || key == run.keys.end {
+                    // SAFETY: I2: rows of the sequence; I5: there is room for those of a run, and
+                    // for their scales and minima (caller).
+                    unsafe { repacked::repack(s, &group) };
                 }
             }
         }
@@ -571,7 +637,7 @@ impl<'a> Block<'a> {
         tiles: TileSizes,
         arrays: &BlockArrays,
         read_as: Option<Dtype>,
-        scales_in_row: usize,
+        reading: Reading,
         keys: &Range<usize>,
         next: &Range<usize>,
         unmasked: Option<(&'a [Seen], bool)>,
@@ -581,8 +647,8 @@ impl<'a> Block<'a> {
         let start = keys.start - keys.start % tiles.kv;
         let from_start = |keys: &Range<usize>| keys.start - start..keys.end - start;
         let kv_head = work.problem().kv_head(work.heads.start);
-        let k = KvBlock::new(work, K, kv_head, start, tiles, arrays, read_as, scales_in_row);
-        let v = KvBlock::new(work, V, kv_head, start, tiles, arrays, read_as, scales_in_row);
+        let k = KvBlock::new(work, K, kv_head, start, tiles, arrays, read_as, reading);
+        let v = KvBlock::new(work, V, kv_head, start, tiles, arrays, read_as, reading);
         // Windows move with the row, so the first and the last row bound all others.
         let visible = |row| from_start(&visible_in(work.sequence(), row, keys));
         let (first, last) = (visible(work.rows.start), visible(work.rows.end - 1));

@@ -1,6 +1,6 @@
 //! K and V in blocks that carry their own scales ([`BlockScaled`]: Q8_0), multiplied as integers.
 //! Blocks of 4 and 5 bits have been unpacked to those of Q8_0 before ([`super::unpack`]), and what
-//! their minima add is added here.
+//! their minima add is added here. [`super::repacked`] has other loops for the same integers.
 //!
 //! - Scores: a vector of operands has two blocks of K. Their sums, of as many keys as a vector has
 //!   lanes, are multiplied by a vector of their scales. Where a block is one vector of operands or
@@ -394,7 +394,7 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
     // SAFETY: I5: rows of the arrays, and a row of weights for each block of V (caller); I2: runs
     // have rows of V.
     unsafe {
-        let all_fit = gather_scales::<S, P>(s, block, weights);
+        let all_fit = P::gather_scales(s, block, weights);
         let mut done = 0;
         for (r, (head, row)) in block.work.lines().enumerate() {
             if r < done {
@@ -431,9 +431,8 @@ pub(crate) unsafe fn values<S: Isa, P: BlockScaledGemv>(
                 blank(sums, dim);
                 for run in block.v_runs(s, visible) {
                     for key in run.keys.clone().filter(|&key| block.sees(head, row, key)) {
-                        let value = run.rows.skip(key).base;
                         let p = p.add(key).read();
-                        add_converted::<S, P::Blocks>(s, p, value, dim, sums);
+                        P::add_converted(s, weights, &run, key, p, sums);
                         if let Some(minima) = weights.minima {
                             unpack::add_one_key(minima, key, p, dim, sums);
                         }
@@ -486,8 +485,10 @@ unsafe fn add_integers<S: Isa, P: BlockScaledGemv, const R: usize, const GUARDED
         for n in 0..R {
             let (visible, weights) = (block.visible(r + n), weights.of_row::<P>(n, dim));
             if R > 1 && visible != all {
-                // Keys that only the other row sees weigh nothing.
-                weights.blank_integers::<P>(&all, dim);
+                // Keys that only the other row sees weigh nothing. Whole vectors: rows have no
+                // others.
+                let vectors = all.start - all.start % S::LANES..all.end.next_multiple_of(S::LANES);
+                weights.blank_integers::<P>(&vectors, dim);
             }
             let p = rows.scores.add((r + n) * rows.score_stride).cast_const();
             integer_weights::<S, P, GUARDED>(s, &weights, p, &visible, dim);
@@ -497,9 +498,9 @@ unsafe fn add_integers<S: Isa, P: BlockScaledGemv, const R: usize, const GUARDED
             let sums = rows.block_sums;
             if const { S::PREFETCHES_STREAM } && block.prefetches && r == 0 {
                 let next = block.stream_with_v(&run);
-                accumulate::<S, P, R, true>(s, weights, sums, run, next, is_fresh);
+                P::accumulate::<S, R, true>(s, weights, sums, run, next, is_fresh);
             } else {
-                accumulate::<S, P, R, false>(s, weights, sums, run, PrefetchStream::NOTHING, is_fresh);
+                P::accumulate::<S, R, false>(s, weights, sums, run, PrefetchStream::NOTHING, is_fresh);
             }
         }
     }
@@ -510,13 +511,18 @@ unsafe fn add_integers<S: Isa, P: BlockScaledGemv, const R: usize, const GUARDED
 /// # Safety
 /// `weights` has room for the keys of a block (I5).
 #[inline(always)]
-unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(s: S, block: &Block, weights: &Weights) -> bool {
+pub(super) unsafe fn gather_scales<S: Isa, P: BlockScaledGemv>(
+    s: S,
+    block: &Block,
+    weights: &Weights,
+) -> bool {
     let mut all_fit = true;
     // SAFETY: I5: the arrays of the block's group are the caller's.
     for run in unsafe { block.v_runs(s, block.keys.clone()) } {
         if let Some(minima) = run.minima {
             // SAFETY: I5: those of the keys of the run have been written.
-            all_fit &= unsafe { minima.all_are_finite(s.core(), run.dim / P::Blocks::BLOCK, &run.keys) };
+            all_fit &=
+                unsafe { minima.all_are_fit(s.core(), f32::MIN, run.dim / P::Blocks::BLOCK, &run.keys) };
         }
         // SAFETY: I2: the run has rows of V; I5: `weights` has room for them (caller).
         all_fit &= unsafe {
@@ -618,7 +624,7 @@ unsafe fn gather_run<S: Isa, T: BlockScaled, const PREFETCH: bool>(
 impl Weights {
     /// The weights of the `n`th query row of those whose sums are made together.
     #[inline(always)]
-    fn of_row<P: BlockScaledGemv>(&self, n: usize, dim: usize) -> Weights {
+    pub(super) fn of_row<P: BlockScaledGemv>(&self, n: usize, dim: usize) -> Weights {
         Weights {
             integers: self.integers.wrapping_add(n * self.stride / P::VALUE_ROWS),
             factors: self.factors.wrapping_add(n * (dim / <P::Blocks as Stored>::BLOCK)),
@@ -630,7 +636,7 @@ impl Weights {
     ///
     /// # Safety
     /// There is a row of integers for each block of `dim` elements, with these keys (I5).
-    unsafe fn blank_integers<P: BlockScaledGemv>(&self, keys: &Range<usize>, dim: usize) {
+    pub(super) unsafe fn blank_integers<P: BlockScaledGemv>(&self, keys: &Range<usize>, dim: usize) {
         let bytes = 4 / P::VALUE_ROWS;
         for block in 0..dim / <P::Blocks as Stored>::BLOCK {
             let row = self.integers.wrapping_add(block * self.stride).cast::<u8>();
@@ -666,7 +672,7 @@ impl Weights {
 /// # Safety
 /// Scales have been gathered, of rows of `dim` elements; `p` has whole vectors of keys.
 #[inline(always)]
-unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
+pub(super) unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
     s: S,
     weights: &Weights,
     p: *const f32,
@@ -710,7 +716,7 @@ unsafe fn integer_weights<S: Isa, P: BlockScaledGemv, const GUARDED: bool>(
 /// `run` has rows of V (I2); `weights` has the integers of its keys for each of the rows, and
 /// `sums` room for as many (I5).
 #[inline(never)]
-unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const R: usize, const PREFETCH: bool>(
+pub(super) unsafe fn accumulate<S: Isa, P: BlockScaledGemv, const R: usize, const PREFETCH: bool>(
     s: S,
     weights: &Weights,
     sums: Sums,
@@ -856,7 +862,13 @@ impl<P: BlockScaledGemv, const R: usize, const PREFETCH: bool> Accumulate<'_, P,
 /// # Safety
 /// `row` and `sums` have `dim` elements.
 #[inline(always)]
-unsafe fn add_converted<S: Isa, T: BlockScaled>(s: S, p: f32, row: *const u8, dim: usize, sums: *mut f32) {
+pub(super) unsafe fn add_converted<S: Isa, T: BlockScaled>(
+    s: S,
+    p: f32,
+    row: *const u8,
+    dim: usize,
+    sums: *mut f32,
+) {
     for d in (0..dim).step_by(S::LANES) {
         // SAFETY: I7: rows have whole blocks (caller), which are whole vectors.
         unsafe { s.store(sums.add(d), s.fma(s.splat(p), T::load(s, row, d), s.load(sums.add(d)))) };
@@ -871,7 +883,7 @@ unsafe fn add_converted<S: Isa, T: BlockScaled>(s: S, p: f32, row: *const u8, di
 /// `output` and `sums` have `stride` values, `dim` of them elements, and `weights` a factor for
 /// each block of V (I5).
 #[inline(always)]
-unsafe fn flush_block<S: Isa, P: BlockScaledGemv>(
+pub(super) unsafe fn flush_block<S: Isa, P: BlockScaledGemv>(
     s: S,
     weights: &Weights,
     sums: *const f32,
@@ -958,7 +970,7 @@ pub(crate) mod check {
             let mut factors = vec![0.0; count];
             let mut sums = vec![0.0; P::VALUE_ROWS * stride];
             let mut outputs = vec![0.0; stride];
-            let blocks = P::scales_in_row(dim);
+            let blocks = P::reading(dim).scales_in_row;
             let [mut scales, mut integers] = [(); 2].map(|()| vec![0.0; blocks * block_keys]);
             let mut block_factors = vec![0.0; P::VALUE_ROWS * blocks];
             let rows = RowArrays {
@@ -988,6 +1000,7 @@ pub(crate) mod check {
                 dim,
                 scales: None,
                 zeros: None,
+                block_scales: None,
                 minima: None,
                 prefetch_rows: 16,
                 prefetch_end: keys.end,

@@ -7,9 +7,9 @@
 
 use super::block::{Block, Run};
 use super::prefetch::PrefetchStream;
-use super::scratch::{BlockArrays, RowArrays};
+use super::scratch::{BlockArrays, RowArrays, Sums, Weights};
 use super::state::State;
-use super::{accumulate, scores};
+use super::{accumulate, block_scaled, scores};
 use crate::attend::rows::Source;
 use crate::dtype::block_scaled::BlockScaled;
 use crate::dtype::{Dtype, Stored, with_read_type};
@@ -197,11 +197,11 @@ pub(crate) trait Gemv: Sized + 'static {
     #[inline(always)]
     unsafe fn sum_blocks<S: Isa>(_s: S, _row: *mut f32, _dim: usize) {}
 
-    /// Scales that are stored within a row of `dim` elements of V: one a block, with
+    /// How rows of V of `dim` elements are read whose blocks carry scales, with
     /// [`BlockScaledGemv`].
     #[inline(always)]
-    fn scales_in_row(_dim: usize) -> usize {
-        0
+    fn reading(_dim: usize) -> Reading {
+        Reading::default()
     }
 
     /// The dot products of the first `count` query rows with the keys of `run`, not yet multiplied
@@ -248,6 +248,15 @@ pub(crate) trait Gemv: Sized + 'static {
     }
 }
 
+/// How K and V are read whose blocks carry their own scales.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Reading {
+    /// Scales that are stored within a row of V: one a block. 0 for compute types of other storage.
+    pub(crate) scales_in_row: usize,
+    /// Whether blocks of any type are repacked: see [`super::repacked`].
+    pub(crate) is_repacked: bool,
+}
+
 /// A compute type for K and V in blocks that carry their own scales: [`super::block_scaled`] takes
 /// the place of the loops over rows without such scales. A vector of operands has two blocks
 /// ([`PairedBlocks`]), or a block several vectors of operands. A sum of integers is multiplied by
@@ -281,6 +290,67 @@ pub(crate) trait BlockScaledGemv: Gemv {
     /// # Safety
     /// [`BlockScaledGemv::store_weights`] has written them to both rows.
     unsafe fn weights<S: Isa>(s: S, rows: [*const f32; 2], key: usize) -> Weight<S, Self>;
+
+    /// Makes the scales of V of a block ready. Returns whether all of them are fit for integer
+    /// weights.
+    ///
+    /// # Safety
+    /// `weights` has room for the keys of a block (I5).
+    #[inline(always)]
+    unsafe fn gather_scales<S: Isa>(s: S, block: &Block, weights: &Weights) -> bool {
+        // SAFETY: the contract is the same.
+        unsafe { block_scaled::gather_scales::<S, Self>(s, block, weights) }
+    }
+
+    /// Adds the values of a run of V, times integer weights, to the integer `sums` of `R` query
+    /// rows, or begins these with them if `is_fresh`.
+    ///
+    /// # Safety
+    /// `run` has rows of V (I2); `weights` has the integers of its keys for each of the rows, and
+    /// `sums` room for as many (I5).
+    #[inline(always)]
+    unsafe fn accumulate<S: Isa, const R: usize, const PREFETCH: bool>(
+        s: S,
+        weights: &Weights,
+        sums: Sums,
+        run: Run,
+        next: PrefetchStream,
+        is_fresh: bool,
+    ) {
+        // SAFETY: the contract is the same.
+        unsafe { block_scaled::accumulate::<S, Self, R, PREFETCH>(s, weights, sums, run, next, is_fresh) }
+    }
+
+    /// Adds the values of a key of a run times `p` to `sums`, converted to f32: for scales that are
+    /// unfit for an integer weight.
+    ///
+    /// # Safety
+    /// The run has the key, whose scales have been made ready in `weights`; `sums` has a row.
+    #[inline(always)]
+    unsafe fn add_converted<S: Isa>(s: S, _weights: &Weights, run: &Run, key: usize, p: f32, sums: *mut f32) {
+        // SAFETY: I2: a row of the run, and room for as many sums (caller).
+        unsafe {
+            block_scaled::add_converted::<S, Self::Blocks>(s, p, run.rows.skip(key).base, run.dim, sums)
+        }
+    }
+}
+
+/// A compute type of rows that are repacked ([`super::repacked`]): queries and weights of V are
+/// pairs of bytes, 256 times the first one plus the second one.
+pub(crate) trait RepackedGemv: BlockScaledGemv {
+    /// Where the first bytes, and the second ones, of four neighbouring elements from `d` on of a
+    /// packed query row are.
+    fn words_of_query<S: Isa>(row: *const f32, d: usize) -> [*const i32; 2];
+
+    /// Where those of the weights of four neighbouring keys from `key` on are.
+    fn words_of_weights<S: Isa>(row: *const f32, key: usize) -> [*const i32; 2];
+
+    /// What is to be subtracted from the sum of block `block` of a packed query row of `dim`
+    /// elements and codes plus 128.
+    ///
+    /// # Safety
+    /// `row` is such a row, with as many blocks.
+    unsafe fn correction<S: Isa>(row: *const f32, dim: usize, block: usize) -> i32;
 }
 
 /// What scores take where a vector of operands has two blocks.

@@ -1,8 +1,8 @@
 //! The arrays of one call of decode: one function lays them out, to be measured and to be cut.
 
-use super::gemv::{Gemv, width};
+use super::gemv::{Gemv, Reading, width};
 use super::state::State;
-use super::unpack::Minima;
+use super::unpack::OfBlocks;
 use crate::attend::fold::folds_queries;
 use crate::attend::seen::Seen;
 use crate::attend::{K, V, convert};
@@ -87,8 +87,10 @@ pub(crate) struct BlockArrays {
     pub(super) zeros: [*mut f32; 2],
     /// Rows that have been converted, unpacked or copied.
     pub(super) staged: [*mut u8; 2],
-    /// The minima of rows that have been unpacked, if their type has any.
-    pub(super) minima: [Option<Minima>; 2],
+    /// The scales of blocks that have been repacked, and the minima of rows that have been unpacked
+    /// or repacked, if their type has any.
+    pub(super) block_scales: [Option<OfBlocks>; 2],
+    pub(super) minima: [Option<OfBlocks>; 2],
     pub(crate) weights: Weights,
 }
 
@@ -107,7 +109,7 @@ impl BlockArrays {
 pub(crate) struct Weights {
     /// The scales of V, and its minima, if it has any.
     pub(super) scales: *mut f32,
-    pub(super) minima: Option<Minima>,
+    pub(super) minima: Option<OfBlocks>,
     /// The weights of a query row: probability times scale, quantised. Of two query rows those of
     /// the second one take the second half of each row.
     pub(super) integers: *mut f32,
@@ -136,9 +138,9 @@ pub(super) struct Sizes {
     query_stride: usize,
     score_stride: usize,
     output_stride: usize,
-    /// [`Gemv::INT_ACC`], and [`Gemv::scales_in_row`] of V.
+    /// [`Gemv::INT_ACC`], and [`Gemv::reading`] of V.
     int_acc: bool,
-    scales_in_row: usize,
+    reading: Reading,
 }
 
 impl Sizes {
@@ -150,7 +152,7 @@ impl Sizes {
             score_stride: row_stride::<S, P>(tiles.kv),
             output_stride: row_stride::<S, P>(shape.dim_v),
             int_acc: P::INT_ACC,
-            scales_in_row: P::scales_in_row(shape.dim_v),
+            reading: P::reading(shape.dim_v),
         }
     }
 }
@@ -189,21 +191,22 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
     let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { Some(0) };
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
     let staged_bytes = |which, dim| {
-        let stride = if tiles.staged[which] {
-            staged_stride(sizes.scales_in_row, &shape.storage, which, dim)
-        } else {
-            0
-        };
-        staged_keys(sizes.scales_in_row, shape, which, tiles).checked_mul(stride)
+        let stride =
+            if tiles.staged[which] { staged_stride(sizes.reading, &shape.storage, which, dim) } else { 0 };
+        let keys = staged_keys(sizes.reading, shape, which, tiles);
+        // Lanes are keys.
+        let keys = if sizes.reading.is_repacked { keys.checked_next_multiple_of(lanes)? } else { keys };
+        keys.checked_mul(stride)
     };
     let staged = [arena.take(staged_bytes(K, dim_qk)), arena.take(staged_bytes(V, dim_v))];
-    let in_row = sizes.scales_in_row;
-    let mut minima = |which: usize, dim: usize| {
-        let has_minima = in_row > 0 && shape.storage.dtypes[1 + which].has_minimum();
+    let Reading { scales_in_row: in_row, is_repacked } = sizes.reading;
+    let mut of_blocks = |are_there: bool, dim: usize| {
         let values = (dim / Dtype::Q8_0.block()).checked_mul(score_stride);
-        has_minima.then(|| Minima { base: arena.take(values), stride: score_stride })
+        are_there.then(|| OfBlocks { base: arena.take(values), stride: score_stride })
     };
-    let minima = [minima(K, dim_qk), minima(V, dim_v)];
+    let has_minima = |which: usize| in_row > 0 && shape.storage.dtypes[1 + which].has_minimum();
+    let minima = [of_blocks(has_minima(K), dim_qk), of_blocks(has_minima(V), dim_v)];
+    let scales_of_k = of_blocks(is_repacked, dim_qk);
     let weights = Weights {
         scales: arena.take(in_row.checked_mul(score_stride)),
         minima: minima[V],
@@ -211,7 +214,13 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
         stride: score_stride,
         factors: arena.take(in_row.checked_mul(2)),
     };
-    Buffers { rows: rows_of, states, block: BlockArrays { scales, zeros, staged, minima, weights } }
+    let scales_of_v = OfBlocks { base: weights.scales, stride: weights.stride };
+    let block_scales = [scales_of_k, is_repacked.then_some(scales_of_v)];
+    Buffers {
+        rows: rows_of,
+        states,
+        block: BlockArrays { scales, zeros, staged, block_scales, minima, weights },
+    }
 }
 
 /// Bytes of scratch that [`super::Decode`] takes; `None` if no machine has as many.
@@ -276,25 +285,28 @@ const UNPACKED_KEYS: usize = 4 * STAGED_KEYS;
 /// Keys of a run of K or V (`which`) that is staged: a part of a block, or all of it where V is
 /// read several times, which it is if its rows have scales within them. K that is unpacked is read
 /// once.
-pub(super) fn staged_keys(scales_in_row: usize, shape: &Shape, which: usize, tiles: TileSizes) -> usize {
+pub(super) fn staged_keys(reading: Reading, shape: &Shape, which: usize, tiles: TileSizes) -> usize {
     // Bytes of the same element lie side by side if a cache is transposed: a line of them.
     let bytes_lie_apart = shape.strided_kv[which] && shape.storage.dtypes[1 + which] == Dtype::I8;
-    match scales_in_row {
+    match reading.scales_in_row {
         0 if bytes_lie_apart => tiles.kv.min(2 * STAGED_KEYS),
         0 => tiles.kv.min(STAGED_KEYS),
-        _ if which == K && shape.storage.dtypes[1].is_nibbles() => tiles.kv.min(UNPACKED_KEYS),
+        _ if which == K && (reading.is_repacked || shape.storage.dtypes[1].is_nibbles()) => {
+            tiles.kv.min(UNPACKED_KEYS)
+        }
         _ => tiles.kv,
     }
 }
 
 /// Bytes from one row to the next of K or V (`which`) that has been converted to f32, unpacked to
 /// Q8_0, or copied as it is stored.
-pub(super) fn staged_stride(scales_in_row: usize, storage: &Storage, which: usize, dim: usize) -> usize {
-    let dtype = match staging(scales_in_row, storage, which) {
+pub(super) fn staged_stride(reading: Reading, storage: &Storage, which: usize, dim: usize) -> usize {
+    let dtype = match staging(reading, storage, which) {
         Staging::Copied => storage.dtypes[1 + which],
         Staging::Converted => Dtype::F32,
         // As dense as a cache of Q8_0: fewer lines are written.
         Staging::Unpacked => return Dtype::Q8_0.row_bytes(dim).unwrap_or(usize::MAX),
+        Staging::Repacked => return dim,
     };
     match dtype {
         Dtype::F32 => convert::row_bytes(dim),
@@ -311,14 +323,17 @@ pub(super) enum Staging {
     Converted,
     /// They become blocks of Q8_0: see [`super::unpack`].
     Unpacked,
+    /// Codes of several keys lie beside one another, scales elsewhere: see [`super::repacked`].
+    Repacked,
 }
 
 /// What is done to rows of K or V (`which`), if they are staged.
 #[inline(always)]
-pub(super) fn staging(scales_in_row: usize, storage: &Storage, which: usize) -> Staging {
+pub(super) fn staging(reading: Reading, storage: &Storage, which: usize) -> Staging {
     let dtype = storage.dtypes[1 + which];
     match dtype.is_nibbles() {
-        true if scales_in_row > 0 => Staging::Unpacked,
+        _ if reading.is_repacked => Staging::Repacked,
+        true if reading.scales_in_row > 0 => Staging::Unpacked,
         true => Staging::Converted,
         false if storage.granularities[1 + which] == ScaleGranularity::Finer => Staging::Converted,
         false => Staging::Copied,
@@ -326,8 +341,12 @@ pub(super) fn staging(scales_in_row: usize, storage: &Storage, which: usize) -> 
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a
-/// row and from row to row, what is read as another type, and what is packed in nibbles.
-pub(crate) fn reads_kv(storage: &Storage) -> [bool; 2] {
+/// row and from row to row, what is read as another type, what is packed in nibbles, and what the
+/// compute type repacks.
+pub(crate) fn reads_kv<P: Gemv>(storage: &Storage) -> [bool; 2] {
+    if P::reading(0).is_repacked {
+        return [false; 2];
+    }
     [0, 1].map(|which| {
         let dtype = storage.dtypes[1 + which];
         let is_finer = storage.granularities[1 + which] == ScaleGranularity::Finer;

@@ -13,7 +13,7 @@ use std::slice;
 
 use super::accumulate;
 use super::block::{Block, Run};
-use super::gemv::Gemv;
+use super::gemv::{Gemv, Reading};
 use super::prefetch::{BYTES_AHEAD, PrefetchStream};
 use super::scratch::{BlockArrays, RowArrays, part_start};
 use super::state::State;
@@ -149,11 +149,11 @@ pub(super) struct Together<'a> {
     pub(super) arrays: &'a BlockArrays,
     pub(super) state: &'a State,
     pub(super) steps: &'a dyn Steps,
-    /// [`Gemv::ROUNDS`], [`Gemv::DTYPE`], [`Gemv::scales_in_row`] and [`Gemv::ADDS_RUNS`] of the
+    /// [`Gemv::ROUNDS`], [`Gemv::DTYPE`], [`Gemv::reading`] and [`Gemv::ADDS_RUNS`] of the
     /// compute type.
     pub(super) rounds: bool,
     pub(super) read_as: Option<Dtype>,
-    pub(super) scales_in_row: usize,
+    pub(super) reading: Reading,
     pub(super) adds_runs: bool,
     /// What [`super::should_prefetch`] says.
     pub(super) prefetches: bool,
@@ -228,7 +228,7 @@ impl Together<'_> {
         next: &Range<usize>,
     ) -> Option<Block<'b>> {
         let Part { work, rows, arrays, is_empty, .. } = part;
-        let Together { tiles, read_as, scales_in_row, prefetches, .. } = *self;
+        let Together { tiles, read_as, reading, prefetches, .. } = *self;
         let (mut keys, mut unmasked) = (keys.clone(), None);
         if work.problem().shape().scans_masks {
             // SAFETY: I5: the rows of the part are some of those of the group (caller).
@@ -240,8 +240,7 @@ impl Together<'_> {
             }
         }
         (!keys.is_empty()).then(|| {
-            let in_row = scales_in_row;
-            Block::new(work, tiles, arrays, read_as, in_row, &keys, next, unmasked, *is_empty, prefetches)
+            Block::new(work, tiles, arrays, read_as, reading, &keys, next, unmasked, *is_empty, prefetches)
         })
     }
 

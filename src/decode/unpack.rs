@@ -5,10 +5,10 @@
 //!   signed bytes, the scale stays what it is. If that of a block of V is negative, its sign goes
 //!   to the codes: a weight of V is a probability times a scale, and not negative.
 //! - With a minimum, codes are centred: n - 8 of 4 bits, n - 16 of 5, and what that takes away,
-//!   scale times 8 or 16, is added to the minimum. Minima are f32, beside the blocks ([`Minima`]):
-//!   what they add to a score is the minimum times the sum of the query's block, and what they add
-//!   to an output is the sum of probability times minimum, for all elements of a block alike. So
-//!   they cost nothing that grows with the elements of a key.
+//!   scale times 8 or 16, is added to the minimum. Minima are f32, beside the blocks
+//!   ([`OfBlocks`]): what they add to a score is the minimum times the sum of the query's block,
+//!   and what they add to an output is the sum of probability times minimum, for all elements of a
+//!   block alike. So they cost nothing that grows with the elements of a key.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -22,19 +22,19 @@ use crate::dtype::q8_0::{self, Q8_0};
 use crate::dtype::{Dtype, Stored};
 use crate::simd::{Body, Isa, MAX_LANES};
 
-/// Minima of a block of keys, counted from its first key: a row of them for each block of a row of
-/// K or V, in whole vectors.
+/// Minima, or scales, of a block of keys, counted from its first key: a row of them for each block
+/// of a row of K or V, in whole vectors.
 #[derive(Clone, Copy)]
-pub(crate) struct Minima {
+pub(crate) struct OfBlocks {
     pub(super) base: *mut f32,
     /// Values from one row to the next.
     pub(super) stride: usize,
 }
 
-impl Minima {
-    /// The minima of block `block` of a row, of all keys.
+impl OfBlocks {
+    /// The numbers of block `block` of a row, of all keys.
     #[inline(always)]
-    fn of(self, block: usize) -> *mut f32 {
+    pub(super) fn of(self, block: usize) -> *mut f32 {
         self.base.wrapping_add(block * self.stride)
     }
 
@@ -51,13 +51,20 @@ impl Minima {
         }
     }
 
-    /// Whether those of all `keys` are finite. Kept out of line: few types have minima.
+    /// Whether those of all `keys` are finite, and none less than `least`. Kept out of line: few
+    /// types have any.
     ///
     /// # Safety
     /// Those of `blocks` blocks have been written, of these keys.
     #[inline(never)]
-    pub(super) unsafe fn all_are_finite<S: Isa>(self, s: S, blocks: usize, keys: &Range<usize>) -> bool {
-        s.enter(AreFinite { minima: self, blocks, keys })
+    pub(super) unsafe fn all_are_fit<S: Isa>(
+        self,
+        s: S,
+        least: f32,
+        blocks: usize,
+        keys: &Range<usize>,
+    ) -> bool {
+        s.enter(AreFit { numbers: self, least, blocks, keys })
     }
 
     /// Whether those of a key are finite.
@@ -70,28 +77,31 @@ impl Minima {
     }
 }
 
-/// The arguments of [`Minima::all_are_finite`], which alone makes one and vouches for its pointers.
-struct AreFinite<'a> {
-    minima: Minima,
+/// The arguments of [`OfBlocks::all_are_fit`], which alone makes one and vouches for its pointers.
+struct AreFit<'a> {
+    numbers: OfBlocks,
+    least: f32,
     blocks: usize,
     keys: &'a Range<usize>,
 }
 
-impl Body for AreFinite<'_> {
+impl Body for AreFit<'_> {
     type Out = bool;
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let AreFinite { minima, blocks, keys } = self;
+        let AreFit { numbers, least, blocks, keys } = self;
         // NaN from the first one on that is not finite.
-        let mut found = s.splat(0.0);
+        let (mut found, mut min) = (s.splat(0.0), s.splat(least));
         for block in 0..blocks {
             for at in (keys.start - keys.start % S::LANES..keys.end).step_by(S::LANES) {
-                // SAFETY: I7: whole vectors of keys (`Minima::all_are_finite`).
-                found = unsafe { s.fma(s.load(minima.of(block).add(at)), s.splat(0.0), found) };
+                // SAFETY: I7: whole vectors of keys (`OfBlocks::all_are_fit`).
+                let x = unsafe { s.load(numbers.of(block).add(at)) };
+                found = s.fma(x, s.splat(0.0), found);
+                min = s.min(x, min);
             }
         }
-        s.horizontal_sum(found) == 0.0
+        s.horizontal_sum(found) == 0.0 && !s.any(s.gt(s.splat(least), min))
     }
 }
 
@@ -109,7 +119,7 @@ pub(super) unsafe fn unpack<S: Isa>(
     (n, ahead): (usize, Range<usize>),
     dim: usize,
     to: Rows,
-    minima: Option<(Minima, usize)>,
+    minima: Option<(OfBlocks, usize)>,
 ) {
     s.core().enter(Unpack { from, dtype, is_v, n, ahead, dim, to, minima });
 }
@@ -123,7 +133,7 @@ struct Unpack {
     ahead: Range<usize>,
     dim: usize,
     to: Rows,
-    minima: Option<(Minima, usize)>,
+    minima: Option<(OfBlocks, usize)>,
 }
 
 impl Body for Unpack {
@@ -201,7 +211,7 @@ impl Unpack {
 
 /// Prefetches a row of `bytes` bytes into the second-level cache.
 #[inline(always)]
-fn prefetch_l2<S: Isa>(s: S, row: *const u8, bytes: usize) {
+pub(super) fn prefetch_l2<S: Isa>(s: S, row: *const u8, bytes: usize) {
     s.prefetch_l2(row);
     for line in (LINE..bytes).step_by(LINE) {
         s.prefetch_l2(row.wrapping_add(line));
@@ -221,7 +231,7 @@ pub(super) unsafe fn add_to_scores<S: Isa, P: BlockScaledGemv>(
     count: usize,
     dim: usize,
     keys: &Range<usize>,
-    minima: Minima,
+    minima: OfBlocks,
 ) {
     s.enter(AddToScores::<P> { rows, count, dim, keys, minima, compute: PhantomData });
 }
@@ -232,7 +242,7 @@ struct AddToScores<'a, P> {
     count: usize,
     dim: usize,
     keys: &'a Range<usize>,
-    minima: Minima,
+    minima: OfBlocks,
     compute: PhantomData<P>,
 }
 
@@ -282,7 +292,7 @@ pub(super) unsafe fn add_to_output<S: Isa>(
     s: S,
     p: *const f32,
     keys: &Range<usize>,
-    minima: Minima,
+    minima: OfBlocks,
     all_are_finite: bool,
     (weight, dim): (f32, usize),
     output: *mut f32,
@@ -294,7 +304,7 @@ pub(super) unsafe fn add_to_output<S: Isa>(
 struct AddToOutput<'a> {
     p: *const f32,
     keys: &'a Range<usize>,
-    minima: Minima,
+    minima: OfBlocks,
     all_are_finite: bool,
     weight: f32,
     dim: usize,
@@ -338,7 +348,7 @@ impl Body for AddToOutput<'_> {
 ///
 /// # Safety
 /// `sums` has whole blocks, and the minima of the key have been written.
-pub(super) unsafe fn add_one_key(minima: Minima, key: usize, p: f32, dim: usize, sums: *mut f32) {
+pub(super) unsafe fn add_one_key(minima: OfBlocks, key: usize, p: f32, dim: usize, sums: *mut f32) {
     for d in 0..dim {
         // SAFETY: I5: an element of the row, and a number for its block and key (caller).
         unsafe { *sums.add(d) += p * minima.of(d / Q8_0::BLOCK).add(key).read() };

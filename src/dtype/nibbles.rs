@@ -17,9 +17,9 @@
 //! scale times code is exact in f32, and so an element is too, but for those with a minimum: the
 //! sum is rounded once.
 //!
-//! No loop over K or V reads these blocks. They are converted to f32, or unpacked to blocks of Q8_0
-//! ([`crate::decode::unpack`]), in scratch memory that stays in cache: so they cost no kernels of
-//! their own.
+//! No loop over K or V reads these blocks. They are converted to f32, unpacked to blocks of Q8_0
+//! ([`crate::decode::unpack`]), or repacked ([`crate::decode::repacked`]), in scratch memory that
+//! stays in cache: so they cost no kernels of their own.
 
 use std::marker::PhantomData;
 
@@ -152,8 +152,33 @@ impl<F: Format> Nibbles<F> {
     pub(crate) const MINIMUM: usize = 2;
     /// What is to be added to a code of [`Nibbles::unpack`] before it is multiplied by the scale.
     pub(crate) const OFFSET: f32 = F::OFFSET as f32;
+    /// Whether codes have a fifth bit, and what it counts.
+    pub(crate) const HAS_FIFTH_BIT: bool = F::HAS_FIFTH_BIT;
+    pub(crate) const FIFTH: i8 = FIFTH;
+    /// The code of each nibble, as a signed byte, and plus 128, as an unsigned one.
+    pub(crate) const SIGNED: [i8; 16] = F::CODES;
+    pub(crate) const UNSIGNED: [i8; 16] = {
+        let mut codes = F::CODES;
+        let mut n = 0;
+        while n < 16 {
+            codes[n] = codes[n].wrapping_add(i8::MIN);
+            n += 1;
+        }
+        codes
+    };
     const BITS: usize = if F::HAS_MINIMUM { 4 } else { 2 };
-    const CODES: usize = Self::BITS + if F::HAS_FIFTH_BIT { 4 } else { 0 };
+    /// Bytes from the beginning of a block to its nibbles.
+    pub(crate) const CODES: usize = Self::BITS + if F::HAS_FIFTH_BIT { 4 } else { 0 };
+
+    /// The fifth bits of the codes of a block whose format has them.
+    ///
+    /// # Safety
+    /// The block is readable.
+    #[inline(always)]
+    pub(crate) unsafe fn fifths(block: *const u8) -> u32 {
+        // SAFETY: I7: the bits of the block (caller).
+        unsafe { block.wrapping_add(Self::BITS).cast::<u32>().read_unaligned() }
+    }
 
     /// The block that has element `d` of a row.
     #[inline(always)]
@@ -171,11 +196,7 @@ impl<F: Format> Nibbles<F> {
         // SAFETY: I7: 16 bytes of the block, and, if the format has them, the bits before these;
         // room for 32 codes (caller).
         unsafe {
-            let fifths = if const { F::HAS_FIFTH_BIT } {
-                Some((block.wrapping_add(Self::BITS).cast::<u32>().read_unaligned(), FIFTH))
-            } else {
-                None
-            };
+            let fifths = if const { F::HAS_FIFTH_BIT } { Some((Self::fifths(block), FIFTH)) } else { None };
             s.unpack_nibbles(block.wrapping_add(Self::CODES), &F::CODES, fifths, sign, to);
         }
     }
@@ -227,8 +248,7 @@ impl<F: Format> Stored for Nibbles<F> {
             let nibble = block.wrapping_add(Self::CODES + i % 16).read() >> (i / 16 * 4) & 15;
             let mut code = F::CODES[usize::from(nibble)];
             if F::HAS_FIFTH_BIT {
-                let bits = block.wrapping_add(Self::BITS).cast::<u32>().read_unaligned();
-                code += if bits >> i & 1 == 1 { FIFTH } else { 0 };
+                code += if Self::fifths(block) >> i & 1 == 1 { FIFTH } else { 0 };
             }
             let product = number(0) * f32::from(code + F::OFFSET);
             if F::HAS_MINIMUM { product + number(Self::MINIMUM) } else { product }

@@ -131,6 +131,7 @@ impl<L: Level> Isa for Avx512<L> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     const PREFETCHES_STREAM: bool = true;
+    const REPACKS: bool = true;
     type F32 = __m512;
     type I32 = __m512i;
     type Mask = __mmask16;
@@ -596,6 +597,115 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    unsafe fn load_transposed_words<At: Fn(usize) -> *const u8>(
+        self,
+        four: impl Fn(usize) -> At,
+    ) -> [__m512i; 4] {
+        // A macro, because a closure that is called several times may not be inlined.
+        macro_rules! lanes {
+            ($at:ident, $n:literal) => {{
+                let part = [$at[0]($n), $at[1]($n), $at[2]($n), $at[3]($n)];
+                let x = _mm512_castsi128_si512(_mm_loadu_si128(part[0].cast()));
+                let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(part[1].cast()));
+                let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(part[2].cast()));
+                _mm512_inserti32x4::<3>(x, _mm_loadu_si128(part[3].cast()))
+            }};
+        }
+        op!({
+            let at = [four(0), four(4), four(8), four(12)];
+            // 128-bit lane l of the nth of these is of address 4 l + n.
+            let [a, b, c, d] = [lanes!(at, 0), lanes!(at, 1), lanes!(at, 2), lanes!(at, 3)];
+            let (ab_lo, ab_hi) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd_lo, cd_hi) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab_lo, cd_lo),
+                _mm512_unpackhi_epi64(ab_lo, cd_lo),
+                _mm512_unpacklo_epi64(ab_hi, cd_hi),
+                _mm512_unpackhi_epi64(ab_hi, cd_hi),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn look_up_nibbles(self, x: __m512i, table: &[i8; 16]) -> [__m512i; 2] {
+        op!({
+            let low = _mm512_set1_epi8(15);
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            [
+                _mm512_shuffle_epi8(table, _mm512_and_si512(x, low)),
+                _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16::<4>(x), low)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn add_by_bits(self, x: __m512i, bits: __m512i, first: usize, more: i8) -> __m512i {
+        op!({
+            // The byte with the four bits, four times, of which each time another bit counts.
+            let at = _mm_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c);
+            let at = _mm_add_epi8(at, _mm_set1_epi8((first / 8) as i8));
+            let bytes = _mm512_shuffle_epi8(bits, _mm512_broadcast_i32x4(at));
+            let bit = _mm512_set1_epi32(if first % 8 == 0 { 0x0804_0201 } else { 0x8040_2010_u32 as i32 });
+            let is_set = _mm512_test_epi8_mask(bytes, bit);
+            _mm512_mask_add_epi8(x, is_set, x, _mm512_set1_epi8(more))
+        })
+    }
+
+    #[inline(always)]
+    fn add_by_bit_of_lane(self, x: __m512i, bits: [u32; 4], first: usize, more: i8) -> __m512i {
+        op!({
+            let [a, b, c, d] = bits.map(u32::cast_signed);
+            // Of each number the byte with the bits of eight lanes.
+            let at = _mm512_setr_epi32(
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0c08_0400,
+                0x0d09_0501,
+                0x0d09_0501,
+                0x0d09_0501,
+                0x0d09_0501,
+                0x0d09_0501,
+                0x0d09_0501,
+                0x0d09_0501,
+                0x0d09_0501,
+            );
+            let at = _mm512_add_epi8(at, _mm512_set1_epi8((first / 8) as i8));
+            let bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d)), at);
+            let bit = _mm512_mullo_epi32(
+                _mm512_set1_epi32(0x0101_0101),
+                _mm512_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128),
+            );
+            let is_set = _mm512_test_epi8_mask(bytes, bit);
+            _mm512_mask_add_epi8(x, is_set, x, _mm512_set1_epi8(more))
+        })
+    }
+
+    #[inline(always)]
+    fn signs(self, x: __m512) -> u16 {
+        op!(_mm512_movepi32_mask(_mm512_castps_si512(x)))
+    }
+
+    #[inline(always)]
+    fn negate_bytes(self, x: __m512i, signs: u8) -> __m512i {
+        let all = u64::from(signs) * 0x1111_1111_1111_1111;
+        op!(_mm512_mask_sub_epi8(x, all, _mm512_setzero_si512(), x))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16_pairs(self, p: *const u16) -> [__m512; 2] {
+        op!({
+            let pairs = _mm512_loadu_si512(p.cast());
+            let second = _mm512_srli_epi32::<16>(pairs);
+            [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(second))]
+        })
+    }
+
+    #[inline(always)]
     unsafe fn load_i8_i16(self, p: *const i8) -> __m512i {
         op!(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())))
     }
@@ -652,13 +762,17 @@ impl<L: Level> Isa for Avx512<L> {
     unsafe fn load_interleaved_bytes(self, rows: [*const u8; 4], d: usize) -> __m512i {
         op!({
             let [a, b, c, d] = [rows[0].add(d), rows[1].add(d), rows[2].add(d), rows[3].add(d)];
-            let a = _mm512_cvtepu8_epi32(_mm_loadu_si128(a.cast()));
-            let b = _mm512_cvtepu8_epi32(_mm_loadu_si128(b.cast()));
-            let c = _mm512_cvtepu8_epi32(_mm_loadu_si128(c.cast()));
-            let d = _mm512_cvtepu8_epi32(_mm_loadu_si128(d.cast()));
-            let low = _mm512_or_si512(a, _mm512_slli_epi32::<8>(b));
-            let high = _mm512_or_si512(c, _mm512_slli_epi32::<8>(d));
-            _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+            let x = _mm512_castsi128_si512(_mm_loadu_si128(a.cast()));
+            let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(b.cast()));
+            let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(c.cast()));
+            let x = _mm512_inserti32x4::<3>(x, _mm_loadu_si128(d.cast()));
+            // 128-bit lane l gets word l of each row, whose bytes are then transposed.
+            const WORDS: [i32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+            // LLVM would make ten shuffles of insertions and two permutations that it knows.
+            let words = _mm512_loadu_si512(self.hide_pointer(WORDS.as_ptr().cast()).cast());
+            let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let x = _mm512_permutexvar_epi32(words, x);
+            _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order))
         })
     }
 

@@ -1,5 +1,6 @@
 //! Default methods of [`Isa`] for block-scaled formats: a vector holds two blocks of elements, one
-//! in each half, and the scales of blocks are gathered from the rows. Lane by lane in plain Rust.
+//! in each half, and the scales of blocks are gathered from the rows; or lanes are keys, or
+//! elements of four keys ([`crate::decode::repacked`]). Lane by lane in plain Rust.
 
 use super::fallback::lanes_i32 as lanes;
 use super::{Isa, MAX_LANES, half};
@@ -97,6 +98,110 @@ pub(crate) unsafe fn unpack_nibbles(
     }
 }
 
+/// The bytes of a vector in an array; those of lanes from `LANES` on are 0.
+#[inline(always)]
+fn bytes<S: Isa>(s: S, x: S::I32) -> [[u8; 4]; MAX_LANES] {
+    lanes(s, x).map(i32::to_ne_bytes)
+}
+
+/// The vector of the first `LANES` words.
+#[inline(always)]
+fn of_bytes<S: Isa>(s: S, bytes: &[[u8; 4]; MAX_LANES]) -> S::I32 {
+    vector(s, &bytes.map(i32::from_ne_bytes))
+}
+
+/// Default of [`Isa::load_f16_pairs`].
+///
+/// # Safety
+/// `2 * LANES` values are readable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_f16_pairs<S: Isa>(s: S, p: *const u16) -> [S::F32; 2] {
+    let mut both = [[0.0; MAX_LANES]; 2];
+    for lane in 0..S::LANES {
+        for (i, numbers) in both.iter_mut().enumerate() {
+            // SAFETY: I7: one of `2 * LANES` values (caller).
+            numbers[lane] = half::from_f16(unsafe { p.add(2 * lane + i).read_unaligned() });
+        }
+    }
+    // SAFETY: I7: arrays of MAX_LANES elements.
+    both.map(|numbers| unsafe { s.load(numbers.as_ptr()) })
+}
+
+/// Default of [`Isa::load_transposed_words`].
+///
+/// # Safety
+/// 16 bytes are readable at each address.
+#[inline(always)]
+pub(crate) unsafe fn load_transposed_words<S: Isa, At: Fn(usize) -> *const u8>(
+    s: S,
+    four: impl Fn(usize) -> At,
+) -> [S::I32; 4] {
+    let mut words = [[0; MAX_LANES]; 4];
+    for lane in 0..S::LANES {
+        let from = four(lane - lane % 4)(lane % 4);
+        for (w, words) in words.iter_mut().enumerate() {
+            // SAFETY: I7: one of the four words at the address (caller).
+            words[lane] = unsafe { from.add(4 * w).cast::<i32>().read_unaligned() };
+        }
+    }
+    words.map(|words| vector(s, &words))
+}
+
+/// Default of [`Isa::look_up_nibbles`].
+#[inline(always)]
+pub(crate) fn look_up_nibbles<S: Isa>(s: S, x: S::I32, table: &[i8; 16]) -> [S::I32; 2] {
+    let x = bytes(s, x);
+    [0, 4].map(|shift| {
+        let codes = x.map(|x| x.map(|x| table[usize::from(x >> shift & 15)].cast_unsigned()));
+        of_bytes(s, &codes)
+    })
+}
+
+/// Default of [`Isa::add_by_bits`].
+#[inline(always)]
+pub(crate) fn add_by_bits<S: Isa>(s: S, x: S::I32, bits: S::I32, first: usize, more: i8) -> S::I32 {
+    let (mut x, bits) = (bytes(s, x), lanes(s, bits));
+    for (x, bits) in x.iter_mut().zip(bits) {
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = x.wrapping_add(if bits >> (first + i) & 1 == 1 { more.cast_unsigned() } else { 0 });
+        }
+    }
+    of_bytes(s, &x)
+}
+
+/// Default of [`Isa::add_by_bit_of_lane`].
+#[inline(always)]
+pub(crate) fn add_by_bit_of_lane<S: Isa>(s: S, x: S::I32, bits: [u32; 4], first: usize, more: i8) -> S::I32 {
+    let mut x = bytes(s, x);
+    for (lane, x) in x.iter_mut().enumerate().take(S::LANES) {
+        for (x, bits) in x.iter_mut().zip(bits) {
+            *x = x.wrapping_add(if bits >> (first + lane) & 1 == 1 { more.cast_unsigned() } else { 0 });
+        }
+    }
+    of_bytes(s, &x)
+}
+
+/// Default of [`Isa::signs`].
+#[inline(always)]
+pub(crate) fn signs<S: Isa>(s: S, x: S::F32) -> u16 {
+    let mut numbers = [0.0f32; MAX_LANES];
+    // SAFETY: I7: the array has MAX_LANES values.
+    unsafe { s.store(numbers.as_mut_ptr(), x) };
+    (0..MAX_LANES).map(|lane| u16::from(numbers[lane].is_sign_negative()) << lane).sum()
+}
+
+/// Default of [`Isa::negate_bytes`].
+#[inline(always)]
+pub(crate) fn negate_bytes<S: Isa>(s: S, x: S::I32, signs: u8) -> S::I32 {
+    let mut x = bytes(s, x);
+    for x in &mut x {
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = if signs >> i & 1 == 1 { x.wrapping_neg() } else { *x };
+        }
+    }
+    of_bytes(s, &x)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +254,91 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Compares the operations on nibbles, their fifth bits and their signs with plain integers.
+    #[derive(Clone, Copy)]
+    struct CheckBytes;
+
+    impl Body for CheckBytes {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            let random: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 23) as u8).collect();
+            let place = |lane: usize| lane * 61 % 97 * 3;
+            let four = |n: usize| {
+                let from = &random;
+                move |i: usize| from[place(n + i)..].as_ptr()
+            };
+            // SAFETY: I7: more than 16 bytes follow each place.
+            let words = unsafe { s.load_transposed_words(four) };
+            for (w, words) in words.into_iter().enumerate() {
+                for (lane, word) in lanes(s, words).into_iter().enumerate().take(S::LANES) {
+                    assert_eq!(word.to_ne_bytes(), random[place(lane) + 4 * w..][..4]);
+                }
+            }
+
+            // SAFETY: I7: a vector of words and more.
+            let load = |at: usize| unsafe { s.load_i32(random[at..].as_ptr().cast()) };
+            let table: [i8; 16] = std::array::from_fn(|i| (37 * i as i32 - 127) as i8);
+            let x = load(5);
+            let [low, high] = s.look_up_nibbles(x, &table).map(|codes| bytes(s, codes));
+            for (lane, x) in bytes(s, x).into_iter().enumerate().take(S::LANES) {
+                assert_eq!(low[lane], x.map(|x| table[usize::from(x & 15)].cast_unsigned()));
+                assert_eq!(high[lane], x.map(|x| table[usize::from(x >> 4)].cast_unsigned()));
+            }
+
+            let (x, bits) = (load(11), load(777));
+            for first in (0..32).step_by(4) {
+                let sums = bytes(s, s.add_by_bits(x, bits, first, 16));
+                let both = bytes(s, x).into_iter().zip(lanes(s, bits));
+                for (sum, (x, bits)) in sums.into_iter().zip(both).take(S::LANES) {
+                    let more = [0, 1, 2, 3].map(|i| (bits >> (first + i) & 1) as u8 * 16);
+                    assert_eq!(sum, [0, 1, 2, 3].map(|i| x[i].wrapping_add(more[i])));
+                }
+            }
+            let bits = [0x0123_4567, 0xf00f_a55a, 0x8000_0001, 0x7ffe_dcba];
+            for first in (0..32).step_by(S::LANES) {
+                let sums = bytes(s, s.add_by_bit_of_lane(x, bits, first, 16));
+                for (lane, x) in bytes(s, x).into_iter().enumerate().take(S::LANES) {
+                    let more = bits.map(|bits| (bits >> (first + lane) & 1) as u8 * 16);
+                    assert_eq!(sums[lane], [0, 1, 2, 3].map(|i| x[i].wrapping_add(more[i])));
+                }
+            }
+
+            let numbers: [f32; MAX_LANES] =
+                std::array::from_fn(|i| [1.0, -2.0, 0.0, -0.0, f32::NEG_INFINITY, 3e38][i % 6]);
+            // SAFETY: I7: an array of MAX_LANES elements.
+            let signs = s.signs(unsafe { s.load(numbers.as_ptr()) });
+            for (lane, x) in numbers.into_iter().enumerate() {
+                assert_eq!(signs >> lane & 1 == 1, lane < S::LANES && x.is_sign_negative());
+            }
+            for signs in 0..16 {
+                let both = bytes(s, s.negate_bytes(x, signs)).into_iter().zip(bytes(s, x));
+                for (negated, x) in both.take(S::LANES) {
+                    let negate = |i: usize| if signs >> i & 1 == 1 { x[i].wrapping_neg() } else { x[i] };
+                    assert_eq!(negated, [0, 1, 2, 3].map(negate));
+                }
+            }
+
+            let all: &[u16] = &(0..=u16::MAX).collect::<Vec<_>>();
+            // SAFETY: I7: numbers enough from there on.
+            let both = unsafe { s.load_f16_pairs(all[0x3bf7..].as_ptr()) };
+            for (i, numbers) in both.into_iter().enumerate() {
+                let mut got = [0.0; MAX_LANES];
+                // SAFETY: I7: the array has MAX_LANES elements.
+                unsafe { s.store(got.as_mut_ptr(), numbers) };
+                for (lane, got) in got.into_iter().enumerate().take(S::LANES) {
+                    assert_eq!(got, half::from_f16(all[0x3bf7 + 2 * lane + i]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nibbles_bits_and_signs_are_those_of_plain_numbers() {
+        on_each_isa(CheckBytes);
     }
 
     #[test]
