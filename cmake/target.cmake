@@ -4,7 +4,11 @@
 set(FA_RUST_TARGET "" CACHE STRING "Rust target (empty: the one that fits the C compiler)")
 set(FA_RUSTC "$ENV{RUSTC}" CACHE STRING "Rust compiler (empty: the one that cargo finds)")
 set(FA_CARGO_ARGS "$ENV{FA_CARGO_ARGS}" CACHE STRING "Further arguments of cargo, such as -Zbuild-std, as a shell has them")
-set(FA_UNWINDER "gcc_s" CACHE STRING "With musl: the library that unwinds the stack for Rust (gcc_s, gcc_eh, unwind)")
+set(unwinder gcc_s)
+if(DEFINED ENV{FA_UNWINDER})
+  set(unwinder "$ENV{FA_UNWINDER}")
+endif()
+set(FA_UNWINDER "${unwinder}" CACHE STRING "With musl: the library that unwinds the stack for Rust (gcc_s, gcc_eh, unwind)")
 
 include(CheckCSourceCompiles)
 # Of the C compiler; a function, for a variable of its own: nothing needs to be linked.

@@ -39,9 +39,10 @@ fa_platform() {
         ;;
     windows)
         FA_TARGET=x86_64-pc-windows-gnu gnu=x86_64-w64-mingw32
-        # Not in PATH: a package that this does not need makes the link. What it remembers stays in the build.
-        FA_RUN=(env WINEDEBUG=-all "WINEPREFIX=$root/build/platforms/windows/wine" /usr/lib/wine/wine64)
-        fa_setup wine64
+        # Not in PATH: a package that this does not need makes the link.
+        FA_RUN=(env WINEDEBUG=-all /usr/lib/wine/wine64)
+        fa_setup wine64 x86_64-w64-mingw32-g++
+        fa_wine
         ;;
     windows-msvc) FA_TARGET=x86_64-pc-windows-msvc ;;
     windows-arm64) FA_TARGET=aarch64-pc-windows-msvc ;;
@@ -75,11 +76,12 @@ fa_platform() {
     FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake
     name=CARGO_TARGET_$(echo "$FA_TARGET" | tr '[:lower:]-' '[:upper:]_')
     # With the path that CMake finds: cargo takes another spelling for another linker, and compiles anew.
-    export "${name}_LINKER=$(command -v "${cc:-$gnu-gcc}")" "${name}_RUNNER=${FA_RUN[*]}"
+    export "${name}_LINKER=$(command -v "${cc:-$gnu-gcc}")"
+    [ ${#FA_RUN[@]} = 0 ] || export "${name}_RUNNER=${FA_RUN[*]}"
 }
 
 # fa_unwinder_for_musl FOLDER: LLVM's unwinder, as Debian has it for glibc, with the one function of that which musl lacks; and
-# the compiler is told where it is.
+# the compiler and CMake are told of it.
 fa_unwinder_for_musl() {
     mkdir -p "$1"
     cp /usr/lib/llvm-14/lib/libunwind.a "$1/libunwind.a"
@@ -87,5 +89,19 @@ fa_unwinder_for_musl() {
         'int __fprintf_chk(FILE *f, int flag, const char *format, ...) {' '(void)flag; va_list list; va_start(list, format);' \
         'int n = vfprintf(f, format, list); va_end(list); return n; }' | musl-gcc -O1 -fPIC -c -x c - -o "$1/fprintf_chk.o"
     ar -q "$1/libunwind.a" "$1/fprintf_chk.o"
-    export LIBRARY_PATH=$1
+    export LIBRARY_PATH=$1 FA_UNWINDER=unwind
+}
+
+# fa_wine: a folder for what wine remembers, with a library of Windows' in it that Debian's wine lacks, and that Rust's takes
+# random numbers from. Not in build/: it has links to everywhere, which cargo would follow.
+fa_wine() {
+    local system
+    export WINEPREFIX=${TMPDIR:-/tmp}/flash_attention-wine-$(id -u)
+    system=$WINEPREFIX/drive_c/windows/system32
+    [ -d "$system" ] || "${FA_RUN[@]}" cmd /c exit >/dev/null 2>&1 || true
+    [ -f "$system/bcryptprimitives.dll" ] \
+        || printf '%s\n' '#include <stddef.h>' 'unsigned char __stdcall SystemFunction036(void *to, unsigned long bytes);' \
+            '__declspec(dllexport) int ProcessPrng(unsigned char *to, size_t bytes);' \
+            'int ProcessPrng(unsigned char *to, size_t bytes) { return SystemFunction036(to, (unsigned long)bytes); }' \
+        | x86_64-w64-mingw32-gcc -O1 -shared -x c - -o "$system/bcryptprimitives.dll" -ladvapi32
 }

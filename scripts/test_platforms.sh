@@ -84,10 +84,10 @@ run_rust() {
 }
 
 # Builds the libraries and the C tests, optimised a little: gcc 12 for aarch64 fails with more in its vectoriser, on a loop
-# in c_tests/api/attention.c. Arguments are CMake's.
+# in c_tests/api/attention.c.
 build_c() {
     cmake -S . -B "$folder/cmake" -DCMAKE_TOOLCHAIN_FILE="$FA_TOOLCHAIN" -DFA_RUSTC="${RUSTC:-}" \
-        -DFA_CARGO_ARGS="${FA_BUILD_STD[*]}" -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 "$@" \
+        -DFA_CARGO_ARGS="${FA_BUILD_STD[*]}" -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
         && cmake --build "$folder/cmake" --parallel "$(nproc)"
 }
 
@@ -147,7 +147,7 @@ armv7() {
 # Another C library on the processor and the system that are here.
 musl() {
     not_run musl "Rust tests (scripts/test.sh has them; what differs is what the library asks of the system, from C)"
-    build_c -DFA_UNWINDER=unwind || return 1
+    build_c || return 1
     run_c musl
 }
 
@@ -172,7 +172,7 @@ for platform in "$@"; do
     begin=$SECONDS
     mkdir -p "$folder"
     # What it sets is for this platform alone.
-    unset RUSTC RUSTC_BOOTSTRAP LIBRARY_PATH
+    unset RUSTC RUSTC_BOOTSTRAP LIBRARY_PATH FA_UNWINDER
     fa_platform "$platform"
     case " ${FA_CHECKED[*]} " in
     *" $platform "*) one "$platform.check" check ;;

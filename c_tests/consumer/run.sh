@@ -5,7 +5,7 @@
 #   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
 #
 # For another processor or system: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words that run a program,
-# FA_SYSTEM what CMake calls the system (empty: Linux).
+# FA_SYSTEM what CMake calls the system (empty: Linux), FA_LIBC its C library (empty: glibc).
 
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -241,7 +241,8 @@ dist)
     else
         use_find_package "$work/unpacked" "$work/build"
         use_make "$work/unpacked" "$work/make"
-        use_cc "$work/unpacked" "$work/cc"
+        # Its lines name the libraries of glibc.
+        [ "${FA_LIBC:-}" = musl ] || use_cc "$work/unpacked" "$work/cc"
     fi
     ;;
 *)
