@@ -3,7 +3,7 @@
 //! What differs is in a file for each kind of processor and for each system. Threads, waiting and
 //! waking are those of Rust's standard library, which has the means of each system for them.
 
-// The main interface of both kinds of files is `caches`; processors that cannot tell ask the system.
+// Both kinds have `caches`: processors that cannot tell ask the system.
 #[forbid(unsafe_code)]
 #[cfg_attr(target_arch = "x86_64", path = "machine/x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "machine/aarch64.rs")]

@@ -34,10 +34,10 @@ unsafe extern "C" {
 
 /// What the system has under a name, if that is a number above 0.
 fn number(name: &CStr) -> Option<usize> {
-    // Of 64 bits; if it is one of 32 bits, the lower half is written, since these are little-endian.
+    // Of 64 bits. If it has 32, the lower half is written: these systems are little-endian.
     let (mut number, mut bytes) = (0u64, size_of::<u64>());
-    // SAFETY: I10: the name ends with 0, both places are local variables, `bytes` has the size of the
-    // first, and nothing is set.
+    // SAFETY: I10: the name ends with 0, both places are local variables, `bytes` has the size of
+    // the first, and nothing is set.
     let status =
         unsafe { sysctlbyname(name.as_ptr(), (&raw mut number).cast(), &raw mut bytes, ptr::null(), 0) };
     usize::try_from(number).ok().filter(|number| status == 0 && *number > 0)

@@ -32,8 +32,8 @@ pub(super) fn stay_loaded() {
     unsafe { GetModuleHandleExW(PIN | FROM_ADDRESS, (&raw const HERE).cast(), &raw mut module) };
 }
 
-/// `SYSTEM_LOGICAL_PROCESSOR_INFORMATION`. For a cache, `about` has level, ways, length of a line and
-/// size in 8, 8, 16 and 32 bits, and then its kind in 32.
+/// `SYSTEM_LOGICAL_PROCESSOR_INFORMATION`. For a cache, `about` has level, ways, length of a line
+/// and size in 8, 8, 16 and 32 bits, and then its kind in 32.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 #[repr(C)]
 #[derive(Clone, Copy)]
