@@ -26,13 +26,16 @@ configure_file(cmake/flash_attention.pc.in "${generated}/flash_attention.pc" @ON
 configure_package_config_file(cmake/flash_attention-config.cmake.in
   "${generated}/flash_attention-config.cmake"
   INSTALL_DESTINATION "${config_dir}"
-  PATH_VARS CMAKE_INSTALL_INCLUDEDIR CMAKE_INSTALL_LIBDIR
+  PATH_VARS CMAKE_INSTALL_BINDIR CMAKE_INSTALL_INCLUDEDIR CMAKE_INSTALL_LIBDIR
   NO_CHECK_REQUIRED_COMPONENTS_MACRO)
 write_basic_package_version_file("${generated}/flash_attention-config-version.cmake"
   COMPATIBILITY ${FA_COMPATIBILITY})
 
 install(FILES include/flash_attention.h include/flash_attention.hpp DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
-if(FA_BUILD_SHARED)
+if(FA_BUILD_SHARED AND WIN32)
+  install(FILES "${FA_SHARED_LIB}" DESTINATION "${CMAKE_INSTALL_BINDIR}")
+  install(FILES "${FA_IMPORT_LIB}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+elseif(FA_BUILD_SHARED)
   file(CREATE_LINK "${real_name}" "${generated}/${soname}" SYMBOLIC)
   file(CREATE_LINK "${soname}" "${generated}/libflash_attention.so" SYMBOLIC)
   install(FILES "${FA_SHARED_LIB}" DESTINATION "${CMAKE_INSTALL_LIBDIR}" RENAME "${real_name}")
@@ -62,7 +65,7 @@ if(FA_TOP_LEVEL)
             "${CMAKE_CURRENT_SOURCE_DIR}/scripts/dist.sh" "${CMAKE_CURRENT_BINARY_DIR}/dist" "${system}"
             "-DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE}" "-DCMAKE_C_COMPILER=${CMAKE_C_COMPILER}"
             "-DFA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}" "-DFA_RUST_TARGET=${FA_TARGET}" "-DFA_RUSTC=${FA_RUSTC}"
-            "-DFA_CARGO_ARGS=${FA_CARGO_ARGS}" "-DFA_BUILD_SHARED=${FA_BUILD_SHARED}" "-DFA_BUILD_STATIC=${FA_BUILD_STATIC}"
+            "-DFA_CARGO_ARGS=${FA_CARGO_ARGS}" "-DFA_UNWINDER=${FA_UNWINDER}" "-DFA_BUILD_SHARED=${FA_BUILD_SHARED}" "-DFA_BUILD_STATIC=${FA_BUILD_STATIC}"
     DEPENDS ${FA_LIBRARIES}
     USES_TERMINAL VERBATIM)
 endif()

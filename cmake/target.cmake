@@ -1,9 +1,14 @@
-# What is built for: FA_TARGET, the Rust target (empty: the machine that builds, as cargo knows it), FA_LIBC (gnu, musl), and
-# FA_PROCESSOR, as Rust calls it.
+# What is built for: FA_TARGET, the Rust target (empty: the machine that builds, as cargo knows it), FA_LIBC (gnu, musl; of
+# Linux alone), and FA_PROCESSOR, as Rust calls it.
 
 set(FA_RUST_TARGET "" CACHE STRING "Rust target (empty: the one that fits the C compiler)")
 set(FA_RUSTC "$ENV{RUSTC}" CACHE STRING "Rust compiler (empty: the one that cargo finds)")
-set(FA_CARGO_ARGS "" CACHE STRING "Further arguments of cargo, such as -Zbuild-std")
+set(FA_CARGO_ARGS "$ENV{FA_CARGO_ARGS}" CACHE STRING "Further arguments of cargo, such as -Zbuild-std, as a shell has them")
+set(unwinder gcc_s)
+if(DEFINED ENV{FA_UNWINDER})
+  set(unwinder "$ENV{FA_UNWINDER}")
+endif()
+set(FA_UNWINDER "${unwinder}" CACHE STRING "With musl: the library that unwinds the stack for Rust (gcc_s, gcc_eh, unwind)")
 
 include(CheckCSourceCompiles)
 # Of the C compiler; a function, for a variable of its own: nothing needs to be linked.
@@ -15,10 +20,13 @@ function(fa_find_glibc)
 #endif
 " FA_HAS_GLIBC)
 endfunction()
-fa_find_glibc()
-set(FA_LIBC musl)
-if(FA_HAS_GLIBC)
-  set(FA_LIBC gnu)
+set(FA_LIBC "")
+if(NOT WIN32)
+  fa_find_glibc()
+  set(FA_LIBC musl)
+  if(FA_HAS_GLIBC)
+    set(FA_LIBC gnu)
+  endif()
 endif()
 
 set(rustc "${FA_RUSTC}")
@@ -55,7 +63,10 @@ if(NOT FA_TARGET AND NOT CMAKE_CROSSCOMPILING AND FA_LIBC STREQUAL "musl")
     set(is_other_libc TRUE)
   endif()
 endif()
-if(NOT FA_TARGET AND (CMAKE_CROSSCOMPILING OR is_other_libc))
+if(NOT FA_TARGET AND WIN32)
+  # On Windows, too, where Rust is usually there for another compiler than MinGW's.
+  set(FA_TARGET "${FA_PROCESSOR}-pc-windows-gnu")
+elseif(NOT FA_TARGET AND (CMAKE_CROSSCOMPILING OR is_other_libc))
   set(FA_TARGET "${FA_PROCESSOR}-unknown-linux-${FA_LIBC}${abi}")
 endif()
 

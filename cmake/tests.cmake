@@ -1,6 +1,7 @@
 # Every C or C++ file in a folder of c_tests/, in examples_c/ and bindings/cpp/example is a program,
 # built once with the shared and once with the static library; CTest runs all of them. The files in
-# examples_c/minilm are one program, which needs a model: scripts/test_minilm.sh runs it.
+# examples_c/minilm are one program, which needs a model: scripts/test_minilm.sh runs it. On Windows
+# those are left out that need POSIX, and c_tests/windows has what stands for some of them.
 
 include(CheckLanguage)
 
@@ -19,10 +20,14 @@ endif()
 function(fa_programs name folder prefix)
   cmake_parse_arguments(PARSE_ARGV 3 of "" "" "SOURCES;OPTIONS")
   set(targets)
+  set(libraries pthread m dl)
+  if(WIN32)
+    set(libraries pthread m)
+  endif()
   foreach(kind IN ITEMS shared static)
     set(target "${prefix}${name}.${kind}")
     add_executable(${target} ${of_SOURCES})
-    target_link_libraries(${target} PRIVATE flash_attention::${kind} pthread m dl)
+    target_link_libraries(${target} PRIVATE flash_attention::${kind} ${libraries})
     target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/support")
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${of_OPTIONS}
       -UNDEBUG) # assert() is how a test fails, also in release builds
@@ -53,9 +58,28 @@ function(fa_sources)
   set(sources ${sources} PARENT_SCOPE)
 endfunction()
 
+# Takes sources out of `sources`, says which, and why: fa_left_out(REASON NAME...).
+function(fa_left_out reason)
+  foreach(name IN LISTS ARGN)
+    set(found ${sources})
+    list(FILTER found INCLUDE REGEX "/${name}[.]cp?p?$")
+    if(found)
+      list(REMOVE_ITEM sources ${found})
+      message(STATUS "Left out: ${name} (${reason})")
+    endif()
+  endforeach()
+  set(sources ${sources} PARENT_SCOPE)
+endfunction()
+
+# Whether another processor is imitated; wine, for one, is for another system alone.
+set(is_emulated FALSE)
+if(CMAKE_CROSSCOMPILING_EMULATOR MATCHES "qemu")
+  set(is_emulated TRUE)
+endif()
+
 # Says why tests are not run where an emulator runs the programs: fa_not_emulated(REASON NAME...).
 function(fa_not_emulated reason)
-  if(NOT CMAKE_CROSSCOMPILING_EMULATOR)
+  if(NOT is_emulated)
     return()
   endif()
   foreach(name IN LISTS ARGN)
@@ -69,21 +93,30 @@ function(fa_not_emulated reason)
   message(STATUS "Not run in an emulator: ${names} (${reason})")
 endfunction()
 
-# An emulator is slow.
+# An emulator is slow, and what makes another system start its programs is slower than this one.
 set(seconds 120)
 if(CMAKE_CROSSCOMPILING_EMULATOR)
   set(seconds 900)
+endif()
+
+# Where programs look for the shared library that do not know it from the linker.
+set(environment "FA_SHARED_LIBRARY=${FA_SHARED_LIB}")
+if(WIN32)
+  cmake_path(GET FA_SHARED_LIB PARENT_PATH folder)
+  list(APPEND environment "WINEPATH=${folder}")
 endif()
 
 # Adds a test that runs `target`; further arguments are for its environment, besides the library
 # for tests that load it at run time.
 function(fa_test name target)
   add_test(NAME ${name} COMMAND ${target})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds}
-    ENVIRONMENT "FA_SHARED_LIBRARY=${FA_SHARED_LIB};${ARGN}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds} ENVIRONMENT "${environment};${ARGN}")
 endfunction()
 
 set(FA_C_TESTS api memory threads process interop)
+if(WIN32)
+  set(FA_C_TESTS api threads interop windows)
+endif()
 if(FA_BUILD_TESTS)
   # By what they are about; support/ is what they share. soak/ and consumer/ are built below.
   list(TRANSFORM FA_C_TESTS PREPEND c_tests/ OUTPUT_VARIABLE folders)
@@ -104,10 +137,17 @@ if(FA_BUILD_TESTS)
   endif()
   foreach(name IN ITEMS openmp tbb pthreadpool)
     if(NOT needs_${name})
-      message(STATUS "There is no ${name} here: its test in c_tests is left out.")
-      list(FILTER sources EXCLUDE REGEX "/${name}[.]cp?p?$")
+      fa_left_out("there is no ${name} here" ${name})
     endif()
   endforeach()
+  if(FA_LIBC STREQUAL "musl")
+    fa_left_out("musl has no mallopt" starved reload)
+  endif()
+  if(WIN32)
+    message(STATUS "Left out: c_tests/memory, c_tests/process (they are about POSIX)")
+    fa_left_out("they are about POSIX" nan affinity callers no_threads threads)
+    fa_left_out("OpenMP's library is a DLL of the compiler's, where no program looks" openmp)
+  endif()
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM name)
     fa_programs(${name} c_tests "" SOURCES "${source}")
@@ -143,13 +183,19 @@ if(FA_BUILD_TESTS)
   fa_not_emulated("more pieces of memory than a process of qemu's can have" guard)
   fa_not_emulated("qemu fills tables for the 100 GiB that are only reserved" far)
 
-  # Runs as long as it is told to: scripts/soak.sh.
-  fa_programs(soak c_tests "" SOURCES c_tests/soak/soak.c)
+  if(NOT WIN32)
+    # Runs as long as it is told to: scripts/soak.sh.
+    fa_programs(soak c_tests "" SOURCES c_tests/soak/soak.c)
+  endif()
 
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
   set(check_symbols "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
-  add_test(NAME symbols.shared COMMAND ${check_symbols} "${FA_SHARED_LIB}" "${header}")
+  set(kind)
+  if(WIN32)
+    set(kind --dll)
+  endif()
+  add_test(NAME symbols.shared COMMAND ${check_symbols} ${kind} "${FA_SHARED_LIB}" "${header}")
   add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
   set_tests_properties(symbols.shared symbols.static PROPERTIES
     ENVIRONMENT "NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
@@ -171,7 +217,7 @@ if(FA_BUILD_TESTS)
       "${header}" ${refusals})
   endif()
 
-  set(environment
+  set(environment_of_consumer
     "CMAKE=${CMAKE_COMMAND}"
     "CC=${CMAKE_C_COMPILER}"
     "CXX=${CMAKE_CXX_COMPILER}"
@@ -185,8 +231,9 @@ if(FA_BUILD_TESTS)
     # The archive is what leaves the machine that builds. Words, for a shell.
     set(ways dist)
     list(JOIN CMAKE_CROSSCOMPILING_EMULATOR " " emulator)
-    list(APPEND environment "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
-      "FA_RUST_TARGET=${FA_TARGET}" "RUSTC=${FA_RUSTC}")
+    list(APPEND environment_of_consumer "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
+      "FA_RUST_TARGET=${FA_TARGET}" "FA_CARGO_ARGS=${FA_CARGO_ARGS}" "RUSTC=${FA_RUSTC}"
+      "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "READELF=${CMAKE_READELF}" "OBJDUMP=${CMAKE_OBJDUMP}")
   endif()
   foreach(way IN LISTS ways)
     add_test(NAME consumer.${way}
@@ -194,7 +241,7 @@ if(FA_BUILD_TESTS)
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")
     set_tests_properties(consumer.${way} PROPERTIES
       TIMEOUT 600 RESOURCE_LOCK build_tree # that of the libraries, from which all install or build
-      ENVIRONMENT "${environment}")
+      ENVIRONMENT "${environment_of_consumer}")
   endforeach()
 endif()
 
@@ -203,13 +250,17 @@ if(FA_BUILD_EXAMPLES)
   # the compiler...]).
   function(fa_examples sources_in folder prefix)
     fa_sources(${sources_in})
+    if(WIN32)
+      # A function of C11.
+      fa_left_out("MinGW lacks timespec_get" continuous_batching)
+    endif()
     foreach(source IN LISTS sources)
       cmake_path(GET source STEM name)
       fa_programs(${name} ${folder} ${prefix} SOURCES "${source}" OPTIONS ${ARGN})
       foreach(target IN LISTS targets)
         add_test(NAME ${target} COMMAND ${target} "${CMAKE_CURRENT_SOURCE_DIR}/examples_c/data"
                  WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-        set_tests_properties(${target} PROPERTIES TIMEOUT ${seconds})
+        set_tests_properties(${target} PROPERTIES TIMEOUT ${seconds} ENVIRONMENT "${environment}")
       endforeach()
     endforeach()
   endfunction()
@@ -217,8 +268,10 @@ if(FA_BUILD_EXAMPLES)
   fa_examples(bindings/cpp/example examples_cpp example.cpp.)
   fa_examples(bindings/cpp/example examples_cpp/no_exceptions example.cpp.no_exceptions. -fno-exceptions)
 
-  fa_sources(examples_c/minilm)
-  fa_programs(minilm examples_c example. SOURCES ${sources} OPTIONS -Wshadow)
+  if(NOT WIN32)
+    fa_sources(examples_c/minilm)
+    fa_programs(minilm examples_c example. SOURCES ${sources} OPTIONS -Wshadow)
+  endif()
 endif()
 
 include(ProcessorCount)

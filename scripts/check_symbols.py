@@ -4,6 +4,7 @@
     check_symbols.py LIB.so HEADER
     check_symbols.py --static LIB.a HEADER
     check_symbols.py --stripped LIB.so HEADER     what can be seen without names: that of a wheel
+    check_symbols.py --dll LIB.dll HEADER
 
 An outlined SIMD intrinsic (a symbol from core_arch) or a call to memcpy in a hot loop gives right
 results slowly, so no other test notices it. The environment variables NM, OBJDUMP and READELF name
@@ -60,8 +61,14 @@ def soname_from_version():
     return f"libflash_attention.so.0.{minor}" if major == "0" else f"libflash_attention.so.{major}"
 
 
-def exports(lib, header):
-    exported = {name.split("@")[0] for _, name in symbols("-D", "--defined-only", lib)}
+def exported_by_dll(lib):
+    table = run("objdump", "-p", lib).partition("[Ordinal/Name Pointer] Table")[2].partition("\n\n")[0]
+    return set(re.findall(r"\] (?:\+base\[ *\d+\] +[0-9a-f]+ )?(\w+)$", table, re.MULTILINE))
+
+
+def exports(lib, header, exported=None):
+    if exported is None:
+        exported = {name.split("@")[0] for _, name in symbols("-D", "--defined-only", lib)}
     for name in sorted(declared(header) - exported):
         yield f"{name} is declared in the header, but the library does not export it."
     for name in sorted(exported - declared(header)):
@@ -128,6 +135,10 @@ def check_stripped(lib, header):
     yield from dynamic_section(lib)
 
 
+def check_dll(lib, header):
+    yield from exports(lib, header, exported_by_dll(lib))
+
+
 def check_static(lib, header):
     # The other members belong to dependencies and to the standard library.
     own, defined, names = False, set(), []
@@ -151,10 +162,12 @@ def main():
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--static", action="store_true", help="LIB is an archive")
     kind.add_argument("--stripped", action="store_true", help="LIB has no names but those it exports")
+    kind.add_argument("--dll", action="store_true", help="LIB is for Windows")
     parser.add_argument("lib", metavar="LIB")
     parser.add_argument("header", metavar="HEADER")
     arguments = parser.parse_args()
-    check = check_static if arguments.static else check_stripped if arguments.stripped else check_shared
+    chosen = [(arguments.static, check_static), (arguments.stripped, check_stripped), (arguments.dll, check_dll)]
+    check = next((check for is_chosen, check in chosen if is_chosen), check_shared)
     failures = list(check(arguments.lib, arguments.header))
     if not declared(arguments.header):
         failures.append("The header declares no function.")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), doxygen, go,
 # ninja, python3-venv; libraries that only tests use: libtbb-dev, libpthreadpool-dev; compilers for other platforms such as
-# aarch64-linux-gnu-g++, and qemu-aarch64-static and its like, which run their programs.
+# aarch64-linux-gnu-g++, and qemu-aarch64-static and its like, or wine64, which run their programs.
 # What is there is left alone. The other scripts source this file, for PATH.
 
 fa_die() {
@@ -16,7 +16,7 @@ fa_has() {
     python3-venv) python3 -c 'import ensurepip' 2>/dev/null ;;
     libtbb-dev) fa_has_header c++ tbb/parallel_for.h ;;
     libpthreadpool-dev) fa_has_header c pthreadpool.h ;;
-    lib*) dpkg -s "$1" >/dev/null 2>&1 ;;
+    lib* | wine64) dpkg -s "$1" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -50,7 +50,10 @@ fa_setup() {
         case $tool in
         go) packages+=(golang-go) ;;
         ninja) packages+=(ninja-build) ;;
+        # With the threads of POSIX.
+        x86_64-w64-mingw32-g++) packages+=(g++-mingw-w64-x86-64-posix) ;;
         *-linux-gnu*-g++) packages+=("g++-${tool%-g++}") ;;
+        musl-gcc) packages+=(musl-tools) ;;
         qemu-*-static) packages+=(qemu-user-static) ;;
         *) packages+=("$tool") ;;
         esac

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the programs.
 #
-#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, wasm32, windows, macos, ios, android; all: all of these;
-#                                        default: aarch64
+#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, musl, windows; wasm32, windows-msvc, windows-arm64, macos, macos-x86_64,
+#                                        ios, android; all: all of these; default: aarch64
 #
 # aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for, and two that lack some, so
-# that the choice of kernels is tested, too. i686 and armv7 have the Rust tests alone; for the others the library is checked by
-# the compiler, and neither linked nor run. Tests take few of their cases (FA_TEST_SHARE, FA_TEST_THIN): an emulator is slow.
+# that the choice of kernels is tested, too. i686 and armv7 have the Rust tests alone, musl the C tests; windows runs under wine. For the others
+# the library is checked by the compiler, and neither linked nor run. Tests take few of their cases (FA_TEST_SHARE, FA_TEST_THIN): an emulator is slow.
 # What is left out, and why, is printed. The last line is `platforms: N passed, N failed`, in tests.
 
 set -euo pipefail
@@ -48,10 +48,12 @@ one() {
     fi
 }
 
-# Builds the Rust tests.
+# Builds the Rust tests; arguments for cargo: others than these.
 build_rust() {
-    local test targets=()
-    for test in "${kernel_tests[@]}" "${other_tests[@]}"; do targets+=(--test "$test"); done
+    local test targets=("$@")
+    if [ $# = 0 ]; then
+        for test in "${kernel_tests[@]}" "${other_tests[@]}"; do targets+=(--test "$test"); done
+    fi
     cargo test --no-run --locked --target-dir "$folder/cargo" --target "$FA_TARGET" "${FA_BUILD_STD[@]}" "${targets[@]}" \
         --message-format=json-render-diagnostics >"$folder/rust.json"
 }
@@ -142,8 +144,27 @@ armv7() {
     small armv7
 }
 
+# Another C library on the processor and the system that are here.
+musl() {
+    not_run musl "Rust tests (scripts/test.sh has them; what differs is what the library asks of the system, from C)"
+    build_c || return 1
+    run_c musl
+}
+
+# All kernels: wine takes the place of the system, not of the processor.
+windows() {
+    not_run windows "Rust tests but those of the library's parts (C tests reach every kernel, and what the system is asked)"
+    not_run windows "C tests of memory, process, and some of threads (they use fork, mmap, signals, dlopen; c_tests/windows has \
+what stands for dlopen and affinity)"
+    build_rust --lib || return 1
+    run_rust windows flash_attention
+    build_c || return 1
+    run_c windows
+}
+
+# Nothing of it is run.
 check() {
-    cargo check --lib --locked --target-dir "$folder/cargo" --target "$FA_TARGET" "${FA_BUILD_STD[@]}"
+    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false cargo check --lib --locked --target-dir "$folder/cargo" --target "$FA_TARGET" "${FA_BUILD_STD[@]}"
 }
 
 for platform in "$@"; do
@@ -151,7 +172,7 @@ for platform in "$@"; do
     begin=$SECONDS
     mkdir -p "$folder"
     # What it sets is for this platform alone.
-    unset RUSTC RUSTC_BOOTSTRAP
+    unset RUSTC RUSTC_BOOTSTRAP LIBRARY_PATH FA_UNWINDER
     fa_platform "$platform"
     case " ${FA_CHECKED[*]} " in
     *" $platform "*) one "$platform.check" check ;;

@@ -125,7 +125,6 @@ pub mod dtype;
 #[forbid(unsafe_code)]
 pub mod error;
 #[doc(hidden)]
-#[forbid(unsafe_code)]
 pub mod machine;
 #[doc(hidden)]
 pub mod pool;

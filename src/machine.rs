@@ -1,4 +1,23 @@
 //! The machine: the only reader of CPUID, the system's tables and the environment.
+//!
+//! What differs is in a file for each kind of processor and for each system. Threads, waiting and
+//! waking are those of Rust's standard library, which has the means of each system for them.
+
+// Both kinds have `caches`: processors that cannot tell ask the system.
+#[forbid(unsafe_code)]
+#[cfg_attr(target_arch = "x86_64", path = "machine/x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "machine/aarch64.rs")]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), path = "machine/plain.rs")]
+mod processor;
+#[cfg(any(not(target_arch = "x86_64"), windows))]
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "machine/linux.rs")]
+#[cfg_attr(target_vendor = "apple", path = "machine/apple.rs")]
+#[cfg_attr(windows, path = "machine/windows.rs")]
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows)),
+    path = "machine/other.rs"
+)]
+mod system;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,8 +56,8 @@ impl Machine {
             let tuning = Microarch::ALL[MICROARCH.load(Ordering::Relaxed)].tuning();
             return Machine { l1d, l2, l3, tuning };
         }
-        let [l1d, l2, l3] = cache_sizes(&caches());
-        let microarch = microarch();
+        let [l1d, l2, l3] = cache_sizes(&processor::caches());
+        let microarch = processor::microarch();
         let index = Microarch::ALL.iter().position(|known| *known == microarch).unwrap_or(0);
         MICROARCH.store(index, Ordering::Relaxed);
         L2.store(l2, Ordering::Relaxed);
@@ -46,6 +65,17 @@ impl Machine {
         L1D.store(l1d, Ordering::Release);
         Machine { l1d, l2, l3, tuning: microarch.tuning() }
     }
+}
+
+/// Whether the system has threads: WebAssembly without atomic instructions has none, and panics
+/// where it is asked for the time or the process.
+pub const HAS_THREADS: bool = cfg!(any(not(target_family = "wasm"), target_feature = "atomics"));
+
+/// Called before the first thread of a pool is made: its code must stay in memory when the library
+/// is unloaded. Elsewhere than on Windows the linker is told so (`build.rs`).
+pub fn stay_loaded() {
+    #[cfg(windows)]
+    system::stay_loaded();
 }
 
 /// Cores that this process may use: affinity and container quota count. Asked once, because the
@@ -60,6 +90,8 @@ pub fn cores() -> usize {
         return 1;
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    #[cfg(windows)]
+    let cores = system::allowed_cores().map_or(cores, |allowed| allowed.min(cores));
     CORES.store(cores, Ordering::Relaxed);
     cores
 }
@@ -99,93 +131,6 @@ fn cache_sizes(caches: &[(u32, usize)]) -> [usize; 3] {
     // Without a third level, as on some small cores, the second is the last.
     let l3 = if found[1] != 0 && found[2] == 0 { l2 } else { or(found[2], UNKNOWN[2]) };
     [l1d, l2, l3]
-}
-
-#[cfg(target_arch = "x86_64")]
-fn microarch() -> Microarch {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
-
-    use crate::tuning::X86;
-
-    let first = __cpuid(0);
-    let mut vendor = [0; 12];
-    vendor.copy_from_slice([first.ebx, first.edx, first.ecx].map(u32::to_le_bytes).as_flattened());
-    let version = __cpuid(1).eax;
-    let (family, model) = (version >> 8 & 15, version >> 4 & 15);
-    let amx = if first.eax >= 7 { __cpuid_count(7, 0).edx >> 24 & 1 } else { 0 };
-    Microarch::of_x86(X86 {
-        vendor,
-        family: if family == 15 { family + (version >> 20 & 255) } else { family },
-        model: if family == 6 || family == 15 { version >> 12 & 0xf0 | model } else { model },
-        has_avx512: std::arch::is_x86_feature_detected!("avx512f"),
-        has_amx: amx != 0,
-    })
-}
-
-#[cfg(target_arch = "aarch64")]
-fn microarch() -> Microarch {
-    use crate::tuning::Arm;
-
-    let path = "/sys/devices/system/cpu/cpu0/regs/identification/midr_el1";
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let midr = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16);
-    Microarch::of_arm(midr.ok().map(|midr| Arm { implementer: midr >> 24, part: midr >> 4 & 0xfff }))
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn microarch() -> Microarch {
-    Microarch::Generic16
-}
-
-/// Level and size of each data or unified cache, 0 where there is none.
-#[cfg(target_arch = "x86_64")]
-fn caches() -> [(u32, usize); LEVELS] {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
-
-    // Deterministic cache parameters: leaf 4 (Intel SDM, CPUID), or AMD's leaf of the same form,
-    // which leaves leaf 4 empty.
-    let read = |leaf: u32| {
-        let mut found = [(0, 0); LEVELS];
-        if __cpuid(leaf & 0x8000_0000).eax < leaf {
-            return found;
-        }
-        for (index, found) in (0..).zip(&mut found) {
-            let r = __cpuid_count(leaf, index);
-            let (kind, level) = (r.eax & 31, r.eax >> 5 & 7);
-            match kind {
-                0 => break,
-                2 => continue, // instructions
-                _ => {}
-            }
-            let (ways, partitions, line) =
-                ((r.ebx >> 22) + 1, (r.ebx >> 12 & 0x3ff) + 1, (r.ebx & 0xfff) + 1);
-            let sets = r.ecx as usize + 1;
-            let bytes = [ways, partitions, line].iter().fold(sets, |n, &x| n.saturating_mul(x as usize));
-            *found = (level, bytes);
-        }
-        found
-    };
-    let found = read(4);
-    if found == [(0, 0); LEVELS] { read(0x8000_001d) } else { found }
-}
-
-/// Level and size of each data or unified cache, 0 where there is none.
-#[cfg(not(target_arch = "x86_64"))]
-fn caches() -> [(u32, usize); LEVELS] {
-    let mut found = [(0, 0); LEVELS];
-    for (index, found) in found.iter_mut().enumerate() {
-        let folder = format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
-        let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
-        if read("type").trim() == "Instruction" {
-            continue;
-        }
-        let level = read("level").trim().parse();
-        let size = read("size").trim().trim_end_matches('K').parse::<usize>();
-        if let (Ok(level), Ok(size)) = (level, size) {
-            *found = (level, size.saturating_mul(1024));
-        }
-    }
-    found
 }
 
 /// Entries of the table of caches that are read: more than any machine has, since a hypervisor may

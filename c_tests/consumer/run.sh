@@ -4,7 +4,8 @@
 #
 #   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
 #
-# For another processor: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words that run a program.
+# For another processor or system: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words that run a program,
+# FA_SYSTEM what CMake calls the system (empty: Linux), FA_LIBC its C library (empty: glibc).
 
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,18 +22,32 @@ fail() {
     exit 1
 }
 
+# What the systems call the shared library, and programs.
+is_windows() { [ "${FA_SYSTEM:-}" = Windows ]; }
+shared=libflash_attention.so.$FA_ABI
+exe=
+if is_windows; then
+    shared=flash_attention.dll
+    exe=.exe
+fi
+
 # needs PROGRAM NAME: a program that finds the other library by accident would prove nothing.
 needs() {
-    needed=$(readelf --dynamic --wide "$1" | sed -n 's/.*NEEDED.*\[\(.*libflash_attention.*\)\]/\1/p')
+    if is_windows; then
+        needed=$("${OBJDUMP:-objdump}" -p "$1$exe" | sed -n 's/.*DLL Name: \(.*flash_attention.*\)/\1/p')
+    else
+        needed=$(readelf --dynamic --wide "$1" | sed -n 's/.*NEEDED.*\[\(.*libflash_attention.*\)\]/\1/p')
+    fi
     [ "$needed" = "$2" ] || fail "$1 needs the shared library '$needed', not '$2'."
 }
 
 # The programs in a folder, which print the name of an instruction set and the same numbers anywhere.
 run_programs() {
-    needs "$1/program" "libflash_attention.so.$FA_ABI"
+    needs "$1/program" "$shared"
     needs "$1/program_static" ""
     for program in program program_static; do
-        printed=$(${FA_EMULATOR:-} "$1/$program") || fail "$1/$program does not work."
+        printed=$(${FA_EMULATOR:-} "$1/$program$exe") || fail "$1/$program does not work."
+        ! is_windows || printed=$(printf '%s' "$printed" | tr -d '\r')
         [ "${printed#*: }" = "3.52319 4.52319 5.52319 6.52319" ] || fail "$1/$program prints $printed."
     done
 }
@@ -45,8 +60,8 @@ build_cmake() {
     "$CMAKE" --build "$build"
     run_programs "$build"
     [ -n "$CXX" ] || return 0
-    needs "$build/header" "libflash_attention.so.$FA_ABI"
-    ${FA_EMULATOR:-} "$build/header" || fail "$build/header does not work."
+    needs "$build/header" "$shared"
+    ${FA_EMULATOR:-} "$build/header$exe" || fail "$build/header does not work."
 }
 
 # use_find_package PREFIX FOLDER CMAKE_ARGUMENTS...
@@ -78,7 +93,9 @@ use_make() {
 run_lines() {
     # shellcheck disable=SC2016 # they are expanded where they run
     printf '%s\n' 'cmake() { "$CMAKE" "$@"; }' 'cc() { "$CC" "$@"; }' >"$work/lines.sh"
-    sed -n "/README begin/,/README end/ s|/usr/local|'$2'|; /README begin/,/README end/ p" "$here/$1" >>"$work/lines.sh"
+    # The toolchain file that the lines name is an example.
+    sed -n "/README begin/,/README end/ { s|/usr/local|'$2'|; s|cmake/toolchains/[a-z0-9_-]*[.]cmake|${FA_TOOLCHAIN:-}|; p }" \
+        "$here/$1" >>"$work/lines.sh"
     sh -eu "$work/lines.sh"
 }
 
@@ -94,18 +111,28 @@ use_cc() {
 check_tree() {
     lib=$(dirname "$(find "$1" -name libflash_attention.a)")
     # The tests of symbols look at cargo's libraries; these are the same.
-    cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_OUT/release/libflash_attention.so"
     cmp "$lib/libflash_attention.a" "$FA_CARGO_OUT/release-static/libflash_attention.a"
-    [ "$(readlink "$lib/libflash_attention.so.$FA_ABI")" = "libflash_attention.so.$FA_VERSION" ] \
-        || fail "libflash_attention.so.$FA_ABI is not a link to libflash_attention.so.$FA_VERSION."
-    [ "$(readlink "$lib/libflash_attention.so")" = "libflash_attention.so.$FA_ABI" ] \
-        || fail "libflash_attention.so is not a link to libflash_attention.so.$FA_ABI."
+    if is_windows; then
+        cmp "$1/bin/flash_attention.dll" "$FA_CARGO_OUT/release/flash_attention.dll"
+        cmp "$lib/libflash_attention.dll.a" "$FA_CARGO_OUT/release/libflash_attention.dll.a"
+    else
+        check_names
+    fi
     for header in "$root"/include/*; do
         cmp "$header" "$1/include/$(basename "$header")"
         # cargo-c has a list of its own.
         grep -q "^asset = .*\"include/$(basename "$header")\"" "$root/Cargo.toml" \
             || fail "cargo-c would not install $(basename "$header"): see Cargo.toml."
     done
+}
+
+# The shared library in a folder and its two other names.
+check_names() {
+    cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_OUT/release/libflash_attention.so"
+    [ "$(readlink "$lib/libflash_attention.so.$FA_ABI")" = "libflash_attention.so.$FA_VERSION" ] \
+        || fail "libflash_attention.so.$FA_ABI is not a link to libflash_attention.so.$FA_VERSION."
+    [ "$(readlink "$lib/libflash_attention.so")" = "libflash_attention.so.$FA_ABI" ] \
+        || fail "libflash_attention.so is not a link to libflash_attention.so.$FA_ABI."
 }
 
 # Installed, then moved: nothing may depend on the first place.
@@ -207,9 +234,16 @@ dist)
     (cd "$work/unpacked" && find . -type f ! -name SHA256SUMS | while read -r file; do
         grep -q "  ${file#./}\$" SHA256SUMS || fail "$file has no checksum."
     done)
-    use_find_package "$work/unpacked" "$work/build"
-    use_make "$work/unpacked" "$work/make"
-    use_cc "$work/unpacked" "$work/cc"
+    if is_windows; then
+        # It has no such thing as a path in a program: the library lies beside it, or where PATH leads.
+        export WINEPATH="$work/unpacked/bin"
+        use_find_package "$work/unpacked" "$work/build"
+    else
+        use_find_package "$work/unpacked" "$work/build"
+        use_make "$work/unpacked" "$work/make"
+        # Its lines name the libraries of glibc.
+        [ "${FA_LIBC:-}" = musl ] || use_cc "$work/unpacked" "$work/cc"
+    fi
     ;;
 *)
     fail "run.sh does not know $way."

@@ -422,7 +422,8 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
         0.. => Ok(Some(value as u64)),
         _ => Err(Refusal::of(what, value).but(Error::Window, "negative, and not FA_NO_LIMIT")),
     };
-    let block = |what, value| extent(what, value, 0);
+    // What only limits something may be more than an address space holds.
+    let most = |what, value: i64| extent(what, value.min(isize::MAX as i64), 0);
     let q_pos = position(a)?;
     Ok(Semantics {
         accuracy: accuracy(a.flags)?,
@@ -432,9 +433,9 @@ fn semantics(a: &fa_attention, dim_qk: usize) -> Result<Semantics, Refusal> {
             left: limit("window_left", a.window_left)?,
             right: limit("window_right", a.window_right)?,
         },
-        prefix_keys: extent("prefix_keys", a.prefix_keys, 0)?,
-        block_q: block("block_q", a.block_q)?,
-        block_kv: block("block_kv", a.block_kv)?,
+        prefix_keys: most("prefix_keys", a.prefix_keys)?,
+        block_q: most("block_q", a.block_q)?,
+        block_kv: most("block_kv", a.block_kv)?,
     })
 }
 

@@ -77,6 +77,9 @@ struct Post {
 impl Workers {
     /// So many threads, or as many as the system grants, if any.
     pub(super) fn new(threads: usize) -> Option<Workers> {
+        if !machine::HAS_THREADS {
+            return None;
+        }
         // A thread that gets its stack but no memory to start with would end the process.
         let fits = |&n: &usize| machine::has_memory(n * (STACK + START_MEMORY));
         let halves = std::iter::successors(Some(threads), |n| Some(n / 2));
@@ -100,6 +103,7 @@ impl Workers {
             last_end: AtomicU64::new(0),
             spin: Spin { duration, spins: tuning.spins },
         });
+        machine::stay_loaded();
         let mut workers = Workers { shared, threads: Vec::with_capacity(count), process: process::id() };
         for i in 0..count {
             let shared = workers.shared.clone();
