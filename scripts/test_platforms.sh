@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the programs.
 #
-#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, wasm32, windows, macos, ios, android; all: all of these;
-#                                        default: aarch64
+#   test_platforms.sh [--quick] [PLATFORM...]      aarch64, i686, armv7, wasm32, windows, macos, ios, android; all: all of
+#                                                  these; default: aarch64
+#
+# With --quick, aarch64 has only tests that reach every kernel, those of the choice, and C tests with the shared library that
+# take seconds: 6 minutes on two cores, compiling included.
 #
 # aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for, and two that lack some, so
 # that the choice of kernels is tested, too. i686 and armv7 have the Rust tests alone; for the others the library is checked by
@@ -12,6 +15,11 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
+quick=no
+if [ "${1:-}" = --quick ]; then
+    quick=yes
+    shift
+fi
 [ $# -gt 0 ] || set -- aarch64
 . scripts/setup.sh cmake
 . scripts/platform.sh
@@ -48,10 +56,10 @@ one() {
     fi
 }
 
-# Builds the Rust tests.
+# Builds Rust tests: build_rust TEST...
 build_rust() {
     local test targets=()
-    for test in "${kernel_tests[@]}" "${other_tests[@]}"; do targets+=(--test "$test"); done
+    for test in "$@"; do targets+=(--test "$test"); done
     cargo test --no-run --locked --target-dir "$folder/cargo" --target "$FA_TARGET" "${FA_BUILD_STD[@]}" "${targets[@]}" \
         --message-format=json-render-diagnostics >"$folder/rust.json"
 }
@@ -81,12 +89,12 @@ run_rust() {
     done
 }
 
-# Builds the libraries and the C tests, optimised a little: gcc 12 for aarch64 fails with more in its vectoriser, on a loop
-# in c_tests/api/attention.c.
+# Builds the libraries and the C tests, or what arguments of `cmake --build` say, optimised a little: gcc 12 for aarch64 fails
+# with more in its vectoriser, on a loop in c_tests/api/attention.c.
 build_c() {
     cmake -S . -B "$folder/cmake" -DCMAKE_TOOLCHAIN_FILE="$FA_TOOLCHAIN" -DFA_RUSTC="${RUSTC:-}" \
         -DFA_CARGO_ARGS="${FA_BUILD_STD[*]}" -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
-        && cmake --build "$folder/cmake" --parallel "$(nproc)"
+        && cmake --build "$folder/cmake" --parallel "$(nproc)" "$@"
 }
 
 # run_c NAME ARGUMENT...: runs CTest with arguments of its own.
@@ -104,13 +112,33 @@ not_run() {
     echo "platforms.$1: not run: $2"
 }
 
+quick_aarch64() {
+    local cpu programs=(isa isa_env append version abi quantize refusals mxcsr)
+    # Side by side: the shared library is compiled by one thread for the most part.
+    build_c --target "${programs[@]/%/.shared}" >"$folder/build_c.log" 2>&1 &
+    build_rust isas basics general types decode adversarial oracle || { wait && return 1; }
+    QEMU_CPU=max run_rust aarch64 isas basics general types decode adversarial oracle
+    for cpu in neoverse-n1 cortex-a72; do
+        QEMU_CPU=$cpu run_rust "aarch64.$cpu" isas basics
+    done
+    wait $! || { cat "$folder/build_c.log" && return 1; }
+    QEMU_CPU=max run_c aarch64 --tests-regex "^($(IFS='|' && echo "${programs[*]}"))[.]shared\$"
+    for cpu in neoverse-n1 cortex-a72; do
+        QEMU_CPU=$cpu run_c "aarch64.$cpu" --tests-regex '^(isa|isa_env)[.]shared$'
+    done
+}
+
 aarch64() {
     local cpu
+    if [ "$quick" = yes ]; then
+        quick_aarch64
+        return
+    fi
     not_run aarch64 "Rust tests header, dialects, comments (they are about sources, on this machine), process (it forks and pins \
 threads: qemu is a process with threads of its own)"
     not_run aarch64 "Rust tests properties, masks, strided, layers, growth, refusals, real (further cases of what those that are \
 run have)"
-    build_rust || return 1
+    build_rust "${kernel_tests[@]}" "${other_tests[@]}" || return 1
     QEMU_CPU=max run_rust aarch64 "${other_tests[@]}" "${kernel_tests[@]}"
     for cpu in neoverse-n1 cortex-a72; do
         QEMU_CPU=$cpu run_rust "aarch64.$cpu" "${choice_tests[@]}"
@@ -128,7 +156,7 @@ run have)"
 
 # The scalar kernels with pointers of 32 bits.
 small() {
-    build_rust || return 1
+    build_rust "${kernel_tests[@]}" "${other_tests[@]}" || return 1
     run_rust "$1" "${other_tests[@]}" "${kernel_tests[@]}"
 }
 
