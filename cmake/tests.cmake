@@ -72,7 +72,7 @@ endfunction()
 # An emulator is slow.
 set(seconds 120)
 if(CMAKE_CROSSCOMPILING_EMULATOR)
-  set(seconds 900)
+  set(seconds 1800)
 endif()
 
 # Adds a test that runs `target`; further arguments are for its environment, besides the library

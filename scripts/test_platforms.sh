@@ -148,7 +148,7 @@ run have)"
         && one aarch64.rust.real_model "${FA_RUN[@]}" "$folder/cargo/$FA_TARGET/debug/examples/real_model" examples_c/data
     build_c || return 1
     not_run aarch64 "the longest C tests with the static library (with the shared one they are)"
-    QEMU_CPU=max run_c aarch64 --exclude-regex '^(attention|nan|load|callers|no_threads|pools|writers|mxcsr|openmp)[.]static$'
+    QEMU_CPU=max run_c aarch64 --exclude-regex '^(attention|nan|small_stack|load|callers|no_threads|pools|writers|mxcsr|openmp)[.]static$'
     for cpu in neoverse-n1 cortex-a72; do
         QEMU_CPU=$cpu run_c "aarch64.$cpu" --tests-regex '^(isa|isa_env|append|version)[.]'
     done
