@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the programs.
 #
-#   test_platforms.sh [--quick] [PLATFORM...]      aarch64, i686, armv7, wasm32, windows, macos, ios, android; all: all of
-#                                                  these; default: aarch64
-#
-# With --quick, aarch64 has only tests that reach every kernel, those of the choice, and C tests with the shared library that
-# take seconds: 6 minutes on two cores, compiling included.
+#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, wasm32, windows, macos, ios, android; all: all of these;
+#                                        default: aarch64
 #
 # aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for, and two that lack some, so
 # that the choice of kernels is tested, too. i686 and armv7 have the Rust tests alone; for the others the library is checked by
 # the compiler, and neither linked nor run. Tests take few of their cases (FA_TEST_SHARE, FA_TEST_THIN): an emulator is slow.
 # What is left out, and why, is printed. The last line is `platforms: N passed, N failed`, in tests.
+#
+# With --quick before the names, aarch64 has only some tests that reach every kernel, those of the choice, and C tests with the
+# shared library that take seconds: 7 minutes of CPU time, compiling included.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -56,10 +56,12 @@ one() {
     fi
 }
 
-# Builds Rust tests: build_rust TEST...
+# Builds the Rust tests; arguments for cargo: others than these.
 build_rust() {
-    local test targets=()
-    for test in "$@"; do targets+=(--test "$test"); done
+    local test targets=("$@")
+    if [ $# = 0 ]; then
+        for test in "${kernel_tests[@]}" "${other_tests[@]}"; do targets+=(--test "$test"); done
+    fi
     cargo test --no-run --locked --target-dir "$folder/cargo" --target "$FA_TARGET" "${FA_BUILD_STD[@]}" "${targets[@]}" \
         --message-format=json-render-diagnostics >"$folder/rust.json"
 }
@@ -113,11 +115,13 @@ not_run() {
 }
 
 quick_aarch64() {
-    local cpu programs=(isa isa_env append version abi quantize refusals mxcsr)
+    local cpu test targets=() tests=(isas basics general types decode adversarial oracle)
+    local programs=(isa isa_env append version abi quantize refusals dlopen)
+    for test in "${tests[@]}"; do targets+=(--test "$test"); done
     # Side by side: the shared library is compiled by one thread for the most part.
     build_c --target "${programs[@]/%/.shared}" >"$folder/build_c.log" 2>&1 &
-    build_rust isas basics general types decode adversarial oracle || { wait && return 1; }
-    QEMU_CPU=max run_rust aarch64 isas basics general types decode adversarial oracle
+    build_rust "${targets[@]}" || { wait && return 1; }
+    QEMU_CPU=max run_rust aarch64 "${tests[@]}"
     for cpu in neoverse-n1 cortex-a72; do
         QEMU_CPU=$cpu run_rust "aarch64.$cpu" isas basics
     done
@@ -138,7 +142,7 @@ aarch64() {
 threads: qemu is a process with threads of its own)"
     not_run aarch64 "Rust tests properties, masks, strided, layers, growth, refusals, real (further cases of what those that are \
 run have)"
-    build_rust "${kernel_tests[@]}" "${other_tests[@]}" || return 1
+    build_rust || return 1
     QEMU_CPU=max run_rust aarch64 "${other_tests[@]}" "${kernel_tests[@]}"
     for cpu in neoverse-n1 cortex-a72; do
         QEMU_CPU=$cpu run_rust "aarch64.$cpu" "${choice_tests[@]}"
@@ -156,7 +160,7 @@ run have)"
 
 # The scalar kernels with pointers of 32 bits.
 small() {
-    build_rust "${kernel_tests[@]}" "${other_tests[@]}" || return 1
+    build_rust || return 1
     run_rust "$1" "${other_tests[@]}" "${kernel_tests[@]}"
 }
 
