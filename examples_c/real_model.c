@@ -213,18 +213,19 @@ static void compute(const job *j)
     }
 }
 
-/* Median seconds of many runs. */
+/* Median seconds of many runs, of fewer where they take seconds together. */
 static double measure(const job *j)
 {
-    enum { RUNS = 101 };
-    double times[RUNS];
-    for (int run = 0; run < RUNS; run++) {
+    enum { RUNS = 101, SECONDS = 2 };
+    double times[RUNS], begin = now();
+    size_t runs = 0;
+    do {
         double start = now();
         compute(j);
-        times[run] = now() - start;
-    }
-    qsort(times, RUNS, sizeof *times, by_size);
-    return times[RUNS / 2];
+        times[runs++] = now() - start;
+    } while (runs < RUNS && now() - begin < SECONDS);
+    qsort(times, runs, sizeof *times, by_size);
+    return times[runs / 2];
 }
 
 static void heading(void)
@@ -279,7 +280,11 @@ static void rows(const set *s)
     row(s, &z, kernel_exact, 1);
     if (s->len_q >= 64) { /* enough work for more threads, and to see what vectors are worth */
         row(s, NULL, NULL, 0);
+#ifdef __aarch64__
+        static const char *const lesser[] = {"neon", "scalar"};
+#else
         static const char *const lesser[] = {"avx2", "scalar"};
+#endif
         for (size_t i = 0; i < sizeof lesser / sizeof *lesser; i++) {
             must(fa_limit_isa(lesser[i]));
             row(s, NULL, NULL, 1);

@@ -10,27 +10,80 @@ use crate::dtype::Stored;
 use crate::dtype::i8::I8;
 use crate::simd::{Body, Isa, MAX_LANES};
 
-/// The reference of a row whose largest score of a block is `max`: that, or what exceeds the median
-/// of `maxima` by [`HEADROOM`], if that is less. `maxima` has the largest score of each lane; sinks
-/// in fewer than half of the lanes leave their median alone.
-#[inline(always)]
-pub(super) fn reference<S: Isa>(s: S, maxima: S::F32, max: f32) -> f32 {
-    let least = -s.horizontal_max(s.sub(s.splat(0.0), maxima));
-    if max - least <= HEADROOM {
-        return max;
+/// Keys belong to classes, by the remainder of their numbers in the block: at least so many, and
+/// one for each lane. Sinks of a model are a few neighbours, which four classes would all have.
+const CLASSES: usize = 8;
+
+/// The largest score of each class of keys, where vectors of scores are added one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Maxima<S: Isa> {
+    /// With fewer than [`CLASSES`] lanes they take turns; else the first has all.
+    vectors: [S::F32; 2],
+}
+
+impl<S: Isa> Maxima<S> {
+    /// Whether vectors take turns.
+    const TAKE_TURNS: bool = {
+        assert!(2 * S::LANES >= CLASSES);
+        S::LANES < CLASSES
+    };
+
+    /// Those of no score.
+    #[inline(always)]
+    pub(super) fn new(s: S) -> Maxima<S> {
+        Maxima { vectors: [s.splat(f32::NEG_INFINITY); 2] }
     }
-    let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
-    // SAFETY: the array is as long as any vector.
-    unsafe { s.store(lanes.as_mut_ptr(), maxima) };
-    max.min(median(&mut lanes) + HEADROOM)
+
+    /// Adds the next vector of scores. NaN leaves the maxima alone.
+    #[inline(always)]
+    pub(super) fn add(&mut self, s: S, scores: S::F32) {
+        let [this, other] = self.vectors;
+        let this = s.max(scores, this);
+        self.vectors = if const { Self::TAKE_TURNS } { [other, this] } else { [this, other] };
+    }
+
+    /// The largest score.
+    #[inline(always)]
+    pub(super) fn largest(&self, s: S) -> f32 {
+        let [a, b] = self.vectors;
+        s.horizontal_max(if const { Self::TAKE_TURNS } { s.max(a, b) } else { a })
+    }
+
+    /// The least of the maxima.
+    #[inline(always)]
+    fn least(&self, s: S) -> f32 {
+        let [a, b] = self.vectors;
+        let least = if const { Self::TAKE_TURNS } { s.min(a, b) } else { a };
+        -s.horizontal_max(s.sub(s.splat(0.0), least))
+    }
+
+    /// The reference of a row whose largest score of a block is `max`: that, or what exceeds the
+    /// median of the maxima by [`HEADROOM`], if that is less. Sinks in up to half of the
+    /// classes leave it alone.
+    #[inline(always)]
+    pub(super) fn reference(&self, s: S, max: f32) -> f32 {
+        if max - self.least(s) <= HEADROOM {
+            return max;
+        }
+        let mut maxima = [f32::NEG_INFINITY; MAX_LANES];
+        let [a, b] = self.vectors;
+        // SAFETY: the array is as long as any vector, and as two of those that take turns.
+        unsafe {
+            s.store(maxima.as_mut_ptr(), a);
+            if const { Self::TAKE_TURNS } {
+                s.store(maxima.as_mut_ptr().add(S::LANES), b);
+            }
+        }
+        max.min(median(&mut maxima) + HEADROOM)
+    }
 }
 
 /// The median of those that are not -inf, or the smaller of the two in the middle.
 #[inline(never)]
-fn median(lanes: &mut [f32; MAX_LANES]) -> f32 {
-    lanes.sort_unstable_by(|a, b| b.total_cmp(a));
-    let seen = lanes.iter().filter(|&&lane| lane > f32::NEG_INFINITY).count();
-    lanes[seen / 2]
+fn median(maxima: &mut [f32; MAX_LANES]) -> f32 {
+    maxima.sort_unstable_by(|a, b| b.total_cmp(a));
+    let seen = maxima.iter().filter(|&&max| max > f32::NEG_INFINITY).count();
+    maxima[seen / 2]
 }
 
 /// A row of a block with scores above its reference.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::block::Block;
 use super::gemv::Gemv;
-use super::outliers::{self, Outliers};
+use super::outliers::{self, Maxima, Outliers};
 use super::scratch::RowArrays;
 use super::state::State;
 use super::weights;
@@ -98,7 +98,7 @@ unsafe fn softmax_of_row<S: Isa, P: Gemv>(
     // SAFETY: I5: row r of the arrays (caller); I7: scores and scales are whole vectors of keys.
     unsafe {
         let scores = rows.scores.add(r * rows.score_stride);
-        let mut max = never;
+        let mut maxima = Maxima::new(s);
         for at in (first..visible.end).step_by(S::LANES) {
             let mut x = s.load(scores.add(at));
             if at < visible.start || at + S::LANES > visible.end {
@@ -108,11 +108,10 @@ unsafe fn softmax_of_row<S: Isa, P: Gemv>(
                 x = s.select(s.in_range(low, s.load_i32(LANE.as_ptr()), high), x, never);
                 s.store(scores.add(at), x);
             }
-            // NaN as the first operand leaves the maximum alone; it reappears as a probability.
-            max = s.max(x, max);
+            // NaN, which they leave out, reappears as a probability.
+            maxima.add(s, x);
         }
-        let maxima = max;
-        let max = s.horizontal_max(maxima);
+        let max = maxima.largest(s);
         let running_max = state.running_max.add(r);
         let old = running_max.read();
         if max > old + RESCALE_THRESHOLD {
@@ -132,7 +131,7 @@ unsafe fn softmax_of_row<S: Isa, P: Gemv>(
         if P::INT_ACC {
             let mut reference = max;
             if const { P::ROUNDS } {
-                reference = outliers::reference(s, maxima, max);
+                reference = maxima.reference(s, max);
                 if max > reference {
                     outliers::add(s, Outliers { block, rows, state, row: r, visible, reference });
                     before = s.load(sums);

@@ -252,6 +252,12 @@ pub fn is_tested(isa: &CStr) -> bool {
     isa.to_bytes().starts_with(begin.as_bytes())
 }
 
+/// Whether an instruction set multiplies 8-bit integers with numbers of 16 bits: on both paths of a
+/// kernel, or those of Arm in decode.
+pub fn has_integers(isa: &CStr) -> bool {
+    ![c"scalar", c"neon"].contains(&isa)
+}
+
 /// Tests with many samples take one in `share()` of them: the environment variable `FA_TEST_SHARE`,
 /// or
 /// 1. It is meant for slow machines, such as emulated ones. Some samples are periodic, so it should
