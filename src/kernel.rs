@@ -93,6 +93,8 @@ pub trait Kernel: Sync {
     fn accuracy(&self) -> Accuracy;
     /// Whether prefill sums integers, one block of keys at a time.
     fn sums_integers(&self) -> bool;
+    /// Whether decode repacks K and V.
+    fn repacks(&self) -> bool;
     /// f32 lanes of a vector.
     fn lanes(&self) -> usize;
     /// Query rows of a whole tile of prefill.
@@ -256,6 +258,10 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn sums_integers(&self) -> bool {
         F::INT_ACC
+    }
+
+    fn repacks(&self) -> bool {
+        Few::reading(0).is_repacked
     }
 
     fn lanes(&self) -> usize {

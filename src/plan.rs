@@ -236,6 +236,7 @@ impl Planner<'_> {
         let [k, v] = [1, 2].map(|i| match shape.storage.dtypes[i] {
             Dtype::F32 => border.f32,
             Dtype::I8 => border.integers,
+            dtype if dtype.has_blocks() && kernel.repacks() => border.repacked,
             dtype if dtype.has_blocks() => border.blocks,
             _ => border.bits16,
         });

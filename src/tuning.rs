@@ -183,6 +183,8 @@ pub struct Border {
     pub integers: [usize; 4],
     /// With blocks that carry scales.
     pub blocks: [usize; 4],
+    /// With blocks that are repacked.
+    pub repacked: [usize; 4],
     /// The rows of all heads of a group fill vectors together where those of one head fill more
     /// than so many 16ths of one.
     pub of_head: usize,
@@ -194,7 +196,8 @@ const BORDER_ZEN4: Border = Border {
     f32: [15, 30, 45, 59],
     bits16: [15, 30, 42, 55],
     integers: [16, 32, 46, 60],
-    blocks: [16, 32, 48, 64],
+    blocks: [15, 29, 43, 56],
+    repacked: [16, 32, 48, 64],
     of_head: 0,
 };
 
@@ -205,6 +208,7 @@ const BORDER_ZEN2: Border = Border {
     bits16: [16, 32, 48, 56],
     integers: [16, 32, 42, 48],
     blocks: [16, 32, 48, 64],
+    repacked: [16, 32, 48, 64],
     of_head: 0,
 };
 
@@ -534,10 +538,15 @@ impl fmt::Debug for Tuning {
 
 impl fmt::Display for Border {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Border { f32, bits16, integers, blocks, of_head } = self;
-        for (name, [a, b, c, d]) in
-            [("f32", f32), ("16 bits", bits16), ("integers", integers), ("blocks", blocks)]
-        {
+        let Border { f32, bits16, integers, blocks, repacked, of_head } = self;
+        let all = [
+            ("f32", f32),
+            ("16 bits", bits16),
+            ("integers", integers),
+            ("blocks", blocks),
+            ("repacked", repacked),
+        ];
+        for (name, [a, b, c, d]) in all {
             write!(f, "{name} {a} {b} {c} {d}, ")?;
         }
         write!(f, "of a head {of_head}")

@@ -38,7 +38,7 @@ static inline bool library_of(void *handle, struct library *lib) {
 #define LINKED_NAME(name) fa_##name,
 #define LINKED_LIBRARY ((struct library){LIBRARY_FUNCTIONS(LINKED_NAME)})
 
-enum { HEADS = 4, MANY = 64, FEW = 2, KEYS = 2000, DIM = 64, MOST = HEADS * MANY * DIM, KV = HEADS * KEYS * DIM };
+enum { HEADS = 4, MANY = 80, FEW = 2, KEYS = 2000, DIM = 64, MOST = HEADS * MANY * DIM, KV = HEADS * KEYS * DIM };
 
 /* What computes, and how K and V are stored. `few` rows are for decode, the others for prefill. */
 enum kind { FORWARD, MHA, FORWARD_I8, RUN_F32, RUN_F16, RUN_BF16, RUN_I8, RUN_Q8_0, PARTS, QUANTIZED, MERGED, KINDS };
