@@ -39,7 +39,9 @@ def run(a):
         if process.returncode != 0:
             sys.exit(f"{a.program} failed")
     (folder / "model.md").write_text(table(data))
-    figure(data, folder / "model.svg")
+    # The figure is of one thread.
+    if any(line["threads"] == 1 for line in data["lines"]):
+        figure(data, folder / "model.svg")
     print(table(data), end="")
 
 
