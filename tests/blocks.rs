@@ -317,6 +317,25 @@ fn integers_are_where_the_machine_has_them() {
     assert_eq!(found, expected.into_iter().filter(|isa| common::is_tested(isa)).collect::<Vec<_>>());
 }
 
+/// With AVX512-VNNI nibbles are repacked, and Q8_0 of many query rows.
+#[test]
+fn many_rows_are_repacked() {
+    let best = flash_attention::kernel::best().unwrap().isa();
+    let is_there = best == c"avx512vnni" || best == c"avx512bf16";
+    for (dtype, rows, expected) in [(Dtype::Q8_0, 1, false), (Dtype::Q8_0, 8, true), (Dtype::Q4_0, 1, true)] {
+        let case = Case::new(dtype, rows, 40, 64);
+        let dense = |dtype, len| Layout::dense(dtype, 1, len, 64).unwrap();
+        let mut o = vec![0f32; rows * 64];
+        // SAFETY: as many blocks, which outlive the problem.
+        let [k, v] = [&case.k, &case.v].map(|x| unsafe { View::new(x.as_ptr(), dense(dtype, 40)).unwrap() });
+        let q = View::of(&case.q, dense(Dtype::F32, rows)).unwrap();
+        let tensors = Tensors::new(q, k, v, ViewMut::of(&mut o, dense(Dtype::F32, rows)).unwrap());
+        let problem = Problem::new(tensors, Semantics::with_scale(1.0)).unwrap();
+        let kernel = flash_attention::kernel::select(problem.shape(), Accuracy::AsStored).unwrap();
+        assert_eq!(kernel.repacks(), is_there && expected, "{dtype:?}, {rows} rows");
+    }
+}
+
 /// Who demands precision gets f32, on each instruction set.
 #[test]
 fn precision_is_f32() {

@@ -29,7 +29,7 @@ use crate::simd::{Body, Isa, MAX_LANES};
 /// Keys of a group of V.
 const KEYS: usize = 4;
 
-/// Elements of four neighbouring ones.
+/// Neighbouring elements of K in a lane.
 const WORD: usize = 4;
 
 /// Vectors of neighbouring elements of V that are summed at a time: those of a block with 16 lanes.
@@ -39,7 +39,6 @@ const VECTORS: usize = 2;
 const SIGNS: i32 = i32::from_ne_bytes([0x80; WORD]);
 
 /// As many keys of K or V as a vector has lanes, and where they go.
-#[derive(Clone)]
 pub(super) struct Group {
     /// The row of each lane's key, or any row where there is no such key.
     pub(super) rows: [*const u8; MAX_LANES],
@@ -52,7 +51,7 @@ pub(super) struct Group {
     pub(super) key: usize,
     pub(super) scales: OfBlocks,
     pub(super) minima: Option<OfBlocks>,
-    /// What is prefetched meanwhile: so many rows.
+    /// The first `prefetched` rows of `next` are prefetched meanwhile.
     pub(super) next: PrefetchStream,
     pub(super) prefetched: usize,
 }

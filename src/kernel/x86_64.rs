@@ -60,7 +60,8 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
         Accuracy::AsStored,
         in_nibbles,
     ),
-    // The same bits as of the one below: many rows share what repacking takes.
+    // Q8_0 of many query rows, which share what repacking takes. Repacked and Split16 give the same
+    // bits.
     &Combination::<Avx512, F32, Repacked, Repacked, Vnni, 8>::new()
         .only_for(<I16 as Gemm>::MAX_DIM, Accuracy::AsStored, in_blocks)
         .from_rows(ROWS_OF_REPACKED),
