@@ -199,7 +199,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
 
     /// For problems with at least so many query rows of all heads of a kv head.
     #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
-    const fn from_rows(self, min_rows: usize) -> Self {
+    const fn only_from_rows(self, min_rows: usize) -> Self {
         Combination { min_rows, ..self }
     }
 

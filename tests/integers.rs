@@ -67,7 +67,7 @@ fn by_parabola_in_f32(score: f32, max: f32) -> f64 {
     let distance = (score - max).max(-20.0);
     let power = distance.round_ties_even();
     let fraction = distance - power;
-    let y = 61.217_708f32.mul_add(fraction, 179.272_55).mul_add(fraction, 255.0);
+    let y = 61.217_71_f32.mul_add(fraction, 179.272_55).mul_add(fraction, 255.0);
     (f64::from(y) * f64::from(power).exp2()).round_ties_even()
 }
 

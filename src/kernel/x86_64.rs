@@ -64,7 +64,7 @@ pub(super) static AVX512: &[&dyn Kernel] = &[
     // bits.
     &Combination::<Avx512, F32, Repacked, Repacked, Vnni, 8>::new()
         .only_for(<I16 as Gemm>::MAX_DIM, Accuracy::AsStored, in_blocks)
-        .from_rows(ROWS_OF_REPACKED),
+        .only_from_rows(ROWS_OF_REPACKED),
     &Combination::<Avx512, F32, Split16<Q8_0>, Split16<Q8_0>, Vnni, 8>::new().only_for(
         <I16 as Gemm>::MAX_DIM,
         Accuracy::AsStored,

@@ -645,7 +645,8 @@ impl<L: Level> Isa for Avx512<L> {
             let at = _mm_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c);
             let at = _mm_add_epi8(at, _mm_set1_epi8((first / 8) as i8));
             let bytes = _mm512_shuffle_epi8(bits, _mm512_broadcast_i32x4(at));
-            let bit = _mm512_set1_epi32(if first % 8 == 0 { 0x0804_0201 } else { 0x8040_2010_u32 as i32 });
+            let bit = if first.is_multiple_of(8) { 0x0804_0201 } else { 0x8040_2010_u32 as i32 };
+            let bit = _mm512_set1_epi32(bit);
             let is_set = _mm512_test_epi8_mask(bytes, bit);
             _mm512_mask_add_epi8(x, is_set, x, _mm512_set1_epi8(more))
         })
