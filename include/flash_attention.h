@@ -19,15 +19,20 @@
  *     fa_attention a;
  *     fa_attention_init(&a, sizeof a);
  *     a.batch = 1, a.heads_q = 32, a.heads_kv = 8, a.len_q = a.len_kv = n, a.dim_qk = a.dim_v = 64;
- *     // Strides in bytes, of [token][head][dim].
- *     a.q.data = q, a.q.stride[1] = 64 * 4, a.q.stride[2] = 32 * 64 * 4;
- *     ...                                       // a.k, a.v, a.o alike
+ *     // Strides: bytes from one batch entry, head, token to the next. Memory: [token][head][dim].
+ *     a.q = (fa_tensor){.data = q, .stride = {0, 64 * 4, 32 * 64 * 4}};
+ *     a.k = (fa_tensor){.data = k, .stride = {0, 64 * 4, 8 * 64 * 4}};
+ *     a.v = a.k, a.v.data = v;
+ *     a.o = a.q, a.o.data = o;
  *     a.window_right = 0;                       // causal
- *     fa_attention_workspace(&a, 1, &bytes);
- *     status = fa_attention_run(&a, malloc(bytes), bytes, NULL);
+ *     size_t bytes;
+ *     fa_status status = fa_attention_workspace(&a, 1, &bytes);
+ *     void *workspace = status == FA_OK ? malloc(bytes + 1) : NULL;
+ *     if (workspace != NULL) status = fa_attention_run(&a, workspace, bytes, NULL);
+ *     free(workspace);
  *
  * @par Sizes
- * Sizes count elements, never bytes, unless a name or a comment says bytes. Arrays of the functions
+ * Sizes count elements, not bytes, unless a name or a comment says bytes. Arrays of the functions
  * that take no description are dense and row-major: the last size given is the contiguous one.
  * Nothing needs an alignment, unless a function says so.
  *
@@ -36,46 +41,49 @@
  * calls; an output belongs to one call until it returns. No pointer is kept after a call.
  *
  * @par Errors
- * A function that returns fa_status never aborts, never writes to stdout or stderr, and on errors
- * leaves its outputs as they were (FA_ERR_INTERNAL excepted). Arguments are checked before anything
- * is computed; which of several errors is reported is not promised. What cannot be checked is
- * whether a pointer that is not NULL leads to memory of the size that the other arguments say.
+ * A function that returns fa_status never writes to stdout or stderr. On errors it leaves its
+ * outputs as they were (except for FA_ERR_INTERNAL). It never aborts, with one exception: creating
+ * threads when memory runs out (fa_pool_create, and simple calls that need more threads than there
+ * are; see fa_scratch_bytes). Arguments are checked before anything is computed. If there are
+ * several errors, any of them may be reported. What cannot be checked is whether a pointer that is
+ * not NULL leads to memory of the size that the other arguments say.
  *
  * @par Same bits
  * With one version of the library, one instruction set and one size of blocks of keys
- * (block_size_kv, block_kv), a row of an output depends on nothing but its own query, the keys and
- * values that it sees, their number and position, what changes their scores, and the number of
- * query rows of its sequence, which decides whether rows are computed in the way that suits few of
- * them or in the one that suits many: not on threads, pools or parts, block_size_q, strides or
- * pages, other heads and sequences, what is in other rows, or chance. Between instruction sets,
- * block sizes and versions results differ within rounding; do not compare them with stored bits.
+ * (block_size_kv, block_kv), a row of an output depends on: its own query; the keys and values that
+ * it sees, their number and position, and what changes their scores; and the number of query rows
+ * of its sequence, which decides between the path for few rows (decode) and the path for many rows
+ * (prefill). It does not depend on threads, pools or parts, block_size_q, strides or pages, other
+ * heads and sequences, what is in other rows, or chance. Between instruction sets, block sizes,
+ * paths and versions results differ within rounding: do not compare them with stored bits.
  *
  * @par Floating-point environment
- * On x86-64 all threads compute in the default one (round to nearest, subnormal numbers are
- * numbers, nothing traps), whatever MXCSR of the caller is, and the caller finds its own as it was,
- * exception flags included. So FTZ and DAZ change no bit of a result. Functions of a caller's pool
- * are called in the caller's environment, tasks may be called in any; threads of the library's have
- * the default one. On other machines the caller must have set the default one.
+ * On x86-64 and 64-bit Arm all threads compute in the default environment (round to nearest,
+ * subnormal numbers are not flushed, nothing traps), whatever MXCSR (or FPCR) of the caller is. The
+ * caller's environment is restored, exception flags included. So FTZ and DAZ change no bit of a
+ * result. Functions of a caller's pool are called in the caller's environment. Tasks may be called
+ * in any environment. The library's threads have the default one. On other processors the caller
+ * must have set the default environment.
  *
  * @par Signals
- * Handlers may interrupt any call; its result does not change. They must not call the library, nor
- * leave a call by longjmp. The library's threads have the signal mask of the thread whose call
- * makes them, as all new threads do: block signals around that call, or around fa_pool_create, to
- * keep handlers off them.
+ * Signal handlers may interrupt any call; its result does not change. They must not call the
+ * library, nor leave a call by longjmp. The library's threads inherit the signal mask of the thread
+ * whose call makes them. To keep handlers off them, block signals around that call, or around
+ * fa_pool_create.
  *
  * @par Copies
  * Two copies of the library in one process (two files, or a static and a shared one) do not know of
- * each other; each has its own threads, and its own fa_limit_isa.
+ * each other. Each has its own threads, and its own fa_limit_isa.
  *
  * @par Processes and loading
- * The library works in a child process after fork(), whatever the parent's threads were doing: a
- * child makes threads of its own when it first needs some (one that was forked in the middle of the
- * parent's first call with several threads computes on the calling thread alone). The shared
- * library creates nothing when it is loaded. It stays mapped after dlclose(), with its threads:
- * loading it again is the same copy.
+ * The library works in a child process after fork(), whatever the parent's threads were doing. A
+ * child makes threads of its own when it first needs some. (A child that was forked in the middle
+ * of the parent's first call with several threads computes on the calling thread alone.) The shared
+ * library creates no threads and allocates nothing when it is loaded. It stays mapped after
+ * dlclose(), with its threads; loading it again gives the same copy.
  *
  * @par Environment variables
- * FA_MAX_ISA, read once; see fa_limit_isa. Nothing else.
+ * FA_MAX_ISA, read once; see fa_limit_isa. No others.
  */
 
 
@@ -89,8 +97,8 @@
 #include <stdint.h>
 
 /**
- * fa_attention.q_pos: the last query row of each sequence is on its last key, q_pos = number of
- * keys - number of query rows. It may come out negative: the rows before key 0 are then at no key.
+ * fa_attention.q_pos: the last query row of each sequence is at its last key, so q_pos = number of
+ * keys - number of query rows. That may be negative: rows before key 0 are then at no key.
  */
 #define FA_POS_END INT64_MIN
 
@@ -100,55 +108,57 @@
 #define FA_NO_LIMIT -1
 
 /**
- * fa_attention.flags: slopes are multiplied by the mask, which holds distances (as in ggml, whose
- * mask is -|p - j|), in place of -|p - j|.
+ * fa_attention.flags: the bias is slope * mask instead of -slope * |p - j|. The mask then holds
+ * distances, as in ggml, whose mask is -|p - j|.
  */
 #define FA_MASK_TIMES_SLOPE 1
 
 /**
- * fa_attention.flags: more accurate than by default. K and V of bf16, and in blocks, are not
- * multiplied as they are stored, but become f32 a block at a time.
+ * fa_attention.flags: more accurate than the default. K and V of bf16 and in blocks are not
+ * multiplied as they are stored; a block of keys at a time becomes f32.
  *
  * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
- * further than storing K and V in their types has rounded these. Errors below are relative RMS
- * errors against exact attention on the stored numbers, of normal data and of rows with attention
- * sinks (a few keys that have up to 99.9 % of a row's probability, and values near 0).
+ * further than storing K and V in their types has rounded these. The errors below are relative RMS
+ * errors against exact attention on the stored numbers. They hold for normal data, and for rows
+ * with attention sinks (a few keys that have up to 99.9 % of a row's probability, and values near
+ * 0).
  *
  * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16" or "neon-bf16") and
- *   is faster at it than at f32 (AMD's and Arm's are, Intel's are not, and only do it if
- *   fa_limit_isa or FA_MAX_ISA names "avx512bf16"), queries that are not bf16 and probabilities
- *   rounded to bf16: error below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes: 1e-6, at
- *   half the speed.
- * - K and V i8 or u8, K with scales and zeros a head, a token or a channel, V a head or a channel
- *   (see fa_quant): multiplied as integers of 16 bits on x86-64, and in few query rows (decode)
- *   with "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels, are quantised,
- *   each row with a scale of its own, unless they are i8 with one scale a row or fewer, and K has
- *   no scales of channels; probabilities have 15 bits, relative to a reference that few keys
- *   exceed, and what exceeds it is added in f32: error below 5e-4. With other scales, and on other
- *   machines, f32 computes. FA_PRECISE changes nothing.
- * - K and V in blocks (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, the same or not): with "avx2", or
- *   "avx512vnni" and better, and few query rows (decode) multiplied as integers: queries are
- *   quantised, each row with a scale of its own, to 16 bits, and the products of probabilities and
- *   the scales of V, relative to the largest of a block of elements, are multiples of 1/32767 or
- *   1/32768: error below 3e-4. With FA_PRECISE, and else, f32 computes.
+ *   is faster at it than at f32. AMD's and Arm's processors are. Intel's are not, and do it only
+ *   if fa_limit_isa or FA_MAX_ISA names "avx512bf16". Probabilities, and queries that are not
+ *   bf16, are rounded to bf16. Error: below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes:
+ *   1e-6, at half the speed.
+ * - K and V i8 or u8, K with scales and zeros per head, token or channel, V per head or channel
+ *   (see fa_quant): multiplied as 16-bit integers on x86-64, and with few query rows (decode) by
+ *   "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels, are quantised, each
+ *   row with a scale of its own. Queries are used as they are if they are i8 with one scale per
+ *   row or for more than a row, and K has no scales of channels. Probabilities have 15 bits,
+ *   relative to a reference that few keys exceed; what exceeds it is added in f32. Error: below
+ *   5e-4. With other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
+ * - K and V in blocks (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, the same or not), with "avx2", or
+ *   "avx512vnni" and better, and few query rows (decode): multiplied as integers. Queries are
+ *   quantised to 16 bits, each row with a scale of its own. Products of probabilities and scales
+ *   of V are rounded to multiples of 1/32767 or 1/32768 of the largest one of a block of elements.
+ *   Error: below 3e-4. Otherwise, and with FA_PRECISE, f32 computes.
  * - Others: f32 computes.
  */
 #define FA_PRECISE 2
 
 /**
- * fa_attention.flags: allows probabilities and queries of 8 bits, for K and V of i8 or u8 with
- * scales as FA_PRECISE says and many query rows (prefill), where fa_isa is "avx512vnni" or better,
- * "avxvnni", "neon-i8mm" or "neon-dotprod": up to twice as fast as by default. Queries that are
- * not i8 are quantised to 8 bits, each row with a scale of its own. Probabilities are multiples of
- * 1/255 of a reference that few keys exceed, and what exceeds it is added in f32. Error: below
- * 2e-2, with sinks 5e-2. Elsewhere the flag changes nothing. Together with FA_PRECISE it is
- * refused: FA_ERR_RESERVED.
+ * fa_attention.flags: allows probabilities and queries of 8 bits. That applies to K and V of i8 or
+ * u8 with the scales that FA_PRECISE names, and to many query rows (prefill), if fa_isa is
+ * "avx512vnni" or better, "avxvnni", "neon-i8mm" or "neon-dotprod". It is up to twice as fast as
+ * the default. Queries that are not i8 are quantised to 8 bits, each row with a scale of its own.
+ * Probabilities are multiples of 1/255 of a reference that few keys exceed; what exceeds it is
+ * added in f32. Error: below 2e-2, with sinks 5e-2. In all other cases the flag changes nothing.
+ * Together with FA_PRECISE it is refused: FA_ERR_RESERVED.
  */
 #define FA_FAST 4
 
 /**
- * fa_attention.scale, fa_config.softmax_scale: a scale as good as 0, 2 to the power of -100. (0
- * itself is the usual scale.) Keys of dot products below 1e22 weigh exactly alike.
+ * fa_attention.scale, fa_config.softmax_scale: stands for a scale of 0, as 0 itself means the
+ * default scale. Its value is 2 to the power of -100. Keys whose dot products are below 1e22 weigh
+ * exactly the same.
  */
 #define FA_SCALE_ZERO 7.888609052210118e-31
 
@@ -158,9 +168,8 @@
 #define FA_ABI_VERSION 2
 
 /**
- * What a function returns. Values are pinned: none is ever changed or reused, later versions
- * only add some. On every value but FA_OK no output has been written, except where a value says
- * otherwise.
+ * What a function returns. The values never change and are never reused; later versions only add
+ * some. On every value but FA_OK no output has been written, unless the value says otherwise.
  */
 typedef enum fa_status {
   /**
@@ -168,7 +177,7 @@ typedef enum fa_status {
    */
   FA_OK = 0,
   /**
-   * A pointer is NULL where data is needed.
+   * A pointer is NULL, but data is needed.
    */
   FA_ERR_NULL = 1,
   /**
@@ -192,7 +201,7 @@ typedef enum fa_status {
    */
   FA_ERR_RESERVED = 6,
   /**
-   * The output shares memory with an input.
+   * An output shares memory with an input or another output.
    */
   FA_ERR_OVERLAP = 7,
   /**
@@ -209,46 +218,46 @@ typedef enum fa_status {
    */
   FA_ERR_MEMORY = 10,
   /**
-   * The library broke one of its own rules; please report it. Outputs may be partly written.
+   * The library broke one of its own rules: please report it. Outputs may be partly written.
    */
   FA_ERR_INTERNAL = 11,
   /**
-   * Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple
-   * of heads_kv.
+   * Tensors disagree about a size that they share, a size is negative, or heads_q is not a
+   * multiple of heads_kv.
    */
   FA_ERR_SHAPE = 12,
   /**
-   * A stride is unusable: negative, no multiple of the element size, or so small that rows of an
-   * output would overlap. fa_merge: an address that is no multiple of 4.
+   * A stride is unusable: negative, not a multiple of the element size, or so small that rows of
+   * an output would overlap. fa_merge: an address is not a multiple of 4.
    */
   FA_ERR_STRIDE = 13,
   /**
-   * cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
-   * kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
-   * behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
-   * what there is not, or are out of order. fa_cache_append: the position of a new token is that
-   * of no key in use.
+   * A list is wrong: cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is
+   * negative; kv_lens or kv_starts is negative; a sequence is longer than len_q, len_kv or its
+   * pages, or begins behind its last key; spans are negative or out of order; weight_heads or
+   * weight_rows are out of range or out of order. fa_cache_append: the position of a new token
+   * is not among the keys in use.
    */
   FA_ERR_LENGTHS = 14,
   /**
-   * struct_size is not that of any version up to this one, or what lies beyond the fields that
-   * this version knows is not 0.
+   * struct_size is not the size of any version up to this one, or a field that this version does
+   * not know is not 0.
    */
   FA_ERR_STRUCT_SIZE = 15,
   /**
-   * Reserved for what a later version may allow: no function of this version returns it.
+   * Reserved for later versions: no function of this version returns it.
    */
   FA_ERR_UNSUPPORTED = 16,
   /**
-   * The workspace is NULL or smaller than fa_attention_workspace asks for.
+   * The workspace is NULL, or smaller than fa_attention_workspace says.
    */
   FA_ERR_WORKSPACE = 17,
   /**
-   * Not 0 <= part < n_parts, or n_parts is out of range.
+   * 0 <= part < n_parts does not hold, or n_parts (or n_threads) is out of range.
    */
   FA_ERR_PART = 18,
   /**
-   * A window is negative and not FA_NO_LIMIT.
+   * A window is negative, and not FA_NO_LIMIT.
    */
   FA_ERR_WINDOW = 19,
   /**
@@ -256,7 +265,7 @@ typedef enum fa_status {
    */
   FA_ERR_SOFTCAP = 20,
   /**
-   * A page in use is not one of num_pages.
+   * A page in use is not below num_pages, or is negative.
    */
   FA_ERR_PAGE = 21,
 } fa_status;
@@ -278,86 +287,95 @@ typedef enum fa_dtype {
    */
   FA_DTYPE_BF16 = 2,
   /**
-   * Signed 8-bit integer, standing for what fa_quant says, or for itself.
+   * Signed 8-bit integer. fa_quant says what number it stands for; without fa_quant it is the
+   * number.
    */
   FA_DTYPE_I8 = 3,
   /**
    * Blocks of 32 elements in 34 bytes, as in ggml: a binary16 scale, then 32 signed 8-bit
-   * integers that it is multiplied with. Rows have whole blocks: dim is a multiple of 32.
+   * integers, which are multiplied by it. A row has whole blocks: dim is a multiple of 32.
    */
   FA_DTYPE_Q8_0 = 4,
   /**
-   * Masks only: a byte, nonzero = attend.
+   * Masks only: one byte for each key; nonzero = visible.
    */
   FA_DTYPE_BOOL8 = 5,
   /**
-   * Blocks of 32 elements in 18 bytes, as in ggml, and as all below: a binary16 scale d, then 16
-   * bytes. The low nibble n of byte i is element i, the high one element i + 16; an element is
-   * d * (n - 8).
+   * Blocks of 32 elements in 18 bytes: a binary16 scale d, then 16 bytes. The low nibble n of
+   * byte i is element i, the high nibble is element i + 16. An element is d * (n - 8). This and
+   * the next four types are ggml's.
    */
   FA_DTYPE_Q4_0 = 6,
   /**
-   * In 20 bytes: d, a binary16 minimum m, then 16 bytes of nibbles; an element is d * n + m.
+   * Blocks of 32 elements in 20 bytes: d, a binary16 minimum m, then 16 bytes of nibbles as in
+   * Q4_0. An element is d * n + m.
    */
   FA_DTYPE_Q4_1 = 7,
   /**
-   * In 22 bytes: d, 32 bits (the first is the lowest of the first byte), then 16 bytes of
-   * nibbles. Bit i is the fifth, the highest, of the code n of element i, which is
-   * d * (n - 16).
+   * Blocks of 32 elements in 22 bytes: d, 32 bits (the first is the lowest bit of the first
+   * byte), then 16 bytes of nibbles as in Q4_0. Bit i is the fifth and highest bit of the code n
+   * of element i. An element is d * (n - 16).
    */
   FA_DTYPE_Q5_0 = 8,
   /**
-   * In 24 bytes: d, m, 32 bits, 16 bytes of nibbles; an element is d * n + m.
+   * Blocks of 32 elements in 24 bytes: d, m, 32 bits, 16 bytes of nibbles as in Q5_0. An element
+   * is d * n + m.
    */
   FA_DTYPE_Q5_1 = 9,
   /**
-   * In 18 bytes, as Q4_0; an element is d times the nth of -127, -104, -83, -65, -49, -35, -22,
-   * -10, 1, 13, 25, 38, 53, 69, 89, 113.
+   * Blocks of 32 elements in 18 bytes, as Q4_0. An element is d times the nth of -127, -104,
+   * -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113, from n = 0.
    */
   FA_DTYPE_IQ4_NL = 10,
   /**
-   * Floating-point number of 8 bits: sign, 4 bits of exponent with bias 7, 3 of mantissa; the
-   * variant of machine learning ("E4M3FN"), without infinities, whose largest number is 448. All
-   * bits but the sign are 1 in a NaN. It may have scales (fa_quant).
+   * 8-bit floating point: sign, 4 bits of exponent with bias 7, 3 bits of mantissa. This is the
+   * variant of machine learning ("E4M3FN"): it has no infinities, its largest number is 448, and
+   * in a NaN all bits but the sign are 1. It may have scales (fa_quant).
    */
   FA_DTYPE_F8_E4M3 = 11,
   /**
-   * Floating-point number of 8 bits: sign, 5 bits of exponent with bias 15, 2 of mantissa, with
-   * infinities and NaN as in IEEE 754: the upper half of a binary16. The largest number is
+   * 8-bit floating point: sign, 5 bits of exponent with bias 15, 2 bits of mantissa, with
+   * infinities and NaN as in IEEE 754: the upper half of a binary16. Its largest number is
    * 57344. It may have scales (fa_quant).
    */
   FA_DTYPE_F8_E5M2 = 12,
   /**
-   * Unsigned 8-bit integer, standing for what fa_quant says, or for itself.
+   * Unsigned 8-bit integer. fa_quant says what number it stands for; without fa_quant it is the
+   * number.
    */
   FA_DTYPE_U8 = 13,
 } fa_dtype;
 
 /**
- * How elements of 8 bits become numbers: x = (stored - zero) * scale. Integers may have zeros,
- * floating-point numbers have none (zero is NULL, else FA_ERR_DTYPE).
+ * How 8-bit elements become numbers: x = (stored - zero) * scale. Integers may have zeros.
+ * Floating-point numbers have none: zero must be NULL, else FA_ERR_DTYPE.
  *
- * Scale and zero of element d of token t of head h of batch entry (or page) b are at
- * b * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3].
- * So one scale for the whole tensor is all strides 0; one for each head, token or channel has a
- * stride there; blocks of tokens and groups of channels have a group of more than 1. Of a paged
- * tensor t counts within the page; of packed ragged rows t is the row, and b is 0.
+ * The scale and zero of element d of token t of head h of batch entry (or page) b are at index b *
+ * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3]. So
+ * with all strides 0 the whole tensor has one scale. For one scale per head, token or channel, set
+ * that stride. For blocks of tokens or groups of channels, set a group of more than 1. In a paged
+ * tensor t counts within the page. In packed ragged rows t is the row, and b is 0.
  *
- * fa_quantize_i8, fa_quantize and, those of single tokens, fa_cache_append find and write scales
- * and zeros; every other function reads them.
+ * fa_quantize_i8 and fa_quantize find and write scales and zeros. So does fa_cache_append where
+ * each token has its own. Every other function reads them.
  *
- * What is fast, of integers, signed or unsigned: scales and zeros that leave the sums over
- * elements and keys, so that integers are multiplied as integers (see FA_PRECISE): those of K a
- * head, a token or a channel, and those of V a head or a channel (or group of channels) that all
- * tokens share. With V's a token f32 computes: of few query rows (decode) from the bytes as they
- * are read, about twice as fast as from f32 in memory. All else becomes f32 a block at a time, at
- * the speed of f32 within a tenth: scales that change from token to token and within a row, and
- * V's a token with many query rows. (Half to three quarters of that speed: a token and groups of
- * 3, 5, 6, 7 or 9 to 15 channels, or of 1, 2, 4 or 8 with a stride[3] other than 1.)
- * Floating-point numbers of 8 bits become f16, a few keys at a time, and f32 computes.
+ * Which scales and zeros are fast for integers, signed or unsigned:
  *
- * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Others are data:
- * one that is NaN or infinite makes its elements so.
+ * - K: per head, token or channel. V: per head or channel (or group of channels), the same for all
+ *   tokens. These can be moved out of the sums over elements and keys, so integers are multiplied
+ *   as integers: see FA_PRECISE.
+ * - V per token, few query rows (decode): f32 computes from the bytes as they are read, about
+ *   twice as fast as from f32 in memory.
+ * - All others: a block of keys at a time becomes f32, at the speed of f32 within a tenth. That is
+ *   V per token with many query rows, and scales that change both from token to token and within a
+ *   row. Exception: half to three quarters of that speed for scales per token with groups of 3, 5,
+ *   6, 7 or 9 to 15 channels, or with groups of 1, 2, 4 or 8 channels and a stride[3] other than
+ *   1.
+ *
+ * 8-bit floating-point numbers become f16, a few keys at a time, and f32 computes.
+ *
+ * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Other scales are
+ * data: one that is NaN or infinite makes its elements NaN or infinite.
  */
 typedef struct fa_quant {
   /**
@@ -369,36 +387,35 @@ typedef struct fa_quant {
    */
   const float *zero;
   /**
-   * Values from one batch entry (or page), head, group of tokens, group of channels to the next;
-   * not negative; 0 = the same for all.
+   * VALUES (not bytes) from one batch entry (or page), head, group of tokens, group of channels
+   * to the next; not negative; 0 = the same for all.
    */
   int64_t stride[4];
   /**
-   * Tokens that share a value; at least 1, or anything where stride[2] is 0.
+   * Tokens that share a value; at least 1. Any number if stride[2] is 0.
    */
   int32_t group_tokens;
   /**
-   * Channels (elements of a row) that share a value; at least 1, or anything where stride[3] is
-   * 0.
+   * Channels (elements of a row) that share a value; at least 1. Any number if stride[3] is 0.
    */
   int32_t group_dims;
 } fa_quant;
 
 /**
- * A tensor [batch][head][token][dim] in the caller's memory. Everything has a stride, so dense,
- * interleaved, packed, broadcast and, for k and v, transposed layouts are all this.
+ * A tensor [batch][head][token][dim] in the caller's memory. Every axis has a stride, so a tensor
+ * can be dense, interleaved, packed, broadcast and, for k and v, transposed.
  */
 typedef struct fa_tensor {
   /**
-   * The first element of row [0][0][0]. Needs no alignment. NULL is fine if there is no element,
-   * and means "none" where a tensor is optional.
+   * The first element of row [0][0][0]. Needs no alignment. May be NULL if there is no element.
+   * NULL means "none" where a tensor is optional.
    */
   void *data;
   /**
    * BYTES from one batch entry to the next, from one head to the next, from one token to the
-   * next: not negative, a multiple of the element size (of 2 for types in blocks). 0 repeats the
-   * same data (inputs only); the stride of an axis of extent 1 does not matter. (Strides of an
-   * input that count elements by mistake are legal and give nonsense.)
+   * next. Not negative; a multiple of the element size (of 2 for types in blocks). 0 repeats the
+   * same data (inputs only). The stride of an axis of extent 1 does not matter. Beware of
+   * strides that count elements: for an input they are legal and give wrong results.
    */
   int64_t stride[3];
   /**
@@ -406,16 +423,16 @@ typedef struct fa_tensor {
    */
   int32_t dtype;
   /**
-   * BYTES from one element of a row to the next; 0 = the element size: they are contiguous. For
-   * k and v of fa_attention also another multiple of the element size: a cache
+   * BYTES from one element of a row to the next; 0 = the element size: elements are contiguous.
+   * For k and v of fa_attention another multiple of the element size is allowed: a cache
    * [head][dim][token] of f16 has stride[2] = 2 and stride_dim = 2 * tokens. Such rows are
-   * gathered in scratch memory, a block of keys at a time; results have the same bits. All other
-   * tensors, and all of types in blocks, are contiguous: FA_ERR_STRIDE.
+   * gathered in scratch memory, a block of keys at a time, and results have the same bits. All
+   * other tensors, and all types in blocks, must be contiguous: FA_ERR_STRIDE.
    */
   int32_t stride_dim;
   /**
-   * For FA_DTYPE_I8, _U8, _F8_E4M3 and _F8_E5M2: how the elements become numbers, NULL = they
-   * are the numbers. Else NULL.
+   * For FA_DTYPE_I8, _U8, _F8_E4M3 and _F8_E5M2: how the elements become numbers; NULL = they
+   * are the numbers. For other types NULL.
    */
   const struct fa_quant *quant;
 } fa_tensor;
@@ -423,7 +440,7 @@ typedef struct fa_tensor {
 /**
  * Attention in general: dense, interleaved, broadcast, ragged or paged tensors, grouped heads,
  * positions and windows, masks of all kinds, log-sum-exp. One description serves
- * fa_attention_check, _workspace, _run, _part and _finish.
+ * fa_attention_check, _workspace, _run, _part and _finish, and fa_cache_append.
  *
  * For query row i of a sequence, at key position p = q_pos + i (or q_positions), over the keys j
  * that it sees. Terms of options that are off drop out:
@@ -436,16 +453,16 @@ typedef struct fa_tensor {
  * ~~~
  *
  * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
- * it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
- * is zeros, and its lse -infinity.
+ * that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row that sees no
+ * key is zeros, and its lse is -infinity.
  *
- * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
- * are never written. Strides of tensors are in bytes, those of plain arrays (lse, alibi_slopes) in
- * elements.
+ * Call fa_attention_init, then set what you need. Later versions only append fields. Inputs are
+ * never written. Strides of tensors are in bytes; strides of plain arrays (lse, alibi_slopes) are
+ * in elements.
  *
- * Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it
- * is 0 the size is chosen from head dimensions, caches, block_mask_kv and the instruction set.
- * Ragged, paged and dense keys, copies or views, alone or in a batch, give the same bits.
+ * Same bits: as said at the top of this header, with block_kv for block_size_kv. If block_kv is 0,
+ * the size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged,
+ * paged and dense keys, copies or views, alone or in a batch, give the same bits.
  */
 typedef struct fa_attention {
   /**
@@ -465,8 +482,8 @@ typedef struct fa_attention {
    */
   int64_t batch;
   /**
-   * Heads of q and o; a multiple of heads_kv. Query head h uses kv head
-   * h / (heads_q / heads_kv).
+   * Heads of q and o; a multiple of heads_kv. Query head h reads kv head h / (heads_q /
+   * heads_kv).
    */
   int64_t heads_q;
   /**
@@ -474,13 +491,13 @@ typedef struct fa_attention {
    */
   int64_t heads_kv;
   /**
-   * Query rows of a sequence. 0 does nothing. With cu_len_q: at least those of the longest
+   * Query rows of a sequence. 0 does nothing. With cu_len_q: at least the number of the longest
    * sequence.
    */
   int64_t len_q;
   /**
-   * Keys of a sequence. 0 gives rows that see nothing. With cu_len_kv or kv_lens: at least those
-   * of the longest.
+   * Keys of a sequence. With 0, rows see nothing. With cu_len_kv or kv_lens: at least the number
+   * of the longest sequence.
    */
   int64_t len_kv;
   /**
@@ -492,64 +509,67 @@ typedef struct fa_attention {
    */
   int64_t dim_v;
   /**
-   * Queries [batch][heads_q][len_q][dim_qk]; any type but FA_DTYPE_BOOL8, whatever k and v
-   * are. The order of axes is that of strides, not of memory: [batch][token][head][dim] of
-   * f32 is {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk * 4}.
+   * Queries [batch][heads_q][len_q][dim_qk]; any type but FA_DTYPE_BOOL8, whatever types k and v
+   * have. Strides are in this order of axes, whatever the order in memory: f32 in memory as
+   * [batch][token][head][dim] has {len_q * heads_q * dim_qk * 4, dim_qk * 4, heads_q * dim_qk *
+   * 4}.
    */
   struct fa_tensor q;
   /**
-   * Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. What is not f32 becomes f32 a block
-   * of keys at a time, in scratch memory, or is multiplied as it is: see FA_PRECISE. Sums and
-   * softmax are f32 for every type.
+   * Keys [batch][heads_kv][len_kv][dim_qk]; types as for q. Types other than f32 become f32 a
+   * block of keys at a time, in scratch memory, or are multiplied as they are: see FA_PRECISE.
+   * Sums and softmax are f32 for every type.
    */
   struct fa_tensor k;
   /**
-   * Values [batch][heads_kv][len_kv][dim_v]; types as for q, not necessarily that of k. May be a
-   * view of k (multi-head latent attention).
+   * Values [batch][heads_kv][len_kv][dim_v]; types as for q. The type may differ from that of k.
+   * v may be a view of k (multi-head latent attention).
    */
   struct fa_tensor v;
   /**
    * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32,
-   * to nearest even. Its rows do not overlap each other, and the memory from its first row to
-   * its last that of no input and not lse (rows between those of an input are refused, too).
-   * Every row is written completely; what was in it does not matter. Bytes between rows are not
-   * touched.
+   * to nearest even. Every row is written completely; its old content does not matter. Bytes
+   * between rows are not touched. Its rows must not overlap each other. The memory from its
+   * first row to its last row must not overlap an input or lse; an output between the rows of an
+   * input is refused, too.
    */
   struct fa_tensor o;
   /**
-   * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-   * may be negative; 0 = 1/sqrt(dim_qk). FA_SCALE_ZERO weighs all keys that a row sees alike.
+   * The softmax scale, by which every dot product of a query and a key is multiplied. Finite;
+   * may be negative; 0 = 1/sqrt(dim_qk). With FA_SCALE_ZERO all visible keys weigh the same.
    */
   float scale;
   /**
-   * 0 = off, else the score s = scale * q.k is replaced by softcap * tanh(s / softcap). Finite,
-   * not negative.
+   * 0 = off. Otherwise the score s = scale * q.k is replaced by softcap * tanh(s / softcap).
+   * Finite, not negative.
    */
   float softcap;
   /**
-   * Key position of query row 0, one for all sequences: 0 if there is no past, the number of
-   * keys that came before, or, where sequences differ, FA_POS_END (or q_positions). Any number,
-   * as long as q_pos + len_q is one, too (else FA_ERR_OVERFLOW); only windows and linear biases
-   * depend on it.
+   * The key position of query row 0, the same for all sequences: 0 if there is no past, else the
+   * number of keys before it. If sequences differ: FA_POS_END (or q_positions). Any number for
+   * which q_pos + len_q does not overflow (else FA_ERR_OVERFLOW). Only windows, spans and linear
+   * biases depend on it.
    */
   int64_t q_pos;
   /**
-   * Keys before a query's position that it sees: p - window_left is the first. At least 0, or
-   * FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right = 0.)
+   * How many keys before its own position p a query sees: the first is p - window_left. At least
+   * 0, or FA_NO_LIMIT. (A Hugging Face sliding_window of W is window_left = W - 1, window_right
+   * = 0.)
    */
   int64_t window_left;
   /**
-   * Keys behind a query's position that it sees: p + window_right is the last. At least 0, or
-   * FA_NO_LIMIT. Causal attention is window_right = 0.
+   * How many keys behind its own position p a query sees: the last is p + window_right. At least
+   * 0, or FA_NO_LIMIT. Causal attention is window_right = 0.
    */
   int64_t window_right;
   /**
-   * data = NULL, or a mask [batch][heads_q][len_q], each row with one element for each of len_kv
-   * keys; strides (of batch entry, head and row) of 0 repeat it. FA_DTYPE_F32, _F16, _BF16:
-   * added to the scores, after softcap; -infinity hides the key (no other value does, however
-   * small). FA_DTYPE_BOOL8: nonzero = the key is seen. Of ragged batches, too, row i of entry b
-   * is for row i of sequence b. What windows and kv_lens leave out is not looked at. Keys that
-   * it hides from neighbouring rows, as a window would, take no time but that of reading it.
+   * data = NULL: no mask. Otherwise a mask [batch][heads_q][len_q], each row with one element
+   * for each of len_kv keys. A stride (of batch entry, head or row) of 0 repeats it.
+   * FA_DTYPE_F32, _F16, _BF16: added to the scores, after softcap; -infinity hides the key, and
+   * no other value does, however small. FA_DTYPE_BOOL8: nonzero = visible. In ragged batches,
+   * too, row i of entry b is for row i of sequence b. Elements for keys that windows and kv_lens
+   * hide are not read. Keys that it hides from all neighbouring rows, as a window would, take no
+   * time except for reading the mask.
    */
   struct fa_tensor mask;
   /**
@@ -559,20 +579,20 @@ typedef struct fa_attention {
    */
   const float *alibi_slopes;
   /**
-   * ELEMENTS from the slopes of one sequence to those of the next; 0 = all have the same.
+   * ELEMENTS from the slopes of one sequence to those of the next; 0 = the same slopes for all.
    */
   int64_t alibi_batch_stride;
   /**
    * NULL, or an attention sink for each query head: a logit that takes part in the softmax
-   * without a value, so that each sum gets exp(sink) more. Neither scaled nor capped. A row that
-   * sees no key is zeros, its lse the sink. Of results to be merged, only one may be computed
-   * with it. -infinity = none.
+   * without a value, so the sum of exponentials gets exp(sink) more. It is neither scaled nor
+   * capped. A row that sees no key is zeros, and its lse is the sink. If results are merged
+   * (fa_merge), only one of them may be computed with sinks. -infinity = no sink.
    */
   const float *sinks;
   /**
    * NULL, or block-sparse attention: bytes [batch][heads_q][blocks of query rows][blocks of
-   * keys], nonzero = these rows see these keys, as far as nothing else hides them. Blocks
-   * without a pair that is seen take no time. The bytes of a row of blocks are contiguous.
+   * keys]; nonzero = these rows see these keys, unless something else hides them. Blocks without
+   * any visible pair take no time. The bytes of a row of blocks are contiguous.
    */
   const uint8_t *block_mask;
   /**
@@ -589,28 +609,29 @@ typedef struct fa_attention {
    */
   int64_t block_mask_kv;
   /**
-   * Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences
-   * behind one another, those of sequence b from cu_len_q[b] to cu_len_q[b + 1] - 1, and the
-   * stride between batch entries does not count. Not negative, not decreasing.
+   * Ragged queries: NULL, or [batch + 1]. q, o and lse then have the rows of all sequences one
+   * after another. Those of sequence b are rows cu_len_q[b] to cu_len_q[b + 1] - 1. The stride
+   * between batch entries is not used. Not negative, not decreasing.
    */
   const int32_t *cu_len_q;
   /**
-   * Ragged keys: NULL, or [batch + 1]. k and v then have the keys of all sequences behind one
-   * another, those of sequence b from cu_len_kv[b] to cu_len_kv[b + 1] - 1. Not negative, not
-   * decreasing.
+   * Ragged keys: NULL, or [batch + 1]. k and v then have the keys of all sequences one after
+   * another. Those of sequence b are rows cu_len_kv[b] to cu_len_kv[b + 1] - 1. Not negative,
+   * not decreasing.
    */
   const int32_t *cu_len_kv;
   /**
-   * NULL, or [batch]: keys of each sequence that are in use, the first ones of those that it
-   * has. The others are never read.
+   * NULL, or [batch]: how many keys of each sequence are in use, counted from its first one. The
+   * others are never read.
    */
   const int32_t *kv_lens;
   /**
-   * NULL, or keys in pages: k and v are then [num_pages][heads_kv][page_size][dim], stride[0] is
-   * that between pages, and key j of a sequence is token j % page_size of the page that is
-   * number j / page_size in its list. Lists are [batch][table_stride], or with block_table_start
-   * one behind another. Pages in use are below num_pages; entries that no key needs are not
-   * read. cu_len_kv must be NULL. Other strides give [page][token][head][dim] or
+   * NULL, or the page table of paged keys. k and v are then
+   * [num_pages][heads_kv][page_size][dim], and stride[0] is the one between pages. Key j of a
+   * sequence is token j % page_size of the page that is number j / page_size in the sequence's
+   * list. The lists are [batch][table_stride], or one after another with block_table_start.
+   * Pages in use must be below num_pages; entries that no key needs are not read. cu_len_kv must
+   * be NULL. Strides decide whether memory is [page][token][head][dim] or
    * [page][head][token][dim].
    */
   const int32_t *block_table;
@@ -620,11 +641,12 @@ typedef struct fa_attention {
    */
   const int32_t *block_table_start;
   /**
-   * Entries from the list of one sequence to that of the next; not with block_table_start.
+   * Entries from the list of one sequence to the list of the next. Not used with
+   * block_table_start.
    */
   int64_t table_stride;
   /**
-   * Tokens of a page; at least 1. 1 makes the table one of token slots.
+   * Tokens of a page; at least 1. With 1 the table is one of token slots.
    */
   int64_t page_size;
   /**
@@ -632,10 +654,10 @@ typedef struct fa_attention {
    */
   int64_t num_pages;
   /**
-   * NULL, or where to put the natural logarithm of each row's sum of exponentials: -infinity for
-   * a row that sees no key. With it, results over parts of the keys can be joined: fa_merge,
-   * which takes rows in one order (for an output [token][head][dim], lse_stride {.., 1,
-   * heads_q}).
+   * NULL, or an output: the natural logarithm of each row's sum of exponentials, -infinity for a
+   * row that sees no key. Results over different keys can be merged with it: fa_merge, which
+   * needs the rows of lse in the order of the rows of the output (for an output
+   * [token][head][dim]: lse_stride {.., 1, heads_q}).
    */
   float *lse;
   /**
@@ -648,53 +670,54 @@ typedef struct fa_attention {
    */
   int64_t block_q;
   /**
-   * Keys of a tile; 0 = chosen from this machine's caches. Results differ between values within
-   * rounding.
+   * Keys of a tile; 0 = chosen from this machine's caches. Different values give results that
+   * differ within rounding.
    */
   int64_t block_kv;
   /**
    * NULL, or [batch]: the key position of query row 0 of each sequence, in place of q_pos, which
-   * is then FA_POS_END (as fa_attention_init leaves it) or 0. Any numbers: as for q_pos. For
-   * sequences with different pasts in a right-padded batch.
+   * must then be FA_POS_END (as fa_attention_init leaves it) or 0. Any numbers, as for q_pos.
+   * For sequences with different pasts in a right-padded batch.
    */
   const int32_t *q_positions;
   /**
-   * NULL, or [batch]: the first key of each sequence that any row sees, 0 to its number of keys.
-   * Those before it are hidden, and so is what is in them; pages that have no other keys are not
-   * looked up. Positions still count from key 0. For left padding, and caches that have dropped
-   * their oldest keys.
+   * NULL, or [batch]: the first visible key of each sequence, 0 to its number of keys. Keys
+   * before it are hidden, and their content does not matter. Pages that have only such keys are
+   * not looked up. Positions still count from key 0. For left padding, and for caches that have
+   * dropped their oldest keys.
    */
   const int32_t *kv_starts;
   /**
-   * So many keys of each sequence, from kv_starts on, are not hidden by window_left: a row at
+   * How many keys of each sequence, from kv_starts on, window_left does not hide: a row at
    * position p sees key j if j <= p + window_right and either j >= p - window_left or j <
-   * kv_starts + prefix_keys (StreamingLLM, arXiv:2309.17453). 0 = off; without window_left
-   * nothing is hidden by it.
+   * kv_starts + prefix_keys (StreamingLLM, arXiv:2309.17453). 0 = off. Has no effect without
+   * window_left.
    */
   int64_t prefix_keys;
   /**
-   * NULL, or spans of keys that see each other both ways, whatever the windows (images within a
-   * causal text; the prompt of a prefix language model): two key positions each, the first of
-   * the span and the one behind its last, ascending and disjoint in each sequence. A row whose
-   * position lies in a span sees all keys of that span, besides what the windows leave it.
-   * kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+   * NULL, or spans of keys that see each other both ways, whatever the windows are (images
+   * within a causal text; the prompt of a prefix language model). A span is two key positions:
+   * its first key, and the key after its last one. Spans are ascending and disjoint in each
+   * sequence. A row whose position is in a span sees all keys of that span, besides the keys in
+   * its windows. kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
    */
   const int32_t *spans;
   /**
-   * [batch + 1], NULL without spans: the spans of sequence b are spans[2 * span_starts[b]] to
+   * [batch + 1]; NULL without spans. The spans of sequence b are spans[2 * span_starts[b]] to
    * spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
    */
   const int32_t *span_starts;
   /**
-   * data = NULL, or where to put probabilities, FA_DTYPE_F32, [batch][num_weight_heads]
-   * [num_weight_rows], each row with one element for each of len_kv keys: exp(t_j) / Z, so that
-   * a row sums to 1 less the sink's part. 0 for keys that the row does not see, and for those
-   * from the sequence's own length on; NaN for those that it sees where o is NaN for NaN or
-   * infinite scores. Not rounded as FA_PRECISE says of those that values are multiplied by. For
-   * word time stamps, and to look into a model. They cost no memory beside this: until a row is
-   * finished its scores stand here. Of ragged batches, too, row i of entry b is for row i of
-   * sequence b; rows that a sequence does not have are not written. Rows do not overlap each
-   * other, and the memory from the first to the last that of no input or other output.
+   * data = NULL, or an output: probabilities, FA_DTYPE_F32, [batch][num_weight_heads]
+   * [num_weight_rows], each row with one element for each of len_kv keys: exp(t_j) / Z. So a row
+   * sums to 1 minus the sink's part. 0 for keys that the row does not see, and for those from
+   * the sequence's own length on. If NaN or infinite scores make o NaN, the weights of all
+   * visible keys are NaN. These probabilities are not rounded, unlike those that values are
+   * multiplied by (FA_PRECISE). For word time stamps, and to inspect a model. They need no other
+   * memory: the scores of a row are kept here until it is finished. In ragged batches, too, row
+   * i of entry b is for row i of sequence b; rows that a sequence does not have are not written.
+   * Its rows must not overlap each other. The memory from its first row to its last row must not
+   * overlap an input or another output.
    */
   struct fa_tensor weights;
   /**
@@ -703,35 +726,35 @@ typedef struct fa_attention {
    */
   const int32_t *weight_heads;
   /**
-   * Entries of weight_heads, at least 1; without it 0 or heads_q.
+   * Entries of weight_heads, at least 1. Without weight_heads: 0 or heads_q.
    */
   int64_t num_weight_heads;
   /**
    * NULL = all of len_q query rows, or [num_weight_rows]: the query rows of each sequence whose
-   * probabilities are wanted, ascending. Either none is negative, or all are: these count from
-   * the sequence's end, so that -1 is the last row of each.
+   * probabilities are wanted, ascending. Either all are at least 0, or all are negative:
+   * negative ones count from the sequence's end, so -1 is the last row of each sequence.
    */
   const int32_t *weight_rows;
   /**
-   * Entries of weight_rows, at least 1; without it 0 or len_q.
+   * Entries of weight_rows, at least 1. Without weight_rows: 0 or len_q.
    */
   int64_t num_weight_rows;
 } fa_attention;
 
 /**
- * How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes.
- * Fill all fields, or let a constructor fill them and change what you like.
+ * How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes. Fill
+ * all fields, or call a constructor and change what you like.
  */
 typedef struct fa_config {
   /**
-   * Query rows per tile; 0 = chosen from this machine's caches. Any value is honoured; results
+   * Query rows per tile; 0 = chosen from this machine's caches. Any value is honoured. Results
    * do not depend on it.
    */
   size_t block_size_q;
   /**
-   * Keys per tile; 0 = chosen from this machine's caches. Any value is honoured; results differ
-   * between values within rounding. Fix it to get the same bits on machines of different cache
-   * sizes (and the same instruction set).
+   * Keys per tile; 0 = chosen from this machine's caches. Any value is honoured. Different
+   * values give results that differ within rounding. Set it to get the same bits on machines
+   * with different cache sizes and the same instruction set.
    */
   size_t block_size_kv;
   /**
@@ -739,23 +762,23 @@ typedef struct fa_config {
    */
   size_t head_dim;
   /**
-   * Key j is visible to query i if and only if j <= i + (seq_len_kv - seq_len_q): the last
-   * query sees all keys. A query that sees no key has an output of zeros. false: every query
-   * sees every key.
+   * true: key j is visible to query i if and only if j <= i + (seq_len_kv - seq_len_q), so the
+   * last query sees all keys. A query that sees no key has an output of zeros. false: every
+   * query sees every key.
    */
   bool causal;
   /**
-   * The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-   * may be negative; 0 = 1/sqrt(head_dim). FA_SCALE_ZERO weighs all keys that a row sees alike.
+   * The softmax scale, by which every dot product of a query and a key is multiplied. Finite;
+   * may be negative; 0 = 1/sqrt(head_dim). With FA_SCALE_ZERO all visible keys weigh the same.
    */
   float softmax_scale;
   /**
-   * Threads that compute at the same time, at most: 1 = only the calling thread, 0 = one per
-   * core that the process may use (CPU affinity and control groups count, as the first call
-   * finds them that has to know). The calling thread is one of them; the others belong to a
-   * pool of the library's own, which the first call that needs it creates and which stays.
-   * Small problems use fewer, none more than 256; where threads cannot be created, fewer work.
-   * Results are the same bits for every value.
+   * The number of threads that may compute at the same time, the calling thread included. 1 =
+   * only the calling thread. 0 = one per core that the process may use; CPU affinity and control
+   * groups count, as they are at the first call that needs the number. The other threads belong
+   * to a pool of the library's own. The first call that needs the pool creates it, and it stays.
+   * Small problems use fewer threads, no call uses more than 256, and if threads cannot be
+   * created, fewer work. Every value gives the same bits.
    */
   uint32_t num_threads;
   /**
@@ -771,13 +794,13 @@ typedef void (*fa_task)(void *arg, size_t i);
 
 /**
  * The caller's threads: two functions that ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
- * libdispatch and the like can implement in a few lines. Both return normally: no exception and no
- * longjmp may leave them.
+ * libdispatch and the like can implement in a few lines. Both must return normally: no exception
+ * and no longjmp may leave them.
  */
 typedef struct fa_pool {
   /**
-   * sizeof(fa_pool). A later version's larger structure is fine if what this one does not know
-   * is 0.
+   * sizeof(fa_pool). The larger structure of a later version is accepted if the fields that this
+   * version does not know are 0.
    */
   size_t struct_size;
   /**
@@ -785,22 +808,22 @@ typedef struct fa_pool {
    */
   void *ctx;
   /**
-   * How many threads compute at the same time, the calling one included; held to 1 to 256.
+   * How many threads compute at the same time, the calling thread included; clamped to 1 to 256.
    * NULL = 1.
    */
   int32_t (*width)(void *ctx);
   /**
    * Calls task(arg, i) once for each i below n, in any order, at the same time or one after
-   * another, on any threads (the calling one among them or not), and returns when all calls have
-   * returned. Which thread makes which call does not matter; tasks never wait for each other.
-   * NULL = the calling thread makes the calls.
+   * another, on any threads (the calling one may be among them), and returns when all these
+   * calls have returned. It does not matter which thread makes which call; tasks never wait for
+   * each other. NULL = the calling thread makes the calls.
    *
    * A pool that breaks this contract only loses time. If it leaves out a call, other tasks or
-   * the calling thread do the work. A call that it makes twice, or with an i beyond n, finds
-   * nothing to do. Calls that still run when it returns are waited for; later ones do nothing.
-   * No thread may be ended in a task, nor leave it, parallel_for or width by longjmp or an
-   * exception. If more than 256 calls use pools at the same time, the others use the calling
-   * thread alone.
+   * the calling thread do its work. A call that it makes twice, or with an i of n or more, finds
+   * nothing to do. If calls still run when it returns, the library waits for them; later calls
+   * do nothing. No thread may end within a task, or leave a task, parallel_for or width by
+   * longjmp or an exception. At most 256 calls can use pools at the same time; further calls use
+   * the calling thread alone.
    */
   void (*parallel_for)(void *ctx, size_t n, fa_task task, void *arg);
 } fa_pool;
@@ -812,49 +835,50 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Writes the keys and values of new tokens into a cache, dense, ragged or paged, in the types that
- * it has: they are rounded, or quantised, as fa_quantize says.
+ * Writes the keys and values of new tokens into a cache, dense, ragged or paged. They are rounded
+ * or quantised to the types of the cache, as fa_quantize does it.
  *
- * The description is that of the attention which follows: its query rows are the new tokens, and
- * the key position of a row (FA_POS_END, q_pos or q_positions) is where its key and value go. So
- * the same a, with kv_lens that already count the new tokens, serves this call and then
- * fa_attention_run. Looked at are batch, heads_kv, len_q, len_kv, dim_qk, dim_v, k, v, q_pos,
- * q_positions, cu_len_q, cu_len_kv, kv_lens, kv_starts, spans and the page table; everything else
- * may be as fa_attention_init leaves it. Tokens whose position is not one of the keys in use of
- * their sequence are refused.
+ * The description is that of the attention that follows. Its query rows are the new tokens, and
+ * the key and value of a row go to the key position of that row (FA_POS_END, q_pos or
+ * q_positions). So the same description, with kv_lens that already count the new tokens, serves
+ * this call and then fa_attention_run. This function uses batch, heads_kv, len_q, len_kv, dim_qk,
+ * dim_v, k, v, q_pos, q_positions, cu_len_q, cu_len_kv, kv_lens, kv_starts, spans and the page
+ * table. Everything else may be as fa_attention_init leaves it. Tokens whose position is not among
+ * the keys in use of their sequence are refused.
  *
- * A cache of elements of 8 bits: where each token has scales of its own (quant->stride[2] is not 0
- * and group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages)
- * these, and zeros if there are any, are found and written as by fa_quantize: OUTPUTS. Scales that
- * tokens share, and a scale that is NULL, are given: an element becomes x / scale + zero, rounded
- * to nearest even; of integers what is beyond becomes the least or the largest, and NaN 0; of
- * floating-point numbers as fa_quantize says.
+ * A cache of 8-bit elements: if each token has scales of its own (quant->stride[2] is not 0,
+ * group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages), the
+ * scales, and zeros if there are any, are found and written as by fa_quantize: they are OUTPUTS.
+ * Scales that tokens share, and a scale that is NULL, are inputs: an element becomes x / scale +
+ * zero, rounded to nearest even. Integers out of range become the least or the largest one, and
+ * NaN becomes 0. For floating-point numbers fa_quantize says what happens.
  *
- * @param[in] a        not NULL; the rows of a->k and a->v that the new tokens have are OUTPUTS
- * @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk], with
- *                     cu_len_q the rows of all sequences behind one another, as in q;
+ * @param[in] a        not NULL; rows of a->k and a->v that belong to the new tokens are OUTPUTS
+ * @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk]; with
+ *                     cu_len_q the rows of all sequences one after another, as in q;
  *                     FA_DTYPE_F32, _F16 or _BF16
- * @param[in] new_v    NULL = no values are written (where v is a view of k); or
+ * @param[in] new_v    NULL = no values are written (v is a view of k); or
  *                     [batch][heads_kv][len_q][dim_v], likewise
  * @param[out] why     NULL, or room for why_size bytes: a sentence in English that says what was
  *                     refused, empty if nothing was, ended by a zero byte
  * @param why_size     bytes at why
  * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE;
- *         FA_ERR_ZERO_EXTENT; FA_ERR_DTYPE; FA_ERR_STRIDE (also a stride_dim of k or v: rows of a
- *         cache that is written are contiguous; and tokens of k or v that overlap each other);
- *         FA_ERR_OVERFLOW; FA_ERR_LENGTHS (a list, or a position that is no key in use);
- *         FA_ERR_PAGE; FA_ERR_QUANT_SCALE; FA_ERR_ISA; FA_ERR_OVERLAP (what is written shares
- *         memory with new_k, new_v, scales that are given, a list, or its own scales, or k and v,
- *         or their scales, begin at the same place; what lies between the first and the last byte
- *         of a tensor belongs to it). On errors nothing has been written but why.
+ *         FA_ERR_ZERO_EXTENT; FA_ERR_DTYPE; FA_ERR_STRIDE (also for a stride_dim of k or v, as
+ *         rows of a cache that is written must be contiguous, and for tokens of k or v that
+ *         overlap); FA_ERR_OVERFLOW; FA_ERR_LENGTHS (a list, or a position that is not among the
+ *         keys in use); FA_ERR_PAGE; FA_ERR_QUANT_SCALE; FA_ERR_ISA; FA_ERR_OVERLAP (what is
+ *         written shares memory with new_k, new_v, scales that are inputs, a list, or its own
+ *         scales; or k and v, or their scales, begin at the same address. All bytes from the first
+ *         to the last one of a tensor belong to it). On errors nothing has been written but why.
  *
- * Not told: whether two sequences have the same page. A page that is written must be in one list,
- * once. Bytes of the cache that no new token has are neither read nor written.
+ * Not checked: whether two sequences share a page. A page that is written must be in one list,
+ * once. Bytes of the cache that belong to no new token are neither read nor written.
  *
  * Computes on the calling thread and allocates nothing. Thread-safe: several threads may write at
- * once what no two of them have, as keys and values (one of them NULL), sequences or heads. Others
- * may attend meanwhile to keys of the same cache that are written: of keys that are not in use
- * (kv_lens), attention reads neither the bytes nor scales of their own.
+ * the same time if no two of them write the same rows, for example keys and values (the other one
+ * NULL), different sequences, or different heads. Other threads may compute attention on the same
+ * cache meanwhile: of keys that are not in use (kv_lens), attention reads neither the bytes nor
+ * scales that only they have.
  */
 enum fa_status fa_cache_append(const struct fa_attention *a,
                                const struct fa_tensor *new_k,
@@ -885,7 +909,7 @@ enum fa_status fa_attention_init(struct fa_attention *a, size_t struct_size);
 enum fa_status fa_config_for_head_dim(struct fa_config *cfg, size_t head_dim);
 
 /**
- * As fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
+ * Like fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
  * the keys.
  *
  * @param[out] cfg   not NULL
@@ -897,8 +921,8 @@ enum fa_status fa_config_for_head_dim(struct fa_config *cfg, size_t head_dim);
 enum fa_status fa_config_for_long_sequence(struct fa_config *cfg, size_t head_dim);
 
 /**
- * As fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
- * call. The fastest.
+ * Like fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
+ * call. This is the fastest choice.
  *
  * @param[out] cfg   not NULL
  * @param head_dim   at least 1
@@ -917,23 +941,23 @@ enum fa_status fa_config_auto(struct fa_config *cfg, size_t head_dim);
  * @param[in] v     [seq_len_kv][head_dim]
  * @param seq_len_q   rows of q and out; at least 0
  * @param seq_len_kv  rows of k and v; at least 0
- * @param[out] out  [seq_len_q][head_dim]; overlaps no input. Written completely; what was in it
- *                  does not matter.
+ * @param[out] out  [seq_len_q][head_dim]; must not overlap an input. Written completely; its old
+ *                  content does not matter.
  * @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_SOFTMAX_SCALE;
  *         FA_ERR_RESERVED; FA_ERR_OVERLAP; FA_ERR_ISA; FA_ERR_MEMORY; FA_ERR_INTERNAL
  *
- * All arrays are dense and row-major; they need no alignment, and one without elements may be
+ * All arrays are dense and row-major. They need no alignment, and an array without elements may be
  * NULL. seq_len_q = 0 does nothing; seq_len_kv = 0 gives zeros.
  *
  * Scores, softmax and sums are f32. Against exact arithmetic the error is that of f32 dot products
- * and sums: at most 1e-5 times the largest |v| while |softmax_scale * q.k| stays below about 50.
- * What a query does not see has no influence on its row, even if it is NaN. A NaN or infinity
- * that it sees gives NaN in its row only: NaN in q in the whole row, NaN in a row of v in that
- * column, and so on as in the formula.
+ * and sums: at most 1e-5 times the largest |v| while |softmax_scale * q.k| stays below about 50. A
+ * key that a query does not see has no influence on its row, even if it is NaN. A NaN or infinity
+ * that a query sees only makes its own row NaN: NaN in q makes the whole row NaN, NaN in a row of
+ * v that column of it, and so on as in the formula.
  *
- * Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
- * common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
- * up to 48 KiB of stack, so that a thread with 64 KiB may make them.
+ * Thread-safe: any number of calls may run at the same time, with outputs of their own; inputs may
+ * be shared. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls
+ * need up to 48 KiB of stack, so a thread with 64 KiB may make them.
  */
 enum fa_status fa_forward_f32(const struct fa_config *cfg,
                               const float *q,
@@ -944,8 +968,8 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
                               float *out);
 
 /**
- * Attention of one head of 8-bit integers: out = softmax(softmax_scale * q' * k'^T) * v', where
- * q' = q_scale * q, and so on.
+ * Attention of one head of 8-bit integers: out = softmax(softmax_scale * q' * k'^T) * v', where q'
+ * = q_scale * q, and so on.
  *
  * @param[in] cfg   not NULL
  * @param[in] q     [seq_len_q][head_dim]
@@ -958,10 +982,10 @@ enum fa_status fa_forward_f32(const struct fa_config *cfg,
  * @param[out] out  [seq_len_q][head_dim], f32
  * @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
  *
- * On x86-64, products are those of integers: scores are exact, probabilities rounded to 15 bits
- * (relative RMS error against attention on q', k', v' below 5e-4: see FA_PRECISE). Other machines
- * compute in f32: as close as fa_forward_f32. fa_attention with FA_FAST allows 8 bits, which many
- * queries are computed faster with. The tensors are never expanded as a whole.
+ * On x86-64 products are made of integers: scores are exact, and probabilities are rounded to 15
+ * bits (relative RMS error against attention on q', k', v' below 5e-4: see FA_PRECISE). Other
+ * machines compute in f32, with the error of fa_forward_f32. The tensors are never expanded as a
+ * whole. For many queries, fa_attention with FA_FAST is faster: it allows probabilities of 8 bits.
  *
  * Everything else is as for fa_forward_f32.
  */
@@ -977,8 +1001,8 @@ enum fa_status fa_forward_i8(const struct fa_config *cfg,
                              float *out);
 
 /**
- * Multi-head attention in f32: fa_forward_f32 for each of num_heads heads (to get a batch, pass
- * batch * heads).
+ * Multi-head attention in f32: fa_forward_f32 for each of num_heads heads. For a batch, pass batch
+ * * heads.
  *
  * @param[in] cfg   not NULL
  * @param[in] q     [num_heads][seq_len_q][head_dim]
@@ -990,7 +1014,7 @@ enum fa_status fa_forward_i8(const struct fa_config *cfg,
  * @param[out] out  [num_heads][seq_len_q][head_dim]
  * @return as fa_forward_f32
  *
- * The bits of a head are those of fa_forward_f32 on that head alone. Everything else is as for
+ * A head has the same bits as in fa_forward_f32 on that head alone. Everything else is as for
  * fa_forward_f32.
  */
 enum fa_status fa_mha(const struct fa_config *cfg,
@@ -1003,31 +1027,36 @@ enum fa_status fa_mha(const struct fa_config *cfg,
                       float *out);
 
 /**
- * The instruction set that calls use from now on: the best that the machine has and that
- * fa_limit_isa or FA_MAX_ISA allows. On x86-64: "avx512bf16" (and dot products of bfloat16),
- * "avx512vnni" (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2
- * and dot products of 8-bit integers) or "avx2" (with FMA and F16C). On 64-bit Arm: "neon-bf16"
- * (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd) or "neon". Everywhere:
- * "scalar". Later versions add names. Each includes those that come after it, but for "avxvnni",
- * which machines with AVX-512 may lack; fa_attention_check says which of them a problem uses: the
- * fastest, which need not be the first. "unknown" if FA_MAX_ISA names none of them: computing
- * functions then return FA_ERR_ISA.
+ * The instruction set that calls use from now on: the best one that the machine has and that
+ * fa_limit_isa or FA_MAX_ISA allows. Names, from the best one on:
  *
- * @return a static string, never NULL; not to be freed
+ * - x86-64: "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products of 8-bit
+ *   integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 with dot products of 8-bit integers),
+ *   "avx2" (with FMA and F16C).
+ * - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
+ *   "neon".
+ * - Everywhere: "scalar".
+ *
+ * Each set includes those after it in its line. Exception: machines with AVX-512 may lack
+ * "avxvnni". Later versions add names. fa_attention_check says which set a problem uses: the
+ * fastest one for it, which need not be the best one. If FA_MAX_ISA is none of these names, the
+ * answer is "unknown", and computing functions return FA_ERR_ISA.
+ *
+ * @return a static string, never NULL; do not free it
  *
  * Thread-safe.
  */
 const char *fa_isa(void);
 
 /**
- * Caps the instruction set of all calls in the process that start after this one returns: for
- * tests, and for comparing results between machines. It overrides the environment variable
+ * Caps the instruction set of all calls in the process that start after this one returns. For
+ * tests, and to compare results between machines. It overrides the environment variable
  * FA_MAX_ISA, which takes the same names and is read once, at the first call that needs it.
  *
- * @param isa  the best instruction set to use, a name as fa_isa returns it; one that the machine
- *             lacks is no error, as the next best is used. What computes with a set that is named
- *             is used even where something else were faster (dot products of bfloat16 on Intel's
- *             machines). NULL takes the cap back (FA_MAX_ISA counts again).
+ * @param isa  the best instruction set to use, a name as fa_isa returns it. If the machine lacks
+ *             it, the next best one is used; that is no error. If you name a set, its kernels are
+ *             used even if others would be faster (for example dot products of bfloat16 on Intel's
+ *             machines). NULL removes the cap, and FA_MAX_ISA applies again.
  * @return FA_OK, or FA_ERR_ISA for an unknown name: then nothing changes
  *
  * Thread-safe.
@@ -1035,7 +1064,7 @@ const char *fa_isa(void);
 enum fa_status fa_limit_isa(const char *isa);
 
 /**
- * Merges two results of attention of the same queries over disjoint sets of keys: afterwards (o,
+ * Merges two results of attention of the same queries over disjoint sets of keys. Afterwards (o,
  * lse) is what attention over all these keys gives, within rounding. For prefixes that sequences
  * share, contexts split over machines, and keys that come in chunks.
  *
@@ -1046,9 +1075,9 @@ enum fa_status fa_limit_isa(const char *isa);
  * @param rows            at least 0
  * @param dim_v           at least 1
  * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT;
- *         FA_ERR_OVERFLOW; FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
+ *         FA_ERR_OVERFLOW; FA_ERR_STRIDE (an address is not a multiple of 4); FA_ERR_OVERLAP
  *
- * A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side.
+ * A result over no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side.
  * Otherwise both orders give the same within rounding. Thread-safe.
  */
 enum fa_status fa_merge(float *o,
@@ -1060,63 +1089,66 @@ enum fa_status fa_merge(float *o,
 
 /**
  * Makes a pool of the library's own threads, to be used like a pool of the caller's. Idle threads
- * spin for 50 microseconds, giving way to other threads, then sleep.
+ * spin for 50 microseconds, yielding their core to other threads, and then sleep.
  *
  * @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one
  *                   included; 0 = one per core that the process may use, 256 at most
- * @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
- * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to
- *         be had; where the system grants fewer than asked for, the pool has fewer)
+ * @param[out] out   not NULL; the pool; give it back with fa_pool_destroy. Untouched on errors.
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no thread could
+ *         be created; if the system grants fewer than n_threads, the pool has fewer)
  *
- * Allocates up to 1 MiB a thread: see fa_scratch_bytes. Calls on the pool allocate nothing.
+ * Allocates up to 1 MiB a thread, and in a rare race can abort the process when memory runs out:
+ * see fa_scratch_bytes. Calls on the pool allocate nothing.
  *
- * Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread
- * alone: a child makes its own, and may destroy this one.
+ * Thread-safe, and so is the pool. In a child process after fork(), calls on it use the calling
+ * thread alone: a child makes a pool of its own, and may destroy this one.
  */
 enum fa_status fa_pool_create(int32_t n_threads, struct fa_pool **out);
 
 /**
  * Ends the threads of a pool from fa_pool_create and frees it. No call may be using it.
  *
- * @param pool  NULL is fine
+ * @param pool  NULL does nothing
  */
 void fa_pool_destroy(struct fa_pool *pool);
 
 /**
- * Writes a tensor in any storage type: what fa_attention then takes as Q, K or V. A whole tensor
- * at once, or the tokens that are new in a cache (for which there is also fa_cache_append).
+ * Converts a tensor to any storage type that fa_attention takes as Q, K or V: a whole tensor at
+ * once, or the new tokens of a cache (for which there is also fa_cache_append).
  *
- * - FA_DTYPE_F32, _F16, _BF16: each number, rounded to nearest even. What is too large becomes an
- *   infinity (f16: from 65520 on), what is too small 0 with its sign; numbers that the type has
- *   subnormal ones for are kept so. A NaN stays a NaN with its sign, and may become quiet.
- * - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: bit for bit the blocks that ggml's
- *   reference functions write (as quantize_row_q8_0_ref, without fused multiply-adds). A block
- *   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
- *   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
- *   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
- * - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number, rounded to nearest even. What is too
- *   large, infinities included, becomes the largest number; numbers that the type has subnormal
- *   ones for are kept so. A NaN stays a NaN with its sign.
- * - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
- * - FA_DTYPE_U8, whose quant has zeros (FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but zero = -min x
- *   / scale, and stored is 0 to 255.
- * - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which has no zeros (FA_ERR_DTYPE): as FA_DTYPE_I8
- *   without zeros, but scale = max |x| / 448 or / 57344, and stored is x / scale rounded as above.
+ * - FA_DTYPE_F32, _F16, _BF16: each number is rounded to nearest even. A number that is too large
+ *   becomes an infinity (f16: from 65520 on), one that is too small becomes 0 with its sign;
+ *   subnormal numbers of the type are kept. A NaN stays a NaN with its sign, and may become quiet.
+ * - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: the blocks that ggml's reference functions
+ *   write, bit for bit (as quantize_row_q8_0_ref, without fused multiply-adds). ggml does not
+ *   expect NaN and infinities; a block with one gets a scale of NaN and 0 in everything else, so
+ *   that attention gives NaN wherever the block is visible. A scale (or minimum) beyond the range
+ *   of binary16 is infinite, as in ggml. Codes saturate where a scale is too small to divide by
+ *   it.
+ * - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number is rounded to nearest even. A number
+ *   that is too large, infinities included, becomes the largest number; subnormal numbers of the
+ *   type are kept. A NaN stays a NaN with its sign.
+ * - FA_DTYPE_I8: as fa_quantize_i8 without smooth, with the same rules and statuses.
+ * - FA_DTYPE_U8, whose quant must have zeros (else FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but
+ *   zero = -min x / scale, and stored is 0 to 255.
+ * - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which must not have zeros (else FA_ERR_DTYPE): as
+ *   FA_DTYPE_I8 without zeros, but scale = max |x| / 448 or max |x| / 57344, and stored is x /
+ *   scale rounded as above.
  *
  * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
  * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
  * @param dim     at least 1; a multiple of 32 for types in blocks
- * @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and
- *                those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have;
- *                of other types quant is NULL
- * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
- *         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
- *         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
- *         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
- *         between the first and the last byte of a tensor belongs to it). On errors nothing has
- *         been written, as nothing between the rows of dst ever is.
+ * @param dst     the same sizes; its rows must not overlap. OUTPUTS are its elements, and those of
+ *                quant, which FA_DTYPE_I8 and _U8 need, and _F8_E4M3 and _F8_E5M2 may have; for
+ *                other types quant is NULL
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, or dim is not made of whole
+ *         blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant);
+ *         FA_ERR_STRIDE (negative, not a multiple of the element size, a stride_dim, or rows of
+ *         dst overlap); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src;
+ *         all bytes from the first to the last one of a tensor belong to it). On errors nothing
+ *         has been written. Bytes between the rows of dst are never written.
  *
- * Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
+ * Not promised: which bits a NaN has. All instruction sets give the same bits, also those of NaN.
  *
  * Computes on the calling thread and allocates nothing. Thread-safe: several threads may each
  * write a part.
@@ -1129,53 +1161,52 @@ enum fa_status fa_quantize(const struct fa_tensor *src,
                            const struct fa_tensor *dst);
 
 /**
- * Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then
- * takes as Q, K or V. A whole tensor at once, or the tokens that are new in a cache.
+ * Quantises a tensor to 8-bit integers, and finds their scales (and zeros), for fa_attention to
+ * take as Q, K or V: a whole tensor at once, or the new tokens of a cache.
  *
- * A cell is all elements that share a scale, as dst->quant says: the whole tensor if all its
+ * A cell is all elements that share a scale. dst->quant says which: the whole tensor if all its
  * strides are 0, else each batch entry (or page), head, group_tokens tokens, group_dims channels,
- * or any combination. Different cells must have different places.
+ * or any combination. Different cells must have different scales in memory.
  *
- * Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127,
- * stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min
- * x) / 255, zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among
- * the numbers), stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases
- * (stored - zero) * scale is x to within scale / 2, and what rounding to float costs numbers as
- * large as the largest of the cell.
+ * Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127;
+ * stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min x) /
+ * 255; zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among the
+ * numbers); stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases (stored
+ * - zero) * scale differs from x by at most scale / 2, and by what rounding to float costs numbers
+ * as large as the largest of the cell.
  *
- * Cells of numbers that are all the same: with zeros they are reproduced exactly (zero = 0,
- * stored = 1, scale is the number). Cells whose scale would be less than FLT_MIN: without zeros,
- * scale and stored are 0; with zeros, all of the cell becomes its smallest number. A cell with a
- * NaN or an infinity (after smoothing): its scale is NaN, its zero and all stored are 0, so that
- * attention gives NaN wherever it is seen. No other cell notices, and the call returns FA_OK. (A
- * scale that is NaN and shared by a whole tensor is refused later, by fa_attention_run:
- * FA_ERR_QUANT_SCALE.)
+ * Special cells. All numbers equal: with zeros they are reproduced exactly (zero = 0, stored = 1,
+ * scale is the number). A scale that would be less than FLT_MIN: without zeros, scale and stored
+ * are 0; with zeros, the whole cell becomes its smallest number. A NaN or an infinity (after
+ * smoothing): the scale is NaN, zero and stored are 0, so that attention gives NaN wherever the
+ * cell is visible. Other cells are not affected, and the call returns FA_OK. (If the whole tensor
+ * shares that scale, fa_attention_run refuses it later: FA_ERR_QUANT_SCALE.)
  *
- * Smoothing: keys often have channels far from 0, the same for all tokens, which cost most of the
- * integers' range. Softmax does not change when one vector is subtracted from all keys of a head,
- * as all scores of a query then change by the same: subtract the mean of each channel over the
- * tokens, for K only ("smoothing K" of SageAttention, arXiv:2410.02367). Nothing has to be added
- * afterwards, except to a log-sum-exp: scale times query times smooth. One vector must do for all
- * keys that a query sees; softcap and sinks, which are not shifted with the scores, forbid it.
+ * Smoothing: keys often have channels far from 0, by the same number for all tokens, which cost
+ * most of the integers' range. Softmax does not change if one vector is subtracted from all keys
+ * of a head, as all scores of a query then change by the same number. So subtract the mean of each
+ * channel over the tokens, for K only ("smoothing K" of SageAttention, arXiv:2410.02367). Nothing
+ * has to be added afterwards, except to a log-sum-exp: scale times query times smooth. All keys
+ * that a query sees must have had the same vector subtracted. Do not smooth with softcap or sinks,
+ * which do not shift with the scores.
  *
  * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 (which become float
  *                exactly)
  * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
  * @param dim     at least 1
  * @param smooth  NULL, or [heads][dim], dense: subtracted from each element first, rounded once
- * @param dst     the same sizes, FA_DTYPE_I8, its rows apart from each other, with quant. OUTPUTS
- *                are its elements, quant->scale (needed) and quant->zero (or NULL), although
- *                fa_quant says const
+ * @param dst     the same sizes, FA_DTYPE_I8, with quant; its rows must not overlap. OUTPUTS are
+ *                its elements, quant->scale (needed) and quant->zero (or NULL), although fa_quant
+ *                says const
  * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a
  *         group that matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
- *         (negative, no multiple of the element size, a stride_dim, rows of dst overlap, or two
+ *         (negative, not a multiple of the element size, a stride_dim, rows of dst overlap, or two
  *         cells have the same place); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or
- *         zeros share memory with each other, src or smooth; as in fa_attention, what lies between
- *         the first and the last byte of a tensor or an array belongs to it)
+ *         zeros share memory with each other, src or smooth; as in fa_attention, all bytes from
+ *         the first to the last one of a tensor or an array belong to it)
  *
- * For two cells to have different places it is enough, and demanded, that each stride of quant is
- * larger than the farthest that one gets by the smaller ones; strides of axes with one cell do not
- * matter.
+ * Cells have different places if each stride of quant is larger than the largest offset that the
+ * smaller strides reach together. This is demanded. Strides of axes with one cell do not matter.
  *
  * Not promised: that numbers within a step of FLT_MAX do not become infinite when the integers
  * become numbers again; the sign of 0; equal bits in different versions. All instruction sets give
@@ -1193,15 +1224,14 @@ enum fa_status fa_quantize_i8(const struct fa_tensor *src,
                               const struct fa_tensor *dst);
 
 /**
- * Whether a problem can be computed, and how on the calling thread alone; if not, why not, with
- * the offending numbers. Touches nothing but why.
+ * Says whether a problem can be computed, and how on the calling thread alone. If it cannot, says
+ * why, with the numbers that do not fit. Writes nothing but why.
  *
  * @param[in] a        not NULL
  * @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a
- *                     zero byte, cut off where it is longer. Its wording may change in any
- *                     version.
+ *                     zero byte, cut off if it is longer. Its wording may change in any version.
  * @param why_size     bytes at why
- * @return FA_OK, or what fa_attention_run would refuse it with
+ * @return FA_OK, or the status with which fa_attention_run would refuse it
  *
  * Thread-safe.
  */
@@ -1209,38 +1239,38 @@ enum fa_status fa_attention_check(const struct fa_attention *a, char *why, size_
 
 /**
  * Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
- * fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its
- * function width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held
- * to 1 to 256. It grows with the sum of the sizes at most, never with their product, and may be 0.
- * More memory than that is fine.
+ * fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1. For another pool it is
+ * what its function width answers (pool->width(pool->ctx); a pool from fa_pool_create always has
+ * one), clamped to 1 to 256. The size grows at most with the sum of the sizes, never with their
+ * product. It may be 0. A larger workspace is fine.
  *
- * It depends on the sizes, strides and block sizes of the description and on which pointers are
- * NULL, not on what they point to: ask once, with the largest len_kv that there will be, and a
- * decode loop may use the memory for every step with that len_kv, whatever kv_lens are. For other
- * sizes ask again: a smaller problem does not always need less, as it may be cut differently.
- * Lists of lengths, positions, spans, pages and scales are checked nevertheless, so they must be
- * there, with values that a call could have; tensors need not.
+ * The size depends on the sizes, strides and block sizes of the description and on which pointers
+ * are NULL, not on what they point to. So a decode loop asks once, with the largest len_kv that
+ * there will be, and uses the memory for every step with that len_kv, whatever kv_lens are. For
+ * other sizes ask again: a smaller problem does not always need less, as it may be divided
+ * differently. Lists of lengths, positions, spans, pages and scales are checked nevertheless, so
+ * they must be there, with values that a call could have. Tensors need not be there.
  *
  * @param[in] a        not NULL
  * @param n_parts      1 to 256
  * @param[out] bytes   not NULL; untouched on errors
  * @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
  *
- * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+ * Thread-safe. The answer is valid until fa_limit_isa is called.
  */
 enum fa_status fa_attention_workspace(const struct fa_attention *a, int32_t n_parts, size_t *bytes);
 
 /**
- * Bytes of scratch memory that do for every number of parts from 1 to max_parts: the largest that
- * fa_attention_workspace answers for any of them. (More parts do not always need more.) For
- * programs that do not know yet how many threads they will have.
+ * Bytes of scratch memory that are enough for every number of parts from 1 to max_parts: the
+ * largest answer of fa_attention_workspace for any of them. (More parts do not always need more.)
+ * For programs that do not know yet how many threads they will have.
  *
  * @param[in] a        not NULL
  * @param max_parts    1 to 256
  * @param[out] bytes   not NULL; untouched on errors
  * @return as fa_attention_workspace
  *
- * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+ * Thread-safe. The answer is valid until fa_limit_isa is called.
  */
 enum fa_status fa_attention_workspace_max(const struct fa_attention *a,
                                           int32_t max_parts,
@@ -1251,21 +1281,22 @@ enum fa_status fa_attention_workspace_max(const struct fa_attention *a,
  *
  * @param[in] a     not NULL
  * @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is
- *                  wide; uninitialised and unaligned is fine. NULL if that is 0. Belongs to the
- *                  call until it returns, then holds nothing of interest.
+ *                  wide. May be uninitialised and unaligned. NULL if that size is 0. Belongs to
+ *                  the call until it returns; its content is of no use afterwards.
  * @param ws_size   bytes at ws
  * @param[in] pool  the threads; NULL = the calling thread alone
  * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE;
  *         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE;
  *         FA_ERR_SOFTCAP; FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP;
  *         FA_ERR_QUANT_SCALE; FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is
- *         that of a or of the pool. fa_attention_check says why in words.
+ *         about a or about the pool. fa_attention_check says why in words.
  *
- * Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls
- * need up to 48 KiB of stack. The bits of a row are the same for every pool, and for
- * fa_attention_part with any n_parts.
+ * Allocates nothing, takes no locks and prints nothing (the functions of a pool may). Calls need
+ * up to 48 KiB of stack. A row has the same bits for every pool, and for fa_attention_part with
+ * any n_parts.
  *
- * Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
+ * Thread-safe: any number of calls may run at the same time, with outputs and workspaces of their
+ * own.
  */
 enum fa_status fa_attention_run(const struct fa_attention *a,
                                 void *ws,
@@ -1275,18 +1306,19 @@ enum fa_status fa_attention_run(const struct fa_attention *a,
 /**
  * Computes one part of n_parts of the problem on the calling thread: for engines that have their
  * own threads and barriers. Call it once for each part below n_parts, on any threads, at the same
- * time or one after another, in any order; then, after a barrier, fa_attention_finish, once for
- * each part.
+ * time or one after another, in any order. Then, after a barrier, call fa_attention_finish once
+ * for each part.
  *
  * @param[in] a     not NULL; the same in every call
- * @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts
- *                  share it, from the first call of part to the last of finish
+ * @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts. All parts
+ *                  share it, from the first call of part to the last call of finish.
  * @param ws_size   bytes at ws; the same in every call
  * @param part      at least 0, less than n_parts
  * @param n_parts   1 to 256; the same in every call
  * @return as fa_attention_run, and FA_ERR_PART
  *
- * Allocates, locks and prints nothing. Small problems leave some parts nothing to do.
+ * Allocates nothing, takes no locks and prints nothing. In small problems some parts have nothing
+ * to do.
  */
 enum fa_status fa_attention_part(const struct fa_attention *a,
                                  void *ws,
@@ -1296,9 +1328,9 @@ enum fa_status fa_attention_part(const struct fa_attention *a,
 
 /**
  * Completes what fa_attention_part has begun. Call it once for each part, after all parts have
- * returned. Where there are few query rows and many keys, the keys of a row are split among parts:
- * this combines their partial results. The output is complete when it has returned for every part:
- * a thread that reads rows of others needs a barrier after it.
+ * returned. If there are few query rows and many keys, the keys of a row are divided among parts;
+ * this function merges their partial results. The output is complete when it has returned for
+ * every part: a thread that reads rows of others needs a barrier after it.
  *
  * @param[in] a     as for fa_attention_part
  * @param ws        the same memory, as fa_attention_part has left it
@@ -1316,15 +1348,17 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
 /**
  * Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
  * fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
- * It grows with the sum of the sizes at most, never with their product, and with the number of
- * threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where an
- * allocation fails, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
+ * It grows at most with the sum of the sizes, never with their product, and with the number of
+ * threads. On one thread, up to 16 KiB are on the stack instead, and the answer is 0. If an
+ * allocation fails, the call tries again with the scratch memory of one thread before it returns
+ * FA_ERR_MEMORY.
  *
- * Besides, the first call with more than one thread makes the pool, up to 1 MiB a thread, and so
- * does one that wants more threads than the pool has. If that memory is not available, there are
- * fewer threads, down to the calling one. One race is left: the allocator is asked first, but if
- * another thread of the process takes that memory before the pool does, the process ends (abort).
- * fa_pool_create has the same race; other calls, and fa_attention_run with any pool, do not.
+ * This does not count the library's pool. The first call with more than one thread creates it, and
+ * a call that needs more threads than it has replaces it with a larger one: up to 1 MiB a thread.
+ * If that memory is not available, there are fewer threads, down to the calling one. Creating
+ * threads can still abort the process: the library checks first that the memory is available, but
+ * another thread of the process may take it in between. This applies to fa_pool_create and to
+ * these calls, never to fa_attention_run, with any pool, nor to other calls.
  *
  * @param[in] cfg     not NULL
  * @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
@@ -1335,7 +1369,7 @@ enum fa_status fa_attention_finish(const struct fa_attention *a,
  * @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;
  *         FA_ERR_ISA
  *
- * Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+ * Thread-safe. The answer is valid until fa_limit_isa is called.
  */
 enum fa_status fa_scratch_bytes(const struct fa_config *cfg,
                                 int32_t dtype,
@@ -1347,16 +1381,16 @@ enum fa_status fa_scratch_bytes(const struct fa_config *cfg,
 /**
  * One sentence in English for a status code.
  *
- * @param status  any integer; unknown ones get a sentence that says so
- * @return a static string, never NULL; not to be freed
+ * @param status  any integer; an unknown one gets a sentence that says so
+ * @return a static string, never NULL; do not free it
  *
  * Thread-safe.
  */
 const char *fa_status_string(int32_t status);
 
 /**
- * Version of the library. Compare it with what a program was built for only to print it: what must
- * fit is fa_abi_version.
+ * Version of the library, to be printed. To find out whether a library fits a program, compare
+ * fa_abi_version.
  *
  * @return (major << 16) | (minor << 8) | patch
  *
@@ -1365,9 +1399,9 @@ const char *fa_status_string(int32_t status);
 uint32_t fa_version(void);
 
 /**
- * Version of the binary interface. It grows by one with each release that a program built
- * against an older header cannot use; functions and status codes that are only added leave it as
- * it is. A program that loads the library at run time compares it with FA_ABI_VERSION.
+ * Version of the binary interface. It grows by one with each release that a program built against
+ * an older header cannot use. Functions and status codes that are only added do not change it. A
+ * program that loads the library at run time should compare it with FA_ABI_VERSION.
  *
  * @return FA_ABI_VERSION as the library was built with it
  *

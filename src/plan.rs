@@ -456,6 +456,8 @@ impl fmt::Display for Plan {
         let compute_type = kernel.compute_type(*path);
         let TileSizes { heads, kv_heads, q, kv: block, splits, .. } = tiles;
         let isa = kernel.isa().to_str().map_err(|_| fmt::Error)?;
+        let ranges = self.partition.ranges;
+        let s = |n| if n == 1 { "" } else { "s" };
         write!(f, "{isa} {compute_type}, ")?;
         match path {
             Path::Prefill => {
@@ -466,21 +468,21 @@ impl fmt::Display for Plan {
                 let rows = if splits.is_some() { heads * q } else { *q };
                 write!(f, "{rows} x {block} tiles, {work_items} ")?;
                 match splits.is_some() {
-                    true => write!(f, "bands in {} shares, ", self.partition.ranges)?,
-                    false => write!(f, "parts, ")?,
+                    true => write!(f, "group{} of heads, keys in {ranges} range{}, ", s(*work_items), s(ranges))?,
+                    false => write!(f, "of them, ")?,
                 }
             }
             Path::Decode => {
-                let ranges = self.partition.ranges;
                 write!(f, "decode (few query rows: lanes are elements of a head), ")?;
                 if *kv_heads > 1 {
                     write!(f, "{kv_heads} kv heads in turns, ")?;
                 }
                 write!(f, "{heads} heads x {q} rows x {block} tiles, ")?;
-                write!(f, "{work_items} bands in {ranges} shares, ")?;
+                write!(f, "{work_items} group{} of heads, ", s(*work_items))?;
+                write!(f, "keys in {ranges} range{}, ", s(ranges))?;
             }
         }
-        write!(f, "{threads} threads of {} bytes", memory.bytes_per_thread)?;
+        write!(f, "{threads} thread{} of {} bytes", s(*threads), memory.bytes_per_thread)?;
         if wake + 1 < *threads {
             write!(f, " ({wake} worth waking)")?;
         }

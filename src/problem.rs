@@ -367,6 +367,6 @@ fn score_factor(semantics: &Semantics) -> Result<f32, Refusal> {
     if factor.is_finite() {
         return Ok(factor);
     }
-    let but = "NaN, infinite, or so large that scale * log2(e) is";
+    let but = "NaN, infinite, or so large that scale * log2(e) is infinite";
     Err(Refusal::of_real("scale", scale).but(Error::SoftmaxScale, but))
 }

@@ -9,38 +9,39 @@ use crate::machine;
 use crate::pool::MAX_THREADS;
 use crate::problem::Semantics;
 
-/// fa_attention.scale, fa_config.softmax_scale: a scale as good as 0, 2 to the power of -100. (0
-/// itself is the usual scale.) Keys of dot products below 1e22 weigh exactly alike.
+/// fa_attention.scale, fa_config.softmax_scale: stands for a scale of 0, as 0 itself means the
+/// default scale. Its value is 2 to the power of -100. Keys whose dot products are below 1e22 weigh
+/// exactly the same.
 #[allow(clippy::excessive_precision, reason = "exact as a double, too, which C takes it for")]
 pub const FA_SCALE_ZERO: f32 = 7.888609052210118e-31;
 
-/// How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes.
-/// Fill all fields, or let a constructor fill them and change what you like.
+/// How fa_forward_f32, fa_forward_i8 and fa_mha compute. Frozen: this struct never changes. Fill
+/// all fields, or call a constructor and change what you like.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_config {
-    /// Query rows per tile; 0 = chosen from this machine's caches. Any value is honoured; results
+    /// Query rows per tile; 0 = chosen from this machine's caches. Any value is honoured. Results
     /// do not depend on it.
     pub block_size_q: usize,
-    /// Keys per tile; 0 = chosen from this machine's caches. Any value is honoured; results differ
-    /// between values within rounding. Fix it to get the same bits on machines of different cache
-    /// sizes (and the same instruction set).
+    /// Keys per tile; 0 = chosen from this machine's caches. Any value is honoured. Different
+    /// values give results that differ within rounding. Set it to get the same bits on machines
+    /// with different cache sizes and the same instruction set.
     pub block_size_kv: usize,
     /// Elements of one row of query, key, value and output; at least 1.
     pub head_dim: usize,
-    /// Key j is visible to query i if and only if j <= i + (seq_len_kv - seq_len_q): the last
-    /// query sees all keys. A query that sees no key has an output of zeros. false: every query
-    /// sees every key.
+    /// true: key j is visible to query i if and only if j <= i + (seq_len_kv - seq_len_q), so the
+    /// last query sees all keys. A query that sees no key has an output of zeros. false: every
+    /// query sees every key.
     pub causal: bool,
-    /// The softmax scale, which every dot product of a query and a key is multiplied by. Finite;
-    /// may be negative; 0 = 1/sqrt(head_dim). FA_SCALE_ZERO weighs all keys that a row sees alike.
+    /// The softmax scale, by which every dot product of a query and a key is multiplied. Finite;
+    /// may be negative; 0 = 1/sqrt(head_dim). With FA_SCALE_ZERO all visible keys weigh the same.
     pub softmax_scale: f32,
-    /// Threads that compute at the same time, at most: 1 = only the calling thread, 0 = one per
-    /// core that the process may use (CPU affinity and control groups count, as the first call
-    /// finds them that has to know). The calling thread is one of them; the others belong to a
-    /// pool of the library's own, which the first call that needs it creates and which stays.
-    /// Small problems use fewer, none more than 256; where threads cannot be created, fewer work.
-    /// Results are the same bits for every value.
+    /// The number of threads that may compute at the same time, the calling thread included. 1 =
+    /// only the calling thread. 0 = one per core that the process may use; CPU affinity and control
+    /// groups count, as they are at the first call that needs the number. The other threads belong
+    /// to a pool of the library's own. The first call that needs the pool creates it, and it stays.
+    /// Small problems use fewer threads, no call uses more than 256, and if threads cannot be
+    /// created, fewer work. Every value gives the same bits.
     pub num_threads: u32,
     /// 0.
     pub reserved: u32,
@@ -59,7 +60,7 @@ pub unsafe extern "C" fn fa_config_for_head_dim(cfg: *mut fa_config, head_dim: u
     unsafe { fill(cfg, head_dim, 64, 64) }
 }
 
-/// As fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
+/// Like fa_config_for_head_dim, but with tiles of 32 queries x 128 keys: fewer, longer passes over
 /// the keys.
 ///
 /// @param[out] cfg   not NULL
@@ -73,8 +74,8 @@ pub unsafe extern "C" fn fa_config_for_long_sequence(cfg: *mut fa_config, head_d
     unsafe { fill(cfg, head_dim, 32, 128) }
 }
 
-/// As fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
-/// call. The fastest.
+/// Like fa_config_for_head_dim, but with tile sizes of 0: chosen from this machine's caches at each
+/// call. This is the fastest choice.
 ///
 /// @param[out] cfg   not NULL
 /// @param head_dim   at least 1

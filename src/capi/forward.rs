@@ -17,23 +17,23 @@ use crate::view::{Layout, Quant, View, ViewMut};
 /// @param[in] v     [seq_len_kv][head_dim]
 /// @param seq_len_q   rows of q and out; at least 0
 /// @param seq_len_kv  rows of k and v; at least 0
-/// @param[out] out  [seq_len_q][head_dim]; overlaps no input. Written completely; what was in it
-///                  does not matter.
+/// @param[out] out  [seq_len_q][head_dim]; must not overlap an input. Written completely; its old
+///                  content does not matter.
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_SOFTMAX_SCALE;
 ///         FA_ERR_RESERVED; FA_ERR_OVERLAP; FA_ERR_ISA; FA_ERR_MEMORY; FA_ERR_INTERNAL
 ///
-/// All arrays are dense and row-major; they need no alignment, and one without elements may be
+/// All arrays are dense and row-major. They need no alignment, and an array without elements may be
 /// NULL. seq_len_q = 0 does nothing; seq_len_kv = 0 gives zeros.
 ///
 /// Scores, softmax and sums are f32. Against exact arithmetic the error is that of f32 dot products
-/// and sums: at most 1e-5 times the largest |v| while |softmax_scale * q.k| stays below about 50.
-/// What a query does not see has no influence on its row, even if it is NaN. A NaN or infinity
-/// that it sees gives NaN in its row only: NaN in q in the whole row, NaN in a row of v in that
-/// column, and so on as in the formula.
+/// and sums: at most 1e-5 times the largest |v| while |softmax_scale * q.k| stays below about 50. A
+/// key that a query does not see has no influence on its row, even if it is NaN. A NaN or infinity
+/// that a query sees only makes its own row NaN: NaN in q makes the whole row NaN, NaN in a row of
+/// v that column of it, and so on as in the formula.
 ///
-/// Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
-/// common. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls need
-/// up to 48 KiB of stack, so that a thread with 64 KiB may make them.
+/// Thread-safe: any number of calls may run at the same time, with outputs of their own; inputs may
+/// be shared. Scratch memory is allocated for the time of the call: see fa_scratch_bytes. Calls
+/// need up to 48 KiB of stack, so a thread with 64 KiB may make them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_forward_f32(
     cfg: *const fa_config,
@@ -48,8 +48,8 @@ pub unsafe extern "C" fn fa_forward_f32(
     unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, None, out) }
 }
 
-/// Attention of one head of 8-bit integers: out = softmax(softmax_scale * q' * k'^T) * v', where
-/// q' = q_scale * q, and so on.
+/// Attention of one head of 8-bit integers: out = softmax(softmax_scale * q' * k'^T) * v', where q'
+/// = q_scale * q, and so on.
 ///
 /// @param[in] cfg   not NULL
 /// @param[in] q     [seq_len_q][head_dim]
@@ -62,10 +62,10 @@ pub unsafe extern "C" fn fa_forward_f32(
 /// @param[out] out  [seq_len_q][head_dim], f32
 /// @return as fa_forward_f32, and FA_ERR_QUANT_SCALE
 ///
-/// On x86-64, products are those of integers: scores are exact, probabilities rounded to 15 bits
-/// (relative RMS error against attention on q', k', v' below 5e-4: see FA_PRECISE). Other machines
-/// compute in f32: as close as fa_forward_f32. fa_attention with FA_FAST allows 8 bits, which many
-/// queries are computed faster with. The tensors are never expanded as a whole.
+/// On x86-64 products are made of integers: scores are exact, and probabilities are rounded to 15
+/// bits (relative RMS error against attention on q', k', v' below 5e-4: see FA_PRECISE). Other
+/// machines compute in f32, with the error of fa_forward_f32. The tensors are never expanded as a
+/// whole. For many queries, fa_attention with FA_FAST is faster: it allows probabilities of 8 bits.
 ///
 /// Everything else is as for fa_forward_f32.
 #[unsafe(no_mangle)]
@@ -86,8 +86,8 @@ pub unsafe extern "C" fn fa_forward_i8(
     unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, Some(&scales), out) }
 }
 
-/// Multi-head attention in f32: fa_forward_f32 for each of num_heads heads (to get a batch, pass
-/// batch * heads).
+/// Multi-head attention in f32: fa_forward_f32 for each of num_heads heads. For a batch, pass batch
+/// * heads.
 ///
 /// @param[in] cfg   not NULL
 /// @param[in] q     [num_heads][seq_len_q][head_dim]
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn fa_forward_i8(
 /// @param[out] out  [num_heads][seq_len_q][head_dim]
 /// @return as fa_forward_f32
 ///
-/// The bits of a head are those of fa_forward_f32 on that head alone. Everything else is as for
+/// A head has the same bits as in fa_forward_f32 on that head alone. Everything else is as for
 /// fa_forward_f32.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_mha(

@@ -8,17 +8,22 @@ use super::status::fa_status;
 use crate::error::Error;
 use crate::kernel;
 
-/// The instruction set that calls use from now on: the best that the machine has and that
-/// fa_limit_isa or FA_MAX_ISA allows. On x86-64: "avx512bf16" (and dot products of bfloat16),
-/// "avx512vnni" (and dot products of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2
-/// and dot products of 8-bit integers) or "avx2" (with FMA and F16C). On 64-bit Arm: "neon-bf16"
-/// (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd) or "neon". Everywhere:
-/// "scalar". Later versions add names. Each includes those that come after it, but for "avxvnni",
-/// which machines with AVX-512 may lack; fa_attention_check says which of them a problem uses: the
-/// fastest, which need not be the first. "unknown" if FA_MAX_ISA names none of them: computing
-/// functions then return FA_ERR_ISA.
+/// The instruction set that calls use from now on: the best one that the machine has and that
+/// fa_limit_isa or FA_MAX_ISA allows. Names, from the best one on:
 ///
-/// @return a static string, never NULL; not to be freed
+/// - x86-64: "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products of 8-bit
+///   integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 with dot products of 8-bit integers),
+///   "avx2" (with FMA and F16C).
+/// - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
+///   "neon".
+/// - Everywhere: "scalar".
+///
+/// Each set includes those after it in its line. Exception: machines with AVX-512 may lack
+/// "avxvnni". Later versions add names. fa_attention_check says which set a problem uses: the
+/// fastest one for it, which need not be the best one. If FA_MAX_ISA is none of these names, the
+/// answer is "unknown", and computing functions return FA_ERR_ISA.
+///
+/// @return a static string, never NULL; do not free it
 ///
 /// Thread-safe.
 #[unsafe(no_mangle)]
@@ -26,14 +31,14 @@ pub extern "C" fn fa_isa() -> *const c_char {
     kernel::best().map_or(c"unknown", |kernel| kernel.isa()).as_ptr()
 }
 
-/// Caps the instruction set of all calls in the process that start after this one returns: for
-/// tests, and for comparing results between machines. It overrides the environment variable
+/// Caps the instruction set of all calls in the process that start after this one returns. For
+/// tests, and to compare results between machines. It overrides the environment variable
 /// FA_MAX_ISA, which takes the same names and is read once, at the first call that needs it.
 ///
-/// @param isa  the best instruction set to use, a name as fa_isa returns it; one that the machine
-///             lacks is no error, as the next best is used. What computes with a set that is named
-///             is used even where something else were faster (dot products of bfloat16 on Intel's
-///             machines). NULL takes the cap back (FA_MAX_ISA counts again).
+/// @param isa  the best instruction set to use, a name as fa_isa returns it. If the machine lacks
+///             it, the next best one is used; that is no error. If you name a set, its kernels are
+///             used even if others would be faster (for example dot products of bfloat16 on Intel's
+///             machines). NULL removes the cap, and FA_MAX_ISA applies again.
 /// @return FA_OK, or FA_ERR_ISA for an unknown name: then nothing changes
 ///
 /// Thread-safe.

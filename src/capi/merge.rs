@@ -9,7 +9,7 @@ use crate::attend::merge;
 use crate::error::Error;
 use crate::view::overlap;
 
-/// Merges two results of attention of the same queries over disjoint sets of keys: afterwards (o,
+/// Merges two results of attention of the same queries over disjoint sets of keys. Afterwards (o,
 /// lse) is what attention over all these keys gives, within rounding. For prefixes that sequences
 /// share, contexts split over machines, and keys that come in chunks.
 ///
@@ -20,9 +20,9 @@ use crate::view::overlap;
 /// @param rows            at least 0
 /// @param dim_v           at least 1
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT;
-///         FA_ERR_OVERFLOW; FA_ERR_STRIDE (an address is no multiple of 4); FA_ERR_OVERLAP
+///         FA_ERR_OVERFLOW; FA_ERR_STRIDE (an address is not a multiple of 4); FA_ERR_OVERLAP
 ///
-/// A state of no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side.
+/// A result over no keys (o = 0, lse = -infinity) changes no bit of the other one, on either side.
 /// Otherwise both orders give the same within rounding. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_merge(

@@ -16,47 +16,48 @@ use crate::simd::fp_env::FpEnv;
 pub type fa_task = Option<unsafe extern "C" fn(arg: *mut c_void, i: usize)>;
 
 /// The caller's threads: two functions that ONNX Runtime's ParallelFor, pthreadpool, TBB, OpenMP,
-/// libdispatch and the like can implement in a few lines. Both return normally: no exception and no
-/// longjmp may leave them.
+/// libdispatch and the like can implement in a few lines. Both must return normally: no exception
+/// and no longjmp may leave them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_pool {
-    /// sizeof(fa_pool). A later version's larger structure is fine if what this one does not know
-    /// is 0.
+    /// sizeof(fa_pool). The larger structure of a later version is accepted if the fields that this
+    /// version does not know are 0.
     pub struct_size: usize,
     /// Passed to both functions.
     pub ctx: *mut c_void,
-    /// How many threads compute at the same time, the calling one included; held to 1 to 256.
+    /// How many threads compute at the same time, the calling thread included; clamped to 1 to 256.
     /// NULL = 1.
     pub width: Option<unsafe extern "C" fn(ctx: *mut c_void) -> i32>,
     /// Calls task(arg, i) once for each i below n, in any order, at the same time or one after
-    /// another, on any threads (the calling one among them or not), and returns when all calls have
-    /// returned. Which thread makes which call does not matter; tasks never wait for each other.
-    /// NULL = the calling thread makes the calls.
+    /// another, on any threads (the calling one may be among them), and returns when all these
+    /// calls have returned. It does not matter which thread makes which call; tasks never wait for
+    /// each other. NULL = the calling thread makes the calls.
     ///
     /// A pool that breaks this contract only loses time. If it leaves out a call, other tasks or
-    /// the calling thread do the work. A call that it makes twice, or with an i beyond n, finds
-    /// nothing to do. Calls that still run when it returns are waited for; later ones do nothing.
-    /// No thread may be ended in a task, nor leave it, parallel_for or width by longjmp or an
-    /// exception. If more than 256 calls use pools at the same time, the others use the calling
-    /// thread alone.
+    /// the calling thread do its work. A call that it makes twice, or with an i of n or more, finds
+    /// nothing to do. If calls still run when it returns, the library waits for them; later calls
+    /// do nothing. No thread may end within a task, or leave a task, parallel_for or width by
+    /// longjmp or an exception. At most 256 calls can use pools at the same time; further calls use
+    /// the calling thread alone.
     pub parallel_for:
         Option<unsafe extern "C" fn(ctx: *mut c_void, n: usize, task: fa_task, arg: *mut c_void)>,
 }
 
 /// Makes a pool of the library's own threads, to be used like a pool of the caller's. Idle threads
-/// spin for 50 microseconds, giving way to other threads, then sleep.
+/// spin for 50 microseconds, yielding their core to other threads, and then sleep.
 ///
 /// @param n_threads  0 to 256: threads that compute at the same time in a call, the calling one
 ///                   included; 0 = one per core that the process may use, 256 at most
-/// @param[out] out   not NULL; the pool, to be given back to fa_pool_destroy. Untouched on errors.
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no threads to
-///         be had; where the system grants fewer than asked for, the pool has fewer)
+/// @param[out] out   not NULL; the pool; give it back with fa_pool_destroy. Untouched on errors.
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_PART (n_threads out of range); FA_ERR_MEMORY (no thread could
+///         be created; if the system grants fewer than n_threads, the pool has fewer)
 ///
-/// Allocates up to 1 MiB a thread: see fa_scratch_bytes. Calls on the pool allocate nothing.
+/// Allocates up to 1 MiB a thread, and in a rare race can abort the process when memory runs out:
+/// see fa_scratch_bytes. Calls on the pool allocate nothing.
 ///
-/// Thread-safe; so is the pool. In a child process after fork() calls on it use the calling thread
-/// alone: a child makes its own, and may destroy this one.
+/// Thread-safe, and so is the pool. In a child process after fork(), calls on it use the calling
+/// thread alone: a child makes a pool of its own, and may destroy this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) -> fa_status {
     guard(|| {
@@ -95,7 +96,7 @@ pub unsafe extern "C" fn fa_pool_create(n_threads: i32, out: *mut *mut fa_pool) 
 
 /// Ends the threads of a pool from fa_pool_create and frees it. No call may be using it.
 ///
-/// @param pool  NULL is fine
+/// @param pool  NULL does nothing
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_pool_destroy(pool: *mut fa_pool) {
     let _ = guard(|| {

@@ -13,40 +13,42 @@ use crate::kernel;
 use crate::quantize::{Quantize, Round};
 use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 
-/// Writes a tensor in any storage type: what fa_attention then takes as Q, K or V. A whole tensor
-/// at once, or the tokens that are new in a cache (for which there is also fa_cache_append).
+/// Converts a tensor to any storage type that fa_attention takes as Q, K or V: a whole tensor at
+/// once, or the new tokens of a cache (for which there is also fa_cache_append).
 ///
-/// - FA_DTYPE_F32, _F16, _BF16: each number, rounded to nearest even. What is too large becomes an
-///   infinity (f16: from 65520 on), what is too small 0 with its sign; numbers that the type has
-///   subnormal ones for are kept so. A NaN stays a NaN with its sign, and may become quiet.
-/// - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: bit for bit the blocks that ggml's
-///   reference functions write (as quantize_row_q8_0_ref, without fused multiply-adds). A block
-///   with a NaN or an infinity, which these do not expect: its scale is NaN, all else in it 0, so
-///   that attention gives NaN wherever it is seen. A scale (or minimum) beyond what binary16 holds
-///   is infinite, as in ggml. Codes saturate where a scale is too small to divide by it.
-/// - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number, rounded to nearest even. What is too
-///   large, infinities included, becomes the largest number; numbers that the type has subnormal
-///   ones for are kept so. A NaN stays a NaN with its sign.
-/// - FA_DTYPE_I8: as fa_quantize_i8 without smooth, whose rules and statuses hold.
-/// - FA_DTYPE_U8, whose quant has zeros (FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but zero = -min x
-///   / scale, and stored is 0 to 255.
-/// - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which has no zeros (FA_ERR_DTYPE): as FA_DTYPE_I8
-///   without zeros, but scale = max |x| / 448 or / 57344, and stored is x / scale rounded as above.
+/// - FA_DTYPE_F32, _F16, _BF16: each number is rounded to nearest even. A number that is too large
+///   becomes an infinity (f16: from 65520 on), one that is too small becomes 0 with its sign;
+///   subnormal numbers of the type are kept. A NaN stays a NaN with its sign, and may become quiet.
+/// - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: the blocks that ggml's reference functions
+///   write, bit for bit (as quantize_row_q8_0_ref, without fused multiply-adds). ggml does not
+///   expect NaN and infinities; a block with one gets a scale of NaN and 0 in everything else, so
+///   that attention gives NaN wherever the block is visible. A scale (or minimum) beyond the range
+///   of binary16 is infinite, as in ggml. Codes saturate where a scale is too small to divide by
+///   it.
+/// - FA_DTYPE_F8_E4M3, _F8_E5M2 without quant: each number is rounded to nearest even. A number
+///   that is too large, infinities included, becomes the largest number; subnormal numbers of the
+///   type are kept. A NaN stays a NaN with its sign.
+/// - FA_DTYPE_I8: as fa_quantize_i8 without smooth, with the same rules and statuses.
+/// - FA_DTYPE_U8, whose quant must have zeros (else FA_ERR_NULL): as FA_DTYPE_I8 with zeros, but
+///   zero = -min x / scale, and stored is 0 to 255.
+/// - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which must not have zeros (else FA_ERR_DTYPE): as
+///   FA_DTYPE_I8 without zeros, but scale = max |x| / 448 or max |x| / 57344, and stored is x /
+///   scale rounded as above.
 ///
 /// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
 /// @param batch, heads, tokens  at least 0; if one is 0, nothing happens
 /// @param dim     at least 1; a multiple of 32 for types in blocks
-/// @param dst     the same sizes, its rows apart from each other. OUTPUTS are its elements, and
-///                those of quant, which FA_DTYPE_I8 and _U8 need, _F8_E4M3 and _F8_E5M2 may have;
-///                of other types quant is NULL
-/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, dim is not made of whole blocks);
-///         FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
-///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap);
-///         FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src: what lies
-///         between the first and the last byte of a tensor belongs to it). On errors nothing has
-///         been written, as nothing between the rows of dst ever is.
+/// @param dst     the same sizes; its rows must not overlap. OUTPUTS are its elements, and those of
+///                quant, which FA_DTYPE_I8 and _U8 need, and _F8_E4M3 and _F8_E5M2 may have; for
+///                other types quant is NULL
+/// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, or dim is not made of whole
+///         blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant);
+///         FA_ERR_STRIDE (negative, not a multiple of the element size, a stride_dim, or rows of
+///         dst overlap); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst shares memory with src;
+///         all bytes from the first to the last one of a tensor belong to it). On errors nothing
+///         has been written. Bytes between the rows of dst are never written.
 ///
-/// Not promised: bits of NaN. All instruction sets give the same bits, NaN included.
+/// Not promised: which bits a NaN has. All instruction sets give the same bits, also those of NaN.
 ///
 /// Computes on the calling thread and allocates nothing. Thread-safe: several threads may each
 /// write a part.
@@ -83,53 +85,52 @@ pub unsafe extern "C" fn fa_quantize(
     })
 }
 
-/// Quantises a tensor to 8-bit integers, and finds their scales (and zeros): what fa_attention then
-/// takes as Q, K or V. A whole tensor at once, or the tokens that are new in a cache.
+/// Quantises a tensor to 8-bit integers, and finds their scales (and zeros), for fa_attention to
+/// take as Q, K or V: a whole tensor at once, or the new tokens of a cache.
 ///
-/// A cell is all elements that share a scale, as dst->quant says: the whole tensor if all its
+/// A cell is all elements that share a scale. dst->quant says which: the whole tensor if all its
 /// strides are 0, else each batch entry (or page), head, group_tokens tokens, group_dims channels,
-/// or any combination. Different cells must have different places.
+/// or any combination. Different cells must have different scales in memory.
 ///
-/// Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127,
-/// stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min
-/// x) / 255, zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among
-/// the numbers), stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases
-/// (stored - zero) * scale is x to within scale / 2, and what rounding to float costs numbers as
-/// large as the largest of the cell.
+/// Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127;
+/// stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min x) /
+/// 255; zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among the
+/// numbers); stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases (stored
+/// - zero) * scale differs from x by at most scale / 2, and by what rounding to float costs numbers
+/// as large as the largest of the cell.
 ///
-/// Cells of numbers that are all the same: with zeros they are reproduced exactly (zero = 0,
-/// stored = 1, scale is the number). Cells whose scale would be less than FLT_MIN: without zeros,
-/// scale and stored are 0; with zeros, all of the cell becomes its smallest number. A cell with a
-/// NaN or an infinity (after smoothing): its scale is NaN, its zero and all stored are 0, so that
-/// attention gives NaN wherever it is seen. No other cell notices, and the call returns FA_OK. (A
-/// scale that is NaN and shared by a whole tensor is refused later, by fa_attention_run:
-/// FA_ERR_QUANT_SCALE.)
+/// Special cells. All numbers equal: with zeros they are reproduced exactly (zero = 0, stored = 1,
+/// scale is the number). A scale that would be less than FLT_MIN: without zeros, scale and stored
+/// are 0; with zeros, the whole cell becomes its smallest number. A NaN or an infinity (after
+/// smoothing): the scale is NaN, zero and stored are 0, so that attention gives NaN wherever the
+/// cell is visible. Other cells are not affected, and the call returns FA_OK. (If the whole tensor
+/// shares that scale, fa_attention_run refuses it later: FA_ERR_QUANT_SCALE.)
 ///
-/// Smoothing: keys often have channels far from 0, the same for all tokens, which cost most of the
-/// integers' range. Softmax does not change when one vector is subtracted from all keys of a head,
-/// as all scores of a query then change by the same: subtract the mean of each channel over the
-/// tokens, for K only ("smoothing K" of SageAttention, arXiv:2410.02367). Nothing has to be added
-/// afterwards, except to a log-sum-exp: scale times query times smooth. One vector must do for all
-/// keys that a query sees; softcap and sinks, which are not shifted with the scores, forbid it.
+/// Smoothing: keys often have channels far from 0, by the same number for all tokens, which cost
+/// most of the integers' range. Softmax does not change if one vector is subtracted from all keys
+/// of a head, as all scores of a query then change by the same number. So subtract the mean of each
+/// channel over the tokens, for K only ("smoothing K" of SageAttention, arXiv:2410.02367). Nothing
+/// has to be added afterwards, except to a log-sum-exp: scale times query times smooth. All keys
+/// that a query sees must have had the same vector subtracted. Do not smooth with softcap or sinks,
+/// which do not shift with the scores.
 ///
 /// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16 (which become float
 ///                exactly)
 /// @param batch, heads, tokens  at least 0; if one is 0, nothing happens
 /// @param dim     at least 1
 /// @param smooth  NULL, or [heads][dim], dense: subtracted from each element first, rounded once
-/// @param dst     the same sizes, FA_DTYPE_I8, its rows apart from each other, with quant. OUTPUTS
-///                are its elements, quant->scale (needed) and quant->zero (or NULL), although
-///                fa_quant says const
+/// @param dst     the same sizes, FA_DTYPE_I8, with quant; its rows must not overlap. OUTPUTS are
+///                its elements, quant->scale (needed) and quant->zero (or NULL), although fa_quant
+///                says const
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative); FA_ERR_ZERO_EXTENT (dim, or a
 ///         group that matters, is 0); FA_ERR_DTYPE (also if src has a quant); FA_ERR_STRIDE
-///         (negative, no multiple of the element size, a stride_dim, rows of dst overlap, or two
+///         (negative, not a multiple of the element size, a stride_dim, rows of dst overlap, or two
 ///         cells have the same place); FA_ERR_OVERFLOW; FA_ERR_ISA; FA_ERR_OVERLAP (dst, scales or
-///         zeros share memory with each other, src or smooth; as in fa_attention, what lies between
-///         the first and the last byte of a tensor or an array belongs to it)
+///         zeros share memory with each other, src or smooth; as in fa_attention, all bytes from
+///         the first to the last one of a tensor or an array belong to it)
 ///
-/// For two cells to have different places it is enough, and demanded, that each stride of quant is
-/// larger than the farthest that one gets by the smaller ones; strides of axes with one cell do not
-/// matter.
+/// Cells have different places if each stride of quant is larger than the largest offset that the
+/// smaller strides reach together. This is demanded. Strides of axes with one cell do not matter.
 ///
 /// Not promised: that numbers within a step of FLT_MAX do not become infinite when the integers
 /// become numbers again; the sign of 0; equal bits in different versions. All instruction sets give

@@ -15,15 +15,14 @@ use crate::prepared::{self, Prepared};
 use crate::simd::fp_env::FpEnv;
 use crate::workspace::Memory;
 
-/// Whether a problem can be computed, and how on the calling thread alone; if not, why not, with
-/// the offending numbers. Touches nothing but why.
+/// Says whether a problem can be computed, and how on the calling thread alone. If it cannot, says
+/// why, with the numbers that do not fit. Writes nothing but why.
 ///
 /// @param[in] a        not NULL
 /// @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a
-///                     zero byte, cut off where it is longer. Its wording may change in any
-///                     version.
+///                     zero byte, cut off if it is longer. Its wording may change in any version.
 /// @param why_size     bytes at why
-/// @return FA_OK, or what fa_attention_run would refuse it with
+/// @return FA_OK, or the status with which fa_attention_run would refuse it
 ///
 /// Thread-safe.
 #[unsafe(no_mangle)]
@@ -47,24 +46,24 @@ pub unsafe extern "C" fn fa_attention_check(
 }
 
 /// Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
-/// fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1, for another what its
-/// function width answers (pool->width(pool->ctx); a pool from fa_pool_create always has one), held
-/// to 1 to 256. It grows with the sum of the sizes at most, never with their product, and may be 0.
-/// More memory than that is fine.
+/// fa_attention_part needs with n_parts parts. For a NULL pool n_parts is 1. For another pool it is
+/// what its function width answers (pool->width(pool->ctx); a pool from fa_pool_create always has
+/// one), clamped to 1 to 256. The size grows at most with the sum of the sizes, never with their
+/// product. It may be 0. A larger workspace is fine.
 ///
-/// It depends on the sizes, strides and block sizes of the description and on which pointers are
-/// NULL, not on what they point to: ask once, with the largest len_kv that there will be, and a
-/// decode loop may use the memory for every step with that len_kv, whatever kv_lens are. For other
-/// sizes ask again: a smaller problem does not always need less, as it may be cut differently.
-/// Lists of lengths, positions, spans, pages and scales are checked nevertheless, so they must be
-/// there, with values that a call could have; tensors need not.
+/// The size depends on the sizes, strides and block sizes of the description and on which pointers
+/// are NULL, not on what they point to. So a decode loop asks once, with the largest len_kv that
+/// there will be, and uses the memory for every step with that len_kv, whatever kv_lens are. For
+/// other sizes ask again: a smaller problem does not always need less, as it may be divided
+/// differently. Lists of lengths, positions, spans, pages and scales are checked nevertheless, so
+/// they must be there, with values that a call could have. Tensors need not be there.
 ///
 /// @param[in] a        not NULL
 /// @param n_parts      1 to 256
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
 ///
-/// Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+/// Thread-safe. The answer is valid until fa_limit_isa is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace(
     a: *const fa_attention,
@@ -85,16 +84,16 @@ pub unsafe extern "C" fn fa_attention_workspace(
     })
 }
 
-/// Bytes of scratch memory that do for every number of parts from 1 to max_parts: the largest that
-/// fa_attention_workspace answers for any of them. (More parts do not always need more.) For
-/// programs that do not know yet how many threads they will have.
+/// Bytes of scratch memory that are enough for every number of parts from 1 to max_parts: the
+/// largest answer of fa_attention_workspace for any of them. (More parts do not always need more.)
+/// For programs that do not know yet how many threads they will have.
 ///
 /// @param[in] a        not NULL
 /// @param max_parts    1 to 256
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_workspace
 ///
-/// Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+/// Thread-safe. The answer is valid until fa_limit_isa is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace_max(
     a: *const fa_attention,
@@ -119,21 +118,22 @@ pub unsafe extern "C" fn fa_attention_workspace_max(
 ///
 /// @param[in] a     not NULL
 /// @param ws        scratch memory: fa_attention_workspace bytes for as many parts as the pool is
-///                  wide; uninitialised and unaligned is fine. NULL if that is 0. Belongs to the
-///                  call until it returns, then holds nothing of interest.
+///                  wide. May be uninitialised and unaligned. NULL if that size is 0. Belongs to
+///                  the call until it returns; its content is of no use afterwards.
 /// @param ws_size   bytes at ws
 /// @param[in] pool  the threads; NULL = the calling thread alone
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED; FA_ERR_SHAPE;
 ///         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE;
 ///         FA_ERR_SOFTCAP; FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP;
 ///         FA_ERR_QUANT_SCALE; FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is
-///         that of a or of the pool. fa_attention_check says why in words.
+///         about a or about the pool. fa_attention_check says why in words.
 ///
-/// Allocates, locks and prints nothing (what the functions of a pool do is their affair). Calls
-/// need up to 48 KiB of stack. The bits of a row are the same for every pool, and for
-/// fa_attention_part with any n_parts.
+/// Allocates nothing, takes no locks and prints nothing (the functions of a pool may). Calls need
+/// up to 48 KiB of stack. A row has the same bits for every pool, and for fa_attention_part with
+/// any n_parts.
 ///
-/// Thread-safe: any number of calls may run at once, with outputs and workspaces of their own.
+/// Thread-safe: any number of calls may run at the same time, with outputs and workspaces of their
+/// own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_run(
     a: *const fa_attention,
@@ -157,18 +157,19 @@ pub unsafe extern "C" fn fa_attention_run(
 
 /// Computes one part of n_parts of the problem on the calling thread: for engines that have their
 /// own threads and barriers. Call it once for each part below n_parts, on any threads, at the same
-/// time or one after another, in any order; then, after a barrier, fa_attention_finish, once for
-/// each part.
+/// time or one after another, in any order. Then, after a barrier, call fa_attention_finish once
+/// for each part.
 ///
 /// @param[in] a     not NULL; the same in every call
-/// @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts; all parts
-///                  share it, from the first call of part to the last of finish
+/// @param ws        as for fa_attention_run: fa_attention_workspace bytes for n_parts. All parts
+///                  share it, from the first call of part to the last call of finish.
 /// @param ws_size   bytes at ws; the same in every call
 /// @param part      at least 0, less than n_parts
 /// @param n_parts   1 to 256; the same in every call
 /// @return as fa_attention_run, and FA_ERR_PART
 ///
-/// Allocates, locks and prints nothing. Small problems leave some parts nothing to do.
+/// Allocates nothing, takes no locks and prints nothing. In small problems some parts have nothing
+/// to do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_part(
     a: *const fa_attention,
@@ -189,9 +190,9 @@ pub unsafe extern "C" fn fa_attention_part(
 }
 
 /// Completes what fa_attention_part has begun. Call it once for each part, after all parts have
-/// returned. Where there are few query rows and many keys, the keys of a row are split among parts:
-/// this combines their partial results. The output is complete when it has returned for every part:
-/// a thread that reads rows of others needs a barrier after it.
+/// returned. If there are few query rows and many keys, the keys of a row are divided among parts;
+/// this function merges their partial results. The output is complete when it has returned for
+/// every part: a thread that reads rows of others needs a barrier after it.
 ///
 /// @param[in] a     as for fa_attention_part
 /// @param ws        the same memory, as fa_attention_part has left it

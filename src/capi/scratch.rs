@@ -12,15 +12,17 @@ use crate::view::Layout;
 
 /// Bytes of scratch memory that a call of fa_mha (or, with num_heads = 1, of fa_forward_f32 or
 /// fa_forward_i8) with this configuration and these sizes allocates, and frees before it returns.
-/// It grows with the sum of the sizes at most, never with their product, and with the number of
-/// threads. Up to 16 KiB, on one thread, lie on the stack instead, and the answer is 0. Where an
-/// allocation fails, the call tries with the scratch of one thread before it returns FA_ERR_MEMORY.
+/// It grows at most with the sum of the sizes, never with their product, and with the number of
+/// threads. On one thread, up to 16 KiB are on the stack instead, and the answer is 0. If an
+/// allocation fails, the call tries again with the scratch memory of one thread before it returns
+/// FA_ERR_MEMORY.
 ///
-/// Besides, the first call with more than one thread makes the pool, up to 1 MiB a thread, and so
-/// does one that wants more threads than the pool has. If that memory is not available, there are
-/// fewer threads, down to the calling one. One race is left: the allocator is asked first, but if
-/// another thread of the process takes that memory before the pool does, the process ends (abort).
-/// fa_pool_create has the same race; other calls, and fa_attention_run with any pool, do not.
+/// This does not count the library's pool. The first call with more than one thread creates it, and
+/// a call that needs more threads than it has replaces it with a larger one: up to 1 MiB a thread.
+/// If that memory is not available, there are fewer threads, down to the calling one. Creating
+/// threads can still abort the process: the library checks first that the memory is available, but
+/// another thread of the process may take it in between. This applies to fa_pool_create and to
+/// these calls, never to fa_attention_run, with any pool, nor to other calls.
 ///
 /// @param[in] cfg     not NULL
 /// @param dtype       FA_DTYPE_F32 or FA_DTYPE_I8: the type of q, k and v
@@ -31,7 +33,7 @@ use crate::view::Layout;
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_RESERVED; FA_ERR_DTYPE;
 ///         FA_ERR_ISA
 ///
-/// Thread-safe. The answer holds as long as fa_limit_isa is not called in between.
+/// Thread-safe. The answer is valid until fa_limit_isa is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_scratch_bytes(
     cfg: *const fa_config,

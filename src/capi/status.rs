@@ -4,15 +4,14 @@ use std::ffi::{CStr, c_char};
 
 use crate::error::{Error, with_reasons};
 
-/// What a function returns. Values are pinned: none is ever changed or reused, later versions
-/// only add some. On every value but FA_OK no output has been written, except where a value says
-/// otherwise.
+/// What a function returns. The values never change and are never reused; later versions only add
+/// some. On every value but FA_OK no output has been written, unless the value says otherwise.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum fa_status {
     /// Done.
     FA_OK = 0,
-    /// A pointer is NULL where data is needed.
+    /// A pointer is NULL, but data is needed.
     FA_ERR_NULL = 1,
     /// A size that must be at least 1 is 0: head_dim, num_heads, dim_v, page_size and the like.
     FA_ERR_ZERO_EXTENT = 2,
@@ -24,7 +23,7 @@ pub enum fa_status {
     FA_ERR_QUANT_SCALE = 5,
     /// A reserved field is not 0.
     FA_ERR_RESERVED = 6,
-    /// The output shares memory with an input.
+    /// An output shares memory with an input or another output.
     FA_ERR_OVERLAP = 7,
     /// Not a value of fa_dtype, or not a type that the function takes.
     FA_ERR_DTYPE = 8,
@@ -33,34 +32,34 @@ pub enum fa_status {
     FA_ERR_ISA = 9,
     /// Scratch memory could not be allocated.
     FA_ERR_MEMORY = 10,
-    /// The library broke one of its own rules; please report it. Outputs may be partly written.
+    /// The library broke one of its own rules: please report it. Outputs may be partly written.
     FA_ERR_INTERNAL = 11,
-    /// Tensors disagree about a size that they share, a size is negative, or heads_q is no multiple
-    /// of heads_kv.
+    /// Tensors disagree about a size that they share, a size is negative, or heads_q is not a
+    /// multiple of heads_kv.
     FA_ERR_SHAPE = 12,
-    /// A stride is unusable: negative, no multiple of the element size, or so small that rows of an
-    /// output would overlap. fa_merge: an address that is no multiple of 4.
+    /// A stride is unusable: negative, not a multiple of the element size, or so small that rows of
+    /// an output would overlap. fa_merge: an address is not a multiple of 4.
     FA_ERR_STRIDE = 13,
-    /// cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is negative, kv_lens or
-    /// kv_starts is negative, a sequence is longer than len_q, len_kv or its pages, or begins
-    /// behind its last key, spans are negative or out of order, or weight_heads or weight_rows name
-    /// what there is not, or are out of order. fa_cache_append: the position of a new token is that
-    /// of no key in use.
+    /// A list is wrong: cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is
+    /// negative; kv_lens or kv_starts is negative; a sequence is longer than len_q, len_kv or its
+    /// pages, or begins behind its last key; spans are negative or out of order; weight_heads or
+    /// weight_rows are out of range or out of order. fa_cache_append: the position of a new token
+    /// is not among the keys in use.
     FA_ERR_LENGTHS = 14,
-    /// struct_size is not that of any version up to this one, or what lies beyond the fields that
-    /// this version knows is not 0.
+    /// struct_size is not the size of any version up to this one, or a field that this version does
+    /// not know is not 0.
     FA_ERR_STRUCT_SIZE = 15,
-    /// Reserved for what a later version may allow: no function of this version returns it.
+    /// Reserved for later versions: no function of this version returns it.
     FA_ERR_UNSUPPORTED = 16,
-    /// The workspace is NULL or smaller than fa_attention_workspace asks for.
+    /// The workspace is NULL, or smaller than fa_attention_workspace says.
     FA_ERR_WORKSPACE = 17,
-    /// Not 0 <= part < n_parts, or n_parts is out of range.
+    /// 0 <= part < n_parts does not hold, or n_parts (or n_threads) is out of range.
     FA_ERR_PART = 18,
-    /// A window is negative and not FA_NO_LIMIT.
+    /// A window is negative, and not FA_NO_LIMIT.
     FA_ERR_WINDOW = 19,
     /// softcap is negative, infinite or NaN.
     FA_ERR_SOFTCAP = 20,
-    /// A page in use is not one of num_pages.
+    /// A page in use is not below num_pages, or is negative.
     FA_ERR_PAGE = 21,
 }
 
@@ -95,8 +94,8 @@ with_reasons!(statuses);
 
 /// One sentence in English for a status code.
 ///
-/// @param status  any integer; unknown ones get a sentence that says so
-/// @return a static string, never NULL; not to be freed
+/// @param status  any integer; an unknown one gets a sentence that says so
+/// @return a static string, never NULL; do not free it
 ///
 /// Thread-safe.
 #[unsafe(no_mangle)]

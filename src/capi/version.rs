@@ -1,7 +1,7 @@
 //! Which library this is.
 
-/// Version of the library. Compare it with what a program was built for only to print it: what must
-/// fit is fa_abi_version.
+/// Version of the library, to be printed. To find out whether a library fits a program, compare
+/// fa_abi_version.
 ///
 /// @return (major << 16) | (minor << 8) | patch
 ///
@@ -24,9 +24,9 @@ const fn number(text: &str) -> u32 {
     }
 }
 
-/// Version of the binary interface. It grows by one with each release that a program built
-/// against an older header cannot use; functions and status codes that are only added leave it as
-/// it is. A program that loads the library at run time compares it with FA_ABI_VERSION.
+/// Version of the binary interface. It grows by one with each release that a program built against
+/// an older header cannot use. Functions and status codes that are only added do not change it. A
+/// program that loads the library at run time should compare it with FA_ABI_VERSION.
 ///
 /// @return FA_ABI_VERSION as the library was built with it
 ///
