@@ -7,9 +7,9 @@
 //   a.causal();
 //   fa_status status = a.run(ws);                     // or, with exceptions: check(a.run(ws));
 //
-// Nothing here throws but check(), which does not exist under -fno-exceptions; everything that can fail returns an
-// fa_status. Nothing allocates but Workspace and Pool. No view owns or copies what it points to, and all of it must
-// stay until the calls that use it have returned.
+// Only check() throws, and it does not exist under -fno-exceptions. Everything that can fail returns an fa_status.
+// Only Workspace and Pool allocate. Views neither own nor copy what they point to: it must stay valid until the calls
+// that use it have returned.
 //
 // Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds here, too.
 
@@ -108,7 +108,7 @@ template <class T> struct Tensor {
         return other;
     }
 
-    // Which tensors are outputs, C only says in words; this header sees to it that they are not const.
+    // C says only in comments which tensors are outputs. This header makes sure that they are not const.
     fa_tensor c() const {
         fa_tensor t{};
         t.data = const_cast<void *>(static_cast<const void *>(data));
@@ -116,7 +116,7 @@ template <class T> struct Tensor {
             t.stride[i] = stride[i];
         t.dtype = Type<std::remove_const_t<T>>::dtype;
         t.quant = quant;
-        // What the field does not hold becomes what the library refuses.
+        // A number that the field cannot hold becomes one that the library refuses.
         const bool fits = stride_dim >= 0 && stride_dim <= std::numeric_limits<std::int32_t>::max();
         t.stride_dim = fits ? static_cast<std::int32_t>(stride_dim) : -1;
         return t;
@@ -158,7 +158,7 @@ template <class S, class D> [[nodiscard]] fa_status quantize(const Tensor<S> &sr
 // Scratch memory: grows when a call needs more, is kept for the next one. For one call at a time.
 class Workspace {
   public:
-    // FA_ERR_MEMORY if there is not so much; then what there was is left.
+    // FA_ERR_MEMORY if that much cannot be allocated; the memory that there was is kept then.
     [[nodiscard]] fa_status reserve(std::size_t bytes) noexcept {
         if (bytes <= size_)
             return FA_OK;
@@ -177,7 +177,7 @@ class Workspace {
     std::size_t size_ = 0;
 };
 
-// Threads of the library's. Before create() there are none: the calling thread does the work.
+// A pool of the library's own threads. Before create() it has none, and the calling thread does the work.
 class Pool {
   public:
     Pool() = default;
@@ -188,7 +188,7 @@ class Pool {
     }
     ~Pool() { fa_pool_destroy(pool_); }
 
-    // Threads, the calling one included; 0 = one per core. In place of those that there were, unless it fails.
+    // Makes threads, the calling one included; 0 = one per core. They replace the old ones, unless it fails.
     [[nodiscard]] fa_status create(std::int32_t threads = 0) noexcept {
         fa_pool *made = nullptr;
         const fa_status status = fa_pool_create(threads, &made);
@@ -202,7 +202,7 @@ class Pool {
     fa_pool *pool_ = nullptr;
 };
 
-// How many parts a pool has, as fa_attention_workspace wants to know.
+// How many parts a pool has: n_parts of fa_attention_workspace.
 inline std::int32_t width(const fa_pool *pool) {
     if (pool == nullptr || pool->width == nullptr)
         return 1;
@@ -231,10 +231,10 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // The last query is on the last key and sees no later one. For a query 0 on key 0: a->q_pos = 0.
+    // Causal, with the last query at the last key. To put query 0 at key 0, set a->q_pos = 0.
     void causal() noexcept { a_.window_right = 0; }
 
-    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = attend) or added to the scores. Sizes that do not
+    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = visible) or added to the scores. Sizes that do not
     // fit make every call return FA_ERR_SHAPE.
     template <class M> void mask(const Tensor<M> &m) noexcept {
         a_.mask = m.c();
