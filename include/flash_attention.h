@@ -435,8 +435,8 @@ typedef struct fa_tensor {
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
- * it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
+ * A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row has no
+ * influence on it, even if it is NaN. A NaN that a row sees gives NaN in that row only. A row that sees no key
  * is zeros, and its lse -infinity.
  *
  * Fill it with fa_attention_init, then set what you need. Fields are only ever appended. Inputs
@@ -444,7 +444,8 @@ typedef struct fa_tensor {
  * elements.
  *
  * Bits: as said at the top of this header; block_kv stands for block_size_kv there, and where it
- * is 0 the size is chosen from head dimensions, caches, block_mask_kv and the instruction set.
+ * is 0 the size is chosen from head dimensions, caches, block_mask_kv or kept_kv and the
+ * instruction set.
  * Ragged, paged and dense keys, copies or views, alone or in a batch, give the same bits.
  */
 typedef struct fa_attention {
@@ -677,7 +678,7 @@ typedef struct fa_attention {
    * causal text; the prompt of a prefix language model): two key positions each, the first of
    * the span and the one behind its last, ascending and disjoint in each sequence. A row whose
    * position lies in a span sees all keys of that span, besides what the windows leave it.
-   * kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+   * kv_lens, kv_starts, mask, block_mask and kept_blocks hide keys of spans, too.
    */
   const int32_t *spans;
   /**
@@ -716,6 +717,49 @@ typedef struct fa_attention {
    * Entries of weight_rows, at least 1; without it 0 or len_q.
    */
   int64_t num_weight_rows;
+  /**
+   * NULL, or block-sparse attention by lists (BSR: block compressed sparse rows): the blocks of
+   * keys that each block of query rows sees, as far as nothing else hides them. Time is in
+   * proportion to what is listed. Not together with block_mask. Query rows i of head h of
+   * sequence b see the blocks kept_blocks[kept_start[r]] to kept_blocks[kept_start[r + 1] - 1],
+   * where r = b * kept_stride[0] + h / (heads_q / kept_heads) * kept_stride[1] + i / kept_q. So
+   * each head has a number for each block of len_q rows, and one more. Not negative, and not
+   * decreasing within a head.
+   */
+  const int32_t *kept_start;
+  /**
+   * Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In each
+   * list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be NULL
+   * if all lists are empty.
+   */
+  const int32_t *kept_blocks;
+  /**
+   * ENTRIES of kept_start from one sequence to the next, and from one head with lists to the
+   * next; 0 = the same lists for all.
+   */
+  int64_t kept_stride[2];
+  /**
+   * Heads that have lists of their own: heads_q, heads_kv (then the query heads of a kv head
+   * share them), or another divisor of heads_q. 0 = heads_q.
+   */
+  int64_t kept_heads;
+  /**
+   * Query rows of a block; at least 1. Block 0 begins with row 0 of each sequence.
+   */
+  int64_t kept_q;
+  /**
+   * Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
+   */
+  int64_t kept_kv;
+  /**
+   * With block_table: entries from the list of one kv head of a sequence to that of the next; 0 =
+   * all kv heads have the same list. So each kv head reads pages of its own, those that were
+   * selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads lie
+   * within the table_stride entries of their sequence, or between its block_table_start and the
+   * next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
+   * positions, windows and masks count so, too.
+   */
+  int64_t table_head_stride;
 } fa_attention;
 
 /**
