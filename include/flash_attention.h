@@ -739,6 +739,49 @@ typedef struct fa_attention {
    * Entries of weight_rows, at least 1. Without weight_rows: 0 or len_q.
    */
   int64_t num_weight_rows;
+  /**
+   * NULL, or block-sparse attention by lists (BSR: block compressed sparse rows): the blocks of
+   * keys that each block of query rows sees, as far as nothing else hides them. Time is in
+   * proportion to what is listed. Not together with block_mask. Query rows i of head h of
+   * sequence b see the blocks kept_blocks[kept_start[r]] to kept_blocks[kept_start[r + 1] - 1],
+   * where r = b * kept_stride[0] + h / (heads_q / kept_heads) * kept_stride[1] + i / kept_q. So
+   * each head has a number for each block of len_q rows, and one more. Not negative, and not
+   * decreasing within a head.
+   */
+  const int32_t *kept_start;
+  /**
+   * Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In each
+   * list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be NULL
+   * if all lists are empty.
+   */
+  const int32_t *kept_blocks;
+  /**
+   * ENTRIES of kept_start from one sequence to the next, and from one head with lists to the
+   * next; 0 = the same lists for all.
+   */
+  int64_t kept_stride[2];
+  /**
+   * Heads that have lists of their own: heads_q, heads_kv (then the query heads of a kv head
+   * share them), or another divisor of heads_q. 0 = heads_q.
+   */
+  int64_t kept_heads;
+  /**
+   * Query rows of a block; at least 1. Block 0 begins with row 0 of each sequence.
+   */
+  int64_t kept_q;
+  /**
+   * Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
+   */
+  int64_t kept_kv;
+  /**
+   * With block_table: entries from the list of one kv head of a sequence to that of the next; 0 =
+   * all kv heads have the same list. So each kv head reads pages of its own, those that were
+   * selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads lie
+   * within the table_stride entries of their sequence, or between its block_table_start and the
+   * next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
+   * positions, windows and masks count so, too.
+   */
+  int64_t table_head_stride;
 } fa_attention;
 
 /**

@@ -255,6 +255,16 @@ class Attention {
         a_.spans = list == nullptr ? nullptr : *list, a_.span_starts = starts;
     }
 
+    // The blocks of keys that each block of q query rows sees; a block of keys has kv of them. Row i of
+    // head h of sequence b sees blocks[starts[r]] to blocks[starts[r + 1] - 1], ascending, where
+    // r = b * batch_stride + h / (heads_q / heads) * head_stride + i / q. heads: how many have lists of
+    // their own, 0 = all. Strides of 0: the same lists for all.
+    void kept(const std::int32_t *starts, const std::int32_t *blocks, std::int64_t q, std::int64_t kv,
+              std::int64_t heads = 0, std::int64_t head_stride = 0, std::int64_t batch_stride = 0) noexcept {
+        a_.kept_start = starts, a_.kept_blocks = blocks, a_.kept_q = q, a_.kept_kv = kv, a_.kept_heads = heads;
+        a_.kept_stride[0] = batch_stride, a_.kept_stride[1] = head_stride;
+    }
+
     // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads and rows of lists:
     // ascending, rows that are negative count from the end of each sequence. Sizes that do not fit make every call
     // return FA_ERR_SHAPE.

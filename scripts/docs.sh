@@ -47,16 +47,22 @@ formulas() {
     return 1
 }
 
-# Tables and figures of the comparison are those of its numbers.
+# Tables and figures of each machine's comparison are those of its numbers.
 comparison() {
-    local fresh file same=0
-    fresh=$(mktemp -d)
-    python3 benches/peers/report.py docs/comparison/comparison.json "$fresh/tables.md" \
-        && python3 benches/peers/figures.py docs/comparison/comparison.json "$fresh" || same=1
-    for file in "$fresh"/*; do
-        cmp "$file" "docs/comparison/${file##*/}" || same=1
+    local fresh file machine same=0
+    for machine in docs/comparison/*/; do
+        fresh=$(mktemp -d)
+        python3 benches/peers/report.py "$machine/comparison.json" "$fresh/tables.md" \
+            && python3 benches/peers/figures.py "$machine/comparison.json" "$fresh" || same=1
+        for file in "$fresh"/*; do
+            cmp "$file" "$machine/${file##*/}" || same=1
+        done
+        rm -rf "$fresh"
     done
-    rm -rf "$fresh"
+    fresh=$(mktemp --suffix .svg)
+    python3 benches/peers/figures.py docs/comparison/*/comparison.json "$fresh" || same=1
+    cmp "$fresh" docs/comparison/machines.svg || same=1
+    rm -f "$fresh"
     return $same
 }
 

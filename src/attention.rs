@@ -10,7 +10,8 @@ use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, number};
 use crate::error::{Error, Refusal};
 use crate::prepared::Prepared;
 use crate::problem::{
-    Accuracy, Batch, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Weights, Window,
+    Accuracy, Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Slopes,
+    Spans, Tensors, Weights, Window,
 };
 use crate::view::Array;
 pub use append::{Append, quantize};
@@ -18,6 +19,36 @@ pub use pool::Pool;
 use tensor::Shape;
 pub use tensor::{Data, DataMut, Tensor, TensorMut};
 pub use workspace::Workspace;
+
+/// Lists of blocks of keys, one for each block of query rows (BSR, block compressed sparse rows).
+#[derive(Clone, Copy, Debug)]
+pub struct KeptBlocks<'a> {
+    /// Where the list of each block of query rows begins in `blocks`, and where the last one of a
+    /// head ends: `[sequences][heads][blocks of rows + 1]`. Of ragged batches, there are lists for
+    /// the longest sequence.
+    pub starts: &'a [i32],
+    /// Numbers of blocks of keys, in each list ascending, each once.
+    pub blocks: &'a [i32],
+    /// Sequences that have lists of their own: all of the batch, or 1, whose lists are those of all.
+    pub sequences: usize,
+    /// Heads that have lists of their own, a divisor of those of q: neighbouring query heads share
+    /// them. 1: all heads have the same.
+    pub heads: usize,
+    /// Query rows of a block; at least 1.
+    pub rows: usize,
+    /// Keys of a block; at least 1.
+    pub keys: usize,
+}
+
+/// The lists of pages of all sequences.
+#[derive(Clone, Copy, Debug)]
+struct PageLists<'a> {
+    table: &'a [i32],
+    /// Keys of a sequence.
+    len_kv: usize,
+    /// Whether each kv head has its own.
+    of_heads: bool,
+}
 
 /// Attention on tensors in slices. [`Attention::new`] takes the tensors, other methods the options,
 /// and [`Attention::run`] computes. By default every query sees every key.
@@ -72,8 +103,8 @@ pub struct Attention<'a> {
     spans: Option<(&'a [[i32; 2]], &'a [i32])>,
     cu_len_q: Option<&'a [i32]>,
     cu_len_kv: Option<&'a [i32]>,
-    /// The page table, and the number of keys of a sequence.
-    pages: Option<(&'a [i32], usize)>,
+    kept_blocks: Option<KeptBlocks<'a>>,
+    pages: Option<PageLists<'a>>,
     weights: Option<TensorMut<'a>>,
     weight_heads: Option<&'a [i32]>,
     weight_rows: Option<&'a [i32]>,
@@ -106,6 +137,7 @@ impl<'a> Attention<'a> {
             spans: None,
             cu_len_q: None,
             cu_len_kv: None,
+            kept_blocks: None,
             pages: None,
             weights: None,
             weight_heads: None,
@@ -227,7 +259,22 @@ impl<'a> Attention<'a> {
     /// `table[b][j / page_size]`. len_kv is the number of keys of every sequence; with
     /// [`kv_lens`](Attention::kv_lens), the most that any has.
     pub fn pages(mut self, table: &'a [i32], len_kv: usize) -> Self {
-        self.pages = Some((table, len_kv));
+        self.pages = Some(PageLists { table, len_kv, of_heads: false });
+        self
+    }
+
+    /// Paged keys where each kv head has pages of its own, those that were selected for it, as many
+    /// as the others have: `table` is `[batch][heads_kv][max_pages]`. Keys count within a list. Else
+    /// as [`pages`](Attention::pages).
+    pub fn pages_of_heads(mut self, table: &'a [i32], len_kv: usize) -> Self {
+        self.pages = Some(PageLists { table, len_kv, of_heads: true });
+        self
+    }
+
+    /// Block-sparse attention: the blocks of keys that each block of query rows sees, as far as
+    /// nothing else hides them. Time is in proportion to what is listed.
+    pub fn kept_blocks(mut self, kept: KeptBlocks<'a>) -> Self {
+        self.kept_blocks = Some(kept);
         self
     }
 
@@ -345,12 +392,25 @@ impl<'a> Attention<'a> {
             None => None,
             Some(mask) => Some(mask.broadcast([sequences, heads, rows]).raw_view(&MASK)?),
         };
-        let pages = self.pages.map(|(table, len_kv)| Pages {
-            table: Array::of(table),
-            starts: None,
-            stride: table.len().checked_div(sequences).unwrap_or(0),
-            len_kv,
+        let heads_kv = self.k.shape.extent[1];
+        let pages = self.pages.map(|PageLists { table, len_kv, of_heads }| {
+            let stride = table.len().checked_div(sequences).unwrap_or(0);
+            let head_stride = if of_heads && heads_kv > 1 { stride / heads_kv } else { 0 };
+            Pages { table: Array::of(table), starts: None, stride, head_stride, len_kv }
         });
+        let cells =
+            self.kept_blocks.map(|KeptBlocks { starts, blocks, sequences, heads: lists, rows, keys }| {
+                // `agree` has seen that this is exact.
+                let of_head = starts.len().checked_div(lists.saturating_mul(sequences)).unwrap_or(0);
+                let stride = |n: usize, stride| if n > 1 { stride } else { 0 };
+                let blocks = Blocks::Lists(BlockLists {
+                    starts: Array::of(starts),
+                    blocks: Array::of(blocks),
+                    stride: [stride(sequences, of_head * lists), stride(lists, of_head)],
+                    shared_by: heads.checked_div(lists).unwrap_or(0),
+                });
+                BlockMask { blocks, rows, keys }
+            });
         let tensors = Tensors {
             q: self.q.view(&Q)?,
             k: self.k.view(&K)?,
@@ -373,13 +433,7 @@ impl<'a> Attention<'a> {
                 pages,
                 most: [0; 2],
             },
-            logits: Logits {
-                softcap: self.softcap,
-                mask,
-                cells: None,
-                slopes,
-                sinks: self.sinks.map(Array::of),
-            },
+            logits: Logits { softcap: self.softcap, mask, cells, slopes, sinks: self.sinks.map(Array::of) },
             weights: match &mut self.weights {
                 None => None,
                 Some(weights) => Some(Weights {
@@ -427,7 +481,7 @@ impl<'a> Attention<'a> {
                 equal(WEIGHTS.tokens, is.extent[2], "not as many as rows", rows)?;
             }
             if self.cu_len_kv.is_none() {
-                let len_kv = self.pages.map_or(k.extent[2], |(_, len_kv)| len_kv);
+                let len_kv = self.pages.map_or(k.extent[2], |pages| pages.len_kv);
                 equal(WEIGHTS.dim, is.dim, "not the number of keys", len_kv)?;
             }
         } else {
@@ -447,7 +501,7 @@ impl<'a> Attention<'a> {
                 }
             }
             if self.cu_len_kv.is_none() {
-                let len_kv = self.pages.map_or(k.extent[2], |(_, len_kv)| len_kv);
+                let len_kv = self.pages.map_or(k.extent[2], |pages| pages.len_kv);
                 equal(MASK.dim, mask.shape.dim, "not the number of keys", len_kv)?;
             }
         }
@@ -466,11 +520,30 @@ impl<'a> Attention<'a> {
         if let Some((_, starts)) = self.spans {
             equal("span_starts", starts.len(), "not one more than sequences", sequences.saturating_add(1))?;
         }
-        if let Some((table, _)) = self.pages
-            && !table.len().is_multiple_of(sequences.max(1))
-        {
-            let fact = Refusal::of("entries of the table of pages", number(table.len()));
-            return Err(fact.against(Error::Shape, "not a row for each sequence", number(sequences)));
+        if let Some(PageLists { table, of_heads, .. }) = self.pages {
+            let lists = if of_heads { sequences.saturating_mul(k.extent[1]) } else { sequences };
+            if !table.len().is_multiple_of(lists.max(1)) {
+                let fact = Refusal::of("entries of the table of pages", number(table.len()));
+                let but = match of_heads {
+                    true => "not a row for each kv head of each sequence",
+                    false => "not a row for each sequence",
+                };
+                return Err(fact.against(Error::Shape, but, number(lists)));
+            }
+        }
+        if let Some(KeptBlocks { starts, sequences: given, heads: lists, .. }) = self.kept_blocks {
+            if given != 1 {
+                equal("sequences of kept_blocks", given, "neither 1 nor all of the batch", sequences)?;
+            }
+            if lists == 0 || !heads.is_multiple_of(lists) {
+                let fact = Refusal::of("heads of kept_blocks", number(lists));
+                return Err(fact.against(Error::Shape, "no divisor of the heads of q", number(heads)));
+            }
+            let all = lists.saturating_mul(given).max(1);
+            if !starts.len().is_multiple_of(all) {
+                let fact = Refusal::of("starts of kept_blocks", number(starts.len()));
+                return Err(fact.against(Error::Shape, "not as many for each head", number(all)));
+            }
         }
         Ok(())
     }

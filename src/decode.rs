@@ -315,11 +315,14 @@ unsafe fn attend<S: Isa, P: Gemv>(
     // than `tiles` says, which the arrays were made for.
     unsafe {
         begin(s, P::ROUNDS, work.count(), rows, state);
-        let mut keys = first_block(visible, tiles.kv, 1);
+        let (problem, sequence) = (work.problem(), work.sequence());
+        let kept =
+            |keys| seen::kept_block(problem, sequence, &work.heads, &work.rows, visible, keys, [tiles.kv, 1]);
+        let mut keys = kept(first_block(visible, tiles.kv, 1));
         let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
         while !keys.is_empty() {
-            let next = next_block(visible, &keys, tiles.kv, 1);
+            let next = kept(next_block(visible, &keys, tiles.kv, 1));
             let mut unmasked = None;
             if work.problem().shape().scans_masks {
                 let (left, is_plain) = look_at(work, &keys, keys.start - keys.start % tiles.kv, rows.seen);

@@ -144,7 +144,9 @@ pub mod work;
 #[doc(hidden)]
 pub mod workspace;
 
-pub use attention::{Append, Attention, Data, DataMut, Pool, Tensor, TensorMut, Workspace, quantize};
+pub use attention::{
+    Append, Attention, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
+};
 pub use error::{Error, Refusal};
 pub use problem::Accuracy;
 pub use view::{Array, ArrayMut, Quant, QuantMut};

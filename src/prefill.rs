@@ -45,6 +45,7 @@ use crate::attend::convert;
 use crate::attend::finish::blank;
 use crate::attend::fold::{self, Folding};
 use crate::attend::rows::{Source, copy_rows, key_rows, query_rows};
+use crate::attend::seen::kept_block;
 use crate::attend::{K, V, VECTORS, prefetch_row};
 use crate::problem::{Problem, Sequence, Shape};
 use crate::simd::{Body, Isa};
@@ -294,7 +295,11 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     buffers.state = splits.state::<S>(n, own, tiles, shape);
                 }
                 let seen = &all_seen.keys;
-                let mut whole_block = first_block(&all_seen, tiles.kv, F::SPAN_KEYS);
+                let kept = |block| {
+                    let size = [tiles.kv, F::SPAN_KEYS];
+                    kept_block(problem, sequence, &(head..head + 1), &part.rows(), &all_seen, block, size)
+                };
+                let mut whole_block = kept(first_block(&all_seen, tiles.kv, F::SPAN_KEYS));
                 splits::begin(buffers.state, lanes, dim_v, whole_block.is_empty() && !scans);
                 if problem.weights().is_some() {
                     weights::begin(s.core(), part, keys);
@@ -304,7 +309,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 let mut is_first = true;
                 while !whole_block.is_empty() {
-                    let next = next_block(&all_seen, &whole_block, tiles.kv, F::SPAN_KEYS);
+                    let next = kept(next_block(&all_seen, &whole_block, tiles.kv, F::SPAN_KEYS));
                     let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
                     if scans {
                         let is_first = block.start <= seen.start;

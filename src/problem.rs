@@ -25,7 +25,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, SeenKeys, Sequence};
-pub use cells::BlockMask;
+pub use cells::{BlockList, BlockLists, BlockMask, Blocks, needed_starts};
 use logits::SCANNED_FROM;
 pub use logits::{Logits, Slopes, needed_slopes};
 pub use pages::Pages;
@@ -153,7 +153,7 @@ impl Tensors<'_> {
             .or_else(|| hit(k.addresses(), "shares memory with k"))
             .or_else(|| hit(v.addresses(), "shares memory with v"))
             .or_else(|| hit(logits.mask.as_ref()?.addresses(), "shares memory with mask"))
-            .or_else(|| hit(logits.cells.as_ref()?.view.addresses(), "shares memory with block_mask"))
+            .or_else(|| logits.cells.as_ref()?.addresses().into_iter().find_map(|(list, but)| hit(list, but)))
             .or_else(|| {
                 let [slopes, sinks] = logits.addresses();
                 hit(slopes, "shares memory with alibi_slopes")
@@ -308,13 +308,14 @@ impl<'a> Problem<'a> {
         [entry, head, first + row]
     }
 
-    /// Where a key of a sequence is in K and V: entry and row.
+    /// Where a key of a kv head of a sequence is in K and V: entry and row.
     #[inline(always)]
-    pub fn key_at(&self, sequence: &Sequence, key: usize) -> [usize; 2] {
+    pub fn key_at(&self, sequence: &Sequence, kv_head: usize, key: usize) -> [usize; 2] {
         let [entry, first] = sequence.kv;
         match &self.tensors.batch.pages {
             None => [entry, first + key],
             Some(pages) => {
+                let first = first + kv_head * pages.head_stride;
                 // Before the first key there may be no page: what stands for such a key is not
                 // seen.
                 let (size, key) = (self.page_size(), key.max(sequence.first()));
@@ -323,20 +324,26 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The parts of `keys` that lie behind one another, in the order of the keys: all of them, or
-    /// those of each page. Only where the first one lies takes a division.
+    /// The parts of `keys` of a kv head that lie behind one another, in the order of the keys: all
+    /// of them, or those of each page. Only where the first one lies takes a division.
     #[inline(always)]
-    pub fn chunks<'s>(&'s self, sequence: &Sequence, keys: Range<usize>) -> impl Iterator<Item = Chunk> + 's {
+    pub fn chunks<'s>(
+        &'s self,
+        sequence: &Sequence,
+        kv_head: usize,
+        keys: Range<usize>,
+    ) -> impl Iterator<Item = Chunk> + 's {
         let [entry, first] = sequence.kv;
         let pages = self.tensors.batch.pages.as_ref();
         let (mut entry, mut row, mut size) = (entry, first + keys.start, usize::MAX);
         // Before the first key there may be no page: what stands for such a key is not seen.
         let mut without_page = 0;
-        if pages.is_some() {
+        if let Some(pages) = pages {
             let start = keys.start.max(sequence.first());
             without_page = start - keys.start;
             size = self.page_size();
-            (entry, row) = (first + start / size, start % size);
+            let list = first + kv_head * pages.head_stride;
+            (entry, row) = (list + start / size, start % size);
         }
         let mut rest = keys;
         iter::from_fn(move || {

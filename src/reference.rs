@@ -35,7 +35,7 @@ pub fn row(problem: &Problem, sequence: &Sequence, head: usize, i: usize) -> (Ve
     let (weights, lse) = weights(problem, sequence, head, i);
     let mut o = vec![0.0; problem.shape().dim_v];
     for (j, weight) in weights {
-        let [page, token] = problem.key_at(sequence, j);
+        let [page, token] = problem.key_at(sequence, kv, j);
         for (o, v) in o.iter_mut().zip(v.get_row(page, kv, token)) {
             *o += weight * v;
         }
@@ -55,7 +55,7 @@ pub fn weights(problem: &Problem, sequence: &Sequence, head: usize, i: usize) ->
     let logits: Vec<f64> = keys
         .iter()
         .map(|&j| {
-            let [page, token] = problem.key_at(sequence, j);
+            let [page, token] = problem.key_at(sequence, kv, j);
             let dot: f64 = query.iter().zip(k.get_row(page, kv, token)).map(|(q, k)| q * k).sum();
             let score = scale * dot;
             capped(problem, score) + bias(problem, sequence, head, i, j)

@@ -49,7 +49,8 @@ fn structures_have_the_committed_layout() {
             block_table block_table_start table_stride page_size num_pages lse lse_stride block_q
             block_kv
             q_positions kv_starts prefix_keys spans span_starts weights weight_heads num_weight_heads
-            weight_rows num_weight_rows;
+            weight_rows num_weight_rows kept_start kept_blocks kept_stride kept_heads kept_q kept_kv
+            table_head_stride;
         fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
         fa_pool: struct_size ctx width parallel_for;
     };

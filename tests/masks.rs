@@ -8,7 +8,7 @@ mod store;
 use common::{KernelPath, Random, kernels, run, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{
-    Batch, BlockMask, Logits, Position, Problem, Semantics, Slopes, Tensors, Window,
+    Batch, BlockMask, Blocks, Logits, Position, Problem, Semantics, Slopes, Tensors, Window,
 };
 use flash_attention::reference;
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
@@ -137,7 +137,8 @@ impl Case {
             assert!(cells.len() >= extent[2] * stride[2]);
             let layout = Layout { dtype: Dtype::Bool8, extent, dim: stride[2], stride, stride_dim: 0 };
             // SAFETY: as many bytes, which outlive the problem.
-            BlockMask { view: unsafe { View::new(cells.as_ptr(), layout).unwrap() }, rows: CELL, keys: CELL }
+            let blocks = Blocks::Bytes(unsafe { View::new(cells.as_ptr(), layout).unwrap() });
+            BlockMask { blocks, rows: CELL, keys: CELL }
         });
         let slopes = self.slopes.as_ref().map(|(values, times_mask)| Slopes {
             values: Array::of(values),

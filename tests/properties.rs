@@ -9,7 +9,7 @@ use flash_attention::attend::merge::merge;
 use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::problem::{
-    Batch, BlockMask, Logits, Position, Problem, Semantics, Shape, Slopes, Tensors, Window,
+    Batch, BlockMask, Blocks, Logits, Position, Problem, Semantics, Shape, Slopes, Tensors, Window,
 };
 use flash_attention::reference;
 use flash_attention::view::{Array, Layout, View, ViewMut};
@@ -206,7 +206,8 @@ proptest! {
             softcap,
             mask: masked.then_some(mask),
             cells: in_cells.then(|| BlockMask {
-                view: of_bytes(&cells, len_q.div_ceil(cell), len_kv.div_ceil(cell)), rows: cell, keys: cell,
+                blocks: Blocks::Bytes(of_bytes(&cells, len_q.div_ceil(cell), len_kv.div_ceil(cell))),
+                rows: cell, keys: cell,
             }),
             slopes: sloped.then(|| Slopes {
                 values: Array::of(&slopes), batch_stride: 0, times_mask: masked && !by_bytes && seed % 2 == 0,

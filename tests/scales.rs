@@ -233,7 +233,7 @@ impl Memory {
         tensors.lse = Some(ViewMut::of(&mut lse, layout(1)).unwrap());
         if let Some(page) = page {
             let table = Array::of(&self.table[..]);
-            let pages = Pages { table, starts: None, stride: keys.div_ceil(page), len_kv: keys };
+            let pages = Pages { table, starts: None, stride: keys.div_ceil(page), head_stride: 0, len_kv: keys };
             tensors.batch.pages = Some(pages);
         }
         if ragged {
@@ -267,7 +267,7 @@ impl Memory {
                 let columns = (0..self.case.heads[1]).map(|kv_head| {
                     let keys = 0..sequence.len_kv;
                     let rows = keys.map(|key| {
-                        let [entry, token] = problem.key_at(&sequence, key);
+                        let [entry, token] = problem.key_at(&sequence, 0, key);
                         problem.v().get_row(entry, kv_head, token)
                     });
                     deviations(&rows.collect::<Vec<_>>(), dim)

@@ -198,7 +198,7 @@ impl Memory {
         tensors.lse = Some(ViewMut::of(&mut lse, dense(1)).unwrap());
         if page.is_some() {
             let table = Array::of(&self.table);
-            let pages = Pages { table, starts: None, stride: table.len(), len_kv: keys };
+            let pages = Pages { table, starts: None, stride: table.len(), head_stride: 0, len_kv: keys };
             tensors.batch = Batch { pages: Some(pages), ..Batch::default() };
         }
         if hides {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! cargo bench -p benches --bench attention                all tables, with floors and goals
-//! cargo bench -p benches --bench attention -- TABLE ...   floors layers features masks odd few
-//!                                                         grouped latent threads auto rival rising
-//!                                                         types scales decode layouts weights sums
-//!                                                         memory call
+//! cargo bench -p benches --bench attention -- TABLE ...   floors layers features masks sparse odd
+//!                                                         few grouped latent threads auto rival
+//!                                                         rising types scales decode layouts
+//!                                                         weights sums memory call
 //! cargo bench -p benches --bench attention -- --heads 12 --len 512 --dim 64         one shape
 //!     [--len_q N] [--len_kv N] [--stride BYTES] [--causal]
 //!     [--dtype f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8]

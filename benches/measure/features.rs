@@ -9,7 +9,7 @@ use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
 use flash_attention::problem::{
-    Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Tensors, Window,
+    Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Tensors, Window,
 };
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
@@ -36,6 +36,10 @@ enum Kind {
     Window(u64),
     /// This share of 1 of blocks of 128 x 128.
     Blocks(usize),
+    /// Causal, in lists: so many percent of blocks of so many rows and keys.
+    Kept(usize, usize),
+    /// Pages of 64 keys, of which each kv head reads so many percent.
+    Selected(usize),
     Mask,
     BoolMask,
     /// A mask of f16, or of bool, that says what windows and lengths can say, or nearly.
@@ -167,6 +171,37 @@ pub fn masks() -> Vec<Pair> {
     ]
 }
 
+/// Lists of blocks, and pages that kv heads have selected: each against all of it. At most 1.1 times
+/// the time in proportion to what is listed; all of it listed, 3 % more.
+pub fn sparse() -> Vec<Pair> {
+    let of = |heads, rows, len, kind| Feature { name: "", batch: 1, heads, rows, len, dim: 128, kind };
+    let least = |percent| if percent == 100 { 1.0 / 1.03 } else { 1.0 / 1.1 };
+    let mut pairs = Vec::new();
+    for (rows, len) in [(8192, 8192), (2048, 32_768)] {
+        for block in [64, 128] {
+            for (name, percent) in SHARES {
+                let kept = Feature { name, ..of([1, 1], rows, len, Kind::Kept(percent, block)) };
+                let plain = of([1, 1], rows, len, Kind::Window(u64::MAX));
+                pairs.push(Pair { feature: kept, plain, threads: 1, floor: least(percent), goal: None });
+            }
+        }
+    }
+    for len in [8192, 32_768] {
+        for (name, percent) in SHARES {
+            let selected = Feature { name, ..of([32, 8], 1, len, Kind::Selected(percent)) };
+            let plain = of([32, 8], 1, len, Kind::Pages(PAGE));
+            pairs.push(Pair { feature: selected, plain, threads: 1, floor: least(percent), goal: None });
+        }
+    }
+    pairs
+}
+
+/// Of what is listed.
+const SHARES: [(&str, usize); 5] = [("5 %", 5), ("10 %", 10), ("25 %", 25), ("50 %", 50), ("100 %", 100)];
+
+/// Keys of a page that may be selected.
+const PAGE: usize = 64;
+
 /// What a feature points to.
 pub struct Memory {
     feature: Feature,
@@ -182,6 +217,12 @@ pub struct Memory {
 
 /// Query rows and keys of a block of the block mask.
 const BLOCK: usize = 128;
+
+/// K or V in pages of `size` tokens, `[page][head][token]`, which have `len` tokens of each head.
+fn paged(dense: Layout, len: usize, size: usize) -> Layout {
+    let ([_, heads, _], row) = (dense.extent, 4 * dense.dim);
+    Layout { extent: [len / size, heads, size], stride: [heads * size * row, size * row, row], ..dense }
+}
 
 impl Memory {
     pub fn new(feature: &Feature) -> Memory {
@@ -206,6 +247,34 @@ impl Memory {
                 }
             }
             Kind::Pages(size) => ints = shuffled(len / size),
+            Kind::Kept(percent, block) => {
+                // The block of the queries themselves is always listed.
+                let (lists, first) = (rows / block, (len - rows) / block);
+                let mut chosen = random(lists * (len / block)).map(|x| x * 100 < percent << 16);
+                let lists: Vec<Vec<i32>> = (0..lists)
+                    .map(|list| {
+                        let of_row: Vec<bool> = chosen.by_ref().take(len / block).collect();
+                        let own = first + list;
+                        (0..=own).filter(|&i| of_row[i] || i == own).map(|i| i as i32).collect()
+                    })
+                    .collect();
+                let mut end = 0;
+                ints.push(0);
+                ints.extend(lists.iter().map(|list| {
+                    end += list.len() as i32;
+                    end
+                }));
+                ints.extend(lists.concat());
+            }
+            Kind::Selected(percent) => {
+                let pages = len / PAGE;
+                for head in 0..heads_kv {
+                    let mut some = shuffled(pages);
+                    some.rotate_left(head * 7 % pages);
+                    some.truncate((pages * percent).div_ceil(100));
+                    ints.extend(some);
+                }
+            }
             Kind::Ragged => {
                 ints.push(0);
                 for b in 0..batch {
@@ -246,6 +315,18 @@ impl Memory {
                 (len - rows..len).map(|i| i.min(left) + 1).sum()
             }
             Kind::Says(..) | Kind::HidesNan(_) => rows * len,
+            Kind::Kept(_, block) => {
+                let lists = rows / block;
+                let (starts, blocks) = self.ints.split_at(lists + 1);
+                let own = |list: usize| (len - rows) / block + list;
+                let of_list = |list: usize| {
+                    let listed = &blocks[starts[list] as usize..starts[list + 1] as usize];
+                    let whole = listed.iter().filter(|&&i| (i as usize) < own(list)).count();
+                    whole * block * block + block * (block + 1) / 2
+                };
+                (0..lists).map(of_list).sum()
+            }
+            Kind::Selected(_) => self.selected() * PAGE,
             Kind::Blocks(_) => self.bytes.iter().filter(|&&byte| byte != 0).count() * BLOCK * BLOCK,
             Kind::Ragged => self.ints.windows(2).map(|ends| (ends[1] - ends[0]).pow(2) as usize).sum(),
             _ => rows * len,
@@ -254,10 +335,20 @@ impl Memory {
         (4 * sequences * heads * pairs * dim) as f64
     }
 
+    /// Pages that a kv head has selected.
+    fn selected(&self) -> usize {
+        self.ints.len() / self.feature.heads[1]
+    }
+
     pub fn name(&self) -> String {
-        let Feature { name, batch, heads: [heads, _], rows, len, dim, .. } = self.feature;
+        let Feature { name, batch, heads: [heads, _], rows, len, dim, kind } = self.feature;
+        let what = match kind {
+            Kind::Kept(_, block) => format!("{name} of blocks of {block}, causal"),
+            Kind::Selected(_) => format!("{name} of pages"),
+            _ => name.to_owned(),
+        };
         let keys = if rows == len { String::new() } else { format!("{rows} x ") };
-        format!("{} x {keys}{len} x {dim} {name}", batch * heads)
+        format!("{} x {keys}{len} x {dim} {what}", batch * heads)
     }
 
     /// Of queries and output with `len` rows a sequence, and of K and V with as many.
@@ -278,11 +369,8 @@ impl Memory {
         let row = 4 * dim;
         let layout = self.layout(heads_q, rows);
         let kv = match kind {
-            Kind::Pages(size) => Layout {
-                extent: [len / size, heads_kv, size],
-                stride: [heads_kv * size * row, size * row, row],
-                ..self.layout(heads_kv, len)
-            },
+            Kind::Pages(size) => paged(self.layout(heads_kv, len), len, size),
+            Kind::Selected(_) => paged(self.layout(heads_kv, len), len, PAGE),
             _ => self.layout(heads_kv, len),
         };
         let mask = |dtype: Dtype, rows: usize, keys: usize| Layout {
@@ -316,11 +404,27 @@ impl Memory {
                 // SAFETY: as many bytes, which outlive the problem.
                 let view =
                     unsafe { View::new(self.bytes.as_ptr(), mask(Dtype::Bool8, len / BLOCK, len / BLOCK)) };
-                logits.cells = Some(BlockMask { view: view.expect("a mask"), rows: BLOCK, keys: BLOCK });
+                let blocks = Blocks::Bytes(view.expect("a mask"));
+                logits.cells = Some(BlockMask { blocks, rows: BLOCK, keys: BLOCK });
             }
             Kind::Softcap => logits.softcap = 30.0,
             Kind::Pages(size) => {
-                lengths.pages = Some(Pages { table: lists, starts: None, stride: len / size, len_kv: len });
+                let stride = len / size;
+                lengths.pages =
+                    Some(Pages { table: lists, starts: None, stride, head_stride: 0, len_kv: len });
+            }
+            Kind::Selected(_) => {
+                let (stride, head_stride) = (self.ints.len(), self.selected());
+                let len_kv = head_stride * PAGE;
+                lengths.pages = Some(Pages { table: lists, starts: None, stride, head_stride, len_kv });
+            }
+            Kind::Kept(_, block) => {
+                semantics.q_pos = Position::End;
+                semantics.window = Window { left: None, right: Some(0) };
+                let (starts, blocks) = self.ints.split_at(rows / block + 1);
+                let [starts, blocks] = [starts, blocks].map(Array::of);
+                let blocks = Blocks::Lists(BlockLists { starts, blocks, stride: [0; 2], shared_by: heads_q });
+                logits.cells = Some(BlockMask { blocks, rows: block, keys: block });
             }
             Kind::Ragged => (lengths.starts_q, lengths.starts_kv) = (Some(lists), Some(lists)),
             Kind::Plain | Kind::Interleaved => {}

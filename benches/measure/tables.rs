@@ -37,8 +37,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub const NAMES: [&str; 20] = [
-        "floors", "layers", "features", "masks", "odd", "few", "grouped", "latent", "threads", "auto",
+    pub const NAMES: [&str; 21] = [
+        "floors", "layers", "features", "masks", "sparse", "odd", "few", "grouped", "latent", "threads", "auto",
         "rival", "rising", "types", "scales", "decode", "layouts", "weights", "sums", "memory", "call",
     ];
 
@@ -48,6 +48,7 @@ impl Tables {
             "layers" => self.layers(),
             "features" => self.features(),
             "masks" => self.masks(),
+            "sparse" => self.sparse(),
             "odd" => self.odd(),
             "few" => self.few(),
             "grouped" => self.grouped(),
@@ -211,6 +212,11 @@ impl Tables {
     fn masks(&mut self) {
         self.report.heading("Masks: rate over that of the fields that say the same");
         self.pairs("masks", features::masks());
+    }
+
+    fn sparse(&mut self) {
+        self.report.heading("Lists of blocks, and selected pages: rate of the pairs that are seen, over that of all");
+        self.pairs("sparse", features::sparse());
     }
 
     fn pairs(&mut self, table: &str, pairs: Vec<Pair>) {

@@ -51,6 +51,16 @@ class Results:
                 best[f] = x
         return best
 
+    def versus(self, workload, threads, kind):
+        """Our line, the fastest one of the other libraries as they are installed (or None each), and
+        how many times as long it takes."""
+        best = self.fastest(workload, threads, kind)
+        ours = best.pop(OURS, None)
+        for not_installed in ("PyTorch, check lifted", "OpenBLAS, told the CPU"):
+            best.pop(not_installed, None)
+        other = min(best.values(), key=lambda x: x["ms"]["median"], default=None)
+        return ours, other, other["ms"]["median"] / ours["ms"]["median"] if ours and other else None
+
     def threads(self):
         return sorted({x["threads"] for x in self.lines})
 

@@ -145,7 +145,9 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
         FIELD(fa_attention, q_positions) FIELD(fa_attention, kv_starts) FIELD(fa_attention, prefix_keys) \
         FIELD(fa_attention, spans) FIELD(fa_attention, span_starts) FIELD(fa_attention, weights) \
         FIELD(fa_attention, weight_heads) FIELD(fa_attention, num_weight_heads) FIELD(fa_attention, weight_rows) \
-        FIELD(fa_attention, num_weight_rows) \
+        FIELD(fa_attention, num_weight_rows) FIELD(fa_attention, kept_start) FIELD(fa_attention, kept_blocks) \
+        FIELD(fa_attention, kept_stride) FIELD(fa_attention, kept_heads) FIELD(fa_attention, kept_q) \
+        FIELD(fa_attention, kept_kv) FIELD(fa_attention, table_head_stride) \
     STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
         FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
         FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \

@@ -16,6 +16,9 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
 /* One span for each sequence. */
 #define SPANS(...) P(spans, INTS(__VA_ARGS__)), P(span_starts, INTS(0, 1, 2))
 
+/* One block of query rows, three blocks of keys; all heads have the same lists. */
+#define KEPT(starts, blocks) P(kept_start, starts), P(kept_blocks, blocks), N(kept_q, LQ), N(kept_kv, 3)
+
 /* An output in the memory of something else. */
 #define ALONE(what, list, ...)                                                                  \
     {"o is " what, FA_ERR_OVERLAP, "o: shares memory with " what, {P(o.data, list), __VA_ARGS__}},                       \
@@ -149,6 +152,56 @@ static const struct row rows[] = {
     {"table_stride 2^62", FA_ERR_OVERFLOW, "table_stride", {PAGES(INTS(0, 1)), N(table_stride, BIT(62))}},
     {"block_table_start without a table", FA_ERR_NULL, "block_table_start", {P(block_table_start, INTS(0, 1, 2))}},
     {"cu_len_kv and pages", FA_ERR_SHAPE, "cu_len_kv", {PAGES(INTS(0, 1)), P(cu_len_kv, INTS(0, 9, 18))}},
+    {"pages of each kv head", FA_OK, NULL, {PAGES(INTS(1, 0, 0, 1)), N(table_stride, HKV), N(table_head_stride, 1)}},
+    {"pages of the second kv head are missing", FA_ERR_LENGTHS, "last kv head",
+     {PAGES(INTS(1, 0)), N(table_head_stride, 1)}},
+    {"a page of the second kv head", FA_ERR_PAGE, "block_table[1] = 2",
+     {PAGES(INTS(1, 2, 0, 1)), N(table_stride, HKV), N(table_head_stride, 1)}},
+    {"lists of pages of each kv head", FA_OK, NULL,
+     {LISTS(INTS(0, 1, 1, 0), INTS(0, HKV, 2 * HKV)), N(table_head_stride, 1)}},
+    {"table_head_stride -1", FA_ERR_SHAPE, "table_head_stride", {PAGES(INTS(0, 1)), N(table_head_stride, -1)}},
+    {"table_head_stride INT64_MAX", FA_ERR_LENGTHS, "last kv head",
+     {PAGES(INTS(0, 1)), N(table_head_stride, INT64_MAX)}},
+    {"table_head_stride without pages", FA_OK, NULL, {P(block_table, NULL), N(table_head_stride, -1)}},
+
+    {"kept", FA_OK, NULL, {KEPT(INTS(0, 2), INTS(0, 2))}},
+    {"kept: nothing", FA_OK, NULL, {KEPT(INTS(1, 1), NULL)}},
+    {"kept: lists of each head", FA_OK, NULL,
+     {KEPT(INTS(0, 1, 1, 3, 3), INTS(2, 0, 1)), N(kept_stride[1], 1), N(kept_heads, HQ)}},
+    {"kept: lists of each kv head", FA_OK, NULL,
+     {KEPT(INTS(0, 1, 1), INTS(2)), N(kept_stride[1], 1), N(kept_heads, HKV)}},
+    {"kept: lists of each sequence", FA_OK, NULL, {KEPT(INTS(0, 1, 1), INTS(2)), N(kept_stride[0], 1)}},
+    {"kept_start NULL", FA_ERR_NULL, "kept_start", {P(kept_start, NULL), P(kept_blocks, INTS(0))}},
+    {"kept_start NULL, the rest wild", FA_OK, NULL,
+     {P(kept_start, NULL), N(kept_q, -1), N(kept_kv, 0), N(kept_heads, 7), N(kept_stride[0], -1)}},
+    {"kept_blocks NULL", FA_ERR_NULL, "kept_blocks", {KEPT(INTS(0, 1), NULL)}},
+    {"kept beside block_mask", FA_ERR_SHAPE, "block_mask",
+     {KEPT(INTS(0, 1), INTS(0)), P(block_mask, AT(end, 0)), N(block_mask_q, 2), N(block_mask_kv, 4)}},
+    {"kept_q 0", FA_ERR_ZERO_EXTENT, "kept_q", {KEPT(INTS(0, 1), INTS(0)), N(kept_q, 0)}},
+    {"kept_q -1", FA_ERR_SHAPE, "kept_q", {KEPT(INTS(0, 1), INTS(0)), N(kept_q, -1)}},
+    {"kept_q INT64_MAX", FA_OK, NULL, {KEPT(INTS(0, 1), INTS(0)), N(kept_q, INT64_MAX)}},
+    {"kept_kv 0", FA_ERR_ZERO_EXTENT, "kept_kv", {KEPT(INTS(0, 1), INTS(0)), N(kept_kv, 0)}},
+    {"kept_kv -1", FA_ERR_SHAPE, "kept_kv", {KEPT(INTS(0, 1), INTS(0)), N(kept_kv, -1)}},
+    {"kept_kv INT64_MAX", FA_OK, NULL, {KEPT(INTS(0, 1), INTS(0)), N(kept_kv, INT64_MAX)}},
+    {"kept_heads 3", FA_ERR_SHAPE, "kept_heads", {KEPT(INTS(0, 1), INTS(0)), N(kept_heads, 3)}},
+    {"kept_heads -1", FA_ERR_SHAPE, "kept_heads", {KEPT(INTS(0, 1), INTS(0)), N(kept_heads, -1)}},
+    {"kept_stride[0] -1", FA_ERR_STRIDE, "kept_stride[0]", {KEPT(INTS(0, 1), INTS(0)), N(kept_stride[0], -1)}},
+    {"kept_stride[1] INT64_MIN", FA_ERR_STRIDE, "kept_stride[1]",
+     {KEPT(INTS(0, 1), INTS(0)), N(kept_stride[1], INT64_MIN)}},
+    {"kept_stride[0] 2^62", FA_ERR_OVERFLOW, "kept_stride[0]", {KEPT(INTS(0, 1), INTS(0)), N(kept_stride[0], BIT(62))}},
+    {"kept_stride[1] INT64_MAX", FA_ERR_OVERFLOW, "kept_stride[1]",
+     {KEPT(INTS(0, 1), INTS(0)), N(kept_stride[1], INT64_MAX)}},
+    {"kept_start from -1", FA_ERR_LENGTHS, "kept_start[0] = -1", {KEPT(INTS(-1, 1), INTS(0))}},
+    {"kept_start to INT32_MIN", FA_ERR_LENGTHS, "kept_start[1]", {KEPT(INTS(0, INT32_MIN), INTS(0))}},
+    {"kept_start decreases", FA_ERR_LENGTHS, "kept_start[1] = 0", {KEPT(INTS(1, 0), INTS(0, 1))}},
+    {"kept_start beyond the last list", FA_ERR_LENGTHS, "kept_start[1] = 2",
+     {KEPT(INTS(0, 2, 1), INTS(0, 1)), N(kept_q, 3)}},
+    {"a block kept twice", FA_ERR_LENGTHS, "kept_blocks[1] = 1", {KEPT(INTS(0, 2), INTS(1, 1))}},
+    {"blocks in descending order", FA_ERR_LENGTHS, "kept_blocks[2] = 0", {KEPT(INTS(1, 3), INTS(9, 1, 0))}},
+    {"block -1", FA_ERR_LENGTHS, "kept_blocks[0] = -1", {KEPT(INTS(0, 1), INTS(-1))}},
+    {"block 3 of 3", FA_ERR_LENGTHS, "kept_blocks[1] = 3", {KEPT(INTS(0, 2), INTS(0, 3))}},
+    {"block INT32_MAX", FA_ERR_LENGTHS, "kept_blocks[0]", {KEPT(INTS(0, 1), INTS(INT32_MAX))}},
+    {"a block of no keys", FA_ERR_LENGTHS, "kept_blocks[0] = 0", {KEPT(INTS(0, 1), INTS(0)), N(len_kv, 0)}},
 
     ALONE("kv_lens", zeros, P(kv_lens, zeros)),
     ALONE("kv_starts", zeros, P(kv_starts, zeros)),
@@ -159,6 +212,8 @@ static const struct row rows[] = {
     ALONE("cu_len_q", starts, P(cu_len_q, starts), N(lse_stride[1], 2 * LQ)),
     ALONE("block_table", zeros, PAGES(zeros)),
     ALONE("block_table_start", page_starts, LISTS(INTS(0, 1), page_starts)),
+    ALONE("kept_start", page_starts, KEPT(page_starts, INTS(0))),
+    ALONE("kept_blocks", in_order, KEPT(INTS(0, 1), in_order)),
 };
 
 int main(int argc, char **argv) { return check_rows(argc, argv, rows, COUNT(rows)); }

@@ -52,6 +52,14 @@ static void bias_and_bool_mask(fa_attention *a, fa_tensor bias, const unsigned c
         a->block_mask_stride[axis] = stride[axis];
 }
 
+/* Lists of blocks of keys, one for each block of query rows (BSR): of FlashInfer's block-sparse wrapper
+ * (indptr, indices, R rows and C keys a block), the same for all heads. */
+static void block_sparse(fa_attention *a, const int32_t *indptr, const int32_t *indices, int64_t R, int64_t C)
+{
+    a->kept_start = indptr, a->kept_blocks = indices;
+    a->kept_q = R, a->kept_kv = C;
+}
+
 /* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it without flash attention:
  * elements of `size` bytes. K may be one, too. */
 static fa_tensor transposed(void *data, int32_t dtype, int32_t size, int64_t heads, int64_t dim, int32_t room)
@@ -221,6 +229,14 @@ int main(void)
         run("transposed V", &a);
         for (int64_t b = 0; b < BATCH; b++) alone("transposed V", b, rows, rows, 0, past[b] + rows);
     }
+
+    /* All blocks but those of the first 96 keys, for both blocks of rows. */
+    static const int32_t indptr[] = {0, 7, 14};
+    static const int32_t indices[] = {6, 7, 8, 9, 10, 11, 12, 6, 7, 8, 9, 10, 11, 12};
+    fresh();
+    for (int64_t b = 0; b < BATCH; b++) spoil(b, 0, 96);
+    a = begin(ROWS), block_sparse(&a, indptr, indices, 4, 16), run("block sparse", &a);
+    for (int64_t b = 0; b < BATCH; b++) alone("block sparse", b, ROWS, ROWS, 96, ROOM);
 
     /* The first 120 keys, and the others. */
     static float o2[Q_SIZE], lse2[LSES];

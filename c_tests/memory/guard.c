@@ -39,8 +39,12 @@ static void transpose(fa_tensor *t, size_t tokens, size_t d, size_t element) {
     t->stride[1] = (int64_t)(tokens * d * element), t->stride[0] = HEADS * t->stride[1];
 }
 
+/* Features that need more than a field. */
+enum { PAGES = 3, KEPT = 6, PAGES_OF_HEADS, FEATURES };
+
 static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
-    size_t pages = (lkv + PAGE - 1) / PAGE, kv = feature == 3 ? pages * PAGE : lkv;
+    bool in_pages = feature == PAGES || feature == PAGES_OF_HEADS;
+    size_t pages = (lkv + PAGE - 1) / PAGE, kv = in_pages ? pages * PAGE : lkv;
     size_t nq = HEADS * lq * d, nkv = HEADS * kv * d, nmask = lq * lkv;
     float *q = guarded_normal(nq, at_end), *k = guarded_normal(nkv, at_end);
     float *v = guarded_normal(nkv, at_end), *o = guarded(nq * 4, at_end);
@@ -48,9 +52,17 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     float *mask = guarded_normal(nmask, at_end), *weights = guarded(HEADS * nmask * 4, at_end);
     unsigned char *bytes = guarded(nmask, at_end), *blocks = guarded((lq + 1) / 2 * ((lkv + 4) / 5), at_end);
     int32_t *table = guarded(pages * 4, at_end);
+    /* Each head has the pages in an order of its own; each block of two rows sees each second one of
+     * five keys. */
+    int32_t *tables = guarded(HEADS * pages * 4, at_end);
+    size_t lists = (lq + 1) / 2, of_list = (lkv + 9) / 10;
+    int32_t *kept_start = guarded((lists + 1) * 4, at_end), *kept = guarded(lists * of_list * 4, at_end);
     memset(bytes, 1, nmask);
     memset(blocks, 1, (lq + 1) / 2 * ((lkv + 4) / 5));
     for (size_t i = 0; i < pages; i++) table[i] = (int32_t)(pages - 1 - i);
+    for (size_t i = 0; i < HEADS * pages; i++) tables[i] = (int32_t)(i < pages ? i : HEADS * pages - 1 - i);
+    for (size_t i = 0; i <= lists; i++) kept_start[i] = (int32_t)(i * of_list);
+    for (size_t i = 0; i < lists * of_list; i++) kept[i] = (int32_t)(i % of_list * 2);
 
     fa_attention a;
     CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "init");
@@ -67,12 +79,18 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
         case 0: a.window_right = 0; break;
         case 1: a.mask.data = mask; break;
         case 2: a.mask.data = bytes, a.mask.dtype = FA_DTYPE_BOOL8, a.mask.stride[2] = (int64_t)lkv; break;
-        case 3: /* [page][head][token][dim] */
+        case PAGES: /* [page][head][token][dim] */
+        case PAGES_OF_HEADS:
             a.block_table = table, a.table_stride = a.num_pages = (int64_t)pages, a.page_size = PAGE;
+            if (feature == PAGES_OF_HEADS)
+                a.block_table = tables, a.table_stride *= HEADS, a.table_head_stride = (int64_t)pages;
             a.k.stride[0] = a.v.stride[0] = (int64_t)(HEADS * PAGE * d * 4);
             a.k.stride[1] = a.v.stride[1] = (int64_t)(PAGE * d * 4);
             break;
         case 4: transpose(&a.k, lkv, d, 4), transpose(&a.v, lkv, d, 4); break;
+        case KEPT:
+            a.kept_start = kept_start, a.kept_blocks = kept, a.kept_q = 2, a.kept_kv = 5;
+            break;
         default:
             a.block_mask = blocks, a.block_mask_q = 2, a.block_mask_kv = 5;
             a.block_mask_stride[2] = (int64_t)((lkv + 4) / 5);
@@ -87,6 +105,7 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
         CHECK(weights[i] >= 0 && weights[i] <= 1, "feature %d, weight %zu", feature, i);
 
     release(weights, HEADS * nmask * 4);
+    release(tables, HEADS * pages * 4), release(kept_start, (lists + 1) * 4), release(kept, lists * of_list * 4);
     release(ws, size), release(table, pages * 4), release(blocks, (lq + 1) / 2 * ((lkv + 4) / 5));
     release(bytes, nmask), release(mask, nmask * 4), release(sinks, HEADS * 4);
     release(lse, HEADS * lq * 4), release(o, nq * 4), release(v, nkv * 4), release(k, nkv * 4);
@@ -311,7 +330,7 @@ static void all(void) {
         for (size_t j = 0; j < sizeof lkv / sizeof *lkv; j++)
             for (size_t c = 0; c < sizeof d / sizeof *d; c++)
                 for (int at_end = 0; at_end < 2; at_end++) {
-                    for (int feature = 0; feature < 6; feature++) run(lq[i], lkv[j], d[c], at_end, feature);
+                    for (int feature = 0; feature < FEATURES; feature++) run(lq[i], lkv[j], d[c], at_end, feature);
                     all_types(lq[i], lkv[j], d[c], at_end);
                 }
 }

@@ -83,6 +83,7 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
     verdict.demand(a.heads_kv >= 1 && a.batch >= 0 && a.len_q >= 0 && a.len_kv >= 0);
     verdict.demand(a.q_pos == FA_POS_END || a.q_pos.checked_add(a.len_q).is_some());
     let [[entries, rows], [entries_kv, keys]] = lists(d, &lengths, &mut verdict);
+    verdict.demand(a.table_head_stride == 0 || d.codes[TABLE].is_null());
     let heads = a.heads_kv.max(0);
     let (new, cache) = ([entries, heads, rows], [entries_kv, heads, keys]);
     let has = |pointer: usize| !d.codes[pointer].is_null();

@@ -48,13 +48,15 @@ pub(crate) const SPANS: usize = 16;
 pub(crate) const SPAN_STARTS: usize = 17;
 const WEIGHT_HEADS: usize = 18;
 const WEIGHT_ROWS: usize = 19;
+const KEPT_START: usize = 20;
+const KEPT_BLOCKS: usize = 21;
 /// Scales of Q, K and V; their zeros come after them.
-pub(crate) const SCALES: usize = 20;
-const WEIGHTS: usize = 26;
-pub const POINTERS: usize = 27;
+pub(crate) const SCALES: usize = 22;
+const WEIGHTS: usize = 28;
+pub const POINTERS: usize = 29;
 
 /// Values of a list that an input gives; longer ones repeat them.
-pub const LISTED: [usize; 11] = [8, 8, 8, 32, 8, 8, 8, 16, 8, 8, 8];
+pub const LISTED: [usize; 13] = [8, 8, 8, 32, 8, 8, 8, 16, 8, 8, 8, 32, 32];
 
 /// Work that the oracle does quickly: multiplications.
 const WORK: i128 = 1 << 15;
@@ -67,7 +69,7 @@ pub struct Described {
     /// Of Q, K, V, O, the mask and the weights: whether they have one, and what it is.
     pub has_quant: [u64; 6],
     pub quants: [fa_quant; 3],
-    pub lists: [Vec<i32>; 11],
+    pub lists: [Vec<i32>; 13],
 }
 
 fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
@@ -140,14 +142,22 @@ impl Described {
         (a.weights, codes[WEIGHTS], has_quant[5]) = tensor(input);
         (codes[WEIGHT_HEADS], codes[WEIGHT_ROWS]) = (Code(input.u64()), Code(input.u64()));
         (a.num_weight_heads, a.num_weight_rows) = (input.i64(), input.i64());
-        for i in 9..LISTED.len() {
+        for i in 9..11 {
+            lists[i] = list(input, LISTED[i]);
+        }
+        (codes[KEPT_START], codes[KEPT_BLOCKS]) = (Code(input.u64()), Code(input.u64()));
+        a.kept_stride = [0; 2].map(|_| input.i64());
+        for field in [&mut a.kept_heads, &mut a.kept_q, &mut a.kept_kv, &mut a.table_head_stride] {
+            *field = input.i64();
+        }
+        for i in 11..LISTED.len() {
             lists[i] = list(input, LISTED[i]);
         }
         Described { control, a, codes, has_quant, quants, lists }
     }
 
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
-    pub(crate) fn lengths(&mut self) -> [i128; 11] {
+    pub(crate) fn lengths(&mut self) -> [i128; 13] {
         let batch = i128::from(self.a.batch).max(0);
         // As long as nobody reads them, lists of any length are fine; of what is read there is a
         // page or two.
@@ -157,7 +167,7 @@ impl Described {
                 self.codes[list] = Code(0);
             }
         }
-        for list in [4, 8] {
+        for list in [4, 8, 11] {
             for start in &mut self.lists[list] {
                 if i128::from(*start) > longest {
                     *start %= 64;
@@ -183,8 +193,47 @@ impl Described {
             }
         }
         let [heads, rows] = counts;
-        [batch + 1, batch + 1, batch, table, batch + 1, batch, batch, spans, batch + 1, heads, rows]
+        let kept = self.kept();
+        let looked_at = kept.heads().count() as i128 * (kept.lists + 1);
+        if kept.needed() > longest || looked_at > 1 << 16 {
+            self.codes[KEPT_START] = Code(0);
+        }
+        let blocks = match self.codes[KEPT_START].is_null() {
+            true => 0,
+            false => {
+                kept.heads().map(|at| i128::from(self.listed(11, at + kept.lists))).max().unwrap_or(0).max(0)
+            }
+        };
+        [
+            batch + 1,
+            batch + 1,
+            batch,
+            table,
+            batch + 1,
+            batch,
+            batch,
+            spans,
+            batch + 1,
+            heads,
+            rows,
+            kept.needed(),
+            blocks,
+        ]
             .map(|n| n.min(longest))
+    }
+
+    /// Where lists of blocks are, if there are some.
+    fn kept(&self) -> Kept {
+        let a = &self.a;
+        let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
+        let [batch, heads] = [a.batch, heads].map(|n| i128::from(n).max(0));
+        let stride = |i: usize, n: i128| if n > 1 { i128::from(a.kept_stride[i]).max(0) } else { 0 };
+        let size = i128::from(a.kept_q).max(1);
+        Kept {
+            stride: [stride(0, batch), stride(1, heads)],
+            count: [batch, heads],
+            lists: (i128::from(a.len_q).max(0) + size - 1) / size,
+        }
     }
 
     /// Keys of a sequence that are in use.
@@ -203,6 +252,37 @@ impl Described {
     }
 }
 
+/// Where lists of blocks are.
+struct Kept {
+    stride: [i128; 2],
+    /// Sequences and heads with lists.
+    count: [i128; 2],
+    /// Lists of each.
+    lists: i128,
+}
+
+impl Kept {
+    /// Entries of the list of starts.
+    fn needed(&self) -> i128 {
+        let [batch, heads] = self.count;
+        if batch == 0 || heads == 0 {
+            return 0;
+        }
+        let last = (batch - 1).saturating_mul(self.stride[0]);
+        last.saturating_add((heads - 1).saturating_mul(self.stride[1])).saturating_add(self.lists + 1)
+    }
+
+    /// Where the lists of each head begin; those that are the same for all, once.
+    fn heads(&self) -> impl Iterator<Item = i128> + '_ {
+        let distinct = |i: usize| if self.stride[i] == 0 { self.count[i].min(1) } else { self.count[i] };
+        (0..distinct(0)).flat_map(move |b| {
+            (0..distinct(1)).map(move |h| {
+                b.saturating_mul(self.stride[0]).saturating_add(h.saturating_mul(self.stride[1]))
+            })
+        })
+    }
+}
+
 /// What a description says about sizes, as far as it says it.
 struct Sizes {
     verdict: Verdict,
@@ -212,7 +292,7 @@ struct Sizes {
 }
 
 /// Judges lists, positions and pages; entries and rows of Q, and those of K and V.
-pub(crate) fn lists(d: &Described, lengths: &[i128; 11], verdict: &mut Verdict) -> [[i64; 2]; 2] {
+pub(crate) fn lists(d: &Described, lengths: &[i128; 13], verdict: &mut Verdict) -> [[i64; 2]; 2] {
     let a = &d.a;
     let batch = i128::from(a.batch.max(0));
     let [len_q, len_kv, page_size, num_pages] =
@@ -266,7 +346,7 @@ pub(crate) fn lists(d: &Described, lengths: &[i128; 11], verdict: &mut Verdict) 
         }
     }
     if is_paged {
-        verdict.demand(a.page_size >= 1 && a.num_pages >= 0);
+        verdict.demand(a.page_size >= 1 && a.num_pages >= 0 && a.table_head_stride >= 0);
         // "Not with block_table_start": then nobody need look at it.
         if has(TABLE_STARTS) {
             verdict.usually(a.table_stride >= 0)
@@ -284,12 +364,17 @@ pub(crate) fn lists(d: &Described, lengths: &[i128; 11], verdict: &mut Verdict) 
             };
             let keys = if has(LENS) { d.listed(2, b) } else { a.len_kv };
             let needed = (i128::from(keys.max(0)) + page_size - 1) / page_size;
-            let fits = 0 <= start && start <= end && needed <= end - start;
+            let of_head = i128::from(a.table_head_stride.max(0));
+            let heads = if of_head == 0 { 1 } else { i128::from(a.heads_kv.max(1)) };
+            let of_others = (heads - 1).saturating_mul(of_head);
+            let fits = 0 <= start && start <= end && of_others.saturating_add(needed) <= end - start;
             verdict.demand(fits && end <= lengths[3]);
             let first = if has(FIRSTS) { d.listed(6, b).max(0) } else { 0 };
             let gone = if first >= keys { needed } else { i128::from(first) / page_size };
-            for at in (start + gone..start + needed).take_while(|_| fits && end <= lengths[3]) {
-                verdict.demand((0..a.num_pages).contains(&d.listed(3, at)));
+            for list in (0..heads).map(|head| start + head * of_head).take_while(|_| fits && end <= lengths[3]) {
+                for at in list + gone..list + needed {
+                    verdict.demand((0..a.num_pages).contains(&d.listed(3, at)));
+                }
             }
         }
     }
@@ -431,6 +516,34 @@ fn sizes(d: &mut Described) -> Sizes {
         verdict.join(cells.verdict(1));
         bytes[CELLS] = cells.span();
     }
+    if has(KEPT_START) {
+        verdict.demand(!has(CELLS) && a.kept_q >= 1 && a.kept_kv >= 1 && a.kept_heads >= 0);
+        verdict.demand(a.kept_heads == 0 || a.heads_q % a.kept_heads.max(1) == 0);
+        let kept = d.kept();
+        for (i, n) in kept.count.into_iter().enumerate() {
+            verdict.demand(n <= 1 || a.kept_stride[i] >= 0);
+        }
+        verdict.demand(has(KEPT_BLOCKS) || lengths[12] == 0);
+        let size = i128::from(a.kept_kv.max(1));
+        let blocks = (i128::from(len_kv) + size - 1) / size;
+        for first in kept.heads() {
+            let mut before = 0;
+            for at in first..=first + kept.lists {
+                let start = i128::from(d.listed(11, at));
+                verdict.demand(before <= start && start <= lengths[12]);
+                if at > first && before <= start && start <= lengths[12] {
+                    let mut least = 0;
+                    for block in (before..start).map(|at| i128::from(d.listed(12, at))) {
+                        verdict.demand((least..blocks).contains(&block));
+                        least = block + 1;
+                    }
+                }
+                before = start;
+            }
+        }
+    } else {
+        verdict.demand(!has(KEPT_BLOCKS));
+    }
     // Scratch memory for such heads, or such blocks, may be more than an address space.
     let large = [dim_qk, dim_v, heads_q, a.batch, len_kv, len_q];
     verdict
@@ -469,7 +582,7 @@ impl Bench {
         let Sizes { mut verdict, bytes, work } = sizes(&mut d);
         let kind = |i: usize| match i {
             O | LSE | WEIGHTS => Kind::Output,
-            STARTS_Q..=WEIGHT_ROWS => Kind::List,
+            STARTS_Q..=KEPT_BLOCKS => Kind::List,
             _ => Kind::Input,
         };
         let mut wanted = [(Code(0), 0, Kind::Input); POINTERS];
@@ -512,6 +625,7 @@ impl Bench {
         (a.spans, a.span_starts) = (pointers[SPANS].at.cast(), pointers[SPAN_STARTS].at.cast());
 
         (a.weight_heads, a.weight_rows) = (pointers[WEIGHT_HEADS].at.cast(), pointers[WEIGHT_ROWS].at.cast());
+        (a.kept_start, a.kept_blocks) = (pointers[KEPT_START].at.cast(), pointers[KEPT_BLOCKS].at.cast());
         a.weights.data = pointers[WEIGHTS].at.cast();
         if d.has_quant[5] & 3 != 0 {
             a.weights.quant = &quants[0];

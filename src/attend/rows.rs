@@ -136,6 +136,6 @@ pub(crate) fn key_rows<'a>(
     kv_head: usize,
     key: usize,
 ) -> Source<'a> {
-    let [entry, row] = problem.key_at(sequence, key);
+    let [entry, row] = problem.key_at(sequence, kv_head, key);
     Source { view, at: [entry, kv_head, row] }
 }

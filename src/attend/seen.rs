@@ -12,9 +12,9 @@
 
 use std::ops::Range;
 
-use super::blocks::clip;
+use super::blocks::{clip, first_block};
 use crate::dtype::Dtype;
-use crate::problem::{Problem, Sequence};
+use crate::problem::{BlockList, BlockMask, Blocks, Problem, SeenKeys, Sequence};
 use crate::view::View;
 
 /// The keys that a row sees of a block, from the first to the last, counted from the first key of
@@ -250,14 +250,13 @@ pub(crate) fn sees_any(problem: &Problem, sequence: &Sequence, head: usize, row:
 
 impl Look<'_, '_> {
     /// What masks say of those of `keys` that the window leaves to a row.
-    fn line(&self, row: usize, keys: &Range<usize>) -> Line {
+    fn line(&self, row: usize, keys: &Range<usize>) -> Line<'_> {
         let logits = self.problem.logits();
         let batch = self.sequence.batch;
         let [head, of_head] = self.sequence.line(self.head, row);
         let mask = logits.mask.as_ref().map(|mask| Elements::of(mask, [batch, head, of_head]));
         let cells = logits.cells.as_ref();
-        let cells =
-            cells.map(|cells| (Elements::of(&cells.view, [batch, head, of_head / cells.rows]), cells.keys));
+        let cells = cells.map(|cells| (Cells::of(cells, [batch, head, of_head]), cells.keys));
         Line { mask, cells, keys: clip(self.sequence.visible(row), keys) }
     }
 }
@@ -265,14 +264,14 @@ impl Look<'_, '_> {
 /// What the masks say of some keys of a row: only [`Look::line`] makes one, of keys that the masks
 /// have (I2).
 #[derive(Clone, PartialEq)]
-struct Line {
+struct Line<'a> {
     mask: Option<Elements>,
-    /// The row of the block mask, and the keys of a block.
-    cells: Option<(Elements, usize)>,
+    /// The blocks that the row sees, and the keys of a block.
+    cells: Option<(Cells<'a>, usize)>,
     keys: Range<usize>,
 }
 
-impl Line {
+impl Line<'_> {
     /// Extends `hull` to what is seen of the keys. Only keys outside of it are looked at: those
     /// before it, then those behind it.
     fn extend(&self, hull: &mut Range<usize>) {
@@ -380,6 +379,137 @@ impl Line {
 fn keys_of(cell: usize, size: usize) -> Range<usize> {
     let start = cell.saturating_mul(size);
     start..start.saturating_add(size)
+}
+
+/// The blocks of keys that a block of query rows sees.
+#[derive(Clone, Copy, PartialEq)]
+enum Cells<'a> {
+    Bytes(Elements),
+    List(BlockList<'a>),
+}
+
+impl<'a> Cells<'a> {
+    /// Those of row `row` of a head.
+    fn of(mask: &BlockMask<'a>, [batch, head, row]: [usize; 3]) -> Cells<'a> {
+        let row = row / mask.rows;
+        match &mask.blocks {
+            Blocks::Bytes(view) => Cells::Bytes(Elements::of(view, [batch, head, row])),
+            Blocks::Lists(lists) => Cells::List(lists.of(batch, head, row)),
+        }
+    }
+
+    /// The first of `cells` that is seen.
+    ///
+    /// # Safety
+    /// A row of bytes has `cells`.
+    unsafe fn first(&self, cells: Range<usize>) -> Option<usize> {
+        match self {
+            // SAFETY: the contract is the same.
+            Cells::Bytes(bytes) => unsafe { bytes.first(cells) },
+            Cells::List(list) => list.first(cells),
+        }
+    }
+
+    /// The last of `cells` that is seen.
+    ///
+    /// # Safety
+    /// A row of bytes has `cells`.
+    unsafe fn last(&self, cells: Range<usize>) -> Option<usize> {
+        match self {
+            // SAFETY: the contract is the same.
+            Cells::Bytes(bytes) => unsafe { bytes.last(cells) },
+            Cells::List(list) => list.last(cells),
+        }
+    }
+
+    /// Whether any of `cells` is hidden.
+    ///
+    /// # Safety
+    /// A row of bytes has `cells`.
+    unsafe fn any_changes(&self, cells: Range<usize>) -> bool {
+        match self {
+            // SAFETY: the contract is the same.
+            Cells::Bytes(bytes) => unsafe { bytes.any_changes(cells) },
+            Cells::List(list) => !list.has_all(cells),
+        }
+    }
+}
+
+/// `block`, or the first block behind it that block masks do not hide as a whole from all of `rows`,
+/// which are some, of all of `heads`; empty if there is none. Blocks are those of
+/// [`crate::attend::blocks`].
+#[inline(always)]
+pub(crate) fn kept_block(
+    problem: &Problem,
+    sequence: &Sequence,
+    heads: &Range<usize>,
+    rows: &Range<usize>,
+    seen: &SeenKeys,
+    block: Range<usize>,
+    [size, group]: [usize; 2],
+) -> Range<usize> {
+    match problem.logits().cells {
+        Some(ref cells) if !block.is_empty() => {
+            let of = Kept { cells, problem, sequence, heads, rows };
+            of.block(seen, block, [size, group])
+        }
+        _ => block,
+    }
+}
+
+/// Rows of some heads, and what block masks say of them.
+struct Kept<'a, 'p> {
+    cells: &'a BlockMask<'p>,
+    problem: &'a Problem<'p>,
+    sequence: &'a Sequence<'a>,
+    heads: &'a Range<usize>,
+    rows: &'a Range<usize>,
+}
+
+impl Kept<'_, '_> {
+    /// See [`kept_block`]. Kept out of line: few problems have block masks.
+    #[inline(never)]
+    fn block(&self, seen: &SeenKeys, block: Range<usize>, [size, group]: [usize; 2]) -> Range<usize> {
+        let SeenKeys { keys, gap } = seen;
+        let first = self.first(block.start..keys.end);
+        if first < block.end {
+            return block;
+        }
+        first_block(&SeenKeys { keys: first..keys.end, gap: gap.clone() }, size, group)
+    }
+
+    /// The first of `keys`, which are some, in a block that some row sees; the end of `keys` if
+    /// there is none.
+    fn first(&self, keys: Range<usize>) -> usize {
+        let Kept { cells, problem, sequence, heads, rows } = self;
+        let size = cells.keys;
+        let is_same = problem.logits().hides_same_from_all_heads();
+        let heads = if is_same { heads.start..heads.start + 1 } else { (*heads).clone() };
+        let mut first = keys.end;
+        for head in heads {
+            let mut row = rows.start;
+            while row < rows.end {
+                let [of_group, of_head] = sequence.line(head, row);
+                let seen = Cells::of(cells, [sequence.batch, of_group, of_head]);
+                // SAFETY: I2: block masks have all keys of the sequence.
+                let cell = unsafe { seen.first(keys.start / size..first.div_ceil(size)) };
+                if let Some(cell) = cell {
+                    first = first.min((cell * size).max(keys.start));
+                    if first == keys.start {
+                        return first;
+                    }
+                }
+                // The next row of another block of rows, or of another head.
+                let next = (of_head / cells.rows).saturating_add(1).saturating_mul(cells.rows);
+                row = match sequence.is_grouped() {
+                    false => next,
+                    true if is_same => next.saturating_mul(sequence.rows_of_query(0)),
+                    true => row + 1,
+                };
+            }
+        }
+        first
+    }
 }
 
 /// A row of a mask, or of a block mask. Elements of all types are looked at as words of 8 bytes, so

@@ -161,6 +161,7 @@ impl<'a> Append<'a> {
             table: Array::of(table),
             starts: None,
             stride: table.len().checked_div(sequences).unwrap_or(0),
+            head_stride: 0,
             len_kv,
         });
         let batch = Batch {

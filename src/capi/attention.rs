@@ -70,17 +70,17 @@ pub const FA_FAST: u32 = 4;
 ///   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
 /// ~~~
 ///
-/// A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
-/// that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row that sees no
-/// key is zeros, and its lse is -infinity.
+/// A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row has no
+/// influence on that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row
+/// that sees no key is zeros, and its lse is -infinity.
 ///
 /// Call fa_attention_init, then set what you need. Later versions only append fields. Inputs are
 /// never written. Strides of tensors are in bytes; strides of plain arrays (lse, alibi_slopes) are
 /// in elements.
 ///
 /// Same bits: as said at the top of this header, with block_kv for block_size_kv. If block_kv is 0,
-/// the size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged,
-/// paged and dense keys, copies or views, alone or in a batch, give the same bits.
+/// the size is chosen from head dimensions, caches, block_mask_kv or kept_kv and the instruction
+/// set. Ragged, paged and dense keys, copies or views, alone or in a batch, give the same bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct fa_attention {
@@ -233,7 +233,7 @@ pub struct fa_attention {
     /// within a causal text; the prompt of a prefix language model). A span is two key positions:
     /// its first key, and the key after its last one. Spans are ascending and disjoint in each
     /// sequence. A row whose position is in a span sees all keys of that span, besides the keys in
-    /// its windows. kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+    /// its windows. kv_lens, kv_starts, mask, block_mask and kept_blocks hide keys of spans, too.
     pub spans: *const i32,
     /// [batch + 1]; NULL without spans. The spans of sequence b are spans[2 * span_starts[b]] to
     /// spans[2 * span_starts[b + 1] - 1]. Not negative, not decreasing.
@@ -260,6 +260,35 @@ pub struct fa_attention {
     pub weight_rows: *const i32,
     /// Entries of weight_rows, at least 1. Without weight_rows: 0 or len_q.
     pub num_weight_rows: i64,
+    /// NULL, or block-sparse attention by lists (BSR: block compressed sparse rows): the blocks of
+    /// keys that each block of query rows sees, as far as nothing else hides them. Time is in
+    /// proportion to what is listed. Not together with block_mask. Query rows i of head h of
+    /// sequence b see the blocks kept_blocks[kept_start[r]] to kept_blocks[kept_start[r + 1] - 1],
+    /// where r = b * kept_stride[0] + h / (heads_q / kept_heads) * kept_stride[1] + i / kept_q. So
+    /// each head has a number for each block of len_q rows, and one more. Not negative, and not
+    /// decreasing within a head.
+    pub kept_start: *const i32,
+    /// Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In each
+    /// list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be NULL
+    /// if all lists are empty.
+    pub kept_blocks: *const i32,
+    /// ENTRIES of kept_start from one sequence to the next, and from one head with lists to the
+    /// next; 0 = the same lists for all.
+    pub kept_stride: [i64; 2],
+    /// Heads that have lists of their own: heads_q, heads_kv (then the query heads of a kv head
+    /// share them), or another divisor of heads_q. 0 = heads_q.
+    pub kept_heads: i64,
+    /// Query rows of a block; at least 1. Block 0 begins with row 0 of each sequence.
+    pub kept_q: i64,
+    /// Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
+    pub kept_kv: i64,
+    /// With block_table: entries from the list of one kv head of a sequence to that of the next; 0 =
+    /// all kv heads have the same list. So each kv head reads pages of its own, those that were
+    /// selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads lie
+    /// within the table_stride entries of their sequence, or between its block_table_start and the
+    /// next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
+    /// positions, windows and masks count so, too.
+    pub table_head_stride: i64,
 }
 
 /// Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
@@ -338,4 +367,11 @@ pub(super) const EMPTY: fa_attention = fa_attention {
     num_weight_heads: 0,
     weight_rows: ptr::null(),
     num_weight_rows: 0,
+    kept_start: ptr::null(),
+    kept_blocks: ptr::null(),
+    kept_stride: [0; 2],
+    kept_heads: 0,
+    kept_q: 0,
+    kept_kv: 0,
+    table_head_stride: 0,
 };

@@ -9,8 +9,8 @@ use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, num
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::slots::Slots;
 use crate::problem::{
-    Accuracy, Batch, BlockMask, Logits, Pages, Position, Problem, Semantics, Slopes, Spans, Tensors, Weights,
-    Window, needed_slopes,
+    Accuracy, Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Slopes,
+    Spans, Tensors, Weights, Window, needed_slopes, needed_starts,
 };
 use crate::view::{Array, ArrayMut, Layout, Quant, QuantMut, View, ViewMut};
 
@@ -132,6 +132,10 @@ pub(super) unsafe fn append<'a>(
     let (batches, [entries, rows], [entries_kv, rows_kv]) = unsafe { lists(a, batch, [len_q, len_kv])? };
     let new_extent = [entries, heads, rows];
     let extent_kv = [entries_kv, heads, rows_kv];
+    if batches.pages.is_some_and(|pages| pages.head_stride != 0) {
+        let fact = Refusal::of("table_head_stride", a.table_head_stride);
+        return Err(fact.but(Error::Shape, "all kv heads of a cache that is written have the same pages"));
+    }
     let slots = Slots::new(batches, new_extent, extent_kv, position(a)?)?;
     let extents = [new_extent, extent_kv];
     // SAFETY: I1: NULL, or tensors as documented.
@@ -265,6 +269,7 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
     // SAFETY: I1: `block_table_start` has a value more than there are sequences.
     let starts = unsafe { array("entries of block_table_start", a.block_table_start, batch, 1)? };
     let stride = extent("table_stride", a.table_stride, 0)?;
+    let head_stride = extent("table_head_stride", a.table_head_stride, 0)?;
     let len = match starts {
         None => stride
             .checked_mul(batch)
@@ -276,7 +281,7 @@ unsafe fn pages<'a>(a: &fa_attention, batch: usize, len_kv: usize) -> Result<Opt
     // SAFETY: I1: `block_table` has `table_stride` entries a sequence, or as many as its starts
     // say.
     let table = unsafe { Array::new(a.block_table, len) };
-    Ok(Some(Pages { table, starts, stride, len_kv }))
+    Ok(Some(Pages { table, starts, stride, head_stride, len_kv }))
 }
 
 /// What changes scores, of a problem of these query rows and keys.
@@ -330,6 +335,13 @@ unsafe fn cells<'a>(
     queries: [usize; 3],
     len_kv: usize,
 ) -> Result<Option<BlockMask<'a>>, Refusal> {
+    if !a.kept_start.is_null() {
+        // SAFETY: I1: the lists are as long as documented.
+        return unsafe { lists_of_blocks(a, queries).map(Some) };
+    }
+    if !a.kept_blocks.is_null() {
+        return Err(Refusal::about(Error::Null, "kept_start", "NULL, but kept_blocks is set"));
+    }
     if a.block_mask.is_null() {
         return Ok(None);
     }
@@ -341,7 +353,64 @@ unsafe fn cells<'a>(
     let layout = Layout { dtype: Dtype::Bool8, extent, dim: len_kv.div_ceil(keys), stride, stride_dim: 0 };
     // SAFETY: I1: `block_mask` has a byte for each block of query rows and keys.
     let view = unsafe { View::new(a.block_mask, layout).map_err(about("block_mask", &layout))? };
-    Ok(Some(BlockMask { view, rows, keys }))
+    Ok(Some(BlockMask { blocks: Blocks::Bytes(view), rows, keys }))
+}
+
+/// The lists of blocks of a problem of these query rows, which has some. Kept out of line: few
+/// problems have.
+///
+/// # Safety
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+#[inline(never)]
+unsafe fn lists_of_blocks<'a>(a: &fa_attention, queries: [usize; 3]) -> Result<BlockMask<'a>, Refusal> {
+    let [batch, heads, len_q] = queries;
+    if !a.block_mask.is_null() {
+        return Err(Refusal::about(Error::Shape, "block_mask", "set, but kept_start is set, too"));
+    }
+    let rows = extent("kept_q", a.kept_q, 1)?;
+    let keys = extent("kept_kv", a.kept_kv, 1)?;
+    let kept_heads = extent("kept_heads", a.kept_heads, 0)?;
+    let kept_heads = if kept_heads == 0 { heads } else { kept_heads };
+    if !heads.is_multiple_of(kept_heads) {
+        let fact = Refusal::of("kept_heads", a.kept_heads);
+        return Err(fact.against(Error::Shape, "no divisor of heads_q", heads as i64));
+    }
+    let mut stride = [0; 2];
+    for (axis, n) in [batch, kept_heads].into_iter().enumerate() {
+        let fact = Refusal::of("kept_stride", a.kept_stride[axis]).at(axis);
+        if n > 1 {
+            stride[axis] =
+                usize::try_from(a.kept_stride[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
+        }
+    }
+    let lists = len_q.div_ceil(rows);
+    let needed = needed_starts(stride, batch, kept_heads, lists).filter(|&len| len <= MOST_VALUES);
+    let Some(needed) = needed else {
+        let axis = usize::from(stride[1] > stride[0]);
+        let fact = Refusal::of("kept_stride", a.kept_stride[axis]).at(axis);
+        return Err(fact.but(Error::Overflow, TOO_LARGE));
+    };
+    // SAFETY: I1: `kept_start` has an entry for each list, and one more for each head.
+    let starts = unsafe { Array::new(a.kept_start, needed) };
+    // As many blocks as lists have: where one head's lists end, the highest. Those that are negative
+    // or out of order are refused by `BlockLists`, which sees all of them.
+    let mut most = 0;
+    for b in 0..if stride[0] == 0 { batch.min(1) } else { batch } {
+        for h in 0..if stride[1] == 0 { 1 } else { kept_heads } {
+            most = most.max(starts.get(b * stride[0] + h * stride[1] + lists));
+        }
+    }
+    if most > 0 && a.kept_blocks.is_null() {
+        return Err(Refusal::about(
+            Error::Null,
+            "kept_blocks",
+            "NULL, but lists in kept_start are not empty",
+        ));
+    }
+    // SAFETY: I1: `kept_blocks` has as many entries as the lists say.
+    let blocks = unsafe { Array::new(a.kept_blocks, usize::try_from(most).unwrap_or(0)) };
+    let lists = BlockLists { starts, blocks, stride, shared_by: heads / kept_heads };
+    Ok(BlockMask { blocks: Blocks::Lists(lists), rows, keys })
 }
 
 /// Whether any field of the probabilities is set. Most problems have none.

@@ -159,7 +159,7 @@ impl<'a> KvBlock<'a> {
         block.whole = match block.staged {
             Some(base) if block.is_staged_at_once => Some(Rows { base, stride: block.staged_stride }),
             None if shape.page.is_none() => {
-                let at = work.problem().key_at(work.sequence(), start);
+                let at = work.problem().key_at(work.sequence(), kv_head, start);
                 Some(block.rows(&Chunk { keys: start..start, at }))
             }
             _ => None,
@@ -185,7 +185,7 @@ impl<'a> KvBlock<'a> {
     /// The chunks of `keys`, which are keys of the sequence.
     #[inline(always)]
     fn chunks(&self, keys: Range<usize>) -> impl Iterator<Item = Chunk> + 'a {
-        self.work.problem().chunks(self.work.sequence(), keys)
+        self.work.problem().chunks(self.work.sequence(), self.kv_head, keys)
     }
 
     /// The run of `keys` with these rows, counted from the first key of the block.

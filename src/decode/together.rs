@@ -20,6 +20,7 @@ use super::state::State;
 use super::{begin, end, look_at, scores, softmax};
 use crate::attend::blocks::{first_block, next_block};
 use crate::attend::rows::Rows;
+use crate::attend::seen::kept_block;
 use crate::attend::{K, V};
 use crate::dtype::Dtype;
 use crate::problem::SeenKeys;
@@ -193,9 +194,12 @@ impl Together<'_> {
             for Part { work, rows, state, .. } in parts.iter().flatten() {
                 s.enter(Border { rounds, count: work.count(), rows, state, is_empty: None });
             }
-            let mut keys = first_block(visible, tiles.kv, 1);
+            let (problem, sequence) = (work.problem(), work.sequence());
+            let kept =
+                |keys| kept_block(problem, sequence, &work.heads, &work.rows, visible, keys, [tiles.kv, 1]);
+            let mut keys = kept(first_block(visible, tiles.kv, 1));
             while !keys.is_empty() {
-                let next = next_block(visible, &keys, tiles.kv, 1);
+                let next = kept(next_block(visible, &keys, tiles.kv, 1));
                 let mut blocks = [const { None }; MAX_KV_HEADS];
                 for (block, part) in blocks.iter_mut().zip(&parts) {
                     *block = part.as_ref().and_then(|part| self.block(part, &keys, &next));

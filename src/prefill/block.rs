@@ -432,7 +432,7 @@ unsafe fn add_nonfinite<F: Gemm>(
 ) {
     let (problem, sequence, head) = (part.problem(), part.sequence(), part.head());
     for (i, key) in span.keys.clone().enumerate() {
-        let [page, token] = problem.key_at(sequence, key);
+        let [page, token] = problem.key_at(sequence, problem.kv_head(head), key);
         for d in 0..problem.shape().dim_v {
             let x = problem.v().get(page, problem.kv_head(head), token, d) as f32;
             if x.is_finite() {

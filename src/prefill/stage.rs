@@ -101,7 +101,7 @@ impl Chunks<'_, '_> {
     #[inline(never)]
     unsafe fn each<S: Isa>(&self, s: S, stage: &mut dyn FnMut(Source, usize, usize)) {
         let Chunks { problem, sequence, view, kv_head, keys, dim, gathers, to, stride, room } = *self;
-        for chunk in problem.chunks(sequence, keys.clone()) {
+        for chunk in problem.chunks(sequence, kv_head, keys.clone()) {
             let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
             let start = chunk.keys.start - keys.start;
             // SAFETY: rows of the caller's keys, and room for them.
@@ -158,7 +158,7 @@ pub(crate) unsafe fn scales_and_zeros(
 ) -> bool {
     let is_per_token = problem.shape().storage.granularities[1] == ScaleGranularity::PerToken;
     let mut has_nonfinite = false;
-    for chunk in problem.chunks(sequence, keys.clone()) {
+    for chunk in problem.chunks(sequence, kv_head, keys.clone()) {
         let source = chunk_rows(problem.k(), kv_head, &chunk);
         for (i, key) in chunk.keys.enumerate() {
             let of_row = if is_per_token { source.skip(i).scale_and_zero().map(of_key) } else { [1.0; 2] };

@@ -79,8 +79,7 @@ impl Batch<'_> {
             spans.check(batch_q)?;
         }
         if let Some(pages) = &self.pages {
-            let [count, _, size] = kv;
-            if size == 0 || pages.starts.is_some_and(|starts| starts.len() != batch_q + 1) {
+            if kv[2] == 0 || pages.starts.is_some_and(|starts| starts.len() != batch_q + 1) {
                 return Err(Error::Shape.into());
             }
             // Lists that are all the same, and empty, are as many as they are said to be: no memory
@@ -88,7 +87,7 @@ impl Batch<'_> {
             let lists = self.kv_lens.or(self.kv_starts);
             let is_one = pages.starts.is_none() && pages.stride == 0 && lists.is_none();
             for b in 0..if is_one { batch_q.min(1) } else { batch_q } {
-                pages.check(b, self.first_key(b)..self.keys_of(b, len_kv), count, size)?;
+                pages.check(b, self.first_key(b)..self.keys_of(b, len_kv), kv)?;
             }
         }
         let [most_q, most_kv] = self.most;

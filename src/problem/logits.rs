@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::cells::BlockMask;
+use super::cells::{BlockMask, Blocks};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, View};
@@ -62,14 +62,18 @@ impl Logits<'_> {
     /// Whether masks say the same of all heads.
     pub fn hides_same_from_all_heads(&self) -> bool {
         let is_same = |view: &View| view.layout().stride[1] == 0;
-        self.mask.as_ref().is_none_or(is_same) && self.cells.as_ref().is_none_or(|cells| is_same(&cells.view))
+        let cells = self.cells.as_ref();
+        self.mask.as_ref().is_none_or(is_same) && cells.is_none_or(BlockMask::is_same_for_all_heads)
     }
 
     /// Whether elements of a row of a mask do not lie behind one another.
     pub(super) fn is_strided(&self) -> bool {
         let is_strided = |view: &View| view.layout().is_strided();
         self.mask.as_ref().is_some_and(is_strided)
-            || self.cells.as_ref().is_some_and(|cells| is_strided(&cells.view))
+            || self.cells.as_ref().is_some_and(|cells| match &cells.blocks {
+                Blocks::Bytes(view) => is_strided(view),
+                Blocks::Lists(_) => false,
+            })
     }
 
     /// Addresses of its lists.

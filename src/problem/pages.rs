@@ -16,19 +16,22 @@ pub struct Pages<'a> {
     pub starts: Option<Array<'a, i32>>,
     /// Entries of the table from one sequence to the next.
     pub stride: usize,
+    /// Entries from the list of one kv head of a sequence to that of the next; 0 = all kv heads of a
+    /// sequence have the same.
+    pub head_stride: usize,
     /// Keys of the longest sequence, at most.
     pub len_kv: usize,
 }
 
 impl Pages<'_> {
     /// Refuses sequence `b`, whose rows see some of `keys`, if it has too few pages, or one that
-    /// does not exist; there are `count` pages of `size` tokens.
+    /// does not exist; there are `count` pages of `size`
+    /// tokens and `heads` kv heads.
     pub(super) fn check(
         &self,
         b: usize,
         keys: Range<usize>,
-        count: usize,
-        size: usize,
+        [count, heads, size]: [usize; 3],
     ) -> Result<(), Refusal> {
         let list = self.list(b).filter(|&[start, end]| start <= end && end <= self.table.len());
         let Some([start, end]) = list else {
@@ -36,17 +39,25 @@ impl Pages<'_> {
             return Err(fact.but(Error::Lengths, "the list of this sequence is negative or out of order"));
         };
         let needed = keys.end.div_ceil(size);
-        if end - start < needed {
+        let heads = if self.head_stride == 0 { 1 } else { heads };
+        let of_others = (heads - 1).checked_mul(self.head_stride);
+        if of_others.and_then(|n| n.checked_add(needed)).is_none_or(|n| n > end - start) {
             let fact = Refusal::of("pages of a sequence that its keys need", needed as i64);
-            return Err(fact.against(Error::Lengths, "more than its list has", (end - start) as i64));
+            let but = match heads {
+                1 => "more than its list has",
+                _ => "more than the list of its last kv head has room for, of all lists of the sequence",
+            };
+            return Err(fact.against(Error::Lengths, but, (end - start) as i64));
         }
         // Pages that have no key which is seen may be gone.
         let unused = if keys.is_empty() { needed } else { keys.start / size };
-        for at in start + unused..start + needed {
-            let page = self.table.get(at);
-            if !usize::try_from(page).is_ok_and(|page| page < count) {
-                let fact = Refusal::of("block_table", i64::from(page)).at(at);
-                return Err(fact.against(Error::Page, "no page of the tensor, num_pages", count as i64));
+        for list in (0..heads).map(|head| start + head * self.head_stride) {
+            for at in list + unused..list + needed {
+                let page = self.table.get(at);
+                if !usize::try_from(page).is_ok_and(|page| page < count) {
+                    let fact = Refusal::of("block_table", i64::from(page)).at(at);
+                    return Err(fact.against(Error::Page, "no page of the tensor, num_pages", count as i64));
+                }
             }
         }
         Ok(())

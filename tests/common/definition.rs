@@ -74,15 +74,15 @@ impl Definition<'_> {
         self.start(self.0.kv_lens, b).unwrap_or_else(|| self.keys_of(b))
     }
 
-    /// Entry and row of a key.
-    pub fn key_at(&self, b: i64, j: i64) -> [i64; 2] {
+    /// Entry and row of a key of a kv head.
+    pub fn key_at(&self, b: i64, kv: i64, j: i64) -> [i64; 2] {
         let a = self.0;
         if a.block_table.is_null() {
             return self.start(a.cu_len_kv, b).map_or([b, j], |first| [0, first + j]);
         }
         let first = self.start(a.block_table_start, b).unwrap_or_else(|| b * a.table_stride);
         // SAFETY: the list is as long as there are keys in use.
-        let page = unsafe { read(a.block_table, first + j / a.page_size) };
+        let page = unsafe { read(a.block_table, first + kv * a.table_head_stride + j / a.page_size) };
         [i64::from(page), j % a.page_size]
     }
 
@@ -111,7 +111,23 @@ impl Definition<'_> {
             // SAFETY: a byte of the mask.
             unsafe { *a.block_mask.add(at as usize) == 0 }
         };
-        in_hidden_block || self.mask(b, h, i, j) == f64::NEG_INFINITY
+        in_hidden_block || !self.is_kept(b, h, i, j) || self.mask(b, h, i, j) == f64::NEG_INFINITY
+    }
+
+    /// Whether the list of the row's block has the key's, if there are lists.
+    fn is_kept(&self, b: i64, h: i64, i: i64, j: i64) -> bool {
+        let a = self.0;
+        if a.kept_start.is_null() {
+            return true;
+        }
+        let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
+        let [x, y] = a.kept_stride;
+        let r = b * x + h / (a.heads_q / heads) * y + i / a.kept_q;
+        // SAFETY: an entry for each list, and one more; a block for each entry of a list.
+        unsafe {
+            let start = |r: i64| i64::from(*a.kept_start.offset(r as isize));
+            (start(r)..start(r + 1)).any(|n| i64::from(*a.kept_blocks.offset(n as isize)) == j / a.kept_kv)
+        }
     }
 
     /// What the softmax is of.
@@ -260,14 +276,14 @@ impl Definition<'_> {
                 (of, rows) = ([b, kv], HashMap::new());
             }
             for &j in &keys {
-                let place = self.key_at(b, j);
+                let place = self.key_at(b, kv, j);
                 let row = |tensor, dim| (0..dim).map(|d| value(tensor, place, kv, d)).collect();
                 rows.entry(j).or_insert_with(|| [row(&a.k, a.dim_qk), row(&a.v, a.dim_v)]);
             }
             let scale = if a.scale == 0.0 { 1.0 / (a.dim_qk as f64).sqrt() } else { f64::from(a.scale) };
             let q: Vec<f64> = (0..a.dim_qk).map(|d| value(&a.q, self.query_at(b, i), h, d)).collect();
             // Unsigned integers are multiplied as signed ones, which are 128 less.
-            let more = |j: i64, d: i64| match scale_at(&a.k, self.key_at(b, j), kv, d) {
+            let more = |j: i64, d: i64| match scale_at(&a.k, self.key_at(b, kv, j), kv, d) {
                 _ if a.k.dtype != U8 => 0.0,
                 // SAFETY: the scale of an element.
                 Some(at) => 128.0 * f64::from(unsafe { read(at as *const f32, 0) }).abs(),

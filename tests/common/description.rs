@@ -244,25 +244,48 @@ impl Case {
                     first => first / a.page_size,
                 })
                 .collect();
+            // Kv heads with lists of their own have the same pages, each in an order of its own.
+            let lists = if c.chance(30) { a.heads_kv } else { 1 };
+            if lists > 1 {
+                a.table_head_stride = needed.iter().max().unwrap() + c.number(2);
+            }
             let mut table = Vec::new();
+            let mut fill = |c: &mut Chooser, table: &mut Vec<i32>, n: i64, gone: i64, of_head: i64| {
+                let pages: Vec<i32> = (gone..n).map(|_| page(c)).collect();
+                for list in 0..lists {
+                    let mut rest = pages.clone();
+                    table.extend((0..gone).map(|_| c.random.of(&garbage)));
+                    if list == 0 {
+                        table.extend(&pages);
+                    } else {
+                        let mut any = || rest.swap_remove(c.random.number(rest.len() as i64) as usize);
+                        table.extend((gone..n).map(|_| any()));
+                    }
+                    if list < lists - 1 {
+                        table.extend((n..of_head).map(|_| c.random.of(&garbage)));
+                    }
+                }
+            };
+            let of_head = a.table_head_stride;
             if c.chance(50) {
-                a.table_stride = needed.iter().max().unwrap() + c.number(3);
-                for (&n, &gone) in needed.iter().zip(&gone) {
-                    table.extend((0..gone).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
-                    table.extend((gone..n).map(|_| page(&mut c)).collect::<Vec<_>>());
-                    table.extend((n..a.table_stride).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
+                let most = needed.iter().max().unwrap();
+                a.table_stride = (lists - 1) * of_head + most + c.number(3);
+                for (b, (&n, &gone)) in needed.iter().zip(&gone).enumerate() {
+                    fill(&mut c, &mut table, n, gone, of_head);
+                    table.resize((b + 1) * a.table_stride as usize, c.random.of(&garbage));
                 }
             } else {
                 let mut starts = vec![0];
                 for (&n, &gone) in needed.iter().zip(&gone) {
-                    table.extend((0..gone).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
-                    table.extend((gone..n).map(|_| page(&mut c)).collect::<Vec<_>>());
+                    fill(&mut c, &mut table, n, gone, of_head);
                     table.extend((0..c.number(2)).map(|_| c.random.of(&garbage)).collect::<Vec<_>>());
                     starts.push(table.len() as i32);
                 }
                 lens.push(starts);
                 a.block_table_start = lens.last().unwrap().as_ptr();
             }
+            // A kv head alone begins with its own list, and says that the table has as many entries.
+            table.resize(table.len() + ((lists - 1) * of_head) as usize, -1);
             lens.push(table);
             a.block_table = lens.last().unwrap().as_ptr();
         }
@@ -422,7 +445,18 @@ impl Case {
             }
         }
         let mut cells = Vec::new();
-        if c.chance(25) && a.len_q * a.len_kv > 0 {
+        if c.chance(20) && a.len_q * a.len_kv > 0 {
+            a.kept_q = c.of(&[1, 5, 16, 32, 100]);
+            a.kept_kv = c.of(&[1, 7, 16, 64, 300]);
+            a.kept_heads = c.of(&[0, a.heads_q, a.heads_kv, 1]);
+            let kept = c.of(&[100, 70, 20, 0]);
+            let (starts, blocks, stride) = lists_of_blocks(&mut c, &a, kept);
+            a.kept_stride = stride;
+            lens.push(starts);
+            a.kept_start = lens.last().unwrap().as_ptr();
+            lens.push(blocks);
+            a.kept_blocks = lens.last().unwrap().as_ptr();
+        } else if c.chance(25) && a.len_q * a.len_kv > 0 {
             a.block_mask_q = c.of(&[1, 5, 16, 32, 100]);
             a.block_mask_kv = c.of(&[1, 7, 16, 64, 300]);
             let extent = [a.batch, a.heads_q, (a.len_q + a.block_mask_q - 1) / a.block_mask_q];
@@ -539,7 +573,7 @@ impl Case {
             let kv = h / (a.heads_q / a.heads_kv);
             for j in keys {
                 for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
-                    let place = Definition(&self.a).key_at(b, j);
+                    let place = Definition(&self.a).key_at(b, kv, j);
                     seen.insert(at(tensor, place, kv));
                     scales.extend((0..dim).filter_map(|d| scale_at(tensor, place, kv, d)));
                 }
@@ -550,7 +584,7 @@ impl Case {
             for kv in 0..a.heads_kv {
                 for j in 0..if is_paged { a.page_size } else { Definition(&self.a).keys_of(b) } {
                     for (tensor, dim) in [(&a.k, a.dim_qk), (&a.v, a.dim_v)] {
-                        let place = if is_paged { [b, j] } else { Definition(&self.a).key_at(b, j) };
+                        let place = if is_paged { [b, j] } else { Definition(&self.a).key_at(b, kv, j) };
                         let row = at(tensor, place, kv);
                         let [elements, bytes] = block(tensor.dtype);
                         if !seen.contains(&row) {
@@ -734,7 +768,7 @@ impl Case {
         }
         if a.block_table.is_null() {
             for tensor in [&mut a.k, &mut a.v] {
-                shift(tensor, Definition(&self.a).key_at(b, 0));
+                shift(tensor, Definition(&self.a).key_at(b, 0, 0));
             }
         } else if a.block_table_start.is_null() {
             a.block_table = a.block_table.wrapping_offset((b * a.table_stride) as isize);
@@ -756,6 +790,9 @@ impl Case {
         if !a.block_mask.is_null() {
             a.block_mask = a.block_mask.wrapping_offset((b * a.block_mask_stride[0]) as isize);
         }
+        if !a.kept_start.is_null() {
+            a.kept_start = a.kept_start.wrapping_offset((b * a.kept_stride[0]) as isize);
+        }
         if !a.mask.data.is_null() {
             a.mask.data = a.mask.data.wrapping_byte_offset((b * a.mask.stride[0]) as isize);
         }
@@ -764,7 +801,8 @@ impl Case {
         }
         (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
         let starts = [[0, a.len_q as i32], [0, a.len_kv as i32]];
-        if !a.weights.data.is_null() {
+        // Lists may have blocks, and weights keys, that this sequence does not.
+        if !a.weights.data.is_null() || !a.kept_start.is_null() {
             (a.len_q, a.len_kv) = (self.a.len_q, self.a.len_kv);
             a.cu_len_q = starts[0].as_ptr();
             match a.block_table.is_null() {
@@ -807,6 +845,14 @@ impl Case {
         if !a.block_mask.is_null() {
             a.block_mask = a.block_mask.wrapping_offset((h * a.block_mask_stride[1]) as isize);
         }
+        if !a.kept_start.is_null() {
+            let heads = if a.kept_heads == 0 { self.a.heads_q } else { a.kept_heads };
+            let list = h / (self.a.heads_q / heads);
+            a.kept_start = a.kept_start.wrapping_offset((list * a.kept_stride[1]) as isize);
+            a.kept_heads = 0;
+        }
+        a.block_table = a.block_table.wrapping_offset((kv * a.table_head_stride) as isize);
+        a.table_head_stride = 0;
         self.weights_of(h, &mut a);
         let decodes = |a: &fa_attention| why(a).contains("decode (");
         // Of a ragged batch, sequences take either path.
@@ -1023,4 +1069,40 @@ impl Workspace {
     pub fn at(&mut self) -> *mut c_void {
         self.memory[1..].as_mut_ptr().cast()
     }
+}
+
+/// Lists of blocks of keys for all blocks of rows of the heads of `a` that have some, where each
+/// block is kept with a chance of `kept` percent: where they begin, the blocks, and strides.
+fn lists_of_blocks(c: &mut Chooser, a: &fa_attention, kept: i64) -> (Vec<i32>, Vec<i32>, [i64; 2]) {
+    let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
+    let lists = (a.len_q + a.kept_q - 1) / a.kept_q;
+    let keys = (a.len_kv + a.kept_kv - 1) / a.kept_kv;
+    let of_head = lists + 1 + c.number(2);
+    let mut stride = [heads * of_head, of_head];
+    for stride in &mut stride {
+        if c.chance(30) {
+            *stride = 0;
+        }
+    }
+    if stride[0] != 0 && stride[1] == 0 {
+        stride[0] = of_head;
+    }
+    // As many as are reached: one that is not there would be read beyond the allocation.
+    let reached = (a.batch - 1) * stride[0] + (heads - 1) * stride[1] + lists + 1;
+    let (mut starts, mut blocks) = (vec![-1; reached as usize], Vec::new());
+    for b in 0..a.batch {
+        for h in 0..heads {
+            let first = b * stride[0] + h * stride[1];
+            if starts[first as usize] >= 0 {
+                continue;
+            }
+            for at in first..=first + lists {
+                starts[at as usize] = blocks.len() as i32;
+                if at < first + lists {
+                    blocks.extend((0..keys).filter(|_| c.random.chance(kept)).map(|block| block as i32));
+                }
+            }
+        }
+    }
+    (starts, blocks, stride)
 }

@@ -62,13 +62,17 @@ class Fields(TypedDict, total=False):
     block_mask: Array | None
     block_mask_q: int
     block_mask_kv: int
+    kept_start: Integers | None
+    kept_blocks: Integers | None
+    kept_q: int
+    kept_kv: int
     spans: Integers | Sequence[Sequence[Sequence[int]]] | None
     span_starts: Integers | None
     cu_len_q: Integers | None
     cu_len_kv: Integers | None
     len_q: int | None
     len_kv: int | None
-    block_table: Integers | Sequence[Sequence[int]] | None
+    block_table: Integers | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]] | None
     block_table_start: Integers | None
     q_scales: Scales | None
     k_scales: Scales | None
@@ -283,10 +287,11 @@ def set_keys(
             sequences, most = len(start) - 1, int(np.diff(start).max(initial=0)) * tokens
             a.block_table_start = address(start)
         else:
-            if table.ndim != 2:
-                raise ValueError(f"block_table has shape {table.shape}, not one row for each sequence")
-            sequences, most = table.shape[0], table.shape[1] * tokens
-            a.table_stride = table.strides[0] // 4 if sequences > 1 else table.shape[1]
+            if table.ndim not in (2, 3) or (table.ndim == 3 and table.shape[1] != k_shape[1]):
+                raise ValueError(f"block_table has shape {table.shape}, not one row for each sequence, or kv head")
+            sequences, most = table.shape[0], table.shape[-1] * tokens
+            a.table_stride = table.strides[0] // 4 if sequences > 1 else table[:1].size
+            a.table_head_stride = table.shape[2] if table.ndim == 3 and table.shape[1] > 1 else 0
     elif block_table_start is not None:
         raise ValueError("block_table_start without block_table")
     elif cu_len_kv is not None:
@@ -375,6 +380,26 @@ def set_block_mask(a: Description, mask: Any, q: int, kv: int, wanted: tuple[int
     number(a, "block_mask_kv", kv)
 
 
+def set_kept(a: Description, start: Any, blocks: Any, q: int, kv: int, wanted: tuple[int, ...], kept: Kept) -> None:
+    if start is None or blocks is None:
+        raise ValueError("kept_start and kept_blocks go together")
+    if q < 1 or kv < 1:
+        raise ValueError(f"kept_q is {q}, kept_kv is {kv}: at least 1")
+    starts = integers("kept_start", start, kept, own=True)
+    numbers = integers("kept_blocks", blocks, kept, own=True)
+    batch, heads_q, rows, _ = wanted
+    shape = (*[1] * (3 - starts.ndim), *starts.shape)
+    fits = len(shape) == 3 and shape[0] in (1, batch) and shape[1] >= 1 and heads_q % shape[1] == 0
+    if not fits or shape[2] <= -(-rows // q) or numbers.ndim != 1:
+        raise ValueError(f"kept_start {starts.shape} or kept_blocks {numbers.shape} does not fit {wanted}")
+    if starts.max(initial=0) > numbers.size:
+        raise ValueError(f"kept_start leads beyond the {numbers.size} numbers of kept_blocks")
+    a.kept_start, a.kept_blocks, a.kept_heads = address(starts), address(numbers), shape[1]
+    a.kept_stride = (shape[1] * shape[2] if shape[0] > 1 else 0, shape[2] if shape[1] > 1 else 0)
+    number(a, "kept_q", q)
+    number(a, "kept_kv", kv)
+
+
 def set_lse(a: Description, lse: Any, wanted: tuple[int, ...], kept: Kept) -> None:
     at, shape, strides, code, _, holder = view("lse", lse, written=True)
     if len(shape) == 2:
@@ -437,6 +462,10 @@ def describe(
     block_mask: Any = None,
     block_mask_q: int = 0,
     block_mask_kv: int = 0,
+    kept_start: Any = None,
+    kept_blocks: Any = None,
+    kept_q: int = 0,
+    kept_kv: int = 0,
     spans: Any = None,
     span_starts: Any = None,
     cu_len_q: Any = None,
@@ -521,6 +550,8 @@ def describe(
         a.sinks = address(logits)
     if block_mask is not None:
         set_block_mask(a, block_mask, block_mask_q, block_mask_kv, wanted, kept)
+    if kept_start is not None or kept_blocks is not None:
+        set_kept(a, kept_start, kept_blocks, kept_q, kept_kv, wanted, kept)
     if spans is not None:
         set_spans(a, spans, span_starts, batch, kept)
     if fast or precise or mask_times_slope:
@@ -596,13 +627,17 @@ def attention(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options
         with span_starts [batch + 1].
     block_mask: bool or uint8 [batch][heads_q][blocks of queries][blocks of keys], broadcast; blocks have block_mask_q
         rows, block_mask_kv keys.
+    kept_start, kept_blocks: the blocks of kept_kv keys that each block of kept_q rows sees, in lists (BSR): block r of
+        a head sees kept_blocks[kept_start[r]:kept_start[r + 1]], ascending. kept_start: int32 [blocks of queries + 1],
+        [heads][..] or [batch or 1][heads][..], where heads divide heads_q: neighbouring query heads share lists.
 
     Layouts
     cu_len_q, cu_len_kv: [batch + 1]; q and out (k and v) then have one batch entry with the rows of all sequences
         behind one another, those of b from cu_len[b] to cu_len[b + 1] - 1. len_q, len_kv: at least the longest; it is
         found if they are None.
     block_table: k and v are pages [page][heads_kv][tokens of a page][dim]; [batch][pages], the pages of each sequence
-        in order, or with block_table_start [batch + 1] one list behind another.
+        in order, or with block_table_start [batch + 1] one list behind another; [batch][heads_kv][pages]: each kv head
+        has pages of its own.
     q_scales, k_scales, v_scales: Scales of tensors of 8 bits.
 
     Probabilities

@@ -89,6 +89,13 @@ class Description(ctypes.Structure):
         ("num_weight_heads", c_int64),
         ("weight_rows", c_void_p),
         ("num_weight_rows", c_int64),
+        ("kept_start", c_void_p),
+        ("kept_blocks", c_void_p),
+        ("kept_stride", c_int64 * 2),
+        ("kept_heads", c_int64),
+        ("kept_q", c_int64),
+        ("kept_kv", c_int64),
+        ("table_head_stride", c_int64),
     ]
 
 

@@ -73,6 +73,45 @@ class Fields(unittest.TestCase):
         with self.assertRaises(TypeError):
             fa.attention(self.q, self.k, self.v, block_mask=blocks.astype(np.int8), block_mask_q=4, block_mask_kv=8)
 
+    def test_lists_of_blocks(self):
+        blocks = np.zeros((2, 2, 3, 5), bool)
+        blocks[0, 0, :, 1] = blocks[1, 0, 1, :3] = blocks[:, :, 0, 4] = blocks[0, 1, 2, 2:] = True
+        size = {"kept_q": 4, "kept_kv": 8}
+
+        def seen_by(blocks):
+            """Neighbouring query heads share what is given for fewer heads."""
+            of_heads = blocks.repeat(4 // blocks.shape[1], 1)
+            return of_heads.repeat(4, 2)[:, :, :9].repeat(8, 3)[..., :33]
+
+        def lists(blocks):
+            """Of each head its lists one behind another, and where the last one ends."""
+            ends = blocks.sum(-1).reshape(-1, blocks.shape[2]).cumsum(-1)
+            heads = np.cumsum([0, *ends[:-1, -1]])[:, None] + np.pad(ends, ((0, 0), (1, 0)))
+            return {"kept_start": heads.reshape(*blocks.shape[:2], -1), "kept_blocks": blocks.nonzero()[3], **size}
+
+        self.agrees(lists(blocks), seen=seen_by(blocks))
+        for some in blocks[:1], blocks[:, :1], blocks[1:, :1]:
+            self.agrees(lists(some), seen=seen_by(some))
+        given = lists(blocks[:1])
+        self.agrees({**given, "kept_start": given["kept_start"][0]}, seen=seen_by(blocks[:1]))
+        one = lists(blocks[:1, :1])
+        self.agrees({**one, "kept_start": one["kept_start"][0, 0]}, seen=seen_by(blocks[:1, :1]))
+        for bad in (
+            {"kept_q": 0},
+            {"kept_kv": -1},
+            {"kept_q": 2},
+            {"kept_blocks": None},
+            {"kept_start": None},
+            {"kept_blocks": given["kept_blocks"][:-1]},
+            {"kept_start": given["kept_start"].repeat(3, 1)},
+            {"kept_start": given["kept_start"] - 1},
+            {"kept_blocks": given["kept_blocks"] + 4},
+        ):
+            with self.assertRaises(ValueError, msg=str(bad)):
+                fa.attention(self.q, self.k, self.v, **{**given, **bad})
+        with self.assertRaises(TypeError):
+            fa.attention(self.q, self.k, self.v, **{**given, "kept_blocks": given["kept_blocks"] * 0.5})
+
     def test_windows(self):
         p, j = np.arange(9)[:, None] + 24, np.arange(33)
         self.agrees({"causal": True, "q_pos": 24}, seen=j <= p)

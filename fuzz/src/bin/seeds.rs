@@ -214,5 +214,30 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
         (0..n).for_each(|at| bytes.extend(unsafe { *list.add(at) }.to_le_bytes()));
         bytes.extend([0].repeat(4 * (LISTED[i] - n)));
     }
+    bytes.extend(code(a.kept_start.is_null()));
+    bytes.extend(code(a.kept_blocks.is_null()));
+    a.kept_stride.into_iter().for_each(|x| bytes.extend(word(x)));
+    [a.kept_heads, a.kept_q, a.kept_kv, a.table_head_stride].into_iter().for_each(|x| bytes.extend(word(x)));
+    let kept = if a.kept_start.is_null() { [0; 2] } else { kept_lengths(a) };
+    for (i, (list, n)) in [(a.kept_start, kept[0]), (a.kept_blocks, kept[1])].into_iter().enumerate() {
+        let room = LISTED[11 + i];
+        if n > room {
+            return None;
+        }
+        // SAFETY: as many values.
+        (0..n).for_each(|at| bytes.extend(unsafe { *list.add(at) }.to_le_bytes()));
+        bytes.extend([0].repeat(4 * (room - n)));
+    }
     Some(bytes)
+}
+
+/// Entries of the lists of blocks: of their starts, and of the blocks.
+fn kept_lengths(a: &fa_attention) -> [usize; 2] {
+    let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
+    let lists = (a.len_q + a.kept_q - 1) / a.kept_q;
+    let last = |b: i64, h: i64| (b * a.kept_stride[0] + h * a.kept_stride[1] + lists) as usize;
+    let all = (0..a.batch).flat_map(|b| (0..heads).map(move |h| last(b, h)));
+    // SAFETY: an entry for each list of a head, and one more.
+    let blocks = all.map(|at| unsafe { *a.kept_start.add(at) }).max().unwrap_or(0);
+    [last(a.batch - 1, heads - 1) + 1, blocks as usize]
 }

@@ -461,6 +461,8 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
     a.flags |= read.boolean("mask_times_slope") ? FA_MASK_TIMES_SLOPE : 0;
     const Tensor slopes = read.tensor("alibi_slopes"), sinks = read.tensor("sinks"), block_mask = read.tensor("block_mask");
     a.block_mask_q = *read.integer("block_mask_q"), a.block_mask_kv = *read.integer("block_mask_kv");
+    const Tensor kept_start = read.tensor("kept_start"), kept_blocks = read.tensor("kept_blocks");
+    a.kept_q = *read.integer("kept_q"), a.kept_kv = *read.integer("kept_kv");
     const Tensor spans = read.tensor("spans"), span_starts = read.tensor("span_starts");
     const Tensor cu_len_q = read.tensor("cu_len_q"), cu_len_kv = read.tensor("cu_len_kv");
     const auto len_q = read.integer("len_q"), len_kv = read.integer("len_kv");
@@ -511,13 +513,17 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
             a.block_table_start = table_start.const_data_ptr<int32_t>();
             sequences = ends.sequences, a.len_kv = ends.longest * a.page_size;
         } else {
-            TORCH_CHECK_VALUE(table.scalar_type() == at::kInt && table.device().is_cpu() && table.dim() == 2 &&
-                                  (table.stride(1) == 1 || table.size(1) <= 1),
-                              "cpu_attention: block_table is int32 [batch][pages], its rows contiguous");
+            const bool of_heads = table.dim() == 3 && table.size(1) == a.heads_kv && table.is_contiguous();
+            const bool is_list = table.scalar_type() == at::kInt && table.device().is_cpu();
+            TORCH_CHECK_VALUE(is_list && (of_heads || (table.dim() == 2 && (table.stride(1) == 1 || table.size(1) <= 1))),
+                              "cpu_attention: block_table is int32 [batch][pages], its rows contiguous, or "
+                              "[batch][heads_kv][pages], contiguous");
             a.block_table = table.const_data_ptr<int32_t>();
             sequences = table.size(0);
-            a.table_stride = sequences > 1 ? table.stride(0) : table.size(1);
-            a.len_kv = table.size(1) * a.page_size;
+            const int64_t pages = table.size(-1);
+            a.table_head_stride = of_heads && a.heads_kv > 1 ? pages : 0;
+            a.table_stride = sequences > 1 ? table.stride(0) : of_heads ? a.heads_kv * pages : pages;
+            a.len_kv = pages * a.page_size;
         }
     } else if (cu_len_kv.defined()) {
         const Ends ends = ends_of(cu_len_kv, "cu_len_kv", rows_behind_one_another(k));
@@ -565,6 +571,26 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
         const fa_tensor described = described_mask(read_of);
         a.block_mask = static_cast<const uint8_t *>(described.data);
         std::copy(described.stride, described.stride + 3, a.block_mask_stride);
+    }
+    if (kept_start.defined() || kept_blocks.defined()) {
+        TORCH_CHECK_VALUE(kept_start.defined() && kept_blocks.defined(),
+                          "cpu_attention: kept_start and kept_blocks go together");
+        TORCH_CHECK_VALUE(a.kept_q >= 1 && a.kept_kv >= 1, "cpu_attention: kept_q is ", a.kept_q, ", kept_kv is ",
+                          a.kept_kv, ": at least 1");
+        a.kept_start = list(kept_start, "kept_start", -1), a.kept_blocks = list(kept_blocks, "kept_blocks", -1);
+        const int64_t lists = a.len_q == 0 ? 0 : (a.len_q - 1) / a.kept_q + 1, m = kept_start.dim();
+        const int64_t each = m > 0 ? kept_start.size(m - 1) : 0, heads = m > 1 ? kept_start.size(m - 2) : 1;
+        const int64_t entries = m > 2 ? kept_start.size(m - 3) : 1;
+        TORCH_CHECK_VALUE(m <= 3 && each > lists && heads >= 1 && a.heads_q % heads == 0 &&
+                              (entries == 1 || entries == a.batch) && kept_blocks.dim() == 1,
+                          "cpu_attention: kept_start ", kept_start.sizes(), " or kept_blocks ", kept_blocks.sizes(),
+                          " does not fit");
+        const int64_t n = kept_start.numel();
+        const int32_t most = n == 0 ? 0 : *std::max_element(a.kept_start, a.kept_start + n);
+        TORCH_CHECK_VALUE(most <= kept_blocks.numel(), "cpu_attention: kept_start leads beyond the ", kept_blocks.numel(),
+                          " numbers of kept_blocks");
+        a.kept_heads = heads;
+        a.kept_stride[0] = entries > 1 ? heads * each : 0, a.kept_stride[1] = heads > 1 ? each : 0;
     }
     if (spans.defined()) {
         a.spans = list(spans, "spans", -1);

@@ -404,6 +404,8 @@ class Operator(unittest.TestCase):
             ({"block_mask": blocks, "block_mask_q": 4, "block_mask_kv": 6}, False),
             ({"block_mask": blocks.to(torch.uint8), "block_mask_q": 3, "block_mask_kv": 6}, False),
             ({"block_mask": torch.ones(1, 7, dtype=torch.bool), "block_mask_q": 9, "block_mask_kv": 5}, True),
+            ({"kept_start": at([[0, 2, 3, 4], [0, 0, 1, 2]]), "kept_blocks": at([0, 5, 5, 4]), "kept_q": 4, "kept_kv": 6}, False),
+            ({"kept_start": [0, 7], "kept_blocks": list(range(7)), "kept_q": 9, "kept_kv": 5}, True),
             (pairs, False),
             ({"len_q": 9, "len_kv": 30}, False),
             ({"weights": (2, 4, 9, 33)}, True),
