@@ -210,11 +210,13 @@ if(FA_BUILD_TESTS)
       "${CMAKE_CURRENT_SOURCE_DIR}")
     add_test(NAME abi.python COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
       "${FA_SHARED_LIB}" "${header}" "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
+    add_test(NAME fixed.python COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/fixed/run.py"
+      "${FA_SHARED_LIB}")
     set(refusals)
     foreach(name IN ITEMS attention tensor quant list logit weight argument)
       list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
     endforeach()
-    foreach(name IN ITEMS unaligned refusals quantize append)
+    foreach(name IN ITEMS unaligned refusals quantize append fixed)
       list(APPEND refusals $<TARGET_FILE:${name}.shared>)
     endforeach()
     add_test(NAME refusals.complete COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"

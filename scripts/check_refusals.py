@@ -37,6 +37,8 @@ FREE = {
     "fa_config.block_size_kv": "any size is a tile's",
     "fa_config.num_threads": "too many become fewer",
     "fa_config.causal": "what is not 0 is true",
+    "fa_q15_config.causal": "what is not 0 is true",
+    "fa_q15_config.num_threads": "too many become fewer",
     "fa_pool.ctx": "handed on",
     "fa_pool.width": "NULL = 1",
     "fa_pool.parallel_for": "NULL = the calling thread",
@@ -96,7 +98,7 @@ def places(header):
     """Every field and argument, and its type. Tensors have granularities, and so have the tensors of functions."""
     found = Header(header).structures
     quant = found["fa_quant"]
-    for prefix in ("fa_attention", "fa_config", "fa_pool"):
+    for prefix in ("fa_attention", "fa_config", "fa_q15_config", "fa_pool"):
         yield from fields(prefix, found[prefix], found)
     for tensor in "qkv":
         yield from fields(f"fa_attention.{tensor}.quant", quant, found)

@@ -106,7 +106,7 @@ linked="flash_attention"
 # sources FOLDER: every crate but those of this repository is the registry's, with a checksum.
 sources() {
     awk -v RS= '
-        !/^\[\[package/ || /name = "(benches|fa|flash_attention)"/ { next }
+        !/^\[\[package/ || /name = "(benches|fa|flash_attention|flash_attention_fixed)"/ { next }
         !/\nsource = "registry\+https:\/\/github.com\/rust-lang\/crates.io-index"/ || !/\nchecksum = "[0-9a-f]+"/ {
             print "not of the registry:", $0; bad = 1 }
         END { exit bad }' "$1/Cargo.lock"
@@ -152,7 +152,7 @@ policy() {
 manifest() {
     rm -rf "$1"
     mkdir -p "$1"
-    cp -r Cargo.toml Cargo.lock deny.toml build.rs src benches examples tools include cbindgen.toml tests CMakeLists.txt cmake "$1"
+    cp -r Cargo.toml Cargo.lock deny.toml build.rs src benches examples fixed tools include cbindgen.toml tests CMakeLists.txt cmake "$1"
 }
 
 # ---- msrv ----

@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 failed=0
 # With the feature, so that all of it is one compilation; the C libraries are built without.
 with=(--features flash_attention/rayon)
-cargo test --locked "${with[@]}" --no-fail-fast --package flash_attention --package fa --test '*' --bin fa || failed=1
+cargo test --locked "${with[@]}" --no-fail-fast --package flash_attention --package flash_attention_fixed --package fa --test '*' --bin fa || failed=1
 cargo test --locked "${with[@]}" --doc || failed=1
 # The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1

@@ -12,6 +12,7 @@ pub mod append;
 pub mod attention;
 pub mod config;
 mod describe;
+pub mod fixed;
 pub mod forward;
 pub mod isa;
 pub mod merge;

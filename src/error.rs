@@ -15,8 +15,10 @@ macro_rules! with_reasons {
             Null = 1, FA_ERR_NULL, c"a pointer is NULL where data is needed";
             /// An extent that must be at least 1 is 0.
             ZeroExtent = 2, FA_ERR_ZERO_EXTENT, c"a size that must be at least 1 is 0";
-            /// Extents or strides describe more bytes than an address space holds.
-            Overflow = 3, FA_ERR_OVERFLOW, c"the sizes describe more bytes than an address space holds";
+            /// Extents or strides describe more bytes than an address space holds, or more of what
+            /// is summed up than an integer holds.
+            Overflow = 3, FA_ERR_OVERFLOW,
+                c"the sizes describe more bytes than an address space holds, or sums than 64 bits";
             /// The softmax scale is NaN, infinite, or too large to be folded into f32.
             SoftmaxScale = 4, FA_ERR_SOFTMAX_SCALE, c"softmax_scale is NaN, infinite or too large";
             /// A quantisation scale is NaN or infinite.

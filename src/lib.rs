@@ -55,7 +55,8 @@
 // | attend | what both wings share: blocks of keys, logits, the end of a row, merging of results |
 // | compute | compute types: how scores and weighted sums of values are multiplied |
 //
-// Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call.
+// Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call; and
+// fixed: attention in integers alone, which uses nothing else of the library.
 //
 // What the path consults: dtype (how bytes become numbers), view, simd, machine, tuning, pool,
 // workspace, error. reference is the mathematics in a page of f64: read it first.
@@ -100,6 +101,8 @@ pub mod capi;
 pub mod compute;
 #[doc(hidden)]
 pub mod decode;
+#[forbid(unsafe_code)]
+pub mod fixed;
 #[doc(hidden)]
 pub mod kernel;
 #[doc(hidden)]

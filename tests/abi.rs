@@ -10,6 +10,7 @@ use std::path::Path;
 
 use flash_attention::capi::attention::fa_attention;
 use flash_attention::capi::config::fa_config;
+use flash_attention::capi::fixed::fa_q15_config;
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
@@ -52,6 +53,7 @@ fn structures_have_the_committed_layout() {
             weight_rows num_weight_rows kept_start kept_blocks kept_stride kept_heads kept_q kept_kv
             table_head_stride;
         fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
+        fa_q15_config: struct_size head_dim scale_mantissa scale_shift causal num_threads;
         fa_pool: struct_size ctx width parallel_for;
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c_tests/abi.txt");

@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "prepared",
             "append",
+            "fixed",
             // The tests of panics in the midst of work.
             "plan",
             "kernel",
@@ -43,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error",
         ],
     ),
+    ("fixed", &[]),
     ("append", &["kernel", "quantize", "problem", "dtype", "view", "error"]),
     ("prepared", &["schedule", "plan", "kernel", "problem", "machine", "pool", "workspace", "error"]),
     ("schedule", &["plan", "prefill", "decode", "work", "problem", "pool", "workspace", "error"]),

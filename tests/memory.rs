@@ -8,6 +8,7 @@ use std::cell::Cell;
 use common::{Inputs, Size};
 use flash_attention::capi::attention::{fa_attention, fa_attention_init};
 use flash_attention::capi::config::{fa_config, fa_config_auto};
+use flash_attention::capi::fixed::{fa_mha_q15, fa_q15_config};
 use flash_attention::capi::forward::{fa_forward_f32, fa_forward_i8, fa_mha};
 use flash_attention::capi::run::{
     fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
@@ -126,6 +127,32 @@ fn i8_allocates_its_scratch_once_and_frees_it() {
     };
     run();
     assert_eq!(count(run), (1, expected, 0));
+}
+
+#[test]
+fn fixed_point_allocates_its_scratch_once_and_frees_it() {
+    let (heads, len_q, len_kv, dim) = (3, 70, 400, 48);
+    let x = vec![1234i16; heads * len_kv * dim];
+    let mut out = vec![0i16; heads * len_q * dim];
+    let cfg = fa_q15_config {
+        struct_size: size_of::<fa_q15_config>(),
+        head_dim: dim,
+        scale_mantissa: 0,
+        scale_shift: 0,
+        causal: 0,
+        num_threads: 1,
+    };
+    let mut run = |len_q: usize| {
+        // SAFETY: dense arrays of these sizes.
+        let status = unsafe {
+            let x = x.as_ptr();
+            fa_mha_q15(&cfg, x, x, x, heads, heads, len_q, len_kv, out.as_mut_ptr())
+        };
+        assert_eq!(status, fa_status::FA_OK);
+    };
+    run(len_q);
+    assert_eq!(count(|| run(len_q)), (1, 640 * dim, 0));
+    assert_eq!(count(|| run(0)), (0, 0, 0));
 }
 
 #[test]

@@ -85,6 +85,10 @@ static const struct {
                             float, float, float, size_t, size_t, float *);
     fa_status (*mha)(const fa_config *, const float *, const float *, const float *, size_t, size_t,
                      size_t, float *);
+    fa_status (*forward_q15)(const fa_q15_config *, const int16_t *, const int16_t *, const int16_t *,
+                             size_t, size_t, int16_t *);
+    fa_status (*mha_q15)(const fa_q15_config *, const int16_t *, const int16_t *, const int16_t *,
+                         size_t, size_t, size_t, size_t, int16_t *);
     const char *(*isa)(void);
     fa_status (*limit_isa)(const char *);
     fa_status (*scratch_bytes)(const fa_config *, int32_t, size_t, size_t, size_t, size_t *);
@@ -107,7 +111,7 @@ static const struct {
     void (*pool_destroy)(fa_pool *);
 } functions = {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
-    fa_forward_i8, fa_mha, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
+    fa_forward_i8, fa_mha, fa_forward_q15, fa_mha_q15, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
     fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
     fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
     fa_quantize, fa_cache_append, fa_pool_create, fa_pool_destroy,
@@ -151,6 +155,9 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
     STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
         FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
         FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \
+    STRUCT(fa_q15_config) FIELD(fa_q15_config, struct_size) FIELD(fa_q15_config, head_dim) \
+        FIELD(fa_q15_config, scale_mantissa) FIELD(fa_q15_config, scale_shift) \
+        FIELD(fa_q15_config, causal) FIELD(fa_q15_config, num_threads) \
     STRUCT(fa_pool) FIELD(fa_pool, struct_size) FIELD(fa_pool, ctx) FIELD(fa_pool, width) \
         FIELD(fa_pool, parallel_for)
 

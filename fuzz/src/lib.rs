@@ -14,3 +14,5 @@ pub mod common;
 pub mod definition;
 #[path = "../../tests/common/description.rs"]
 pub mod description;
+#[path = "../../tests/common/fixed_reference.rs"]
+pub mod fixed_reference;

@@ -151,18 +151,23 @@ impl Config {
         if head_dim == 0 {
             return Err(Error::ZeroExtent);
         }
-        let threads = match num_threads {
-            1 => 1,
-            0 => machine::cores(),
-            n => n as usize,
-        };
         let scale = if softmax_scale == 0.0 { Semantics::usual_scale(head_dim) } else { softmax_scale };
         let semantics = Semantics { block_q, block_kv, ..Semantics::with_scale(scale) };
-        Ok(Config { head_dim, semantics, causal, threads: threads.min(MAX_THREADS) })
+        Ok(Config { head_dim, semantics, causal, threads: threads(num_threads) })
     }
 
     /// Scale, blocks and causality.
     pub(super) fn semantics(&self) -> Semantics {
         if self.causal { self.semantics.causal() } else { self.semantics }
     }
+}
+
+/// Threads of a call, at most, for a field num_threads; see [`fa_config::num_threads`].
+pub(super) fn threads(num_threads: u32) -> usize {
+    let threads = match num_threads {
+        1 => 1,
+        0 => machine::cores(),
+        n => n as usize,
+    };
+    threads.min(MAX_THREADS)
 }

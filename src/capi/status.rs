@@ -15,9 +15,11 @@ pub enum fa_status {
     FA_ERR_NULL = 1,
     /// A size that must be at least 1 is 0: head_dim, num_heads, dim_v, page_size and the like.
     FA_ERR_ZERO_EXTENT = 2,
-    /// The sizes describe more bytes than an address space holds.
+    /// The sizes describe more bytes than an address space holds. fa_forward_q15, fa_mha_q15: more
+    /// elements of a row, or more keys, than 64 bits hold sums of.
     FA_ERR_OVERFLOW = 3,
-    /// softmax_scale is NaN, infinite, or beyond FLT_MAX / log2(e).
+    /// softmax_scale is NaN, infinite, or beyond FLT_MAX / log2(e); that of an fa_q15_config is
+    /// beyond what it says, or scale_shift is.
     FA_ERR_SOFTMAX_SCALE = 4,
     /// A quantisation scale (or zero) that a whole tensor shares is NaN or infinite.
     FA_ERR_QUANT_SCALE = 5,
@@ -38,7 +40,8 @@ pub enum fa_status {
     /// multiple of heads_kv.
     FA_ERR_SHAPE = 12,
     /// A stride is unusable: negative, not a multiple of the element size, or so small that rows of
-    /// an output would overlap. fa_merge: an address is not a multiple of 4.
+    /// an output would overlap. fa_merge: an address is not a multiple of 4; fa_forward_q15,
+    /// fa_mha_q15: of 2.
     FA_ERR_STRIDE = 13,
     /// A list is wrong: cu_len_q, cu_len_kv, block_table_start or span_starts decreases or is
     /// negative; kv_lens or kv_starts is negative; a sequence is longer than len_q, len_kv or its

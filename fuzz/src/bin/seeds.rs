@@ -58,6 +58,9 @@ fn main() {
     }
     append(|name, bytes| write("append", name, bytes));
     write("merge", 0, &words(&[3, 5, 1, 1, 1, 1, 0]));
+    // One head; and 4 heads on 2, causal, with a scale of 3 / 4.
+    write("fixed", 0, &words(&[0, 0, 8, 0, 1 << 32, 1, 1, 3, 40, 2, 2, 2, 2]));
+    write("fixed", 1, &words(&[1, 0, 5, 3 | 2 << 32, 1 | 1 << 32, 4, 2, 7, 9, 2, 2, 2, 2]));
 }
 
 /// New tokens of two sequences into caches of all types, dense, ragged and in pages, integers with

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Tests the package in fixed/ (docs/fixed-point.md) where it is meant for: machines without an operating system, and without
+# floating point. It is compiled with `core` alone for Armv6-M, and for Armv5TE, where qemu runs its tests; and no machine code
+# of it, on those and on x86-64, computes with floating-point numbers. The last line is `fixed: N passed, N failed`.
+
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+. scripts/setup.sh
+. scripts/debian_rust.sh
+fa_setup arm-linux-gnueabi-g++ qemu-arm-static
+# What the compiler that is unpacked loads.
+fa_setup libedit2 libxml2 libz3-4
+unset RUSTFLAGS CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
+# Machine code, not what a linker optimises.
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_RELEASE_LTO=off
+fa_debian_rust "$root/build/debian-rust" src
+
+out=$root/build/fixed
+soft=armv5te-unknown-linux-gnueabi
+bare=thumbv6m-none-eabi
+passed=0
+failed=0
+
+# one NAME COMMAND...
+one() {
+    local name=$1
+    shift
+    if "$@" >"$out/log" 2>&1; then
+        passed=$((passed + 1))
+        echo "fixed.$name passed: $(tail -n 1 "$out/log")"
+    else
+        failed=$((failed + 1))
+        cat "$out/log"
+        echo "fixed.$name FAILED"
+    fi
+}
+
+# With the compiler that has its library as source: no other way leads to one for these targets.
+with_source() {
+    RUSTC=$root/build/debian-rust/rustc RUSTC_BOOTSTRAP=1 "$@"
+}
+
+# compile TARGET [ARGUMENT OF CARGO...]: the package, as one object file.
+compile() {
+    local target=$1
+    shift
+    rm -f "$out/$target/release/deps/"flash_attention_fixed*.o
+    cargo rustc --locked --package flash_attention_fixed --lib --release --target "$target" --target-dir "$out" "$@" \
+        -- --emit=obj && ls "$out/$target/release/deps/"flash_attention_fixed*.o
+}
+
+# has_none DISASSEMBLER TARGET PATTERN: no line of the machine code matches, and there is some; nor is a function called
+# that computes with floating-point numbers in the place of instructions.
+has_none() {
+    local object lines
+    object=$(ls "$out/$2/release/deps/"flash_attention_fixed*.o)
+    lines=$("$1" --disassemble --reloc --no-show-raw-insn "$object")
+    [ "$(grep -c '^ *[0-9a-f]*:' <<<"$lines")" -gt 500 ] || { echo "hardly any machine code"; return 1; }
+    if grep -wE "$3" <<<"$lines" | head -n 5 | grep .; then return 1; fi
+    if grep -E '__aeabi_(c?[fd]|u?[il]2|h2)|__(add|sub|mul|div|neg)[sdt]f|__(float|fix)' <<<"$lines" | grep .; then return 1; fi
+    echo "$(grep -c '^ *[0-9a-f]*:' <<<"$lines") lines of machine code, none with $3"
+}
+
+run_tests() {
+    CARGO_TARGET_ARMV5TE_UNKNOWN_LINUX_GNUEABI_LINKER=arm-linux-gnueabi-gcc \
+        CARGO_TARGET_ARMV5TE_UNKNOWN_LINUX_GNUEABI_RUNNER='qemu-arm-static -L /usr/arm-linux-gnueabi' \
+        with_source cargo test --locked --package flash_attention_fixed --lib --tests --target "$soft" --target-dir "$out" \
+        -Zbuild-std=std,panic_abort && echo "$(grep -c '^test .* ok$' "$out/log") tests on Armv5TE"
+}
+
+mkdir -p "$out"
+one core with_source compile "$bare" -Zbuild-std=core
+one core.no_float has_none arm-linux-gnueabi-objdump "$bare" 'v[a-z]+\.f(16|32|64)[a-z0-9.]*|[sdq][0-9]+|vmov|vldr|vstr|vldm|vstm'
+one soft with_source compile "$soft" -Zbuild-std=core
+one soft.no_float has_none arm-linux-gnueabi-objdump "$soft" 'v[a-z]+\.f(16|32|64)[a-z0-9.]*|[sdq][0-9]+|vmov|vldr|vstr|vldm|vstm'
+one soft.tests run_tests
+# Vectors of integers are what it is made of there: what may not be is arithmetic, comparison and conversion of other numbers.
+one x86_64 compile x86_64-unknown-linux-gnu
+one x86_64.no_float has_none objdump x86_64-unknown-linux-gnu \
+    '(v?(add|sub|mul|div|sqrt|min|max|cmp|u?comi|round|rcp|rsqrt|dp|hadd|hsub)[sp][sd]|v?cvt[a-z0-9]*|f(ld|st|add|sub|mul|div|ild|ist)[a-z]*)'
+one x86_64.tests cargo test --locked --package flash_attention_fixed --target-dir "$out/host"
+echo "fixed: $passed passed, $failed failed"
+[ "$failed" = 0 ]
