@@ -56,6 +56,7 @@
  * (prefill). It does not depend on threads, pools or parts, block_size_q, strides or pages, other
  * heads and sequences, what is in other rows, or chance. Between instruction sets, block sizes,
  * paths and versions results differ within rounding: do not compare them with stored bits.
+ * (fa_forward_q15 and fa_mha_q15 compute in integers: their bits are the same everywhere.)
  *
  * @par Floating-point environment
  * On x86-64 and 64-bit Arm all threads compute in the default environment (round to nearest,
@@ -168,6 +169,21 @@
 #define FA_ABI_VERSION 2
 
 /**
+ * Elements of a row, at most: differences of their scores fit 32 bits when they are rounded.
+ */
+#define MAX_HEAD_DIM (1 << 16)
+
+/**
+ * Keys, at most: sums of as many weights times values fit 64 bits.
+ */
+#define MAX_KEYS (1 << 21)
+
+/**
+ * Query rows of a tile, which share a pass over the keys.
+ */
+#define TILE_ROWS 32
+
+/**
  * What a function returns. The values never change and are never reused; later versions only add
  * some. On every value but FA_OK no output has been written, unless the value says otherwise.
  */
@@ -185,11 +201,13 @@ typedef enum fa_status {
    */
   FA_ERR_ZERO_EXTENT = 2,
   /**
-   * The sizes describe more bytes than an address space holds.
+   * The sizes describe more bytes than an address space holds. fa_forward_q15, fa_mha_q15: more
+   * elements of a row, or more keys, than 64 bits hold sums of.
    */
   FA_ERR_OVERFLOW = 3,
   /**
-   * softmax_scale is NaN, infinite, or beyond FLT_MAX / log2(e).
+   * softmax_scale is NaN, infinite, or beyond FLT_MAX / log2(e); that of an fa_q15_config is
+   * beyond what it says, or scale_shift is.
    */
   FA_ERR_SOFTMAX_SCALE = 4,
   /**
@@ -228,7 +246,8 @@ typedef enum fa_status {
   FA_ERR_SHAPE = 12,
   /**
    * A stride is unusable: negative, not a multiple of the element size, or so small that rows of
-   * an output would overlap. fa_merge: an address is not a multiple of 4.
+   * an output would overlap. fa_merge: an address is not a multiple of 4; fa_forward_q15,
+   * fa_mha_q15: of 2.
    */
   FA_ERR_STRIDE = 13,
   /**
@@ -347,6 +366,12 @@ typedef enum fa_dtype {
 } fa_dtype;
 
 /**
+ * The number `mantissa` / 2^`shift`, which every dot product of a query and a key is multiplied
+ * by.
+ */
+typedef struct Scale Scale;
+
+/**
  * How 8-bit elements become numbers: x = (stored - zero) * scale. Integers may have zeros.
  * Floating-point numbers have none: zero must be NULL, else FA_ERR_DTYPE.
  *
@@ -452,17 +477,17 @@ typedef struct fa_tensor {
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that windows, kv_lens, kv_starts, mask or block_mask hide from a row has no influence on
- * that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row that sees no
- * key is zeros, and its lse is -infinity.
+ * A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row has no
+ * influence on that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row
+ * that sees no key is zeros, and its lse is -infinity.
  *
  * Call fa_attention_init, then set what you need. Later versions only append fields. Inputs are
  * never written. Strides of tensors are in bytes; strides of plain arrays (lse, alibi_slopes) are
  * in elements.
  *
  * Same bits: as said at the top of this header, with block_kv for block_size_kv. If block_kv is 0,
- * the size is chosen from head dimensions, caches, block_mask_kv and the instruction set. Ragged,
- * paged and dense keys, copies or views, alone or in a batch, give the same bits.
+ * the size is chosen from head dimensions, caches, block_mask_kv or kept_kv and the instruction
+ * set. Ragged, paged and dense keys, copies or views, alone or in a batch, give the same bits.
  */
 typedef struct fa_attention {
   /**
@@ -699,7 +724,7 @@ typedef struct fa_attention {
    * within a causal text; the prompt of a prefix language model). A span is two key positions:
    * its first key, and the key after its last one. Spans are ascending and disjoint in each
    * sequence. A row whose position is in a span sees all keys of that span, besides the keys in
-   * its windows. kv_lens, kv_starts, mask and block_mask hide keys of spans, too.
+   * its windows. kv_lens, kv_starts, mask, block_mask and kept_blocks hide keys of spans, too.
    */
   const int32_t *spans;
   /**
@@ -831,6 +856,40 @@ typedef struct fa_config {
 } fa_config;
 
 /**
+ * How fa_forward_q15 and fa_mha_q15 compute. Fill it with zeros, then struct_size, head_dim and
+ * what you like. Later versions may append fields.
+ */
+typedef struct fa_q15_config {
+  /**
+   * sizeof(fa_q15_config).
+   */
+  size_t struct_size;
+  /**
+   * Elements of one row of query, key, value and output; 1 to 65,536.
+   */
+  size_t head_dim;
+  /**
+   * The softmax scale is scale_mantissa / 2^scale_shift; 0 = 1/sqrt(head_dim). May be negative.
+   * Its size is at most 2^18 divided by head_dim, rounded up to a power of two (so 4096 for 64
+   * elements): larger ones would cost accuracy.
+   */
+  int32_t scale_mantissa;
+  /**
+   * 0 to 63.
+   */
+  int32_t scale_shift;
+  /**
+   * Not 0: key j is visible to query i if and only if j <= i + (seq_len_kv - seq_len_q), as in
+   * fa_config. 0: every query sees every key.
+   */
+  uint32_t causal;
+  /**
+   * As in fa_config: 1 = only the calling thread, 0 = one per core.
+   */
+  uint32_t num_threads;
+} fa_q15_config;
+
+/**
  * One call of a task.
  */
 typedef void (*fa_task)(void *arg, size_t i);
@@ -870,6 +929,8 @@ typedef struct fa_pool {
    */
   void (*parallel_for)(void *ctx, size_t n, fa_task task, void *arg);
 } fa_pool;
+
+
 
 
 
@@ -974,6 +1035,73 @@ enum fa_status fa_config_for_long_sequence(struct fa_config *cfg, size_t head_di
  * Thread-safe.
  */
 enum fa_status fa_config_auto(struct fa_config *cfg, size_t head_dim);
+
+/**
+ * Attention of one head of 16-bit fixed-point numbers, computed in integers alone:
+ * out = softmax(scale * q * k^T) * v.
+ *
+ * @param[in] cfg   not NULL
+ * @param[in] q     [seq_len_q][head_dim]
+ * @param[in] k     [seq_len_kv][head_dim]
+ * @param[in] v     [seq_len_kv][head_dim]
+ * @param seq_len_q   rows of q and out; at least 0
+ * @param seq_len_kv  rows of k and v; 0 to 2,097,152
+ * @param[out] out  [seq_len_q][head_dim]; overlaps no input. Written completely; what was in it
+ *                  does not matter.
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW;
+ *         FA_ERR_SOFTMAX_SCALE; FA_ERR_STRIDE (an odd address); FA_ERR_OVERLAP; FA_ERR_MEMORY;
+ *         FA_ERR_INTERNAL
+ *
+ * A stored number stands for itself divided by 32,768, in q, k, v and out alike. If yours have
+ * other units, they belong into the scale (those of q and k), or are those of the output (v's).
+ *
+ * The output is the same bits on every machine, with every instruction set and number of threads,
+ * and in every later version: docs/fixed-point.md defines it. Relative to the largest |v|, and
+ * besides half a step of the output, it is within 6e-4 of attention of the stored numbers in exact
+ * arithmetic for up to 8,192 keys, and within 2e-3 for up to 190,000.
+ *
+ * All arrays are dense and row-major, at even addresses, and one without elements may be NULL.
+ * seq_len_q = 0 does nothing; a row that sees no key is zeros.
+ *
+ * Thread-safe: any number of calls may run at once, on arrays of their own or with inputs in
+ * common. Scratch memory is allocated for the time of the call: 640 * head_dim bytes a thread, or
+ * 64 more, and less for few queries.
+ */
+enum fa_status fa_forward_q15(const struct fa_q15_config *cfg,
+                              const int16_t *q,
+                              const int16_t *k,
+                              const int16_t *v,
+                              size_t seq_len_q,
+                              size_t seq_len_kv,
+                              int16_t *out);
+
+/**
+ * Multi-head attention of 16-bit fixed-point numbers: fa_forward_q15 for each of num_heads heads
+ * (to get a batch, pass batch * heads, of both kinds).
+ *
+ * @param[in] cfg   not NULL
+ * @param[in] q     [num_heads][seq_len_q][head_dim]
+ * @param[in] k     [num_kv_heads][seq_len_kv][head_dim]
+ * @param[in] v     [num_kv_heads][seq_len_kv][head_dim]
+ * @param num_heads     at least 1, a multiple of num_kv_heads
+ * @param num_kv_heads  at least 1; query head h reads kv head h / (num_heads / num_kv_heads)
+ * @param seq_len_q   rows of q and out; at least 0
+ * @param seq_len_kv  rows of k and v; 0 to 2,097,152
+ * @param[out] out  [num_heads][seq_len_q][head_dim]
+ * @return as fa_forward_q15, and FA_ERR_SHAPE (heads)
+ *
+ * The bits of a head are those of fa_forward_q15 on that head alone. Everything else is as for
+ * fa_forward_q15.
+ */
+enum fa_status fa_mha_q15(const struct fa_q15_config *cfg,
+                          const int16_t *q,
+                          const int16_t *k,
+                          const int16_t *v,
+                          size_t num_heads,
+                          size_t num_kv_heads,
+                          size_t seq_len_q,
+                          size_t seq_len_kv,
+                          int16_t *out);
 
 /**
  * Attention of one head in f32: out = softmax(softmax_scale * q * k^T) * v.
