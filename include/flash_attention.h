@@ -354,8 +354,8 @@ typedef enum fa_dtype {
   FA_DTYPE_F8_E4M3 = 11,
   /**
    * 8-bit floating point: sign, 5 bits of exponent with bias 15, 2 bits of mantissa, with
-   * infinities and NaN as in IEEE 754: the upper half of a binary16. Its largest number is
-   * 57344. It may have scales (fa_quant).
+   * infinities and NaN as in IEEE 754: the upper half of a binary16. It may have scales
+   * (fa_quant). The largest number is 57344.
    */
   FA_DTYPE_F8_E5M2 = 12,
   /**
@@ -1172,8 +1172,8 @@ enum fa_status fa_forward_i8(const struct fa_config *cfg,
                              float *out);
 
 /**
- * Multi-head attention in f32: fa_forward_f32 for each of num_heads heads. For a batch, pass batch
- * * heads.
+ * Multi-head attention in f32: fa_forward_f32 for each of num_heads heads. For a batch, pass
+ * batch * heads as num_heads.
  *
  * @param[in] cfg   not NULL
  * @param[in] q     [num_heads][seq_len_q][head_dim]
@@ -1342,9 +1342,9 @@ enum fa_status fa_quantize(const struct fa_tensor *src,
  * Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127;
  * stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min x) /
  * 255; zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among the
- * numbers); stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases (stored
- * - zero) * scale differs from x by at most scale / 2, and by what rounding to float costs numbers
- * as large as the largest of the cell.
+ * numbers); stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases
+ * (stored - zero) * scale differs from x by at most scale / 2, and by what rounding to float costs
+ * numbers as large as the largest of the cell.
  *
  * Special cells. All numbers equal: with zeros they are reproduced exactly (zero = 0, stored = 1,
  * scale is the number). A scale that would be less than FLT_MIN: without zeros, scale and stored

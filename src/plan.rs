@@ -468,7 +468,9 @@ impl fmt::Display for Plan {
                 let rows = if splits.is_some() { heads * q } else { *q };
                 write!(f, "{rows} x {block} tiles, {work_items} ")?;
                 match splits.is_some() {
-                    true => write!(f, "group{} of heads, keys in {ranges} range{}, ", s(*work_items), s(ranges))?,
+                    true => {
+                        write!(f, "group{} of heads, keys in {ranges} range{}, ", s(*work_items), s(ranges))?
+                    }
                     false => write!(f, "of them, ")?,
                 }
             }
@@ -477,7 +479,7 @@ impl fmt::Display for Plan {
                 if *kv_heads > 1 {
                     write!(f, "{kv_heads} kv heads in turns, ")?;
                 }
-                write!(f, "{heads} heads x {q} rows x {block} tiles, ")?;
+                write!(f, "{heads} head{} x {q} row{} x {block} tiles, ", s(*heads), s(*q))?;
                 write!(f, "{work_items} group{} of heads, ", s(*work_items))?;
                 write!(f, "keys in {ranges} range{}, ", s(ranges))?;
             }

@@ -86,8 +86,8 @@ pub unsafe extern "C" fn fa_forward_i8(
     unsafe { run(cfg, q, k, v, Dense { heads: 1, seq_len_q, seq_len_kv }, Some(&scales), out) }
 }
 
-/// Multi-head attention in f32: fa_forward_f32 for each of num_heads heads. For a batch, pass batch
-/// * heads.
+/// Multi-head attention in f32: fa_forward_f32 for each of num_heads heads. For a batch, pass
+/// batch * heads as num_heads.
 ///
 /// @param[in] cfg   not NULL
 /// @param[in] q     [num_heads][seq_len_q][head_dim]

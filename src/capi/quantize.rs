@@ -95,9 +95,9 @@ pub unsafe extern "C" fn fa_quantize(
 /// Without zeros (dst->quant->zero is NULL), for the numbers x of a cell: scale = max |x| / 127;
 /// stored = x / scale, rounded to nearest even, -127 to 127. With zeros: scale = (max x - min x) /
 /// 255; zero = -128 - min x / scale, rounded to an integer (of any size: 0 need not be among the
-/// numbers); stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases (stored
-/// - zero) * scale differs from x by at most scale / 2, and by what rounding to float costs numbers
-/// as large as the largest of the cell.
+/// numbers); stored = x / scale + zero, rounded to nearest even, -128 to 127. In both cases
+/// (stored - zero) * scale differs from x by at most scale / 2, and by what rounding to float costs
+/// numbers as large as the largest of the cell.
 ///
 /// Special cells. All numbers equal: with zeros they are reproduced exactly (zero = 0, stored = 1,
 /// scale is the number). A scale that would be less than FLT_MIN: without zeros, scale and stored

@@ -45,8 +45,8 @@ pub enum fa_dtype {
     /// in a NaN all bits but the sign are 1. It may have scales (fa_quant).
     FA_DTYPE_F8_E4M3 = 11,
     /// 8-bit floating point: sign, 5 bits of exponent with bias 15, 2 bits of mantissa, with
-    /// infinities and NaN as in IEEE 754: the upper half of a binary16. Its largest number is
-    /// 57344. It may have scales (fa_quant).
+    /// infinities and NaN as in IEEE 754: the upper half of a binary16. It may have scales
+    /// (fa_quant). The largest number is 57344.
     FA_DTYPE_F8_E5M2 = 12,
     /// Unsigned 8-bit integer. fa_quant says what number it stands for; without fa_quant it is the
     /// number.

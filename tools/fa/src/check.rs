@@ -165,13 +165,14 @@ fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
         let _ = writeln!(text, "{name:<10} {value}");
     };
     line("path", format!("{}: {}", path(&plan), meaning(&plan)));
-    line("kernel", format!("{}, family {}", isa(&plan), plan.kernel.compute_type(plan.path)));
+    line("kernel", format!("{}, compute type {}", isa(&plan), plan.kernel.compute_type(plan.path)));
     match plan.path {
         Path::Prefill => line("tiles", format!("{rows} query rows x {} keys", plan.tiles.kv)),
         Path::Decode => line("tiles", format!("{heads} query heads x {rows} rows x {} keys", plan.tiles.kv)),
     }
-    line("pieces", format!("{}, for {} of {threads} threads", plan.work_items, plan.threads));
-    line("workspace", format!("{all} bytes for {threads} threads, {alone} for one"));
+    let s = if threads == 1 { "" } else { "s" };
+    line("pieces", format!("{}, for {} of {threads} thread{s}", plan.work_items, plan.threads));
+    line("workspace", format!("{all} bytes for {threads} thread{s}, {alone} for one"));
     line("K and V", format!("{} bytes, as they are stored", kv_bytes(shape)));
     Ok(answer(0, json, text, data(shape, &plan, threads, [alone, all])))
 }
