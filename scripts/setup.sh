@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), doxygen, go,
 # ninja, python3-venv; libraries that only tests use: libtbb-dev, libpthreadpool-dev; compilers for other platforms such as
-# aarch64-linux-gnu-g++, and qemu-aarch64-static and its like, or wine64, which run their programs.
+# aarch64-linux-gnu-g++, and qemu-aarch64-static and its like, or wine64, which run their programs; MPIs: mpicc.mpich,
+# mpirun.mpich, mpicc.openmpi, mpirun.openmpi, python3-mpi4py (with numpy, for the system's Python).
 # What is there is left alone. The other scripts source this file, for PATH.
 
 fa_die() {
@@ -14,6 +15,7 @@ fa_has() {
     case $1 in
     # Not a program: Debian's Python is without what puts pip into a virtual environment.
     python3-venv) python3 -c 'import ensurepip' 2>/dev/null ;;
+    python3-mpi4py) /usr/bin/python3 -c 'import mpi4py, numpy' 2>/dev/null ;;
     libtbb-dev) fa_has_header c++ tbb/parallel_for.h ;;
     libpthreadpool-dev) fa_has_header c pthreadpool.h ;;
     lib* | wine64) dpkg -s "$1" >/dev/null 2>&1 ;;
@@ -54,6 +56,11 @@ fa_setup() {
         x86_64-w64-mingw32-g++) packages+=(g++-mingw-w64-x86-64-posix) ;;
         *-linux-gnu*-g++) packages+=("g++-${tool%-g++}") ;;
         musl-gcc) packages+=(musl-tools) ;;
+        mpirun.mpich) packages+=(mpich) ;;
+        mpicc.mpich) packages+=(libmpich-dev) ;;
+        mpirun.openmpi) packages+=(openmpi-bin) ;;
+        mpicc.openmpi) packages+=(libopenmpi-dev) ;;
+        python3-mpi4py) packages+=(python3-mpi4py python3-numpy) ;;
         qemu-*-static) packages+=(qemu-user-static) ;;
         *) packages+=("$tool") ;;
         esac

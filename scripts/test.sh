@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests: those in Rust, then those in C, of packaging, and of the examples, then of the documentation, then ONNX's
-# own of its operator Attention, the examples in other languages, the wheel for Python, a whole model's, and those of the
-# library within ggml.
+# own of its operator Attention, the examples in other languages, the wheel for Python, a whole model's, those of the
+# library within ggml, and those over MPI.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ scripts/docs.sh || failed=1
 # Side by side: each downloads, and then computes on one thread for the most part.
 logs=$(mktemp -d)
 trap '{ jobs -p | xargs -r kill; } 2>/dev/null || true; rm -rf "$logs"' EXIT
-others=(onnx languages python minilm ggml)
+others=(onnx languages python minilm ggml mpi)
 for other in "${others[@]}"; do
     scripts/test_"$other".sh >"$logs/$other" 2>&1 &
 done
