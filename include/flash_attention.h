@@ -169,21 +169,6 @@
 #define FA_ABI_VERSION 2
 
 /**
- * Elements of a row, at most: differences of their scores fit 32 bits when they are rounded.
- */
-#define MAX_HEAD_DIM (1 << 16)
-
-/**
- * Keys, at most: sums of as many weights times values fit 64 bits.
- */
-#define MAX_KEYS (1 << 21)
-
-/**
- * Query rows of a tile, which share a pass over the keys.
- */
-#define TILE_ROWS 32
-
-/**
  * What a function returns. The values never change and are never reused; later versions only add
  * some. On every value but FA_OK no output has been written, unless the value says otherwise.
  */
@@ -364,12 +349,6 @@ typedef enum fa_dtype {
    */
   FA_DTYPE_U8 = 13,
 } fa_dtype;
-
-/**
- * The number `mantissa` / 2^`shift`, which every dot product of a query and a key is multiplied
- * by.
- */
-typedef struct Scale Scale;
 
 /**
  * How 8-bit elements become numbers: x = (stored - zero) * scale. Integers may have zeros.

@@ -86,7 +86,10 @@ impl Problem {
         let limit = (1i64 << 18) / head_dim.next_power_of_two() as i64;
         let scale = match random.below(5) {
             0 | 1 => Scale::USUAL,
-            2 => Scale { mantissa: random.bits() as i32 >> random.below(31), shift: 20 + random.below(44) as u32 },
+            2 => Scale {
+                mantissa: random.bits() as i32 >> random.below(31),
+                shift: 20 + random.below(44) as u32,
+            },
             3 => Scale { mantissa: random.below(3) as i32 - 1, shift: random.below(4) as u32 },
             _ => Scale { mantissa: (limit << 3) as i32 * [1, -1][random.below(2)], shift: 3 },
         };
@@ -138,7 +141,8 @@ fn exact(problem: &Problem) -> Vec<f64> {
         let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
         for d in 0..dim {
-            let sum: f64 = weights.iter().zip(problem.v[d..].iter().step_by(dim)).map(|(w, &v)| w * f64::from(v)).sum();
+            let sum: f64 =
+                weights.iter().zip(problem.v[d..].iter().step_by(dim)).map(|(w, &v)| w * f64::from(v)).sum();
             out.push(if seen == 0 { 0.0 } else { sum / total });
         }
     }
@@ -148,7 +152,8 @@ fn exact(problem: &Problem) -> Vec<f64> {
 /// The largest error relative to the largest |v|, half a step of the output aside.
 fn error(problem: &Problem) -> f64 {
     let largest = problem.v.iter().map(|v| f64::from(v.unsigned_abs())).fold(0.0, f64::max);
-    let errors = problem.run().into_iter().zip(exact(problem)).map(|(got, want)| (f64::from(got) - want).abs());
+    let errors =
+        problem.run().into_iter().zip(exact(problem)).map(|(got, want)| (f64::from(got) - want).abs());
     (errors.fold(0.0, f64::max) - 0.5).max(0.0) / largest
 }
 
@@ -165,7 +170,12 @@ fn it_is_close_to_attention_of_real_numbers() {
         (64, Scale { mantissa: -100, shift: 0 }),
         (32, Scale { mantissa: 3, shift: 2 }),
     ] {
-        for kinds in [[Kind::Any; 3], [Kind::Round; 3], [Kind::Saturated; 3], [Kind::Saturated, Kind::Small, Kind::Any]] {
+        for kinds in [
+            [Kind::Any; 3],
+            [Kind::Round; 3],
+            [Kind::Saturated; 3],
+            [Kind::Saturated, Kind::Small, Kind::Any],
+        ] {
             let [q, k, v] = [(5, kinds[0]), (KEYS, kinds[1]), (KEYS, kinds[2])]
                 .map(|(rows, kind)| random.numbers(rows * head_dim, kind));
             let problem = Problem { config: Config { head_dim, scale, is_causal: false }, q, k, v };

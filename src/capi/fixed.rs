@@ -226,7 +226,8 @@ impl Heads<'_> {
     }
 
     /// Computes all tiles on the threads of the library, so many at most, with scratch memory that
-    /// is allocated for the call. Where there is not enough for all, the calling one computes alone.
+    /// is allocated for the call. Where there is not enough for all, the calling one computes
+    /// alone.
     fn compute_on(&self, threads: usize) -> Result<(), Error> {
         let bytes_per_thread = Measure::of(|arena| self.scratch(arena)).ok_or(Error::Overflow)?;
         let size = |threads| Size { threads, bytes_per_thread, states: StatesSize::default() };
@@ -264,8 +265,8 @@ impl Heads<'_> {
         };
         let of_keys = self.sizes.seq_len_kv * self.head_dim;
         loop {
-            // Relaxed: only that each is taken once matters. The end is a tile for each thread away,
-            // so that this does not overflow.
+            // Relaxed: only that each is taken once matters. Each thread goes one beyond the end, so
+            // that this does not overflow.
             let item = next.fetch_add(1, Ordering::Relaxed);
             if item >= self.tiles() {
                 return Ok(());

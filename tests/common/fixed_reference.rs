@@ -1,5 +1,7 @@
 //! docs/fixed-point.md in its own order, for one head: nothing is shared with the library.
 
+#![allow(unreachable_pub, reason = "a module of its own where this is included")]
+
 /// 2^-x for x / 2^16, times 2^27.
 fn power(x: i128) -> i128 {
     let (n, f) = (x / 65536, x % 65536);
