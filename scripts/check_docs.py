@@ -7,7 +7,7 @@
 - In the sections "Use it from ..." of README.md and docs/using.md a block is all of what lies between "README begin"
   and "README end" in its file, and each such file is there.
 - Links lead to files, and to headings, that exist; so do the sources that drawings name. The plot of errors shows the
-  numbers beside it.
+  numbers beside it. The index, docs/README.md, has every page of the folder.
 
     check_docs.py REPOSITORY
 """
@@ -129,6 +129,15 @@ def check_links(root, page, text, errors):
     return count
 
 
+def check_index(root, errors):
+    """A page that no index has is found by nobody."""
+    index = root / "docs/README.md"
+    listed = {(index.parent / link[1].partition("#")[0]).resolve() for link in LINK.finditer(index.read_text())}
+    for page in sorted(index.parent.glob("*.md")):
+        if page != index and page not in listed:
+            errors.append(f"docs/README.md does not list {page.name}")
+
+
 def check_drawing(root, drawing, errors):
     """Names of files in a drawing are ends of paths of sources; those with * have some."""
     for text in xml.etree.ElementTree.parse(root / drawing).iter("{http://www.w3.org/2000/svg}text"):
@@ -154,6 +163,7 @@ def main():
         links += check_links(root, page, text, errors)
     for drawing in root.glob("docs/*.svg"):
         check_drawing(root, drawing.relative_to(root).as_posix(), errors)
+    check_index(root, errors)
     check_plot(root, errors)
     check_regions(root, errors)
     if errors:
