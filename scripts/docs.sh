@@ -71,6 +71,17 @@ llama() {
     return $same
 }
 
+# And those of attention over MPI.
+beyond() {
+    local fresh same=0
+    fresh=$(mktemp -d)
+    python3 integrations/mpi/model.py docs/beyond-one-machine.csv "$fresh/figure.svg" >"$fresh/table.md" || same=1
+    cmp "$fresh/figure.svg" docs/beyond-one-machine.svg || same=1
+    ! grep '^|' "$fresh/table.md" | grep -Fxvf docs/beyond-one-machine.md || same=1
+    rm -rf "$fresh"
+    return $same
+}
+
 test_case rust rust
 test_case manual manual
 test_case pages pages
@@ -78,6 +89,7 @@ test_case formulas formulas
 test_case code python3 scripts/check_docs.py .
 test_case comparison comparison
 test_case llama llama
+test_case beyond beyond
 rm -rf "$out/xml"
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]
