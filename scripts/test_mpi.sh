@@ -29,7 +29,7 @@ build() {
 on() {
     local ranks=$1
     shift
-    timeout --kill-after 10 120 "mpirun.$mpi" -n "$ranks" "$@"
+    timeout --kill-after 10 240 "mpirun.$mpi" -n "$ranks" "$@"
 }
 
 # The example, as another project would build it.
