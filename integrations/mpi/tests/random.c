@@ -100,6 +100,21 @@ static int32_t prefill_once(struct random *r, const fa_attention *a, const fa_mp
 
 static double worst_of_all, worst_relative;
 
+/* The largest length of a row of queries or keys, as vectors have one. */
+static double longest_row(const fa_tensor *t, const fa_attention *a, int64_t heads, int64_t tokens) {
+    double most = 0;
+    for (int64_t b = 0; b < a->batch; b++) {
+        for (int64_t h = 0; h < heads; h++) {
+            for (int64_t i = 0; i < tokens; i++) {
+                double squares = 0;
+                for (int64_t d = 0; d < a->dim_qk; d++) squares += pow(element(t, b, h, i, d), 2);
+                most = fmax(most, sqrt(squares));
+            }
+        }
+    }
+    return most;
+}
+
 static void prefill(uint64_t seed) {
     /* What all ranks know, and what one rank alone does. */
     struct random r = {seed}, alone = {seed + (uint64_t)rank * 77};
@@ -199,10 +214,12 @@ static void prefill(uint64_t seed) {
         }
     }
     if (!family.i8 && !family.i16 && !family.bf16 && a.o.dtype == FA_DTYPE_F32) {
-        /* Results meet with a log-sum-exp each, which is rounded to 2^-24 of itself. */
-        double coarse = 1;
+        /* Results meet with a log-sum-exp each, which is rounded to 2^-24 of itself; and few rows
+         * are summed up in another order than many, so that scores differ by as much. */
+        double coarse = 1, scale = a.scale == 0 ? 1 / sqrt((double)a.dim_qk) : fabs((double)a.scale);
         for (int64_t i = 0; i < results; i++)
             if (isfinite(lse[0][i])) coarse = fmax(coarse, fabs((double)lse[0][i]) / 8);
+        coarse = fmax(coarse, scale * longest_row(&a.q, &a, a.heads_q, a.len_q) * longest_row(&a.k, &a, a.heads_kv, a.len_kv) / 16);
         worst_relative = fmax(worst_relative, relative(difference) / coarse);
         CHECK(relative(difference) < 1e-6 * coarse, "prefill %ld: %g relative RMS from one process", number,
               relative(difference));
