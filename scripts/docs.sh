@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the manual of the C
-# interface from its header with Doxygen (build/docs: html, and pages for man), and looks at the code, the links and
-# the figures in README.md and docs. Installs Doxygen if it is missing.
+# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the
+# manual of the C interface from its header with Doxygen (build/docs: html, and pages for man), and
+# looks at the code, the links and the figures in README.md and docs. Installs Doxygen if it is
+# missing.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,7 +39,8 @@ pages() {
     return $missing
 }
 
-# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning for that.
+# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning
+# for that.
 formulas() {
     local files
     files=$(grep -lE '<(emphasis|bold|strike|table|heading|superscript|subscript)>' "$out"/xml/*.xml | grep -v index.xml) || return 0
