@@ -37,7 +37,7 @@ static void *numbers(size_t count) {
     return x;
 }
 
-/* Seconds in which each rank hands as many bytes to the next one as the busiest one sent, at best. */
+/* Seconds in which each rank hands as many bytes to the next one as the busiest one sent. */
 static double alone(int64_t sent) {
     enum { PART = 1 << 22, TIMES = 7 };
     int64_t most = 0;

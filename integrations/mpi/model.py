@@ -4,8 +4,9 @@
     model.py CSV                    tables in Markdown: measured, predicted, and the sizes nobody has measured
     model.py CSV SVG                draws, too
 
-The CSV is what integrations/mpi/measure prints with 1, 2 and 4 ranks. Of it the model takes two numbers: how long a rank
-takes for a pair of a query row and a key, and how many bytes a second go from one rank to another.
+The CSV is what integrations/mpi/measure prints with 1, 2 and 4 ranks. Of it the model takes two
+numbers: how long a rank takes for a pair of a query row and a key, and how many bytes a second go
+from one rank to another.
 """
 
 import csv
@@ -13,7 +14,8 @@ import math
 import sys
 from pathlib import Path
 
-# What has not been measured: a layer of a model with grouped heads in bf16, ranks of 64 cores, and what a message takes.
+# What has not been measured: a layer of a model with grouped heads in bf16, ranks of 64 cores, and
+# what a message takes.
 HEADS_Q, HEADS_KV, DIM, CORES, LATENCY = 32, 8, 128, 64, 10e-6
 LINKS = {"1 Gb/s": 0.125e9, "10 Gb/s": 1.25e9, "100 Gb/s": 12.5e9}
 COLOURS = ["#d55e00", "#009e73", "#3d8fd1", "#cc79a7"]
@@ -125,7 +127,8 @@ def table_of_measured(calls, cores):
             least, most = (f"{f(r[key] for r in rows) * scale:.{2 if scale == 1 else 1}f}" for f in (min, max))
             return least if least == most else f"{least} to {most}"
 
-        # The rank that computes longest is the one that all wait for: what it waits for is not hidden.
+        # The rank that computes longest is the one that all wait for: what it waits for is not
+        # hidden.
         busiest = max(rows, key=lambda r: r["computing"])
         cells = [by_rank("bytes", 1e-6), by_rank("computing", 1)]
         cells += [f"{busiest['progressing'] * 1e3:.1f} ms", f"{busiest['waiting'] * 1e3:.2f} ms"]

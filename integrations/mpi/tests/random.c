@@ -2,7 +2,7 @@
  * bits in each of them.
  *
  *   random PROBLEMS [SEED]
- *   random PROBLEMS SEED prefill|decode|ragged NUMBER     one problem that was reported to be wrong */
+ *   random PROBLEMS SEED prefill|decode|ragged NUMBER     one that was reported to be wrong */
 
 #define _POSIX_C_SOURCE 200809L
 
