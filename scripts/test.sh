@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # For all of it at once.
-. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go doxygen libtbb-dev libpthreadpool-dev
+. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go doxygen libtbb-dev libpthreadpool-dev \
+    mpicc.mpich mpirun.mpich mpicc.openmpi mpirun.openmpi python3-mpi4py
 
 # A failure in one language should not hide what the other has to say.
 failed=0
