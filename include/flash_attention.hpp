@@ -1,4 +1,5 @@
-// flash_attention.h for C++17: typed views of the caller's memory, memory and threads that clean up after themselves.
+// flash_attention.h for C++17: typed views of the caller's memory, memory and threads that clean up
+// after themselves.
 //
 //   using namespace flash_attention;
 //   Workspace ws;
@@ -11,7 +12,8 @@
 // Only Workspace and Pool allocate. Views neither own nor copy what they point to: it must stay valid until the calls
 // that use it have returned.
 //
-// Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds here, too.
+// Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds
+// here, too.
 
 #ifndef FLASH_ATTENTION_HPP
 #define FLASH_ATTENTION_HPP
@@ -31,8 +33,8 @@
 
 namespace flash_attention {
 
-// Stored numbers that C++17 has no types for. Pointers to types of your own may be cast to pointers to these; or
-// specialise Type for them.
+// Stored numbers that C++17 has no types for. Pointers to types of your own may be cast to pointers
+// to these; or specialise Type for them.
 enum class half : std::uint16_t {};
 enum class bfloat16 : std::uint16_t {};
 struct q8_0; // blocks of 32 elements in 34 bytes
@@ -46,8 +48,8 @@ enum class float8_e5m2 : std::uint8_t {};
 
 namespace detail {
 
-// Sizes come from the caller: instead of overflowing, a stride becomes one that the library refuses (or that does
-// not matter, as the axis has one element).
+// Sizes come from the caller: instead of overflowing, a stride becomes one that the library refuses
+// (or that does not matter, as the axis has one element).
 constexpr std::int64_t times(std::int64_t a, std::int64_t b) {
     constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
     if (a <= 0 || b <= 0)
@@ -145,8 +147,8 @@ Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64
     return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, element}, nullptr, apart};
 }
 
-// Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst has scales, which are
-// found and written. FA_ERR_SHAPE where sizes disagree.
+// Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst
+// has scales, which are found and written. FA_ERR_SHAPE where sizes disagree.
 template <class S, class D> [[nodiscard]] fa_status quantize(const Tensor<S> &src, const Tensor<D> &dst) noexcept {
     static_assert(!std::is_const<D>::value, "the output is written");
     if (src.batch != dst.batch || src.heads != dst.heads || src.tokens != dst.tokens || src.dim != dst.dim)
@@ -216,8 +218,9 @@ class Attention {
     // For ragged and paged tensors: all fields are the caller's to fill.
     Attention() noexcept { status_ = fa_attention_init(&a_, sizeof a_); }
 
-    // q [batch][heads_q][len_q][dim_qk], k [batch][heads_kv][len_kv][dim_qk], v [batch][heads_kv][len_kv][dim_v],
-    // out [batch][heads_q][len_q][dim_v]. Where they disagree about a size, every call returns FA_ERR_SHAPE.
+    // q [batch][heads_q][len_q][dim_qk], k [batch][heads_kv][len_kv][dim_qk], v
+    // [batch][heads_kv][len_kv][dim_v], out [batch][heads_q][len_q][dim_v]. Where they disagree
+    // about a size, every call returns FA_ERR_SHAPE.
     template <class Q, class K, class V, class O>
     Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out) noexcept : Attention() {
         static_assert(!std::is_const<O>::value, "the output is written");
@@ -249,8 +252,8 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // Keys that see each other both ways, whatever the window: the first of each span, and the one behind its last.
-    // Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
+    // Keys that see each other both ways, whatever the window: the first of each span, and the one
+    // behind its last. Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
     void spans(const std::int32_t (*list)[2], const std::int32_t *starts) noexcept {
         a_.spans = list == nullptr ? nullptr : *list, a_.span_starts = starts;
     }
@@ -278,10 +281,11 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append: the query rows of
-    // this problem are the new tokens. k and v are the cache once more, as tensors that may be written; new_k and new_v
-    // [batch][heads_kv][len_q][dim], or with cu_len_q the rows of all sequences behind one another. why: NULL, or
-    // room for why_size bytes, for a sentence that says what was refused.
+    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append:
+    // the query rows of this problem are the new tokens. k and v are the cache once more, as
+    // tensors that may be written; new_k and new_v [batch][heads_kv][len_q][dim], or with cu_len_q
+    // the rows of all sequences behind one another. why: NULL, or room for why_size bytes, for a
+    // sentence that says what was refused.
     template <class K, class V, class NewK, class NewV>
     [[nodiscard]] fa_status append(const Tensor<K> &k, const Tensor<V> &v, const Tensor<NewK> &new_k,
                                    const Tensor<NewV> &new_v, char *why = nullptr,
@@ -307,7 +311,8 @@ class Attention {
     fa_attention *operator->() noexcept { return &a_; }
     const fa_attention *operator->() const noexcept { return &a_; }
 
-    // Whether run() would refuse it. why: NULL, or room for why_size bytes, for a sentence that says why.
+    // Whether run() would refuse it. why: NULL, or room for why_size bytes, for a sentence that
+    // says why.
     [[nodiscard]] fa_status check(char *why = nullptr, std::size_t why_size = 0) const noexcept {
         if (status_ == FA_OK)
             return fa_attention_check(&a_, why, why_size);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the manual of the C
-# interface from its header with Doxygen (build/docs: html, and pages for man), and looks at the code, the links and
-# the figures in README.md and docs. Installs Doxygen if it is missing.
+# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the
+# manual of the C interface from its header with Doxygen (build/docs: html, and pages for man), and
+# looks at the code, the links and the figures in README.md and docs. Installs Doxygen if it is
+# missing.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,7 +39,8 @@ pages() {
     return $missing
 }
 
-# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning for that.
+# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning
+# for that.
 formulas() {
     local files
     files=$(grep -lE '<(emphasis|bold|strike|table|heading|superscript|subscript)>' "$out"/xml/*.xml | grep -v index.xml) || return 0
@@ -77,6 +79,17 @@ llama() {
     return $same
 }
 
+# And those of attention over MPI.
+beyond() {
+    local fresh same=0
+    fresh=$(mktemp -d)
+    python3 integrations/mpi/model.py docs/beyond-one-machine.csv "$fresh/figure.svg" >"$fresh/table.md" || same=1
+    cmp "$fresh/figure.svg" docs/beyond-one-machine.svg || same=1
+    ! grep '^|' "$fresh/table.md" | grep -Fxvf docs/beyond-one-machine.md || same=1
+    rm -rf "$fresh"
+    return $same
+}
+
 test_case rust rust
 test_case manual manual
 test_case pages pages
@@ -84,6 +97,7 @@ test_case formulas formulas
 test_case code python3 scripts/check_docs.py .
 test_case comparison comparison
 test_case llama llama
+test_case beyond beyond
 rm -rf "$out/xml"
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]

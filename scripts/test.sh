@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# All tests: those in Rust, then those in C, of packaging, and of the examples, then of the documentation, then ONNX's
-# own of its operator Attention, the examples in other languages, the wheel for Python, a whole model's, those of the
-# library within ggml, and those over MPI.
+# All tests: those in Rust, then those in C, of packaging, and of the examples, then of the
+# documentation, then ONNX's own of its operator Attention, the examples in other languages, the
+# wheel for Python, a whole model's, those of the library within ggml, and those over MPI.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # For all of it at once.
-. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go doxygen libtbb-dev libpthreadpool-dev
+. scripts/setup.sh cmake pkg-config g++ ninja python3-venv go doxygen libtbb-dev libpthreadpool-dev \
+    mpicc.mpich mpirun.mpich mpicc.openmpi mpirun.openmpi python3-mpi4py
 
 # A failure in one language should not hide what the other has to say.
 failed=0
@@ -14,7 +15,8 @@ failed=0
 with=(--features flash_attention/rayon)
 cargo test --locked "${with[@]}" --no-fail-fast --package flash_attention --package flash_attention_fixed --package fa --test '*' --bin fa || failed=1
 cargo test --locked "${with[@]}" --doc || failed=1
-# The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
+# The tests within the library need a compilation of it of their own: not an optimised one, for
+# kernels are tested above.
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
 scripts/docs.sh || failed=1

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The library over MPI (integrations/mpi), under MPICH and Open MPI, on 1 to 4 processes, each run with a time limit: random
-# problems against float64 and one process, what is sent, what is refused, the example, an installed library, and Python.
-# Builds in build/mpi-mpich and build/mpi-openmpi; the library itself, where CMake has not. Installs both MPIs.
+# The library over MPI (integrations/mpi), under MPICH and Open MPI, on 1 to 4 processes, each run
+# with a time limit: random problems against float64 and one process, what is sent, what is refused,
+# the example, an installed library, and Python. Builds in build/mpi-mpich and build/mpi-openmpi;
+# the library itself, where CMake has not. Installs both MPIs.
 #
 #   test_mpi.sh [PROBLEMS]      of each kind in each run of random problems
 
@@ -29,7 +30,7 @@ build() {
 on() {
     local ranks=$1
     shift
-    timeout --kill-after 10 120 "mpirun.$mpi" -n "$ranks" "$@"
+    timeout --kill-after 10 240 "mpirun.$mpi" -n "$ranks" "$@"
 }
 
 # The example, as another project would build it.

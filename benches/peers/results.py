@@ -4,7 +4,8 @@ import json
 
 OURS = "flash_attention"
 CLASSES = {"f32": ("f32",), "16 bits": ("f16", "bf16"), "8 bits": ("i8", "q8_0"), "4 bits": ("q4_0", "q4_1")}
-# In the order in which they are shown. Those with a check lifted are nobody's installed library: on their own.
+# In the order in which they are shown. Those with a check lifted are nobody's installed library: on
+# their own.
 FAMILIES = [
     OURS,
     "PyTorch",

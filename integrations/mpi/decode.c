@@ -63,7 +63,9 @@ static int32_t describe_decode(struct decode *d, int32_t mode) {
                        (a->alibi_slopes != NULL && (a->flags & FA_MASK_TIMES_SLOPE) == 0);
     /* What is checked here cannot be more than an address space holds. */
     d->floats = d->rows * a->heads_q * (a->dim_v + 1);
-    if (d->floats > INT_MAX) return say(m, FA_ERR_OVERFLOW, "a result of %lld floats is too large", (long long)d->floats);
+    if (d->floats > INT_MAX || a->batch > INT_MAX)
+        return say(m, FA_ERR_OVERFLOW, "a result of %lld floats for %lld sequences is more than MPI counts",
+                   (long long)d->floats, (long long)a->batch);
     d->width = width_of(d->pool);
     return FA_OK;
 }

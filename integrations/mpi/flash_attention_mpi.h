@@ -33,7 +33,8 @@
  * @par Same bits
  * The same shares give the same bits, run after run, whatever arrives first, on any threads and in
  * every mode: partial results are merged in an order that depends on the ranks alone. Against one
- * process, or other shares, results differ within rounding: 1e-6 relative RMS where f32 computes.
+ * process, or other shares, results differ within rounding: 1e-6 relative RMS where f32 computes
+ * and scores are below 16.
  *
  * @par MPI
  * MPI 3.0. The communicator is duplicated, so that no tag or message of the program's is touched;
