@@ -308,8 +308,11 @@ impl Planner<'_> {
         let wanted = match (shape.block_kv, path) {
             // A block of a block-sparse mask is skipped as a whole.
             (0, _) if let Some(sparse) = shape.cell => {
-                if sparse <= tuning.min_sparse_keys {
+                if sparse <= tuning.min_sparse_keys / 2 {
                     tuning.min_sparse_keys - tuning.min_sparse_keys % sparse
+                } else if sparse <= tuning.block_keys / 2 {
+                    // What is left of two of them is one range.
+                    2 * sparse
                 } else {
                     sparse.div_ceil(sparse.div_ceil(tuning.block_keys))
                 }

@@ -315,16 +315,13 @@ impl Memory {
                 (len - rows..len).map(|i| i.min(left) + 1).sum()
             }
             Kind::Says(..) | Kind::HidesNan(_) => rows * len,
+            // So many of the pairs as of the blocks, which the last one of a list counts among.
             Kind::Kept(_, block) => {
                 let lists = rows / block;
-                let (starts, blocks) = self.ints.split_at(lists + 1);
-                let own = |list: usize| (len - rows) / block + list;
-                let of_list = |list: usize| {
-                    let listed = &blocks[starts[list] as usize..starts[list + 1] as usize];
-                    let whole = listed.iter().filter(|&&i| (i as usize) < own(list)).count();
-                    whole * block * block + block * (block + 1) / 2
-                };
-                (0..lists).map(of_list).sum()
+                let listed = self.ints.len() - lists - 1;
+                let all: usize = (0..lists).map(|list| (len - rows) / block + list + 1).sum();
+                let pairs: usize = (len - rows..len).map(|i| i + 1).sum();
+                (pairs as f64 * listed as f64 / all as f64) as usize
             }
             Kind::Selected(_) => self.selected() * PAGE,
             Kind::Blocks(_) => self.bytes.iter().filter(|&&byte| byte != 0).count() * BLOCK * BLOCK,

@@ -102,6 +102,12 @@ pub(crate) unsafe fn look(look: &Look, to: *mut Seen) -> (Range<usize>, Found) {
     let is_nan = times_mask && problem.slope(sequence, head).is_some_and(f32::is_nan);
     let (mut is_plain, mut fills_windows) = (asks_plain && !is_nan, true);
     let whole = clip(sequence.seen_by(rows), keys);
+    if let (None, Some(cells)) = (&logits.mask, &logits.cells) {
+        let head = head..head + 1;
+        let kept = Kept { cells, problem, sequence, heads: &head, rows };
+        // SAFETY: I5: the contract is the same.
+        return unsafe { kept.look(&whole, start, is_plain, to) };
+    }
     let mut hull = whole.end..whole.end;
     let mut before = None;
     for (i, row) in rows.clone().enumerate() {
@@ -466,7 +472,7 @@ struct Kept<'a, 'p> {
     rows: &'a Range<usize>,
 }
 
-impl Kept<'_, '_> {
+impl<'p> Kept<'_, 'p> {
     /// See [`kept_block`]. Kept out of line: few problems have block masks.
     #[inline(never)]
     fn block(&self, seen: &SeenKeys, block: Range<usize>, [size, group]: [usize; 2]) -> Range<usize> {
@@ -481,7 +487,7 @@ impl Kept<'_, '_> {
     /// The first of `keys`, which are some, in a block that some row sees; the end of `keys` if
     /// there is none.
     fn first(&self, keys: Range<usize>) -> usize {
-        let Kept { cells, problem, sequence, heads, rows } = self;
+        let Kept { cells, problem, heads, rows, .. } = self;
         let size = cells.keys;
         let is_same = problem.logits().hides_same_from_all_heads();
         let heads = if is_same { heads.start..heads.start + 1 } else { (*heads).clone() };
@@ -489,8 +495,7 @@ impl Kept<'_, '_> {
         for head in heads {
             let mut row = rows.start;
             while row < rows.end {
-                let [of_group, of_head] = sequence.line(head, row);
-                let seen = Cells::of(cells, [sequence.batch, of_group, of_head]);
+                let (seen, end) = self.of_row(head, row, is_same);
                 // SAFETY: I2: block masks have all keys of the sequence.
                 let cell = unsafe { seen.first(keys.start / size..first.div_ceil(size)) };
                 if let Some(cell) = cell {
@@ -499,16 +504,84 @@ impl Kept<'_, '_> {
                         return first;
                     }
                 }
-                // The next row of another block of rows, or of another head.
-                let next = (of_head / cells.rows).saturating_add(1).saturating_mul(cells.rows);
-                row = match sequence.is_grouped() {
-                    false => next,
-                    true if is_same => next.saturating_mul(sequence.rows_of_query(0)),
-                    true => row + 1,
-                };
+                row = end;
             }
         }
         first
+    }
+
+    /// The blocks that a row sees, and the row behind those that see the same. `is_same` says that
+    /// block masks say the same of all heads.
+    fn of_row(&self, head: usize, row: usize, is_same: bool) -> (Cells<'p>, usize) {
+        let Kept { cells, sequence, .. } = *self;
+        let [of_group, of_head] = sequence.line(head, row);
+        let next = (of_head / cells.rows).saturating_add(1).saturating_mul(cells.rows);
+        let end = match sequence.is_grouped() {
+            false => next,
+            true if is_same => next.saturating_mul(sequence.rows_of_query(0)),
+            true => row + 1,
+        };
+        (Cells::of(cells, [sequence.batch, of_group, of_head]), end)
+    }
+
+    /// [`look`] where there is no other mask, at `whole`, the keys that windows leave to some row:
+    /// once for each block of rows.
+    ///
+    /// # Safety
+    /// The contract of [`look`].
+    unsafe fn look(
+        &self,
+        whole: &Range<usize>,
+        start: usize,
+        asks_plain: bool,
+        to: *mut Seen,
+    ) -> (Range<usize>, Found) {
+        let Kept { cells, problem, sequence, heads, rows } = *self;
+        let size = cells.keys;
+        let is_same = problem.logits().hides_same_from_all_heads();
+        let (mut is_plain, mut fills_windows) = (asks_plain, true);
+        let mut hull = whole.end..whole.end;
+        let mut row = rows.start;
+        while row < rows.end && (is_plain || hull != *whole) {
+            let (seen, end) = self.of_row(heads.start, row, is_same);
+            let some = row..end.min(rows.end);
+            row = some.end;
+            let of_keys = whole.start / size..whole.end.div_ceil(size);
+            // SAFETY: I2: block masks have all keys of the sequence.
+            let ends = unsafe { seen.first(of_keys.clone()).zip(seen.last(of_keys)) };
+            let kept = match ends {
+                _ if whole.is_empty() => whole.clone(),
+                None => whole.end..whole.end,
+                Some((first, last)) => {
+                    // SAFETY: I2: as above.
+                    is_plain = is_plain && !unsafe { seen.any_changes(first..last + 1) };
+                    clip(first * size..last.saturating_add(1).saturating_mul(size), whole)
+                }
+            };
+            if !is_plain {
+                join(&mut hull, clip(sequence.seen_by(&some), &kept));
+                continue;
+            }
+            // Windows move with the row: if the first and the last row see all of it, so do others.
+            let last = some.end - 1;
+            let sees_all = |row| clip(sequence.visible(row), &kept) == kept;
+            if kept.is_empty() || (sees_all(some.start) && sees_all(last)) {
+                for row in some.clone() {
+                    // SAFETY: I5: one of as many places as there are rows (caller).
+                    unsafe { to.add(row - rows.start).write(Seen::of(&kept, start)) };
+                }
+                join(&mut hull, kept.clone());
+            } else {
+                for row in some.clone() {
+                    let of_row = clip(sequence.visible(row), &kept);
+                    // SAFETY: I5: as above.
+                    unsafe { to.add(row - rows.start).write(Seen::of(&of_row, start)) };
+                    join(&mut hull, of_row);
+                }
+            }
+            fills_windows &= clip(sequence.seen_by(&some), whole) == clip(sequence.seen_by(&some), &kept);
+        }
+        (hull, Found { is_plain, fills_windows })
     }
 }
 
