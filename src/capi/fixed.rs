@@ -265,8 +265,8 @@ impl Heads<'_> {
         };
         let of_keys = self.sizes.seq_len_kv * self.head_dim;
         loop {
-            // Relaxed: only that each is taken once matters. Each thread goes one beyond the end, so
-            // that this does not overflow.
+            // Relaxed: only that each is taken once matters. Each thread goes one beyond the end,
+            // so that this does not overflow.
             let item = next.fetch_add(1, Ordering::Relaxed);
             if item >= self.tiles() {
                 return Ok(());
