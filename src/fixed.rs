@@ -337,14 +337,13 @@ impl Plan {
     /// The scores of a group of rows and a block of keys, without the bits that they lose.
     fn score(&self, tile: &Tile, group: usize, keys: &[i16], scores: &mut [[i32; KEYS]; GROUP]) {
         let dim = self.head_dim;
-        let pieces = &tile.pieces[group * GROUP * QUERY_PIECES * dim..];
-        let rows =
-            |piece: usize| core::array::from_fn(|row| &pieces[(row * QUERY_PIECES + piece) * dim..][..dim]);
-        let [high, low]: [[&[i16]; GROUP]; QUERY_PIECES] = [0, 1].map(rows);
+        let stride = QUERY_PIECES * dim;
+        let high = &tile.pieces[group * GROUP * stride..][..GROUP * stride];
+        let low = &high[dim..];
         for (j, key) in keys.chunks_exact(dim).enumerate() {
             let mut sums = [0i64; GROUP];
             for (i, key) in key.chunks(KEYS).enumerate() {
-                let [high, low] = [high, low].map(|rows| dots(rows.map(|row| &row[i * KEYS..]), key));
+                let [high, low] = [high, low].map(|rows| dots(&rows[i * KEYS..], stride, key));
                 for row in 0..GROUP {
                     sums[row] += (i64::from(high[row]) << QUERY_BITS) + i64::from(low[row]);
                 }
@@ -403,11 +402,10 @@ impl Tile<'_> {
     /// Adds the values of a block, times the weights of the rows of a group.
     fn add_values(&mut self, group: usize, weights: &[[[i16; KEYS]; GROUP]; WEIGHT_PIECES], dim: usize) {
         let sums = &mut self.sums_of_values[group * GROUP * dim..][..GROUP * dim];
-        let pieces = weights.each_ref().map(|rows| rows.each_ref().map(|row| &row[..]));
         for (i, column) in self.values.chunks_exact(KEYS).enumerate() {
             let mut products = [0i64; GROUP];
-            for piece in pieces.iter().rev() {
-                let parts = dots(*piece, column);
+            for piece in weights.iter().rev() {
+                let parts = dots(piece.as_flattened(), KEYS, column);
                 for row in 0..GROUP {
                     products[row] = (products[row] << WEIGHT_BITS) + i64::from(parts[row]);
                 }
@@ -419,21 +417,18 @@ impl Tile<'_> {
     }
 }
 
-/// Dot products of the rows of a group with one, of [`KEYS`] elements at most. None of them overflows: an
-/// element has at most 2^15, a piece of a query 2^8, one of a weight 2^9, which makes 2^31 for 2^7
-/// elements, and the positive ones are smaller than that.
-#[inline(always)]
-fn dots(rows: [&[i16]; GROUP], with: &[i16]) -> [i32; GROUP] {
-    let [a, b, c, d] = rows;
-    dots_of_four(a, b, c, d, with)
-}
-
-/// See [`dots`]; once in the code. Slices in an array would hide from the compiler that they are of
-/// the same length, and it would make no vectors of them.
+/// Dot products of the rows of a group, which lie `stride` elements apart, with one row, of [`KEYS`]
+/// elements at most. None of them overflows: an element has at most 2^15, a piece of a query 2^8,
+/// one of a weight 2^9, which makes 2^31 for 2^7 elements, and the positive ones are smaller than
+/// that.
+///
+/// Once in the code. The compiler makes vectors of it as it is written: with slices in an array it
+/// would not see that they have the same length.
 #[inline(never)]
-fn dots_of_four(a: &[i16], b: &[i16], c: &[i16], d: &[i16], with: &[i16]) -> [i32; GROUP] {
+fn dots(rows: &[i16], stride: usize, with: &[i16]) -> [i32; GROUP] {
     let n = with.len();
-    let (a, b, c, d) = (&a[..n], &b[..n], &c[..n], &d[..n]);
+    let (a, b) = (&rows[..n], &rows[stride..][..n]);
+    let (c, d) = (&rows[2 * stride..][..n], &rows[3 * stride..][..n]);
     let mut sums = [0; GROUP];
     for i in 0..n {
         let x = i32::from(with[i]);

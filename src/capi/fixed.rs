@@ -78,9 +78,8 @@ pub unsafe extern "C" fn fa_forward_q15(
     seq_len_kv: usize,
     out: *mut i16,
 ) -> fa_status {
-    let sizes = Sizes { heads: 1, heads_kv: 1, seq_len_q, seq_len_kv };
-    // SAFETY: I1: arrays and configuration are as documented.
-    guard(|| unsafe { run(cfg, [q, k, v], sizes, out) })
+    // SAFETY: I1: arrays and configuration are as documented, there and here.
+    unsafe { fa_mha_q15(cfg, q, k, v, 1, 1, seq_len_q, seq_len_kv, out) }
 }
 
 /// Multi-head attention of 16-bit fixed-point numbers: fa_forward_q15 for each of num_heads heads
