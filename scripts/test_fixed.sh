@@ -45,7 +45,8 @@ with_source() {
 compile() {
     local target=$1
     shift
-    rm -f "$out/$target/release/deps/"flash_attention_fixed*.o
+    # Else cargo would find nothing to do, and the object file of an older one would be there.
+    rm -rf "$out/$target/release/deps/"flash_attention_fixed*.o "$out/$target/release/.fingerprint/"flash_attention_fixed*
     cargo rustc --locked --package flash_attention_fixed --lib --release --target "$target" --target-dir "$out" "$@" \
         -- --emit=obj && ls "$out/$target/release/deps/"flash_attention_fixed*.o
 }
@@ -78,16 +79,17 @@ x86='v?(add|sub|mul|div|sqrt|min|max|cmp[a-z]*|u?comi|round|rcp|rsqrt|dp|hadd|hs
 
 # What is looked for is seen where there is some: in code of C.
 prove() {
-    local compiler
+    local compiler seen
     for compiler in arm-linux-gnueabi-gcc cc 'arm-linux-gnueabi-gcc -march=armv5te+fp -mfloat-abi=softfp'; do
         mkdir -p "$out/planted/release/deps"
         # Words, on purpose.
         echo 'float planted(float x, int y) { return x * x + y; }' \
             | $compiler -O1 -x c -c -o "$out/planted/release/deps/flash_attention_fixed.o" -
         case $compiler in
-        cc) has_none objdump planted "$x86" ;;
-        *) has_none arm-linux-gnueabi-objdump planted "$arm" ;;
-        esac | grep '^floating point: ' || { echo "not seen: $compiler"; return 1; }
+        cc) seen=$(has_none objdump planted "$x86" || true) ;;
+        *) seen=$(has_none arm-linux-gnueabi-objdump planted "$arm" || true) ;;
+        esac
+        echo "$seen" | grep '^floating point: ' || { echo "not seen: $compiler: $seen"; return 1; }
     done
 }
 

@@ -270,8 +270,9 @@ impl Plan {
         for (seen, row) in tile.seen.iter_mut().zip(rows.clone()) {
             *seen = self.seen(row);
         }
-        self.find_maxima(&mut tile, k);
-        self.add_up(&mut tile, k, v);
+        tile.sums_of_values.fill(0);
+        self.pass(&mut tile, k, None);
+        self.pass(&mut tile, k, Some(v));
         for (i, out) in out.chunks_exact_mut(dim).enumerate() {
             divide(&tile.sums_of_values[i * dim..], tile.sums[i], out);
         }
@@ -286,84 +287,65 @@ impl Plan {
     /// Writes the pieces of queries: for each row the high ones, then the low ones. Rows that are
     /// missing in the last group are zeros.
     fn split_queries(&self, q: &[i16], pieces: &mut [i16]) {
-        let dim = self.head_dim;
         let sign = if self.is_negative { -1 } else { 1 };
-        let rows = pieces.chunks_exact_mut(QUERY_PIECES * dim);
-        for (i, row) in rows.enumerate() {
-            let (high, low) = row.split_at_mut(dim);
-            match q.get(i * dim..(i + 1) * dim) {
-                Some(q) => {
-                    for ((high, low), &q) in high.iter_mut().zip(low).zip(q) {
-                        *high = (q >> QUERY_BITS) * sign;
-                        *low = (q & ((1 << QUERY_BITS) - 1)) * sign;
+        pieces.fill(0);
+        for (i, &q) in q.iter().enumerate() {
+            let (row, element) = (i / self.head_dim, i % self.head_dim);
+            let at = row * QUERY_PIECES * self.head_dim + element;
+            pieces[at] = (q >> QUERY_BITS) * sign;
+            pieces[at + self.head_dim] = (q & ((1 << QUERY_BITS) - 1)) * sign;
+        }
+    }
+
+    /// A pass over the keys that some row of a tile sees. The first, without values, finds the
+    /// largest score of each row; the second has weights, their sums, and those of values times
+    /// them.
+    #[inline(never)]
+    fn pass(&self, tile: &mut Tile, k: &[i16], v: Option<&[i16]>) {
+        let dim = self.head_dim;
+        let seen = tile.seen.iter().fold(0, |a, &b| a.max(b));
+        let mut scores = [[0; KEYS]; GROUP];
+        let mut weights = [[[0; KEYS]; GROUP]; WEIGHT_PIECES];
+        for first in (0..seen).step_by(KEYS) {
+            let block = first * dim..(first + KEYS).min(seen) * dim;
+            if let Some(v) = v {
+                transpose(&v[block.clone()], dim, tile.values);
+            }
+            for group in 0..self.room() / GROUP {
+                let rows = group * GROUP..(group + 1) * GROUP;
+                let counts: [usize; GROUP] =
+                    core::array::from_fn(|row| tile.seen[rows.start + row].saturating_sub(first).min(KEYS));
+                if counts == [0; GROUP] {
+                    continue;
+                }
+                self.score(tile, group, &k[block.clone()], &mut scores);
+                for (row, i) in rows.enumerate() {
+                    let scores = &scores[row][..counts[row]];
+                    if v.is_some() {
+                        tile.sums[i] += self.weigh(scores, tile.maxima[i], &mut weights, row);
+                    } else {
+                        tile.maxima[i] = largest(scores, tile.maxima[i]);
                     }
                 }
-                None => row.fill(0),
-            }
-        }
-    }
-
-    /// The first pass over the keys: the largest score of each row.
-    fn find_maxima(&self, tile: &mut Tile, k: &[i16]) {
-        let mut scores = [[0; KEYS]; GROUP];
-        for (first, keys) in self.blocks(tile, k) {
-            for group in 0..self.room() / GROUP {
-                let counts = tile.counts(group, first);
-                if counts == [0; GROUP] {
-                    continue;
-                }
-                self.score(tile, group, keys, &mut scores);
-                for (row, (scores, n)) in scores.iter().zip(counts).enumerate() {
-                    let maximum = &mut tile.maxima[group * GROUP + row];
-                    *maximum = scores[..n].iter().fold(*maximum, |a, &b| a.max(b));
+                if v.is_some() {
+                    tile.add_values(group, &weights, dim);
                 }
             }
         }
-    }
-
-    /// The second pass: weights, their sums, and the sums of values times them.
-    fn add_up(&self, tile: &mut Tile, k: &[i16], v: &[i16]) {
-        tile.sums_of_values.fill(0);
-        let mut scores = [[0; KEYS]; GROUP];
-        let mut weights = [[[0; KEYS]; WEIGHT_PIECES]; GROUP];
-        for ((first, keys), (_, values)) in self.blocks(tile, k).zip(self.blocks(tile, v)) {
-            transpose(values, self.head_dim, tile.values);
-            for group in 0..self.room() / GROUP {
-                let counts = tile.counts(group, first);
-                if counts == [0; GROUP] {
-                    continue;
-                }
-                self.score(tile, group, keys, &mut scores);
-                for row in 0..GROUP {
-                    let i = group * GROUP + row;
-                    tile.sums[i] +=
-                        self.weigh(&scores[row][..counts[row]], tile.maxima[i], &mut weights[row]);
-                }
-                tile.add_values(group, &weights, self.head_dim);
-            }
-        }
-    }
-
-    /// Blocks of the keys, or of the values, that some row of a tile sees, with the number of the
-    /// first of each.
-    fn blocks<'a>(&self, tile: &Tile, rows: &'a [i16]) -> impl Iterator<Item = (usize, &'a [i16])> + use<'a> {
-        let seen = tile.seen.iter().fold(0, |a, &b| a.max(b));
-        let blocks = rows[..seen * self.head_dim].chunks(KEYS * self.head_dim);
-        blocks.enumerate().map(|(i, block)| (i * KEYS, block))
     }
 
     /// The scores of a group of rows and a block of keys, without the bits that they lose.
     fn score(&self, tile: &Tile, group: usize, keys: &[i16], scores: &mut [[i32; KEYS]; GROUP]) {
-        const PIECES: usize = GROUP * QUERY_PIECES;
         let dim = self.head_dim;
-        let all = &tile.pieces[group * PIECES * dim..][..PIECES * dim];
-        let pieces: [&[i16]; PIECES] = core::array::from_fn(|i| &all[i * dim..][..dim]);
+        let stride = QUERY_PIECES * dim;
+        let high = &tile.pieces[group * GROUP * stride..][..GROUP * stride];
+        let low = &high[dim..];
         for (j, key) in keys.chunks_exact(dim).enumerate() {
             let mut sums = [0i64; GROUP];
             for (i, key) in key.chunks(KEYS).enumerate() {
-                let parts = dots(pieces.map(|row| &row[i * KEYS..][..key.len()]), key);
-                for (sum, part) in sums.iter_mut().zip(parts.as_chunks::<QUERY_PIECES>().0) {
-                    *sum += (i64::from(part[0]) << QUERY_BITS) + i64::from(part[1]);
+                let [high, low] = [high, low].map(|rows| dots(&rows[i * KEYS..], stride, key));
+                for row in 0..GROUP {
+                    sums[row] += (i64::from(high[row]) << QUERY_BITS) + i64::from(low[row]);
                 }
             }
             for (scores, sum) in scores.iter_mut().zip(sums) {
@@ -375,19 +357,26 @@ impl Plan {
 
     /// The pieces of the weights of keys, in one row, and the sum of the weights. Keys of the block
     /// without a score weigh nothing.
-    fn weigh(&self, scores: &[i32], maximum: i32, pieces: &mut [[i16; KEYS]; WEIGHT_PIECES]) -> u64 {
+    #[inline(never)]
+    fn weigh(
+        &self,
+        scores: &[i32],
+        maximum: i32,
+        pieces: &mut [[[i16; KEYS]; GROUP]; WEIGHT_PIECES],
+        row: usize,
+    ) -> u64 {
         const MASK: u32 = (1 << WEIGHT_BITS) - 1;
         let mut sum = 0;
         for (j, &score) in scores.iter().enumerate() {
             let below = u64::from(maximum.abs_diff(score)) * u64::from(self.factor);
             let weight = power(below.checked_shr(self.shift).unwrap_or(0));
             sum += u64::from(weight);
-            pieces[0][j] = (weight & MASK) as i16;
-            pieces[1][j] = (weight >> WEIGHT_BITS & MASK) as i16;
-            pieces[2][j] = (weight >> (2 * WEIGHT_BITS)) as i16;
+            pieces[0][row][j] = (weight & MASK) as i16;
+            pieces[1][row][j] = ((weight >> WEIGHT_BITS) & MASK) as i16;
+            pieces[2][row][j] = (weight >> (2 * WEIGHT_BITS)) as i16;
         }
         for piece in pieces {
-            piece[scores.len()..].fill(0);
+            piece[row][scores.len()..].fill(0);
         }
         sum
     }
@@ -410,40 +399,51 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// How many keys of the block that begins with key `first` each row of a group sees.
-    fn counts(&self, group: usize, first: usize) -> [usize; GROUP] {
-        core::array::from_fn(|row| self.seen[group * GROUP + row].saturating_sub(first).min(KEYS))
-    }
-
     /// Adds the values of a block, times the weights of the rows of a group.
-    fn add_values(&mut self, group: usize, weights: &[[[i16; KEYS]; WEIGHT_PIECES]; GROUP], dim: usize) {
-        for (pair, [a, b]) in weights.as_chunks::<2>().0.iter().enumerate() {
-            let weights: [&[i16]; 2 * WEIGHT_PIECES] = [&a[0], &a[1], &a[2], &b[0], &b[1], &b[2]];
-            let sums = &mut self.sums_of_values[(group * GROUP + 2 * pair) * dim..][..2 * dim];
-            let (first, second) = sums.split_at_mut(dim);
-            let columns = self.values.chunks_exact(KEYS);
-            for ((first, second), column) in first.iter_mut().zip(second).zip(columns) {
-                let [a0, a1, a2, b0, b1, b2] = dots(weights, column).map(i64::from);
-                *first += a0 + (a1 << WEIGHT_BITS) + (a2 << (2 * WEIGHT_BITS));
-                *second += b0 + (b1 << WEIGHT_BITS) + (b2 << (2 * WEIGHT_BITS));
+    fn add_values(&mut self, group: usize, weights: &[[[i16; KEYS]; GROUP]; WEIGHT_PIECES], dim: usize) {
+        let sums = &mut self.sums_of_values[group * GROUP * dim..][..GROUP * dim];
+        for (i, column) in self.values.chunks_exact(KEYS).enumerate() {
+            let mut products = [0i64; GROUP];
+            for piece in weights.iter().rev() {
+                let parts = dots(piece.as_flattened(), KEYS, column);
+                for row in 0..GROUP {
+                    products[row] = (products[row] << WEIGHT_BITS) + i64::from(parts[row]);
+                }
+            }
+            for (sums, product) in sums.chunks_exact_mut(dim).zip(products) {
+                sums[i] += product;
             }
         }
     }
 }
 
-/// Dot products of `N` rows with one, of [`KEYS`] elements at most. None of them overflows: an
-/// element has at most 2^15, a piece of a query 2^8, one of a weight 2^9, which makes 2^31 for 2^7
-/// elements, and the positive ones are smaller than that.
-#[inline(always)]
-fn dots<const N: usize>(rows: [&[i16]; N], with: &[i16]) -> [i32; N] {
-    let rows = rows.map(|row| &row[..with.len()]);
-    let mut sums = [0; N];
-    for (i, &x) in with.iter().enumerate() {
-        for n in 0..N {
-            sums[n] += i32::from(rows[n][i]) * i32::from(x);
-        }
+/// Dot products of the rows of a group, which lie `stride` elements apart, with one row, of [`KEYS`]
+/// elements at most. None of them overflows: an element has at most 2^15, a piece of a query 2^8,
+/// one of a weight 2^9, which makes 2^31 for 2^7 elements, and the positive ones are smaller than
+/// that.
+///
+/// Once in the code. The compiler makes vectors of it as it is written: with slices in an array it
+/// would not see that they have the same length.
+#[inline(never)]
+fn dots(rows: &[i16], stride: usize, with: &[i16]) -> [i32; GROUP] {
+    let n = with.len();
+    let (a, b) = (&rows[..n], &rows[stride..][..n]);
+    let (c, d) = (&rows[2 * stride..][..n], &rows[3 * stride..][..n]);
+    let mut sums = [0; GROUP];
+    for i in 0..n {
+        let x = i32::from(with[i]);
+        sums[0] += i32::from(a[i]) * x;
+        sums[1] += i32::from(b[i]) * x;
+        sums[2] += i32::from(c[i]) * x;
+        sums[3] += i32::from(d[i]) * x;
     }
     sums
+}
+
+/// The largest score of a block, and before it.
+#[inline(never)]
+fn largest(scores: &[i32], before: i32) -> i32 {
+    scores.iter().fold(before, |a, &b| a.max(b))
 }
 
 /// Rows of values as columns. Where a block has fewer keys than [`KEYS`], the rest of a column is
@@ -465,7 +465,7 @@ fn power(x: u64) -> u32 {
     // The first bits of the fraction choose a power, the others, times ln 2, make the beginning of
     // a series.
     let y = (u64::from(fraction & 0x7ff) * LN_2) >> 10;
-    let series = (1 << 30) - y + (y * y >> 31);
+    let series = (1 << 30) - y + ((y * y) >> 31);
     let product = u64::from(POWERS[(fraction >> 11) as usize]) * series;
     let shift = 60 - ONE + whole;
     ((product + (1 << (shift - 1))) >> shift) as u32
@@ -481,7 +481,8 @@ fn divide(sums: &[i64], weights: u64, out: &mut [i16]) {
     // Of 2^21 keys, so it has 48 bits.
     let weights = weights as i64;
     for (out, &sum) in out.iter_mut().zip(sums) {
-        let (quotient, rest) = (sum.div_euclid(weights), sum.rem_euclid(weights));
+        let quotient = sum.div_euclid(weights);
+        let rest = sum - quotient * weights;
         let is_odd = quotient & 1 == 1;
         let rounded = quotient + i64::from(2 * rest > weights || (2 * rest == weights && is_odd));
         // A mean of 16-bit integers is one, so that this changes nothing.

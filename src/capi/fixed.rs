@@ -78,9 +78,8 @@ pub unsafe extern "C" fn fa_forward_q15(
     seq_len_kv: usize,
     out: *mut i16,
 ) -> fa_status {
-    let sizes = Sizes { heads: 1, heads_kv: 1, seq_len_q, seq_len_kv };
-    // SAFETY: I1: arrays and configuration are as documented.
-    guard(|| unsafe { run(cfg, [q, k, v], sizes, out) })
+    // SAFETY: I1: arrays and configuration are as documented, there and here.
+    unsafe { fa_mha_q15(cfg, q, k, v, 1, 1, seq_len_q, seq_len_kv, out) }
 }
 
 /// Multi-head attention of 16-bit fixed-point numbers: fa_forward_q15 for each of num_heads heads
@@ -265,8 +264,8 @@ impl Heads<'_> {
         };
         let of_keys = self.sizes.seq_len_kv * self.head_dim;
         loop {
-            // Relaxed: only that each is taken once matters. Each thread goes one beyond the end, so
-            // that this does not overflow.
+            // Relaxed: only that each is taken once matters. Each thread goes one beyond the end,
+            // so that this does not overflow.
             let item = next.fetch_add(1, Ordering::Relaxed);
             if item >= self.tiles() {
                 return Ok(());

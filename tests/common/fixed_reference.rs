@@ -54,7 +54,7 @@ pub fn reference(
         };
         let scores: Vec<i128> = (0..seen).map(score).collect();
         let largest = scores.iter().max().copied().unwrap_or(0);
-        let weights: Vec<i128> = scores.iter().map(|t| power((largest - t) * c >> e)).collect();
+        let weights: Vec<i128> = scores.iter().map(|t| power(((largest - t) * c) >> e)).collect();
         for d in 0..dim {
             let sum = (0..seen).map(|j| weights[j] * i128::from(v[j * dim + d])).sum();
             let of_weights: i128 = weights.iter().sum();
