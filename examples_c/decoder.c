@@ -1,6 +1,7 @@
 /*
- * The attention of a decoder in one function: grouped heads, paged caches of bf16, prompts and single tokens in one
- * call. docs/decoder.md explains it line by line. Exit code 1 if a result is wrong.
+ * The attention of a decoder in one function: grouped heads, paged caches of bf16, prompts and
+ * single tokens in one call. docs/decoder.md explains it line by line. Exit code 1 if a result is
+ * wrong.
  */
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +25,8 @@ static void must(fa_status status, const char *why)
     }
 }
 
-/* Writes the new keys and values of a layer into its cache, and computes the attention of the new queries. */
+/* Writes the new keys and values of a layer into its cache, and computes the attention of the new
+ * queries. */
 static void attention(int layer)
 {
     static void *workspace;
@@ -63,7 +65,8 @@ static float number(int what, int layer, int seq, int token, int head, int d)
     return (float)((x ^ x >> 15) >> 8) * 0x1p-22f - 2;
 }
 
-/* The largest difference of a row from the definition, in double, with keys and values that no cache has rounded. */
+/* The largest difference of a row from the definition, in double, with keys and values that no
+ * cache has rounded. */
 static double error(int row, int layer, int seq, int token)
 {
     double worst = 0;
@@ -90,7 +93,8 @@ int main(void)
 {
     double worst = 0;
     for (int step = 0; step < 12; step++) {
-        /* The scheduler: prompts of 19 and 40 tokens, then a token a step; the second one joins in step 2. */
+        /* The scheduler: prompts of 19 and 40 tokens, then a token a step; the second one joins in
+         * step 2. */
         for (int s = 0; s < SEQS; s++) {
             int fresh = step == 2 * s ? 19 + 21 * s : step > 2 * s;
             kv_lens[s] += fresh, cu_new[s + 1] = cu_new[s] + fresh;

@@ -1,7 +1,8 @@
 /*
- * What an engine adds to examples_c/decoder.c: threads, caches of 8 bits, and drafts of speculative decoding that are
- * rejected. docs/decoder.md explains it. The output is computed with each type of cache, on one thread and on a pool.
- * Exit code 1 if it is farther from the definition than its type of cache allows, or if threads change a bit.
+ * What an engine adds to examples_c/decoder.c: threads, caches of 8 bits, and drafts of speculative
+ * decoding that are rejected. docs/decoder.md explains it. The output is computed with each type of
+ * cache, on one thread and on a pool. Exit code 1 if it is farther from the definition than its
+ * type of cache allows, or if threads change a bit.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -54,7 +55,8 @@ static fa_tensor cache_of(struct cache *c, int32_t dtype, fa_quant *quant)
     return x;
 }
 
-/* As in decoder.c, but for the type of the cache and the threads. NULL = the calling thread alone. */
+/* As in decoder.c, but for the type of the cache and the threads. NULL = the calling thread
+ * alone. */
 static void attention(int32_t dtype, const fa_pool *pool)
 {
     static void *workspace;
@@ -83,8 +85,8 @@ static void attention(int32_t dtype, const fa_pool *pool)
     must(fa_attention_run(&a, workspace, size, pool), why);
 }
 
-/* Stands for the model: a number from -2 to 2 for each element. what is 0, 1 or 2 for q, k or v. A rejected draft is
- * another token than the one that is accepted at its position later. */
+/* Stands for the model: a number from -2 to 2 for each element. what is 0, 1 or 2 for q, k or v. A
+ * rejected draft is another token than the one that is accepted at its position later. */
 static float number(int what, bool rejected, int seq, int token, int head, int d)
 {
     uint32_t x = (uint32_t)(((((what * 2 + rejected) * SEQS + seq) * MAX_LEN + token) * HEADS_Q + head) * DIM + d);
@@ -105,7 +107,8 @@ static void project(int s, int wrong)
         }
 }
 
-/* The largest difference of a row from the definition, in double, with keys and values that no cache has rounded. */
+/* The largest difference of a row from the definition, in double, with keys and values that no
+ * cache has rounded. */
 static double error(int row, int seq, int token, int wrong)
 {
     double worst = 0;
@@ -129,7 +132,8 @@ static double error(int row, int seq, int token, int wrong)
     return worst;
 }
 
-/* A prompt for each sequence, then steps of one token and DRAFTS drafts, of which some are accepted. */
+/* A prompt for each sequence, then steps of one token and DRAFTS drafts, of which some are
+ * accepted. */
 static double generate(int32_t dtype, const fa_pool *pool, bool *same)
 {
     static float alone[SEQS * MAX_NEW][HEADS_Q][DIM];
@@ -139,7 +143,8 @@ static double generate(int32_t dtype, const fa_pool *pool, bool *same)
         int wrong[SEQS];
         for (int s = 0; s < SEQS; s++) {
             int fresh = step == 0 ? 20 + 70 * s : 1 + DRAFTS;
-            /* What verification will find: after the prompt and the new token, this many drafts are right. */
+            /* What verification will find: after the prompt and the new token, this many drafts are
+             * right. */
             int accepted = step == 0 ? 0 : (step + s) % (DRAFTS + 1);
             wrong[s] = step == 0 ? MAX_LEN : kv_lens[s] + 1 + accepted;
             kv_lens[s] += fresh, cu_new[s + 1] = cu_new[s] + fresh;
@@ -155,7 +160,8 @@ static double generate(int32_t dtype, const fa_pool *pool, bool *same)
                 double e = error(row, s, kv_lens[s] - cu_new[s + 1] + row, wrong[s]);
                 worst = e <= worst ? worst : e;
             }
-            /* Rejected drafts: the cache forgets them, and the next step writes over their keys and values. */
+            /* Rejected drafts: the cache forgets them, and the next step writes over their keys and
+             * values. */
             if (kv_lens[s] > wrong[s])
                 kv_lens[s] = wrong[s];
         }

@@ -2,8 +2,8 @@
  * Prefill of a decoder layer with grouped heads: 32 query heads share 8 heads of keys and values,
  * and each token sees itself and those before it.
  *
- * Shows the whole way of the general call: describe the problem, ask whether it can be computed
- * and why not, ask for scratch memory, run on a pool of threads. Exit code 1 if the result is wrong.
+ * Shows the whole way of the general call: describe the problem, ask whether it can be computed and
+ * why not, ask for scratch memory, run on a pool of threads. Exit code 1 if the result is wrong.
  */
 #include <math.h>
 #include <stdint.h>

@@ -8,9 +8,9 @@
 //   a.causal();
 //   fa_status status = a.run(ws);                     // or, with exceptions: check(a.run(ws));
 //
-// Only check() throws, and it does not exist under -fno-exceptions. Everything that can fail returns an fa_status.
-// Only Workspace and Pool allocate. Views neither own nor copy what they point to: it must stay valid until the calls
-// that use it have returned.
+// Only check() throws, and it does not exist under -fno-exceptions. Everything that can fail
+// returns an fa_status. Only Workspace and Pool allocate. Views neither own nor copy what they
+// point to: it must stay valid until the calls that use it have returned.
 //
 // Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds
 // here, too.
@@ -110,7 +110,8 @@ template <class T> struct Tensor {
         return other;
     }
 
-    // C says only in comments which tensors are outputs. This header makes sure that they are not const.
+    // C says only in comments which tensors are outputs. This header makes sure that they are not
+    // const.
     fa_tensor c() const {
         fa_tensor t{};
         t.data = const_cast<void *>(static_cast<const void *>(data));
@@ -179,7 +180,8 @@ class Workspace {
     std::size_t size_ = 0;
 };
 
-// A pool of the library's own threads. Before create() it has none, and the calling thread does the work.
+// A pool of the library's own threads. Before create() it has none, and the calling thread does the
+// work.
 class Pool {
   public:
     Pool() = default;
@@ -190,7 +192,8 @@ class Pool {
     }
     ~Pool() { fa_pool_destroy(pool_); }
 
-    // Makes threads, the calling one included; 0 = one per core. They replace the old ones, unless it fails.
+    // Makes threads, the calling one included; 0 = one per core. They replace the old ones, unless
+    // it fails.
     [[nodiscard]] fa_status create(std::int32_t threads = 0) noexcept {
         fa_pool *made = nullptr;
         const fa_status status = fa_pool_create(threads, &made);
@@ -237,8 +240,8 @@ class Attention {
     // Causal, with the last query at the last key. To put query 0 at key 0, set a->q_pos = 0.
     void causal() noexcept { a_.window_right = 0; }
 
-    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = visible) or added to the scores. Sizes that do not
-    // fit make every call return FA_ERR_SHAPE.
+    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = visible) or added to the scores.
+    // Sizes that do not fit make every call return FA_ERR_SHAPE.
     template <class M> void mask(const Tensor<M> &m) noexcept {
         a_.mask = m.c();
         const std::int64_t given[3] = {m.batch, m.heads, m.tokens}, wanted[3] = {a_.batch, a_.heads_q, a_.len_q};
@@ -258,19 +261,19 @@ class Attention {
         a_.spans = list == nullptr ? nullptr : *list, a_.span_starts = starts;
     }
 
-    // The blocks of keys that each block of q query rows sees; a block of keys has kv of them. Row i of
-    // head h of sequence b sees blocks[starts[r]] to blocks[starts[r + 1] - 1], ascending, where
-    // r = b * batch_stride + h / (heads_q / heads) * head_stride + i / q. heads: how many have lists of
-    // their own, 0 = all. Strides of 0: the same lists for all.
+    // The blocks of keys that each block of q query rows sees; a block of keys has kv of them. Row
+    // i of head h of sequence b sees blocks[starts[r]] to blocks[starts[r + 1] - 1], ascending,
+    // where r = b * batch_stride + h / (heads_q / heads) * head_stride + i / q. heads: how many
+    // have lists of their own, 0 = all. Strides of 0: the same lists for all.
     void kept(const std::int32_t *starts, const std::int32_t *blocks, std::int64_t q, std::int64_t kv,
               std::int64_t heads = 0, std::int64_t head_stride = 0, std::int64_t batch_stride = 0) noexcept {
         a_.kept_start = starts, a_.kept_blocks = blocks, a_.kept_q = q, a_.kept_kv = kv, a_.kept_heads = heads;
         a_.kept_stride[0] = batch_stride, a_.kept_stride[1] = head_stride;
     }
 
-    // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads and rows of lists:
-    // ascending, rows that are negative count from the end of each sequence. Sizes that do not fit make every call
-    // return FA_ERR_SHAPE.
+    // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads
+    // and rows of lists: ascending, rows that are negative count from the end of each sequence.
+    // Sizes that do not fit make every call return FA_ERR_SHAPE.
     void weights(const Tensor<float> &w, const std::int32_t *heads = nullptr, std::int64_t num_heads = 0,
                  const std::int32_t *rows = nullptr, std::int64_t num_rows = 0) noexcept {
         a_.weights = w.c();

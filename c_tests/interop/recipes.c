@@ -56,16 +56,16 @@ static void bias_and_bool_mask(fa_attention *a, fa_tensor bias, const unsigned c
         a->block_mask_stride[axis] = stride[axis];
 }
 
-/* Lists of blocks of keys, one for each block of query rows (BSR): of FlashInfer's block-sparse wrapper
- * (indptr, indices, R rows and C keys a block), the same for all heads. */
+/* Lists of blocks of keys, one for each block of query rows (BSR): of FlashInfer's block-sparse
+ * wrapper (indptr, indices, R rows and C keys a block), the same for all heads. */
 static void block_sparse(fa_attention *a, const int32_t *indptr, const int32_t *indices, int64_t R, int64_t C)
 {
     a->kept_start = indptr, a->kept_blocks = indices;
     a->kept_q = R, a->kept_kv = C;
 }
 
-/* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it without flash attention:
- * elements of `size` bytes. K may be one, too. */
+/* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it
+ * without flash attention: elements of `size` bytes. K may be one, too. */
 static fa_tensor transposed(void *data, int32_t dtype, int32_t size, int64_t heads, int64_t dim, int32_t room)
 {
     fa_tensor v = {.data = data, .dtype = dtype};

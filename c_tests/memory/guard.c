@@ -52,8 +52,8 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     float *mask = guarded_normal(nmask, at_end), *weights = guarded(HEADS * nmask * 4, at_end);
     unsigned char *bytes = guarded(nmask, at_end), *blocks = guarded((lq + 1) / 2 * ((lkv + 4) / 5), at_end);
     int32_t *table = guarded(pages * 4, at_end);
-    /* Each head has the pages in an order of its own; each block of two rows sees each second one of
-     * five keys. */
+    /* Each head has the pages in an order of its own; each block of two rows sees each second one
+     * of five keys. */
     int32_t *tables = guarded(HEADS * pages * 4, at_end);
     size_t lists = (lq + 1) / 2, of_list = (lkv + 9) / 10;
     int32_t *kept_start = guarded((lists + 1) * 4, at_end), *kept = guarded(lists * of_list * 4, at_end);
