@@ -233,7 +233,8 @@ impl Memory {
         tensors.lse = Some(ViewMut::of(&mut lse, layout(1)).unwrap());
         if let Some(page) = page {
             let table = Array::of(&self.table[..]);
-            let pages = Pages { table, starts: None, stride: keys.div_ceil(page), head_stride: 0, len_kv: keys };
+            let pages =
+                Pages { table, starts: None, stride: keys.div_ceil(page), head_stride: 0, len_kv: keys };
             tensors.batch.pages = Some(pages);
         }
         if ragged {

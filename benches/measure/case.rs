@@ -267,7 +267,8 @@ impl Arrays {
         }
         if case.page > 0 {
             let (table, stride) = (Array::of(&self.table), self.table.len());
-            tensors.batch.pages = Some(Pages { table, starts: None, stride, head_stride: 0, len_kv: case.len_kv });
+            tensors.batch.pages =
+                Some(Pages { table, starts: None, stride, head_stride: 0, len_kv: case.len_kv });
         }
         Problem::new(tensors, case.semantics()).expect("a consistent problem")
     }

@@ -363,7 +363,6 @@ impl Memory {
 
     fn problem(&mut self) -> Problem<'_> {
         let Feature { batch, heads: [heads_q, heads_kv], rows, len, dim, kind, .. } = self.feature;
-        let row = 4 * dim;
         let layout = self.layout(heads_q, rows);
         let kv = match kind {
             Kind::Pages(size) => paged(self.layout(heads_kv, len), len, size),

@@ -38,8 +38,9 @@ pub struct Tables {
 
 impl Tables {
     pub const NAMES: [&str; 21] = [
-        "floors", "layers", "features", "masks", "sparse", "odd", "few", "grouped", "latent", "threads", "auto",
-        "rival", "rising", "types", "scales", "decode", "layouts", "weights", "sums", "memory", "call",
+        "floors", "layers", "features", "masks", "sparse", "odd", "few", "grouped", "latent", "threads",
+        "auto", "rival", "rising", "types", "scales", "decode", "layouts", "weights", "sums", "memory",
+        "call",
     ];
 
     pub fn table(&mut self, name: &str) {
@@ -215,7 +216,9 @@ impl Tables {
     }
 
     fn sparse(&mut self) {
-        self.report.heading("Lists of blocks, and selected pages: rate of the pairs that are seen, over that of all");
+        self.report.heading(
+            "Lists of blocks, and selected pages: rate of the pairs that are seen, over that of all",
+        );
         self.pairs("sparse", features::sparse());
     }
 

@@ -385,7 +385,7 @@ fn written(a: &fa_attention, new: &[fa_tensor; 2], targets: &[Target]) -> Vec<(u
         for b in 0..a.batch {
             for i in 0..definition.queries_of(b) {
                 let key = definition.position(b, i) as i64;
-                let (from, to) = (definition.query_at(b, i), definition.key_at(b, key));
+                let (from, to) = (definition.query_at(b, i), definition.key_at(b, 0, key));
                 token(&new[target.which], from, cache, to, [a.heads_kv, dim], target, &mut places);
             }
         }

@@ -194,7 +194,7 @@ impl Described {
         }
         let [heads, rows] = counts;
         let kept = self.kept();
-        let looked_at = kept.heads().count() as i128 * (kept.lists + 1);
+        let looked_at = kept.distinct(0).saturating_mul(kept.distinct(1)).saturating_mul(kept.lists + 1);
         if kept.needed() > longest || looked_at > 1 << 16 {
             self.codes[KEPT_START] = Code(0);
         }
@@ -219,7 +219,7 @@ impl Described {
             kept.needed(),
             blocks,
         ]
-            .map(|n| n.min(longest))
+        .map(|n| n.min(longest))
     }
 
     /// Where lists of blocks are, if there are some.
@@ -272,11 +272,15 @@ impl Kept {
         last.saturating_add((heads - 1).saturating_mul(self.stride[1])).saturating_add(self.lists + 1)
     }
 
+    /// Sequences (0), or heads (1), whose lists differ.
+    fn distinct(&self, i: usize) -> i128 {
+        if self.stride[i] == 0 { self.count[i].min(1) } else { self.count[i] }
+    }
+
     /// Where the lists of each head begin; those that are the same for all, once.
     fn heads(&self) -> impl Iterator<Item = i128> + '_ {
-        let distinct = |i: usize| if self.stride[i] == 0 { self.count[i].min(1) } else { self.count[i] };
-        (0..distinct(0)).flat_map(move |b| {
-            (0..distinct(1)).map(move |h| {
+        (0..self.distinct(0)).flat_map(move |b| {
+            (0..self.distinct(1)).map(move |h| {
                 b.saturating_mul(self.stride[0]).saturating_add(h.saturating_mul(self.stride[1]))
             })
         })
@@ -371,7 +375,9 @@ pub(crate) fn lists(d: &Described, lengths: &[i128; 13], verdict: &mut Verdict) 
             verdict.demand(fits && end <= lengths[3]);
             let first = if has(FIRSTS) { d.listed(6, b).max(0) } else { 0 };
             let gone = if first >= keys { needed } else { i128::from(first) / page_size };
-            for list in (0..heads).map(|head| start + head * of_head).take_while(|_| fits && end <= lengths[3]) {
+            for list in
+                (0..heads).map(|head| start + head * of_head).take_while(|_| fits && end <= lengths[3])
+            {
                 for at in list + gone..list + needed {
                     verdict.demand((0..a.num_pages).contains(&d.listed(3, at)));
                 }
@@ -890,7 +896,7 @@ pub(crate) fn put(
 }
 
 /// A description, for messages.
-struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 11]);
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 13]);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
