@@ -1,5 +1,5 @@
-# What is built for: FA_TARGET, the Rust target (empty: the machine that builds, as cargo knows it), FA_LIBC (gnu, musl; of
-# Linux alone), and FA_PROCESSOR, as Rust calls it.
+# What is built for: FA_TARGET, the Rust target (empty: the machine that builds, as cargo knows it),
+# FA_LIBC (gnu, musl; of Linux alone), and FA_PROCESSOR, as Rust calls it.
 
 set(FA_RUST_TARGET "" CACHE STRING "Rust target (empty: the one that fits the C compiler)")
 set(FA_RUSTC "$ENV{RUSTC}" CACHE STRING "Rust compiler (empty: the one that cargo finds)")
@@ -55,7 +55,8 @@ elseif(FA_PROCESSOR STREQUAL "ppc64le")
 endif()
 
 set(FA_TARGET "${FA_RUST_TARGET}")
-# A compiler for another libc than this machine's makes a cross build, too: musl-gcc on a system with glibc.
+# A compiler for another libc than this machine's makes a cross build, too: musl-gcc on a system
+# with glibc.
 set(is_other_libc FALSE)
 if(NOT FA_TARGET AND NOT CMAKE_CROSSCOMPILING AND FA_LIBC STREQUAL "musl")
   execute_process(COMMAND "${rustc}" -vV OUTPUT_VARIABLE version)

@@ -1,9 +1,10 @@
 /*
- * Writing a cache: keys of Q8_0 and values of bf16 in pages. Each step gives every sequence some new tokens, a prompt
- * first and then one at a time; one description serves the call that writes them and the one that attends to them.
+ * Writing a cache: keys of Q8_0 and values of bf16 in pages. Each step gives every sequence some
+ * new tokens, a prompt first and then one at a time; one description serves the call that writes
+ * them and the one that attends to them.
  *
- * The same keys and values are kept in f32, and every step is computed from those, too. Exit code 1 if the results
- * differ by more than the types of the cache cost.
+ * The same keys and values are kept in f32, and every step is computed from those, too. Exit code 1
+ * if the results differ by more than the types of the cache cost.
  */
 #include <math.h>
 #include <stdint.h>
@@ -20,7 +21,8 @@ enum { K_ROW = DIM / 32 * 34, V_ROW = DIM * 2 };
 
 static unsigned char k_pages[NUM_PAGES][PAGE][HEADS_KV][K_ROW], v_pages[NUM_PAGES][PAGE][HEADS_KV][V_ROW];
 static int32_t table[SEQS][MAX_PAGES], kv_lens[SEQS], cu_new[SEQS + 1];
-/* New tokens of all sequences behind one another, [token][head][dim], as the projections of a model make them. */
+/* New tokens of all sequences behind one another, [token][head][dim], as the projections of a model
+ * make them. */
 static float q[SEQS * MOST_NEW * HEADS_Q * DIM], o[2][SEQS * MOST_NEW * HEADS_Q * DIM];
 static float new_k[SEQS * MOST_NEW * HEADS_KV * DIM], new_v[SEQS * MOST_NEW * HEADS_KV * DIM];
 /* The same cache without rounding, [sequence][token][head][dim]. */

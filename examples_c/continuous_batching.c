@@ -1,10 +1,11 @@
 /*
- * Continuous batching: requests join the batch as soon as there is room, with all rows of their prompt, and leave
- * it after their last token, while others go on with a row a step. One call a step computes them all: a ragged
- * batch on a paged cache.
+ * Continuous batching: requests join the batch as soon as there is room, with all rows of their
+ * prompt, and leave it after their last token, while others go on with a row a step. One call a
+ * step computes them all: a ragged batch on a paged cache.
  *
- * Every row of every step is computed once more in double, from a copy of the keys and values without pages. Exit
- * code 1 if any differs by more than rounding. At the end: how fast attention was, in steps without a prompt.
+ * Every row of every step is computed once more in double, from a copy of the keys and values
+ * without pages. Exit code 1 if any differs by more than rounding. At the end: how fast attention
+ * was, in steps without a prompt.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -76,7 +77,8 @@ static void append(int b)
     kv_lens[b] = r->len;
 }
 
-/* Takes a request in, if there are pages for all that it may become; others would have to be put off later. */
+/* Takes a request in, if there are pages for all that it may become; others would have to be put
+ * off later. */
 static bool join(int prompt, int output)
 {
     int pages = pages_of(prompt + output);
@@ -154,7 +156,8 @@ int main(void)
     for (int i = 0; i < RUNNING; i++)
         free_copies[i] = i;
 
-    /* Described once: from step to step only the number of sequences changes, and what the pointers lead to. */
+    /* Described once: from step to step only the number of sequences changes, and what the pointers
+     * lead to. */
     fa_attention a;
     must(fa_attention_init(&a, sizeof a));
     a.heads_q = HEADS_Q, a.heads_kv = HEADS_KV, a.dim_qk = a.dim_v = DIM;
@@ -173,7 +176,8 @@ int main(void)
     int prompt = 1 + (int)(random_bits() % MOST_PROMPT), output = 1 + (int)(random_bits() % MOST_OUTPUT);
     double worst = 0, tokens = 0, bytes = 0, seconds = 0;
     while (waiting > 0 || batch > 0) {
-        /* Who has been there goes on with one row, who joins begins with as many as its prompt has. */
+        /* Who has been there goes on with one row, who joins begins with as many as its prompt
+         * has. */
         int before = batch;
         for (int b = 0; b < batch; b++)
             append(b);

@@ -1,9 +1,10 @@
 /*
- * Prefill of a decoder layer with grouped heads: 32 query heads share 8 heads of keys and values, and
- * each token sees itself and those before it.
+ * Prefill of a decoder layer with grouped heads: 32 query heads share 8 heads of keys and values,
+ * and each token sees itself and those before it.
  *
- * Shows the whole way through the general door: describe the problem, ask whether it can be computed
- * and why not, ask for scratch memory, run on a pool of threads. Exit code 1 if the result is wrong.
+ * Shows the whole way through the general door: describe the problem, ask whether it can be
+ * computed and why not, ask for scratch memory, run on a pool of threads. Exit code 1 if the result
+ * is wrong.
  */
 #include <math.h>
 #include <stdint.h>
@@ -14,8 +15,8 @@
 
 enum { BATCH = 2, SEQ = 100, HEADS_Q = 32, HEADS_KV = 8, DIM = 64 };
 
-/* The layout that most inference engines have after the projections. The library takes any layout whose
- * rows are contiguous, so nothing has to be transposed first. */
+/* The layout that most inference engines have after the projections. The library takes any layout
+ * whose rows are contiguous, so nothing has to be transposed first. */
 static float q[BATCH][SEQ][HEADS_Q][DIM], k[BATCH][SEQ][HEADS_KV][DIM], v[BATCH][SEQ][HEADS_KV][DIM];
 static float o[BATCH][SEQ][HEADS_Q][DIM];
 
@@ -69,8 +70,8 @@ int main(void)
     a.heads_q = HEADS_Q, a.heads_kv = HEADS_KV; /* nothing else to say about groups; k and v are not repeated */
     a.len_q = a.len_kv = SEQ;
     a.dim_qk = a.dim_v = DIM;
-    /* Strides are always in the order batch entry, head, token, wherever these axes are in memory, and in
-     * bytes. So sizeof says them best: here a token of all heads is larger than a head. */
+    /* Strides are always in the order batch entry, head, token, wherever these axes are in memory,
+     * and in bytes. So sizeof says them best: here a token of all heads is larger than a head. */
     a.q = (fa_tensor){.data = q, .stride = {sizeof q[0], sizeof q[0][0][0], sizeof q[0][0]}};
     a.k = (fa_tensor){.data = k, .stride = {sizeof k[0], sizeof k[0][0][0], sizeof k[0][0]}};
     a.v = (fa_tensor){.data = v, .stride = {sizeof v[0], sizeof v[0][0][0], sizeof v[0][0]}};
@@ -78,8 +79,8 @@ int main(void)
     a.window_right = 0; /* no key behind the query's position: causal */
     /* q_pos stays FA_POS_END and scale stays 0, which means 1/sqrt(dim_qk). */
 
-    /* While a program is being written, descriptions are wrong. The sentence says more than the status:
-     * here somebody counts elements instead of bytes. */
+    /* While a program is being written, descriptions are wrong. The sentence says more than the
+     * status: here somebody counts elements instead of bytes. */
     char why[256];
     fa_attention mistaken = a;
     mistaken.o.stride[2] = HEADS_Q * DIM;
@@ -93,8 +94,8 @@ int main(void)
     fa_pool *pool;
     must(fa_pool_create(0, &pool));
 
-    /* The library allocates nothing while it runs. Ask with the width of the pool that will be used: it
-     * may be less than what fa_pool_create was asked for. */
+    /* The library allocates nothing while it runs. Ask with the width of the pool that will be
+     * used: it may be less than what fa_pool_create was asked for. */
     size_t bytes;
     must(fa_attention_workspace(&a, pool->width(pool->ctx), &bytes));
     void *workspace = malloc(bytes > 0 ? bytes : 1);

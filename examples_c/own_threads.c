@@ -46,7 +46,8 @@ static void *loop_arg;
 static size_t loop_next, loop_n, unfinished;
 static bool quit;
 
-/* Makes calls as long as there are some to make. The lock is held before and after, not during a call. */
+/* Makes calls as long as there are some to make. The lock is held before and after, not during a
+ * call. */
 static void take_part(void)
 {
     while (loop_next < loop_n) {
@@ -71,7 +72,8 @@ static void *member(void *unused)
     return unused;
 }
 
-/* The two functions that the library wants; a program with several pools would find its own by ctx. */
+/* The two functions that the library wants; a program with several pools would find its own by
+ * ctx. */
 static int32_t width(void *ctx)
 {
     (void)ctx;
@@ -156,7 +158,8 @@ int main(void)
     bool parts_right = memcmp(o, alone, sizeof o) == 0;
     printf("in %d parts: %s\n", THREADS, parts_right ? "same bits" : "WRONG");
 
-    /* All could be the same nonsense; but query 0 of a head sees key 0 only, so its row is value 0. */
+    /* All could be the same nonsense; but query 0 of a head sees key 0 only, so its row is value
+     * 0. */
     bool first_right = true;
     for (int i = 0; i < SIZE; i++)
         first_right &= i % (SEQ * DIM) >= DIM || fabsf(alone[i] - v[i]) <= 1e-6f;

@@ -1,9 +1,10 @@
 /*
- * Generation with the keys and values in pages: sequences of different lengths grow by a token a step,
- * pages come from a free list and go back to it, and one call a step computes the whole batch.
+ * Generation with the keys and values in pages: sequences of different lengths grow by a token a
+ * step, pages come from a free list and go back to it, and one call a step computes the whole
+ * batch.
  *
- * The same keys and values are kept a second time without pages, one array a sequence, and every step is
- * computed from those, too. Exit code 1 if the results differ by more than rounding.
+ * The same keys and values are kept a second time without pages, one array a sequence, and every
+ * step is computed from those, too. Exit code 1 if the results differ by more than rounding.
  */
 #include <math.h>
 #include <stdint.h>
@@ -14,14 +15,16 @@
 #include <flash_attention.h>
 
 enum { SLOTS = 4, HEADS_Q = 8, HEADS_KV = 2, DIM = 64, Q_SIZE = SLOTS * HEADS_Q * DIM, STEPS = 60 };
-/* Far fewer pages than SLOTS * MAX_PAGES: memory for what sequences are, not for what they may become. */
+/* Far fewer pages than SLOTS * MAX_PAGES: memory for what sequences are, not for what they may
+ * become. */
 enum { PAGE = 16, MAX_PAGES = 8, NUM_PAGES = 20, MAX_LEN = PAGE * MAX_PAGES };
 
 static float k_pages[NUM_PAGES][HEADS_KV][PAGE][DIM], v_pages[NUM_PAGES][HEADS_KV][PAGE][DIM];
 static float k_plain[SLOTS][HEADS_KV][MAX_LEN][DIM], v_plain[SLOTS][HEADS_KV][MAX_LEN][DIM];
 static float q[Q_SIZE], o[Q_SIZE], expected[Q_SIZE]; /* [slot][head][dim] */
 
-/* Where each sequence's pages are, and how many keys it has. Both are the engine's and the library's. */
+/* Where each sequence's pages are, and how many keys it has. Both are the engine's and the
+ * library's. */
 static int32_t table[SLOTS][MAX_PAGES], kv_lens[SLOTS];
 static int32_t free_pages[NUM_PAGES], num_free;
 
@@ -67,7 +70,8 @@ static void start(int s, int prompt)
         append(s);
 }
 
-/* Asking costs no more than a check does. What there is is kept from step to step, and grows if it must. */
+/* Asking costs no more than a check does. What there is is kept from step to step, and grows if it
+ * must. */
 static void run(const fa_attention *a)
 {
     static void *workspace;
@@ -96,8 +100,9 @@ int main(void)
     paged.batch = SLOTS, paged.heads_q = HEADS_Q, paged.heads_kv = HEADS_KV, paged.dim_qk = paged.dim_v = DIM;
     paged.len_q = 1, paged.len_kv = MAX_LEN; /* of keys only a bound: kv_lens has the lengths */
     paged.kv_lens = kv_lens;
-    /* Each sequence's query is on its own last key, a different one for each. It would see no more without a
-     * window as long as there is one row; with several (a piece of a prompt, drafts) this makes them causal. */
+    /* Each sequence's query is on its own last key, a different one for each. It would see no more
+     * without a window as long as there is one row; with several (a piece of a prompt, drafts) this
+     * makes them causal. */
     paged.q_pos = FA_POS_END, paged.window_right = 0;
     paged.q = (fa_tensor){.data = q, .stride = {HEADS_Q * DIM * sizeof *q, DIM * sizeof *q}};
     paged.o = paged.q, paged.o.data = o;
@@ -109,7 +114,8 @@ int main(void)
 
     paged.block_table = table[0], paged.table_stride = MAX_PAGES;
     paged.page_size = PAGE, paged.num_pages = NUM_PAGES;
-    /* The first stride is now that from page to page, the last that from token to token in a page. */
+    /* The first stride is now that from page to page, the last that from token to token in a
+     * page. */
     paged.k = (fa_tensor){.data = k_pages, .stride = {sizeof *k_pages, sizeof **k_pages, sizeof ***k_pages}};
     paged.v = paged.k, paged.v.data = v_pages;
 

@@ -1,11 +1,11 @@
 /*
- * Four sequences begin with the same 100 tokens, a system prompt. Attention over these is computed once,
- * for the queries of all sequences together; attention over what each sequence has of its own is computed
- * for itself; fa_merge joins the two. The prompt's keys and values exist once, and are read once for all
- * sequences instead of once for each.
+ * Four sequences begin with the same 100 tokens, a system prompt. Attention over these is computed
+ * once, for the queries of all sequences together; attention over what each sequence has of its own
+ * is computed for itself; fa_merge joins the two. The prompt's keys and values exist once, and are
+ * read once for all sequences instead of once for each.
  *
- * Compared with attention over each sequence as a whole, prompt included. Exit code 1 if the results
- * differ by more than rounding.
+ * Compared with attention over each sequence as a whole, prompt included. Exit code 1 if the
+ * results differ by more than rounding.
  */
 #include <math.h>
 #include <stdint.h>
@@ -66,8 +66,8 @@ static fa_attention describe(void *keys, void *values, int64_t num_keys, float *
     a.k = (fa_tensor){.data = keys, .stride = {0, ROW, HEADS_KV * ROW}};
     a.v = (fa_tensor){.data = values, .stride = {0, ROW, HEADS_KV * ROW}};
     a.o = (fa_tensor){.data = out, .stride = {0, ROW, HEADS_Q * ROW}};
-    /* fa_merge joins dense rows with one lse each, so lse must be in the order of the rows of o: [token][head].
-     * These strides count elements. */
+    /* fa_merge joins dense rows with one lse each, so lse must be in the order of the rows of o:
+     * [token][head]. These strides count elements. */
     a.lse = lse, a.lse_stride[1] = 1, a.lse_stride[2] = HEADS_Q;
     return a;
 }
@@ -77,18 +77,20 @@ int main(void)
     fill(q, sizeof q), fill(k, sizeof k), fill(v, sizeof v), fill(sinks, sizeof sinks);
     fill(prefix_k, sizeof prefix_k), fill(prefix_v, sizeof prefix_v);
 
-    /* Over the prompt: who owns a query does not matter, so 52 rows of "one sequence". Every query stands
-     * behind the whole prompt and sees all of it: no causal window, and thus no position. (A model with a
-     * sliding window or linear biases does need positions here, and one q_pos cannot say them for all
-     * sequences at once. Then: batch = SEQUENCES, cu_len_q, k and v with a first stride of 0, q_pos = PREFIX.) */
+    /* Over the prompt: who owns a query does not matter, so 52 rows of "one sequence". Every query
+     * stands behind the whole prompt and sees all of it: no causal window, and thus no position. (A
+     * model with a sliding window or linear biases does need positions here, and one q_pos cannot
+     * say them for all sequences at once. Then: batch = SEQUENCES, cu_len_q, k and v with a first
+     * stride of 0, q_pos = PREFIX.) */
     static float o[OWN * HEADS_Q * DIM], lse[OWN * HEADS_Q];
     fa_attention shared = describe(prefix_k, prefix_v, PREFIX, o, lse);
     /* A sink is one more term of the sum, so it must be in one of the parts and not in both. */
     shared.sinks = sinks;
     run(&shared);
 
-    /* Over their own tokens: causal, and positions count from the first token that is not shared, because
-     * here that is key 0. The same would be q_pos = FA_POS_END, as each has as many keys as queries. */
+    /* Over their own tokens: causal, and positions count from the first token that is not shared,
+     * because here that is key 0. The same would be q_pos = FA_POS_END, as each has as many keys as
+     * queries. */
     static float own_o[OWN * HEADS_Q * DIM], own_lse[OWN * HEADS_Q];
     fa_attention own = describe(k, v, OWN, own_o, own_lse);
     own.batch = SEQUENCES, own.cu_len_q = own.cu_len_kv = starts;

@@ -1,14 +1,15 @@
 /*
- * What a cache of 8 bits costs in accuracy, and what scales of different granularity and smoothing win back.
+ * What a cache of 8 bits costs in accuracy, and what scales of different granularity and smoothing
+ * win back.
  *
  *   quantised_cache DIRECTORY
  *
- * Quantises the keys and values of a real model on real text (see README.md in the directory) in several ways,
- * lets the same f32 queries attend to each, and compares with attention in double: on the model's numbers, and
- * on those that the integers stand for, which shows what the kernel adds. What it adds is shown for a second set
- * of tensors, too, whose first token is an attention sink: it has 98 % of the probability, and a value near 0.
- * Exit code 1 if finer scales do not give better results, or the kernel adds too much, 2 if something else went
- * wrong.
+ * Quantises the keys and values of a real model on real text (see README.md in the directory) in
+ * several ways, lets the same f32 queries attend to each, and compares with attention in double: on
+ * the model's numbers, and on those that the integers stand for, which shows what the kernel adds.
+ * What it adds is shown for a second set of tensors, too, whose first token is an attention sink:
+ * it has 98 % of the probability, and a value near 0. Exit code 1 if finer scales do not give
+ * better results, or the kernel adds too much, 2 if something else went wrong.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -255,7 +256,8 @@ static double share_of_first(const float *keys, int head)
     return share;
 }
 
-/* Makes a sink of the first token of the second set: a key along the mean query of each head, and a small value. */
+/* Makes a sink of the first token of the second set: a key along the mean query of each head, and a
+ * small value. */
 static void add_sink(void)
 {
     for (int i = 0; i < 2; i++) {
@@ -302,8 +304,8 @@ static void release(cache *c)
     free(c->numbers);
 }
 
-/* Errors by default and with FA_FAST: against the model's numbers, and against those that are stored, as they are
- * and with a sink. */
+/* Errors by default and with FA_FAST: against the model's numbers, and against those that are
+ * stored, as they are and with a sink. */
 typedef struct errors {
     double model[2], stored[2][2];
 } errors;

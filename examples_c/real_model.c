@@ -21,8 +21,9 @@
 
 /* f32: largest error against exact attention, as a share of the largest |v|. */
 static const double F32_BOUND = 1e-5;
-/* i8: relative RMS error against exact attention on the same 8-bit numbers (what the kernel adds: with
- * integer instructions probabilities have 8 bits, too) and on the model's numbers (what quantising to 8 bits, one scale a head, adds to that). */
+/* i8: relative RMS error against exact attention on the same 8-bit numbers (what the kernel adds:
+ * with integer instructions probabilities have 8 bits, too) and on the model's numbers (what
+ * quantising to 8 bits, one scale a head, adds to that). */
 static const double I8_KERNEL_BOUND = 2e-2;
 static const double I8_MODEL_BOUND = 0.1;
 

@@ -1,7 +1,7 @@
 /*
- * Speculative decoding with a tree of drafts: a small model proposes several continuations at once, the
- * large one checks all of them in one pass. A draft must see the past, its ancestors and itself, but no
- * draft of another branch: a mask says so.
+ * Speculative decoding with a tree of drafts: a small model proposes several continuations at once,
+ * the large one checks all of them in one pass. A draft must see the past, its ancestors and
+ * itself, but no draft of another branch: a mask says so.
  *
  *             0
  *           /   \
@@ -11,8 +11,8 @@
  *                  |
  *                  6
  *
- * Each draft is compared with its branch alone as ordinary causal attention, which is what the large
- * model would have computed without drafts. Exit code 1 if they differ by more than rounding.
+ * Each draft is compared with its branch alone as ordinary causal attention, which is what the
+ * large model would have computed without drafts. Exit code 1 if they differ by more than rounding.
  */
 #include <math.h>
 #include <stdint.h>
@@ -74,7 +74,8 @@ static fa_attention describe(int rows, int past, void *queries, void *keys, void
     return a;
 }
 
-/* The branch from the root to this draft alone, without a mask; returns how far row `leaf` of `o` is off. */
+/* The branch from the root to this draft alone, without a mask; returns how far row `leaf` of `o`
+ * is off. */
 static double error(int leaf)
 {
     static float branch_q[DRAFTS][HEADS_Q][DIM], branch_o[DRAFTS][HEADS_Q][DIM];
@@ -112,8 +113,9 @@ int main(void)
             mask[i][PAST + j] = 1;
     }
 
-    /* No window: where a draft's key stands in memory says nothing about who may see it, and a draft's
-     * position in the text is its depth, not its row. (Rotary embeddings of q and k must use the depth.) */
+    /* No window: where a draft's key stands in memory says nothing about who may see it, and a
+     * draft's position in the text is its depth, not its row. (Rotary embeddings of q and k must
+     * use the depth.) */
     fa_attention a = describe(DRAFTS, PAST, q, k, v, o);
     /* Strides of 0: the same for all heads. A row is as long as there are keys. */
     a.mask = (fa_tensor){.data = mask, .stride = {0, 0, sizeof mask[0]}, .dtype = FA_DTYPE_BOOL8};

@@ -1,4 +1,5 @@
-// flash_attention.h for C++17: typed views of the caller's memory, memory and threads that clean up after themselves.
+// flash_attention.h for C++17: typed views of the caller's memory, memory and threads that clean up
+// after themselves.
 //
 //   using namespace flash_attention;
 //   Workspace ws;
@@ -7,11 +8,12 @@
 //   a.causal();
 //   fa_status status = a.run(ws);                     // or, with exceptions: check(a.run(ws));
 //
-// Nothing here throws but check(), which does not exist under -fno-exceptions; everything that can fail returns an
-// fa_status. Nothing allocates but Workspace and Pool. No view owns or copies what it points to, and all of it must
-// stay until the calls that use it have returned.
+// Nothing here throws but check(), which does not exist under -fno-exceptions; everything that can
+// fail returns an fa_status. Nothing allocates but Workspace and Pool. No view owns or copies what
+// it points to, and all of it must stay until the calls that use it have returned.
 //
-// Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds here, too.
+// Sizes count elements, strides of tensors bytes. Everything that flash_attention.h says holds
+// here, too.
 
 #ifndef FLASH_ATTENTION_HPP
 #define FLASH_ATTENTION_HPP
@@ -31,8 +33,8 @@
 
 namespace flash_attention {
 
-// Stored numbers that C++17 has no types for. Pointers to types of your own may be cast to pointers to these; or
-// specialise Type for them.
+// Stored numbers that C++17 has no types for. Pointers to types of your own may be cast to pointers
+// to these; or specialise Type for them.
 enum class half : std::uint16_t {};
 enum class bfloat16 : std::uint16_t {};
 struct q8_0; // blocks of 32 elements in 34 bytes
@@ -46,8 +48,8 @@ enum class float8_e5m2 : std::uint8_t {};
 
 namespace detail {
 
-// Sizes come from the caller: instead of overflowing, a stride becomes one that the library refuses (or that does
-// not matter, as the axis has one element).
+// Sizes come from the caller: instead of overflowing, a stride becomes one that the library refuses
+// (or that does not matter, as the axis has one element).
 constexpr std::int64_t times(std::int64_t a, std::int64_t b) {
     constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
     if (a <= 0 || b <= 0)
@@ -108,7 +110,8 @@ template <class T> struct Tensor {
         return other;
     }
 
-    // Which tensors are outputs, C only says in words; this header sees to it that they are not const.
+    // Which tensors are outputs, C only says in words; this header sees to it that they are not
+    // const.
     fa_tensor c() const {
         fa_tensor t{};
         t.data = const_cast<void *>(static_cast<const void *>(data));
@@ -145,8 +148,8 @@ Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64
     return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, element}, nullptr, apart};
 }
 
-// Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst has scales, which are
-// found and written. FA_ERR_SHAPE where sizes disagree.
+// Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst
+// has scales, which are found and written. FA_ERR_SHAPE where sizes disagree.
 template <class S, class D> [[nodiscard]] fa_status quantize(const Tensor<S> &src, const Tensor<D> &dst) noexcept {
     static_assert(!std::is_const<D>::value, "the output is written");
     if (src.batch != dst.batch || src.heads != dst.heads || src.tokens != dst.tokens || src.dim != dst.dim)
@@ -188,7 +191,8 @@ class Pool {
     }
     ~Pool() { fa_pool_destroy(pool_); }
 
-    // Threads, the calling one included; 0 = one per core. In place of those that there were, unless it fails.
+    // Threads, the calling one included; 0 = one per core. In place of those that there were,
+    // unless it fails.
     [[nodiscard]] fa_status create(std::int32_t threads = 0) noexcept {
         fa_pool *made = nullptr;
         const fa_status status = fa_pool_create(threads, &made);
@@ -216,8 +220,9 @@ class Attention {
     // For ragged and paged tensors: all fields are the caller's to fill.
     Attention() noexcept { status_ = fa_attention_init(&a_, sizeof a_); }
 
-    // q [batch][heads_q][len_q][dim_qk], k [batch][heads_kv][len_kv][dim_qk], v [batch][heads_kv][len_kv][dim_v],
-    // out [batch][heads_q][len_q][dim_v]. Where they disagree about a size, every call returns FA_ERR_SHAPE.
+    // q [batch][heads_q][len_q][dim_qk], k [batch][heads_kv][len_kv][dim_qk], v
+    // [batch][heads_kv][len_kv][dim_v], out [batch][heads_q][len_q][dim_v]. Where they disagree
+    // about a size, every call returns FA_ERR_SHAPE.
     template <class Q, class K, class V, class O>
     Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out) noexcept : Attention() {
         static_assert(!std::is_const<O>::value, "the output is written");
@@ -231,11 +236,12 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // The last query is on the last key and sees no later one. For a query 0 on key 0: a->q_pos = 0.
+    // The last query is on the last key and sees no later one. For a query 0 on key 0: a->q_pos =
+    // 0.
     void causal() noexcept { a_.window_right = 0; }
 
-    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = attend) or added to the scores. Sizes that do not
-    // fit make every call return FA_ERR_SHAPE.
+    // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = attend) or added to the scores.
+    // Sizes that do not fit make every call return FA_ERR_SHAPE.
     template <class M> void mask(const Tensor<M> &m) noexcept {
         a_.mask = m.c();
         const std::int64_t given[3] = {m.batch, m.heads, m.tokens}, wanted[3] = {a_.batch, a_.heads_q, a_.len_q};
@@ -249,15 +255,15 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // Keys that see each other both ways, whatever the window: the first of each span, and the one behind its last.
-    // Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
+    // Keys that see each other both ways, whatever the window: the first of each span, and the one
+    // behind its last. Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
     void spans(const std::int32_t (*list)[2], const std::int32_t *starts) noexcept {
         a_.spans = list == nullptr ? nullptr : *list, a_.span_starts = starts;
     }
 
-    // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads and rows of lists:
-    // ascending, rows that are negative count from the end of each sequence. Sizes that do not fit make every call
-    // return FA_ERR_SHAPE.
+    // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads
+    // and rows of lists: ascending, rows that are negative count from the end of each sequence.
+    // Sizes that do not fit make every call return FA_ERR_SHAPE.
     void weights(const Tensor<float> &w, const std::int32_t *heads = nullptr, std::int64_t num_heads = 0,
                  const std::int32_t *rows = nullptr, std::int64_t num_rows = 0) noexcept {
         a_.weights = w.c();
@@ -268,10 +274,11 @@ class Attention {
             status_ = FA_ERR_SHAPE;
     }
 
-    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append: the query rows of
-    // this problem are the new tokens. k and v are the cache once more, as tensors that may be written; new_k and new_v
-    // [batch][heads_kv][len_q][dim], or with cu_len_q the rows of all sequences behind one another. why: NULL, or
-    // room for why_size bytes, for a sentence that says what was refused.
+    // Writes keys and values of new tokens, f32, f16 or bf16, into the cache, as fa_cache_append:
+    // the query rows of this problem are the new tokens. k and v are the cache once more, as
+    // tensors that may be written; new_k and new_v [batch][heads_kv][len_q][dim], or with cu_len_q
+    // the rows of all sequences behind one another. why: NULL, or room for why_size bytes, for a
+    // sentence that says what was refused.
     template <class K, class V, class NewK, class NewV>
     [[nodiscard]] fa_status append(const Tensor<K> &k, const Tensor<V> &v, const Tensor<NewK> &new_k,
                                    const Tensor<NewV> &new_v, char *why = nullptr,
@@ -297,7 +304,8 @@ class Attention {
     fa_attention *operator->() noexcept { return &a_; }
     const fa_attention *operator->() const noexcept { return &a_; }
 
-    // Whether run() would refuse it. why: NULL, or room for why_size bytes, for a sentence that says why.
+    // Whether run() would refuse it. why: NULL, or room for why_size bytes, for a sentence that
+    // says why.
     [[nodiscard]] fa_status check(char *why = nullptr, std::size_t why_size = 0) const noexcept {
         if (status_ == FA_OK)
             return fa_attention_check(&a_, why, why_size);

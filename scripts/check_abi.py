@@ -19,8 +19,9 @@ from c_header import Header
 from check_symbols import soname_from_version
 
 COMMENT = """\
-# The binary interface. Structures are what C, Rust and Python must agree on (LP64): structure, field (- = all of it),
-# offset, size in bytes. Written by scripts/check_abi.py; docs/abi.md is the policy."""
+# The binary interface. Structures are what C, Rust and Python must agree on (LP64): structure,
+# field (- = all of it), offset, size in bytes. Written by scripts/check_abi.py; docs/abi.md is the
+# policy."""
 
 
 def lines_of(header, soname):

@@ -1,12 +1,14 @@
-# To be sourced. Debian's own Rust, unpacked into a folder: a compiler whose standard library is there as source, and for
-# other processors. Installing the packages would put another rustc into the path, and another architecture into the system.
+# To be sourced. Debian's own Rust, unpacked into a folder: a compiler whose standard library is
+# there as source, and for other processors. Installing the packages would put another rustc into
+# the path, and another architecture into the system.
 
 fa_debian_die() {
     echo "debian_rust: $1" >&2
     exit 1
 }
 
-# fa_debian_apt FOLDER PROGRAM ARGUMENT...: with lists of its own, of the security archive, where the newest Rust is.
+# fa_debian_apt FOLDER PROGRAM ARGUMENT...: with lists of its own, of the security archive, where
+# the newest Rust is.
 fa_debian_apt() {
     local folder=$1 program=$2
     shift 2
@@ -25,7 +27,8 @@ fa_debian_sources() {
     echo "deb [signed-by=$key] $archive"
 }
 
-# fa_debian_rust FOLDER [PART...]: FOLDER/rustc runs the compiler. Parts: src, the source of the standard library (for
+# fa_debian_rust FOLDER [PART...]: FOLDER/rustc runs the compiler. Parts: src, the source of the
+# standard library (for
 # -Zbuild-std); arm64, the standard library for aarch64-unknown-linux-gnu.
 fa_debian_rust() {
     local folder=$1

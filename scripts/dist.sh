@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs what is installed, the licences of all that is inside, and checksums; CMake's target `dist` calls it with the
-# environment it needs. The same libraries give the same archive, byte by byte.
+# Packs what is installed, the licences of all that is inside, and checksums; CMake's target `dist`
+# calls it with the environment it needs. The same libraries give the same archive, byte by byte.
 #
 #   dist.sh FOLDER SYSTEM ARGUMENT...     SYSTEM: such as linux-x86_64; arguments of CMake, as in the build that calls this
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the manual of the C
-# interface from its header with Doxygen (build/docs: html, and pages for man), and looks at the code, the links and
-# the figures in README.md and docs. Installs Doxygen if it is missing.
+# Builds the documentation, every warning an error: what is in Rust with rustdoc (target/doc), the
+# manual of the C interface from its header with Doxygen (build/docs: html, and pages for man), and
+# looks at the code, the links and the figures in README.md and docs. Installs Doxygen if it is
+# missing.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,7 +39,8 @@ pages() {
     return $missing
 }
 
-# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning for that.
+# A formula is none any more where * or _ has become emphasis, or | a table; Doxygen has no warning
+# for that.
 formulas() {
     local files
     files=$(grep -lE '<(emphasis|bold|strike|table|heading|superscript|subscript)>' "$out"/xml/*.xml | grep -v index.xml) || return 0
@@ -47,16 +49,22 @@ formulas() {
     return 1
 }
 
-# Tables and figures of the comparison are those of its numbers.
+# Tables and figures of each machine's comparison are those of its numbers.
 comparison() {
-    local fresh file same=0
-    fresh=$(mktemp -d)
-    python3 benches/peers/report.py docs/comparison/comparison.json "$fresh/tables.md" \
-        && python3 benches/peers/figures.py docs/comparison/comparison.json "$fresh" || same=1
-    for file in "$fresh"/*; do
-        cmp "$file" "docs/comparison/${file##*/}" || same=1
+    local fresh file machine same=0
+    for machine in docs/comparison/*/; do
+        fresh=$(mktemp -d)
+        python3 benches/peers/report.py "$machine/comparison.json" "$fresh/tables.md" \
+            && python3 benches/peers/figures.py "$machine/comparison.json" "$fresh" || same=1
+        for file in "$fresh"/*; do
+            cmp "$file" "$machine/${file##*/}" || same=1
+        done
+        rm -rf "$fresh"
     done
-    rm -rf "$fresh"
+    fresh=$(mktemp --suffix .svg)
+    python3 benches/peers/figures.py docs/comparison/*/comparison.json "$fresh" || same=1
+    cmp "$fresh" docs/comparison/machines.svg || same=1
+    rm -f "$fresh"
     return $same
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes the targets (all of them unless some are named) for so many seconds each, 60 unless said otherwise, two at a
-# time where there are two cores. What each of them asserts: docs/fuzzing.md.
+# Fuzzes the targets (all of them unless some are named) for so many seconds each, 60 unless said
+# otherwise, two at a time where there are two cores. What each of them asserts: docs/fuzzing.md.
 #
 #   scripts/fuzz.sh [seconds] [target...] [-- option of libFuzzer...]
 
@@ -16,9 +16,9 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do targets+=("$1") && shift; done
 [ $# -eq 0 ] || shift
 [ ${#targets[@]} -gt 0 ] || targets=(describe attention quantize append merge fixed)
 
-# What cargo-fuzz would build, without cargo-fuzz, which takes longer to install than a short run lasts. Coverage and
-# sanitizers are unstable options of the compiler, which the variable makes a stable one take: one compiler for
-# everything, and no nightly.
+# What cargo-fuzz would build, without cargo-fuzz, which takes longer to install than a short run
+# lasts. Coverage and sanitizers are unstable options of the compiler, which the variable makes a
+# stable one take: one compiler for everything, and no nightly.
 export RUSTC_BOOTSTRAP=1
 unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET FA_MAX_ISA
 triple=$(rustc -vV | sed -n 's/^host: //p')
@@ -27,7 +27,8 @@ for option in inline-8bit-counters pc-table trace-compares stack-depth; do
     coverage+=" -Cllvm-args=-sanitizer-coverage-$option"
 done
 flags="$coverage -Cllvm-args=-simplifycfg-branch-fold-threshold=0 --cfg fuzzing -Cdebug-assertions"
-# Distributions may leave the runtime out that rustup's compilers bring. Guard pages are there without it.
+# Distributions may leave the runtime out that rustup's compilers bring. Guard pages are there
+# without it.
 if ls "$(rustc --print target-libdir)"/librustc*_rt.asan.a >/dev/null 2>&1; then
     flags+=" -Zsanitizer=address"
 else

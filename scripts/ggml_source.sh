@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints where llama.cpp's sources are, ggml's among them: those of the crate that benches/peers/ggml names. Sources of
-# registries come by cargo.
+# Prints where llama.cpp's sources are, ggml's among them: those of the crate that
+# benches/peers/ggml names. Sources of registries come by cargo.
 
 set -euo pipefail
 manifest=$(cd "$(dirname "${BASH_SOURCE[0]}")/../benches/peers/ggml" && pwd)/Cargo.toml

@@ -29,10 +29,11 @@ PRODUCTS = {
     "i8mm": (r"(su|us)dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", ("neoverse-v1", "neoverse-v2")),
     "dotprod": (r"[su]dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", LIMITS),
 }
-# Shares of the limit that --check demands: what there is. The goals are 0.85, 0.95 and 0.90; docs/kernel-log.md has what is
-# missing of them.
+# Shares of the limit that --check demands: what there is. The goals are 0.85, 0.95 and 0.90;
+# docs/kernel-log.md has what is missing of them.
 LEAST = {"neoverse-n1": 0.83, "neoverse-v1": 0.95, "neoverse-v2": 0.84}
-# Multiplications of a turn of the loops of the largest register tiles, 8 by 2 by four elements and 12 by 2.
+# Multiplications of a turn of the loops of the largest register tiles, 8 by 2 by four elements and
+# 12 by 2.
 TILES = {"scores": 64, "outputs": 24}
 ITERATIONS = 200
 

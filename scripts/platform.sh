@@ -1,14 +1,17 @@
-# To be sourced, after scripts/setup.sh. fa_platform NAME sees to it that a bare x86-64 Debian can build for another platform,
-# and run what it has built: the compilers and an emulator come from apt-get, Rust with its standard library is unpacked into
-# build/debian-rust (scripts/debian_rust.sh), unless the installed one has it for this target.
+# To be sourced, after scripts/setup.sh. fa_platform NAME sees to it that a bare x86-64 Debian can
+# build for another platform, and run what it has built: the compilers and an emulator come from
+# apt-get, Rust with its standard library is unpacked into build/debian-rust
+# (scripts/debian_rust.sh), unless the installed one has it for this target.
 #
-# It sets FA_TARGET (Rust's name), FA_TOOLCHAIN (CMake's toolchain file), FA_RUN (the words that run a
-# program), FA_BUILD_STD (arguments of cargo, if the standard library is to be built), and exports what cargo reads.
+# It sets FA_TARGET (Rust's name), FA_TOOLCHAIN (CMake's toolchain file), FA_RUN (the words that run
+# a program), FA_BUILD_STD (arguments of cargo, if the standard library is to be built), and exports
+# what cargo reads.
 
 # shellcheck source=/dev/null
 . "$(dirname "${BASH_SOURCE[0]}")/debian_rust.sh"
 
-# The platforms that fa_platform knows. Those of the second list are for `cargo check`: there is no linker for them.
+# The platforms that fa_platform knows. Those of the second list are for `cargo check`: there is no
+# linker for them.
 FA_PLATFORMS=(aarch64 i686 armv7 musl windows)
 FA_CHECKED=(wasm32 windows-msvc windows-arm64 macos macos-x86_64 ios android)
 
@@ -65,7 +68,8 @@ fa_platform() {
         fa_debian_rust "$root/build/debian-rust" "${parts[@]}"
         export RUSTC=$root/build/debian-rust/rustc
         if [ "${parts[*]}" = src ]; then
-            # An unstable option of cargo's: with the compiler's own source there is no other way to a library for this target.
+            # An unstable option of cargo's: with the compiler's own source there is no other way to
+            # a library for this target.
             export RUSTC_BOOTSTRAP=1
             # By name, because some targets end at a panic, and others unwind.
             FA_BUILD_STD=(-Zbuild-std=std,panic_abort)
@@ -75,13 +79,14 @@ fa_platform() {
     [ -n "$gnu" ] || return 0
     FA_TOOLCHAIN=$root/cmake/toolchains/$gnu.cmake
     name=CARGO_TARGET_$(echo "$FA_TARGET" | tr '[:lower:]-' '[:upper:]_')
-    # With the path that CMake finds: cargo takes another spelling for another linker, and compiles anew.
+    # With the path that CMake finds: cargo takes another spelling for another linker, and compiles
+    # anew.
     export "${name}_LINKER=$(command -v "${cc:-$gnu-gcc}")"
     [ ${#FA_RUN[@]} = 0 ] || export "${name}_RUNNER=${FA_RUN[*]}"
 }
 
-# fa_unwinder_for_musl FOLDER: LLVM's unwinder, as Debian has it for glibc, with the one function of that which musl lacks; and
-# the compiler and CMake are told of it.
+# fa_unwinder_for_musl FOLDER: LLVM's unwinder, as Debian has it for glibc, with the one function of
+# that which musl lacks; and the compiler and CMake are told of it.
 fa_unwinder_for_musl() {
     mkdir -p "$1"
     cp /usr/lib/llvm-14/lib/libunwind.a "$1/libunwind.a"
@@ -92,8 +97,9 @@ fa_unwinder_for_musl() {
     export LIBRARY_PATH=$1 FA_UNWINDER=unwind
 }
 
-# fa_wine: a folder for what wine remembers, with a library of Windows' in it that Debian's wine lacks, and that Rust's takes
-# random numbers from. Not in build/: it has links to everywhere, which cargo would follow.
+# fa_wine: a folder for what wine remembers, with a library of Windows' in it that Debian's wine
+# lacks, and that Rust's takes random numbers from. Not in build/: it has links to everywhere, which
+# cargo would follow.
 fa_wine() {
     local system
     export WINEPREFIX=${TMPDIR:-/tmp}/flash_attention-wine-$(id -u)

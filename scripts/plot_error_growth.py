@@ -12,7 +12,8 @@ from pathlib import Path
 
 WIDTH, HEIGHT = 760, 430
 LEFT, RIGHT, TOP, BOTTOM = 76, 150, 40, 52
-# A line for each family: readable on white and on black, and apart for the colour-blind (Okabe and Ito).
+# A line for each family: readable on white and on black, and apart for the colour-blind (Okabe and
+# Ito).
 COLOURS = {"f32": "#3d8fd1", "bf16": "#d55e00", "i16": "#009e73", "i8": "#cc79a7"}
 DASHES = {"Prefill": "", "Decode": ' stroke-dasharray="6 4"'}
 NAMES = {"Prefill": "many rows", "Decode": "few rows"}
@@ -47,7 +48,8 @@ def draw(lines):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
         ' font-family="sans-serif" font-size="13" role="img">',
         "<title>Relative RMS error by number of keys</title>",
-        # Grey, as dark as light backgrounds and as light as dark ones need; dark readers get lighter text.
+        # Grey, as dark as light backgrounds and as light as dark ones need; dark readers get
+        # lighter text.
         "<style>text { fill: #6e7781 } .grid { stroke: #8c959f; stroke-opacity: .35 } .line { fill: none; stroke-width: 2 }"
         " @media (prefers-color-scheme: dark) { text { fill: #b1bac4 } }</style>",
         f'<text x="{LEFT}" y="22" font-size="15">Relative RMS error against f64, normal data, 64 dimensions, '

@@ -13,8 +13,9 @@
 #              thread
 #   debug      all Rust tests, as `cargo test` builds them anyway: with debug assertions and checks of overflow
 #
-# --prove plants a fault of each kind in a copy of the sources (scripts/sanitize_plants.patch), and fails if it is not
-# seen. The last line is `sanitize: N passed, N failed`. docs/trust.md says what each kind covers.
+# --prove plants a fault of each kind in a copy of the sources (scripts/sanitize_plants.patch), and
+# fails if it is not seen. The last line is `sanitize: N passed, N failed`. docs/trust.md says what
+# each kind covers.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -36,7 +37,8 @@ case " ${kinds[*]} " in
 *) . scripts/setup.sh cmake patch ;;
 esac
 
-# Sanitizers are unstable options of a compiler that has them all the same, and brings their runtimes.
+# Sanitizers are unstable options of a compiler that has them all the same, and brings their
+# runtimes.
 export RUSTC_BOOTSTRAP=1
 unset RUSTFLAGS CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS FA_MAX_ISA
 target=$(rustc -vV | sed -n 's/^host: //p')
@@ -102,8 +104,9 @@ tests_but() {
     done
 }
 
-# library FOLDER SOURCES RUSTFLAGS [ARGUMENT OF CARGO...]: the static library in FOLDER. Hardly optimised, and without the
-# checks that `cargo test` has anyway: instrumented kernels take the compiler minutes, and access the same memory.
+# library FOLDER SOURCES RUSTFLAGS [ARGUMENT OF CARGO...]: the static library in FOLDER. Hardly
+# optimised, and without the checks that `cargo test` has anyway: instrumented kernels take the
+# compiler minutes, and access the same memory.
 library() {
     local folder=$1 sources=$2 flags=$3
     shift 3
@@ -141,9 +144,10 @@ planted() {
 address() {
     local kind=address flags=-Zsanitizer=address test
     local gcc=(-fsanitize=address)
-    # Left out: `memory` and `starved` limit the address space, which shadow memory takes all of; `small_stack` limits
-    # the stack; `far` has terabytes of address space of its own; `dlopen`, `reload`, `copies`, `load` and `quiet` load
-    # the shared library that is released, or count what the process has; `isa_env` is about one variable.
+    # Left out: `memory` and `starved` limit the address space, which shadow memory takes all of;
+    # `small_stack` limits the stack; `far` has terabytes of address space of its own; `dlopen`,
+    # `reload`, `copies`, `load` and `quiet` load the shared library that is released, or count what
+    # the process has; `isa_env` is about one variable.
     local tests
     tests=$(tests_but memory starved small_stack far dlopen reload copies load quiet isa_env openmp fork)
     library "$out/$kind" "$root" $flags
@@ -164,7 +168,8 @@ address() {
     count prove.address.nothing "$out/$kind/plant.log" env FA_PLANT=nothing "$out/$kind-planted/bin/attention"
 }
 
-# What keeps a test within minutes where everything is slow: what is repeated has been run once before.
+# What keeps a test within minutes where everything is slow: what is repeated has been run once
+# before.
 repetitions() {
     case $1.$2 in
     undefined.determinism) echo 50 ;;
@@ -176,8 +181,8 @@ repetitions() {
 
 undefined() {
     local kind=undefined test
-    # Not recoverable, so that a report is a failure. Alignment is part of it: what C tests pass may be misaligned, what
-    # they read may not.
+    # Not recoverable, so that a report is a failure. Alignment is part of it: what C tests pass may
+    # be misaligned, what they read may not.
     local gcc=(-fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all)
     # The Rust side is the one that is released: what C can do wrong is on the C side.
     plain
@@ -225,7 +230,8 @@ plain_planted() {
 
 # ---- thread ----
 
-# A compiler whose standard library is there as source: Debian's, with the runtimes of the installed one beside it.
+# A compiler whose standard library is there as source: Debian's, with the runtimes of the installed
+# one beside it.
 std_sources() {
     local file lib
     std=$root/build/debian-rust
@@ -245,9 +251,10 @@ thread() {
     native=(-Wl,--whole-archive "$std/usr/lib/rustlib/$target/lib/librustc-stable_rt.tsan.a" -Wl,--no-whole-archive
         -lgcc_s -lutil -lrt -lpthread -lm -ldl -lresolv -lc)
     local tests=(threads pools callers writers determinism attention)
-    # Left out of those that have threads: `fork` (the runtime cannot follow a child of many threads), `copies`, `reload`
-    # (the second library is not instrumented), `starved` (no address space for the runtime), `openmp` (its runtime is
-    # not instrumented: reports about its barriers), `affinity` and `signals` (nothing that the others do not share).
+    # Left out of those that have threads: `fork` (the runtime cannot follow a child of many
+    # threads), `copies`, `reload` (the second library is not instrumented), `starved` (no address
+    # space for the runtime), `openmp` (its runtime is not instrumented: reports about its
+    # barriers), `affinity` and `signals` (nothing that the others do not share).
     RUSTC=$std/rustc library "$out/$kind" "$root" $flags -Zbuild-std=std,panic_abort
     export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1"
     for test in "${tests[@]}"; do
@@ -262,8 +269,8 @@ thread() {
     native=(-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc)
 }
 
-# gcc would link its own runtime: it only compiles. Who computes what is the same under each instruction set; the plain one
-# would take most of an hour.
+# gcc would link its own runtime: it only compiles. Who computes what is the same under each
+# instruction set; the plain one would take most of an hour.
 thread_program() {
     local kind=$1 test=$2
     mkdir -p "$out/$kind/bin"
@@ -278,8 +285,8 @@ valgrind_() {
     local memcheck=(valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite)
     plain
     local lib=$static
-    # Those that are not minutes long at a fiftieth of the speed; without `mxcsr`, as valgrind has only part of that
-    # register, and `allocations`, which brings its own malloc.
+    # Those that are not minutes long at a fiftieth of the speed; without `mxcsr`, as valgrind has
+    # only part of that register, and `allocations`, which brings its own malloc.
     for test in version abi refusals {attention,tensor,quant,list,logit,weight,argument}_refusals unaligned attention quantize append; do
         program $kind "$test" "$(file_of "$test")" "$lib"
         count "valgrind.$test" "$out/$kind/$test.log" env FA_MAX_ISA=avx2 "${memcheck[@]}" "$out/$kind/bin/$test"
@@ -296,9 +303,10 @@ valgrind_() {
 memory() {
     local kind=memory
     std_sources
-    # C compilers here have no such runtime, and what C has written would count as uninitialised: so a Rust test, in
-    # which all that runs is instrumented. Its workspaces are as they were allocated, and it looks at every output.
-    # Goes on after a report, so that one run shows all of them; it fails at its end.
+    # C compilers here have no such runtime, and what C has written would count as uninitialised: so
+    # a Rust test, in which all that runs is instrumented. Its workspaces are as they were
+    # allocated, and it looks at every output. Goes on after a report, so that one run shows all of
+    # them; it fails at its end.
     local isa flags="-Zsanitizer=memory -Zsanitizer-memory-track-origins -Zsanitizer-recover=memory"
     mkdir -p "$out/$kind"
     for isa in scalar avx2 avxvnni avx512 avx512vnni avx512bf16; do
@@ -309,8 +317,8 @@ memory() {
         rust_test $kind-planted "$(planted $kind)" "$flags" rust_api
 }
 
-# rust_test KIND SOURCES FLAGS TEST: a test in tests/, instrumented, with the standard library. In a package of its own,
-# since cargo would build all that the project's other tests and benches need.
+# rust_test KIND SOURCES FLAGS TEST: a test in tests/, instrumented, with the standard library. In a
+# package of its own, since cargo would build all that the project's other tests and benches need.
 rust_test() {
     local crate=$out/$1/crate
     mkdir -p "$crate/src"
@@ -340,8 +348,8 @@ END
 
 # ---- ggml ----
 
-# within KIND LIBRARY SHARE: what scripts/test_ggml.sh does, with ggml, the hook and the tests instrumented. ggml's own
-# threads, since those of OpenMP have a runtime that is not.
+# within KIND LIBRARY SHARE: what scripts/test_ggml.sh does, with ggml, the hook and the tests
+# instrumented. ggml's own threads, since those of OpenMP have a runtime that is not.
 within() {
     env FA_GGML_BUILD="$out/ggml-$1" TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=0 FA_GGML_CMAKE="-DFA_GGML_LIBRARY=$2
         -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGGML_OPENMP=OFF -DCMAKE_C_FLAGS=-fsanitize=$1 -DCMAKE_CXX_FLAGS=-fsanitize=$1" \
@@ -351,10 +359,12 @@ within() {
 ggml() {
     local kind=ggml
     mkdir -p "$out/$kind"
-    # Under address the Rust side is instrumented, too, as above. Leaks are left out: ggml keeps what it has loaded.
+    # Under address the Rust side is instrumented, too, as above. Leaks are left out: ggml keeps
+    # what it has loaded.
     library "$out/address" "$root" -Zsanitizer=address
     count ggml.address "$out/$kind/address.log" within address "$static" 20
-    # Under thread it is not, so what it writes is not seen; who enters it when, and what threads tell each other, is.
+    # Under thread it is not, so what it writes is not seen; who enters it when, and what threads
+    # tell each other, is.
     plain
     count ggml.thread "$out/$kind/thread.log" within thread "$static" 20
     [ $prove = 1 ] || return 0
@@ -371,7 +381,8 @@ within_copy() {
 
 # ---- debug ----
 
-# Whether cargo builds every target of ours for tests with both kinds of checks, whatever it optimises.
+# Whether cargo builds every target of ours for tests with both kinds of checks, whatever it
+# optimises.
 is_checked() {
     cargo test --locked --workspace --unit-graph -Z unstable-options "$@" | python3 -c '
 import json, sys

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three), doxygen, go,
-# ninja, python3-venv; libraries that only tests use: libtbb-dev, libpthreadpool-dev; compilers for other platforms such as
-# aarch64-linux-gnu-g++, and qemu-aarch64-static and its like, or wine64, which run their programs.
-# What is there is left alone. The other scripts source this file, for PATH.
+# Sees to it that the tools named as arguments are there: cmake, pkg-config, g++ (none: all three),
+# doxygen, go, ninja, python3-venv; libraries that only tests use: libtbb-dev, libpthreadpool-dev;
+# compilers for other platforms such as aarch64-linux-gnu-g++, and qemu-aarch64-static and its like,
+# or wine64, which run their programs. What is there is left alone. The other scripts source this
+# file, for PATH.
 
 fa_die() {
     echo "setup: $1" >&2

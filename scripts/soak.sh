@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Random problems from 8 threads in each of two processes, for some minutes (half a minute without an argument): see
-# c_tests/soak/soak.c. It prints problems per second, in total, how many were wrong, and what memory did.
+# Random problems from 8 threads in each of two processes, for some minutes (half a minute without
+# an argument): see c_tests/soak/soak.c. It prints problems per second, in total, how many were
+# wrong, and what memory did.
 #
 #   soak.sh [MINUTES [SEED]]
 #
-# --prove plants a wrong result, bits that depend on the way, and leaks of several kinds, into copies of the program, each
-# of which has to be reported.
+# --prove plants a wrong result, bits that depend on the way, and leaks of several kinds, into
+# copies of the program, each of which has to be reported.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

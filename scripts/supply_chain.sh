@@ -11,7 +11,8 @@
 #   minimal       the oldest versions that Cargo.toml names are enough to compile everything, tests and benches too
 #   reproducible  two builds in two folders, with two homes of cargo, have the same bytes
 #
-# --prove plants a fault for each part, which it has to find. The last line is `supply: N passed, N failed`.
+# --prove plants a fault for each part, which it has to find. The last line is `supply: N passed, N
+# failed`.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -161,7 +162,8 @@ oldest() {
     sed -n 's/^rust-version = "\(.*\)"/\1/p' "$1"
 }
 
-# What is checked and released here is so with the oldest compiler, or with the newest: then another build is due.
+# What is checked and released here is so with the oldest compiler, or with the newest: then another
+# build is due.
 is_oldest() {
     local version
     version=$(oldest "$1/Cargo.toml")
@@ -192,8 +194,8 @@ msrv() {
 
 # ---- minimal ----
 
-# The versions that Cargo.toml names, which its users may have, instead of the newest. -Z direct-minimal-versions is
-# unstable, but there.
+# The versions that Cargo.toml names, which its users may have, instead of the newest. -Z
+# direct-minimal-versions is unstable, but there.
 oldest_versions() {
     (cd "$1" && RUSTC_BOOTSTRAP=1 cargo update --quiet -Z direct-minimal-versions)
     grep -A1 -e '^name = "gemm"' -e '^name = "half"' "$1/Cargo.lock"

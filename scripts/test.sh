@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All tests: those in Rust, then those in C, of packaging, and of the examples, then of the documentation, then ONNX's
-# own of its operator Attention, the examples in other languages, the wheel for Python, a whole model's, and those of the
-# library within ggml.
+# All tests: those in Rust, then those in C, of packaging, and of the examples, then of the
+# documentation, then ONNX's own of its operator Attention, the examples in other languages, the
+# wheel for Python, a whole model's, and those of the library within ggml.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,7 +14,8 @@ failed=0
 with=(--features flash_attention/rayon)
 cargo test --locked "${with[@]}" --no-fail-fast --package flash_attention --package flash_attention_fixed --package fa --test '*' --bin fa || failed=1
 cargo test --locked "${with[@]}" --doc || failed=1
-# The tests within the library need a compilation of it of their own: not an optimised one, for kernels are tested above.
+# The tests within the library need a compilation of it of their own: not an optimised one, for
+# kernels are tested above.
 cargo test --locked --lib --config profile.test.opt-level=0 || failed=1
 { cmake -S . -B build && cmake --build build --parallel "$(nproc)" --target check; } || failed=1
 scripts/docs.sh || failed=1

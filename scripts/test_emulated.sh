@@ -57,18 +57,20 @@ apt_on() {
         -o Dir::Cache="$folder/apt/cache" -o APT::Sandbox::User=root "$@" </dev/null
 }
 
-# Builds Bochs with few devices. Debian's binary has a debugger, which makes it several times as slow.
+# Builds Bochs with few devices. Debian's binary has a debugger, which makes it several times as
+# slow.
 build_bochs() {
     local work=$folder/bochs.build
     rm -rf "$work"
     mkdir -p "$work"
-    # Some mirrors lack the .dsc file. apt-get then fails, after it has downloaded and verified the rest.
+    # Some mirrors lack the .dsc file. apt-get then fails, after it has downloaded and verified the
+    # rest.
     (cd "$work" && apt get source -qq --download-only bochs) || true
     tar -C "$work" --strip-components=1 -xf "$work"/bochs_*.orig.tar.xz || die "the source of Bochs was not found"
     (
         cd "$work"
-        # Bochs 3.0 takes the memory operand of VDPBF16PS for four bytes: it scales a one-byte displacement by 4, not by
-        # the width of the register, and reads from the wrong place.
+        # Bochs 3.0 takes the memory operand of VDPBF16PS for four bytes: it scales a one-byte
+        # displacement by 4, not by the width of the register, and reads from the wrong place.
         local table=cpu/decoder/ia_opcodes_evex.def
         sed -i '/^bx_define_opcode(BX_IA_EVEX_VDPBF16PS_/I s/OP_mVdq32/OP_mVdq/' "$table"
         export CFLAGS="-O2 -w" CXXFLAGS="-O2 -w"
@@ -99,8 +101,8 @@ prepare() {
     ${CC:-cc} -O2 -Wall -Wextra -Werror -static -s -o "$folder/init" "$sources/init.c"
 }
 
-# machine [--env NAME=VALUE]... PROGRAM [ARGUMENT...] [-- PROGRAM...]: runs programs there, for at most
-# $limit seconds (0: any time).
+# machine [--env NAME=VALUE]... PROGRAM [ARGUMENT...] [-- PROGRAM...]: runs programs there, for at
+# most $limit seconds (0: any time).
 limit=0
 machine() {
     timeout $limit python3 "$sources/machine.py" "$bochs" "$kernel" "$folder/rom" "$folder/init" "$@"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Tests the package in fixed/ (docs/fixed-point.md) where it is meant for: machines without an operating system, and without
-# floating point. It is compiled with `core` alone for Armv6-M, and for Armv5TE, where qemu runs its tests; and no machine code
-# of it, on those and on x86-64, computes with floating-point numbers. The last line is `fixed: N passed, N failed`.
+# Tests the package in fixed/ (docs/fixed-point.md) where it is meant for: machines without an
+# operating system, and without floating point. It is compiled with `core` alone for Armv6-M, and
+# for Armv5TE, where qemu runs its tests; and no machine code of it, on those and on x86-64,
+# computes with floating-point numbers. The last line is `fixed: N passed, N failed`.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -51,8 +52,9 @@ compile() {
         -- --emit=obj && ls "$out/$target/release/deps/"flash_attention_fixed*.o
 }
 
-# has_none DISASSEMBLER TARGET PATTERN: no instruction in the machine code is one of the pattern, and there are some; nor is a
-# function called that computes with floating-point numbers in their place.
+# has_none DISASSEMBLER TARGET PATTERN: no instruction in the machine code is one of the pattern,
+# and there are some; nor is a function called that computes with floating-point numbers in their
+# place.
 has_none() {
     local object lines names found
     object=$(ls "$out/$2/release/deps/"flash_attention_fixed*.o)
@@ -72,8 +74,9 @@ run_tests() {
         -Zbuild-std=std,panic_abort && echo "$(grep -c '^test .* ok$' "$out/log") tests on Armv5TE"
 }
 
-# On Arm all instructions of floating point, of vectors and for coprocessors. On x86-64 vectors of integers are welcome: what may
-# not be is arithmetic, comparison and conversion of other numbers, and the old unit for these.
+# On Arm all instructions of floating point, of vectors and for coprocessors. On x86-64 vectors of
+# integers are welcome: what may not be is arithmetic, comparison and conversion of other numbers,
+# and the old unit for these.
 arm='v.*|f.*|(cdp|ldc|stc|mcr|mrc).*'
 x86='v?(add|sub|mul|div|sqrt|min|max|cmp[a-z]*|u?comi|round|rcp|rsqrt|dp|hadd|hsub|addsub)[sp][sd]|v?cvt.*|vf.*|f.*'
 

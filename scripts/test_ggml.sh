@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The library within ggml (integrations/ggml), against ggml's own code and against float64: all types, head sizes and
-# masks of the operator, and programs that load, unload, fork and have several contexts. Builds ggml in build/ggml, of
-# the sources in FA_GGML_SOURCE, or else of the crate that benches/peers compares with; and the library, where CMake has
-# not.
+# The library within ggml (integrations/ggml), against ggml's own code and against float64: all
+# types, head sizes and masks of the operator, and programs that load, unload, fork and have several
+# contexts. Builds ggml in build/ggml, of the sources in FA_GGML_SOURCE, or else of the crate that
+# benches/peers compares with; and the library, where CMake has not.
 #
 #   test_ggml.sh [SHARE]      one in SHARE cases of the grid
 

@@ -44,8 +44,8 @@ run_rust() {
 }
 
 run_python() {
-    # The packages are those of the tests of ONNX's operator, which is compared with. scripts/test_python.sh runs the same
-    # tests on the wheel.
+    # The packages are those of the tests of ONNX's operator, which is compared with.
+    # scripts/test_python.sh runs the same tests on the wheel.
     fa_venv "$build/venv-onnx" tests/python/onnx/requirements.txt
     local python=$build/venv-onnx/bin/python
     test_case python.real_model env PYTHONPATH=bindings/python "$python" bindings/python/example/real_model.py "$data" "$shared"

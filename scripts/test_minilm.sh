@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compares the engine in examples_c/minilm with the model's own tokeniser and with the model in float64. Needs
-# what CMake builds. The first run downloads the model (80 MB).
+# Compares the engine in examples_c/minilm with the model's own tokeniser and with the model in
+# float64. Needs what CMake builds. The first run downloads the model (80 MB).
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

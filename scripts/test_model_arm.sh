@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the library for 64-bit Arm, and asks LLVM's models of three cores how fast its hot loops are: scripts/model_arm.py,
-# which fails where one is too slow, has a call or uses the stack. Nothing is executed.
+# Builds the library for 64-bit Arm, and asks LLVM's models of three cores how fast its hot loops
+# are: scripts/model_arm.py, which fails where one is too slow, has a call or uses the stack.
+# Nothing is executed.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the ONNX project's tests of the operator Attention through the shared library: the one given, else
-# the one that CMake builds. The first run installs their package in build/venv-onnx.
+# Runs the ONNX project's tests of the operator Attention through the shared library: the one given,
+# else the one that CMake builds. The first run installs their package in build/venv-onnx.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the programs.
+# Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the
+# programs.
 #
 #   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, musl, windows; wasm32, windows-msvc, windows-arm64, macos, macos-x86_64,
 #                                        ios, android; all: all of these; default: aarch64
 #
-# aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for, and two that lack some, so
-# that the choice of kernels is tested, too. i686 and armv7 have the Rust tests alone, musl the C tests; windows runs under wine. For the others
-# the library is checked by the compiler, and neither linked nor run. Tests take few of their cases (FA_TEST_SHARE, FA_TEST_THIN): an emulator is slow.
-# What is left out, and why, is printed. The last line is `platforms: N passed, N failed`, in tests.
+# aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for,
+# and two that lack some, so that the choice of kernels is tested, too. i686 and armv7 have the Rust
+# tests alone, musl the C tests; windows runs under wine. For the others the library is checked by
+# the compiler, and neither linked nor run. Tests take few of their cases (FA_TEST_SHARE,
+# FA_TEST_THIN): an emulator is slow. What is left out, and why, is printed. The last line is
+# `platforms: N passed, N failed`, in tests.
 #
-# With --quick before the names, aarch64 has only some tests that reach every kernel, those of the choice, and C tests with the
-# shared library that take seconds: 7 minutes of CPU time, compiling included.
+# With --quick before the names, aarch64 has only some tests that reach every kernel, those of the
+# choice, and C tests with the shared library that take seconds: 7 minutes of CPU time, compiling
+# included.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,7 +31,8 @@ fi
 export CARGO_INCREMENTAL=0 FA_TEST_SHARE=${FA_TEST_SHARE:-61} FA_TEST_THIN=${FA_TEST_THIN:-61}
 unset RUSTFLAGS CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS FA_MAX_ISA
 
-# Those that reach every kernel, and those of what differs between processors: sizes of numbers, memory, threads.
+# Those that reach every kernel, and those of what differs between processors: sizes of numbers,
+# memory, threads.
 kernel_tests=(general types decode adversarial oracle blocks integers scales weights quantize basics numerics)
 other_tests=(isas abi parts rust_api memory caches safety panic_hook)
 # Those that look at the choice of a kernel.
@@ -91,8 +96,9 @@ run_rust() {
     done
 }
 
-# Builds the libraries and the C tests, or what arguments of `cmake --build` say, optimised a little: gcc 12 for aarch64 fails
-# with more in its vectoriser, on a loop in c_tests/api/attention.c.
+# Builds the libraries and the C tests, or what arguments of `cmake --build` say, optimised a
+# little: gcc 12 for aarch64 fails with more in its vectoriser, on a loop in
+# c_tests/api/attention.c.
 build_c() {
     cmake -S . -B "$folder/cmake" -DCMAKE_TOOLCHAIN_FILE="$FA_TOOLCHAIN" -DFA_RUSTC="${RUSTC:-}" \
         -DFA_CARGO_ARGS="${FA_BUILD_STD[*]}" -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 \

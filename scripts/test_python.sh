@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the wheel of the package for Python, installs it into a fresh environment, and there runs the package's tests and
-# examples, and checks its types. Packages of PyPI that are named (jax, torch) are installed, too, for the tests on their
-# arrays.
+# Builds the wheel of the package for Python, installs it into a fresh environment, and there runs
+# the package's tests and examples, and checks its types. Packages of PyPI that are named (jax,
+# torch) are installed, too, for the tests on their arrays.
 #
 #   test_python.sh [PACKAGE...]
 

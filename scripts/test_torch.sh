@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Tests cpu_attention.torch and cpu_attention.transformers with the shared library that CMake
-# builds, or the one in LIBRARY: the package on tensors of PyTorch, what takes the place of PyTorch's
-# kernels, the operator, models of Hugging Face's. Not in scripts/test.sh, for it installs PyTorch
-# (5 GB), in build/venv-torch, unless it is given a Python that has the packages of
+# builds, or the one in LIBRARY: the package on tensors of PyTorch, what takes the place of
+# PyTorch's kernels, the operator, models of Hugging Face's. Not in scripts/test.sh, for it installs
+# PyTorch (5 GB), in build/venv-torch, unless it is given a Python that has the packages of
 # bindings/python/requirements/torch.txt.
 #
-# PYTORCH_TESTS: the folder `test` of PyTorch's source; its tests of attention on the CPU are run, too.
+# PYTORCH_TESTS: the folder `test` of PyTorch's source; its tests of attention on the CPU are run,
+# too.
 #
 #   test_torch.sh [PYTHON]
 

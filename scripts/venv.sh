@@ -2,8 +2,8 @@
 
 fa_venv() {
     mkdir -p "$(dirname "$1")"
-    # Scripts that run side by side may want the same one. The copy says what was installed to the end; after a change
-    # of the pins all is made anew.
+    # Scripts that run side by side may want the same one. The copy says what was installed to the
+    # end; after a change of the pins all is made anew.
     {
         flock 9
         cmp -s "$2" "$1/installed.txt" && return 0

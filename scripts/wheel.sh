@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Makes the wheel of the package for Python: with the shared library inside, for every Linux with glibc 2.17 or later and
-# every Python from 3.10 on.
+# Makes the wheel of the package for Python: with the shared library inside, for every Linux with
+# glibc 2.17 or later and every Python from 3.10 on.
 #
 #   wheel.sh [FOLDER [MACHINE]]     FOLDER: where it goes; build/wheel. MACHINE: the processor; aarch64, if not this one
 #
-# The shared library is the static one of CMake's build (the same compilation, if that is up to date), linked by Zig, which
-# has the symbols of every glibc. Zig, setuptools and auditwheel, which checks the result, come from pip.
+# The shared library is the static one of CMake's build (the same compilation, if that is up to
+# date), linked by Zig, which has the symbols of every glibc. Zig, setuptools and auditwheel, which
+# checks the result, come from pip.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -61,7 +62,8 @@ lib=$stage/cpu_attention/libflash_attention.so
 printf '{\n    global: fa_*;\n    local: *;\n};\n' >"$work/exports.map"
 export ZIG_GLOBAL_CACHE_DIR=$build/zig/global ZIG_LOCAL_CACHE_DIR=$build/zig/local
 zig=$build/venv-zig/bin/python
-# Unwinding is LLVM's, linked in, for panics that end at the C boundary: the C library is all that is needed.
+# Unwinding is LLVM's, linked in, for panics that end at the C boundary: the C library is all that
+# is needed.
 "$zig" -m ziglang cc -target "$machine-linux-gnu.$glibc" -shared -o "$lib" -Wl,-s -Wl,--gc-sections \
     -Wl,--whole-archive "$static" -Wl,--no-whole-archive \
     -Wl,--version-script="$work/exports.map" -Wl,-soname,"libflash_attention.so.$abi" -Wl,-z,nodelete \

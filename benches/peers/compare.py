@@ -294,7 +294,7 @@ class Comparison:
     def write(self):
         out = {
             "date": datetime.date.today().isoformat(),
-            "machine": machine(),
+            "machine": machine(self.options.machine),
             "versions": self.versions,
             "absent": self.absent,
             "rounds": self.options.rounds,
@@ -310,7 +310,7 @@ class Comparison:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def machine():
+def machine(name):
     words = {}
     with open("/proc/cpuinfo") as lines:
         for line in lines:
@@ -319,6 +319,7 @@ def machine():
     flags = words.get("flags", "").split()
     return {
         "cpu": words.get("model name", platform.machine()),
+        "name": name or words.get("model name", platform.machine()),
         "vendor": words.get("vendor_id", ""),
         "cores": os.cpu_count(),
         "extensions": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8") if f in flags],
@@ -336,6 +337,7 @@ def main():
     p.add_argument("--workloads", choices=["quick", "all", *groups], default="quick")
     p.add_argument("--threads", type=lambda x: [int(n) for n in x.split(",")], default=[1, 2])
     p.add_argument("--rounds", type=int, default=7, help="turns of each peer (7)")
+    p.add_argument("--machine", help="its name in tables and figures, where the processor's own says too little")
     p.add_argument("--seconds", type=float, default=0.7, help="for each peer and workload, about (0.7)")
     options = p.parse_args()
     options.peers = options.peers.split(",")

@@ -1,4 +1,7 @@
-"""Draws compare.py's file: figures.py JSON FOLDER"""
+"""Draws compare.py's file: figures.py JSON FOLDER
+
+Or those of several machines in one figure: figures.py JSON JSON... SVG
+"""
 
 import os
 import sys
@@ -20,10 +23,23 @@ MARKS = {
     "ruvector": (svg.GREY, "diamond"),
 }
 WIDTH = 830
+GROUPS = ["prefill", "gqa", "encoder", "few", "masked", "decode", "latent", "small"]
+# What the figure of several machines shows, in words.
+SHORT = {
+    "8 x 2048 x 64": "8 heads of 64, 2048 tokens",
+    "8 x 2048 x 128, causal": "8 heads of 128, 2048 tokens, causal",
+    "32/8 x 2048 x 128, causal": "32 heads on 8, 2048 tokens, causal",
+    "8 x 12 x 384 x 64": "encoder, 8 texts of 384 tokens",
+    "2048 queries, 8/2 heads, 2048 keys, causal": "a mask that is causal, 2048 tokens",
+    "8 queries, 32/8 heads, 8192 keys": "8 queries, 8192 keys",
+    "1 query, 32/8 heads, 32768 keys": "1 query, 32768 keys",
+    "1 query, 128/1 heads, 4096 keys": "1 query, latent, 128 heads, 4096 keys",
+}
+TYPES = {"f32": (svg.BLUE, "circle"), "16 bits": (svg.ORANGE, "square"), "8 bits": (svg.GREEN, "diamond")}
 
 
 def subtitle(r, what):
-    return f"{what} {r.all['machine']['cpu']}, {r.all['date']}."
+    return f"{what} {r.all['machine']['name']}, {r.all['date']}."
 
 
 def legend_width(f):
@@ -227,13 +243,58 @@ def accuracy(r, path):
     d.write(path)
 
 
+def machines(all_of_them, path):
+    """A section for each machine, a row for each workload, a mark for each type: the fastest other library."""
+    left, right, step = 270, WIDTH - 30, 24
+    sections = []
+    for r in all_of_them:
+        rows = []
+        for w in SHORT:
+            times = {kind: r.versus(w, 1, kind)[2] for kind in TYPES}
+            if any(times.values()):
+                rows.append((SHORT[w], times))
+        sections.append((f"{r.all['machine']['name']}, {r.all['date']}", rows))
+    height = 112 + sum(step * len(rows) + 34 for _, rows in sections)
+    d = Drawing(WIDTH, height, "The fastest other library on several machines")
+    d.text(14, 26, "Time of the fastest other library as a multiple of ours, one thread", size=17, weight="600")
+    d.text(14, 46, "Right of the line: this library is faster. A type without a mark: no other library has it, or took over ten seconds.", quiet=True)
+    x = 14
+    for kind, (colour, shape) in TYPES.items():
+        d.mark(x + 6, 68, shape, colour)
+        d.text(x + 17, 72, kind)
+        x += 90
+    at = Log(0.25, 64, left, right)
+    y = 96
+    for name, rows in sections:
+        d.text(14, y + 4, name, weight="600")
+        y += 16
+        for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64):
+            d.line(at(t), y - 4, at(t), y + step * len(rows), "one" if t == 1 else "grid")
+        for n, (w, times) in enumerate(rows):
+            middle = y + step * n + step / 2
+            d.line(left, middle, right, middle)
+            d.text(left - 12, middle + 4, w, "end")
+            for kind, value in times.items():
+                if value is not None:
+                    colour, shape = TYPES[kind]
+                    d.mark(at(min(value, 64)), middle, shape, colour, 5)
+        y += step * len(rows) + 18
+    for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64):
+        d.text(at(t), y, f"{t:g} x" if t < 64 else "64 x +", "middle", quiet=True)
+    d.write(path)
+
+
 def main():
-    source, folder = sys.argv[1:]
+    *sources, target = sys.argv[1:]
+    if target.endswith(".svg"):
+        machines([Results(source) for source in sources], target)
+        return
+    (source,), folder = sources, target
     r = Results(source)
     at = lambda name: os.path.join(folder, name)  # noqa: E731
-    speedup(r, at("speedup.svg"), "f32", ["prefill", "gqa", "encoder", "decode", "small"])
-    speedup(r, at("speedup-16.svg"), "16 bits", ["prefill", "gqa", "encoder", "decode", "small"])
-    speedup(r, at("speedup-8.svg"), "8 bits", ["prefill", "gqa", "encoder", "decode"])
+    speedup(r, at("speedup.svg"), "f32", GROUPS)
+    speedup(r, at("speedup-16.svg"), "16 bits", GROUPS)
+    speedup(r, at("speedup-8.svg"), "8 bits", [g for g in GROUPS if g != "small"])
     roofline(r, at("roofline.svg"))
     decode(r, at("decode.svg"))
     by_length(r, at("length.svg"))

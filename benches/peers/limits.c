@@ -1,4 +1,5 @@
-/* What the machine can do at most, for peer_limits.py: multiplications and additions in f32, reading of memory. */
+/* What the machine can do at most, for peer_limits.py: multiplications and additions in f32,
+ * reading of memory. */
 
 #include <pthread.h>
 #include <stdint.h>
@@ -29,7 +30,8 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* As many chains as hide the latency of two units; the compiler must neither merge nor drop them. */
+/* As many chains as hide the latency of two units; the compiler must neither merge nor drop
+ * them. */
 static void multiply_add(int n)
 {
     vector sum[CHAINS] = {{0}}, a, b;

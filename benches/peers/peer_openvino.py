@@ -67,7 +67,8 @@ class Peer:
         calls = []
         for _ in range(w.copies):
             request = compiled.create_infer_request()
-            # The last key is the new one. Each call appends one more: a few hundredths of a per cent.
+            # The last key is the new one. Each call appends one more: a few hundredths of a per
+            # cent.
             for state in request.query_state():
                 x = k if state.name.startswith("k") else v
                 state.state = ov.Tensor(np.ascontiguousarray(x[:, :, :-1]))

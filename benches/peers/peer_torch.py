@@ -13,7 +13,8 @@ class Peer:
 
     def __init__(self, variant, threads):
         dtype, *options = variant.split("-")
-        # Or such a row of heads, as those of a group, as rows of one head: what a caller may do by hand.
+        # Or such a row of heads, as those of a group, as rows of one head: what a caller may do by
+        # hand.
         self.packed = "packed" in options
         self.dtype = DTYPES[dtype]
         torch.set_num_threads(threads)

@@ -2,7 +2,7 @@
 
 import sys
 
-from results import CLASSES, OURS, Results
+from results import CLASSES, Results
 
 GROUPS = {
     "prefill": "Prefill, heads x length x dimensions",
@@ -46,17 +46,10 @@ def versus(r, threads, group):
     for w in r.workloads(group, threads):
         row = [w]
         for kind in kinds:
-            best = r.fastest(w, threads, kind)
-            ours = best.pop(OURS, None)
-            best.pop("PyTorch, check lifted", None), best.pop("OpenBLAS, told the CPU", None)
-            other = min(best.values(), key=lambda x: x["ms"]["median"], default=None)
+            ours, other, ratio = r.versus(w, threads, kind)
             row.append(number(ours["ms"]["median"]) if ours else "")
             row.append(f"{other['peer']} {number(other['ms']['median'])}" if other else "")
-            if ours and other:
-                ratio = other["ms"]["median"] / ours["ms"]["median"]
-                row.append(f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**")
-            else:
-                row.append("")
+            row.append("" if ratio is None else f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**")
         rows.append(row)
     return table(head, rows)
 
@@ -83,8 +76,8 @@ def write(r):
     out = [
         "# Comparison: all figures",
         "",
-        f"Written by `benches/peers/run.sh` on {a['date']}: {m['cpu']}, {m['cores']} cores, {', '.join(m['extensions'])}; {m['system']}; "
-        f"{a['minutes']} minutes, {a['rounds']} rounds. What is compared, and how to read it: [benches/peers](../../benches/peers/README.md).",
+        f"Written by `benches/peers/run.sh` on {a['date']}: {m['name']}, {m['cores']} cores, {', '.join(m['extensions'])}; {m['system']}; "
+        f"{a['minutes']} minutes, {a['rounds']} rounds. What is compared, and how to read it: [benches/peers](../../../benches/peers/README.md).",
         "",
         "Versions: " + "; ".join(f"{p}: {v}" for p, v in a["versions"].items()) + ".",
         "",

@@ -4,7 +4,8 @@ import json
 
 OURS = "flash_attention"
 CLASSES = {"f32": ("f32",), "16 bits": ("f16", "bf16"), "8 bits": ("i8", "q8_0"), "4 bits": ("q4_0", "q4_1")}
-# In the order in which they are shown. Those with a check lifted are nobody's installed library: on their own.
+# In the order in which they are shown. Those with a check lifted are nobody's installed library: on
+# their own.
 FAMILIES = [
     OURS,
     "PyTorch",
@@ -50,6 +51,16 @@ class Results:
             if f not in best or x["ms"]["median"] < best[f]["ms"]["median"]:
                 best[f] = x
         return best
+
+    def versus(self, workload, threads, kind):
+        """Our line, the fastest one of the other libraries as they are installed (or None each), and
+        how many times as long it takes."""
+        best = self.fastest(workload, threads, kind)
+        ours = best.pop(OURS, None)
+        for not_installed in ("PyTorch, check lifted", "OpenBLAS, told the CPU"):
+            best.pop(not_installed, None)
+        other = min(best.values(), key=lambda x: x["ms"]["median"], default=None)
+        return ours, other, other["ms"]["median"] / ours["ms"]["median"] if ours and other else None
 
     def threads(self):
         return sorted({x["threads"] for x in self.lines})

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Times this library against others on this machine. README.md, beside this file, says what is compared and how.
+# Times this library against others on this machine. README.md, beside this file, says what is
+# compared and how.
 #
 #   benches/peers/run.sh [--peers NAME,...] [--workloads quick|all] [--threads 1,2] [--output FOLDER] [OPTION...]
 #
@@ -91,8 +92,8 @@ case ,$peers, in *,rust,*)
     ;;
 esac
 
-# Libraries that ask for the vendor or the model, not for what the processor has, are shown with that question
-# answered, too.
+# Libraries that ask for the vendor or the model, not for what the processor has, are shown with
+# that question answered, too.
 if grep -q AuthenticAMD /proc/cpuinfo; then
     case ,$peers, in *,torch,*)
         cc -O2 -shared -fPIC "$here/mkl.c" -o "$build/libmkl_check.so" && export PEER_MKL=$build/libmkl_check.so

@@ -15,7 +15,8 @@ class Workload(NamedTuple):
     len_kv: int
     dim: int
     causal: bool
-    # In the group "masked", a mask says what is seen: causal, or these many keys up to a query's own.
+    # In the group "masked", a mask says what is seen: causal, or these many keys up to a query's
+    # own.
     window: int = 0
     # In the group "latent", elements of a row of V, which are the first ones of the row of K.
     latent: int = 0

@@ -1,5 +1,5 @@
-// Package attention calls flash_attention on slices. CGO_CFLAGS says where the header is, CGO_LDFLAGS where the
-// library is; -tags static links the static one.
+// Package attention calls flash_attention on slices. CGO_CFLAGS says where the header is,
+// CGO_LDFLAGS where the library is; -tags static links the static one.
 package attention
 
 /*
@@ -32,8 +32,8 @@ static void set_pages(fa_attention *a, const sizes *s, const int32_t *block_tabl
 	a->page_size = s->page_size, a->num_pages = s->num_pages;
 }
 
-// Go memory that is passed to C must not hold pointers to other Go memory, so the description is made here, of
-// pointers that are arguments of their own.
+// Go memory that is passed to C must not hold pointers to other Go memory, so the description is
+// made here, of pointers that are arguments of their own.
 static fa_status run(const sizes *s, const void *q, const void *k, const void *v, void *out, const void *mask,
                      const int32_t *kv_lens, const int32_t *kv_starts, const int32_t *q_positions,
                      const int32_t *block_table, const int32_t *spans, const int32_t *span_starts, float *lse, void *weights,
@@ -98,14 +98,16 @@ import (
 	"unsafe"
 )
 
-// Tensor is [batch][head][token][dim] in a slice. Strides count ELEMENTS, from one batch entry, head, token to the
-// next; StrideDim those from one element of a row to the next: 0 = 1 = neighbours, and more in K and V only.
+// Tensor is [batch][head][token][dim] in a slice. Strides count ELEMENTS, from one batch entry,
+// head, token to the next; StrideDim those from one element of a row to the next: 0 = 1 =
+// neighbours, and more in K and V only.
 type Tensor struct {
 	Data                      []float32
 	Batch, Heads, Tokens, Dim int
 	Stride                    [3]int
 	StrideDim                 int
-	// In place of Data, if Type is not F32: its blocks. Dim and all strides are multiples of 32 then.
+	// In place of Data, if Type is not F32: its blocks. Dim and all strides are multiples of 32
+	// then.
 	Blocks []byte
 	Type   Type
 }
@@ -123,7 +125,8 @@ const (
 	IQ4_NL Type = C.FA_DTYPE_IQ4_NL
 )
 
-// Block is how many elements and bytes a block has: 1 and 4 of F32, else 32 and 18 to 34. No type has 0 bytes.
+// Block is how many elements and bytes a block has: 1 and 4 of F32, else 32 and 18 to 34. No type
+// has 0 bytes.
 func (t Type) Block() (elements, bytes int) {
 	switch t {
 	case F32:
@@ -142,7 +145,8 @@ func (t Type) Block() (elements, bytes int) {
 	return 32, 0
 }
 
-// InBlocks is the tensor, but of another type, in blocks: InBlocks(HeadFirst(nil, 1, 2, 100, 64), Q8_0, bytes).
+// InBlocks is the tensor, but of another type, in blocks: InBlocks(HeadFirst(nil, 1, 2, 100, 64),
+// Q8_0, bytes).
 func InBlocks(t Tensor, of Type, blocks []byte) Tensor {
 	t.Data, t.Blocks, t.Type = nil, blocks, of
 	return t
@@ -171,13 +175,15 @@ const ScaleZero = C.FA_SCALE_ZERO
 
 // Options: the zero value is attention of every query to every key, with a scale of 1/sqrt(dim).
 type Options struct {
-	// Multiplied to every dot product; 0 = 1/sqrt(dim), ScaleZero weighs all keys that a row sees alike.
+	// Multiplied to every dot product; 0 = 1/sqrt(dim), ScaleZero weighs all keys that a row sees
+	// alike.
 	Scale float32
 	// The last query is on the last key, and none sees a later one.
 	Causal bool
 	// How many keys up to its own position a query sees; 0 = all.
 	Window int
-	// Added to the scores, -Inf hides a key: [batch or 1][heads_q or 1][len_q or 1][len_kv]. Without data: none.
+	// Added to the scores, -Inf hides a key: [batch or 1][heads_q or 1][len_q or 1][len_kv].
+	// Without data: none.
 	Mask Tensor
 	// How many keys of each sequence are in use, the first ones; nil = all.
 	KVLens []int32
@@ -185,21 +191,23 @@ type Options struct {
 	KVStarts []int32
 	// The key position of query 0 of each sequence; nil = the last query is on the last key.
 	QPositions []int32
-	// K and V are pages, [page][heads_kv][tokens of a page][dim]: those of each sequence, in the order of its keys, in
-	// rows of the same length. Of pages without keys in use anything may stand there. nil = no pages.
+	// K and V are pages, [page][heads_kv][tokens of a page][dim]: those of each sequence, in the
+	// order of its keys, in rows of the same length. Of pages without keys in use anything may
+	// stand there. nil = no pages.
 	BlockTable [][]int32
 	// How many first keys are seen beside the window.
 	PrefixKeys int
-	// Of each sequence, keys that see each other both ways, whatever the window: the first, and the one behind the
-	// last, ascending and disjoint; nil = none.
+	// Of each sequence, keys that see each other both ways, whatever the window: the first, and the
+	// one behind the last, ascending and disjoint; nil = none.
 	Spans [][][2]int32
-	// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q]; nil = nowhere.
+	// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q]; nil =
+	// nowhere.
 	LSE []float32
-	// Where to put the probabilities of all keys: [batch][heads_q][len_q][len_kv], or of the heads and rows of lists.
-	// Without data: nowhere.
+	// Where to put the probabilities of all keys: [batch][heads_q][len_q][len_kv], or of the heads
+	// and rows of lists. Without data: nowhere.
 	Weights Tensor
-	// The query heads and rows whose probabilities are wanted, ascending; rows that are negative count from the end;
-	// nil = all.
+	// The query heads and rows whose probabilities are wanted, ascending; rows that are negative
+	// count from the end; nil = all.
 	WeightHeads, WeightRows []int32
 }
 
@@ -307,7 +315,8 @@ func set(s *C.sizes, tensors []*Tensor, names []string) error {
 	return nil
 }
 
-// Checks the table of pages k, and gives it to C: its numbers in one list, and how many keys a sequence has.
+// Checks the table of pages k, and gives it to C: its numbers in one list, and how many keys a
+// sequence has.
 func setPages(s *C.sizes, table [][]int32, k *Tensor, sequences int) (list []int32, keys int, err error) {
 	if table == nil {
 		return nil, k.Tokens, nil
@@ -341,8 +350,8 @@ func failed(status C.fa_status, why string) error {
 	return &Error{int(status), why}
 }
 
-// Quantize writes src, of float32, in the type of dst, whose sizes are the same. All machines write the same bytes,
-// those of ggml's reference functions. On errors dst is as it was.
+// Quantize writes src, of float32, in the type of dst, whose sizes are the same. All machines write
+// the same bytes, those of ggml's reference functions. On errors dst is as it was.
 func Quantize(src, dst Tensor) error {
 	var s C.sizes
 	if err := set(&s, []*Tensor{&src, &dst}, []string{"src", "dst"}); err != nil {
@@ -357,10 +366,11 @@ func Quantize(src, dst Tensor) error {
 }
 
 // Append writes new keys and values [batch][heads_kv][new][dim], of float32, into the cache k and v
-// [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of the Run that follows stand: by default
-// they are the last of KVLens, which count them. Of options it looks at KVLens, KVStarts, QPositions and BlockTable; a
-// page that is written must be in one row, once. On errors the cache is as it was. Goroutines may call it at once for
-// different sequences or heads of one cache.
+// [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of the Run that
+// follows stand: by default they are the last of KVLens, which count them. Of options it looks at
+// KVLens, KVStarts, QPositions and BlockTable; a page that is written must be in one row, once. On
+// errors the cache is as it was. Goroutines may call it at once for different sequences or heads of
+// one cache.
 func Append(k, v, newK, newV Tensor, options Options) error {
 	var s C.sizes
 	tensors := []*Tensor{&newK, &newV, &k, &v}
@@ -399,9 +409,9 @@ func (options *Options) checkLists(sequences int) error {
 	return nil
 }
 
-// Run writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
-// v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. On errors out is as
-// it was. Any number of goroutines may call it at once, with outputs of their own.
+// Run writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and v
+// [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. On
+// errors out is as it was. Any number of goroutines may call it at once, with outputs of their own.
 func Run(q, k, v, out Tensor, options Options) error {
 	mask, weights := options.Mask, options.Weights
 	s := C.sizes{scale: C.float(options.Scale), window_left: C.FA_NO_LIMIT, window_right: C.FA_NO_LIMIT}

@@ -110,7 +110,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Output and log-sum-exp of one head, from the formula. sees tells which keys a row does, add what is added.
+// Output and log-sum-exp of one head, from the formula. sees tells which keys a row does, add what
+// is added.
 func formula(q, k, v []float32, dim int, sees func(i, j int) bool, add func(i, j int) float64) (out, lse []float64) {
 	for i := 0; i < len(q)/dim; i++ {
 		sum, row := 0.0, make([]float64, dim)
@@ -166,8 +167,8 @@ func TestTransposed(t *testing.T) {
 	}
 }
 
-// Two query heads on one of the keys; two sequences, of which the second uses fewer keys. Goroutines compute
-// different problems at once.
+// Two query heads on one of the keys; two sequences, of which the second uses fewer keys.
+// Goroutines compute different problems at once.
 func TestOptions(t *testing.T) {
 	const batch, heads, lenQ, lenKV, dim = 2, 2, 3, 7, 8
 	random := rand.New(rand.NewSource(1))
@@ -340,8 +341,8 @@ func decoded(of attention.Type, bytes []byte) []float32 {
 
 var inBlocks = []attention.Type{attention.Q8_0, attention.Q4_0, attention.Q4_1, attention.Q5_0, attention.Q5_1, attention.IQ4_NL}
 
-// Blocks are within a step of what was written, and attention is that of what they stand for, also in pages, in an
-// order of their own, that tokens are appended to.
+// Blocks are within a step of what was written, and attention is that of what they stand for, also
+// in pages, in an order of their own, that tokens are appended to.
 func TestBlocks(t *testing.T) {
 	const heads, lenQ, lenKV, dim, page = 2, 3, 37, 64, 8
 	table := []int32{3, 0, 5, 1, 2}

@@ -32,9 +32,9 @@ pub const Type = enum(i32) {
     }
 };
 
-/// [batch][head][token][dim] in a slice of f32 (T: f32 for what is written, or const), or in blocks. Strides count
-/// ELEMENTS, from one batch entry, head, token to the next, and from one element of a row to the next, which is 1 but for
-/// k and v.
+/// [batch][head][token][dim] in a slice of f32 (T: f32 for what is written, or const), or in
+/// blocks. Strides count ELEMENTS, from one batch entry, head, token to the next, and from one
+/// element of a row to the next, which is 1 but for k and v.
 pub fn Tensor(comptime Slice: type) type {
     return struct {
         data: Slice,
@@ -106,7 +106,8 @@ pub const In = Tensor([]const f32);
 pub const Out = Tensor([]f32);
 
 pub const Options = struct {
-    /// Multiplied to every dot product; 0 = 1/sqrt(dim), c.FA_SCALE_ZERO weighs all keys that a row sees alike.
+    /// Multiplied to every dot product; 0 = 1/sqrt(dim), c.FA_SCALE_ZERO weighs all keys that a row
+    /// sees alike.
     scale: f32 = 0,
     /// The last query is on the last key, and none sees a later one.
     causal: bool = false,
@@ -120,15 +121,16 @@ pub const Options = struct {
     kv_starts: ?[]const i32 = null,
     /// The key position of query 0 of each sequence; null = the last query is on the last key.
     q_positions: ?[]const i32 = null,
-    /// K and V are pages, [page][heads_kv][tokens of a page][dim]: [sequence][number] those of each sequence, in the order
-    /// of its keys. Of pages without keys in use anything may stand there.
+    /// K and V are pages, [page][heads_kv][tokens of a page][dim]: [sequence][number] those of each
+    /// sequence, in the order of its keys. Of pages without keys in use anything may stand there.
     block_table: ?[]const i32 = null,
     /// How many first keys are seen beside the window.
     prefix_keys: usize = 0,
     spans: ?Spans = null,
     /// Where to put the logarithm of each row's sum of exponentials: [batch][heads_q][len_q].
     lse: ?[]f32 = null,
-    /// Where to put the probabilities of all keys: [batch][heads_q][len_q][len_kv], or of the heads and rows of lists.
+    /// Where to put the probabilities of all keys: [batch][heads_q][len_q][len_kv], or of the heads
+    /// and rows of lists.
     weights: ?Out = null,
     /// The query heads whose probabilities are wanted, ascending.
     weight_heads: ?[]const i32 = null,
@@ -136,13 +138,14 @@ pub const Options = struct {
     weight_rows: ?[]const i32 = null,
 };
 
-/// Keys that see each other both ways, whatever the window: the first, and the one behind the last, ascending and
-/// disjoint in each sequence. Those of sequence b are list[starts[b]] to list[starts[b + 1] - 1].
+/// Keys that see each other both ways, whatever the window: the first, and the one behind the last,
+/// ascending and disjoint in each sequence. Those of sequence b are list[starts[b]] to
+/// list[starts[b + 1] - 1].
 pub const Spans = struct { list: []const [2]i32, starts: []const i32 };
 
-/// Writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and
-/// v [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread. Scratch memory is
-/// the allocator's for the time of the call. On errors out is as it was.
+/// Writes attention of q [batch][heads_q][len_q][dim], k [batch][heads_kv][len_kv][dim] and v
+/// [batch][heads_kv][len_kv][dim_v] to out [batch][heads_q][len_q][dim_v], on the calling thread.
+/// Scratch memory is the allocator's for the time of the call. On errors out is as it was.
 pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options: Options) Error!void {
     if (out.batch != q.batch or out.heads != q.heads or out.tokens != q.tokens or k.dim != q.dim or out.dim != v.dim) return error.Shape;
     var a: c.fa_attention = undefined;
@@ -189,10 +192,12 @@ pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options:
     try check(c.fa_attention_run(&a, ws.ptr, ws.len, null));
 }
 
-/// Writes new keys and values [batch][heads_kv][new][dim], of f32, into the cache k and v [batch][heads_kv][len_kv][dim],
-/// in the types that it has, where the queries of the run() that follows stand: by default they are the last of kv_lens,
-/// which count them. Of options it looks at kv_lens, kv_starts, q_positions and block_table; a page that is written must be
-/// in one row, once. On errors the cache is as it was. Several threads may write different sequences or heads of one cache.
+/// Writes new keys and values [batch][heads_kv][new][dim], of f32, into the cache k and v
+/// [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of the run() that
+/// follows stand: by default they are the last of kv_lens, which count them. Of options it looks at
+/// kv_lens, kv_starts, q_positions and block_table; a page that is written must be in one row,
+/// once. On errors the cache is as it was. Several threads may write different sequences or heads
+/// of one cache.
 pub fn append(k: Out, v: Out, new_k: In, new_v: In, options: Options) Error!void {
     if (new_v.batch != new_k.batch or new_v.heads != new_k.heads or new_v.tokens != new_k.tokens or k.heads != new_k.heads or
         k.dim != new_k.dim or v.dim != new_v.dim) return error.Shape;
@@ -202,8 +207,8 @@ pub fn append(k: Out, v: Out, new_k: In, new_v: In, options: Options) Error!void
     try check(c.fa_cache_append(&a, &of_k, &of_v, null, 0));
 }
 
-/// Writes src, of f32, in the type of dst, whose sizes are the same. All machines write the same bytes, those of ggml's
-/// reference functions. On errors dst is as it was.
+/// Writes src, of f32, in the type of dst, whose sizes are the same. All machines write the same
+/// bytes, those of ggml's reference functions. On errors dst is as it was.
 pub fn quantize(src: In, dst: Out) Error!void {
     if (src.batch != dst.batch or src.heads != dst.heads or src.tokens != dst.tokens or src.dim != dst.dim) return error.Shape;
     const from, const to = .{ try src.toC(), try dst.toC() };
@@ -211,7 +216,8 @@ pub fn quantize(src: In, dst: Out) Error!void {
     try check(c.fa_quantize(&from, batch, heads, tokens, try size(src.dim), &to));
 }
 
-/// Sizes, keys and values, and their lists, for rows that are queries or new tokens; how many keys a sequence has.
+/// Sizes, keys and values, and their lists, for rows that are queries or new tokens; how many keys
+/// a sequence has.
 fn describe(a: *c.fa_attention, rows: In, k: anytype, v: anytype, options: Options) Error!usize {
     try check(c.fa_attention_init(a, @sizeOf(c.fa_attention)));
     if (v.batch != k.batch or v.heads != k.heads or v.tokens != k.tokens) return error.Shape;

@@ -1,4 +1,5 @@
-//! zig build test -Dlibrary=LIBRARY -Dinclude=FOLDER -Ddata=FOLDER: LIBRARY is libflash_attention.so or .a.
+//! zig build test -Dlibrary=LIBRARY -Dinclude=FOLDER -Ddata=FOLDER: LIBRARY is
+//! libflash_attention.so or .a.
 const std = @import("std");
 
 pub fn build(b: *std.Build) void {

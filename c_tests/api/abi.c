@@ -259,8 +259,8 @@ static void check_attention(void) {
     CHECK(a.struct_size == sizeof a && a.q_pos == FA_POS_END && a.block_kv == 0, "init");
     CHECK(a.window_left == FA_NO_LIMIT && a.window_right == FA_NO_LIMIT, "init");
 
-    /* As above, once more behind a key that the window leaves out and before one that is not in use;
-     * what the tensors have between their numbers is 9. */
+    /* As above, once more behind a key that the window leaves out and before one that is not in
+     * use; what the tensors have between their numbers is 9. */
     float q[3] = {1, 9, 1}, k[8] = {9, 9, 0, 9, 1.0986123f, 9, 9, 9}, v[4] = {9, 0, 4, 9}, o[5], lse[3];
     const int32_t in_use[1] = {3};
     a.batch = 1, a.heads_q = 2, a.heads_kv = 1, a.len_q = 1, a.len_kv = 4, a.dim_qk = a.dim_v = 1;

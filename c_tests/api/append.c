@@ -1,5 +1,6 @@
-/* fa_quantize and fa_cache_append: the bytes of every type, one by one, against definitions in plain C; caches that
- * are dense, ragged and in pages; what is refused, which touches nothing; what lies beside what is written. */
+/* fa_quantize and fa_cache_append: the bytes of every type, one by one, against definitions in
+ * plain C; caches that are dense, ragged and in pages; what is refused, which touches nothing; what
+ * lies beside what is written. */
 
 #include "blocks.h"
 #include "covered.h"
@@ -190,8 +191,8 @@ static void values(void) {
     CHECK(memcmp(stored, expected, sizeof stored) == 0, "integers differ");
     CHECK(memcmp(scale[0], scale[1], sizeof scale[0]) == 0, "scales differ");
 
-    /* Of other types of 8 bits: the largest number of a row becomes the largest of the type; or, with zeros, the
-     * least becomes 0 and the largest 255. */
+    /* Of other types of 8 bits: the largest number of a row becomes the largest of the type; or,
+     * with zeros, the least becomes 0 and the largest 255. */
     static const int32_t others[] = {FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2, FA_DTYPE_U8};
     float zero[ROWS];
     for (size_t t = 0; t < COUNT(others); t++) {
@@ -457,7 +458,8 @@ enum { SEQS = 3, PAGE = 4, PAGES = 4, NUM_PAGES = SEQS * PAGES + 1, CAPACITY = P
 static const int32_t cu_new[SEQS + 1] = {0, 1, 6, 8}, kv_lens[SEQS] = {9, 5, CAPACITY};
 static const int32_t table[SEQS * PAGES] = {12, 3, 7, 0, 5, 9, 1, 11, 2, 6, 4, 10};
 
-/* K and V of these types, new tokens that are ragged: [token][head][dim] in f32, as projections make them. */
+/* K and V of these types, new tokens that are ragged: [token][head][dim] in f32, as projections
+ * make them. */
 static void caches(int32_t of_k, int32_t of_v, int kind) {
     int64_t extent[3] = {kind == 2 ? NUM_PAGES : SEQS, H, kind == 2 ? PAGE : CAPACITY};
     int32_t cu_kv[SEQS + 1] = {0, 9, 14, 30}, types[2] = {of_k, of_v};

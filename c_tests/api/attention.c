@@ -1,5 +1,5 @@
-/* The general door as an engine uses it: layouts, grouped heads, positions, windows, ragged batches,
- * log-sum-exp, contexts in pieces, an engine's own threads. */
+/* The general door as an engine uses it: layouts, grouped heads, positions, windows, ragged
+ * batches, log-sum-exp, contexts in pieces, an engine's own threads. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -78,8 +78,8 @@ static bool sees(const fa_attention *a, int64_t b, int64_t p, int64_t j) {
 /* Keys of a sequence in these tests: len_kv may say more than there are. */
 enum { KEYS_AT_MOST = 1000 };
 
-/* One row of the output, its log-sum-exp, and the probabilities of its keys, as many as there are in use;
- * returns how many it sees. */
+/* One row of the output, its log-sum-exp, and the probabilities of its keys, as many as there are
+ * in use; returns how many it sees. */
 static int64_t definition(const fa_attention *a, int64_t b, int64_t h, int64_t i, double *o,
                           double *lse, double *weights) {
     struct place q_at = place(a->cu_len_q, b, a->len_q), kv_at = place(a->cu_len_kv, b, a->len_kv);
@@ -642,7 +642,8 @@ static void parts(void) {
     float *want = need(O_SIZE * 4), *want_lse = need(LSE_SIZE * 4);
     for (int variant = 0; variant < 3; variant++) {
         fa_attention a = layer();
-        /* Keys that overlap each other, so that there is enough work to be shared in little memory. */
+        /* Keys that overlap each other, so that there is enough work to be shared in little
+         * memory. */
         a.len_kv = MANY;
         a.k.stride[2] = a.v.stride[2] = 16;
         if (variant == 1) a.len_q = 70, a.cu_len_q = cu_len_q, a.kv_lens = kv_lens, a.lse_stride[1] = B * S;

@@ -1,6 +1,7 @@
-/* The same bits, always: over the library's threads, the caller's pools, parts, other sequences of the batch, and again
- * and again on a machine that is busy; for each storage type, many query rows and few, under each instruction set. What
- * instruction sets differ by is bounded, and printed with the argument `table`: docs/numerics.md has it.
+/* The same bits, always: over the library's threads, the caller's pools, parts, other sequences of
+ * the batch, and again and again on a machine that is busy; for each storage type, many query rows
+ * and few, under each instruction set. What instruction sets differ by is bounded, and printed with
+ * the argument `table`: docs/numerics.md has it.
  *
  *   determinism [REPETITIONS of each instruction set | table] */
 
@@ -12,7 +13,8 @@
 
 #include "problem.h"
 
-/* Enough work for 8 threads and more on either path. Keys of few rows are divided among threads, too. */
+/* Enough work for 8 threads and more on either path. Keys of few rows are divided among threads,
+ * too. */
 enum { ENTRIES = 2, HQ = 4, HKV = 2, DIM = 64, MANY = 64, FEW = 2, KEYS_OF_MANY = 330, KEYS_OF_FEW = 3800 };
 enum { MOST_THREADS = 8, O_SIZE = ENTRIES * HQ * MANY * DIM, LSE_SIZE = ENTRIES * HQ * MANY, PATHS = 2 };
 
@@ -25,8 +27,8 @@ static const char *const type_names[TYPES] = {"f32",  "f16",  "bf16", "i8",   "Q
 static const char *const path_names[PATHS] = {"many rows", "few rows"};
 static fa_quant scales_of_keys, scales_of_values;
 
-/* Queries are f32 at seed-dependent places of the bank; integers have one scale a token for keys and one a head for
- * values, which is what the integer families compute. */
+/* Queries are f32 at seed-dependent places of the bank; integers have one scale a token for keys
+ * and one a head for values, which is what the integer families compute. */
 static fa_attention problem(int32_t dtype, bool few, uint64_t seed, struct output *out) {
     struct random r = {seed};
     fa_attention a;
@@ -43,8 +45,8 @@ static fa_attention problem(int32_t dtype, bool few, uint64_t seed, struct outpu
     return a;
 }
 
-/* What was in the workspace must not matter: each call finds something else there. Zeros, quiet NaN, signalling NaN of
- * f32, bf16 and f16, -inf, FLT_MAX, subnormal numbers, -128. */
+/* What was in the workspace must not matter: each call finds something else there. Zeros, quiet
+ * NaN, signalling NaN of f32, bf16 and f16, -inf, FLT_MAX, subnormal numbers, -128. */
 static const uint32_t garbage[] = {0,          0xffffffff, 0x7f800001, 0x7f817f81, 0x7c017c01,
                                    0xff800000, 0x7f7fffff, 0x00010001, 0x80808080};
 
@@ -244,8 +246,9 @@ static void dense_calls(void) {
 
 /* ---- How far instruction sets are from each other. ---- */
 
-/* Relative RMS difference from plain code, by storage type, of outputs; what docs/numerics.md promises. Of bf16 and
- * of integers it is the rounding of probabilities and queries, which plain code does not do. */
+/* Relative RMS difference from plain code, by storage type, of outputs; what docs/numerics.md
+ * promises. Of bf16 and of integers it is the rounding of probabilities and queries, which plain
+ * code does not do. */
 static double promised(int32_t dtype, int isa, bool few) {
     if (dtype == FA_DTYPE_BF16) return has_dots_of_bf16(isa) ? 4e-3 : 2e-6;
     if (dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8) return has_dots_of_bytes(isa) && !few ? 3e-2 : 3e-4;

@@ -1,5 +1,5 @@
-/* fa_forward_q15 and fa_mha_q15: every bit is that of docs/fixed-point.md, for any number of threads and heads; what
- * they refuse, and that a refusal changes nothing. */
+/* fa_forward_q15 and fa_mha_q15: every bit is that of docs/fixed-point.md, for any number of
+ * threads and heads; what they refuse, and that a refusal changes nothing. */
 
 #include <limits.h>
 
@@ -138,7 +138,8 @@ enum place { CFG, Q, K, V, OUT, STRUCT_SIZE, HEAD_DIM, MANTISSA, SHIFT, CAUSAL, 
 static const char *const names[] = {"(cfg)", "(q)", "(k)", "(v)", "(out)", ".struct_size", ".head_dim", ".scale_mantissa",
     ".scale_shift", ".causal", ".num_threads", ".struct_size", "(num_heads)", "(num_kv_heads)", "(seq_len_q)", "(seq_len_kv)"};
 
-/* What is done to arguments that are fine. Pointers: NULL (0), one byte on (1), or, of the output, onto an input. */
+/* What is done to arguments that are fine. Pointers: NULL, one byte on, or, of an input, onto the
+ * output. */
 struct edit {
     enum place place;
     int64_t n;

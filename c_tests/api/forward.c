@@ -119,8 +119,8 @@ static void check_i8_of(int8_t *q, int8_t *k, int8_t *v, size_t dim, size_t lq, 
             error += pow((double)base[i] - want[i], 2);
             norm += pow(want[i], 2);
         }
-        /* A handful of numbers has no mean to speak of, and one of them may be next to 0 by chance: as large as
-         * the mean of so many values is, errors may be, too. */
+        /* A handful of numbers has no mean to speak of, and one of them may be next to 0 by chance:
+         * as large as the mean of so many values is, errors may be, too. */
         norm = fmax(norm, (double)nq * usual);
         double most = (nq < 256 ? 4 : 1) * i8_bound(fa_isa());
         CHECK(sqrt(error) <= most * sqrt(norm),

@@ -85,7 +85,8 @@ void layouts() {
                 assert(std::memcmp(&out[place(b, t, h)], &n.out[dense_place(b, t, h)], DIM * 4) == 0);
 }
 
-// K and V as [batch][head][dim][token] give the same bits; a stride that the field does not hold is refused.
+// K and V as [batch][head][dim][token] give the same bits; a stride that the field does not hold is
+// refused.
 void transposed() {
     Numbers n;
     fa::Workspace ws;

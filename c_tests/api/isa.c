@@ -80,8 +80,8 @@ static void names_and_caps(void) {
     CHECK(isa_rank(fa_isa()) == machine_rank(), "NULL does not take the cap back: %s", fa_isa());
 }
 
-/* Dot products of bfloat16 are taken by themselves only where they are faster: not on Intel's machines, which do it if
- * their instruction set is named. */
+/* Dot products of bfloat16 are taken by themselves only where they are faster: not on Intel's
+ * machines, which do it if their instruction set is named. */
 static void bf16_where_it_is_faster(void) {
     static uint16_t ones[64 * 32];
     static float to[64 * 32];

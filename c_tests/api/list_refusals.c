@@ -1,4 +1,5 @@
-/* Lists of lengths and positions (cu_len_q, cu_len_kv, kv_lens, kv_starts, q_positions), spans, tables of pages. */
+/* Lists of lengths and positions (cu_len_q, cu_len_kv, kv_lens, kv_starts, q_positions), spans,
+ * tables of pages. */
 
 #include "described.h"
 

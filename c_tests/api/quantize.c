@@ -1,5 +1,6 @@
-/* fa_quantize_i8: what it refuses; that fa_attention_run on its integers is attention on the numbers they stand
- * for, in every granularity; that smoothing keys changes nothing but the errors. */
+/* fa_quantize_i8: what it refuses; that fa_attention_run on its integers is attention on the
+ * numbers they stand for, in every granularity; that smoothing keys changes nothing but the
+ * errors. */
 
 #include "covered.h"
 #include "blocks.h"
@@ -364,7 +365,8 @@ static void one_granularity(float *q, float *k, float *v, int own, int32_t token
     }
     attend(q, &ck.tensor, &cv.tensor, FA_NO_LIMIT, o);
     double *want = definition(q, back_k, back_v), error = distance(o, want, ELEMENTS);
-    /* Integers are multiplied as 16-bit ones where tokens have no scales of their own; else numbers as f32. */
+    /* Integers are multiplied as 16-bit ones where tokens have no scales of their own; else numbers
+     * as f32. */
     double most = (own & 4) == 0 ? 5e-4 : 1e-5;
     CHECK(error <= most * largest(back_v, ELEMENTS), "own %d, %d, %d, zeros %d: %g", own, (int)tokens, (int)dims,
           zeros, error);
@@ -449,7 +451,8 @@ static double by_token(const float *q, float *k, float *v, const float *smooth, 
 
 static void smoothing(void) {
     float *q = random_normal(ELEMENTS), *k = random_normal(ELEMENTS), *v = random_normal(ELEMENTS);
-    /* Channels of one head that are all far from 0, the same for all tokens and both batch entries. */
+    /* Channels of one head that are all far from 0, the same for all tokens and both batch
+     * entries. */
     float *offset = random_normal(H * DIM);
     for (int i = 0; i < ELEMENTS; i++) k[i] += 10 * offset[i / DIM / LEN % H * DIM + i % DIM];
     float mean[H * DIM] = {0};

@@ -1,6 +1,6 @@
-/* Storage types through the general door: tensors of all types and their mixtures, scales and zeros of
- * every granularity, outputs and masks of 16 bits, each against the definition in double, which reads
- * the stored numbers by itself. */
+/* Storage types through the general door: tensors of all types and their mixtures, scales and zeros
+ * of every granularity, outputs and masks of 16 bits, each against the definition in double, which
+ * reads the stored numbers by itself. */
 
 #include "blocks.h"
 #include "check.h"
@@ -80,7 +80,8 @@ static void encode_q8_0(const float *x, int64_t dim, char *row) {
 /* Random numbers; 8-bit integers get all values. */
 static void fill_row(int32_t dtype, int64_t dim, char *row) {
     float *x = random_normal((size_t)dim);
-    /* One channel of numbers that are subnormal in binary16: columns of the output are judged one by one. */
+    /* One channel of numbers that are subnormal in binary16: columns of the output are judged one
+     * by one. */
     if (dtype == FA_DTYPE_F16) x[dim / 2] *= 0x1p-18f;
     switch (dtype) {
         case FA_DTYPE_F32: memcpy(row, x, (size_t)dim * 4); break;
@@ -174,7 +175,8 @@ struct grain {
     /* So many of the last two share one. */
     int32_t tokens, dims;
     bool scale, zero;
-    /* Values of neighbouring entries lie next to each other, and not those of neighbouring channels. */
+    /* Values of neighbouring entries lie next to each other, and not those of neighbouring
+     * channels. */
     bool backwards;
 };
 
@@ -258,8 +260,8 @@ static bool sees(const fa_attention *a, int64_t b, int64_t i, int64_t j) {
     return a->window_right == FA_NO_LIMIT || j <= p + a->window_right;
 }
 
-/* The output of all rows one after another, and how far from it a result may be: in the end, where queries
- * and probabilities are rounded to bfloat16, to 16-bit and to 8-bit integers. */
+/* The output of all rows one after another, and how far from it a result may be: in the end, where
+ * queries and probabilities are rounded to bfloat16, to 16-bit and to 8-bit integers. */
 enum family { IN_FLOAT, IN_BF16, IN_I16, IN_I8, FAMILIES };
 static const char *const family_words[] = {" f32, ", " bf16, ", " i16, ", " i8, "};
 struct want {
@@ -267,7 +269,8 @@ struct want {
     int64_t n;
 };
 
-/* Of integers: steps of the largest probability, error of the others, steps of the largest element of a query. */
+/* Of integers: steps of the largest probability, error of the others, steps of the largest element
+ * of a query. */
 static const double i16_steps[] = {16384, 1e-4, 40000}, i8_steps[] = {255, 6e-3, 254};
 
 /* Of one row: q is its query, k and v are all keys and values of its head. */
@@ -361,8 +364,8 @@ static unsigned char *o_bytes;
 static size_t o_size;
 static int problems, results, converted, multiplied;
 
-/* Takes each row that is looked at back to what it was before the call, so that afterwards only what was
- * written besides is left. */
+/* Takes each row that is looked at back to what it was before the call, so that afterwards only
+ * what was written besides is left. */
 static void compare(const char *what, const fa_attention *a, const struct want *want, enum family family) {
     int64_t entry, row, at = 0;
     for (int64_t b = 0; b < a->batch; b++) {
@@ -404,7 +407,8 @@ static bool leave(const fa_attention *a, bool v) {
     return v ? !of.tokens : !of.tokens || !of.elements;
 }
 
-/* What fa_attention_check says: which tensors become f32, and from what, or else which family computes. */
+/* What fa_attention_check says: which tensors become f32, and from what, or else which family
+ * computes. */
 static enum family check_words(const char *what, const fa_attention *a) {
     const fa_tensor *tensors[] = {&a->k, &a->v};
     char why[400] = "", words[60];
@@ -429,7 +433,8 @@ static enum family check_words(const char *what, const fa_attention *a) {
         converted += is;
     }
     bool is_said = strstr(why, "V rearranged") != NULL;
-    /* Few rows are multiplied as they are; Q8_0 beside nibbles is repacked with them on some instruction sets. */
+    /* Few rows are multiplied as they are; Q8_0 beside nibbles is repacked with them on some
+     * instruction sets. */
     bool may_be = family != IN_FLOAT && a->len_q == 1 && a->k.dtype > FA_DTYPE_BOOL8 && a->v.dtype == FA_DTYPE_Q8_0;
     CHECK(may_be || is_said == (family != IN_FLOAT && a->len_q != 1), "%s: %s", what, why);
     return family;
@@ -490,8 +495,8 @@ static void expect(const char *what, const fa_attention *given) {
 /* ---- Problems: 4 query heads on 2 kv heads, two sequences, causal, the last query on the last key. ---- */
 
 enum { B = 2, HQ = 4, HKV = 2, KEYS = 75, SHORT = 41, PAGE = 16, PAGES = 11 };
-/* So many query rows are computed in the way that suits many on any instruction set; a page table's unused
- * entries lead nowhere. */
+/* So many query rows are computed in the way that suits many on any instruction set; a page table's
+ * unused entries lead nowhere. */
 /* Of 16 lanes, 65 rows are more than four vectors. */
 enum { MANY = 65, NOWHERE = -1 };
 enum layout { TOKENS_FIRST, HEADS_FIRST, RAGGED, PAGED, LAYOUTS };
@@ -553,7 +558,8 @@ static void mixtures(void) {
     }
 }
 
-/* Blocks of few bits, and the other types of 8 bits, as each of Q, K and V, beside every other type. */
+/* Blocks of few bits, and the other types of 8 bits, as each of Q, K and V, beside every other
+ * type. */
 static void blocks_beside_others(void) {
     enum { ALL = FA_DTYPE_U8 + 1, NEW = ALL - FA_DTYPE_Q4_0 };
     for (int32_t n = 0; n < NEW * ALL * 3; n++) {
@@ -694,7 +700,8 @@ static fa_tensor random_mask(int32_t dtype, struct size n) {
         for (int64_t j = 0; j < n.dim; j++) {
             uint64_t dice = random_bits() >> 60;
             bool hide = j < hidden || (dice < 4 && j % 4 != 0);
-            /* The lowest number, as PyTorch's masks have it, hides nothing: each row sees others, too. */
+            /* The lowest number, as PyTorch's masks have it, hides nothing: each row sees others,
+             * too. */
             bool low = dice == 5 && j % 4 != 0 && hidden == 0;
             if (!hide && !low) continue;
             const void *from = &wide[hide];
@@ -757,7 +764,8 @@ static void blocks_of_ggml(void) {
         struct types t = {FA_DTYPE_F32, k_type, v_type, FA_DTYPE_F32};
         if (n % 3 == 1) t.q = FA_DTYPE_Q8_0;
         fa_attention a = problem(t, layout, n % 2 == 0 ? 1 : MANY, fine);
-        /* The same memory, with one head that has the rows of all, and gaps where rows are shorter. */
+        /* The same memory, with one head that has the rows of all, and gaps where rows are
+         * shorter. */
         a.dim_qk = a.dim_v = dims[n / 2 / LAYOUTS % COUNT(dims)];
         a.heads_kv = 1;
         struct size q = {layout == RAGGED ? 1 : B, HQ, layout == RAGGED ? a.cu_len_q[B] : a.len_q, a.dim_qk};

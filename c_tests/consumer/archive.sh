@@ -1,5 +1,6 @@
 #!/bin/sh
-# How a release archive is made, checked and unpacked; run.sh runs the lines after those of install.sh.
+# How a release archive is made, checked and unpacked; run.sh runs the lines after those of
+# install.sh.
 set -e
 # README begin
 cmake --build build/package --target dist

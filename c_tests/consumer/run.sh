@@ -1,11 +1,12 @@
 #!/bin/sh
-# Uses the library as another project would; CTest calls it with the environment it needs. The lines between
-# "README begin" and "README end" of the files beside it are those of the README.
+# Uses the library as another project would; CTest calls it with the environment it needs. The lines
+# between "README begin" and "README end" of the files beside it are those of the README.
 #
 #   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
 #
-# For another processor or system: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words that run a program,
-# FA_SYSTEM what CMake calls the system (empty: Linux), FA_LIBC its C library (empty: glibc).
+# For another processor or system: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words
+# that run a program, FA_SYSTEM what CMake calls the system (empty: Linux), FA_LIBC its C library
+# (empty: glibc).
 
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +15,8 @@ way=$1
 # Nothing may depend on a path without spaces.
 work="$2/a path"
 prefix="$work/prefix"
-# Programs must find the library, and the install step its prefix, without help; make may be what started this.
+# Programs must find the library, and the install step its prefix, without help; make may be what
+# started this.
 unset LD_LIBRARY_PATH DESTDIR MAKEFLAGS MFLAGS MAKELEVEL CMAKE_PREFIX_PATH CMAKE_GENERATOR CMAKE_BUILD_TYPE
 
 fail() {
@@ -41,7 +43,8 @@ needs() {
     [ "$needed" = "$2" ] || fail "$1 needs the shared library '$needed', not '$2'."
 }
 
-# The programs in a folder, which print the name of an instruction set and the same numbers anywhere.
+# The programs in a folder, which print the name of an instruction set and the same numbers
+# anywhere.
 run_programs() {
     needs "$1/program" "$shared"
     needs "$1/program_static" ""
@@ -141,8 +144,8 @@ install_library() {
     mv "$work/first" "$prefix"
 }
 
-# A copy of what the libraries are built from. With the date of each file, and the cargo folder of the main build,
-# cargo has nothing to compile.
+# A copy of what the libraries are built from. With the date of each file, and the cargo folder of
+# the main build, cargo has nothing to compile.
 copy_source() {
     source="$work/source"
     mkdir -p "$source/build/package"
@@ -151,7 +154,8 @@ copy_source() {
     ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
 }
 
-# The crates that left their names in the libraries, such as half-2.7.1, below what CMakeLists.txt calls crates.
+# The crates that left their names in the libraries, such as half-2.7.1, below what CMakeLists.txt
+# calls crates.
 crates_inside() {
     grep -aohE 'crates/[^/]+/[a-z0-9_-]+-[0-9]+[.][0-9]+[.][0-9]+/' "$1"/lib/*.a | cut -d/ -f3 | sort -u
 }
@@ -235,7 +239,8 @@ dist)
         grep -q "  ${file#./}\$" SHA256SUMS || fail "$file has no checksum."
     done)
     if is_windows; then
-        # It has no such thing as a path in a program: the library lies beside it, or where PATH leads.
+        # It has no such thing as a path in a program: the library lies beside it, or where PATH
+        # leads.
         export WINEPATH="$work/unpacked/bin"
         use_find_package "$work/unpacked" "$work/build"
     else

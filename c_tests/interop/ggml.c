@@ -1,9 +1,10 @@
 /*
- * The library as an operator of ggml, whose threads all enter the operator as number ith of nth: the recipe of
- * docs/embedding.md. Also what ggml's flash_attn_ext means in terms of fa_attention: docs/migration.md.
+ * The library as an operator of ggml, whose threads all enter the operator as number ith of nth:
+ * the recipe of docs/embedding.md. Also what ggml's flash_attn_ext means in terms of fa_attention:
+ * docs/migration.md.
  *
- * ggml itself is not here: what the recipe uses of it is declared below, with its names, and its threads are plain
- * ones. Results are compared with the operator's definition in double.
+ * ggml itself is not here: what the recipe uses of it is declared below, with its names, and its
+ * threads are plain ones. Results are compared with the operator's definition in double.
  */
 #define _POSIX_C_SOURCE 200112L /* pthread_barrier_t */
 
@@ -123,8 +124,8 @@ static fa_status describe(fa_attention *a, const struct ggml_tensor *dst, float 
 
 /* ---- The operator. ---- */
 
-/* Where ggml_graph_plan finds out how much wdata a node wants. Fewer threads than planned may come, which do not always
- * need less: this is enough for any of them. */
+/* Where ggml_graph_plan finds out how much wdata a node wants. Fewer threads than planned may come,
+ * which do not always need less: this is enough for any of them. */
 static size_t work_size(const struct ggml_tensor *dst, int n_tasks)
 {
     fa_attention a;
@@ -176,7 +177,8 @@ static void *enter(void *argument)
 
 enum { HEADS = 6, KV_HEADS = 2, DIM = 32, DIM_V = 16, MAX_KEYS = 20000, MAX_ROWS = 40 };
 
-/* One node, planned for 8 threads, on `nth`, against the definition. max_bias with 6 heads: both kinds of slopes. */
+/* One node, planned for 8 threads, on `nth`, against the definition. max_bias with 6 heads: both
+ * kinds of slopes. */
 static void node(int64_t rows, int64_t keys, float max_bias, float softcap, bool with_sinks, int nth)
 {
     float *qx = recipe_numbers((size_t)(HEADS * rows * DIM), 1), *kx = recipe_numbers((size_t)(KV_HEADS * keys * DIM), 2);

@@ -1,7 +1,7 @@
 /*
- * What the parameters of other libraries are in an fa_attention: the rules of docs/migration.md. Queries are zeros, so
- * that all keys that a row sees weigh alike, and values are the unit vectors: an output is a row of the pattern of who
- * sees whom.
+ * What the parameters of other libraries are in an fa_attention: the rules of docs/migration.md.
+ * Queries are zeros, so that all keys that a row sees weigh alike, and values are the unit vectors:
+ * an output is a row of the pattern of who sees whom.
  */
 
 #include <math.h>
@@ -18,7 +18,8 @@ static void flash_attention(fa_attention *a, bool causal, const int64_t window_s
         a->window_right = 0;
 }
 
-/* torch.nn.functional.scaled_dot_product_attention(is_causal): the first query is on the first key. */
+/* torch.nn.functional.scaled_dot_product_attention(is_causal): the first query is on the first
+ * key. */
 static void pytorch(fa_attention *a, bool is_causal)
 {
     a->q_pos = 0;
@@ -26,7 +27,8 @@ static void pytorch(fa_attention *a, bool is_causal)
         a->window_right = 0;
 }
 
-/* ONNX Attention, opset 23 to 25: behind the past; with nonpad_kv_seqlen the last query is on the last key in use. */
+/* ONNX Attention, opset 23 to 25: behind the past; with nonpad_kv_seqlen the last query is on the
+ * last key in use. */
 static void onnx(fa_attention *a, bool is_causal, int64_t past_len, const int32_t *nonpad_kv_seqlen)
 {
     a->q_pos = nonpad_kv_seqlen != NULL ? FA_POS_END : past_len;
@@ -42,7 +44,8 @@ static void sliding_window(fa_attention *a, int64_t keys)
     a->window_left = keys - 1, a->window_right = 0;
 }
 
-/* FlashInfer's page table of one sequence (indptr, indices, last_page_len) for pages [page][token][head][dim]. */
+/* FlashInfer's page table of one sequence (indptr, indices, last_page_len) for pages
+ * [page][token][head][dim]. */
 static void flashinfer(fa_attention *a, const int32_t *indptr, const int32_t *indices, const int32_t *last_page_len,
                        int64_t page_size, int32_t *kv_lens)
 {
@@ -119,7 +122,8 @@ int main(void)
     a = begin(3), sliding_window(&a, 2);
     SEES("a sliding window of 2", "-##--", "--##-", "---##");
 
-    /* Pages of 2 tokens: keys 0 and 1 are tokens of page 1 (values 2 and 3), key 2 is one of page 0 (value 0). */
+    /* Pages of 2 tokens: keys 0 and 1 are tokens of page 1 (values 2 and 3), key 2 is one of page 0
+     * (value 0). */
     int32_t kv_lens[1];
     a = begin(3), a.num_pages = 2, a.k.stride[0] = a.v.stride[0] = 2 * DIM * 4;
     flashinfer(&a, (int32_t[]){0, 2}, (int32_t[]){1, 0}, (int32_t[]){1}, 2, kv_lens);

@@ -1,8 +1,8 @@
-// Threads of an ONNX Runtime session, from a custom operator and from a kernel inside ONNX Runtime: the recipes of
-// docs/embedding.md.
+// Threads of an ONNX Runtime session, from a custom operator and from a kernel inside ONNX Runtime:
+// the recipes of docs/embedding.md.
 //
-// ONNX Runtime itself is not here: what the recipes use of it is declared below, with its names and signatures, and
-// implemented with plain threads.
+// ONNX Runtime itself is not here: what the recipes use of it is declared below, with its names and
+// signatures, and implemented with plain threads.
 
 #include <atomic>
 #include <cstddef>
@@ -120,7 +120,8 @@ static void parallel_for(void *ctx, size_t n, fa_task task, void *arg) noexcept
         ThreadPool::TrySimpleParallelFor(static_cast<ThreadPool *>(ctx), static_cast<std::ptrdiff_t>(n),
                                          [=](std::ptrdiff_t i) { task(arg, static_cast<size_t>(i)); });
     } catch (...) {
-        // No memory for its bookkeeping: calls that were not made are made up for on the calling thread.
+        // No memory for its bookkeeping: calls that were not made are made up for on the calling
+        // thread.
     }
 }
 

@@ -1,4 +1,5 @@
-/* OpenMP's threads, as a pool and as a team that is already at work: the recipes of docs/embedding.md. */
+/* OpenMP's threads, as a pool and as a team that is already at work: the recipes of
+ * docs/embedding.md. */
 
 #include <omp.h>
 

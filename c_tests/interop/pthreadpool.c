@@ -1,4 +1,5 @@
-/* A pool of the library pthreadpool, which XNNPACK and others compute on: the recipe of docs/embedding.md. */
+/* A pool of the library pthreadpool, which XNNPACK and others compute on: the recipe of
+ * docs/embedding.md. */
 
 #include <pthreadpool.h>
 

@@ -1,6 +1,7 @@
 /*
- * Batches of sequences of different lengths, and what one call says in several ways: the recipes of docs/using.md. Each
- * sequence must come out as it does alone, without padding, by a call that needs no recipe.
+ * Batches of sequences of different lengths, and what one call says in several ways: the recipes of
+ * docs/using.md. Each sequence must come out as it does alone, without padding, by a call that
+ * needs no recipe.
  */
 
 #include <math.h>
@@ -8,8 +9,9 @@
 
 #include "recipe.h"
 
-/* K and V [batch][room][heads][dim], each sequence at the end of its room: the keys before pads[b] are padding. As if
- * the batch were one ragged list of keys, whose sequences begin behind their padding. */
+/* K and V [batch][room][heads][dim], each sequence at the end of its room: the keys before pads[b]
+ * are padding. As if the batch were one ragged list of keys, whose sequences begin behind their
+ * padding. */
 static void left_padded(fa_attention *a, const int32_t *pads, int64_t room, int32_t *cu_len_kv, int32_t *kv_lens)
 {
     for (int64_t b = 0; b <= a->batch; b++)
@@ -26,8 +28,9 @@ static void left_padded_in_place(fa_attention *a, const int32_t *pads)
     a->kv_starts = pads;
 }
 
-/* A chunk of new tokens for each sequence, padded at its end to len_q rows, whose keys are already in the cache behind
- * past[b] others. Rows of padding see keys that are not there yet: they must be memory, and the rows are of no use. */
+/* A chunk of new tokens for each sequence, padded at its end to len_q rows, whose keys are already
+ * in the cache behind past[b] others. Rows of padding see keys that are not there yet: they must be
+ * memory, and the rows are of no use. */
 static void right_padded_chunks(fa_attention *a, const int32_t *past, int32_t *kv_lens)
 {
     for (int64_t b = 0; b < a->batch; b++)
@@ -43,7 +46,8 @@ static void right_padded_chunks_at(fa_attention *a, const int32_t *past, const i
     a->q_positions = past, a->kv_lens = kv_lens, a->window_right = 0;
 }
 
-/* Numbers that are added to the scores, and beside them who sees whom, one byte for each query and key. */
+/* Numbers that are added to the scores, and beside them who sees whom, one byte for each query and
+ * key. */
 static void bias_and_bool_mask(fa_attention *a, fa_tensor bias, const unsigned char *seen, const int64_t stride[3])
 {
     a->mask = bias;
@@ -52,8 +56,8 @@ static void bias_and_bool_mask(fa_attention *a, fa_tensor bias, const unsigned c
         a->block_mask_stride[axis] = stride[axis];
 }
 
-/* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it without flash attention:
- * elements of `size` bytes. K may be one, too. */
+/* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it
+ * without flash attention: elements of `size` bytes. K may be one, too. */
 static fa_tensor transposed(void *data, int32_t dtype, int32_t size, int64_t heads, int64_t dim, int32_t room)
 {
     fa_tensor v = {.data = data, .dtype = dtype};
@@ -62,8 +66,8 @@ static fa_tensor transposed(void *data, int32_t dtype, int32_t size, int64_t hea
     return v;
 }
 
-/* Keys in two places: a call for each, of which the second has outputs of its own, and fa_merge. All rows of an output
- * and its lse are in one order, [batch][head][token]. */
+/* Keys in two places: a call for each, of which the second has outputs of its own, and fa_merge.
+ * All rows of an output and its lse are in one order, [batch][head][token]. */
 static fa_status two_places(fa_attention *a, fa_tensor k2, fa_tensor v2, int64_t len_kv2, float *o2, float *lse2,
                             void *ws, size_t ws_size)
 {
@@ -79,8 +83,9 @@ static fa_status two_places(fa_attention *a, fa_tensor k2, fa_tensor v2, int64_t
     return status;
 }
 
-/* Word time stamps, as whisper makes them: which audio frames the newest token of each sequence looks at, by the heads
- * of a layer that are known to align, weights[batch][n][len_kv]. Attention itself is computed as without. */
+/* Word time stamps, as whisper makes them: which audio frames the newest token of each sequence
+ * looks at, by the heads of a layer that are known to align, weights[batch][n][len_kv]. Attention
+ * itself is computed as without. */
 static void alignment(fa_attention *a, const int32_t *heads, int64_t n, float *weights)
 {
     static const int32_t newest[] = {-1};
@@ -118,8 +123,8 @@ static void spoil(int64_t b, int64_t first, int64_t end)
         k[at] = v[at] = NAN;
 }
 
-/* Rows 0 to n - 1 of sequence b, of an output of `rows` rows a head, are those of keys `first` to `end` - 1 alone, the
- * last row on the last key. */
+/* Rows 0 to n - 1 of sequence b, of an output of `rows` rows a head, are those of keys `first` to
+ * `end` - 1 alone, the last row on the last key. */
 static void alone(const char *name, int64_t b, int64_t rows, int64_t n, int64_t first, int64_t end)
 {
     static float want[HEADS * ROWS * DIM], want_lse[HEADS * ROWS];

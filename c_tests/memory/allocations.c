@@ -1,5 +1,6 @@
-/* Allocations that fail: each of a call's in turn, on one thread and on several at once; and memory of which only so
- * much is left, for calls with several threads. FA_ERR_MEMORY or the right bits, nothing lost, and the next call works. */
+/* Allocations that fail: each of a call's in turn, on one thread and on several at once; and memory
+ * of which only so much is left, for calls with several threads. FA_ERR_MEMORY or the right bits,
+ * nothing lost, and the next call works. */
 
 #define _GNU_SOURCE
 
@@ -21,8 +22,8 @@ void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(voi
 void *__libc_memalign(size_t, size_t);
 void __libc_free(void *);
 
-/* This thread's: allocations until one fails (counted while positive), whether all after it do, too, and how many blocks
- * more than before it holds. */
+/* This thread's: allocations until one fails (counted while positive), whether all after it do,
+ * too, and how many blocks more than before it holds. */
 static _Thread_local long until_failure = -1, held;
 static _Thread_local bool failed, for_good;
 
@@ -134,7 +135,8 @@ static struct found each_in_turn(enum call call, bool and_all_after, float *out)
         found.calls++;
         if (held != 0) found.what = "memory is lost";
         if (!failed && status != FA_OK) found.what = "refused with all memory";
-        /* Scratch memory for one thread is tried where that for several fails, but there is no third try. */
+        /* Scratch memory for one thread is tried where that for several fails, but there is no
+         * third try. */
         if (n == 1 && and_all_after && status != FA_ERR_MEMORY) found.what = "computed without memory";
         if (!failed) break;
         found.refused += status != FA_OK;
@@ -213,7 +215,8 @@ static void limit_to(long bytes) {
     limited = bytes >= 0;
 }
 
-/* In a process of its own, which the library's threads have never been in: how many calls computed, or what was wrong. */
+/* In a process of its own, which the library's threads have never been in: how many calls computed,
+ * or what was wrong. */
 static int in_child(const char *(*run)(long, int *), long bytes) {
     int pipes[2], computed = 0;
     if (pipe(pipes) != 0) exit(2);

@@ -1,5 +1,5 @@
-/* Rows, heads, batch entries and pages more than 4 GiB apart: the bits of dense tensors. The memory is only
- * reserved; what is not touched costs nothing. */
+/* Rows, heads, batch entries and pages more than 4 GiB apart: the bits of dense tensors. The memory
+ * is only reserved; what is not touched costs nothing. */
 
 #define _DEFAULT_SOURCE
 

@@ -1,5 +1,5 @@
-/* Nothing beyond the last used element of a tensor or an array of scales is touched, nor before the first:
- * each lies against a page that may not be touched, at its end or at its beginning. */
+/* Nothing beyond the last used element of a tensor or an array of scales is touched, nor before the
+ * first: each lies against a page that may not be touched, at its end or at its beginning. */
 
 #define _DEFAULT_SOURCE
 
@@ -114,8 +114,8 @@ struct typed {
     size_t bytes, values;
 };
 
-/* [entry][head][token][dim]; 8-bit integers have a scale and a zero for each entry, head, two tokens and
- * five channels, or for some of that. */
+/* [entry][head][token][dim]; 8-bit integers have a scale and a zero for each entry, head, two
+ * tokens and five channels, or for some of that. */
 static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens, size_t dim, int grain,
                   bool at_end) {
     size_t row = row_bytes(dtype, dim), count[] = {entries, HEADS, (tokens + 1) / 2, (dim + 4) / 5};
@@ -185,7 +185,8 @@ static void run_quantize(int32_t dtype, size_t tokens, size_t d, bool at_end, in
     release(smooth, HEADS * d * 4), release_typed(&from), release_typed(&to);
 }
 
-/* Numbers of each type to every other one: whole tensors, and appended to pages, in an order of their own. */
+/* Numbers of each type to every other one: whole tensors, and appended to pages, in an order of
+ * their own. */
 static void run_written(int32_t from, int32_t to, size_t tokens, size_t d, bool at_end) {
     struct typed src, dst, pages;
     size_t count = (tokens + PAGE - 1) / PAGE;
@@ -206,8 +207,8 @@ static void run_written(int32_t from, int32_t to, size_t tokens, size_t d, bool 
     release_typed(&src), release_typed(&dst), release_typed(&pages);
 }
 
-/* Keys that are not in use are not read, nor are their scales: another thread may be writing them. So their memory is
- * left out here, of a cache [token][head][dim] that is said to have one more. */
+/* Keys that are not in use are not read, nor are their scales: another thread may be writing them.
+ * So their memory is left out here, of a cache [token][head][dim] that is said to have one more. */
 static void run_unused(int32_t dtype, size_t lq, size_t used, size_t d) {
     size_t row = row_bytes(dtype, d), size = 0;
     struct typed q, kv[2], o;

@@ -1,5 +1,5 @@
-/* The stack that calls need: all kinds of calls, on a thread with 64 KiB, of which the header leaves some to the
- * program. */
+/* The stack that calls need: all kinds of calls, on a thread with 64 KiB, of which the header
+ * leaves some to the program. */
 
 #define _GNU_SOURCE
 
@@ -103,7 +103,8 @@ static size_t most;
 
 static void under_one_isa(void) {
     all_calls(&lib, want);
-    /* What a thread takes that calls nothing: its own data, and that of each thread of the program. */
+    /* What a thread takes that calls nothing: its own data, and that of each thread of the
+     * program. */
     size_t base = on_small_stack(one_call, -1, "nothing");
     for (int call = 0; call <= CALLS; call++) {
         bool odd = call == CALLS;

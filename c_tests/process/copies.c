@@ -1,5 +1,5 @@
-/* Two copies of the library in one process, and a third one if the program is linked with the static library: each
- * has its own threads and limits. */
+/* Two copies of the library in one process, and a third one if the program is linked with the
+ * static library: each has its own threads and limits. */
 
 #define _GNU_SOURCE
 

@@ -178,8 +178,8 @@ static void *run_until_stopped(void *argument) {
     return NULL;
 }
 
-/* A pool of the parent's has no threads in a child, where it computes all the same, and ends, whatever they were doing
- * for another thread, and whichever lock was held. */
+/* A pool of the parent's has no threads in a child, where it computes all the same, and ends,
+ * whatever they were doing for another thread, and whichever lock was held. */
 static void with_a_pool_of_the_parents(void) {
     fa_attention a;
     fa_pool *pool;

@@ -1,5 +1,5 @@
-/* Loading the library creates nothing and changes nothing: no thread, file, memory, signal handler, variable. Using it
- * on one thread does not, either. */
+/* Loading the library creates nothing and changes nothing: no thread, file, memory, signal handler,
+ * variable. Using it on one thread does not, either. */
 
 #define _GNU_SOURCE
 
@@ -81,8 +81,8 @@ static bool starts_in(const char *line, const struct state *state, int which) {
     return false;
 }
 
-/* Memory that was not there is the library's file, or its variables right behind that, or the heap, from which the
- * loader takes what it notes down. */
+/* Memory that was not there is the library's file, or its variables right behind that, or the heap,
+ * from which the loader takes what it notes down. */
 static void judge_maps(const struct state *before, const struct state *now, const char *file) {
     bool behind = false;
     for (int i = 0; i < now->maps; i++) {
@@ -95,8 +95,9 @@ static void judge_maps(const struct state *before, const struct state *now, cons
     }
 }
 
-/* Functions that the loader runs: the compiler's own, and the one by which Rust's standard library takes note of the
- * arguments of main; on 64-bit Arm two more of the compiler's, which ask what the processor has. */
+/* Functions that the loader runs: the compiler's own, and the one by which Rust's standard library
+ * takes note of the arguments of main; on 64-bit Arm two more of the compiler's, which ask what the
+ * processor has. */
 #ifdef __aarch64__
 enum { CONSTRUCTORS = 4 };
 #else

@@ -1,4 +1,5 @@
-/* The caller's floating-point environment: calls neither depend on it nor change it, with any number of threads. */
+/* The caller's floating-point environment: calls neither depend on it nor change it, with any
+ * number of threads. */
 
 #define _GNU_SOURCE
 
@@ -99,8 +100,8 @@ static void under_one_isa(void) {
     in_first(3, NULL, 1);
 }
 
-/* The library's threads begin in the environment of whoever creates them, which is not the default one here, and a
- * pool is used by callers in others. */
+/* The library's threads begin in the environment of whoever creates them, which is not the default
+ * one here, and a pool is used by callers in others. */
 static void pools(void) {
     unsigned strange = MASKS | FTZ | DAZ | UP, before = control();
     fa_pool *pool = NULL;

@@ -138,8 +138,8 @@ static void described_calls(void) {
     free(o);
 }
 
-/* No memory for the stacks of threads: the call computes with fewer, a pool is refused. Before any other call, so that
- * there are no threads yet. */
+/* No memory for the stacks of threads: the call computes with fewer, a pool is refused. Before any
+ * other call, so that there are no threads yet. */
 static void no_threads(void) {
     pid_t child = fork();
     if (child == 0) {

@@ -1,5 +1,5 @@
-/* Loaded, used and closed 100 times by several threads at once, which end each time: results are right and nothing
- * piles up. (The library stays mapped: see c_tests/process/dlopen.c.) */
+/* Loaded, used and closed 100 times by several threads at once, which end each time: results are
+ * right and nothing piles up. (The library stays mapped: see c_tests/process/dlopen.c.) */
 
 #define _GNU_SOURCE
 
@@ -76,7 +76,8 @@ int main(void) {
     /* Or memory depends on which threads meet in which heap. */
     mallopt(M_ARENA_MAX, 1);
     make_data();
-    /* In this program the library is not linked: what results should be comes from it, too, compared with double. */
+    /* In this program the library is not linked: what results should be comes from it, too,
+     * compared with double. */
     struct library lib;
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library_of(handle, &lib)) return 1;

@@ -1,5 +1,5 @@
-/* Signal handlers that compute interrupt calls all the time: the same bits, on every kind of stack. Whose handlers run
- * on the library's threads is as the header says. */
+/* Signal handlers that compute interrupt calls all the time: the same bits, on every kind of stack.
+ * Whose handlers run on the library's threads is as the header says. */
 
 #define _GNU_SOURCE
 
@@ -144,8 +144,8 @@ static void masks(void) {
         CHECK(sigismember(&now, i) == sigismember(&before, i), "signal %d in the caller's mask", i);
 }
 
-/* A signal for the process comes to a thread of the program's if the library's block it, because all signals were
- * blocked at the first call that needed threads. */
+/* A signal for the process comes to a thread of the program's if the library's block it, because
+ * all signals were blocked at the first call that needed threads. */
 static void first_call_with_signals_blocked(void) {
     sigset_t all, before;
     main_thread = pthread_self();

@@ -1,6 +1,7 @@
-/* Random problems, from 8 threads in each of two processes, until the time is over: every result is compared with the
- * definition in double, many are computed in two ways that must give the same bits, and memory must stay as it is. One
- * process uses the best instruction set, the other one after the other.
+/* Random problems, from 8 threads in each of two processes, until the time is over: every result is
+ * compared with the definition in double, many are computed in two ways that must give the same
+ * bits, and memory must stay as it is. One process uses the best instruction set, the other one
+ * after the other.
  *
  *   soak SECONDS [SEED]                  (60 and 1)
  *   soak problem NUMBER ISA BANK SHIFT   computes one problem that was reported to be wrong */
@@ -25,7 +26,8 @@ struct result {
     atomic_long problems, twice, rows, wrong;
     /* Of a row, in millionths of what it may be. */
     atomic_long worst;
-    /* Resident memory, and what the heap has given out, in bytes: when all was used once, at the end, at most. */
+    /* Resident memory, and what the heap has given out, in bytes: when all was used once, at the
+     * end, at most. */
     long resident[3], heap[3], rounds;
 };
 
@@ -245,9 +247,9 @@ static void process(int which, double seconds, uint64_t seed) {
 
 static const double MIB = 1 << 20;
 
-/* By how many bytes memory may grow. Resident memory: code and stacks that are used late, some 0.3 MiB. The heap: what
- * something rare leaves behind once; as a rule it is +0. A leak of 16 bytes a call is 32 of the heap, with malloc's
- * header. */
+/* By how many bytes memory may grow. Resident memory: code and stacks that are used late, some 0.3
+ * MiB. The heap: what something rare leaves behind once; as a rule it is +0. A leak of 16 bytes a
+ * call is 32 of the heap, with malloc's header. */
 static const long MOST_RESIDENT = 4 << 20, MOST_HEAP = 2 << 10;
 
 static long summary(struct result *results, double seconds, uint64_t seed) {
@@ -273,9 +275,9 @@ static long summary(struct result *results, double seconds, uint64_t seed) {
     return wrong;
 }
 
-/* Sees to it that the allocator keeps nothing that would be taken for a leak, or hide one: no freed blocks in caches of
- * threads, where they count as in use, and one arena, whose end can be given back. malloc reads this when a program
- * starts. What it keeps otherwise: docs/kernel-log.md. */
+/* Sees to it that the allocator keeps nothing that would be taken for a leak, or hide one: no freed
+ * blocks in caches of threads, where they count as in use, and one arena, whose end can be given
+ * back. malloc reads this when a program starts. What it keeps otherwise: docs/kernel-log.md. */
 static void start_plainly(char **argv) {
     static char again[] = "soak with a plain malloc";
     if (strcmp(argv[0], again) == 0) return;

@@ -1,4 +1,5 @@
-/* Storage types of ggml in blocks of 32 elements, and those of 8 bits, read and written by the tests themselves. */
+/* Storage types of ggml in blocks of 32 elements, and those of 8 bits, read and written by the
+ * tests themselves. */
 
 #ifndef BLOCKS_H
 #define BLOCKS_H
@@ -101,8 +102,8 @@ static inline double element_of_block(int32_t dtype, const void *bytes, int64_t 
     }
 }
 
-/* A block with any codes: `random` has 64 bytes. Scales are positive and negative, and elements up to 4: larger ones
- * would make scores that f32 has few digits for. */
+/* A block with any codes: `random` has 64 bytes. Scales are positive and negative, and elements up
+ * to 4: larger ones would make scores that f32 has few digits for. */
 static inline void fill_block(int32_t dtype, const unsigned char *random, void *to) {
     unsigned char *block = to;
     /* 2^-7 and more by codes of 8 bits, 2^-5 by 5, 2^-4 by 4. */

@@ -1,6 +1,7 @@
-/* Calls of all kinds on the same numbers, for tests of what surrounds a call: which thread, which process, which copy
- * of the library. Keys, values and queries are multiples of 1/16 that every storage type holds exactly, so that one
- * result in double is right for all of them. Safe from several threads at once; nothing large is on the stack. */
+/* Calls of all kinds on the same numbers, for tests of what surrounds a call: which thread, which
+ * process, which copy of the library. Keys, values and queries are multiples of 1/16 that every
+ * storage type holds exactly, so that one result in double is right for all of them. Safe from
+ * several threads at once; nothing large is on the stack. */
 
 #ifndef CALLS_H
 #define CALLS_H
@@ -21,8 +22,8 @@ struct library {
 #undef X
 };
 
-/* The functions of a loaded library. C has no conversion from a pointer to data to one to a function, so bytes are
- * copied. */
+/* The functions of a loaded library. C has no conversion from a pointer to data to one to a
+ * function, so bytes are copied. */
 static inline bool library_of(void *handle, struct library *lib) {
     void *symbol;
     bool all = handle != NULL;
@@ -34,7 +35,8 @@ static inline bool library_of(void *handle, struct library *lib) {
     return all;
 }
 
-/* The library that the program is linked with; a macro, since not every program that includes this is. */
+/* The library that the program is linked with; a macro, since not every program that includes this
+ * is. */
 #define LINKED_NAME(name) fa_##name,
 #define LINKED_LIBRARY ((struct library){LIBRARY_FUNCTIONS(LINKED_NAME)})
 
@@ -207,7 +209,8 @@ static inline fa_status run_and_merge(const struct library *lib, size_t rows, fl
     return status;
 }
 
-/* Writes call_elements(call) numbers. A pool is for those that take one, num_threads for the others. */
+/* Writes call_elements(call) numbers. A pool is for those that take one, num_threads for the
+ * others. */
 static inline fa_status make_call(const struct library *lib, int call, uint32_t num_threads, const fa_pool *pool,
                                   float *out) {
     size_t rows = call_rows(call);

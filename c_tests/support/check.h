@@ -136,7 +136,8 @@ static inline int isa_rank(const char *name) {
     return -1;
 }
 
-/* Whether this machine has an instruction set, asked from the compiler's library or the machine and not from ours. */
+/* Whether this machine has an instruction set, asked from the compiler's library or the machine and
+ * not from ours. */
 static inline bool machine_has(int rank) {
     if (rank == 0) return true;
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -191,13 +192,15 @@ static inline bool has_integers(int rank, bool few) {
 static inline bool has_integers_in_blocks(int rank) { return rank == 1 || rank == 2 || rank >= 4; }
 #endif
 
-/* Relative error of 8-bit attention with normal data: probabilities have 8 bits, 14, or those of float. */
+/* Relative error of 8-bit attention with normal data: probabilities have 8 bits, 14, or those of
+ * float. */
 static inline double i8_bound(const char *isa) {
     int rank = isa_rank(isa);
     return has_dots_of_bytes(rank) ? 2e-2 : has_integers(rank, true) ? 5e-4 : 1e-4;
 }
 
-/* Defined where everything is slow, and what is looked for is the same under each instruction set. */
+/* Defined where everything is slow, and what is looked for is the same under each instruction
+ * set. */
 #ifdef BEST_ISA_ONLY
 enum { BEST_ONLY = 1 };
 #else

@@ -1,5 +1,5 @@
-/* Which wrong values a program has tried where: with the argument --covered it prints a line for each, which
- * scripts/check_refusals.py compares with the header. */
+/* Which wrong values a program has tried where: with the argument --covered it prints a line for
+ * each, which scripts/check_refusals.py compares with the header. */
 
 #ifndef COVERED_H
 #define COVERED_H

@@ -94,7 +94,8 @@ struct row {
 /* The largest multiple of 4. */
 #define MOST (INT64_MAX - 3)
 
-/* Strides of elements that no tensor of f32 has, and the one that all have; before each, what else its use needs. */
+/* Strides of elements that no tensor of f32 has, and the one that all have; before each, what else
+ * its use needs. */
 #define STRIDE_DIM(t, ...)                                                                      \
     {#t ".stride_dim 4", FA_OK, NULL, {__VA_ARGS__ N(t.stride_dim, 4)}},                        \
     {#t ".stride_dim 1", FA_ERR_STRIDE, #t ".stride_dim", {__VA_ARGS__ N(t.stride_dim, 1)}},    \

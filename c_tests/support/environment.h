@@ -1,4 +1,5 @@
-/* Variables of the environment, which the library reads. On POSIX, `_POSIX_C_SOURCE` comes first. */
+/* Variables of the environment, which the library reads. On POSIX, `_POSIX_C_SOURCE` comes
+ * first. */
 
 #ifndef ENVIRONMENT_H
 #define ENVIRONMENT_H

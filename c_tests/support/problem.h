@@ -1,5 +1,6 @@
-/* A random problem for the general door, and its definition in double, read through the description. Everything follows
- * from one number, so that a problem that fails can be computed again. Safe from several threads at once. */
+/* A random problem for the general door, and its definition in double, read through the
+ * description. Everything follows from one number, so that a problem that fails can be computed
+ * again. Safe from several threads at once. */
 
 #ifndef PROBLEM_H
 #define PROBLEM_H
@@ -141,7 +142,8 @@ struct room {
     size_t ws_size;
 };
 
-/* Rows one behind the other: [batch][token][head] or [batch][head][token], at some place of the bank. */
+/* Rows one behind the other: [batch][token][head] or [batch][head][token], at some place of the
+ * bank. */
 static inline fa_tensor placed(struct random *r, int32_t dtype, int64_t entries, int64_t heads, int64_t rows,
                                int64_t dim) {
     static const int64_t apart[] = {0, 0, 1, 8, 64};
@@ -172,7 +174,8 @@ static inline int32_t type_for(struct random *r, int64_t dim) {
     return is_none ? FA_DTYPE_BF16 : dtype;
 }
 
-/* Up to SPANS spans for each sequence, ascending and disjoint; some empty, some adjacent, some behind the last key. */
+/* Up to SPANS spans for each sequence, ascending and disjoint; some empty, some adjacent, some
+ * behind the last key. */
 static inline void add_spans(struct random *r, fa_attention *a, struct room *room) {
     int32_t count = 0;
     room->span_starts[0] = 0;
@@ -247,7 +250,8 @@ static inline fa_attention random_problem(struct random *r, struct room *room) {
     a.o.stride[0] = a.heads_q * a.len_q * row, a.o.stride[1] = row, a.o.stride[2] = a.heads_q * row;
     a.lse = room->lse, a.lse_stride[0] = a.heads_q * a.len_q, a.lse_stride[1] = a.len_q, a.lse_stride[2] = 1;
     if (chance(r, 25)) {
-        /* The first head and another one; one row and, of several, another one, counted from the end or not. */
+        /* The first head and another one; one row and, of several, another one, counted from the
+         * end or not. */
         int32_t last = (int32_t)below(r, a.heads_q), row = (int32_t)below(r, a.len_q), end = chance(r, 50) ? (int32_t)a.len_q : 0;
         a.num_weight_heads = last > 0 ? 2 : 1, a.num_weight_rows = row > 0 ? 2 : 1;
         room->weight_heads[0] = 0, room->weight_heads[1] = last;

@@ -1,6 +1,6 @@
 /*
- * What the tests of docs/embedding.md share, in C and C++: two problems whose bits on the calling thread alone any
- * threads must reproduce, and what a pool has to do besides.
+ * What the tests of docs/embedding.md share, in C and C++: two problems whose bits on the calling
+ * thread alone any threads must reproduce, and what a pool has to do besides.
  *
  *   prompt  many query rows: parts are rows of heads
  *   token   one query row on many keys: threads divide the keys, and the second half of a call joins what they found
@@ -107,7 +107,8 @@ static void recipe_count(void *arg, size_t i)
     else ((unsigned char *)arg)[RECIPE_CALLS] = 1;
 }
 
-/* A pool that is said to be so wide: each call made once, and before it returns; then both problems. */
+/* A pool that is said to be so wide: each call made once, and before it returns; then both
+ * problems. */
 static inline void recipe_check_pool(const fa_pool *pool, int32_t width)
 {
     unsigned char calls[RECIPE_CALLS + 1] = {0};

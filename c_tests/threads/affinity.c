@@ -1,5 +1,5 @@
-/* "All cores" are those that the process may use: CPU affinity and the quota of its control group. Each in a process of
- * its own, since the library asks once. */
+/* "All cores" are those that the process may use: CPU affinity and the quota of its control group.
+ * Each in a process of its own, since the library asks once. */
 
 #define _GNU_SOURCE
 

@@ -1,5 +1,5 @@
-/* Threads that the system refuses to create: calls compute with fewer, down to the calling one, and pools are narrower;
- * later ones get more when there are. */
+/* Threads that the system refuses to create: calls compute with fewer, down to the calling one, and
+ * pools are narrower; later ones get more when there are. */
 
 #define _GNU_SOURCE
 

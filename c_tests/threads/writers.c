@@ -1,6 +1,6 @@
-/* Several threads write one cache at once: its sequences, its heads, or keys here and values there; others attend
- * meanwhile to what has been written. The bytes are those that one call writes, and attention gives the bits that it
- * gives when nobody writes. */
+/* Several threads write one cache at once: its sequences, its heads, or keys here and values there;
+ * others attend meanwhile to what has been written. The bytes are those that one call writes, and
+ * attention gives the bits that it gives when nobody writes. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -23,8 +23,8 @@ static const int32_t types[][2] = {
 /* How the cache is divided among the threads. */
 enum split { SEQUENCES, EVERY_HEAD, KEYS_AND_VALUES };
 
-/* [page][token][head][dim]: what the threads write lies side by side. 8-bit integers have a scale for each token and
- * head. */
+/* [page][token][head][dim]: what the threads write lies side by side. 8-bit integers have a scale
+ * for each token and head. */
 struct cache {
     unsigned char *bytes[2];
     float *scales[2];
@@ -113,7 +113,8 @@ static void attend(struct cache *c, int b, int len, float *o) {
     if (status != FA_OK) atomic_fetch_add(&failures, 1);
 }
 
-/* One of SEQS writers: of a sequence; or of a head of two sequences; or of keys or values of two. */
+/* One of SEQS writers: of a sequence; or of a head of two sequences; or of keys or values of
+ * two. */
 static void *write_part(void *number) {
     int me = (int)(intptr_t)number;
     int first = split == SEQUENCES ? me : me / 2 * 2, count = split == SEQUENCES ? 1 : 2, part = me % 2;

@@ -1,5 +1,6 @@
-/* flash_attention.dll, loaded at run time: the environment variable FA_SHARED_LIBRARY says where it is. Loaded, used,
- * let go, and loaded again, with threads that outlive that; and how many threads the affinity of a process leaves. */
+/* flash_attention.dll, loaded at run time: the environment variable FA_SHARED_LIBRARY says where it
+ * is. Loaded, used, let go, and loaded again, with threads that outlive that; and how many threads
+ * the affinity of a process leaves. */
 
 #include "check.h"
 
@@ -74,8 +75,8 @@ static void affinity_counts(void) {
     CHECK(SetProcessAffinityMask(GetCurrentProcess(), own), "error %lu", GetLastError());
 }
 
-/* Calls the library while it is there and ends when it has been let go: what is kept for each thread is cleaned up
- * after that. */
+/* Calls the library while it is there and ends when it has been let go: what is kept for each
+ * thread is cleaned up after that. */
 static HANDLE used, let_go;
 static double error_in_thread;
 

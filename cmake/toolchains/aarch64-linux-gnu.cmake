@@ -1,4 +1,5 @@
-# Linux on 64-bit Arm, with Debian's compilers (g++-aarch64-linux-gnu); programs run under qemu (qemu-user-static).
+# Linux on 64-bit Arm, with Debian's compilers (g++-aarch64-linux-gnu); programs run under qemu
+# (qemu-user-static).
 
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)

@@ -1,4 +1,5 @@
-# Linux on 32-bit x86, with Debian's compilers (g++-i686-linux-gnu); the kernel of an x86-64 machine runs the programs.
+# Linux on 32-bit x86, with Debian's compilers (g++-i686-linux-gnu); the kernel of an x86-64 machine
+# runs the programs.
 
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR i686)

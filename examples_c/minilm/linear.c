@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-/* Rows that share a read of the weights: with a panel's outputs they are as many sums as registers hold. */
+/* Rows that share a read of the weights: with a panel's outputs they are as many sums as registers
+ * hold. */
 enum { TILE = 4 };
 
 typedef struct work {
@@ -31,7 +32,8 @@ static void tile(const linear *l, size_t panel, const float *x, size_t rows, flo
             y[r * l->out + panel * PANEL + o] = sum[r][o] + l->bias[panel * PANEL + o];
 }
 
-/* A panel stays in the first-level cache while the rows of a block pass by, and the block in the second-level. */
+/* A panel stays in the first-level cache while the rows of a block pass by, and the block in the
+ * second-level. */
 static void block(void *arg, size_t number)
 {
     const work *k = arg;

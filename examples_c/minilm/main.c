@@ -4,9 +4,10 @@
  *   minilm MODEL SENTENCES [--attention f32|i8|i8-fast] [--threads own|library|pthread]
  *                          [--tokens | --embeddings FILE]
  *
- * MODEL is what get_model.sh makes, SENTENCES a text with a sentence in each line. --threads: none but the calling
- * one, the library's, or the program's. --tokens prints the numbers of tokens and computes nothing; --embeddings
- * writes floats [sentence][dimension] in place of the table. Exit code 2 if something goes wrong.
+ * MODEL is what get_model.sh makes, SENTENCES a text with a sentence in each line. --threads: none
+ * but the calling one, the library's, or the program's. --tokens prints the numbers of tokens and
+ * computes nothing; --embeddings writes floats [sentence][dimension] in place of the table. Exit
+ * code 2 if something goes wrong.
  */
 #include "encoder.h"
 #include "fail.h"
@@ -18,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Sentences that are computed at once, as long as the longest of them; pool_create's number of threads. */
+/* Sentences that are computed at once, as long as the longest of them; pool_create's number of
+ * threads. */
 enum { BATCH = 8, THREADS = 4 };
 
 typedef struct options {

@@ -1,6 +1,6 @@
 /*
- * Loops on the threads of an fa_pool. The library's pool and the program's have the same form, so what is not
- * attention runs on the same threads as attention does, whoever's they are.
+ * Loops on the threads of an fa_pool. The library's pool and the program's have the same form, so
+ * what is not attention runs on the same threads as attention does, whoever's they are.
  */
 #ifndef MINILM_PARALLEL_H
 #define MINILM_PARALLEL_H

@@ -4,7 +4,8 @@
 
 #include <flash_attention.h>
 
-/* Makes threads - 1 threads; the one that calls is one of them, too. Used by one thread at a time. */
+/* Makes threads - 1 threads; the one that calls is one of them, too. Used by one thread at a
+ * time. */
 fa_pool *pool_create(int32_t threads);
 /* NULL is fine. */
 void pool_destroy(fa_pool *pool);

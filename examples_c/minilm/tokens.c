@@ -61,7 +61,8 @@ static int32_t special(const vocabulary *v, const char *name)
 
 /* ---- Characters. ---- */
 
-/* The row of an ascending table whose first number is the last one not above the character; NULL: there is none. */
+/* The row of an ascending table whose first number is the last one not above the character; NULL:
+ * there is none. */
 static const uint32_t *row_of(const uint32_t *table, size_t rows, size_t columns, uint32_t c)
 {
     size_t low = 0, high = rows;
@@ -167,7 +168,8 @@ static void add(tokeniser *t, uint32_t c)
         end_word(t);
 }
 
-/* What characters become may be of another kind than they are: the Greek question mark is a semicolon. */
+/* What characters become may be of another kind than they are: the Greek question mark is a
+ * semicolon. */
 static void add_folded(tokeniser *t, uint32_t c)
 {
     const uint32_t *fold = row_of(t->v->fold, t->v->folds, 4, c);

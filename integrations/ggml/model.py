@@ -50,7 +50,8 @@ def rate(line, way, what, clock):
 
 
 def row(line):
-    # On one thread processor time: other work on the machine does not count. On several it would count spinning.
+    # On one thread processor time: other work on the machine does not count. On several it would
+    # count spinning.
     clock = "cpu" if line["threads"] == 1 else "wall"
     cells = [line["type"], f"{line['depth']:,}", str(line["threads"])]
     for what in ("pp", "tg"):

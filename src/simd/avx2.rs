@@ -206,6 +206,19 @@ impl<L: Level> Isa for Avx2<L> {
     }
 
     #[inline(always)]
+    fn exp2_approx(self, x: __m256) -> __m256 {
+        op!({
+            let whole = _mm256_floor_ps(x);
+            let power = math::exp2_fraction_approx(self, _mm256_sub_ps(x, whole));
+            // The integer part is added to the exponent. Of NaN, that is 0.
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(whole));
+            let y = _mm256_add_epi32(_mm256_castps_si256(power), exponent);
+            let underflows = self.gt(self.splat(math::UNDERFLOW), x);
+            _mm256_andnot_ps(underflows, _mm256_castsi256_ps(y))
+        })
+    }
+
+    #[inline(always)]
     fn gt(self, a: __m256, b: __m256) -> __m256 {
         op!(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b))
     }

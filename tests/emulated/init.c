@@ -12,7 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Bochs prints the bytes written to PORT_OUT, and stops when "Shutdown" is written to PORT_POWER. */
+/* Bochs prints the bytes written to PORT_OUT, and stops when "Shutdown" is written to
+ * PORT_POWER. */
 enum { PORT_OUT = 0xe9, PORT_POWER = 0x8900 };
 
 /* The maximal number of words in a list, and of its bytes. */

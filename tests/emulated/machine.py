@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 
-# The address of the image, as in rom.S. It begins with boot parameters and command line, a page each.
+# The address of the image, as in rom.S. It begins with boot parameters and command line, a page
+# each.
 IMAGE = 0x100_0000
 PAGE = 4096
 MEMORY = 1024 << 20
@@ -104,7 +105,8 @@ def file_system(init, programs, environment, folder):
 
 def boot_image(kernel, initial):
     """Returns the memory from IMAGE on: boot parameters, command line, file system, kernel."""
-    # Linux, Documentation/x86/boot.rst. The header begins at 0x1f1; the jump at 0x200 has its length.
+    # Linux, Documentation/x86/boot.rst. The header begins at 0x1f1; the jump at 0x200 has its
+    # length.
     assert kernel[0x202:0x206] == b"HdrS", "not a kernel of Linux"
     sectors = kernel[0x1f1] or 4
     protected = kernel[(sectors + 1) * 512:]

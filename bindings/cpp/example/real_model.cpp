@@ -1,9 +1,10 @@
-// Attention of a real model on real text, from C++17, against the exact outputs that come with the data.
+// Attention of a real model on real text, from C++17, against the exact outputs that come with the
+// data.
 //
 //   real_model DIRECTORY
 //
-// Exit code 1 if an error is larger than it may be, 2 if something else went wrong. Compiles with and without
-// exceptions.
+// Exit code 1 if an error is larger than it may be, 2 if something else went wrong. Compiles with
+// and without exceptions.
 
 #include <flash_attention.hpp>
 

@@ -29,7 +29,8 @@ class HasInterface(Protocol):
 
 # numpy, torch (CPU), jax (CPU), or whatever else has one of the two protocols.
 Array: TypeAlias = Union["np.ndarray[Any, Any]", HasDlpack, HasInterface]
-# Lists of integers: one number may stand for all. int32, contiguous: read where it is; else it is copied.
+# Lists of integers: one number may stand for all. int32, contiguous: read where it is; else it is
+# copied.
 Integers: TypeAlias = Union[int, Sequence[int], Array]
 
 F32, F16, BF16, I8, BOOL8, F8_E4M3, F8_E5M2, U8 = 0, 1, 2, 3, 5, 11, 12, 13
@@ -62,7 +63,8 @@ DLPACK_CODES = {
 SIZES = {F32: 4, F16: 2, BF16: 2, I8: 1, BOOL8: 1, F8_E4M3: 1, F8_E5M2: 1, U8: 1}
 # Types that the buffers of Python have, too.
 _BUFFERS = frozenset((F32, F16, I8, BOOL8, U8))
-# Types in blocks of 32 elements, as ggml stores them: FA_DTYPE_Q8_0 and so on, and the bytes of a block.
+# Types in blocks of 32 elements, as ggml stores them: FA_DTYPE_Q8_0 and so on, and the bytes of a
+# block.
 BLOCK_TYPES = {"q8_0": (4, 34), "q4_0": (6, 18), "q4_1": (7, 20), "q5_0": (8, 22), "q5_1": (9, 24), "iq4_nl": (10, 18)}
 BLOCK = 32
 # Types of numpy and torch that have been met.
@@ -115,8 +117,8 @@ def blocks(type: str, shape: Sequence[int]) -> Blocks:
     return Blocks(np.zeros((*rows, dim // BLOCK * block_type(type)[1]), np.uint8), type)
 
 
-# Where an array is: address, shape, strides in bytes, code of the type, bytes of an element, and what must live as long
-# as the address is used.
+# Where an array is: address, shape, strides in bytes, code of the type, bytes of an element, and
+# what must live as long as the address is used.
 View: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
 _from_buffer: Any = ctypes.c_char.from_buffer
 _addressof = ctypes.addressof
@@ -163,7 +165,8 @@ def _meet(name: str, dtype: Any, words: str) -> int:
     return CODES[words]
 
 
-# How arrays of a type are looked at, of the types that have been met: asking for their classes takes longer.
+# How arrays of a type are looked at, of the types that have been met: asking for their classes
+# takes longer.
 _looks: dict[type, Callable[[str, Any, bool], View]] = {np.ndarray: _view_numpy}
 
 
@@ -273,7 +276,8 @@ def as_numpy(x: Any) -> np.ndarray[Any, Any]:
     return np.asarray(x)
 
 
-# data, stride[3], dtype, stride_dim, quant of fa_tensor. Packed in one step, which refuses what is out of range.
+# data, stride[3], dtype, stride_dim, quant of fa_tensor. Packed in one step, which refuses what is
+# out of range.
 _TENSOR = struct.Struct("@P3q2iP")
 pack_tensor = _TENSOR.pack_into
 ROWS = "[batch][heads][tokens][dim]"

@@ -88,7 +88,8 @@ class ExecutorPool:
         self._fields = PoolFields(sizeof(PoolFields), None, *self._functions)
 
     def _parallel_for(self, _: Any, n: int, task: Any, arg: Any) -> None:
-        # The library makes up for calls that are left out, and no exception may leave this function.
+        # The library makes up for calls that are left out, and no exception may leave this
+        # function.
         begun: list[Future[Any]] = []
         try:
             for i in range(1, n):
@@ -111,7 +112,8 @@ class ExecutorPool:
         pass
 
 
-# None is what set_threads() says; a number is threads of the library's own, of a pool that all calls share.
+# None is what set_threads() says; a number is threads of the library's own, of a pool that all
+# calls share.
 Threads: TypeAlias = Union[int, Pool, ExecutorPool, None]
 
 _lock = threading.Lock()

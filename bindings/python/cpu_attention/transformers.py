@@ -149,7 +149,8 @@ def _describe(function: Any) -> _Described | None:
     if code is _PACKED:
         return _Described(packed=held["packed_sequence_mask"])
     if code is _REMAPPED:
-        # Positions of one sequence follow one another, so that their differences are those of the rows; chunks are not.
+        # Positions of one sequence follow one another, so that their differences are those of the
+        # rows; chunks are not.
         inner = _describe(held["mask_function"])
         return inner if inner is not None and inner.chunks is None else None
     whole = _Described()
@@ -274,7 +275,8 @@ def attention_mask(
     if allow_is_bidirectional_skip and not fields.hides():
         return None
     if q_length == 1 and isinstance(q_offset, Tensor):
-        # It is small, and goes into what generate() has compiled, which is compiled again for each Mask.
+        # It is small, and goes into what generate() has compiled, which is compiled again for each
+        # Mask.
         made = make().contiguous()
         made._cpu_attention = fields, made._version
         return made  # type: ignore[no-any-return, unused-ignore]

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# PyTorch's attention and models of Hugging Face's with and without this library, in turns. Prints a table of times, and
-# keeps each line as JSON and a figure in build/speed_python. A quarter of an hour, and 5 GB to download before it.
+# PyTorch's attention and models of Hugging Face's with and without this library, in turns. Prints a
+# table of times, and keeps each line as JSON and a figure in build/speed_python. A quarter of an
+# hour, and 5 GB to download before it.
 #
 #   bindings/python/speed/run.sh [--only WORKLOAD,...] [--threads 1,2] [--turns 15] [--output FOLDER]
 #
-# --only: workloads by the beginnings of their names; lines of earlier runs in the same folder stay beside them.
-# LIBRARY: a shared library in place of the one that CMake builds. PYTHON: one that has the packages of
-# bindings/python/requirements/torch.txt.
+# --only: workloads by the beginnings of their names; lines of earlier runs in the same folder stay
+# beside them. LIBRARY: a shared library in place of the one that CMake builds. PYTHON: one that has
+# the packages of bindings/python/requirements/torch.txt.
 
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)

@@ -41,9 +41,11 @@ class Workload(NamedTuple):
     dim: int
     dtype: str = "f32"
     causal: bool = False
-    # The shortest sequence of a padded batch; the longest has len_kv keys, and they lie evenly between.
+    # The shortest sequence of a padded batch; the longest has len_kv keys, and they lie evenly
+    # between.
     shortest: int | None = None
-    # Sets of K and V that calls take in turns: those of a model's layers are in no cache when they are wanted.
+    # Sets of K and V that calls take in turns: those of a model's layers are in no cache when they
+    # are wanted.
     copies: int = 1
     # PyTorch's threads multiply matrices between the calls.
     between: bool = False

@@ -90,7 +90,8 @@ class Adapter(unittest.TestCase):
             seen = normal(*shape) > 0
             seen[..., 0] = True
             self.agree(q, k, v, seen)
-        # What the operator does not broadcast: rows, one element for all keys, and one for everything.
+        # What the operator does not broadcast: rows, one element for all keys, and one for
+        # everything.
         for shape in (11,), (1, 11), (7, 1), (2, 1, 7, 1), ():
             mask = np.asarray(normal(*shape))
             got = fa.scaled_dot_product_attention(q, k, v, mask)

@@ -232,7 +232,8 @@ static void api()
     EXPECT(says("not used, since it has another backend API"), "%s", logged.c_str());
 }
 
-/* A CPU backend that does not call what is in its list, as one whose structures differ might not. */
+/* A CPU backend that does not call what is in its list, as one whose structures differ might
+ * not. */
 static void layout()
 {
     static struct : ggml::cpu::tensor_traits {

@@ -1,4 +1,5 @@
-/* One FLASH_ATTN_EXT, made and computed as programs with ggml do it, and its definition in double. */
+/* One FLASH_ATTN_EXT, made and computed as programs with ggml do it, and its definition in
+ * double. */
 #ifndef NODE_H
 #define NODE_H
 

@@ -21,11 +21,13 @@ import convert  # noqa: E402
 from reference import Reference  # noqa: E402
 from texts import TRICKY, alphabet  # noqa: E402
 
-# The largest 1 - cosine between an embedding and the one in float64, of plain sentences and of all texts: twice what
-# has been seen with 8 bits. With probabilities of 8 bits, too, many keys of little weight each are all lost next
-# to one of great weight: so it is in texts of one word repeated.
+# The largest 1 - cosine between an embedding and the one in float64, of plain sentences and of all
+# texts: twice what has been seen with 8 bits. With probabilities of 8 bits, too, many keys of
+# little weight each are all lost next to one of great weight: so it is in texts of one word
+# repeated.
 BOUNDS = {"f32": (1e-9, 1e-9), "i8": (3e-4, 6e-4), "i8-fast": (3e-4, 2.8e-2)}
-# What 8 bits cost depends on how a machine multiplies them; one that lacks a set uses the next best.
+# What 8 bits cost depends on how a machine multiplies them; one that lacks a set uses the next
+# best.
 SETS = ("avx512", "avx2", "scalar")
 THREADS = ("own", "library", "pthread")
 # Of the sanitizers, which would else be taken for a message.
@@ -94,8 +96,8 @@ def bad_bytes(failures, model, program, folder, tokenizer):
 def embeddings(failures, model, programs, folder, tokenizer, reference):
     """How many texts were compared; the largest distances of each kind of attention, over all programs and sets."""
     plain = (ROOT / "examples_c" / "minilm" / "sentences.txt").read_text(encoding="utf-8").splitlines()
-    # By length, so that batches have little padding, but for a text of nothing next to the longest one; of those
-    # that are cut off at the same length one is enough.
+    # By length, so that batches have little padding, but for a text of nothing next to the longest
+    # one; of those that are cut off at the same length one is enough.
     lengths = {text: len(tokenizer.encode(text).ids) for text in TRICKY}
     texts = sorted((text for text in TRICKY if lengths[text] < 255), key=lengths.get)
     texts = [*plain, *texts[1:], TRICKY[-2], TRICKY[-1], texts[0]]

@@ -58,7 +58,8 @@ TRICKY = [
     "s\u0323\u0307 \u1e69 \u212b \u2126 \u1fef \u037e \u0340",
     "Most sentences are plain, like this one, which is only here to be a little longer than the others.",
 ]
-# As many tokens as there is room for, one less, one more; then far more, in words of several pieces.
+# As many tokens as there is room for, one less, one more; then far more, in words of several
+# pieces.
 TRICKY += [" ".join(["word"] * n) for n in (253, 254, 255)]
 TRICKY += [" ".join(f"Unbelievably reconfigurable sentence {n}," for n in range(100))]
 

@@ -15,10 +15,11 @@ from onnx.helper import get_attribute_value
 sys.path.insert(0, str(Path(__file__).parents[3] / "bindings" / "python"))
 import cpu_attention as fa  # noqa: E402
 
-# Relative and absolute, by the type of an output. Those of 16 bits are what the package's own runner allows
-# (onnx/backend/test/runner: 1e-3, but 2^-6 for bfloat16; and 1e-7). There the package rounds every step to 16 bits
-# and so is off itself by up to an ulp (2^-10, 2^-7), whereas the library rounds once, the output: where both are
-# right, they are an ulp apart. 1e-3 is a little more than that, 2^-6 twice as much.
+# Relative and absolute, by the type of an output. Those of 16 bits are what the package's own
+# runner allows (onnx/backend/test/runner: 1e-3, but 2^-6 for bfloat16; and 1e-7). There the package
+# rounds every step to 16 bits and so is off itself by up to an ulp (2^-10, 2^-7), whereas the
+# library rounds once, the output: where both are right, they are an ulp apart. 1e-3 is a little
+# more than that, 2^-6 twice as much.
 TOLERANCES = {"float32": (1e-3, 1e-5), "float16": (1e-3, 1e-7), "bfloat16": (2**-6, 1e-7)}
 # Lengths and boolean masks.
 OTHER_TYPES = ("int64", "bool")

@@ -1,5 +1,6 @@
-// The library in PyTorch: an operator of its own, and what takes the place of PyTorch's kernels. Compiled for the PyTorch that
-// is installed by torch/__init__.py, at first use; the library is loaded by its path (cpu_attention::load).
+// The library in PyTorch: an operator of its own, and what takes the place of PyTorch's kernels.
+// Compiled for the PyTorch that is installed by torch/__init__.py, at first use; the library is
+// loaded by its path (cpu_attention::load).
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
@@ -230,8 +231,8 @@ void compute(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &ou
     run(a);
 }
 
-// In the place of aten::_scaled_dot_product_flash_attention_for_cpu: forward, below autograd, inductor and vmap. PyTorch's own
-// backward reads the log-sum-exp.
+// In the place of aten::_scaled_dot_product_flash_attention_for_cpu: forward, below autograd,
+// inductor and vmap. PyTorch's own backward reads the log-sum-exp.
 std::tuple<Tensor, Tensor> flash(const Tensor &q, const Tensor &k, const Tensor &v, double dropout, bool causal,
                                  const optional<Tensor> &mask, optional<double> scale) {
     if (q.dim() != 4 || v.size(3) != q.size(3) || !serves(q, k, v, mask, dropout, causal)) {
@@ -253,13 +254,15 @@ bool differentiated(const Tensor &t) {
     return (t.requires_grad() && at::GradMode::is_enabled()) || t._fw_grad(0).defined();
 }
 
-// Whether someone wants to see the operators that this one is made of: tensors without memory, modes that record.
+// Whether someone wants to see the operators that this one is made of: tensors without memory,
+// modes that record.
 bool watched(const Tensor &q, const Tensor &k, const Tensor &v) {
     const auto keys = q.key_set() | k.key_set() | v.key_set();
     return keys.has(c10::DispatchKey::Python) || c10::impl::dispatch_mode_enabled();
 }
 
-// In the place of aten::scaled_dot_product_attention: also masks of booleans as they are, 3 axes, and V of another width.
+// In the place of aten::scaled_dot_product_attention: also masks of booleans as they are, 3 axes,
+// and V of another width.
 Tensor sdpa(const Tensor &q, const Tensor &k, const Tensor &v, const optional<Tensor> &mask, double dropout, bool causal,
             optional<double> scale, bool gqa) {
     const bool gradients = differentiated(q) || differentiated(k) || differentiated(v) || (mask && differentiated(*mask));
