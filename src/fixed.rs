@@ -417,10 +417,10 @@ impl Tile<'_> {
     }
 }
 
-/// Dot products of the rows of a group, which lie `stride` elements apart, with one row, of [`KEYS`]
-/// elements at most. None of them overflows: an element has at most 2^15, a piece of a query 2^8,
-/// one of a weight 2^9, which makes 2^31 for 2^7 elements, and the positive ones are smaller than
-/// that.
+/// Dot products of the rows of a group, which lie `stride` elements apart, with one row, of
+/// [`KEYS`] elements at most. None of them overflows: an element has at most 2^15, a piece of a
+/// query 2^8, one of a weight 2^9, which makes 2^31 for 2^7 elements, and the positive ones are
+/// smaller than that.
 ///
 /// Once in the code. The compiler makes vectors of it as it is written: with slices in an array it
 /// would not see that they have the same length.

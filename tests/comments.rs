@@ -39,6 +39,7 @@ const FOLDERS: &[&str] = &[
     "integrations",
     "cmake",
     "scripts",
+    "fixed",
     "fuzz",
 ];
 
