@@ -754,9 +754,9 @@ typedef struct fa_attention {
    */
   const int32_t *kept_start;
   /**
-   * Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In each
-   * list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be NULL
-   * if all lists are empty.
+   * Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In
+   * each list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be
+   * NULL if all lists are empty.
    */
   const int32_t *kept_blocks;
   /**
@@ -778,11 +778,11 @@ typedef struct fa_attention {
    */
   int64_t kept_kv;
   /**
-   * With block_table: entries from the list of one kv head of a sequence to that of the next; 0 =
-   * all kv heads have the same list. So each kv head reads pages of its own, those that were
-   * selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads lie
-   * within the table_stride entries of their sequence, or between its block_table_start and the
-   * next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
+   * With block_table: entries from the list of one kv head of a sequence to that of the next; 0
+   * = all kv heads have the same list. So each kv head reads pages of its own, those that were
+   * selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads
+   * lie within the table_stride entries of their sequence, or between its block_table_start and
+   * the next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
    * positions, windows and masks count so, too.
    */
   int64_t table_head_stride;

@@ -29,7 +29,8 @@ pub struct KeptBlocks<'a> {
     pub starts: &'a [i32],
     /// Numbers of blocks of keys, in each list ascending, each once.
     pub blocks: &'a [i32],
-    /// Sequences that have lists of their own: all of the batch, or 1, whose lists are those of all.
+    /// Sequences that have lists of their own: all of the batch, or 1, whose lists are those of
+    /// all.
     pub sequences: usize,
     /// Heads that have lists of their own, a divisor of those of q: neighbouring query heads share
     /// them. 1: all heads have the same.
@@ -264,8 +265,8 @@ impl<'a> Attention<'a> {
     }
 
     /// Paged keys where each kv head has pages of its own, those that were selected for it, as many
-    /// as the others have: `table` is `[batch][heads_kv][max_pages]`. Keys count within a list. Else
-    /// as [`pages`](Attention::pages).
+    /// as the others have: `table` is `[batch][heads_kv][max_pages]`. Keys count within a list.
+    /// Else as [`pages`](Attention::pages).
     pub fn pages_of_heads(mut self, table: &'a [i32], len_kv: usize) -> Self {
         self.pages = Some(PageLists { table, len_kv, of_heads: true });
         self

@@ -171,8 +171,8 @@ pub fn masks() -> Vec<Pair> {
     ]
 }
 
-/// Lists of blocks, and pages that kv heads have selected: each against all of it. At most 1.1 times
-/// the time in proportion to what is listed; all of it listed, 3 % more.
+/// Lists of blocks, and pages that kv heads have selected: each against all of it. At most 1.1
+/// times the time in proportion to what is listed; all of it listed, 3 % more.
 pub fn sparse() -> Vec<Pair> {
     let of = |heads, rows, len, kind| Feature { name: "", batch: 1, heads, rows, len, dim: 128, kind };
     let least = |percent| if percent == 100 { 1.0 / 1.03 } else { 1.0 / 1.1 };

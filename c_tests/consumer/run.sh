@@ -150,7 +150,7 @@ copy_source() {
     source="$work/source"
     mkdir -p "$source/build/package"
     (cd "$root" && cp -pR Cargo.toml Cargo.lock build.rs CMakeLists.txt LICENSE-APACHE LICENSE-MIT README.md \
-        benches bindings c_tests cmake docs examples include scripts src tests tools "$source")
+        benches bindings c_tests cmake docs examples fixed include scripts src tests tools "$source")
     ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
 }
 

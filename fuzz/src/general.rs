@@ -201,7 +201,8 @@ impl Described {
         let blocks = match self.codes[KEPT_START].is_null() {
             true => 0,
             false => {
-                kept.heads().map(|at| i128::from(self.listed(11, at + kept.lists))).max().unwrap_or(0).max(0)
+                let ends = kept.heads().flat_map(|at| [at, at + kept.lists]);
+                ends.map(|at| i128::from(self.listed(11, at))).max().unwrap_or(0).max(0)
             }
         };
         [
@@ -529,7 +530,8 @@ fn sizes(d: &mut Described) -> Sizes {
         for (i, n) in kept.count.into_iter().enumerate() {
             verdict.demand(n <= 1 || a.kept_stride[i] >= 0);
         }
-        verdict.demand(has(KEPT_BLOCKS) || lengths[12] == 0);
+        let is_empty = |first: i128| d.listed(11, first) == d.listed(11, first + kept.lists);
+        verdict.demand(has(KEPT_BLOCKS) || kept.heads().all(is_empty));
         let size = i128::from(a.kept_kv.max(1));
         let blocks = (i128::from(len_kv) + size - 1) / size;
         for first in kept.heads() {

@@ -441,8 +441,8 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// `block`, or the first block behind it that block masks do not hide as a whole from all of `rows`,
-/// which are some, of all of `heads`; empty if there is none. Blocks are those of
+/// `block`, or the first block behind it that block masks do not hide as a whole from all of
+/// `rows`, which are some, of all of `heads`; empty if there is none. Blocks are those of
 /// [`crate::attend::blocks`].
 #[inline(always)]
 pub(crate) fn kept_block(

@@ -268,9 +268,9 @@ pub struct fa_attention {
     /// each head has a number for each block of len_q rows, and one more. Not negative, and not
     /// decreasing within a head.
     pub kept_start: *const i32,
-    /// Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In each
-    /// list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be NULL
-    /// if all lists are empty.
+    /// Blocks of keys, by number: block n has keys n * kept_kv to n * kept_kv + kept_kv - 1. In
+    /// each list ascending, each once, 0 to (len_kv - 1) / kept_kv. Lists may share entries. May be
+    /// NULL if all lists are empty.
     pub kept_blocks: *const i32,
     /// ENTRIES of kept_start from one sequence to the next, and from one head with lists to the
     /// next; 0 = the same lists for all.
@@ -282,11 +282,11 @@ pub struct fa_attention {
     pub kept_q: i64,
     /// Keys of a block; at least 1. Block 0 begins with key 0 of each sequence.
     pub kept_kv: i64,
-    /// With block_table: entries from the list of one kv head of a sequence to that of the next; 0 =
-    /// all kv heads have the same list. So each kv head reads pages of its own, those that were
-    /// selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads lie
-    /// within the table_stride entries of their sequence, or between its block_table_start and the
-    /// next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
+    /// With block_table: entries from the list of one kv head of a sequence to that of the next; 0
+    /// = all kv heads have the same list. So each kv head reads pages of its own, those that were
+    /// selected for it (Quest, arXiv:2406.10774), as many as the others do. Lists of all kv heads
+    /// lie within the table_stride entries of their sequence, or between its block_table_start and
+    /// the next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
     /// positions, windows and masks count so, too.
     pub table_head_stride: i64,
 }

@@ -392,15 +392,18 @@ unsafe fn lists_of_blocks<'a>(a: &fa_attention, queries: [usize; 3]) -> Result<B
     };
     // SAFETY: I1: `kept_start` has an entry for each list, and one more for each head.
     let starts = unsafe { Array::new(a.kept_start, needed) };
-    // As many blocks as lists have: where one head's lists end, the highest. Those that are negative
-    // or out of order are refused by `BlockLists`, which sees all of them.
-    let mut most = 0;
+    // As many blocks as the lists lead to. Those that are negative or out of order are refused by
+    // `BlockLists`, which sees all of them.
+    let (mut most, mut are_empty) = (0, true);
     for b in 0..if stride[0] == 0 { batch.min(1) } else { batch } {
         for h in 0..if stride[1] == 0 { 1 } else { kept_heads } {
-            most = most.max(starts.get(b * stride[0] + h * stride[1] + lists));
+            let at = b * stride[0] + h * stride[1];
+            let (first, last) = (starts.get(at), starts.get(at + lists));
+            most = most.max(first).max(last);
+            are_empty &= first == last;
         }
     }
-    if most > 0 && a.kept_blocks.is_null() {
+    if !are_empty && a.kept_blocks.is_null() {
         return Err(Refusal::about(
             Error::Null,
             "kept_blocks",

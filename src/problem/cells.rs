@@ -20,8 +20,8 @@ pub struct BlockMask<'a> {
 /// How blocks are given that are seen.
 #[derive(Clone, Copy, Debug)]
 pub enum Blocks<'a> {
-    /// `[batch][heads_q][blocks of query rows]`, rows of a byte for each block of keys: nonzero = it
-    /// is seen.
+    /// `[batch][heads_q][blocks of query rows]`, rows of a byte for each block of keys: nonzero =
+    /// it is seen.
     Bytes(View<'a>),
     /// A list for each block of query rows.
     Lists(BlockLists<'a>),

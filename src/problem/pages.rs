@@ -16,8 +16,8 @@ pub struct Pages<'a> {
     pub starts: Option<Array<'a, i32>>,
     /// Entries of the table from one sequence to the next.
     pub stride: usize,
-    /// Entries from the list of one kv head of a sequence to that of the next; 0 = all kv heads of a
-    /// sequence have the same.
+    /// Entries from the list of one kv head of a sequence to that of the next; 0 = all kv heads of
+    /// a sequence have the same.
     pub head_stride: usize,
     /// Keys of the longest sequence, at most.
     pub len_kv: usize,

@@ -284,7 +284,8 @@ impl Case {
                 lens.push(starts);
                 a.block_table_start = lens.last().unwrap().as_ptr();
             }
-            // A kv head alone begins with its own list, and says that the table has as many entries.
+            // A kv head alone begins with its own list, and says that the table has as many
+            // entries.
             table.resize(table.len() + ((lists - 1) * of_head) as usize, -1);
             lens.push(table);
             a.block_table = lens.last().unwrap().as_ptr();
