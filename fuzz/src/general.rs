@@ -539,7 +539,7 @@ fn sizes(d: &mut Described) -> Sizes {
             for at in first..=first + kept.lists {
                 let start = i128::from(d.listed(11, at));
                 verdict.demand(before <= start && start <= lengths[12]);
-                if at > first && before <= start && start <= lengths[12] {
+                if at > first && 0 <= before && before <= start && start <= lengths[12] {
                     let mut least = 0;
                     for block in (before..start).map(|at| i128::from(d.listed(12, at))) {
                         verdict.demand((least..blocks).contains(&block));
