@@ -69,6 +69,7 @@ static void same_at_odd_addresses(const char *what) {
     m.block_table_start = the_lists("block_table_start", m.block_table_start, B + 1);
     m.kv_starts = the_lists("kv_starts", m.kv_starts, B), m.q_positions = the_lists("q_positions", m.q_positions, B);
     m.spans = the_lists("spans", m.spans, 2 * B), m.span_starts = the_lists("span_starts", m.span_starts, B + 1);
+    m.kept_start = the_lists("kept_start", m.kept_start, 2), m.kept_blocks = the_lists("kept_blocks", m.kept_blocks, 2);
     move_tensor("weights", &m.weights, sizeof arena.weights);
     m.weight_heads = the_lists("weight_heads", m.weight_heads, 2), m.weight_rows = the_lists("weight_rows", m.weight_rows, 2);
     const fa_attention *there = at_odd(&m, sizeof m);
@@ -126,6 +127,10 @@ static void odd_addresses(void) {
     fill(), described = good;
     a->cu_len_q = INTS(0, 5, 10), a->cu_len_kv = INTS(1, 9, 17), a->lse_stride[1] = 2 * LQ;
     same_at_odd_addresses("ragged");
+
+    fill(), described = good;
+    a->kept_start = INTS(0, 2), a->kept_blocks = INTS(0, 2), a->kept_q = LQ, a->kept_kv = 3;
+    same_at_odd_addresses("lists of blocks");
 
     fill(), described = good;
     a->kv_starts = INTS(1, 3), a->q_positions = INTS(2, 4), a->window_left = 1, a->prefix_keys = 2;
