@@ -168,23 +168,33 @@ fn longest(
     let batch = starts.len() - 1;
     let (mut before, mut longest) = (0, 0);
     for b in 0..=batch {
-        let fact = Refusal::of(what, i64::from(starts.get(b))).at(b);
-        let start = match usize::try_from(starts.get(b)) {
-            Err(_) => return Err(fact.but(Error::Lengths, "negative")),
-            Ok(start) if start < before => {
-                return Err(fact.against(Error::Lengths, "less than the one before", before as i64));
-            }
-            Ok(start) if start > rows => {
-                return Err(fact.against(Error::Lengths, "beyond the rows of the tensor", rows as i64));
-            }
-            Ok(start) => start,
-        };
+        let start = start_at(what, starts, b, before, (rows, "beyond the rows of the tensor"))?;
         if b > 0 {
             longest = longest.max(start - before);
         }
         before = start;
     }
     Ok((batch, longest))
+}
+
+/// Entry `i` of a list of starts. Refuses one that is negative, less than the one before, or more
+/// than `most`, in the words that go with that.
+pub(super) fn start_at(
+    what: &'static str,
+    starts: Array<i32>,
+    i: usize,
+    before: usize,
+    (most, beyond): (usize, &'static str),
+) -> Result<usize, Refusal> {
+    let fact = Refusal::of(what, i64::from(starts.get(i))).at(i);
+    match usize::try_from(starts.get(i)) {
+        Err(_) => Err(fact.but(Error::Lengths, "negative")),
+        Ok(start) if start < before => {
+            Err(fact.against(Error::Lengths, "less than the one before", before as i64))
+        }
+        Ok(start) if start > most => Err(fact.against(Error::Lengths, beyond, most as i64)),
+        Ok(start) => Ok(start),
+    }
 }
 
 /// The rows of sequence `b`; `sizes` has seen that they are numbers in order.

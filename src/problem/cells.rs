@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::batch::Sequence;
+use super::batch::{Sequence, start_at};
 use crate::error::{Error, Refusal};
 use crate::view::{Array, View};
 
@@ -152,23 +152,12 @@ impl<'a> BlockLists<'a> {
     fn check_head(&self, at: usize, lists: usize, keys: usize) -> Result<(), Refusal> {
         let mut before = 0;
         for i in at..=at + lists {
-            let fact = Refusal::of("kept_start", i64::from(self.starts.get(i))).at(i);
-            let most = self.blocks.len();
-            match usize::try_from(self.starts.get(i)) {
-                Err(_) => return Err(fact.but(Error::Lengths, "negative")),
-                Ok(start) if start < before => {
-                    return Err(fact.against(Error::Lengths, "less than the one before", before as i64));
-                }
-                Ok(start) if start > most => {
-                    return Err(fact.against(Error::Lengths, "more than there are blocks", most as i64));
-                }
-                Ok(start) => {
-                    if i > at {
-                        self.check_list(before..start, keys)?;
-                    }
-                    before = start;
-                }
+            let most = (self.blocks.len(), "more than there are blocks");
+            let start = start_at("kept_start", self.starts, i, before, most)?;
+            if i > at {
+                self.check_list(before..start, keys)?;
             }
+            before = start;
         }
         Ok(())
     }

@@ -25,8 +25,7 @@ pub struct Pages<'a> {
 
 impl Pages<'_> {
     /// Refuses sequence `b`, whose rows see some of `keys`, if it has too few pages, or one that
-    /// does not exist; there are `count` pages of `size`
-    /// tokens and `heads` kv heads.
+    /// does not exist; there are `count` pages of `size` tokens and `heads` kv heads.
     pub(super) fn check(
         &self,
         b: usize,

@@ -1,6 +1,7 @@
 //! Spans of keys that see each other both ways, whatever the window: images in a causal text, the
 //! prompt of a prefix language model.
 
+use super::batch::start_at;
 use crate::error::{Error, Refusal};
 use crate::view::Array;
 
@@ -32,18 +33,8 @@ impl<'a> Spans<'a> {
         }
         let mut before = 0;
         for b in 0..=batch {
-            let fact = Refusal::of("span_starts", i64::from(self.starts.get(b))).at(b);
-            let most = self.bounds.len() / 2;
-            match usize::try_from(self.starts.get(b)) {
-                Err(_) => return Err(fact.but(Error::Lengths, "negative")),
-                Ok(start) if start < before => {
-                    return Err(fact.against(Error::Lengths, "less than the one before", before as i64));
-                }
-                Ok(start) if start > most => {
-                    return Err(fact.against(Error::Lengths, "more than there are spans", most as i64));
-                }
-                Ok(start) => before = start,
-            }
+            let most = (self.bounds.len() / 2, "more than there are spans");
+            before = start_at("span_starts", self.starts, b, before, most)?;
         }
         for b in 0..batch {
             let SpanList { first, end, .. } = self.of(b);
