@@ -376,6 +376,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let mut ahead = if columns.is_some() { 0..0 } else { next.clone() };
                     if let Some(splits) = &splits
                         && ahead.is_empty()
+                        && columns.is_none()
                     {
                         ahead = splits.begin_of(n + 1, of_tile, tiles.kv);
                     }
