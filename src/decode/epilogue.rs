@@ -49,8 +49,8 @@ impl Body for Epilogue<'_, '_> {
 unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
     let (problem, keys) = (work.problem(), work.keys(0));
     let kv_head = problem.kv_head(work.heads.start);
-    let values =
-        if keys.is_empty() { None } else { fold::values(problem, work.sequence(), kv_head, keys.start) };
+    let values = work.sequence().some_key(&keys);
+    let values = values.and_then(|key| fold::values(problem, work.sequence(), kv_head, key));
     let quant = values.and_then(|values| Some((values.view.quant()?, values.at)));
     let dim = problem.shape().dim_v;
     let layout = *problem.o().layout();
