@@ -13,6 +13,7 @@ use crate::problem::{
     Accuracy, Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Slopes,
     Spans, Tensors, Weights, Window,
 };
+use crate::sparse::SparseLists;
 use crate::view::Array;
 pub use append::{Append, quantize};
 pub use pool::Pool;
@@ -39,6 +40,15 @@ pub struct KeptBlocks<'a> {
     pub rows: usize,
     /// Keys of a block; at least 1.
     pub keys: usize,
+}
+
+/// The lists of a text's partitions, which all heads and sequences share. What lies across
+/// partitions, [`SparseLists::columns`], is not among them.
+impl<'a> From<SparseLists<'a>> for KeptBlocks<'a> {
+    fn from(lists: SparseLists<'a>) -> KeptBlocks<'a> {
+        let SparseLists { starts, blocks, kept_q, kept_kv, .. } = lists;
+        KeptBlocks { starts, blocks, sequences: 1, heads: 1, rows: kept_q, keys: kept_kv }
+    }
 }
 
 /// The lists of pages of all sequences.
