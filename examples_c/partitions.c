@@ -309,8 +309,8 @@ static lists with_columns(const text *t, const fa_sparse_lists *found)
     return l;
 }
 
-/* Lists from partitions with a density. Boundary tokens are the first ones of partitions, `edges` of
- * them; whole blocks stand for them, for which there has to be room. */
+/* Lists from partitions with a density. Boundary tokens are the first ones of partitions, `edges`
+ * of them; whole blocks stand for them, for which there has to be room. */
 static lists from_partitions(const text *t, const int32_t *starts, int64_t count, int64_t edges, double density)
 {
     char why[200];
