@@ -281,10 +281,11 @@ class Attention {
         a_.column_stride[0] = batch_stride, a_.column_stride[1] = head_stride;
     }
 
-    // The lists that partitions of a text make, for all heads and sequences; see Partitions. What
-    // lies across partitions, lists.columns, is not among them.
+    // The lists and columns that partitions of a text make, for all heads and sequences; see
+    // Partitions.
     void kept(const fa_sparse_lists &lists, const fa_sparse_config &of) noexcept {
         kept(lists.kept_start, lists.kept_blocks, of.kept_q, of.kept_kv);
+        columns(lists.num_columns > 0 ? lists.column_start : nullptr, lists.columns);
     }
 
     // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads

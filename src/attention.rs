@@ -101,12 +101,18 @@ fn agree_on_lists(
     Ok(())
 }
 
-/// The lists of a text's partitions, which all heads and sequences share. What lies across
-/// partitions, [`SparseLists::columns`], is not among them.
+/// The lists of a text's partitions, which all heads and sequences share.
 impl<'a> From<SparseLists<'a>> for KeptBlocks<'a> {
     fn from(lists: SparseLists<'a>) -> KeptBlocks<'a> {
         let SparseLists { starts, blocks, kept_q, kept_kv, .. } = lists;
         KeptBlocks { starts, blocks, sequences: 1, heads: 1, rows: kept_q, keys: kept_kv }
+    }
+}
+
+/// The boundary tokens of a text's partitions that are kept, for all heads and sequences.
+impl<'a> From<SparseLists<'a>> for Columns<'a> {
+    fn from(lists: SparseLists<'a>) -> Columns<'a> {
+        Columns { starts: lists.column_start, keys: lists.columns, sequences: 1, heads: 1 }
     }
 }
 
