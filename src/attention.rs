@@ -10,8 +10,8 @@ use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, number};
 use crate::error::{Error, Refusal};
 use crate::prepared::Prepared;
 use crate::problem::{
-    Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes,
-    Spans, Tensors, Weights, Window,
+    Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
+    Tensors, Weights, Window,
 };
 use crate::sparse::SparseLists;
 use crate::view::Array;
@@ -627,7 +627,12 @@ impl<'a> Attention<'a> {
             let names = ["sequences of columns", "heads of columns", "starts of columns"];
             agree_on_lists(names, columns.starts, [columns.sequences, columns.heads], wanted)?;
             let lists = columns.sequences.saturating_mul(columns.heads);
-            equal("starts of columns", columns.starts.len(), "not two for each list", lists.saturating_mul(2))?;
+            equal(
+                "starts of columns",
+                columns.starts.len(),
+                "not two for each list",
+                lists.saturating_mul(2),
+            )?;
         }
         Ok(())
     }

@@ -121,12 +121,14 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                 let (work, at) = of_kv_head(work, tiles, n, &mut part);
                 pack::<S, P>(s, work, &rows.skip::<S>(at));
             }
-            // Who has the first split adds single keys.
+            // Who has the first split adds single keys next, so that states are combined in one
+            // order however splits are divided.
             let columns = if work.began_before() { None } else { work.of_columns() };
-            let splits = work.splits.len();
-            for n in 0..splits + usize::from(columns.is_some()) {
+            let single = usize::from(columns.is_some());
+            for pass in 0..work.splits.len() + single {
+                let n = if pass > 0 { pass - single } else { 0 };
                 let (part, tiles, seen) = match &columns {
-                    Some(columns) if n == splits => (columns, tiles.of_columns(), columns.seen().clone()),
+                    Some(columns) if pass == 1 => (columns, tiles.of_columns(), columns.seen().clone()),
                     _ => {
                         let split = work.splits.start + n;
                         if work.problem().weights().is_some() {
@@ -136,11 +138,11 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                         (work, tiles, SeenKeys { keys: clip(keys, &work.keys(split)), gap })
                     }
                 };
-                let is_needed = n == 0 || work.began_before();
+                let is_needed = pass == 0 || work.began_before();
                 if seen.keys.is_empty() && !is_needed {
                     continue;
                 }
-                let state = state_of(n);
+                let state = if is_needed { state_of(n) } else { other };
                 match work.kv_heads {
                     // Rows that are repacked are never those of several heads.
                     _ if P::reading(0).is_repacked => {

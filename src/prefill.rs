@@ -280,11 +280,13 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let lanes = part.rows().len().next_multiple_of(S::LANES);
             let own = [buffers.state, later];
             let count = splits.as_ref().map_or(1, |splits| splits.work.splits.len());
-            // Single keys are added to the state of the first keys.
+            // Single keys are added to the state of the first split, before others are.
             let began_before = splits.as_ref().is_some_and(|splits| splits.work.began_before());
             let columns = if began_before { None } else { part.of_columns() };
-            for n in 0..count + usize::from(columns.is_some()) {
-                let columns = columns.as_ref().filter(|_| n == count);
+            let single = usize::from(columns.is_some());
+            for pass in 0..count + single {
+                let n = if pass > 0 { pass - single } else { 0 };
+                let columns = columns.as_ref().filter(|_| pass == 1);
                 let mut all_seen = of_tile.clone();
                 let mut keys = None;
                 if let Some(columns) = columns {
@@ -295,11 +297,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 } else if let Some(splits) = &splits {
                     let of_split = splits.work.keys(splits.work.splits.start + n);
                     all_seen.keys = clip(all_seen.keys, &of_split);
-                    if n > 0
-                        && !began_before
-                        && all_seen.keys.is_empty()
-                        && problem.weights().is_none()
-                    {
+                    if n > 0 && !began_before && all_seen.keys.is_empty() && problem.weights().is_none() {
                         continue;
                     }
                     keys = Some(of_split);
@@ -329,7 +327,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 let mut is_first = columns.is_none();
                 while !whole_block.is_empty() {
                     let next = kept(next_block(&all_seen, &whole_block, tiles.kv, F::SPAN_KEYS));
-                    let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, masked && columns.is_none());
+                    let (start, mut block, mut is_mixed) =
+                        (whole_block.start, whole_block, masked && columns.is_none());
                     if scans {
                         let is_first = block.start <= seen.start;
                         (block, is_mixed) = masks.look(s.core(), part, &block, F::SPAN_KEYS, is_first);
@@ -377,6 +376,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     let mut ahead = if columns.is_some() { 0..0 } else { next.clone() };
                     if let Some(splits) = &splits
                         && ahead.is_empty()
+                        && columns.is_none()
                     {
                         ahead = splits.begin_of(n + 1, of_tile, tiles.kv);
                     }

@@ -181,8 +181,7 @@ fn single_keys_are_seen_beside_windows_and_blocks() {
         let window = [None, Some(0), Some(20), Some(400)][random.below(4)];
         let has_blocks = random.below(2) == 0;
         let blocks = [rows.div_ceil(16), keys.div_ceil(32)];
-        let bytes: Vec<u8> =
-            (0..blocks[0] * blocks[1]).map(|_| u8::from(random.below(100) < 30)).collect();
+        let bytes: Vec<u8> = (0..blocks[0] * blocks[1]).map(|_| u8::from(random.below(100) < 30)).collect();
         let (kept_start, kept) = lists(&bytes, 1, blocks);
         let mask: Vec<f32> = (0..heads)
             .flat_map(|head| (0..rows).flat_map(move |row| (0..keys).map(move |key| (head, row, key))))
@@ -280,8 +279,8 @@ fn slices_say_the_same() {
 
     // The same rows see keys 5 and 31 as well, beside a window of their own.
     let columns = Columns { starts: &[0, 2], keys: &[5, 31], sequences: 1, heads: 1 };
-    let by_columns =
-        run(dense[0], dense[1], &|a| compute(a.window(Some(2), Some(0)).columns(columns))).expect("an output");
+    let by_columns = run(dense[0], dense[1], &|a| compute(a.window(Some(2), Some(0)).columns(columns)))
+        .expect("an output");
     let mask: Vec<bool> = (0..rows)
         .flat_map(|row| (0..keys).map(move |key| (row + keys - rows, key)))
         .map(|(p, key)| key <= p && (key + 2 >= p || [5, 31].contains(&key)))

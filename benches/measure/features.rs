@@ -445,7 +445,8 @@ impl Memory {
                 semantics.window = Window { left: None, right: Some(0) };
                 let (starts, blocks) = self.ints.split_at(rows / block + 1);
                 let [starts, blocks] = [starts, blocks].map(Array::of);
-                let blocks = Blocks::Lists(Lists { starts, entries: blocks, stride: [0; 2], shared_by: heads_q });
+                let blocks =
+                    Blocks::Lists(Lists { starts, entries: blocks, stride: [0; 2], shared_by: heads_q });
                 logits.cells = Some(BlockMask { blocks, rows: block, keys: block });
             }
             Kind::Columns(_) => {

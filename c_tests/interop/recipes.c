@@ -64,8 +64,8 @@ static void block_sparse(fa_attention *a, const int32_t *indptr, const int32_t *
     a->kept_q = R, a->kept_kv = C;
 }
 
-/* Vertical lines and a slash (MInference, arXiv:2407.02490): `count` keys that all rows of all heads
- * see, ascending, and the last `slash` keys before each row, itself included. */
+/* Vertical lines and a slash (MInference, arXiv:2407.02490): `count` keys that all rows of all
+ * heads see, ascending, and the last `slash` keys before each row, itself included. */
 static void vertical_and_slash(fa_attention *a, const int32_t *vertical, int32_t count, int64_t slash,
                                int32_t starts[2])
 {

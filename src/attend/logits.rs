@@ -44,7 +44,7 @@ pub(crate) struct Logits<'p> {
 
 impl<'p> Logits<'p> {
     /// What changes the scores of `rows` and `keys`; `None` if nothing does. Masks count unless
-    /// these are plain (`seen`), a block mask only if it hides some of them. Single keys hide others
+    /// these are plain (`seen`), a block mask only if it hides some of them. Single keys are hidden
     /// in any case.
     #[inline(always)]
     pub(crate) fn of(

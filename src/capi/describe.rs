@@ -9,8 +9,8 @@ use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, num
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::slots::Slots;
 use crate::problem::{
-    Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes,
-    Spans, Tensors, Weights, Window, needed_slopes, needed_starts,
+    Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
+    Tensors, Weights, Window, needed_slopes, needed_starts,
 };
 use crate::view::{Array, ArrayMut, Layout, Quant, QuantMut, View, ViewMut};
 

@@ -311,7 +311,20 @@ impl<'a> Sequence<'a> {
         let always = if left.is_some() { semantics.prefix_keys } else { 0 };
         let always_end = first.saturating_add(always).min(len_kv);
         let spans = all.spans.as_ref();
-        Sequence { batch, len_q, len_kv, q, kv, q_pos, window, first, always_end, spans, columns: None, heads: 1 }
+        Sequence {
+            batch,
+            len_q,
+            len_kv,
+            q,
+            kv,
+            q_pos,
+            window,
+            first,
+            always_end,
+            spans,
+            columns: None,
+            heads: 1,
+        }
     }
 
     /// The sequence with the rows of `heads` neighbouring query heads, at least 1, taken as rows of
@@ -327,7 +340,8 @@ impl<'a> Sequence<'a> {
     /// a sequence computes single keys, too; what is said of keys by their place in the tensors
     /// does not hold for them: masks.
     pub(crate) fn of_columns(self, columns: List<'a>) -> Sequence<'a> {
-        Sequence { columns: Some(columns.within(self.first..self.len_kv)), always_end: self.first, ..self }
+        let columns = columns.within(self.first..self.len_kv);
+        Sequence { len_kv: columns.count(), columns: Some(columns), first: 0, always_end: 0, ..self }
     }
 
     /// Whether its keys are single ones: see [`Sequence::of_columns`].
@@ -521,7 +535,7 @@ impl<'a> Sequence<'a> {
     #[inline(never)]
     fn columns_before(&self, columns: &List, row: usize) -> Range<usize> {
         let [_, end] = self.window(row);
-        0..columns.below(self.clamped(end))
+        0..columns.below(usize::try_from(end.max(0)).unwrap_or(usize::MAX))
     }
 
     /// A bound of a window, held to the keys that there are.

@@ -97,10 +97,9 @@ impl Logits<'_> {
 
     /// Addresses of the lists of single keys, and words for each.
     pub(super) fn addresses_of_columns(&self) -> [(Range<usize>, &'static str); 2] {
-        let [starts, keys] =
-            self.columns.map_or([0..0, 0..0], |Lists { starts, entries, .. }| {
-                [starts.addresses(), entries.addresses()]
-            });
+        let [starts, keys] = self
+            .columns
+            .map_or([0..0, 0..0], |Lists { starts, entries, .. }| [starts.addresses(), entries.addresses()]);
         [(starts, "shares memory with column_start"), (keys, "shares memory with columns")]
     }
 

@@ -192,7 +192,16 @@ impl<'p> SplitWork<'p> {
         let sequence = self.sequence.of_columns(columns);
         let seen = sequence.seen(&self.rows);
         let (visible, split_keys) = (seen.clone(), usize::MAX);
-        Some(SplitWork { sequence, visible, split_keys, splits: 0..1, seen, heads: self.heads.clone(), rows: self.rows.clone(), ..*self })
+        Some(SplitWork {
+            sequence,
+            visible,
+            split_keys,
+            splits: 0..1,
+            seen,
+            heads: self.heads.clone(),
+            rows: self.rows.clone(),
+            ..*self
+        })
     }
 
     /// The part of it with the query heads of its `n`th kv head.
