@@ -481,8 +481,8 @@ typedef struct fa_tensor {
  * ~~~
  *
  * A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row (and
- * columns do not show to it) has no influence on that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row
- * that sees no key is zeros, and its lse is -infinity.
+ * columns do not show to it) has no influence on that row, even if it is NaN. A NaN that a row
+ * sees makes only that row NaN. A row that sees no key is zeros, and its lse is -infinity.
  *
  * Call fa_attention_init, then set what you need. Later versions only append fields. Inputs are
  * never written. Strides of tensors are in bytes; strides of plain arrays (lse, alibi_slopes) are
