@@ -480,9 +480,9 @@ typedef struct fa_tensor {
  *   o[i] = sum_j exp(t_j) * v[j] / Z                   lse[i] = log Z
  * ~~~
  *
- * A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row has no
- * influence on that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row
- * that sees no key is zeros, and its lse is -infinity.
+ * A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row (and
+ * columns do not show to it) has no influence on that row, even if it is NaN. A NaN that a row
+ * sees makes only that row NaN. A row that sees no key is zeros, and its lse is -infinity.
  *
  * Call fa_attention_init, then set what you need. Later versions only append fields. Inputs are
  * never written. Strides of tensors are in bytes; strides of plain arrays (lse, alibi_slopes) are
@@ -810,6 +810,33 @@ typedef struct fa_attention {
    * positions, windows and masks count so, too.
    */
   int64_t table_head_stride;
+  /**
+   * NULL, or single keys that all query rows of a head see, besides those in their windows and
+   * blocks (the vertical lines of MInference, arXiv:2407.02490; global or boundary tokens): head
+   * h of sequence b has the keys columns[column_start[r]] to columns[column_start[r + 1] - 1],
+   * where r = b * column_stride[0] + h / (heads_q / column_heads) * column_stride[1]. So each
+   * head with a list has two entries, and lists behind one another may share them (stride 1). A
+   * row sees a listed key if it is before the right end of the row's window (with a causal
+   * window: not behind the row) or in its span, and kv_lens and kv_starts do not hide it;
+   * window_left, block_mask and kept_blocks do not. Time is in proportion to what is listed. Not
+   * together with mask, alibi_slopes or weights.
+   */
+  const int32_t *column_start;
+  /**
+   * Keys, in each list ascending, each once, 0 to len_kv - 1. Lists may share entries. May be
+   * NULL if all lists are empty.
+   */
+  const int32_t *columns;
+  /**
+   * ENTRIES of column_start from one sequence to the next, and from one head with a list to the
+   * next; 0 = the same list for all.
+   */
+  int64_t column_stride[2];
+  /**
+   * Heads that have lists of their own: heads_q, heads_kv (then the query heads of a kv head
+   * share them, and are computed together), or another divisor of heads_q. 0 = heads_q.
+   */
+  int64_t column_heads;
 } fa_attention;
 
 /**
@@ -1043,12 +1070,11 @@ typedef struct fa_sparse_lists {
    */
   const int32_t *kept_blocks;
   /**
-   * 0 and num_columns: where the list of columns begins and ends.
+   * For fa_attention.column_start, with both strides 0: 0 and num_columns.
    */
   const int32_t *column_start;
   /**
-   * [num_columns]: boundary tokens that are kept, ascending. As keys, all rows see them; what
-   * lies behind a row stays hidden from it by being causal.
+   * For fa_attention.columns: [num_columns], the boundary tokens that are kept.
    */
   const int32_t *columns;
   /**

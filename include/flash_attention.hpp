@@ -271,10 +271,21 @@ class Attention {
         a_.kept_stride[0] = batch_stride, a_.kept_stride[1] = head_stride;
     }
 
-    // The lists that partitions of a text make, for all heads and sequences; see Partitions. What
-    // lies across partitions, lists.columns, is not among them.
+    // Single keys that all rows of a head see, besides those in their windows and blocks, as far as
+    // the right end of the window: head h of sequence b has keys[starts[r]] to keys[starts[r + 1] -
+    // 1], ascending, where r = b * batch_stride + h / (heads_q / heads) * head_stride. heads: how
+    // many have a list of their own, 0 = all. Strides of 0: the same list for all.
+    void columns(const std::int32_t *starts, const std::int32_t *keys, std::int64_t heads = 0,
+                 std::int64_t head_stride = 0, std::int64_t batch_stride = 0) noexcept {
+        a_.column_start = starts, a_.columns = keys, a_.column_heads = heads;
+        a_.column_stride[0] = batch_stride, a_.column_stride[1] = head_stride;
+    }
+
+    // The lists and columns that partitions of a text make, for all heads and sequences; see
+    // Partitions.
     void kept(const fa_sparse_lists &lists, const fa_sparse_config &of) noexcept {
         kept(lists.kept_start, lists.kept_blocks, of.kept_q, of.kept_kv);
+        columns(lists.num_columns > 0 ? lists.column_start : nullptr, lists.columns);
     }
 
     // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads

@@ -11,7 +11,7 @@ from pathlib import Path
 WIDTH, HEIGHT = 860, 350
 LEFT, RIGHT, TOP, BOTTOM, GAP = 58, 24, 62, 56, 42
 # Readable on white and on black, and apart for the colour-blind (Okabe and Ito).
-COLOURS = {"partitions": "#3d8fd1", "window and first": "#009e73", "window": "#d55e00", "random": "#cc79a7"}
+COLOURS = {"partitions": "#3d8fd1", "window and first token": "#009e73", "window": "#d55e00", "random": "#cc79a7"}
 
 
 def read(path):

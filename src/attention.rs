@@ -10,8 +10,8 @@ use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, number};
 use crate::error::{Error, Refusal};
 use crate::prepared::Prepared;
 use crate::problem::{
-    Accuracy, Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Slopes,
-    Spans, Tensors, Weights, Window,
+    Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
+    Tensors, Weights, Window,
 };
 use crate::sparse::SparseLists;
 use crate::view::Array;
@@ -42,12 +42,77 @@ pub struct KeptBlocks<'a> {
     pub keys: usize,
 }
 
-/// The lists of a text's partitions, which all heads and sequences share. What lies across
-/// partitions, [`SparseLists::columns`], is not among them.
+/// Lists of single keys (vertical lines of the matrix of scores), one for each head.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    /// Where the list of each head begins in `keys`, and where it ends: `[sequences][heads][2]`.
+    pub starts: &'a [i32],
+    /// Keys, in each list ascending, each once.
+    pub keys: &'a [i32],
+    /// Sequences that have lists of their own: all of the batch, or 1, whose lists are those of
+    /// all.
+    pub sequences: usize,
+    /// Heads that have lists of their own, a divisor of those of q: neighbouring query heads share
+    /// them. 1: all heads have the same.
+    pub heads: usize,
+}
+
+/// The lists of some sequences and heads, where each has as many: `entries` from those that
+/// `starts` say. [`agree_on_lists`] has seen that the counts are exact.
+fn lists_of<'a>(
+    [starts, entries]: [&'a [i32]; 2],
+    [sequences, with_lists]: [usize; 2],
+    heads: usize,
+) -> Lists<'a> {
+    let of_head = starts.len().checked_div(with_lists.saturating_mul(sequences)).unwrap_or(0);
+    let stride = |n: usize, stride| if n > 1 { stride } else { 0 };
+    Lists {
+        starts: Array::of(starts),
+        entries: Array::of(entries),
+        stride: [stride(sequences, of_head * with_lists), stride(with_lists, of_head)],
+        shared_by: heads.checked_div(with_lists).unwrap_or(0),
+    }
+}
+
+/// The words of a refusal of lists: what their sequences, heads and starts are called.
+type ListNames = [&'static str; 3];
+
+/// Refuses lists of `given` sequences and `with_lists` heads that do not fit a problem of these
+/// sequences and heads.
+fn agree_on_lists(
+    names: ListNames,
+    starts: &[i32],
+    [given, with_lists]: [usize; 2],
+    [sequences, heads]: [usize; 2],
+) -> Result<(), Refusal> {
+    let [of_sequences, of_heads, of_starts] = names;
+    if given != 1 {
+        equal(of_sequences, given, "neither 1 nor all of the batch", sequences)?;
+    }
+    if with_lists == 0 || !heads.is_multiple_of(with_lists) {
+        let fact = Refusal::of(of_heads, number(with_lists));
+        return Err(fact.against(Error::Shape, "no divisor of the heads of q", number(heads)));
+    }
+    let all = with_lists.saturating_mul(given).max(1);
+    if !starts.len().is_multiple_of(all) {
+        let fact = Refusal::of(of_starts, number(starts.len()));
+        return Err(fact.against(Error::Shape, "not as many for each head", number(all)));
+    }
+    Ok(())
+}
+
+/// The lists of a text's partitions, which all heads and sequences share.
 impl<'a> From<SparseLists<'a>> for KeptBlocks<'a> {
     fn from(lists: SparseLists<'a>) -> KeptBlocks<'a> {
         let SparseLists { starts, blocks, kept_q, kept_kv, .. } = lists;
         KeptBlocks { starts, blocks, sequences: 1, heads: 1, rows: kept_q, keys: kept_kv }
+    }
+}
+
+/// The boundary tokens of a text's partitions that are kept, for all heads and sequences.
+impl<'a> From<SparseLists<'a>> for Columns<'a> {
+    fn from(lists: SparseLists<'a>) -> Columns<'a> {
+        Columns { starts: lists.column_start, keys: lists.columns, sequences: 1, heads: 1 }
     }
 }
 
@@ -115,6 +180,7 @@ pub struct Attention<'a> {
     cu_len_q: Option<&'a [i32]>,
     cu_len_kv: Option<&'a [i32]>,
     kept_blocks: Option<KeptBlocks<'a>>,
+    columns: Option<Columns<'a>>,
     pages: Option<PageLists<'a>>,
     weights: Option<TensorMut<'a>>,
     weight_heads: Option<&'a [i32]>,
@@ -149,6 +215,7 @@ impl<'a> Attention<'a> {
             cu_len_q: None,
             cu_len_kv: None,
             kept_blocks: None,
+            columns: None,
             pages: None,
             weights: None,
             weight_heads: None,
@@ -289,6 +356,14 @@ impl<'a> Attention<'a> {
         self
     }
 
+    /// Single keys that all rows of a head see (vertical lines), as far as the right end of their
+    /// window, whatever its left end and [`kept_blocks`](Attention::kept_blocks) leave. Not
+    /// together with a mask, slopes or weights.
+    pub fn columns(mut self, columns: Columns<'a>) -> Self {
+        self.columns = Some(columns);
+        self
+    }
+
     /// Asks for the log-sum-exp of each row (natural logarithm): f32 `[batch][heads_q][len_q][1]`.
     pub fn lse(mut self, lse: TensorMut<'a>) -> Self {
         self.lse = Some(lse);
@@ -409,19 +484,13 @@ impl<'a> Attention<'a> {
             let head_stride = if of_heads && heads_kv > 1 { stride / heads_kv } else { 0 };
             Pages { table: Array::of(table), starts: None, stride, head_stride, len_kv }
         });
-        let cells =
-            self.kept_blocks.map(|KeptBlocks { starts, blocks, sequences, heads: lists, rows, keys }| {
-                // `agree` has seen that this is exact.
-                let of_head = starts.len().checked_div(lists.saturating_mul(sequences)).unwrap_or(0);
-                let stride = |n: usize, stride| if n > 1 { stride } else { 0 };
-                let blocks = Blocks::Lists(BlockLists {
-                    starts: Array::of(starts),
-                    blocks: Array::of(blocks),
-                    stride: [stride(sequences, of_head * lists), stride(lists, of_head)],
-                    shared_by: heads.checked_div(lists).unwrap_or(0),
-                });
-                BlockMask { blocks, rows, keys }
-            });
+        let cells = self.kept_blocks.map(|kept| {
+            let lists = lists_of([kept.starts, kept.blocks], [kept.sequences, kept.heads], heads);
+            BlockMask { blocks: Blocks::Lists(lists), rows: kept.rows, keys: kept.keys }
+        });
+        let columns = self.columns.map(|columns| {
+            lists_of([columns.starts, columns.keys], [columns.sequences, columns.heads], heads)
+        });
         let tensors = Tensors {
             q: self.q.view(&Q)?,
             k: self.k.view(&K)?,
@@ -444,7 +513,14 @@ impl<'a> Attention<'a> {
                 pages,
                 most: [0; 2],
             },
-            logits: Logits { softcap: self.softcap, mask, cells, slopes, sinks: self.sinks.map(Array::of) },
+            logits: Logits {
+                softcap: self.softcap,
+                mask,
+                cells,
+                columns,
+                slopes,
+                sinks: self.sinks.map(Array::of),
+            },
             weights: match &mut self.weights {
                 None => None,
                 Some(weights) => Some(Weights {
@@ -542,19 +618,21 @@ impl<'a> Attention<'a> {
                 return Err(fact.against(Error::Shape, but, number(lists)));
             }
         }
-        if let Some(KeptBlocks { starts, sequences: given, heads: lists, .. }) = self.kept_blocks {
-            if given != 1 {
-                equal("sequences of kept_blocks", given, "neither 1 nor all of the batch", sequences)?;
-            }
-            if lists == 0 || !heads.is_multiple_of(lists) {
-                let fact = Refusal::of("heads of kept_blocks", number(lists));
-                return Err(fact.against(Error::Shape, "no divisor of the heads of q", number(heads)));
-            }
-            let all = lists.saturating_mul(given).max(1);
-            if !starts.len().is_multiple_of(all) {
-                let fact = Refusal::of("starts of kept_blocks", number(starts.len()));
-                return Err(fact.against(Error::Shape, "not as many for each head", number(all)));
-            }
+        let wanted = [sequences, heads];
+        if let Some(kept) = &self.kept_blocks {
+            let names = ["sequences of kept_blocks", "heads of kept_blocks", "starts of kept_blocks"];
+            agree_on_lists(names, kept.starts, [kept.sequences, kept.heads], wanted)?;
+        }
+        if let Some(columns) = &self.columns {
+            let names = ["sequences of columns", "heads of columns", "starts of columns"];
+            agree_on_lists(names, columns.starts, [columns.sequences, columns.heads], wanted)?;
+            let lists = columns.sequences.saturating_mul(columns.heads);
+            equal(
+                "starts of columns",
+                columns.starts.len(),
+                "not two for each list",
+                lists.saturating_mul(2),
+            )?;
         }
         Ok(())
     }

@@ -121,24 +121,35 @@ impl<P: Gemv> Body for By<Decode<'_, '_>, P> {
                 let (work, at) = of_kv_head(work, tiles, n, &mut part);
                 pack::<S, P>(s, work, &rows.skip::<S>(at));
             }
-            for (n, split) in work.splits.clone().enumerate() {
-                if work.problem().weights().is_some() {
-                    weights::begin(s.core(), work, split);
-                }
-                let state = state_of(n);
-                let SeenKeys { keys, gap } = work.seen().clone();
-                let seen = SeenKeys { keys: clip(keys, &work.keys(split)), gap };
-                let is_needed = n == 0 || work.began_before();
+            // Who has the first split adds single keys next, so that states are combined in one
+            // order however splits are divided.
+            let columns = if work.began_before() { None } else { work.of_columns() };
+            let single = usize::from(columns.is_some());
+            for pass in 0..work.splits.len() + single {
+                let n = if pass > 0 { pass - single } else { 0 };
+                let (part, tiles, seen) = match &columns {
+                    Some(columns) if pass == 1 => (columns, tiles.of_columns(), columns.seen().clone()),
+                    _ => {
+                        let split = work.splits.start + n;
+                        if work.problem().weights().is_some() {
+                            weights::begin(s.core(), work, split);
+                        }
+                        let SeenKeys { keys, gap } = work.seen().clone();
+                        (work, tiles, SeenKeys { keys: clip(keys, &work.keys(split)), gap })
+                    }
+                };
+                let is_needed = pass == 0 || work.began_before();
                 if seen.keys.is_empty() && !is_needed {
                     continue;
                 }
+                let state = if is_needed { state_of(n) } else { other };
                 match work.kv_heads {
                     // Rows that are repacked are never those of several heads.
                     _ if P::reading(0).is_repacked => {
-                        attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state);
+                        attend::<S, P>(s, part, &seen, tiles, &rows, &block, &state);
                     }
-                    1 => attend::<S, P>(s, work, &seen, tiles, &rows, &block, &state),
-                    _ => attend_together::<S, P>(s, work, &seen, tiles, &rows, &block, &state),
+                    1 => attend::<S, P>(s, part, &seen, tiles, &rows, &block, &state),
+                    _ => attend_together::<S, P>(s, part, &seen, tiles, &rows, &block, &state),
                 }
                 if !is_needed {
                     combine(s, work, tiles, &first, &other);
@@ -225,12 +236,12 @@ unsafe fn pack<S: Isa, P: Gemv>(s: S, work: &SplitWork, rows: &RowArrays) {
     let keys = work.keys(work.splits.start);
     let mut factor = problem.score_factor();
     let mut folding = None;
-    if !keys.is_empty() {
+    if let Some(key) = sequence.some_key(&keys) {
         let kv_head = problem.kv_head(work.heads.start);
         if storage.granularities[1] == ScaleGranularity::PerHead {
-            factor *= key_rows(problem, problem.k(), sequence, kv_head, keys.start).scale();
+            factor *= key_rows(problem, problem.k(), sequence, kv_head, key).scale();
         }
-        folding = Folding::of(problem, sequence, kv_head, keys.start);
+        folding = Folding::of(problem, sequence, kv_head, key);
     }
     let last = work.count() - 1;
     for r in 0..padded_rows(work.count()) {
@@ -289,11 +300,9 @@ fn scale_of_values(work: &SplitWork) -> f32 {
     let (problem, keys) = (work.problem(), work.keys(0));
     let storage = &problem.shape().storage;
     let is_per_head = storage.granularities[2] == ScaleGranularity::PerHead && !storage.zeros[2];
-    if !is_per_head || keys.is_empty() {
-        return 1.0;
-    }
+    let Some(key) = work.sequence().some_key(&keys).filter(|_| is_per_head) else { return 1.0 };
     let kv_head = problem.kv_head(work.heads.start);
-    key_rows(problem, problem.v(), work.sequence(), kv_head, keys.start).scale()
+    key_rows(problem, problem.v(), work.sequence(), kv_head, key).scale()
 }
 
 /// Computes the state of all rows of a group for `visible`, the keys of a split that some row sees
@@ -318,13 +327,14 @@ unsafe fn attend<S: Isa, P: Gemv>(
         let (problem, sequence) = (work.problem(), work.sequence());
         let kept =
             |keys| seen::kept_block(problem, sequence, &work.heads, &work.rows, visible, keys, [tiles.kv, 1]);
+        let scans = problem.shape().scans_masks && !sequence.is_of_columns();
         let mut keys = kept(first_block(visible, tiles.kv, 1));
         let prefetches = should_prefetch::<S, P>(work, tiles);
         let mut is_first = true;
         while !keys.is_empty() {
             let next = kept(next_block(visible, &keys, tiles.kv, 1));
             let mut unmasked = None;
-            if work.problem().shape().scans_masks {
+            if scans {
                 let (left, is_plain) = look_at(work, &keys, keys.start - keys.start % tiles.kv, rows.seen);
                 keys = left;
                 unmasked = Some((slice::from_raw_parts(rows.seen.cast_const(), work.count()), is_plain));

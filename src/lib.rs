@@ -152,7 +152,7 @@ pub mod work;
 pub mod workspace;
 
 pub use attention::{
-    Append, Attention, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
+    Append, Attention, Columns, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
 };
 pub use error::{Error, Refusal};
 pub use problem::Accuracy;

@@ -259,7 +259,7 @@ impl Planner<'_> {
                 split_kv::group_size(shape, heads, self.tile_rows(heads, 1).min(most))
             }
             Way::Decode => {
-                let heads = shape.queries[1] / shape.heads_kv;
+                let heads = shape.heads_alike();
                 split_kv::group_size(shape, heads, tuning.decode.group_rows)
             }
         };
@@ -277,7 +277,9 @@ impl Planner<'_> {
         let lines = if way == Way::SplitTiles { q.saturating_mul(heads) } else { q };
         let staged = self.staged(path, lines, kv);
         let kv_heads = match way {
-            Way::Decode if staged == [false; 2] => self.kv_heads_together([heads, q], threads),
+            Way::Decode if staged == [false; 2] && shape.columns.is_none() => {
+                self.kv_heads_together([heads, q], threads)
+            }
             _ => 1,
         };
         TileSizes { heads, kv_heads, q, kv, staged, splits, prefetch_stream_above, tuning }

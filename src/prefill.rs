@@ -247,15 +247,16 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let of_tile = part.seen();
             let mut factor = problem.score_factor();
             let mut folding = None;
-            if F::INT_ACC && !of_tile.keys.is_empty() {
-                let first = of_tile.keys.start;
+            if F::INT_ACC
+                && let Some(first) = sequence.some_key(&of_tile.keys)
+            {
                 folding = Folding::of(problem, sequence, kv_head, first);
                 if shape.storage.granularities[1] == ScaleGranularity::PerHead {
                     factor *= key_rows(problem, problem.k(), sequence, kv_head, first).scale();
                 }
             }
             let folding = folding.as_ref();
-            let (hides, mut maybe_nan) = (problem.logits().hides(), problem.changes_scores());
+            let (masked, mut maybe_nan) = (problem.logits().has_masks(), problem.changes_scores());
             let prefetches = of_tile.len() >= tiles.tuning.prefill.prefetch_queries_from;
             for tile in LaneTiles::<S>::new(part.rows()) {
                 for row in tile.after_next::<S>(&part.rows()).filter(|_| prefetches) {
@@ -278,39 +279,56 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
             let tile_count = part.rows().len().div_ceil(tile_rows::<S>());
             let lanes = part.rows().len().next_multiple_of(S::LANES);
             let own = [buffers.state, later];
-            for n in 0..splits.as_ref().map_or(1, |splits| splits.work.splits.len()) {
+            let count = splits.as_ref().map_or(1, |splits| splits.work.splits.len());
+            // Single keys are added to the state of the first split, before others are.
+            let began_before = splits.as_ref().is_some_and(|splits| splits.work.began_before());
+            let columns = if began_before { None } else { part.of_columns() };
+            let single = usize::from(columns.is_some());
+            for pass in 0..count + single {
+                let n = if pass > 0 { pass - single } else { 0 };
+                let columns = columns.as_ref().filter(|_| pass == 1);
                 let mut all_seen = of_tile.clone();
                 let mut keys = None;
-                if let Some(splits) = &splits {
+                if let Some(columns) = columns {
+                    all_seen = columns.seen().clone();
+                    if let Some(splits) = &splits {
+                        buffers.state = splits.state::<S>(0, own, tiles, shape);
+                    }
+                } else if let Some(splits) = &splits {
                     let of_split = splits.work.keys(splits.work.splits.start + n);
                     all_seen.keys = clip(all_seen.keys, &of_split);
-                    if n > 0
-                        && !splits.work.began_before()
-                        && all_seen.keys.is_empty()
-                        && problem.weights().is_none()
-                    {
+                    if n > 0 && !began_before && all_seen.keys.is_empty() && problem.weights().is_none() {
                         continue;
                     }
                     keys = Some(of_split);
                     buffers.state = splits.state::<S>(n, own, tiles, shape);
                 }
-                let seen = &all_seen.keys;
+                let (part, tiles, scans) = match columns {
+                    None => (part, tiles, scans),
+                    Some(columns) => (columns, tiles.of_columns(), false),
+                };
+                let (seen, sequence) = (&all_seen.keys, part.sequence());
                 let kept = |block| {
                     let size = [tiles.kv, F::SPAN_KEYS];
                     kept_block(problem, sequence, &(head..head + 1), &part.rows(), &all_seen, block, size)
                 };
                 let mut whole_block = kept(first_block(&all_seen, tiles.kv, F::SPAN_KEYS));
-                splits::begin(buffers.state, lanes, dim_v, whole_block.is_empty() && !scans);
-                if problem.weights().is_some() {
-                    weights::begin(s.core(), part, keys);
+                if columns.is_none() {
+                    // Of single keys, no one can say which are the first that a row sees.
+                    let is_blank = (whole_block.is_empty() && !scans) || shape.columns.is_some();
+                    splits::begin(buffers.state, lanes, dim_v, is_blank);
+                    if problem.weights().is_some() {
+                        weights::begin(s.core(), part, keys);
+                    }
                 }
                 if scans {
                     masks.begin(tile_count);
                 }
-                let mut is_first = true;
+                let mut is_first = columns.is_none();
                 while !whole_block.is_empty() {
                     let next = kept(next_block(&all_seen, &whole_block, tiles.kv, F::SPAN_KEYS));
-                    let (start, mut block, mut is_mixed) = (whole_block.start, whole_block, hides);
+                    let (start, mut block, mut is_mixed) =
+                        (whole_block.start, whole_block, masked && columns.is_none());
                     if scans {
                         let is_first = block.start <= seen.start;
                         (block, is_mixed) = masks.look(s.core(), part, &block, F::SPAN_KEYS, is_first);
@@ -319,6 +337,7 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                     if block.is_empty() {
                         continue;
                     }
+                    is_mixed |= problem.columns_in(sequence, head, &block).is_some();
                     let staged = tiles.staged;
                     let (k, _) = stage::rows::<S, F, K>(
                         s, problem, sequence, kv_head, &block, staged, staged_k, gathered,
@@ -354,9 +373,10 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                         tuning: tiles.tuning,
                     };
                     is_first = false;
-                    let mut ahead = next.clone();
+                    let mut ahead = if columns.is_some() { 0..0 } else { next.clone() };
                     if let Some(splits) = &splits
                         && ahead.is_empty()
+                        && columns.is_none()
                     {
                         ahead = splits.begin_of(n + 1, of_tile, tiles.kv);
                     }
@@ -381,7 +401,8 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
                 }
                 if let Some(splits) = &splits
                     && n > 0
-                    && !splits.work.began_before()
+                    && !began_before
+                    && columns.is_none()
                 {
                     combine(s, part.rows(), dim_v, splits.state::<S>(0, own, tiles, shape), buffers.state);
                 }
@@ -409,13 +430,13 @@ impl<F: Gemm, const R: usize> Body for Prefill<'_, '_, F, R> {
 /// elements, where sums are those of the integers of V.
 #[inline(always)]
 fn values_of<'p>(tile: &QueryTile<'p>, sums_integers: bool) -> (f32, Option<Source<'p>>) {
-    let (problem, sequence, keys) = (tile.problem(), tile.sequence(), &tile.seen().keys);
-    if !sums_integers || keys.is_empty() {
+    let (problem, sequence) = (tile.problem(), tile.sequence());
+    let Some(key) = sequence.some_key(&tile.seen().keys).filter(|_| sums_integers) else {
         return (1.0, None);
-    }
+    };
     let kv_head = problem.kv_head(tile.head());
-    match fold::values(problem, sequence, kv_head, keys.start) {
-        None => (key_rows(problem, problem.v(), sequence, kv_head, keys.start).scale(), None),
+    match fold::values(problem, sequence, kv_head, key) {
+        None => (key_rows(problem, problem.v(), sequence, kv_head, key).scale(), None),
         values => (1.0, values),
     }
 }

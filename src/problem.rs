@@ -10,6 +10,7 @@
 
 pub mod batch;
 pub mod cells;
+pub mod lists;
 pub mod logits;
 pub mod pages;
 pub mod semantics;
@@ -25,7 +26,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, Layout, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, SeenKeys, Sequence};
-pub use cells::{BlockList, BlockLists, BlockMask, Blocks, needed_starts};
+pub use cells::{BlockMask, Blocks};
+pub use lists::{List, Lists, needed_starts};
 use logits::SCANNED_FROM;
 pub use logits::{Logits, Slopes, needed_slopes};
 pub use pages::Pages;
@@ -114,12 +116,16 @@ impl Tensors<'_> {
         logits.check(shape.queries, shape.len_kv)?;
         if let Some(weights) = weights {
             weights.check(shape.queries, shape.len_kv)?;
+            if logits.columns.is_some() {
+                return Err(Refusal::about(Error::Shape, "weights", "set, but column_start is set, too"));
+            }
         }
         let score_factor = score_factor(semantics)?;
         if let Some((output, but)) = self.overlap() {
             return Err(Refusal::about(Error::Overlap, output, but));
         }
         let cell = logits.cells.as_ref().map(|cells| cells.keys);
+        let columns = logits.columns.map(|columns| columns.shared_by);
         let entries = shape.page.is_some();
         let granularity = |view: &View, entries| {
             view.quant().map_or(ScaleGranularity::PerHead, |quant| quant.granularity(view.layout(), entries))
@@ -127,11 +133,11 @@ impl Tensors<'_> {
         let granularities = [granularity(q, false), granularity(k, entries), granularity(v, entries)];
         let zeros = [q, k, v].map(|view| view.quant().is_some_and(|quant| quant.has_zeros()));
         // A gap beside keys that are always seen is no range: masks are applied key by key there.
-        let scans_masks = logits.hides() && shape.len_kv >= SCANNED_FROM && !shape.gaps;
+        let scans_masks = logits.has_masks() && shape.len_kv >= SCANNED_FROM && !shape.gaps;
         let storage = Storage { granularities, zeros, ..shape.storage };
         // A vector has one slope, and rows of several heads are copied without their scales.
         let can_group = logits.slopes.is_none() && !q.layout().dtype.takes_scales();
-        let shape = Shape { cell, scans_masks, can_group, storage, ..shape };
+        let shape = Shape { cell, columns, scans_masks, can_group, storage, ..shape };
         Ok(Checked { shape, score_factor })
     }
 
@@ -154,6 +160,10 @@ impl Tensors<'_> {
             .or_else(|| hit(v.addresses(), "shares memory with v"))
             .or_else(|| hit(logits.mask.as_ref()?.addresses(), "shares memory with mask"))
             .or_else(|| logits.cells.as_ref()?.addresses().into_iter().find_map(|(list, but)| hit(list, but)))
+            .or_else(|| {
+                let lists = logits.addresses_of_columns();
+                lists.into_iter().find_map(|(list, but)| hit(list, but))
+            })
             .or_else(|| {
                 let [slopes, sinks] = logits.addresses();
                 hit(slopes, "shares memory with alibi_slopes")
@@ -274,9 +284,36 @@ impl<'a> Problem<'a> {
         self.tensors.logits.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks.get(head))
     }
 
+    /// The single keys that all rows of a head see, if there is a list.
+    #[inline(always)]
+    pub(crate) fn columns(&self, sequence: &Sequence, head: usize) -> Option<List<'a>> {
+        let lists = self.tensors.logits.columns.as_ref()?;
+        Some(lists.of(sequence.batch, head, 0))
+    }
+
+    /// The single keys of a head that are computed for themselves and therefore hidden among all
+    /// keys of the sequence, if some of them are among `keys`.
+    #[inline(always)]
+    pub(crate) fn columns_in(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        keys: &Range<usize>,
+    ) -> Option<List<'a>> {
+        let columns = self.columns(sequence, head).filter(|_| !sequence.is_of_columns())?;
+        let columns = columns.within(keys.clone());
+        (columns.count() > 0).then_some(columns)
+    }
+
     /// Whether a query row sees a key, by everything that decides that: for the rare cases and for
     /// what must not be wrong.
     pub fn sees(&self, sequence: &Sequence, head: usize, row: usize, key: usize) -> bool {
+        if sequence.is_of_columns() {
+            return sequence.sees(row, key);
+        }
+        if self.columns_in(sequence, head, &(key..key + 1)).is_some() {
+            return false;
+        }
         let [head, of_head] = sequence.line(head, row);
         let hidden = self.tensors.logits.mask.as_ref().is_some_and(|mask| {
             let x = mask.get(sequence.batch, head, of_head, key);
@@ -312,6 +349,7 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     pub fn key_at(&self, sequence: &Sequence, kv_head: usize, key: usize) -> [usize; 2] {
         let [entry, first] = sequence.kv;
+        let key = sequence.columns().map_or(key, |columns| columns.get(key));
         match &self.tensors.batch.pages {
             None => [entry, first + key],
             Some(pages) => {
@@ -329,7 +367,7 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     pub fn chunks<'s>(
         &'s self,
-        sequence: &Sequence,
+        sequence: &Sequence<'s>,
         kv_head: usize,
         keys: Range<usize>,
     ) -> impl Iterator<Item = Chunk> + 's {
@@ -346,9 +384,14 @@ impl<'a> Problem<'a> {
             (entry, row) = (list + start / size, start % size);
         }
         let mut rest = keys;
+        let columns = sequence.columns().copied();
+        let sequence = *sequence;
         iter::from_fn(move || {
             if rest.is_empty() {
                 return None;
+            }
+            if let Some(columns) = &columns {
+                return Some(self.next_columns(&sequence, kv_head, columns, &mut rest));
             }
             let at = [pages.map_or(entry, |pages| pages.page(entry)), row];
             let start = rest.start;
@@ -361,6 +404,27 @@ impl<'a> Problem<'a> {
             }
             Some(Chunk { keys: start..rest.start, at })
         })
+    }
+
+    /// The first of the single keys `rest`, which are taken from it, that lie behind one another.
+    /// Kept out of line: few problems have some.
+    #[inline(never)]
+    fn next_columns(
+        &self,
+        sequence: &Sequence,
+        kv_head: usize,
+        columns: &List,
+        rest: &mut Range<usize>,
+    ) -> Chunk {
+        let start = rest.start;
+        let at = self.key_at(sequence, kv_head, start);
+        let most = if self.tensors.batch.pages.is_some() { self.page_size() - at[1] } else { usize::MAX };
+        let mut n = 1;
+        while n < rest.len().min(most) && columns.get(start + n) == columns.get(start) + n {
+            n += 1;
+        }
+        rest.start += n;
+        Chunk { keys: start..rest.start, at }
     }
 
     fn page_size(&self) -> usize {

@@ -110,12 +110,14 @@ fn sees(problem: &Problem, sequence: &Sequence, head: usize, i: usize, j: usize)
         let x = mask.get(sequence.batch, head, i, j);
         if mask.layout().dtype == Dtype::Bool8 { x == 0.0 } else { x == f64::NEG_INFINITY }
     });
-    let is_near =
-        window.left.is_none_or(|left| distance <= i128::from(left)) || j < first.saturating_add(prefix_keys);
+    let is_column = problem.columns(sequence, head).is_some_and(|columns| columns.has_all(j..j + 1));
+    let is_near = is_column
+        || window.left.is_none_or(|left| distance <= i128::from(left))
+        || j < first.saturating_add(prefix_keys);
     let is_early = window.right.is_none_or(|right| -distance <= i128::from(right));
     ((is_near && is_early) || in_one_span(problem, sequence, distance + j as i128, j as i128))
         && j >= first
-        && problem.logits().cells.is_none_or(|cells| cells.sees(sequence.batch, head, i, j))
+        && (is_column || problem.logits().cells.is_none_or(|cells| cells.sees(sequence.batch, head, i, j)))
         && !hidden
 }
 

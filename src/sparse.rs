@@ -107,7 +107,7 @@ pub struct Sparsity {
     pub is_dense: bool,
 }
 
-/// Lists for [`crate::Attention::kept_blocks`], and columns.
+/// Lists for [`crate::Attention::kept_blocks`] and [`crate::Attention::columns`].
 #[derive(Clone, Copy, Debug)]
 pub struct SparseLists<'a> {
     /// Where the list of each block of query rows begins, and where the last one ends.

@@ -52,7 +52,7 @@ fn structures_have_the_committed_layout() {
             block_kv
             q_positions kv_starts prefix_keys spans span_starts weights weight_heads num_weight_heads
             weight_rows num_weight_rows kept_start kept_blocks kept_stride kept_heads kept_q kept_kv
-            table_head_stride;
+            table_head_stride column_start columns column_stride column_heads;
         fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
         fa_q15_config: struct_size head_dim scale_mantissa scale_shift causal num_threads;
         fa_pool: struct_size ctx width parallel_for;

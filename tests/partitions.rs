@@ -6,7 +6,7 @@ mod pairs;
 
 use common::Random;
 use flash_attention::{
-    Array, Attention, Error, KeptBlocks, Partitions, Pool, Schedule, SparseLists, Sparsity, Tensor,
+    Array, Attention, Columns, Error, KeptBlocks, Partitions, Pool, Schedule, SparseLists, Sparsity, Tensor,
     TensorMut, Workspace,
 };
 use pairs::{ALL, Pairs, kept_tokens};
@@ -277,13 +277,14 @@ fn attention_takes_the_lists() {
     let (len, dim) = (300, 16);
     let mut random = Random(7);
     let x = random.normals(len * dim);
-    let starts = [0, 40, 130, 200];
+    let (starts, tokens) = ([0, 40, 130, 200], [0, 7, 130]);
     for (len_q, schedule) in [(len, Schedule::None), (70, Schedule::Linear), (3, Schedule::None)] {
         let p = Partitions {
             len_q,
             kept_q: 16,
             kept_kv: 32,
             window: 20,
+            boundary_tokens: Array::of(&tokens),
             schedule,
             coherence: 100,
             ..Partitions::new(len, &starts)
@@ -293,8 +294,9 @@ fn attention_takes_the_lists() {
         assert!(lists.sparsity.pairs < lists.sparsity.all_pairs);
         let mask: Vec<bool> = (0..len_q * len)
             .map(|pair| {
-                let (r, block) = (pair / len / 16, (pair % len / 32) as i32);
-                lists.blocks[lists.starts[r] as usize..lists.starts[r + 1] as usize].contains(&block)
+                let (r, key) = (pair / len / 16, (pair % len) as i32);
+                let list = &lists.blocks[lists.starts[r] as usize..lists.starts[r + 1] as usize];
+                list.contains(&(key / 32)) || tokens.contains(&key)
             })
             .collect();
         let keys = Tensor::head_first(&x, [1, 1, len, dim]);
@@ -305,7 +307,7 @@ fn attention_takes_the_lists() {
             let out = TensorMut::head_first(out, [1, 1, len_q, dim]);
             let attention = Attention::new(queries, keys, keys, out).causal();
             let mut attention = match by_mask {
-                0 => attention.kept_blocks(KeptBlocks::from(lists)),
+                0 => attention.kept_blocks(KeptBlocks::from(lists)).columns(Columns::from(lists)),
                 _ => attention.mask(Tensor::head_first(&mask, [1, 1, len_q, len])),
             };
             attention.reserve(&mut workspace, &pool).expect("memory");

@@ -10,7 +10,7 @@ use flash_attention::capi::attention::{fa_attention, fa_attention_init};
 use flash_attention::capi::run::{fa_attention_run, fa_attention_workspace};
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::fa_tensor;
-use flash_attention::{Attention, Error, KeptBlocks, Pool, Refusal, Tensor, TensorMut, Workspace};
+use flash_attention::{Attention, Columns, Error, KeptBlocks, Pool, Refusal, Tensor, TensorMut, Workspace};
 
 /// Sizes of a problem of f32, `[head][token][dim]`.
 #[derive(Clone, Copy)]
@@ -151,6 +151,69 @@ fn kv_heads_read_pages_of_their_own() {
     }
 }
 
+/// Single keys beside a window and blocks, against the mask that says the same; the types and ways
+/// that random descriptions do not reach together are here: many keys, and columns among them.
+#[test]
+fn single_keys_are_seen_beside_windows_and_blocks() {
+    let random = &mut Random(31);
+    for round in 0..60 {
+        let group = 1 + random.below(4);
+        let heads_kv = 1 + random.below(2);
+        let sizes = Sizes {
+            heads: [group * heads_kv, heads_kv],
+            rows: [1, 3, 17, 70, 300][random.below(5)],
+            keys: [40, 300, 1500][random.below(3)],
+            dim: [16, 40][random.below(2)],
+        };
+        let Sizes { heads: [heads, _], rows, keys, dim } = sizes;
+        let inputs = [heads * rows * dim, heads_kv * keys * dim, heads_kv * keys * dim];
+        let [q, k, v] = inputs.map(|n| random.normals(n));
+        let own = [heads, heads_kv, 1][random.below(3)];
+        let percent = [2, 30, 100][random.below(3)];
+        let (mut starts, mut columns) = (vec![0], Vec::new());
+        let mut of_heads = Vec::new();
+        for _ in 0..own {
+            let listed: Vec<bool> = (0..keys).map(|_| random.below(100) < percent).collect();
+            columns.extend((0..keys).filter(|&key| listed[key]).map(|key| key as i32));
+            starts.push(columns.len() as i32);
+            of_heads.push(listed);
+        }
+        let window = [None, Some(0), Some(20), Some(400)][random.below(4)];
+        let has_blocks = random.below(2) == 0;
+        let blocks = [rows.div_ceil(16), keys.div_ceil(32)];
+        let bytes: Vec<u8> = (0..blocks[0] * blocks[1]).map(|_| u8::from(random.below(100) < 30)).collect();
+        let (kept_start, kept) = lists(&bytes, 1, blocks);
+        let mask: Vec<f32> = (0..heads)
+            .flat_map(|head| (0..rows).flat_map(move |row| (0..keys).map(move |key| (head, row, key))))
+            .map(|(head, row, key)| {
+                let p = (row + keys) as i64 - rows as i64;
+                let is_near = window.is_none_or(|window| key as i64 >= p - window);
+                let is_kept = !has_blocks || bytes[row / 16 * blocks[1] + key / 32] != 0;
+                let is_column = of_heads[head / (heads / own)][key];
+                let is_seen = key as i64 <= p && (is_column || (is_near && is_kept));
+                if is_seen { 0.0 } else { f32::NEG_INFINITY }
+            })
+            .collect();
+        let by_mask = output(sizes, [&q, &k, &v], |a| {
+            let row = 4 * keys as i64;
+            a.mask = tensor(mask.as_ptr(), rows, keys);
+            a.mask.stride = [0, rows as i64 * row, row];
+        });
+        let by_lists = output(sizes, [&q, &k, &v], |a| {
+            (a.window_left, a.window_right) = (window.unwrap_or(-1), 0);
+            (a.column_start, a.columns) = (starts.as_ptr(), columns.as_ptr());
+            (a.column_heads, a.column_stride) = (own as i64, [0, 1]);
+            if has_blocks {
+                (a.kept_start, a.kept_blocks) = (kept_start.as_ptr(), kept.as_ptr());
+                (a.kept_q, a.kept_kv) = (16, 32);
+            }
+        });
+        for (i, (x, y)) in by_mask.iter().zip(&by_lists).enumerate() {
+            assert!((x - y).abs() < 2e-5, "round {round}, element {i}: {x} by the mask, {y} by lists");
+        }
+    }
+}
+
 /// Both through slices, and what does not fit.
 #[test]
 fn slices_say_the_same() {
@@ -212,6 +275,30 @@ fn slices_say_the_same() {
     ] {
         let got = refused(kept);
         assert!(got.0 == error && got.1.contains(words), "{error:?}, {words}: {got:?}");
+    }
+
+    // The same rows see keys 5 and 31 as well, beside a window of their own.
+    let columns = Columns { starts: &[0, 2], keys: &[5, 31], sequences: 1, heads: 1 };
+    let by_columns = run(dense[0], dense[1], &|a| compute(a.window(Some(2), Some(0)).columns(columns)))
+        .expect("an output");
+    let mask: Vec<bool> = (0..rows)
+        .flat_map(|row| (0..keys).map(move |key| (row + keys - rows, key)))
+        .map(|(p, key)| key <= p && (key + 2 >= p || [5, 31].contains(&key)))
+        .collect();
+    let mask = mask.repeat(heads[0]);
+    let mask = Tensor::head_first(&mask, [1, heads[0], rows, keys]);
+    let by_mask = run(dense[0], dense[1], &|a| compute(a.mask(mask))).expect("an output");
+    let distance = by_columns.iter().zip(&by_mask).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(distance < 1e-5, "{distance}");
+    for (columns, error, words) in [
+        (Columns { heads: 3, ..columns }, Error::Shape, "heads of columns = 3"),
+        (Columns { sequences: 2, ..columns }, Error::Shape, "sequences of columns = 2"),
+        (Columns { starts: &[0, 1, 2], ..columns }, Error::Shape, "starts of columns = 3"),
+        (Columns { keys: &[5, 32], ..columns }, Error::Lengths, "columns[1] = 32"),
+        (Columns { keys: &[5, 5], ..columns }, Error::Lengths, "columns[1] = 5"),
+    ] {
+        let error_of = run(dense[0], dense[1], &|a| compute(a.columns(columns))).expect_err("refused");
+        assert!(error_of.error == error && error_of.to_string().contains(words), "{words}: {error_of}");
     }
 
     // Pages of 8 keys: each kv head has two of four, in another order.

@@ -9,7 +9,7 @@ use flash_attention::plan::Plan;
 use flash_attention::pool::Own;
 use flash_attention::prepared::Prepared;
 use flash_attention::problem::{
-    Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Tensors, Window,
+    Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Tensors, Window,
 };
 use flash_attention::view::{Array, Layout, View, ViewMut};
 
@@ -38,6 +38,8 @@ enum Kind {
     Blocks(usize),
     /// Causal, in lists: so many percent of blocks of so many rows and keys.
     Kept(usize, usize),
+    /// Single keys, so many percent of all, beside a causal window of [`NEAR`].
+    Columns(usize),
     /// Pages of 64 keys, of which each kv head reads so many percent.
     Selected(usize),
     Mask,
@@ -171,8 +173,9 @@ pub fn masks() -> Vec<Pair> {
     ]
 }
 
-/// Lists of blocks, and pages that kv heads have selected: each against all of it. At most 1.1
-/// times the time in proportion to what is listed; all of it listed, 3 % more.
+/// Lists of blocks, single keys, and pages that kv heads have selected: each against all of it. At
+/// most 1.1 times the time in proportion to what is listed, of single keys 1.3 times; all of it
+/// listed, 3 % more.
 pub fn sparse() -> Vec<Pair> {
     let of = |heads, rows, len, kind| Feature { name: "", batch: 1, heads, rows, len, dim: 128, kind };
     let least = |percent| if percent == 100 { 1.0 / 1.03 } else { 1.0 / 1.1 };
@@ -184,6 +187,13 @@ pub fn sparse() -> Vec<Pair> {
                 let plain = of([1, 1], rows, len, Kind::Window(u64::MAX));
                 pairs.push(Pair { feature: kept, plain, threads: 1, floor: least(percent), goal: None });
             }
+        }
+    }
+    for (heads, rows, len) in [([1, 1], 8192, 8192), ([1, 1], 2048, 32_768), ([32, 8], 1, 32_768)] {
+        for (name, percent) in &SHARES[..4] {
+            let single = Feature { name, ..of(heads, rows, len, Kind::Columns(*percent)) };
+            let plain = of(heads, rows, len, Kind::Window(u64::MAX));
+            pairs.push(Pair { feature: single, plain, threads: 1, floor: 1.0 / 1.3, goal: None });
         }
     }
     for len in [8192, 32_768] {
@@ -198,6 +208,9 @@ pub fn sparse() -> Vec<Pair> {
 
 /// Of what is listed.
 const SHARES: [(&str, usize); 5] = [("5 %", 5), ("10 %", 10), ("25 %", 25), ("50 %", 50), ("100 %", 100)];
+
+/// How many keys before its own a row sees beside single ones.
+const NEAR: u64 = 63;
 
 /// Keys of a page that may be selected.
 const PAGE: usize = 64;
@@ -266,6 +279,11 @@ impl Memory {
                 }));
                 ints.extend(lists.concat());
             }
+            Kind::Columns(percent) => {
+                let columns = random(len).enumerate().filter(|&(_, x)| x * 100 < percent << 16);
+                let columns: Vec<i32> = columns.map(|(key, _)| key as i32).collect();
+                ints = [vec![0, columns.len() as i32], columns].concat();
+            }
             Kind::Selected(percent) => {
                 let pages = len / PAGE;
                 for head in 0..heads_kv {
@@ -323,6 +341,13 @@ impl Memory {
                 let pairs: usize = (len - rows..len).map(|i| i + 1).sum();
                 (pairs as f64 * listed as f64 / all as f64) as usize
             }
+            Kind::Columns(_) => (len - rows..len)
+                .map(|i| {
+                    let near = i.min(NEAR as usize) + 1;
+                    let far = self.ints[2..].partition_point(|&key| key as usize + near <= i);
+                    near + far
+                })
+                .sum(),
             Kind::Selected(_) => self.selected() * PAGE,
             Kind::Blocks(_) => self.bytes.iter().filter(|&&byte| byte != 0).count() * BLOCK * BLOCK,
             Kind::Ragged => self.ints.windows(2).map(|ends| (ends[1] - ends[0]).pow(2) as usize).sum(),
@@ -341,6 +366,7 @@ impl Memory {
         let Feature { name, batch, heads: [heads, _], rows, len, dim, kind } = self.feature;
         let what = match kind {
             Kind::Kept(_, block) => format!("{name} of blocks of {block}, causal"),
+            Kind::Columns(_) => format!("{name} of keys, single ones, window {}", NEAR + 1),
             Kind::Selected(_) => format!("{name} of pages"),
             _ => name.to_owned(),
         };
@@ -419,8 +445,16 @@ impl Memory {
                 semantics.window = Window { left: None, right: Some(0) };
                 let (starts, blocks) = self.ints.split_at(rows / block + 1);
                 let [starts, blocks] = [starts, blocks].map(Array::of);
-                let blocks = Blocks::Lists(BlockLists { starts, blocks, stride: [0; 2], shared_by: heads_q });
+                let blocks =
+                    Blocks::Lists(Lists { starts, entries: blocks, stride: [0; 2], shared_by: heads_q });
                 logits.cells = Some(BlockMask { blocks, rows: block, keys: block });
+            }
+            Kind::Columns(_) => {
+                semantics.q_pos = Position::End;
+                semantics.window = Window { left: Some(NEAR), right: Some(0) };
+                let (starts, columns) = self.ints.split_at(2);
+                let [starts, entries] = [starts, columns].map(Array::of);
+                logits.columns = Some(Lists { starts, entries, stride: [0; 2], shared_by: heads_q });
             }
             Kind::Ragged => (lengths.starts_q, lengths.starts_kv) = (Some(lists), Some(lists)),
             Kind::Plain | Kind::Interleaved => {}

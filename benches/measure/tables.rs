@@ -217,7 +217,7 @@ impl Tables {
 
     fn sparse(&mut self) {
         self.report.heading(
-            "Lists of blocks, and selected pages: rate of the pairs that are seen, over that of all",
+            "Lists of blocks, single keys, and selected pages: rate of the pairs that are seen, over that of all",
         );
         self.pairs("sparse", features::sparse());
     }

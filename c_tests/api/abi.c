@@ -158,6 +158,8 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
         FIELD(fa_attention, num_weight_rows) FIELD(fa_attention, kept_start) FIELD(fa_attention, kept_blocks) \
         FIELD(fa_attention, kept_stride) FIELD(fa_attention, kept_heads) FIELD(fa_attention, kept_q) \
         FIELD(fa_attention, kept_kv) FIELD(fa_attention, table_head_stride) \
+        FIELD(fa_attention, column_start) FIELD(fa_attention, columns) FIELD(fa_attention, column_stride) \
+        FIELD(fa_attention, column_heads) \
     STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
         FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
         FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \

@@ -307,7 +307,7 @@ void caches() {
     assert(a.append(k, v, new_k, new_v) == FA_ERR_LENGTHS && by_hand == blocks);
 }
 
-// Two partitions, each of which sees itself.
+// Two partitions, each of which sees itself, and the first token.
 void partitions() {
     Numbers n;
     fa::Workspace ws;
@@ -331,7 +331,7 @@ void partitions() {
     bool mask[LEN_Q * LEN_KV];
     for (int64_t i = 0; i < LEN_Q; i++)
         for (int64_t j = 0; j < LEN_KV; j++)
-            mask[i * LEN_KV + j] = (LEN_KV - LEN_Q + i < 3) == (j < 3);
+            mask[i * LEN_KV + j] = (LEN_KV - LEN_Q + i < 3) == (j < 3) || j == 0;
     fa::Attention b(n.tq(), n.tk(), n.tv(), n.to());
     b.mask(fa::head_first<const bool>(mask, 1, 1, LEN_Q, LEN_KV));
     assert(b.run(ws) == FA_OK);

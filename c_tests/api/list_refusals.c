@@ -20,6 +20,9 @@ static int32_t zeros[GAP], starts[GAP] = {0, 5, 10}, page_starts[GAP] = {0, 1, 2
 /* One block of query rows, three blocks of keys; all heads have the same lists. */
 #define KEPT(starts, blocks) P(kept_start, starts), P(kept_blocks, blocks), N(kept_q, LQ), N(kept_kv, 3)
 
+/* All heads see the same single keys. */
+#define COLUMNS(starts, keys) P(column_start, starts), P(columns, keys)
+
 /* An output in the memory of something else. */
 #define ALONE(what, list, ...)                                                                  \
     {"o is " what, FA_ERR_OVERLAP, "o: shares memory with " what, {P(o.data, list), __VA_ARGS__}},                       \
@@ -209,6 +212,45 @@ static const struct row rows[] = {
     {"block INT32_MAX", FA_ERR_LENGTHS, "kept_blocks[0]", {KEPT(INTS(0, 1), INTS(INT32_MAX))}},
     {"a block of no keys", FA_ERR_LENGTHS, "kept_blocks[0] = 0", {KEPT(INTS(0, 1), INTS(0)), N(len_kv, 0)}},
 
+    {"columns", FA_OK, NULL, {COLUMNS(INTS(0, 3), INTS(0, 5, LKV - 1))}},
+    {"columns: none", FA_OK, NULL, {COLUMNS(INTS(1, 1), NULL)}},
+    {"columns of each head", FA_OK, NULL,
+     {COLUMNS(INTS(0, 1, 1, 3, 3), INTS(2, 0, 1)), N(column_stride[1], 1), N(column_heads, HQ)}},
+    {"columns of each kv head", FA_OK, NULL,
+     {COLUMNS(INTS(0, 1, 1), INTS(2)), N(column_stride[1], 1), N(column_heads, HKV)}},
+    {"columns of each sequence", FA_OK, NULL, {COLUMNS(INTS(0, 1, 1), INTS(2)), N(column_stride[0], 1)}},
+    {"columns beside blocks", FA_OK, NULL, {COLUMNS(INTS(0, 1), INTS(2)), KEPT(INTS(0, 1), INTS(1))}},
+    {"column_start NULL", FA_ERR_NULL, "column_start", {P(column_start, NULL), P(columns, INTS(0))}},
+    {"column_start NULL, the rest wild", FA_OK, NULL,
+     {P(column_start, NULL), N(column_heads, 7), N(column_stride[0], -1)}},
+    {"columns NULL", FA_ERR_NULL, "columns", {COLUMNS(INTS(0, 1), NULL)}},
+    {"columns beside a mask", FA_ERR_SHAPE, "mask",
+     {COLUMNS(INTS(0, 1), INTS(0)), P(mask.data, AT(end, 0)), N(mask.dtype, FA_DTYPE_F32)}},
+    {"columns beside slopes", FA_ERR_SHAPE, "alibi_slopes", {COLUMNS(INTS(0, 1), INTS(0)), P(alibi_slopes, AT(end, 0))}},
+    {"columns beside weights", FA_ERR_SHAPE, "weights", {COLUMNS(INTS(0, 1), INTS(0)), P(weights.data, AT(end, 0))}},
+    {"column_heads 0", FA_OK, NULL, {COLUMNS(INTS(0, 1), INTS(0)), N(column_heads, 0)}},
+    {"column_heads INT64_MAX", FA_ERR_SHAPE, "column_heads", {COLUMNS(INTS(0, 1), INTS(0)), N(column_heads, INT64_MAX)}},
+    {"column_heads 3", FA_ERR_SHAPE, "column_heads", {COLUMNS(INTS(0, 1), INTS(0)), N(column_heads, 3)}},
+    {"column_heads -1", FA_ERR_SHAPE, "column_heads", {COLUMNS(INTS(0, 1), INTS(0)), N(column_heads, -1)}},
+    {"column_stride 0", FA_OK, NULL,
+     {COLUMNS(INTS(0, 1), INTS(0)), N(column_stride[0], 0), N(column_stride[1], 0)}},
+    {"column_stride[0] -1", FA_ERR_STRIDE, "column_stride[0]", {COLUMNS(INTS(0, 1), INTS(0)), N(column_stride[0], -1)}},
+    {"column_stride[1] INT64_MIN", FA_ERR_STRIDE, "column_stride[1]",
+     {COLUMNS(INTS(0, 1), INTS(0)), N(column_stride[1], INT64_MIN)}},
+    {"column_stride[0] 2^62", FA_ERR_OVERFLOW, "column_stride[0]",
+     {COLUMNS(INTS(0, 1), INTS(0)), N(column_stride[0], BIT(62))}},
+    {"column_stride[1] INT64_MAX", FA_ERR_OVERFLOW, "column_stride[1]",
+     {COLUMNS(INTS(0, 1), INTS(0)), N(column_stride[1], INT64_MAX)}},
+    {"column_start from -1", FA_ERR_LENGTHS, "column_start[0] = -1", {COLUMNS(INTS(-1, 1), INTS(0))}},
+    {"column_start to INT32_MIN", FA_ERR_LENGTHS, "column_start[1]", {COLUMNS(INTS(0, INT32_MIN), INTS(0))}},
+    {"column_start decreases", FA_ERR_LENGTHS, "column_start[1] = 0", {COLUMNS(INTS(1, 0), INTS(0, 1))}},
+    {"a column twice", FA_ERR_LENGTHS, "columns[1] = 1", {COLUMNS(INTS(0, 2), INTS(1, 1))}},
+    {"columns in descending order", FA_ERR_LENGTHS, "columns[2] = 0", {COLUMNS(INTS(1, 3), INTS(9, 1, 0))}},
+    {"column -1", FA_ERR_LENGTHS, "columns[0] = -1", {COLUMNS(INTS(0, 1), INTS(-1))}},
+    {"column len_kv", FA_ERR_LENGTHS, "columns[1]", {COLUMNS(INTS(0, 2), INTS(0, LKV))}},
+    {"column INT32_MAX", FA_ERR_LENGTHS, "columns[0]", {COLUMNS(INTS(0, 1), INTS(INT32_MAX))}},
+    {"a column of no keys", FA_ERR_LENGTHS, "columns[0] = 0", {COLUMNS(INTS(0, 1), INTS(0)), N(len_kv, 0)}},
+
     ALONE("kv_lens", zeros, P(kv_lens, zeros)),
     ALONE("kv_starts", zeros, P(kv_starts, zeros)),
     ALONE("q_positions", zeros, P(q_positions, zeros)),
@@ -220,6 +262,8 @@ static const struct row rows[] = {
     ALONE("block_table_start", page_starts, LISTS(INTS(0, 1), page_starts)),
     ALONE("kept_start", page_starts, KEPT(page_starts, INTS(0))),
     ALONE("kept_blocks", in_order, KEPT(INTS(0, 1), in_order)),
+    ALONE("column_start", page_starts, COLUMNS(page_starts, INTS(0))),
+    ALONE("columns", in_order, COLUMNS(INTS(0, 1), in_order)),
 };
 
 int main(int argc, char **argv) { return check_rows(argc, argv, rows, COUNT(rows)); }

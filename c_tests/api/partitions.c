@@ -125,10 +125,11 @@ static int check_results(void) {
 /* The lists as attention takes them: the same as a mask that hides the other blocks. */
 static void check_attention(void) {
     enum { LEN = 200, DIM = 8, Q = 16, KV = 32 };
-    const int32_t partitions[] = {0, 50, 120};
+    const int32_t partitions[] = {0, 50, 120}, tokens[] = {0, 50, 60};
     fa_sparse_config cfg = initial();
     cfg.len_q = cfg.len_kv = LEN, cfg.kept_q = Q, cfg.kept_kv = KV;
     cfg.partitions = partitions, cfg.num_partitions = 3, cfg.window = 5;
+    cfg.boundary_tokens = tokens, cfg.num_boundary_tokens = 3;
     fa_sparse_lists lists = {.struct_size = sizeof lists};
     CHECK(fa_sparse_from_partitions(&cfg, NULL, 0, &lists, NULL, 0) == FA_OK, "sizes");
     int32_t *memory = need((size_t)lists.room * 4);
@@ -136,7 +137,10 @@ static void check_attention(void) {
 
     float *x = random_normal(LEN * DIM), out[2][LEN * DIM];
     bool *mask = need(LEN * LEN);
-    for (int pair = 0; pair < LEN * LEN; pair++) mask[pair] = is_listed(&cfg, &lists, pair / LEN, pair % LEN);
+    for (int pair = 0; pair < LEN * LEN; pair++) {
+        int key = pair % LEN;
+        mask[pair] = is_listed(&cfg, &lists, pair / LEN, key) || key == 0 || key == 50 || key == 60;
+    }
     for (int by_mask = 0; by_mask < 2; by_mask++) {
         fa_attention a;
         CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "init");
@@ -147,6 +151,7 @@ static void check_attention(void) {
             a.mask = (fa_tensor){.data = mask, .stride = {0, 0, LEN}, .dtype = FA_DTYPE_BOOL8};
         } else {
             a.kept_start = lists.kept_start, a.kept_blocks = lists.kept_blocks, a.kept_q = Q, a.kept_kv = KV;
+            a.column_start = lists.column_start, a.columns = lists.columns;
         }
         size_t bytes = 0;
         CHECK(fa_attention_check(&a, why, sizeof why) == FA_OK, "%s", why);

@@ -70,6 +70,7 @@ static void same_at_odd_addresses(const char *what) {
     m.kv_starts = the_lists("kv_starts", m.kv_starts, B), m.q_positions = the_lists("q_positions", m.q_positions, B);
     m.spans = the_lists("spans", m.spans, 2 * B), m.span_starts = the_lists("span_starts", m.span_starts, B + 1);
     m.kept_start = the_lists("kept_start", m.kept_start, 2), m.kept_blocks = the_lists("kept_blocks", m.kept_blocks, 2);
+    m.column_start = the_lists("column_start", m.column_start, 2), m.columns = the_lists("columns", m.columns, 2);
     move_tensor("weights", &m.weights, sizeof arena.weights);
     m.weight_heads = the_lists("weight_heads", m.weight_heads, 2), m.weight_rows = the_lists("weight_rows", m.weight_rows, 2);
     const fa_attention *there = at_odd(&m, sizeof m);
@@ -131,6 +132,10 @@ static void odd_addresses(void) {
     fill(), described = good;
     a->kept_start = INTS(0, 2), a->kept_blocks = INTS(0, 2), a->kept_q = LQ, a->kept_kv = 3;
     same_at_odd_addresses("lists of blocks");
+
+    fill(), described = good;
+    a->column_start = INTS(0, 2), a->columns = INTS(1, 5), a->window_left = 1;
+    same_at_odd_addresses("single keys");
 
     fill(), described = good;
     a->kv_starts = INTS(1, 3), a->q_positions = INTS(2, 4), a->window_left = 1, a->prefix_keys = 2;

@@ -64,6 +64,16 @@ static void block_sparse(fa_attention *a, const int32_t *indptr, const int32_t *
     a->kept_q = R, a->kept_kv = C;
 }
 
+/* Vertical lines and a slash (MInference, arXiv:2407.02490): `count` keys that all rows of all
+ * heads see, ascending, and the last `slash` keys before each row, itself included. */
+static void vertical_and_slash(fa_attention *a, const int32_t *vertical, int32_t count, int64_t slash,
+                               int32_t starts[2])
+{
+    starts[0] = 0, starts[1] = count;
+    a->column_start = starts, a->columns = vertical;
+    a->window_left = slash - 1, a->window_right = 0;
+}
+
 /* A cache of V that is transposed, [batch][head][dim][room for tokens], as llama.cpp keeps it
  * without flash attention: elements of `size` bytes. K may be one, too. */
 static fa_tensor transposed(void *data, int32_t dtype, int32_t size, int64_t heads, int64_t dim, int32_t room)
@@ -175,6 +185,7 @@ static void fresh(void)
 
 int main(void)
 {
+    static const int32_t all_from_96[BATCH] = {96, 96, 96};
     static const int32_t pads[BATCH] = {0, 70, 133}, past[BATCH] = {10, 3, 0}, new_tokens[BATCH] = {8, 5, 2};
     int32_t cu_len_kv[BATCH + 1], kv_lens[BATCH];
     fa_attention a;
@@ -242,6 +253,20 @@ int main(void)
     for (int64_t b = 0; b < BATCH; b++) spoil(b, 0, 96);
     a = begin(ROWS), block_sparse(&a, indptr, indices, 4, 16), run("block sparse", &a);
     for (int64_t b = 0; b < BATCH; b++) alone("block sparse", b, ROWS, ROWS, 96, ROOM);
+
+    /* All keys but the first 96: each second one as a vertical line, and the slash over all. */
+    static int32_t vertical[ROOM], starts[2];
+    int32_t count = 0;
+    for (int32_t j = 96; j < ROOM; j += 2) vertical[count++] = j;
+    fresh();
+    for (int64_t b = 0; b < BATCH; b++) spoil(b, 0, 96);
+    a = begin(ROWS), vertical_and_slash(&a, vertical, count, ROOM, starts), a.kv_starts = all_from_96;
+    run("vertical and slash", &a);
+    for (int64_t b = 0; b < BATCH; b++) alone("vertical and slash", b, ROWS, ROWS, 96, ROOM);
+    /* As many lines as there are keys, and a slash of the row's own. */
+    for (count = 0; count < ROOM - 96; count++) vertical[count] = 96 + count;
+    a = begin(ROWS), vertical_and_slash(&a, vertical, count, 1, starts), run("vertical lines alone", &a);
+    for (int64_t b = 0; b < BATCH; b++) alone("vertical lines alone", b, ROWS, ROWS, 96, ROOM);
 
     /* The first 120 keys, and the others. */
     static float o2[Q_SIZE], lse2[LSES];

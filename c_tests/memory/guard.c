@@ -40,7 +40,7 @@ static void transpose(fa_tensor *t, size_t tokens, size_t d, size_t element) {
 }
 
 /* Features that need more than a field. */
-enum { PAGES = 3, KEPT = 6, PAGES_OF_HEADS, FEATURES };
+enum { PAGES = 3, KEPT = 6, PAGES_OF_HEADS, COLUMNS, FEATURES };
 
 static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     bool in_pages = feature == PAGES || feature == PAGES_OF_HEADS;
@@ -57,6 +57,11 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     int32_t *tables = guarded(HEADS * pages * 4, at_end);
     size_t lists = (lq + 1) / 2, of_list = (lkv + 9) / 10;
     int32_t *kept_start = guarded((lists + 1) * 4, at_end), *kept = guarded(lists * of_list * 4, at_end);
+    /* Every fifth key, beside a window. */
+    size_t singles = (lkv + 4) / 5;
+    int32_t *column_start = guarded(2 * 4, at_end), *columns = guarded(singles * 4, at_end);
+    column_start[0] = 0, column_start[1] = (int32_t)singles;
+    for (size_t i = 0; i < singles; i++) columns[i] = (int32_t)(i * 5);
     memset(bytes, 1, nmask);
     memset(blocks, 1, (lq + 1) / 2 * ((lkv + 4) / 5));
     for (size_t i = 0; i < pages; i++) table[i] = (int32_t)(pages - 1 - i);
@@ -91,6 +96,10 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
         case KEPT:
             a.kept_start = kept_start, a.kept_blocks = kept, a.kept_q = 2, a.kept_kv = 5;
             break;
+        case COLUMNS:
+            a.column_start = column_start, a.columns = columns, a.window_left = 3, a.window_right = 0;
+            a.weights.data = NULL;
+            break;
         default:
             a.block_mask = blocks, a.block_mask_q = 2, a.block_mask_kv = 5;
             a.block_mask_stride[2] = (int64_t)((lkv + 4) / 5);
@@ -101,10 +110,10 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
     CHECK(fa_attention_run(&a, ws, size, NULL) == FA_OK, "feature %d", feature);
     for (size_t i = 0; i < nq; i++) CHECK(isfinite(o[i]), "feature %d, element %zu", feature, i);
 
-    for (size_t i = 0; i < HEADS * nmask; i++)
+    for (size_t i = 0; feature != COLUMNS && i < HEADS * nmask; i++)
         CHECK(weights[i] >= 0 && weights[i] <= 1, "feature %d, weight %zu", feature, i);
 
-    release(weights, HEADS * nmask * 4);
+    release(weights, HEADS * nmask * 4), release(column_start, 2 * 4), release(columns, singles * 4);
     release(tables, HEADS * pages * 4), release(kept_start, (lists + 1) * 4), release(kept, lists * of_list * 4);
     release(ws, size), release(table, pages * 4), release(blocks, (lq + 1) / 2 * ((lkv + 4) / 5));
     release(bytes, nmask), release(mask, nmask * 4), release(sinks, HEADS * 4);

@@ -50,13 +50,15 @@ const WEIGHT_HEADS: usize = 18;
 const WEIGHT_ROWS: usize = 19;
 const KEPT_START: usize = 20;
 const KEPT_BLOCKS: usize = 21;
+const COLUMN_START: usize = 22;
+const COLUMNS: usize = 23;
 /// Scales of Q, K and V; their zeros come after them.
-pub(crate) const SCALES: usize = 22;
-const WEIGHTS: usize = 28;
-pub const POINTERS: usize = 29;
+pub(crate) const SCALES: usize = 24;
+const WEIGHTS: usize = 30;
+pub const POINTERS: usize = 31;
 
 /// Values of a list that an input gives; longer ones repeat them.
-pub const LISTED: [usize; 13] = [8, 8, 8, 32, 8, 8, 8, 16, 8, 8, 8, 32, 32];
+pub const LISTED: [usize; 15] = [8, 8, 8, 32, 8, 8, 8, 16, 8, 8, 8, 32, 32, 32, 32];
 
 /// Work that the oracle does quickly: multiplications.
 const WORK: i128 = 1 << 15;
@@ -69,7 +71,7 @@ pub struct Described {
     /// Of Q, K, V, O, the mask and the weights: whether they have one, and what it is.
     pub has_quant: [u64; 6],
     pub quants: [fa_quant; 3],
-    pub lists: [Vec<i32>; 13],
+    pub lists: [Vec<i32>; 15],
 }
 
 fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
@@ -150,14 +152,20 @@ impl Described {
         for field in [&mut a.kept_heads, &mut a.kept_q, &mut a.kept_kv, &mut a.table_head_stride] {
             *field = input.i64();
         }
-        for i in 11..LISTED.len() {
+        for i in 11..13 {
+            lists[i] = list(input, LISTED[i]);
+        }
+        (codes[COLUMN_START], codes[COLUMNS]) = (Code(input.u64()), Code(input.u64()));
+        a.column_stride = [0; 2].map(|_| input.i64());
+        a.column_heads = input.i64();
+        for i in 13..LISTED.len() {
             lists[i] = list(input, LISTED[i]);
         }
         Described { control, a, codes, has_quant, quants, lists }
     }
 
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
-    pub(crate) fn lengths(&mut self) -> [i128; 13] {
+    pub(crate) fn lengths(&mut self) -> [i128; 15] {
         let batch = i128::from(self.a.batch).max(0);
         // As long as nobody reads them, lists of any length are fine; of what is read there is a
         // page or two.
@@ -167,7 +175,7 @@ impl Described {
                 self.codes[list] = Code(0);
             }
         }
-        for list in [4, 8, 11] {
+        for list in [4, 8, 11, 13] {
             for start in &mut self.lists[list] {
                 if i128::from(*start) > longest {
                     *start %= 64;
@@ -193,18 +201,20 @@ impl Described {
             }
         }
         let [heads, rows] = counts;
-        let kept = self.kept();
-        let looked_at = kept.distinct(0).saturating_mul(kept.distinct(1)).saturating_mul(kept.lists + 1);
-        if kept.needed() > longest || looked_at > 1 << 16 {
-            self.codes[KEPT_START] = Code(0);
-        }
-        let blocks = match self.codes[KEPT_START].is_null() {
-            true => 0,
-            false => {
-                let ends = kept.heads().flat_map(|at| [at, at + kept.lists]);
-                ends.map(|at| i128::from(self.listed(11, at))).max().unwrap_or(0).max(0)
+        let (kept, columns) = (self.kept(), self.columns());
+        let mut entries = [0; 2];
+        for (i, (given, start)) in [(&kept, KEPT_START), (&columns, COLUMN_START)].into_iter().enumerate() {
+            let looked_at =
+                given.distinct(0).saturating_mul(given.distinct(1)).saturating_mul(given.lists + 1);
+            if given.needed() > longest || looked_at > 1 << 16 {
+                self.codes[start] = Code(0);
             }
-        };
+            if !self.codes[start].is_null() {
+                let ends = given.heads().flat_map(|at| [at, at + given.lists]);
+                entries[i] =
+                    ends.map(|at| i128::from(self.listed(11 + 2 * i, at))).max().unwrap_or(0).max(0);
+            }
+        }
         [
             batch + 1,
             batch + 1,
@@ -218,23 +228,30 @@ impl Described {
             heads,
             rows,
             kept.needed(),
-            blocks,
+            entries[0],
+            columns.needed(),
+            entries[1],
         ]
         .map(|n| n.min(longest))
     }
 
     /// Where lists of blocks are, if there are some.
-    fn kept(&self) -> Kept {
+    fn kept(&self) -> Given {
         let a = &self.a;
-        let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
-        let [batch, heads] = [a.batch, heads].map(|n| i128::from(n).max(0));
-        let stride = |i: usize, n: i128| if n > 1 { i128::from(a.kept_stride[i]).max(0) } else { 0 };
         let size = i128::from(a.kept_q).max(1);
-        Kept {
-            stride: [stride(0, batch), stride(1, heads)],
-            count: [batch, heads],
-            lists: (i128::from(a.len_q).max(0) + size - 1) / size,
-        }
+        self.lists_of(a.kept_heads, a.kept_stride, (i128::from(a.len_q).max(0) + size - 1) / size)
+    }
+
+    /// Where lists of single keys are, if there are some.
+    fn columns(&self) -> Given {
+        self.lists_of(self.a.column_heads, self.a.column_stride, 1)
+    }
+
+    fn lists_of(&self, heads: i64, strides: [i64; 2], lists: i128) -> Given {
+        let heads = if heads == 0 { self.a.heads_q } else { heads };
+        let [batch, heads] = [self.a.batch, heads].map(|n| i128::from(n).max(0));
+        let stride = |i: usize, n: i128| if n > 1 { i128::from(strides[i]).max(0) } else { 0 };
+        Given { stride: [stride(0, batch), stride(1, heads)], count: [batch, heads], lists }
     }
 
     /// Keys of a sequence that are in use.
@@ -253,8 +270,8 @@ impl Described {
     }
 }
 
-/// Where lists of blocks are.
-struct Kept {
+/// Where lists are.
+struct Given {
     stride: [i128; 2],
     /// Sequences and heads with lists.
     count: [i128; 2],
@@ -262,7 +279,7 @@ struct Kept {
     lists: i128,
 }
 
-impl Kept {
+impl Given {
     /// Entries of the list of starts.
     fn needed(&self) -> i128 {
         let [batch, heads] = self.count;
@@ -525,32 +542,17 @@ fn sizes(d: &mut Described) -> Sizes {
     }
     if has(KEPT_START) {
         verdict.demand(!has(CELLS) && a.kept_q >= 1 && a.kept_kv >= 1 && a.kept_heads >= 0);
-        verdict.demand(a.kept_heads == 0 || a.heads_q % a.kept_heads.max(1) == 0);
-        let kept = d.kept();
-        for (i, n) in kept.count.into_iter().enumerate() {
-            verdict.demand(n <= 1 || a.kept_stride[i] >= 0);
-        }
-        let is_empty = |first: i128| d.listed(11, first) == d.listed(11, first + kept.lists);
-        verdict.demand(has(KEPT_BLOCKS) || kept.heads().all(is_empty));
         let size = i128::from(a.kept_kv.max(1));
         let blocks = (i128::from(len_kv) + size - 1) / size;
-        for first in kept.heads() {
-            let mut before = 0;
-            for at in first..=first + kept.lists {
-                let start = i128::from(d.listed(11, at));
-                verdict.demand(before <= start && start <= lengths[12]);
-                if at > first && 0 <= before && before <= start && start <= lengths[12] {
-                    let mut least = 0;
-                    for block in (before..start).map(|at| i128::from(d.listed(12, at))) {
-                        verdict.demand((least..blocks).contains(&block));
-                        least = block + 1;
-                    }
-                }
-                before = start;
-            }
-        }
+        verdict.join(verdict_of_lists(d, &d.kept(), [a.kept_heads, heads_q], a.kept_stride, 11, has(KEPT_BLOCKS), blocks, lengths[12]));
     } else {
         verdict.demand(!has(KEPT_BLOCKS));
+    }
+    if has(COLUMN_START) {
+        verdict.demand(a.column_heads >= 0 && !has(MASK) && !has(SLOPES) && !has(WEIGHTS));
+        verdict.join(verdict_of_lists(d, &d.columns(), [a.column_heads, heads_q], a.column_stride, 13, has(COLUMNS), i128::from(len_kv), lengths[14]));
+    } else {
+        verdict.demand(!has(COLUMNS));
     }
     // Scratch memory for such heads, or such blocks, may be more than an address space.
     let large = [dim_qk, dim_v, heads_q, a.batch, len_kv, len_q];
@@ -559,6 +561,44 @@ fn sizes(d: &mut Described) -> Sizes {
     let work = [rows, entries_q, heads_q, len_kv.saturating_add(1), dim_qk.saturating_add(dim_v)];
     let work = work.into_iter().fold(1, |n: i128, m| n.saturating_mul(i128::from(m)));
     Sizes { verdict, bytes, work }
+}
+
+/// Whether lists are in order: `starts` is the number of the list of their starts, behind which the
+/// list of their entries is, which are below `most`.
+#[allow(clippy::too_many_arguments, reason = "fields of the description")]
+fn verdict_of_lists(
+    d: &Described,
+    given: &Given,
+    [heads, heads_q]: [i64; 2],
+    stride: [i64; 2],
+    starts: usize,
+    has_entries: bool,
+    most: i128,
+    entries: i128,
+) -> Verdict {
+    let mut verdict = Verdict::Legal;
+    verdict.demand(heads == 0 || heads_q % heads.max(1) == 0);
+    for (i, n) in given.count.into_iter().enumerate() {
+        verdict.demand(n <= 1 || stride[i] >= 0);
+    }
+    let is_empty = |first: i128| d.listed(starts, first) == d.listed(starts, first + given.lists);
+    verdict.demand(has_entries || given.heads().all(is_empty));
+    for first in given.heads() {
+        let mut before = 0;
+        for at in first..=first + given.lists {
+            let start = i128::from(d.listed(starts, at));
+            verdict.demand(before <= start && start <= entries);
+            if at > first && 0 <= before && before <= start && start <= entries {
+                let mut least = 0;
+                for entry in (before..start).map(|at| i128::from(d.listed(starts + 1, at))) {
+                    verdict.demand((least..most).contains(&entry));
+                    least = entry + 1;
+                }
+            }
+            before = start;
+        }
+    }
+    verdict
 }
 
 /// What is needed once.
@@ -590,7 +630,7 @@ impl Bench {
         let Sizes { mut verdict, bytes, work } = sizes(&mut d);
         let kind = |i: usize| match i {
             O | LSE | WEIGHTS => Kind::Output,
-            STARTS_Q..=KEPT_BLOCKS => Kind::List,
+            STARTS_Q..=COLUMNS => Kind::List,
             _ => Kind::Input,
         };
         let mut wanted = [(Code(0), 0, Kind::Input); POINTERS];
@@ -634,6 +674,7 @@ impl Bench {
 
         (a.weight_heads, a.weight_rows) = (pointers[WEIGHT_HEADS].at.cast(), pointers[WEIGHT_ROWS].at.cast());
         (a.kept_start, a.kept_blocks) = (pointers[KEPT_START].at.cast(), pointers[KEPT_BLOCKS].at.cast());
+        (a.column_start, a.columns) = (pointers[COLUMN_START].at.cast(), pointers[COLUMNS].at.cast());
         a.weights.data = pointers[WEIGHTS].at.cast();
         if d.has_quant[5] & 3 != 0 {
             a.weights.quant = &quants[0];

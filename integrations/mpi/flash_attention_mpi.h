@@ -173,7 +173,7 @@ void fa_mpi_free(fa_mpi *mpi);
  * slopes, and q_pos where there are no q_runs. Types of q and o, strides and lse may differ.
  *
  * Refused, FA_ERR_UNSUPPORTED: cu_len_q, cu_len_kv, kv_lens, kv_starts, q_positions, block_table,
- * mask, block_mask, kept_start, spans, prefix_keys, weights.
+ * mask, block_mask, kept_start, column_start, spans, prefix_keys, weights.
  *
  * Keys and values are sent as they are stored, with scales as floats. What no query row of a rank
  * sees is neither sent to it nor multiplied by it (a ring sends on what later ranks see).
@@ -209,7 +209,7 @@ int32_t fa_mpi_prefill_workspace(fa_mpi *mpi, const fa_attention *a, const fa_mp
  * Positions matter where there are windows, or slopes without FA_MASK_TIMES_SLOPE. Then shares
  * stand behind one another by rank, and q_pos and q_positions count from the first key of a whole
  * sequence; FA_POS_END has the last row of each sequence on its last key. Else any keys may be
- * anywhere. mask, block_mask and kept_blocks are for this rank's keys.
+ * anywhere. mask, block_mask, kept_blocks and columns are for this rank's keys.
  *
  * The same on all ranks: what fa_mpi_prefill wants, len_q and q_pos. Types of k and v may differ.
  *

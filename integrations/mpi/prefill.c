@@ -643,6 +643,7 @@ static int32_t unsupported(fa_mpi *m, const fa_attention *a) {
         {"mask", a->mask.data != NULL},      {"q_positions", a->q_positions != NULL},
         {"block_mask", a->block_mask != NULL}, {"block_table", a->block_table != NULL},
         {"kept_start", a->kept_start != NULL},
+        {"column_start", a->column_start != NULL},
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         if (fields[i].given) return say(m, FA_ERR_UNSUPPORTED, "%s is not supported in prefill", fields[i].name);

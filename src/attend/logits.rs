@@ -5,6 +5,7 @@
 //! key that the mask hides gets the score -inf. Windows are the next step (`prefill::mask`).
 
 use std::f32::consts::LOG2_E;
+use std::iter::Peekable;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use crate::dtype::bool8::Bool8;
 use crate::dtype::f16::F16;
 use crate::dtype::f32::F32;
 use crate::dtype::{Dtype, Stored};
-use crate::problem::{BlockMask, Problem, Sequence};
+use crate::problem::{BlockMask, List, Problem, Sequence};
 use crate::simd::{Body, Isa, MAX_LANES, math, transpose};
 use crate::tuning::MaskTuning;
 use crate::view::{Layout, View};
@@ -30,6 +31,8 @@ pub(crate) struct Logits<'p> {
     mask: Option<&'p View<'p>>,
     /// The block mask, if it hides something here.
     cells: Option<&'p BlockMask<'p>>,
+    /// Single keys that are hidden here since they are computed for themselves, if there are some.
+    columns: Option<List<'p>>,
     /// Factor of the mask: log2(e), times the slope if the mask is multiplied by slopes.
     mask_factor: f32,
     /// Bound of the mask's numbers, so that their product with the factor is at most
@@ -41,7 +44,8 @@ pub(crate) struct Logits<'p> {
 
 impl<'p> Logits<'p> {
     /// What changes the scores of `rows` and `keys`; `None` if nothing does. Masks count unless
-    /// these are plain (`seen`), a block mask only if it hides some of them.
+    /// these are plain (`seen`), a block mask only if it hides some of them. Single keys are hidden
+    /// in any case.
     #[inline(always)]
     pub(crate) fn of(
         problem: &'p Problem<'p>,
@@ -72,13 +76,16 @@ impl<'p> Logits<'p> {
     ) -> Option<Self> {
         let sequence = *sequence;
         let logits = problem.logits();
+        let columns = problem.columns_in(&sequence, head, keys);
+        let is_plain = is_plain || sequence.is_of_columns();
         let mask = logits.mask.as_ref().filter(|_| !is_plain);
         let cells = logits.cells.as_ref().filter(|_| !is_plain);
         let cells = cells.filter(|cells| !cells.sees_all(&sequence, head, rows, keys));
         let times_mask = logits.slopes.is_some_and(|slopes| slopes.times_mask);
         let slope = problem.slope(&sequence, head);
         let has_slope = slope.is_some() && !times_mask;
-        if logits.softcap == 0.0 && mask.is_none() && cells.is_none() && !has_slope {
+        let hides = mask.is_some() || cells.is_some() || columns.is_some();
+        if logits.softcap == 0.0 && !hides && !has_slope {
             return None;
         }
         let mask_factor = finite(LOG2_E * slope.filter(|_| times_mask).unwrap_or(1.0));
@@ -89,6 +96,7 @@ impl<'p> Logits<'p> {
             slope: slope.filter(|_| has_slope).map(|slope| finite(slope * LOG2_E)),
             mask,
             cells,
+            columns,
             mask_factor,
             mask_max: LARGEST_BIAS / mask_factor.abs().max(1.0),
             prefetch_bytes: tuning.prefetch_bytes,
@@ -135,6 +143,7 @@ impl<'p> Logits<'p> {
         let biases = biases.as_mut_ptr().cast::<f32>();
         let hides = self.mask.is_some() || self.cells.is_some();
         let masking = self.masking(s);
+        let mut columns = self.columns_from(keys.start);
         let mut first = keys.start;
         while first < keys.end {
             let here = first..keys.end.min(first + S::LANES);
@@ -144,8 +153,13 @@ impl<'p> Logits<'p> {
                     self.biases::<S, Z>(s, rows, &here, biases);
                 }
                 for key in here.clone() {
+                    let is_column = columns.next_if_eq(&key).is_some();
                     for (z, max) in max.iter_mut().enumerate() {
                         let at = scores.add(((key - keys.start) * Z + z) * S::LANES);
+                        if is_column {
+                            s.store(at, s.splat(f32::NEG_INFINITY));
+                            continue;
+                        }
                         let mut x = self.capped(s, s.load(at));
                         if let Some(slope) = self.slope {
                             let away = self.distance(key, rows.start).saturating_sub((z * S::LANES) as i64);
@@ -216,6 +230,16 @@ impl<'p> Logits<'p> {
                 s.store(scores.add(at), x);
             }
         }
+        for column in self.columns_from(start + seen.start).take_while(|&column| column < start + seen.end) {
+            // SAFETY: a key among `seen`.
+            unsafe { scores.add(column - start).write(f32::NEG_INFINITY) };
+        }
+    }
+
+    /// The single keys that are hidden here, from `key` on.
+    fn columns_from(&self, key: usize) -> Peekable<impl Iterator<Item = usize> + '_> {
+        let columns = self.columns.iter();
+        columns.flat_map(move |list| (list.below(key)..list.count()).map(|n| list.get(n))).peekable()
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::blocks::{clip, first_block};
 use crate::dtype::Dtype;
-use crate::problem::{BlockList, BlockMask, Blocks, Problem, SeenKeys, Sequence};
+use crate::problem::{BlockMask, Blocks, List, Problem, SeenKeys, Sequence};
 use crate::view::View;
 
 /// The keys that a row sees of a block, from the first to the last, counted from the first key of
@@ -247,6 +247,12 @@ pub(crate) fn sees_any(problem: &Problem, sequence: &Sequence, head: usize, row:
     if !problem.logits().hides() {
         return !keys.is_empty();
     }
+    if let Some(columns) = problem.columns(sequence, head) {
+        // Those that the window has are hidden among all keys, and seen as single ones.
+        if !sequence.of_columns(columns).window_keys(row).is_empty() {
+            return true;
+        }
+    }
     if !sequence.has_windows_only() {
         return keys.clone().any(|key| problem.sees(sequence, head, row, key));
     }
@@ -391,7 +397,7 @@ fn keys_of(cell: usize, size: usize) -> Range<usize> {
 #[derive(Clone, Copy, PartialEq)]
 enum Cells<'a> {
     Bytes(Elements),
-    List(BlockList<'a>),
+    List(List<'a>),
 }
 
 impl<'a> Cells<'a> {
@@ -455,7 +461,7 @@ pub(crate) fn kept_block(
     [size, group]: [usize; 2],
 ) -> Range<usize> {
     match problem.logits().cells {
-        Some(ref cells) if !block.is_empty() => {
+        Some(ref cells) if !block.is_empty() && !sequence.is_of_columns() => {
             let of = Kept { cells, problem, sequence, heads, rows };
             of.block(seen, block, [size, group])
         }

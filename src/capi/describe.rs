@@ -9,8 +9,8 @@ use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, num
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::slots::Slots;
 use crate::problem::{
-    Accuracy, Batch, BlockLists, BlockMask, Blocks, Logits, Pages, Position, Problem, Semantics, Slopes,
-    Spans, Tensors, Weights, Window, needed_slopes, needed_starts,
+    Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
+    Tensors, Weights, Window, needed_slopes, needed_starts,
 };
 use crate::view::{Array, ArrayMut, Layout, Quant, QuantMut, View, ViewMut};
 
@@ -323,7 +323,30 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
     let sinks = (!a.sinks.is_null()).then(|| unsafe { Array::new(a.sinks, heads) });
     // SAFETY: I1: `block_mask` is NULL or as large as documented.
     let cells = unsafe { cells(a, queries, len_kv)? };
-    Ok(Logits { softcap: a.softcap, mask, cells, slopes, sinks })
+    // SAFETY: I1: lists of single keys are as long as documented.
+    let columns = unsafe { columns(a, [batch, heads])? };
+    Ok(Logits { softcap: a.softcap, mask, cells, columns, slopes, sinks })
+}
+
+/// The lists of single keys of a problem of these sequences and query heads, if there are some.
+///
+/// # Safety
+/// The pointers of the description lead to what the header says of them; see [`problem`].
+unsafe fn columns<'a>(a: &fa_attention, queries: [usize; 2]) -> Result<Option<Lists<'a>>, Refusal> {
+    if a.column_start.is_null() {
+        return match a.columns.is_null() {
+            true => Ok(None),
+            false => Err(Refusal::about(Error::Null, "column_start", "NULL, but columns is set")),
+        };
+    }
+    let given = GivenLists {
+        starts: a.column_start,
+        entries: (a.columns, "columns", "NULL, but lists in column_start are not empty"),
+        stride: (a.column_stride, "column_stride"),
+        heads: (a.column_heads, "column_heads"),
+    };
+    // SAFETY: I1: the lists are as long as documented.
+    unsafe { given.lists(queries, 1).map(Some) }
 }
 
 /// The block mask of a problem of these query rows and keys, if there is one.
@@ -369,51 +392,79 @@ unsafe fn lists_of_blocks<'a>(a: &fa_attention, queries: [usize; 3]) -> Result<B
     }
     let rows = extent("kept_q", a.kept_q, 1)?;
     let keys = extent("kept_kv", a.kept_kv, 1)?;
-    let kept_heads = extent("kept_heads", a.kept_heads, 0)?;
-    let kept_heads = if kept_heads == 0 { heads } else { kept_heads };
-    if !heads.is_multiple_of(kept_heads) {
-        let fact = Refusal::of("kept_heads", a.kept_heads);
-        return Err(fact.against(Error::Shape, "no divisor of heads_q", heads as i64));
-    }
-    let mut stride = [0; 2];
-    for (axis, n) in [batch, kept_heads].into_iter().enumerate() {
-        let fact = Refusal::of("kept_stride", a.kept_stride[axis]).at(axis);
-        if n > 1 {
-            stride[axis] =
-                usize::try_from(a.kept_stride[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
-        }
-    }
-    let lists = len_q.div_ceil(rows);
-    let needed = needed_starts(stride, batch, kept_heads, lists).filter(|&len| len <= MOST_VALUES);
-    let Some(needed) = needed else {
-        let axis = usize::from(stride[1] > stride[0]);
-        let fact = Refusal::of("kept_stride", a.kept_stride[axis]).at(axis);
-        return Err(fact.but(Error::Overflow, TOO_LARGE));
+    let given = GivenLists {
+        starts: a.kept_start,
+        entries: (a.kept_blocks, "kept_blocks", "NULL, but lists in kept_start are not empty"),
+        stride: (a.kept_stride, "kept_stride"),
+        heads: (a.kept_heads, "kept_heads"),
     };
-    // SAFETY: I1: `kept_start` has an entry for each list, and one more for each head.
-    let starts = unsafe { Array::new(a.kept_start, needed) };
-    // As many blocks as the lists lead to. Those that are negative or out of order are refused by
-    // `BlockLists`, which sees all of them.
-    let (mut most, mut are_empty) = (0, true);
-    for b in 0..if stride[0] == 0 { batch.min(1) } else { batch } {
-        for h in 0..if stride[1] == 0 { 1 } else { kept_heads } {
-            let at = b * stride[0] + h * stride[1];
-            let (first, last) = (starts.get(at), starts.get(at + lists));
-            most = most.max(first).max(last);
-            are_empty &= first == last;
-        }
-    }
-    if !are_empty && a.kept_blocks.is_null() {
-        return Err(Refusal::about(
-            Error::Null,
-            "kept_blocks",
-            "NULL, but lists in kept_start are not empty",
-        ));
-    }
-    // SAFETY: I1: `kept_blocks` has as many entries as the lists say.
-    let blocks = unsafe { Array::new(a.kept_blocks, usize::try_from(most).unwrap_or(0)) };
-    let lists = BlockLists { starts, blocks, stride, shared_by: heads / kept_heads };
+    // SAFETY: I1: the lists are as long as documented.
+    let lists = unsafe { given.lists([batch, heads], len_q.div_ceil(rows))? };
     Ok(BlockMask { blocks: Blocks::Lists(lists), rows, keys })
+}
+
+/// The fields that give lists, each with its name.
+struct GivenLists {
+    starts: *const i32,
+    /// With words for the refusal of entries that are missing.
+    entries: (*const i32, &'static str, &'static str),
+    stride: ([i64; 2], &'static str),
+    heads: (i64, &'static str),
+}
+
+impl GivenLists {
+    /// The lists of a problem of these sequences and query heads, of which each head has as many.
+    /// Kept out of line: few problems have some.
+    ///
+    /// # Safety
+    /// The pointers lead to what the header says of them; see [`problem`].
+    #[inline(never)]
+    unsafe fn lists<'a>(&self, [batch, heads]: [usize; 2], lists: usize) -> Result<Lists<'a>, Refusal> {
+        let (given_heads, of_heads) = self.heads;
+        let with_lists = match extent(of_heads, given_heads, 0)? {
+            0 => heads,
+            n => n,
+        };
+        if !heads.is_multiple_of(with_lists) {
+            let fact = Refusal::of(of_heads, given_heads);
+            return Err(fact.against(Error::Shape, "no divisor of heads_q", heads as i64));
+        }
+        let (given_stride, of_stride) = self.stride;
+        let mut stride = [0; 2];
+        for (axis, n) in [batch, with_lists].into_iter().enumerate() {
+            let fact = Refusal::of(of_stride, given_stride[axis]).at(axis);
+            if n > 1 {
+                stride[axis] =
+                    usize::try_from(given_stride[axis]).map_err(|_| fact.but(Error::Stride, "negative"))?;
+            }
+        }
+        let needed = needed_starts(stride, batch, with_lists, lists).filter(|&len| len <= MOST_VALUES);
+        let Some(needed) = needed else {
+            let axis = usize::from(stride[1] > stride[0]);
+            let fact = Refusal::of(of_stride, given_stride[axis]).at(axis);
+            return Err(fact.but(Error::Overflow, TOO_LARGE));
+        };
+        // SAFETY: I1: there is an element for each list, and one more for each head.
+        let starts = unsafe { Array::new(self.starts, needed) };
+        // As many entries as the lists lead to. Those that are negative or out of order are refused
+        // by `Lists`, which sees all of them.
+        let (mut most, mut are_empty) = (0, true);
+        for b in 0..if stride[0] == 0 { batch.min(1) } else { batch } {
+            for h in 0..if stride[1] == 0 { 1 } else { with_lists } {
+                let at = b * stride[0] + h * stride[1];
+                let (first, last) = (starts.get(at), starts.get(at + lists));
+                most = most.max(first).max(last);
+                are_empty &= first == last;
+            }
+        }
+        let (entries, of_entries, missing) = self.entries;
+        if !are_empty && entries.is_null() {
+            return Err(Refusal::about(Error::Null, of_entries, missing));
+        }
+        // SAFETY: I1: there are as many entries as the lists say.
+        let entries = unsafe { Array::new(entries, usize::try_from(most).unwrap_or(0)) };
+        Ok(Lists { starts, entries, stride, shared_by: heads / with_lists })
+    }
 }
 
 /// Whether any field of the probabilities is set. Most problems have none.

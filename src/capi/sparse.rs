@@ -92,10 +92,9 @@ pub struct fa_sparse_lists {
     pub kept_start: *const i32,
     /// For fa_attention.kept_blocks: [num_blocks].
     pub kept_blocks: *const i32,
-    /// 0 and num_columns: where the list of columns begins and ends.
+    /// For fa_attention.column_start, with both strides 0: 0 and num_columns.
     pub column_start: *const i32,
-    /// [num_columns]: boundary tokens that are kept, ascending. As keys, all rows see them; what
-    /// lies behind a row stays hidden from it by being causal.
+    /// For fa_attention.columns: [num_columns], the boundary tokens that are kept.
     pub columns: *const i32,
     /// Blocks of query rows, and one more.
     pub num_starts: i64,

@@ -660,6 +660,12 @@ impl<'a> Block<'a> {
             (seen_by_all, has_gap) = (from_start(&all), gap);
             is_whole = all == *keys;
         }
+        let problem = work.problem();
+        let mut is_plain = match unmasked {
+            Some((_, is_plain)) => is_plain,
+            None => work.sequence().is_of_columns() || !problem.logits().has_masks(),
+        };
+        is_plain &= problem.columns_in(work.sequence(), work.heads.start, keys).is_none();
         let (keys, next) = (from_start(keys), from_start(next));
         if let Some((seen, _)) = unmasked {
             seen_by_all = Seen::by_all(seen, 0);
@@ -677,7 +683,7 @@ impl<'a> Block<'a> {
             seen_by_all,
             is_whole,
             unmasked: unmasked.map(|(seen, _)| seen),
-            is_plain: unmasked.map_or(!work.problem().logits().hides(), |(_, is_plain)| is_plain),
+            is_plain,
             has_gap,
             tuning: tiles.tuning,
         }

@@ -190,9 +190,10 @@ pub(super) fn buffers<A: Arena>(arena: &mut A, sizes: Sizes, shape: &Shape, tile
     let scales = [arena.take(row_scales(k)), arena.take(row_scales(v))];
     let row_zeros = |granularity, has_zeros| if has_zeros { row_scales(granularity) } else { Some(0) };
     let zeros = [arena.take(row_zeros(k, has_zeros[1])), arena.take(row_zeros(v, has_zeros[2]))];
+    let has_staging = tiles.has_staging(shape);
     let staged_bytes = |which, dim| {
         let stride =
-            if tiles.staged[which] { staged_stride(sizes.reading, &shape.storage, which, dim) } else { 0 };
+            if has_staging[which] { staged_stride(sizes.reading, &shape.storage, which, dim) } else { 0 };
         let keys = staged_keys(sizes.reading, shape, which, tiles);
         // Lanes are keys.
         let keys = if sizes.reading.is_repacked { keys.checked_next_multiple_of(lanes)? } else { keys };

@@ -79,7 +79,11 @@ pub(super) unsafe fn attend<S: Isa, F: Gemm, const R: usize>(
         }
         // The tile's first keys begin its output, unless they are seen by one of its vectors only.
         let mut fresh = match &visible.unmasked {
-            None => block.is_first || visible.sequence.seen_from(&tile.rows) >= block.keys.start,
+            None => {
+                let sequence = visible.sequence;
+                block.is_first
+                    || (!sequence.is_of_columns() && sequence.seen_from(&tile.rows) >= block.keys.start)
+            }
             Some(masks) => masks.begins,
         };
         let dim = problem.shape().dim_v;

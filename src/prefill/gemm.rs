@@ -275,7 +275,7 @@ pub(crate) fn weighted<S: Isa, F: Gemm>(s: S, sum: Sum<S, F>, weight: S::F32) ->
 /// Bytes of the staged K and V of a block of keys; 0 where they are read in place.
 #[inline(always)]
 pub(crate) fn staged_bytes<F: Gemm>(shape: &Shape, tiles: TileSizes) -> [usize; 2] {
-    let [k, v] = tiles.staged;
+    let [k, v] = tiles.has_staging(shape);
     // Saturates where no machine has the memory.
     let keys = tiles.kv.checked_next_multiple_of(F::SPAN_KEYS).unwrap_or(usize::MAX);
     let groups = keys / F::PACK;

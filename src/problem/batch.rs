@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::lists::List;
 use super::pages::Pages;
 use super::semantics::{Position, Semantics, Window};
 use super::spans::Spans;
@@ -267,6 +268,9 @@ pub struct Sequence<'a> {
     /// that are before it.
     always_end: usize,
     spans: Option<&'a Spans<'a>>,
+    /// The keys of the tensors that are its keys, if these are not all; see
+    /// [`Sequence::of_columns`].
+    columns: Option<List<'a>>,
     /// Neighbouring query heads whose rows are taken as rows of one head; see
     /// [`Sequence::grouped`].
     heads: usize,
@@ -307,7 +311,20 @@ impl<'a> Sequence<'a> {
         let always = if left.is_some() { semantics.prefix_keys } else { 0 };
         let always_end = first.saturating_add(always).min(len_kv);
         let spans = all.spans.as_ref();
-        Sequence { batch, len_q, len_kv, q, kv, q_pos, window, first, always_end, spans, heads: 1 }
+        Sequence {
+            batch,
+            len_q,
+            len_kv,
+            q,
+            kv,
+            q_pos,
+            window,
+            first,
+            always_end,
+            spans,
+            columns: None,
+            heads: 1,
+        }
     }
 
     /// The sequence with the rows of `heads` neighbouring query heads, at least 1, taken as rows of
@@ -316,6 +333,27 @@ impl<'a> Sequence<'a> {
     /// is.
     pub(crate) fn grouped(self, heads: usize) -> Sequence<'a> {
         Sequence { len_q: self.len_q * heads, heads, ..self }
+    }
+
+    /// The sequence with the listed keys in place of its own, as far as rows see some of these: key
+    /// n is the nth of them. Rows see those before the right end of their window. So who computes
+    /// a sequence computes single keys, too; what is said of keys by their place in the tensors
+    /// does not hold for them: masks.
+    pub(crate) fn of_columns(self, columns: List<'a>) -> Sequence<'a> {
+        let columns = columns.within(self.first..self.len_kv);
+        Sequence { len_kv: columns.count(), columns: Some(columns), first: 0, always_end: 0, ..self }
+    }
+
+    /// Whether its keys are single ones: see [`Sequence::of_columns`].
+    #[inline(always)]
+    pub(crate) fn is_of_columns(&self) -> bool {
+        self.columns.is_some()
+    }
+
+    /// The single keys that are its keys, if they are.
+    #[inline(always)]
+    pub(super) fn columns(&self) -> Option<&List<'a>> {
+        self.columns.as_ref()
     }
 
     /// `other`, grouped as this sequence is.
@@ -365,6 +403,14 @@ impl<'a> Sequence<'a> {
         self.first
     }
 
+    /// A key that leads to what all keys share, where `seen` are those that some rows see: one of
+    /// them, or any, since single keys may be seen where no others are. `None` without keys.
+    #[inline(always)]
+    pub(crate) fn some_key(&self, seen: &Range<usize>) -> Option<usize> {
+        let key = if seen.is_empty() { self.first } else { seen.start };
+        (key < self.len_kv).then_some(key)
+    }
+
     /// Whether each row sees the keys of its window, and no others.
     #[inline(always)]
     pub fn has_windows_only(&self) -> bool {
@@ -380,7 +426,7 @@ impl<'a> Sequence<'a> {
     /// Whether each row's window lies one key further than that of the row before.
     #[inline(always)]
     pub fn has_even_windows(&self) -> bool {
-        self.spans.is_none() && !self.is_grouped()
+        self.spans.is_none() && !self.is_grouped() && !self.is_of_columns()
     }
 
     /// From the first key that a query row sees to the last, as far as no mask hides them.
@@ -478,8 +524,18 @@ impl<'a> Sequence<'a> {
     /// The keys that the window leaves to a query row.
     #[inline(always)]
     pub fn window_keys(&self, row: usize) -> Range<usize> {
+        if let Some(columns) = &self.columns {
+            return self.columns_before(columns, row);
+        }
         let [start, end] = self.window(row).map(|bound| self.clamped(bound));
         start..end.max(start)
+    }
+
+    /// The single keys that a query row sees. Kept out of line: few problems have some.
+    #[inline(never)]
+    fn columns_before(&self, columns: &List, row: usize) -> Range<usize> {
+        let [_, end] = self.window(row);
+        0..columns.below(usize::try_from(end.max(0)).unwrap_or(usize::MAX))
     }
 
     /// A bound of a window, held to the keys that there are.

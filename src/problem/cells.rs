@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::batch::{Sequence, start_at};
+use super::batch::Sequence;
+use super::lists::{Lists, Words};
 use crate::error::{Error, Refusal};
-use crate::view::{Array, View};
+use crate::view::View;
 
 /// Which blocks of keys a block of query rows sees, as far as nothing else hides them.
 #[derive(Clone, Copy, Debug)]
@@ -23,40 +24,18 @@ pub enum Blocks<'a> {
     /// `[batch][heads_q][blocks of query rows]`, rows of a byte for each block of keys: nonzero =
     /// it is seen.
     Bytes(View<'a>),
-    /// A list for each block of query rows.
-    Lists(BlockLists<'a>),
+    /// A list of blocks of keys for each block of query rows (BSR).
+    Lists(Lists<'a>),
 }
 
-/// Lists of blocks of keys, one for each block of query rows of each head: rows of a matrix in
-/// compressed form (BSR).
-#[derive(Clone, Copy, Debug)]
-pub struct BlockLists<'a> {
-    /// Where each list of a head begins in `blocks`, and where the last one ends.
-    pub starts: Array<'a, i32>,
-    /// Numbers of blocks of keys, ascending in each list, each once.
-    pub blocks: Array<'a, i32>,
-    /// Entries of `starts` from one sequence to the next, and from one head with lists to the next.
-    pub stride: [usize; 2],
-    /// Neighbouring query heads that share their lists; at least 1.
-    pub shared_by: usize,
-}
-
-/// The blocks of keys that one block of query rows sees.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockList<'a> {
-    blocks: Array<'a, i32>,
-    /// The first of them, and the one behind the last.
-    first: usize,
-    end: usize,
-}
-
-/// Entries of [`BlockLists::starts`] for `batch` sequences, `heads` heads with lists and `lists`
-/// lists each; `None` if no address space holds as many.
-pub fn needed_starts(stride: [usize; 2], batch: usize, heads: usize, lists: usize) -> Option<usize> {
-    let (Some(b), Some(h)) = (batch.checked_sub(1), heads.checked_sub(1)) else { return Some(0) };
-    let last = b.checked_mul(stride[0])?.checked_add(h.checked_mul(stride[1])?)?;
-    last.checked_add(lists)?.checked_add(1)
-}
+/// The words of a refusal of lists of blocks.
+const WORDS: Words = Words {
+    starts: "kept_start",
+    entries: "kept_blocks",
+    too_many: "more than there are blocks",
+    disordered: "blocks of a list are ascending, each once, but this is less than",
+    unknown: "no block of len_kv keys, of which there are",
+};
 
 impl<'a> BlockMask<'a> {
     pub(super) fn check(&self, queries: [usize; 3], len_kv: usize) -> Result<(), Refusal> {
@@ -71,7 +50,7 @@ impl<'a> BlockMask<'a> {
                 let is_large = r >= blocks[0] && view.layout().dim >= blocks[1];
                 if [b, h] == [batch, heads] && is_large { Ok(()) } else { Err(Error::Shape.into()) }
             }
-            Blocks::Lists(lists) => lists.check([batch, heads], blocks),
+            Blocks::Lists(lists) => lists.check([batch, heads], blocks, &WORDS),
         }
     }
 
@@ -118,125 +97,10 @@ impl<'a> BlockMask<'a> {
     pub(super) fn addresses(&self) -> [(Range<usize>, &'static str); 2] {
         match &self.blocks {
             Blocks::Bytes(view) => [(view.addresses(), "shares memory with block_mask"), (0..0, "")],
-            Blocks::Lists(BlockLists { starts, blocks, .. }) => [
+            Blocks::Lists(Lists { starts, entries, .. }) => [
                 (starts.addresses(), "shares memory with kept_start"),
-                (blocks.addresses(), "shares memory with kept_blocks"),
+                (entries.addresses(), "shares memory with kept_blocks"),
             ],
         }
-    }
-}
-
-impl<'a> BlockLists<'a> {
-    /// Refuses lists that are not there, are out of order, or name blocks of keys that do not
-    /// exist; there are `blocks` blocks of query rows and of keys.
-    fn check(&self, [batch, heads]: [usize; 2], blocks: [usize; 2]) -> Result<(), Refusal> {
-        let BlockLists { starts, stride, shared_by, .. } = *self;
-        if shared_by == 0 || !heads.is_multiple_of(shared_by) {
-            return Err(Error::Shape.into());
-        }
-        let [lists, keys] = blocks;
-        if needed_starts(stride, batch, heads / shared_by, lists).is_none_or(|needed| starts.len() < needed) {
-            return Err(Error::Shape.into());
-        }
-        // Lists that are the same for all are looked at once.
-        let distinct = |n: usize, stride: usize| if stride == 0 { n.min(1) } else { n };
-        for b in 0..distinct(batch, stride[0]) {
-            for h in 0..distinct(heads / shared_by, stride[1]) {
-                self.check_head(b * stride[0] + h * stride[1], lists, keys)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses the lists of a head that begin with entry `at` of `starts`.
-    fn check_head(&self, at: usize, lists: usize, keys: usize) -> Result<(), Refusal> {
-        let mut before = 0;
-        for i in at..=at + lists {
-            let most = (self.blocks.len(), "more than there are blocks");
-            let start = start_at("kept_start", self.starts, i, before, most)?;
-            if i > at {
-                self.check_list(before..start, keys)?;
-            }
-            before = start;
-        }
-        Ok(())
-    }
-
-    /// Refuses a list.
-    fn check_list(&self, list: Range<usize>, keys: usize) -> Result<(), Refusal> {
-        let mut least = 0;
-        for i in list {
-            let block = i64::from(self.blocks.get(i));
-            let fact = Refusal::of("kept_blocks", block).at(i);
-            if block < least {
-                let but = match least {
-                    0 => "negative",
-                    _ => "blocks of a list are ascending, each once, but this is less than",
-                };
-                return Err(fact.against(Error::Lengths, but, least));
-            }
-            if block as usize >= keys {
-                return Err(fact.against(
-                    Error::Lengths,
-                    "no block of len_kv keys, of which there are",
-                    keys as i64,
-                ));
-            }
-            least = block + 1;
-        }
-        Ok(())
-    }
-
-    /// The list of a block of query rows, which [`BlockLists::check`] has seen.
-    #[inline]
-    pub(crate) fn of(&self, batch: usize, head: usize, row: usize) -> BlockList<'a> {
-        let at = batch * self.stride[0] + head / self.shared_by * self.stride[1] + row;
-        let start = |at| usize::try_from(self.starts.get(at)).unwrap_or(0);
-        BlockList { blocks: self.blocks, first: start(at), end: start(at + 1) }
-    }
-}
-
-/// Lists of one problem are the same where they lie at the same place.
-impl PartialEq for BlockList<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.first, self.end) == (other.first, other.end)
-    }
-}
-
-impl BlockList<'_> {
-    #[inline]
-    fn block(&self, at: usize) -> usize {
-        usize::try_from(self.blocks.get(at)).unwrap_or(0)
-    }
-
-    /// Where the first block is that is not below `block`.
-    fn place(&self, block: usize) -> usize {
-        let (mut low, mut high) = (self.first, self.end);
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.block(middle) < block {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-
-    /// The first of `blocks` that is seen.
-    pub(crate) fn first(&self, blocks: Range<usize>) -> Option<usize> {
-        let at = self.place(blocks.start);
-        (at < self.end).then(|| self.block(at)).filter(|&block| block < blocks.end)
-    }
-
-    /// The last of `blocks` that is seen.
-    pub(crate) fn last(&self, blocks: Range<usize>) -> Option<usize> {
-        let at = self.place(blocks.end);
-        (at > self.first).then(|| self.block(at - 1)).filter(|&block| block >= blocks.start)
-    }
-
-    /// Whether all of `blocks` are seen.
-    pub(crate) fn has_all(&self, blocks: Range<usize>) -> bool {
-        self.place(blocks.end) - self.place(blocks.start) == blocks.len()
     }
 }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::cells::{BlockMask, Blocks};
+use super::lists::{Lists, Words};
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
 use crate::view::{Array, View};
@@ -18,6 +19,9 @@ pub struct Logits<'a> {
     pub mask: Option<View<'a>>,
     /// Block-sparse attention.
     pub cells: Option<BlockMask<'a>>,
+    /// Single keys, a list for each head: all rows see them, as far as the right end of their
+    /// window, whatever its left end and the block mask leave.
+    pub columns: Option<Lists<'a>>,
     /// Linear biases.
     pub slopes: Option<Slopes<'a>>,
     /// One more logit for each query head, without a value.
@@ -47,6 +51,15 @@ pub fn needed_slopes(batch_stride: usize, batch: usize, heads: usize) -> Option<
     last.checked_mul(batch_stride)?.checked_add(heads)
 }
 
+/// The words of a refusal of lists of single keys.
+const COLUMNS: Words = Words {
+    starts: "column_start",
+    entries: "columns",
+    too_many: "more than there are columns",
+    disordered: "columns of a list are ascending, each once, but this is less than",
+    unknown: "no key, of which there are len_kv",
+};
+
 impl Logits<'_> {
     /// Whether scores stay as they are until the softmax.
     pub(super) fn is_none(&self) -> bool {
@@ -56,6 +69,12 @@ impl Logits<'_> {
     /// Whether keys may be hidden that windows and lengths leave.
     #[inline(always)]
     pub fn hides(&self) -> bool {
+        self.has_masks() || self.columns.is_some()
+    }
+
+    /// Whether there is a mask or a block mask.
+    #[inline(always)]
+    pub fn has_masks(&self) -> bool {
         self.mask.is_some() || self.cells.is_some()
     }
 
@@ -74,6 +93,14 @@ impl Logits<'_> {
                 Blocks::Bytes(view) => is_strided(view),
                 Blocks::Lists(_) => false,
             })
+    }
+
+    /// Addresses of the lists of single keys, and words for each.
+    pub(super) fn addresses_of_columns(&self) -> [(Range<usize>, &'static str); 2] {
+        let [starts, keys] = self
+            .columns
+            .map_or([0..0, 0..0], |Lists { starts, entries, .. }| [starts.addresses(), entries.addresses()]);
+        [(starts, "shares memory with column_start"), (keys, "shares memory with columns")]
     }
 
     /// Addresses of its lists.
@@ -102,6 +129,14 @@ impl Logits<'_> {
         }
         if let Some(cells) = &self.cells {
             cells.check(queries, len_kv)?;
+        }
+        if let Some(columns) = &self.columns {
+            // What these say of a key goes by its place in the sequence.
+            let other = [(self.mask.is_some(), "mask"), (self.slopes.is_some(), "alibi_slopes")];
+            if let Some((_, other)) = other.into_iter().find(|&(is_set, _)| is_set) {
+                return Err(Refusal::about(Error::Shape, other, "set, but column_start is set, too"));
+            }
+            columns.check([batch, heads], [1, len_kv], &COLUMNS)?;
         }
         if let Some(slopes) = &self.slopes {
             let needed = needed_slopes(slopes.batch_stride, batch, heads);

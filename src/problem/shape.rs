@@ -61,6 +61,8 @@ pub struct Shape {
     pub gaps: bool,
     /// Keys of a block of block-sparse attention.
     pub cell: Option<usize>,
+    /// Neighbouring query heads that see the same single keys, if there are some.
+    pub columns: Option<usize>,
     /// Whether masks may hide keys, and are scanned for blocks of keys that they hide.
     pub scans_masks: bool,
     /// Whether neighbouring query heads can be taken as one with more rows; see
@@ -84,7 +86,13 @@ impl Shape {
     /// Query heads that share a kv head and can be computed as one head with as many times the
     /// rows.
     pub fn heads_of_group(&self) -> usize {
-        if self.can_group { self.queries[1] / self.heads_kv } else { 1 }
+        if self.can_group { self.heads_alike() } else { 1 }
+    }
+
+    /// Query heads that share a kv head, and see the same single keys if there are some.
+    pub fn heads_alike(&self) -> usize {
+        let group = self.queries[1] / self.heads_kv;
+        if self.columns.is_none_or(|shared_by| shared_by.is_multiple_of(group)) { group } else { 1 }
     }
 
     /// Whether rows of K, or of V (`which`), are gathered before anything else is done with them.
@@ -149,6 +157,7 @@ impl Shape {
             gaps: semantics.prefix_keys > 0 && semantics.window.left.is_some(),
             page,
             cell: None,
+            columns: None,
             scans_masks: false,
             can_group: false,
             strides_kv: [k.stride[2], v.stride[2]],

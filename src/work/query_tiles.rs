@@ -45,6 +45,16 @@ impl TileSizes {
         // Saturates where no machine has the memory.
         TileSizes { q: self.q.saturating_mul(self.heads), ..self }
     }
+
+    /// The sizes for single keys, which do not lie at equal distances.
+    pub(crate) fn of_columns(self) -> TileSizes {
+        TileSizes { staged: [true; 2], ..self }
+    }
+
+    /// Whether there is scratch memory that K, and V, can go through.
+    pub(crate) fn has_staging(&self, shape: &Shape) -> [bool; 2] {
+        if shape.columns.is_some() { [true; 2] } else { self.staged }
+    }
 }
 
 /// How a sequence is computed.
@@ -148,6 +158,14 @@ impl<'p> QueryTile<'p> {
         seen: SeenKeys,
     ) -> QueryTile<'p> {
         QueryTile { problem, coord, sequence, next, seen, is_split: true }
+    }
+
+    /// The tile with the single keys of its head, if there is a list, in place of all keys.
+    pub(crate) fn of_columns(&self) -> Option<QueryTile<'p>> {
+        let columns = self.problem.columns(&self.sequence, self.coord.head)?;
+        let sequence = self.sequence.of_columns(columns);
+        let (coord, seen) = (self.coord.clone(), sequence.seen(&self.coord.rows));
+        Some(QueryTile { coord, sequence, next: None, seen, ..*self })
     }
 
     /// The problem that the tile belongs to.

@@ -185,6 +185,25 @@ impl<'p> SplitWork<'p> {
         QueryTile::of_group(self.problem, sequence, coord, next, self.seen.clone())
     }
 
+    /// The group with the single keys of its heads, if there is a list, in place of all keys: for
+    /// who has its first split.
+    pub(crate) fn of_columns(&self) -> Option<SplitWork<'p>> {
+        let columns = self.problem.columns(&self.sequence, self.heads.start)?;
+        let sequence = self.sequence.of_columns(columns);
+        let seen = sequence.seen(&self.rows);
+        let (visible, split_keys) = (seen.clone(), usize::MAX);
+        Some(SplitWork {
+            sequence,
+            visible,
+            split_keys,
+            splits: 0..1,
+            seen,
+            heads: self.heads.clone(),
+            rows: self.rows.clone(),
+            ..*self
+        })
+    }
+
     /// The part of it with the query heads of its `n`th kv head.
     #[inline(always)]
     pub(crate) fn of_kv_head(&self, n: usize) -> SplitWork<'p> {

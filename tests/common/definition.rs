@@ -111,7 +111,23 @@ impl Definition<'_> {
             // SAFETY: a byte of the mask.
             unsafe { *a.block_mask.add(at as usize) == 0 }
         };
-        in_hidden_block || !self.is_kept(b, h, i, j) || self.mask(b, h, i, j) == f64::NEG_INFINITY
+        let is_unlisted = in_hidden_block || !self.is_kept(b, h, i, j);
+        (is_unlisted && !self.is_column(b, h, j)) || self.mask(b, h, i, j) == f64::NEG_INFINITY
+    }
+
+    /// Whether a key is one that all rows of a head see.
+    pub fn is_column(&self, b: i64, h: i64, j: i64) -> bool {
+        let a = self.0;
+        if a.column_start.is_null() {
+            return false;
+        }
+        let heads = if a.column_heads == 0 { a.heads_q } else { a.column_heads };
+        let r = b * a.column_stride[0] + h / (a.heads_q / heads) * a.column_stride[1];
+        // SAFETY: two entries for each list, and a key for each entry of a list.
+        unsafe {
+            let start = |r: i64| i64::from(*a.column_start.offset(r as isize));
+            (start(r)..start(r + 1)).any(|n| i64::from(*a.columns.offset(n as isize)) == j)
+        }
     }
 
     /// Whether the list of the row's block has the key's, if there are lists.
@@ -177,14 +193,17 @@ impl Definition<'_> {
         })
     }
 
-    /// The keys that windows and lengths leave to a query row.
-    pub fn window(&self, b: i64, i: i64) -> Vec<i64> {
+    /// The keys that windows and lengths leave to a query row of a head, and single keys.
+    pub fn window(&self, b: i64, h: i64, i: i64) -> Vec<i64> {
         let a = self.0;
         let p = self.position(b, i);
         let always = i128::from(self.first_key(b)) + i128::from(a.prefix_keys);
         let sees = |&j: &i64| {
             let j = i128::from(j);
-            let is_near = a.window_left == FA_NO_LIMIT || j >= p - i128::from(a.window_left) || j < always;
+            let is_near = a.window_left == FA_NO_LIMIT
+                || j >= p - i128::from(a.window_left)
+                || j < always
+                || self.is_column(b, h, j as i64);
             let is_early = a.window_right == FA_NO_LIMIT || j <= p + i128::from(a.window_right);
             (is_near && is_early) || self.in_one_span(b, p, j)
         };
@@ -216,7 +235,7 @@ impl Definition<'_> {
         for b in 0..a.batch {
             for h in 0..a.heads_q {
                 for i in 0..self.queries_of(b) {
-                    let keys = self.window(b, i).into_iter().filter(|&j| !self.hides(b, h, i, j));
+                    let keys = self.window(b, h, i).into_iter().filter(|&j| !self.hides(b, h, i, j));
                     f(b, h, i, keys.collect());
                 }
             }

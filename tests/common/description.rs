@@ -451,7 +451,10 @@ impl Case {
             a.kept_kv = c.of(&[1, 7, 16, 64, 300]);
             a.kept_heads = c.of(&[0, a.heads_q, a.heads_kv, 1]);
             let kept = c.of(&[100, 70, 20, 0]);
-            let (starts, blocks, stride) = lists_of_blocks(&mut c, &a, kept);
+            let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
+            let of_head = (a.len_q + a.kept_q - 1) / a.kept_q;
+            let keys = (a.len_kv + a.kept_kv - 1) / a.kept_kv;
+            let (starts, blocks, stride) = lists_of(&mut c, [a.batch, heads], of_head, keys, kept);
             a.kept_stride = stride;
             lens.push(starts);
             a.kept_start = lens.last().unwrap().as_ptr();
@@ -474,7 +477,19 @@ impl Case {
                 .collect();
             (a.block_mask, a.block_mask_stride) = (cells.as_ptr(), stride);
         }
-        if c.chance(25) {
+        let has_columns = mask.is_empty() && a.len_kv > 0 && c.chance(25);
+        if has_columns {
+            a.column_heads = c.of(&[0, a.heads_q, a.heads_kv, 1]);
+            let heads = if a.column_heads == 0 { a.heads_q } else { a.column_heads };
+            let percent = c.of(&[100, 40, 10, 0]);
+            let (starts, columns, stride) = lists_of(&mut c, [a.batch, heads], 1, a.len_kv, percent);
+            a.column_stride = stride;
+            lens.push(starts);
+            a.column_start = lens.last().unwrap().as_ptr();
+            lens.push(columns);
+            a.columns = lens.last().unwrap().as_ptr();
+        }
+        if !has_columns && c.chance(25) {
             let per_batch = c.chance(50);
             lists.push(
                 (0..a.heads_q * if per_batch { a.batch } else { 1 })
@@ -496,7 +511,7 @@ impl Case {
         // Probabilities of some heads and rows, or of all. Longer outputs would take all the time.
         let mut weights = Vec::new();
         let room = a.batch * a.heads_q * a.len_q * a.len_kv <= 1 << 18;
-        if c.chance(if room { 40 } else { 10 }) {
+        if !has_columns && c.chance(if room { 40 } else { 10 }) {
             let some = |c: &mut Chooser, n: i64, is_from_end: bool| -> Vec<i32> {
                 let first = if is_from_end { -n } else { 0 };
                 let percent = if room { c.of(&[20, 50, 90]) } else { 100 / n.max(1) };
@@ -555,7 +570,7 @@ impl Case {
         for b in 0..self.a.batch {
             for h in 0..self.a.heads_q {
                 for i in 0..Definition(&self.a).queries_of(b) {
-                    for j in Definition(&self.a).window(b, i) {
+                    for j in Definition(&self.a).window(b, h, i) {
                         looked_at.insert(b * x + h * y + i * z + j * element);
                     }
                 }
@@ -794,6 +809,9 @@ impl Case {
         if !a.kept_start.is_null() {
             a.kept_start = a.kept_start.wrapping_offset((b * a.kept_stride[0]) as isize);
         }
+        if !a.column_start.is_null() {
+            a.column_start = a.column_start.wrapping_offset((b * a.column_stride[0]) as isize);
+        }
         if !a.mask.data.is_null() {
             a.mask.data = a.mask.data.wrapping_byte_offset((b * a.mask.stride[0]) as isize);
         }
@@ -802,8 +820,8 @@ impl Case {
         }
         (a.cu_len_q, a.cu_len_kv, a.kv_lens) = (ptr::null(), ptr::null(), ptr::null());
         let starts = [[0, a.len_q as i32], [0, a.len_kv as i32]];
-        // Lists may have blocks, and weights keys, that this sequence does not.
-        if !a.weights.data.is_null() || !a.kept_start.is_null() {
+        // Lists may have blocks or keys, and weights keys, that this sequence does not.
+        if !a.weights.data.is_null() || !a.kept_start.is_null() || !a.column_start.is_null() {
             (a.len_q, a.len_kv) = (self.a.len_q, self.a.len_kv);
             a.cu_len_q = starts[0].as_ptr();
             match a.block_table.is_null() {
@@ -851,6 +869,12 @@ impl Case {
             let list = h / (self.a.heads_q / heads);
             a.kept_start = a.kept_start.wrapping_offset((list * a.kept_stride[1]) as isize);
             a.kept_heads = 0;
+        }
+        if !a.column_start.is_null() {
+            let heads = if a.column_heads == 0 { self.a.heads_q } else { a.column_heads };
+            let list = h / (self.a.heads_q / heads);
+            a.column_start = a.column_start.wrapping_offset((list * a.column_stride[1]) as isize);
+            a.column_heads = 0;
         }
         a.block_table = a.block_table.wrapping_offset((kv * a.table_head_stride) as isize);
         a.table_head_stride = 0;
@@ -1072,12 +1096,15 @@ impl Workspace {
     }
 }
 
-/// Lists of blocks of keys for all blocks of rows of the heads of `a` that have some, where each
-/// block is kept with a chance of `kept` percent: where they begin, the blocks, and strides.
-fn lists_of_blocks(c: &mut Chooser, a: &fa_attention, kept: i64) -> (Vec<i32>, Vec<i32>, [i64; 2]) {
-    let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
-    let lists = (a.len_q + a.kept_q - 1) / a.kept_q;
-    let keys = (a.len_kv + a.kept_kv - 1) / a.kept_kv;
+/// `lists` lists for each of `heads` heads of `batch` sequences, where each of `numbers` numbers is
+/// listed with a chance of `percent`: where they begin, the numbers, and strides.
+fn lists_of(
+    c: &mut Chooser,
+    [batch, heads]: [i64; 2],
+    lists: i64,
+    numbers: i64,
+    percent: i64,
+) -> (Vec<i32>, Vec<i32>, [i64; 2]) {
     let of_head = lists + 1 + c.number(2);
     let mut stride = [heads * of_head, of_head];
     for stride in &mut stride {
@@ -1089,21 +1116,21 @@ fn lists_of_blocks(c: &mut Chooser, a: &fa_attention, kept: i64) -> (Vec<i32>, V
         stride[0] = of_head;
     }
     // As many as are reached: one that is not there would be read beyond the allocation.
-    let reached = (a.batch - 1) * stride[0] + (heads - 1) * stride[1] + lists + 1;
-    let (mut starts, mut blocks) = (vec![-1; reached as usize], Vec::new());
-    for b in 0..a.batch {
+    let reached = (batch - 1) * stride[0] + (heads - 1) * stride[1] + lists + 1;
+    let (mut starts, mut listed) = (vec![-1; reached as usize], Vec::new());
+    for b in 0..batch {
         for h in 0..heads {
             let first = b * stride[0] + h * stride[1];
             if starts[first as usize] >= 0 {
                 continue;
             }
             for at in first..=first + lists {
-                starts[at as usize] = blocks.len() as i32;
+                starts[at as usize] = listed.len() as i32;
                 if at < first + lists {
-                    blocks.extend((0..keys).filter(|_| c.random.chance(kept)).map(|block| block as i32));
+                    listed.extend((0..numbers).filter(|_| c.random.chance(percent)).map(|n| n as i32));
                 }
             }
         }
     }
-    (starts, blocks, stride)
+    (starts, listed, stride)
 }

@@ -66,6 +66,8 @@ class Fields(TypedDict, total=False):
     kept_blocks: Integers | None
     kept_q: int
     kept_kv: int
+    columns: Integers | None
+    column_start: Integers | None
     spans: Integers | Sequence[Sequence[Sequence[int]]] | None
     span_starts: Integers | None
     cu_len_q: Integers | None
@@ -380,24 +382,44 @@ def set_block_mask(a: Description, mask: Any, q: int, kv: int, wanted: tuple[int
     number(a, "block_mask_kv", kv)
 
 
+def set_entries(
+    a: Description, names: tuple[str, str, str], start: Any, entries: Any, lists: int, wanted: tuple[int, ...], kept: Kept
+) -> None:
+    """Lists, `lists` of them for each head: where they begin, and what they have. Of `names` the first one is that of
+    the starts, the second one that of the entries, and with the third one the fields for heads and strides begin."""
+    of_starts, of_entries, prefix = names
+    starts, numbers = integers(of_starts, start, kept, own=True), integers(of_entries, entries, kept, own=True)
+    batch, heads_q, _, _ = wanted
+    shape = (*[1] * (3 - starts.ndim), *starts.shape)
+    fits = len(shape) == 3 and shape[0] in (1, batch) and shape[1] >= 1 and heads_q % shape[1] == 0
+    if not fits or shape[2] <= lists or numbers.ndim != 1:
+        raise ValueError(f"{of_starts} {starts.shape} or {of_entries} {numbers.shape} does not fit {wanted}")
+    if starts.max(initial=0) > numbers.size:
+        raise ValueError(f"{of_starts} leads beyond the {numbers.size} numbers of {of_entries}")
+    setattr(a, of_starts, address(starts))
+    setattr(a, of_entries, address(numbers))
+    setattr(a, f"{prefix}_heads", shape[1])
+    setattr(a, f"{prefix}_stride", (shape[1] * shape[2] if shape[0] > 1 else 0, shape[2] if shape[1] > 1 else 0))
+
+
 def set_kept(a: Description, start: Any, blocks: Any, q: int, kv: int, wanted: tuple[int, ...], kept: Kept) -> None:
     if start is None or blocks is None:
         raise ValueError("kept_start and kept_blocks go together")
     if q < 1 or kv < 1:
         raise ValueError(f"kept_q is {q}, kept_kv is {kv}: at least 1")
-    starts = integers("kept_start", start, kept, own=True)
-    numbers = integers("kept_blocks", blocks, kept, own=True)
-    batch, heads_q, rows, _ = wanted
-    shape = (*[1] * (3 - starts.ndim), *starts.shape)
-    fits = len(shape) == 3 and shape[0] in (1, batch) and shape[1] >= 1 and heads_q % shape[1] == 0
-    if not fits or shape[2] <= -(-rows // q) or numbers.ndim != 1:
-        raise ValueError(f"kept_start {starts.shape} or kept_blocks {numbers.shape} does not fit {wanted}")
-    if starts.max(initial=0) > numbers.size:
-        raise ValueError(f"kept_start leads beyond the {numbers.size} numbers of kept_blocks")
-    a.kept_start, a.kept_blocks, a.kept_heads = address(starts), address(numbers), shape[1]
-    a.kept_stride = (shape[1] * shape[2] if shape[0] > 1 else 0, shape[2] if shape[1] > 1 else 0)
+    set_entries(a, ("kept_start", "kept_blocks", "kept"), start, blocks, -(-wanted[2] // q), wanted, kept)
     number(a, "kept_q", q)
     number(a, "kept_kv", kv)
+
+
+def set_columns(a: Description, start: Any, columns: Any, wanted: tuple[int, ...], kept: Kept) -> None:
+    if columns is None:
+        raise ValueError("column_start is given, but columns are not")
+    if start is None:
+        # One list for all.
+        columns = np.atleast_1d(as_numpy(columns))
+        start = np.array([0, columns.size], np.int32)
+    set_entries(a, ("column_start", "columns", "column"), start, columns, 1, wanted, kept)
 
 
 def set_lse(a: Description, lse: Any, wanted: tuple[int, ...], kept: Kept) -> None:
@@ -466,6 +488,8 @@ def describe(
     kept_blocks: Any = None,
     kept_q: int = 0,
     kept_kv: int = 0,
+    columns: Any = None,
+    column_start: Any = None,
     spans: Any = None,
     span_starts: Any = None,
     cu_len_q: Any = None,
@@ -552,6 +576,8 @@ def describe(
         set_block_mask(a, block_mask, block_mask_q, block_mask_kv, wanted, kept)
     if kept_start is not None or kept_blocks is not None:
         set_kept(a, kept_start, kept_blocks, kept_q, kept_kv, wanted, kept)
+    if columns is not None or column_start is not None:
+        set_columns(a, column_start, columns, wanted, kept)
     if spans is not None:
         set_spans(a, spans, span_starts, batch, kept)
     if fast or precise or mask_times_slope:
@@ -630,6 +656,9 @@ def attention(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options
     kept_start, kept_blocks: the blocks of kept_kv keys that each block of kept_q rows sees, in lists (BSR): block r of
         a head sees kept_blocks[kept_start[r]:kept_start[r + 1]], ascending. kept_start: int32 [blocks of queries + 1],
         [heads][..] or [batch or 1][heads][..], where heads divide heads_q: neighbouring query heads share lists.
+    columns: single keys that all rows see, whatever window_left and blocks leave, as far as they are not behind the
+        window: int32, ascending; with column_start, int32 [2], [heads][2] or [batch or 1][heads][2], lists for heads:
+        columns[column_start[0]:column_start[1]]. Not together with mask, alibi_slopes, weights.
 
     Layouts
     cu_len_q, cu_len_kv: [batch + 1]; q and out (k and v) then have one batch entry with the rows of all sequences

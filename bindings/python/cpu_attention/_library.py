@@ -96,6 +96,10 @@ class Description(ctypes.Structure):
         ("kept_q", c_int64),
         ("kept_kv", c_int64),
         ("table_head_stride", c_int64),
+        ("column_start", c_void_p),
+        ("columns", c_void_p),
+        ("column_stride", c_int64 * 2),
+        ("column_heads", c_int64),
     ]
 
 

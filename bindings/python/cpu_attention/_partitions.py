@@ -38,8 +38,10 @@ class SparseLists:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of attention() that take the lists of blocks, the same for all heads and sequences."""
-        names = "kept_start", "kept_blocks", "kept_q", "kept_kv"
+        """The options of attention() that take the lists, the same for all heads and sequences."""
+        names = ["kept_start", "kept_blocks", "kept_q", "kept_kv"]
+        if len(self.columns):
+            names.append("columns")
         return {name: getattr(self, name) for name in names}
 
 

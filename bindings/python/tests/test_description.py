@@ -112,6 +112,32 @@ class Fields(unittest.TestCase):
         with self.assertRaises(TypeError):
             fa.attention(self.q, self.k, self.v, **{**given, "kept_blocks": given["kept_blocks"] * 0.5})
 
+    def test_columns(self):
+        p, j = np.arange(9)[:, None] + 24, np.arange(33)
+        near = {"window_left": 5, "causal": True, "q_pos": 24}
+        is_near = (j >= p - 5) & (j <= p)
+        single = np.isin(j, (0, 7, 23, 26, 32))
+        self.agrees({**near, "columns": [0, 7, 23, 26, 32]}, seen=is_near | (single & (j <= p)))
+        of_heads = {"columns": [3, 11, 30], "column_start": [[0, 1], [1, 3]]}
+        seen = np.stack([j == 3, np.isin(j, (11, 30))])[:, None]
+        self.agrees({**near, **of_heads}, seen=(is_near | (seen & (j <= p))).repeat(2, 0)[None].repeat(2, 0))
+        of_all = {"columns": [1, 2, 8], "column_start": [[[0, 2]], [[2, 3]]]}
+        seen = np.stack([np.isin(j, (1, 2)), j == 8])[:, None, None]
+        self.agrees({**near, **of_all}, seen=(is_near | (seen & (j <= p))).repeat(4, 1))
+        for bad in (
+            {"columns": None},
+            {"columns": [33]},
+            {"columns": [5, 5]},
+            {"columns": [[1, 2, 3]]},
+            {"column_start": [0]},
+            {"column_start": [0, 4]},
+            {"column_start": [[0, 1]] * 3},
+            {"mask": np.ones((9, 33), bool)},
+            {"alibi_slopes": np.ones(4, np.float32)},
+        ):
+            with self.assertRaises(ValueError, msg=str(bad)):
+                fa.attention(self.q, self.k, self.v, **{**near, **of_heads, **bad})
+
     def test_windows(self):
         p, j = np.arange(9)[:, None] + 24, np.arange(33)
         self.agrees({"causal": True, "q_pos": 24}, seen=j <= p)

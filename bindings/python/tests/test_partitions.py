@@ -53,10 +53,12 @@ class Partitions(unittest.TestCase):
     def test_attention(self):
         tokens = 450
         q, k, v = normal(2, 4, tokens, 16), normal(2, 2, tokens, 16, seed=1), normal(2, 2, tokens, 16, seed=2)
-        lists = fa.sparse_from_partitions([0, 130, 260], tokens, window=32, max_density=0.5)
+        starts = [0, 130, 260]
+        lists = fa.sparse_from_partitions(starts, tokens, boundary_tokens=starts, window=32, max_density=0.5)
         out = fa.attention(q, k, v, causal=True, **lists.options)
-        mask = seen(lists, tokens, tokens) & np.tri(tokens, dtype=bool)
-        self.assertTrue(0.3 < mask.sum() / np.tri(tokens).sum() <= 0.5)
+        mask = (seen(lists, tokens, tokens) | np.isin(np.arange(tokens), starts)) & np.tri(tokens, dtype=bool)
+        self.assertEqual(lists.pairs, mask.sum())
+        self.assertTrue(0.3 < lists.density <= 0.5)
         np.testing.assert_allclose(out, formula(q, k, v, mask), 0, 1e-5)
 
     def test_refusals(self):

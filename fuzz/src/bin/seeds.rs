@@ -229,9 +229,36 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
     bytes.extend(code(a.kept_blocks.is_null()));
     a.kept_stride.into_iter().for_each(|x| bytes.extend(word(x)));
     [a.kept_heads, a.kept_q, a.kept_kv, a.table_head_stride].into_iter().for_each(|x| bytes.extend(word(x)));
-    let kept = if a.kept_start.is_null() { [0; 2] } else { kept_lengths(a) };
-    for (i, (list, n)) in [(a.kept_start, kept[0]), (a.kept_blocks, kept[1])].into_iter().enumerate() {
-        let room = LISTED[11 + i];
+    let kept = (a.kept_q > 0).then(|| (a.len_q + a.kept_q - 1) / a.kept_q).unwrap_or(0);
+    lists(&mut bytes, a, [a.kept_start, a.kept_blocks], (a.kept_heads, a.kept_stride, kept), 11)?;
+    bytes.extend(code(a.column_start.is_null()));
+    bytes.extend(code(a.columns.is_null()));
+    a.column_stride.into_iter().for_each(|x| bytes.extend(word(x)));
+    bytes.extend(word(a.column_heads));
+    lists(&mut bytes, a, [a.column_start, a.columns], (a.column_heads, a.column_stride, 1), 13)?;
+    Some(bytes)
+}
+
+/// Writes starts and entries of lists, which are list `number` and the next: of so many heads, with
+/// these strides, and so many lists a head. `None` if they are longer than an input gives.
+fn lists(
+    bytes: &mut Vec<u8>,
+    a: &fa_attention,
+    [starts, entries]: [*const i32; 2],
+    (heads, stride, lists): (i64, [i64; 2], i64),
+    number: usize,
+) -> Option<()> {
+    let mut lengths = [0; 2];
+    if !starts.is_null() {
+        let heads = if heads == 0 { a.heads_q } else { heads };
+        let last = |b: i64, h: i64| (b * stride[0] + h * stride[1] + lists) as usize;
+        let all = (0..a.batch).flat_map(|b| (0..heads).map(move |h| last(b, h)));
+        // SAFETY: an entry for each list of a head, and one more.
+        let most = all.map(|at| unsafe { *starts.add(at) }).max().unwrap_or(0);
+        lengths = [last(a.batch - 1, heads - 1) + 1, most as usize];
+    }
+    for (i, (list, n)) in [starts, entries].into_iter().zip(lengths).enumerate() {
+        let room = LISTED[number + i];
         if n > room {
             return None;
         }
@@ -239,16 +266,5 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
         (0..n).for_each(|at| bytes.extend(unsafe { *list.add(at) }.to_le_bytes()));
         bytes.extend([0].repeat(4 * (room - n)));
     }
-    Some(bytes)
-}
-
-/// Entries of the lists of blocks: of their starts, and of the blocks.
-fn kept_lengths(a: &fa_attention) -> [usize; 2] {
-    let heads = if a.kept_heads == 0 { a.heads_q } else { a.kept_heads };
-    let lists = (a.len_q + a.kept_q - 1) / a.kept_q;
-    let last = |b: i64, h: i64| (b * a.kept_stride[0] + h * a.kept_stride[1] + lists) as usize;
-    let all = (0..a.batch).flat_map(|b| (0..heads).map(move |h| last(b, h)));
-    // SAFETY: an entry for each list of a head, and one more.
-    let blocks = all.map(|at| unsafe { *a.kept_start.add(at) }).max().unwrap_or(0);
-    [last(a.batch - 1, heads - 1) + 1, blocks as usize]
+    Some(())
 }

@@ -70,6 +70,7 @@ SPOIL(starts, c->a.kv_starts = list)
 SPOIL(positions, c->a.q_positions = list)
 SPOIL(block_mask, c->a.block_mask = blocks; c->a.block_mask_q = c->a.block_mask_kv = LEN)
 SPOIL(kept, c->a.kept_start = list; c->a.kept_q = c->a.kept_kv = LEN)
+SPOIL(columns, c->a.column_start = list)
 SPOIL(pages, c->a.block_table = list; c->a.table_stride = 1; c->a.page_size = LEN; c->a.num_pages = 1)
 SPOIL(many_runs, c->options.num_q_runs = FA_MPI_MAX_RUNS + 1; c->options.q_runs = runs)
 SPOIL(minus_runs, c->options.num_kv_runs = -1; c->options.kv_runs = runs)
@@ -137,6 +138,7 @@ static const struct fault {
     {"q_positions", positions, FA_ERR_UNSUPPORTED, IN_PREFILL},
     {"block_mask", block_mask, FA_ERR_UNSUPPORTED, IN_PREFILL},
     {"kept_start", kept, FA_ERR_UNSUPPORTED, IN_PREFILL},
+    {"column_start", columns, FA_ERR_UNSUPPORTED, IN_PREFILL},
     {"block_table", pages, FA_ERR_UNSUPPORTED, IN_PREFILL},
     {"num_q_runs", many_runs, FA_MPI_ERR_RUNS, IN_PREFILL},
     {"num_kv_runs", minus_runs, FA_MPI_ERR_RUNS, IN_PREFILL},

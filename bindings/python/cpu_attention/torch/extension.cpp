@@ -363,6 +363,24 @@ const float *floats(const Tensor &t, const char *name, int64_t batch, int64_t he
     return t.const_data_ptr<float>();
 }
 
+// What is said of lists, `lists` of them for each head: heads that have some, and strides.
+void lists_of_heads(const fa_attention &a, const std::array<const char *, 2> &names, const Tensor &starts,
+                    const int32_t *values, const Tensor &entries, int64_t lists, int64_t &heads_out,
+                    int64_t (&stride)[2]) {
+    const int64_t m = starts.dim(), each = m > 0 ? starts.size(m - 1) : 0, heads = m > 1 ? starts.size(m - 2) : 1;
+    const int64_t sequences = m > 2 ? starts.size(m - 3) : 1;
+    TORCH_CHECK_VALUE(m <= 3 && each > lists && heads >= 1 && a.heads_q % heads == 0 &&
+                          (sequences == 1 || sequences == a.batch) && entries.dim() == 1,
+                      "cpu_attention: ", names[0], " ", starts.sizes(), " or ", names[1], " ", entries.sizes(),
+                      " does not fit");
+    const int64_t n = starts.numel();
+    const int32_t most = n == 0 ? 0 : *std::max_element(values, values + n);
+    TORCH_CHECK_VALUE(most <= entries.numel(), "cpu_attention: ", names[0], " leads beyond the ", entries.numel(),
+                      " numbers of ", names[1]);
+    heads_out = heads;
+    stride[0] = sequences > 1 ? heads * each : 0, stride[1] = heads > 1 ? each : 0;
+}
+
 // Whether the leading axes of a tensor are broadcast to these.
 bool broadcasts(const Tensor &t, const int64_t (&wanted)[3]) {
     const int64_t n = t.dim();
@@ -466,6 +484,7 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
     a.block_mask_q = *read.integer("block_mask_q"), a.block_mask_kv = *read.integer("block_mask_kv");
     const Tensor kept_start = read.tensor("kept_start"), kept_blocks = read.tensor("kept_blocks");
     a.kept_q = *read.integer("kept_q"), a.kept_kv = *read.integer("kept_kv");
+    const Tensor columns = read.tensor("columns"), column_start = read.tensor("column_start");
     const Tensor spans = read.tensor("spans"), span_starts = read.tensor("span_starts");
     const Tensor cu_len_q = read.tensor("cu_len_q"), cu_len_kv = read.tensor("cu_len_kv");
     const auto len_q = read.integer("len_q"), len_kv = read.integer("len_kv");
@@ -580,20 +599,22 @@ void attention(const c10::OperatorHandle &op, c10::DispatchKeySet, torch::jit::S
                           "cpu_attention: kept_start and kept_blocks go together");
         TORCH_CHECK_VALUE(a.kept_q >= 1 && a.kept_kv >= 1, "cpu_attention: kept_q is ", a.kept_q, ", kept_kv is ",
                           a.kept_kv, ": at least 1");
+        const int64_t lists = a.len_q == 0 ? 0 : (a.len_q - 1) / a.kept_q + 1;
         a.kept_start = list(kept_start, "kept_start", -1), a.kept_blocks = list(kept_blocks, "kept_blocks", -1);
-        const int64_t lists = a.len_q == 0 ? 0 : (a.len_q - 1) / a.kept_q + 1, m = kept_start.dim();
-        const int64_t each = m > 0 ? kept_start.size(m - 1) : 0, heads = m > 1 ? kept_start.size(m - 2) : 1;
-        const int64_t entries = m > 2 ? kept_start.size(m - 3) : 1;
-        TORCH_CHECK_VALUE(m <= 3 && each > lists && heads >= 1 && a.heads_q % heads == 0 &&
-                              (entries == 1 || entries == a.batch) && kept_blocks.dim() == 1,
-                          "cpu_attention: kept_start ", kept_start.sizes(), " or kept_blocks ", kept_blocks.sizes(),
-                          " does not fit");
-        const int64_t n = kept_start.numel();
-        const int32_t most = n == 0 ? 0 : *std::max_element(a.kept_start, a.kept_start + n);
-        TORCH_CHECK_VALUE(most <= kept_blocks.numel(), "cpu_attention: kept_start leads beyond the ", kept_blocks.numel(),
-                          " numbers of kept_blocks");
-        a.kept_heads = heads;
-        a.kept_stride[0] = entries > 1 ? heads * each : 0, a.kept_stride[1] = heads > 1 ? each : 0;
+        lists_of_heads(a, {"kept_start", "kept_blocks"}, kept_start, a.kept_start, kept_blocks, lists, a.kept_heads,
+                       a.kept_stride);
+    }
+    int32_t all_columns[2] = {0, 0};
+    TORCH_CHECK_VALUE(columns.defined() || !column_start.defined(),
+                      "cpu_attention: column_start is given, but columns are not");
+    if (columns.defined()) {
+        a.columns = list(columns, "columns", -1), a.column_start = all_columns;
+        all_columns[1] = static_cast<int32_t>(columns.numel());
+        if (column_start.defined()) {
+            a.column_start = list(column_start, "column_start", -1);
+            lists_of_heads(a, {"column_start", "columns"}, column_start, a.column_start, columns, 1, a.column_heads,
+                           a.column_stride);
+        }
     }
     if (spans.defined()) {
         a.spans = list(spans, "spans", -1);
