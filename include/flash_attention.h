@@ -164,6 +164,30 @@
 #define FA_SCALE_ZERO 7.888609052210118e-31
 
 /**
+ * fa_sparse_config.schedule: the coherence decides nothing. Partitions stay whole, unless
+ * min_density or max_density demands otherwise.
+ */
+#define FA_SCHEDULE_NONE 0
+
+/**
+ * fa_sparse_config.schedule: the density rises in a line, from min_density at coherence_low to
+ * max_density at coherence_high.
+ */
+#define FA_SCHEDULE_LINEAR 1
+
+/**
+ * fa_sparse_config.schedule: max_density from coherence_high on, min_density below it.
+ */
+#define FA_SCHEDULE_THRESHOLD 2
+
+/**
+ * fa_sparse_config.schedule: 0.1, and up to 0.6 more as the coherence rises to half of
+ * coherence_high; up to 0.2 more by concentration; 0.05 less for each partition, up to four of
+ * them. At least 0.1, at most 0.9, and within min_density and max_density.
+ */
+#define FA_SCHEDULE_ADAPTIVE 3
+
+/**
  * The binary interface that this header describes; see fa_abi_version.
  */
 #define FA_ABI_VERSION 2
@@ -457,8 +481,8 @@ typedef struct fa_tensor {
  * ~~~
  *
  * A key that windows, kv_lens, kv_starts, mask, block_mask or kept_blocks hide from a row (and
- * columns do not show to it) has no influence on that row, even if it is NaN. A NaN that a row sees makes only that row NaN. A row
- * that sees no key is zeros, and its lse is -infinity.
+ * columns do not show to it) has no influence on that row, even if it is NaN. A NaN that a row
+ * sees makes only that row NaN. A row that sees no key is zeros, and its lse is -infinity.
  *
  * Call fa_attention_init, then set what you need. Later versions only append fields. Inputs are
  * never written. Strides of tensors are in bytes; strides of plain arrays (lse, alibi_slopes) are
@@ -935,6 +959,180 @@ typedef struct fa_pool {
    */
   void (*parallel_for)(void *ctx, size_t n, fa_task task, void *arg);
 } fa_pool;
+
+/**
+ * A text in partitions, and how much of the attention is kept: see fa_sparse_from_partitions. To
+ * be initialised by fa_sparse_config_init. Later versions may append fields.
+ */
+typedef struct fa_sparse_config {
+  /**
+   * sizeof(fa_sparse_config).
+   */
+  size_t struct_size;
+  /**
+   * Query rows: the last tokens of the text. 0 to len_kv.
+   */
+  int64_t len_q;
+  /**
+   * Keys: all tokens of the text. 0 to 2^31 - 1.
+   */
+  int64_t len_kv;
+  /**
+   * Query rows of a block, as in fa_attention; at least 1. Initially 64.
+   */
+  int64_t kept_q;
+  /**
+   * Keys of a block, as in fa_attention; at least 1. Initially 64. Attention is fastest with
+   * blocks of 64 and larger.
+   */
+  int64_t kept_kv;
+  /**
+   * [num_partitions]: the token at which each partition begins. The first one is 0; ascending,
+   * each once, below len_kv. May be NULL if there are none.
+   */
+  const int32_t *partitions;
+  /**
+   * Entries of partitions. 0: all of the text is one partition.
+   */
+  int64_t num_partitions;
+  /**
+   * [num_boundary_tokens]: tokens that see each other, and that are seen across partitions;
+   * often the first token of each partition. Ascending, each once, below len_kv. May be NULL if
+   * there are none.
+   */
+  const int32_t *boundary_tokens;
+  /**
+   * Entries of boundary_tokens.
+   */
+  int64_t num_boundary_tokens;
+  /**
+   * How many boundary tokens are kept, at most; FA_NO_LIMIT = all. If there are more, so many
+   * are taken that are evenly spread over their list. Initially 20.
+   */
+  int64_t max_edges;
+  /**
+   * Tokens before each row that it sees, whatever the partitions are; if causal is 0, as many
+   * behind it, too. At least 0.
+   */
+  int64_t window;
+  /**
+   * Not 0: no row sees a key behind it. Initially 1.
+   */
+  uint32_t causal;
+  /**
+   * FA_SCHEDULE_NONE (initially), FA_SCHEDULE_LINEAR, FA_SCHEDULE_THRESHOLD or
+   * FA_SCHEDULE_ADAPTIVE.
+   */
+  int32_t schedule;
+  /**
+   * How coherent the text is: the value of the least cut, or what your schedule is made for.
+   */
+  uint32_t coherence;
+  /**
+   * With a schedule, partitions are not relied on if the coherence is less: everything is
+   * listed. So it is if there are less than two partitions. Initially 30.
+   */
+  uint32_t coherence_low;
+  /**
+   * Where the schedule has its largest density; at least coherence_low. Initially 300.
+   */
+  uint32_t coherence_high;
+  /**
+   * To how few boundaries the edges between partitions are concentrated: 0 to 32768, which is 1.
+   */
+  uint32_t concentration;
+  /**
+   * The least density to aim at: 0 to 32768, which is 1. Initially 0.
+   */
+  uint32_t min_density;
+  /**
+   * The largest density to aim at: min_density to 32768, which is 1. Initially 32768.
+   */
+  uint32_t max_density;
+} fa_sparse_config;
+
+/**
+ * What fa_sparse_from_partitions has made: fields that fa_attention has, too, and how much they
+ * keep. All of it is output, but struct_size. Later versions may append fields.
+ */
+typedef struct fa_sparse_lists {
+  /**
+   * sizeof(fa_sparse_lists), which the caller sets.
+   */
+  size_t struct_size;
+  /**
+   * For fa_attention.kept_start, with both strides 0: [num_starts]. NULL if memory was NULL, as
+   * the three below.
+   */
+  const int32_t *kept_start;
+  /**
+   * For fa_attention.kept_blocks: [num_blocks].
+   */
+  const int32_t *kept_blocks;
+  /**
+   * For fa_attention.column_start, with both strides 0: 0 and num_columns.
+   */
+  const int32_t *column_start;
+  /**
+   * For fa_attention.columns: [num_columns], the boundary tokens that are kept.
+   */
+  const int32_t *columns;
+  /**
+   * Blocks of query rows, and one more.
+   */
+  int64_t num_starts;
+  /**
+   * Listed blocks.
+   */
+  int64_t num_blocks;
+  /**
+   * Columns.
+   */
+  int64_t num_columns;
+  /**
+   * int32_t that memory must have room for.
+   */
+  int64_t room;
+  /**
+   * Pairs of a row and a key that it sees, exactly.
+   */
+  int64_t pairs;
+  /**
+   * Of these, the ones that are in no listed block: columns elsewhere.
+   */
+  int64_t column_pairs;
+  /**
+   * Pairs of dense attention, which is causal if that was asked for.
+   */
+  int64_t all_pairs;
+  /**
+   * The window that was chosen: at least that of the configuration.
+   */
+  int64_t window;
+  /**
+   * How many tokens of its own partition a row sees to each side; FA_NO_LIMIT = all.
+   */
+  int64_t reach;
+  /**
+   * pairs / all_pairs; 1 if there are none.
+   */
+  double density;
+  /**
+   * An estimate of the share of the time of dense attention that is saved in prefill, 0 to 1: a
+   * pair in a listed block of 64 or more costs 1.1 times what a dense one does, a pair of a
+   * column 1.3 times.
+   */
+  double time_saved;
+  /**
+   * The density that was aimed at: 32768 is 1.
+   */
+  uint32_t target_density;
+  /**
+   * 1: the schedule did not rely on the partitions, and everything is listed; then dense
+   * attention, without lists, is as good. Else 0.
+   */
+  uint32_t dense;
+} fa_sparse_lists;
 
 
 
@@ -1554,6 +1752,65 @@ enum fa_status fa_scratch_bytes(const struct fa_config *cfg,
                                 size_t seq_len_q,
                                 size_t seq_len_kv,
                                 size_t *bytes);
+
+/**
+ * Sets struct_size, kept_q = kept_kv = 64, max_edges = 20, causal = 1, coherence_low = 30,
+ * coherence_high = 300, max_density = 32768, and everything else to 0.
+ *
+ * @param[out] cfg     not NULL
+ * @param struct_size  sizeof(fa_sparse_config)
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE. *cfg is untouched on errors.
+ *
+ * Thread-safe.
+ */
+enum fa_status fa_sparse_config_init(struct fa_sparse_config *cfg, size_t struct_size);
+
+/**
+ * Turns partitions of a text into lists for block-sparse attention, which are the same for all
+ * heads: dense within partitions, sparse across them.
+ *
+ * Row i is token p = len_kv - len_q + i. It sees the keys of its own partition, those at most
+ * window tokens before it (and behind it, if causal is 0), and the columns: boundary tokens that
+ * are kept, wherever it is. What it sees of the first two is listed in whole blocks.
+ *
+ * Then the density, which is the share of all pairs (causal ones, if causal is not 0) that is
+ * seen, is brought to a target: what the schedule makes of the coherence, or, without a schedule,
+ * the density that there is, within min_density and max_density. If there is too much, rows see
+ * less far within their partitions; if there is too little, the window becomes wider. So the
+ * density comes as near to the target as blocks permit, and not beyond it. What remains in any
+ * case are the blocks within the configured window and the columns, even if they alone are more
+ * than the target.
+ *
+ * The meaning of partitions, boundary tokens, edges, coherence and schedules is that of the crate
+ * ruvector-mincut-gated-transformer, whose limits of the density are 3277 and 29491. There, only
+ * boundary tokens and the next three see boundary tokens, and the target density is not used.
+ *
+ * @param[in] cfg      not NULL
+ * @param[out] memory  NULL = only sizes and densities are found; or room for as many int32_t as
+ *                     lists->room says then: all lists, one behind another. What is written must
+ *                     not overlap partitions or boundary_tokens.
+ * @param room         int32_t at memory, at least as many as needed; of no matter if it is NULL
+ * @param[in,out] lists  not NULL; struct_size must be set. Its pointers lead into memory.
+ * @param[out] why     NULL, or room for why_size bytes: a sentence in English that says what was
+ *                     refused, empty if nothing was, ended by a zero byte
+ * @param why_size     bytes at why
+ * @return FA_OK; FA_ERR_NULL; FA_ERR_STRUCT_SIZE; FA_ERR_RESERVED (an unknown schedule);
+ *         FA_ERR_SHAPE (also if room is too small, and for densities, coherences and max_edges);
+ *         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW (also if there are 2^31 blocks or more);
+ *         FA_ERR_LENGTHS (partitions or boundary_tokens); FA_ERR_WINDOW; FA_ERR_OVERLAP. On errors
+ *         nothing has been written but why.
+ *
+ * Everything but density and time_saved is computed in integers, so it is the same on every
+ * machine. Takes time in proportion to the lists, and to partitions, boundary tokens and blocks of
+ * query rows times the logarithm of len_kv. Computes on the calling thread and allocates nothing.
+ * Thread-safe.
+ */
+enum fa_status fa_sparse_from_partitions(const struct fa_sparse_config *cfg,
+                                         int32_t *memory,
+                                         int64_t room,
+                                         struct fa_sparse_lists *lists,
+                                         char *why,
+                                         size_t why_size);
 
 /**
  * One sentence in English for a status code.

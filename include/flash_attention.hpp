@@ -281,6 +281,13 @@ class Attention {
         a_.column_stride[0] = batch_stride, a_.column_stride[1] = head_stride;
     }
 
+    // The lists and columns that partitions of a text make, for all heads and sequences; see
+    // Partitions.
+    void kept(const fa_sparse_lists &lists, const fa_sparse_config &of) noexcept {
+        kept(lists.kept_start, lists.kept_blocks, of.kept_q, of.kept_kv);
+        columns(lists.num_columns > 0 ? lists.column_start : nullptr, lists.columns);
+    }
+
     // Where to put the probabilities of all keys, [batch][heads_q][len_q][len_kv], or of the heads
     // and rows of lists: ascending, rows that are negative count from the end of each sequence.
     // Sizes that do not fit make every call return FA_ERR_SHAPE.
@@ -370,6 +377,64 @@ class Attention {
     }
 
     fa_attention a_;
+    fa_status status_;
+};
+
+// Partitions of a text, and how much of the attention across them is kept: to lists for
+// Attention::kept, by fa_sparse_from_partitions. Options are fields of fa_sparse_config.
+//
+//   Partitions p(starts, num_starts, len);
+//   p.boundary_tokens(tokens, num_tokens);
+//   p->window = 128;
+//   fa_sparse_lists lists;
+//   check(p.measure(lists));                          // lists.room, lists.density
+//   check(p.lists(memory, lists.room, lists));
+//   a.kept(lists, *p);
+class Partitions {
+  public:
+    // The token at which each partition begins, of a text of len tokens, which are all query rows,
+    // too.
+    Partitions(const std::int32_t *starts, std::int64_t num_starts, std::int64_t len) noexcept {
+        status_ = fa_sparse_config_init(&cfg_, sizeof cfg_);
+        cfg_.partitions = starts, cfg_.num_partitions = num_starts, cfg_.len_q = cfg_.len_kv = len;
+    }
+
+    // Tokens that are seen across partitions: ascending.
+    void boundary_tokens(const std::int32_t *tokens, std::int64_t num_tokens) noexcept {
+        cfg_.boundary_tokens = tokens, cfg_.num_boundary_tokens = num_tokens;
+    }
+
+    fa_sparse_config *operator->() noexcept { return &cfg_; }
+    const fa_sparse_config *operator->() const noexcept { return &cfg_; }
+    const fa_sparse_config &operator*() const noexcept { return cfg_; }
+
+    // How long the lists are, and how dense. why: NULL, or room for why_size bytes, for a sentence
+    // that says what was refused.
+    [[nodiscard]] fa_status measure(fa_sparse_lists &lists, char *why = nullptr,
+                                    std::size_t why_size = 0) const noexcept {
+        return make(nullptr, 0, lists, why, why_size);
+    }
+
+    // Writes them; there is room for so many numbers.
+    [[nodiscard]] fa_status lists(std::int32_t *memory, std::int64_t room, fa_sparse_lists &lists, char *why = nullptr,
+                                  std::size_t why_size = 0) const noexcept {
+        return memory == nullptr ? FA_ERR_NULL : make(memory, room, lists, why, why_size);
+    }
+
+  private:
+    fa_status make(std::int32_t *memory, std::int64_t room, fa_sparse_lists &lists, char *why,
+                   std::size_t why_size) const noexcept {
+        fa_sparse_lists found{};
+        found.struct_size = sizeof found;
+        fa_status status = status_;
+        if (status == FA_OK)
+            status = fa_sparse_from_partitions(&cfg_, memory, room, &found, why, why_size);
+        if (status == FA_OK)
+            lists = found;
+        return status;
+    }
+
+    fa_sparse_config cfg_{};
     fa_status status_;
 };
 

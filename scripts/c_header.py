@@ -4,7 +4,7 @@ import ctypes
 import re
 
 SCALARS = {
-    "bool": ctypes.c_bool, "float": ctypes.c_float, "size_t": ctypes.c_size_t,
+    "bool": ctypes.c_bool, "float": ctypes.c_float, "double": ctypes.c_double, "size_t": ctypes.c_size_t,
     "int32_t": ctypes.c_int32, "uint32_t": ctypes.c_uint32, "int64_t": ctypes.c_int64,
 }
 STRUCTURE = re.compile(r"typedef struct (\w+) \{(.*?)\} \1;", re.DOTALL)

@@ -19,6 +19,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import plot_error_growth
+import plot_sparse
 
 # What `cargo test`, CTest and scripts/test_*.sh compile, run, or run with.
 TESTED = ("bindings/", "c_tests/", "examples/", "examples_c/", "integrations/", "src/", "tests/")
@@ -146,11 +147,12 @@ def check_drawing(root, drawing, errors):
                 errors.append(f"{drawing}: no such source: {name}")
 
 
-def check_plot(root, errors):
-    """The picture of measured numbers shows those that are there."""
-    drawn = plot_error_growth.draw(plot_error_growth.read(root / "docs/error-growth.csv"))
-    if drawn != (root / "docs/error-growth.svg").read_text():
-        errors.append("docs/error-growth.svg is not what scripts/plot_error_growth.py makes of the CSV")
+def check_plots(root, errors):
+    """The pictures of measured numbers show those that are there."""
+    for plot, name in (plot_error_growth, "error-growth"), (plot_sparse, "sparse"):
+        drawn = plot.draw(plot.read(root / f"docs/{name}.csv"))
+        if drawn != (root / f"docs/{name}.svg").read_text():
+            errors.append(f"docs/{name}.svg is not what scripts/{plot.__name__}.py makes of the CSV")
 
 
 def main():
@@ -164,7 +166,7 @@ def main():
     for drawing in root.glob("docs/*.svg"):
         check_drawing(root, drawing.relative_to(root).as_posix(), errors)
     check_index(root, errors)
-    check_plot(root, errors)
+    check_plots(root, errors)
     check_regions(root, errors)
     if errors:
         sys.exit("\n".join(errors))

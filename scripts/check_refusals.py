@@ -39,6 +39,10 @@ FREE = {
     "fa_config.causal": "what is not 0 is true",
     "fa_q15_config.causal": "what is not 0 is true",
     "fa_q15_config.num_threads": "too many become fewer",
+    "fa_sparse_from_partitions(why)": "NULL = no words",
+    "fa_sparse_from_partitions(why_size)": "as much as there is room for is written",
+    "fa_sparse_config.causal": "what is not 0 is true",
+    "fa_sparse_config.coherence": "any value is somewhere on the schedule",
     "fa_pool.ctx": "handed on",
     "fa_pool.width": "NULL = 1",
     "fa_pool.parallel_for": "NULL = the calling thread",
@@ -54,6 +58,8 @@ IMPOSSIBLE = {
     ("fa_cache_append(new_k).quant", "odd"): "whatever is there is refused",
     ("fa_cache_append(why)", "odd"): "bytes have no alignment",
     ("fa_cache_append(why_size)", "huge"): "why is NULL then, or has that room",
+    ("fa_sparse_from_partitions(why)", "odd"): "bytes have no alignment",
+    ("fa_sparse_from_partitions(why_size)", "huge"): "why is NULL then, or has that room",
     **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("o", "mask", "weights")},
     ("fa_pool.width", "odd"): "the address of a function",
     ("fa_pool.parallel_for", "odd"): "the address of a function",
@@ -64,7 +70,7 @@ IMPOSSIBLE = {
 }
 
 # Arrays that no output may share memory with, besides all of fa_attention's.
-NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws)\)$")
+NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists)\)$")
 
 # Strides of outputs: also some that are too small.
 OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize(_i8)?\(dst\)\.stride")
@@ -98,7 +104,7 @@ def places(header):
     """Every field and argument, and its type. Tensors have granularities, and so have the tensors of functions."""
     found = Header(header).structures
     quant = found["fa_quant"]
-    for prefix in ("fa_attention", "fa_config", "fa_q15_config", "fa_pool"):
+    for prefix in ("fa_attention", "fa_config", "fa_q15_config", "fa_sparse_config", "fa_pool"):
         yield from fields(prefix, found[prefix], found)
     for tensor in "qkv":
         yield from fields(f"fa_attention.{tensor}.quant", quant, found)

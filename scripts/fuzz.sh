@@ -14,7 +14,7 @@ targets=()
 if [ $# -gt 0 ] && [ "$1" != -- ]; then seconds=$1 && shift; fi
 while [ $# -gt 0 ] && [ "$1" != -- ]; do targets+=("$1") && shift; done
 [ $# -eq 0 ] || shift
-[ ${#targets[@]} -gt 0 ] || targets=(describe attention quantize append merge fixed)
+[ ${#targets[@]} -gt 0 ] || targets=(describe attention quantize append merge fixed partitions)
 
 # What cargo-fuzz would build, without cargo-fuzz, which takes longer to install than a short run
 # lasts. Coverage and sanitizers are unstable options of the compiler, which the variable makes a

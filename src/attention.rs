@@ -13,6 +13,7 @@ use crate::problem::{
     Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
     Tensors, Weights, Window,
 };
+use crate::sparse::SparseLists;
 use crate::view::Array;
 pub use append::{Append, quantize};
 pub use pool::Pool;
@@ -98,6 +99,21 @@ fn agree_on_lists(
         return Err(fact.against(Error::Shape, "not as many for each head", number(all)));
     }
     Ok(())
+}
+
+/// The lists of a text's partitions, which all heads and sequences share.
+impl<'a> From<SparseLists<'a>> for KeptBlocks<'a> {
+    fn from(lists: SparseLists<'a>) -> KeptBlocks<'a> {
+        let SparseLists { starts, blocks, kept_q, kept_kv, .. } = lists;
+        KeptBlocks { starts, blocks, sequences: 1, heads: 1, rows: kept_q, keys: kept_kv }
+    }
+}
+
+/// The boundary tokens of a text's partitions that are kept, for all heads and sequences.
+impl<'a> From<SparseLists<'a>> for Columns<'a> {
+    fn from(lists: SparseLists<'a>) -> Columns<'a> {
+        Columns { starts: lists.column_start, keys: lists.columns, sequences: 1, heads: 1 }
+    }
 }
 
 /// The lists of pages of all sequences.

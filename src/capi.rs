@@ -20,6 +20,7 @@ pub mod pool;
 pub mod quantize;
 pub mod run;
 pub mod scratch;
+pub mod sparse;
 pub mod status;
 pub mod tensor;
 pub mod version;

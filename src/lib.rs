@@ -55,8 +55,9 @@
 // | attend | what both wings share: blocks of keys, logits, the end of a row, merging of results |
 // | compute | compute types: how scores and weighted sums of values are multiplied |
 //
-// Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call; and
-// fixed: attention in integers alone, which uses nothing else of the library.
+// Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call;
+// sparse: from partitions of a text to lists of blocks, before such a call, too; and fixed:
+// attention in integers alone, which uses nothing else of the library.
 //
 // What the path consults: dtype (how bytes become numbers), view, simd, machine, tuning, pool,
 // workspace, error. reference is the mathematics in a page of f64: read it first.
@@ -121,6 +122,9 @@ pub mod quantize;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod schedule;
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod sparse;
 
 #[doc(hidden)]
 pub mod dtype;
@@ -152,4 +156,5 @@ pub use attention::{
 };
 pub use error::{Error, Refusal};
 pub use problem::Accuracy;
+pub use sparse::{Partitions, Schedule, SparseLists, Sparsity};
 pub use view::{Array, ArrayMut, Quant, QuantMut};

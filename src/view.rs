@@ -385,6 +385,9 @@ unsafe impl<T: Plain> Send for Array<'_, T> {}
 unsafe impl<T: Plain> Sync for Array<'_, T> {}
 
 impl<'a, T: Plain> Array<'a, T> {
+    /// No values.
+    pub(crate) const EMPTY: Array<'a, T> = Array { base: NonNull::dangling(), len: 0, memory: PhantomData };
+
     /// `len` values that the caller vouches for.
     ///
     /// # Safety
@@ -434,33 +437,33 @@ impl<'a, T: Plain> Array<'a, T> {
     }
 }
 
-/// A list of f32 in the caller's memory that is written.
+/// A list of plain values in the caller's memory that is written.
 ///
 /// Not `Clone`: whoever holds it is the only writer.
 #[derive(Debug)]
-pub struct ArrayMut<'a> {
-    base: *mut f32,
+pub struct ArrayMut<'a, T = f32> {
+    base: *mut T,
     len: usize,
-    memory: PhantomData<&'a mut [f32]>,
+    memory: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: I2: the memory is exclusively borrowed, as by a mutable slice.
-unsafe impl Send for ArrayMut<'_> {}
+unsafe impl<T: Plain> Send for ArrayMut<'_, T> {}
 // SAFETY: I2: values are written through an exclusive reference only, and never read.
-unsafe impl Sync for ArrayMut<'_> {}
+unsafe impl<T: Plain> Sync for ArrayMut<'_, T> {}
 
-impl<'a> ArrayMut<'a> {
+impl<'a, T: Plain> ArrayMut<'a, T> {
     /// `len` values that the caller vouches for.
     ///
     /// # Safety
     /// `len` values are writable at `data`, in one allocation, and used by nobody else while the
     /// array lives; no alignment is needed.
-    pub unsafe fn new(data: *mut f32, len: usize) -> ArrayMut<'a> {
+    pub unsafe fn new(data: *mut T, len: usize) -> ArrayMut<'a, T> {
         ArrayMut { base: data, len, memory: PhantomData }
     }
 
     /// The values of a slice.
-    pub fn of(data: &'a mut [f32]) -> ArrayMut<'a> {
+    pub fn of(data: &'a mut [T]) -> ArrayMut<'a, T> {
         // SAFETY: I2: the slice is exclusively borrowed for 'a and has as many values.
         unsafe { ArrayMut::new(data.as_mut_ptr(), data.len()) }
     }
@@ -473,14 +476,14 @@ impl<'a> ArrayMut<'a> {
 
     /// The addresses of its bytes.
     pub fn addresses(&self) -> Range<usize> {
-        addresses(self.base.cast(), self.len.saturating_mul(size_of::<f32>()))
+        addresses(self.base.cast(), self.len.saturating_mul(size_of::<T>()))
     }
 
     /// The values from `i` on.
     ///
     /// # Panics
     /// If there are not as many.
-    pub(crate) fn rest(&mut self, i: usize) -> ArrayMut<'_> {
+    pub(crate) fn rest(&mut self, i: usize) -> ArrayMut<'_, T> {
         assert!(i <= self.len);
         ArrayMut { base: self.base.wrapping_add(i), len: self.len - i, memory: PhantomData }
     }
@@ -490,7 +493,7 @@ impl<'a> ArrayMut<'a> {
     /// # Panics
     /// If there are not as many.
     #[inline(always)]
-    pub fn set(&mut self, i: usize, x: f32) {
+    pub fn set(&mut self, i: usize, x: T) {
         assert!(i < self.len);
         // SAFETY: I2: in range, so `new` has vouched for the place.
         unsafe { self.base.wrapping_add(i).write_unaligned(x) };

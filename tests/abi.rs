@@ -12,6 +12,7 @@ use flash_attention::capi::attention::fa_attention;
 use flash_attention::capi::config::fa_config;
 use flash_attention::capi::fixed::fa_q15_config;
 use flash_attention::capi::pool::fa_pool;
+use flash_attention::capi::sparse::{fa_sparse_config, fa_sparse_lists};
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 /// The size of what a function finds in a structure.
@@ -55,6 +56,12 @@ fn structures_have_the_committed_layout() {
         fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
         fa_q15_config: struct_size head_dim scale_mantissa scale_shift causal num_threads;
         fa_pool: struct_size ctx width parallel_for;
+        fa_sparse_config: struct_size len_q len_kv kept_q kept_kv partitions num_partitions
+            boundary_tokens num_boundary_tokens max_edges window causal schedule coherence
+            coherence_low coherence_high concentration min_density max_density;
+        fa_sparse_lists: struct_size kept_start kept_blocks column_start columns num_starts
+            num_blocks num_columns room pairs column_pairs all_pairs window reach density time_saved
+            target_density dense;
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c_tests/abi.txt");
     let table = fs::read_to_string(path).expect("the table can be read");

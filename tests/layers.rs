@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "prepared",
             "append",
             "fixed",
+            "sparse",
             // The tests of panics in the midst of work.
             "plan",
             "kernel",
@@ -33,6 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "prepared",
             "append",
+            "sparse",
             "kernel",
             "quantize",
             "problem",
@@ -45,6 +47,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("fixed", &[]),
+    ("sparse", &["view", "error"]),
     ("append", &["kernel", "quantize", "problem", "dtype", "view", "error"]),
     ("prepared", &["schedule", "plan", "kernel", "problem", "machine", "pool", "workspace", "error"]),
     ("schedule", &["plan", "prefill", "decode", "work", "problem", "pool", "workspace", "error"]),

@@ -54,6 +54,10 @@ _Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");
 _Static_assert(FA_MASK_TIMES_SLOPE == 1, "FA_MASK_TIMES_SLOPE");
 _Static_assert(FA_PRECISE == 2, "FA_PRECISE");
 _Static_assert(FA_FAST == 4, "FA_FAST");
+_Static_assert(FA_SCHEDULE_NONE == 0, "FA_SCHEDULE_NONE");
+_Static_assert(FA_SCHEDULE_LINEAR == 1, "FA_SCHEDULE_LINEAR");
+_Static_assert(FA_SCHEDULE_THRESHOLD == 2, "FA_SCHEDULE_THRESHOLD");
+_Static_assert(FA_SCHEDULE_ADAPTIVE == 3, "FA_SCHEDULE_ADAPTIVE");
 
 /* In words, so that it holds with 32 bits too. */
 #define WORD sizeof(size_t)
@@ -109,12 +113,14 @@ static const struct {
     fa_status (*cache_append)(const fa_attention *, const fa_tensor *, const fa_tensor *, char *, size_t);
     fa_status (*pool_create)(int32_t, fa_pool **);
     void (*pool_destroy)(fa_pool *);
+    fa_status (*sparse_config_init)(fa_sparse_config *, size_t);
+    fa_status (*sparse_from_partitions)(const fa_sparse_config *, int32_t *, int64_t, fa_sparse_lists *, char *, size_t);
 } functions = {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
     fa_forward_i8, fa_mha, fa_forward_q15, fa_mha_q15, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
     fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
     fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
-    fa_quantize, fa_cache_append, fa_pool_create, fa_pool_destroy,
+    fa_quantize, fa_cache_append, fa_pool_create, fa_pool_destroy, fa_sparse_config_init, fa_sparse_from_partitions,
 };
 
 /* The types of a pool's functions. */
@@ -161,7 +167,23 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
         FIELD(fa_q15_config, scale_mantissa) FIELD(fa_q15_config, scale_shift) \
         FIELD(fa_q15_config, causal) FIELD(fa_q15_config, num_threads) \
     STRUCT(fa_pool) FIELD(fa_pool, struct_size) FIELD(fa_pool, ctx) FIELD(fa_pool, width) \
-        FIELD(fa_pool, parallel_for)
+        FIELD(fa_pool, parallel_for) \
+    STRUCT(fa_sparse_config) FIELD(fa_sparse_config, struct_size) FIELD(fa_sparse_config, len_q) \
+        FIELD(fa_sparse_config, len_kv) FIELD(fa_sparse_config, kept_q) FIELD(fa_sparse_config, kept_kv) \
+        FIELD(fa_sparse_config, partitions) FIELD(fa_sparse_config, num_partitions) \
+        FIELD(fa_sparse_config, boundary_tokens) FIELD(fa_sparse_config, num_boundary_tokens) \
+        FIELD(fa_sparse_config, max_edges) FIELD(fa_sparse_config, window) FIELD(fa_sparse_config, causal) \
+        FIELD(fa_sparse_config, schedule) FIELD(fa_sparse_config, coherence) \
+        FIELD(fa_sparse_config, coherence_low) FIELD(fa_sparse_config, coherence_high) \
+        FIELD(fa_sparse_config, concentration) FIELD(fa_sparse_config, min_density) \
+        FIELD(fa_sparse_config, max_density) \
+    STRUCT(fa_sparse_lists) FIELD(fa_sparse_lists, struct_size) FIELD(fa_sparse_lists, kept_start) \
+        FIELD(fa_sparse_lists, kept_blocks) FIELD(fa_sparse_lists, column_start) FIELD(fa_sparse_lists, columns) \
+        FIELD(fa_sparse_lists, num_starts) FIELD(fa_sparse_lists, num_blocks) \
+        FIELD(fa_sparse_lists, num_columns) FIELD(fa_sparse_lists, room) FIELD(fa_sparse_lists, pairs) \
+        FIELD(fa_sparse_lists, column_pairs) FIELD(fa_sparse_lists, all_pairs) FIELD(fa_sparse_lists, window) \
+        FIELD(fa_sparse_lists, reach) FIELD(fa_sparse_lists, density) FIELD(fa_sparse_lists, time_saved) \
+        FIELD(fa_sparse_lists, target_density) FIELD(fa_sparse_lists, dense)
 
 /* Structures in c_tests/abi.txt, which Rust and Python compare themselves with, too. */
 static void check_table(void) {

@@ -307,6 +307,40 @@ void caches() {
     assert(a.append(k, v, new_k, new_v) == FA_ERR_LENGTHS && by_hand == blocks);
 }
 
+// Two partitions, each of which sees itself, and the first token.
+void partitions() {
+    Numbers n;
+    fa::Workspace ws;
+    const std::int32_t starts[] = {0, 3}, tokens[] = {0, 3};
+    fa::Partitions p(starts, 2, LEN_KV);
+    p.boundary_tokens(tokens, 2);
+    p->len_q = LEN_Q, p->kept_q = p->kept_kv = 1, p->max_edges = 1, p->causal = 0;
+    fa_sparse_lists lists;
+    assert(p.measure(lists) == FA_OK && lists.kept_start == nullptr && lists.num_starts == LEN_Q + 1);
+    assert(lists.num_blocks == 3 + 2 + 2 && lists.num_columns == 1 && lists.room == 4 + 2 + 1 + 7);
+    std::vector<std::int32_t> memory(static_cast<std::size_t>(lists.room), -1);
+    char why[100];
+    assert(p.lists(memory.data(), lists.room - 1, lists, why, sizeof why) == FA_ERR_SHAPE && why[0] != '\0');
+    assert(p.lists(nullptr, lists.room, lists) == FA_ERR_NULL);
+    assert(p.lists(memory.data(), lists.room, lists) == FA_OK && lists.columns[0] == 0 && lists.column_start[1] == 1);
+
+    fa::Attention a(n.tq(), n.tk(), n.tv(), n.to());
+    a.kept(lists, *p);
+    assert(a.run(ws) == FA_OK);
+    const std::vector<float> by_lists = n.out;
+    bool mask[LEN_Q * LEN_KV];
+    for (int64_t i = 0; i < LEN_Q; i++)
+        for (int64_t j = 0; j < LEN_KV; j++)
+            mask[i * LEN_KV + j] = (LEN_KV - LEN_Q + i < 3) == (j < 3) || j == 0;
+    fa::Attention b(n.tq(), n.tk(), n.tv(), n.to());
+    b.mask(fa::head_first<const bool>(mask, 1, 1, LEN_Q, LEN_KV));
+    assert(b.run(ws) == FA_OK);
+    for (std::size_t i = 0; i < n.out.size(); i += DIM)
+        assert(close(&n.out[i], &by_lists[i]));
+    p->window = -1;
+    assert(p.measure(lists) == FA_ERR_WINDOW && lists.num_columns == 1);
+}
+
 void pools() {
     Numbers n;
     fa::Workspace ws;
@@ -337,6 +371,7 @@ int main() {
     scales();
     refusals();
     caches();
+    partitions();
     pools();
     return 0;
 }

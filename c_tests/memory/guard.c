@@ -345,7 +345,32 @@ static void all(void) {
                 }
 }
 
+/* Lists of tokens, the configuration, what is found, and the lists that are written. */
+static void run_partitions(int64_t tokens, int32_t step, bool at_end) {
+    size_t n = (size_t)((tokens + step - 1) / step);
+    int32_t *partitions = guarded(n * 4, at_end), *boundary = guarded(n * 4, at_end);
+    fa_sparse_config *cfg = guarded(sizeof *cfg, at_end);
+    fa_sparse_lists *found = guarded(sizeof *found, at_end);
+    for (size_t i = 0; i < n; i++) partitions[i] = (int32_t)i * step, boundary[i] = (int32_t)i * step;
+    CHECK(fa_sparse_config_init(cfg, sizeof *cfg) == FA_OK, "init");
+    cfg->len_q = cfg->len_kv = tokens, cfg->kept_q = 3, cfg->kept_kv = 5, cfg->window = 2;
+    cfg->partitions = partitions, cfg->num_partitions = (int64_t)n;
+    cfg->boundary_tokens = boundary, cfg->num_boundary_tokens = (int64_t)n, cfg->max_edges = FA_NO_LIMIT;
+    for (uint32_t causal = 0; causal < 2; causal++) {
+        cfg->causal = causal, found->struct_size = sizeof *found;
+        CHECK(fa_sparse_from_partitions(cfg, NULL, 0, found, NULL, 0) == FA_OK, "sizes");
+        size_t bytes = (size_t)found->room * 4;
+        int32_t *memory = guarded(bytes, at_end);
+        CHECK(fa_sparse_from_partitions(cfg, memory, found->room, found, NULL, 0) == FA_OK, "lists");
+        CHECK(found->num_columns == (int64_t)n && found->columns[n - 1] == boundary[n - 1], "columns");
+        release(memory, bytes);
+    }
+    release(partitions, n * 4), release(boundary, n * 4), release(cfg, sizeof *cfg), release(found, sizeof *found);
+}
+
 int main(void) {
+    for (int at_end = 0; at_end < 2; at_end++)
+        for (int32_t step = 1; step < 40; step += 6) run_partitions(33, step, at_end);
     for_each_isa(all);
     return check_result();
 }

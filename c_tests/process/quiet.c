@@ -135,6 +135,13 @@ static void described_calls(void) {
     note(fa_pool_create(257, &pool));
     note(fa_quantize_i8(&a.k, 1, HEADS, KEYS, DIM, NULL, &a.v));
     note(fa_merge(o, o, o, o, 1, 1));
+    fa_sparse_config cfg;
+    fa_sparse_lists lists = {.struct_size = sizeof lists};
+    note(fa_sparse_config_init(&cfg, 1));
+    note(fa_sparse_config_init(&cfg, sizeof cfg));
+    note(fa_sparse_from_partitions(&cfg, NULL, 0, &lists, why, sizeof why));
+    cfg.len_q = 1;
+    note(fa_sparse_from_partitions(&cfg, NULL, 0, &lists, why, sizeof why));
     free(o);
 }
 

@@ -16,3 +16,5 @@ pub mod definition;
 pub mod description;
 #[path = "../../tests/common/fixed_reference.rs"]
 pub mod fixed_reference;
+#[path = "../../tests/common/pairs.rs"]
+pub mod pairs;

@@ -604,7 +604,7 @@ pub(super) fn extent(what: &'static str, value: i64, least: i64) -> Result<usize
 }
 
 /// Values of 4 bytes that an address space holds: offsets are signed.
-const MOST_VALUES: usize = isize::MAX as usize / 4;
+pub(super) const MOST_VALUES: usize = isize::MAX as usize / 4;
 
 /// A list with `batch + more` values; `None` if there is no list.
 ///

@@ -28,6 +28,7 @@ from ._attention import (
 )
 from ._caches import append, merge, quantize
 from ._library import Error, isa, limit_isa, load, version
+from ._partitions import SparseLists, sparse_from_partitions
 from ._sdpa import scaled_dot_product_attention, usable
 from ._threads import ExecutorPool, Pool, Threads, set_threads
 from ._version import __version__
@@ -48,6 +49,7 @@ __all__ = [
     "Pool",
     "Prepared",
     "Scales",
+    "SparseLists",
     "Threads",
     "append",
     "__version__",
@@ -66,6 +68,7 @@ __all__ = [
     "quantize",
     "scaled_dot_product_attention",
     "set_threads",
+    "sparse_from_partitions",
     "usable",
     "version",
 ]

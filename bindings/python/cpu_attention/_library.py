@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 
 ABI_VERSION = 2
@@ -103,6 +103,57 @@ class Description(ctypes.Structure):
     ]
 
 
+class SparseConfig(ctypes.Structure):
+    """fa_sparse_config"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("len_q", c_int64),
+        ("len_kv", c_int64),
+        ("kept_q", c_int64),
+        ("kept_kv", c_int64),
+        ("partitions", c_void_p),
+        ("num_partitions", c_int64),
+        ("boundary_tokens", c_void_p),
+        ("num_boundary_tokens", c_int64),
+        ("max_edges", c_int64),
+        ("window", c_int64),
+        ("causal", c_uint32),
+        ("schedule", c_int32),
+        ("coherence", c_uint32),
+        ("coherence_low", c_uint32),
+        ("coherence_high", c_uint32),
+        ("concentration", c_uint32),
+        ("min_density", c_uint32),
+        ("max_density", c_uint32),
+    ]
+
+
+class SparseListsFound(ctypes.Structure):
+    """fa_sparse_lists"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kept_start", c_void_p),
+        ("kept_blocks", c_void_p),
+        ("column_start", c_void_p),
+        ("columns", c_void_p),
+        ("num_starts", c_int64),
+        ("num_blocks", c_int64),
+        ("num_columns", c_int64),
+        ("room", c_int64),
+        ("pairs", c_int64),
+        ("column_pairs", c_int64),
+        ("all_pairs", c_int64),
+        ("window", c_int64),
+        ("reach", c_int64),
+        ("density", c_double),
+        ("time_saved", c_double),
+        ("target_density", c_uint32),
+        ("dense", c_uint32),
+    ]
+
+
 # Functions of a caller's pool.
 Width = ctypes.CFUNCTYPE(c_int32, c_void_p)
 Task = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
@@ -154,6 +205,8 @@ def load(path: str | None = None) -> None:
         ("fa_cache_append", [at, tensor, tensor, c_char_p, c_size_t], c_int32),
         ("fa_quantize", [tensor, *[c_int64] * 4, tensor], c_int32),
         ("fa_quantize_i8", [tensor, *[c_int64] * 4, c_void_p, tensor], c_int32),
+        ("fa_sparse_config_init", [at, c_size_t], c_int32),
+        ("fa_sparse_from_partitions", [at, c_void_p, c_int64, at, c_char_p, c_size_t], c_int32),
         ("fa_merge", [*[c_void_p] * 4, c_int64, c_int64], c_int32),
         ("fa_pool_create", [c_int32, POINTER(c_void_p)], c_int32),
         ("fa_pool_destroy", [c_void_p], None),

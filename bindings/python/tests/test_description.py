@@ -339,6 +339,8 @@ class Fields(unittest.TestCase):
                 _library.Description,
             ),
             ("fa_pool", _library.PoolFields),
+            ("fa_sparse_config", _library.SparseConfig),
+            ("fa_sparse_lists", _library.SparseListsFound),
         ):
             want = {r[1]: (int(r[2]), int(r[3])) for r in rows if r[0] == name and r[1] != "-"}
             got = {f: (getattr(structure, f).offset, getattr(structure, f).size) for f, *_ in structure._fields_}

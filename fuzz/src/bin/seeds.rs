@@ -61,6 +61,14 @@ fn main() {
     // One head; and 4 heads on 2, causal, with a scale of 3 / 4.
     write("fixed", 0, &words(&[0, 0, 8, 0, 1 << 32, 1, 1, 3, 40, 2, 2, 2, 2]));
     write("fixed", 1, &words(&[1, 0, 5, 3 | 2 << 32, 1 | 1 << 32, 4, 2, 7, 9, 2, 2, 2, 2]));
+    // 40 tokens, causal, in 3 partitions with 3 boundary tokens, by each schedule.
+    for schedule in 0..4 {
+        let sizes = [0, 40, 40, 4, 8, 3, 3, 2, 5, 200];
+        let numbers = [1 | 100 << 32, 30 | 300 << 32, 3277 | 3277 << 32, 29491 | schedule << 32];
+        let mut bytes = words(&[&sizes[..], &numbers[..]].concat());
+        bytes.extend([0, 9, 14, 0, 11, 12]);
+        write("partitions", schedule, &bytes);
+    }
 }
 
 /// New tokens of two sequences into caches of all types, dense, ragged and in pages, integers with
