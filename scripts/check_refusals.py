@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from c_header import SCALARS, Header
+from c_header import SCALARS, Header, of_library
 
 # What values each type can have that nobody expects.
 TRIED = {
@@ -83,7 +83,7 @@ def fields(prefix, structure, found):
 
 
 def arguments(header, scalars):
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL)
+    text = of_library(header)
     for function, declared in re.findall(r"\b(fa_\w+)\(([^()]*)\);", text):
         for declaration in declared.split(","):
             match = re.fullmatch(r"(?:const )?(?:struct |enum )?(\w+) (\**)(\w+)", " ".join(declaration.split()))

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::kernel;
 use crate::machine::Machine;
 use crate::plan::Plan;
+pub use crate::plan::PlanSummary;
 use crate::pool::Threads;
 use crate::problem::{Accuracy, Problem, Shape};
 use crate::schedule;

@@ -109,6 +109,16 @@ struct row {
     STRIDE_DIM(t, __VA_ARGS__),                                                                 \
     {#t ".stride_dim 8", FA_ERR_STRIDE, "only k and v", {__VA_ARGS__ N(t.stride_dim, 8)}}
 
+/* Bytes of memory of a tensor that takes so many; before each, what else its use needs. */
+#define BYTES(field, taken, ...)                                                                \
+    {#field " 0", FA_OK, NULL, {__VA_ARGS__ N(field, 0)}},                                      \
+    {#field " exact", FA_OK, NULL, {__VA_ARGS__ N(field, taken)}},                              \
+    {#field " INT64_MAX", FA_OK, NULL, {__VA_ARGS__ N(field, INT64_MAX)}},                      \
+    {#field " a byte too few", FA_ERR_SHAPE, #field " = ", {__VA_ARGS__ N(field, (taken) - 1)}}, \
+    {#field " 1", FA_ERR_SHAPE, #field " = 1: fewer than", {__VA_ARGS__ N(field, 1)}},          \
+    {#field " -1", FA_ERR_SHAPE, #field " = -1: negative", {__VA_ARGS__ N(field, -1)}},         \
+    {#field " INT64_MIN", FA_ERR_SHAPE, "negative", {__VA_ARGS__ N(field, INT64_MIN)}}
+
 /* Numbers for what has one of each, and granularities. */
 #define MANY ((const float[64]){0})
 #define QUANT_OF_ALL (&(const fa_quant){MANY, MANY, {0, 0, 0, 0}, 1, 1})

@@ -289,6 +289,25 @@ pub struct fa_attention {
     /// the next. Keys count within a list: key j is token j % page_size of entry j / page_size, and
     /// positions, windows and masks count so, too.
     pub table_head_stride: i64,
+    /// BYTES of memory at q.data; 0 = unknown. If it is known here or in the next six fields, every
+    /// call refuses a description by which the tensor takes more: FA_ERR_SHAPE. What a tensor takes
+    /// goes from its first to its last element by sizes, strides and type: all of len_q or len_kv
+    /// tokens (of ragged rows: those of the lists; of pages: num_pages whole pages), whatever
+    /// kv_lens are. So a forgotten type, a wrong number of heads, and pages that are not there do
+    /// not lead out of the memory.
+    pub q_bytes: i64,
+    /// BYTES of memory at k.data; 0 = unknown. fa_cache_append checks it, too.
+    pub k_bytes: i64,
+    /// BYTES of memory at v.data; 0 = unknown. fa_cache_append checks it, too.
+    pub v_bytes: i64,
+    /// BYTES of memory at o.data; 0 = unknown.
+    pub o_bytes: i64,
+    /// BYTES of memory at mask.data; 0 = unknown.
+    pub mask_bytes: i64,
+    /// BYTES (not elements) of memory at lse; 0 = unknown.
+    pub lse_bytes: i64,
+    /// BYTES of memory at weights.data; 0 = unknown.
+    pub weights_bytes: i64,
 }
 
 /// Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
@@ -304,7 +323,7 @@ pub unsafe extern "C" fn fa_attention_init(a: *mut fa_attention, struct_size: us
         if a.is_null() {
             return Err(Error::Null);
         }
-        abi::check_size::<fa_attention>(struct_size)?;
+        abi::check_size::<fa_attention>(abi::STRUCT_SIZE, struct_size)?;
         let empty = fa_attention { struct_size, ..EMPTY };
         // SAFETY: I1: not NULL, so it is writable for `struct_size` bytes; no alignment is assumed.
         // What a later version of the structure has beyond ours is 0.
@@ -374,4 +393,11 @@ pub(super) const EMPTY: fa_attention = fa_attention {
     kept_q: 0,
     kept_kv: 0,
     table_head_stride: 0,
+    q_bytes: 0,
+    k_bytes: 0,
+    v_bytes: 0,
+    o_bytes: 0,
+    mask_bytes: 0,
+    lse_bytes: 0,
+    weights_bytes: 0,
 };

@@ -5,7 +5,7 @@ use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::append::{Append, Scales, Target, is_of_tokens};
 use crate::dtype::Dtype;
-use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
+use crate::error::names::{self, K, LSE, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::slots::Slots;
 use crate::problem::{
@@ -25,7 +25,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
         return Err(Error::Null.into());
     }
     // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
-    let a = &unsafe { abi::read_sized(a)? };
+    let a = &unsafe { abi::read_sized(abi::STRUCT_SIZE, a)? };
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 0)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
@@ -53,6 +53,14 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
             let fact = Refusal::of("lse_stride", a.lse_stride[axis]).at(axis);
             *stride = stride.checked_mul(4).ok_or_else(|| fact.but(Error::Overflow, TOO_LARGE))?;
         }
+    }
+
+    within(&Q, a.q_bytes, &q)?;
+    within(&K, a.k_bytes, &k)?;
+    within(&V, a.v_bytes, &v)?;
+    within(&O, a.o_bytes, &o)?;
+    if !a.lse.is_null() {
+        within(&LSE, a.lse_bytes, &lse)?;
     }
 
     // SAFETY: I1: tensors, scales and lists are as large as the description says.
@@ -122,7 +130,7 @@ pub(super) unsafe fn append<'a>(
         return Err(Error::Null.into());
     }
     // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
-    let a = &unsafe { abi::read_sized(a)? };
+    let a = &unsafe { abi::read_sized(abi::STRUCT_SIZE, a)? };
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 0)?;
     let heads = extent("heads_kv", a.heads_kv, 1)?;
@@ -140,8 +148,8 @@ pub(super) unsafe fn append<'a>(
     let extents = [new_extent, extent_kv];
     // SAFETY: I1: NULL, or tensors as documented.
     let targets = unsafe {
-        let k = target([&NEW_K, &K], new[0], &a.k, extents, ("dim_qk", a.dim_qk))?;
-        [k, target([&NEW_V, &V], new[1], &a.v, extents, ("dim_v", a.dim_v))?]
+        let k = target([&NEW_K, &K], new[0], (&a.k, a.k_bytes), extents, ("dim_qk", a.dim_qk))?;
+        [k, target([&NEW_V, &V], new[1], (&a.v, a.v_bytes), extents, ("dim_v", a.dim_v))?]
     };
     Append::new(slots, targets)
 }
@@ -156,7 +164,7 @@ pub(super) unsafe fn append<'a>(
 unsafe fn target<'a>(
     [of_new, of_cache]: [&'static Names; 2],
     new: *const fa_tensor,
-    cache: &fa_tensor,
+    (cache, bytes): (&fa_tensor, i64),
     [new_extent, extent_kv]: [[usize; 3]; 2],
     (of_dim, dim): (&'static str, i64),
 ) -> Result<Option<Target<'a>>, Refusal> {
@@ -168,6 +176,7 @@ unsafe fn target<'a>(
     let dim = extent(of_dim, dim, 1)?;
     let from = layout(of_new, &new, new_extent, dim)?;
     let to = layout(of_cache, cache, extent_kv, dim)?;
+    within(of_cache, bytes, &to)?;
     if to.is_strided() {
         let fact = Refusal::of(of_cache.stride_dim, i64::from(cache.stride_dim));
         return Err(fact.but(Error::Stride, "rows of a cache that is written are contiguous, must be 0"));
@@ -300,6 +309,7 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         }
         unquantised(MASK.quant, &a.mask)?;
         let layout = layout_of(dtype, &MASK, &a.mask, queries, len_kv)?;
+        within(&MASK, a.mask_bytes, &layout)?;
         // SAFETY: I1: `mask` has rows for all sequences, heads and query rows.
         Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about(MASK.tensor, &layout))? })
     };
@@ -450,6 +460,7 @@ unsafe fn weights<'a>(
     unquantised(WEIGHTS.quant, &a.weights)?;
     let extent = [batch, heads.map_or(heads_q, |list| list.len()), rows.map_or(len_q, |list| list.len())];
     let layout = layout_of(Dtype::F32, &WEIGHTS, &a.weights, extent, len_kv)?;
+    within(&WEIGHTS, a.weights_bytes, &layout)?;
     // SAFETY: I1: `weights` has rows for all sequences, heads of the list and rows of the list.
     let view =
         unsafe { ViewMut::new(a.weights.data.cast(), layout).map_err(about(WEIGHTS.tensor, &layout))? };
@@ -539,6 +550,27 @@ pub(super) fn about(what: &'static str, layout: &Layout) -> impl Fn(Error) -> Re
     move |error| match names::flaw(error) {
         Some(but) => Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride }),
         None => error.into(),
+    }
+}
+
+/// Refuses a tensor that takes more than the `given` bytes of its memory; 0 are unknown.
+#[inline(always)]
+fn within(names: &Names, given: i64, layout: &Layout) -> Result<(), Refusal> {
+    if given == 0 { Ok(()) } else { within_known(names, given, layout) }
+}
+
+/// [`within`], out of line, as many tensors have no bytes.
+#[inline(never)]
+fn within_known(names: &Names, given: i64, layout: &Layout) -> Result<(), Refusal> {
+    let fact = Refusal::of(names.bytes, given);
+    let taken = layout.span().map_err(about(names.tensor, layout))?;
+    match u64::try_from(given) {
+        Err(_) => Err(fact.but(Error::Shape, "negative")),
+        Ok(given) if taken as u64 <= given => Ok(()),
+        Ok(_) => {
+            let but = "fewer than the tensor takes by its sizes, strides and type";
+            Err(fact.against(Error::Shape, but, number(taken)))
+        }
     }
 }
 
