@@ -1,5 +1,5 @@
 /* A valid fa_attention, and a table of changes to it. Each row names the status that the functions
- * fa_attention_check, _workspace, _run, _part and _finish must return, and what the words of _check
+ * fa_attention_check, _check_run, _plan, _workspace, _run, _part and _finish must return, and what the words of _check
  * must mention. A refused call must change nothing. */
 
 #ifndef DESCRIBED_H
@@ -132,6 +132,13 @@ static alignas(64) unsigned char ws[1 << 20];
 static size_t bytes_asked;
 
 static inline fa_status check(const fa_attention *a) { return fa_attention_check(a, NULL, 0); }
+static inline fa_status check_run(const fa_attention *a) {
+    return fa_attention_check_run(a, ws, sizeof ws, NULL, NULL, 0);
+}
+static inline fa_status plan(const fa_attention *a) {
+    fa_plan how = {.struct_size = sizeof how};
+    return fa_attention_plan(a, PARTS, &how);
+}
 static inline fa_status workspace(const fa_attention *a) { return fa_attention_workspace(a, PARTS, &bytes_asked); }
 static inline fa_status workspace_max(const fa_attention *a) {
     return fa_attention_workspace_max(a, PARTS, &bytes_asked);
@@ -149,7 +156,7 @@ static const struct {
     const char *name;
     fa_status (*call)(const fa_attention *);
 } functions[] = {
-    {"check", check}, {"workspace", workspace}, {"workspace_max", workspace_max}, {"run", run},
+    {"check", check}, {"check_run", check_run}, {"plan", plan}, {"workspace", workspace}, {"workspace_max", workspace_max}, {"run", run},
     {"run on a pool", run_on_pool}, {"part", part}, {"finish", finish},
 };
 
@@ -212,6 +219,9 @@ static inline void check_words(const struct row *row) {
     CHECK((row->word == NULL) == (row->want == FA_OK), "%s: words", row->what);
     CHECK(row->word == NULL || strstr(why, row->word) != NULL, "%s: no %s in \"%.*s\"", row->what, row->word,
           (int)length, why);
+    char whole[sizeof why];
+    CHECK(fa_attention_check_run(&described.a, ws, sizeof ws, NULL, whole, sizeof whole) == row->want &&
+          (end == NULL || strcmp(whole, why) == 0), "%s: check_run says \"%s\"", row->what, whole);
     CHECK(row->want == FA_OK || has_number(why, row), "%s: no number in \"%.*s\"", row->what, (int)length, why);
     CHECK(fa_attention_check(&described.a, small, 0) == row->want && small[0] == 'x', "%s: no room", row->what);
     CHECK(fa_attention_check(&described.a, small, 1) == row->want && small[0] == '\0' && small[1] == 'x',
