@@ -53,7 +53,7 @@
  * Sizes count elements, heads and tokens; strides of tensors, and what is called bytes, count
  * bytes; strides of plain arrays (log-sum-exp, slopes, scales, lists) count values. docs/units.md
  * has all of it on one page. Strides are in the order batch entry (or page), head, token, whatever
- * the order in memory: fa_token_first, fa_head_first and fa_paged make them. Arrays of the functions
+ * the order in memory: fa_token_first, fa_head_first and fa_paged make them. Arrays of functions
  * that take no description are dense and row-major: the last size given is the contiguous one.
  * Nothing needs an alignment, unless a function says so.
  *
@@ -974,7 +974,7 @@ typedef struct fa_plan {
    */
   int32_t k_staged;
   /**
-   * The same of values.
+   * 1 if values go through scratch memory, as k_staged; else 0.
    */
   int32_t v_staged;
   /**

@@ -151,5 +151,7 @@ pub use attention::{
     Append, Attention, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
 };
 pub use error::{Error, Refusal};
+pub use kernel::Path as ComputePath;
+pub use prepared::PlanSummary;
 pub use problem::Accuracy;
 pub use view::{Array, ArrayMut, Quant, QuantMut};

@@ -1,6 +1,6 @@
 /* A valid fa_attention, and a table of changes to it. Each row names the status that the functions
- * fa_attention_check, _check_run, _plan, _workspace, _run, _part and _finish must return, and what the words of _check
- * must mention. A refused call must change nothing. */
+ * fa_attention_check, _check_run, _plan, _workspace, _run, _part and _finish must return, and what
+ * the words of _check must mention. A refused call must change nothing. */
 
 #ifndef DESCRIBED_H
 #define DESCRIBED_H

@@ -43,7 +43,7 @@ pub struct fa_plan {
     /// 1 if keys go through scratch memory, some at a time, where they are gathered, copied,
     /// converted or rearranged; 0 if they are read where they are.
     pub k_staged: i32,
-    /// The same of values.
+    /// 1 if values go through scratch memory, as k_staged; else 0.
     pub v_staged: i32,
     /// 0.
     pub reserved0: i32,
