@@ -118,7 +118,7 @@ static void odd_addresses(void) {
                                        "fa_attention_finish(ws_size)"};
     for (size_t i = 0; i < COUNT(odd_arguments); i++) covered(odd_arguments[i], "odd", FA_OK);
     for (size_t i = 0; i < COUNT(huge); i++) covered(huge[i], "huge", FA_OK);
-    covered("fa_attention_run(pool)", "NULL", FA_OK);
+    covered("fa_attention_run(pool)", "NULL", FA_OK), covered("fa_attention_check_run(pool)", "NULL", FA_OK);
 
     fill(), described = good;
     static float numbers[B * HQ * LQ * LKV];

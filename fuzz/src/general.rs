@@ -153,6 +153,12 @@ impl Described {
         for i in 11..LISTED.len() {
             lists[i] = list(input, LISTED[i]);
         }
+        for field in [&mut a.q_bytes, &mut a.k_bytes, &mut a.v_bytes, &mut a.o_bytes] {
+            *field = input.i64();
+        }
+        for field in [&mut a.mask_bytes, &mut a.lse_bytes, &mut a.weights_bytes] {
+            *field = input.i64();
+        }
         Described { control, a, codes, has_quant, quants, lists }
     }
 
@@ -393,6 +399,11 @@ pub(crate) fn lists(d: &Described, lengths: &[i128; 13], verdict: &mut Verdict) 
     [of_queries, of_keys]
 }
 
+/// Whether so much memory, 0 = unknown, is enough for a tensor that takes so much.
+pub(crate) fn is_enough(given: i64, taken: i128) -> bool {
+    given == 0 || (given > 0 && taken <= i128::from(given))
+}
+
 /// Judges everything but NULL and overlaps, which need addresses.
 fn sizes(d: &mut Described) -> Sizes {
     let mut verdict = Verdict::Legal;
@@ -497,6 +508,11 @@ fn sizes(d: &mut Described) -> Sizes {
         verdict.join(weights.verdict(unit(F32)));
         verdict.join(weights.are_apart());
         bytes[WEIGHTS] = weights.span();
+    }
+    let given = [(Q, a.q_bytes), (K, a.k_bytes), (V, a.v_bytes), (O, a.o_bytes)];
+    let optional = [(MASK, a.mask_bytes), (LSE, a.lse_bytes), (WEIGHTS, a.weights_bytes)];
+    for (which, given) in given.into_iter().chain(optional.into_iter().filter(|&(which, _)| has(which))) {
+        verdict.demand(is_enough(given, bytes[which]));
     }
     if has(SLOPES) {
         verdict.demand(a.alibi_batch_stride >= 0);

@@ -231,6 +231,8 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
         (0..n).for_each(|at| bytes.extend(unsafe { *list.add(at) }.to_le_bytes()));
         bytes.extend([0].repeat(4 * (room - n)));
     }
+    [a.q_bytes, a.k_bytes, a.v_bytes, a.o_bytes].into_iter().for_each(|x| bytes.extend(word(x)));
+    [a.mask_bytes, a.lse_bytes, a.weights_bytes].into_iter().for_each(|x| bytes.extend(word(x)));
     Some(bytes)
 }
 
