@@ -118,6 +118,7 @@ impl Layout {
 
 /// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the
 /// smallest over `inner`; the whole span is known to fit an address space.
+#[inline(never)]
 pub(crate) fn is_nested<const N: usize>(mut axes: [(usize, usize); N], mut inner: usize) -> bool {
     axes.sort_unstable();
     for (stride, extent) in axes {

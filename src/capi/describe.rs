@@ -55,14 +55,6 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
         }
     }
 
-    within(&Q, a.q_bytes, &q)?;
-    within(&K, a.k_bytes, &k)?;
-    within(&V, a.v_bytes, &v)?;
-    within(&O, a.o_bytes, &o)?;
-    if !a.lse.is_null() {
-        within(&LSE, a.lse_bytes, &lse)?;
-    }
-
     // SAFETY: I1: tensors, scales and lists are as large as the description says.
     let tensors = unsafe {
         Tensors {
@@ -79,6 +71,10 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
             weights: if names_weights(a) { weights(a, [batch, heads_q, len_q], len_kv)? } else { None },
         }
     };
+    let known = [a.q_bytes, a.k_bytes, a.v_bytes, a.o_bytes, a.mask_bytes, a.lse_bytes, a.weights_bytes];
+    if known.iter().fold(0, |all, bytes| all | bytes) != 0 {
+        memory(a, &tensors)?;
+    }
     Problem::new(tensors, semantics(a, dim_qk)?)
 }
 
@@ -309,7 +305,6 @@ unsafe fn logits<'a>(a: &fa_attention, queries: [usize; 3], len_kv: usize) -> Re
         }
         unquantised(MASK.quant, &a.mask)?;
         let layout = layout_of(dtype, &MASK, &a.mask, queries, len_kv)?;
-        within(&MASK, a.mask_bytes, &layout)?;
         // SAFETY: I1: `mask` has rows for all sequences, heads and query rows.
         Some(unsafe { View::new(a.mask.data.cast(), layout).map_err(about(MASK.tensor, &layout))? })
     };
@@ -460,7 +455,6 @@ unsafe fn weights<'a>(
     unquantised(WEIGHTS.quant, &a.weights)?;
     let extent = [batch, heads.map_or(heads_q, |list| list.len()), rows.map_or(len_q, |list| list.len())];
     let layout = layout_of(Dtype::F32, &WEIGHTS, &a.weights, extent, len_kv)?;
-    within(&WEIGHTS, a.weights_bytes, &layout)?;
     // SAFETY: I1: `weights` has rows for all sequences, heads of the list and rows of the list.
     let view =
         unsafe { ViewMut::new(a.weights.data.cast(), layout).map_err(about(WEIGHTS.tensor, &layout))? };
@@ -553,15 +547,31 @@ pub(super) fn about(what: &'static str, layout: &Layout) -> impl Fn(Error) -> Re
     }
 }
 
-/// Refuses a tensor that takes more than the `given` bytes of its memory; 0 are unknown.
-#[inline(always)]
-fn within(names: &Names, given: i64, layout: &Layout) -> Result<(), Refusal> {
-    if given == 0 { Ok(()) } else { within_known(names, given, layout) }
+/// Refuses tensors that take more than the bytes that a description gives them.
+#[inline(never)]
+fn memory(a: &fa_attention, tensors: &Tensors) -> Result<(), Refusal> {
+    let Tensors { q, k, v, o, lse, logits, weights, .. } = tensors;
+    let all = [
+        (&Q, a.q_bytes, Some(q.layout())),
+        (&K, a.k_bytes, Some(k.layout())),
+        (&V, a.v_bytes, Some(v.layout())),
+        (&O, a.o_bytes, Some(o.layout())),
+        (&MASK, a.mask_bytes, logits.mask.as_ref().map(View::layout)),
+        (&LSE, a.lse_bytes, lse.as_ref().map(ViewMut::layout)),
+        (&WEIGHTS, a.weights_bytes, weights.as_ref().map(|weights| weights.view.layout())),
+    ];
+    all.into_iter().try_for_each(|(names, given, layout)| match layout {
+        Some(layout) => within(names, given, layout),
+        None => Ok(()),
+    })
 }
 
-/// [`within`], out of line, as many tensors have no bytes.
+/// Refuses a tensor that takes more than the `given` bytes of its memory; 0 are unknown.
 #[inline(never)]
-fn within_known(names: &Names, given: i64, layout: &Layout) -> Result<(), Refusal> {
+fn within(names: &Names, given: i64, layout: &Layout) -> Result<(), Refusal> {
+    if given == 0 {
+        return Ok(());
+    }
     let fact = Refusal::of(names.bytes, given);
     let taken = layout.span().map_err(about(names.tensor, layout))?;
     match u64::try_from(given) {

@@ -14,7 +14,6 @@ use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::pool::{Caller, MAX_THREADS, Threads};
 use crate::prepared::{self, Prepared};
-use crate::problem::Problem;
 use crate::simd::fp_env::FpEnv;
 use crate::workspace::Memory;
 
@@ -43,15 +42,8 @@ pub unsafe extern "C" fn fa_attention_check(
     why_size: usize,
 ) -> fa_status {
     guard(|| {
-        let mut words = Words::new(why, why_size);
         // SAFETY: I1: `a` is as documented.
-        let found = unsafe { describe::problem(a) }.and_then(|problem| {
-            let plan = prepared::plan(problem.shape(), problem.semantics().accuracy, 1)?;
-            words.of_success(&plan, &problem);
-            Ok(())
-        });
-        words.end(found)?;
-        Ok(())
+        unsafe { explain(Words::new(why, why_size), a, None) }
     })
 }
 
@@ -78,24 +70,57 @@ pub unsafe extern "C" fn fa_attention_check_run(
     why: *mut c_char,
     why_size: usize,
 ) -> fa_status {
-    let environment = FpEnv::current();
-    guard(|| {
-        let mut words = Words::new(why, why_size);
-        // SAFETY: I1: `pool` is as documented.
-        let lent = unsafe { Lent::read(pool, environment) };
-        let found = lent.and_then(|lent| {
-            let width = lent.as_ref().map_or(1, Lent::width);
-            // SAFETY: I1: `a` is as documented.
-            let mut problem = unsafe { describe::problem(a)? };
-            let prepared = Prepared::new(&mut problem, width)?;
-            enough(prepared.bytes()?, ws, ws_size)?;
-            let plan = prepared.plan().clone();
-            words.of_success(&plan, &problem);
-            Ok(())
-        });
-        words.end(found)?;
-        Ok(())
-    })
+    let lent = WhatIsLent { ws, ws_size, pool, environment: FpEnv::current() };
+    // SAFETY: I1: `a` and `pool` are as documented.
+    guard(|| unsafe { explain(Words::new(why, why_size), a, Some(&lent)) })
+}
+
+/// What a call is given besides the description.
+struct WhatIsLent {
+    ws: *const c_void,
+    ws_size: usize,
+    pool: *const fa_pool,
+    environment: FpEnv,
+}
+
+/// Says in words how a call computes, or why it is refused. Without what is lent, it is one on the
+/// calling thread, whose workspace is not looked at.
+///
+/// # Safety
+/// `a` is NULL or as documented, except that nothing need be readable where the tensors are; the
+/// pool is as documented.
+#[inline(never)]
+unsafe fn explain(mut words: Words, a: *const fa_attention, lent: Option<&WhatIsLent>) -> Result<(), Error> {
+    // SAFETY: I1: as the caller vouches.
+    let found = unsafe { describe_call(&mut words, a, lent) };
+    words.end(found)?;
+    Ok(())
+}
+
+/// Puts a call that is right into words; see [`explain`].
+///
+/// # Safety
+/// As for [`explain`].
+unsafe fn describe_call(
+    words: &mut Words,
+    a: *const fa_attention,
+    lent: Option<&WhatIsLent>,
+) -> Result<(), Refusal> {
+    let mut width = 1;
+    if let Some(lent) = lent {
+        // SAFETY: I1: the pool is as documented.
+        let pool = unsafe { Lent::read(lent.pool, lent.environment)? };
+        width = pool.as_ref().map_or(1, Lent::width);
+    }
+    // SAFETY: I1: `a` is NULL or as documented.
+    let problem = unsafe { describe::problem(a)? };
+    let plan = prepared::plan(problem.shape(), problem.semantics().accuracy, width)?;
+    if let Some(lent) = lent {
+        enough(prepared::borrowed_bytes(&plan)?, lent.ws, lent.ws_size)?;
+    }
+    // What there is no room for is left out.
+    let _ = write!(words, "{plan}{}", Doubts(&problem));
+    Ok(())
 }
 
 /// Refuses a workspace of `size` bytes at `ws` for a call that needs `needed`.
@@ -334,11 +359,6 @@ pub(super) struct Words {
 impl Words {
     pub(super) fn new(at: *mut c_char, size: usize) -> Words {
         Words { at: at.cast(), left: if at.is_null() { 0 } else { size } }
-    }
-
-    /// Says how a problem is computed, and what is doubtful about it.
-    fn of_success(&mut self, plan: &Plan, problem: &Problem) {
-        let _ = write!(self, "{plan}{}", Doubts(problem));
     }
 
     /// Says why something is refused, if it is; then comes the zero byte at the end.
