@@ -12,10 +12,11 @@ use flash_attention::capi::attention::{
     FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
 };
 use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
+use flash_attention::capi::plan::{fa_attention_plan, fa_plan};
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::run::{
-    fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
-    fa_attention_workspace_max,
+    fa_attention_check, fa_attention_check_run, fa_attention_finish, fa_attention_part, fa_attention_run,
+    fa_attention_workspace, fa_attention_workspace_max,
 };
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
@@ -678,8 +679,20 @@ impl Bench {
         // SAFETY: as above.
         let answered = unsafe { fa_attention_workspace_max(at, n, &mut most) };
         assert!(answered == status, "workspace_max {answered:?}, check {status:?}");
+        let mut how = std::mem::MaybeUninit::<fa_plan>::zeroed();
+        // SAFETY: as above, and a plan whose size is set; any bits are one.
+        let how = unsafe {
+            (*how.as_mut_ptr()).struct_size = size_of::<fa_plan>();
+            let answered = fa_attention_plan(at, n, how.as_mut_ptr());
+            assert!(answered == status, "plan {answered:?}, check {status:?}");
+            how.assume_init()
+        };
+        // SAFETY: as above; there is no workspace.
+        let ready = unsafe { fa_attention_check_run(at, ptr::null(), 0, ptr::null(), ptr::null_mut(), 0) };
+        assert!(ready == status || (status == fa_status::FA_OK && ready == fa_status::FA_ERR_WORKSPACE));
         if status != fa_status::FA_OK {
             assert_eq!([size, most], [usize::MAX; 2], "bytes was written");
+            assert_eq!([how.work_items, how.tile_keys], [0; 2], "the plan was written");
             self.refuses(at, status, n);
             return;
         }
@@ -690,6 +703,8 @@ impl Bench {
             size
         };
         assert_eq!(Some(most), (1..=n).map(needed).max(), "the most of 1 to {n} parts");
+        assert_eq!(how.workspace_bytes, size);
+        assert_eq!(ready == fa_status::FA_OK, needed(1) == 0, "{ready:?} without a workspace");
         if !is_real || work > WORK {
             return;
         }
