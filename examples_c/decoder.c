@@ -29,32 +29,25 @@ static void must(fa_status status, const char *why)
  * queries. */
 static void attention(int layer)
 {
-    static void *workspace;
-    static size_t size;
-    size_t bytes;
-    char why[256] = "";
+    static fa_workspace ws; /* grows when a step needs more */
+    char why[400] = "";
     fa_attention a;
     must(fa_attention_init(&a, sizeof a), why); /* everything off: add what the model has */
     a.batch = SEQS, a.heads_q = HEADS_Q, a.heads_kv = HEADS_KV, a.dim_qk = a.dim_v = DIM;
     a.len_q = MAX_NEW, a.len_kv = MAX_PAGES * PAGE; /* upper bounds; the two lists have the lengths */
     a.cu_len_q = cu_new, a.kv_lens = kv_lens;
     a.window_right = 0; /* causal: the last query of a sequence is at its last key */
-    /* Strides: bytes from one batch entry (or page), head, token to the next. */
-    a.q = (fa_tensor){.data = q, .stride = {0, sizeof q[0][0], sizeof q[0]}};
-    a.o = (fa_tensor){.data = out, .stride = {0, sizeof out[0][0], sizeof out[0]}};
-    fa_tensor k = {.data = new_k, .stride = {0, sizeof new_k[0][0], sizeof new_k[0]}}, v = k;
-    v.data = new_v;
-    a.k = (fa_tensor){.data = k_cache[layer], .dtype = FA_DTYPE_BF16,
-                      .stride = {sizeof k_cache[0][0], sizeof k_cache[0][0][0][0], sizeof k_cache[0][0][0]}};
-    a.v = a.k, a.v.data = v_cache[layer];
+    a.q = fa_token_first(q, FA_DTYPE_F32, MAX_NEW, HEADS_Q, DIM), a.q_bytes = sizeof q;
+    a.o = fa_token_first(out, FA_DTYPE_F32, MAX_NEW, HEADS_Q, DIM), a.o_bytes = sizeof out;
+    a.k = fa_paged(k_cache[layer], FA_DTYPE_BF16, PAGE, HEADS_KV, DIM), a.k_bytes = sizeof k_cache[layer];
+    a.v = fa_paged(v_cache[layer], FA_DTYPE_BF16, PAGE, HEADS_KV, DIM), a.v_bytes = sizeof v_cache[layer];
     a.block_table = table[0], a.table_stride = MAX_PAGES, a.page_size = PAGE, a.num_pages = NUM_PAGES;
+    fa_tensor k = fa_token_first(new_k, FA_DTYPE_F32, MAX_NEW, HEADS_KV, DIM);
+    fa_tensor v = fa_token_first(new_v, FA_DTYPE_F32, MAX_NEW, HEADS_KV, DIM);
 
     must(fa_cache_append(&a, &k, &v, why, sizeof why), why);
-    must(fa_attention_check(&a, why, sizeof why), why); /* while you develop: says what is wrong, or which kernel */
-    must(fa_attention_workspace(&a, 1, &bytes), why);
-    if (bytes > size && (workspace = realloc(workspace, size = bytes)) == NULL)
-        exit(2);
-    must(fa_attention_run(&a, workspace, size, NULL), why);
+    must(fa_attention_check(&a, why, sizeof why), why); /* while you develop: what is wrong or doubtful, which kernel */
+    must(fa_run(&a, &ws, NULL), why);
 }
 
 /* Stands for the model: a number from -2 to 2 for each element. */

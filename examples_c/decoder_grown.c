@@ -33,25 +33,14 @@ static void must(fa_status status, const char *why)
     }
 }
 
-/* A cache [page][token][head][dim] whose rows have row_bytes. */
-static fa_tensor paged(void *data, int32_t dtype, int64_t row_bytes)
-{
-    fa_tensor x = {.data = data, .dtype = dtype};
-    x.stride[0] = PAGE * HEADS_KV * row_bytes, x.stride[1] = row_bytes, x.stride[2] = HEADS_KV * row_bytes;
-    return x;
-}
-
 /* The cache in one of three types. quant has to live as long as the tensor. */
 static fa_tensor cache_of(struct cache *c, int32_t dtype, fa_quant *quant)
 {
-    if (dtype == FA_DTYPE_BF16)
-        return paged(c->data, FA_DTYPE_BF16, DIM * 2);
-    if (dtype == FA_DTYPE_Q8_0)
-        return paged(c->data, FA_DTYPE_Q8_0, DIM / 32 * 34); /* a scale and 32 integers, DIM / 32 times */
-    /* A scale for each token and head. Strides of scales count values. */
+    fa_tensor x = fa_paged(c->data, dtype, PAGE, HEADS_KV, DIM);
+    /* A scale for each token and head. Strides of scales count values. BF16 and Q8_0 need none. */
     *quant = (fa_quant){.scale = c->scales, .stride = {PAGE * HEADS_KV, 1, HEADS_KV}, .group_tokens = 1};
-    fa_tensor x = paged(c->data, FA_DTYPE_I8, DIM);
-    x.quant = quant;
+    if (dtype == FA_DTYPE_I8)
+        x.quant = quant;
     return x;
 }
 
@@ -59,9 +48,7 @@ static fa_tensor cache_of(struct cache *c, int32_t dtype, fa_quant *quant)
  * alone. */
 static void attention(int32_t dtype, const fa_pool *pool)
 {
-    static void *workspace;
-    static size_t size;
-    size_t bytes;
+    static fa_workspace ws;
     char why[256] = "";
     fa_quant k_quant, v_quant;
     fa_attention a;
@@ -70,19 +57,15 @@ static void attention(int32_t dtype, const fa_pool *pool)
     a.len_q = MAX_NEW, a.len_kv = MAX_LEN;
     a.cu_len_q = cu_new, a.kv_lens = kv_lens;
     a.window_right = 0;
-    a.q = (fa_tensor){.data = q, .stride = {0, sizeof q[0][0], sizeof q[0]}};
-    a.o = (fa_tensor){.data = out, .stride = {0, sizeof out[0][0], sizeof out[0]}};
-    fa_tensor k = {.data = new_k, .stride = {0, sizeof new_k[0][0], sizeof new_k[0]}}, v = k;
-    v.data = new_v;
+    a.q = fa_token_first(q, FA_DTYPE_F32, MAX_NEW, HEADS_Q, DIM), a.q_bytes = sizeof q;
+    a.o = fa_token_first(out, FA_DTYPE_F32, MAX_NEW, HEADS_Q, DIM), a.o_bytes = sizeof out;
     a.k = cache_of(&k_cache, dtype, &k_quant), a.v = cache_of(&v_cache, dtype, &v_quant);
+    a.k_bytes = sizeof k_cache.data, a.v_bytes = sizeof v_cache.data;
+    fa_tensor k = fa_token_first(new_k, FA_DTYPE_F32, MAX_NEW, HEADS_KV, DIM);
+    fa_tensor v = fa_token_first(new_v, FA_DTYPE_F32, MAX_NEW, HEADS_KV, DIM);
     a.block_table = table[0], a.table_stride = MAX_PAGES, a.page_size = PAGE, a.num_pages = NUM_PAGES;
     must(fa_cache_append(&a, &k, &v, why, sizeof why), why);
-
-    int32_t threads = pool == NULL ? 1 : pool->width(pool->ctx);
-    must(fa_attention_workspace(&a, threads, &bytes), why);
-    if (bytes > size && (workspace = realloc(workspace, size = bytes)) == NULL)
-        exit(2);
-    must(fa_attention_run(&a, workspace, size, pool), why);
+    must(fa_run(&a, &ws, pool), why);
 }
 
 /* Stands for the model: a number from -2 to 2 for each element. what is 0, 1 or 2 for q, k or v. A

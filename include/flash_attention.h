@@ -7,32 +7,53 @@
  * computed tile by tile with an online softmax (arXiv:1805.02867, arXiv:2205.14135), so that the
  * seq_len_q x seq_len_kv matrix of scores never exists.
  *
+ * One description has everything: strides, grouped heads, masks, pages, ragged batches, threads of
+ * your own. A program to begin with:
+ *
+ *     #include <stdio.h>
+ *     #include <flash_attention.h>
+ *
+ *     enum { TOKENS = 100, HEADS_Q = 8, HEADS_KV = 2, DIM = 64 };
+ *     static float q[TOKENS][HEADS_Q][DIM], out[TOKENS][HEADS_Q][DIM];
+ *     static float k[TOKENS][HEADS_KV][DIM], v[TOKENS][HEADS_KV][DIM];
+ *
+ *     int main(void)
+ *     {
+ *         q[99][0][0] = k[7][0][0] = 8, v[7][0][0] = 1; // your data: here query 99 matches key 7
+ *         fa_attention a;
+ *         fa_attention_init(&a, sizeof a); // everything off
+ *         a.batch = 1, a.heads_q = HEADS_Q, a.heads_kv = HEADS_KV, a.dim_qk = a.dim_v = DIM;
+ *         a.len_q = a.len_kv = TOKENS;
+ *         a.q = fa_token_first(q, FA_DTYPE_F32, TOKENS, HEADS_Q, DIM), a.q_bytes = sizeof q;
+ *         a.k = fa_token_first(k, FA_DTYPE_F32, TOKENS, HEADS_KV, DIM), a.k_bytes = sizeof k;
+ *         a.v = fa_token_first(v, FA_DTYPE_F32, TOKENS, HEADS_KV, DIM), a.v_bytes = sizeof v;
+ *         a.o = fa_token_first(out, FA_DTYPE_F32, TOKENS, HEADS_Q, DIM), a.o_bytes = sizeof out;
+ *         a.window_right = 0; // causal
+ *
+ *         char why[400];
+ *         fa_workspace ws = {NULL, 0};
+ *         fa_status status = fa_attention_check(&a, why, sizeof why);
+ *         puts(why); // what is wrong, or which kernel computes it, and warnings
+ *         if (status == FA_OK) status = fa_run(&a, &ws, NULL); // NULL: on this thread alone
+ *         fa_workspace_free(&ws);
+ *         if (status == FA_OK) printf("out[99][0][0] = %.3f\n", (double)out[99][0][0]);
+ *         else printf("refused: %s\n", fa_status_string(status));
+ *         return status == FA_OK ? 0 : 1;
+ *     }
+ *
+ * For f32 in dense arrays [head][token][dim] there is a shorter way:
+ *
  *     fa_config cfg;
  *     fa_config_auto(&cfg, 64);
  *     cfg.causal = true;
  *     fa_status status = fa_mha(&cfg, q, k, v, num_heads, seq_len, seq_len, out);
  *     if (status != FA_OK) puts(fa_status_string(status));
  *
- * Everything else (strides, grouped heads, masks, pages, ragged batches, threads of your own) is
- * one description:
- *
- *     fa_attention a;
- *     fa_attention_init(&a, sizeof a);
- *     a.batch = 1, a.heads_q = 32, a.heads_kv = 8, a.len_q = a.len_kv = n, a.dim_qk = a.dim_v = 64;
- *     // Strides: bytes from one batch entry, head, token to the next. Memory: [token][head][dim].
- *     a.q = (fa_tensor){.data = q, .stride = {0, 64 * 4, 32 * 64 * 4}};
- *     a.k = (fa_tensor){.data = k, .stride = {0, 64 * 4, 8 * 64 * 4}};
- *     a.v = a.k, a.v.data = v;
- *     a.o = a.q, a.o.data = o;
- *     a.window_right = 0;                       // causal
- *     size_t bytes;
- *     fa_status status = fa_attention_workspace(&a, 1, &bytes);
- *     void *workspace = status == FA_OK ? malloc(bytes + 1) : NULL;
- *     if (workspace != NULL) status = fa_attention_run(&a, workspace, bytes, NULL);
- *     free(workspace);
- *
- * @par Sizes
- * Sizes count elements, not bytes, unless a name or a comment says bytes. Arrays of the functions
+ * @par Units
+ * Sizes count elements, heads and tokens; strides of tensors, and what is called bytes, count
+ * bytes; strides of plain arrays (log-sum-exp, slopes, scales, lists) count values. docs/units.md
+ * has all of it on one page. Strides are in the order batch entry (or page), head, token, whatever
+ * the order in memory: fa_token_first, fa_head_first and fa_paged make them. Arrays of functions
  * that take no description are dense and row-major: the last size given is the contiguous one.
  * Nothing needs an alignment, unless a function says so.
  *
@@ -45,8 +66,9 @@
  * outputs as they were (except for FA_ERR_INTERNAL). It never aborts, with one exception: creating
  * threads when memory runs out (fa_pool_create, and simple calls that need more threads than there
  * are; see fa_scratch_bytes). Arguments are checked before anything is computed. If there are
- * several errors, any of them may be reported. What cannot be checked is whether a pointer that is
- * not NULL leads to memory of the size that the other arguments say.
+ * several errors, any of them may be reported. Whether a tensor fits its memory is checked if
+ * fa_attention is told how much there is (q_bytes and the like). What cannot be checked is whether
+ * other pointers that are not NULL lead to memory of the size that the arguments say.
  *
  * @par Same bits
  * With one version of the library, one instruction set and one size of blocks of keys
@@ -373,6 +395,20 @@ typedef enum fa_dtype {
    */
   FA_DTYPE_U8 = 13,
 } fa_dtype;
+
+/**
+ * fa_plan.path. Later versions may add values.
+ */
+typedef enum fa_path {
+  /**
+   * For many query rows: lanes of vectors are query rows.
+   */
+  FA_PATH_PREFILL = 0,
+  /**
+   * For few query rows: lanes of vectors are elements of a head.
+   */
+  FA_PATH_DECODE = 1,
+} fa_path;
 
 /**
  * How 8-bit elements become numbers: x = (stored - zero) * scale. Integers may have zeros.
@@ -920,6 +956,85 @@ typedef struct fa_q15_config {
 } fa_q15_config;
 
 /**
+ * How a problem is computed: for tuners and logs. What it says of may change in any version, and
+ * with fa_limit_isa.
+ */
+typedef struct fa_plan {
+  /**
+   * sizeof(fa_plan). Set it before the call. Of a larger structure, that of a later version,
+   * the fields that this version does not know become 0.
+   */
+  size_t struct_size;
+  /**
+   * The instruction set of the kernel, one of those of fa_isa. A static string.
+   */
+  const char *isa;
+  /**
+   * What is multiplied: "f32", "bf16", "i16" or "i8". A static string.
+   */
+  const char *compute;
+  /**
+   * A value of fa_path: that of a sequence of len_q rows. Shorter sequences of a ragged batch
+   * may take the other path.
+   */
+  int32_t path;
+  /**
+   * Threads that compute at the same time; at most n_parts.
+   */
+  int32_t threads;
+  /**
+   * How many of them the problem is worth waking for if they sleep.
+   */
+  int32_t threads_awake;
+  /**
+   * 1 if keys go through scratch memory, some at a time, where they are gathered, copied,
+   * converted or rearranged; 0 if they are read where they are.
+   */
+  int32_t k_staged;
+  /**
+   * 1 if values go through scratch memory, as k_staged; else 0.
+   */
+  int32_t v_staged;
+  /**
+   * 0.
+   */
+  int32_t reserved0;
+  /**
+   * Query heads that share a tile.
+   */
+  int64_t tile_heads;
+  /**
+   * Kv heads that decode takes in turns, some keys at a time.
+   */
+  int64_t tile_kv_heads;
+  /**
+   * Query rows of a tile, those of all its heads together.
+   */
+  int64_t tile_rows;
+  /**
+   * Keys of a tile.
+   */
+  int64_t tile_keys;
+  /**
+   * Tiles; where keys are split, groups of heads. 0 = there is nothing to compute.
+   */
+  int64_t work_items;
+  /**
+   * Ranges that the keys of a work item are cut into, so that threads share them; 1 where they
+   * are not.
+   */
+  int64_t key_ranges;
+  /**
+   * BYTES of scratch memory of a thread.
+   */
+  size_t thread_bytes;
+  /**
+   * BYTES that fa_attention_workspace answers for n_parts.
+   */
+  size_t workspace_bytes;
+} fa_plan;
+
+/**
  * One call of a task.
  */
 typedef void (*fa_task)(void *arg, size_t i);
@@ -1463,6 +1578,20 @@ enum fa_status fa_merge(float *o,
                         int64_t dim_v);
 
 /**
+ * Says how fa_attention_run computes a problem with a pool of n_parts threads.
+ *
+ * @param[in] a       not NULL
+ * @param n_parts     1 to 256: as for fa_attention_workspace
+ * @param[in,out] plan  not NULL, with its struct_size set; otherwise untouched on errors
+ * @return as fa_attention_workspace. FA_ERR_STRUCT_SIZE is about a or about the plan.
+ *
+ * Thread-safe. The answer is valid until fa_limit_isa is called.
+ */
+enum fa_status fa_attention_plan(const struct fa_attention *a,
+                                 int32_t n_parts,
+                                 struct fa_plan *plan);
+
+/**
  * Makes a pool of the library's own threads, to be used like a pool of the caller's. Idle threads
  * spin for 50 microseconds, yielding their core to other threads, and then sleep.
  *
@@ -1602,15 +1731,46 @@ enum fa_status fa_quantize_i8(const struct fa_tensor *src,
  * Says whether a problem can be computed, and how on the calling thread alone. If it cannot, says
  * why, with the numbers that do not fit. Writes nothing but why.
  *
+ * If it can, warnings follow for what is legal and yet cannot be meant: strides of q, k or v that
+ * are smaller than a row, or by which heads and tokens overlap, as if they counted elements, or
+ * were swapped, or there were fewer heads; a stride of 0 between pages; strides of 0 by which a
+ * head has one key and one value; strides of mask that count elements. A warning begins with
+ * "warning: ". That data is repeated by a stride of 0 is no reason for one.
+ *
  * @param[in] a        not NULL
  * @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a
- *                     zero byte, cut off if it is longer. Its wording may change in any version.
+ *                     zero byte, cut off if it is longer. Its wording may change in any version;
+ *                     fa_attention_plan is for programs.
  * @param why_size     bytes at why
- * @return FA_OK, or the status with which fa_attention_run would refuse it
+ * @return FA_OK, or the status with which fa_attention_run would refuse it. Workspace and pool are
+ *         not looked at: fa_attention_check_run does that.
  *
  * Thread-safe.
  */
 enum fa_status fa_attention_check(const struct fa_attention *a, char *why, size_t why_size);
+
+/**
+ * fa_attention_check for a whole call of fa_attention_run, workspace and pool included: says
+ * whether the call would be refused and why, or how it computes with this pool, and the same
+ * warnings. There is no refusal of fa_attention_run that it does not explain. Computes nothing and
+ * does not touch the workspace; it calls the function width of the pool.
+ *
+ * @param[in] a        not NULL
+ * @param ws           as for fa_attention_run
+ * @param ws_size      bytes at ws
+ * @param[in] pool     as for fa_attention_run
+ * @param[out] why     as for fa_attention_check
+ * @param why_size     bytes at why
+ * @return what fa_attention_run would return (except for FA_ERR_INTERNAL)
+ *
+ * Thread-safe.
+ */
+enum fa_status fa_attention_check_run(const struct fa_attention *a,
+                                      const void *ws,
+                                      size_t ws_size,
+                                      const struct fa_pool *pool,
+                                      char *why,
+                                      size_t why_size);
 
 /**
  * Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
@@ -1664,7 +1824,7 @@ enum fa_status fa_attention_workspace_max(const struct fa_attention *a,
  *         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE;
  *         FA_ERR_SOFTCAP; FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP;
  *         FA_ERR_QUANT_SCALE; FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is
- *         about a or about the pool. fa_attention_check says why in words.
+ *         about a or about the pool. fa_attention_check_run says why in words.
  *
  * Allocates nothing, takes no locks and prints nothing (the functions of a pool may). Calls need
  * up to 48 KiB of stack. A row has the same bits for every pool, and for fa_attention_part with
@@ -1848,3 +2008,185 @@ uint32_t fa_abi_version(void);
 #endif  // __cplusplus
 
 #endif  /* FLASH_ATTENTION_H */
+
+#if !defined(FA_NO_HELPERS) && !defined(FLASH_ATTENTION_HELPERS)
+#define FLASH_ATTENTION_HELPERS
+
+/*
+ * Helpers: functions that the compiler of your program makes, not the library. Define FA_NO_HELPERS
+ * before the header is included to leave them, and stdlib.h, out.
+ */
+
+#include <stdlib.h>
+
+/* a * b, or the largest number where that is more; 0 if either is negative. */
+static inline int64_t fa_helper_times(int64_t a, int64_t b) {
+  if (a <= 0 || b <= 0) return 0;
+  return a > INT64_MAX / b ? INT64_MAX : a * b;
+}
+
+/**
+ * BYTES of a row of dim contiguous elements.
+ *
+ * @param dtype  a value of fa_dtype
+ * @param dim    elements; of types in blocks whole blocks
+ * @return 0 for an unknown type
+ */
+static inline int64_t fa_row_bytes(int32_t dtype, int64_t dim) {
+  switch (dtype) {
+  case FA_DTYPE_F32: return fa_helper_times(dim, 4);
+  case FA_DTYPE_F16:
+  case FA_DTYPE_BF16: return fa_helper_times(dim, 2);
+  case FA_DTYPE_I8:
+  case FA_DTYPE_U8:
+  case FA_DTYPE_F8_E4M3:
+  case FA_DTYPE_F8_E5M2:
+  case FA_DTYPE_BOOL8: return fa_helper_times(dim, 1);
+  case FA_DTYPE_Q8_0: return fa_helper_times(dim / 32, 34);
+  case FA_DTYPE_Q5_1: return fa_helper_times(dim / 32, 24);
+  case FA_DTYPE_Q5_0: return fa_helper_times(dim / 32, 22);
+  case FA_DTYPE_Q4_1: return fa_helper_times(dim / 32, 20);
+  case FA_DTYPE_Q4_0:
+  case FA_DTYPE_IQ4_NL: return fa_helper_times(dim / 32, 18);
+  default: return 0;
+  }
+}
+
+/* A tensor with these strides. C says only in comments which tensors are outputs. */
+static inline fa_tensor fa_helper_tensor(const void *data, int32_t dtype, int64_t batch, int64_t head,
+                                         int64_t token) {
+  fa_tensor t;
+#ifdef __cplusplus
+  t.data = const_cast<void *>(data);
+#else
+  t.data = (void *)(uintptr_t)data;
+#endif
+  t.stride[0] = batch;
+  t.stride[1] = head;
+  t.stride[2] = token;
+  t.dtype = dtype;
+  t.stride_dim = 0;
+  t.quant = NULL;
+  return t;
+}
+
+/**
+ * Dense [batch][token][head][dim], as the projections of a model make it. A mask is [batch][row]
+ * [head][key]. Sizes that overflow make strides that no call accepts.
+ *
+ * @param data    not written by this function; o, weights and caches that are appended to are
+ *                written by calls
+ * @param dtype   a value of fa_dtype
+ * @param tokens  tokens of a batch entry. Of ragged rows, any number.
+ * @param heads   heads of a token
+ * @param dim     elements of a row
+ * @return the tensor
+ */
+static inline fa_tensor fa_token_first(const void *data, int32_t dtype, int64_t tokens, int64_t heads,
+                                       int64_t dim) {
+  int64_t row = fa_row_bytes(dtype, dim), token = fa_helper_times(heads, row);
+  return fa_helper_tensor(data, dtype, fa_helper_times(tokens, token), row, token);
+}
+
+/**
+ * Dense [batch][head][token][dim]. Also pages [page][head][token][dim], with tokens = page_size.
+ *
+ * @param data    as for fa_token_first
+ * @param dtype   a value of fa_dtype
+ * @param heads   heads of a batch entry
+ * @param tokens  tokens of a head
+ * @param dim     elements of a row
+ * @return the tensor
+ */
+static inline fa_tensor fa_head_first(const void *data, int32_t dtype, int64_t heads, int64_t tokens,
+                                      int64_t dim) {
+  int64_t row = fa_row_bytes(dtype, dim), head = fa_helper_times(tokens, row);
+  return fa_helper_tensor(data, dtype, fa_helper_times(heads, head), head, row);
+}
+
+/**
+ * Pages of k or v, [page][token][head][dim]. The description needs block_table, table_stride (or
+ * block_table_start), page_size and num_pages, too.
+ *
+ * @param data       as for fa_token_first
+ * @param dtype      a value of fa_dtype
+ * @param page_size  tokens of a page
+ * @param heads      kv heads
+ * @param dim        elements of a row
+ * @return the tensor
+ */
+static inline fa_tensor fa_paged(const void *data, int32_t dtype, int64_t page_size, int64_t heads,
+                                 int64_t dim) {
+  return fa_token_first(data, dtype, page_size, heads, dim);
+}
+
+/**
+ * Scratch memory that grows as calls need it: {NULL, 0} at first. It is kept for the next call, and
+ * is for one call at a time.
+ */
+typedef struct fa_workspace {
+  /** The memory; NULL if there is none. */
+  void *data;
+  /** BYTES at data. */
+  size_t size;
+} fa_workspace;
+
+/**
+ * Makes a workspace at least so large. What was in it is gone if it grows.
+ *
+ * @param ws     not NULL
+ * @param bytes  how large
+ * @return FA_OK; FA_ERR_MEMORY: the workspace is as it was
+ */
+static inline fa_status fa_workspace_reserve(fa_workspace *ws, size_t bytes) {
+  void *more;
+  if (bytes <= ws->size) return FA_OK;
+  more = malloc(bytes);
+  if (more == NULL) return FA_ERR_MEMORY;
+  free(ws->data);
+  ws->data = more;
+  ws->size = bytes;
+  return FA_OK;
+}
+
+/**
+ * Gives the memory back; the workspace may be used again.
+ *
+ * @param ws  not NULL
+ */
+static inline void fa_workspace_free(fa_workspace *ws) {
+  free(ws->data);
+  ws->data = NULL;
+  ws->size = 0;
+}
+
+/**
+ * Parts of a pool: n_parts of fa_attention_workspace and fa_attention_plan.
+ *
+ * @param pool  NULL = 1
+ * @return 1 to 256
+ */
+static inline int32_t fa_pool_width(const fa_pool *pool) {
+  int32_t width = pool == NULL || pool->width == NULL ? 1 : pool->width(pool->ctx);
+  return width < 1 ? 1 : width > 256 ? 256 : width;
+}
+
+/**
+ * fa_attention_run with a workspace that grows where it is too small, which costs nothing where it
+ * is not.
+ *
+ * @param a     not NULL
+ * @param ws    not NULL
+ * @param pool  NULL = the calling thread alone
+ * @return as fa_attention_run, and FA_ERR_MEMORY
+ */
+static inline fa_status fa_run(const fa_attention *a, fa_workspace *ws, const fa_pool *pool) {
+  size_t bytes = 0;
+  fa_status status = fa_attention_run(a, ws->data, ws->size, pool);
+  if (status != FA_ERR_WORKSPACE) return status;
+  status = fa_attention_workspace(a, fa_pool_width(pool), &bytes);
+  if (status == FA_OK) status = fa_workspace_reserve(ws, bytes);
+  return status == FA_OK ? fa_attention_run(a, ws->data, ws->size, pool) : status;
+}
+
+#endif  /* FLASH_ATTENTION_HELPERS */

@@ -89,6 +89,7 @@ template <class T> struct Tensor {
     std::int64_t stride[3] = {0, 0, 0}; // BYTES from one batch entry, head, token to the next
     const fa_quant *quant = nullptr;    // what elements of 8 bits stand for
     std::int64_t stride_dim = 0;        // BYTES between elements of a row, 0 = neighbours; others for K and V only
+    std::int64_t bytes = 0;             // BYTES of the memory, 0 = unknown
 
     // The same memory with other strides, in bytes.
     Tensor strides(std::int64_t of_batch, std::int64_t of_heads, std::int64_t of_tokens) const {
@@ -104,9 +105,21 @@ template <class T> struct Tensor {
         return other;
     }
 
+    // Keeps the address of `how`, which must live until the calls that use the tensor have
+    // returned: a temporary is refused.
     Tensor scales(const fa_quant &how) const {
         Tensor other = *this;
         other.quant = &how;
+        return other;
+    }
+    Tensor scales(const fa_quant &&how) const = delete;
+
+    // Says how much memory there is, 0 = unknown: every call refuses (FA_ERR_SHAPE) a tensor that
+    // takes more.
+    Tensor in_bytes(std::size_t of_memory) const {
+        constexpr auto most = std::numeric_limits<std::int64_t>::max();
+        Tensor other = *this;
+        other.bytes = of_memory > static_cast<std::uint64_t>(most) ? most : static_cast<std::int64_t>(of_memory);
         return other;
     }
 
@@ -130,14 +143,20 @@ template <class T> struct Tensor {
 template <class T>
 Tensor<T> head_first(T *data, std::int64_t batch, std::int64_t heads, std::int64_t tokens, std::int64_t dim) {
     const std::int64_t row = Type<std::remove_const_t<T>>::row_bytes(dim), head = detail::times(tokens, row);
-    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, row}, nullptr, 0};
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, row}, nullptr, 0, 0};
 }
 
 // Dense [batch][token][head][dim], as the projections of a model make it.
 template <class T>
 Tensor<T> token_first(T *data, std::int64_t batch, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
     const std::int64_t row = Type<std::remove_const_t<T>>::row_bytes(dim), token = detail::times(heads, row);
-    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(tokens, token), row, token}, nullptr, 0};
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(tokens, token), row, token}, nullptr, 0, 0};
+}
+
+// Pages [page][token][head][dim] of K or V, for Paged. Of [page][head][token][dim]: head_first.
+template <class T>
+Tensor<T> paged(T *data, std::int64_t pages, std::int64_t page_size, std::int64_t heads, std::int64_t dim) {
+    return token_first(data, pages, page_size, heads, dim);
 }
 
 // Dense [batch][head][dim][token], for K and V: a transposed cache.
@@ -145,7 +164,7 @@ template <class T>
 Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64_t dim, std::int64_t tokens) {
     const std::int64_t element = Type<std::remove_const_t<T>>::bytes, apart = detail::times(tokens, element);
     const std::int64_t head = detail::times(dim, apart);
-    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, element}, nullptr, apart};
+    return Tensor<T>{data, batch, heads, tokens, dim, {detail::times(heads, head), head, element}, nullptr, apart, 0};
 }
 
 // Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst
@@ -207,6 +226,46 @@ class Pool {
     fa_pool *pool_ = nullptr;
 };
 
+// One call of the library's, of which a pool of yours has several to make.
+class Task {
+  public:
+    Task(fa_task task, void *arg) noexcept : task_(task), arg_(arg) {}
+    void operator()(std::size_t i) const noexcept { task_(arg_, i); }
+
+  private:
+    fa_task task_;
+    void *arg_;
+};
+
+// Threads of yours: a callable with (std::size_t n, Task task) that calls task(i) once for each i
+// below n, on any threads, and returns when all these calls have returned; see fa_pool. An
+// exception that leaves it ends the program. Say how many threads compute at the same time, the
+// calling one included.
+//
+//   CallablePool pool(4, [&](std::size_t n, Task task) { tbb::parallel_for(std::size_t{0}, n, task); });
+template <class F> class CallablePool {
+  public:
+    CallablePool(std::int32_t width, F parallel_for) : parallel_for_(std::move(parallel_for)), width_(width) {
+        static_assert(std::is_invocable_v<F &, std::size_t, Task>, "parallel_for takes (std::size_t n, Task task)");
+        pool_.struct_size = sizeof pool_, pool_.ctx = this;
+        pool_.width = [](void *self) { return static_cast<CallablePool *>(self)->width_; };
+        pool_.parallel_for = run;
+    }
+    // The library gets its address.
+    CallablePool(const CallablePool &) = delete;
+    CallablePool &operator=(const CallablePool &) = delete;
+    const fa_pool *get() const noexcept { return &pool_; }
+
+  private:
+    static void run(void *self, std::size_t n, fa_task task, void *arg) noexcept {
+        static_cast<CallablePool *>(self)->parallel_for_(n, Task(task, arg));
+    }
+
+    fa_pool pool_{};
+    F parallel_for_;
+    std::int32_t width_;
+};
+
 // How many parts a pool has: n_parts of fa_attention_workspace.
 inline std::int32_t width(const fa_pool *pool) {
     if (pool == nullptr || pool->width == nullptr)
@@ -215,10 +274,27 @@ inline std::int32_t width(const fa_pool *pool) {
     return n < 1 ? 1 : n > 256 ? 256 : n;
 }
 
+// Ragged rows: tensors have one batch entry with the rows of all sequences one after another, those
+// of sequence b from starts[b] to starts[b + 1] - 1. starts has batch + 1 entries; no sequence has
+// more rows than `longest`.
+struct Ragged {
+    const std::int32_t *starts;
+    std::int64_t batch, longest;
+};
+
+// Keys in pages: k and v are [page][head][token of the page][dim] (paged() or head_first()), and
+// key j of sequence b is in page table[b * table_stride + j / page size]. lens: how many keys of
+// each sequence are in use; NULL = all of len_kv. No sequence has more keys than len_kv.
+struct Paged {
+    const std::int32_t *table;
+    std::int64_t table_stride, len_kv;
+    const std::int32_t *lens = nullptr;
+};
+
 // One problem: fa_attention, whose fields are reached by ->.
 class Attention {
   public:
-    // For ragged and paged tensors: all fields are the caller's to fill.
+    // All fields are the caller's to fill.
     Attention() noexcept { status_ = fa_attention_init(&a_, sizeof a_); }
 
     // q [batch][heads_q][len_q][dim_qk], k [batch][heads_kv][len_kv][dim_qk], v
@@ -226,15 +302,41 @@ class Attention {
     // about a size, every call returns FA_ERR_SHAPE.
     template <class Q, class K, class V, class O>
     Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out) noexcept : Attention() {
-        static_assert(!std::is_const<O>::value, "the output is written");
-        a_.batch = q.batch, a_.heads_q = q.heads, a_.heads_kv = k.heads, a_.len_q = q.tokens, a_.len_kv = k.tokens;
-        a_.dim_qk = q.dim, a_.dim_v = v.dim;
-        a_.q = q.c(), a_.k = k.c(), a_.v = v.c(), a_.o = out.c();
-        const bool agree = k.batch == q.batch && v.batch == q.batch && out.batch == q.batch && v.heads == k.heads
-                           && out.heads == q.heads && v.tokens == k.tokens && out.tokens == q.tokens && k.dim == q.dim
-                           && out.dim == v.dim;
-        if (status_ == FA_OK && !agree)
-            status_ = FA_ERR_SHAPE;
+        describe(q, k, v, out);
+        a_.batch = q.batch, a_.len_q = q.tokens, a_.len_kv = k.tokens;
+        agree(k.batch == q.batch);
+    }
+
+    // Ragged queries, and keys: the rows of all sequences one after another, [1][head][row][dim].
+    template <class Q, class K, class V, class O>
+    Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out, const Ragged &rows,
+              const Ragged &keys) noexcept
+        : Attention() {
+        describe(q, k, v, out);
+        ragged_queries(q, rows);
+        a_.cu_len_kv = keys.starts, a_.len_kv = keys.longest;
+        agree(k.batch == 1 && keys.batch == rows.batch && keys.starts != nullptr && keys.batch >= 0
+              && keys.starts[keys.batch] <= k.tokens);
+    }
+
+    // Ragged queries, and keys in pages: a step of an engine, with prompts and single tokens.
+    template <class Q, class K, class V, class O>
+    Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out, const Ragged &rows,
+              const Paged &keys) noexcept
+        : Attention() {
+        describe(q, k, v, out);
+        ragged_queries(q, rows);
+        paged_keys(k, keys);
+    }
+
+    // Queries of the same number for each sequence, and keys in pages.
+    template <class Q, class K, class V, class O>
+    Attention(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out,
+              const Paged &keys) noexcept
+        : Attention() {
+        describe(q, k, v, out);
+        a_.batch = q.batch, a_.len_q = q.tokens;
+        paged_keys(k, keys);
     }
 
     // Causal, with the last query at the last key. To put query 0 at key 0, set a->q_pos = 0.
@@ -243,7 +345,7 @@ class Attention {
     // [batch or 1][heads_q or 1][len_q or 1][len_kv], bool (true = visible) or added to the scores.
     // Sizes that do not fit make every call return FA_ERR_SHAPE.
     template <class M> void mask(const Tensor<M> &m) noexcept {
-        a_.mask = m.c();
+        a_.mask = m.c(), a_.mask_bytes = m.bytes;
         const std::int64_t given[3] = {m.batch, m.heads, m.tokens}, wanted[3] = {a_.batch, a_.heads_q, a_.len_q};
         bool fits = m.dim == a_.len_kv;
         for (int i = 0; i < 3; i++) {
@@ -293,7 +395,7 @@ class Attention {
     // Sizes that do not fit make every call return FA_ERR_SHAPE.
     void weights(const Tensor<float> &w, const std::int32_t *heads = nullptr, std::int64_t num_heads = 0,
                  const std::int32_t *rows = nullptr, std::int64_t num_rows = 0) noexcept {
-        a_.weights = w.c();
+        a_.weights = w.c(), a_.weights_bytes = w.bytes;
         a_.weight_heads = heads, a_.num_weight_heads = num_heads, a_.weight_rows = rows, a_.num_weight_rows = num_rows;
         const bool fits = w.batch == a_.batch && w.heads == (heads == nullptr ? a_.heads_q : num_heads)
                           && w.tokens == (rows == nullptr ? a_.len_q : num_rows) && w.dim == a_.len_kv;
@@ -324,6 +426,7 @@ class Attention {
         }
         fa_attention a = a_;
         a.k = k.c(), a.v = v.c();
+        a.k_bytes = k.bytes, a.v_bytes = v.bytes;
         const fa_tensor from_k = new_k.c(), from_v = new_v.c();
         return fa_cache_append(&a, &from_k, &from_v, why, why_size);
     }
@@ -338,6 +441,21 @@ class Attention {
             return fa_attention_check(&a_, why, why_size);
         words(status_, why, why_size);
         return status_;
+    }
+
+    // Whether run(memory, bytes, pool) would be refused, and why.
+    [[nodiscard]] fa_status check_run(const void *memory, std::size_t bytes, const fa_pool *pool, char *why = nullptr,
+                                      std::size_t why_size = 0) const noexcept {
+        if (status_ == FA_OK)
+            return fa_attention_check_run(&a_, memory, bytes, pool, why, why_size);
+        words(status_, why, why_size);
+        return status_;
+    }
+
+    // How run() computes it with this pool, for tuners and logs.
+    [[nodiscard]] fa_status plan(fa_plan &how, const fa_pool *pool = nullptr) const noexcept {
+        how.struct_size = sizeof how;
+        return status_ != FA_OK ? status_ : fa_attention_plan(&a_, width(pool), &how);
     }
 
     // Bytes that run() needs with this pool.
@@ -364,8 +482,38 @@ class Attention {
         return status != FA_OK ? status : run(ws.data(), ws.size(), pool);
     }
     [[nodiscard]] fa_status run(Workspace &ws, const Pool &pool) const noexcept { return run(ws, pool.get()); }
+    template <class F> [[nodiscard]] fa_status run(Workspace &ws, const CallablePool<F> &pool) const noexcept {
+        return run(ws, pool.get());
+    }
 
   private:
+    void agree(bool fits) noexcept {
+        if (status_ == FA_OK && !fits)
+            status_ = FA_ERR_SHAPE;
+    }
+
+    // Tensors, heads and elements; not how many sequences there are, and of what lengths.
+    template <class Q, class K, class V, class O>
+    void describe(const Tensor<Q> &q, const Tensor<K> &k, const Tensor<V> &v, const Tensor<O> &out) noexcept {
+        static_assert(!std::is_const<O>::value, "the output is written");
+        a_.heads_q = q.heads, a_.heads_kv = k.heads, a_.dim_qk = q.dim, a_.dim_v = v.dim;
+        a_.q = q.c(), a_.k = k.c(), a_.v = v.c(), a_.o = out.c();
+        a_.q_bytes = q.bytes, a_.k_bytes = k.bytes, a_.v_bytes = v.bytes, a_.o_bytes = out.bytes;
+        agree(v.batch == k.batch && out.batch == q.batch && v.heads == k.heads && out.heads == q.heads
+              && v.tokens == k.tokens && out.tokens == q.tokens && k.dim == q.dim && out.dim == v.dim);
+    }
+
+    template <class Q> void ragged_queries(const Tensor<Q> &q, const Ragged &rows) noexcept {
+        a_.cu_len_q = rows.starts, a_.batch = rows.batch, a_.len_q = rows.longest;
+        // There may be room for more rows than there are.
+        agree(q.batch == 1 && rows.starts != nullptr && rows.batch >= 0 && rows.starts[rows.batch] <= q.tokens);
+    }
+
+    template <class K> void paged_keys(const Tensor<K> &k, const Paged &keys) noexcept {
+        a_.block_table = keys.table, a_.table_stride = keys.table_stride, a_.len_kv = keys.len_kv;
+        a_.kv_lens = keys.lens, a_.num_pages = k.batch, a_.page_size = k.tokens;
+    }
+
     static void words(fa_status status, char *why, std::size_t why_size) noexcept {
         if (why == nullptr || why_size == 0)
             return;

@@ -13,6 +13,12 @@ POINTER_TO_FUNCTION = re.compile(r"(.+?)\(\*(\w+)\)\((.*)\)", re.DOTALL)
 FUNCTION = re.compile(r"^([^;{}#]+?)(fa_\w+)\(([^;{}]*)\)$", re.DOTALL)
 
 
+def of_library(text):
+    """The header without comments and without helpers, which are no part of the library."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+    return re.sub(r"^#if [^\n]*FLASH_ATTENTION_HELPERS.*", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 class Unreadable(Exception):
     pass
 
@@ -28,7 +34,7 @@ def types(parameters):
 
 class Header:
     def __init__(self, text):
-        text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+        text = of_library(text)
         self.defines = dict(re.findall(r"^#define (FA_\w+) (.+)$", text, re.MULTILINE))
         self.enumerators = {}
         for _, body in ENUMERATION.findall(text):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from c_header import SCALARS, Header
+from c_header import SCALARS, Header, of_library
 
 # What values each type can have that nobody expects.
 TRIED = {
@@ -30,6 +30,9 @@ TRIED = {
 FREE = {
     "fa_attention_check(why)": "NULL = no words",
     "fa_attention_check(why_size)": "as much as there is room for is written",
+    "fa_attention_check_run(why)": "NULL = no words",
+    "fa_attention_check_run(why_size)": "as much as there is room for is written",
+    "fa_attention_check_run(pool)": "a structure: see its fields; NULL = the calling thread",
     "fa_cache_append(why)": "NULL = no words",
     "fa_cache_append(why_size)": "as much as there is room for is written",
     "fa_attention_run(pool)": "a structure: see its fields; NULL = the calling thread",
@@ -66,11 +69,13 @@ IMPOSSIBLE = {
     ("fa_pool_destroy(pool)", "odd"): "only what fa_pool_create gave",
     ("fa_limit_isa(isa)", "odd"): "bytes have no alignment",
     ("fa_attention_check(why)", "odd"): "bytes have no alignment",
+    ("fa_attention_check_run(why)", "odd"): "bytes have no alignment",
+    ("fa_attention_check_run(why_size)", "huge"): "why is NULL then, or has that room",
     ("fa_attention_check(why_size)", "huge"): "why is NULL then, or has that room",
 }
 
 # Arrays that no output may share memory with, besides all of fa_attention's.
-NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists)\)$")
+NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists|plan)\)$")
 
 # Strides of outputs: also some that are too small.
 OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize(_i8)?\(dst\)\.stride")
@@ -89,7 +94,7 @@ def fields(prefix, structure, found):
 
 
 def arguments(header, scalars):
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL)
+    text = of_library(header)
     for function, declared in re.findall(r"\b(fa_\w+)\(([^()]*)\);", text):
         for declaration in declared.split(","):
             match = re.fullmatch(r"(?:const )?(?:struct |enum )?(\w+) (\**)(\w+)", " ".join(declaration.split()))

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from c_header import of_library
+
 CARGO_TOML = Path(__file__).resolve().parent.parent / "Cargo.toml"
 # How the standard library finds out which instruction sets there are; it is no loop.
 STD_DETECT = "core_arch::x86::xsave::"
@@ -39,8 +41,7 @@ def run(tool, *arguments):
 
 
 def declared(header):
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", Path(header).read_text(), flags=re.DOTALL)
-    return set(re.findall(r"\b(fa_\w+)\s*\(", text))
+    return set(re.findall(r"\b(fa_\w+)\s*\(", of_library(Path(header).read_text())))
 
 
 def symbols(*nm_arguments):

@@ -27,13 +27,14 @@ manual() {
     find "$out/man/man3" -name '*.3' ! -name 'fa_*' ! -name 'FA_*' ! -name flash_attention.h.3 -delete
 }
 
-# Each function, structure, enumeration and constant of the header has its page.
+# Each function, structure, enumeration and constant of the header has its page, but for what its
+# helpers are made of.
 pages() {
     local name missing=0 names
     names=$(grep -oE '\bfa_[a-z0-9_]+\(' $header | tr -d '('; grep -oE '^} fa_[a-z_]+;' $header | tr -d '} ;'
         grep -oE '\bFA_[A-Z0-9_]+ =' $header | tr -d ' ='; grep -oE '^#define FA_[A-Z0-9_]+' $header | cut -d ' ' -f 2)
     [ "$(wc -l <<<"$names")" -ge 50 ] || { echo "the header has only so many names: $names"; return 1; }
-    for name in $(sort -u <<<"$names"); do
+    for name in $(sort -u <<<"$names" | grep -v '^fa_helper_'); do
         [ -f "$out/man/man3/$name.3" ] || { echo "no page: $name"; missing=1; }
     done
     return $missing

@@ -8,7 +8,7 @@ mod workspace;
 
 use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, number};
 use crate::error::{Error, Refusal};
-use crate::prepared::Prepared;
+use crate::prepared::{PlanSummary, Prepared};
 use crate::problem::{
     Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
     Tensors, Weights, Window,
@@ -409,6 +409,27 @@ impl<'a> Attention<'a> {
     pub fn check(&mut self) -> Result<(), Refusal> {
         Prepared::new(&mut self.problem()?, 1)?;
         Ok(())
+    }
+
+    /// How [`run`](Attention::run) computes the problem with `pool`: for tuners and logs. What it
+    /// says may change in any version.
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, ComputePath, Pool, Tensor, TensorMut};
+    /// let (x, mut out) = (vec![0.5; 1000 * 64], vec![0.0; 64]);
+    /// let keys = Tensor::head_first(&x, [1, 1, 1000, 64]);
+    /// let query = Tensor::head_first(&x, [1, 1, 1, 64]);
+    /// let output = TensorMut::head_first(&mut out, [1, 1, 1, 64]);
+    /// let mut attention = Attention::new(query, keys, keys, output);
+    /// let plan = attention.plan(&Pool::default())?;
+    /// assert!(plan.path == ComputePath::Decode && plan.threads == 1);
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`check`](Attention::check).
+    pub fn plan(&mut self, pool: &Pool) -> Result<PlanSummary, Refusal> {
+        Ok(Prepared::new(&mut self.problem()?, pool.threads())?.plan().summary())
     }
 
     /// Makes `workspace` large enough for a call with `pool`. The size depends on shapes and

@@ -155,6 +155,8 @@ pub use attention::{
     Append, Attention, Columns, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
 };
 pub use error::{Error, Refusal};
+pub use kernel::Path as ComputePath;
+pub use prepared::PlanSummary;
 pub use problem::Accuracy;
 pub use sparse::{Partitions, Schedule, SparseLists, Sparsity};
 pub use view::{Array, ArrayMut, Quant, QuantMut};

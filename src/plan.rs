@@ -46,6 +46,40 @@ pub struct Plan {
     pub memory: workspace::Size,
 }
 
+/// What programs are told of a plan: for tuners, and for logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanSummary {
+    /// The instruction set whose kernel computes, such as "avx512bf16" or "scalar".
+    pub isa: &'static str,
+    /// What is multiplied: "f32", "bf16", "i16" or "i8".
+    pub compute: &'static str,
+    /// The path of the longest sequence; others of a ragged batch may take the other one.
+    pub path: Path,
+    /// Threads that compute at the same time, at most as many as there are.
+    pub threads: usize,
+    /// How many of them the problem is worth waking for if they sleep.
+    pub threads_awake: usize,
+    /// Query heads that share a tile.
+    pub tile_heads: usize,
+    /// Kv heads that decode takes in turns, some keys at a time.
+    pub tile_kv_heads: usize,
+    /// Query rows of a tile, those of all its heads together.
+    pub tile_rows: usize,
+    /// Keys of a tile.
+    pub tile_keys: usize,
+    /// Tiles, or, where keys are split, groups of heads. 0 = there is nothing to compute.
+    pub work_items: usize,
+    /// Ranges into which the keys of a work item are cut for the threads; 1 where keys are not
+    /// split.
+    pub key_ranges: usize,
+    /// Whether K, and V, go through scratch memory, some keys at a time: gathered, copied,
+    /// converted or rearranged.
+    pub staged: [bool; 2],
+    /// Bytes of scratch memory of a thread.
+    pub thread_bytes: usize,
+}
+
 /// Where all threads together need at most so many bytes of scratch memory, one thread alone does
 /// not need more than an address space has, however much larger its region is.
 const SAFE_SCRATCH: usize = 1 << 30;
@@ -86,6 +120,27 @@ impl Plan {
             Path::Prefill => WayRule::ByRows { split_rows: planner.split_rows(), decode: None },
         };
         planner.plan(rule, threads)
+    }
+
+    /// What programs are told of it.
+    pub fn summary(&self) -> PlanSummary {
+        let Plan { kernel, path, tiles, work_items, threads, wake, memory, .. } = *self;
+        PlanSummary {
+            // Names are ASCII.
+            isa: kernel.isa().to_str().unwrap_or_default(),
+            compute: kernel.compute_type(path),
+            path,
+            threads,
+            threads_awake: wake + 1,
+            tile_heads: tiles.heads,
+            tile_kv_heads: tiles.kv_heads,
+            tile_rows: if tiles.splits.is_some() { tiles.together().q } else { tiles.q },
+            tile_keys: tiles.kv,
+            work_items,
+            key_ranges: if tiles.splits.is_some() { self.partition.ranges } else { 1 },
+            staged: tiles.staged,
+            thread_bytes: memory.bytes_per_thread,
+        }
     }
 
     /// This plan for one thread, where memory is short.

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::kernel;
 use crate::machine::Machine;
 use crate::plan::Plan;
+pub use crate::plan::PlanSummary;
 use crate::pool::Threads;
 use crate::problem::{Accuracy, Problem, Shape};
 use crate::schedule;
@@ -34,8 +35,9 @@ impl ScratchPlace {
 }
 
 /// Plans problems of a shape for this machine and at most `threads` threads (at least 1). Kernels
-/// that do not meet the demand on `accuracy` are left out.
-#[inline(always)]
+/// that do not meet the demand on `accuracy` are left out. Out of line: calls that compute make
+/// their plan in [`Prepared::new`].
+#[inline(never)]
 pub fn plan(shape: &Shape, accuracy: Accuracy, threads: usize) -> Result<Plan, Error> {
     plan_on(Machine::get(), shape, accuracy, threads)
 }
@@ -60,7 +62,7 @@ pub fn allocated_bytes(plan: &Plan) -> Result<usize, Error> {
 }
 
 /// Bytes of memory, of any alignment, that are lent to a call with a plan.
-fn borrowed_bytes(plan: &Plan) -> Result<usize, Error> {
+pub fn borrowed_bytes(plan: &Plan) -> Result<usize, Error> {
     match ScratchPlace::of(plan) {
         ScratchPlace::Nowhere | ScratchPlace::Stack => Ok(0),
         ScratchPlace::Block => plan.memory.borrowed_bytes(),
@@ -95,7 +97,7 @@ impl<'p, 'a> Prepared<'p, 'a> {
     /// Plans a problem for this machine and at most `threads` threads (at least 1).
     #[inline(always)]
     pub fn new(problem: &'p mut Problem<'a>, threads: usize) -> Result<Prepared<'p, 'a>, Error> {
-        let plan = plan(problem.shape(), problem.semantics().accuracy, threads)?;
+        let plan = plan_on(Machine::get(), problem.shape(), problem.semantics().accuracy, threads)?;
         Ok(Prepared::with_plan(problem, plan))
     }
 

@@ -59,7 +59,7 @@ impl Layout {
     }
 
     /// Bytes from the first element to behind the last one; 0 without elements.
-    fn span(&self) -> Result<usize, Error> {
+    pub(crate) fn span(&self) -> Result<usize, Error> {
         if !self.dim.is_multiple_of(self.dtype.block()) {
             return Err(Error::Shape);
         }
@@ -118,7 +118,8 @@ impl Layout {
 
 /// Whether each of these axes (stride and extent) steps over all that the smaller ones span, the
 /// smallest over `inner`; the whole span is known to fit an address space.
-fn is_nested<const N: usize>(mut axes: [(usize, usize); N], mut inner: usize) -> bool {
+#[inline(never)]
+pub(crate) fn is_nested<const N: usize>(mut axes: [(usize, usize); N], mut inner: usize) -> bool {
     axes.sort_unstable();
     for (stride, extent) in axes {
         if extent > 1 {

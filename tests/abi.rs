@@ -11,6 +11,7 @@ use std::path::Path;
 use flash_attention::capi::attention::fa_attention;
 use flash_attention::capi::config::fa_config;
 use flash_attention::capi::fixed::fa_q15_config;
+use flash_attention::capi::plan::fa_plan;
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::sparse::{fa_sparse_config, fa_sparse_lists};
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
@@ -52,9 +53,13 @@ fn structures_have_the_committed_layout() {
             block_kv
             q_positions kv_starts prefix_keys spans span_starts weights weight_heads num_weight_heads
             weight_rows num_weight_rows kept_start kept_blocks kept_stride kept_heads kept_q kept_kv
-            table_head_stride column_start columns column_stride column_heads;
+            table_head_stride column_start columns column_stride column_heads q_bytes k_bytes v_bytes
+            o_bytes mask_bytes lse_bytes weights_bytes;
         fa_config: block_size_q block_size_kv head_dim causal softmax_scale num_threads reserved;
         fa_q15_config: struct_size head_dim scale_mantissa scale_shift causal num_threads;
+        fa_plan: struct_size isa compute path threads threads_awake k_staged v_staged reserved0
+            tile_heads tile_kv_heads tile_rows tile_keys work_items key_ranges thread_bytes
+            workspace_bytes;
         fa_pool: struct_size ctx width parallel_for;
         fa_sparse_config: struct_size len_q len_kv kept_q kept_kv partitions num_partitions
             boundary_tokens num_boundary_tokens max_edges window causal schedule coherence

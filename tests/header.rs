@@ -44,6 +44,20 @@ fn the_header_declares_every_exported_function() {
     assert!(exported > 0 && exported == declared, "{exported} exported, {declared} declared");
 }
 
+/// It is built and run with the other examples.
+#[test]
+fn the_first_example_is_a_program_that_is_run() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples_c/first.c");
+    let program = fs::read_to_string(path).expect("the program can be read");
+    let (_, program) = program.split_once("*/\n").expect("a comment, and the program");
+    let shown: String =
+        program.lines().map(|line| format!(" *     {line}").trim_end().to_owned() + "\n").collect();
+    assert!(
+        program.contains("int main(void)") && generated().contains(&shown),
+        "not that of examples_c/first.c"
+    );
+}
+
 #[test]
 fn the_header_speaks_c() {
     let header = generated();

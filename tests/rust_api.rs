@@ -6,10 +6,12 @@ use std::sync::Mutex;
 
 use common::Random;
 use flash_attention::capi::attention::{fa_attention, fa_attention_init};
+use flash_attention::capi::plan::{fa_attention_plan, fa_path, fa_plan};
 use flash_attention::capi::run::fa_attention_run;
 use flash_attention::capi::status::fa_status;
 use flash_attention::{
-    Accuracy, Array, Attention, Data, DataMut, Error, Pool, Quant, Refusal, Tensor, TensorMut, Workspace,
+    Accuracy, Array, Attention, ComputePath, Data, DataMut, Error, Pool, Quant, Refusal, Tensor, TensorMut,
+    Workspace,
 };
 use half::{bf16, f16};
 
@@ -340,6 +342,16 @@ fn everything_at_random_is_what_f64_computes() {
 /// Two sequences, grouped heads, token first.
 const SIZES: [usize; 6] = [2, 4, 2, 40, 70, 24];
 
+/// A description for C.
+fn blank() -> fa_attention {
+    let mut a = std::mem::MaybeUninit::uninit();
+    // SAFETY: room for one; the call fills it.
+    unsafe {
+        assert_eq!(fa_attention_init(a.as_mut_ptr(), size_of::<fa_attention>()), fa_status::FA_OK);
+        a.assume_init()
+    }
+}
+
 #[test]
 fn bits_are_those_of_the_c_entry() {
     let [batch, heads_q, heads_kv, len_q, len_kv, dim] = SIZES;
@@ -364,12 +376,7 @@ fn bits_are_those_of_the_c_entry() {
     compute(&mut a).unwrap();
 
     let (mut c_out, mut c_lse) = (vec![f32::NAN; out.len()], vec![f32::NAN; lse.len()]);
-    let mut c = std::mem::MaybeUninit::<fa_attention>::uninit();
-    // SAFETY: room for one; the call fills it.
-    let mut c = unsafe {
-        assert_eq!(fa_attention_init(c.as_mut_ptr(), size_of::<fa_attention>()), fa_status::FA_OK);
-        c.assume_init()
-    };
+    let mut c = blank();
     (c.batch, c.heads_q, c.heads_kv) = (batch as i64, heads_q as i64, heads_kv as i64);
     (c.len_q, c.len_kv, c.dim_qk, c.dim_v) = (len_q as i64, len_kv as i64, dim as i64, dim as i64);
     let rows = |token: usize, head: usize, batch: usize, size: usize| {
@@ -755,6 +762,57 @@ fn who_sees_whom_is_what_a_mask_says() {
                 assert!((x - y).abs() <= 1e-5, "{x} instead of {y}: {len_q} rows, options {bits:05b}");
             }
         }
+    }
+}
+
+/// The plan of a call in f32 that the C entry says, with pools of several threads.
+#[test]
+fn plans_are_those_of_the_c_entry() {
+    for (len_q, len_kv, threads) in [(1, 5000, 1), (1, 5000, 3), (700, 700, 1), (700, 700, 2), (0, 5, 2)] {
+        let (heads, dim) = ([4, 2], 64);
+        let [q, k] = [heads[0] * len_q, heads[1] * len_kv].map(|rows| vec![0.5f32; rows * dim]);
+        let mut out = vec![0.0f32; heads[0] * len_q * dim];
+        let mut a = blank();
+        (a.batch, a.heads_q, a.heads_kv) = (1, heads[0] as i64, heads[1] as i64);
+        (a.len_q, a.len_kv, a.dim_qk, a.dim_v) = (len_q as i64, len_kv as i64, dim as i64, dim as i64);
+        let row = 4 * dim as i64;
+        (a.q.data, a.k.data, a.o.data) =
+            (q.as_ptr().cast_mut().cast(), k.as_ptr().cast_mut().cast(), out.as_mut_ptr().cast());
+        (a.q.stride, a.k.stride) = ([0, row * len_q as i64, row], [0, row * len_kv as i64, row]);
+        (a.v, a.o.stride) = (a.k, a.q.stride);
+        let mut how = std::mem::MaybeUninit::<fa_plan>::zeroed();
+        // SAFETY: a description of tensors that are there, and a plan whose size is set.
+        let how = unsafe {
+            (*how.as_mut_ptr()).struct_size = size_of::<fa_plan>();
+            assert_eq!(fa_attention_plan(&a, threads, how.as_mut_ptr()), fa_status::FA_OK);
+            how.assume_init()
+        };
+
+        let [q, k] = [(&q, heads[0], len_q), (&k, heads[1], len_kv)]
+            .map(|(x, heads, len)| Tensor::head_first(x, [1, heads, len, dim]));
+        let o = TensorMut::head_first(&mut out, [1, heads[0], len_q, dim]);
+        let pool = Pool::new(threads as usize).expect("threads");
+        let plan = Attention::new(q, k, k, o).plan(&pool).expect("a plan");
+        // SAFETY: static strings.
+        let [isa, compute] = [how.isa, how.compute].map(|name| unsafe { std::ffi::CStr::from_ptr(name) });
+        assert_eq!([isa.to_str(), compute.to_str()], [Ok(plan.isa), Ok(plan.compute)]);
+        assert_eq!(how.path == fa_path::FA_PATH_DECODE as i32, plan.path == ComputePath::Decode);
+        assert_eq!(plan.path == ComputePath::Decode, len_q <= 1, "{len_q}");
+        assert_eq!([how.threads, how.threads_awake], [plan.threads, plan.threads_awake].map(|n| n as i32));
+        assert_eq!([how.k_staged, how.v_staged], plan.staged.map(i32::from));
+        let of_c =
+            [how.tile_heads, how.tile_kv_heads, how.tile_rows, how.tile_keys, how.work_items, how.key_ranges];
+        let of_rust = [
+            plan.tile_heads,
+            plan.tile_kv_heads,
+            plan.tile_rows,
+            plan.tile_keys,
+            plan.work_items,
+            plan.key_ranges,
+        ];
+        assert_eq!(of_c, of_rust.map(|n| n as i64));
+        assert_eq!(how.thread_bytes, plan.thread_bytes);
+        assert!(plan.threads <= threads as usize && (plan.work_items == 0) == (len_q == 0));
     }
 }
 

@@ -14,6 +14,7 @@ pub fn build(b: *std.Build) void {
         .target = target,
         .optimize = optimize,
     });
+    header.defineCMacro("FA_NO_HELPERS", null);
     const attention = b.addModule("attention", .{
         .root_source_file = b.path("attention.zig"),
         .target = target,

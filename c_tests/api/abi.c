@@ -49,6 +49,9 @@ _Static_assert(FA_DTYPE_F8_E4M3 == 11, "FA_DTYPE_F8_E4M3");
 _Static_assert(FA_DTYPE_F8_E5M2 == 12, "FA_DTYPE_F8_E5M2");
 _Static_assert(FA_DTYPE_U8 == 13, "FA_DTYPE_U8");
 
+_Static_assert(FA_PATH_PREFILL == 0, "FA_PATH_PREFILL");
+_Static_assert(FA_PATH_DECODE == 1, "FA_PATH_DECODE");
+
 _Static_assert(FA_POS_END == INT64_MIN, "FA_POS_END");
 _Static_assert(FA_NO_LIMIT == -1, "FA_NO_LIMIT");
 _Static_assert(FA_MASK_TIMES_SLOPE == 1, "FA_MASK_TIMES_SLOPE");
@@ -101,6 +104,8 @@ static const struct {
     uint32_t (*abi_version)(void);
     fa_status (*attention_init)(fa_attention *, size_t);
     fa_status (*attention_check)(const fa_attention *, char *, size_t);
+    fa_status (*attention_check_run)(const fa_attention *, const void *, size_t, const fa_pool *, char *, size_t);
+    fa_status (*attention_plan)(const fa_attention *, int32_t, fa_plan *);
     fa_status (*attention_workspace)(const fa_attention *, int32_t, size_t *);
     fa_status (*attention_workspace_max)(const fa_attention *, int32_t, size_t *);
     fa_status (*attention_run)(const fa_attention *, void *, size_t, const fa_pool *);
@@ -118,7 +123,8 @@ static const struct {
 } functions = {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
     fa_forward_i8, fa_mha, fa_forward_q15, fa_mha_q15, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
-    fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_workspace,
+    fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_check_run,
+    fa_attention_plan, fa_attention_workspace,
     fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
     fa_quantize, fa_cache_append, fa_pool_create, fa_pool_destroy, fa_sparse_config_init, fa_sparse_from_partitions,
 };
@@ -160,12 +166,21 @@ static const fa_pool a_pool = {sizeof(fa_pool), NULL, a_width, a_parallel_for};
         FIELD(fa_attention, kept_kv) FIELD(fa_attention, table_head_stride) \
         FIELD(fa_attention, column_start) FIELD(fa_attention, columns) FIELD(fa_attention, column_stride) \
         FIELD(fa_attention, column_heads) \
+        FIELD(fa_attention, q_bytes) FIELD(fa_attention, k_bytes) FIELD(fa_attention, v_bytes) \
+        FIELD(fa_attention, o_bytes) FIELD(fa_attention, mask_bytes) FIELD(fa_attention, lse_bytes) \
+        FIELD(fa_attention, weights_bytes) \
     STRUCT(fa_config) FIELD(fa_config, block_size_q) FIELD(fa_config, block_size_kv) \
         FIELD(fa_config, head_dim) FIELD(fa_config, causal) FIELD(fa_config, softmax_scale) \
         FIELD(fa_config, num_threads) FIELD(fa_config, reserved) \
     STRUCT(fa_q15_config) FIELD(fa_q15_config, struct_size) FIELD(fa_q15_config, head_dim) \
         FIELD(fa_q15_config, scale_mantissa) FIELD(fa_q15_config, scale_shift) \
         FIELD(fa_q15_config, causal) FIELD(fa_q15_config, num_threads) \
+    STRUCT(fa_plan) FIELD(fa_plan, struct_size) FIELD(fa_plan, isa) FIELD(fa_plan, compute) \
+        FIELD(fa_plan, path) FIELD(fa_plan, threads) FIELD(fa_plan, threads_awake) FIELD(fa_plan, k_staged) \
+        FIELD(fa_plan, v_staged) FIELD(fa_plan, reserved0) FIELD(fa_plan, tile_heads) \
+        FIELD(fa_plan, tile_kv_heads) FIELD(fa_plan, tile_rows) FIELD(fa_plan, tile_keys) \
+        FIELD(fa_plan, work_items) FIELD(fa_plan, key_ranges) FIELD(fa_plan, thread_bytes) \
+        FIELD(fa_plan, workspace_bytes) \
     STRUCT(fa_pool) FIELD(fa_pool, struct_size) FIELD(fa_pool, ctx) FIELD(fa_pool, width) \
         FIELD(fa_pool, parallel_for) \
     STRUCT(fa_sparse_config) FIELD(fa_sparse_config, struct_size) FIELD(fa_sparse_config, len_q) \

@@ -35,6 +35,12 @@ static void null_descriptions(void) {
     CHECK(why[0] != '\0', "no words");
     REFUSES(FA_OK, "why", "NULL", fa_attention_check(a, NULL, 100));
     REFUSES(FA_OK, "why_size", "zero", fa_attention_check(a, why, 0));
+    fa_plan how = {.struct_size = sizeof how};
+    REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_check_run(NULL, ws, sizeof ws, NULL, why, sizeof why));
+    REFUSES(FA_OK, "why", "NULL", fa_attention_check_run(a, ws, sizeof ws, NULL, NULL, 100));
+    REFUSES(FA_OK, "why_size", "zero", fa_attention_check_run(a, ws, sizeof ws, NULL, why, 0));
+    REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_plan(NULL, 1, &how));
+    REFUSES(FA_ERR_NULL, "plan", "NULL", fa_attention_plan(a, 1, NULL));
     REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_workspace(NULL, 1, bytes));
     REFUSES(FA_ERR_NULL, "bytes", "NULL", fa_attention_workspace(a, 1, NULL));
     REFUSES(FA_ERR_NULL, "a", "NULL", fa_attention_workspace_max(NULL, 1, bytes));
@@ -64,6 +70,9 @@ static void part_numbers(void) {
     static const int32_t numbers[][2] = {{-1, 1}, {1, 1}, {3, 3}, {256, 256}, {INT32_MIN, 3}, {INT32_MAX, 3}};
     size_t *bytes = AT(end, 0);
     for (size_t i = 0; i < COUNT(counts); i++) {
+        fa_plan how = {.struct_size = sizeof how, .work_items = 12345}, before_it = how;
+        REFUSES(FA_ERR_PART, "n_parts", kind_of_integer(counts[i], 4), fa_attention_plan(a, counts[i], &how));
+        CHECK(memcmp(&how, &before_it, sizeof how) == 0, "the plan has changed");
         REFUSES(FA_ERR_PART, "n_parts", kind_of_integer(counts[i], 4), fa_attention_workspace(a, counts[i], bytes));
         REFUSES(FA_ERR_PART, "max_parts", kind_of_integer(counts[i], 4), fa_attention_workspace_max(a, counts[i], bytes));
         REFUSES(FA_ERR_PART, "n_parts", kind_of_integer(counts[i], 4), fa_attention_part(a, ws, sizeof ws, 0, counts[i]));
@@ -96,6 +105,9 @@ static void workspaces(void) {
         REFUSES(FA_ERR_WORKSPACE, "ws_size", "zero", fa_attention_run(&m, ws, 0, &pool));
         REFUSES(FA_ERR_WORKSPACE, "ws", "NULL", fa_attention_run(&m, NULL, 0, &pool));
         REFUSES(FA_ERR_WORKSPACE, "ws", "NULL", fa_attention_run(&m, NULL, pool_bytes, &pool));
+        REFUSES(FA_ERR_WORKSPACE, "ws_size", "other", fa_attention_check_run(&m, ws + 1, pool_bytes - 1, &pool, NULL, 0));
+        REFUSES(FA_ERR_WORKSPACE, "ws_size", "zero", fa_attention_check_run(&m, ws, 0, &pool, NULL, 0));
+        REFUSES(FA_ERR_WORKSPACE, "ws", "NULL", fa_attention_check_run(&m, NULL, pool_bytes, &pool, NULL, 0));
         for (int32_t i = 0; i < n; i += n - 1) {
             REFUSES(FA_ERR_WORKSPACE, "ws_size", "other", fa_attention_part(&m, ws, bytes - 1, i, n));
             REFUSES(FA_ERR_WORKSPACE, "ws_size", "zero", fa_attention_part(&m, ws, 0, i, n));

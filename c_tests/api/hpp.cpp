@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -16,6 +17,13 @@ using std::int64_t;
 
 static_assert(!std::is_copy_constructible<fa::Pool>::value && std::is_nothrow_move_constructible<fa::Pool>::value,
               "a pool has one owner");
+
+// No tensor keeps the address of a temporary.
+template <class Q, class = void> constexpr bool takes_scales = false;
+template <class Q>
+constexpr bool takes_scales<Q, std::void_t<decltype(fa::Tensor<std::int8_t>{}.scales(std::declval<Q>()))>> = true;
+static_assert(takes_scales<const fa_quant &> && takes_scales<fa_quant &> && !takes_scales<fa_quant> && !takes_scales<const fa_quant>,
+              "scales of a temporary");
 
 namespace {
 
@@ -360,6 +368,118 @@ void pools() {
     assert(a.run(ws, pool) == FA_OK && n.out == want);
 }
 
+// Threads of a callable: all calls are made, and bits do not change.
+void callables() {
+    const std::vector<float> x = Numbers::some(2000 * DIM);
+    std::vector<float> y(x.size()), want(x.size());
+    const auto tx = fa::head_first(x.data(), 1, 1, 2000, DIM);
+    fa::Workspace ws;
+    assert(fa::Attention(tx, tx, tx, fa::head_first(want.data(), 1, 1, 2000, DIM)).run(ws) == FA_OK);
+    std::size_t calls = 0;
+    fa::CallablePool pool(3, [&calls](std::size_t n, fa::Task task) {
+        std::vector<std::thread> threads;
+        for (std::size_t i = 1; i < n; i++)
+            threads.emplace_back(task, i);
+        task(0);
+        for (std::thread &thread : threads)
+            thread.join();
+        calls += n;
+    });
+    static_assert(!std::is_copy_constructible<decltype(pool)>::value, "the library has its address");
+    assert(fa::width(pool.get()) == 3);
+    fa::Attention a(tx, tx, tx, fa::head_first(y.data(), 1, 1, 2000, DIM));
+    assert(a.run(ws, pool) == FA_OK && calls > 1 && y == want);
+}
+
+// Ragged rows and pages have the bits of sequences alone.
+void ragged_and_paged() {
+    constexpr int64_t PAGE = 4, PAGES = 6;
+    const std::int32_t starts[] = {0, 1, LEN_Q + 1}, key_starts[] = {0, LEN_KV, LEN_KV + 7}, lens[] = {LEN_KV, 7};
+    const std::int32_t table[] = {4, 1, -1, 0, 3, -1};
+    const std::vector<float> q = Numbers::some((LEN_Q + 1) * HEADS_Q * DIM), k = Numbers::some(12 * HEADS_KV * DIM);
+    std::vector<float> v = k, out(q.size()), want(q.size()), k_pages(PAGES * PAGE * HEADS_KV * DIM), v_pages = k_pages;
+    for (float &x : v)
+        x = 1 - x;
+    auto tensor = [](auto *data, int64_t row, int64_t rows, int64_t heads) {
+        return fa::token_first(data + row * heads * DIM, 1, rows, heads, DIM);
+    };
+    fa::Workspace ws;
+    for (int64_t s = 0; s < 2; s++) {
+        const int64_t first = starts[s], rows = starts[s + 1] - first, key = key_starts[s], keys = lens[s];
+        fa::Attention alone(tensor(q.data(), first, rows, HEADS_Q), tensor(k.data(), key, keys, HEADS_KV),
+                            tensor(v.data(), key, keys, HEADS_KV), tensor(want.data(), first, rows, HEADS_Q));
+        alone.causal();
+        assert(alone.run(ws) == FA_OK);
+        const std::size_t row_bytes = HEADS_KV * DIM * sizeof(float);
+        for (int64_t j = 0; j < keys; j++) {
+            const int64_t to = (table[s * 3 + j / PAGE] * PAGE + j % PAGE) * HEADS_KV * DIM;
+            std::memcpy(&k_pages[static_cast<std::size_t>(to)], &k[static_cast<std::size_t>((key + j) * HEADS_KV * DIM)], row_bytes);
+            std::memcpy(&v_pages[static_cast<std::size_t>(to)], &v[static_cast<std::size_t>((key + j) * HEADS_KV * DIM)], row_bytes);
+        }
+    }
+    const auto tq = tensor(q.data(), 0, LEN_Q + 1, HEADS_Q), tk = tensor(k.data(), 0, 12, HEADS_KV);
+    const auto tv = fa::token_first<const float>(v.data(), 1, 12, HEADS_KV, DIM);
+    const auto to = tensor(out.data(), 0, LEN_Q + 1, HEADS_Q);
+    const auto pk = fa::paged(k_pages.data(), PAGES, PAGE, HEADS_KV, DIM).in_bytes(k_pages.size() * sizeof(float));
+    const auto pv = fa::paged(v_pages.data(), PAGES, PAGE, HEADS_KV, DIM);
+    const fa::Ragged rows{starts, 2, LEN_Q}, keys{key_starts, 2, 7};
+    const fa::Paged pages{table, 3, 3 * PAGE, lens};
+
+    fa::Attention ragged(tq, tk, tv, to, rows, keys);
+    ragged.causal();
+    assert(ragged.run(ws) == FA_OK && out == want);
+    out.assign(out.size(), -1.0f);
+    fa::Attention mixed(tq, pk, pv, to, rows, pages);
+    mixed.causal();
+    assert(mixed.run(ws) == FA_OK && out == want);
+    // The second sequence alone, whose queries are not ragged.
+    out.assign(out.size(), -1.0f);
+    fa::Attention paged(tensor(q.data(), 1, LEN_Q, HEADS_Q), pk, pv, tensor(out.data(), 1, LEN_Q, HEADS_Q),
+                        fa::Paged{table + 3, 3, 3 * PAGE, lens + 1});
+    paged.causal();
+    assert(paged.run(ws) == FA_OK);
+    assert(std::memcmp(&out[HEADS_Q * DIM], &want[HEADS_Q * DIM], LEN_Q * HEADS_Q * DIM * sizeof(float)) == 0);
+
+    // Rows or keys that are not there, and pages.
+    const std::int32_t beyond[] = {0, 1, LEN_Q + 2}, keys_beyond[] = {0, LEN_KV, 13};
+    assert(fa::Attention(tq, tk, tv, to, fa::Ragged{beyond, 2, LEN_Q + 1}, keys).run(ws) == FA_ERR_SHAPE);
+    assert(fa::Attention(tq, tk, tv, to, rows, fa::Ragged{keys_beyond, 2, 8}).run(ws) == FA_ERR_SHAPE);
+    assert(fa::Attention(tq, tk, tv, to, rows, fa::Ragged{key_starts, 1, 7}).run(ws) == FA_ERR_SHAPE);
+    assert(fa::Attention(tq, pk, tv, to, rows, pages).run(ws) == FA_ERR_SHAPE);
+    const std::int32_t no_page[] = {4, 6, 0, 0, 3, 0};
+    assert(fa::Attention(tq, pk, pv, to, rows, fa::Paged{no_page, 3, 3 * PAGE, lens}).run(ws) == FA_ERR_PAGE);
+}
+
+// The memory that there is; why a call would be refused, and how it is computed.
+void explained() {
+    Numbers n;
+    char why[200] = "";
+    fa::Workspace ws;
+    fa::Attention a(n.tq(), n.tk().in_bytes(n.k.size() * 4), n.tv(), n.to());
+    assert(a.run(ws) == FA_OK);
+    fa::Attention short_k(n.tq(), n.tk().in_bytes(n.k.size() * 4 - 1), n.tv(), n.to());
+    assert(short_k.run(ws) == FA_ERR_SHAPE && short_k.check(why, sizeof why) == FA_ERR_SHAPE);
+    assert(std::strstr(why, "k_bytes = ") != nullptr);
+    fa::Attention short_out(n.tq(), n.tk(), n.tv(), n.to().in_bytes(4));
+    assert(short_out.run(ws) == FA_ERR_SHAPE && n.tq().in_bytes(std::size_t(-1)).bytes == MOST);
+    float scores[4];
+    a.weights(fa::head_first(scores, BATCH, HEADS_Q, LEN_Q, LEN_KV).in_bytes(sizeof scores));
+    assert(a.check(why, sizeof why) == FA_ERR_SHAPE && std::strstr(why, "weights_bytes = ") != nullptr);
+
+    std::vector<float> x(1024 * 128, 1.0f), y(x.size());
+    const auto tx = fa::head_first<const float>(x.data(), 1, 1, 1024, 128);
+    fa::Attention more(tx, tx, tx, fa::head_first(y.data(), 1, 1, 1024, 128));
+    fa_plan how;
+    std::size_t bytes = 0;
+    assert(more.plan(how) == FA_OK && more.workspace(bytes) == FA_OK && how.workspace_bytes == bytes);
+    assert(how.path == FA_PATH_PREFILL && how.threads == 1 && std::strcmp(how.compute, "f32") == 0);
+    assert(more.check_run(x.data(), bytes, nullptr, why, sizeof why) == FA_OK);
+    assert(more.check_run(x.data(), bytes - 1, nullptr, why, sizeof why) == FA_ERR_WORKSPACE);
+    assert(std::strstr(why, "ws_size") != nullptr);
+    fa::Attention none(n.tq(), fa::head_first(n.k.data(), BATCH, HEADS_KV, LEN_KV, DIM / 2), n.tv(), n.to());
+    assert(none.plan(how) == FA_ERR_SHAPE && none.check_run(nullptr, 0, nullptr) == FA_ERR_SHAPE);
+}
+
 } // namespace
 
 int main() {
@@ -373,5 +493,8 @@ int main() {
     caches();
     partitions();
     pools();
+    callables();
+    ragged_and_paged();
+    explained();
     return 0;
 }

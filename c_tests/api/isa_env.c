@@ -22,6 +22,17 @@ static void check_refused(const char *when) {
     int8_t bytes[ELEMENTS] = {0};
     CHECK(fa_forward_i8(&cfg, bytes, bytes, bytes, 1, 1, 1, LEN, LEN, out) == FA_ERR_ISA,
           "%s: fa_forward_i8", when);
+    fa_attention a;
+    char why[100] = "";
+    CHECK(fa_attention_init(&a, sizeof a) == FA_OK, "%s: nor does this one", when);
+    a.batch = a.heads_q = a.heads_kv = 1, a.len_q = a.len_kv = LEN, a.dim_qk = a.dim_v = DIM;
+    a.q = fa_token_first(q, FA_DTYPE_F32, LEN, 1, DIM), a.k = fa_token_first(k, FA_DTYPE_F32, LEN, 1, DIM);
+    a.v = fa_token_first(v, FA_DTYPE_F32, LEN, 1, DIM), a.o = fa_token_first(out, FA_DTYPE_F32, LEN, 1, DIM);
+    CHECK(fa_attention_run(&a, NULL, 0, NULL) == FA_ERR_ISA, "%s: fa_attention_run", when);
+    CHECK(fa_attention_check_run(&a, NULL, 0, NULL, why, sizeof why) == FA_ERR_ISA, "%s: fa_attention_check_run", when);
+    CHECK(strstr(why, "FA_MAX_ISA") != NULL, "%s: \"%s\"", when, why);
+    fa_plan how = {.struct_size = sizeof how};
+    CHECK(fa_attention_plan(&a, 1, &how) == FA_ERR_ISA && how.work_items == 0, "%s: fa_attention_plan", when);
     CHECK(memcmp(out, before, sizeof out) == 0, "%s: the output has changed", when);
     size_t scratch = 12345;
     CHECK(fa_scratch_bytes(&cfg, FA_DTYPE_F32, 1, LEN, LEN, &scratch) == FA_ERR_ISA,

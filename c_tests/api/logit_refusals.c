@@ -29,6 +29,8 @@
 static const struct row rows[] = {
     {"nothing wrong", FA_OK, NULL, {{0}}},
 
+    BYTES(mask_bytes, LKV * 4, MASKED, ),
+    {"no mask: its bytes", FA_OK, NULL, {N(mask_bytes, -1)}},
     {"mask F16", FA_OK, NULL, {MASK(F16)}},
     {"mask BF16", FA_OK, NULL, {MASK(BF16)}},
     {"mask I8", FA_ERR_DTYPE, "mask.dtype", {MASK(I8)}},

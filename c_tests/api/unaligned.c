@@ -77,6 +77,9 @@ static void same_at_odd_addresses(const char *what) {
 
     bytes_at_odd = (void *)(room + 1);
     CHECK(check(there) == FA_OK, "%s", what);
+    fa_plan how = {.struct_size = sizeof how}, *how_at_odd = at_odd(&how, sizeof how);
+    CHECK(fa_attention_plan(a, PARTS, &how) == FA_OK && fa_attention_plan(there, PARTS, how_at_odd) == FA_OK, "%s", what);
+    CHECK(memcmp(how_at_odd, &how, sizeof how) == 0 && how.workspace_bytes == bytes, "%s: another plan", what);
     CHECK(fa_attention_workspace(there, PARTS, bytes_at_odd) == FA_OK, "%s", what);
     memcpy(&odd_bytes, bytes_at_odd, sizeof odd_bytes);
     CHECK(odd_bytes == bytes, "%s: %zu bytes, not %zu", what, odd_bytes, bytes);
@@ -84,6 +87,7 @@ static void same_at_odd_addresses(const char *what) {
     memcpy(&odd_bytes, bytes_at_odd, sizeof odd_bytes);
     CHECK(odd_bytes >= bytes, "%s: up to %d parts need %zu bytes", what, PARTS, odd_bytes);
     fa_pool pool = {.struct_size = sizeof pool, .width = width};
+    CHECK(fa_attention_check_run(there, ws + 1, SIZE_MAX, at_odd(&pool, sizeof pool), NULL, 0) == FA_OK, "%s", what);
     for (int way = 0; way < 3; way++) {
         memset(m.o.data, 0xff, sizeof arena.o), memset(m.lse, 0xff, sizeof arena.lse);
         if (m.weights.data != NULL) memset(m.weights.data, 0xff, sizeof arena.weights);
@@ -105,16 +109,17 @@ static void same_at_odd_addresses(const char *what) {
 
 static void odd_addresses(void) {
     static const char *const odd_arguments[] = {
-        "fa_attention_init(a)", "fa_attention_check(a)", "fa_attention_workspace(a)", "fa_attention_workspace(bytes)",
+        "fa_attention_init(a)", "fa_attention_check(a)", "fa_attention_check_run(a)", "fa_attention_check_run(ws)",
+        "fa_attention_check_run(pool)", "fa_attention_plan(a)", "fa_attention_plan(plan)", "fa_attention_workspace(a)", "fa_attention_workspace(bytes)",
         "fa_attention_workspace_max(a)", "fa_attention_workspace_max(bytes)",
         "fa_attention_run(a)", "fa_attention_run(ws)", "fa_attention_run(pool)", "fa_attention_part(a)",
         "fa_attention_part(ws)", "fa_attention_finish(a)", "fa_attention_finish(ws)",
     };
-    static const char *const huge[] = {"fa_attention_run(ws_size)", "fa_attention_part(ws_size)",
+    static const char *const huge[] = {"fa_attention_check_run(ws_size)", "fa_attention_run(ws_size)", "fa_attention_part(ws_size)",
                                        "fa_attention_finish(ws_size)"};
     for (size_t i = 0; i < COUNT(odd_arguments); i++) covered(odd_arguments[i], "odd", FA_OK);
     for (size_t i = 0; i < COUNT(huge); i++) covered(huge[i], "huge", FA_OK);
-    covered("fa_attention_run(pool)", "NULL", FA_OK);
+    covered("fa_attention_run(pool)", "NULL", FA_OK), covered("fa_attention_check_run(pool)", "NULL", FA_OK);
 
     fill(), described = good;
     static float numbers[B * HQ * LQ * LKV];

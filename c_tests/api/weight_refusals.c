@@ -57,6 +57,8 @@ static int32_t zeros[GAP], in_order[GAP] = {0, 1, 2, 3};
 static const struct row rows[] = {
     {"nothing wrong", FA_OK, NULL, {{0}}},
     {"weights", FA_OK, NULL, {ALL}},
+    BYTES(weights_bytes, B * HQ * LQ * LKV * 4, ALL, ),
+    {"no weights: their bytes", FA_OK, NULL, {N(weights_bytes, -1)}},
     {"weights NULL", FA_OK, NULL, {P(weights.data, NULL)}},
     {"weights NULL, its strides wild", FA_OK, NULL,
      {P(weights.data, NULL), N(weights.stride[0], -1), N(weights.stride[1], INT64_MAX), N(weights.dtype, 99)}},

@@ -104,10 +104,17 @@ static void run(size_t lq, size_t lkv, size_t d, bool at_end, int feature) {
             a.block_mask = blocks, a.block_mask_q = 2, a.block_mask_kv = 5;
             a.block_mask_stride[2] = (int64_t)((lkv + 4) / 5);
     }
+    a.q_bytes = a.o_bytes = (int64_t)(nq * 4), a.k_bytes = a.v_bytes = (int64_t)(nkv * 4);
+    a.lse_bytes = (int64_t)(HEADS * lq * 4), a.weights_bytes = (int64_t)(HEADS * nmask * 4);
+    a.mask_bytes = (int64_t)(a.mask.dtype == FA_DTYPE_BOOL8 ? nmask : nmask * 4);
     size_t size = 0;
     CHECK(fa_attention_workspace(&a, 1, &size) == FA_OK, "workspace");
     void *ws = guarded(size, at_end);
     CHECK(fa_attention_run(&a, ws, size, NULL) == FA_OK, "feature %d", feature);
+    /* What there is no memory for is not looked at. */
+    fa_attention more = a;
+    more.heads_q++, more.heads_kv++;
+    CHECK(fa_attention_run(&more, ws, size, NULL) == FA_ERR_SHAPE, "feature %d, a head more", feature);
     for (size_t i = 0; i < nq; i++) CHECK(isfinite(o[i]), "feature %d, element %zu", feature, i);
 
     for (size_t i = 0; feature != COLUMNS && i < HEADS * nmask; i++)

@@ -1,6 +1,6 @@
 /* A valid fa_attention, and a table of changes to it. Each row names the status that the functions
- * fa_attention_check, _workspace, _run, _part and _finish must return, and what the words of _check
- * must mention. A refused call must change nothing. */
+ * fa_attention_check, _check_run, _plan, _workspace, _run, _part and _finish must return, and what
+ * the words of _check must mention. A refused call must change nothing. */
 
 #ifndef DESCRIBED_H
 #define DESCRIBED_H
@@ -109,6 +109,16 @@ struct row {
     STRIDE_DIM(t, __VA_ARGS__),                                                                 \
     {#t ".stride_dim 8", FA_ERR_STRIDE, "only k and v", {__VA_ARGS__ N(t.stride_dim, 8)}}
 
+/* Bytes of memory of a tensor that takes so many; before each, what else its use needs. */
+#define BYTES(field, taken, ...)                                                                \
+    {#field " 0", FA_OK, NULL, {__VA_ARGS__ N(field, 0)}},                                      \
+    {#field " exact", FA_OK, NULL, {__VA_ARGS__ N(field, taken)}},                              \
+    {#field " INT64_MAX", FA_OK, NULL, {__VA_ARGS__ N(field, INT64_MAX)}},                      \
+    {#field " a byte too few", FA_ERR_SHAPE, #field " = ", {__VA_ARGS__ N(field, (taken) - 1)}}, \
+    {#field " 1", FA_ERR_SHAPE, #field " = 1: fewer than", {__VA_ARGS__ N(field, 1)}},          \
+    {#field " -1", FA_ERR_SHAPE, #field " = -1: negative", {__VA_ARGS__ N(field, -1)}},         \
+    {#field " INT64_MIN", FA_ERR_SHAPE, "negative", {__VA_ARGS__ N(field, INT64_MIN)}}
+
 /* Numbers for what has one of each, and granularities. */
 #define MANY ((const float[64]){0})
 #define QUANT_OF_ALL (&(const fa_quant){MANY, MANY, {0, 0, 0, 0}, 1, 1})
@@ -122,6 +132,13 @@ static alignas(64) unsigned char ws[1 << 20];
 static size_t bytes_asked;
 
 static inline fa_status check(const fa_attention *a) { return fa_attention_check(a, NULL, 0); }
+static inline fa_status check_run(const fa_attention *a) {
+    return fa_attention_check_run(a, ws, sizeof ws, NULL, NULL, 0);
+}
+static inline fa_status plan(const fa_attention *a) {
+    fa_plan how = {.struct_size = sizeof how};
+    return fa_attention_plan(a, PARTS, &how);
+}
 static inline fa_status workspace(const fa_attention *a) { return fa_attention_workspace(a, PARTS, &bytes_asked); }
 static inline fa_status workspace_max(const fa_attention *a) {
     return fa_attention_workspace_max(a, PARTS, &bytes_asked);
@@ -139,7 +156,7 @@ static const struct {
     const char *name;
     fa_status (*call)(const fa_attention *);
 } functions[] = {
-    {"check", check}, {"workspace", workspace}, {"workspace_max", workspace_max}, {"run", run},
+    {"check", check}, {"check_run", check_run}, {"plan", plan}, {"workspace", workspace}, {"workspace_max", workspace_max}, {"run", run},
     {"run on a pool", run_on_pool}, {"part", part}, {"finish", finish},
 };
 
@@ -202,6 +219,9 @@ static inline void check_words(const struct row *row) {
     CHECK((row->word == NULL) == (row->want == FA_OK), "%s: words", row->what);
     CHECK(row->word == NULL || strstr(why, row->word) != NULL, "%s: no %s in \"%.*s\"", row->what, row->word,
           (int)length, why);
+    char whole[sizeof why];
+    CHECK(fa_attention_check_run(&described.a, ws, sizeof ws, NULL, whole, sizeof whole) == row->want &&
+          (end == NULL || strcmp(whole, why) == 0), "%s: check_run says \"%s\"", row->what, whole);
     CHECK(row->want == FA_OK || has_number(why, row), "%s: no number in \"%.*s\"", row->what, (int)length, why);
     CHECK(fa_attention_check(&described.a, small, 0) == row->want && small[0] == 'x', "%s: no room", row->what);
     CHECK(fa_attention_check(&described.a, small, 1) == row->want && small[0] == '\0' && small[1] == 'x',

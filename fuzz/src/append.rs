@@ -18,7 +18,7 @@ use crate::common::Random;
 use crate::definition::{BF16, BLOCKS, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, U8, at, block, stored};
 use crate::general::{
     Described, FIRSTS, K, LENS, O, POINTERS, POSITIONS, Q, SCALES, SPAN_STARTS, SPANS, STARTS_KV, STARTS_Q,
-    TABLE, TABLE_STARTS, V, lists, numbers, put,
+    TABLE, TABLE_STARTS, V, is_enough, lists, numbers, put,
 };
 use crate::input::{Input, hash};
 use crate::layout::{Rows, Verdict, cells_are_apart, dim_verdict, quant_verdict, unit, values};
@@ -130,6 +130,7 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
         verdict.join(into.verdict(unit(to.dtype)));
         verdict.join(into.are_apart());
         (bytes[of_new], bytes[of_cache]) = (from.span(), into.span());
+        verdict.demand(is_enough([a.k_bytes, a.v_bytes][which], into.span()));
         let mut target = Target { which, has_quant: d.has_quant[of_cache] & 3 != 0, is_own: false };
         if target.has_quant {
             let group = [quant.group_tokens, quant.group_dims];

@@ -12,10 +12,11 @@ use flash_attention::capi::attention::{
     FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA_PRECISE, fa_attention,
 };
 use flash_attention::capi::isa::{fa_isa, fa_limit_isa};
+use flash_attention::capi::plan::{fa_attention_plan, fa_plan};
 use flash_attention::capi::pool::fa_pool;
 use flash_attention::capi::run::{
-    fa_attention_check, fa_attention_finish, fa_attention_part, fa_attention_run, fa_attention_workspace,
-    fa_attention_workspace_max,
+    fa_attention_check, fa_attention_check_run, fa_attention_finish, fa_attention_part, fa_attention_run,
+    fa_attention_workspace, fa_attention_workspace_max,
 };
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
@@ -160,6 +161,12 @@ impl Described {
         a.column_heads = input.i64();
         for i in 13..LISTED.len() {
             lists[i] = list(input, LISTED[i]);
+        }
+        for field in [&mut a.q_bytes, &mut a.k_bytes, &mut a.v_bytes, &mut a.o_bytes] {
+            *field = input.i64();
+        }
+        for field in [&mut a.mask_bytes, &mut a.lse_bytes, &mut a.weights_bytes] {
+            *field = input.i64();
         }
         Described { control, a, codes, has_quant, quants, lists }
     }
@@ -410,6 +417,11 @@ pub(crate) fn lists(d: &Described, lengths: &[i128; 13], verdict: &mut Verdict) 
     [of_queries, of_keys]
 }
 
+/// Whether so much memory, 0 = unknown, is enough for a tensor that takes so much.
+pub(crate) fn is_enough(given: i64, taken: i128) -> bool {
+    given == 0 || (given > 0 && taken <= i128::from(given))
+}
+
 /// Judges everything but NULL and overlaps, which need addresses.
 fn sizes(d: &mut Described) -> Sizes {
     let mut verdict = Verdict::Legal;
@@ -514,6 +526,11 @@ fn sizes(d: &mut Described) -> Sizes {
         verdict.join(weights.verdict(unit(F32)));
         verdict.join(weights.are_apart());
         bytes[WEIGHTS] = weights.span();
+    }
+    let given = [(Q, a.q_bytes), (K, a.k_bytes), (V, a.v_bytes), (O, a.o_bytes)];
+    let optional = [(MASK, a.mask_bytes), (LSE, a.lse_bytes), (WEIGHTS, a.weights_bytes)];
+    for (which, given) in given.into_iter().chain(optional.into_iter().filter(|&(which, _)| has(which))) {
+        verdict.demand(is_enough(given, bytes[which]));
     }
     if has(SLOPES) {
         verdict.demand(a.alibi_batch_stride >= 0);
@@ -703,8 +720,20 @@ impl Bench {
         // SAFETY: as above.
         let answered = unsafe { fa_attention_workspace_max(at, n, &mut most) };
         assert!(answered == status, "workspace_max {answered:?}, check {status:?}");
+        let mut how = std::mem::MaybeUninit::<fa_plan>::zeroed();
+        // SAFETY: as above, and a plan whose size is set; any bits are one.
+        let how = unsafe {
+            (*how.as_mut_ptr()).struct_size = size_of::<fa_plan>();
+            let answered = fa_attention_plan(at, n, how.as_mut_ptr());
+            assert!(answered == status, "plan {answered:?}, check {status:?}");
+            how.assume_init()
+        };
+        // SAFETY: as above; there is no workspace.
+        let ready = unsafe { fa_attention_check_run(at, ptr::null(), 0, ptr::null(), ptr::null_mut(), 0) };
+        assert!(ready == status || (status == fa_status::FA_OK && ready == fa_status::FA_ERR_WORKSPACE));
         if status != fa_status::FA_OK {
             assert_eq!([size, most], [usize::MAX; 2], "bytes was written");
+            assert_eq!([how.work_items, how.tile_keys], [0; 2], "the plan was written");
             self.refuses(at, status, n);
             return;
         }
@@ -715,6 +744,8 @@ impl Bench {
             size
         };
         assert_eq!(Some(most), (1..=n).map(needed).max(), "the most of 1 to {n} parts");
+        assert_eq!(how.workspace_bytes, size);
+        assert_eq!(ready == fa_status::FA_OK, needed(1) == 0, "{ready:?} without a workspace");
         if !is_real || work > WORK {
             return;
         }

@@ -79,6 +79,8 @@ static fa_attention local_problem(const struct decode *d, int32_t *positions) {
                       .dtype = FA_DTYPE_F32};
     c.lse = d->mine + d->rows * c.heads_q * c.dim_v;
     c.lse_stride[0] = c.len_q * c.heads_q, c.lse_stride[1] = 1, c.lse_stride[2] = c.heads_q;
+    /* The memory is the caller's no longer. */
+    c.o_bytes = c.lse_bytes = 0;
     if (d->m->rank != 0) c.sinks = NULL;
     if (d->has_positions) c.q_positions = positions, c.q_pos = FA_POS_END;
     return c;

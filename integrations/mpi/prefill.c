@@ -399,6 +399,8 @@ static fa_attention make_call(const struct job *j, const struct slice *s, const 
         .data = j->counting ? nowhere(3) : j->part_o, .stride = {heads * s->rows * row, s->rows * row, row}, .dtype = FA_DTYPE_F32};
     c.lse = j->counting ? nowhere(4) : j->part_lse;
     c.lse_stride[0] = heads * s->rows, c.lse_stride[1] = s->rows, c.lse_stride[2] = 1;
+    /* Parts of the caller's memory, or other memory. */
+    c.q_bytes = c.k_bytes = c.v_bytes = c.o_bytes = c.lse_bytes = 0;
     c.sinks = NULL;
     if (a->alibi_slopes != NULL) c.alibi_slopes = (const float *)offset((void *)(uintptr_t)a->alibi_slopes, head * 4);
     c.q_pos = s->position - at.lo;

@@ -1,7 +1,6 @@
 //! `fa_cache_append`.
 
 use std::ffi::c_char;
-use std::fmt::Write;
 
 use super::attention::fa_attention;
 use super::run::Words;
@@ -63,13 +62,9 @@ pub unsafe extern "C" fn fa_cache_append(
     why_size: usize,
 ) -> fa_status {
     guard(|| {
-        let mut words = Words::new(why, why_size);
+        let words = Words::new(why, why_size);
         // SAFETY: I1: description and tensors are as documented.
         let found = unsafe { describe::append(a, [new_k, new_v]) };
-        if let Err(refusal) = &found {
-            let _ = write!(words, "{refusal}");
-        }
-        words.end();
-        found?.run(kernel::best()?)
+        words.end(found)?.run(kernel::best()?)
     })
 }

@@ -308,6 +308,25 @@ pub struct fa_attention {
     /// Heads that have lists of their own: heads_q, heads_kv (then the query heads of a kv head
     /// share them, and are computed together), or another divisor of heads_q. 0 = heads_q.
     pub column_heads: i64,
+    /// BYTES of memory at q.data; 0 = unknown. If it is known here or in the next six fields, every
+    /// call refuses a description by which the tensor takes more: FA_ERR_SHAPE. What a tensor takes
+    /// goes from its first to its last element by sizes, strides and type: all of len_q or len_kv
+    /// tokens (of ragged rows: those of the lists; of pages: num_pages whole pages), whatever
+    /// kv_lens are. So a forgotten type, a wrong number of heads, and pages that are not there do
+    /// not lead out of the memory.
+    pub q_bytes: i64,
+    /// BYTES of memory at k.data; 0 = unknown. fa_cache_append checks it, too.
+    pub k_bytes: i64,
+    /// BYTES of memory at v.data; 0 = unknown. fa_cache_append checks it, too.
+    pub v_bytes: i64,
+    /// BYTES of memory at o.data; 0 = unknown.
+    pub o_bytes: i64,
+    /// BYTES of memory at mask.data; 0 = unknown.
+    pub mask_bytes: i64,
+    /// BYTES (not elements) of memory at lse; 0 = unknown.
+    pub lse_bytes: i64,
+    /// BYTES of memory at weights.data; 0 = unknown.
+    pub weights_bytes: i64,
 }
 
 /// Sets struct_size, q_pos = FA_POS_END, both windows to FA_NO_LIMIT, and everything else to 0.
@@ -323,7 +342,7 @@ pub unsafe extern "C" fn fa_attention_init(a: *mut fa_attention, struct_size: us
         if a.is_null() {
             return Err(Error::Null);
         }
-        abi::check_size::<fa_attention>(struct_size)?;
+        abi::check_size::<fa_attention>(abi::STRUCT_SIZE, struct_size)?;
         let empty = fa_attention { struct_size, ..EMPTY };
         // SAFETY: I1: not NULL, so it is writable for `struct_size` bytes; no alignment is assumed.
         // What a later version of the structure has beyond ours is 0.
@@ -397,4 +416,11 @@ pub(super) const EMPTY: fa_attention = fa_attention {
     column_stride: [0; 2],
     column_heads: 0,
     table_head_stride: 0,
+    q_bytes: 0,
+    k_bytes: 0,
+    v_bytes: 0,
+    o_bytes: 0,
+    mask_bytes: 0,
+    lse_bytes: 0,
+    weights_bytes: 0,
 };

@@ -5,7 +5,7 @@ use super::attention::{FA_FAST, FA_MASK_TIMES_SLOPE, FA_NO_LIMIT, FA_POS_END, FA
 use super::tensor::{self, fa_quant, fa_tensor};
 use crate::append::{Append, Scales, Target, is_of_tokens};
 use crate::dtype::Dtype;
-use crate::error::names::{self, K, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
+use crate::error::names::{self, K, LSE, MASK, Names, O, Q, TOO_LARGE, V, WEIGHTS, number};
 use crate::error::{Error, Refusal, TensorFact};
 use crate::problem::slots::Slots;
 use crate::problem::{
@@ -25,7 +25,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
         return Err(Error::Null.into());
     }
     // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
-    let a = &unsafe { abi::read_sized(a)? };
+    let a = &unsafe { abi::read_sized(abi::STRUCT_SIZE, a)? };
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 0)?;
     let heads_q = extent("heads_q", a.heads_q, 1)?;
@@ -71,6 +71,10 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
             weights: if names_weights(a) { weights(a, [batch, heads_q, len_q], len_kv)? } else { None },
         }
     };
+    let known = [a.q_bytes, a.k_bytes, a.v_bytes, a.o_bytes, a.mask_bytes, a.lse_bytes, a.weights_bytes];
+    if known.iter().fold(0, |all, bytes| all | bytes) != 0 {
+        memory(a, &tensors)?;
+    }
     Problem::new(tensors, semantics(a, dim_qk)?)
 }
 
@@ -122,7 +126,7 @@ pub(super) unsafe fn append<'a>(
         return Err(Error::Null.into());
     }
     // SAFETY: I1: not NULL, so it is readable for `struct_size` bytes.
-    let a = &unsafe { abi::read_sized(a)? };
+    let a = &unsafe { abi::read_sized(abi::STRUCT_SIZE, a)? };
     plain_fields(a)?;
     let batch = extent("batch", a.batch, 0)?;
     let heads = extent("heads_kv", a.heads_kv, 1)?;
@@ -140,8 +144,8 @@ pub(super) unsafe fn append<'a>(
     let extents = [new_extent, extent_kv];
     // SAFETY: I1: NULL, or tensors as documented.
     let targets = unsafe {
-        let k = target([&NEW_K, &K], new[0], &a.k, extents, ("dim_qk", a.dim_qk))?;
-        [k, target([&NEW_V, &V], new[1], &a.v, extents, ("dim_v", a.dim_v))?]
+        let k = target([&NEW_K, &K], new[0], (&a.k, a.k_bytes), extents, ("dim_qk", a.dim_qk))?;
+        [k, target([&NEW_V, &V], new[1], (&a.v, a.v_bytes), extents, ("dim_v", a.dim_v))?]
     };
     Append::new(slots, targets)
 }
@@ -156,7 +160,7 @@ pub(super) unsafe fn append<'a>(
 unsafe fn target<'a>(
     [of_new, of_cache]: [&'static Names; 2],
     new: *const fa_tensor,
-    cache: &fa_tensor,
+    (cache, bytes): (&fa_tensor, i64),
     [new_extent, extent_kv]: [[usize; 3]; 2],
     (of_dim, dim): (&'static str, i64),
 ) -> Result<Option<Target<'a>>, Refusal> {
@@ -168,6 +172,7 @@ unsafe fn target<'a>(
     let dim = extent(of_dim, dim, 1)?;
     let from = layout(of_new, &new, new_extent, dim)?;
     let to = layout(of_cache, cache, extent_kv, dim)?;
+    within(of_cache, bytes, &to)?;
     if to.is_strided() {
         let fact = Refusal::of(of_cache.stride_dim, i64::from(cache.stride_dim));
         return Err(fact.but(Error::Stride, "rows of a cache that is written are contiguous, must be 0"));
@@ -590,6 +595,43 @@ pub(super) fn about(what: &'static str, layout: &Layout) -> impl Fn(Error) -> Re
     move |error| match names::flaw(error) {
         Some(but) => Refusal::about_tensor(error, TensorFact { what, but, extent, dim, stride }),
         None => error.into(),
+    }
+}
+
+/// Refuses tensors that take more than the bytes that a description gives them.
+#[inline(never)]
+fn memory(a: &fa_attention, tensors: &Tensors) -> Result<(), Refusal> {
+    let Tensors { q, k, v, o, lse, logits, weights, .. } = tensors;
+    let all = [
+        (&Q, a.q_bytes, Some(q.layout())),
+        (&K, a.k_bytes, Some(k.layout())),
+        (&V, a.v_bytes, Some(v.layout())),
+        (&O, a.o_bytes, Some(o.layout())),
+        (&MASK, a.mask_bytes, logits.mask.as_ref().map(View::layout)),
+        (&LSE, a.lse_bytes, lse.as_ref().map(ViewMut::layout)),
+        (&WEIGHTS, a.weights_bytes, weights.as_ref().map(|weights| weights.view.layout())),
+    ];
+    all.into_iter().try_for_each(|(names, given, layout)| match layout {
+        Some(layout) => within(names, given, layout),
+        None => Ok(()),
+    })
+}
+
+/// Refuses a tensor that takes more than the `given` bytes of its memory; 0 are unknown.
+#[inline(never)]
+fn within(names: &Names, given: i64, layout: &Layout) -> Result<(), Refusal> {
+    if given == 0 {
+        return Ok(());
+    }
+    let fact = Refusal::of(names.bytes, given);
+    let taken = layout.span().map_err(about(names.tensor, layout))?;
+    match u64::try_from(given) {
+        Err(_) => Err(fact.but(Error::Shape, "negative")),
+        Ok(given) if taken as u64 <= given => Ok(()),
+        Ok(_) => {
+            let but = "fewer than the tensor takes by its sizes, strides and type";
+            Err(fact.against(Error::Shape, but, number(taken)))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::abi::read_sized;
+use super::abi::{STRUCT_SIZE, read_sized};
 use super::config::threads;
 use super::status::fa_status;
 use super::{Quiet, guard};
@@ -155,7 +155,7 @@ unsafe fn run(
         return Err(Error::Null);
     }
     // SAFETY: I1: not NULL, so it is a configuration of the size that it says. I9: of integers.
-    let config = unsafe { read_sized(cfg)? };
+    let config = unsafe { read_sized(STRUCT_SIZE, cfg)? };
     let Sizes { heads, heads_kv, seq_len_q, seq_len_kv } = sizes;
     let head_dim = config.head_dim;
     if head_dim == 0 || heads == 0 || heads_kv == 0 {

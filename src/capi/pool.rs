@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::fa_status;
 use super::{abi, guard};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::machine;
 use crate::pool::calls::{self, CallId};
 use crate::pool::{Concurrency, MAX_THREADS, Made, Threads};
@@ -174,12 +174,12 @@ impl Lent {
     ///
     /// # Safety
     /// `pool` is NULL or readable.
-    pub(super) unsafe fn read(pool: *const fa_pool, environment: FpEnv) -> Result<Option<Lent>, Error> {
+    pub(super) unsafe fn read(pool: *const fa_pool, environment: FpEnv) -> Result<Option<Lent>, Refusal> {
         if pool.is_null() {
             return Ok(None);
         }
         // SAFETY: I1: not NULL, so it is readable. I9: function pointers are addresses or NULL.
-        let pool = unsafe { abi::read_sized(pool)? };
+        let pool = unsafe { abi::read_sized("pool->struct_size", pool)? };
         Ok(Some(Lent { pool, environment }))
     }
 

@@ -1,12 +1,14 @@
-//! `fa_attention_check`, `_workspace`, `_workspace_max`, `_run`, `_part`, `_finish`.
+//! `fa_attention_check`, `_check_run`, `_workspace`, `_workspace_max`, `_run`, `_part`, `_finish`.
 
 use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
 
 use super::attention::fa_attention;
+use super::doubts::Doubts;
 use super::pool::{Lent, fa_pool};
 use super::status::fa_status;
 use super::{Quiet, describe, guard};
+use crate::error::names::number;
 use crate::error::{Error, Refusal};
 use crate::machine::Machine;
 use crate::plan::Plan;
@@ -18,11 +20,19 @@ use crate::workspace::Memory;
 /// Says whether a problem can be computed, and how on the calling thread alone. If it cannot, says
 /// why, with the numbers that do not fit. Writes nothing but why.
 ///
+/// If it can, warnings follow for what is legal and yet cannot be meant: strides of q, k or v that
+/// are smaller than a row, or by which heads and tokens overlap, as if they counted elements, or
+/// were swapped, or there were fewer heads; a stride of 0 between pages; strides of 0 by which a
+/// head has one key and one value; strides of mask that count elements. A warning begins with
+/// "warning: ". That data is repeated by a stride of 0 is no reason for one.
+///
 /// @param[in] a        not NULL
 /// @param[out] why     NULL, or room for why_size bytes: a sentence in English, always ended by a
-///                     zero byte, cut off if it is longer. Its wording may change in any version.
+///                     zero byte, cut off if it is longer. Its wording may change in any version;
+///                     fa_attention_plan is for programs.
 /// @param why_size     bytes at why
-/// @return FA_OK, or the status with which fa_attention_run would refuse it
+/// @return FA_OK, or the status with which fa_attention_run would refuse it. Workspace and pool are
+///         not looked at: fa_attention_check_run does that.
 ///
 /// Thread-safe.
 #[unsafe(no_mangle)]
@@ -32,17 +42,97 @@ pub unsafe extern "C" fn fa_attention_check(
     why_size: usize,
 ) -> fa_status {
     guard(|| {
-        let mut words = Words::new(why, why_size);
         // SAFETY: I1: `a` is as documented.
-        let found = unsafe { plan(a, 1) };
-        let _ = match &found {
-            Ok(plan) => write!(words, "{plan}"),
-            Err(refusal) => write!(words, "{refusal}"),
-        };
-        words.end();
-        found?;
-        Ok(())
+        unsafe { explain(Words::new(why, why_size), a, None) }
     })
+}
+
+/// fa_attention_check for a whole call of fa_attention_run, workspace and pool included: says
+/// whether the call would be refused and why, or how it computes with this pool, and the same
+/// warnings. There is no refusal of fa_attention_run that it does not explain. Computes nothing and
+/// does not touch the workspace; it calls the function width of the pool.
+///
+/// @param[in] a        not NULL
+/// @param ws           as for fa_attention_run
+/// @param ws_size      bytes at ws
+/// @param[in] pool     as for fa_attention_run
+/// @param[out] why     as for fa_attention_check
+/// @param why_size     bytes at why
+/// @return what fa_attention_run would return (except for FA_ERR_INTERNAL)
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_attention_check_run(
+    a: *const fa_attention,
+    ws: *const c_void,
+    ws_size: usize,
+    pool: *const fa_pool,
+    why: *mut c_char,
+    why_size: usize,
+) -> fa_status {
+    let lent = WhatIsLent { ws, ws_size, pool, environment: FpEnv::current() };
+    // SAFETY: I1: `a` and `pool` are as documented.
+    guard(|| unsafe { explain(Words::new(why, why_size), a, Some(&lent)) })
+}
+
+/// What a call is given besides the description.
+struct WhatIsLent {
+    ws: *const c_void,
+    ws_size: usize,
+    pool: *const fa_pool,
+    environment: FpEnv,
+}
+
+/// Says in words how a call computes, or why it is refused. Without what is lent, it is one on the
+/// calling thread, whose workspace is not looked at.
+///
+/// # Safety
+/// `a` is NULL or as documented, except that nothing need be readable where the tensors are; the
+/// pool is as documented.
+#[inline(never)]
+unsafe fn explain(mut words: Words, a: *const fa_attention, lent: Option<&WhatIsLent>) -> Result<(), Error> {
+    // SAFETY: I1: as the caller vouches.
+    let found = unsafe { describe_call(&mut words, a, lent) };
+    words.end(found)?;
+    Ok(())
+}
+
+/// Puts a call that is right into words; see [`explain`].
+///
+/// # Safety
+/// As for [`explain`].
+unsafe fn describe_call(
+    words: &mut Words,
+    a: *const fa_attention,
+    lent: Option<&WhatIsLent>,
+) -> Result<(), Refusal> {
+    let mut width = 1;
+    if let Some(lent) = lent {
+        // SAFETY: I1: the pool is as documented.
+        let pool = unsafe { Lent::read(lent.pool, lent.environment)? };
+        width = pool.as_ref().map_or(1, Lent::width);
+    }
+    // SAFETY: I1: `a` is NULL or as documented.
+    let problem = unsafe { describe::problem(a)? };
+    let plan = prepared::plan(problem.shape(), problem.semantics().accuracy, width)?;
+    if let Some(lent) = lent {
+        enough(prepared::borrowed_bytes(&plan)?, lent.ws, lent.ws_size)?;
+    }
+    // What there is no room for is left out.
+    let _ = write!(words, "{plan}{}", Doubts(&problem));
+    Ok(())
+}
+
+/// Refuses a workspace of `size` bytes at `ws` for a call that needs `needed`.
+fn enough(needed: usize, ws: *const c_void, size: usize) -> Result<(), Refusal> {
+    if needed == 0 || (size >= needed && !ws.is_null()) {
+        return Ok(());
+    }
+    let (fact, but) = match ws.is_null() {
+        true => (Refusal::of_thing("ws"), "NULL, but with its pool the call needs bytes"),
+        false => (Refusal::of("ws_size", number(size)), "fewer bytes than the call needs with its pool"),
+    };
+    Err(fact.against(Error::Workspace, but, number(needed)))
 }
 
 /// Bytes of scratch memory that fa_attention_run needs with a pool of n_parts threads, and that
@@ -126,7 +216,7 @@ pub unsafe extern "C" fn fa_attention_workspace_max(
 ///         FA_ERR_ZERO_EXTENT; FA_ERR_OVERFLOW; FA_ERR_STRIDE; FA_ERR_DTYPE; FA_ERR_SOFTMAX_SCALE;
 ///         FA_ERR_SOFTCAP; FA_ERR_WINDOW; FA_ERR_LENGTHS; FA_ERR_PAGE; FA_ERR_OVERLAP;
 ///         FA_ERR_QUANT_SCALE; FA_ERR_WORKSPACE; FA_ERR_ISA; FA_ERR_INTERNAL. FA_ERR_STRUCT_SIZE is
-///         about a or about the pool. fa_attention_check says why in words.
+///         about a or about the pool. fa_attention_check_run says why in words.
 ///
 /// Allocates nothing, takes no locks and prints nothing (the functions of a pool may). Calls need
 /// up to 48 KiB of stack. A row has the same bits for every pool, and for fa_attention_part with
@@ -255,7 +345,7 @@ fn share(part: i32, n_parts: i32) -> Result<[usize; 2], Error> {
     Ok([i, n])
 }
 
-fn parts(n: i32) -> Result<usize, Error> {
+pub(super) fn parts(n: i32) -> Result<usize, Error> {
     usize::try_from(n).ok().filter(|n| (1..=MAX_THREADS).contains(n)).ok_or(Error::Part)
 }
 
@@ -271,12 +361,16 @@ impl Words {
         Words { at: at.cast(), left: if at.is_null() { 0 } else { size } }
     }
 
-    /// Writes the zero byte at the end.
-    pub(super) fn end(self) {
+    /// Says why something is refused, if it is; then comes the zero byte at the end.
+    pub(super) fn end<T>(mut self, found: Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Err(refusal) = &found {
+            let _ = write!(self, "{refusal}");
+        }
         if self.left > 0 {
             // SAFETY: I1: `left` bytes of the caller's are free at `at`.
             unsafe { self.at.write(0) };
         }
+        found
     }
 }
 

@@ -6,6 +6,8 @@ use super::{Error, Refusal};
 /// What the fields of a tensor are called. Each boundary uses those that its callers know.
 pub(crate) struct Names {
     pub(crate) tensor: &'static str,
+    /// How much memory it has.
+    pub(crate) bytes: &'static str,
     pub(crate) batch: &'static str,
     pub(crate) heads: &'static str,
     pub(crate) tokens: &'static str,
@@ -27,6 +29,7 @@ macro_rules! names {
     ($name:literal) => {
         $crate::error::names::Names {
             tensor: $name,
+            bytes: concat!($name, "_bytes"),
             batch: concat!($name, ".batch"),
             heads: concat!($name, ".heads"),
             tokens: concat!($name, ".tokens"),

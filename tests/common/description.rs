@@ -543,6 +543,13 @@ impl Case {
             weights = vec![WEIGHT_BEFORE; bytes / 4 + 1];
             (a.weights.data, a.weights.stride) = (weights.as_mut_ptr().cast(), stride);
         }
+        // Some say how much memory there is.
+        if c.chance(40) {
+            let [q, k, v] = [0, 1, if a.v.data == a.k.data { 1 } else { 2 }].map(|i| inputs[i].len() as i64);
+            (a.q_bytes, a.k_bytes, a.v_bytes, a.o_bytes) = (q, k, v, o.len() as i64);
+            (a.mask_bytes, a.lse_bytes) = (mask.len() as i64, 4 * lse.len() as i64);
+            a.weights_bytes = 4 * weights.len() as i64;
+        }
         let mut case = Case {
             a,
             label,

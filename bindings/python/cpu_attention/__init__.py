@@ -20,10 +20,12 @@ from ._attention import (
     SCALE_ZERO,
     Fields,
     Options,
+    Plan,
     Prepared,
     attention,
     check,
     free_scratch,
+    plan,
     prepare,
 )
 from ._caches import append, merge, quantize
@@ -46,6 +48,7 @@ __all__ = [
     "Fields",
     "Integers",
     "Options",
+    "Plan",
     "Pool",
     "Prepared",
     "Scales",
@@ -64,6 +67,7 @@ __all__ = [
     "limit_isa",
     "load",
     "merge",
+    "plan",
     "prepare",
     "quantize",
     "scaled_dot_product_attention",

@@ -6,7 +6,7 @@ import ctypes
 import struct
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ._arrays import (
     put,
     view,
 )
-from ._library import ERR_WORKSPACE, Description, Error, Tensor, library, new_description
+from ._library import ERR_WORKSPACE, Description, Error, PlanFields, Tensor, library, new_description
 from ._threads import ExecutorPool, Pool, Threads, pool_of
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ _Q, _K, _V, _O, _MASK, _WEIGHTS = (getattr(Description, x).offset for x in ("q",
 # batch, heads_q, heads_kv, len_q, len_kv, dim_qk, dim_v
 SIZES_AT, pack_sizes = Description.batch.offset, struct.Struct("@7q").pack_into
 _pack_number = struct.Struct("@q").pack_into
+_PLAN_NUMBERS = (
+    *("threads", "threads_awake", "tile_heads", "tile_kv_heads", "tile_rows", "tile_keys", "work_items", "key_ranges"),
+    *("thread_bytes", "workspace_bytes"),
+)
 _TENSORS = {"q": _Q, "k": _K, "v": _V, "out": _O}
 
 
@@ -126,6 +130,26 @@ def _memory(size: int) -> tuple[Any, int, int]:
 def free_scratch() -> None:
     """Frees the scratch memory that this thread's calls have left for later ones."""
     _scratch.memory = (None, 0, 0)
+
+
+class Plan(NamedTuple):
+    """How a call is computed, as fa_plan in flash_attention.h: for tuners and logs. It may change in any version."""
+
+    isa: str
+    compute: str
+    path: str
+    threads: int
+    threads_awake: int
+    k_staged: bool
+    v_staged: bool
+    tile_heads: int
+    tile_kv_heads: int
+    tile_rows: int
+    tile_keys: int
+    work_items: int
+    key_ranges: int
+    thread_bytes: int
+    workspace_bytes: int
 
 
 class Prepared:
@@ -171,12 +195,29 @@ class Prepared:
     __call__ = run
 
     def check(self) -> str:
-        """Which kernel computes this and how, on the calling thread alone, in words. Error: what is refused."""
-        why = ctypes.create_string_buffer(512)
+        """Which kernel computes this and how, on the calling thread alone, in words, with warnings of strides that
+        nobody means. Error: what is refused."""
+        why = ctypes.create_string_buffer(2048)
         status = self._lib.fa_attention_check(self._at, why, len(why))
         if status != 0:
             raise Error(status, (why.value or self._lib.fa_status_string(status)).decode())
         return why.value.decode()
+
+    def plan(self) -> Plan:
+        """How run() computes this, with its threads, in numbers. Error: what is refused."""
+        pool, how = self._pool, PlanFields(struct_size=ctypes.sizeof(PlanFields))
+        status = self._lib.fa_attention_plan(self._at, 1 if pool is None else pool.width, ctypes.addressof(how))
+        if status != 0:
+            self.check()
+            raise Error(status, self._lib.fa_status_string(status).decode())
+        return Plan(
+            isa=how.isa.decode(),
+            compute=how.compute.decode(),
+            path="decode" if how.path else "prefill",
+            k_staged=bool(how.k_staged),
+            v_staged=bool(how.v_staged),
+            **{name: getattr(how, name) for name in _PLAN_NUMBERS},
+        )
 
     def bind(self, **arrays: Array | Blocks) -> Prepared:
         """Puts other arrays of the same shapes and types in the place of q, k, v or out; their scales stay. Returns
@@ -702,3 +743,9 @@ def prepare(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: 
 def check(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> str:
     """Which kernel attention() would use and how, in words; nothing is computed. Error: why it would refuse."""
     return describe(q, k, v, **options).check()
+
+
+def plan(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> Plan:
+    """How attention() would compute it, with its threads, in numbers; nothing is computed. Error: why it would
+    refuse."""
+    return describe(q, k, v, **options).plan()

@@ -100,6 +100,13 @@ class Description(ctypes.Structure):
         ("columns", c_void_p),
         ("column_stride", c_int64 * 2),
         ("column_heads", c_int64),
+        ("q_bytes", c_int64),
+        ("k_bytes", c_int64),
+        ("v_bytes", c_int64),
+        ("o_bytes", c_int64),
+        ("mask_bytes", c_int64),
+        ("lse_bytes", c_int64),
+        ("weights_bytes", c_int64),
     ]
 
 
@@ -154,6 +161,30 @@ class SparseListsFound(ctypes.Structure):
     ]
 
 
+class PlanFields(ctypes.Structure):
+    """fa_plan"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("isa", c_char_p),
+        ("compute", c_char_p),
+        ("path", c_int32),
+        ("threads", c_int32),
+        ("threads_awake", c_int32),
+        ("k_staged", c_int32),
+        ("v_staged", c_int32),
+        ("reserved0", c_int32),
+        ("tile_heads", c_int64),
+        ("tile_kv_heads", c_int64),
+        ("tile_rows", c_int64),
+        ("tile_keys", c_int64),
+        ("work_items", c_int64),
+        ("key_ranges", c_int64),
+        ("thread_bytes", c_size_t),
+        ("workspace_bytes", c_size_t),
+    ]
+
+
 # Functions of a caller's pool.
 Width = ctypes.CFUNCTYPE(c_int32, c_void_p)
 Task = ctypes.CFUNCTYPE(None, c_void_p, c_size_t)
@@ -200,6 +231,7 @@ def load(path: str | None = None) -> None:
         ("fa_status_string", [c_int32], c_char_p),
         ("fa_attention_init", [at, c_size_t], c_int32),
         ("fa_attention_check", [at, c_char_p, c_size_t], c_int32),
+        ("fa_attention_plan", [at, c_int32, at], c_int32),
         ("fa_attention_workspace", [at, c_int32, POINTER(c_size_t)], c_int32),
         ("fa_attention_run", [at, c_void_p, c_size_t, c_void_p], c_int32),
         ("fa_cache_append", [at, tensor, tensor, c_char_p, c_size_t], c_int32),

@@ -323,6 +323,29 @@ class Fields(unittest.TestCase):
         self.assertEqual(fa.isa(), before)
         self.assertEqual(fa.version(), fa.__version__)
 
+    def test_plans(self):
+        many = normal(1, 4, 500, 16)
+        plan = fa.plan(many, many, many)
+        self.assertEqual((plan.path, plan.threads, plan.compute, plan.key_ranges), ("prefill", 1, "f32", 1))
+        self.assertIn(f"{plan.isa} f32, prefill", fa.check(many, many, many))
+        plan = fa.plan(many, many, many, block_q=40, block_kv=24)
+        self.assertEqual((plan.tile_rows, plan.tile_keys), (40, 24))
+        keys = normal(1, 2, 3000, 64, seed=1)
+        call = fa.prepare(normal(1, 4, 1, 64), keys, keys, threads=2)
+        plan = call.plan()
+        self.assertEqual((plan.path, plan.tile_heads, plan.work_items), ("decode", 2, 2))
+        self.assertLessEqual(plan.threads, 2)
+        self.assertEqual(plan.workspace_bytes, call._bytes)
+        self.assertEqual(plan._fields, tuple(f for f, *_ in _library.PlanFields._fields_ if f in plan._fields))
+        with self.assertRaisesRegex(fa.Error, "softcap"):
+            fa.plan(self.q, self.k, self.v, softcap=-1.0)
+
+    def test_warnings(self):
+        pages = np.broadcast_to(self.k[:1], (3, *self.k.shape[1:]))
+        words = fa.check(self.q, pages, pages, block_table=[[0], [1]], len_kv=33)
+        self.assertIn("warning: k.stride[0] = 0: all pages", words)
+        self.assertNotIn("warning", fa.check(self.q, self.k, self.v))
+
     def test_names_and_layouts(self):
         """Options are those of the function behind them, and structures those of the header."""
         names = [n for n, p in signature(_attention.describe).parameters.items() if p.kind is p.KEYWORD_ONLY]
@@ -338,6 +361,7 @@ class Fields(unittest.TestCase):
                 "fa_attention",
                 _library.Description,
             ),
+            ("fa_plan", _library.PlanFields),
             ("fa_pool", _library.PoolFields),
             ("fa_sparse_config", _library.SparseConfig),
             ("fa_sparse_lists", _library.SparseListsFound),

@@ -236,6 +236,8 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
     a.column_stride.into_iter().for_each(|x| bytes.extend(word(x)));
     bytes.extend(word(a.column_heads));
     lists(&mut bytes, a, [a.column_start, a.columns], (a.column_heads, a.column_stride, 1), 13)?;
+    [a.q_bytes, a.k_bytes, a.v_bytes, a.o_bytes].into_iter().for_each(|x| bytes.extend(word(x)));
+    [a.mask_bytes, a.lse_bytes, a.weights_bytes].into_iter().for_each(|x| bytes.extend(word(x)));
     Some(bytes)
 }
 
