@@ -151,5 +151,6 @@ pub use attention::{
     Append, Attention, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
 };
 pub use error::{Error, Refusal};
+pub use kernel::enable_amx;
 pub use problem::Accuracy;
 pub use view::{Array, ArrayMut, Quant, QuantMut};
