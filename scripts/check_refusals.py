@@ -30,6 +30,8 @@ TRIED = {
 FREE = {
     "fa_attention_check(why)": "NULL = no words",
     "fa_attention_check(why_size)": "as much as there is room for is written",
+    "fa_enable_amx(why)": "NULL = no words",
+    "fa_enable_amx(why_size)": "as much as there is room for is written",
     "fa_cache_append(why)": "NULL = no words",
     "fa_cache_append(why_size)": "as much as there is room for is written",
     "fa_attention_run(pool)": "a structure: see its fields; NULL = the calling thread",
@@ -60,6 +62,8 @@ IMPOSSIBLE = {
     ("fa_pool_destroy(pool)", "odd"): "only what fa_pool_create gave",
     ("fa_limit_isa(isa)", "odd"): "bytes have no alignment",
     ("fa_attention_check(why)", "odd"): "bytes have no alignment",
+    ("fa_enable_amx(why)", "odd"): "bytes have no alignment",
+    ("fa_enable_amx(why_size)", "huge"): "why is NULL then, or has that room",
     ("fa_attention_check(why_size)", "huge"): "why is NULL then, or has that room",
 }
 

@@ -63,7 +63,8 @@ pub unsafe extern "C" fn fa_attention_check(
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
 ///
-/// Thread-safe. The answer is valid until fa_limit_isa is called.
+/// Thread-safe. The answer is valid until fa_limit_isa or
+/// fa_enable_amx is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace(
     a: *const fa_attention,
@@ -93,7 +94,8 @@ pub unsafe extern "C" fn fa_attention_workspace(
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_workspace
 ///
-/// Thread-safe. The answer is valid until fa_limit_isa is called.
+/// Thread-safe. The answer is valid until fa_limit_isa or
+/// fa_enable_amx is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace_max(
     a: *const fa_attention,
