@@ -92,7 +92,7 @@
  * Signal handlers may interrupt any call; its result does not change. They must not call the
  * library, nor leave a call by longjmp. The library's threads inherit the signal mask of the thread
  * whose call makes them. To keep handlers off them, block signals around that call, or around
- * fa_pool_create.
+ * fa_pool_create. Frames of signals become larger by fa_enable_amx.
  *
  * @par Copies
  * Two copies of the library in one process (two files, or a static and a shared one) do not know of
@@ -106,7 +106,7 @@
  * dlclose(), with its threads; loading it again gives the same copy.
  *
  * @par Environment variables
- * FA_MAX_ISA, read once; see fa_limit_isa. No others.
+ * FA_MAX_ISA and FA_AMX, read once; see fa_limit_isa and fa_enable_amx. No others.
  */
 
 
@@ -148,7 +148,8 @@
  *
  * - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16" or "neon-bf16") and
  *   is faster at it than at f32. AMD's and Arm's processors are. Intel's are not, and do it only
- *   if fa_limit_isa or FA_MAX_ISA names "avx512bf16". Probabilities, and queries that are not
+ *   if fa_limit_isa or FA_MAX_ISA names "avx512bf16"; with "amx" (see fa_enable_amx) they do it
+ *   with many query rows, where subnormal bf16 count as 0. Probabilities, and queries that are not
  *   bf16, are rounded to bf16. Error: below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes:
  *   1e-6, at half the speed.
  * - K and V i8 or u8, K with scales and zeros per head, token or channel, V per head or channel
@@ -259,7 +260,7 @@ typedef enum fa_status {
   FA_ERR_DTYPE = 8,
   /**
    * fa_limit_isa or the environment variable FA_MAX_ISA names an instruction set that this
-   * build does not know.
+   * build does not know. fa_enable_amx: this process cannot have it.
    */
   FA_ERR_ISA = 9,
   /**
@@ -1520,7 +1521,8 @@ enum fa_status fa_mha(const struct fa_config *cfg,
  * The instruction set that calls use from now on: the best one that the machine has and that
  * fa_limit_isa or FA_MAX_ISA allows. Names, from the best one on:
  *
- * - x86-64: "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products of 8-bit
+ * - x86-64: "amx" (AVX-512 with tiles of bfloat16 and 8-bit integers, where the process may use
+ *   them: see fa_enable_amx), "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products of 8-bit
  *   integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 with dot products of 8-bit integers),
  *   "avx2" (with FMA and F16C).
  * - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
@@ -1552,6 +1554,31 @@ const char *fa_isa(void);
  * Thread-safe.
  */
 enum fa_status fa_limit_isa(const char *isa);
+
+/**
+ * Lets all calls in the process that start after this one returns use AMX, the matrix unit of
+ * Intel's server processors since Sapphire Rapids: "amx" in fa_isa. A refusal changes nothing.
+ *
+ * Linux gives it to processes that ask for it (arch_prctl, ARCH_REQ_XCOMP_PERM), because it makes
+ * the frames of their signals 8 KiB larger: alternate signal stacks that were made with a fixed
+ * size, such as SIGSTKSZ of older C libraries, may be too small, and then this is refused. The
+ * permission is that of all threads, and of children made by fork; no process gives it back. The
+ * library asks for it here, or at the first call if the environment variable FA_AMX is 1, and
+ * never otherwise. Where the process has it already by then, as with PyTorch, AMX is used unasked.
+ * FA_AMX=0 forbids it. Tiles are configured while a thread computes a part, and released when it
+ * ends.
+ *
+ * Results differ from those of other sets in rounding. Its speed has not been measured.
+ *
+ * @param[out] why   NULL, or room for why_size bytes: a sentence in English, always ended by a
+ *                   zero byte, cut off if it is longer. Its wording may change in any version.
+ * @param why_size   bytes at why
+ * @return FA_OK, also if it was enabled before; FA_ERR_ISA: this process has none, because of
+ *         the processor, the system, FA_AMX=0 or an alternate signal stack
+ *
+ * Thread-safe.
+ */
+enum fa_status fa_enable_amx(char *why, size_t why_size);
 
 /**
  * Merges two results of attention of the same queries over disjoint sets of keys. Afterwards (o,
@@ -1791,7 +1818,8 @@ enum fa_status fa_attention_check_run(const struct fa_attention *a,
  * @param[out] bytes   not NULL; untouched on errors
  * @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
  *
- * Thread-safe. The answer is valid until fa_limit_isa is called.
+ * Thread-safe. The answer is valid until fa_limit_isa or
+ * fa_enable_amx is called.
  */
 enum fa_status fa_attention_workspace(const struct fa_attention *a, int32_t n_parts, size_t *bytes);
 
@@ -1805,7 +1833,8 @@ enum fa_status fa_attention_workspace(const struct fa_attention *a, int32_t n_pa
  * @param[out] bytes   not NULL; untouched on errors
  * @return as fa_attention_workspace
  *
- * Thread-safe. The answer is valid until fa_limit_isa is called.
+ * Thread-safe. The answer is valid until fa_limit_isa or
+ * fa_enable_amx is called.
  */
 enum fa_status fa_attention_workspace_max(const struct fa_attention *a,
                                           int32_t max_parts,

@@ -33,6 +33,8 @@ FREE = {
     "fa_attention_check_run(why)": "NULL = no words",
     "fa_attention_check_run(why_size)": "as much as there is room for is written",
     "fa_attention_check_run(pool)": "a structure: see its fields; NULL = the calling thread",
+    "fa_enable_amx(why)": "NULL = no words",
+    "fa_enable_amx(why_size)": "as much as there is room for is written",
     "fa_cache_append(why)": "NULL = no words",
     "fa_cache_append(why_size)": "as much as there is room for is written",
     "fa_attention_run(pool)": "a structure: see its fields; NULL = the calling thread",
@@ -71,6 +73,8 @@ IMPOSSIBLE = {
     ("fa_attention_check(why)", "odd"): "bytes have no alignment",
     ("fa_attention_check_run(why)", "odd"): "bytes have no alignment",
     ("fa_attention_check_run(why_size)", "huge"): "why is NULL then, or has that room",
+    ("fa_enable_amx(why)", "odd"): "bytes have no alignment",
+    ("fa_enable_amx(why_size)", "huge"): "why is NULL then, or has that room",
     ("fa_attention_check(why_size)", "huge"): "why is NULL then, or has that room",
 }
 

@@ -14,5 +14,5 @@ pub(crate) mod i8;
 pub(crate) mod integers;
 pub(crate) mod repacked;
 pub(crate) mod split16;
-#[cfg(test)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 has kernels of it"))]
 pub(crate) mod tiles;

@@ -29,8 +29,10 @@ macro_rules! with_reasons {
             Overlap = 7, FA_ERR_OVERLAP, c"the output shares memory with an input";
             /// No kernel takes these storage types.
             Dtype = 8, FA_ERR_DTYPE, c"unknown or unsupported data type";
-            /// An instruction set was named that this build does not know.
-            Isa = 9, FA_ERR_ISA, c"unknown instruction set (fa_limit_isa or FA_MAX_ISA)";
+            /// An instruction set was named that this build does not know, or is demanded that the
+            /// process has not.
+            Isa = 9, FA_ERR_ISA,
+                c"unknown instruction set (fa_limit_isa or FA_MAX_ISA), or none to enable (fa_enable_amx)";
             /// Scratch memory could not be allocated.
             Memory = 10, FA_ERR_MEMORY, c"scratch memory could not be allocated";
             /// The library broke one of its own rules.

@@ -16,16 +16,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::compute::f32::F32;
 #[cfg(test)]
-use crate::compute::{bf16::Bf16, tiles};
+use crate::compute::{bf16::Bf16, tiles::Tiles};
 use crate::decode::gemv::Gemv;
 use crate::decode::{self, By, Decode};
 use crate::dtype::Dtype;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::machine;
 use crate::prefill::gemm::Gemm;
 use crate::prefill::{self, Prefill, Splits};
 use crate::problem::{Accuracy, Shape, Storage};
 use crate::quantize::{Quantize, Round};
+#[cfg(all(test, target_arch = "x86_64"))]
+use crate::simd::avx2::Avx2;
+use crate::simd::tiles::{Configured, SIDE};
 use crate::simd::{Body, Isa, MAX_LANES, math, scalar::Scalar};
 use crate::work::query_tiles::{QueryTile, TileSizes, Way};
 use crate::work::split_kv::Combine;
@@ -41,9 +44,11 @@ static TABLE: &[&[&dyn Kernel]] = &[
     x86_64::AVX2,
     #[cfg(all(target_arch = "aarch64", not(test)))]
     aarch64::NEON,
-    // A matrix engine in plain Rust, to test that prefill takes one.
+    // A matrix unit in plain Rust, with vectors of several lengths.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    &[&Combination::<Avx2, Tiles<Bf16>, Bf16, Bf16, Avx2, 32>::new()],
     #[cfg(test)]
-    &[&Combination::<Scalar, tiles::Tiles, Bf16, Bf16, Scalar, 32>::new()],
+    &[&Combination::<Scalar, Tiles<Bf16>, Bf16, Bf16, Scalar, 32>::new()],
     &[&Combination::<Scalar, F32, F32, F32, Scalar, 4>::new()],
 ];
 
@@ -163,8 +168,8 @@ impl fmt::Debug for dyn Kernel + '_ {
 type Types<P, F, Few, One, D> = PhantomData<fn() -> (P, F, Few, One, D)>;
 
 /// The kernel of prefill with `F` on the instruction set `P`, and of decode with `Few`, or `One`
-/// for a single query row, on `D`. `P` is `D` or a part of it, with as many lanes; `One` gives the
-/// bits of `Few`. `R` is the height of the register tile of prefill.
+/// for a single query row, on `D`. `P` is `D` or a part of it, with as many lanes; on tiles
+/// `D` may be the part. `One` gives the bits of `Few`. `R` is the height of prefill's tiles.
 struct Combination<P, F, Few, One, D, const R: usize> {
     is_worth_it: fn() -> bool,
     takes: fn(&Storage) -> bool,
@@ -215,11 +220,11 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     for Combination<P, F, Few, One, D, R>
 {
     fn isa(&self) -> &'static CStr {
-        D::NAME
+        if F::HAS_TILES { P::NAME } else { D::NAME }
     }
 
     fn is_available(&self) -> bool {
-        D::detect().is_some()
+        P::detect().is_some() && D::detect().is_some()
     }
 
     fn is_worth_it(&self) -> bool {
@@ -316,6 +321,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         scratch: Scratch,
     ) -> Result<(), Error> {
         let s = P::detect().ok_or(Error::Internal)?;
+        // I11: released when this ends, however it does.
+        let _configured = F::HAS_TILES.then(|| Configured::new(s.tiles(SIDE)));
         s.enter(Prefill::<F, R>::new(tile, tiles, splits, scratch));
         Ok(())
     }
@@ -464,6 +471,16 @@ pub fn limit_isa(name: Option<&[u8]>) -> Result<(), Error> {
     };
     DEMANDED.store(limit, Ordering::Relaxed);
     Ok(())
+}
+
+/// Lets later calls in the process use AMX; a refusal says why they cannot.
+///
+/// AMX is 64-bit Intel's matrix unit. Linux gives it to processes that ask for it, because it makes
+/// the frames of their signals 8 KiB larger: so the library asks only here, or if the environment
+/// variable `FA_AMX` is 1 at the first call. Where the process has the permission already, as with
+/// PyTorch, the library uses AMX unasked. Doing this again changes nothing. `FA_AMX=0` forbids it.
+pub fn enable_amx() -> Result<(), Refusal> {
+    machine::enable_amx().map_err(|why| Refusal::about(Error::Isa, "AMX", why))
 }
 
 /// Index of the first kernel that may be used, if there is a limit.

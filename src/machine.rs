@@ -3,6 +3,8 @@
 //! What differs is in a file for each kind of processor and for each system. Threads, waiting and
 //! waking are those of Rust's standard library, which has the means of each system for them.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 // Both kinds have `caches`: processors that cannot tell ask the system.
 #[forbid(unsafe_code)]
 #[cfg_attr(target_arch = "x86_64", path = "machine/x86_64.rs")]
@@ -94,6 +96,14 @@ pub fn cores() -> usize {
     let cores = system::allowed_cores().map_or(cores, |allowed| allowed.min(cores));
     CORES.store(cores, Ordering::Relaxed);
     cores
+}
+
+/// Asks the system for the permission to use AMX, or says why there is none.
+pub(crate) fn enable_amx() -> Result<(), &'static str> {
+    #[cfg(target_arch = "x86_64")]
+    return amx::enable();
+    #[cfg(not(target_arch = "x86_64"))]
+    Err("the processor is not x86-64")
 }
 
 /// Whether the kernel of bfloat16 dot products is worth choosing: [`Tuning::has_fast_bf16_dots`].

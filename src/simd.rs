@@ -11,6 +11,8 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
@@ -24,6 +26,7 @@ pub(crate) mod math;
 pub(crate) mod neon;
 pub(crate) mod scalar;
 pub(crate) mod split16;
+pub(crate) mod tiles;
 pub(crate) mod transpose;
 
 /// Code to be compiled for one instruction set.
@@ -40,11 +43,11 @@ pub(crate) trait Body {
 ///
 /// # What an instruction set writes
 ///
-/// The constants and types below, and the 23 methods that have no default:
+/// The constants and types below, and the 24 methods that have no default:
 ///
 /// | section | methods |
 /// |---|---|
-/// | identity | `detect`, `core`, `enter` |
+/// | identity | `detect`, `core`, `enter`, `tiles` |
 /// | arithmetic | `splat`, `add`, `sub`, `mul`, `div`, `fma`, `max`, `min`, `exp2` |
 /// | comparison | `gt`, `select`, `any`, `in_range` |
 /// | horizontal | `horizontal_sum` |
@@ -123,6 +126,8 @@ pub(crate) trait Isa: Copy + 'static {
     /// The instruction set without extensions that only some compute types use, with the same
     /// lanes, or `Self`. Code that needs no more is compiled for it, once for all extensions.
     type Core: Isa;
+    /// The registers of its matrix unit, or [`tiles::Plain`].
+    type Tiles: tiles::TileRegisters;
 
     /// The token, if the running machine has the instruction set.
     fn detect() -> Option<Self>;
@@ -130,6 +135,9 @@ pub(crate) trait Isa: Copy + 'static {
     fn core(self) -> Self::Core;
     /// Runs `body`, compiled for this instruction set.
     fn enter<B: Body>(self, body: B) -> B::Out;
+    /// The tiles of the thread, of which B and C have so many columns of words: 16, or fewer where
+    /// two vectors have fewer.
+    fn tiles(self, columns: usize) -> Self::Tiles;
 
     // ---- Arithmetic ----
 
@@ -792,10 +800,13 @@ pub unsafe fn emulate_vnni() {
 
 /// Defines the token type of an instruction set from one list of CPU features. Detection asks
 /// for the list, and [`Isa::enter`] compiles for it, so the two cannot drift apart. The expression
-/// after `as` makes an [`Isa`] of a token.
+/// after `as` makes an [`Isa`] of a token; the one after `if` is what else it takes.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident as $wrap:expr; $($feature:tt),+) => {
+        $crate::simd::token! { $(#[$doc])* $name as $wrap, if true; $($feature),+ }
+    };
+    ($(#[$doc:meta])* $name:ident as $wrap:expr, if $is_permitted:expr; $($feature:tt),+) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(crate) struct $name(());
@@ -803,7 +814,7 @@ macro_rules! token {
         impl $crate::simd::Token for $name {
             #[inline(always)]
             fn probe() -> Option<Self> {
-                ($($crate::simd::has_feature!($feature))&&+).then_some(Self(()))
+                ($($crate::simd::has_feature!($feature))&&+ && $is_permitted).then_some(Self(()))
             }
 
             #[inline(always)]

@@ -321,7 +321,7 @@ fn integers_are_where_the_machine_has_them() {
 #[test]
 fn many_rows_are_repacked() {
     let best = flash_attention::kernel::best().unwrap().isa();
-    let is_there = best == c"avx512vnni" || best == c"avx512bf16";
+    let is_there = [c"avx512vnni", c"avx512bf16", c"amx"].contains(&best);
     for (dtype, rows, expected) in [(Dtype::Q8_0, 1, false), (Dtype::Q8_0, 8, true), (Dtype::Q4_0, 1, true)] {
         let case = Case::new(dtype, rows, 40, 64);
         let dense = |dtype, len| Layout::dense(dtype, 1, len, 64).unwrap();
@@ -351,7 +351,7 @@ fn precision_is_f32() {
     let select = |accuracy| flash_attention::kernel::select(problem.shape(), accuracy).unwrap();
     assert_eq!(select(Accuracy::Precise).compute_type(Path::Decode), "f32");
     let best = flash_attention::kernel::best().unwrap().isa();
-    if best == c"avx2" || best == c"avx512vnni" || best == c"avx512bf16" {
+    if [c"avx2", c"avx512vnni", c"avx512bf16", c"amx"].contains(&best) {
         assert_eq!(select(Accuracy::AsStored).compute_type(Path::Decode), "i16");
     }
 }

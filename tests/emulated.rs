@@ -11,6 +11,9 @@ mod emulate;
 
 #[path = "adversarial.rs"]
 mod adversarial;
+#[path = "emulated/amx.rs"]
+mod amx;
+
 #[path = "general.rs"]
 mod general;
 #[path = "integers.rs"]
@@ -27,8 +30,13 @@ mod types;
 mod weights;
 
 use std::arch::asm;
+use std::cell::RefCell;
 
-use common::{Inputs, Random, Size, kernels};
+use common::{Inputs, KernelPath, Random, Size, kernels, run};
+use flash_attention::dtype::Dtype;
+use flash_attention::kernel::Path;
+use flash_attention::problem::{Problem, Semantics, Tensors};
+use flash_attention::view::{Layout, View, ViewMut};
 
 /// Before anything else runs: the tests above read these variables, and threads of theirs execute
 /// the instructions.
@@ -36,12 +44,21 @@ use common::{Inputs, Random, Size, kernels};
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn() = {
     extern "C" fn begin() {
-        let Some(isa) = emulate::emulated_isa() else { return };
-        emulate::install();
+        let isas = emulate::emulated_isas();
+        if !isas.is_empty() || emulate::emulates_tiles() {
+            emulate::install();
+        }
+        // No tests of kernels where none is emulated.
+        let isas = if isas.is_empty() { "none".to_owned() } else { isas.join(",") };
         // SAFETY: nothing else runs yet. The handler executes the instructions.
         unsafe {
-            flash_attention::simd::emulate_vnni();
-            for (name, value) in [("FA_TEST_ISA", isa), ("FA_TEST_SHARE", "17"), ("FA_TEST_THIN", "61")] {
+            if emulate::emulates_vnni() {
+                flash_attention::simd::emulate_vnni();
+            }
+            if emulate::emulates_amx() {
+                flash_attention::machine::amx::emulate();
+            }
+            for (name, value) in [("FA_TEST_ISA", &*isas), ("FA_TEST_SHARE", "17"), ("FA_TEST_THIN", "61")] {
                 if std::env::var_os(name).is_none() {
                     std::env::set_var(name, value);
                 }
@@ -51,20 +68,46 @@ static BEGIN: extern "C" fn() = {
     begin
 };
 
-/// Two paths of each kernel whose instructions are emulated, and that they are.
+/// Two paths of each kernel whose instructions are emulated, and that they are. Tiles are not used
+/// in decode.
 #[test]
 fn instructions_are_emulated() {
-    let Some(isa) = emulate::emulated_isa() else { return };
-    let inputs = Inputs::normal(Size::new(1, 20, 33, 16), 1).quantised();
-    let mut found = 0;
-    for kernel in kernels(flash_attention::dtype::Dtype::I8) {
-        assert_eq!(kernel.kernel.isa().to_str(), Ok(isa));
-        let before = emulate::count();
-        inputs.run(kernel, 1);
-        assert!(emulate::count() > before, "{kernel:?}");
-        found += 1;
+    let inputs = Inputs::normal(Size::new(1, 20, 33, 16), 1);
+    let mut found = Vec::new();
+    let mut check = |kernel: KernelPath, compute: &dyn Fn(KernelPath)| {
+        let isa = kernel.kernel.isa().to_str().unwrap();
+        let before = emulate::own_count();
+        compute(kernel);
+        let is_on_tiles = isa.starts_with("amx");
+        let is_emulated = !is_on_tiles || kernel.path == Path::Prefill;
+        assert_eq!(emulate::own_count() > before, is_emulated, "{kernel:?}");
+        assert!(!is_on_tiles || amx::are_released(), "{kernel:?}: tiles are left");
+        found.push(isa);
+    };
+    let of_bytes = inputs.quantised();
+    for kernel in kernels(Dtype::I8) {
+        check(kernel, &|kernel| drop(of_bytes.run(kernel, 1)));
     }
-    assert_eq!(found, 4);
+    let (rows, keys, dim) = (20, 33, 16);
+    let bits = |x: &[f32]| x.iter().map(|&x| half::bf16::from_f32(x).to_bits()).collect::<Vec<_>>();
+    let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| bits(x));
+    for kernel in kernels(Dtype::Bf16) {
+        let mut o = vec![0f32; rows * dim];
+        // SAFETY: as many numbers, which outlive the problem.
+        let [q, k, v] = [(&q, rows), (&k, keys), (&v, keys)].map(|(data, rows)| unsafe {
+            View::new(data.as_ptr().cast(), Layout::dense(Dtype::Bf16, 1, rows, dim).unwrap()).unwrap()
+        });
+        let o = ViewMut::of(&mut o, Layout::dense(Dtype::F32, 1, rows, dim).unwrap()).unwrap();
+        let tensors = Tensors::new(q, k, v, o);
+        let mut problem = Problem::new(tensors, Semantics::with_scale(1.0)).unwrap();
+        let problem = RefCell::new(&mut problem);
+        check(kernel, &|kernel| run(&mut problem.borrow_mut(), kernel, 1).unwrap());
+    }
+    let count = |isa: &str| found.iter().filter(|found| **found == isa).count();
+    let isas = emulate::emulated_isas();
+    for (isa, kernels) in [("avxvnni", 4), ("amx", 4)] {
+        assert_eq!(count(isa), if isas.contains(&isa) { kernels } else { 0 }, "{isa}");
+    }
 }
 
 /// Executes an instruction on three vectors, `$a` and `$b` its second and third operand.
@@ -133,7 +176,7 @@ fn by_hand(sum: [u8; 32], a: [u8; 32], b: [u8; 32], of_bytes: bool, saturates: b
 /// memory however it is addressed; with random numbers and those that saturate.
 #[test]
 fn emulated_instructions_are_right() {
-    if emulate::emulated_isa().is_none() && !is_x86_feature_detected!("avxvnni") {
+    if !emulate::emulates_vnni() && !is_x86_feature_detected!("avxvnni") {
         return;
     }
     let mut random = Random(1);

@@ -11,7 +11,7 @@ mod description;
 use std::ptr;
 use std::sync::atomic::Ordering;
 
-use common::share;
+use common::{share, thin};
 use definition::BOOL8;
 use description::{Case, IN_TURNS, Workspace, empty, why};
 use flash_attention::capi::attention::fa_attention;
@@ -30,7 +30,10 @@ fn random_descriptions_agree_with_the_definition_however_they_are_run() {
         Case::random(seed).check_everywhere(pool, 3);
     }
     let in_turns = IN_TURNS.load(Ordering::Relaxed);
-    assert!(in_turns >= 30 / share(), "only {in_turns} had heads whose keys are taken in turns");
+    assert!(
+        thin() != 1 || in_turns >= 30 / share(),
+        "only {in_turns} had heads whose keys are taken in turns"
+    );
     // SAFETY: nothing uses the pool any more.
     unsafe { fa_pool_destroy(pool) };
 }

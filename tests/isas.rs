@@ -9,12 +9,12 @@ mod emulate;
 
 use flash_attention::kernel;
 
-/// The instruction set whose instructions tests/emulated.rs emulates.
-fn emulated() -> Option<&'static str> {
+/// The instruction sets whose instructions tests/emulated.rs emulates.
+fn emulated() -> Vec<&'static str> {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    return emulate::emulated_isa();
+    return emulate::emulated_isas();
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    return None;
+    return Vec::new();
 }
 
 /// The names of instruction sets, each once, in the order of the table.
@@ -22,7 +22,8 @@ fn names(is_available: bool) -> String {
     let kernels = kernel::all().filter(|kernel| kernel.is_available() == is_available);
     let mut names: Vec<_> = kernels.map(|kernel| kernel.isa().to_string_lossy()).collect();
     names.dedup();
-    names.retain(|name| emulated() != Some(name));
+    let emulated = emulated();
+    names.retain(|name| !emulated.iter().any(|isa| isa == name));
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
@@ -30,6 +31,9 @@ fn main() {
     let ran = names(true);
     assert!(ran.ends_with("scalar"), "the portable kernel runs everywhere: {ran}");
     let left_out = if cfg!(fa_skip_avx512) { "; not in this build: avx512 and its levels" } else { "" };
-    let emulated = emulated().map_or(String::new(), |isa| format!("; emulated, in few cases: {isa}"));
+    let emulated = match emulated() {
+        isas if isas.is_empty() => String::new(),
+        isas => format!("; emulated, in few cases: {}", isas.join(", ")),
+    };
     println!("isas: ran {ran}{emulated}; not on this machine: {}{left_out}", names(false));
 }

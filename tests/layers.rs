@@ -78,7 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("problem", &["dtype", "view", "error"]),
     ("view", &["dtype", "error"]),
     ("dtype", &["simd"]),
-    ("simd", &[]),
+    ("simd", &["machine"]),
     ("pool", &["machine"]),
     ("workspace", &["error"]),
     ("machine", &["tuning"]),

@@ -897,3 +897,16 @@ fn zeros_of_quantised_tensors_and_blocks_of_ggml() {
         .unwrap_err();
     assert!(found.to_string().contains("k.quant.zero"), "{found}");
 }
+
+/// Enabled, or refused in the same words each time: of the processor, or of the system.
+#[test]
+fn amx_is_enabled_or_refused_with_words() {
+    match flash_attention::enable_amx() {
+        Ok(()) => assert!(flash_attention::enable_amx().is_ok()),
+        Err(refusal) => {
+            assert_eq!(refusal.error, Error::Isa);
+            assert!(refusal.to_string().starts_with("AMX: "), "{refusal}");
+            assert_eq!(flash_attention::enable_amx(), Err(refusal));
+        }
+    }
+}

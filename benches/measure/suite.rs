@@ -214,6 +214,8 @@ pub fn types() -> Vec<Typed> {
         let floor = if dim == 64 { 3.6 } else { 3.8 };
         add(Dtype::I8, Accuracy::Fast, None, "i8", Some(floor).filter(|_| len == 2048), None);
         // Not measured yet: no machine was at hand.
+        add(Dtype::Bf16, usual, Some("amx"), "bf16", None, Some(if dim == 64 { 6.0 } else { 8.0 }));
+        add(Dtype::I8, Accuracy::Fast, Some("amx"), "i8", None, Some(4.9));
         add(Dtype::I8, Accuracy::Fast, Some("avxvnni"), "i8", None, Some(2.7));
         add(Dtype::I8, usual, None, "i16", None, None);
         add(Dtype::I8, usual, Some("avx2"), "i16", Some(1.6), None);

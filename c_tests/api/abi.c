@@ -98,6 +98,7 @@ static const struct {
                          size_t, size_t, size_t, size_t, int16_t *);
     const char *(*isa)(void);
     fa_status (*limit_isa)(const char *);
+    fa_status (*enable_amx)(char *, size_t);
     fa_status (*scratch_bytes)(const fa_config *, int32_t, size_t, size_t, size_t, size_t *);
     const char *(*status_string)(int32_t);
     uint32_t (*version)(void);
@@ -122,8 +123,8 @@ static const struct {
     fa_status (*sparse_from_partitions)(const fa_sparse_config *, int32_t *, int64_t, fa_sparse_lists *, char *, size_t);
 } functions = {
     fa_config_for_head_dim, fa_config_for_long_sequence, fa_config_auto, fa_forward_f32,
-    fa_forward_i8, fa_mha, fa_forward_q15, fa_mha_q15, fa_isa, fa_limit_isa, fa_scratch_bytes, fa_status_string, fa_version,
-    fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_check_run,
+    fa_forward_i8, fa_mha, fa_forward_q15, fa_mha_q15, fa_isa, fa_limit_isa, fa_enable_amx, fa_scratch_bytes, fa_status_string,
+    fa_version, fa_abi_version, fa_attention_init, fa_attention_check, fa_attention_check_run,
     fa_attention_plan, fa_attention_workspace,
     fa_attention_workspace_max, fa_attention_run, fa_attention_part, fa_attention_finish, fa_merge, fa_quantize_i8,
     fa_quantize, fa_cache_append, fa_pool_create, fa_pool_destroy, fa_sparse_config_init, fa_sparse_from_partitions,

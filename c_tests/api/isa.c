@@ -96,16 +96,45 @@ static void bf16_where_it_is_faster(void) {
 #if defined(__x86_64__) && defined(__GNUC__)
     is_intel = __builtin_cpu_is("intel") != 0;
 #endif
-    /* The best that there is, and the next one. */
-    const char *best = isa_names[ISAS - 1], *named[] = {NULL, best, isa_names[ISAS - 2]};
+    /* The best that has them in vectors, and the next one. */
+#ifdef __aarch64__
+    enum { BEST = ISAS - 1 };
+#else
+    enum { BEST = ISAS - 2 };
+#endif
+    const char *best = isa_names[BEST], *named[] = {NULL, best, isa_names[BEST - 1]};
     for (int i = 0; i < 3; i++) {
         char why[256];
         CHECK(fa_limit_isa(named[i]) == FA_OK, "cap %d", i);
         CHECK(fa_attention_check(&a, why, sizeof why) == FA_OK, "%s", why);
-        bool is_expected = has_dots_of_bf16(machine_rank()) && (i == 1 || (i == 0 && !is_intel));
+        bool is_expected = machine_has(BEST) && (i == 1 || (i == 0 && !is_intel));
         CHECK((strncmp(why, best, strlen(best)) == 0) == is_expected, "cap %d: %s", i, why);
     }
     CHECK(fa_limit_isa(NULL) == FA_OK, "NULL");
+}
+
+/* Enabled, or refused with words and without an effect. */
+static void matrix_unit(void) {
+    char why[200] = "", shorter[8] = "", before[20];
+    snprintf(before, sizeof before, "%s", fa_isa());
+    fa_status status = fa_enable_amx(why, sizeof why);
+    bool may_be = false;
+#if defined(__x86_64__) && defined(__GNUC__)
+    may_be = processor_has_amx();
+#endif
+    CHECK(status == FA_OK || status == FA_ERR_ISA, "%s", fa_status_string(status));
+    if (status == FA_OK) {
+        CHECK(may_be && strcmp(fa_isa(), "amx") == 0 && machine_rank() == isa_rank("amx"), "%s: %s", fa_isa(), why);
+    } else {
+        /* Nothing but the processor, or the system. */
+        CHECK(strncmp(why, "AMX: ", 5) == 0 && strlen(why) > 20, "%s", why);
+        CHECK((strstr(why, "processor") == NULL) == may_be, "%s", why);
+        CHECK(strcmp(fa_isa(), before) == 0, "a refusal has turned %s into %s", before, fa_isa());
+    }
+    CHECK(fa_enable_amx(NULL, 0) == status && fa_enable_amx(why, sizeof why) == status, "again: %s", why);
+    CHECK(fa_enable_amx(shorter, sizeof shorter) == status && strncmp(shorter, why, 7) == 0 && shorter[7] == 0,
+          "short room: %s", why);
+    CHECK(fa_limit_isa("amx") == FA_OK && fa_limit_isa(NULL) == FA_OK, "a name on every machine");
 }
 
 int main(void) {
@@ -126,6 +155,7 @@ int main(void) {
 
     names_and_caps();
     bf16_where_it_is_faster();
+    matrix_unit();
     for_each_isa(compute);
     compare_all();
 

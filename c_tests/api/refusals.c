@@ -392,6 +392,16 @@ static int check_isa_names(void) {
     return checked;
 }
 
+/* Where AMX is not, the status is that of isa.c; no argument is refused. */
+static void check_words_of_amx(void) {
+    char why[9] = "xxxxxxxx";
+    fa_status status = fa_enable_amx(NULL, 100);
+    CHECK(status == FA_OK || status == FA_ERR_ISA, "%s", fa_status_string(status));
+    CHECK(fa_enable_amx(why, 0) == status && strcmp(why, "xxxxxxxx") == 0, "no room: %s", why);
+    CHECK(fa_enable_amx(why, 1) == status && strcmp(why, "") == 0 && why[1] == 'x', "room for the end: %s", why);
+    covered("fa_enable_amx(why)", "NULL", FA_OK), covered("fa_enable_amx(why_size)", "zero", FA_OK);
+}
+
 static void cover_odd(const char *call, const char *const *arguments) {
     char place[60];
     for (; *arguments != NULL; arguments++) {
@@ -493,6 +503,7 @@ int main(int argc, char **argv) {
     int checked = check_table() + check_constructors() + check_isa_names() + check_status_strings();
     check_misaligned();
     check_odd_bools();
+    check_words_of_amx();
     printf("%d refusals and their neighbours checked\n", checked);
     return check_result();
 }

@@ -458,7 +458,7 @@ static enum family family_of(const fa_attention *a, const char *isa, uint32_t fl
     bool precise = flag == FA_PRECISE;
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
-        return !precise && has_dots_of_bf16(rank) ? IN_BF16 : IN_FLOAT;
+        return !precise && has_dots_of_bf16(rank, a->len_q == 1) ? IN_BF16 : IN_FLOAT;
     if (is_in_blocks(a->k.dtype) && is_in_blocks(a->v.dtype)) {
         return !precise && a->len_q == 1 && has_integers_in_blocks(rank) ? IN_I16 : IN_FLOAT;
     }

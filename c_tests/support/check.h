@@ -13,6 +13,9 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
+#ifdef __linux__
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -124,7 +127,8 @@ static inline double distance(const float *x, const double *y, size_t n) {
 #ifdef __aarch64__
 static const char *const isa_names[] = {"scalar", "neon", "neon-dotprod", "neon-i8mm", "neon-bf16"};
 #else
-static const char *const isa_names[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"};
+static const char *const isa_names[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16",
+                                         "amx"};
 #endif
 enum { ISAS = sizeof isa_names / sizeof *isa_names };
 
@@ -135,6 +139,29 @@ static inline int isa_rank(const char *name) {
     }
     return -1;
 }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/* Whether the processor has tiles for bfloat16 and bytes. */
+static inline bool processor_has_amx(void) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) != 0 && (d >> 24 & 3) == 3;
+}
+
+/* Whether the process may use them, or the environment wants the library to ask for it. */
+static inline bool process_has_amx(void) {
+#ifdef __linux__
+    extern long syscall(long, ...);
+    const char *wanted = getenv("FA_AMX");
+    uint64_t permitted = 0;
+    if (!processor_has_amx() || (wanted != NULL && strcmp(wanted, "0") == 0)) return false;
+    if (wanted != NULL && strcmp(wanted, "1") == 0) return true;
+    /* arch_prctl, ARCH_GET_XCOMP_PERM. */
+    return syscall(158, 0x1022, &permitted) == 0 && (permitted >> 18 & 1) != 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 /* Whether this machine has an instruction set, asked from the compiler's library or the machine and
  * not from ours. */
@@ -152,6 +179,7 @@ static inline bool machine_has(int rank) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return false;
+    if (rank == 6) return process_has_amx();
     return rank == 3 || (rank == 4 ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512bf16")) != 0;
 #elif defined(__aarch64__) && defined(__linux__)
     /* HWCAP_ASIMDDP, HWCAP2_I8MM and HWCAP2_BF16. */
@@ -175,7 +203,7 @@ static inline int machine_rank(void) { return best_up_to(ISAS - 1); }
 /* What an instruction set multiplies but float: pairs of bfloat16, bytes, 8-bit integers as those
  * of 16 bits, and those in blocks. */
 #ifdef __aarch64__
-static inline bool has_dots_of_bf16(int rank) { return rank == 4; }
+static inline bool has_dots_of_bf16(int rank, bool few) { return (void)few, rank == 4; }
 static inline bool has_dots_of_bytes(int rank) { return rank >= 2; }
 static inline bool has_integers(int rank, bool few) { return rank >= 2 && few; }
 static inline bool has_integers_in_blocks(int rank) {
@@ -183,7 +211,7 @@ static inline bool has_integers_in_blocks(int rank) {
     return false;
 }
 #else
-static inline bool has_dots_of_bf16(int rank) { return rank == 5; }
+static inline bool has_dots_of_bf16(int rank, bool few) { return rank == 5 || (rank == 6 && !few); }
 static inline bool has_dots_of_bytes(int rank) { return rank == 2 || rank >= 4; }
 static inline bool has_integers(int rank, bool few) {
     (void)few;

@@ -291,8 +291,8 @@ struct family {
 static inline bool begins(const char *words, const char *with) { return strncmp(words, with, strlen(with)) == 0; }
 
 static inline struct family family_of(const fa_attention *a, const char *words, const char *isa) {
-    struct family f = {.bf16 = begins(words, "avx512bf16") || begins(words, "neon-bf16")};
-    bool vnni = begins(words, "avx512vnni");
+    struct family f = {.bf16 = begins(words, "avx512bf16") || begins(words, "neon-bf16") || strstr(words, "amx bf16") != NULL};
+    bool vnni = begins(words, "avx512vnni") || begins(words, "amx");
     bool bytes = vnni || begins(words, "avxvnni") || begins(words, "neon-i8mm") || begins(words, "neon-dotprod");
     f.i8 = bytes && is_integer(a->k.dtype) && (a->flags & FA_FAST) != 0;
     f.i16 = !f.i8 && has_integers(isa_rank(isa), true) && is_integer(a->k.dtype) && is_integer(a->v.dtype);

@@ -105,9 +105,9 @@ impl Bench {
             }
         }
         self.memory.keep();
-        let isas = [c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2", c"scalar"];
+        let isas = [c"amx", c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2", c"scalar"];
         // SAFETY: a string.
-        assert_eq!(unsafe { fa_limit_isa(isas[usize::from(control[0]) % 5].as_ptr()) }, fa_status::FA_OK);
+        assert_eq!(unsafe { fa_limit_isa(isas[usize::from(control[0]) % 6].as_ptr()) }, fa_status::FA_OK);
         let mut scratch = 77;
         // SAFETY: a configuration, or NULL, and a number.
         let planned = unsafe { fa_scratch_bytes(config_at, dtype, heads, len_q, len_kv, &mut scratch) };

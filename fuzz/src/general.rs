@@ -698,7 +698,7 @@ impl Bench {
         }
 
         let at = put(&mut self.description, &a, extra, &mut verdict);
-        let isas = [c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2", c"scalar"];
+        let isas = [c"amx", c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2", c"scalar"];
         // SAFETY: a string.
         assert_eq!(unsafe { fa_limit_isa(isas[usize::from(isa) % isas.len()].as_ptr()) }, fa_status::FA_OK);
         self.memory.keep();

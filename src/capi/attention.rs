@@ -29,7 +29,8 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///
 /// - K and V bf16: multiplied as bf16 if the machine can (fa_isa "avx512bf16" or "neon-bf16") and
 ///   is faster at it than at f32. AMD's and Arm's processors are. Intel's are not, and do it only
-///   if fa_limit_isa or FA_MAX_ISA names "avx512bf16". Probabilities, and queries that are not
+///   if fa_limit_isa or FA_MAX_ISA names "avx512bf16"; with "amx" (see fa_enable_amx) they do it
+///   with many query rows, where subnormal bf16 count as 0. Probabilities, and queries that are not
 ///   bf16, are rounded to bf16. Error: below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes:
 ///   1e-6, at half the speed.
 /// - K and V i8 or u8, K with scales and zeros per head, token or channel, V per head or channel

@@ -1,8 +1,10 @@
 //! Which instruction set runs, and how to hold it back.
 
 use std::ffi::{CStr, c_char};
+use std::fmt::Write;
 
 use super::guard;
+use super::run::Words;
 use super::status::fa_status;
 
 use crate::error::Error;
@@ -11,7 +13,8 @@ use crate::kernel;
 /// The instruction set that calls use from now on: the best one that the machine has and that
 /// fa_limit_isa or FA_MAX_ISA allows. Names, from the best one on:
 ///
-/// - x86-64: "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products of 8-bit
+/// - x86-64: "amx" (AVX-512 with tiles of bfloat16 and 8-bit integers, where the process may use
+///   them: see fa_enable_amx), "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products of 8-bit
 ///   integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 with dot products of 8-bit integers),
 ///   "avx2" (with FMA and F16C).
 /// - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
@@ -51,5 +54,41 @@ pub unsafe extern "C" fn fa_limit_isa(isa: *const c_char) -> fa_status {
         // SAFETY: I1: not NULL, so it is a string that ends with a zero byte.
         let name = unsafe { CStr::from_ptr(isa) };
         if name.is_empty() { Err(Error::Isa) } else { kernel::limit_isa(Some(name.to_bytes())) }
+    })
+}
+
+/// Lets all calls in the process that start after this one returns use AMX, the matrix unit of
+/// Intel's server processors since Sapphire Rapids: "amx" in fa_isa. A refusal changes nothing.
+///
+/// Linux gives it to processes that ask for it (arch_prctl, ARCH_REQ_XCOMP_PERM), because it makes
+/// the frames of their signals 8 KiB larger: alternate signal stacks that were made with a fixed
+/// size, such as SIGSTKSZ of older C libraries, may be too small, and then this is refused. The
+/// permission is that of all threads, and of children made by fork; no process gives it back. The
+/// library asks for it here, or at the first call if the environment variable FA_AMX is 1, and
+/// never otherwise. Where the process has it already by then, as with PyTorch, AMX is used unasked.
+/// FA_AMX=0 forbids it. Tiles are configured while a thread computes a part, and released when it
+/// ends.
+///
+/// Results differ from those of other sets in rounding. Its speed has not been measured.
+///
+/// @param[out] why   NULL, or room for why_size bytes: a sentence in English, always ended by a
+///                   zero byte, cut off if it is longer. Its wording may change in any version.
+/// @param why_size   bytes at why
+/// @return FA_OK, also if it was enabled before; FA_ERR_ISA: this process has none, because of
+///         the processor, the system, FA_AMX=0 or an alternate signal stack
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fa_enable_amx(why: *mut c_char, why_size: usize) -> fa_status {
+    guard(|| {
+        let mut words = Words::new(why, why_size);
+        let found = kernel::enable_amx();
+        let _ = match &found {
+            Ok(()) => words.write_str("AMX is enabled"),
+            Err(refusal) => write!(words, "{refusal}"),
+        };
+        words.end();
+        found?;
+        Ok(())
     })
 }

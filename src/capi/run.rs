@@ -153,7 +153,8 @@ fn enough(needed: usize, ws: *const c_void, size: usize) -> Result<(), Refusal> 
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_check, and FA_ERR_NULL, FA_ERR_PART
 ///
-/// Thread-safe. The answer is valid until fa_limit_isa is called.
+/// Thread-safe. The answer is valid until fa_limit_isa or
+/// fa_enable_amx is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace(
     a: *const fa_attention,
@@ -183,7 +184,8 @@ pub unsafe extern "C" fn fa_attention_workspace(
 /// @param[out] bytes   not NULL; untouched on errors
 /// @return as fa_attention_workspace
 ///
-/// Thread-safe. The answer is valid until fa_limit_isa is called.
+/// Thread-safe. The answer is valid until fa_limit_isa or
+/// fa_enable_amx is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fa_attention_workspace_max(
     a: *const fa_attention,

@@ -30,7 +30,7 @@ pub enum fa_status {
     /// Not a value of fa_dtype, or not a type that the function takes.
     FA_ERR_DTYPE = 8,
     /// fa_limit_isa or the environment variable FA_MAX_ISA names an instruction set that this
-    /// build does not know.
+    /// build does not know. fa_enable_amx: this process cannot have it.
     FA_ERR_ISA = 9,
     /// Scratch memory could not be allocated.
     FA_ERR_MEMORY = 10,

@@ -11,9 +11,9 @@ use crate::compute::bf16::Bf16;
 use crate::compute::blocks16::Blocks16;
 use crate::compute::f32::F32;
 use crate::compute::i16::I16;
-#[cfg(not(fa_skip_avx512))]
-use crate::compute::repacked::Repacked;
 use crate::compute::{i8::I8, split16::Split16};
+#[cfg(not(fa_skip_avx512))]
+use crate::compute::{repacked::Repacked, tiles::Tiles};
 use crate::dtype;
 use crate::dtype::q8_0::Q8_0;
 #[cfg(not(fa_skip_avx512))]
@@ -29,6 +29,8 @@ type Vnni = Avx512<avx512::Vnni>;
 type AvxVnni = Avx2<avx2::Vnni>;
 #[cfg(not(fa_skip_avx512))]
 type AvxBf16 = Avx512<avx512::Bf16>;
+#[cfg(not(fa_skip_avx512))]
+type Amx = Avx512<avx512::Amx>;
 
 /// Whether K and V are blocks that carry their own scales: those of Q8_0 as they are, others
 /// unpacked to these.
@@ -51,6 +53,9 @@ const ROWS_OF_REPACKED: usize = 6;
 /// builds, which then take a third of the time.
 #[cfg(not(fa_skip_avx512))]
 pub(super) static AVX512: &[&dyn Kernel] = &[
+    // On tiles, 32 keys or elements by 32 rows. Decode is bound by memory.
+    &Combination::<Amx, Tiles<Bf16>, F32, F32, Avx512, 32>::new(),
+    &Combination::<Amx, Tiles<I8>, I16, Split16<dtype::i8::I8>, Vnni, 32>::new(),
     &Combination::<AvxBf16, Bf16, Bf16, Bf16, AvxBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
     &Combination::<Vnni, I8, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     &Combination::<Vnni, I16, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),

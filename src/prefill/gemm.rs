@@ -58,6 +58,8 @@ pub(crate) trait Gemm: Sized + 'static {
     const INT_ACC: bool;
     /// What a probability at the reference counts in integer sums, which none exceeds.
     const P_SCALE: f32;
+    /// Whether it uses [`Isa::Tiles`]: they are configured while a query tile is computed.
+    const HAS_TILES: bool = false;
     /// Operands of a multiplication.
     type Operand: Lane;
     /// Sums of products.
@@ -128,6 +130,14 @@ pub(crate) trait Gemm: Sized + 'static {
     /// # Safety
     /// Pointers as the trait says; `to` holds all groups; the keys before `first` have been staged.
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
+
+    /// Ends the groups of `n` keys, which all have been staged: a type that reads them in another
+    /// form makes it here, in place. `to` has room for whole spans.
+    ///
+    /// # Safety
+    /// Pointers as the trait says; [`Gemm::stage_v`] has written the groups.
+    #[inline(always)]
+    unsafe fn end_v<S: Isa>(_s: S, _n: usize, _dim: usize, _to: *mut u8) {}
 
     /// What the dot products of a vector of packed queries begin with; the panel's first line is at
     /// `panel`.
@@ -206,10 +216,12 @@ pub(crate) trait Gemm: Sized + 'static {
     /// Writes the scores of `n` keys of a span as `out[key][lane]`, `Z` vectors wide, against `Z`
     /// vectors of a packed panel that is `lanes` wide; returns the largest score of each lane. A
     /// score has the same bits however keys are cut into spans and rows into tiles. The default
-    /// goes word by word, in register tiles of `R` keys.
+    /// goes word by word, in register tiles of `R` keys. Others may write behind the last key, up
+    /// to the end of its span.
     ///
     /// # Safety
-    /// As [`scores::scores`].
+    /// As [`scores::scores`]; `out` has room up to the next multiple of [`Gemm::SPAN_KEYS`] keys,
+    /// and the scores of later keys are written later.
     #[inline(always)]
     unsafe fn score_span<S: Isa, const R: usize, const Z: usize>(
         s: S,
@@ -232,7 +244,8 @@ pub(crate) trait Gemm: Sized + 'static {
     /// prefetched `prefetch_groups` groups ahead.
     ///
     /// # Safety
-    /// As [`accumulate`], with scores in place of probabilities.
+    /// As [`accumulate`], with scores in place of probabilities, which are -inf behind the last key
+    /// up to the next multiple of [`Gemm::SPAN_KEYS`].
     #[inline(always)]
     unsafe fn value_span<S: Isa, const R: usize, const Z: usize>(
         s: S,

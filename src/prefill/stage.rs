@@ -70,8 +70,13 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
         }
     };
     let chunks = Chunks { problem, sequence, view, kv_head, keys, dim, gathers, to: scratch, stride, room };
-    // SAFETY: as above; `room` is for rows that are gathered (caller).
-    unsafe { chunks.each(s.core(), &mut stage) };
+    // SAFETY: as above; `room` is for rows that are gathered (caller); all groups are there then.
+    unsafe {
+        chunks.each(s.core(), &mut stage);
+        if WHICH == V {
+            F::end_v(s, keys.len(), dim, scratch);
+        }
+    }
     (Rows { base: scratch, stride }, left_out)
 }
 

@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use core::arch::x86_64::*;
 
 use super::math::{self, Table};
+use super::tiles::Plain;
 use super::{Body, Isa, MAX_LANES, Padded, Token, fallback, token};
 
 /// AVX2 with the extensions of a level, [`Base`] by default.
@@ -143,6 +144,7 @@ impl<L: Level> Isa for Avx2<L> {
     type I32 = __m256i;
     type Mask = __m256;
     type Core = Avx2<Base>;
+    type Tiles = Plain;
 
     #[inline(always)]
     fn detect() -> Option<Self> {
@@ -158,6 +160,11 @@ impl<L: Level> Isa for Avx2<L> {
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         self.0.compiled_for(body)
+    }
+
+    #[inline(always)]
+    fn tiles(self, columns: usize) -> Plain {
+        Plain::new(columns)
     }
 
     #[inline(always)]

@@ -5,7 +5,10 @@ use std::mem::transmute;
 
 use core::arch::{asm, x86_64::*};
 
+use super::amx::Amx as AmxTiles;
+use super::tiles::{Plain, TileRegisters};
 use super::{Body, Isa, Padded, Token, avx2, fallback, math, token};
+use crate::machine::amx;
 
 /// AVX-512 with the extensions of a level, [`Base`] by default.
 #[derive(Clone, Copy)]
@@ -26,10 +29,22 @@ token! {
     Vnni as Avx512; "avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
+token! {
+    /// [`Vnni`] with tiles of bfloat16 and of bytes, which the process may use: Sapphire Rapids and
+    /// later.
+    Amx as Avx512, if amx::is_permitted();
+    "avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+}
+
 /// The methods of [`Isa`] that differ between levels of AVX-512.
 pub(crate) trait Level: Token {
     /// The value of [`Isa::NAME`].
     const NAME: &'static CStr;
+    /// [`Isa::Tiles`].
+    type Tiles: TileRegisters;
+
+    /// [`Isa::tiles`].
+    fn tiles(s: Avx512<Self>, columns: usize) -> Self::Tiles;
 
     /// [`Isa::dot_bf16`]: two multiply-adds in f32, unless the level has the instruction.
     #[inline(always)]
@@ -55,6 +70,12 @@ pub(crate) trait Level: Token {
 
 impl Level for Vnni {
     const NAME: &'static CStr = c"avx512vnni";
+    type Tiles = Plain;
+
+    #[inline(always)]
+    fn tiles(_s: Avx512<Self>, columns: usize) -> Plain {
+        Plain::new(columns)
+    }
 
     #[inline(always)]
     fn dot_u8_i8(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
@@ -71,15 +92,44 @@ impl Level for Vnni {
 
 impl Level for Base {
     const NAME: &'static CStr = c"avx512";
+    type Tiles = Plain;
+
+    #[inline(always)]
+    fn tiles(_s: Avx512<Self>, columns: usize) -> Plain {
+        Plain::new(columns)
+    }
 }
 
 impl Level for Bf16 {
     const NAME: &'static CStr = c"avx512bf16";
+    type Tiles = Plain;
+
+    #[inline(always)]
+    fn tiles(_s: Avx512<Self>, columns: usize) -> Plain {
+        Plain::new(columns)
+    }
 
     #[inline(always)]
     fn dot_bf16(_s: Avx512<Self>, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         // SAFETY: I4: `_s` holds the token of BF16. Both types are 512 bits of any value (I9).
         unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
+    }
+}
+
+impl Level for Amx {
+    const NAME: &'static CStr = c"amx";
+    type Tiles = AmxTiles;
+
+    #[inline(always)]
+    fn tiles(_s: Avx512<Self>, columns: usize) -> AmxTiles {
+        // SAFETY: I4: `_s` holds the token of AMX.
+        unsafe { AmxTiles::new(columns) }
+    }
+
+    #[inline(always)]
+    fn dot_u8_i8(_s: Avx512<Self>, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: I4: `_s` holds the token of AMX, which includes VNNI.
+        unsafe { _mm512_dpbusd_epi32(sum, a, b) }
     }
 }
 
@@ -136,6 +186,7 @@ impl<L: Level> Isa for Avx512<L> {
     type I32 = __m512i;
     type Mask = __mmask16;
     type Core = Avx512<Base>;
+    type Tiles = L::Tiles;
 
     #[inline(always)]
     fn detect() -> Option<Self> {
@@ -151,6 +202,11 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         self.0.compiled_for(body)
+    }
+
+    #[inline(always)]
+    fn tiles(self, columns: usize) -> L::Tiles {
+        L::tiles(self, columns)
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
+use super::tiles::Plain;
 use super::{Body, Isa, MAX_LANES, Padded, Token, fallback, math, token};
 
 /// NEON with the extensions of a level, [`Base`] by default.
@@ -281,6 +282,7 @@ impl<L: Level> Isa for Neon<L> {
     type I32 = int32x4_t;
     type Mask = uint32x4_t;
     type Core = Neon<Base>;
+    type Tiles = Plain;
 
     #[inline(always)]
     fn detect() -> Option<Self> {
@@ -296,6 +298,11 @@ impl<L: Level> Isa for Neon<L> {
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         self.0.compiled_for(body)
+    }
+
+    #[inline(always)]
+    fn tiles(self, columns: usize) -> Plain {
+        Plain::new(columns)
     }
 
     #[inline(always)]

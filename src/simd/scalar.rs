@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use core::array::from_fn;
 
 use super::math::{self, Table};
+use super::tiles::Plain;
 use super::{Body, Isa, MAX_LANES};
 
 /// The baseline instruction set of the compilation target.
@@ -35,6 +36,7 @@ impl Isa for Scalar {
     type I32 = [i32; 4];
     type Mask = [bool; 4];
     type Core = Scalar;
+    type Tiles = Plain;
 
     fn detect() -> Option<Self> {
         Some(Scalar)
@@ -48,6 +50,11 @@ impl Isa for Scalar {
     #[inline(always)]
     fn enter<B: Body>(self, body: B) -> B::Out {
         body.run(self)
+    }
+
+    #[inline(always)]
+    fn tiles(self, columns: usize) -> Plain {
+        Plain::new(columns)
     }
 
     #[inline(always)]

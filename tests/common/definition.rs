@@ -255,7 +255,7 @@ impl Definition<'_> {
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row, or that are multiplied by scales of K's channels.
         let is_vnni = words.starts_with("avx512vnni");
-        let has_bytes = ["avx512vnni", "avxvnni", "neon-i8mm", "neon-dotprod"];
+        let has_bytes = ["amx", "avx512vnni", "avxvnni", "neon-i8mm", "neon-dotprod"];
         let is_i8 = has_bytes.iter().any(|isa| words.starts_with(isa))
             && is_integer(a.k.dtype)
             && a.flags & FA_FAST != 0;

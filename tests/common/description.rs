@@ -639,7 +639,7 @@ impl Case {
     /// Runs it on every instruction set that the machine has and that computes it, in all ways:
     /// right, with the same bits, and nothing else written.
     pub fn check_everywhere(&mut self, pool: *const fa_pool, width: i32) {
-        let x86 = [c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2"];
+        let x86 = [c"amx", c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2"];
         let arm = [c"neon-bf16", c"neon-i8mm", c"neon-dotprod", c"neon"];
         let all = x86.into_iter().chain(arm).chain([c"scalar"]);
         // Machines of one architecture, unit tests and development builds have some of them only.

@@ -9,19 +9,47 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::arch::x86_64::__cpuid_count;
+use std::cell::{Cell, UnsafeCell};
 use std::mem::zeroed;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The instruction set whose kernels run with emulated instructions on this machine: it has all
-/// else that these need.
-pub fn emulated_isa() -> Option<&'static str> {
+/// Whether kernels of AVX-VNNI run with emulated instructions on this machine: it has all else that
+/// these need.
+pub fn emulates_vnni() -> bool {
     let has_base = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
         // The parts of a saved state have a place of their own.
         && is_x86_feature_detected!("xsave");
-    (has_base && !is_x86_feature_detected!("avxvnni")).then_some("avxvnni")
+    has_base && !is_x86_feature_detected!("avxvnni")
+}
+
+/// [`emulates_vnni`], of AMX.
+pub fn emulates_amx() -> bool {
+    let has_base = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("xsave");
+    has_base && !has_tiles()
+}
+
+/// Whether instructions of AMX are emulated where they are executed: no kernel need be there.
+pub fn emulates_tiles() -> bool {
+    is_x86_feature_detected!("avx") && is_x86_feature_detected!("xsave") && !has_tiles()
+}
+
+/// Whether the processor has the tiles of AMX.
+fn has_tiles() -> bool {
+    __cpuid_count(7, 0).edx >> 24 & 1 == 1
+}
+
+/// The instruction sets whose kernels run with emulated instructions on this machine.
+pub fn emulated_isas() -> Vec<&'static str> {
+    let of_amx = ["amx"].into_iter().filter(|_| emulates_amx());
+    of_amx.chain(["avxvnni"].into_iter().filter(|_| emulates_vnni())).collect()
 }
 
 /// From now on the instructions of [`execute`] work in all threads of the process.
@@ -32,17 +60,21 @@ pub fn install() {
     unsafe {
         let mut action: libc::sigaction = zeroed();
         action.sa_sigaction = handler as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        // On the thread's own stack: the alternate ones have no room for tiles.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
         assert_eq!(libc::sigaction(libc::SIGILL, &action, ptr::null_mut()), 0);
     }
 }
 
-/// How many instructions have been emulated.
-pub fn count() -> u64 {
-    COUNT.load(Ordering::Relaxed)
+/// How many instructions of this thread have been emulated.
+pub fn own_count() -> u64 {
+    COUNT.with(Cell::get)
 }
 
-static COUNT: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// Without a destructor, and in the thread's own memory: the handler may use it.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
 
 /// # Safety
 /// The kernel calls it, with the state of the thread.
@@ -60,7 +92,7 @@ unsafe extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context:
             registers.set_rip(registers.rip() + instruction.bytes);
             done += 1;
         }
-        COUNT.fetch_add(done, Ordering::Relaxed);
+        COUNT.with(|count| count.set(count.get() + done));
         if done == 0 {
             give_up();
         }
@@ -82,6 +114,10 @@ unsafe fn give_up() {
 /// Operands in memory are readable, or the instruction would give a signal of its own, which this
 /// does, too.
 unsafe fn execute(instruction: &Instruction, registers: &mut Registers) -> bool {
+    // SAFETY: the caller vouches for operands in memory.
+    if unsafe { execute_on_tiles(instruction, registers) } {
+        return true;
+    }
     let dot: fn(i32, [u8; 4], [u8; 4]) -> i32 = match instruction.code() {
         // The map 0F38 with the prefix 66 and W = 0.
         (2, 1, 0, 0x50) => |sum, a, b| sum.wrapping_add(sum_of_bytes(a, b) as i32),
@@ -117,6 +153,230 @@ fn sum_of_pairs(a: [u8; 4], b: [u8; 4]) -> i64 {
     let of = |x: [u8; 4]| [i16::from_le_bytes([x[0], x[1]]), i16::from_le_bytes([x[2], x[3]])].map(i64::from);
     let ([a, b], [c, d]) = (of(a), of(b));
     a * c + b * d
+}
+
+/// Rows of a tile.
+const ROWS: usize = 16;
+
+/// Bytes of a row of a tile.
+const ROW: usize = 64;
+
+type Tile = [[u8; ROW]; ROWS];
+
+/// The tiles of a thread, and their configuration as `ldtilecfg` reads it.
+struct Tiles {
+    tiles: UnsafeCell<[Tile; 8]>,
+    configuration: UnsafeCell<[u8; 64]>,
+}
+
+thread_local! {
+    /// Without a destructor, and in the thread's own memory: the handler may use it.
+    static TILES: Tiles = const {
+        Tiles { tiles: UnsafeCell::new([[[0; ROW]; ROWS]; 8]), configuration: UnsafeCell::new([0; 64]) }
+    };
+}
+
+/// Rows and bytes of a row of a tile, as they are configured.
+fn shape(configuration: &[u8; 64], tile: usize) -> Option<[usize; 2]> {
+    let bytes = usize::from(u16::from_le_bytes([configuration[16 + 2 * tile], configuration[17 + 2 * tile]]));
+    let rows = usize::from(configuration[48 + tile]);
+    (configuration[0] == 1 && (1..=ROWS).contains(&rows) && (1..=ROW).contains(&bytes))
+        .then_some([rows, bytes])
+}
+
+/// Products of tiles by the manual's arithmetic: of one row of A with one column of B.
+#[derive(Clone, Copy)]
+enum Dot {
+    /// Four bytes; whether those of A and those of B are signed.
+    Bytes([bool; 2]),
+    Bf16,
+    Fp16,
+}
+
+impl Dot {
+    /// C += A · B, of tiles of so many rows and bytes a row.
+    fn add(self, c: &mut Tile, a: &Tile, b: &Tile, [rows, columns]: [usize; 2], words: usize) {
+        match self {
+            Dot::Bytes(signed) => {
+                for (c, a) in c.iter_mut().zip(a).take(rows) {
+                    for n in 0..columns / 4 {
+                        let sum = sum_of_all_bytes(word(c, n), signed, &a[..4 * words], |k| word(&b[k], n));
+                        c[4 * n..4 * n + 4].copy_from_slice(&sum);
+                    }
+                }
+            }
+            Dot::Bf16 => add_halves(bf16_without_subnormals, c, a, b, [rows, columns], words),
+            Dot::Fp16 => add_halves(f16, c, a, b, [rows, columns], words),
+        }
+    }
+}
+
+fn word(row: &[u8; ROW], i: usize) -> [u8; 4] {
+    [row[4 * i], row[4 * i + 1], row[4 * i + 2], row[4 * i + 3]]
+}
+
+/// [`Dot::add`] of numbers of 16 bits: those at even places and those at odd places have a sum
+/// each, and both together are added to C.
+fn add_halves(
+    number: fn(u16) -> f32,
+    c: &mut Tile,
+    a: &Tile,
+    b: &Tile,
+    [rows, columns]: [usize; 2],
+    words: usize,
+) {
+    let numbers = |tile: &Tile| -> [[[f32; 2]; 16]; ROWS] {
+        let of = |row: &[u8; ROW], i: usize| number(u16::from_le_bytes([row[2 * i], row[2 * i + 1]]));
+        tile.each_ref().map(|row| std::array::from_fn(|i| [of(row, 2 * i), of(row, 2 * i + 1)]))
+    };
+    let (a, b) = (numbers(a), numbers(b));
+    for (c, a) in c.iter_mut().zip(&a).take(rows) {
+        let mut sums = [[0f32; 2]; 16];
+        for (a, b) in a.iter().zip(&b).take(words) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = [fused(a[0], b[0], sum[0]), fused(a[1], b[1], sum[1])];
+            }
+        }
+        for n in 0..columns / 4 {
+            let more = flushed(sums[n][0] + sums[n][1]);
+            let sum = flushed(flushed(f32::from_le_bytes(word(c, n))) + more);
+            c[4 * n..4 * n + 4].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+}
+
+/// a · b + c, rounded once, without subnormals. Products of such short numbers are exact where they
+/// are normal.
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    let product = a * b;
+    if product.is_normal() {
+        return flushed(product + c);
+    }
+    flushed((f64::from(a) * f64::from(b) + f64::from(c)) as f32)
+}
+
+fn sum_of_all_bytes(sum: [u8; 4], signed: [bool; 2], a: &[u8], column: impl Fn(usize) -> [u8; 4]) -> [u8; 4] {
+    let number = |byte: u8, is_signed: bool| match is_signed {
+        true => i32::from(byte as i8),
+        false => i32::from(byte),
+    };
+    let mut sum = i32::from_le_bytes(sum);
+    for (k, a) in a.chunks_exact(4).enumerate() {
+        for (&a, b) in a.iter().zip(column(k)) {
+            sum = sum.wrapping_add(number(a, signed[0]) * number(b, signed[1]));
+        }
+    }
+    sum.to_le_bytes()
+}
+
+/// Subnormal numbers become 0 of the same sign.
+fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
+fn bf16_without_subnormals(bits: u16) -> f32 {
+    flushed(f32::from_bits(u32::from(bits) << 16))
+}
+
+/// Subnormal numbers count.
+fn f16(bits: u16) -> f32 {
+    let (sign, exponent, fraction) = (bits >> 15, bits >> 10 & 31, f32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (fraction + 1024.0) * 2f32.powi(i32::from(exponent) - 25),
+    };
+    if sign == 1 { -magnitude } else { magnitude }
+}
+
+/// The instructions of AMX: whether this is one of them, and the tiles are configured for it.
+///
+/// # Safety
+/// As [`execute`].
+unsafe fn execute_on_tiles(instruction: &Instruction, registers: &Registers) -> bool {
+    let Instruction { register, second, third, .. } = *instruction;
+    if instruction.is_long {
+        return false;
+    }
+    // SAFETY: the tiles of this thread, which nothing else uses while its handler runs; the caller
+    // vouches for operands in memory.
+    TILES.with(|all| unsafe {
+        let (tiles, configuration) = (&mut *all.tiles.get(), &mut *all.configuration.get());
+        let known = |tile: usize| shape(configuration, tile).filter(|_| tile < 8);
+        match (instruction.code(), third) {
+            // ldtilecfg, sttilecfg, tilerelease, tilezero.
+            ((2, 0, 0, 0x49), Operand::Memory(of)) if register == 0 => {
+                *configuration = registers.address(instruction, of).cast::<[u8; 64]>().read_unaligned();
+                *tiles = [[[0; ROW]; ROWS]; 8];
+                true
+            }
+            ((2, 1, 0, 0x49), Operand::Memory(of)) if register == 0 => {
+                registers
+                    .address(instruction, of)
+                    .cast_mut()
+                    .cast::<[u8; 64]>()
+                    .write_unaligned(*configuration);
+                true
+            }
+            ((2, 0, 0, 0x49), Operand::Register(0)) if register == 0 => {
+                *configuration = [0; 64];
+                *tiles = [[[0; ROW]; ROWS]; 8];
+                true
+            }
+            ((2, 3, 0, 0x49), Operand::Register(0)) if known(register).is_some() => {
+                tiles[register] = [[0; ROW]; ROWS];
+                true
+            }
+            // tileloadd and tileloaddt1, tilestored: the index is the distance of rows.
+            ((2, prefix @ 1..=3, 0, 0x4b), Operand::Memory(of)) => {
+                let Some([rows, bytes]) = known(register) else { return false };
+                let first = registers.address(instruction, Address { index: None, ..of });
+                let distance =
+                    of.index.map_or(0, |(number, scale)| registers.general(number) as isize * scale as isize);
+                for (row, tile) in tiles[register].iter_mut().enumerate() {
+                    let at = first.wrapping_offset(distance * row as isize);
+                    match prefix {
+                        2 if row < rows => ptr::copy_nonoverlapping(tile.as_ptr(), at.cast_mut(), bytes),
+                        2 => {}
+                        _ => {
+                            *tile = [0; ROW];
+                            if row < rows {
+                                ptr::copy_nonoverlapping(at, tile.as_mut_ptr(), bytes);
+                            }
+                        }
+                    }
+                }
+                true
+            }
+            ((2, prefix, 0, opcode @ (0x5c | 0x5e)), Operand::Register(first)) => {
+                let dot = match (opcode, prefix) {
+                    (0x5c, 2) => Dot::Bf16,
+                    (0x5c, 3) => Dot::Fp16,
+                    (0x5e, 0) => Dot::Bytes([false, false]),
+                    (0x5e, 1) => Dot::Bytes([false, true]),
+                    (0x5e, 2) => Dot::Bytes([true, false]),
+                    (0x5e, 3) => Dot::Bytes([true, true]),
+                    _ => return false,
+                };
+                let (Some(c), Some(a), Some(b)) = (known(register), known(first), known(second)) else {
+                    return false;
+                };
+                // What else is illegal: rows and columns that do not meet, and a tile twice.
+                let meets = c[0] == a[0] && c[1] == b[1] && a[1] == 4 * b[0];
+                if !meets || register == first || register == second || first == second {
+                    return false;
+                }
+                let (of_a, of_b) = (tiles[first], tiles[second]);
+                dot.add(&mut tiles[register], &of_a, &of_b, c, b[0]);
+                for sums in tiles[register].iter_mut().skip(c[0]) {
+                    *sums = [0; ROW];
+                }
+                true
+            }
+            _ => false,
+        }
+    })
 }
 
 fn saturated(x: i64) -> i32 {

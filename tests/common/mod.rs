@@ -246,10 +246,11 @@ pub fn rows(dtype: Dtype) -> impl Iterator<Item = &'static dyn Kernel> {
 }
 
 /// Whether kernels of this instruction set are tested. The environment variable `FA_TEST_ISA`
-/// limits tests to names with that beginning; `scripts/test_emulated.sh` sets it.
+/// limits tests to names with one of these beginnings, separated by commas;
+/// `scripts/test_emulated.sh` sets it.
 pub fn is_tested(isa: &CStr) -> bool {
-    let begin = std::env::var("FA_TEST_ISA").unwrap_or_default();
-    isa.to_bytes().starts_with(begin.as_bytes())
+    let begins = std::env::var("FA_TEST_ISA").unwrap_or_default();
+    begins.split(',').any(|begin| isa.to_bytes().starts_with(begin.as_bytes()))
 }
 
 /// Whether an instruction set multiplies 8-bit integers with numbers of 16 bits: on both paths of a

@@ -29,7 +29,7 @@ from ._attention import (
     prepare,
 )
 from ._caches import append, merge, quantize
-from ._library import Error, isa, limit_isa, load, version
+from ._library import Error, enable_amx, isa, limit_isa, load, version
 from ._partitions import SparseLists, sparse_from_partitions
 from ._sdpa import scaled_dot_product_attention, usable
 from ._threads import ExecutorPool, Pool, Threads, set_threads
@@ -60,6 +60,7 @@ __all__ = [
     "bfloat16",
     "blocks",
     "check",
+    "enable_amx",
     "float8_e4m3fn",
     "float8_e5m2",
     "free_scratch",

@@ -228,6 +228,7 @@ def load(path: str | None = None) -> None:
         ("fa_version", [], c_uint32),
         ("fa_isa", [], c_char_p),
         ("fa_limit_isa", [c_char_p], c_int32),
+        ("fa_enable_amx", [c_char_p, c_size_t], c_int32),
         ("fa_status_string", [c_int32], c_char_p),
         ("fa_attention_init", [at, c_size_t], c_int32),
         ("fa_attention_check", [at, c_char_p, c_size_t], c_int32),
@@ -284,6 +285,13 @@ def isa() -> str:
     """The instruction set in use, such as "avx512bf16", "avx2", "neon-bf16", "neon" or "scalar"."""
     name: bytes = library().fa_isa()
     return name.decode()
+
+
+def enable_amx() -> None:
+    """Lets all calls that begin later use AMX, the matrix unit of Intel's server processors, which asks the system for
+    it; see fa_enable_amx in the C header. Error: there is none for this process, and why."""
+    why = ctypes.create_string_buffer(300)
+    refuse(library().fa_enable_amx(why, len(why)), why.value)
 
 
 def limit_isa(name: str | None) -> None:

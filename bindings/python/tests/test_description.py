@@ -346,6 +346,17 @@ class Fields(unittest.TestCase):
         self.assertIn("warning: k.stride[0] = 0: all pages", words)
         self.assertNotIn("warning", fa.check(self.q, self.k, self.v))
 
+    def test_matrix_unit(self):
+        before = fa.isa()
+        try:
+            fa.enable_amx()
+        except fa.Error as refused:
+            self.assertEqual(refused.status, 9)
+            self.assertRegex(str(refused), "AMX: ")
+            self.assertEqual(fa.isa(), before)
+        else:
+            self.assertEqual(fa.isa(), "amx")
+
     def test_names_and_layouts(self):
         """Options are those of the function behind them, and structures those of the header."""
         names = [n for n, p in signature(_attention.describe).parameters.items() if p.kind is p.KEYWORD_ONLY]
