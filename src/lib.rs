@@ -156,8 +156,8 @@ pub use attention::{
 };
 pub use error::{Error, Refusal};
 pub use kernel::Path as ComputePath;
-pub use prepared::PlanSummary;
 pub use kernel::enable_amx;
+pub use prepared::PlanSummary;
 pub use problem::Accuracy;
 pub use sparse::{Partitions, Schedule, SparseLists, Sparsity};
 pub use view::{Array, ArrayMut, Quant, QuantMut};

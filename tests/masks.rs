@@ -153,7 +153,7 @@ impl Case {
             o: ViewMut::of(&mut o, dense(Dtype::F32, HEADS[0], rows, DIM)).unwrap(),
             lse: Some(ViewMut::of(&mut lse, dense(Dtype::F32, HEADS[0], rows, 1)).unwrap()),
             batch: Batch::default(),
-            logits: Logits { softcap: self.softcap, mask, cells, slopes, sinks },
+            logits: Logits { softcap: self.softcap, mask, cells, columns: None, slopes, sinks },
             weights: None,
         };
         let semantics = Semantics {

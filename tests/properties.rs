@@ -209,6 +209,7 @@ proptest! {
                 blocks: Blocks::Bytes(of_bytes(&cells, len_q.div_ceil(cell), len_kv.div_ceil(cell))),
                 rows: cell, keys: cell,
             }),
+            columns: None,
             slopes: sloped.then(|| Slopes {
                 values: Array::of(&slopes), batch_stride: 0, times_mask: masked && !by_bytes && seed % 2 == 0,
             }),

@@ -72,7 +72,7 @@ pub struct Described {
     /// Of Q, K, V, O, the mask and the weights: whether they have one, and what it is.
     pub has_quant: [u64; 6],
     pub quants: [fa_quant; 3],
-    pub lists: [Vec<i32>; 15],
+    pub lists: [Vec<i32>; LISTED.len()],
 }
 
 fn tensor(input: &mut Input) -> (fa_tensor, Code, u64) {
@@ -172,7 +172,7 @@ impl Described {
     }
 
     /// How long lists are: sequences, one more, and so on, in the order of their pointers.
-    pub(crate) fn lengths(&mut self) -> [i128; 15] {
+    pub(crate) fn lengths(&mut self) -> [i128; LISTED.len()] {
         let batch = i128::from(self.a.batch).max(0);
         // As long as nobody reads them, lists of any length are fine; of what is read there is a
         // page or two.
@@ -218,8 +218,7 @@ impl Described {
             }
             if !self.codes[start].is_null() {
                 let ends = given.heads().flat_map(|at| [at, at + given.lists]);
-                entries[i] =
-                    ends.map(|at| i128::from(self.listed(11 + 2 * i, at))).max().unwrap_or(0).max(0);
+                entries[i] = ends.map(|at| i128::from(self.listed(11 + 2 * i, at))).max().unwrap_or(0).max(0);
             }
         }
         [
@@ -321,7 +320,7 @@ struct Sizes {
 }
 
 /// Judges lists, positions and pages; entries and rows of Q, and those of K and V.
-pub(crate) fn lists(d: &Described, lengths: &[i128; 13], verdict: &mut Verdict) -> [[i64; 2]; 2] {
+pub(crate) fn lists(d: &Described, lengths: &[i128; LISTED.len()], verdict: &mut Verdict) -> [[i64; 2]; 2] {
     let a = &d.a;
     let batch = i128::from(a.batch.max(0));
     let [len_q, len_kv, page_size, num_pages] =
@@ -561,13 +560,31 @@ fn sizes(d: &mut Described) -> Sizes {
         verdict.demand(!has(CELLS) && a.kept_q >= 1 && a.kept_kv >= 1 && a.kept_heads >= 0);
         let size = i128::from(a.kept_kv.max(1));
         let blocks = (i128::from(len_kv) + size - 1) / size;
-        verdict.join(verdict_of_lists(d, &d.kept(), [a.kept_heads, heads_q], a.kept_stride, 11, has(KEPT_BLOCKS), blocks, lengths[12]));
+        verdict.join(verdict_of_lists(
+            d,
+            &d.kept(),
+            [a.kept_heads, heads_q],
+            a.kept_stride,
+            11,
+            has(KEPT_BLOCKS),
+            blocks,
+            lengths[12],
+        ));
     } else {
         verdict.demand(!has(KEPT_BLOCKS));
     }
     if has(COLUMN_START) {
         verdict.demand(a.column_heads >= 0 && !has(MASK) && !has(SLOPES) && !has(WEIGHTS));
-        verdict.join(verdict_of_lists(d, &d.columns(), [a.column_heads, heads_q], a.column_stride, 13, has(COLUMNS), i128::from(len_kv), lengths[14]));
+        verdict.join(verdict_of_lists(
+            d,
+            &d.columns(),
+            [a.column_heads, heads_q],
+            a.column_stride,
+            13,
+            has(COLUMNS),
+            i128::from(len_kv),
+            lengths[14],
+        ));
     } else {
         verdict.demand(!has(COLUMNS));
     }
@@ -970,7 +987,7 @@ pub(crate) fn put(
 }
 
 /// A description, for messages.
-struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; 13]);
+struct Label<'a>(&'a fa_attention, &'a [fa_quant; 3], &'a [Vec<i32>; LISTED.len()]);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -83,12 +83,9 @@ pub unsafe extern "C" fn fa_enable_amx(why: *mut c_char, why_size: usize) -> fa_
     guard(|| {
         let mut words = Words::new(why, why_size);
         let found = kernel::enable_amx();
-        let _ = match &found {
-            Ok(()) => words.write_str("AMX is enabled"),
-            Err(refusal) => write!(words, "{refusal}"),
-        };
-        words.end();
-        found?;
-        Ok(())
+        if found.is_ok() {
+            let _ = words.write_str("AMX is enabled");
+        }
+        Ok(words.end(found)?)
     })
 }

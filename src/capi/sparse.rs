@@ -1,10 +1,9 @@
 //! `fa_sparse_config_init`, `fa_sparse_from_partitions`.
 
 use std::ffi::c_char;
-use std::fmt::Write;
 use std::ptr;
 
-use super::abi::{check_size, read_sized};
+use super::abi::{STRUCT_SIZE, check_size, read_sized};
 use super::attention::FA_NO_LIMIT;
 use super::describe::{MOST_VALUES, extent};
 use super::guard;
@@ -141,7 +140,7 @@ pub unsafe extern "C" fn fa_sparse_config_init(cfg: *mut fa_sparse_config, struc
         if cfg.is_null() {
             return Err(Error::Null);
         }
-        check_size::<fa_sparse_config>(struct_size)?;
+        check_size::<fa_sparse_config>(STRUCT_SIZE, struct_size)?;
         let initial = fa_sparse_config { struct_size, ..INITIAL };
         // SAFETY: I1: not NULL, so it is writable for `struct_size` bytes; no alignment is assumed.
         // What a later version of the structure has beyond ours is 0.
@@ -201,14 +200,10 @@ pub unsafe extern "C" fn fa_sparse_from_partitions(
     why_size: usize,
 ) -> fa_status {
     guard(|| {
-        let mut words = Words::new(why, why_size);
+        let words = Words::new(why, why_size);
         // SAFETY: I1: configuration, memory and lists are as documented.
         let found = unsafe { run(cfg, memory, room, lists) };
-        if let Err(refusal) = &found {
-            let _ = write!(words, "{refusal}");
-        }
-        words.end();
-        Ok(found?)
+        Ok(words.end(found)?)
     })
 }
 
@@ -255,9 +250,9 @@ unsafe fn run(
     }
     // SAFETY: I1: not NULL, so both have this field; no alignment is assumed.
     let struct_size = unsafe { ptr::addr_of!((*lists).struct_size).read_unaligned() };
-    check_size::<fa_sparse_lists>(struct_size)?;
+    check_size::<fa_sparse_lists>("lists->struct_size", struct_size)?;
     // SAFETY: I1: not NULL, so it is a configuration of the size that it says. I9: of integers.
-    let partitions = unsafe { read(&read_sized(cfg)?)? };
+    let partitions = unsafe { read(&read_sized(STRUCT_SIZE, cfg)?)? };
     let (sparsity, is_written) = if memory.is_null() {
         (partitions.measure()?, false)
     } else {

@@ -229,13 +229,13 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
     bytes.extend(code(a.kept_blocks.is_null()));
     a.kept_stride.into_iter().for_each(|x| bytes.extend(word(x)));
     [a.kept_heads, a.kept_q, a.kept_kv, a.table_head_stride].into_iter().for_each(|x| bytes.extend(word(x)));
-    let kept = (a.kept_q > 0).then(|| (a.len_q + a.kept_q - 1) / a.kept_q).unwrap_or(0);
-    lists(&mut bytes, a, [a.kept_start, a.kept_blocks], (a.kept_heads, a.kept_stride, kept), 11)?;
+    let kept = if a.kept_q > 0 { (a.len_q + a.kept_q - 1) / a.kept_q } else { 0 };
+    put_lists(&mut bytes, a, [a.kept_start, a.kept_blocks], (a.kept_heads, a.kept_stride, kept), 11)?;
     bytes.extend(code(a.column_start.is_null()));
     bytes.extend(code(a.columns.is_null()));
     a.column_stride.into_iter().for_each(|x| bytes.extend(word(x)));
     bytes.extend(word(a.column_heads));
-    lists(&mut bytes, a, [a.column_start, a.columns], (a.column_heads, a.column_stride, 1), 13)?;
+    put_lists(&mut bytes, a, [a.column_start, a.columns], (a.column_heads, a.column_stride, 1), 13)?;
     [a.q_bytes, a.k_bytes, a.v_bytes, a.o_bytes].into_iter().for_each(|x| bytes.extend(word(x)));
     [a.mask_bytes, a.lse_bytes, a.weights_bytes].into_iter().for_each(|x| bytes.extend(word(x)));
     Some(bytes)
@@ -243,7 +243,7 @@ fn encode(a: &fa_attention) -> Option<Vec<u8>> {
 
 /// Writes starts and entries of lists, which are list `number` and the next: of so many heads, with
 /// these strides, and so many lists a head. `None` if they are longer than an input gives.
-fn lists(
+fn put_lists(
     bytes: &mut Vec<u8>,
     a: &fa_attention,
     [starts, entries]: [*const i32; 2],
