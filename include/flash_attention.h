@@ -874,6 +874,39 @@ typedef struct fa_attention {
    * share them, and are computed together), or another divisor of heads_q. 0 = heads_q.
    */
   int64_t column_heads;
+  /**
+   * BYTES of memory at q.data; 0 = unknown. If it is known here or in the next six fields, every
+   * call refuses a description by which the tensor takes more: FA_ERR_SHAPE. What a tensor takes
+   * goes from its first to its last element by sizes, strides and type: all of len_q or len_kv
+   * tokens (of ragged rows: those of the lists; of pages: num_pages whole pages), whatever
+   * kv_lens are. So a forgotten type, a wrong number of heads, and pages that are not there do
+   * not lead out of the memory.
+   */
+  int64_t q_bytes;
+  /**
+   * BYTES of memory at k.data; 0 = unknown. fa_cache_append checks it, too.
+   */
+  int64_t k_bytes;
+  /**
+   * BYTES of memory at v.data; 0 = unknown. fa_cache_append checks it, too.
+   */
+  int64_t v_bytes;
+  /**
+   * BYTES of memory at o.data; 0 = unknown.
+   */
+  int64_t o_bytes;
+  /**
+   * BYTES of memory at mask.data; 0 = unknown.
+   */
+  int64_t mask_bytes;
+  /**
+   * BYTES (not elements) of memory at lse; 0 = unknown.
+   */
+  int64_t lse_bytes;
+  /**
+   * BYTES of memory at weights.data; 0 = unknown.
+   */
+  int64_t weights_bytes;
 } fa_attention;
 
 /**
