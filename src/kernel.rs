@@ -477,8 +477,8 @@ pub fn limit_isa(name: Option<&[u8]>) -> Result<(), Error> {
 ///
 /// AMX is 64-bit Intel's matrix unit. Linux gives it to processes that ask for it, because it makes
 /// the frames of their signals 8 KiB larger: so the library asks only here, or if the environment
-/// variable `FA_AMX` is 1 at the first call. Where the process has the permission already, as with
-/// PyTorch, the library uses AMX unasked. Doing this again changes nothing. `FA_AMX=0` forbids it.
+/// variable `FA_AMX` is 1 at the first call. Where another library has asked, as PyTorch does, AMX
+/// is not used unasked either. Doing this again changes nothing. `FA_AMX=0` forbids it.
 pub fn enable_amx() -> Result<(), Refusal> {
     machine::enable_amx().map_err(|why| Refusal::about(Error::Isa, "AMX", why))
 }

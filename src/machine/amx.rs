@@ -2,8 +2,8 @@
 //!
 //! Linux gives tiles to a process that has asked for them (`arch_prctl`, Linux 5.16), because they
 //! make the frames of its signals 8 KiB larger. The permission is the process's: its threads and
-//! children have it, and none gives it back. So the library takes it unasked where the process has
-//! it already, which changes nothing then, and asks for it only if it is told to.
+//! children have it, and none gives it back. So the library asks for it only if it is told to. It
+//! is not used unasked either where another library has asked: no machine with AMX has run it yet.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -34,13 +34,8 @@ pub(crate) fn is_permitted() -> bool {
 #[cold]
 #[inline(never)]
 fn look() -> bool {
-    let asks = || std::env::var_os(VARIABLE).is_some_and(|wanted| wanted == "1");
-    let found = usable().and_then(|()| system::has_permission()).and_then(|has| match has {
-        false if asks() => system::ask(),
-        false => Err(NOT_ASKED),
-        true => Ok(()),
-    });
-    let state = if found.is_ok() { YES } else { NO };
+    let is_wanted = std::env::var_os(VARIABLE).is_some_and(|wanted| wanted == "1");
+    let state = if is_wanted && ask().is_ok() { YES } else { NO };
     // Another thread may have enabled it in the meantime.
     match STATE.compare_exchange(UNASKED, state, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => state == YES,
@@ -53,12 +48,15 @@ pub(crate) fn enable() -> Result<(), &'static str> {
     if STATE.load(Ordering::Relaxed) == EMULATED {
         return Ok(());
     }
-    usable()?;
-    if !system::has_permission()? {
-        system::ask()?;
-    }
+    ask()?;
     STATE.store(YES, Ordering::Relaxed);
     Ok(())
+}
+
+/// Asks the system for the permission, unless the process has it.
+fn ask() -> Result<(), &'static str> {
+    usable()?;
+    if system::has_permission()? { Ok(()) } else { system::ask() }
 }
 
 /// Takes it from now on that the machine has AMX, and the process the permission:
@@ -70,8 +68,6 @@ pub(crate) fn enable() -> Result<(), &'static str> {
 pub unsafe fn emulate() {
     STATE.store(EMULATED, Ordering::Relaxed);
 }
-
-const NOT_ASKED: &str = "the process has not asked for it";
 
 /// Whether there are tiles as this library configures them, and nothing forbids them.
 fn usable() -> Result<(), &'static str> {
