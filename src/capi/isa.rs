@@ -66,8 +66,8 @@ pub unsafe extern "C" fn fa_limit_isa(isa: *const c_char) -> fa_status {
 /// permission is that of all threads, and of children made by fork; no process gives it back. The
 /// library asks for it here, or at the first call if the environment variable FA_AMX is 1, and
 /// never otherwise; and it does not use AMX unasked where another library, such as PyTorch, has
-/// asked for it. FA_AMX=0 forbids it. Tiles are configured while a thread computes a part, and released when it
-/// ends.
+/// asked for it. FA_AMX=0 forbids it. Tiles are configured while a thread computes a part, and
+/// released when it ends.
 ///
 /// Results differ from those of other sets in rounding. Its speed has not been measured.
 ///
