@@ -3,13 +3,14 @@
 //
 // Run computes one problem. New describes one that is run many times: lists and tensors are read
 // anew by each Attention.Run, so a decode loop changes what is in its slices. Quantize and Append
-// write caches, Merge joins results over different keys, Lists makes lists of blocks from
+// write caches, Merge joins results over different keys, Partitions make lists of blocks from
 // partitions of a text.
 //
+//	pages := attention.TokenFirst(nil, numPages, pageSize, headsKV, dim)
 //	out := make([]float32, heads*dim)
 //	err := attention.Run(attention.HeadFirst(q, 1, heads, 1, dim),
-//		attention.Quantised(attention.TokenFirst(nil, pages, pageSize, headsKV, dim), attention.I8, kBytes, kScales),
-//		attention.Quantised(attention.TokenFirst(nil, pages, pageSize, headsKV, dim), attention.I8, vBytes, vScales),
+//		attention.Quantised(pages, attention.I8, kBytes, attention.PerToken(kScales, pages)),
+//		attention.Quantised(pages, attention.I8, vBytes, attention.PerToken(vScales, pages)),
 //		attention.HeadFirst(out, 1, heads, 1, dim),
 //		attention.Options{Causal: true, BlockTable: table, KVLens: lens})
 //
@@ -141,8 +142,8 @@ type Kept struct {
 	Q, KV int
 }
 
-// Columns: head h of sequence b sees the keys Keys[Start[r]] to Keys[Start[r+1]-1], ascending, where
-// r = b*Stride[0] + h/(heads_q/Heads)*Stride[1].
+// Columns: head h of sequence b sees the keys Keys[Start[r]] to Keys[Start[r+1]-1], ascending,
+// where r = b*Stride[0] + h/(heads_q/Heads)*Stride[1].
 type Columns struct {
 	Start, Keys []int32
 	// ENTRIES of Start from one sequence, and from one head with a list, to the next; 0 = the same.

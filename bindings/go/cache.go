@@ -12,8 +12,8 @@ import "fmt"
 func Quantize(src, dst Tensor) error { return quantize(&src, &dst, nil) }
 
 // QuantizeI8 is Quantize to I8, with a vector subtracted from each token of a head first: smooth,
-// dense [heads][dim]. Attention to keys is the same with the mean of all keys subtracted, and 8 bits
-// lose less.
+// dense [heads][dim]. Attention to keys is the same with the mean of all keys subtracted, and 8
+// bits lose less.
 func QuantizeI8(src, dst Tensor, smooth []float32) error {
 	if len(smooth) == 0 || len(smooth) != src.Heads*src.Dim || dst.Type != I8 {
 		return shape("smooth is not one number for each head and element, or dst not of I8")
@@ -41,13 +41,14 @@ func quantize(src, dst *Tensor, smooth []float32) error {
 		pointer[C.float](smooth), to, quant), "")
 }
 
-// Append writes new keys and values [batch][heads_kv][new][dim], of F32, F16 or BF16, into the cache
-// k and v [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of the Run
-// that follows stand: by default they are the last of KVLens, which count them. Of options it looks
-// at lists of sequences, positions, spans and pages; a page that is written must be in one list,
-// once. A new tensor that is the zero value is not written (v may be a view of k). Scales that each
-// token has of its own are found and written; those that tokens share are given. On errors the cache
-// is as it was. Goroutines may call it at once for different sequences or heads of one cache.
+// Append writes new keys and values [batch][heads_kv][new][dim], of F32, F16 or BF16, into the
+// cache k and v [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of the
+// Run that follows stand: by default they are the last of KVLens, which count them. Of options it
+// looks at lists of sequences, positions, spans and pages; a page that is written must be in one
+// list, once. A new tensor that is the zero value is not written (v may be a view of k). Scales
+// that each token has of its own are found and written; those that tokens share are given. On
+// errors the cache is as it was. Goroutines may call it at once for different sequences or heads of
+// one cache.
 func Append(k, v, newK, newV Tensor, options Options) error {
 	rows := &newK
 	if newK.isNone() {

@@ -1,5 +1,5 @@
-// What Go calls. Go memory that C is given must not hold pointers to Go memory, but arguments may be
-// such pointers: so descriptions and scales come by value, and are joined here.
+// What Go calls. Go memory that C is given must not hold pointers to Go memory, but arguments may
+// be such pointers: so descriptions and scales come by value, and are joined here.
 #ifndef FA_GO_CALLS_H
 #define FA_GO_CALLS_H
 

@@ -6,8 +6,8 @@ import (
 	attention "flash_attention/bindings/go"
 )
 
-// A decode loop of one layer and sequence: grouped heads, and a cache of 8-bit integers in pages, in
-// which each token of each head has a scale of its own.
+// A decode loop of one layer and sequence: grouped heads, and a cache of 8-bit integers in pages,
+// in which each token of each head has a scale of its own.
 func decodePaged(tokens int, project func(token int) (q, k, v []float32), each func(token int, out []float32)) error {
 	const heads, headsKV, dim, pages, pageSize = 8, 2, 64, 16, 4
 	pool, err := attention.NewPool(0) // one thread per core

@@ -22,8 +22,8 @@ func LimitISA(name string) error {
 	return failed(C.fa_limit_isa(c), "")
 }
 
-// EnableAMX lets all calls in the process that begin later use AMX. It asks the system for it, which
-// makes frames of signals larger; the error says why this process has none.
+// EnableAMX lets all calls in the process that begin later use AMX. It asks the system for it,
+// which makes frames of signals larger; the error says why this process has none.
 func EnableAMX() error {
 	var why words
 	return why.failed(C.fa_enable_amx(&why[0], C.size_t(len(why))))

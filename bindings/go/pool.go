@@ -34,8 +34,8 @@ type goPool struct {
 	panicked    any
 }
 
-// PoolOf makes a pool of a function that calls task(i) once for each i below n, in any order, on any
-// goroutines, and returns when all these calls have: see Goroutines. width is how many of them
+// PoolOf makes a pool of a function that calls task(i) once for each i below n, in any order, on
+// any goroutines, and returns when all these calls have: see Goroutines. width is how many of them
 // compute at the same time, 1 to 256.
 func PoolOf(width int, parallelFor func(n int, task func(i int))) (*Pool, error) {
 	p := &Pool{handle: cgo.NewHandle(&goPool{width: width, parallelFor: parallelFor})}
@@ -70,8 +70,8 @@ func (p *Pool) Width() int {
 	return int(C.fa_go_width(c))
 }
 
-// Close ends the threads, after the calls that use them. A pool that is closed is the calling thread
-// alone.
+// Close ends the threads, after the calls that use them. A pool that is closed is the calling
+// thread alone.
 func (p *Pool) Close() {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()

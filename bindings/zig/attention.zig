@@ -1,6 +1,6 @@
-//! flash_attention on slices. `run` computes one problem; `Attention` describes one that is run many
-//! times: lists and tensors are read anew by each call, so a decode loop changes what is in its
-//! slices. `quantize` and `append` write caches, `merge` joins results over different keys,
+//! flash_attention on slices. `run` computes one problem; `Attention` describes one that is run
+//! many times: lists and tensors are read anew by each call, so a decode loop changes what is in
+//! its slices. `quantize` and `append` write caches, `merge` joins results over different keys,
 //! `Partitions` makes lists of blocks.
 //!
 //! The header flash_attention.h is the manual: docs/bindings.md says which of its fields and
@@ -288,9 +288,9 @@ pub const BlockMask = struct { visible: []const u8, stride: [3]usize = .{ 0, 0, 
 /// + i / q. heads: how many have lists of their own; 0 = all query heads.
 pub const Kept = struct { start: []const i32, blocks: []const i32, stride: [2]usize = .{ 0, 0 }, heads: usize = 0, q: usize, kv: usize };
 
-/// Head h of sequence b sees the keys keys[start[r]] to keys[start[r + 1] - 1], ascending, where r =
-/// b * stride[0] + h / (heads_q / heads) * stride[1]. heads: how many have lists of their own; 0 =
-/// all query heads.
+/// Head h of sequence b sees the keys keys[start[r]] to keys[start[r + 1] - 1], ascending, where r
+/// = b * stride[0] + h / (heads_q / heads) * stride[1]. heads: how many have lists of their own; 0
+/// = all query heads.
 pub const Columns = struct { start: []const i32, keys: []const i32, stride: [2]usize = .{ 0, 0 }, heads: usize = 0 };
 
 /// Scratch memory that grows as calls need it, for one call at a time.
@@ -652,13 +652,13 @@ pub fn run(allocator: std.mem.Allocator, q: In, k: In, v: In, out: Out, options:
     try attention.run(&workspace, null);
 }
 
-/// Writes new keys and values [batch][heads_kv][new][dim], of float32, float16 or bfloat16, into the
-/// cache k and v [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of the
-/// run() that follows stand: by default they are the last of kv_lens, which count them. Of options
-/// it looks at lists of sequences, positions, spans and pages; a page that is written must be in one
-/// list, once. null: not written (v may be a view of k). Scales that each token has of its own are
-/// found and written; those that tokens share are given. On errors the cache is as it was. Several
-/// threads may write different sequences or heads of one cache.
+/// Writes new keys and values [batch][heads_kv][new][dim], of float32, float16 or bfloat16, into
+/// the cache k and v [batch][heads_kv][len_kv][dim], in the types that it has, where the queries of
+/// the run() that follows stand: by default they are the last of kv_lens, which count them. Of
+/// options it looks at lists of sequences, positions, spans and pages; a page that is written must
+/// be in one list, once. null: not written (v may be a view of k). Scales that each token has of
+/// its own are found and written; those that tokens share are given. On errors the cache is as it
+/// was. Several threads may write different sequences or heads of one cache.
 pub fn append(k: Out, v: Out, new_k: ?In, new_v: ?In, options: Options) Error!void {
     const rows = new_k orelse new_v orelse return error.Shape;
     inline for (.{ new_k, new_v }, .{ k, v }) |new, cache| if (new) |t| {
@@ -679,8 +679,8 @@ pub fn quantize(src: In, dst: Out) Error!void {
 }
 
 /// `quantize` to int8, with a vector subtracted from each token of a head first: dense
-/// [heads][dim]. Attention to keys is the same with the mean of all keys subtracted, and 8 bits lose
-/// less.
+/// [heads][dim]. Attention to keys is the same with the mean of all keys subtracted, and 8 bits
+/// lose less.
 pub fn quantizeI8(src: In, dst: Out, smooth: []const f32) Error!void {
     if (smooth.len != src.heads *| src.dim or dst.type != .int8) return error.Shape;
     return quantizeSmooth(src, dst, smooth);
@@ -784,7 +784,8 @@ pub fn isa() [:0]const u8 {
     return std.mem.span(c.fa_isa());
 }
 
-/// Caps the instruction set of all calls that begin later, for tests and comparisons; null = no cap.
+/// Caps the instruction set of all calls that begin later, for tests and comparisons; null = no
+/// cap.
 pub fn limitIsa(name: ?[:0]const u8) Error!void {
     try check(c.fa_limit_isa(if (name) |n| n.ptr else null));
 }

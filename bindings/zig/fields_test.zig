@@ -33,7 +33,8 @@ const Problem = struct {
         return .{ In.headFirst(&p.q, 1, heads_q, len_q, dim), In.headFirst(&p.k, 1, heads_kv, len_kv, dim), In.headFirst(&p.v, 1, heads_kv, len_kv, dim) };
     }
 
-    /// rule, with public functions: score(h, i, j, s) f64 and sees(h, i, j) bool and sink(h) f64, where it has them.
+    /// rule, with public functions: score(h, i, j, s) f64 and sees(h, i, j) bool and sink(h) f64,
+    /// where it has them.
     fn formula(p: *const Problem, rule: anytype, out: *[heads_q * len_q * dim]f64, lse: *[heads_q * len_q]f64) void {
         const Rule = @TypeOf(rule);
         for (0..heads_q * len_q) |row| {

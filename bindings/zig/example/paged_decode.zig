@@ -1,5 +1,5 @@
-//! A decode loop of one layer and sequence: grouped heads, and a cache of 8-bit integers in pages, in
-//! which each token of each head has a scale of its own.
+//! A decode loop of one layer and sequence: grouped heads, and a cache of 8-bit integers in pages,
+//! in which each token of each head has a scale of its own.
 const std = @import("std");
 const attention = @import("attention");
 const In = attention.In;
