@@ -337,6 +337,34 @@ func TestListsThatChange(t *testing.T) {
 	refused("rows")
 }
 
+// Ragged lists that lead out of one slice after they were described: the library knows how long each
+// slice is.
+func TestMemoryIsKnown(t *testing.T) {
+	p := newProblem()
+	for short := 0; short < 6; short++ {
+		room := func(which, n int) []float32 {
+			if which == short {
+				return make([]float32, n)
+			}
+			return make([]float32, n+headsQ*dim)
+		}
+		cuQ, cuKV := []int32{0, lenQ}, []int32{0, lenKV}
+		a, err := attention.New(attention.TokenFirst(room(0, len(p.q)), 1, lenQ, headsQ, dim),
+			attention.HeadFirst(room(1, len(p.k)), 1, headsKV, lenKV, dim), attention.HeadFirst(room(2, len(p.v)), 1, headsKV, lenKV, dim),
+			attention.TokenFirst(room(3, len(p.q)), 1, lenQ, headsQ, dim),
+			attention.Options{CuLenQ: cuQ, CuLenKV: cuKV, LSE: room(4, headsQ*lenQ), LSEStride: [3]int{0, 1, headsQ}})
+		if err != nil || a.Run() != nil {
+			t.Fatal(err)
+		}
+		cuQ[0], cuQ[1], cuKV[0], cuKV[1] = 1, lenQ+1, 1, lenKV+1
+		const errShape = 12 // FA_ERR_SHAPE: others would come by chance from what lies behind a slice
+		var refused *attention.Error
+		if err := a.Run(); (err == nil) != (short == 5) || (errors.As(err, &refused) && refused.Status != errShape) {
+			t.Errorf("slice %d: %v", short, err)
+		}
+	}
+}
+
 // Each kv head reads pages of its own.
 func TestPagesOfHeads(t *testing.T) {
 	p := newProblem()

@@ -211,6 +211,30 @@ test "refusals of fields" {
     for (x) |e| try testing.expectEqual(7, e);
 }
 
+test "ragged lists that lead out of one slice after they were described" {
+    const p = Problem.init();
+    for (0..6) |short| {
+        var memory: [4][p.q.len + p.k.len]f32 = @splat(@splat(0));
+        var lse: [heads_q * len_q * 2]f32 = undefined;
+        var cu = [2][2]i32{ .{ 0, len_q }, .{ 0, len_kv } };
+        var slices: [4][]f32 = undefined;
+        for (&slices, &memory, [_]usize{ p.q.len, p.k.len, p.v.len, p.q.len }, 0..) |*slice, *room, n, i| {
+            slice.* = if (short == i) room[0..n] else room;
+        }
+        const q, const to = .{ In.tokenFirst(slices[0], 1, len_q, heads_q, dim), Out.tokenFirst(slices[3], 1, len_q, heads_q, dim) };
+        const k, const v = .{ In.headFirst(slices[1], 1, heads_kv, len_kv, dim), In.headFirst(slices[2], 1, heads_kv, len_kv, dim) };
+        const of_rows: []f32 = if (short == 4) lse[0 .. heads_q * len_q] else &lse;
+        const a = try attention.Attention.init(q, k, v, to, .{ .cu_len_q = &cu[0], .cu_len_kv = &cu[1], .lse = of_rows, .lse_stride = .{ 0, 1, heads_q } });
+        var workspace = attention.Workspace.init(testing.allocator);
+        defer workspace.deinit();
+        try a.run(&workspace, null);
+        cu = .{ .{ 1, len_q + 1 }, .{ 1, len_kv + 1 } };
+        const again = a.run(&workspace, null);
+        // The library knows how long each slice is.
+        if (short == 5) try again else try testing.expectError(error.Shape, again);
+    }
+}
+
 test "types" {
     const p = Problem.init();
     const q, const k, const v = p.tensors();
