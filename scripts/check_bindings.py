@@ -4,8 +4,9 @@
 - Every field of fa_attention, fa_tensor and fa_quant, and every function of the header, is in the table once.
 - A name in the column of a language exists in its binding. A dash is for what Rust and Python do not reach, and in the
   last table; where Rust has a method of that name after all, the dash is wrong.
-- Go and Zig use every field, function and type of the header, but functions of the last table. So a header that grows is
-  an error here until they have grown, too: which the script tries before it says that all is well.
+- Go and Zig use every field, function and type of the header, but functions of the last table. So a header that grows
+  is an error here until they have grown, too: which the script tries before it says that all is well.
+- Zig's package has the version of the library.
 
     check_bindings.py REPOSITORY
 """
@@ -185,6 +186,10 @@ def main():
     }
     page = (root / "docs/bindings.md").read_text()
     errors = check(header, page, names, texts) or prove(header, page, names, texts)
+    versions = [re.search(r'^ *\.?version = "(.*)"', (root / f).read_text(), re.MULTILINE)[1]
+                for f in ("Cargo.toml", "bindings/zig/build.zig.zon")]
+    if len(set(versions)) > 1:
+        errors.append(f"Zig's package is version {versions[1]} instead of {versions[0]}")
     for error in errors:
         print(error)
     if not errors:

@@ -90,7 +90,9 @@ zig_tests() {
     cd bindings/zig && "$@" fmt --check . \
         && "$@" build test install --prefix "$build/zig/$kind" -Dlibrary="${!kind}" -Dinclude="$root/include" -Ddata="$data" \
         && needs "$build/zig/$kind/bin/attention_test" $shared_libraries \
-        && needs "$build/zig/$kind/bin/real_model" $shared_libraries
+        && needs "$build/zig/$kind/bin/real_model" $shared_libraries \
+        && cd consumer && "$@" build run install --prefix "$build/zig/$kind" -Dlibrary="${!kind}" \
+        && needs "$build/zig/$kind/bin/consumer" $shared_libraries
 }
 
 run_zig() {

@@ -1,16 +1,25 @@
-//! zig build test -Dlibrary=LIBRARY -Dinclude=FOLDER -Ddata=FOLDER: LIBRARY is
-//! libflash_attention.so or .a.
+//! A package with the module `attention`: with a dependency on this folder in build.zig.zon,
+//!
+//!     const flash_attention = b.dependency("flash_attention", .{ .target = target, .optimize = optimize });
+//!     program.root_module.addImport("attention", flash_attention.module("attention"));
+//!
+//! Options of it, and of zig build test here: library, a path of libflash_attention.so or .a (else
+//! that of the system is linked); include, the folder of flash_attention.h (else that of this
+//! repository); data, tensors of a real model, for the tests alone (else those of this repository).
 const std = @import("std");
 
 pub fn build(b: *std.Build) void {
     const target = b.standardTargetOptions(.{});
     const optimize = b.standardOptimizeOption(.{});
-    const library = b.option([]const u8, "library", "libflash_attention.so or libflash_attention.a") orelse @panic("-Dlibrary");
-    const include = b.option([]const u8, "include", "where flash_attention.h is") orelse @panic("-Dinclude");
-    const data = b.option([]const u8, "data", "the tensors of a real model") orelse @panic("-Ddata");
+    const library = b.option([]const u8, "library", "libflash_attention.so or libflash_attention.a; else the system's");
+    const include = b.option([]const u8, "include", "where flash_attention.h is");
+    const data = b.option([]const u8, "data", "the tensors of a real model") orelse "../../examples_c/data";
 
     const header = b.addTranslateC(.{
-        .root_source_file = .{ .cwd_relative = b.pathJoin(&.{ include, "flash_attention.h" }) },
+        .root_source_file = if (include) |folder|
+            .{ .cwd_relative = b.pathJoin(&.{ folder, "flash_attention.h" }) }
+        else
+            b.path("../../include/flash_attention.h"),
         .target = target,
         .optimize = optimize,
     });
@@ -22,12 +31,16 @@ pub fn build(b: *std.Build) void {
         .link_libc = true,
         .imports = &.{.{ .name = "flash_attention_h", .module = header.createModule() }},
     });
-    attention.addObjectFile(.{ .cwd_relative = library });
-    if (std.mem.endsWith(u8, library, ".a")) {
-        // What Rust's standard library needs besides libc.
-        attention.linkSystemLibrary("unwind", .{});
+    if (library) |path| {
+        attention.addObjectFile(.{ .cwd_relative = path });
+        if (std.mem.endsWith(u8, path, ".a")) {
+            // What Rust's standard library needs besides libc.
+            attention.linkSystemLibrary("unwind", .{});
+        } else {
+            attention.addRPath(.{ .cwd_relative = std.fs.path.dirname(path) orelse "." });
+        }
     } else {
-        attention.addRPath(.{ .cwd_relative = std.fs.path.dirname(library) orelse "." });
+        attention.linkSystemLibrary("flash_attention", .{});
     }
 
     const options = b.addOptions();
@@ -43,7 +56,9 @@ pub fn build(b: *std.Build) void {
                 .imports = &.{ .{ .name = "attention", .module = attention }, .{ .name = "options", .module = options.createModule() } },
             }),
         });
-        step.dependOn(&b.addRunArtifact(tests).step);
+        const run = b.addRunArtifact(tests);
+        run.setCwd(b.path("."));
+        step.dependOn(&run.step);
         // To look at what it links.
         b.getInstallStep().dependOn(&b.addInstallArtifact(tests, .{}).step);
     }
