@@ -337,8 +337,8 @@ func TestListsThatChange(t *testing.T) {
 	refused("rows")
 }
 
-// Ragged lists that lead out of one slice after they were described: the library knows how long each
-// slice is.
+// Ragged lists that lead out of one slice after they were described: the library knows how long
+// each slice is.
 func TestMemoryIsKnown(t *testing.T) {
 	p := newProblem()
 	for short := 0; short < 6; short++ {
