@@ -564,34 +564,70 @@ func Run(q, k, v, out Tensor, options Options) error {
 
 // Run computes it. A workspace grows where it is too small.
 func (a *Attention) Run() error {
-	_, err := a.run(false)
-	return err
+	if err := a.inBounds(); err != nil {
+		return err
+	}
+	pool, done := a.pool.enter()
+	defer done()
+	status := a.call(pool)
+	if status == C.FA_ERR_WORKSPACE && a.grow(pool) {
+		status = a.call(pool)
+	}
+	if status == C.FA_OK {
+		return nil
+	}
+	why, said := a.explain(pool)
+	if said != status {
+		why = "" // of an error that no check foresees
+	}
+	return failed(status, why)
 }
 
 // CheckRun says whether Run would be refused and why, or how it computes, with its pool and
 // workspace, and warnings. Its words may change in any version.
-func (a *Attention) CheckRun() (string, error) { return a.run(true) }
-
-func (a *Attention) run(onlyCheck bool) (string, error) {
+func (a *Attention) CheckRun() (string, error) {
 	if err := a.inBounds(); err != nil {
 		return "", err
 	}
-	var why words
 	pool, done := a.pool.enter()
-	memory, bytes := unsafe.Pointer(nil), 0
+	defer done()
+	a.grow(pool)
+	why, status := a.explain(pool)
+	if status != C.FA_OK {
+		return "", failed(status, why)
+	}
+	return why, nil
+}
+
+func (a *Attention) call(pool *C.fa_pool) uint32 {
+	if a.workspace == nil {
+		return C.fa_go_run(a.a, a.quants, true, nil, 0, pool)
+	}
+	memory := a.workspace.memory
+	return C.fa_go_run(a.a, a.quants, false, unsafe.Pointer(pointer[C.char](memory)), C.size_t(len(memory)), pool)
+}
+
+func (a *Attention) explain(pool *C.fa_pool) (string, uint32) {
+	var why words
+	var memory []byte
 	if a.workspace != nil {
-		if n, err := a.WorkspaceBytes(int(C.fa_go_width(pool))); err == nil {
-			a.workspace.Reserve(n)
-		}
-		memory, bytes = unsafe.Pointer(pointer[C.char](a.workspace.memory)), len(a.workspace.memory)
+		memory = a.workspace.memory
 	}
-	status := C.fa_go_run(a.a, a.quants, C.bool(a.workspace == nil), memory, C.size_t(bytes), pool, C.bool(onlyCheck),
-		&why[0], C.size_t(len(why)))
-	done()
-	if err := why.failed(status); err != nil {
-		return "", err
+	status := C.fa_go_check_run(a.a, a.quants, C.bool(a.workspace == nil), unsafe.Pointer(pointer[C.char](memory)),
+		C.size_t(len(memory)), pool, &why[0], C.size_t(len(why)))
+	return C.GoString(&why[0]), status
+}
+
+// Makes the workspace large enough; false if there is none.
+func (a *Attention) grow(pool *C.fa_pool) bool {
+	if a.workspace == nil {
+		return false
 	}
-	return C.GoString(&why[0]), nil
+	n, err := a.WorkspaceBytes(int(C.fa_go_width(pool)))
+	if err == nil {
+		a.workspace.Reserve(n)
+	}
+	return err == nil
 }
 
 // Check says whether it can be computed and why not, or how, on the calling thread, and warnings.

@@ -39,26 +39,35 @@ static inline enum fa_status fa_go_workspace_max(fa_attention a, fa_go_quants qu
 }
 
 // own: there is no workspace, and one is allocated for the time of the call.
-static inline enum fa_status fa_go_run(fa_attention a, fa_go_quants quants, bool own, void *ws, size_t bytes, const fa_pool *pool,
-                                  bool only_check, char *why, size_t why_size)
+static inline enum fa_status fa_go_run(fa_attention a, fa_go_quants quants, bool own, void *ws, size_t bytes,
+                                       const fa_pool *pool)
 {
-	fa_status status = FA_OK;
+	fa_status status;
 	fa_go_joined(&a, &quants);
-	if (own) {
-		bytes = 0;
-		status = fa_attention_workspace(&a, fa_go_width(pool), &bytes);
-		if (status == FA_OK && bytes > 0 && (ws = malloc(bytes)) == NULL)
-			return FA_ERR_MEMORY;
-	}
-	if (status == FA_OK && !only_check)
-		status = fa_attention_run(&a, ws, bytes, pool);
-	if (status != FA_OK || only_check) {
-		fa_status said = fa_attention_check_run(&a, ws, bytes, pool, why, why_size);
-		if (status == FA_OK)
-			status = said;
-	}
-	if (own)
-		free(ws);
+	if (!own)
+		return fa_attention_run(&a, ws, bytes, pool);
+	status = fa_attention_workspace(&a, fa_go_width(pool), &bytes);
+	if (status != FA_OK)
+		return status;
+	ws = bytes > 0 ? malloc(bytes) : NULL;
+	if (ws == NULL && bytes > 0)
+		return FA_ERR_MEMORY;
+	status = fa_attention_run(&a, ws, bytes, pool);
+	free(ws);
+	return status;
+}
+
+// What fa_go_run says, in words. A workspace of its own would be large enough, and is not touched.
+static inline enum fa_status fa_go_check_run(fa_attention a, fa_go_quants quants, bool own, const void *ws, size_t bytes,
+                                             const fa_pool *pool, char *why, size_t why_size)
+{
+	void *memory = NULL;
+	fa_status status;
+	fa_go_joined(&a, &quants);
+	if (own && fa_attention_workspace(&a, fa_go_width(pool), &bytes) == FA_OK && bytes > 0)
+		ws = memory = malloc(bytes);
+	status = fa_attention_check_run(&a, ws, bytes, pool, why, why_size);
+	free(memory);
 	return status;
 }
 

@@ -409,8 +409,11 @@ pub const Attention = struct {
     /// alone. On errors the output is as it was. Any number of threads may call it at once, with
     /// outputs and workspaces of their own.
     pub fn run(self: *const Attention, workspace: *Workspace, pool: ?*const c.fa_pool) Error!void {
-        try workspace.reserve(try self.workspaceBytes(widthOf(pool)));
+        try self.inBounds();
         const a = self.joined();
+        const status = c.fa_attention_run(&a, workspace.memory.ptr, workspace.memory.len, pool);
+        if (status != c.FA_ERR_WORKSPACE) return check(status);
+        try workspace.reserve(try self.workspaceBytes(widthOf(pool)));
         try check(c.fa_attention_run(&a, workspace.memory.ptr, workspace.memory.len, pool));
     }
 
