@@ -104,6 +104,8 @@ run_zig() {
     done
 }
 
+# What each reaches is what docs/bindings.md says, and Go and Zig lack nothing of the header.
+test_case bindings python3 scripts/check_bindings.py .
 for language in "$@"; do
     case $language in
     go | python | rust | zig) "run_$language" ;;

@@ -53,10 +53,10 @@ func TestRefusals(t *testing.T) {
 		"q transposed": {attention.Transposed(q, 1, 2, 4, 3), keys, keys, to, attention.Options{}, true},
 		"negative stride": {fine, with(keys, func(t *attention.Tensor) { t.Stride[1] = -4 }), keys, to,
 			attention.Options{}, false},
-		"negative size": {with(fine, func(t *attention.Tensor) { t.Tokens = -3 }), keys, keys, to,
-			attention.Options{}, false},
-		"huge size": {with(fine, func(t *attention.Tensor) { t.Tokens = math.MaxInt }), keys, keys, to,
-			attention.Options{}, false},
+		"negative size": {with(fine, func(t *attention.Tensor) { t.Tokens = -3 }), keys, keys,
+			with(to, func(t *attention.Tensor) { t.Tokens = -3 }), attention.Options{}, false},
+		"huge size": {with(fine, func(t *attention.Tensor) { t.Tokens = math.MaxInt }), keys, keys,
+			with(to, func(t *attention.Tensor) { t.Tokens = math.MaxInt }), attention.Options{}, false},
 		"other length": {fine, keys, with(keys, func(t *attention.Tensor) { t.Tokens = 4 }), to,
 			attention.Options{}, true},
 		"output is input": {fine, keys, keys, fine, attention.Options{}, true},
@@ -78,10 +78,40 @@ func TestRefusals(t *testing.T) {
 		"more weights":  {fine, keys, keys, to, attention.Options{Weights: attention.HeadFirst(make([]float32, 10), 1, 1, 2, 5)}, true},
 		"no such head":  {fine, keys, keys, to, attention.Options{Weights: attention.HeadFirst(make([]float32, 100), 1, 1, fine.Tokens, keys.Tokens), WeightHeads: []int32{9}}, true},
 		"window behind": {fine, keys, keys, to, attention.Options{Window: -1}, true},
-		"odd blocks":    {fine, attention.InBlocks(keys, attention.Q8_0, make([]byte, 1000)), keys, to, attention.Options{}, false},
-		"no such type":  {fine, attention.InBlocks(keys, 99, make([]byte, 1000)), keys, to, attention.Options{}, false},
-		"more tables":   {fine, keys, keys, to, attention.Options{BlockTable: [][]int32{{0}, {0}}}, true},
-		"no such page":  {fine, keys, keys, to, attention.Options{BlockTable: [][]int32{{1}}}, true},
+		"odd blocks":    {fine, attention.Stored(keys, attention.Q8_0, make([]byte, 1000)), keys, to, attention.Options{}, false},
+		"no such type":  {fine, attention.Stored(keys, 99, make([]byte, 1000)), keys, to, attention.Options{}, false},
+		"short table":   {fine, keys, keys, to, attention.Options{BlockTable: []int32{0}, BlockTableStart: []int32{0, 2}}, true},
+		"far heads":     {fine, keys, keys, to, attention.Options{BlockTable: []int32{0}, TableHeadStride: 2}, true},
+		"more keys":     {fine, keys, keys, to, attention.Options{LenKV: 6}, true},
+		"ragged behind": {fine, keys, keys, to, attention.Options{CuLenQ: []int32{2, 1}}, true},
+		"more rows":     {fine, keys, keys, to, attention.Options{CuLenQ: []int32{0, 4}}, true},
+		"ragged keys":   {fine, keys, keys, to, attention.Options{CuLenKV: []int32{0, 6}}, true},
+		"more ragged":   {fine, keys, keys, to, attention.Options{CuLenKV: []int32{0, 2, 4}}, true},
+		"slopes":        {fine, keys, keys, to, attention.Options{ALiBiSlopes: make([]float32, 3)}, true},
+		"no sinks":      {fine, keys, keys, to, attention.Options{Sinks: []float32{}}, true},
+		"softcap":       {fine, keys, keys, to, attention.Options{Softcap: -1}, true},
+		"look behind":   {fine, keys, keys, to, attention.Options{Causal: true, LookAhead: -1}, true},
+		"look ahead":    {fine, keys, keys, to, attention.Options{LookAhead: 1}, true},
+		"both flags":    {fine, keys, keys, to, attention.Options{Precise: true, Fast: true}, true},
+		"tiles":         {fine, keys, keys, to, attention.Options{BlockKV: -1}, true},
+		"no blocks":     {fine, keys, keys, to, attention.Options{BlockMask: &attention.BlockMask{Visible: []byte{1}}}, true},
+		"short blocks": {fine, keys, keys, to, attention.Options{BlockMask: &attention.BlockMask{Visible: []byte{1}, Q: 2, KV: 4}},
+			true},
+		"short starts": {fine, keys, keys, to, attention.Options{Kept: &attention.Kept{Start: []int32{0, 0}, Q: 2, KV: 5}}, true},
+		"short lists": {fine, keys, keys, to,
+			attention.Options{Kept: &attention.Kept{Start: []int32{0, 1}, Q: 3, KV: 5}}, true},
+		"far lists": {fine, keys, keys, to, attention.Options{Kept: &attention.Kept{Start: []int32{0, 1}, Blocks: []int32{0},
+			Stride: [2]int{0, 1}, Q: 3, KV: 5}}, true},
+		"block behind": {fine, keys, keys, to, attention.Options{Kept: &attention.Kept{Start: []int32{0, 1}, Blocks: []int32{1},
+			Q: 3, KV: 5}}, true},
+		"short columns": {fine, keys, keys, to, attention.Options{Columns: &attention.Columns{Start: []int32{0, 1}}}, true},
+		"column behind": {fine, keys, keys, to, attention.Options{Columns: &attention.Columns{Start: []int32{0, 1},
+			Keys: []int32{5}}}, true},
+		"short scales": {fine, keys, attention.Quantised(keys, attention.I8, make([]byte, 40), &attention.Quant{
+			Scale: make([]float32, 4), Stride: [4]int{0, 0, 1, 0}}), to, attention.Options{}, false},
+		"short bytes":     {fine, keys, attention.Stored(keys, attention.F16, make([]byte, 79)), to, attention.Options{}, false},
+		"far rows of LSE": {fine, keys, keys, to, attention.Options{LSE: make([]float32, 6), LSEStride: [3]int{0, 1, 3}}, true},
+		"no such page":    {fine, keys, keys, to, attention.Options{BlockTable: []int32{1}}, true},
 	}
 	for name, c := range cases {
 		err := attention.Run(c.q, c.k, c.v, c.out, c.options)
@@ -363,11 +393,11 @@ func TestBlocks(t *testing.T) {
 		var stored [2][]float32
 		for n, of := range []attention.Type{ofK, inBlocks[(i+1)%len(inBlocks)]} {
 			_, size := of.Block()
-			caches[n] = attention.InBlocks(dense, of, make([]byte, len(x)/32*size))
+			caches[n] = attention.Stored(dense, of, make([]byte, len(x)/32*size))
 			if err := attention.Quantize(dense, caches[n]); err != nil {
 				t.Fatal(of, err)
 			}
-			stored[n] = decoded(of, caches[n].Blocks)
+			stored[n] = decoded(of, caches[n].Bytes)
 			for at := 0; at < len(x); at += 32 {
 				most := 0.0
 				for _, e := range x[at : at+32] {
@@ -380,7 +410,7 @@ func TestBlocks(t *testing.T) {
 				}
 			}
 			whole := attention.HeadFirst(nil, 6, heads, page, dim)
-			pages[n] = attention.InBlocks(whole, of, make([]byte, 6*heads*page*dim/32*size))
+			pages[n] = attention.Stored(whole, of, make([]byte, 6*heads*page*dim/32*size))
 		}
 		options := attention.Options{Causal: true}
 		want := make([]float64, 0, len(q))
@@ -391,7 +421,7 @@ func TestBlocks(t *testing.T) {
 			out, _ := formula(q[rows:rows+lenQ*dim], stored[0][keys:keys+lenKV*dim], stored[1][keys:keys+lenKV*dim], dim, sees, add)
 			want = append(want, out...)
 		}
-		paged := attention.Options{Causal: true, BlockTable: [][]int32{table}}
+		paged := attention.Options{Causal: true, BlockTable: table}
 		for first, n := 0, 0; first < lenKV; first += n {
 			if n = 1 + first%5; n > lenKV-first {
 				n = lenKV - first
@@ -424,7 +454,7 @@ func TestBlocks(t *testing.T) {
 			}
 		}
 	}
-	short := attention.InBlocks(dense, attention.Q8_0, make([]byte, len(x)/32*34-1))
+	short := attention.Stored(dense, attention.Q8_0, make([]byte, len(x)/32*34-1))
 	if attention.Quantize(dense, short) == nil || attention.Run(dense, short, dense, dense, attention.Options{}) == nil {
 		t.Error("a slice that is too short was taken")
 	}
@@ -432,7 +462,7 @@ func TestBlocks(t *testing.T) {
 	if err := attention.Append(dense, dense, dense, dense, attention.Options{}); !errors.As(err, &refused) {
 		t.Error("a cache that is its own source was taken:", err)
 	}
-	few := attention.InBlocks(attention.HeadFirst(nil, 1, heads, 1, dim), attention.Q8_0, make([]byte, heads*dim/32*34))
+	few := attention.Stored(attention.HeadFirst(nil, 1, heads, 1, dim), attention.Q8_0, make([]byte, heads*dim/32*34))
 	if err := attention.Append(few, few, dense, dense, attention.Options{}); !errors.As(err, &refused) || refused.Why == "" {
 		t.Error("more tokens than keys were taken:", err)
 	}

@@ -46,7 +46,7 @@ test "refusals" {
     try testing.expectError(error.SliceTooShort, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{}, .starts = &.{ 0, 1 } } }));
     try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{.{ 2, 1 }}, .starts = &.{ 0, 1 } } }));
     try testing.expectError(error.Refused, attention.run(a, q, keys, keys, out, .{ .spans = .{ .list = &.{.{ 0, 1 }}, .starts = &.{ 0, -1 } } }));
-    try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .lse = x[0..5] }));
+    try testing.expectError(error.SliceTooShort, attention.run(a, q, keys, keys, out, .{ .lse = x[0..5] }));
     try testing.expectError(error.Shape, attention.run(a, q, keys, keys, out, .{ .window = 0 }));
     for (y) |e| try testing.expectEqual(7, e);
     try attention.run(a, q, q, q, out, .{});
@@ -189,7 +189,7 @@ fn decode(of: attention.Type, bytes: []const u8, x: []f32) void {
         if (of == .q5_0 or of == .q5_1) code |= (b[size - 20 + i / 8] >> @intCast(i % 8) & 1) << 4;
         const n: f64 = @floatFromInt(code);
         e.* = @floatCast(switch (of) {
-            .float32 => unreachable,
+            .float32, .float16, .bfloat16, .int8, .uint8, .bool8, .float8_e4m3, .float8_e5m2 => unreachable,
             .q8_0 => half(b) * @as(f64, @floatFromInt(@as(i8, @bitCast(b[2 + i])))),
             .q4_0 => half(b) * (n - 8),
             .q5_0 => half(b) * (n - 16),
@@ -220,9 +220,9 @@ test "blocks, and pages that tokens are appended to" {
         var dense: [2]In = undefined;
         var pages: [2]Out = undefined;
         for (kinds, 0..) |of, i| {
-            try attention.quantize(from, Out.headFirst(&.{}, 1, heads, len_kv, dim).inBlocks(of, &bytes[i]));
-            dense[i] = from.inBlocks(of, &bytes[i]);
-            pages[i] = Out.headFirst(&.{}, 6, heads, page, dim).inBlocks(of, &in_pages[i]);
+            try attention.quantize(from, Out.headFirst(&.{}, 1, heads, len_kv, dim).stored(of, &bytes[i]));
+            dense[i] = from.stored(of, &bytes[i]);
+            pages[i] = Out.headFirst(&.{}, 6, heads, page, dim).stored(of, &in_pages[i]);
             decode(of, &bytes[i], &stored[i]);
             var most: f32 = 0;
             for (x, stored[i], 0..) |e, is, at| {
@@ -241,8 +241,8 @@ test "blocks, and pages that tokens are appended to" {
         var outs: [2][q.len]f32 = undefined;
         const query = In.headFirst(&q, 1, heads, len_q, dim);
         try attention.run(testing.allocator, query, dense[0], dense[1], Out.headFirst(&outs[0], 1, heads, len_q, dim), .{ .causal = true });
-        const k = In.headFirst(&.{}, 6, heads, page, dim).inBlocks(kinds[0], &in_pages[0]);
-        const v = In.headFirst(&.{}, 6, heads, page, dim).inBlocks(kinds[1], &in_pages[1]);
+        const k = In.headFirst(&.{}, 6, heads, page, dim).stored(kinds[0], &in_pages[0]);
+        const v = In.headFirst(&.{}, 6, heads, page, dim).stored(kinds[1], &in_pages[1]);
         try attention.run(testing.allocator, query, k, v, Out.headFirst(&outs[1], 1, heads, len_q, dim), .{ .causal = true, .block_table = &table, .kv_lens = &.{len_kv} });
         for (0..heads * len_q) |row| {
             const head, const i = .{ row / len_q, row % len_q };
@@ -264,10 +264,10 @@ test "blocks, and pages that tokens are appended to" {
     }
     // What does not fit.
     var bytes: [10 * 34]u8 = @splat(9);
-    const to = Out.headFirst(&.{}, 1, 2, 5, 32).inBlocks(.q8_0, &bytes);
+    const to = Out.headFirst(&.{}, 1, 2, 5, 32).stored(.q8_0, &bytes);
     const new = In.headFirst(x[0..320], 1, 2, 5, 32);
-    try testing.expectError(error.SliceTooShort, attention.quantize(new, to.inBlocks(.q8_0, bytes[1..])));
-    try testing.expectError(error.Shape, attention.quantize(In.headFirst(&x, 1, 2, 5, 33), Out.headFirst(&.{}, 1, 2, 5, 33).inBlocks(.q8_0, &bytes)));
+    try testing.expectError(error.SliceTooShort, attention.quantize(new, to.stored(.q8_0, bytes[1..])));
+    try testing.expectError(error.Shape, attention.quantize(In.headFirst(&x, 1, 2, 5, 33), Out.headFirst(&.{}, 1, 2, 5, 33).stored(.q8_0, &bytes)));
     try testing.expectError(error.Shape, attention.quantize(In.headFirst(&x, 1, 2, 5, 64), to));
     var far = to;
     far.stride[2] = 33;

@@ -33,7 +33,7 @@ pub fn build(b: *std.Build) void {
     const options = b.addOptions();
     options.addOption([]const u8, "data", data);
     const step = b.step("test", "The binding's own tests, and attention of a real model against its exact outputs");
-    for ([_][]const u8{ "attention_test.zig", "example/real_model.zig" }) |source| {
+    for ([_][]const u8{ "attention_test.zig", "fields_test.zig", "example/real_model.zig", "example/paged_decode.zig" }) |source| {
         const tests = b.addTest(.{
             .name = std.fs.path.stem(source),
             .root_module = b.createModule(.{
