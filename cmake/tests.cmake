@@ -216,7 +216,7 @@ if(FA_BUILD_TESTS)
     foreach(name IN ITEMS attention tensor quant list logit weight argument)
       list(APPEND refusals $<TARGET_FILE:${name}_refusals.shared>)
     endforeach()
-    foreach(name IN ITEMS unaligned refusals quantize append fixed)
+    foreach(name IN ITEMS unaligned refusals quantize append fixed partitions)
       list(APPEND refusals $<TARGET_FILE:${name}.shared>)
     endforeach()
     add_test(NAME refusals.complete COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_refusals.py"
