@@ -127,7 +127,9 @@ impl<'a> KvBlock<'a> {
         let staged_keys = staged_keys(reading, shape, which, tiles);
         // A loop that only copies has as many misses at once with half of that.
         let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
-        let prefetches_page = shape.page.is_some() && !shape.strided_kv[which];
+        // Single keys lie anywhere, as pages do.
+        let lies_anywhere = shape.page.is_some() || work.sequence().is_of_columns();
+        let prefetches_page = lies_anywhere && !shape.strided_kv[which];
         let prefetch_page = if prefetches_page { (ahead / row_bytes).max(1) } else { 0 };
         let view = if which == V { work.problem().v() } else { work.problem().k() };
         let mut block = KvBlock {
