@@ -277,7 +277,7 @@ fn slices_say_the_same() {
         assert!(got.0 == error && got.1.contains(words), "{error:?}, {words}: {got:?}");
     }
 
-    // The same rows see keys 5 and 31 as well, beside a window of their own.
+    // Keys 5 and 31 are seen by all rows, beside a window of two keys before each row.
     let columns = Columns { starts: &[0, 2], keys: &[5, 31], sequences: 1, heads: 1 };
     let by_columns = run(dense[0], dense[1], &|a| compute(a.window(Some(2), Some(0)).columns(columns)))
         .expect("an output");

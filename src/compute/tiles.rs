@@ -358,7 +358,7 @@ unsafe fn multiply_keys<S: Isa, F: Tiled, const Z: usize, const TWO: bool>(
         macro_rules! begin {
             ($tile:literal, $row:expr, $column:expr) => {
                 match const { F::BEGINS_WITH } {
-                    // The same line for each key.
+                    // A stride of 0 gives each of 16 keys the line of the panel.
                     Some(line) => tiles.load::<$tile>(panel.add(line * lanes + $column).cast(), 0),
                     None => tiles.zero::<$tile>(),
                 }
