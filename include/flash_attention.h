@@ -74,10 +74,11 @@
  * With one version of the library, one instruction set and one size of blocks of keys
  * (block_size_kv, block_kv), a row of an output depends on: its own query; the keys and values that
  * it sees, their number and position, and what changes their scores; and the number of query rows
- * of its sequence, which decides between the path for few rows (decode) and the path for many rows
- * (prefill). It does not depend on threads, pools or parts, block_size_q, strides or pages, other
- * heads and sequences, what is in other rows, or chance. Between instruction sets, block sizes,
- * paths and versions results differ within rounding: do not compare them with stored bits.
+ * of its sequence (with 8-bit integers and blocks also that of its keys), which decides between the
+ * path for few rows (decode) and the path for many rows (prefill). It does not depend on threads,
+ * pools or parts, block_size_q, strides or pages, other heads and sequences, what is in other rows,
+ * or chance. Between instruction sets, block sizes, paths and versions results differ within
+ * rounding: do not compare them with stored bits.
  * (fa_forward_q15 and fa_mha_q15 compute in integers: their bits are the same everywhere.)
  *
  * @par Floating-point environment

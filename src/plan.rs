@@ -10,7 +10,7 @@ use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::kernel::{Kernel, Path};
 use crate::machine::Machine;
-use crate::problem::Shape;
+use crate::problem::{Accuracy, Shape};
 use crate::tuning::Tuning;
 use crate::work::Partition;
 use crate::work::query_tiles::{self, DecodeRule, TileSizes, Way, WayRule};
@@ -183,10 +183,13 @@ impl Planner<'_> {
     fn plan_exactly(self, rule: WayRule, threads: usize) -> Result<Plan, Error> {
         let Planner { shape, kernel, machine, is_in_parts } = self;
         let tuning = machine.tuning;
-        let way = rule.way(shape.queries[2]);
+        let way_of = |keys: usize| rule.way(shape.queries[2], || keys);
+        let way = way_of(shape.len_kv);
         let path = path_of(way);
-        // Only in a ragged batch do ways differ: elsewhere no sequence need be looked at.
-        let rule = if shape.ragged.is_some() { rule } else { WayRule::Always(way) };
+        // Ways differ only between sequences of a ragged batch, and where some may have few keys:
+        // elsewhere no sequence need be looked at.
+        let is_mixed = shape.ragged.is_some() || (shape.has_lengths && way_of(0) != way);
+        let rule = if is_mixed { rule } else { WayRule::Always(way) };
         let takes = |other: Way| match rule {
             WayRule::Always(way) => way == other,
             WayRule::ByRows { decode, .. } if other == Way::Decode => decode.is_some(),
@@ -290,13 +293,19 @@ impl Planner<'_> {
         let border = if kernel.lanes() < 16 { &tuning.border_short } else { &tuning.border };
         let [k, v] = [1, 2].map(|i| match shape.storage.dtypes[i] {
             Dtype::F32 => border.f32,
+            Dtype::I8 if kernel.accuracy() == Accuracy::Fast => border.fast,
             Dtype::I8 => border.integers,
             dtype if dtype.has_blocks() && kernel.repacks() => border.repacked,
             dtype if dtype.has_blocks() => border.blocks,
             _ => border.bits16,
         });
-        let too_few = std::array::from_fn(|i| k[i].max(v[i]));
-        DecodeRule { lanes: kernel.lanes(), too_few, heads: shape.heads_of_group(), of_head: border.of_head }
+        DecodeRule {
+            lanes: kernel.lanes(),
+            too_few: std::array::from_fn(|i| k.rows[i].max(v.rows[i])),
+            row_keys: k.row_keys.min(v.row_keys),
+            heads: shape.heads_of_group(),
+            of_head: border.of_head,
+        }
     }
 
     /// Tile sizes of a way.

@@ -330,6 +330,12 @@ impl<'a> Problem<'a> {
         self.tensors.batch.starts_q
     }
 
+    /// Keys of sequence `b` that are in use.
+    #[inline(always)]
+    pub fn keys_of(&self, b: usize) -> usize {
+        self.tensors.batch.keys_of(b, self.shape.len_kv)
+    }
+
     /// Where a query row of a sequence is in Q, O and LSE: entry and row.
     #[inline(always)]
     pub fn query_at(&self, sequence: &Sequence, row: usize) -> [usize; 2] {
@@ -425,6 +431,13 @@ impl<'a> Problem<'a> {
         }
         rest.start += n;
         Chunk { keys: start..rest.start, at }
+    }
+
+    /// The single keys that are those of a sequence, and where key 0 of the tensors is, if all lie
+    /// in rows of one entry.
+    pub(crate) fn single_keys<'s>(&self, sequence: &Sequence<'s>) -> Option<(List<'s>, [usize; 2])> {
+        let columns = sequence.columns().filter(|_| self.tensors.batch.pages.is_none());
+        columns.map(|&columns| (columns, sequence.kv))
     }
 
     fn page_size(&self) -> usize {

@@ -169,46 +169,65 @@ pub struct ThreadTuning {
     pub spins: usize,
 }
 
-/// How many lanes of prefill's vectors query rows must fill, or decode is faster: it pays for each
-/// row, and prefill for whole vectors, two of which cost less than twice as much as one. For one to
-/// four vectors, in 16ths of the lanes of one, what they must be filled more than; more vectors
-/// always are.
+/// How many lanes of prefill's vectors query rows must fill, or decode is faster: see
+/// [`crate::work::query_tiles::DecodeRule`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Border {
     /// With K and V as f32.
-    pub f32: [usize; 4],
+    pub f32: Few,
     /// With types of 16 bits.
-    pub bits16: [usize; 4],
-    /// With 8-bit integers.
-    pub integers: [usize; 4],
+    pub bits16: Few,
+    /// With 8-bit integers, and queries and probabilities of 16 bits.
+    pub integers: Few,
+    /// With 8-bit integers that prefill multiplies by queries and probabilities of 8 bits.
+    pub fast: Few,
     /// With blocks that carry scales.
-    pub blocks: [usize; 4],
+    pub blocks: Few,
     /// With blocks that are repacked.
-    pub repacked: [usize; 4],
+    pub repacked: Few,
     /// The rows of all heads of a group fill vectors together where those of one head fill more
     /// than so many 16ths of one.
     pub of_head: usize,
 }
 
-/// What was measured with AVX-512 on Zen 4: see the table in `docs/kernel-log.md`, "Few query rows
-/// with AVX-512".
+/// Query rows that are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Few {
+    /// For one to four vectors, in 16ths of the lanes of one, what very many keys must fill more
+    /// than: two vectors cost less than twice as much as one. More vectors always are full enough.
+    pub rows: [usize; 4],
+    /// What decode does once for a row, such as to round a query to integers, in keys.
+    pub row_keys: usize,
+}
+
+impl Few {
+    /// Of a decode whose time is that of its keys.
+    const fn rows(rows: [usize; 4]) -> Few {
+        Few { rows, row_keys: 0 }
+    }
+}
+
+/// What was measured with AVX-512 on Zen 4: see the tables in `docs/kernel-log.md`, "Few query rows
+/// with AVX-512" and "Few rows and few keys".
 const BORDER_ZEN4: Border = Border {
-    f32: [15, 30, 45, 59],
-    bits16: [15, 30, 42, 55],
-    integers: [16, 32, 46, 60],
-    blocks: [15, 29, 43, 56],
-    repacked: [16, 32, 48, 64],
+    f32: Few::rows([15, 30, 45, 59]),
+    bits16: Few::rows([15, 30, 42, 55]),
+    integers: Few { rows: [17, 32, 46, 60], row_keys: 20 },
+    fast: Few::rows([8, 16, 32, 48]),
+    blocks: Few::rows([15, 29, 43, 56]),
+    repacked: Few { rows: [21, 40, 60, 80], row_keys: 40 },
     of_head: 0,
 };
 
-/// What was measured with AVX2 on Zen 3: see the table in `docs/kernel-log.md`, "Few query rows of
-/// grouped heads".
+/// What was measured with AVX2 on Zen 3 (many keys) and Zen 4 (few): see the tables in
+/// `docs/kernel-log.md`, "Few query rows of grouped heads" and "Few rows and few keys".
 const BORDER_ZEN2: Border = Border {
-    f32: [16, 26, 34, 48],
-    bits16: [16, 32, 48, 56],
-    integers: [16, 32, 42, 48],
-    blocks: [16, 32, 48, 64],
-    repacked: [16, 32, 48, 64],
+    f32: Few::rows([16, 26, 34, 48]),
+    bits16: Few::rows([16, 32, 48, 56]),
+    integers: Few { rows: [21, 32, 42, 48], row_keys: 12 },
+    fast: Few::rows([8, 16, 32, 48]),
+    blocks: Few { rows: [20, 32, 48, 64], row_keys: 20 },
+    repacked: Few { rows: [20, 32, 48, 64], row_keys: 20 },
     of_head: 0,
 };
 
@@ -538,16 +557,21 @@ impl fmt::Debug for Tuning {
 
 impl fmt::Display for Border {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Border { f32, bits16, integers, blocks, repacked, of_head } = self;
+        let Border { f32, bits16, integers, fast, blocks, repacked, of_head } = self;
         let all = [
             ("f32", f32),
             ("16 bits", bits16),
             ("integers", integers),
+            ("fast", fast),
             ("blocks", blocks),
             ("repacked", repacked),
         ];
-        for (name, [a, b, c, d]) in all {
-            write!(f, "{name} {a} {b} {c} {d}, ")?;
+        for (name, Few { rows: [a, b, c, d], row_keys }) in all {
+            write!(f, "{name} {a} {b} {c} {d}")?;
+            if *row_keys > 0 {
+                write!(f, " and {row_keys} keys a row")?;
+            }
+            write!(f, ", ")?;
         }
         write!(f, "of a head {of_head}")
     }

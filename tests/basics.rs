@@ -131,8 +131,8 @@ fn heads_of_a_group_fill_vectors_together() {
     let (too_few, of_head) = ([13, 26, 39, 52], 13);
     for lanes in [4, 8, 16] {
         let decodes = |heads, rows, of_head| {
-            let decode = DecodeRule { lanes, too_few, heads, of_head };
-            WayRule::ByRows { split_rows: 0, decode: Some(decode) }.way(rows) == Way::Decode
+            let decode = DecodeRule { lanes, too_few, row_keys: 0, heads, of_head };
+            WayRule::ByRows { split_rows: 0, decode: Some(decode) }.way(rows, || 1) == Way::Decode
         };
         for rows in 1..8 * lanes {
             // What one head leaves idle; more than four vectors are full enough.
@@ -148,8 +148,33 @@ fn heads_of_a_group_fill_vectors_together() {
     }
 }
 
-/// The path depends on the number of query rows, not on keys, sequences or tiles, so that nothing
-/// else changes a row's bits.
+/// Where decode takes long for a row besides its keys, few keys make more rows than half a vector
+/// take prefill; fewer rows never do.
+#[test]
+fn few_keys_of_many_rows_take_prefill() {
+    let (too_few, row_keys) = ([20, 32, 48, 64], 40);
+    for lanes in [4, 8, 16] {
+        for rows in 1..6 * lanes {
+            let decodes = |row_keys, keys: usize| {
+                let decode = DecodeRule { lanes, too_few, row_keys, heads: 1, of_head: 0 };
+                WayRule::ByRows { split_rows: 0, decode: Some(decode) }.way(rows, || keys) == Way::Decode
+            };
+            // If a row takes no longer than its keys, their number is of no consequence.
+            let all = decodes(0, 1);
+            assert_eq!(decodes(0, 0), all, "{rows} rows, {lanes} lanes");
+            let share =
+                rows.div_ceil(lanes).checked_sub(1).and_then(|i| too_few.get(i).copied()).unwrap_or(0);
+            for keys in [0, 1, 7, 30, 64, 200, 5000, usize::MAX >> 20] {
+                let most = (share * lanes) as u128 * keys as u128 / (keys + row_keys) as u128;
+                let wanted = all && (2 * rows <= lanes || 16 * rows as u128 <= most);
+                assert_eq!(decodes(row_keys, keys), wanted, "{rows} rows, {lanes} lanes, {keys} keys");
+            }
+        }
+    }
+}
+
+/// In f32 the path depends on the number of query rows, not on keys, sequences or tiles, so that
+/// nothing else changes a row's bits.
 #[test]
 fn few_query_rows_take_the_decode_path() {
     for row in rows(Dtype::F32) {

@@ -78,7 +78,9 @@ fn every_row_has_one_writer() {
     for _ in 0..400 {
         let case = Case::random(&mut random);
         let too_few = [13, 26, 39, 52];
-        let decode = DecodeRule { lanes: 16, too_few, heads: case.group, of_head: random.below(17) };
+        let row_keys = random.below(3) * 20;
+        let decode =
+            DecodeRule { lanes: 16, too_few, row_keys, heads: case.group, of_head: random.below(17) };
         let by_rows = WayRule::ByRows { split_rows: random.below(30), decode: Some(decode) };
         let [tiles, split_tiles, decode] = [Way::Tiles, Way::SplitTiles, Way::Decode].map(WayRule::Always);
         let rules = [tiles, split_tiles, decode, by_rows];

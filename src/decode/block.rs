@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::gemv::Reading;
-use super::prefetch::{BYTES_AHEAD, PrefetchStream, prefetch_rows};
+use super::prefetch::{BYTES_AHEAD, LINE, PrefetchStream, prefetch_rows};
 use super::repacked::{self, Group};
 use super::scratch::{BlockArrays, Staging, staged_keys, staged_stride, staging};
 use super::unpack::{self, OfBlocks};
@@ -526,12 +526,32 @@ impl Body for CopyRows<'_, '_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         let CopyRows { block, keys, to } = self;
+        let problem = block.work.problem();
+        let is_gathered = problem.shape().gathers(block.which);
+        if let Some((list, at)) = problem.single_keys(block.work.sequence()).filter(|_| !is_gathered) {
+            // One row after the other: to make chunks of them takes longer than to copy them.
+            // Into the second level, which waits for more lines at once than the first.
+            let all = block.rows(&Chunk { keys: 0..0, at });
+            let row = |key: usize| all.skip(list.get(key));
+            let (ahead, last) = (4 * block.prefetch_page, list.count() - 1);
+            for key in keys {
+                let next = row((key + ahead).min(last)).base;
+                for line in (0..block.row_bytes).step_by(LINE) {
+                    s.prefetch_l2(next.wrapping_add(line));
+                }
+                let to = to.wrapping_add((key - block.start) * block.staged_stride);
+                // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
+                // run, `staged_stride` bytes each.
+                unsafe { copy_row(s, row(key).base, to, block.row_bytes) };
+            }
+            return;
+        }
         let mut ahead = block.pages_ahead(keys.clone());
         for chunk in block.chunks(keys) {
             block.prefetch(s, ahead.next());
             let rows = block.rows(&chunk);
             let first = chunk.keys.start - block.start;
-            if block.work.problem().shape().gathers(block.which) {
+            if is_gathered {
                 let (source, n, stride) = (block.source(&chunk), chunk.keys.len(), block.staged_stride);
                 let mut gather = |i: usize, n: usize| {
                     let to = to.wrapping_add((first + i) * stride);

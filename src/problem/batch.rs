@@ -116,9 +116,14 @@ impl Batch<'_> {
         lists.iter().any(Option::is_some) || self.spans.is_some()
     }
 
+    /// Whether each sequence has a number of keys of its own.
+    pub(super) fn has_lengths(&self) -> bool {
+        self.starts_kv.is_some() || self.kv_lens.is_some()
+    }
+
     /// Keys of sequence `b` that are in use; without a list, `all` are.
     #[inline(always)]
-    fn keys_of(&self, b: usize, all: usize) -> usize {
+    pub(super) fn keys_of(&self, b: usize, all: usize) -> usize {
         let all = self.starts_kv.map_or(all, |starts| rows_between(starts, b).len());
         self.kv_lens.map_or(all, |lens| usize::try_from(lens.get(b)).unwrap_or(0))
     }

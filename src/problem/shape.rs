@@ -55,8 +55,10 @@ pub struct Shape {
     pub dim_v: usize,
     /// Whether sequences differ in their number of query rows, and how many they have together.
     pub ragged: Option<usize>,
-    /// Whether sequences may differ in their number of keys.
+    /// Whether sequences may differ in the keys that their rows see ...
     pub uneven: bool,
+    /// ... because each has a number of keys of its own.
+    pub has_lengths: bool,
     /// Whether rows may see keys on both sides of some that they do not see.
     pub gaps: bool,
     /// Keys of a block of block-sparse attention.
@@ -124,7 +126,7 @@ impl Shape {
         }
         let ragged = batch.starts_q.map(|_| rows);
         let page = batch.pages.map(|_| k.extent[2]);
-        let uneven = batch.is_uneven();
+        let (uneven, has_lengths) = (batch.is_uneven(), batch.has_lengths());
         let Sizes { batch, len_q, len_kv } = batch.sizes(q.extent, k.extent)?;
         if !heads_q.is_multiple_of(heads_kv) {
             let fact = Refusal::of("heads_q", heads_q as i64);
@@ -154,6 +156,7 @@ impl Shape {
             dim_v: v.dim,
             ragged,
             uneven,
+            has_lengths,
             gaps: semantics.prefix_keys > 0 && semantics.window.left.is_some(),
             page,
             cell: None,

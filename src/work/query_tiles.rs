@@ -74,7 +74,7 @@ pub enum Way {
 pub enum WayRule {
     /// All sequences take the same.
     Always(Way),
-    /// The number of query rows decides.
+    /// The number of query rows decides, and where these are few that of keys.
     ByRows {
         /// Query rows up to which the keys of tiles are split; 0 where no sequence has as many keys
         /// as two splits.
@@ -85,12 +85,19 @@ pub enum WayRule {
 }
 
 /// Which query rows leave too many lanes of prefill's vectors idle.
+///
+/// Prefill takes as long for a vector as for one with fewer rows, and that in proportion to the
+/// keys; decode takes as long for each row as for its keys and `row_keys` more. So the rows from
+/// which on prefill is faster are those with very many keys, times keys / (keys + `row_keys`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeRule {
     /// Lanes of a vector.
     pub lanes: usize,
-    /// Of one to four vectors, in 16ths of the lanes of one, how many are too few.
+    /// Of one to four vectors, in 16ths of the lanes of one, how many are too few where there are
+    /// very many keys.
     pub too_few: [usize; 4],
+    /// What decode does once for a row takes as long as so many keys.
+    pub row_keys: usize,
     /// Query heads that can share vectors of lanes ...
     pub heads: usize,
     /// ... and do where each fills more than so many 16ths of the lanes of one.
@@ -98,13 +105,13 @@ pub struct DecodeRule {
 }
 
 impl WayRule {
-    /// The way of a sequence of `rows` query rows. Tile sizes have no say in it, so that the bits
-    /// of a row do not depend on them.
+    /// The way of a sequence of `rows` query rows and so many keys in use. Tile sizes have no say
+    /// in it, so that the bits of a row do not depend on them.
     #[inline(always)]
-    pub fn way(self, rows: usize) -> Way {
+    pub fn way(self, rows: usize, keys: impl FnOnce() -> usize) -> Way {
         match self {
             WayRule::Always(way) => way,
-            WayRule::ByRows { decode: Some(rule), .. } if rule.takes(rows) => Way::Decode,
+            WayRule::ByRows { decode: Some(rule), .. } if rule.takes(rows, keys) => Way::Decode,
             WayRule::ByRows { split_rows, .. } if rows <= split_rows => Way::SplitTiles,
             WayRule::ByRows { .. } => Way::Tiles,
         }
@@ -112,14 +119,25 @@ impl WayRule {
 }
 
 impl DecodeRule {
+    /// 16ths of the lanes of a vector that are too few with any number of keys: a call with few
+    /// keys costs little on either path, and decode, step by step, has one way.
+    const ALWAYS: usize = 8;
+
     /// Whether a sequence of `rows` query rows takes decode.
     #[inline(always)]
-    fn takes(self, rows: usize) -> bool {
-        let DecodeRule { lanes, too_few, heads, of_head } = self;
+    fn takes(self, rows: usize, keys: impl FnOnce() -> usize) -> bool {
+        let DecodeRule { lanes, too_few, row_keys, heads, of_head } = self;
         let fills_at_most = |rows: usize, part: usize| rows.saturating_mul(16) <= part * lanes;
         let rows = if fills_at_most(rows, of_head) { rows } else { rows.saturating_mul(heads) };
         let vectors = rows.div_ceil(lanes);
-        too_few.get(vectors.max(1) - 1).is_some_and(|&part| fills_at_most(rows, part))
+        let Some(&part) = too_few.get(vectors.max(1) - 1) else { return false };
+        if row_keys == 0 || fills_at_most(rows, part.min(DecodeRule::ALWAYS)) {
+            return fills_at_most(rows, part);
+        }
+        // 32 bits of each: more keys than these are very many.
+        let keys = keys().min(u32::MAX as usize);
+        let [rows, keys, row_keys] = [rows, keys, row_keys].map(|n| n as u64);
+        rows * 16 * (keys + row_keys) <= (part * lanes) as u64 * keys
     }
 }
 
@@ -403,7 +421,8 @@ impl<'p> TileQueue<'p> {
         if self.count == 1 && self.problem.starts_q().is_none() {
             // Avoids the divisions below, which show in small problems.
             let rows = 0..len * group;
-            return (self.rule.way(len) == Way::Tiles).then_some(TileCoord { batch: 0, head: 0, rows });
+            let way = self.rule.way(len, || self.problem.keys_of(0));
+            return (way == Way::Tiles).then_some(TileCoord { batch: 0, head: 0, rows });
         }
         let heads = if group == 1 { heads } else { heads / group };
         let (batch, index, tiles, len) = match self.problem.starts_q() {
@@ -428,7 +447,7 @@ impl<'p> TileQueue<'p> {
                 )
             }
         };
-        if self.rule.way(len) != Way::Tiles {
+        if self.rule.way(len, || self.problem.keys_of(batch)) != Way::Tiles {
             return None;
         }
         // Last rows first: under a causal window they see the most keys, and the longest tiles must

@@ -430,7 +430,7 @@ impl<'p> SplitQueue<'p> {
         (0..self.problem.shape().queries[0]).filter_map(|batch| {
             let sequence = self.problem.sequence(batch);
             let rows = sequence.len_q;
-            let way = self.rule.way(rows);
+            let way = self.rule.way(rows, || self.problem.keys_of(batch));
             (rows > 0 && way != Way::Tiles).then(|| (way, sequence, sequence.seen(&(0..rows))))
         })
     }

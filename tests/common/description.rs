@@ -887,8 +887,12 @@ impl Case {
         a.table_head_stride = 0;
         self.weights_of(h, &mut a);
         let decodes = |a: &fa_attention| why(a).contains("decode (");
-        // Of a ragged batch, sequences take either path.
-        let is_same = a.cu_len_q.is_null() && decodes(&a) == decodes(&self.a);
+        // Of a ragged batch sequences take either path, and of any other whose K and V are integers
+        // and whose lengths differ.
+        let is_float = |tensor: &fa_tensor| [F32, F16, BF16].contains(&tensor.dtype);
+        let has_lengths = !a.kv_lens.is_null() || !a.cu_len_kv.is_null();
+        let is_mixed = has_lengths && !(is_float(&a.k) && is_float(&a.v));
+        let is_same = a.cu_len_q.is_null() && !is_mixed && decodes(&a) == decodes(&self.a);
         if is_same || self.a.heads_q == self.a.heads_kv {
             self.run_other(&a);
             return true;
