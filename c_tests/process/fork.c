@@ -274,7 +274,11 @@ int main(void) {
     await(child, "first child");
 
     before_any_use();
+#if defined __linux__ && !defined __GLIBC__
+    puts("left out: a fork during the first call (musl 1.2.3 keeps pthread_key_create's lock)");
+#else
     fork_during_first_use(1200);
+#endif
     use("parent");
     after_use();
     with_a_pool_of_the_parents();
