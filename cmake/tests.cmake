@@ -195,14 +195,18 @@ if(FA_BUILD_TESTS)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
   set(check_symbols "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
-  set(kind)
+  set(shared_kind)
   if(WIN32)
-    set(kind --dll)
+    set(shared_kind --dll)
   endif()
-  add_test(NAME symbols.shared COMMAND ${check_symbols} ${kind} "${FA_SHARED_LIB}" "${header}")
-  add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
+  set(static_kind --static)
+  if(NOT FA_HIDES_NAMES)
+    set(static_kind --plain-static)
+  endif()
+  add_test(NAME symbols.shared COMMAND ${check_symbols} ${shared_kind} "${FA_SHARED_LIB}" "${header}")
+  add_test(NAME symbols.static COMMAND ${check_symbols} ${static_kind} "${FA_STATIC_LIB}" "${header}")
   set_tests_properties(symbols.shared symbols.static PROPERTIES
-    ENVIRONMENT "NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
+    ENVIRONMENT "AR=${CMAKE_AR};NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
   if(NOT CMAKE_CROSSCOMPILING)
     # What is about sources; and what Python loads, or starts.
     add_test(NAME abi.changes COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
@@ -233,6 +237,9 @@ if(FA_BUILD_TESTS)
     "FA_VERSION=${PROJECT_VERSION}"
     "FA_ABI=${FA_ABI}")
   set(ways find_package make cc add_subdirectory install dist)
+  if(FA_HIDES_NAMES)
+    list(APPEND ways beside)
+  endif()
   if(CMAKE_CROSSCOMPILING)
     # The archive is what leaves the machine that builds. Words, for a shell.
     set(ways dist)
@@ -240,6 +247,8 @@ if(FA_BUILD_TESTS)
     list(APPEND environment_of_consumer "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
       "FA_RUST_TARGET=${FA_TARGET}" "FA_CARGO_ARGS=${FA_CARGO_ARGS}" "RUSTC=${FA_RUSTC}"
       "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "READELF=${CMAKE_READELF}" "OBJDUMP=${CMAKE_OBJDUMP}")
+  else()
+    list(APPEND environment_of_consumer "RUSTC=${rustc}")
   endif()
   foreach(way IN LISTS ways)
     add_test(NAME consumer.${way}
@@ -288,5 +297,5 @@ endif()
 get_property(programs GLOBAL PROPERTY FA_PROGRAMS)
 add_custom_target(check
   COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error --parallel ${cores} -C $<CONFIG>
-  DEPENDS flash_attention_cargo_shared flash_attention_cargo_static ${programs}
+  DEPENDS ${FA_LIBRARIES} ${programs}
   USES_TERMINAL VERBATIM)

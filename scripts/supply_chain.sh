@@ -217,7 +217,7 @@ minimal() {
 # build FOLDER BUILD [HOME OF CARGO]: the shared library, as CMake makes it for an installation.
 build() {
     CARGO_HOME=${3:-${CARGO_HOME:-$HOME/.cargo}} cmake -S "$1" -B "$2" -DFA_BUILD_TESTS=OFF -DFA_BUILD_EXAMPLES=OFF >/dev/null
-    CARGO_HOME=${3:-${CARGO_HOME:-$HOME/.cargo}} cmake --build "$2" --target flash_attention_cargo_shared
+    CARGO_HOME=${3:-${CARGO_HOME:-$HOME/.cargo}} cmake --build "$2" --target flash_attention_cargo
     shared=$2/cargo/release/libflash_attention.so
 }
 

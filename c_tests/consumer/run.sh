@@ -2,7 +2,7 @@
 # Uses the library as another project would; CTest calls it with the environment it needs. The lines
 # between "README begin" and "README end" of the files beside it are those of the README.
 #
-#   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
+#   run.sh find_package|make|cc|add_subdirectory|install|beside|dist FOLDER
 #
 # For another processor or system: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words
 # that run a program, FA_SYSTEM what CMake calls the system (empty: Linux), FA_LIBC its C library
@@ -114,7 +114,7 @@ use_cc() {
 check_tree() {
     lib=$(dirname "$(find "$1" -name libflash_attention.a)")
     # The tests of symbols look at cargo's libraries; these are the same.
-    cmp "$lib/libflash_attention.a" "$FA_CARGO_OUT/release-static/libflash_attention.a"
+    cmp "$lib/libflash_attention.a" "$FA_CARGO_OUT/release/static/libflash_attention.a"
     if is_windows; then
         cmp "$1/bin/flash_attention.dll" "$FA_CARGO_OUT/release/flash_attention.dll"
         cmp "$lib/libflash_attention.dll.a" "$FA_CARGO_OUT/release/libflash_attention.dll.a"
@@ -170,6 +170,31 @@ check_licences() {
     done
 }
 
+# beside NAME WORDS RUSTC OPTION...: the static library and another Rust archive in one program, in
+# both orders, by each linker that there is, without what is not used, too. WORDS are those of the
+# program.
+beside() {
+    name=$1
+    words=$2
+    shift 2
+    theirs="$work/$name.a"
+    "$@" --edition 2018 --crate-type staticlib -O "$here/beside/other.rs" -o "$theirs" || fail "$1 does not work."
+    ours="$FA_CARGO_OUT/release/static/libflash_attention.a"
+    for linker in bfd gold lld; do
+        echo 'int main(void) { return 0; }' | "$CC" -fuse-ld=$linker -x c - -o "$work/linked" 2>/dev/null || continue
+        for order in first last; do
+            set -- "$ours" "$theirs"
+            [ $order = first ] || set -- "$theirs" "$ours"
+            "$CC" -std=c11 -O1 -Wall -Wextra -Werror -I"$root/include" -fuse-ld=$linker -Wl,--gc-sections -Wl,-z,noexecstack \
+                "$here/beside/beside.c" "$@" -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc -o "$work/$name" \
+                || fail "$name: $linker does not link the library ($order)."
+            # shellcheck disable=SC2086 # words, or none
+            "$work/$name" $words || fail "$name: what $linker linked does not work (the library is $order)."
+            echo "beside $name: $linker, the library $order"
+        done
+    done
+}
+
 rm -rf "$2"
 mkdir -p "$work"
 # CMake reads this variable itself.
@@ -212,12 +237,24 @@ install)
     "$CMAKE" -S "$source" -B "$source/build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DFA_BUILD_EXAMPLES=OFF \
         -DCMAKE_C_COMPILER="$CC" -DFA_CARGO_TARGET_DIR="$source/build/package/cargo"
     # Where there are no libraries yet, Ninja must know who makes them.
-    for library in release/libflash_attention.so release-static/libflash_attention.a; do
+    for library in release/libflash_attention.so release/static/libflash_attention.a; do
         ninja -C "$source/build" -t query "package/cargo/$library" | grep -q 'input: CUSTOM_COMMAND' \
             || fail "Ninja does not know who makes $library."
     done
     "$CMAKE" --build "$source/build" --target version.shared version.static
     "$source/build/c_tests/version.shared" && "$source/build/c_tests/version.static"
+    ;;
+beside)
+    # Once by the compiler that made the library, once by others, such as a distribution's.
+    beside abort no-panic "$RUSTC" -C panic=abort
+    beside unwind '' "$RUSTC"
+    beside fat '' "$RUSTC" -C lto=fat -C codegen-units=1 -C embed-bitcode=yes
+    for other in ${FA_OTHER_RUSTC:-/usr/bin/rustc}; do
+        if [ -x "$other" ] && [ "$("$other" --version)" != "$("$RUSTC" --version)" ]; then
+            beside other '' "$other"
+            beside other_fat '' "$other" -C lto=fat -C codegen-units=1 -C embed-bitcode=yes
+        fi
+    done
     ;;
 dist)
     "$CMAKE" --build "$FA_BUILD" --target dist
