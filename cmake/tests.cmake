@@ -195,21 +195,26 @@ if(FA_BUILD_TESTS)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
   set(check_symbols "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
-  set(shared_kind)
-  if(WIN32)
-    set(shared_kind --dll)
+  # A build for development has code that no release has.
+  if(NOT FA_FAST_BUILD)
+    set(shared_kind)
+    if(WIN32)
+      set(shared_kind --dll)
+    endif()
+    set(static_kind --static)
+    if(NOT FA_HIDES_NAMES)
+      set(static_kind --plain-static)
+    endif()
+    add_test(NAME symbols.shared COMMAND ${check_symbols} ${shared_kind} "${FA_SHARED_LIB}" "${header}")
+    add_test(NAME symbols.static COMMAND ${check_symbols} ${static_kind} "${FA_STATIC_LIB}" "${header}")
+    set_tests_properties(symbols.shared symbols.static PROPERTIES
+      ENVIRONMENT "AR=${CMAKE_AR};NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
   endif()
-  set(static_kind --static)
-  if(NOT FA_HIDES_NAMES)
-    set(static_kind --plain-static)
-  endif()
-  add_test(NAME symbols.shared COMMAND ${check_symbols} ${shared_kind} "${FA_SHARED_LIB}" "${header}")
-  add_test(NAME symbols.static COMMAND ${check_symbols} ${static_kind} "${FA_STATIC_LIB}" "${header}")
-  set_tests_properties(symbols.shared symbols.static PROPERTIES
-    ENVIRONMENT "AR=${CMAKE_AR};NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
   if(NOT CMAKE_CROSSCOMPILING)
     # What is about sources; and what Python loads, or starts.
     add_test(NAME abi.changes COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
+    add_test(NAME packaging COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/packaging/run.py"
+      "${CMAKE_COMMAND}")
     add_test(NAME docs COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
       "${CMAKE_CURRENT_SOURCE_DIR}")
     add_test(NAME abi.python COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
@@ -227,16 +232,25 @@ if(FA_BUILD_TESTS)
       "${header}" ${refusals})
   endif()
 
+  set(newest_glibc)
+  if(FA_OLD_GLIBC)
+    set(newest_glibc 2.17)
+  endif()
   set(environment_of_consumer
     "CMAKE=${CMAKE_COMMAND}"
     "CC=${CMAKE_C_COMPILER}"
     "CXX=${CMAKE_CXX_COMPILER}"
     "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
-    "FA_CARGO_OUT=${FA_CARGO_OUT}"
+    "FA_CARGO_LIBS=${FA_CARGO_LIBS}"
     "FA_VERSION=${PROJECT_VERSION}"
+    "FA_NEWEST_GLIBC=${newest_glibc}"
     "FA_ABI=${FA_ABI}")
-  set(ways find_package make cc add_subdirectory install dist)
+  set(ways find_package make cc)
+  if(NOT FA_FAST_BUILD)
+    # They have builds of their own, as a user has them.
+    list(APPEND ways add_subdirectory fetch one_library install dist)
+  endif()
   if(FA_HIDES_NAMES)
     list(APPEND ways beside)
   endif()
