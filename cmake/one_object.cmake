@@ -6,12 +6,21 @@
 #
 # Without the tools the archive is cargo's as it is.
 
-# IS_NEWER_THAN counts equal dates, too.
-if(EXISTS "${TO}" AND NOT "${FROM}" IS_NEWER_THAN "${TO}" AND NOT "${CMAKE_CURRENT_LIST_FILE}" IS_NEWER_THAN "${TO}")
-  return()
-endif()
+# What it was made of, by content: cargo gives archives that it has made before their old dates.
 cmake_path(GET TO PARENT_PATH folder)
 file(MAKE_DIRECTORY "${folder}")
+set(made_of "${folder}/made_of.txt")
+file(SHA256 "${FROM}" archive)
+file(SHA256 "${CMAKE_CURRENT_LIST_FILE}" script)
+set(now "${archive} ${script} ${LINKER} ${OBJCOPY} ${AR}\n")
+if(EXISTS "${TO}" AND EXISTS "${made_of}")
+  file(READ "${made_of}" before)
+  if(before STREQUAL now)
+    return()
+  endif()
+endif()
+# Nothing of another run is left where this one fails.
+file(REMOVE "${TO}" "${made_of}")
 
 # run(COMMAND...): the answer in `answer`.
 function(run)
@@ -25,6 +34,7 @@ endfunction()
 
 if(NOT LINKER)
   run("${CMAKE_COMMAND}" -E copy "${FROM}" "${TO}")
+  file(WRITE "${made_of}" "${now}")
   return()
 endif()
 
@@ -38,9 +48,8 @@ if(NOT names)
   message(FATAL_ERROR "${FROM} defines no function of the header.")
 endif()
 
-# Nothing of another run is left where this one fails. The object's name is the archive's member's.
+# Its name is that of the archive's member.
 set(object "${folder}/flash_attention.o")
-file(REMOVE "${TO}" "${object}")
 # Groups of sections are made single ones, since another archive may have a group of the same name,
 # of which a linker would keep the first. What no function of the header reaches goes, but for
 # tables of constructors, which a linker keeps.
@@ -52,3 +61,4 @@ run("${OBJCOPY}" --wildcard "--keep-global-symbol=fa_*" --strip-debug
 # Without dates and owners: the same object makes the same archive.
 run("${AR}" rcsD "${TO}" "${object}")
 file(REMOVE "${object}")
+file(WRITE "${made_of}" "${now}")
