@@ -32,6 +32,7 @@ function(fa_programs name folder prefix)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${of_OPTIONS}
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
+      $<$<BOOL:${FA_FAST_BUILD}>:FA_WITHOUT_AVX512>
       FA_PACKAGE_VERSION="${PROJECT_VERSION}"
       FA_ABI_TABLE="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
     set_target_properties(${target} PROPERTIES
@@ -142,6 +143,9 @@ if(FA_BUILD_TESTS)
   endforeach()
   if(FA_LIBC STREQUAL "musl")
     fa_left_out("musl has no mallopt" starved reload)
+  endif()
+  if(FA_FAST_BUILD)
+    fa_left_out("a build for development lacks instruction sets that they name" isa isa_env)
   endif()
   if(WIN32)
     message(STATUS "Left out: c_tests/memory, c_tests/process (they are about POSIX)")
