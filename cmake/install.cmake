@@ -59,8 +59,8 @@ if(FA_TOP_LEVEL AND NOT FA_FAST_BUILD)
   if(FA_RUSTC)
     list(APPEND environment "RUSTC=${FA_RUSTC}")
   endif()
-  # The shared library for older systems, from the static one: not with compilers that want to be told
-  # more than their name, nor for processors whose glibc scripts/old_glibc.py does not know.
+  # The shared library for older systems, from the static one: not with compilers that want to be
+  # told more than their name, nor for processors whose glibc scripts/old_glibc.py does not know.
   set(FA_OLD_GLIBC OFF)
   if(FA_LIBC STREQUAL "gnu" AND FA_PROCESSOR MATCHES "^(x86_64|aarch64)$" AND FA_BUILD_SHARED AND FA_BUILD_STATIC
      AND FA_HIDES_NAMES AND NOT CMAKE_C_COMPILER_TARGET AND NOT CMAKE_SYSROOT)
