@@ -255,7 +255,7 @@ if(FA_BUILD_TESTS)
     # They have builds of their own, as a user has them.
     list(APPEND ways add_subdirectory fetch one_library install dist)
   endif()
-  if(FA_HIDES_NAMES)
+  if(FA_HIDES_NAMES AND FA_LIBC STREQUAL "gnu")
     list(APPEND ways beside)
   endif()
   if(CMAKE_CROSSCOMPILING)
@@ -264,7 +264,8 @@ if(FA_BUILD_TESTS)
     list(JOIN CMAKE_CROSSCOMPILING_EMULATOR " " emulator)
     list(APPEND environment_of_consumer "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
       "FA_RUST_TARGET=${FA_TARGET}" "FA_CARGO_ARGS=${FA_CARGO_ARGS}" "RUSTC=${FA_RUSTC}"
-      "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "READELF=${CMAKE_READELF}" "OBJDUMP=${CMAKE_OBJDUMP}")
+      "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "NM=${CMAKE_NM}" "READELF=${CMAKE_READELF}"
+      "OBJDUMP=${CMAKE_OBJDUMP}")
   else()
     list(APPEND environment_of_consumer "RUSTC=${rustc}")
   endif()
