@@ -49,8 +49,8 @@ install(FILES "${generated}/flash_attention-config.cmake"
               "${generated}/flash_attention-config-version.cmake"
         DESTINATION "${config_dir}")
 
-# The name is a usual one for a project to have.
-if(FA_TOP_LEVEL)
+# The name is a usual one for a project to have. What is for development is not released.
+if(FA_TOP_LEVEL AND NOT FA_FAST_BUILD)
   string(TOLOWER "${CMAKE_SYSTEM_NAME}-${FA_PROCESSOR}" system)
   if(FA_LIBC STREQUAL "musl")
     string(APPEND system "-musl")
@@ -59,9 +59,21 @@ if(FA_TOP_LEVEL)
   if(FA_RUSTC)
     list(APPEND environment "RUSTC=${FA_RUSTC}")
   endif()
+  # The shared library for older systems, from the static one: not with compilers that want to be
+  # told more than their name, nor for processors whose glibc scripts/old_glibc.py does not know.
+  set(FA_OLD_GLIBC OFF)
+  if(FA_LIBC STREQUAL "gnu" AND FA_PROCESSOR MATCHES "^(x86_64|aarch64)$" AND FA_BUILD_SHARED AND FA_BUILD_STATIC
+     AND FA_HIDES_NAMES AND NOT CMAKE_C_COMPILER_TARGET AND NOT CMAKE_SYSROOT)
+    set(FA_OLD_GLIBC ON)
+  endif()
+  set(split OFF)
+  if(FA_BUILD_SHARED AND CMAKE_OBJCOPY AND NOT WIN32)
+    set(split ON)
+  endif()
   add_custom_target(dist
     COMMAND "${CMAKE_COMMAND}" -E env "CMAKE=${CMAKE_COMMAND}" "CARGO=${FA_CARGO}" ${environment}
-            "FA_TARGET=${FA_TARGET}" "FA_VERSION=${PROJECT_VERSION}"
+            "FA_TARGET=${FA_TARGET}" "FA_VERSION=${PROJECT_VERSION}" "FA_OLD_GLIBC=${FA_OLD_GLIBC}" "FA_SPLIT=${split}"
+            "CC=${CMAKE_C_COMPILER}" "AR=${CMAKE_AR}" "OBJCOPY=${CMAKE_OBJCOPY}" "READELF=${CMAKE_READELF}"
             "${CMAKE_CURRENT_SOURCE_DIR}/scripts/dist.sh" "${CMAKE_CURRENT_BINARY_DIR}/dist" "${system}"
             "-DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE}" "-DCMAKE_C_COMPILER=${CMAKE_C_COMPILER}"
             "-DFA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}" "-DFA_RUST_TARGET=${FA_TARGET}" "-DFA_RUSTC=${FA_RUSTC}"

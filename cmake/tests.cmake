@@ -32,6 +32,7 @@ function(fa_programs name folder prefix)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror ${of_OPTIONS}
       -UNDEBUG) # assert() is how a test fails, also in release builds
     target_compile_definitions(${target} PRIVATE
+      $<$<BOOL:${FA_FAST_BUILD}>:FA_WITHOUT_AVX512>
       FA_PACKAGE_VERSION="${PROJECT_VERSION}"
       FA_ABI_TABLE="${CMAKE_CURRENT_SOURCE_DIR}/c_tests/abi.txt")
     set_target_properties(${target} PROPERTIES
@@ -143,6 +144,9 @@ if(FA_BUILD_TESTS)
   if(FA_LIBC STREQUAL "musl")
     fa_left_out("musl has no mallopt" starved reload)
   endif()
+  if(FA_FAST_BUILD)
+    fa_left_out("a build for development lacks instruction sets that they name" isa isa_env)
+  endif()
   if(WIN32)
     message(STATUS "Left out: c_tests/memory, c_tests/process (they are about POSIX)")
     fa_left_out("they are about POSIX" nan affinity callers no_threads threads)
@@ -195,17 +199,26 @@ if(FA_BUILD_TESTS)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(header "${CMAKE_CURRENT_SOURCE_DIR}/include/flash_attention.h")
   set(check_symbols "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_symbols.py")
-  set(kind)
-  if(WIN32)
-    set(kind --dll)
+  # A build for development has code that no release has.
+  if(NOT FA_FAST_BUILD)
+    set(shared_kind)
+    if(WIN32)
+      set(shared_kind --dll)
+    endif()
+    set(static_kind --static)
+    if(NOT FA_HIDES_NAMES)
+      set(static_kind --plain-static)
+    endif()
+    add_test(NAME symbols.shared COMMAND ${check_symbols} ${shared_kind} "${FA_SHARED_LIB}" "${header}")
+    add_test(NAME symbols.static COMMAND ${check_symbols} ${static_kind} "${FA_STATIC_LIB}" "${header}")
+    set_tests_properties(symbols.shared symbols.static PROPERTIES
+      ENVIRONMENT "AR=${CMAKE_AR};NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
   endif()
-  add_test(NAME symbols.shared COMMAND ${check_symbols} ${kind} "${FA_SHARED_LIB}" "${header}")
-  add_test(NAME symbols.static COMMAND ${check_symbols} --static "${FA_STATIC_LIB}" "${header}")
-  set_tests_properties(symbols.shared symbols.static PROPERTIES
-    ENVIRONMENT "NM=${CMAKE_NM};OBJDUMP=${CMAKE_OBJDUMP};READELF=${CMAKE_READELF}")
   if(NOT CMAKE_CROSSCOMPILING)
     # What is about sources; and what Python loads, or starts.
     add_test(NAME abi.changes COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/abi/changes.py")
+    add_test(NAME packaging COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/tests/python/packaging/run.py"
+      "${CMAKE_COMMAND}")
     add_test(NAME docs COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_docs.py"
       "${CMAKE_CURRENT_SOURCE_DIR}")
     add_test(NAME abi.python COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_SOURCE_DIR}/scripts/check_abi.py"
@@ -223,23 +236,38 @@ if(FA_BUILD_TESTS)
       "${header}" ${refusals})
   endif()
 
+  set(newest_glibc)
+  if(FA_OLD_GLIBC)
+    set(newest_glibc 2.17)
+  endif()
   set(environment_of_consumer
     "CMAKE=${CMAKE_COMMAND}"
     "CC=${CMAKE_C_COMPILER}"
     "CXX=${CMAKE_CXX_COMPILER}"
     "FA_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
     "FA_CARGO_TARGET_DIR=${FA_CARGO_TARGET_DIR}"
-    "FA_CARGO_OUT=${FA_CARGO_OUT}"
+    "FA_CARGO_LIBS=${FA_CARGO_LIBS}"
     "FA_VERSION=${PROJECT_VERSION}"
+    "FA_NEWEST_GLIBC=${newest_glibc}"
     "FA_ABI=${FA_ABI}")
-  set(ways find_package make cc add_subdirectory install dist)
+  set(ways find_package make cc)
+  if(NOT FA_FAST_BUILD)
+    # They have builds of their own, as a user has them.
+    list(APPEND ways add_subdirectory fetch one_library install dist)
+  endif()
+  if(FA_HIDES_NAMES AND FA_LIBC STREQUAL "gnu")
+    list(APPEND ways beside)
+  endif()
   if(CMAKE_CROSSCOMPILING)
     # The archive is what leaves the machine that builds. Words, for a shell.
     set(ways dist)
     list(JOIN CMAKE_CROSSCOMPILING_EMULATOR " " emulator)
     list(APPEND environment_of_consumer "FA_EMULATOR=${emulator}" "FA_TOOLCHAIN=${CMAKE_TOOLCHAIN_FILE}"
       "FA_RUST_TARGET=${FA_TARGET}" "FA_CARGO_ARGS=${FA_CARGO_ARGS}" "RUSTC=${FA_RUSTC}"
-      "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "READELF=${CMAKE_READELF}" "OBJDUMP=${CMAKE_OBJDUMP}")
+      "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "NM=${CMAKE_NM}" "READELF=${CMAKE_READELF}"
+      "OBJDUMP=${CMAKE_OBJDUMP}")
+  else()
+    list(APPEND environment_of_consumer "RUSTC=${rustc}")
   endif()
   foreach(way IN LISTS ways)
     add_test(NAME consumer.${way}
@@ -288,5 +316,5 @@ endif()
 get_property(programs GLOBAL PROPERTY FA_PROGRAMS)
 add_custom_target(check
   COMMAND "${CMAKE_CTEST_COMMAND}" --output-on-failure --no-tests=error --parallel ${cores} -C $<CONFIG>
-  DEPENDS flash_attention_cargo_shared flash_attention_cargo_static ${programs}
+  DEPENDS ${FA_LIBRARIES} ${programs}
   USES_TERMINAL VERBATIM)

@@ -2,7 +2,8 @@
 """Checks a built library against the header, its size, and that its hot loops were compiled as intended.
 
     check_symbols.py LIB.so HEADER
-    check_symbols.py --static LIB.a HEADER
+    check_symbols.py --static LIB.a HEADER        one object without other global names
+    check_symbols.py --plain-static LIB.a HEADER  cargo's, where there are no tools to hide names
     check_symbols.py --stripped LIB.so HEADER     what can be seen without names: that of a wheel
     check_symbols.py --dll LIB.dll HEADER
 
@@ -140,34 +141,43 @@ def check_dll(lib, header):
     yield from exports(lib, header, exported_by_dll(lib))
 
 
-def check_static(lib, header):
-    # The other members belong to dependencies and to the standard library.
-    own, defined, names = False, set(), []
-    for line in run("nm", "-C", "--defined-only", lib).splitlines():
-        if line.endswith(".o:"):
-            own = line.startswith("flash_attention-")
-        elif own and line:
-            _, kind, name = line.split(maxsplit=2)
-            names.append(name)
-            if kind == "T":
-                defined.add(name)
-    if not any("flash_attention::" in name for name in names):
+def check_plain_static(lib, header):
+    names = [(kind, name) for kind, name in symbols("-C", "--defined-only", lib)]
+    if not any("flash_attention::" in name for _, name in names):
         yield "The symbol table is stripped, so inlining cannot be checked."
-    for name in sorted(declared(header) - defined):
+    for name in sorted(declared(header) - {name for kind, name in names if kind == "T"}):
         yield f"{name} is declared in the header, but the library does not define it."
-    yield from outlined(names)
+    yield from outlined(name for _, name in names if "flash_attention" in name)
+
+
+def check_static(lib, header):
+    yield from check_plain_static(lib, header)
+    # What another archive may define, too, weakly or not.
+    for name in sorted({name for _, name in symbols("--defined-only", "--extern-only", lib)} - declared(header)):
+        yield f"{name} is a global name of the static library, but the header does not declare it."
+    members = run("ar", "t", lib).split()
+    if members != ["flash_attention.o"]:
+        yield f"The static library has {len(members)} members, not one."
+    sections = run("readelf", "--section-headers", "--wide", lib)
+    # Without the first, programs get stacks that may be executed; without the second no panic is
+    # caught; the third would have linkers take parts of other archives for those of this one.
+    for section, wanted in (".note.GNU-stack", True), (".eh_frame", True), ("GROUP", False), (".llvmbc", False):
+        if bool(re.search(rf"\s{re.escape(section)}\s", sections)) != wanted:
+            yield f"The static library {'lacks' if wanted else 'has'} {section}."
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--static", action="store_true", help="LIB is an archive")
+    kind.add_argument("--plain-static", action="store_true", help="LIB is an archive as cargo makes it")
     kind.add_argument("--stripped", action="store_true", help="LIB has no names but those it exports")
     kind.add_argument("--dll", action="store_true", help="LIB is for Windows")
     parser.add_argument("lib", metavar="LIB")
     parser.add_argument("header", metavar="HEADER")
     arguments = parser.parse_args()
-    chosen = [(arguments.static, check_static), (arguments.stripped, check_stripped), (arguments.dll, check_dll)]
+    chosen = [(arguments.static, check_static), (arguments.plain_static, check_plain_static),
+              (arguments.stripped, check_stripped), (arguments.dll, check_dll)]
     check = next((check for is_chosen, check in chosen if is_chosen), check_shared)
     failures = list(check(arguments.lib, arguments.header))
     if not declared(arguments.header):

@@ -110,11 +110,11 @@ tests_but() {
 library() {
     local folder=$1 sources=$2 flags=$3
     shift 3
-    (cd "$sources" && RUSTFLAGS=$flags cargo rustc --quiet --locked --lib --profile release-static --crate-type staticlib \
-        --target "$target" --target-dir "$folder" --config 'profile.release-static.codegen-units=8' \
-        --config 'profile.release-static.opt-level=1' --config 'profile.release-static.debug="line-tables-only"' \
+    (cd "$sources" && RUSTFLAGS=$flags cargo rustc --quiet --locked --lib --release --crate-type staticlib \
+        --target "$target" --target-dir "$folder" --config 'profile.release.lto=false' --config 'profile.release.codegen-units=8' \
+        --config 'profile.release.opt-level=1' --config 'profile.release.debug="line-tables-only"' \
         "$@")
-    static=$folder/$target/release-static/libflash_attention.a
+    static=$folder/$target/release/libflash_attention.a
     [ -f "$static" ] || die "$static was not built"
 }
 
@@ -202,8 +202,8 @@ undefined() {
 # The static library that is released, as CMake builds it.
 plain() {
     cmake -S "$root" -B "$root/build" >/dev/null
-    cmake --build "$root/build" --target flash_attention_cargo_static >/dev/null
-    static=$root/build/cargo/release-static/libflash_attention.a
+    cmake --build "$root/build" --target flash_attention_static >/dev/null
+    static=$root/build/cargo/release/static/libflash_attention.a
 }
 
 # ---- leak ----

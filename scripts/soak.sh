@@ -19,7 +19,7 @@ plant() {
     mkdir -p "$folder"
     sed "$3" c_tests/soak/soak.c >"$folder/soak.c"
     ! cmp -s c_tests/soak/soak.c "$folder/soak.c" || { echo "soak: there is no place for the fault $1"; return 1; }
-    ${CC:-cc} -std=c11 -O2 -Iinclude -Ic_tests/support "$folder/soak.c" build/cargo/release-static/libflash_attention.a \
+    ${CC:-cc} -std=c11 -O2 -Iinclude -Ic_tests/support "$folder/soak.c" build/cargo/release/static/libflash_attention.a \
         -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc -o "$folder/soak.planted"
     # So long that memory is compared on a busy machine, too.
     if ! log=$("$folder/soak.planted" 20 2>&1) && grep -q -e "$2" <<<"$log"; then

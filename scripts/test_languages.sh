@@ -20,7 +20,7 @@ done
 build=$root/build
 data=$root/examples_c/data
 shared=$build/cargo/release/libflash_attention.so
-static=$build/cargo/release-static/libflash_attention.a
+static=$build/cargo/release/static/libflash_attention.a
 
 die() {
     echo "test_languages: $1" >&2

@@ -17,5 +17,6 @@ if ! command -v "llvm-mca$suffix" >/dev/null; then
     apt-get install -y -qq --no-install-recommends llvm-22
 fi
 unset RUSTFLAGS CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
-cargo rustc --locked --target-dir build/model "${FA_CARGO[@]}" --profile release-static --lib --crate-type staticlib
-scripts/model_arm.py "build/model/$FA_TARGET/release-static/libflash_attention.a" --suffix "$suffix" --check
+cargo rustc --locked --target-dir build/model "${FA_CARGO[@]}" --release --config profile.release.lto=false --lib \
+    --crate-type staticlib
+scripts/model_arm.py "build/model/$FA_TARGET/release/libflash_attention.a" --suffix "$suffix" --check

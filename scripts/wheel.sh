@@ -4,7 +4,7 @@
 #
 #   wheel.sh [FOLDER [MACHINE]]     FOLDER: where it goes; build/wheel. MACHINE: the processor; aarch64, if not this one
 #
-# The shared library is the static one of CMake's build (the same compilation, if that is up to
+# The shared library is cargo's static one of CMake's build (the same compilation, if that is up to
 # date), linked by Zig, which has the symbols of every glibc. Zig, setuptools and auditwheel, which
 # checks the result, come from pip.
 
@@ -37,16 +37,16 @@ case $version in
 esac
 
 # The command and the folders of CMake's builds, so that nothing is compiled twice.
-cargo=$build/cargo static=$build/cargo/release-static/libflash_attention.a arguments=()
+cargo=$build/cargo static=$build/cargo/release/libflash_attention.a arguments=()
 if [ "$machine" != "$(uname -m)" ]; then
     . scripts/platform.sh
     fa_platform "$machine"
-    cargo=$build/platforms/$machine/cmake/cargo static=$build/platforms/$machine/cmake/cargo/$FA_TARGET/release-static/libflash_attention.a
+    cargo=$build/platforms/$machine/cmake/cargo static=$build/platforms/$machine/cmake/cargo/$FA_TARGET/release/libflash_attention.a
     arguments=(--target "$FA_TARGET" "${FA_BUILD_STD[@]}")
 fi
 env --unset=CARGO_BUILD_TARGET cargo rustc --quiet --lib --locked --target-dir "$cargo" "${arguments[@]}" \
     --config "build.rustflags=['--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=crates']" \
-    --profile release-static --crate-type staticlib
+    --profile release --crate-type cdylib,staticlib
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

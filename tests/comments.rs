@@ -37,6 +37,7 @@ const FOLDERS: &[&str] = &[
     "examples_c",
     "bindings",
     "integrations",
+    "packaging",
     "cmake",
     "scripts",
     "fixed",

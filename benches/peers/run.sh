@@ -55,7 +55,7 @@ say() {
 
 say "building this library"
 cmake -S . -B build >/dev/null
-cmake --build build --target flash_attention_cargo_shared >"$build/library.log" 2>&1 || { cat "$build/library.log" >&2 && exit 1; }
+cmake --build build --target flash_attention_cargo >"$build/library.log" 2>&1 || { cat "$build/library.log" >&2 && exit 1; }
 export PEER_FLASH_ATTENTION=$root/build/cargo/release/libflash_attention.so
 
 cc -O3 -march=native -shared -fPIC -pthread "$here/limits.c" -o "$build/liblimits.so"

@@ -2,7 +2,7 @@
 # Uses the library as another project would; CTest calls it with the environment it needs. The lines
 # between "README begin" and "README end" of the files beside it are those of the README.
 #
-#   run.sh find_package|make|cc|add_subdirectory|install|dist FOLDER
+#   run.sh find_package|make|cc|add_subdirectory|fetch|one_library|install|beside|dist FOLDER
 #
 # For another processor or system: FA_TOOLCHAIN is CMake's toolchain file, FA_EMULATOR the words
 # that run a program, FA_SYSTEM what CMake calls the system (empty: Linux), FA_LIBC its C library
@@ -110,16 +110,17 @@ use_cc() {
     run_programs "$2"
 }
 
-# What is in a prefix, besides what the programs use.
+# What is in a prefix, besides what the programs use; with further arguments: the shared library is
+# not cargo's.
 check_tree() {
     lib=$(dirname "$(find "$1" -name libflash_attention.a)")
     # The tests of symbols look at cargo's libraries; these are the same.
-    cmp "$lib/libflash_attention.a" "$FA_CARGO_OUT/release-static/libflash_attention.a"
+    cmp "$lib/libflash_attention.a" "$FA_CARGO_LIBS/static/libflash_attention.a"
     if is_windows; then
-        cmp "$1/bin/flash_attention.dll" "$FA_CARGO_OUT/release/flash_attention.dll"
-        cmp "$lib/libflash_attention.dll.a" "$FA_CARGO_OUT/release/libflash_attention.dll.a"
+        cmp "$1/bin/flash_attention.dll" "$FA_CARGO_LIBS/flash_attention.dll"
+        cmp "$lib/libflash_attention.dll.a" "$FA_CARGO_LIBS/libflash_attention.dll.a"
     else
-        check_names
+        check_names "$@"
     fi
     for header in "$root"/include/*; do
         cmp "$header" "$1/include/$(basename "$header")"
@@ -131,7 +132,7 @@ check_tree() {
 
 # The shared library in a folder and its two other names.
 check_names() {
-    cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_OUT/release/libflash_attention.so"
+    [ $# -gt 1 ] || cmp "$lib/libflash_attention.so.$FA_VERSION" "$FA_CARGO_LIBS/libflash_attention.so"
     [ "$(readlink "$lib/libflash_attention.so.$FA_ABI")" = "libflash_attention.so.$FA_VERSION" ] \
         || fail "libflash_attention.so.$FA_ABI is not a link to libflash_attention.so.$FA_VERSION."
     [ "$(readlink "$lib/libflash_attention.so")" = "libflash_attention.so.$FA_ABI" ] \
@@ -160,6 +161,24 @@ crates_inside() {
     grep -aohE 'crates/[^/]+/[a-z0-9_-]+-[0-9]+[.][0-9]+[.][0-9]+/' "$1"/lib/*.a | cut -d/ -f3 | sort -u
 }
 
+# The shared library of an archive has no names but those that it exports; the others are in another
+# archive. It fits older systems than this one.
+check_release() {
+    library="$1/lib/libflash_attention.so.$FA_VERSION"
+    python3 "$root/scripts/check_symbols.py" --stripped "$library" "$1/include/flash_attention.h"
+    ! "${READELF:-readelf}" --section-headers --wide "$library" | grep -q '\.symtab' || fail "$library is not stripped."
+    "${READELF:-readelf}" --string-dump=.gnu_debuglink "$library" | grep -q "libflash_attention.so.$FA_VERSION.debug" \
+        || fail "$library does not name the file of its names."
+    tar -C "$work" -xzf "$FA_BUILD"/dist/debug/flash_attention-*-debug.tar.gz
+    "${READELF:-readelf}" --symbols --wide "$work"/flash_attention-*/lib/*.debug | grep -q compiled_for \
+        || fail "The archive of names has none."
+    # The numbers of versions, of which the newest is the last.
+    [ -n "$FA_NEWEST_GLIBC" ] || return 0
+    newest=$("${READELF:-readelf}" --version-info --wide "$library" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
+    [ "$(printf '%s\n' "$newest" "GLIBC_$FA_NEWEST_GLIBC" | sort -V | tail -n 1)" = "GLIBC_$FA_NEWEST_GLIBC" ] \
+        || fail "$library needs $newest."
+}
+
 check_licences() {
     grep -aq 'library/core/src' "$1"/lib/*.a || fail "The static library names no source, so nothing is known about licences."
     for folder in $(crates_inside "$1") rust; do
@@ -167,6 +186,55 @@ check_licences() {
     done
     for file in LICENSE-APACHE LICENSE-MIT README.md docs/abi.md; do
         [ -s "$1/$file" ] || fail "The archive lacks $file."
+    done
+}
+
+# An archive of the source, and the engine in C++ that fetches it.
+copy_engine() {
+    [ -n "$CXX" ] || fail "There is no C++ compiler."
+    copy_source
+    rm -r "$source/build"
+    tar -C "$work" -cf "$work/source.tar" source
+    mkdir "$work/engine"
+    cp "$here/fetch/CMakeLists.txt" "$work/engine"
+    cp "$here/header.cpp" "$work/engine/engine.cpp"
+}
+
+# build_engine FOLDER CMAKE_ARGUMENTS...: builds, installs into FOLDER/prefix, and runs it there,
+# after the build is gone.
+build_engine() {
+    build=$1
+    shift
+    "$CMAKE" -S "$work/engine" -B "$build/build" -DCMAKE_CXX_COMPILER="$CXX" -DCMAKE_C_COMPILER="$CC" "$@"
+    "$CMAKE" --build "$build/build"
+    "$build/build/engine" || fail "$build/build/engine does not work."
+    "$CMAKE" --install "$build/build" --prefix "$build/prefix" >/dev/null
+    rm -r "$build/build"
+    "$build/prefix/bin/engine" || fail "$build/prefix/bin/engine does not work."
+}
+
+# beside NAME WORDS RUSTC OPTION...: the static library and another Rust archive in one program, in
+# both orders, by each linker that there is, without what is not used, too. WORDS are those of the
+# program.
+beside() {
+    name=$1
+    words=$2
+    shift 2
+    theirs="$work/$name.a"
+    "$@" --edition 2018 --crate-type staticlib -O "$here/beside/other.rs" -o "$theirs" || fail "$1 does not work."
+    ours="$FA_CARGO_LIBS/static/libflash_attention.a"
+    for linker in bfd gold lld; do
+        echo 'int main(void) { return 0; }' | "$CC" -fuse-ld=$linker -x c - -o "$work/linked" 2>/dev/null || continue
+        for order in first last; do
+            set -- "$ours" "$theirs"
+            [ $order = first ] || set -- "$theirs" "$ours"
+            "$CC" -std=c11 -O1 -Wall -Wextra -Werror -I"$root/include" -fuse-ld=$linker -Wl,--gc-sections -Wl,-z,noexecstack \
+                "$here/beside/beside.c" "$@" -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc -o "$work/$name" \
+                || fail "$name: $linker does not link the library ($order)."
+            # shellcheck disable=SC2086 # words, or none
+            "$work/$name" $words || fail "$name: what $linker linked does not work (the library is $order)."
+            echo "beside $name: $linker, the library $order"
+        done
     done
 }
 
@@ -194,6 +262,42 @@ add_subdirectory)
     # With the cargo folder of the main build nothing is compiled a second time.
     build_cmake "$work/build" -DFLASH_ATTENTION_SOURCE="$root" -DFA_CARGO_TARGET_DIR="$FA_CARGO_TARGET_DIR"
     ;;
+fetch)
+    copy_engine
+    # Nothing is compiled again.
+    fetched() {
+        build_engine "$@" -DCMAKE_DISABLE_FIND_PACKAGE_flash_attention=ON -DFLASH_ATTENTION_URL="$work/source.tar" \
+            -DFA_CARGO_TARGET_DIR="$FA_CARGO_TARGET_DIR" -DFA_BUILD_SHARED=ON -DFA_BUILD_STATIC=ON
+    }
+    fetched "$work/shared" -DBUILD_SHARED_LIBS=ON
+    needs "$work/shared/prefix/bin/engine" "$shared"
+    check_tree "$work/shared/prefix"
+    fetched "$work/static"
+    needs "$work/static/prefix/bin/engine" ""
+    # What the engine has brought along is what find_package finds.
+    build_engine "$work/found" -DCMAKE_PREFIX_PATH="$work/shared/prefix" -DBUILD_SHARED_LIBS=ON \
+        -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON
+    needs "$work/found/prefix/bin/engine" "$shared"
+    ;;
+one_library)
+    # One alone, in a build for development: hardly optimised, which takes seconds.
+    copy_engine
+    export CARGO_PROFILE_FAST_OPT_LEVEL=0
+    for kind in shared static; do
+        needed=$shared is_shared=ON
+        [ $kind = shared ] || needed='' is_shared=OFF
+        build_engine "$work/$kind" -DCMAKE_DISABLE_FIND_PACKAGE_flash_attention=ON -DFLASH_ATTENTION_URL="$work/source.tar" \
+            -DFA_CARGO_TARGET_DIR="$FA_CARGO_TARGET_DIR" -DFA_FAST_BUILD=ON -DBUILD_SHARED_LIBS=$is_shared
+        needs "$work/$kind/prefix/bin/engine" "$needed"
+        case $kind$(cd "$work/$kind/prefix/lib" && echo *.a) in
+        shared"*.a" | staticlibflash_attention.a) ;;
+        *) fail "Another library than the $kind one was installed." ;;
+        esac
+        # The other kind is asked for, and not there.
+        build_engine "$work/found_$kind" -DCMAKE_PREFIX_PATH="$work/$kind/prefix" -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON
+        needs "$work/found_$kind/prefix/bin/engine" "$needed"
+    done
+    ;;
 install)
     command -v ninja >/dev/null || fail "ninja is not installed."
     copy_source
@@ -212,12 +316,24 @@ install)
     "$CMAKE" -S "$source" -B "$source/build" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DFA_BUILD_EXAMPLES=OFF \
         -DCMAKE_C_COMPILER="$CC" -DFA_CARGO_TARGET_DIR="$source/build/package/cargo"
     # Where there are no libraries yet, Ninja must know who makes them.
-    for library in release/libflash_attention.so release-static/libflash_attention.a; do
+    for library in release/libflash_attention.so release/static/libflash_attention.a; do
         ninja -C "$source/build" -t query "package/cargo/$library" | grep -q 'input: CUSTOM_COMMAND' \
             || fail "Ninja does not know who makes $library."
     done
     "$CMAKE" --build "$source/build" --target version.shared version.static
     "$source/build/c_tests/version.shared" && "$source/build/c_tests/version.static"
+    ;;
+beside)
+    # Once by the compiler that made the library, once by others, such as a distribution's.
+    beside abort no-panic "$RUSTC" -C panic=abort
+    beside unwind '' "$RUSTC"
+    beside fat '' "$RUSTC" -C lto=fat -C codegen-units=1 -C embed-bitcode=yes
+    for other in ${FA_OTHER_RUSTC:-/usr/bin/rustc}; do
+        if [ -x "$other" ] && [ "$("$other" --version)" != "$("$RUSTC" --version)" ]; then
+            beside other '' "$other"
+            beside other_fat '' "$other" -C lto=fat -C codegen-units=1 -C embed-bitcode=yes
+        fi
+    done
     ;;
 dist)
     "$CMAKE" --build "$FA_BUILD" --target dist
@@ -227,13 +343,18 @@ dist)
     made=install.sh
     [ -z "${FA_TOOLCHAIN:-}" ] || made=cross.sh
     (cd "$source" && run_lines $made "$prefix" && run_lines archive.sh "$prefix")
-    for archive in "$source"/build/package/dist/*.tar.gz*; do
-        cmp "$archive" "$FA_BUILD/dist/$(basename "$archive")"
+    (cd "$source/build/package/dist" && find . -name '*.tar.gz*') | while read -r archive; do
+        cmp "$source/build/package/dist/$archive" "$FA_BUILD/dist/$archive"
     done
     # All that is left is what was unpacked.
     mv "$source"/build/package/dist/flash_attention-*/ "$work/unpacked"
     rm -rf "$source" "$prefix"
-    check_tree "$work/unpacked"
+    if is_windows; then
+        check_tree "$work/unpacked"
+    else
+        check_tree "$work/unpacked" dist
+        check_release "$work/unpacked"
+    fi
     check_licences "$work/unpacked"
     (cd "$work/unpacked" && find . -type f ! -name SHA256SUMS | while read -r file; do
         grep -q "  ${file#./}\$" SHA256SUMS || fail "$file has no checksum."

@@ -126,6 +126,8 @@ static inline double distance(const float *x, const double *y, size_t n) {
 /* Names of instruction sets, worst first. */
 #ifdef __aarch64__
 static const char *const isa_names[] = {"scalar", "neon", "neon-dotprod", "neon-i8mm", "neon-bf16"};
+#elif defined(FA_WITHOUT_AVX512)
+static const char *const isa_names[] = {"scalar", "avx2", "avxvnni"};
 #else
 static const char *const isa_names[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16",
                                          "amx"};

@@ -18,7 +18,7 @@ cd "$root"
 if [ -z "${LIBRARY:-}" ]; then
     echo "speed: building the library" >&2
     cmake -S . -B build >/dev/null
-    cmake --build build --target flash_attention_cargo_shared >&2
+    cmake --build build --target flash_attention_cargo >&2
     LIBRARY=$root/build/cargo/release/libflash_attention.so
 fi
 if [ -z "${PYTHON:-}" ]; then
