@@ -52,7 +52,7 @@
 // | kernel | the table of kernels: an instruction set and a compute type each |
 // | prefill | one query tile, many queries: lanes are query rows |
 // | decode | some keys of a group of query heads, few queries: lanes are elements of a head |
-// | attend | what both wings share: blocks of keys, logits, the end of a row, merging of results |
+// | attend | what both paths share: blocks of keys, logits, the end of a row, merging of results |
 // | compute | compute types: how scores and weighted sums of values are multiplied |
 //
 // Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call;
@@ -152,7 +152,8 @@ pub mod work;
 pub mod workspace;
 
 pub use attention::{
-    Append, Attention, Columns, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
+    Append, Attention, Columns, Data, DataMut, KeptBlocks, Parts, Pool, Task, Tensor, TensorMut, Workspace,
+    isa, limit_isa, merge, quantize, quantize_smoothed, version,
 };
 pub use error::{Error, Refusal};
 pub use kernel::Path as ComputePath;

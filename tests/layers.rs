@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "append",
             "sparse",
             "kernel",
+            "attend",
             "quantize",
             "problem",
             "dtype",
