@@ -6,7 +6,8 @@
 #
 #   --tests  Rust and C tests with AMX enabled (FA_AMX=1), and the instructions one by one
 #   --types  how many times as fast as f32, against the goals; and against the set below it
-#   --peers  PyTorch and OpenVINO, bf16 prefill, one thread, in turns with this library (5 GB to download)
+#   --peers  PyTorch and OpenVINO, bf16 prefill, one thread, in turns with this library (5 GB to
+#            download)
 #
 # Results go to build/amx.
 

@@ -1,7 +1,8 @@
 /*
  * The library on threads that a program already has, in two ways:
  *
- *   as a pool    for programs with a "parallel for": the library calls the program's threads (fa_pool)
+ *   as a pool    for programs with a "parallel for": the library calls the program's threads
+ *                (fa_pool)
  *   in parts     for programs whose threads walk through a model in step: they call the library
  *                (fa_attention_part, a barrier of the program's, fa_attention_finish)
  *

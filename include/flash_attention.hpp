@@ -3,8 +3,10 @@
 //
 //   using namespace flash_attention;
 //   Workspace ws;
-//   Attention a(token_first(q, batch, len_q, heads_q, dim), token_first(k, batch, len_kv, heads_kv, dim),
-//               token_first(v, batch, len_kv, heads_kv, dim), token_first(out, batch, len_q, heads_q, dim));
+//   Attention a(token_first(q, batch, len_q, heads_q, dim),
+//               token_first(k, batch, len_kv, heads_kv, dim),
+//               token_first(v, batch, len_kv, heads_kv, dim),
+//               token_first(out, batch, len_q, heads_q, dim));
 //   a.causal();
 //   fa_status status = a.run(ws);                     // or, with exceptions: check(a.run(ws));
 //
@@ -242,7 +244,9 @@ class Task {
 // exception that leaves it ends the program. Say how many threads compute at the same time, the
 // calling one included.
 //
-//   CallablePool pool(4, [&](std::size_t n, Task task) { tbb::parallel_for(std::size_t{0}, n, task); });
+//   CallablePool pool(4, [&](std::size_t n, Task task) {
+//       tbb::parallel_for(std::size_t{0}, n, task);
+//   });
 template <class F> class CallablePool {
   public:
     CallablePool(std::int32_t width, F parallel_for) : parallel_for_(std::move(parallel_for)), width_(width) {

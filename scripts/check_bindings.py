@@ -76,6 +76,8 @@ def names_of_python(root):
     for node in ast.walk(ast.parse((folder / "_attention.py").read_text())):
         if isinstance(node, ast.ClassDef) and node.name in ("Fields", "Options"):
             names |= {line.target.id for line in node.body if isinstance(line, ast.AnnAssign)}
+        elif isinstance(node, ast.ClassDef) and node.name in names:
+            names |= {f"{node.name}.{line.name}" for line in node.body if isinstance(line, ast.FunctionDef)}
     return names
 
 

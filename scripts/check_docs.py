@@ -30,6 +30,7 @@ REGION = re.compile(r"^[^\n]*README begin\n(.*?)^[^\n]*README end$", re.DOTALL |
 SECTION = re.compile(r"^## Use it from .*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 # Pages that have such sections.
 USES = ("README.md", "docs/using.md")
+HOSTS = ("../../security/advisories/new",)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -119,7 +120,8 @@ def check_links(root, page, text, errors):
     count = 0
     for link in LINK.finditer(FENCED.sub("", text)):
         path, _, heading = link[1].partition("#")
-        if "://" in path:
+        # Pages of the host's own, beside those of the repository.
+        if "://" in path or path in HOSTS:
             continue
         count += 1
         target = (root / page).parent / path if path else root / page

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The C tests under sanitizers, with the Rust side instrumented where that matters.
 #
-#   sanitize.sh [--prove] [KIND...]       without kinds: address undefined (what CI has time for); all: all of them
+#   sanitize.sh [--prove] [KIND...]       without kinds: address undefined (what CI has time for);
+#                                         all: all of them
 #
 #   address    reads and writes beyond what belongs to the program, and leaks
 #   undefined  undefined behaviour of the C side: the header's types, and what tests do with them
@@ -9,9 +10,10 @@
 #   thread     data races; Rust's standard library is built anew, too
 #   valgrind   reads of uninitialised memory, on the AVX2 kernels (valgrind hides AVX-512)
 #   memory     the same by MemorySanitizer, on the Rust tests that need no C
-#   ggml       the library within ggml (integrations/ggml), whose C++ is instrumented together with ggml's: address, and
-#              thread
-#   debug      all Rust tests, as `cargo test` builds them anyway: with debug assertions and checks of overflow
+#   ggml       the library within ggml (integrations/ggml), whose C++ is instrumented together with
+#              ggml's: address, and thread
+#   debug      all Rust tests, as `cargo test` builds them anyway: with debug assertions and checks
+#              of overflow
 #
 # --prove plants a fault of each kind in a copy of the sources (scripts/sanitize_plants.patch), and
 # fails if it is not seen. The last line is `sanitize: N passed, N failed`. docs/trust.md says what

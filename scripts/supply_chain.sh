@@ -3,12 +3,14 @@
 #
 #   supply_chain.sh [PART...]      without parts: all of them
 #
-#   locked        every call of cargo in the project builds what Cargo.lock says, and that fits Cargo.toml
+#   locked        every call of cargo in the project builds what Cargo.lock says, and that fits
+#                 Cargo.toml
 #   policy        all crates come from the registry, and the libraries contain those that are
 #                 listed here; where cargo-deny is installed, licences, sources and versions are
 #                 those of deny.toml
 #   msrv          the oldest compiler that Cargo.toml allows is the one that is used here
-#   minimal       the oldest versions that Cargo.toml names are enough to compile everything, tests and benches too
+#   minimal       the oldest versions that Cargo.toml names are enough to compile everything, tests
+#                 and benches too
 #   reproducible  two builds in two folders, with two homes of cargo, have the same bytes
 #
 # --prove plants a fault for each part, which it has to find. The last line is `supply: N passed, N

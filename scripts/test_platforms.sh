@@ -2,8 +2,9 @@
 # Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the
 # programs.
 #
-#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, musl, windows; wasm32, windows-msvc, windows-arm64, macos, macos-x86_64,
-#                                        ios, android; all: all of these; default: aarch64
+#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, musl, windows; wasm32,
+#                                        windows-msvc, windows-arm64, macos, macos-x86_64, ios,
+#                                        android; all: all of these; default: aarch64
 #
 # aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for,
 # and two that lack some, so that the choice of kernels is tested, too. i686 and armv7 have the Rust

@@ -2,7 +2,8 @@
 # Makes the wheel of the package for Python: with the shared library inside, for every Linux with
 # glibc 2.17 or later and every Python from 3.10 on.
 #
-#   wheel.sh [FOLDER [MACHINE]]     FOLDER: where it goes; build/wheel. MACHINE: the processor; aarch64, if not this one
+#   wheel.sh [FOLDER [MACHINE]]     FOLDER: where it goes; build/wheel. MACHINE: the processor;
+#                                   aarch64, if not this one
 #
 # The shared library is cargo's static one of CMake's build (the same compilation, if that is up to
 # date), linked by Zig, which has the symbols of every glibc. Zig, setuptools and auditwheel, which

@@ -1,8 +1,8 @@
-//! What the two wings share: blocks of keys, rows and their conversion, scales that leave the loops
-//! (fold), changes of scores (logits), outliers among the scores of integers, the end of a row,
-//! probabilities for those who want them (weights), and merging of results.
+//! What both paths, prefill and decode, share: blocks of keys, rows and their conversion, scales
+//! that leave the loops (fold), changes of scores (logits), outliers among the scores of integers,
+//! the end of a row, probabilities for those who want them (weights), and merging of results.
 //!
-//! Both wings tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
+//! Both paths tile attention with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867;
 //! Dao et al. 2022, arXiv:2205.14135).
 
 pub(crate) mod blocks;

@@ -2,21 +2,28 @@
 //! to vouch for. Everything else is checked as for C, and refused with the same statuses and words.
 
 mod append;
+mod isa;
+mod merge;
+mod parts;
 mod pool;
 mod tensor;
 mod workspace;
 
-use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, number};
+use crate::dtype::Dtype;
+use crate::error::names::{K, LSE, MASK, Names, O, Q, V, WEIGHTS, names, number};
 use crate::error::{Error, Refusal};
-use crate::prepared::{PlanSummary, Prepared};
+use crate::prepared::{self, PlanSummary, Prepared};
 use crate::problem::{
     Accuracy, Batch, BlockMask, Blocks, Lists, Logits, Pages, Position, Problem, Semantics, Slopes, Spans,
     Tensors, Weights, Window,
 };
 use crate::sparse::SparseLists;
 use crate::view::Array;
-pub use append::{Append, quantize};
-pub use pool::Pool;
+pub use append::{Append, quantize, quantize_smoothed};
+pub use isa::{isa, limit_isa, version};
+pub use merge::merge;
+pub use parts::Parts;
+pub use pool::{Pool, Task};
 use tensor::Shape;
 pub use tensor::{Data, DataMut, Tensor, TensorMut};
 pub use workspace::Workspace;
@@ -120,11 +127,61 @@ impl<'a> From<SparseLists<'a>> for Columns<'a> {
 #[derive(Clone, Copy, Debug)]
 struct PageLists<'a> {
     table: &'a [i32],
+    /// Where each list begins in the table, and where the last one ends, if they are not all as
+    /// long.
+    starts: Option<&'a [i32]>,
     /// Keys of a sequence.
     len_kv: usize,
     /// Whether each kv head has its own.
     of_heads: bool,
 }
+
+impl<'a> PageLists<'a> {
+    /// Lists as long as each other, one behind another.
+    fn rows(table: &'a [i32], len_kv: usize) -> PageLists<'a> {
+        PageLists { table, starts: None, len_kv, of_heads: false }
+    }
+
+    /// Refuses lists that are not those of so many sequences and kv heads.
+    fn agree(&self, sequences: usize, heads_kv: usize) -> Result<(), Refusal> {
+        if let Some(starts) = self.starts {
+            let wanted = sequences.saturating_add(1);
+            return equal("starts of lists of pages", starts.len(), "not one more than sequences", wanted);
+        }
+        let lists = if self.of_heads { sequences.saturating_mul(heads_kv) } else { sequences };
+        if self.table.len().is_multiple_of(lists.max(1)) {
+            return Ok(());
+        }
+        let fact = Refusal::of("entries of the table of pages", number(self.table.len()));
+        let but = match self.of_heads {
+            true => "not a row for each kv head of each sequence",
+            false => "not a row for each sequence",
+        };
+        Err(fact.against(Error::Shape, but, number(lists)))
+    }
+
+    /// The lists of so many sequences and kv heads, which [`PageLists::agree`] has seen.
+    fn pages(&self, sequences: usize, heads_kv: usize) -> Pages<'a> {
+        let stride = self.table.len().checked_div(sequences).unwrap_or(0);
+        Pages {
+            table: Array::of(self.table),
+            starts: self.starts.map(Array::of),
+            stride,
+            head_stride: if self.of_heads && heads_kv > 1 { stride / heads_kv } else { 0 },
+            len_kv: self.len_kv,
+        }
+    }
+}
+
+/// A mask of blocks: which blocks of `keys` keys each block of `rows` query rows sees.
+#[derive(Clone, Copy, Debug)]
+struct MaskOfBlocks<'a> {
+    mask: Tensor<'a>,
+    rows: usize,
+    keys: usize,
+}
+
+const BLOCK_MASK: Names = names!("block_mask");
 
 /// Attention on tensors in slices. [`Attention::new`] takes the tensors, other methods the options,
 /// and [`Attention::run`] computes. By default every query sees every key.
@@ -169,6 +226,8 @@ pub struct Attention<'a> {
     window: Window,
     accuracy: Accuracy,
     mask: Option<Tensor<'a>>,
+    mask_times_slope: bool,
+    block_mask: Option<MaskOfBlocks<'a>>,
     alibi_slopes: Option<&'a [f32]>,
     sinks: Option<&'a [f32]>,
     kv_lens: Option<&'a [i32]>,
@@ -185,6 +244,8 @@ pub struct Attention<'a> {
     weights: Option<TensorMut<'a>>,
     weight_heads: Option<&'a [i32]>,
     weight_rows: Option<&'a [i32]>,
+    /// Query rows and keys of a tile; 0: chosen.
+    tiles: [usize; 2],
 }
 
 impl<'a> Attention<'a> {
@@ -205,6 +266,8 @@ impl<'a> Attention<'a> {
             window: Window::default(),
             accuracy: Accuracy::default(),
             mask: None,
+            mask_times_slope: false,
+            block_mask: None,
             alibi_slopes: None,
             sinks: None,
             kv_lens: None,
@@ -220,6 +283,7 @@ impl<'a> Attention<'a> {
             weights: None,
             weight_heads: None,
             weight_rows: None,
+            tiles: [0; 2],
         }
     }
 
@@ -296,6 +360,34 @@ impl<'a> Attention<'a> {
         self
     }
 
+    /// Adds slope · mask\[i\]\[j\] to a score, in place of mask\[i\]\[j\] - slope · |p - j|: for
+    /// masks that hold distances, as those of ggml do. Needs a mask of numbers and
+    /// [`alibi_slopes`](Attention::alibi_slopes).
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
+    /// let (x, far) = ([0.0; 2 * 4], [0.0, f32::NEG_INFINITY]);
+    /// let (values, mut out) = ([1.0, 3.0], [0.0]);
+    /// let mut attention = Attention::new(
+    ///     Tensor::head_first(&x[..4], [1, 1, 1, 4]),
+    ///     Tensor::head_first(&x, [1, 1, 2, 4]),
+    ///     Tensor::head_first(&values, [1, 1, 2, 1]),
+    ///     TensorMut::head_first(&mut out, [1, 1, 1, 1]),
+    /// )
+    /// .mask(Tensor::head_first(&far, [1, 1, 1, 2]))
+    /// .alibi_slopes(&[0.5])
+    /// .mask_times_slope();
+    /// let (mut workspace, pool) = (Workspace::new(), Pool::default());
+    /// attention.reserve(&mut workspace, &pool)?;
+    /// attention.run(&mut workspace, &pool)?;
+    /// assert_eq!(out, [1.0]); // the second key is hidden
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    pub fn mask_times_slope(mut self) -> Self {
+        self.mask_times_slope = true;
+        self
+    }
+
     /// Sets an attention sink for each query head, `[heads_q]`: a logit that takes part in the
     /// softmax without a value. -∞ = none.
     pub fn sinks(mut self, sinks: &'a [f32]) -> Self {
@@ -337,7 +429,35 @@ impl<'a> Attention<'a> {
     /// `table[b][j / page_size]`. len_kv is the number of keys of every sequence; with
     /// [`kv_lens`](Attention::kv_lens), the most that any has.
     pub fn pages(mut self, table: &'a [i32], len_kv: usize) -> Self {
-        self.pages = Some(PageLists { table, len_kv, of_heads: false });
+        self.pages = Some(PageLists::rows(table, len_kv));
+        self
+    }
+
+    /// Paged keys where sequences have lists of different lengths, one behind another: the pages of
+    /// sequence b are `table[starts[b]]` to `table[starts[b + 1]]`, `starts` is `[batch + 1]`. Else
+    /// as [`pages`](Attention::pages).
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
+    /// // Pages of one token: sequence 0 has page 2, sequence 1 pages 0 and 1.
+    /// let (q, k, v) = ([0.0; 2], [0.0; 3], [1.0, 3.0, 7.0]);
+    /// let mut out = [0.0; 2];
+    /// let mut attention = Attention::new(
+    ///     Tensor::head_first(&q, [2, 1, 1, 1]),
+    ///     Tensor::head_first(&k, [3, 1, 1, 1]),
+    ///     Tensor::head_first(&v, [3, 1, 1, 1]),
+    ///     TensorMut::head_first(&mut out, [2, 1, 1, 1]),
+    /// )
+    /// .page_lists(&[2, 0, 1], &[0, 1, 3], 2)
+    /// .kv_lens(&[1, 2]);
+    /// let (mut workspace, pool) = (Workspace::new(), Pool::default());
+    /// attention.reserve(&mut workspace, &pool)?;
+    /// attention.run(&mut workspace, &pool)?;
+    /// assert_eq!(out, [7.0, 2.0]);
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    pub fn page_lists(mut self, table: &'a [i32], starts: &'a [i32], len_kv: usize) -> Self {
+        self.pages = Some(PageLists { starts: Some(starts), ..PageLists::rows(table, len_kv) });
         self
     }
 
@@ -345,7 +465,7 @@ impl<'a> Attention<'a> {
     /// as the others have: `table` is `[batch][heads_kv][max_pages]`. Keys count within a list.
     /// Else as [`pages`](Attention::pages).
     pub fn pages_of_heads(mut self, table: &'a [i32], len_kv: usize) -> Self {
-        self.pages = Some(PageLists { table, len_kv, of_heads: true });
+        self.pages = Some(PageLists { of_heads: true, ..PageLists::rows(table, len_kv) });
         self
     }
 
@@ -353,6 +473,36 @@ impl<'a> Attention<'a> {
     /// nothing else hides them. Time is in proportion to what is listed.
     pub fn kept_blocks(mut self, kept: KeptBlocks<'a>) -> Self {
         self.kept_blocks = Some(kept);
+        self
+    }
+
+    /// Block-sparse attention by a mask of booleans: true = the block of `rows` query rows sees the
+    /// block of `keys` keys, as far as nothing else hides it. The mask is `[batch or 1][heads_q or
+    /// 1][blocks of rows or 1][blocks of keys]`, whose last axis is its dim; of ragged batches it
+    /// has blocks for the longest sequence. Blocks without any visible pair take no time. Not
+    /// together with [`kept_blocks`](Attention::kept_blocks).
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
+    /// let (x, values) = ([0.0; 4 * 2], [1.0, 3.0, 5.0, 9.0]);
+    /// let mut out = [0.0; 4];
+    /// // Blocks of two rows and two keys: rows see the block of their own.
+    /// let blocks = [true, false, false, true];
+    /// let mut attention = Attention::new(
+    ///     Tensor::head_first(&x, [1, 1, 4, 2]),
+    ///     Tensor::head_first(&x, [1, 1, 4, 2]),
+    ///     Tensor::head_first(&values, [1, 1, 4, 1]),
+    ///     TensorMut::head_first(&mut out, [1, 1, 4, 1]),
+    /// )
+    /// .block_mask(Tensor::head_first(&blocks, [1, 1, 2, 2]), 2, 2);
+    /// let (mut workspace, pool) = (Workspace::new(), Pool::default());
+    /// attention.reserve(&mut workspace, &pool)?;
+    /// attention.run(&mut workspace, &pool)?;
+    /// assert_eq!(out, [2.0, 2.0, 7.0, 7.0]);
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    pub fn block_mask(mut self, mask: Tensor<'a>, rows: usize, keys: usize) -> Self {
+        self.block_mask = Some(MaskOfBlocks { mask, rows, keys });
         self
     }
 
@@ -402,6 +552,13 @@ impl<'a> Attention<'a> {
         self
     }
 
+    /// Sets the query rows and the keys of a tile, for tuners; 0 = chosen from this machine's
+    /// caches, which is the default. Rows change no results, keys change them within rounding.
+    pub fn tiles(mut self, rows: usize, keys: usize) -> Self {
+        self.tiles = [rows, keys];
+        self
+    }
+
     /// Checks everything that [`run`](Attention::run) checks, except the workspace.
     ///
     /// # Errors
@@ -409,6 +566,15 @@ impl<'a> Attention<'a> {
     pub fn check(&mut self) -> Result<(), Refusal> {
         Prepared::new(&mut self.problem()?, 1)?;
         Ok(())
+    }
+
+    /// Checks everything that [`run`](Attention::run) checks, workspace and pool included. Computes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`run`](Attention::run).
+    pub fn check_run(&mut self, workspace: &Workspace, pool: &Pool) -> Result<(), Refusal> {
+        workspace.check(Prepared::new(&mut self.problem()?, pool.threads())?.bytes()?)
     }
 
     /// How [`run`](Attention::run) computes the problem with `pool`: for tuners and logs. What it
@@ -443,7 +609,46 @@ impl<'a> Attention<'a> {
     /// workspace is as it was.
     pub fn reserve(&mut self, workspace: &mut Workspace, pool: &Pool) -> Result<(), Refusal> {
         let bytes = Prepared::new(&mut self.problem()?, pool.threads())?.bytes()?;
-        Ok(workspace.reserve(bytes)?)
+        workspace.reserve(bytes)
+    }
+
+    /// Bytes of workspace with which [`run`](Attention::run) computes on `threads` threads, and
+    /// [`run_in_parts`](Attention::run_in_parts) for as many: for [`Workspace::reserve`]. Threads
+    /// are 1 to 256, those of a pool are [`Pool::threads`]. It may be 0. What
+    /// [`reserve`](Attention::reserve) says of the size is true of this one.
+    ///
+    /// # Errors
+    /// As for [`check`](Attention::check), and [`Error::Part`]: not 1 to 256.
+    pub fn workspace(&mut self, threads: usize) -> Result<usize, Refusal> {
+        let threads = pool::threads(threads)?;
+        let problem = self.problem()?;
+        Ok(prepared::bytes_for(problem.shape(), problem.semantics().accuracy, threads)?)
+    }
+
+    /// The largest answer of [`workspace`](Attention::workspace) for 1 to `most` threads: more
+    /// threads do not always need more. For programs that do not know yet how many they will have.
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace};
+    /// # let (x, mut out) = (vec![0.5; 1000 * 64], vec![0.0; 64]);
+    /// # let keys = Tensor::head_first(&x, [1, 1, 1000, 64]);
+    /// # let query = Tensor::head_first(&x, [1, 1, 1, 64]);
+    /// # let output = TensorMut::head_first(&mut out, [1, 1, 1, 64]);
+    /// # let mut attention = Attention::new(query, keys, keys, output);
+    /// let mut workspace = Workspace::new();
+    /// workspace.reserve(attention.workspace_max(8)?)?;
+    /// for threads in 1..=8 {
+    ///     attention.run(&mut workspace, &Pool::new(threads)?)?;
+    /// }
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`workspace`](Attention::workspace).
+    pub fn workspace_max(&mut self, most: usize) -> Result<usize, Refusal> {
+        let threads = pool::threads(most)?;
+        let problem = self.problem()?;
+        Ok(prepared::most_borrowed_bytes(problem.shape(), problem.semantics().accuracy, threads)?)
     }
 
     /// Computes the problem. Allocates nothing, except some bytes a thread where `pool` has
@@ -479,6 +684,56 @@ impl<'a> Attention<'a> {
         Ok(prepared.run(workspace.memory(), pool.threads_to_run_on())?)
     }
 
+    /// Computes the problem on threads of the program's own, for engines that have some at work
+    /// anyway. `body` has them call [`Parts::compute`], each once: any of them, in any order, at
+    /// the same time or not, the calling one, too. They divide the work among themselves. What
+    /// nobody has computed when `body` returns, the calling thread computes, so that the outputs
+    /// are complete when this function returns. `threads` is how many there will be, 1 to 256:
+    /// small problems are divided among them, too, as they come anyway. Bits are those of any other
+    /// call.
+    ///
+    /// The workspace needs the bytes that [`workspace`](Attention::workspace) says for `threads`.
+    /// Threads that a program gives jobs to, and does not call, are a [`Pool::from_spawn`].
+    ///
+    /// ```
+    /// # use flash_attention::{Attention, Tensor, TensorMut, Workspace};
+    /// # let (x, mut out) = (vec![0.5; 300 * 64], vec![0.0; 300 * 64]);
+    /// # let tensor = Tensor::head_first(&x, [1, 1, 300, 64]);
+    /// # let output = TensorMut::head_first(&mut out, [1, 1, 300, 64]);
+    /// # let mut attention = Attention::new(tensor, tensor, tensor, output);
+    /// let mut workspace = Workspace::new();
+    /// workspace.reserve(attention.workspace(3)?)?;
+    /// attention.run_in_parts(&mut workspace, 3, |parts| {
+    ///     std::thread::scope(|scope| {
+    ///         for _ in 1..3 {
+    ///             scope.spawn(|| parts.compute());
+    ///         }
+    ///         parts.compute();
+    ///     });
+    /// })?;
+    /// assert_eq!(out, vec![0.5; 300 * 64]);
+    /// # Ok::<(), flash_attention::Refusal>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`run`](Attention::run), and if `body` panics.
+    ///
+    /// # Errors
+    /// Those of [`run`](Attention::run), and [`Error::Part`]: `threads` is not 1 to 256. Then
+    /// `body` has not been called, unless the error is [`Error::Internal`].
+    pub fn run_in_parts<R>(
+        &mut self,
+        workspace: &mut Workspace,
+        threads: usize,
+        body: impl FnOnce(&Parts) -> R,
+    ) -> Result<R, Refusal> {
+        let threads = pool::threads(threads)?;
+        let mut problem = self.problem()?;
+        let mut prepared = Prepared::in_parts(&mut problem, threads)?;
+        workspace.check(prepared.bytes()?)?;
+        parts::run(&mut prepared, workspace.memory(), body)
+    }
+
     fn problem(&mut self) -> Result<Problem<'_>, Refusal> {
         self.agree()?;
         let semantics = Semantics {
@@ -486,6 +741,8 @@ impl<'a> Attention<'a> {
             q_pos: self.q_pos,
             window: self.window,
             prefix_keys: self.prefix_keys,
+            block_q: self.tiles[0],
+            block_kv: self.tiles[1],
             ..Semantics::with_scale(self.scale.unwrap_or(Semantics::usual_scale(self.q.shape.dim)))
         };
         let sequences = self.sequences();
@@ -493,22 +750,26 @@ impl<'a> Attention<'a> {
         let slopes = self.alibi_slopes.map(|slopes| Slopes {
             values: Array::of(slopes),
             batch_stride: if slopes.len() == heads { 0 } else { heads },
-            times_mask: false,
+            times_mask: self.mask_times_slope,
         });
         let mask = match self.mask {
             None => None,
             Some(mask) => Some(mask.broadcast([sequences, heads, rows]).raw_view(&MASK)?),
         };
         let heads_kv = self.k.shape.extent[1];
-        let pages = self.pages.map(|PageLists { table, len_kv, of_heads }| {
-            let stride = table.len().checked_div(sequences).unwrap_or(0);
-            let head_stride = if of_heads && heads_kv > 1 { stride / heads_kv } else { 0 };
-            Pages { table: Array::of(table), starts: None, stride, head_stride, len_kv }
-        });
-        let cells = self.kept_blocks.map(|kept| {
-            let lists = lists_of([kept.starts, kept.blocks], [kept.sequences, kept.heads], heads);
-            BlockMask { blocks: Blocks::Lists(lists), rows: kept.rows, keys: kept.keys }
-        });
+        let pages = self.pages.map(|lists| lists.pages(sequences, heads_kv));
+        let cells = match (self.kept_blocks, self.block_mask) {
+            (Some(kept), _) => {
+                let lists = lists_of([kept.starts, kept.blocks], [kept.sequences, kept.heads], heads);
+                Some(BlockMask { blocks: Blocks::Lists(lists), rows: kept.rows, keys: kept.keys })
+            }
+            (None, Some(MaskOfBlocks { mask, rows: of_rows, keys })) => {
+                let blocks = rows.checked_div(of_rows).unwrap_or(0).saturating_add(1);
+                let view = mask.broadcast([sequences, heads, blocks]).raw_view(&BLOCK_MASK)?;
+                Some(BlockMask { blocks: Blocks::Bytes(view), rows: of_rows, keys })
+            }
+            (None, None) => None,
+        };
         let columns = self.columns.map(|columns| {
             lists_of([columns.starts, columns.keys], [columns.sequences, columns.heads], heads)
         });
@@ -558,6 +819,39 @@ impl<'a> Attention<'a> {
         self.cu_len_q.map_or(self.q.shape.extent[0], |starts| starts.len().saturating_sub(1))
     }
 
+    /// Keys of a sequence, those of all of a ragged batch.
+    fn len_kv(&self) -> usize {
+        self.pages.map_or(self.k.shape.extent[2], |pages| pages.len_kv)
+    }
+
+    /// Refuses a mask of blocks that is not one of these sequences, query heads and rows.
+    fn agree_on_blocks(&self, blocks: &MaskOfBlocks, wanted: [usize; 3]) -> Result<(), Refusal> {
+        let MaskOfBlocks { mask, rows, keys } = *blocks;
+        if self.kept_blocks.is_some() {
+            return Err(Refusal::about(Error::Shape, BLOCK_MASK.tensor, "set, but kept_blocks are set, too"));
+        }
+        if mask.dtype() != Dtype::Bool8 {
+            return Err(Refusal::about(Error::Dtype, BLOCK_MASK.tensor, "not of booleans"));
+        }
+        for (what, n) in [("rows of a block of block_mask", rows), ("keys of a block of block_mask", keys)] {
+            if n == 0 {
+                return Err(Refusal::of(what, 0).but(Error::ZeroExtent, "must be at least 1"));
+            }
+        }
+        let wanted = [wanted[0], wanted[1], wanted[2].div_ceil(rows)];
+        for (axis, what) in [BLOCK_MASK.batch, BLOCK_MASK.heads, BLOCK_MASK.tokens].into_iter().enumerate() {
+            let is = mask.shape.extent[axis];
+            if is != 1 && (axis < 2 || self.cu_len_q.is_none()) {
+                equal(what, is, "neither 1 nor as many as q has", wanted[axis])?;
+            }
+        }
+        if self.cu_len_kv.is_none() {
+            let blocks = self.len_kv().div_ceil(keys);
+            equal(BLOCK_MASK.dim, mask.shape.dim, "not the number of blocks of keys", blocks)?;
+        }
+        Ok(())
+    }
+
     /// Refuses sizes that disagree, in words. [`Problem::new`] would refuse them without: the
     /// caller gave every size, not just one of each.
     fn agree(&self) -> Result<(), Refusal> {
@@ -579,6 +873,7 @@ impl<'a> Attention<'a> {
             same_extent(&LSE, &lse.shape, "not that of q", &q)?;
             equal(LSE.dim, lse.shape.dim, "not", 1)?;
         }
+        let len_kv = self.len_kv();
         if let Some(weights) = &self.weights {
             let is = &weights.shape;
             equal(WEIGHTS.batch, is.extent[0], "not that of q", sequences)?;
@@ -589,7 +884,6 @@ impl<'a> Attention<'a> {
                 equal(WEIGHTS.tokens, is.extent[2], "not as many as rows", rows)?;
             }
             if self.cu_len_kv.is_none() {
-                let len_kv = self.pages.map_or(k.extent[2], |pages| pages.len_kv);
                 equal(WEIGHTS.dim, is.dim, "not the number of keys", len_kv)?;
             }
         } else {
@@ -609,8 +903,20 @@ impl<'a> Attention<'a> {
                 }
             }
             if self.cu_len_kv.is_none() {
-                let len_kv = self.pages.map_or(k.extent[2], |pages| pages.len_kv);
                 equal(MASK.dim, mask.shape.dim, "not the number of keys", len_kv)?;
+            }
+        }
+        if let Some(blocks) = &self.block_mask {
+            self.agree_on_blocks(blocks, [sequences, heads, q.extent[2]])?;
+        }
+        if self.mask_times_slope {
+            for (is_missing, but) in [
+                (self.mask.is_none(), "set, but there is no mask"),
+                (self.alibi_slopes.is_none(), "set, but there are no alibi_slopes"),
+            ] {
+                if is_missing {
+                    return Err(Refusal::about(Error::Shape, "mask_times_slope", but));
+                }
             }
         }
         if let Some(slopes) = self.alibi_slopes
@@ -628,16 +934,8 @@ impl<'a> Attention<'a> {
         if let Some((_, starts)) = self.spans {
             equal("span_starts", starts.len(), "not one more than sequences", sequences.saturating_add(1))?;
         }
-        if let Some(PageLists { table, of_heads, .. }) = self.pages {
-            let lists = if of_heads { sequences.saturating_mul(k.extent[1]) } else { sequences };
-            if !table.len().is_multiple_of(lists.max(1)) {
-                let fact = Refusal::of("entries of the table of pages", number(table.len()));
-                let but = match of_heads {
-                    true => "not a row for each kv head of each sequence",
-                    false => "not a row for each sequence",
-                };
-                return Err(fact.against(Error::Shape, but, number(lists)));
-            }
+        if let Some(pages) = self.pages {
+            pages.agree(sequences, k.extent[1])?;
         }
         let wanted = [sequences, heads];
         if let Some(kept) = &self.kept_blocks {

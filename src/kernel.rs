@@ -1,4 +1,4 @@
-//! The table of kernels: an instruction set and the compute types of both wings each, best first.
+//! The table of kernels: an instruction set and the compute types of both paths each, best first.
 //!
 //! A new instruction set is one file in `simd/` and its kernels here; a new compute type is one
 //! file in `compute/` and its kernels here. Nothing else names either.
@@ -52,7 +52,7 @@ static TABLE: &[&[&dyn Kernel]] = &[
     &[&Combination::<Scalar, F32, F32, F32, Scalar, 4>::new()],
 ];
 
-/// The two wings: both compute the same results within rounding.
+/// The two paths of computing, prefill and decode: both give the same results within rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// For many query rows: lanes are query rows.
@@ -62,7 +62,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// The other wing.
+    /// The other path.
     pub fn other(self) -> Path {
         match self {
             Path::Prefill => Path::Decode,
@@ -71,7 +71,7 @@ impl Path {
     }
 }
 
-/// An instruction set with the compute types of its two wings.
+/// An instruction set with the compute types of its two paths.
 ///
 /// What computes fails with [`Error::Internal`] on a machine without the instruction set, and in no
 /// other case.
@@ -83,7 +83,7 @@ pub trait Kernel: Sync {
     /// Whether [`select`] takes it where no instruction set is named: it is faster than those below
     /// it.
     fn is_worth_it(&self) -> bool;
-    /// The compute type of a wing, for people.
+    /// The compute type of a path, for people.
     fn compute_type(&self, path: Path) -> &'static str;
     /// Whether it computes problems that are stored so.
     fn takes_storage(&self, storage: &Storage) -> bool;

@@ -1,40 +1,8 @@
-//! Exact attention on CPUs, `softmax(Q·Kᵀ·scale + bias)·V`, in O(n) memory, behind a C ABI and on
-//! Rust's slices.
+#![doc = include_str!("README.md")]
 //!
-//! ```
-//! use flash_attention::{Attention, Data, Pool, Tensor, TensorMut, Workspace};
+//! # The interface
 //!
-//! // 4 queries at the end of 6 keys; 2 query heads share a kv head; the cache is bfloat16.
-//! let (heads_q, heads_kv, len_q, len_kv, dim) = (2, 1, 4, 6, 8);
-//! let q = vec![0.5; len_q * heads_q * dim];
-//! let k = vec![0x3f80; len_kv * heads_kv * dim]; // 1.0
-//! let v = vec![0x4000; len_kv * heads_kv * dim]; // 2.0
-//! let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; heads_q * len_q]);
-//!
-//! // Keep both for the next call.
-//! let (mut workspace, pool) = (Workspace::new(), Pool::default());
-//! let mut attention = Attention::new(
-//!     Tensor::token_first(&q, [1, len_q, heads_q, dim]), // [batch][token][head][dim]
-//!     Tensor::head_first(Data::Bf16(&k), [1, heads_kv, len_kv, dim]), // [batch][head][token][dim]
-//!     Tensor::head_first(Data::Bf16(&v), [1, heads_kv, len_kv, dim]),
-//!     TensorMut::token_first(&mut out, [1, len_q, heads_q, dim]),
-//! )
-//! .causal()
-//! .lse(TensorMut::head_first(&mut lse, [1, heads_q, len_q, 1]));
-//! attention.reserve(&mut workspace, &pool)?; // the only allocation
-//! attention.run(&mut workspace, &pool)?;
-//! assert_eq!(out, vec![2.0; out.len()]);
-//!
-//! // What does not fit is refused, and nothing is written.
-//! let short = Tensor::token_first(&q[1..], [1, len_q, heads_q, dim]);
-//! let to = TensorMut::token_first(&mut out, [1, len_q, heads_q, dim]);
-//! let refusal = Attention::new(short, short, short, to).check().unwrap_err();
-//! assert_eq!(refusal.error, flash_attention::Error::Shape);
-//! assert_eq!(refusal.to_string(), "q: its slice is shorter than shape and strides say");
-//! # Ok::<(), flash_attention::Refusal>(())
-//! ```
-//!
-//! This page is the Rust interface: what is re-exported here follows semantic versioning. The C
+//! What is re-exported here follows semantic versioning. The C
 //! interface is `include/flash_attention.h`. Modules are hidden: they are public for the library's
 //! own tests and benches only, and anything in them may change in any version.
 
@@ -52,7 +20,7 @@
 // | kernel | the table of kernels: an instruction set and a compute type each |
 // | prefill | one query tile, many queries: lanes are query rows |
 // | decode | some keys of a group of query heads, few queries: lanes are elements of a head |
-// | attend | what both wings share: blocks of keys, logits, the end of a row, merging of results |
+// | attend | what both paths share: blocks of keys, logits, the end of a row, merging of results |
 // | compute | compute types: how scores and weighted sums of values are multiplied |
 //
 // Beside it quantize: numbers to 8-bit integers, what is stored in a cache before such a call;
@@ -152,7 +120,8 @@ pub mod work;
 pub mod workspace;
 
 pub use attention::{
-    Append, Attention, Columns, Data, DataMut, KeptBlocks, Pool, Tensor, TensorMut, Workspace, quantize,
+    Append, Attention, Columns, Data, DataMut, KeptBlocks, Parts, Pool, Task, Tensor, TensorMut, Workspace,
+    isa, limit_isa, merge, quantize, quantize_smoothed, version,
 };
 pub use error::{Error, Refusal};
 pub use kernel::Path as ComputePath;

@@ -24,7 +24,7 @@ pub struct Plan {
     pub kernel: &'static dyn Kernel,
     /// The numbers that the machine is tuned with.
     pub tuning: &'static Tuning,
-    /// The wing that computes the longest sequence.
+    /// The path that computes the longest sequence.
     pub path: Path,
     /// Tile sizes of that sequence.
     pub tiles: TileSizes,
@@ -106,7 +106,7 @@ impl Plan {
         Planner { shape, kernel, machine, is_in_parts: true }.plan_by_rows(parts)
     }
 
-    /// [`Plan::new`] with all sequences computed by a wing of the caller's choice.
+    /// [`Plan::new`] with all sequences computed by a path of the caller's choice.
     pub fn on(
         path: Path,
         shape: &Shape,
@@ -511,7 +511,7 @@ impl Planner<'_> {
     }
 }
 
-/// The wing that computes sequences of a way.
+/// The path that computes sequences of a way.
 fn path_of(way: Way) -> Path {
     match way {
         Way::Tiles | Way::SplitTiles => Path::Prefill,

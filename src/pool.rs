@@ -11,6 +11,8 @@ pub mod calls;
 #[forbid(unsafe_code)]
 pub mod rayon;
 #[forbid(unsafe_code)]
+pub mod spawned;
+#[forbid(unsafe_code)]
 mod workers;
 
 use std::sync::{Arc, RwLock};

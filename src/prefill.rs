@@ -1,4 +1,4 @@
-//! The wing for many query rows: lanes are query rows.
+//! The path for many query rows: lanes are query rows.
 //!
 //! A query tile, the rows that one thread computes at a time, is cut into lane tiles of one or two
 //! vectors. Blocks of keys are the outer loop and lane tiles the inner one: a block is read from

@@ -1,4 +1,4 @@
-//! The general door on random descriptions: against attention as the header defines it, in f64,
+//! The general call on random descriptions: against attention as the header defines it, in f64,
 //! read through the description itself; the same bits however it is run; nothing written beside the
 //! outputs.
 

@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "append",
             "sparse",
             "kernel",
+            "attend",
             "quantize",
             "problem",
             "dtype",
@@ -110,7 +111,7 @@ fn sources() -> Vec<(PathBuf, String)> {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 collect(&path, found);
-            } else {
+            } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = fs::read_to_string(&path).expect("a source file");
                 found.push((path, text));
             }

@@ -10,6 +10,7 @@ use flash_attention::problem::{Accuracy, Pages, Position, Problem, Semantics, Te
 use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 
 use crate::error::Sample;
+use crate::report::Work;
 use crate::store::encode;
 
 /// What the data looks like.
@@ -54,6 +55,8 @@ pub struct Case {
     pub accuracy: Accuracy,
     /// Keys of a block; 0: the plan chooses.
     pub block: usize,
+    /// Query rows of a tile; 0: the plan chooses.
+    pub rows: usize,
     pub data: Data,
     /// Whether probabilities of all heads and rows are written.
     pub weights: bool,
@@ -82,6 +85,7 @@ impl Case {
             per_token: false,
             accuracy: Accuracy::AsStored,
             block: 0,
+            rows: 0,
             data: Data::Normal,
             weights: false,
             path: None,
@@ -98,6 +102,66 @@ impl Case {
             self.len_q * self.len_kv
         };
         (2 * self.heads * pairs * (self.dim + self.dim_v())) as f64
+    }
+
+    /// What a call does.
+    pub fn work(&self) -> Work {
+        let keys = match self.window {
+            0 => self.len_kv,
+            window => self.len_kv.min(window + self.len_q - 1),
+        };
+        let row = |dim| self.dtype.row_bytes(dim).unwrap_or(0);
+        // Latent values are a part of the keys.
+        let of_key = row(self.dim) + if self.latent > 0 { 0 } else { row(self.dim) };
+        let bytes = (self.kv_heads() * keys * of_key) as f64;
+        Work { flops: self.flops(), tokens: Some(self.len_q), bytes: Some(bytes) }
+    }
+
+    /// Refuses, in words, what cannot be measured.
+    pub fn check(&self) -> Result<(), String> {
+        let Case { heads, group, len_q, len_kv, dim, row_stride, .. } = *self;
+        for (name, n) in
+            [("heads", heads), ("group", group), ("len_q", len_q), ("len_kv", len_kv), ("dim", dim)]
+        {
+            if n == 0 {
+                return Err(format!("{name} is 0, not at least 1"));
+            }
+        }
+        if !heads.is_multiple_of(group) {
+            return Err(format!(
+                "heads {heads} is not a multiple of group {group}, the heads that share one of K and V"
+            ));
+        }
+        let block = self.dtype.block();
+        if !dim.is_multiple_of(block) {
+            return Err(format!(
+                "dim {dim} is not a multiple of {block}, the elements of a block of this type"
+            ));
+        }
+        // In floating point, as nothing has been found to fit yet.
+        let size = |n: usize, bytes: f64| n as f64 * bytes;
+        if row_stride != 0 && (self.dtype != Dtype::F32 || row_stride % 4 != 0) {
+            return Err(format!("stride {row_stride} is for f32, and a multiple of 4"));
+        }
+        if row_stride != 0 && size(heads, 4.0) * dim as f64 > row_stride as f64 {
+            return Err(format!("stride {row_stride} is less than the bytes of {heads} heads of {dim}"));
+        }
+        let row =
+            |heads: usize| if row_stride == 0 { size(heads, 4.0) * dim as f64 } else { row_stride as f64 };
+        // In f32 and as they are stored, and the output; those of another call, for comparisons.
+        let queries = size(len_q, 3.0) * row(heads);
+        let keys = size(len_kv, 4.0) * row(heads / group);
+        let needed = 2.0 * (queries + keys);
+        let available = available_bytes();
+        match needed > available {
+            true => Err(format!(
+                "the tensors of {len_q} queries on {len_kv} keys, {heads} heads of {dim}, would take {} to \
+                 measure, and {} are available",
+                amount(needed),
+                amount(available)
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Elements of a row of V and of the output.
@@ -134,8 +198,11 @@ impl Case {
     }
 
     pub fn semantics(&self) -> Semantics {
-        let semantics =
-            Semantics { block_kv: self.block, ..Semantics::with_scale((self.dim as f32).sqrt().recip()) };
+        let semantics = Semantics {
+            block_q: self.rows,
+            block_kv: self.block,
+            ..Semantics::with_scale((self.dim as f32).sqrt().recip())
+        };
         match self.window {
             0 if self.causal => semantics.causal(),
             0 => semantics,
@@ -307,6 +374,21 @@ impl Arrays {
         };
         (plan, run)
     }
+}
+
+/// Memory that the system can give, or more than any has where it does not say.
+fn available_bytes() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.map_or(isize::MAX as f64, |kib| kib * 1024.0)
+}
+
+/// Bytes for people, to three digits.
+fn amount(bytes: f64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let power = ((bytes.max(1.0).log10() / 3.0) as usize).min(units.len() - 1);
+    format!("{:.3} {}", bytes / 1000f64.powi(power as i32), units[power])
 }
 
 /// Normally distributed numbers (Box and Muller 1958 over a 64-bit congruential generator).

@@ -13,8 +13,6 @@ pub struct Report {
     entries: Vec<Value>,
     results: Vec<Summary>,
     disturbed: usize,
-    /// Lines whose probe was slower than what it is to bound.
-    at_fault: usize,
     run: usize,
     /// The processor, and how times are chosen: stands with each table.
     conditions: String,
@@ -44,7 +42,24 @@ pub struct Line<'a> {
     pub unit: &'a str,
     pub floor: Option<Bound>,
     pub goal: Option<Bound>,
+    pub work: Work,
+}
+
+/// What a call does.
+#[derive(Clone, Copy)]
+pub struct Work {
     pub flops: f64,
+    /// Query rows: tokens of a sequence.
+    pub tokens: Option<usize>,
+    /// K and V as they are stored, of the keys that some row sees.
+    pub bytes: Option<f64>,
+}
+
+impl Work {
+    /// Of which nothing else is known.
+    pub fn of_flops(flops: f64) -> Work {
+        Work { flops, tokens: None, bytes: None }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +86,7 @@ impl Bound {
 impl Report {
     pub fn new(json: Option<String>, conditions: String) -> Report {
         let (entries, results) = (Vec::new(), Vec::new());
-        Report { json, entries, results, disturbed: 0, at_fault: 0, run: 0, conditions }
+        Report { json, entries, results, disturbed: 0, run: 0, conditions }
     }
 
     /// A line of text: on stderr, if stdout is JSON's.
@@ -94,11 +109,13 @@ impl Report {
     pub fn heading(&mut self, words: &str) {
         self.say(format_args!("\n{words}\n({})", self.conditions));
         self.say(format_args!(
-            "{:<34} {:<7} {:>9} {:>10} {:>8} {:>9} {:>7}  {:>6} {:>6}  {:>8}  {:>8}",
+            "{:<34} {:<7} {:>9} {:>10} {:>9} {:>7} {:>8} {:>9} {:>7}  {:>6} {:>6}  {:>8}  {:>8}",
             "heads x queries x keys x dim",
             "ISA",
             "tiles",
             "us",
+            "ms/token",
+            "GB/s",
             "GFLOP/s",
             "figure",
             "±",
@@ -112,28 +129,28 @@ impl Report {
     pub fn line(&mut self, line: &Line, rounds: &Rounds) {
         self.remember(line);
         let seconds = rounds.contenders[0].seconds.median;
+        let Work { flops, tokens, bytes } = line.work;
         let mut verdict = judge(line.figure, line.floor, line.goal).to_owned();
-        if line.unit == "%" && line.figure > MOST_PERCENT {
-            self.at_fault += 1;
-            verdict.push_str("  (the probe is at fault: it is slower than what it is to bound)");
-        }
-        if rounds.peak.relative() > DISTURBED {
+        let disturbed = disturbed(line.unit, line.figure, rounds.peak.relative());
+        if let Some(why) = &disturbed {
             self.disturbed += 1;
-            let _ = write!(
-                verdict,
-                "  (disturbed: the probe varied by ±{:.0} %)",
-                100.0 * rounds.peak.relative()
-            );
+            let _ = write!(verdict, "  (disturbed: {why})");
         }
+        let per_token = tokens.filter(|&n| n > 0).map(|tokens| seconds * 1e3 / tokens as f64);
+        let rate = bytes.map(|bytes| bytes / seconds / 1e9);
+        let known =
+            |x: Option<f64>, digits| x.map_or_else(|| "-".to_owned(), |x: f64| format!("{x:.digits$}"));
         let bound =
             |bound: Option<Bound>| bound.map_or(String::new(), |bound| format!("{:.2}", bound.value()));
         self.say(format_args!(
-            "{:<34} {:<7} {:>9} {:>10.1} {:>8.1} {:>7.2} {} {:>6.2}  {:>6} {:>6}  {:>8}  {:>8.1}{verdict}",
+            "{:<34} {:<7} {:>9} {:>10.1} {:>9} {:>7} {:>8.1} {:>7.2} {} {:>6.2}  {:>6} {:>6}  {:>8}  {:>8.1}{verdict}",
             line.name,
             line.isa,
             line.tiles,
             seconds * 1e6,
-            line.flops / seconds / 1e9,
+            known(per_token, 4),
+            known(rate, 2),
+            flops / seconds / 1e9,
             line.figure,
             line.unit,
             line.spread,
@@ -149,7 +166,9 @@ impl Report {
             "isa": line.isa,
             "tiles": line.tiles,
             "seconds": seconds,
-            "gflops": rounded(line.flops / seconds / 1e9, 1e3),
+            "ms_per_token": per_token.map(|ms| rounded(ms, 1e6)),
+            "gb_per_second": rate.map(|rate| rounded(rate, 1e3)),
+            "gflops": rounded(flops / seconds / 1e9, 1e3),
             "figure": rounded(line.figure, 1e4),
             "spread": rounded(line.spread, 1e4),
             "unit": line.unit,
@@ -160,6 +179,7 @@ impl Report {
             "peak_gflops": rounded(rounds.peak.median / 1e9, 1e3),
             "peak_spread": rounded(rounds.peak.relative(), 1e4),
             "rounds": rounds.count,
+            "disturbed": disturbed,
         }));
     }
 
@@ -191,13 +211,11 @@ impl Report {
         let verdict = |line: &Summary| judge(Spread::of(line.figures.clone()).median, line.floor, line.goal);
         let count = |wanted: &str| self.results.iter().filter(|line| verdict(line) == wanted).count();
         self.say(format_args!(
-            "\n{} lines: {} below their floor, {} more below their goal; {} readings were disturbed, the \
-             probes of {} at fault.",
+            "\n{} lines: {} below their floor, {} more below their goal; {} readings were disturbed.",
             self.results.len(),
             count(BELOW_FLOOR),
             count(GOAL_MISSED),
-            self.disturbed,
-            self.at_fault
+            self.disturbed
         ));
         let entries: Vec<_> = self.entries.iter().map(Value::to_string).collect();
         let text = format!("[\n{}\n]\n", entries.join(",\n"));
@@ -253,8 +271,14 @@ fn rounded(x: f64, parts: f64) -> f64 {
     (x * parts).round() / parts
 }
 
-/// A share above this says that the probe is too slow, not that the kernel is that fast.
-const MOST_PERCENT: f64 = 105.0;
+/// Why a reading says nothing of the kernel, if it does not: somebody else was computing while the
+/// probe ran, whose quartiles are `varied` apart, as a share.
+pub fn disturbed(unit: &str, figure: f64, varied: f64) -> Option<String> {
+    if unit == "%" && figure > 100.0 {
+        return Some("more than 100 %, so that the probe was slowed down".to_owned());
+    }
+    (varied > DISTURBED).then(|| format!("the probe varied by ±{:.0} %", 100.0 * varied))
+}
 
 const BELOW_FLOOR: &str = "  BELOW FLOOR";
 const GOAL_MISSED: &str = "  goal missed";

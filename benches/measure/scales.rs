@@ -36,7 +36,7 @@ const fn with_zeros(scales: Scales) -> Scales {
 /// A problem.
 #[derive(Clone, Copy)]
 pub struct Case {
-    rows: usize,
+    pub rows: usize,
     keys: usize,
     dim: usize,
     /// Of K and V; None: f32.

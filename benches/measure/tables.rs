@@ -21,7 +21,7 @@ use crate::NewRival;
 use crate::case::{Arrays, Case};
 use crate::features::{self, Memory, Pair};
 use crate::probe;
-use crate::report::{Bound, Line, Report};
+use crate::report::{Bound, Line, Report, Work};
 use crate::rounds::{Rounds, Spread, Way, rounds};
 use crate::scales;
 use crate::stream;
@@ -126,7 +126,7 @@ impl Tables {
             unit: "%",
             floor: floor.map(Bound::AtLeast),
             goal: goal.map(Bound::AtLeast),
-            flops: case.flops(),
+            work: case.work(),
         };
         self.report.line(&line, &measured);
         share.median
@@ -141,6 +141,49 @@ impl Tables {
                 self.share_line("shape", row, case, None, None);
             }
         }
+    }
+
+    /// One shape with other tile sizes, each against those that the library chooses; returns what
+    /// to make of them.
+    pub fn tune(&mut self, case: &Case) -> Option<String> {
+        // A difference that is worth setting a field for.
+        const MATTERS: f64 = 1.02;
+        let row = self.row_of(case, self.isa.as_deref())?;
+        self.report.heading("Tile sizes: times as fast as with those that the library chooses");
+        let mut base = Arrays::new(case);
+        let (own, call) = base.runner(row, self.threads);
+        drop(call);
+        let own = [own.tiles.q, own.tiles.kv];
+        let mut tried = vec![own];
+        let mut best: Option<([usize; 2], Spread)> = None;
+        for [rows, block] in candidates(own, case) {
+            let other = Case { rows, block, ..case.clone() };
+            let mut arrays = Arrays::new(&other);
+            let (plan, mut call) = arrays.runner(row, self.threads);
+            // What is asked for is held to what a kernel can do.
+            let tiles = [plan.tiles.q, plan.tiles.kv];
+            if tried.contains(&tiles) {
+                continue;
+            }
+            tried.push(tiles);
+            let (_, mut base_call) = base.runner(row, self.threads);
+            let measured = rounds(row, &mut [&mut call, &mut base_call], self.way);
+            drop(call);
+            let ratio = measured.contenders[1].against_first;
+            self.ratio("tune", row, &other, &plan, &measured, Some(arrays.error()), None, None);
+            if best.is_none_or(|(_, of_best)| ratio.median > of_best.median) {
+                best = Some(([rows, block], ratio));
+            }
+        }
+        let own = format!("the library's own choice ({} x {})", own[0], own[1]);
+        Some(match best {
+            Some(([rows, keys], ratio)) if ratio.low > MATTERS => format!(
+                "block_q = {rows}, block_kv = {keys}: {:.2} times as fast as {own}. Other keys of a tile \
+                 change results within rounding.",
+                ratio.median
+            ),
+            _ => format!("Nothing to set: {own} is as fast as any of these, within 2 %."),
+        })
     }
 
     /// What is left of the peak for multiply-adds that are fed by a kernel's loads.
@@ -165,7 +208,7 @@ impl Tables {
             unit: "%",
             floor: None,
             goal: None,
-            flops,
+            work: Work::of_flops(flops),
         };
         self.report.line(&line, &measured);
     }
@@ -244,7 +287,7 @@ impl Tables {
                 unit: "x",
                 floor: Some(Bound::AtLeast(floor)),
                 goal: goal.map(Bound::AtLeast),
-                flops,
+                work: Work::of_flops(flops),
             };
             self.report.line(&line, &measured);
         }
@@ -302,7 +345,7 @@ impl Tables {
                 unit: "x",
                 floor: floor.map(Bound::AtMost),
                 goal: None,
-                flops: case.flops(),
+                work: case.work(),
             };
             self.report.line(&line, &measured);
         }
@@ -354,7 +397,7 @@ impl Tables {
             unit: "x",
             floor,
             goal,
-            flops: case.flops(),
+            work: case.work(),
         };
         self.report.line(&line, measured);
     }
@@ -452,7 +495,7 @@ impl Tables {
                 unit: "x",
                 floor: Some(Bound::AtLeast(floor)),
                 goal: None,
-                flops: case.flops(),
+                work: Work { tokens: Some(case.rows), ..Work::of_flops(case.flops()) },
             };
             self.report.line(&line, &measured);
         }
@@ -503,7 +546,7 @@ impl Tables {
                 unit: "%",
                 floor: floor.map(Bound::AtLeast),
                 goal: goal.map(Bound::AtLeast),
-                flops: case.flops(),
+                work: case.work(),
             };
             self.report.line(&line, &measured);
         }
@@ -614,7 +657,7 @@ impl Tables {
             unit,
             floor: Some(Bound::AtMost(floor)),
             goal: None,
-            flops: case.flops(),
+            work: case.work(),
         };
         self.report.line(&line, measured);
     }
@@ -689,11 +732,25 @@ impl Tables {
                 unit: "us",
                 floor,
                 goal,
-                flops: case.flops(),
+                work: case.work(),
             };
             self.report.line(&line, &measured);
         }
     }
+}
+
+/// Rows and keys of tiles to be tried beside a plan's own.
+fn candidates([rows, keys]: [usize; 2], case: &Case) -> Vec<[usize; 2]> {
+    let all_keys: Vec<_> = [keys / 4, keys / 2, keys, 2 * keys, 4 * keys]
+        .into_iter()
+        .filter(|&n| n == keys || (n >= 16 && n < case.len_kv.max(16) * 2))
+        .collect();
+    // Few rows are one tile anyway.
+    let all_rows: Vec<_> = [rows / 2, rows, 2 * rows]
+        .into_iter()
+        .filter(|&n| n == rows || (n >= 8 && n < case.len_q * 2))
+        .collect();
+    all_rows.iter().flat_map(|&rows| all_keys.iter().map(move |&keys| [rows, keys])).collect()
 }
 
 /// A description of one head, 16 x 64.

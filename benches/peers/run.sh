@@ -2,12 +2,14 @@
 # Times this library against others on this machine. README.md, beside this file, says what is
 # compared and how.
 #
-#   benches/peers/run.sh [--peers NAME,...] [--workloads quick|all] [--threads 1,2] [--output FOLDER] [OPTION...]
+#   benches/peers/run.sh [--peers NAME,...] [--workloads quick|all] [--threads 1,2]
+#                        [--output FOLDER] [OPTION...]
 #
-#   --peers      of onnxruntime, openvino, ggml (these three by default), torch (5 GB to download), rust (candle and
-#                ruvector: some minutes to compile); `all`: all five
+#   --peers      of onnxruntime, openvino, ggml (these three by default), torch (5 GB to
+#                download), rust (candle and ruvector: some minutes to compile); `all`: all five
 #   --workloads  quick (default, some minutes), all (three quarters of an hour with all peers),
-#                or a group of workloads.py: prefill, gqa, encoder, decode, small, few, latent, masked
+#                or a group of workloads.py: prefill, gqa, encoder, decode, small, few, latent,
+#                masked
 #   --output     where comparison.json, tables.md and the figures go (build/peers)
 #   OPTION...    of compare.py: --rounds, --seconds, --only
 #

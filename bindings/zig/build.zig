@@ -1,6 +1,7 @@
 //! A package with the module `attention`: with a dependency on this folder in build.zig.zon,
 //!
-//!     const flash_attention = b.dependency("flash_attention", .{ .target = target, .optimize = optimize });
+//!     const options = .{ .target = target, .optimize = optimize };
+//!     const flash_attention = b.dependency("flash_attention", options);
 //!     program.root_module.addImport("attention", flash_attention.module("attention"));
 //!
 //! Options of it, and of zig build test here: library, a path of libflash_attention.so or .a (else

@@ -287,7 +287,7 @@ static void check_i8_arguments(void) {
     CHECK(fabs((double)out[0] - want) < 2e-3, "%g instead of %g", (double)out[0], want);
 }
 
-/* Fields of the general door reach the library: each one is needed for the result. */
+/* Fields of the general call reach the library: each one is needed for the result. */
 static void check_attention(void) {
     struct {
         fa_attention a;

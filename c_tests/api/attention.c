@@ -1,4 +1,4 @@
-/* The general door as an engine uses it: layouts, grouped heads, positions, windows, ragged
+/* The general call as an engine uses it: layouts, grouped heads, positions, windows, ragged
  * batches, log-sum-exp, contexts in pieces, an engine's own threads. */
 
 #define _POSIX_C_SOURCE 200809L

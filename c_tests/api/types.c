@@ -1,4 +1,4 @@
-/* Storage types through the general door: tensors of all types and their mixtures, scales and zeros
+/* Storage types through the general call: tensors of all types and their mixtures, scales and zeros
  * of every granularity, outputs and masks of 16 bits, each against the definition in double, which
  * reads the stored numbers by itself. */
 

@@ -272,7 +272,7 @@ static const char *later_calls(long bytes, int *computed) {
     return NULL;
 }
 
-/* The general door, with a pool of the library's: only the pool allocates, and can do without. */
+/* The general call, with a pool of the library's: only the pool allocates, and can do without. */
 static const char *pool_calls(long bytes, int *computed) {
     enum { CALLS_EACH = 64 };
     float *out = need(ELEMENTS * sizeof *out);

@@ -50,9 +50,9 @@ static void report(uint64_t number, const char *what, double error) {
                 (unsigned long long)bank_seed, bank_shift, what, error);
 }
 
-/* ---- The doors. ---- */
+/* ---- The entry points. ---- */
 
-enum door { ALONE, POOL, PARTS, DOORS };
+enum entry { ALONE, POOL, PARTS, ENTRIES };
 
 static void *workspace(struct room *room, size_t bytes) {
     if (bytes > room->ws_size) {
@@ -70,14 +70,14 @@ static void blank(const fa_attention *a, struct room *room) {
     if (a->weights.data != NULL) memset(room->weights, CANARY, sizeof room->weights);
 }
 
-static fa_status run(struct random *r, const fa_attention *a, struct room *room, enum door door) {
+static fa_status run(struct random *r, const fa_attention *a, struct room *room, enum entry entry) {
     size_t bytes = 0;
     blank(a, room);
-    int32_t n = door == ALONE ? 1 : door == POOL ? pool->width(pool->ctx) : 1 + (int32_t)below(r, 5);
+    int32_t n = entry == ALONE ? 1 : entry == POOL ? pool->width(pool->ctx) : 1 + (int32_t)below(r, 5);
     fa_status status = fa_attention_workspace(a, n, &bytes);
     if (status != FA_OK) return status;
     void *ws = workspace(room, bytes);
-    if (door != PARTS) return fa_attention_run(a, ws, bytes, door == POOL ? pool : NULL);
+    if (entry != PARTS) return fa_attention_run(a, ws, bytes, entry == POOL ? pool : NULL);
     int32_t first = (int32_t)below(r, n);
     for (int32_t i = 0; i < n && status == FA_OK; i++) status = fa_attention_part(a, ws, bytes, (first + i) % n, n);
     for (int32_t i = n; i-- > 0 && status == FA_OK;) status = fa_attention_finish(a, ws, bytes, i, n);
@@ -148,7 +148,7 @@ static void compute(uint64_t number, struct room *room) {
         status = run_easy(&r, &a, room, scales);
     } else {
         a = random_problem(&r, room);
-        status = run(&r, &a, room, (enum door)below(&r, DOORS));
+        status = run(&r, &a, room, (enum entry)below(&r, ENTRIES));
     }
     atomic_fetch_add(&result->problems, 1);
     size_t bytes = bytes_of_o(&a), lses = (size_t)(a.batch * a.heads_q * a.len_q), beside = 0;
@@ -161,7 +161,7 @@ static void compute(uint64_t number, struct room *room) {
     if (easy || !chance(&r, 30)) return;
     memcpy(room->once, room->o, bytes), memcpy(room->lse_once, room->lse, lses * 4);
     if (a.weights.data != NULL) memcpy(room->weights_once, room->weights, sizeof room->weights);
-    status = run(&r, &a, room, (enum door)below(&r, DOORS));
+    status = run(&r, &a, room, (enum entry)below(&r, ENTRIES));
     atomic_fetch_add(&result->twice, 1);
     if (status != FA_OK) report(number, fa_status_string(status), 0);
     if (memcmp(room->once, room->o, bytes) != 0 || !same_bits(room->lse_once, room->lse, lses) ||

@@ -1,4 +1,4 @@
-/* A random problem for the general door, and its definition in double, read through the
+/* A random problem for the general call, and its definition in double, read through the
  * description. Everything follows from one number, so that a problem that fails can be computed
  * again. Safe from several threads at once. */
 

@@ -3,8 +3,8 @@
  *
  *   "MINILM01"
  *   8 counts (uint32): layers, heads, hidden, inner, positions, words, folds, runs
- *   floats: word embeddings [words][hidden]; position embeddings [positions][hidden], the one of token type 0
- *     added; a norm; for each layer: qkv, out, a norm, up, down, a norm
+ *   floats: word embeddings [words][hidden]; position embeddings [positions][hidden], the one of
+ *     token type 0 added; a norm; for each layer: qkv, out, a norm, up, down, a norm
  *     (linear layers and norms are weights, then bias)
  *   folds [folds][4] (uint32), runs [runs][3] (uint32)
  *   words: numbers [words], starts [words + 1] (uint32), bytes

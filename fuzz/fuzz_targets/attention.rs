@@ -1,4 +1,4 @@
-//! Problems of all features, types and instruction sets, as in the test of the general door: right
+//! Problems of all features, types and instruction sets, as in the test of the general call: right
 //! against its definition in f64, and the same bits however they are run. Their structure comes
 //! from the input, the numbers in their tensors from a generator that it seeds.
 

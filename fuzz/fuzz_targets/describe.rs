@@ -1,5 +1,5 @@
-//! Raw bytes as arguments of the two doors, in memory that ends at guard pages: refused and nothing
-//! touched, or right.
+//! Raw bytes as arguments of the simple calls and of the general one, in memory that ends at guard
+//! pages: refused and nothing touched, or right.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ thread_local! {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    // Fields lie at multiples of 8 behind the first byte, which says which door it is.
+    // Fields lie at multiples of 8 behind the first byte, which says which call it is.
     if !seed.is_multiple_of(4) && size > 8 {
         mutate_field(&mut data[1..size], seed / 4);
         return size;
@@ -25,7 +25,7 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
 
 fuzz_target!(|data: &[u8]| {
     match data.split_first() {
-        Some((door, rest)) if door % 4 == 0 => EASY.with_borrow_mut(|bench| bench.try_out(rest)),
+        Some((call, rest)) if call % 4 == 0 => EASY.with_borrow_mut(|bench| bench.try_out(rest)),
         Some((_, rest)) => GENERAL.with_borrow_mut(|bench| bench.try_out(rest)),
         None => {}
     }

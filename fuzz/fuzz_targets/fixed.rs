@@ -10,7 +10,7 @@ use flash_attention::capi::fixed::{fa_forward_q15, fa_mha_q15, fa_q15_config};
 use flash_attention::capi::status::fa_status;
 use flash_attention_fuzz::common::Random;
 use flash_attention_fuzz::fixed_reference::reference;
-use flash_attention_fuzz::input::{Input, hash, mutate_field};
+use flash_attention_fuzz::input::{Input, hash, mutate};
 use flash_attention_fuzz::layout::{MOST, Verdict};
 use flash_attention_fuzz::memory::Guarded;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
@@ -27,11 +27,7 @@ thread_local! {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed.is_multiple_of(2) {
-        mutate_field(&mut data[..size.min(13 * 8)], seed / 2);
-        return size;
-    }
-    fuzzer_mutate(data, size, max_size)
+    mutate(data, [size, max_size], seed, 13, fuzzer_mutate)
 });
 
 fuzz_target!(|data: &[u8]| MEMORY.with_borrow_mut(|memory| try_out(memory, data)));

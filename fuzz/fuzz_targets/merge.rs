@@ -7,7 +7,7 @@ use std::ptr;
 
 use flash_attention::capi::merge::fa_merge;
 use flash_attention::capi::status::fa_status;
-use flash_attention_fuzz::input::{Input, hash, mutate_field};
+use flash_attention_fuzz::input::{Input, hash, mutate};
 use flash_attention_fuzz::layout::{MOST, Verdict};
 use flash_attention_fuzz::memory::Guarded;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
@@ -34,11 +34,7 @@ impl Array {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed.is_multiple_of(2) {
-        mutate_field(&mut data[..size.min(6 * 8)], seed / 2);
-        return size;
-    }
-    fuzzer_mutate(data, size, max_size)
+    mutate(data, [size, max_size], seed, 6, fuzzer_mutate)
 });
 
 fuzz_target!(|data: &[u8]| MEMORY.with_borrow_mut(|memory| try_out(memory, data)));

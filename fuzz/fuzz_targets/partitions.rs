@@ -8,7 +8,7 @@ use std::ptr;
 
 use flash_attention::capi::sparse::{fa_sparse_config, fa_sparse_from_partitions, fa_sparse_lists};
 use flash_attention::capi::status::fa_status;
-use flash_attention_fuzz::input::{Input, mutate_field};
+use flash_attention_fuzz::input::{Input, mutate};
 use flash_attention_fuzz::layout::Verdict;
 use flash_attention_fuzz::memory::Guarded;
 use flash_attention_fuzz::pairs::{ALL, Pairs, kept_tokens};
@@ -26,11 +26,7 @@ thread_local! {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed.is_multiple_of(2) {
-        mutate_field(&mut data[..size.min(16 * 8)], seed / 2);
-        return size;
-    }
-    fuzzer_mutate(data, size, max_size)
+    mutate(data, [size, max_size], seed, 16, fuzzer_mutate)
 });
 
 fuzz_target!(|data: &[u8]| MEMORY.with_borrow_mut(|memory| try_out(memory, data)));

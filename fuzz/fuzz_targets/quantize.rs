@@ -13,7 +13,7 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
 use flash_attention_fuzz::definition::{BF16, BLOCKS, F8_E4M3, F8_E5M2, F16, F32, I8, at, block, stored};
-use flash_attention_fuzz::input::{Input, hash, mutate_field};
+use flash_attention_fuzz::input::{Input, hash, mutate};
 use flash_attention_fuzz::layout::{
     MOST, Rows, Verdict, cells_are_apart, dim_verdict, quant_verdict, unit, values,
 };
@@ -30,11 +30,7 @@ thread_local! {
 }
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed.is_multiple_of(2) {
-        mutate_field(&mut data[..size.min(24 * 8)], seed / 2);
-        return size;
-    }
-    fuzzer_mutate(data, size, max_size)
+    mutate(data, [size, max_size], seed, 24, fuzzer_mutate)
 });
 
 fn tensor(input: &mut Input) -> fa_tensor {

@@ -1,6 +1,6 @@
 //! New tokens into a cache, by any description.
 //!
-//! An input is what it is for the general door ([`Described`]): Q stands for the new keys, O for
+//! An input is what it is for the general call ([`Described`]): Q stands for the new keys, O for
 //! the new values. Where tokens go is said by the definition of attention; what they become there,
 //! by the functions that write one row.
 

@@ -1,4 +1,4 @@
-//! The easy door on any arguments: fa_forward_f32, fa_forward_i8 and fa_mha.
+//! The simple calls on any arguments: fa_forward_f32, fa_forward_i8 and fa_mha.
 
 use std::ptr;
 

@@ -1,4 +1,4 @@
-//! The general door on any description.
+//! The general call on any description.
 //!
 //! An input is the bytes of `fa_attention`, field by field, of its quants, and of its lists.
 //! Pointers become real ones: see [`crate::pointers`]. Everything else is taken as it comes. The

@@ -69,3 +69,19 @@ pub fn mutate_field(data: &mut [u8], seed: u32) {
     };
     field.copy_from_slice(&next.to_le_bytes());
 }
+
+/// A mutation of an input of `size` bytes, of which as many as `fields` fields are of 8 bytes:
+/// every other time that of [`mutate_field`], else the fuzzer's `own`. Returns the new size.
+pub fn mutate(
+    data: &mut [u8],
+    [size, max_size]: [usize; 2],
+    seed: u32,
+    fields: usize,
+    own: fn(&mut [u8], usize, usize) -> usize,
+) -> usize {
+    if seed.is_multiple_of(2) {
+        mutate_field(&mut data[..size.min(fields * 8)], seed / 2);
+        return size;
+    }
+    own(data, size, max_size)
+}

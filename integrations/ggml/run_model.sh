@@ -4,8 +4,8 @@
 # build/llama, and prints a table: tokens a second of 512 tokens of a prompt and of generation, at
 # several depths of the cache. An hour, most of it ggml at q8_0.
 #
-#   integrations/ggml/run_model.sh [--types f16,q8_0,q4_0] [--depths 0,2048,4096,16384] [--threads 1,2] [--seconds 20]
-#                                  [--output FOLDER]
+#   integrations/ggml/run_model.sh [--types f16,q8_0,q4_0] [--depths 0,2048,4096,16384]
+#                                  [--threads 1,2] [--seconds 20] [--output FOLDER]
 #
 # --seconds: how long each comparison repeats both ways; each runs once at least. FA_GGML_SOURCE:
 # another llama.cpp than that of the crate that benches/peers names.

@@ -1,4 +1,4 @@
-//! What ends both wings: empty rows, the sink, and the log-sum-exp of a row.
+//! What ends both paths, prefill and decode: empty rows, the sink, and the log-sum-exp of a row.
 
 use std::f64::consts::{LN_2, LOG2_E};
 

@@ -1,16 +1,16 @@
 //! Writing caches: tensors in other storage types, and new tokens into a cache.
 
 use super::tensor::Shape;
-use super::{Tensor, TensorMut, same_extent};
+use super::{PageLists, Tensor, TensorMut, same_extent};
 use crate::append::{self, Scales, Target};
 use crate::dtype::Dtype;
 use crate::error::names::{K, Names, UNSIGNED, V, names, number};
 use crate::error::{Error, Refusal};
 use crate::kernel;
 use crate::problem::slots::Slots;
-use crate::problem::{Batch, Pages, Position};
+use crate::problem::{Batch, Position};
 use crate::quantize::{Quantize, Round};
-use crate::view::Array;
+use crate::view::{Array, Layout, View};
 
 const SRC: Names = names!("src");
 const DST: Names = names!("dst");
@@ -34,16 +34,63 @@ const NEW_V: Names = names!("new_v");
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], [`Error::Stride`], [`Error::Overflow`],
 /// [`Error::ZeroExtent`], [`Error::QuantScale`], [`Error::Isa`]; then nothing has been written.
-pub fn quantize(src: Tensor, mut dst: TensorMut) -> Result<(), Refusal> {
+pub fn quantize(src: Tensor, dst: TensorMut) -> Result<(), Refusal> {
+    write(src, None, dst)
+}
+
+/// [`quantize`] to 8-bit integers whose scales are found, of numbers from which the same vector is
+/// subtracted for all tokens of a head: `smooth` is `[heads][dim]`. Softmax does not change by
+/// that, so the means of keys over their tokens, which cost most of the integers' range, can be
+/// left out ("smoothing K" of SageAttention, arXiv:2410.02367). Nothing has to be added afterwards,
+/// but to a log-sum-exp: scale · query · smooth. Not with softcap or sinks, which do not shift with
+/// scores.
+///
+/// ```
+/// use flash_attention::{DataMut, Tensor, TensorMut, quantize_smoothed};
+/// let keys = [100.0, -7.0, 101.0, -8.0]; // two tokens of two channels
+/// let (mut integers, mut scales) = ([0; 4], [0.0; 2]);
+/// let dst = TensorMut::head_first(DataMut::I8(&mut integers), [1, 1, 2, 2]);
+/// quantize_smoothed(
+///     Tensor::head_first(&keys, [1, 1, 2, 2]),
+///     &[100.5, -7.5],
+///     dst.scale_per_token(&mut scales),
+/// )?;
+/// assert_eq!(integers, [-127, 127, 127, -127]);
+/// # Ok::<(), flash_attention::Refusal>(())
+/// ```
+///
+/// # Errors
+/// Those of [`quantize`]; [`Error::Dtype`] also where `dst` is not of 8-bit integers with scales
+/// that are found, [`Error::Shape`] where `smooth` has another length.
+pub fn quantize_smoothed(src: Tensor, smooth: &[f32], dst: TensorMut) -> Result<(), Refusal> {
+    write(src, Some(smooth), dst)
+}
+
+fn write(src: Tensor, smooth: Option<&[f32]>, mut dst: TensorMut) -> Result<(), Refusal> {
     same_sizes(&SRC, &src.shape, &dst.shape)?;
     let from = src.raw_view(&SRC)?;
     let (view, scales) = dst.view_and_scales(&DST)?;
+    let &Layout { dtype, extent, dim, .. } = view.layout();
+    let smooth = match smooth {
+        None => None,
+        Some(_) if dtype != Dtype::I8 || !matches!(scales, Some(Scales::Own(_))) => {
+            let but = "what is smoothed becomes 8-bit integers, whose scales are found";
+            return Err(Refusal::about(Error::Dtype, DST.tensor, but));
+        }
+        Some(smooth) => {
+            let wanted = extent[1].saturating_mul(dim);
+            super::equal("smooth", smooth.len(), "not heads x dim", wanted)?;
+            // All tokens of a head share one row.
+            let stride = [0, dim.saturating_mul(size_of::<f32>()), 0];
+            Some(View::of(smooth, Layout { dtype: Dtype::F32, extent, dim, stride, stride_dim: 0 })?)
+        }
+    };
     let kernel = kernel::best()?;
     match scales {
-        Some(Scales::Own(quant)) if view.layout().dtype == Dtype::U8 && quant.zero.is_none() => {
+        Some(Scales::Own(quant)) if dtype == Dtype::U8 && quant.zero.is_none() => {
             return Err(Refusal::about(Error::Null, DST.quant_zero, UNSIGNED));
         }
-        Some(Scales::Own(quant)) => kernel.quantize(&mut Quantize::new(from, view, None, quant)?)?,
+        Some(Scales::Own(quant)) => kernel.quantize(&mut Quantize::new(from, view, smooth, quant)?)?,
         Some(Scales::Given(quant)) => {
             quant.check(view.layout()).map_err(|error| DST.refuse_scales(error))?;
             kernel.round(&Round::by_scales(from, view, quant, [0; 3])?)?;
@@ -84,7 +131,7 @@ pub struct Append<'a> {
     kv_lens: Option<&'a [i32]>,
     cu_len_q: Option<&'a [i32]>,
     cu_len_kv: Option<&'a [i32]>,
-    pages: Option<(&'a [i32], usize)>,
+    pages: Option<PageLists<'a>>,
 }
 
 impl<'a> Append<'a> {
@@ -141,7 +188,14 @@ impl<'a> Append<'a> {
     /// A paged cache; see [`Attention::pages`](super::Attention::pages). A page that is written
     /// must be in one sequence's row, once.
     pub fn pages(mut self, table: &'a [i32], len_kv: usize) -> Self {
-        self.pages = Some((table, len_kv));
+        self.pages = Some(PageLists::rows(table, len_kv));
+        self
+    }
+
+    /// A paged cache with lists of different lengths; see
+    /// [`Attention::page_lists`](super::Attention::page_lists).
+    pub fn page_lists(mut self, table: &'a [i32], starts: &'a [i32], len_kv: usize) -> Self {
+        self.pages = Some(PageLists { starts: Some(starts), ..PageLists::rows(table, len_kv) });
         self
     }
 
@@ -157,13 +211,11 @@ impl<'a> Append<'a> {
             same_extent(&NEW_V, &new_v.shape, "not that of new_k", &new)?;
         }
         let sequences = self.cu_len_q.map_or(new.extent[0], |starts| starts.len().saturating_sub(1));
-        let pages = self.pages.map(|(table, len_kv)| Pages {
-            table: Array::of(table),
-            starts: None,
-            stride: table.len().checked_div(sequences).unwrap_or(0),
-            head_stride: 0,
-            len_kv,
-        });
+        let heads = cache.extent[1];
+        if let Some(pages) = self.pages {
+            pages.agree(sequences, heads)?;
+        }
+        let pages = self.pages.map(|lists| lists.pages(sequences, heads));
         let batch = Batch {
             starts_q: self.cu_len_q.map(Array::of),
             starts_kv: self.cu_len_kv.map(Array::of),

@@ -349,6 +349,10 @@ impl<'a> Tensor<'a> {
         self
     }
 
+    pub(super) fn dtype(&self) -> Dtype {
+        self.data.dtype()
+    }
+
     pub(super) fn view(self, names: &Names) -> Result<View<'a>, Refusal> {
         let view = self.raw_view(names)?;
         match self.quant {

@@ -23,9 +23,13 @@ impl Workspace {
         self.memory.capacity()
     }
 
-    /// Grows to `bytes` if it has fewer. Stays as it was where allocation fails.
-    pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), Error> {
-        self.memory.try_reserve_exact(bytes).map_err(|_| Error::Memory)
+    /// Grows to `bytes` if it has fewer, such as those that
+    /// [`Attention::workspace`](super::Attention::workspace) says.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]: allocation failed, and it is as it was.
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), Refusal> {
+        Ok(self.memory.try_reserve_exact(bytes).map_err(|_| Error::Memory)?)
     }
 
     /// Refuses a call that needs more.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Concurrency, MAX_THREADS, Threads, calls};
+use super::{Concurrency, MAX_THREADS, Threads, spawned};
 
 /// Threads of rayon: of a pool that the caller made, or the global ones.
 #[derive(Debug)]
@@ -32,17 +32,9 @@ impl Rayon {
 }
 
 impl Threads for Rayon {
-    /// The calling thread takes part, whether it is one of rayon's or not. A job that starts when
-    /// there is no work left is not waited for, as a scope of rayon's would: see [`calls`].
+    /// The calling thread takes part, whether it is one of rayon's or not, and no job is waited for
+    /// that has not started, as a scope of rayon's would.
     fn run(&self, concurrency: Concurrency, task: &(dyn Fn() + Sync)) {
-        let is_shared = concurrency.threads > 1
-            && calls::open(task, |open| {
-                let call = open.id();
-                (1..concurrency.threads).for_each(|_| self.spawn(move || call.run()));
-                task();
-            });
-        if !is_shared {
-            task();
-        }
+        spawned::share(concurrency, task, |call| self.spawn(move || call.run()));
     }
 }

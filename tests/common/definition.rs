@@ -1,5 +1,5 @@
 //! Attention as the header defines it, in f64, read through a description itself: the oracle of the
-//! general door.
+//! general call.
 
 #![allow(unreachable_pub, reason = "a module of its own where this is included")]
 

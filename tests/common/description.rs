@@ -1,4 +1,4 @@
-//! Random descriptions of all features, with the memory that they point to; for the general door's
+//! Random descriptions of all features, with the memory that they point to; for the general call's
 //! test and for fuzzing.
 
 #![allow(dead_code, unreachable_pub, reason = "a module of its own where this is included")]

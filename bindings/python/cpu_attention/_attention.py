@@ -203,6 +203,35 @@ class Prepared:
             raise Error(status, (why.value or self._lib.fa_status_string(status)).decode())
         return why.value.decode()
 
+    def check_run(self) -> str:
+        """What run() would do with its threads, in words as those of check(), or what it would refuse (Error)."""
+        self._measure()
+        _, at, size = _memory(self._bytes)
+        pool, why = self._pool, ctypes.create_string_buffer(2048)
+        handle = None if pool is None else pool.enter()
+        try:
+            status = self._lib.fa_attention_check_run(self._at, at, size, handle, why, len(why))
+        finally:
+            if pool is not None:
+                pool.leave()
+        if status != 0:
+            raise Error(status, (why.value or self._lib.fa_status_string(status)).decode())
+        return why.value.decode()
+
+    def workspace(self, threads: int) -> int:
+        """Bytes of scratch memory of a call on so many threads, or in so many parts(): 1 to 256."""
+        return self._ask(self._lib.fa_attention_workspace, threads)
+
+    def workspace_max(self, most: int) -> int:
+        """Bytes that are enough for every number of threads, and of parts(), from 1 to `most`: more threads do not
+        always need more."""
+        return self._ask(self._lib.fa_attention_workspace_max, most)
+
+    def parts(self, n: int, memory: Array | None = None) -> Parts:
+        """The call for `n` threads of the program's own (1 to 256), each of which computes a part: see Parts. memory:
+        contiguous bytes (uint8) that it may use, workspace(n) or more; None = new ones."""
+        return Parts(self, n, memory)
+
     def plan(self) -> Plan:
         """How run() computes this, with its threads, in numbers. Error: what is refused."""
         pool, how = self._pool, PlanFields(struct_size=ctypes.sizeof(PlanFields))
@@ -251,13 +280,19 @@ class Prepared:
 
     def _measure(self) -> None:
         """Asks for the bytes of scratch memory."""
-        pool, size = self._pool, ctypes.c_size_t()
-        width = 1 if pool is None else pool.width
-        status = self._lib.fa_attention_workspace(self._at, width, ctypes.byref(size))
+        pool = self._pool
+        self._bytes = self.workspace(1 if pool is None else pool.width)
+
+    def _ask(self, function: Any, threads: int) -> int:
+        """What a function says of bytes for so many threads."""
+        if not 1 <= threads <= 256:
+            raise ValueError(f"{threads} threads: not 1 to 256")
+        size = ctypes.c_size_t()
+        status = function(self._at, threads, ctypes.byref(size))
         if status != 0:
             self.check()
             raise Error(status, self._lib.fa_status_string(status).decode())
-        self._bytes = size.value
+        return size.value
 
     def _failed(self, status: int) -> None:
         if status == ERR_WORKSPACE:
@@ -269,6 +304,90 @@ class Prepared:
                 return
         self.check()
         raise Error(status, self._lib.fa_status_string(status).decode())
+
+
+class Parts:
+    """A call that `n` threads of the program's own compute together, and not the library's: for engines that have
+    threads and barriers. See Prepared.parts().
+
+        parts = prepare(q, k, v).parts(n)
+        # on each of n threads, i is 0 to n - 1
+        parts.run(i)
+        barrier.wait()                            # a threading.Barrier(n)
+        parts.finish(i)                           # the output is complete when all have finished
+
+    The parts may as well be computed one after another, in any order. The interpreter's lock is released meanwhile. The
+    bits are those of Prepared.run(). When all have finished, it may be run again, from the first part on."""
+
+    __slots__ = ("_at", "_begun", "_call", "_finished", "_lock", "_memory", "_ran", "_size", "n")
+
+    n: int
+
+    def __init__(self, call: Prepared, n: int, memory: Array | None = None) -> None:
+        size = call.workspace(n)
+        if memory is None:
+            memory = np.empty(size, np.uint8)
+        at, shape, strides, code, _, holder = view("memory", memory, written=True)
+        if len(shape) != 1 or code != U8 or (shape[0] > 1 and strides[0] != 1):
+            raise ValueError(f"memory {shape} is no row of bytes (uint8)")
+        if shape[0] < size:
+            raise ValueError(f"memory has {shape[0]} bytes, {n} parts need {size}")
+        self.n, self._call, self._at, self._size, self._memory = n, call, at, shape[0], (memory, holder)
+        self._lock = threading.Lock()
+        self._begun: set[int] = set()
+        self._ran: set[int] = set()
+        self._finished: set[int] = set()
+
+    def run(self, i: int) -> None:
+        """Computes part `i` on this thread. ValueError: it is none, or has been begun; Error: what is refused."""
+        with self._lock:
+            self._check(i)
+            if i in self._begun:
+                raise ValueError(f"part {i} has been begun already")
+            self._begun.add(i)
+        try:
+            self._compute("fa_attention_part", i)
+        except BaseException:
+            with self._lock:
+                self._begun.discard(i)
+            raise
+        with self._lock:
+            self._ran.add(i)
+
+    def finish(self, i: int) -> Any:
+        """Completes part `i` on this thread, once all parts have been computed; returns `out`. ValueError: some have
+        not, or it has been finished."""
+        with self._lock:
+            self._check(i)
+            if len(self._ran) < self.n:
+                raise ValueError(f"part {i} is finished when all {self.n} parts have run; {len(self._ran)} have")
+            if i in self._finished:
+                raise ValueError(f"part {i} has been finished already")
+            self._finished.add(i)
+        try:
+            self._compute("fa_attention_finish", i)
+        except BaseException:
+            with self._lock:
+                self._finished.discard(i)
+            raise
+        with self._lock:
+            # Counted by removal, so that the last to return begins anew.
+            self._begun.discard(i)
+            if not self._begun:
+                self._ran.clear()
+                self._finished.clear()
+        return self._call.out
+
+    def _check(self, i: int) -> None:
+        if not 0 <= i < self.n:
+            raise ValueError(f"part {i} is none of {self.n}")
+
+    def _compute(self, function: str, i: int) -> None:
+        call = self._call
+        status = getattr(call._lib, function)(call._at, self._at, self._size, i, self.n)
+        if status != 0:
+            call.check()
+            raise Error(status, call._lib.fa_status_string(status).decode())
 
 
 def number(a: Description, name: str, x: int) -> None:
@@ -743,6 +862,11 @@ def prepare(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: 
 def check(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> str:
     """Which kernel attention() would use and how, in words; nothing is computed. Error: why it would refuse."""
     return describe(q, k, v, **options).check()
+
+
+def check_run(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> str:
+    """As check(), for attention() with its threads: all that it could refuse, and how it computes with them."""
+    return describe(q, k, v, **options).check_run()
 
 
 def plan(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options: Unpack[Options]) -> Plan:

@@ -3,7 +3,8 @@
 # table of times, and keeps each line as JSON and a figure in build/speed_python. A quarter of an
 # hour, and 5 GB to download before it.
 #
-#   bindings/python/speed/run.sh [--only WORKLOAD,...] [--threads 1,2] [--turns 15] [--output FOLDER]
+#   bindings/python/speed/run.sh [--only WORKLOAD,...] [--threads 1,2] [--turns 15]
+#                                [--output FOLDER]
 #
 # --only: workloads by the beginnings of their names; lines of earlier runs in the same folder stay
 # beside them. LIBRARY: a shared library in place of the one that CMake builds. PYTHON: one that has

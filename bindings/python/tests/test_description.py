@@ -340,6 +340,91 @@ class Fields(unittest.TestCase):
         with self.assertRaisesRegex(fa.Error, "softcap"):
             fa.plan(self.q, self.k, self.v, softcap=-1.0)
 
+    def test_words_of_a_whole_call(self):
+        """With its threads, and what it refuses."""
+        keys = normal(1, 2, 3000, 64, seed=1)
+        options = {"q": normal(1, 4, 1, 64), "k": keys, "v": keys}
+        alone, both = fa.check(**options), fa.check_run(**options, threads=2)
+        self.assertEqual(alone, fa.check_run(**options))
+        self.assertNotEqual(alone, both)
+        self.assertIn("2 threads", both)
+        self.assertEqual(both, fa.prepare(**options, threads=2).check_run())
+        with self.assertRaisesRegex(fa.Error, "softcap"):
+            fa.check_run(**options, softcap=-1.0)
+
+    def test_bytes_of_threads(self):
+        keys = normal(1, 2, 3000, 64, seed=1)
+        call = fa.prepare(normal(1, 4, 1, 64), keys, keys, threads=2)
+        every = [call.workspace(n) for n in range(1, 9)]
+        self.assertEqual(every[1], call._bytes)
+        self.assertEqual([call.workspace_max(n) for n in range(1, 9)], [max(every[:n]) for n in range(1, 9)])
+        for bad in 0, 257:
+            with self.assertRaises(ValueError):
+                call.workspace(bad)
+            with self.assertRaises(ValueError):
+                call.workspace_max(bad)
+
+    def test_parts(self):
+        """Parts, on threads with a barrier or one after another, have the bits of a call."""
+        for rows, length in (1, 3000), (70, 90), (1, 3):
+            q, keys = normal(1, 4, rows, 64), normal(1, 2, length, 64, seed=1)
+            want = fa.attention(q, keys, keys)
+            for n in 1, 2, 3:
+                call = fa.prepare(q, keys, keys)
+                parts = call.parts(n)
+                for _ in range(2):
+                    call.out[:] = np.nan
+                    for i in reversed(range(n)):
+                        with self.assertRaisesRegex(ValueError, "when all"):
+                            parts.finish(i)
+                        parts.run(i)
+                        with self.assertRaisesRegex(ValueError, "begun"):
+                            parts.run(i)
+                    for i in range(n):
+                        self.assertIs(parts.finish(i), call.out)
+                    np.testing.assert_array_equal(call.out.view(np.uint32), want.view(np.uint32))
+                call.out[:] = np.nan
+                barrier = threading.Barrier(n)
+
+                def on_a_thread(i, parts=parts, barrier=barrier):
+                    parts.run(i)
+                    barrier.wait()
+                    parts.finish(i)
+
+                threads = [threading.Thread(target=on_a_thread, args=(i,)) for i in range(n)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                np.testing.assert_array_equal(call.out.view(np.uint32), want.view(np.uint32))
+
+    def test_parts_that_are_refused(self):
+        keys = normal(1, 2, 3000, 64, seed=1)
+        call = fa.prepare(normal(1, 4, 1, 64), keys, keys)
+        size = call.workspace(2)
+        for bad in 0, 257:
+            with self.assertRaises(ValueError):
+                call.parts(bad)
+        for bad in np.empty(size - 1, np.uint8), np.empty(size, np.float32), np.empty((2, size), np.uint8):
+            with self.assertRaisesRegex(ValueError, "memory"):
+                call.parts(2, bad)
+        memory = np.empty(size + 5, np.uint8)
+        parts = call.parts(2, memory[5:])
+        for bad in -1, 2:
+            with self.assertRaisesRegex(ValueError, "none of 2"):
+                parts.run(bad)
+            with self.assertRaisesRegex(ValueError, "none of 2"):
+                parts.finish(bad)
+        lens = np.array([3000], np.int32)
+        call = fa.prepare(normal(1, 4, 1, 64), keys, keys, kv_lens=lens)
+        parts = call.parts(1)
+        lens[0] = -1
+        with self.assertRaisesRegex(fa.Error, "kv_lens"):
+            parts.run(0)
+        lens[0] = 3000
+        parts.run(0)
+        np.testing.assert_array_equal(parts.finish(0), fa.attention(normal(1, 4, 1, 64), keys, keys))
+
     def test_warnings(self):
         pages = np.broadcast_to(self.k[:1], (3, *self.k.shape[1:]))
         words = fa.check(self.q, pages, pages, block_table=[[0], [1]], len_kv=33)

@@ -32,7 +32,7 @@ fn main() {
         }
     }
     let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
-    // The easy door: 2 heads, 3 rows, 5 keys, of 8 elements; scale and threads are 1.
+    // The simple calls: 2 heads, 3 rows, 5 keys, of 8 elements; scale and threads are 1.
     for (function, one) in (0..3u8).zip([1f32; 3]) {
         let mut bytes = vec![0, 0, function, 0, 0, 0, 0, 0, 0];
         bytes.extend(words(&[0, 0, 8]));
@@ -120,7 +120,7 @@ fn append(mut write: impl FnMut(u64, &[u8])) {
             for tensor in [&mut a.k, &mut a.v].into_iter().filter(|tensor| tensor.dtype == I8) {
                 tensor.quant = if (i + kind) % 2 == 0 { &own } else { &given };
             }
-            // Without the byte that says which door it is.
+            // Without the byte that says which call it is.
             if let Some(bytes) = encode(&a) {
                 write((3 * i + kind) as u64, &bytes[1..]);
             }

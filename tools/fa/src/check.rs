@@ -7,13 +7,14 @@ use flash_attention::capi::attention::{FA_FAST, FA_PRECISE};
 use flash_attention::capi::isa::fa_limit_isa;
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::fa_dtype;
-use flash_attention::kernel::Path;
+use flash_attention::kernel::{self, Path};
 use flash_attention::machine;
 use flash_attention::plan::Plan;
+use measure::did_you_mean;
 use serde_json::{Value, json};
 
-use crate::options::{Given, Known};
-use crate::shape::{Scales, Shape};
+use crate::options::{Given, Known, number};
+use crate::shape::{No, Scales, Shape};
 use crate::{Reply, answer};
 
 pub const HELP: &str = "\
@@ -27,6 +28,7 @@ pub const KNOWN: &[Known] = &[
     known("--len", "Q/KV", "query rows, and keys if they are not as many (512)"),
     known("--len-q", "N", "query rows alone"),
     known("--len-kv", "N", "keys alone"),
+    known("--ragged", "Q/KV,...", "sequences of different lengths: query rows and keys of each"),
     known("--dim", "QK/V", "elements of a row of Q and K, and of V (64)"),
     known(
         "--dtype",
@@ -44,7 +46,7 @@ pub const KNOWN: &[Known] = &[
     known("--alibi", "", "linear biases"),
     known("--sinks", "", "a logit without a value for each head"),
     known("--lse", "", "log-sum-exp, too"),
-    known("--page", "N", "keys in pages of N tokens"),
+    known("--page", "N", "keys in pages of N tokens, at least 1"),
     known("--precise", "", "FA_PRECISE: bf16 and blocks become f32"),
     known("--fast", "", "FA_FAST: 8-bit integers may have probabilities of 8 bits"),
     known("--blocks", "Q/KV", "query rows and keys of a tile, 0: chosen (0/0)"),
@@ -69,7 +71,9 @@ pub fn run(given: &Given) -> Result<Reply, String> {
             let text = CString::new(name).unwrap_or_default();
             // SAFETY: a string with its end.
             if unsafe { fa_limit_isa(text.as_ptr()) } != fa_status::FA_OK {
-                return Err(format!("there is no instruction set {name:?}; see fa info"));
+                let known: Vec<_> = kernel::available().map(|row| row.isa().to_string_lossy()).collect();
+                let meant = did_you_mean(name, known.iter().map(|name| &**name));
+                return Err(format!("there is no instruction set {name:?}; see fa info{meant}"));
             }
             true
         }
@@ -113,16 +117,30 @@ fn shape(given: &Given) -> Result<Shape, String> {
         ("channel", Scales::Channel),
     ];
     let [len_q, len_kv] = given.pair("--len", [512; 2])?;
+    let (len_q, len_kv) = (given.number("--len-q", len_q)?, given.number("--len-kv", len_kv)?);
+    let ragged = ragged(given)?;
+    let most = |which: usize, len| {
+        let lengths = ragged.iter().map(|lengths| i64::from(lengths[which]));
+        lengths.max().unwrap_or(len)
+    };
+    let page = given.number("--page", 0)?;
+    if given.has("--page") && page < 1 {
+        return Err(format!("--page {page}: a page has at least 1 token"));
+    }
     let q = given.word("--dtype", &types, fa_dtype::FA_DTYPE_F32)?;
     let mut window = given.pair("--window", [-1; 2])?;
     if given.has("--causal") {
         window[1] = 0;
     }
     Ok(Shape {
-        batch: given.number("--batch", 1)?,
+        batch: match ragged.len() {
+            0 => given.number("--batch", 1)?,
+            n => n as i64,
+        },
         heads: given.pair("--heads", [8; 2])?,
-        len_q: given.number("--len-q", len_q)?,
-        len_kv: given.number("--len-kv", len_kv)?,
+        len_q: most(0, len_q),
+        len_kv: most(1, len_kv),
+        ragged,
         dim: given.pair("--dim", [64; 2])?,
         q,
         kv: given.word("--kv", &types, q)?,
@@ -138,7 +156,7 @@ fn shape(given: &Given) -> Result<Shape, String> {
         alibi: given.has("--alibi"),
         sinks: given.has("--sinks"),
         lse: given.has("--lse"),
-        page: given.number("--page", 0)?,
+        page,
         accuracy: [("--precise", FA_PRECISE), ("--fast", FA_FAST)]
             .into_iter()
             .map(|(name, flag)| if given.has(name) { flag } else { 0 })
@@ -147,18 +165,39 @@ fn shape(given: &Given) -> Result<Shape, String> {
     })
 }
 
+/// The lengths of sequences, if they differ: "512/512,1/8192".
+fn ragged(given: &Given) -> Result<Vec<[i32; 2]>, String> {
+    let Some(text) = given.text("--ragged") else { return Ok(Vec::new()) };
+    for other in ["--batch", "--len", "--len-q", "--len-kv"] {
+        if given.has(other) {
+            return Err(format!("--ragged says what {other} would: one of them is too many"));
+        }
+    }
+    let length = |word: &str| match number("--ragged", word)? {
+        n if n >= 0 => Ok(n),
+        n => Err(format!("--ragged {n}: lengths are not negative")),
+    };
+    let sequence = |text: &str| {
+        let (rows, keys) = text.split_once('/').unwrap_or((text, text));
+        Ok([length(rows)?, length(keys)?])
+    };
+    text.split(',').map(sequence).collect()
+}
+
 fn explain(shape: &Shape, threads: usize, json: bool) -> Result<Reply, String> {
-    let plan = match shape.plan(threads)? {
-        Ok(plan) => plan,
-        Err(refusal) => {
-            let (status, why) = (fa_status::from(refusal.error), refusal.to_string());
+    let found = shape.plan(threads).and_then(|plan| {
+        let workspace = [shape.workspace(1)?, shape.workspace(threads)?];
+        Ok((plan, workspace))
+    });
+    let (plan, [alone, all]) = match found {
+        Ok(found) => found,
+        Err(No::Ask(why)) => return Err(why),
+        Err(No::Refused(status, why)) => {
             let text = format!("refused, {status:?}: {why}\n");
             let data = json!({ "accepted": false, "status": format!("{status:?}"), "why": why });
             return Ok(answer(1, json, text, data));
         }
     };
-    let workspace = [1, threads].map(|threads| shape.workspace(threads));
-    let [alone, all] = [workspace[0].clone()?, workspace[1].clone()?];
     let [rows, heads] = [plan.tiles.q, plan.tiles.heads];
     let mut text = format!("accepted: {plan}\n\n");
     let mut line = |name: &str, value: String| {
@@ -212,8 +251,9 @@ pub fn isa(plan: &Plan) -> String {
     plan.kernel.isa().to_string_lossy().into_owned()
 }
 
-fn kv_bytes(shape: &Shape) -> i64 {
+/// Those of a shape that is accepted, whose tensors an address space holds.
+fn kv_bytes(shape: &Shape) -> u64 {
     let [dim_qk, dim_v] = shape.dim;
-    let row = Shape::row_bytes(shape.kv, dim_qk).saturating_add(Shape::row_bytes(shape.kv, dim_v));
-    row.saturating_mul(shape.batch).saturating_mul(shape.heads[1]).saturating_mul(shape.len_kv)
+    let row = Shape::row_bytes(shape.kv, dim_qk) + Shape::row_bytes(shape.kv, dim_v);
+    u64::try_from(row * i128::from(shape.heads[1]) * shape.all_keys()).unwrap_or(u64::MAX)
 }

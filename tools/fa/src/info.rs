@@ -101,8 +101,7 @@ pub fn run(given: &Given) -> Result<Reply, String> {
     let mut plans = Vec::new();
     for (what, shape) in shapes() {
         // With an unknown FA_MAX_ISA there is none.
-        let Ok(plan) = shape.plan(threads)? else { continue };
-        let bytes = shape.workspace(threads)?;
+        let (Ok(plan), Ok(bytes)) = (shape.plan(threads), shape.workspace(threads)) else { continue };
         let family = plan.kernel.compute_type(plan.path);
         let tiles = format!("{} x {}", plan.tiles.heads * plan.tiles.q, plan.tiles.kv);
         let _ = writeln!(

@@ -5,6 +5,7 @@
 //! fa info
 //! fa check --heads 32/8 --len-q 1 --len-kv 8192 --kv bf16
 //! fa bench decode --seconds 0.2
+//! fa tune --heads 32 --len 2048 --dim 128
 //! fa help
 //! ```
 //!
@@ -18,7 +19,6 @@ mod info;
 mod options;
 mod shape;
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -59,7 +59,8 @@ fa: exact attention on CPUs, looked at from outside
 
 usage: fa info  [--threads N] [--json]     this machine: CPU, caches, kernels, what they choose for some shapes
        fa check [shape] [--json]           one shape: whether it is accepted, path, kernel, tiles, parts, workspace
-       fa bench [what] [--json]            how fast it is, as a share of what this machine can do
+       fa bench [what] [--json]            how fast it is: ms a token, GB/s, share of what this machine can do
+       fa tune  [shape] [--json]           whether other tile sizes are faster for a shape than those that are chosen
        fa help, fa COMMAND --help, fa --version
 
 Exit codes: 0; 1 if the answer is no; 2 if the question was not understood.
@@ -72,13 +73,21 @@ fn run(args: Vec<String>) -> Reply {
     match command.as_str() {
         "info" => with(info::KNOWN, info::HELP, rest, info::run),
         "check" => with(check::KNOWN, check::HELP, rest, check::run),
-        "bench" => benchmark(rest),
+        "bench" => measured(BENCH, &measure::usage(None), rest, |options| {
+            Ok(measure::run(measure::Options::parse(options, None)?))
+        }),
+        "tune" => measured(TUNE, &measure::tune_usage(), rest, |options| {
+            Ok(measure::tune(measure::Options::parse(options, None)?.to_tune()?))
+        }),
         "help" | "--help" | "-h" => Reply { out: HELP.to_owned(), ..Reply::default() },
         "--version" | "-V" => {
             Reply { out: format!("fa {}\n", env!("CARGO_PKG_VERSION")), ..Reply::default() }
         }
         "" => Reply { code: 2, err: HELP.to_owned(), ..Reply::default() },
-        other => misunderstood(&format!("there is no command {other:?}"), "fa help"),
+        other => {
+            let meant = measure::did_you_mean(other, ["info", "check", "bench", "tune", "help"]);
+            misunderstood(&format!("there is no command {other:?}{meant}"), "fa help")
+        }
     }
 }
 
@@ -101,21 +110,36 @@ fn misunderstood(why: &str, help: &str) -> Reply {
     Reply { code: 2, err: format!("fa: {why}\nTry: {help}\n"), ..Reply::default() }
 }
 
-/// Prints while it measures: what it takes long for should be seen as it comes. With --json that is
-/// on stderr.
-fn benchmark(args: Vec<String>) -> Reply {
+const BENCH: &str = "\
+fa bench: how fast attention is, next to a probe of what this machine can do. Without words all tables, which takes
+half an hour; a table or a shape takes seconds to minutes. Lines appear as they are measured.
+
+usage: fa bench [TABLE...] [options], fa bench [shape] [options]
+";
+
+const TUNE: &str = "\
+fa tune: whether other tile sizes (block_q and block_kv of fa_attention) are faster for a shape than those that the
+library chooses, each tried in turns with these. The last line says what to set, if anything.
+
+usage: fa tune [shape] [options]
+";
+
+/// What measures, and prints meanwhile: what takes long should be seen as it comes. With --json
+/// that is on stderr.
+fn measured(
+    about: &str,
+    usage: &str,
+    args: Vec<String>,
+    run: impl FnOnce(Vec<String>) -> Result<io::Result<()>, lexopt::Error>,
+) -> Reply {
     if asks_for_help(&args) {
-        let mut out = String::from(
-            "fa bench: how fast attention is, next to a probe of what this machine can do. Without words all tables,\n\
-             which takes half an hour; a table or a shape takes seconds to minutes. Lines appear as they are measured.\n\n",
-        );
-        let _ = writeln!(out, "what: {}", measure::usage(None));
-        return Reply { out, ..Reply::default() };
+        return Reply { out: format!("{about}\n{usage}"), ..Reply::default() };
     }
-    match measure::Options::parse(args, None).map(measure::run) {
+    let command = about.split([' ', ':']).nth(1).unwrap_or_default();
+    match run(args) {
         Ok(Ok(())) => Reply::default(),
         Ok(Err(error)) => Reply { code: 1, err: format!("fa: {error}\n"), ..Reply::default() },
-        Err(error) => misunderstood(&error.to_string(), "fa bench --help"),
+        Err(error) => misunderstood(&error.to_string(), &format!("fa {command} --help")),
     }
 }
 

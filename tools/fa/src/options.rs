@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use lexopt::prelude::*;
+use measure::did_you_mean;
 
 /// An option that a command knows.
 pub struct Known {
@@ -13,7 +14,7 @@ pub struct Known {
     pub help: &'static str,
 }
 
-/// What was given, in order; the last of a name counts.
+/// What was given, each name once.
 pub struct Given(Vec<(&'static str, String)>);
 
 impl Given {
@@ -25,7 +26,15 @@ impl Given {
                 Long(name) => known.iter().find(|option| option.name[2..] == **name),
                 _ => None,
             };
-            let Some(Known { name, value, .. }) = option else { return Err(arg.unexpected()) };
+            let Some(Known { name, value, .. }) = option else {
+                let Long(word) = arg else { return Err(arg.unexpected()) };
+                let word = format!("--{word}");
+                let meant = did_you_mean(&word, known.iter().map(|option| option.name));
+                return Err(format!("there is no option {word:?}{meant}").into());
+            };
+            if given.iter().any(|(before, _)| before == name) {
+                return Err(format!("{name} is given twice").into());
+            }
             let value = if value.is_empty() { String::new() } else { parser.value()?.string()? };
             given.push((*name, value));
         }
@@ -33,7 +42,7 @@ impl Given {
     }
 
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -57,11 +66,13 @@ impl Given {
         let Some(value) = self.text(name) else { return Ok(otherwise) };
         let found = words.iter().find(|(word, _)| *word == value);
         let all: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        found.map(|(_, x)| *x).ok_or_else(|| format!("{name} {value:?} is none of {}", all.join(", ")))
+        let meant = || did_you_mean(value, all.iter().copied());
+        let none = || format!("{name} {value:?} is none of {}{}", all.join(", "), meant());
+        found.map(|(_, x)| *x).ok_or_else(none)
     }
 }
 
-fn number<T: FromStr>(name: &str, value: &str) -> Result<T, String> {
+pub fn number<T: FromStr>(name: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("{name} {value:?} is no number that fits"))
 }
 
