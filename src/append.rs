@@ -125,7 +125,7 @@ impl Target<'_> {
             None => Ok(()),
             Some(_) if !cache.dtype.takes_scales() => Err(Error::Dtype.into()),
             Some(scales) if scales.has_zeros() && !cache.dtype.takes_zeros() => {
-                Err(Refusal::about(Error::Dtype, self.names[0], "only 8-bit integers have zero points"))
+                Err(Refusal::about(Error::Dtype, self.names[0], "this type has no zero points"))
             }
             Some(Scales::Own(quant)) if !is_of_tokens(quant.stride, quant.group, cache) => {
                 let but = "tokens share its scales, which are not found but given then";

@@ -96,7 +96,7 @@ impl Names {
         if !has_zeros || takes_zeros {
             return Ok(());
         }
-        let but = "set, but only 8-bit integers have zero points";
+        let but = "set, but this type has no zero points";
         Err(Refusal::about(Error::Dtype, self.quant_zero, but))
     }
 
