@@ -65,7 +65,8 @@ IMPOSSIBLE = {
     ("fa_cache_append(why_size)", "huge"): "why is NULL then, or has that room",
     ("fa_sparse_from_partitions(why)", "odd"): "bytes have no alignment",
     ("fa_sparse_from_partitions(why_size)", "huge"): "why is NULL then, or has that room",
-    **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("o", "mask", "weights")},
+    **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("mask", "weights")},
+    ("fa_attention.o.quant.zero", "odd"): "whatever is there is refused",
     ("fa_pool.width", "odd"): "the address of a function",
     ("fa_pool.parallel_for", "odd"): "the address of a function",
     ("fa_pool_destroy(pool)", "odd"): "only what fa_pool_create gave",
@@ -115,7 +116,7 @@ def places(header):
     quant = found["fa_quant"]
     for prefix in ("fa_attention", "fa_config", "fa_q15_config", "fa_sparse_config", "fa_pool"):
         yield from fields(prefix, found[prefix], found)
-    for tensor in "qkv":
+    for tensor in "qkvo":
         yield from fields(f"fa_attention.{tensor}.quant", quant, found)
     for tensor in ("src", "dst"):
         yield from fields(f"fa_quantize_i8({tensor})", found["fa_tensor"], found)

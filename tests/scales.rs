@@ -103,7 +103,8 @@ struct Stored {
 impl Stored {
     /// Scales of channels are spread over three orders of magnitude, others over one.
     fn new(dtype: Dtype, scales: Scales, extent: [usize; 4], zero: f32, random: &mut Random) -> Stored {
-        let byte = |bits: u8| if !dtype.is_f8() { bits } else { f8::nearest(dtype, bits.cast_signed().into()) };
+        let byte =
+            |bits: u8| if !dtype.is_f8() { bits } else { f8::nearest(dtype, bits.cast_signed().into()) };
         let n = extent.iter().product::<usize>() * dtype.block_bytes();
         let bytes = (0..n).map(|_| byte((random.bits() >> 24) as u8)).collect();
         let n = Stored::cells(scales, extent).iter().product::<usize>() * extent[1];

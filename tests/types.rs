@@ -323,8 +323,7 @@ fn outputs_of_fractions_have_scales() {
             for kernel in kernels(Dtype::F32) {
                 let attend = |o: ViewMut| {
                     let of = |data, rows, dim| View::of(data, layout(Dtype::F32, rows, dim)).unwrap();
-                    let tensors =
-                        Tensors::new(of(&q, len_q, 1), of(&k, len_kv, 1), of(&v, len_kv, dim), o);
+                    let tensors = Tensors::new(of(&q, len_q, 1), of(&k, len_kv, 1), of(&v, len_kv, dim), o);
                     run(&mut Problem::new(tensors, Semantics::with_scale(1.0)).unwrap(), kernel, 1).unwrap();
                 };
                 let mut plain = vec![0f32; heads * len_q * dim];
@@ -367,7 +366,10 @@ fn errors_of_fractions_stay_within_what_is_documented() {
             run(&mut problem, kernel, 1).unwrap();
             for (&got, &exact) in o.iter().zip(&exact) {
                 let error = (f64::from(got) / 32_768.0 - exact.clamp(-1.0, 32_767.0 / 32_768.0)).abs();
-                assert!(error <= 0.5 / 32_768.0 + 3e-6, "{kernel:?}, {len_q} x {len_kv} x {dim}: {error:.2e}");
+                assert!(
+                    error <= 0.5 / 32_768.0 + 3e-6,
+                    "{kernel:?}, {len_q} x {len_kv} x {dim}: {error:.2e}"
+                );
             }
         }
     }

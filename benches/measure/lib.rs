@@ -150,6 +150,7 @@ impl Options {
                             ("dtype", "f8_e4m3") => case.dtype = Dtype::F8E4M3,
                             ("dtype", "f8_e5m2") => case.dtype = Dtype::F8E5M2,
                             ("dtype", "u8") => case.dtype = Dtype::U8,
+                            ("dtype", "q15") => case.dtype = Dtype::Q15,
                             ("path", "prefill") => case.path = Some(Path::Prefill),
                             ("path", "decode") => case.path = Some(Path::Decode),
                             ("data", "rising") => case.data = Data::Rising,
@@ -174,7 +175,7 @@ fn tables(rival: Option<NewRival>) -> impl Iterator<Item = &'static str> {
 pub fn usage(rival: Option<NewRival>) -> String {
     format!(
         "[{}] | [--heads N] [--len N] [--len_q N] [--len_kv N] [--dim N] [--stride BYTES] [--causal] \
-         [--dtype f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8] [--group N] [--window N] [--block N] [--per_token] [--precise] [--fast] [--data rising] \
+         [--dtype f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8|q15] [--group N] [--window N] [--block N] [--per_token] [--precise] [--fast] [--data rising] \
          [--path prefill|decode]\n\
          options: --isa NAME --threads N --seconds S --best --runs N --json[=FILE] (without FILE: to stdout, and text to stderr)\n\
          (heads=N for --heads N, and so on, will do, too)",

@@ -68,7 +68,8 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
             } else {
                 let weight = if sink == f32::NEG_INFINITY { 1.0 / sum } else { with_sink(sink, max, sum).0 };
                 let weight = s.splat(weight * scale);
-                let scales = scales.map(|scales| (scales, scales.at(problem.line_at(work.sequence(), head, row))));
+                let scales =
+                    scales.map(|scales| (scales, scales.at(problem.line_at(work.sequence(), head, row))));
                 for d in (0..dim).step_by(S::LANES) {
                     // Adding 0 makes all zeros positive, as in prefill.
                     let mut x = s.load(state.output.add(r * state.stride + d));
