@@ -225,7 +225,7 @@ fn every_type_from_every_type() {
     let cases = [([1, 1, 1], 32, [0; 3]), ([2, 3, 5], 64, [1, 0, 3]), ([1, 2, 16], 160, [0, 2, 0])];
     let narrow = [([2, 2, 3], 1, [1, 0, 0]), ([1, 3, 40], 33, [0, 1, 2]), ([1, 1, 50], 47, [0; 3])];
     for from in FLOATS {
-        for to in FLOATS.into_iter().chain(BLOCKS).chain(F8) {
+        for to in FLOATS.into_iter().chain(BLOCKS).chain(F8).chain([Dtype::Q15]) {
             for (extent, dim, gaps) in cases.into_iter().chain(narrow) {
                 if dim % to.block() != 0 {
                     continue;

@@ -1,10 +1,9 @@
 //! Fractions of 16 bits (Q15): a signed integer stands for itself divided by 32,768.
 //!
 //! No loop over K or V reads them: they become f32 before, with their scales, a block of keys at a
-//! time ([`crate::attend::convert`]). No compute type multiplies them as integers: a product of two
-//! has 31 bits, so that no two of them fit an accumulator of 32; and one of 16 bits by 16, in the
-//! parts of 8 bits whose sums fit, takes as many instructions as four multiply-adds of f32, which
-//! are exact to 24.
+//! time ([`crate::attend::convert`]). No compute type multiplies them as integers: two products of
+//! 16 bits by 16 do not fit a sum of 32. In parts of 8 bits, whose sums fit, each takes four
+//! products of bytes: as many instructions as f32 takes, where a vector has four bytes a lane.
 
 use super::Stored;
 use crate::simd::Isa;
