@@ -405,7 +405,8 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
     }
 }
 
-/// Stores values as binary16, bfloat16 or Q15, one by one. Kept out of line, like [`load_elements`].
+/// Stores values as binary16, bfloat16 or Q15, one by one. Kept out of line, like
+/// [`load_elements`].
 ///
 /// # Safety
 /// As many 16-bit numbers as `values` has are writable at `to`.

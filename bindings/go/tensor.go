@@ -70,9 +70,9 @@ func (t Type) Block() (elements, bytes int) {
 	return 32, 0
 }
 
-// Quant says how stored elements of 8 bits, and of Q15, become numbers: x = (stored - Zero) * Scale.
-// Scales of an output are what its numbers are divided by. The scale
-// of element d of token t of head h of batch entry (or page) b is Scale[b*Stride[0] + h*Stride[1] +
+// Quant says how stored elements of 8 bits, and of Q15, become numbers: x = (stored - Zero) *
+// Scale. Scales of an output are what its numbers are divided by. The scale of element d of token t
+// of head h of batch entry (or page) b is Scale[b*Stride[0] + h*Stride[1] +
 // t/GroupTokens*Stride[2] + d/GroupDims*Stride[3]]. Quantize and Append write scales that they
 // find.
 type Quant struct {

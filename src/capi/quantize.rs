@@ -36,9 +36,9 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 /// - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which must not have zeros (else FA_ERR_DTYPE): as
 ///   FA_DTYPE_I8 without zeros, but scale = max |x| / 448 or max |x| / 57344, and stored is x /
 ///   scale rounded as above.
-/// - FA_DTYPE_Q15 with a quant without zeros: as FA_DTYPE_I8 without zeros, but scale is 32768 times
-///   max |x| / 32767 (FLT_MAX, where that is infinite), and stored is x divided by max |x| / 32767,
-///   which is 0 where that would be less than FLT_MIN.
+/// - FA_DTYPE_Q15 with a quant without zeros: as FA_DTYPE_I8 without zeros, but scale is 32768
+///   times max |x| / 32767 (FLT_MAX, where that is infinite), and stored is x divided by max |x| /
+///   32767. Scale and stored are 0 where max |x| / 32767 would be less than FLT_MIN.
 ///
 /// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
 /// @param batch, heads, tokens  at least 0; if one is 0, nothing happens

@@ -51,8 +51,8 @@ pub enum fa_dtype {
     /// Unsigned 8-bit integer. fa_quant says what number it stands for; without fa_quant it is the
     /// number.
     FA_DTYPE_U8 = 13,
-    /// Fractions ("Q15"): a signed 16-bit integer that stands for itself divided by 32,768, so -1 to
-    /// 32767/32768. It may have scales (fa_quant). Outputs may have it, too: rounded to nearest
+    /// Fractions ("Q15"): a signed 16-bit integer that stands for itself divided by 32,768, so -1
+    /// to 32767/32768. It may have scales (fa_quant). Outputs may have it, too: rounded to nearest
     /// even, and what is too large becomes 32767 or -32768, NaN becomes 0.
     FA_DTYPE_Q15 = 14,
 }
