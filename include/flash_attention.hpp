@@ -169,7 +169,8 @@ Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64
 }
 
 // Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst
-// has scales, and of fractions it may have, which are found and written. FA_ERR_SHAPE where sizes disagree.
+// has scales, and of fractions it may have some, which are found and written. FA_ERR_SHAPE where
+// sizes disagree.
 template <class S, class D> [[nodiscard]] fa_status quantize(const Tensor<S> &src, const Tensor<D> &dst) noexcept {
     static_assert(!std::is_const<D>::value, "the output is written");
     if (src.batch != dst.batch || src.heads != dst.heads || src.tokens != dst.tokens || src.dim != dst.dim)
