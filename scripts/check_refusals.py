@@ -80,7 +80,10 @@ IMPOSSIBLE = {
 }
 
 # Arrays that no output may share memory with, besides all of fa_attention's.
-NO_OVERLAP = re.compile(r"quant$|^fa_attention\.o\.quant\.zero$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists|plan)\)$")
+NO_OVERLAP = re.compile(
+    r"quant$|^fa_attention\.o\.quant\.zero$|^fa_pool|"
+    r"\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists|plan)\)$"
+)
 
 # Strides of outputs: also some that are too small.
 OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize(_i8)?\(dst\)\.stride")
