@@ -396,6 +396,12 @@ typedef enum fa_dtype {
    * number.
    */
   FA_DTYPE_U8 = 13,
+  /**
+   * Fractions ("Q15"): a signed 16-bit integer that stands for itself divided by 32,768, so -1
+   * to 32767/32768. It may have scales (fa_quant). Outputs may have it, too: rounded to nearest
+   * even, and what is too large becomes 32767 or -32768, NaN becomes 0.
+   */
+  FA_DTYPE_Q15 = 14,
 } fa_dtype;
 
 /**
@@ -413,8 +419,9 @@ typedef enum fa_path {
 } fa_path;
 
 /**
- * How 8-bit elements become numbers: x = (stored - zero) * scale. Integers may have zeros.
- * Floating-point numbers have none: zero must be NULL, else FA_ERR_DTYPE.
+ * How elements become numbers: x = (stored - zero) * scale, where stored of FA_DTYPE_Q15 is the
+ * fraction. 8-bit integers may have zeros. Other types have none: zero must be NULL, else
+ * FA_ERR_DTYPE. Outputs of FA_DTYPE_Q15 may have scales: stored = x / scale, rounded.
  *
  * The scale and zero of element d of token t of head h of batch entry (or page) b are at index b *
  * stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3]. So
@@ -423,7 +430,7 @@ typedef enum fa_path {
  * tensor t counts within the page. In packed ragged rows t is the row, and b is 0.
  *
  * fa_quantize_i8 and fa_quantize find and write scales and zeros. So does fa_cache_append where
- * each token has its own. Every other function reads them.
+ * each token has its own. Every other function reads them, also those of outputs.
  *
  * Which scales and zeros are fast for integers, signed or unsigned:
  *
@@ -438,7 +445,8 @@ typedef enum fa_path {
  *   6, 7 or 9 to 15 channels, or with groups of 1, 2, 4 or 8 channels and a stride[3] other than
  *   1.
  *
- * 8-bit floating-point numbers become f16, a few keys at a time, and f32 computes.
+ * 8-bit floating-point numbers become f16, a few keys at a time, and f32 computes. Q15 becomes f32
+ * with its scales, whatever shares these, and f32 computes.
  *
  * A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Other scales are
  * data: one that is NaN or infinite makes its elements NaN or infinite.
@@ -497,8 +505,8 @@ typedef struct fa_tensor {
    */
   int32_t stride_dim;
   /**
-   * For FA_DTYPE_I8, _U8, _F8_E4M3 and _F8_E5M2: how the elements become numbers; NULL = they
-   * are the numbers. For other types NULL.
+   * For FA_DTYPE_I8, _U8, _Q15, _F8_E4M3 and _F8_E5M2: how the elements become numbers; NULL =
+   * they are the numbers. For other types NULL.
    */
   const struct fa_quant *quant;
 } fa_tensor;
@@ -593,11 +601,12 @@ typedef struct fa_attention {
    */
   struct fa_tensor v;
   /**
-   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32,
-   * to nearest even. Every row is written completely; its old content does not matter. Bytes
-   * between rows are not touched. Its rows must not overlap each other. The memory from its
-   * first row to its last row must not overlap an input or lse; an output between the rows of an
-   * input is refused, too.
+   * Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16, _BF16 or _Q15, rounded once from
+   * f32, to nearest even. Of FA_DTYPE_Q15 it may have scales (fa_quant), by which numbers are
+   * divided first: an input, which must not overlap an output. Every row is written completely;
+   * its old content does not matter. Bytes between rows are not touched. Its rows must not
+   * overlap each other. The memory from its first row to its last row must not overlap an input
+   * or lse; an output between the rows of an input is refused, too.
    */
   struct fa_tensor o;
   /**
@@ -1304,12 +1313,13 @@ extern "C" {
  * table. Everything else may be as fa_attention_init leaves it. Tokens whose position is not among
  * the keys in use of their sequence are refused.
  *
- * A cache of 8-bit elements: if each token has scales of its own (quant->stride[2] is not 0,
- * group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages), the
- * scales, and zeros if there are any, are found and written as by fa_quantize: they are OUTPUTS.
- * Scales that tokens share, and a scale that is NULL, are inputs: an element becomes x / scale +
- * zero, rounded to nearest even. Integers out of range become the least or the largest one, and
- * NaN becomes 0. For floating-point numbers fa_quantize says what happens.
+ * A cache of 8-bit elements, or of FA_DTYPE_Q15 with a quant: if each token has scales of its own
+ * (quant->stride[2] is not 0, group_tokens is 1, and stride[0] is not 0 where there are several
+ * batch entries or pages), the scales, and zeros if there are any, are found and written as by
+ * fa_quantize: they are OUTPUTS. Scales that tokens share, and a scale that is NULL, are inputs:
+ * an element becomes x / scale + zero, rounded to nearest even (of FA_DTYPE_Q15 to a multiple of
+ * 1/32768). Integers out of range become the least or the largest one, and NaN becomes 0. For
+ * floating-point numbers fa_quantize says what happens.
  *
  * @param[in] a        not NULL; rows of a->k and a->v that belong to the new tokens are OUTPUTS
  * @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk]; with
@@ -1684,6 +1694,8 @@ void fa_pool_destroy(struct fa_pool *pool);
  * - FA_DTYPE_F32, _F16, _BF16: each number is rounded to nearest even. A number that is too large
  *   becomes an infinity (f16: from 65520 on), one that is too small becomes 0 with its sign;
  *   subnormal numbers of the type are kept. A NaN stays a NaN with its sign, and may become quiet.
+ * - FA_DTYPE_Q15 without quant: each number times 32,768 is rounded to nearest even. What is too
+ *   large, infinities included, becomes 32767 or -32768, and NaN becomes 0.
  * - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: the blocks that ggml's reference functions
  *   write, bit for bit (as quantize_row_q8_0_ref, without fused multiply-adds). ggml does not
  *   expect NaN and infinities; a block with one gets a scale of NaN and 0 in everything else, so
@@ -1699,13 +1711,16 @@ void fa_pool_destroy(struct fa_pool *pool);
  * - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which must not have zeros (else FA_ERR_DTYPE): as
  *   FA_DTYPE_I8 without zeros, but scale = max |x| / 448 or max |x| / 57344, and stored is x /
  *   scale rounded as above.
+ * - FA_DTYPE_Q15 with a quant without zeros: as FA_DTYPE_I8 without zeros, but scale is 32768
+ *   times max |x| / 32767 (FLT_MAX, where that is infinite), and stored is x divided by max |x| /
+ *   32767. Scale and stored are 0 where max |x| / 32767 would be less than FLT_MIN.
  *
  * @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
  * @param batch, heads, tokens  at least 0; if one is 0, nothing happens
  * @param dim     at least 1; a multiple of 32 for types in blocks
  * @param dst     the same sizes; its rows must not overlap. OUTPUTS are its elements, and those of
- *                quant, which FA_DTYPE_I8 and _U8 need, and _F8_E4M3 and _F8_E5M2 may have; for
- *                other types quant is NULL
+ *                quant, which FA_DTYPE_I8 and _U8 need, and _Q15, _F8_E4M3 and _F8_E5M2 may have;
+ *                for other types quant is NULL
  * @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, or dim is not made of whole
  *         blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant);
  *         FA_ERR_STRIDE (negative, not a multiple of the element size, a stride_dim, or rows of
@@ -2099,7 +2114,8 @@ static inline int64_t fa_row_bytes(int32_t dtype, int64_t dim) {
   switch (dtype) {
   case FA_DTYPE_F32: return fa_helper_times(dim, 4);
   case FA_DTYPE_F16:
-  case FA_DTYPE_BF16: return fa_helper_times(dim, 2);
+  case FA_DTYPE_BF16:
+  case FA_DTYPE_Q15: return fa_helper_times(dim, 2);
   case FA_DTYPE_I8:
   case FA_DTYPE_U8:
   case FA_DTYPE_F8_E4M3:

@@ -81,6 +81,7 @@ template <> struct Type<iq4_nl> : Stored<FA_DTYPE_IQ4_NL, 32, 18> {};
 template <> struct Type<float8_e4m3> : Stored<FA_DTYPE_F8_E4M3, 1, 1> {};
 template <> struct Type<float8_e5m2> : Stored<FA_DTYPE_F8_E5M2, 1, 1> {};
 template <> struct Type<std::uint8_t> : Stored<FA_DTYPE_U8, 1, 1> {};
+template <> struct Type<std::int16_t> : Stored<FA_DTYPE_Q15, 1, 2> {}; // fractions of 32768
 template <> struct Type<bool> : Stored<FA_DTYPE_BOOL8, 1, 1> {};
 static_assert(sizeof(bool) == 1, "FA_DTYPE_BOOL8 is a byte");
 
@@ -89,7 +90,7 @@ template <class T> struct Tensor {
     T *data = nullptr;
     std::int64_t batch = 0, heads = 0, tokens = 0, dim = 0;
     std::int64_t stride[3] = {0, 0, 0}; // BYTES from one batch entry, head, token to the next
-    const fa_quant *quant = nullptr;    // what elements of 8 bits stand for
+    const fa_quant *quant = nullptr;    // what elements of 8 bits stand for, and fractions
     std::int64_t stride_dim = 0;        // BYTES between elements of a row, 0 = neighbours; others for K and V only
     std::int64_t bytes = 0;             // BYTES of the memory, 0 = unknown
 
@@ -170,13 +171,53 @@ Tensor<T> transposed(T *data, std::int64_t batch, std::int64_t heads, std::int64
 }
 
 // Writes a tensor in another type, as fa_quantize: src of f32, f16 or bf16; of 8-bit integers dst
-// has scales, which are found and written. FA_ERR_SHAPE where sizes disagree.
+// has scales, and of fractions it may have some, which are found and written. FA_ERR_SHAPE where
+// sizes disagree.
 template <class S, class D> [[nodiscard]] fa_status quantize(const Tensor<S> &src, const Tensor<D> &dst) noexcept {
     static_assert(!std::is_const<D>::value, "the output is written");
     if (src.batch != dst.batch || src.heads != dst.heads || src.tokens != dst.tokens || src.dim != dst.dim)
         return FA_ERR_SHAPE;
     const fa_tensor from = src.c(), to = dst.c();
     return fa_quantize(&from, src.batch, src.heads, src.tokens, src.dim, &to);
+}
+
+// How run_q15 computes.
+struct Fixed {
+    std::int32_t scale_mantissa = 0, scale_shift = 0; // the scale is mantissa / 2^shift; 0 = 1/sqrt(dim)
+    bool causal = false;
+    std::uint32_t threads = 1; // 1 = the calling thread alone, 0 = one per core
+};
+
+// Attention of fractions in integers alone, as fa_mha_q15: the same bits on every machine. Tensors
+// are head_first. FA_ERR_SHAPE where sizes disagree, FA_ERR_STRIDE where rows are not dense,
+// FA_ERR_DTYPE with scales.
+[[nodiscard]] inline fa_status run_q15(const Tensor<const std::int16_t> &q, const Tensor<const std::int16_t> &k,
+                                       const Tensor<const std::int16_t> &v, const Tensor<std::int16_t> &out,
+                                       const Fixed &how = {}) noexcept {
+    const auto differ = [](const auto &a, const auto &b) {
+        return a.batch != b.batch || a.heads != b.heads || a.tokens != b.tokens || a.dim != b.dim;
+    };
+    const auto is_dense = [](const auto &t) {
+        const auto dense = head_first(t.data, t.batch, t.heads, t.tokens, t.dim);
+        return (t.batch <= 1 || t.stride[0] == dense.stride[0]) && (t.heads <= 1 || t.stride[1] == dense.stride[1]) &&
+               (t.tokens <= 1 || t.stride[2] == dense.stride[2]) && (t.stride_dim == 0 || t.stride_dim == 2);
+    };
+    if (q.batch < 0 || q.heads < 0 || q.tokens < 0 || q.dim < 0 || k.heads < 0 || k.tokens < 0 || k.batch != q.batch ||
+        k.dim != q.dim || differ(k, v) || differ(q, out))
+        return FA_ERR_SHAPE;
+    if (q.quant != nullptr || k.quant != nullptr || v.quant != nullptr || out.quant != nullptr)
+        return FA_ERR_DTYPE;
+    if (!is_dense(q) || !is_dense(k) || !is_dense(v) || !is_dense(out))
+        return FA_ERR_STRIDE;
+    fa_q15_config cfg{};
+    cfg.struct_size = sizeof cfg, cfg.head_dim = static_cast<std::size_t>(q.dim);
+    cfg.scale_mantissa = how.scale_mantissa, cfg.scale_shift = how.scale_shift;
+    cfg.causal = how.causal, cfg.num_threads = how.threads;
+    const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+    // A batch is as many heads, of both kinds.
+    return q.batch == 0 ? FA_OK
+                        : fa_mha_q15(&cfg, q.data, k.data, v.data, size(detail::times(q.batch, q.heads)),
+                                     size(detail::times(q.batch, k.heads)), size(q.tokens), size(k.tokens), out.data);
 }
 
 // Scratch memory: grows when a call needs more, is kept for the next one. For one call at a time.

@@ -65,7 +65,8 @@ IMPOSSIBLE = {
     ("fa_cache_append(why_size)", "huge"): "why is NULL then, or has that room",
     ("fa_sparse_from_partitions(why)", "odd"): "bytes have no alignment",
     ("fa_sparse_from_partitions(why_size)", "huge"): "why is NULL then, or has that room",
-    **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("o", "mask", "weights")},
+    **{(f"fa_attention.{t}.quant", "odd"): "whatever is there is refused" for t in ("mask", "weights")},
+    ("fa_attention.o.quant.zero", "odd"): "whatever is there is refused",
     ("fa_pool.width", "odd"): "the address of a function",
     ("fa_pool.parallel_for", "odd"): "the address of a function",
     ("fa_pool_destroy(pool)", "odd"): "only what fa_pool_create gave",
@@ -79,7 +80,10 @@ IMPOSSIBLE = {
 }
 
 # Arrays that no output may share memory with, besides all of fa_attention's.
-NO_OVERLAP = re.compile(r"quant$|^fa_pool|\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists|plan)\)$")
+NO_OVERLAP = re.compile(
+    r"quant$|^fa_attention\.o\.quant\.zero$|^fa_pool|"
+    r"\((a|cfg|src|dst|new_k|new_v|pool|out|isa|why|bytes|ws|lists|plan)\)$"
+)
 
 # Strides of outputs: also some that are too small.
 OUTPUT_STRIDE = re.compile(r"^fa_attention\.(o\.stride|lse_stride|weights\.stride)|^fa_quantize(_i8)?\(dst\)\.stride")
@@ -115,7 +119,7 @@ def places(header):
     quant = found["fa_quant"]
     for prefix in ("fa_attention", "fa_config", "fa_q15_config", "fa_sparse_config", "fa_pool"):
         yield from fields(prefix, found[prefix], found)
-    for tensor in "qkv":
+    for tensor in "qkvo":
         yield from fields(f"fa_attention.{tensor}.quant", quant, found)
     for tensor in ("src", "dst"):
         yield from fields(f"fa_quantize_i8({tensor})", found["fa_tensor"], found)

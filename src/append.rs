@@ -10,7 +10,7 @@ use crate::problem::slots::{Run, Slots};
 use crate::quantize::{Quantize, Round};
 use crate::view::{Layout, Quant, QuantMut, View, ViewMut, overlap};
 
-/// Scales of a cache of 8-bit elements.
+/// Scales of a cache whose elements have some.
 #[derive(Debug)]
 pub enum Scales<'a> {
     /// Each token has its own, which are found and written.
@@ -38,7 +38,7 @@ pub struct Target<'a> {
     pub new: View<'a>,
     /// All of the cache.
     pub cache: ViewMut<'a>,
-    /// Of 8-bit elements.
+    /// If its elements have some.
     pub scales: Option<Scales<'a>>,
 }
 
@@ -125,7 +125,7 @@ impl Target<'_> {
             None => Ok(()),
             Some(_) if !cache.dtype.takes_scales() => Err(Error::Dtype.into()),
             Some(scales) if scales.has_zeros() && !cache.dtype.takes_zeros() => {
-                Err(Refusal::about(Error::Dtype, self.names[0], "floating-point numbers have no zero points"))
+                Err(Refusal::about(Error::Dtype, self.names[0], "this type has no zero points"))
             }
             Some(Scales::Own(quant)) if !is_of_tokens(quant.stride, quant.group, cache) => {
                 let but = "tokens share its scales, which are not found but given then";

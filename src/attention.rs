@@ -665,7 +665,7 @@ impl<'a> Attention<'a> {
     /// - [`Error::ZeroExtent`]: a size other than batch, len_q and len_kv is 0
     /// - [`Error::Stride`]: rows of an output overlap
     /// - [`Error::Overflow`]: more bytes than an address space holds, or positions beyond 64 bits
-    /// - [`Error::Dtype`]: booleans that are no mask, scales of what is no 8-bit integer, weights
+    /// - [`Error::Dtype`]: booleans that are no mask, scales of a type that has none, weights
     ///   that are not f32
     /// - [`Error::SoftmaxScale`], [`Error::Softcap`], [`Error::QuantScale`]: unusable numbers
     /// - [`Error::Lengths`], [`Error::Page`]: kv_lens, kv_starts, cu_len_q, cu_len_kv or pages lead

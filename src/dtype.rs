@@ -13,6 +13,7 @@ pub(crate) mod f32;
 pub(crate) mod f8;
 pub(crate) mod i8;
 pub(crate) mod nibbles;
+pub(crate) mod q15;
 pub(crate) mod q8_0;
 pub(crate) mod u8;
 
@@ -49,6 +50,8 @@ pub enum Dtype {
     F8E5M2,
     /// Unsigned 8-bit integer.
     U8,
+    /// Signed 16-bit integer, divided by 32,768.
+    Q15,
 }
 
 impl std::fmt::Display for Dtype {
@@ -69,6 +72,7 @@ impl std::fmt::Display for Dtype {
             Dtype::F8E4M3 => "F8_E4M3",
             Dtype::F8E5M2 => "F8_E5M2",
             Dtype::U8 => "U8",
+            Dtype::Q15 => "Q15",
         })
     }
 }
@@ -101,7 +105,8 @@ macro_rules! with_read_type {
             | $crate::dtype::Dtype::Iq4Nl
             | $crate::dtype::Dtype::F8E4M3
             | $crate::dtype::Dtype::F8E5M2
-            | $crate::dtype::Dtype::U8 => {
+            | $crate::dtype::Dtype::U8
+            | $crate::dtype::Dtype::Q15 => {
                 type $Type = $crate::dtype::i8::I8;
                 $code
             }
@@ -118,9 +123,15 @@ pub(crate) use with_read_type;
 /// `Shape::of` refuses booleans, and others have been copied as what they are [`Dtype::read_as`].
 macro_rules! with_qkv_type {
     ($dtype:expr, $Type:ident => $code:expr) => {
-        $crate::dtype::nibbles::with_nibbles!($dtype, $Type => $code, else {
-            $crate::dtype::with_read_type!($dtype, $Type => $code)
-        })
+        match $dtype {
+            $crate::dtype::Dtype::Q15 => {
+                type $Type = $crate::dtype::q15::Q15;
+                $code
+            }
+            dtype => $crate::dtype::nibbles::with_nibbles!(dtype, $Type => $code, else {
+                $crate::dtype::with_read_type!(dtype, $Type => $code)
+            }),
+        }
     };
 }
 pub(crate) use with_qkv_type;
@@ -186,6 +197,12 @@ impl Dtype {
         nibbles::with_nibbles!(self, _T => true, else false)
     }
 
+    /// Whether elements become f32 before a loop over K or V reads them, where the compute type
+    /// does not unpack or repack them.
+    pub(crate) const fn is_converted(self) -> bool {
+        self.is_nibbles() || matches!(self, Dtype::Q15)
+    }
+
     /// Whether blocks have a minimum beside their scale.
     pub(crate) const fn has_minimum(self) -> bool {
         nibbles::with_nibbles!(self, T => T::HAS_MINIMUM, else false)
@@ -208,7 +225,7 @@ impl Dtype {
 
     /// Whether a tensor of this type may have scales ([`crate::view::Quant`]).
     pub const fn takes_scales(self) -> bool {
-        self.takes_zeros() || self.is_f8()
+        self.takes_zeros() || self.is_f8() || matches!(self, Dtype::Q15)
     }
 
     /// Whether it may also have zero points.
@@ -216,14 +233,19 @@ impl Dtype {
         matches!(self, Dtype::I8 | Dtype::U8)
     }
 
-    /// Whether elements are floating-point numbers that need no scale: what outputs and masks may
-    /// be.
+    /// Whether elements are floating-point numbers that need no scale: what masks may be, and what
+    /// is quantised.
     pub const fn is_float(self) -> bool {
         match self {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => true,
-            Dtype::I8 | Dtype::U8 | Dtype::Bool8 | Dtype::F8E4M3 | Dtype::F8E5M2 => false,
+            Dtype::I8 | Dtype::U8 | Dtype::Bool8 | Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::Q15 => false,
             Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::Iq4Nl => false,
         }
+    }
+
+    /// Whether outputs may be of this type: [`store`] writes it.
+    pub const fn is_stored(self) -> bool {
+        self.is_float() || matches!(self, Dtype::Q15)
     }
 }
 
@@ -344,7 +366,8 @@ unsafe fn load_elements<T: Stored>(row: *const u8, d: usize, n: usize) -> [f32; 
 }
 
 /// Stores the first `n` lanes of `x` (at most `LANES`) as elements of `dtype`, from element `d` of
-/// a row on, rounded to nearest even. `dtype` must be a floating-point type ([`Dtype::is_float`]).
+/// a row on, rounded to nearest even. `dtype` must be one that outputs may have
+/// ([`Dtype::is_stored`]).
 ///
 /// # Safety
 /// `n` elements of the row are writable from element `d` on.
@@ -356,7 +379,8 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
         match dtype {
             Dtype::F16 if n == S::LANES => s.store_f16(to.cast(), x),
             Dtype::Bf16 if n == S::LANES => s.store_bf16(to.cast(), x),
-            Dtype::F16 | Dtype::Bf16 => {
+            Dtype::Q15 if n == S::LANES => q15::store(s, to.cast(), x),
+            Dtype::F16 | Dtype::Bf16 | Dtype::Q15 => {
                 let mut lanes = [0.0; MAX_LANES];
                 s.store(lanes.as_mut_ptr(), x);
                 store_elements(dtype, to.cast(), &lanes[..n]);
@@ -381,14 +405,19 @@ pub(crate) unsafe fn store<S: Isa>(s: S, dtype: Dtype, row: *mut u8, d: usize, n
     }
 }
 
-/// Stores values as binary16 or bfloat16, one by one. Kept out of line, like [`load_elements`].
+/// Stores values as binary16, bfloat16 or Q15, one by one. Kept out of line, like
+/// [`load_elements`].
 ///
 /// # Safety
 /// As many 16-bit numbers as `values` has are writable at `to`.
 #[inline(never)]
 unsafe fn store_elements(dtype: Dtype, to: *mut u16, values: &[f32]) {
     for (i, &x) in values.iter().enumerate() {
-        let bits = if dtype == Dtype::F16 { half::to_f16(x) } else { half::to_bf16(x) };
+        let bits = match dtype {
+            Dtype::F16 => half::to_f16(x),
+            Dtype::Q15 => q15::round(x).cast_unsigned(),
+            _ => half::to_bf16(x),
+        };
         // SAFETY: `i` is below the number of values, which are writable at `to` (caller).
         unsafe { to.wrapping_add(i).write_unaligned(bits) };
     }

@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Refusal};
-use crate::view::{Array, Layout, ScaleGranularity, View, ViewMut, overlap};
+use crate::view::{Array, Layout, Quant, ScaleGranularity, View, ViewMut, overlap};
 pub use batch::{Batch, SeenKeys, Sequence};
 pub use cells::{BlockMask, Blocks};
 pub use lists::{List, Lists, needed_starts};
@@ -55,7 +55,7 @@ pub struct Tensors<'a> {
     pub k: View<'a>,
     /// Values: `[batch][heads_kv][len_kv][dim_v]`.
     pub v: View<'a>,
-    /// Output, f32, f16 or bf16: `[batch][heads_q][len_q][dim_v]`.
+    /// Output, f32, f16, bf16 or Q15: `[batch][heads_q][len_q][dim_v]`.
     pub o: ViewMut<'a>,
     /// Natural logarithm of the sum of exponentials, f32: `[batch][heads_q][len_q][1]`.
     pub lse: Option<ViewMut<'a>>,
@@ -103,7 +103,7 @@ impl Tensors<'_> {
             let Layout { dtype, extent, dim: d, .. } = *view.layout();
             match dtype {
                 _ if extent != q.layout().extent || d != dim => Err(Error::Shape),
-                _ if dtype.is_float() => Ok(dtype),
+                _ if dtype.is_stored() => Ok(dtype),
                 _ => Err(Error::Dtype),
             }
         };
@@ -144,6 +144,7 @@ impl Tensors<'_> {
     /// Finds an output that shares memory with something else: its name, and words for what it is.
     fn overlap(&self) -> Option<(&'static str, &'static str)> {
         let Tensors { q, k, v, o, lse, logits, batch, weights } = self;
+        let scales_of_o = o.quant().map_or([0..0, 0..0], Quant::addresses);
         let o = o.addresses();
         let lse = lse.as_ref().map_or(0..0, ViewMut::addresses);
         let probabilities = weights.as_ref().map_or(0..0, |weights| weights.view.addresses());
@@ -181,6 +182,7 @@ impl Tensors<'_> {
             .or_else(|| of_quant(q).into_iter().find_map(|list| hit(list, "shares memory with scales of q")))
             .or_else(|| of_quant(k).into_iter().find_map(|list| hit(list, "shares memory with scales of k")))
             .or_else(|| of_quant(v).into_iter().find_map(|list| hit(list, "shares memory with scales of v")))
+            .or_else(|| scales_of_o.into_iter().find_map(|list| hit(list, "shares memory with scales of o")))
             .or_else(|| weights.as_ref()?.lists().into_iter().find_map(|(list, but)| hit(list, but)))
             .or_else(|| overlap(&o, &lse).then_some(("lse", "shares memory with o")))
             .or_else(|| overlap(&o, &probabilities).then_some(("weights", "shares memory with o")))

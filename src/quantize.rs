@@ -1,4 +1,4 @@
-//! Quantisation to 8-bit integers and floating-point numbers, whose scales are found; [`Round`]
+//! Quantisation to integers, and to 8-bit floating-point numbers, whose scales are found; [`Round`]
 //! makes numbers of the other types. A cell is the elements that share a scale, and perhaps a zero
 //! point.
 //!
@@ -10,7 +10,7 @@ mod round;
 
 use std::ops::Range;
 
-use crate::dtype::{Dtype, Stored, bf16::Bf16, f8, f16::F16, f32::F32};
+use crate::dtype::{Dtype, Stored, bf16::Bf16, f8, f16::F16, f32::F32, q15};
 use crate::error::Error;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::{Layout, QuantMut, View, ViewMut, overlap};
@@ -152,7 +152,8 @@ impl Body for &mut Quantize<'_> {
                 | Dtype::Iq4Nl
                 | Dtype::F8E4M3
                 | Dtype::F8E5M2
-                | Dtype::U8 => self.cells::<S, F32>(s),
+                | Dtype::U8
+                | Dtype::Q15 => self.cells::<S, F32>(s),
             }
         }
     }
@@ -306,9 +307,21 @@ impl Quantize<'_> {
         let step = if self.quant.zero.is_some() {
             Step::affine(of, if dtype == Dtype::U8 { 0.0 } else { -128.0 })
         } else {
-            Step::symmetric(of, if dtype.is_f8() { f8::largest(dtype) } else { 127.0 })
+            let largest = match dtype {
+                Dtype::Q15 => q15::LARGEST,
+                _ if dtype.is_f8() => f8::largest(dtype),
+                _ => 127.0,
+            };
+            Step::symmetric(of, largest)
         };
-        self.quant.scale.set(place, step.scale);
+        // A step is that between integers. Of numbers next to the largest f32 the scale of Q15
+        // would be infinite; of NaN it is NaN.
+        let scale = match dtype {
+            Dtype::Q15 if step.scale > f32::MAX / q15::ONE => f32::MAX,
+            Dtype::Q15 => step.scale * q15::ONE,
+            _ => step.scale,
+        };
+        self.quant.scale.set(place, scale);
         if let Some(zero) = &mut self.quant.zero {
             zero.set(place, step.zero);
         }
@@ -325,7 +338,7 @@ impl Quantize<'_> {
         for b in batch.clone() {
             for h in heads.clone() {
                 for t in tokens.clone() {
-                    let to = self.dst.row(b, h, t).cast::<i8>();
+                    let (to, size) = (self.dst.row(b, h, t), self.dst.layout().dtype.block_bytes());
                     for d in dims.clone().step_by(S::LANES) {
                         let n = S::LANES.min(dims.end - d);
                         // SAFETY: I2, I7: `n` elements of this span, which lies within the views.
@@ -336,16 +349,17 @@ impl Quantize<'_> {
                             // In cells with a NaN, low and high are equal: NaN becomes that
                             // integer.
                             let x = s.min(s.max(x, step.low), step.high);
+                            let to = to.wrapping_add(d * size);
                             if self.dst.layout().dtype != Dtype::I8 {
                                 let mut values = [0.0; MAX_LANES];
                                 s.store(values.as_mut_ptr(), x);
-                                self.write_others(to.wrapping_add(d), n, &values);
+                                self.write_others(to, n, &values);
                             } else if n == S::LANES {
-                                s.store_i8(to.wrapping_add(d), x);
+                                s.store_i8(to.cast(), x);
                             } else {
                                 let mut bytes = [0; MAX_LANES];
                                 s.store_i8(bytes.as_mut_ptr(), x);
-                                write_first(to.wrapping_add(d), n, &bytes);
+                                write_first(to.cast(), n, &bytes);
                             }
                         }
                     }
@@ -358,15 +372,20 @@ impl Quantize<'_> {
     /// instruction sets.
     ///
     /// # Safety
-    /// `to` has room for `n` bytes.
+    /// `to` has room for `n` elements.
     #[inline(never)]
-    unsafe fn write_others(&self, to: *mut i8, n: usize, values: &[f32; MAX_LANES]) {
+    unsafe fn write_others(&self, to: *mut u8, n: usize, values: &[f32; MAX_LANES]) {
         let bytes = match self.dst.layout().dtype {
+            Dtype::Q15 => {
+                let integers = values.map(|x| x.round_ties_even() as i16);
+                // SAFETY: I7: room for `n` elements (caller).
+                return unsafe { write_first(to.cast(), n, &integers) };
+            }
             Dtype::U8 => values.map(|x| x.round_ties_even() as u8),
             dtype => f8::round(dtype, values),
         };
         // SAFETY: I7: room for `n` bytes (caller).
-        unsafe { write_first(to, n, &bytes.map(u8::cast_signed)) };
+        unsafe { write_first(to, n, &bytes) };
     }
 
     /// `n` elements (at most a vector) from `d` on, smoothed; other lanes are 0.
@@ -386,15 +405,15 @@ impl Quantize<'_> {
     }
 }
 
-/// Writes `n` bytes. Kept out of line: LLVM lowers this loop to memcpy, and the call would spill
+/// Writes `n` integers. Kept out of line: LLVM lowers this loop to memcpy, and the call would spill
 /// the registers of the kernel.
 ///
 /// # Safety
-/// `to` has room for `n` bytes.
+/// `to` has room for `n` of them.
 #[inline(never)]
-unsafe fn write_first(to: *mut i8, n: usize, bytes: &[i8; MAX_LANES]) {
-    for (i, &byte) in bytes.iter().enumerate().take(n) {
-        // SAFETY: I7: i < n, and there is room for n bytes.
-        unsafe { to.wrapping_add(i).write(byte) };
+unsafe fn write_first<T: Copy>(to: *mut T, n: usize, integers: &[T; MAX_LANES]) {
+    for (i, &x) in integers.iter().enumerate().take(n) {
+        // SAFETY: I7: i < n, and there is room for n integers.
+        unsafe { to.wrapping_add(i).write_unaligned(x) };
     }
 }

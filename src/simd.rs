@@ -59,8 +59,8 @@ pub(crate) trait Body {
 ///
 /// 1. every compute type: `horizontal_sums`, `horizontal_max`, `transpose`, `load_partial`,
 ///    `store_partial`, `store_segments`, `prefetch_l2`, `prefetch_l1`;
-/// 2. K, V and outputs of 16 or 8 bits: `load_bf16`, `load_f16`, `load_i8`, `load_padded`,
-///    `store_bf16`, `store_f16`, `store_i8`;
+/// 2. K, V and outputs of 16 or 8 bits: `load_bf16`, `load_f16`, `load_i16`, `load_i8`,
+///    `load_padded`, `store_bf16`, `store_f16`, `store_i16`, `store_i8`;
 /// 3. all integer types: `horizontal_sums_i32`, `horizontal_sum_i32`, `sub_i32`, `xor`; compute
 ///    type i16: `dot_i16`, `pack_i16`, `load_i8_i16`, `store_i16`, `exp2_approx`, `interleave_i16`
 ///    with `deinterleave` and `interleave`;
@@ -509,6 +509,15 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load_bf16(self, p: *const u16) -> Self::F32 {
         // SAFETY: LANES values are readable at `p` (caller).
         unsafe { fallback::load_bf16(self, p) }
+    }
+    /// Loads `LANES` i16 as f32; no alignment is needed.
+    ///
+    /// # Safety
+    /// `LANES` values are readable at `p`.
+    #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> Self::F32 {
+        // SAFETY: LANES values are readable at `p` (caller).
+        unsafe { fallback::load_i16(self, p) }
     }
     /// Loads `LANES` signed bytes as f32.
     ///

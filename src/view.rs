@@ -305,6 +305,7 @@ pub struct ViewMut<'a> {
     /// From the first to the last one used.
     bytes: usize,
     layout: Layout,
+    quant: Option<Quant<'a>>,
     memory: PhantomData<&'a mut [u8]>,
 }
 
@@ -328,7 +329,7 @@ impl<'a> ViewMut<'a> {
         if !layout.is_injective() {
             return Err(Error::Stride);
         }
-        Ok(ViewMut { base: data, bytes, layout, memory: PhantomData })
+        Ok(ViewMut { base: data, bytes, layout, quant: None, memory: PhantomData })
     }
 
     /// A view of part of a slice.
@@ -344,19 +345,35 @@ impl<'a> ViewMut<'a> {
         unsafe { ViewMut::new(data.as_mut_ptr().cast(), layout) }
     }
 
+    /// This view with scales that the numbers of its rows are divided by, of which there must be as
+    /// many as it needs.
+    pub fn quantised(self, quant: Quant<'a>) -> Result<ViewMut<'a>, Error> {
+        if !self.layout.dtype.takes_scales() || quant.zero.is_some() {
+            return Err(Error::Dtype);
+        }
+        quant.check(&self.layout)?;
+        Ok(ViewMut { quant: Some(quant), ..self })
+    }
+
+    /// The scales of its elements; `None` if they stand for themselves.
+    #[inline(always)]
+    pub(crate) fn quant(&self) -> Option<&Quant<'a>> {
+        self.quant.as_ref()
+    }
+
     /// Extents, strides and type.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The rows from `first` on, as many as `extent` says.
+    /// The rows from `first` on, as many as `extent` says, without scales.
     ///
     /// # Panics
     /// If they are not all rows of this view.
     pub(crate) fn part(&mut self, first: [usize; 3], extent: [usize; 3]) -> ViewMut<'_> {
         let (at, layout) = self.layout.part(first, extent);
         let bytes = layout.span().unwrap_or(0);
-        ViewMut { base: self.base.wrapping_add(at), bytes, layout, memory: PhantomData }
+        ViewMut { base: self.base.wrapping_add(at), bytes, layout, quant: None, memory: PhantomData }
     }
 
     /// The first byte of a row. It is written by the thread that has the row's work.
@@ -527,6 +544,7 @@ holds! {
     f32: F32;
     u16: F16 | Bf16;
     i8: I8;
+    i16: Q15;
     u8: Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl | Bool8 | F8E4M3 | F8E5M2 | U8;
     bool: Bool8;
 }
@@ -550,6 +568,7 @@ pub trait Plain: Copy + sealed::Sealed {}
 impl Plain for f32 {}
 impl Plain for i32 {}
 impl Plain for u16 {}
+impl Plain for i16 {}
 impl Plain for i8 {}
 impl Plain for u8 {}
 
@@ -558,6 +577,7 @@ mod sealed {
     impl Sealed for f32 {}
     impl Sealed for i32 {}
     impl Sealed for u16 {}
+    impl Sealed for i16 {}
     impl Sealed for i8 {}
     impl Sealed for u8 {}
     impl Sealed for bool {}

@@ -14,7 +14,7 @@ use flash_attention::view::{Layout, Quant, View, ViewMut};
 use store::encode;
 
 const DIM: usize = 32;
-const TYPES: [Dtype; 9] = [
+const TYPES: [Dtype; 10] = [
     Dtype::F32,
     Dtype::F16,
     Dtype::Bf16,
@@ -24,6 +24,7 @@ const TYPES: [Dtype; 9] = [
     Dtype::Q5_1,
     Dtype::Iq4Nl,
     Dtype::F8E4M3,
+    Dtype::Q15,
 ];
 
 /// One head: queries in f32, keys and values to be stored in some type.
@@ -84,7 +85,7 @@ impl Rows {
             // SAFETY: as many bytes, which outlive the problem.
             let stored = |data: &[u8]| unsafe { View::new(data.as_ptr(), dense(dtype, keys, DIM)).unwrap() };
             let (mut k, mut v) = (stored(&k), stored(&v));
-            if dtype == Dtype::I8 {
+            if [Dtype::I8, Dtype::Q15].contains(&dtype) {
                 (k, v) = (k.quantised(quants[0]).unwrap(), v.quantised(quants[1]).unwrap());
             }
             let mask = View::of(&self.mask, dense(Dtype::F32, queries, keys)).ok();

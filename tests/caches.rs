@@ -21,6 +21,16 @@ use half::{bf16, f16};
 
 const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 const BLOCKS: [Dtype; 6] = [Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1, Dtype::Iq4Nl];
+/// A number as a fraction of 16 bits: a loop over all could not be plainer.
+fn fraction(x: f32) -> i16 {
+    match f64::from(x) * 32_768.0 {
+        x if x.is_nan() => 0,
+        x if x <= -32_768.0 => i16::MIN,
+        x if x >= 32_767.0 => i16::MAX,
+        x => x.round_ties_even() as i16,
+    }
+}
+
 const F8: [Dtype; 2] = [Dtype::F8E4M3, Dtype::F8E5M2];
 const VALUES: [f32; 16] =
     [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
@@ -135,6 +145,9 @@ fn row(dtype: Dtype, x: &[f32]) -> Vec<u8> {
     if dtype.is_f8() {
         return x.iter().map(|&x| f8::nearest(dtype, x)).collect();
     }
+    if dtype == Dtype::Q15 {
+        return x.iter().flat_map(|&x| fraction(x).to_ne_bytes()).collect();
+    }
     match dtype.has_blocks() {
         true => x.chunks(32).flat_map(|x| block(dtype, x)).collect(),
         false => x.iter().flat_map(|&x| float(dtype, x)).collect(),
@@ -212,7 +225,7 @@ fn every_type_from_every_type() {
     let cases = [([1, 1, 1], 32, [0; 3]), ([2, 3, 5], 64, [1, 0, 3]), ([1, 2, 16], 160, [0, 2, 0])];
     let narrow = [([2, 2, 3], 1, [1, 0, 0]), ([1, 3, 40], 33, [0, 1, 2]), ([1, 1, 50], 47, [0; 3])];
     for from in FLOATS {
-        for to in FLOATS.into_iter().chain(BLOCKS).chain(F8) {
+        for to in FLOATS.into_iter().chain(BLOCKS).chain(F8).chain([Dtype::Q15]) {
             for (extent, dim, gaps) in cases.into_iter().chain(narrow) {
                 if dim % to.block() != 0 {
                     continue;
@@ -261,6 +274,8 @@ fn what_does_not_fit_is_refused() {
     refuse(of(Dtype::F32, 32), of(Dtype::F8E4M3, 32), Ok(()));
     refuse(of(Dtype::F8E4M3, 32), of(Dtype::F32, 32), Err(Error::Dtype));
     refuse(of(Dtype::F32, 32), of(Dtype::U8, 32), Err(Error::Dtype));
+    refuse(of(Dtype::F32, 32), of(Dtype::Q15, 32), Ok(()));
+    refuse(of(Dtype::Q15, 32), of(Dtype::F32, 32), Err(Error::Dtype));
     refuse(of(Dtype::F32, 32), of(Dtype::I8, 32), Err(Error::Dtype));
     refuse(of(Dtype::I8, 32), of(Dtype::F32, 32), Err(Error::Dtype));
     refuse(of(Dtype::F32, 32), of(Dtype::Bool8, 32), Err(Error::Dtype));
@@ -392,6 +407,52 @@ fn scales_of_8_bits_are_found() {
     }
 }
 
+/// Scales and fractions that are found, a row and a group of channels each, against plain loops.
+#[test]
+fn scales_of_fractions_are_found() {
+    let random = &mut Random(5);
+    for (dim, group) in [(96, 96), (70, 70), (64, 32), (50, 3), (33, 1), (40, 17)] {
+        let tokens = 64;
+        let mut x = numbers(tokens * dim, random);
+        // Next to the largest number no scale would be finite.
+        x[..dim].fill(f32::MAX);
+        let groups = dim.div_ceil(group);
+        for kernel in kernel::available() {
+            let mut scales = vec![7f32; tokens * groups];
+            let mut stored = vec![0x7a7ai16; tokens * dim + 1];
+            let quant = QuantMut {
+                scale: ArrayMut::of(&mut scales),
+                zero: None,
+                stride: [0, 0, groups, 1],
+                group: [1, group],
+            };
+            let of = |dtype| layout(dtype, [1, 1, tokens], dim, [0; 3]);
+            let src = View::of(&x, of(Dtype::F32)).unwrap();
+            let dst = ViewMut::of(&mut stored, of(Dtype::Q15)).unwrap();
+            kernel.quantize(&mut Quantize::new(src, dst, None, quant).unwrap()).unwrap();
+            assert_eq!(stored.pop(), Some(0x7a7a), "{kernel:?}: wrote behind the last row");
+            for (i, x) in x.chunks(dim).flat_map(|row| row.chunks(group)).enumerate() {
+                let what = format!("{kernel:?}, {dim}, group {i} of {group}");
+                let row = &stored[i / groups * dim + i % groups * group..][..x.len()];
+                let step = x.iter().fold(0f32, |most, x| most.max(x.abs())) / 32_767.0;
+                if x.iter().any(|x| !x.is_finite()) {
+                    assert!(scales[i].is_nan() && row.iter().all(|&x| x == 0), "{what}");
+                } else if step < f32::MIN_POSITIVE {
+                    assert!(scales[i] == 0.0 && row.iter().all(|&x| x == 0), "{what}");
+                } else {
+                    assert_eq!(scales[i], (step * 32_768.0).min(f32::MAX), "{what}");
+                    for (x, &got) in x.iter().zip(row) {
+                        assert_eq!(got, (x / step).round_ties_even() as i16, "{what}: {x}");
+                        let is = f64::from(got) / 32_768.0 * f64::from(scales[i]);
+                        let most = f64::from(step) * 0.51 + f64::from(x.abs()) * 4e-5;
+                        assert!((is - f64::from(*x)).abs() <= most, "{what}: {x} became {is}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Where rows of a cache lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -445,6 +506,7 @@ fn number_of(dtype: Dtype) -> i32 {
         Dtype::F8E4M3 => FA_DTYPE_F8_E4M3,
         Dtype::F8E5M2 => FA_DTYPE_F8_E5M2,
         Dtype::U8 => FA_DTYPE_U8,
+        Dtype::Q15 => FA_DTYPE_Q15,
     }) as i32
 }
 
@@ -457,8 +519,8 @@ impl Half {
     fn new(cache: [usize; 3], new: [usize; 3], random: &mut Random) -> Half {
         let pick = |random: &mut Random, n: usize| random.below(n);
         let from = FLOATS[pick(random, 3)];
-        let bytes_of = [Dtype::I8, Dtype::I8, Dtype::U8, Dtype::U8, F8[0], F8[1]];
-        let dtype = [&FLOATS[..], &BLOCKS[..], &bytes_of[..]].concat()[pick(random, 15)];
+        let scaled = [Dtype::I8, Dtype::I8, Dtype::U8, Dtype::U8, F8[0], F8[1], Dtype::Q15, Dtype::Q15];
+        let dtype = [&FLOATS[..], &BLOCKS[..], &scaled[..]].concat()[pick(random, 17)];
         let dim = if dtype.has_blocks() { 32 * (1 + pick(random, 3)) } else { 1 + pick(random, 70) };
         let scaled = match (dtype, pick(random, 4)) {
             _ if !dtype.takes_scales() => Scaled::No,
@@ -548,7 +610,7 @@ impl Half {
         let written = match (self.dtype, self.scaled) {
             (dtype, Scaled::Own { group, zeros }) => {
                 let groups = self.dim.div_ceil(group);
-                let mut bytes = vec![0u8; self.dim];
+                let mut bytes = vec![0u8; self.dim * dtype.block_bytes()];
                 let quant = fa_quant {
                     scale: self.scale[at..].as_ptr(),
                     zero: if zeros { self.zero[at..].as_ptr() } else { std::ptr::null() },
@@ -567,7 +629,11 @@ impl Half {
                 assert_eq!(status, fa_status::FA_OK);
                 bytes
             }
-            (dtype, scaled) if dtype.takes_scales() => {
+            (Dtype::Q15, Scaled::Given) => {
+                let given = x.iter().zip(&self.scale[at..]);
+                given.flat_map(|(x, scale)| fraction(x / scale).to_ne_bytes()).collect()
+            }
+            (dtype, scaled) if dtype.takes_scales() && dtype != Dtype::Q15 => {
                 let given = |list: &[f32], d, none| if scaled == Scaled::Given { list[at + d] } else { none };
                 let of = |(d, x): (usize, &f32)| {
                     let x = x / given(&self.scale, d, 1.0);

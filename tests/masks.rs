@@ -17,7 +17,7 @@ use store::encode;
 
 const DIM: usize = 32;
 const HEADS: [usize; 2] = [4, 2];
-const TYPES: [Dtype; 10] = [
+const TYPES: [Dtype; 11] = [
     Dtype::F32,
     Dtype::F16,
     Dtype::Bf16,
@@ -28,6 +28,7 @@ const TYPES: [Dtype; 10] = [
     Dtype::Iq4Nl,
     Dtype::F8E4M3,
     Dtype::F8E5M2,
+    Dtype::Q15,
 ];
 const MASKS: [Dtype; 4] = [Dtype::Bool8, Dtype::F16, Dtype::Bf16, Dtype::F32];
 
@@ -116,7 +117,7 @@ impl Case {
         let stored =
             |data: &[u8]| unsafe { View::new(data.as_ptr(), dense(dtype, HEADS[1], keys, DIM)).unwrap() };
         let (mut k, mut v) = (stored(&k), stored(&v));
-        if dtype == Dtype::I8 {
+        if [Dtype::I8, Dtype::Q15].contains(&dtype) {
             k = k.quantised(Quant::per_tensor(&k_step)).unwrap();
             v = v.quantised(Quant::per_tensor(&v_step)).unwrap();
         }
@@ -258,7 +259,7 @@ fn what_is_hidden_has_no_influence() {
     for (rows, keys) in SIZES {
         for (what, sees) in patterns(rows, keys) {
             for (n, dtype) in TYPES.into_iter().enumerate() {
-                if dtype == Dtype::I8 {
+                if [Dtype::I8, Dtype::Q15].contains(&dtype) {
                     // Integers are finite.
                     continue;
                 }

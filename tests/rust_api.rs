@@ -889,6 +889,30 @@ fn zeros_of_quantised_tensors_and_blocks_of_ggml() {
     let floats = Tensor::head_first(Data::F8E5M2(&of_bits), shape).scale(&0.25);
     assert!(near(&attend(floats, floats), &attend(plain, plain)));
 
+    // Fractions, as inputs and as the output, which is divided by its scale.
+    let fractions: Vec<i16> = (0..len * dim).map(|i| (8192.0 * values[i * 7 % 5]) as i16).collect();
+    let fractions = Tensor::head_first(Data::Q15(&fractions), shape);
+    assert!(near(&attend(fractions, fractions), &attend(plain, plain)));
+    let (mut halves, mut own) = ([7i16; 64], [0f32]);
+    let query = Tensor::head_first(&q, [1, 1, 1, dim]);
+    fn to_fractions(to: &mut [i16]) -> TensorMut<'_> {
+        let dim = to.len();
+        TensorMut::head_first(DataMut::Q15(to), [1, 1, 1, dim])
+    }
+    let out = to_fractions(&mut halves[..dim]).scales_given(Quant::per_tensor(&2.0));
+    compute(&mut Attention::new(query, fractions, fractions, out)).unwrap();
+    for (x, &half) in attend(fractions, fractions).iter().zip(&halves[..dim]) {
+        assert_eq!((x / 2.0 * 32_768.0).round_ties_even(), f32::from(half));
+    }
+    for (refused, but) in [
+        (to_fractions(&mut halves[..dim]).scales_given(quant), "o.quant.zero"),
+        (to_fractions(&mut [0; 64][..dim]).scale_per_token(&mut own), "given, not found"),
+        (to_fractions(&mut [0; 64][..dim]).scales_given(Quant::per_tensor(&f32::NAN)), "o.quant: a value"),
+    ] {
+        let found = compute(&mut Attention::new(query, fractions, fractions, refused)).unwrap_err();
+        assert!(found.to_string().contains(but), "{found}");
+    }
+
     // They have no zero points.
     let mut out = vec![7f32; dim];
     let to = TensorMut::head_first(&mut out, [1, 1, 1, dim]);

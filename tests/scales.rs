@@ -104,11 +104,15 @@ impl Stored {
     /// Scales of channels are spread over three orders of magnitude, others over one.
     fn new(dtype: Dtype, scales: Scales, extent: [usize; 4], zero: f32, random: &mut Random) -> Stored {
         let byte =
-            |bits: u8| if dtype.takes_zeros() { bits } else { f8::nearest(dtype, bits.cast_signed().into()) };
-        let bytes = (0..extent.iter().product()).map(|_| byte((random.bits() >> 24) as u8)).collect();
+            |bits: u8| if !dtype.is_f8() { bits } else { f8::nearest(dtype, bits.cast_signed().into()) };
+        let n = extent.iter().product::<usize>() * dtype.block_bytes();
+        let bytes = (0..n).map(|_| byte((random.bits() >> 24) as u8)).collect();
         let n = Stored::cells(scales, extent).iter().product::<usize>() * extent[1];
         let orders = if scales.group[1] == 0 { 1.0 } else { 3.0 };
-        let scale = (0..n).map(|_| 10f64.powf(orders * random.uniform() - orders - 1.0) as f32).collect();
+        // Fractions are as large as integers then.
+        let unit = if dtype == Dtype::Q15 { 128.0 } else { 1.0 };
+        let scale =
+            (0..n).map(|_| unit * 10f64.powf(orders * random.uniform() - orders - 1.0) as f32).collect();
         let zero = (0..n).map(|_| zero * (2.0 * random.uniform() - 1.0) as f32).collect();
         Stored { scales, dtype, extent, bytes, scale, zero }
     }
@@ -138,7 +142,7 @@ impl Stored {
 
     fn view(&self) -> View<'_> {
         let [entries, heads, tokens, dim] = self.extent;
-        let stride = [heads * tokens * dim, tokens * dim, dim];
+        let stride = [heads * tokens * dim, tokens * dim, dim].map(|n| n * self.dtype.block_bytes());
         let layout =
             Layout { dtype: self.dtype, extent: [entries, heads, tokens], dim, stride, stride_dim: 0 };
         assert!(self.bytes.len() >= entries * stride[0]);
@@ -401,10 +405,10 @@ fn every_mixture_is_what_its_numbers_say() {
     }
 }
 
-/// Unsigned integers, and floating-point numbers of 8 bits, as any of Q, K and V.
+/// Unsigned integers, floating-point numbers of 8 bits, and fractions, as any of Q, K and V.
 #[test]
 fn every_type_with_scales() {
-    const TYPES: [Dtype; 4] = [Dtype::I8, Dtype::U8, Dtype::F8E4M3, Dtype::F8E5M2];
+    const TYPES: [Dtype; 5] = [Dtype::I8, Dtype::U8, Dtype::F8E4M3, Dtype::F8E5M2, Dtype::Q15];
     for i in 0..16 * 16 {
         let [k, v] = [ALL[i % 16], ALL[i / 16]];
         for n in 0..2 {
@@ -414,7 +418,7 @@ fn every_type_with_scales() {
             let dims = [[64, 64], [59, 64], [40, 19], [100, 33]][(i + n) % 4];
             let (rows, keys) = [(1, 130), (21, 77), (3, 61), (40, 40)][(i / 4 + n) % 4];
             let case = Case {
-                dtypes: [TYPES[(i + 3 * n) % 4], TYPES[(i / 5 + 2 + n) % 4], TYPES[(i / 3) % 4]],
+                dtypes: [TYPES[(i + 3 * n) % 5], TYPES[(i / 5 + 2 + n) % 5], TYPES[(i / 3) % 5]],
                 causal: i % 3 == 0,
                 softcap: [0.0, 3.0][i / 2 % 2],
                 integer_queries: i % 5 < 3,

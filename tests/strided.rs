@@ -257,7 +257,8 @@ fn check(case: Case) {
     assert!(computed > 0 || !is_tested(c"scalar"));
 }
 
-const TYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::U8, Dtype::F8E4M3];
+const TYPES: [Dtype; 7] =
+    [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::U8, Dtype::F8E4M3, Dtype::Q15];
 const LIES: [Lies; 6] = [
     Lies::Transposed(0),
     Lies::Transposed(5),

@@ -8,7 +8,7 @@ use common::{Inputs, Size, kernels, relative_rms, run, same_bits};
 use flash_attention::dtype::Dtype;
 use flash_attention::problem::{Position, Problem, Semantics, Tensors, Window};
 use flash_attention::reference;
-use flash_attention::view::{Layout, View, ViewMut};
+use flash_attention::view::{Array, Layout, Quant, View, ViewMut};
 use half::{bf16, f16};
 use store::{encode, f8};
 
@@ -120,6 +120,29 @@ fn every_floating_point_number_of_8_bits_is_read_exactly() {
             for (bits, x) in row.iter().zip(view.get_row(0, 0, 0)) {
                 assert!(same(x as f32, f8::value(dtype, *bits) as f32), "{dtype}: {bits:#x} is not {x}");
             }
+        }
+    }
+}
+
+#[test]
+fn every_fraction_is_read_exactly() {
+    let all: Vec<i16> = (i16::MIN..=i16::MAX).collect();
+    copied(Dtype::Q15, &bytes(&all, i16::to_ne_bytes), Dtype::F32, |o, how| {
+        for (&exact, x) in all.iter().zip(floats(o)) {
+            assert_eq!(x, f32::from(exact) / 32_768.0, "{how}: {exact}");
+        }
+    });
+    // Of rows of any length, and one element at a time.
+    for dim in (1..70).chain([127, 200]) {
+        let row: Vec<i16> = (0..dim).map(|i| (i * 7919 + dim * 257) as i16).collect();
+        copied(Dtype::Q15, &bytes(&row, i16::to_ne_bytes), Dtype::F32, |o, how| {
+            for (&exact, x) in row.iter().zip(floats(o)) {
+                assert_eq!(x, f32::from(exact) / 32_768.0, "{how}, {dim} elements: {exact}");
+            }
+        });
+        let view = View::of(&row, Layout::dense(Dtype::Q15, 1, 1, dim).unwrap()).unwrap();
+        for (&exact, x) in row.iter().zip(view.get_row(0, 0, 0)) {
+            assert_eq!(x, f64::from(exact) / 32_768.0);
         }
     }
 }
@@ -254,6 +277,102 @@ fn outputs_are_rounded_to_nearest_even() {
             assert!(same(got.to_f32(), expected(exact.to_f32())), "{how}: {x:e} became {got:e}");
         }
     });
+}
+
+/// A number as a fraction, rounded to nearest even, and saturated.
+fn fraction(x: f64) -> i16 {
+    if x.is_nan() { 0 } else { (x * 32_768.0).clamp(-32_768.0, 32_767.0).round_ties_even() as i16 }
+}
+
+#[test]
+fn fractions_are_rounded_to_nearest_even_and_saturate() {
+    // Every one, what is halfway to the next, and the numbers beside that.
+    let around = |i: i16| {
+        let [exact, middle] = [f32::from(i) / 32_768.0, (f32::from(i) + 0.5) / 32_768.0];
+        [exact, middle.next_down(), middle, middle.next_up()]
+    };
+    let mut values: Vec<f32> = (i16::MIN..=i16::MAX).flat_map(around).collect();
+    values.extend([1.0, -1.0, 1e30, -1e30, 3.4e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-30]);
+    copied(Dtype::F32, &bytes(&values, f32::to_ne_bytes), Dtype::Q15, |o, how| {
+        for (&x, o) in values.iter().zip(o.chunks(2)) {
+            let got = i16::from_ne_bytes(o.try_into().unwrap());
+            assert_eq!(got, fraction(x.into()), "{how}: {x:e}");
+        }
+    });
+}
+
+/// An output is divided by its scales, whatever shares these, and then rounded.
+#[test]
+fn outputs_of_fractions_have_scales() {
+    let (len_kv, heads) = (3, 2);
+    for (len_q, dim) in [(1, 64), (3, 40), (20, 64), (37, 23), (70, 5)] {
+        let mut random = common::Random((len_q * dim) as u64);
+        let v = random.normals(heads * len_kv * dim);
+        let (q, k) = (vec![0f32; heads * len_q], vec![0f32; heads * len_kv]);
+        let layout = |dtype, rows, dim| Layout::dense(dtype, heads, rows, dim).unwrap();
+        for (stride, group) in [
+            ([0, 0, 0, 0], [1, 1]),
+            ([0, 1, 0, 0], [1, 1]),
+            ([0, len_q, 1, 0], [1, 1]),
+            ([0, dim, 0, 1], [1, 1]),
+            ([0, dim, 0, 1], [1, 3]),
+            ([0, len_q * dim, dim, 1], [2, 4]),
+        ] {
+            let scales: Vec<f32> = (0..heads * len_q * dim).map(|i| 0.3 + (i % 11) as f32 * 0.37).collect();
+            let quant = Quant { scale: Some(Array::of(&scales)), zero: None, stride, group };
+            for kernel in kernels(Dtype::F32) {
+                let attend = |o: ViewMut| {
+                    let of = |data, rows, dim| View::of(data, layout(Dtype::F32, rows, dim)).unwrap();
+                    let tensors = Tensors::new(of(&q, len_q, 1), of(&k, len_kv, 1), of(&v, len_kv, dim), o);
+                    run(&mut Problem::new(tensors, Semantics::with_scale(1.0)).unwrap(), kernel, 1).unwrap();
+                };
+                let mut plain = vec![0f32; heads * len_q * dim];
+                attend(ViewMut::of(&mut plain, layout(Dtype::F32, len_q, dim)).unwrap());
+                let mut o = vec![7i16; heads * len_q * dim];
+                let view = ViewMut::of(&mut o, layout(Dtype::Q15, len_q, dim)).unwrap();
+                attend(view.quantised(quant).unwrap());
+                for (i, (&x, &got)) in plain.iter().zip(&o).enumerate() {
+                    let (row, d) = (i / dim, i % dim);
+                    let at = row / len_q * stride[1] + row % len_q / group[0] * stride[2];
+                    let scale = scales[at + d / group[1] * stride[3]];
+                    assert_eq!(got, fraction((x / scale).into()), "{kernel:?}, {stride:?}, {row}, {d}: {x}");
+                }
+            }
+        }
+    }
+}
+
+/// What fractions as Q, K, V and O cost, against f64 on the same stored numbers: half a step of the
+/// output, and what f32 costs.
+#[test]
+fn errors_of_fractions_stay_within_what_is_documented() {
+    for (len_q, len_kv, dim) in [(64, 2048, 64), (96, 500, 128), (40, 333, 65), (1, 8192, 64)] {
+        let inputs = Inputs::normal(Size::new(1, len_q, len_kv, dim), 5);
+        let stored = [&inputs.q, &inputs.k, &inputs.v].map(|x| encode(Dtype::Q15, x, dim));
+        let layout = |rows| Layout::dense(Dtype::Q15, 1, rows, dim).unwrap();
+        for kernel in kernels(Dtype::Q15) {
+            let mut o = vec![0i16; inputs.size.queries()];
+            let view = |which: usize, rows| {
+                let (data, scale): &(Vec<u8>, f32) = &stored[which];
+                assert!(data.len() >= layout(rows).row_bytes() * rows);
+                // SAFETY: as many bytes, which outlive the problem.
+                let view = unsafe { View::new(data.as_ptr(), layout(rows)).unwrap() };
+                view.quantised(Quant::per_tensor(scale)).unwrap()
+            };
+            let out = ViewMut::of(&mut o, layout(len_q)).unwrap();
+            let tensors = Tensors::new(view(0, len_q), view(1, len_kv), view(2, len_kv), out);
+            let mut problem = Problem::new(tensors, inputs.semantics).unwrap();
+            let exact = reference::attention(&problem).o;
+            run(&mut problem, kernel, 1).unwrap();
+            for (&got, &exact) in o.iter().zip(&exact) {
+                let error = (f64::from(got) / 32_768.0 - exact.clamp(-1.0, 32_767.0 / 32_768.0)).abs();
+                assert!(
+                    error <= 0.5 / 32_768.0 + 3e-6,
+                    "{kernel:?}, {len_q} x {len_kv} x {dim}: {error:.2e}"
+                );
+            }
+        }
+    }
 }
 
 /// What `dtype` costs on normal data, against f64 on the same stored numbers: output included,

@@ -71,7 +71,7 @@ impl Case {
             let layout = Layout::dense(self.dtype, heads_kv, keys + more_keys, DIM).unwrap();
             // SAFETY: as many bytes, which outlive the problem.
             let view = unsafe { View::new(bytes.as_ptr(), layout).unwrap() };
-            if self.dtype == Dtype::I8 { view.quantised(quant).unwrap() } else { view }
+            if [Dtype::I8, Dtype::Q15].contains(&self.dtype) { view.quantised(quant).unwrap() } else { view }
         };
         let dense = |rows, dim| Layout::dense(Dtype::F32, heads_q, rows, dim).unwrap();
         let mut o = vec![f32::NAN; self.q.len()];
@@ -181,7 +181,7 @@ impl Case {
 }
 
 /// Errors relative to the probability: scores are f32, or have queries that were rounded.
-const NEAR: [(Dtype, f64); 8] = [
+const NEAR: [(Dtype, f64); 9] = [
     (Dtype::F32, 2e-5),
     (Dtype::Bf16, 5e-2),
     (Dtype::I8, 7e-2),
@@ -190,6 +190,7 @@ const NEAR: [(Dtype, f64); 8] = [
     (Dtype::Q5_1, 3e-3),
     (Dtype::Iq4Nl, 3e-3),
     (Dtype::F8E5M2, 2e-5),
+    (Dtype::Q15, 2e-5),
 ];
 
 #[test]

@@ -8,7 +8,7 @@
 //!                                                         weights sums memory call
 //! cargo bench -p benches --bench attention -- --heads 12 --len 512 --dim 64         one shape
 //!     [--len_q N] [--len_kv N] [--stride BYTES] [--causal]
-//!     [--dtype f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8]
+//!     [--dtype f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8|q15]
 //!     [--group N] [--window N] [--rows N] [--block N] [--per_token] [--precise] [--fast]
 //!     [--data rising] [--path prefill|decode]
 //! options: --isa NAME  --threads N  --seconds S (of each shape)  --runs N (of everything)

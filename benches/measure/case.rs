@@ -320,7 +320,7 @@ impl Arrays {
             // SAFETY: bytes of as many elements, which outlive the problem.
             let view = unsafe { View::new(data.as_ptr(), layout) }.expect("a view");
             match layout.dtype {
-                Dtype::I8 | Dtype::U8 => view.quantised(*quant).expect("a scale"),
+                Dtype::I8 | Dtype::U8 | Dtype::Q15 => view.quantised(*quant).expect("a scale"),
                 _ => view,
             }
         });

@@ -89,7 +89,7 @@ const NAMES: [&str; 23] = [
 ];
 
 /// Names of storage types.
-const TYPES: [(&str, Dtype); 13] = [
+const TYPES: [(&str, Dtype); 14] = [
     ("f32", Dtype::F32),
     ("f16", Dtype::F16),
     ("bf16", Dtype::Bf16),
@@ -103,6 +103,7 @@ const TYPES: [(&str, Dtype); 13] = [
     ("f8_e4m3", Dtype::F8E4M3),
     ("f8_e5m2", Dtype::F8E5M2),
     ("u8", Dtype::U8),
+    ("q15", Dtype::Q15),
 ];
 
 /// One of some words, as what stands for it.
@@ -288,7 +289,7 @@ fn tables(rival: Option<NewRival>) -> impl Iterator<Item = &'static str> {
 const SHAPE: &str = "\
   shape: --heads N, --group N (query heads that share one of K and V), --len N, --len_q N, --len_kv N, --dim N,
     --causal, --window N (keys that a query sees, itself the last), --stride BYTES (from token to token, heads
-    interleaved), --dtype f32|f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8, --per_token (scales of
+    interleaved), --dtype f32|f16|bf16|i8|q8_0|q4_0|q4_1|q5_0|q5_1|iq4_nl|f8_e4m3|f8_e5m2|u8|q15, --per_token (scales of
     K), --precise, --fast, --rows N and --block N (query rows and keys of a tile), --data normal|rising,
     --path prefill|decode
   options: --isa NAME, --threads N, --seconds S (of each line), --best (the best call against the best probe),

@@ -401,6 +401,9 @@ func (a *Attention) set(q, k, v, out *Tensor, o *Options) (err error) {
 	if d.o, d.o_bytes, err = out.c("out"); err != nil {
 		return err
 	}
+	if a.quants.o, err = out.quant("out"); err != nil {
+		return err
+	}
 	d.scale, d.softcap, d.prefix_keys = C.float(o.Scale), C.float(o.Softcap), C.int64_t(o.PrefixKeys)
 	d.block_q, d.block_kv = C.int64_t(o.BlockQ), C.int64_t(o.BlockKV)
 	for _, flag := range []struct {

@@ -7,8 +7,8 @@ import "fmt"
 
 // Quantize writes src, of F32, F16 or BF16, in the type of dst, whose sizes are the same. All
 // machines write the same bytes; those of blocks are those of ggml's reference functions. Of I8 and
-// U8, and of 8-bit floating-point numbers that have a Quant, the scales of dst are found and
-// written. On errors dst is as it was.
+// U8, and of Q15 and 8-bit floating-point numbers that have a Quant, the scales of dst are found
+// and written. On errors dst is as it was.
 func Quantize(src, dst Tensor) error { return quantize(&src, &dst, nil) }
 
 // QuantizeI8 is Quantize to I8, with a vector subtracted from each token of a head first: smooth,

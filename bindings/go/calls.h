@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 typedef struct fa_go_quants {
-	fa_quant q, k, v;
+	fa_quant q, k, v, o;
 } fa_go_quants;
 
 static inline const fa_quant *fa_go_some(const fa_quant *q)
@@ -19,6 +19,7 @@ static inline const fa_quant *fa_go_some(const fa_quant *q)
 static inline const fa_attention *fa_go_joined(fa_attention *a, const fa_go_quants *quants)
 {
 	a->q.quant = fa_go_some(&quants->q), a->k.quant = fa_go_some(&quants->k), a->v.quant = fa_go_some(&quants->v);
+	a->o.quant = fa_go_some(&quants->o);
 	return a;
 }
 

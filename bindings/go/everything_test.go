@@ -183,7 +183,7 @@ func TestTypes(t *testing.T) {
 	p := newProblem()
 	want, _ := p.formula(rule{})
 	bounds := map[attention.Type]float64{attention.F32: 1e-5, attention.F16: 2e-3, attention.BF16: 2e-2, attention.I8: 2e-2,
-		attention.U8: 2e-2, attention.F8_E4M3: 2e-1, attention.F8_E5M2: 4e-1}
+		attention.U8: 2e-2, attention.F8_E4M3: 2e-1, attention.F8_E5M2: 4e-1, attention.Q15: 1e-3}
 	const pages, page = 5, 4
 	table := []int32{3, 0, 4}
 	q, k, v := p.tensors()
@@ -192,7 +192,7 @@ func TestTypes(t *testing.T) {
 		stored := func(like attention.Tensor) attention.Tensor {
 			tokens := like.Batch * like.Heads * like.Tokens
 			var quant *attention.Quant
-			if size == 1 {
+			if size == 1 || of == attention.Q15 {
 				quant = attention.PerToken(make([]float32, tokens), like)
 			}
 			if of == attention.U8 {
@@ -231,6 +231,17 @@ func TestTypes(t *testing.T) {
 			}
 		}
 	}
+	// An output of fractions is divided by its scale.
+	fractions, back := make([]int16, len(p.q)), make([]float32, len(p.q))
+	scaled := attention.Quantised(attention.HeadFirst(nil, 1, headsQ, lenQ, dim), attention.Q15, attention.BytesOf(fractions),
+		&attention.Quant{Scale: []float32{8}})
+	if err := attention.Run(q, k, v, scaled, attention.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range fractions {
+		back[i] = float32(x) / 32768 * 8
+	}
+	near(t, "fractions", back, want, 2e-4)
 	// Queries and outputs of 16 bits, and a mean subtracted from keys.
 	q16, out16 := make([]uint16, len(p.q)), make([]uint16, len(p.q))
 	half := attention.Stored(q, attention.BF16, attention.BytesOf(q16))

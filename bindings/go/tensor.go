@@ -43,6 +43,7 @@ const (
 	F8_E4M3 Type = C.FA_DTYPE_F8_E4M3
 	F8_E5M2 Type = C.FA_DTYPE_F8_E5M2
 	U8      Type = C.FA_DTYPE_U8
+	Q15     Type = C.FA_DTYPE_Q15 // signed 16-bit integers divided by 32768
 )
 
 // Block is how many elements and bytes a block has: 1 and 1 to 4, or 32 and 18 to 34. No type has 0
@@ -51,7 +52,7 @@ func (t Type) Block() (elements, bytes int) {
 	switch t {
 	case F32:
 		return 1, 4
-	case F16, BF16:
+	case F16, BF16, Q15:
 		return 1, 2
 	case I8, U8, F8_E4M3, F8_E5M2, Bool8:
 		return 1, 1
@@ -69,12 +70,13 @@ func (t Type) Block() (elements, bytes int) {
 	return 32, 0
 }
 
-// Quant says how stored elements of 8 bits become numbers: x = (stored - Zero) * Scale. The scale
-// of element d of token t of head h of batch entry (or page) b is Scale[b*Stride[0] + h*Stride[1] +
+// Quant says how stored elements of 8 bits, and of Q15, become numbers: x = (stored - Zero) *
+// Scale. Scales of an output are what its numbers are divided by. The scale of element d of token t
+// of head h of batch entry (or page) b is Scale[b*Stride[0] + h*Stride[1] +
 // t/GroupTokens*Stride[2] + d/GroupDims*Stride[3]]. Quantize and Append write scales that they
 // find.
 type Quant struct {
-	// Nil = 1 and 0. Floating-point numbers have no zeros.
+	// Nil = 1 and 0. Only 8-bit integers have zeros.
 	Scale, Zero []float32
 	// VALUES from one batch entry, head, group of tokens, group of channels to the next; 0 = the same
 	// for all.
@@ -129,8 +131,8 @@ func Quantised(t Tensor, of Type, bytes []byte, quant *Quant) Tensor {
 }
 
 // BytesOf is the memory of a slice, for Stored: of []uint16 that are binary16 or bfloat16, of
-// []int8, of []bool.
-func BytesOf[T uint16 | int8 | uint8 | bool](x []T) []byte {
+// []int16, []int8, []bool.
+func BytesOf[T uint16 | int16 | int8 | uint8 | bool](x []T) []byte {
 	if len(x) == 0 {
 		return nil
 	}

@@ -27,6 +27,8 @@ pub const Type = enum(i32) {
     float8_e4m3 = c.FA_DTYPE_F8_E4M3,
     float8_e5m2 = c.FA_DTYPE_F8_E5M2,
     uint8 = c.FA_DTYPE_U8,
+    /// Signed 16-bit integers divided by 32768.
+    q15 = c.FA_DTYPE_Q15,
 
     /// Elements of a block.
     pub fn elements(self: Type) usize {
@@ -40,7 +42,7 @@ pub const Type = enum(i32) {
     pub fn bytes(self: Type) usize {
         return switch (self) {
             .float32 => 4,
-            .float16, .bfloat16 => 2,
+            .float16, .bfloat16, .q15 => 2,
             .int8, .uint8, .bool8, .float8_e4m3, .float8_e5m2 => 1,
             .q8_0 => 34,
             .q4_0, .iq4_nl => 18,
@@ -68,7 +70,7 @@ pub fn Tensor(comptime Slice: type) type {
         type: Type = .float32,
         /// In place of data, if the type is not float32.
         bytes: Bytes = &.{},
-        /// What elements of 8 bits stand for; null = they are the numbers.
+        /// What elements of 8 bits, and of q15, stand for; null = they are the numbers.
         quant: ?Quant = null,
 
         const Self = @This();
@@ -79,7 +81,7 @@ pub fn Tensor(comptime Slice: type) type {
         /// group_dims * stride[3]. `quantize` and `append` write scales that they find.
         pub const Quant = struct {
             scale: Slice = &.{},
-            /// Without numbers: 0. Floating-point numbers have no zeros.
+            /// Without numbers: 0. Only 8-bit integers have zeros.
             zero: Slice = &.{},
             stride: [4]usize = .{ 0, 0, 0, 0 },
             group_tokens: u31 = 1,
@@ -376,7 +378,7 @@ pub fn widthOf(pool: ?*const c.fa_pool) i32 {
 pub const Attention = struct {
     /// The description for C; the addresses of scales are set for each call.
     a: c.fa_attention,
-    quants: [3]?c.fa_quant,
+    quants: [4]?c.fa_quant,
     bounds: [4]?Bound,
 
     /// Numbers of entries of another list, which has so many.
@@ -389,7 +391,8 @@ pub const Attention = struct {
         var self = try describe(q, k, v, options);
         const a = &self.a;
         a.heads_q = try size(q.heads);
-        a.q, a.o, self.quants[0] = .{ try q.toC(), try out.toC(), try q.scalesToC() };
+        a.q, a.o = .{ try q.toC(), try out.toC() };
+        self.quants[0], self.quants[3] = .{ try q.scalesToC(), try out.scalesToC() };
         a.q_bytes, a.o_bytes = .{ try q.memoryBytes(), try out.memoryBytes() };
         a.scale, a.softcap = .{ options.scale, options.softcap };
         a.prefix_keys = try size(options.prefix_keys);
@@ -481,7 +484,7 @@ pub const Attention = struct {
     /// With the addresses of scales, which are in self.
     fn joined(self: *const Attention) c.fa_attention {
         var a = self.a;
-        for ([_]*c.fa_tensor{ &a.q, &a.k, &a.v }, &self.quants) |t, *quant| {
+        for ([_]*c.fa_tensor{ &a.q, &a.k, &a.v, &a.o }, &self.quants) |t, *quant| {
             if (quant.*) |*q| t.quant = q;
         }
         return a;
@@ -675,8 +678,8 @@ pub fn append(k: Out, v: Out, new_k: ?In, new_v: ?In, options: Options) Error!vo
 
 /// Writes src, of float32, float16 or bfloat16, in the type of dst, whose sizes are the same. All
 /// machines write the same bytes; those of blocks are those of ggml's reference functions. Of int8
-/// and uint8, and of 8-bit floating-point numbers that have scales, these are found and written. On
-/// errors dst is as it was.
+/// and uint8, and of q15 and 8-bit floating-point numbers that have scales, these are found and
+/// written. On errors dst is as it was.
 pub fn quantize(src: In, dst: Out) Error!void {
     return quantizeSmooth(src, dst, null);
 }

@@ -189,7 +189,7 @@ fn decode(of: attention.Type, bytes: []const u8, x: []f32) void {
         if (of == .q5_0 or of == .q5_1) code |= (b[size - 20 + i / 8] >> @intCast(i % 8) & 1) << 4;
         const n: f64 = @floatFromInt(code);
         e.* = @floatCast(switch (of) {
-            .float32, .float16, .bfloat16, .int8, .uint8, .bool8, .float8_e4m3, .float8_e5m2 => unreachable,
+            .float32, .float16, .bfloat16, .int8, .uint8, .bool8, .float8_e4m3, .float8_e5m2, .q15 => unreachable,
             .q8_0 => half(b) * @as(f64, @floatFromInt(@as(i8, @bitCast(b[2 + i])))),
             .q4_0 => half(b) * (n - 8),
             .q5_0 => half(b) * (n - 16),

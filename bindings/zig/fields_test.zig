@@ -243,8 +243,8 @@ test "types" {
     p.formula(struct {}{}, &want, &lse);
     const pages, const page = .{ 5, 4 };
     const table = [_]i32{ 3, 0, 4 };
-    const types = [_]attention.Type{ .float16, .bfloat16, .int8, .uint8, .float8_e4m3, .float8_e5m2 };
-    for (types, [_]f64{ 2e-3, 2e-2, 2e-2, 2e-2, 2e-1, 4e-1 }) |of, most| {
+    const types = [_]attention.Type{ .float16, .bfloat16, .int8, .uint8, .float8_e4m3, .float8_e5m2, .q15 };
+    for (types, [_]f64{ 2e-3, 2e-2, 2e-2, 2e-2, 2e-1, 4e-1, 1e-3 }) |of, most| {
         var bytes: [2][heads_kv * len_kv * dim * 2]u8 = undefined;
         var in_pages: [2][pages * page * heads_kv * dim * 2]u8 = undefined;
         var scales: [2][pages * page * heads_kv * 2]f32 = undefined;
@@ -254,7 +254,7 @@ test "types" {
         for (0..2) |i| {
             dense[i] = Out.headFirst(&.{}, 1, heads_kv, len_kv, dim).stored(of, &bytes[i]);
             paged[i] = Out.tokenFirst(&.{}, pages, page, heads_kv, dim).stored(of, &in_pages[i]);
-            if (of.bytes() == 1) {
+            if (of.bytes() == 1 or of == .q15) {
                 dense[i] = dense[i].scalePerToken(scales[i][0 .. heads_kv * len_kv]);
                 paged[i] = paged[i].scalePerToken(scales[i][pages * page * heads_kv ..]);
             }
@@ -288,6 +288,12 @@ test "types" {
     try attention.quantize(q, half);
     try attention.run(testing.allocator, half.in(), k8.in(), v, Out.headFirst(&.{}, 1, heads_q, len_q, dim).stored(.float16, std.mem.sliceAsBytes(&out16)), .{});
     for (out16, want) |x, e| try testing.expectApproxEqAbs(e, @as(f64, x), 3e-2);
+    // An output of fractions is divided by its scale.
+    var fractions: [p.q.len]i16 = undefined;
+    var scale = [_]f32{8};
+    const scaled = Out.headFirst(&.{}, 1, heads_q, len_q, dim).stored(.q15, std.mem.sliceAsBytes(&fractions)).quantised(.{ .scale = &scale });
+    try attention.run(testing.allocator, q, k, v, scaled, .{});
+    for (fractions, want) |x, e| try testing.expectApproxEqAbs(e, @as(f64, @floatFromInt(x)) / 32768 * 8, 2e-4);
 }
 
 /// Two sequences of 2 and 3 rows on 7 and 12 keys.

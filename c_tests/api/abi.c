@@ -48,6 +48,7 @@ _Static_assert(FA_DTYPE_IQ4_NL == 10, "FA_DTYPE_IQ4_NL");
 _Static_assert(FA_DTYPE_F8_E4M3 == 11, "FA_DTYPE_F8_E4M3");
 _Static_assert(FA_DTYPE_F8_E5M2 == 12, "FA_DTYPE_F8_E5M2");
 _Static_assert(FA_DTYPE_U8 == 13, "FA_DTYPE_U8");
+_Static_assert(FA_DTYPE_Q15 == 14, "FA_DTYPE_Q15");
 
 _Static_assert(FA_PATH_PREFILL == 0, "FA_PATH_PREFILL");
 _Static_assert(FA_PATH_DECODE == 1, "FA_PATH_DECODE");

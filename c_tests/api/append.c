@@ -90,7 +90,14 @@ static void block_of(int32_t dtype, const float *x, unsigned char *to) {
 static int64_t row_bytes(int32_t dtype, int64_t dim) {
     static const int64_t bytes[] = {4, 2, 2};
     if (is_of_8_bits(dtype)) return dim;
+    if (dtype == FA_DTYPE_Q15) return 2 * dim;
     return is_in_blocks(dtype) ? dim / 32 * bytes_of_block(dtype) : dim * bytes[dtype];
+}
+
+/* The nearest fraction, of two the even one; saturated, and 0 for NaN. */
+static int16_t fraction_of(float x) {
+    double units = rint((double)x * 32768);
+    return (int16_t)(isnan(units) ? 0 : units < -32768 ? -32768 : units > 32767 ? 32767 : units);
 }
 
 /* A row in any type but 8-bit integers with scales of their own; `given` is the scale of all. */
@@ -110,6 +117,10 @@ static void row_of(int32_t dtype, const float *x, int64_t dim, float given, unsi
             to[i] = (unsigned char)(isnan(n) || n < 0 ? 0 : n > 255 ? 255 : n);
         }
         if (is_f8(dtype)) to[i] = nearest_f8(dtype, x[i] / given);
+        if (dtype == FA_DTYPE_Q15) {
+            int16_t fraction = fraction_of(x[i] / given);
+            memcpy(to + 2 * i, &fraction, 2);
+        }
         if (is_in_blocks(dtype) && i % 32 == 0) block_of(dtype, x + i, to + i / 32 * bytes_of_block(dtype));
     }
 }
@@ -118,7 +129,7 @@ static void row_of(int32_t dtype, const float *x, int64_t dim, float given, unsi
 
 static const int32_t all_types[] = {FA_DTYPE_F32,  FA_DTYPE_F16,  FA_DTYPE_BF16, FA_DTYPE_Q8_0, FA_DTYPE_Q4_0,
                                     FA_DTYPE_Q4_1, FA_DTYPE_Q5_0, FA_DTYPE_Q5_1, FA_DTYPE_IQ4_NL,
-                                    FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2};
+                                    FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2, FA_DTYPE_Q15};
 
 enum { B = 2, H = 3, LEN = 5, DIM = 64, ROWS = B * H * LEN, MOST = ROWS * (DIM * 4 + 8) };
 static float x[ROWS * DIM];
@@ -219,6 +230,19 @@ static void values(void) {
             }
         }
         CHECK(stored[ROWS * DIM] == 0xa7, "%d: a byte too many", others[t]);
+        if (t == 0) {
+            /* Fractions, of which the largest number of a row becomes 32767. */
+            fa_tensor fractions = dense(expected, FA_DTYPE_Q15, 0);
+            fractions.quant = &quant[1];
+            CHECK(fa_quantize(&from, B, H, LEN, DIM, &fractions) == FA_OK, "fractions");
+            for (int i = 0; i < ROWS * DIM; i++) {
+                float step = 0, *row = x + i / DIM * DIM;
+                for (int d = 0; d < DIM; d++) step = fmaxf(step, fabsf(row[d]));
+                step /= 32767;
+                CHECK(scale[1][i / DIM] == step * 32768, "fractions, row %d: scale %g", i / DIM, (double)scale[1][i / DIM]);
+                CHECK(fraction_at(expected + 2 * i) * 32768 == (double)rintf(x[i] / step), "fraction %d", i);
+            }
+        }
         /* What is missing, and what there must not be. */
         quant[0].zero = has_zeros ? NULL : zero;
         CHECK(fa_quantize(&from, B, H, LEN, DIM, &to) == (has_zeros ? FA_ERR_NULL : FA_ERR_DTYPE), "zeros of %d", others[t]);
@@ -310,6 +334,7 @@ static void fields(void) {
     BOTH(FA_ERR_DTYPE, "src).dtype", "huge", src.dtype = INT32_MAX);
     BOTH(FA_ERR_DTYPE, "src).dtype", "other", src.dtype = FA_DTYPE_Q8_0);
     BOTH(FA_ERR_DTYPE, "src).dtype", "other", src.dtype = FA_DTYPE_I8);
+    BOTH(FA_ERR_DTYPE, "src).dtype", "other", src.dtype = FA_DTYPE_Q15);
     BOTH(FA_ERR_DTYPE, "src).dtype", "other", src.dtype = FA_DTYPE_BOOL8);
     BOTH(FA_ERR_DTYPE, "src).quant", "other", src.quant = &of_src);
     covered("fa_quantize(src).quant", "NULL", FA_OK), covered("fa_cache_append(new_k).quant", "NULL", FA_OK);
@@ -482,7 +507,7 @@ static void caches(int32_t of_k, int32_t of_v, int kind) {
         memset(got[i], 0xa7, (size_t)bytes), memset(want[i], 0xa7, (size_t)bytes);
         fa_tensor *cache = i == 0 ? &c.k : &c.v;
         *cache = (fa_tensor){.data = got[i], .stride = {H * extent[2] * row, extent[2] * row, row}, .dtype = types[i]};
-        if (is_of_8_bits(types[i])) cache->quant = &quant;
+        if (may_have_scales(types[i])) cache->quant = &quant;
         of_new[i] = (fa_tensor){.data = new[i], .stride = {0, DIM * 4, H * DIM * 4}};
         for (int b = 0; b < SEQS; b++) {
             for (int t = cu_new[b]; t < cu_new[b + 1]; t++) {

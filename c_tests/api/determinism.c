@@ -23,7 +23,7 @@ struct output {
 };
 
 static const char *const type_names[TYPES] = {"f32",  "f16",  "bf16", "i8",   "Q8_0",  NULL,
-                                               "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "E4M3", "E5M2", "U8"};
+                                               "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "E4M3", "E5M2", "U8", "Q15"};
 static const char *const path_names[PATHS] = {"many rows", "few rows"};
 static fa_quant scales_of_keys, scales_of_values;
 
@@ -39,7 +39,7 @@ static fa_attention problem(int32_t dtype, bool few, uint64_t seed, struct outpu
     a.k = placed(&r, dtype, a.batch, HKV, a.len_kv, DIM), a.v = placed(&r, dtype, a.batch, HKV, a.len_kv, DIM);
     scales_of_keys = (fa_quant){.scale = bank.scales, .stride = {KEYS_OF_FEW, 0, 1, 0}, .group_tokens = 1};
     scales_of_values = (fa_quant){.scale = bank.scales, .stride = {0, 1, 0, 0}};
-    if (is_of_8_bits(dtype)) a.k.quant = &scales_of_keys, a.v.quant = &scales_of_values;
+    if (may_have_scales(dtype)) a.k.quant = &scales_of_keys, a.v.quant = &scales_of_values;
     a.o = (fa_tensor){.data = out->o, .stride = {HQ * a.len_q * DIM * 4, DIM * 4, HQ * DIM * 4}};
     a.lse = out->lse, a.lse_stride[0] = HQ * a.len_q, a.lse_stride[1] = a.len_q, a.lse_stride[2] = 1;
     return a;

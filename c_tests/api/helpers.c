@@ -10,6 +10,7 @@ static void rows(void) {
         {FA_DTYPE_F32, 256}, {FA_DTYPE_F16, 128}, {FA_DTYPE_BF16, 128}, {FA_DTYPE_I8, 64}, {FA_DTYPE_Q8_0, 68},
         {FA_DTYPE_BOOL8, 64}, {FA_DTYPE_Q4_0, 36}, {FA_DTYPE_Q4_1, 40}, {FA_DTYPE_Q5_0, 44}, {FA_DTYPE_Q5_1, 48},
         {FA_DTYPE_IQ4_NL, 36}, {FA_DTYPE_F8_E4M3, 64}, {FA_DTYPE_F8_E5M2, 64}, {FA_DTYPE_U8, 64},
+        {FA_DTYPE_Q15, 128},
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         CHECK(types[i].dtype == (int32_t)i, "every type");
@@ -23,7 +24,7 @@ static void rows(void) {
         t = fa_paged(&row, types[i].dtype, 16, 2, 64);
         CHECK(t.stride[0] == 32 * row && t.stride[1] == row && t.stride[2] == 2 * row, "pages, type %zu", i);
     }
-    CHECK(fa_row_bytes(14, 64) == 0 && fa_row_bytes(-1, 64) == 0, "no type");
+    CHECK(fa_row_bytes(15, 64) == 0 && fa_row_bytes(-1, 64) == 0, "no type");
     CHECK(fa_row_bytes(FA_DTYPE_F32, -3) == 0 && fa_row_bytes(FA_DTYPE_F32, INT64_MAX) == INT64_MAX, "no size");
     fa_tensor t = fa_token_first(NULL, FA_DTYPE_F32, INT64_MAX / 3, 3, 64);
     CHECK(t.stride[0] == INT64_MAX && t.stride[2] == 768, "what overflows is refused");

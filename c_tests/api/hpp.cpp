@@ -71,6 +71,7 @@ void layouts() {
     static_assert(fa::Type<fa::float8_e4m3>::dtype == FA_DTYPE_F8_E4M3 && fa::Type<fa::float8_e4m3>::bytes == 1, "");
     static_assert(fa::Type<fa::float8_e5m2>::dtype == FA_DTYPE_F8_E5M2 && sizeof(fa::float8_e5m2) == 1, "");
     static_assert(fa::Type<std::uint8_t>::dtype == FA_DTYPE_U8 && fa::Type<std::uint8_t>::row_bytes(7) == 7, "");
+    static_assert(fa::Type<std::int16_t>::dtype == FA_DTYPE_Q15 && fa::Type<std::int16_t>::row_bytes(7) == 14, "");
     static_assert(fa::Type<fa::iq4_nl>::row_bytes(64) == 36 && fa::Type<fa::iq4_nl>::dtype == FA_DTYPE_IQ4_NL, "");
 
     // The same numbers in the other order give the same bits.
@@ -480,10 +481,60 @@ void explained() {
     assert(none.plan(how) == FA_ERR_SHAPE && none.check_run(nullptr, 0, nullptr) == FA_ERR_SHAPE);
 }
 
+// Fractions: as tensors of the general call, whose output has a scale, and in integers alone.
+void fractions() {
+    Numbers n;
+    const auto of = [](const std::vector<float> &x) {
+        std::vector<std::int16_t> stored;
+        for (float e : x)
+            stored.push_back(static_cast<std::int16_t>(e * 16384));
+        return stored;
+    };
+    const auto q = of(n.q), k = of(n.k);
+    for (std::size_t i = 0; i < q.size(); i++)
+        n.q[i] = static_cast<float>(q[i]) / 32768;
+    for (std::size_t i = 0; i < k.size(); i++)
+        n.k[i] = n.v[i] = static_cast<float>(k[i]) / 32768;
+    fa::Workspace ws;
+    assert(fa::Attention(n.tq(), n.tk(), n.tv(), n.to()).run(ws) == FA_OK);
+
+    const auto tq = fa::head_first(q.data(), BATCH, HEADS_Q, LEN_Q, DIM);
+    const auto tk = fa::head_first(k.data(), BATCH, HEADS_KV, LEN_KV, DIM);
+    std::vector<std::int16_t> out(q.size(), 7), alone(out);
+    const float half = 0.5f;
+    fa_quant scale{};
+    scale.scale = &half;
+    const auto to = fa::head_first(out.data(), BATCH, HEADS_Q, LEN_Q, DIM);
+    assert(fa::Attention(tq, tk, tk, to.scales(scale)).run(ws) == FA_OK);
+    const auto t_alone = fa::head_first(alone.data(), BATCH, HEADS_Q, LEN_Q, DIM);
+    assert(fa::run_q15(tq, tk, tk, t_alone) == FA_OK);
+    for (std::size_t i = 0; i < out.size(); i++) {
+        assert(std::fabs(static_cast<float>(out[i]) / 65536 - n.out[i]) <= 1e-5f);
+        assert(std::fabs(static_cast<float>(alone[i]) / 32768 - n.out[i]) <= 6e-4f);
+    }
+    // The same bits with several threads; other ones where rows do not see all.
+    const auto before = alone;
+    fa::Fixed how;
+    how.threads = 3;
+    assert(fa::run_q15(tq, tk, tk, t_alone, how) == FA_OK && alone == before);
+    how.causal = true;
+    assert(fa::run_q15(tq, tk, tk, t_alone, how) == FA_OK && alone != before);
+    // What it cannot say.
+    assert(fa::run_q15(tq, tk, tk, t_alone.scales(scale)) == FA_ERR_DTYPE);
+    assert(fa::run_q15(tq, tk, tq, t_alone) == FA_ERR_SHAPE && fa::run_q15(tk, tk, tk, t_alone) == FA_ERR_SHAPE);
+    assert(fa::run_q15(tq, tk, fa::token_first(k.data(), BATCH, LEN_KV, HEADS_KV, DIM), t_alone) == FA_ERR_STRIDE);
+    auto negative = tq;
+    negative.dim = -1;
+    assert(fa::run_q15(negative, tk, tk, t_alone) == FA_ERR_SHAPE);
+    how.scale_mantissa = std::numeric_limits<std::int32_t>::max();
+    assert(fa::run_q15(tq, tk, tk, t_alone, how) == FA_ERR_SOFTMAX_SCALE);
+}
+
 } // namespace
 
 int main() {
     layouts();
+    fractions();
     transposed();
     masks();
     sight();

@@ -36,6 +36,8 @@ static const struct row rows[] = {
     {"mask I8", FA_ERR_DTYPE, "mask.dtype", {MASK(I8)}},
     {"mask I8 with a scale", FA_ERR_DTYPE, "mask.dtype", {MASK(I8), P(mask.quant, QUANT_OF_ALL)}},
     {"mask U8", FA_ERR_DTYPE, "mask.dtype", {MASK(U8)}},
+    {"mask Q15", FA_ERR_DTYPE, "mask.dtype", {MASK(Q15)}},
+    {"mask Q15 with a scale", FA_ERR_DTYPE, "mask.dtype", {MASK(Q15), P(mask.quant, QUANT_OF_SCALES)}},
     {"mask F8_E4M3", FA_ERR_DTYPE, "mask.dtype", {MASK(F8_E4M3)}},
     {"mask F8_E5M2 with a scale", FA_ERR_DTYPE, "mask.dtype", {MASK(F8_E5M2), P(mask.quant, QUANT_OF_ALL)}},
     {"mask Q8_0", FA_ERR_DTYPE, "mask.dtype", {MASK(Q8_0)}},

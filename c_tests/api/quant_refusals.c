@@ -1,4 +1,4 @@
-/* fa_quant: scales and zeros of 8-bit integers, and their granularity. */
+/* fa_quant: scales and zeros of 8-bit integers, scales of outputs, and their granularity. */
 
 #include "described.h"
 
@@ -63,9 +63,49 @@
     {#t ", an entry's zero: " #x, FA_OK, NULL, I8(t, NULL, FIRST(x), 1, 0, 0, 0, 1, 1)}
 #define FIRST(x) ((const float[16]){x})
 
+/* Fractions with scales. */
+#define Q15(t, scale, zero, batch, head, token, dim, tokens, dims)                              \
+    {N(t.dtype, FA_DTYPE_Q15),                                                                  \
+     P(t.quant, (&(const fa_quant){scale, zero, {batch, head, token, dim}, tokens, dims}))}
+
+/* Scales of an output. */
+#define SCALES_OF_O(t)                                                                          \
+    {#t " with a scale for all", FA_OK, NULL, Q15(t, MANY, NULL, 1, 1, 1, 1, 1, 1)},            \
+    {#t " with no scale", FA_OK, NULL, Q15(t, NULL, NULL, 0, 0, 0, 0, 1, 1)},                   \
+    {#t " with a zero", FA_ERR_DTYPE, #t ".quant.zero", Q15(t, ONE(1), ONE(1), 0, 0, 0, 0, 1, 1)}, \
+    {#t ", groups larger than all", FA_OK, NULL,                                                \
+     Q15(t, MANY, NULL, 1, 1, INT64_MAX, INT64_MAX, INT32_MAX, INT32_MAX)},                     \
+    {#t ", groups of nothing", FA_OK, NULL, Q15(t, MANY, NULL, 1, 1, 0, 0, 0, INT32_MIN)},      \
+    NO_GROUP_OF_O(t, FA_ERR_ZERO_EXTENT, 0), NO_GROUP_OF_O(t, FA_ERR_SHAPE, -1),                \
+    NO_GROUP_OF_O(t, FA_ERR_SHAPE, INT32_MIN),                                                  \
+    AXIS_OF_O(t, 0, FOR_ENTRY), AXIS_OF_O(t, 1, FOR_HEAD), AXIS_OF_O(t, 2, FOR_TOKEN),          \
+    AXIS_OF_O(t, 3, FOR_CHANNEL),                                                               \
+    {#t ", one scale: NaN", FA_ERR_QUANT_SCALE, #t ".quant", Q15(t, ONE(NAN), NULL, 0, 0, 0, 0, 1, 1)}, \
+    {#t ", one scale: -infinity", FA_ERR_QUANT_SCALE, #t ".quant", Q15(t, ONE(-INFINITY), NULL, 0, 0, 0, 0, 1, 1)}, \
+    {#t ", a token's scale: NaN", FA_OK, NULL, Q15(t, FIRST(NAN), NULL, 0, 0, 1, 0, 1, 1)},     \
+    {#t " is " #t ".quant.zero", FA_ERR_DTYPE, #t ".quant.zero",                                \
+     {N(t.dtype, FA_DTYPE_Q15), P(t.quant, &(const fa_quant){.zero = arena.t})}},               \
+    SCALE_ON_OUTPUT(t, o), SCALE_ON_OUTPUT(t, lse)
+
+#define NO_GROUP_OF_O(t, want, n)                                                               \
+    {#t ", group_tokens " #n, want, #t ".quant.group_tokens", Q15(t, MANY, NULL, 0, 0, 1, 1, n, 1)}, \
+    {#t ", group_dims " #n, want, #t ".quant.group_dims", Q15(t, MANY, NULL, 0, 0, 1, 1, 1, n)}
+
+#define Q15_LIKE(...) Q15(__VA_ARGS__)
+#define AXIS_OF_O(t, axis, at)                                                                  \
+    {#t ".quant.stride -1", FA_ERR_STRIDE, #t ".quant.stride[" #axis "]", Q15_LIKE(t, MANY, NULL, at(-1))}, \
+    {#t ".quant.stride INT64_MIN", FA_ERR_STRIDE, #t ".quant.stride[" #axis "]",                \
+     Q15_LIKE(t, NULL, NULL, at(INT64_MIN))},                                                   \
+    {#t ".quant.stride INT64_MAX", FA_ERR_OVERFLOW, #t ".quant.stride[" #axis "]", Q15_LIKE(t, MANY, NULL, at(INT64_MAX))}
+
+#define SCALE_ON_OUTPUT(t, output)                                                              \
+    {#output " is " #t ".quant.scale", FA_ERR_OVERLAP, #output ": shares memory with scales of " #t, \
+     {N(t.dtype, FA_DTYPE_Q15), P(t.quant, &(const fa_quant){.scale = arena.output})}}
+
 static const struct row rows[] = {
     {"nothing wrong", FA_OK, NULL, {{0}}},
 
+    SCALES_OF_O(o),
     QUANT(q), QUANT(k), QUANT(v),
     {"one entry, the stride of its scales huge", FA_OK, NULL,
      {N(batch, 1), N(k.dtype, FA_DTYPE_I8),

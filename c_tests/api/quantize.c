@@ -156,9 +156,10 @@ static void pointers(void) {
 
 static void types(void) {
     static const int32_t not_a_source[] = {FA_DTYPE_I8, FA_DTYPE_U8, FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2, FA_DTYPE_BOOL8,
-                                           FA_DTYPE_U8 + 1, -1, INT32_MAX, INT32_MIN};
+                                           FA_DTYPE_Q15, FA_DTYPE_Q15 + 1, -1, INT32_MAX, INT32_MIN};
     static const int32_t not_a_result[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BF16, FA_DTYPE_BOOL8,
-                                           FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2, FA_DTYPE_U8, FA_DTYPE_U8 + 1, -1, 99, INT32_MAX, INT32_MIN};
+                                           FA_DTYPE_F8_E4M3, FA_DTYPE_F8_E5M2, FA_DTYPE_U8, FA_DTYPE_Q15,
+                                           FA_DTYPE_Q15 + 1, -1, 99, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < COUNT(not_a_source); i++) REFUSES(FA_ERR_DTYPE, src.dtype = not_a_source[i]);
     for (size_t i = 0; i < COUNT(not_a_result); i++) REFUSES(FA_ERR_DTYPE, dst.dtype = not_a_result[i]);
     for (int i = 0; i < BLOCK_TYPES; i++) {

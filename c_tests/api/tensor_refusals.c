@@ -56,13 +56,13 @@
 
 /* Inputs of other types than f32; their rows have `dim` elements. */
 #define OTHER_TYPES(t, dim)                                                                     \
-    HALF(t, F16), HALF(t, BF16),                                                                \
+    HALF(t, F16), HALF(t, BF16), HALF(t, Q15),                                                  \
     {#t " Q8_0, a third of a block", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 10)}}, \
     {#t " Q8_0, half a block more", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 48)}}, \
     {#t " Q8_0, an element less", FA_ERR_SHAPE, #t ".dtype", {N(t.dtype, FA_DTYPE_Q8_0), N(dim, 31)}}, \
     ODD_Q8_0(t, dim, 0), ODD_Q8_0(t, dim, 1), ODD_Q8_0(t, dim, 2),                              \
     BLOCKS(t, dim, Q4_0), BLOCKS(t, dim, Q4_1), BLOCKS(t, dim, Q5_0), BLOCKS(t, dim, Q5_1), BLOCKS(t, dim, IQ4_NL), \
-    ZERO_ON(t, F8_E4M3), ZERO_ON(t, F8_E5M2),                                                   \
+    ZERO_ON(t, F8_E4M3), ZERO_ON(t, F8_E5M2), ZERO_ON(t, Q15),                                  \
     QUANT_ON(t, F32, dim, 8), QUANT_ON(t, F16, dim, 8), QUANT_ON(t, BF16, dim, 8),              \
     QUANT_ON(t, Q8_0, dim, 32)
 
@@ -131,16 +131,23 @@ static const struct row rows[] = {
     {"k Q4_1, q Q5_0", FA_OK, NULL,
      {N(k.dtype, FA_DTYPE_Q4_1), N(q.dtype, FA_DTYPE_Q5_0), N(dim_qk, 32)}},
     {"o Q4_0", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_Q4_0), BLOCKS_OF_O}},
-    {"k.dtype behind the last", FA_ERR_DTYPE, "k.dtype", {N(k.dtype, FA_DTYPE_U8 + 1)}},
+    {"k.dtype behind the last", FA_ERR_DTYPE, "k.dtype", {N(k.dtype, FA_DTYPE_Q15 + 1)}},
     {"k Q8_0, stride 4098", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q8_0), N(dim_qk, 32), N(k.stride[0], 4098)}},
 
-    HALF(o, F16), HALF(o, BF16), QUANT_ON(o, F32, dim_v, DV), QUANT_ON(o, F16, dim_v, DV),
+    HALF(o, F16), HALF(o, BF16), HALF(o, Q15), ZERO_ON(o, Q15), QUANT_ON(o, F32, dim_v, DV), QUANT_ON(o, F16, dim_v, DV),
     QUANT_ON(o, BF16, dim_v, DV),
     {"o I8", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_I8)}},
     {"o F8_E4M3", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_F8_E4M3)}},
     {"o F8_E5M2 with a scale", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_F8_E5M2), P(o.quant, QUANT_OF_SCALES)}},
     {"o U8", FA_ERR_DTYPE, "o.dtype", {N(o.dtype, FA_DTYPE_U8)}},
     {"k U8", FA_OK, NULL, {N(k.dtype, FA_DTYPE_U8)}},
+    {"q Q15", FA_OK, NULL, {N(q.dtype, FA_DTYPE_Q15)}},
+    {"k Q15 with a scale", FA_OK, NULL, {N(k.dtype, FA_DTYPE_Q15), P(k.quant, QUANT_OF_SCALES)}},
+    {"v Q15, transposed", FA_OK, NULL, {TRANSPOSED(v, DV, 2), N(v.dtype, FA_DTYPE_Q15)}},
+    {"o Q15", FA_OK, NULL, {N(o.dtype, FA_DTYPE_Q15)}},
+    {"o Q15 with a scale", FA_OK, NULL, {N(o.dtype, FA_DTYPE_Q15), P(o.quant, QUANT_OF_SCALES)}},
+    {"o Q15, stride_dim 4", FA_ERR_STRIDE, "o.stride_dim", {N(o.dtype, FA_DTYPE_Q15), N(o.stride_dim, 4)}},
+    {"rows of o Q15 overlap", FA_ERR_STRIDE, "o: strides", {N(o.dtype, FA_DTYPE_Q15), N(o.stride[1], DV * 2 - 2)}},
     {"k U8 with a scale and a zero", FA_OK, NULL, {N(k.dtype, FA_DTYPE_U8), P(k.quant, QUANT_OF_ALL)}},
     {"v U8, transposed", FA_OK, NULL, {TRANSPOSED(v, DV, 1), N(v.dtype, FA_DTYPE_U8)}},
     {"q F8_E5M2", FA_OK, NULL, {N(q.dtype, FA_DTYPE_F8_E5M2)}},

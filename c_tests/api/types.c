@@ -8,7 +8,7 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const char *const names[] = {"F32",  "F16",  "BF16", "I8",   "Q8_0",  "BOOL8",
-                                    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "F8_E4M3", "F8_E5M2", "U8"};
+                                    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "F8_E4M3", "F8_E5M2", "U8", "Q15"};
 /* The types that are mixed in every way. */
 enum { TYPES = FA_DTYPE_Q8_0 + 1 };
 
@@ -40,8 +40,9 @@ static int exponent_of(double x, int32_t dtype) {
     return x == 0 || ilogb(x) < least ? least : ilogb(x);
 }
 
-/* The distance to the next number of a type. */
+/* The distance to the next number of a floating-point type. */
 static double ulp(double x, int32_t dtype) {
+    if (dtype == FA_DTYPE_Q15) return 0;
     return ldexp(1, exponent_of(x, dtype) - digits(dtype));
 }
 
@@ -62,6 +63,7 @@ static int64_t row_bytes(int32_t dtype, int64_t dim) {
         case FA_DTYPE_F8_E5M2:
         case FA_DTYPE_U8: return dim;
         case FA_DTYPE_F16:
+        case FA_DTYPE_Q15:
         case FA_DTYPE_BF16: return dim * 2;
         default: return dim / 32 * bytes_of_block(dtype);
     }
@@ -77,7 +79,7 @@ static void encode_q8_0(const float *x, int64_t dim, char *row) {
     }
 }
 
-/* Random numbers; 8-bit integers get all values. */
+/* Random numbers; integers get all values, fractions often the least and the largest. */
 static void fill_row(int32_t dtype, int64_t dim, char *row) {
     float *x = random_normal((size_t)dim);
     /* One channel of numbers that are subnormal in binary16: columns of the output are judged one
@@ -91,6 +93,13 @@ static void fill_row(int32_t dtype, int64_t dim, char *row) {
         case FA_DTYPE_U8:
             for (int64_t d = 0; d < dim; d++)
                 row[d] = (char)random_of_8_bits(dtype, (unsigned char)(random_bits() >> 56));
+            break;
+        case FA_DTYPE_Q15:
+            for (int64_t d = 0; d < dim; d++) {
+                uint64_t random = random_bits();
+                int16_t bits = (int16_t)(random >> 60 == 0 ? -32768 : random >> 60 == 1 ? 32767 : (int)(random & 0xffff) - 32768);
+                memcpy(row + 2 * d, &bits, 2);
+            }
             break;
         case FA_DTYPE_Q8_0: encode_q8_0(x, dim, row); break;
         case FA_DTYPE_F16:
@@ -117,6 +126,7 @@ static double stored(int32_t dtype, const char *row, int64_t d) {
         case FA_DTYPE_F32: return memcpy(&wide, row + 4 * d, 4), (double)wide;
         case FA_DTYPE_F16: return memcpy(&half, row + 2 * d, 2), from_f16(half);
         case FA_DTYPE_BF16: return memcpy(&half, row + 2 * d, 2), from_bf16(half);
+        case FA_DTYPE_Q15: return fraction_at(row + 2 * d);
         case FA_DTYPE_I8:
         case FA_DTYPE_F8_E4M3:
         case FA_DTYPE_F8_E5M2:
@@ -191,7 +201,7 @@ static float *values(int64_t n, bool wanted, float spread, float least) {
 }
 
 static void quantise(fa_tensor *t, struct size n, struct grain g) {
-    if (!is_of_8_bits(t->dtype)) return;
+    if (!may_have_scales(t->dtype)) return;
     fa_quant *quant = (fa_quant *)(void *)keep(sizeof *quant);
     fa_quant filled = {.group_tokens = g.tokens, .group_dims = g.dims};
     int64_t count[] = {n.entries, n.heads, (n.tokens + g.tokens - 1) / g.tokens,
@@ -204,8 +214,9 @@ static void quantise(fa_tensor *t, struct size n, struct grain g) {
         all *= count[axis];
     }
     /* Numbers up to 2, and a zero that is no integer. */
-    filled.scale = values(all, g.scale, 0.01f, 0.005f);
-    filled.zero = values(all, g.zero && !is_f8(t->dtype), 60, t->dtype == FA_DTYPE_U8 ? 100 : -30);
+    float unit = t->dtype == FA_DTYPE_Q15 ? 128 : 1;
+    filled.scale = values(all, g.scale, 0.01f * unit, 0.005f * unit);
+    filled.zero = values(all, g.zero && is_integer(t->dtype), 60, t->dtype == FA_DTYPE_U8 ? 100 : -30);
     memcpy(quant, &filled, sizeof filled);
     t->quant = quant;
 }
@@ -216,16 +227,27 @@ static double value_at(const float *values, int64_t i) {
     return (double)x;
 }
 
-static double element(const fa_tensor *t, int64_t entry, int64_t head, int64_t token, int64_t d) {
-    double x = stored(t->dtype, row_of(t, entry, head, token), d);
-    if (t->quant == NULL) return x;
+/* Scale and zero of an element. */
+struct step {
+    double scale, zero;
+};
+
+static struct step step_of(const fa_tensor *t, int64_t entry, int64_t head, int64_t token, int64_t d) {
+    struct step of = {1, 0};
+    if (t->quant == NULL) return of;
     fa_quant g;
     memcpy(&g, t->quant, sizeof g);
     int64_t at = entry * g.stride[0] + head * g.stride[1];
     if (g.stride[2] != 0) at += token / g.group_tokens * g.stride[2];
     if (g.stride[3] != 0) at += d / g.group_dims * g.stride[3];
-    if (g.zero != NULL) x -= value_at(g.zero, at);
-    return g.scale != NULL ? x * value_at(g.scale, at) : x;
+    if (g.zero != NULL) of.zero = value_at(g.zero, at);
+    if (g.scale != NULL) of.scale = value_at(g.scale, at);
+    return of;
+}
+
+static double element(const fa_tensor *t, int64_t entry, int64_t head, int64_t token, int64_t d) {
+    struct step of = step_of(t, entry, head, token, d);
+    return (stored(t->dtype, row_of(t, entry, head, token), d) - of.zero) * of.scale;
 }
 
 /* ---- The definition in double, read through the description. ---- */
@@ -374,8 +396,14 @@ static void compare(const char *what, const fa_attention *a, const struct want *
             find_row(a, b, i, &entry, &row);
             char *got = row_of(&a->o, entry, h, row);
             for (int64_t d = 0; d < a->dim_v; d++, at++, results++) {
-                double x = stored(a->o.dtype, got, d), y = want->o[at];
-                CHECK(isnan(y) ? isnan(x) : fabs(x - y) <= want->far[family][at],
+                double x = element(&a->o, entry, h, row, d), y = want->o[at], far = want->far[family][at];
+                if (a->o.dtype == FA_DTYPE_Q15) {
+                    /* Half a step; what is too large saturates, and NaN becomes 0. */
+                    double scale = step_of(&a->o, entry, h, row, d).scale;
+                    far += scale / 65536;
+                    y = isnan(y) ? 0 : fmin(fmax(y, -scale), scale * 32767 / 32768);
+                }
+                CHECK(isnan(y) ? isnan(x) : fabs(x - y) <= far,
                       "%s, %s, %d rows: sequence %d, head %d, row %d, element %d: %.9g is not %.9g", what,
                       fa_isa(), (int)a->len_q, (int)b, (int)h, (int)i, (int)d, x, y);
             }
@@ -535,6 +563,7 @@ static fa_attention problem(struct types t, enum layout layout, int64_t rows, st
     a.q = filled(t.q, q, heads_first), a.k = filled(t.k, k, heads_first), a.v = filled(t.v, v, heads_first);
     quantise(&a.q, q, g), quantise(&a.k, k, g), quantise(&a.v, v, g);
     a.o = room(t.o, o, heads_first, t.o == FA_DTYPE_F32 ? 8 : 6);
+    quantise(&a.o, o, g);
     o_bytes = a.o.data, o_size = (size_t)(a.o.stride[0] * o.entries);
     return a;
 }
@@ -558,14 +587,18 @@ static void mixtures(void) {
     }
 }
 
-/* Blocks of few bits, and the other types of 8 bits, as each of Q, K and V, beside every other
- * type. */
+/* What outputs may be. */
+static const int32_t of_outputs[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BF16, FA_DTYPE_Q15};
+
+/* Blocks of few bits, the other types of 8 bits, and fractions, as each of Q, K and V, beside every
+ * other type. */
 static void blocks_beside_others(void) {
-    enum { ALL = FA_DTYPE_U8 + 1, NEW = ALL - FA_DTYPE_Q4_0 };
+    enum { ALL = FA_DTYPE_Q15 + 1, NEW = ALL - FA_DTYPE_Q4_0 };
     for (int32_t n = 0; n < NEW * ALL * 3; n++) {
         int32_t one = FA_DTYPE_Q4_0 + n % NEW, other = n / NEW % ALL, which = n / NEW / ALL % 3;
         if (other == FA_DTYPE_BOOL8) continue;
-        struct types t = {which == 0 ? one : FA_DTYPE_F32, which == 1 ? one : other, which == 2 ? one : other, n % 3};
+        struct types t = {which == 0 ? one : FA_DTYPE_F32, which == 1 ? one : other, which == 2 ? one : other,
+                          of_outputs[n / NEW % 4]};
         enum layout layout = (enum layout)(n / 3 % LAYOUTS);
         fa_attention a = problem(t, layout, n / 2 % 2 == 0 ? 1 : MANY, fine);
         if (n % 5 == 0) a.window_left = 20;
@@ -672,7 +705,8 @@ static void not_a_number(void) {
 /* ---- Outputs and masks. ---- */
 
 static void outputs(void) {
-    for (int32_t o = FA_DTYPE_F32; o <= FA_DTYPE_BF16; o++) {
+    for (size_t of = 0; of < COUNT(of_outputs); of++) {
+        int32_t o = of_outputs[of];
         for (int n = 0; n < LAYOUTS * 2; n++) {
             static const int64_t dims[] = {1, 2, 16, 17, 31, 32, 45};
             struct types t = {FA_DTYPE_F32, FA_DTYPE_F32, FA_DTYPE_F32, o};
@@ -683,6 +717,9 @@ static void outputs(void) {
                 /* Rows that see nothing are zeros of the right size. */
                 a.q_pos = -7;
                 expect("outputs of rows that see nothing", &a);
+                if (o != FA_DTYPE_Q15) continue;
+                a.q_pos = FA_POS_END, a.o.quant = NULL;
+                expect("fractions without scales", &a);
             }
         }
     }

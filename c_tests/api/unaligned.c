@@ -51,6 +51,7 @@ static void same_at_odd_addresses(const char *what) {
     static float o[COUNT(arena.o)], lse[COUNT(arena.lse)], weights[COUNT(arena.weights)];
     size_t bytes = 0, odd_bytes = 0, *bytes_at_odd;
     unsigned char room[sizeof bytes + 1];
+    memset(arena.o, 0xff, sizeof arena.o);
     CHECK(workspace(a) == FA_OK && run(a) == FA_OK, "%s", what);
     CHECK(fa_attention_workspace(a, PARTS, &bytes) == FA_OK, "%s", what);
     memcpy(o, arena.o, sizeof o), memcpy(lse, arena.lse, sizeof lse);
@@ -167,6 +168,9 @@ static void odd_addresses(void) {
         }
         same_at_odd_addresses(zeros ? "scales and zeros" : "scales");
     }
+    fill(), described = good;
+    a->o.dtype = FA_DTYPE_Q15, a->o.quant = &coarse;
+    same_at_odd_addresses("scales of the output");
 
     unsigned char room[sizeof(fa_attention) + 1];
     fa_attention *there = (void *)(room + 1), empty;

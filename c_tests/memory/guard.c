@@ -140,6 +140,7 @@ static void *guarded_bytes(size_t n, bool at_end) {
 static size_t row_bytes(int32_t dtype, size_t dim) {
     static const size_t bytes[] = {4, 2, 2};
     if (is_of_8_bits(dtype)) return dim;
+    if (dtype == FA_DTYPE_Q15) return 2 * dim;
     return is_in_blocks(dtype) ? dim / 32 * (size_t)bytes_of_block(dtype) : dim * bytes[dtype];
 }
 
@@ -159,7 +160,7 @@ static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens,
     t->tensor.dtype = dtype, t->tensor.data = guarded_bytes(t->bytes, at_end);
     t->tensor.stride[0] = (int64_t)(HEADS * tokens * row);
     t->tensor.stride[1] = (int64_t)(tokens * row), t->tensor.stride[2] = (int64_t)row;
-    if (!is_of_8_bits(dtype)) return;
+    if (!may_have_scales(dtype)) return;
     t->values = 1;
     for (int axis = 3; axis >= 0; axis--) {
         if (!(grain >> axis & 1)) continue;
@@ -167,13 +168,13 @@ static void typed(struct typed *t, int32_t dtype, size_t entries, size_t tokens,
         t->values *= count[axis];
     }
     t->quant.group_tokens = 2, t->quant.group_dims = 5;
-    t->quant.scale = guarded_bytes(t->values * 4, at_end), t->quant.zero = is_f8(dtype) ? NULL : guarded_bytes(t->values * 4, at_end);
+    t->quant.scale = guarded_bytes(t->values * 4, at_end), t->quant.zero = is_integer(dtype) ? guarded_bytes(t->values * 4, at_end) : NULL;
     t->tensor.quant = &t->quant;
 }
 
 static void release_typed(struct typed *t) {
     release(t->tensor.data, t->bytes);
-    if (!is_of_8_bits(t->tensor.dtype)) return;
+    if (!may_have_scales(t->tensor.dtype)) return;
     release((void *)(uintptr_t)t->quant.scale, t->values * 4);
     if (t->quant.zero != NULL) release((void *)(uintptr_t)t->quant.zero, t->values * 4);
 }
@@ -183,10 +184,11 @@ enum layout { DENSE, PAGED, TRANSPOSED, PAGES_TRANSPOSED };
 static void run_typed(int32_t dtype, size_t lq, size_t lkv, size_t d, bool at_end, enum layout layout, int grain) {
     bool paged = layout == PAGED || layout == PAGES_TRANSPOSED;
     size_t pages = paged ? (lkv + PAGE - 1) / PAGE : 1, tokens = paged ? PAGE : lkv, size = 0;
-    /* Also outputs and masks of 16 bits. */
+    /* Also outputs and masks of 16 bits; outputs may have scales. */
     int32_t half = dtype == FA_DTYPE_F32 || dtype == FA_DTYPE_F16 ? FA_DTYPE_BF16 : FA_DTYPE_F16;
+    bool is_fraction = dtype == FA_DTYPE_Q15;
     struct typed q, k, v, o, mask;
-    typed(&q, dtype, 1, lq, d, grain, at_end), typed(&o, half, 1, lq, d, 0, at_end);
+    typed(&q, dtype, 1, lq, d, grain, at_end), typed(&o, is_fraction ? dtype : half, 1, lq, d, is_fraction ? grain : 0, at_end);
     typed(&k, dtype, pages, tokens, d, grain, at_end), typed(&v, dtype, pages, tokens, d, grain, at_end);
     typed(&mask, half, 1, lq, lkv, 0, at_end);
     if (layout >= TRANSPOSED) {
@@ -251,7 +253,7 @@ static void run_unused(int32_t dtype, size_t lq, size_t used, size_t d) {
     for (int i = 0; i < 2; i++) {
         typed(&kv[i], dtype, 1, used, d, 0, true);
         kv[i].tensor.stride[1] = (int64_t)row, kv[i].tensor.stride[2] = (int64_t)(HEADS * row);
-        if (!is_of_8_bits(dtype)) continue;
+        if (!may_have_scales(dtype)) continue;
         bool zeros = kv[i].quant.zero != NULL;
         release((void *)(uintptr_t)kv[i].quant.scale, 4);
         if (zeros) release((void *)(uintptr_t)kv[i].quant.zero, 4);
@@ -320,11 +322,11 @@ static void run_hidden(size_t lq, int32_t dtype) {
 }
 
 static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
-    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_U8; dtype++) {
+    for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_Q15; dtype++) {
         if (dtype == FA_DTYPE_BOOL8) continue;
         size_t dim = is_in_blocks(dtype) ? (d + 31) / 32 * 32 : d;
         if (at_end) run_unused(dtype, lq, lkv, dim);
-        for (int grain = 0; grain < (is_of_8_bits(dtype) ? 16 : 1); grain++) {
+        for (int grain = 0; grain < (may_have_scales(dtype) ? 16 : 1); grain++) {
             /* Rows of blocks are contiguous. */
             enum layout last = is_in_blocks(dtype) ? PAGED : PAGES_TRANSPOSED;
             for (int layout = DENSE; layout <= (int)last; layout++)
@@ -334,7 +336,7 @@ static void all_types(size_t lq, size_t lkv, size_t d, bool at_end) {
     for (int32_t dtype = FA_DTYPE_F32; dtype <= FA_DTYPE_BF16; dtype++)
         for (int grain = 0; grain < 16; grain++) run_quantize(dtype, lkv, d, at_end, grain);
     for (int32_t from = FA_DTYPE_F32; from <= FA_DTYPE_BF16; from++)
-        for (int32_t to = FA_DTYPE_F32; to <= FA_DTYPE_U8; to++)
+        for (int32_t to = FA_DTYPE_F32; to <= FA_DTYPE_Q15; to++)
             if (to != FA_DTYPE_BOOL8) run_written(from, to, lkv, is_in_blocks(to) ? (d + 31) / 32 * 32 : d, at_end);
 }
 

@@ -41,9 +41,20 @@ static inline bool is_integer(int32_t dtype) {
     return dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8;
 }
 
-/* Types that may have scales; integers among them may have zeros. */
 static inline bool is_of_8_bits(int32_t dtype) {
     return is_integer(dtype) || is_f8(dtype);
+}
+
+/* Types that may have scales; integers of 8 bits may have zeros. */
+static inline bool may_have_scales(int32_t dtype) {
+    return is_of_8_bits(dtype) || dtype == FA_DTYPE_Q15;
+}
+
+/* A fraction of 16 bits as it is stored. */
+static inline double fraction_at(const void *p) {
+    int16_t x;
+    memcpy(&x, p, 2);
+    return x / 32768.0;
 }
 
 /* An element of 8 bits as it is stored. */

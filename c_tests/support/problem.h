@@ -32,11 +32,11 @@ static inline bool chance(struct random *r, int percent) {
 
 /* ---- Numbers, which all problems take from the same few arrays, each from places of its own. ---- */
 
-enum { TYPES = FA_DTYPE_U8 + 1, NUMBERS = 1 << 21, SCALES = 1 << 14 };
+enum { TYPES = FA_DTYPE_Q15 + 1, NUMBERS = 1 << 21, SCALES = 1 << 14 };
 
 /* Elements and bytes of a block. Booleans are no type of Q, K and V. */
-static const int64_t block_elements[TYPES] = {1, 1, 1, 1, 32, 1, 32, 32, 32, 32, 32, 1, 1, 1},
-                     block_bytes[TYPES] = {4, 2, 2, 1, 34, 1, 18, 20, 22, 24, 18, 1, 1, 1};
+static const int64_t block_elements[TYPES] = {1, 1, 1, 1, 32, 1, 32, 32, 32, 32, 32, 1, 1, 1, 1},
+                     block_bytes[TYPES] = {4, 2, 2, 1, 34, 1, 18, 20, 22, 24, 18, 1, 1, 1, 2};
 
 static struct {
     unsigned char *of_type[TYPES];
@@ -76,6 +76,8 @@ static inline void fill_bank(uint64_t seed, size_t shift) {
         memcpy(bank.of_type[FA_DTYPE_F32] + 4 * i, &x[i], 4);
         memcpy(bank.of_type[FA_DTYPE_F16] + 2 * i, &f16, 2);
         memcpy(bank.of_type[FA_DTYPE_BF16] + 2 * i, &bf16, 2);
+        uint16_t fraction = (uint16_t)next(&r);
+        memcpy(bank.of_type[FA_DTYPE_Q15] + 2 * i, &fraction, 2);
         for (int t = 0; t < TYPES; t++)
             if (is_of_8_bits(t)) bank.of_type[t][i] = random_of_8_bits(t, (unsigned char)next(&r));
         if (i % 32 == 0) {
@@ -115,6 +117,7 @@ static inline double stored(int32_t dtype, const unsigned char *row, int64_t d) 
     float x;
     if (dtype == FA_DTYPE_F32) return f32_at((const float *)(const void *)row, d);
     if (is_of_8_bits(dtype)) return element_of_8_bits(dtype, row[d]);
+    if (dtype == FA_DTYPE_Q15) return fraction_at(row + 2 * d);
     if (is_in_blocks(dtype)) return element_of_block(dtype, row + d / 32 * block_bytes[dtype], d % 32);
     memcpy(&bits, row + 2 * d, 2);
     if (dtype == FA_DTYPE_F16) return from_f16(bits);
@@ -161,9 +164,9 @@ static inline void quantise(struct random *r, fa_tensor *t, fa_quant *quant) {
     static const int32_t tokens[] = {1, 1, 4, 7}, dims[] = {1, 8, 32};
     static const int64_t steps[][4] = {{0, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {1, 7, 1, 0},
                                        {0, 3, 1, 0}, {0, 0, 0, 1}, {3, 5, 2, 1}};
-    if (!is_of_8_bits(t->dtype)) return;
+    if (!may_have_scales(t->dtype)) return;
     *quant = (fa_quant){.scale = bank.scales, .group_tokens = ONE_OF(r, tokens), .group_dims = ONE_OF(r, dims)};
-    if (chance(r, 20) && !is_f8(t->dtype)) quant->zero = bank.zeros;
+    if (chance(r, 20) && is_integer(t->dtype)) quant->zero = bank.zeros;
     memcpy(quant->stride, ONE_OF(r, steps), sizeof quant->stride);
     t->quant = quant;
 }
@@ -245,7 +248,8 @@ static inline fa_attention random_problem(struct random *r, struct room *room) {
         a.mask.stride[0] = a.mask.stride[1] = 0;
         if (a.mask.dtype == FA_DTYPE_I8) a.mask.dtype = FA_DTYPE_BOOL8;
     }
-    a.o = (fa_tensor){.data = room->o, .dtype = (int32_t)below(r, FA_DTYPE_BF16 + 1)};
+    static const int32_t of_outputs[] = {FA_DTYPE_F32, FA_DTYPE_F16, FA_DTYPE_BF16, FA_DTYPE_Q15};
+    a.o = (fa_tensor){.data = room->o, .dtype = ONE_OF(r, of_outputs)};
     int64_t row = a.dim_v * block_bytes[a.o.dtype];
     a.o.stride[0] = a.heads_q * a.len_q * row, a.o.stride[1] = row, a.o.stride[2] = a.heads_q * row;
     a.lse = room->lse, a.lse_stride[0] = a.heads_q * a.len_q, a.lse_stride[1] = a.len_q, a.lse_stride[2] = 1;
@@ -390,8 +394,11 @@ static inline double row_error(const fa_attention *a, struct family f, int64_t b
     for (int64_t d = 0; d < a->dim_v; d++) {
         double rounding = a->o.dtype == FA_DTYPE_F16    ? fmax(ldexp(fabs(o[d]), -11), 0x1p-25)
                           : a->o.dtype == FA_DTYPE_BF16 ? ldexp(fabs(o[d]), -8)
+                          : a->o.dtype == FA_DTYPE_Q15  ? 0x1p-16
                                                         : 0;
         far[d] = (1e-5 * coarse + of_weights) * largest_v + 1.01 * rounding;
+        /* Fractions saturate. */
+        if (a->o.dtype == FA_DTYPE_Q15) o[d] = fmin(fmax(o[d], -1), 32767 / 32768.0);
         double error = fabs(stored(a->o.dtype, row, d) - o[d]);
         /* A row of nothing is exactly 0; NaN is never right. */
         worst = fmax(worst, error <= far[d] ? (far[d] > 0 ? error / far[d] : 0) : error >= 0 ? 1 + error : INFINITY);

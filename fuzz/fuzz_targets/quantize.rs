@@ -12,7 +12,7 @@ use flash_attention::capi::quantize::{fa_quantize, fa_quantize_i8};
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
-use flash_attention_fuzz::definition::{BF16, BLOCKS, F8_E4M3, F8_E5M2, F16, F32, I8, at, block, stored};
+use flash_attention_fuzz::definition::{BF16, BLOCKS, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, at, block, stored};
 use flash_attention_fuzz::input::{Input, hash, mutate};
 use flash_attention_fuzz::layout::{
     MOST, Rows, Verdict, cells_are_apart, dim_verdict, quant_verdict, unit, values,
@@ -228,7 +228,7 @@ fn try_types(
     verdict.demand(sizes.iter().all(|&n| n >= 0) && dim >= 1);
     let is_f8 = [F8_E4M3, F8_E5M2].contains(&dst.dtype);
     verdict.demand(floats.contains(&src.dtype));
-    verdict.demand(is_f8 || floats.contains(&dst.dtype) || BLOCKS.contains(&dst.dtype));
+    verdict.demand(is_f8 || dst.dtype == Q15 || floats.contains(&dst.dtype) || BLOCKS.contains(&dst.dtype));
     for tensor in [&src, &dst] {
         verdict.join(dim_verdict(tensor.dtype, tensor.stride_dim, false));
     }
@@ -294,6 +294,8 @@ fn try_types(
                         // By f32, which x is: from_f64 drops 32 bits before it rounds.
                         F16 => f16::from_f32(x as f32).to_f64(),
                         BF16 => bf16::from_f32(x as f32).to_f64(),
+                        Q15 if x.is_nan() => 0.0,
+                        Q15 => (x * 32_768.0).clamp(-32_768.0, 32_767.0).round_ties_even() / 32_768.0,
                         _ => x,
                     };
                     if is_f8 {

@@ -15,7 +15,7 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 use crate::common::Random;
-use crate::definition::{BF16, BLOCKS, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, U8, at, block, stored};
+use crate::definition::{BF16, BLOCKS, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, U8, at, block, stored};
 use crate::general::{
     Described, FIRSTS, K, LENS, O, POINTERS, POSITIONS, Q, SCALES, SPAN_STARTS, SPANS, STARTS_KV, STARTS_Q,
     TABLE, TABLE_STARTS, V, is_enough, lists, numbers, put,
@@ -118,7 +118,7 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
         verdict.demand([F32, F16, BF16].contains(&from.dtype) && d.has_quant[of_new] & 3 == 0);
         let is_f8 = [F8_E4M3, F8_E5M2].contains(&to.dtype);
         let is_integer = [I8, U8].contains(&to.dtype);
-        let is_other = [F32, F16, BF16].contains(&to.dtype) || BLOCKS.contains(&to.dtype);
+        let is_other = [F32, F16, BF16, Q15].contains(&to.dtype) || BLOCKS.contains(&to.dtype);
         verdict.demand(is_f8 || is_integer || is_other);
         verdict.demand(dim % block(to.dtype)[0] == 0);
         verdict.join(dim_verdict(from.dtype, from.stride_dim, false));
@@ -137,7 +137,7 @@ fn sizes(d: &mut Described, is_given: [bool; 2]) -> Sizes {
             let n = values(cache, dim, quant.stride, group);
             let is_of_tokens = quant.stride[2] != 0 && group[0] == 1;
             target.is_own = has(of_scale) && is_of_tokens && (quant.stride[0] != 0 || entries_kv <= 1);
-            verdict.demand(is_integer || (is_f8 && !has(of_zero)));
+            verdict.demand(is_integer || ((is_f8 || to.dtype == Q15) && !has(of_zero)));
             verdict.demand(!(to.dtype == U8 && target.is_own && !has(of_zero)));
             verdict.join(quant_verdict(quant.stride, group, n));
             let [x, y, z] = cache;
@@ -490,7 +490,7 @@ fn token(
                 let x = if x.is_nan() { 0.0 } else { x.clamp(least, least + 255.0) };
                 rows[h as usize * bytes + d as usize] = (x as i32) as u8;
             }
-            if [F8_E4M3, F8_E5M2].contains(&cache.dtype) {
+            if ![I8, U8].contains(&cache.dtype) {
                 let data = divided.as_mut_ptr().cast();
                 let src = fa_tensor { data, stride: [0; 3], dtype: F32, stride_dim: 0, quant: ptr::null() };
                 let data = rows[h as usize * bytes..].as_mut_ptr().cast();

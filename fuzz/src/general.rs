@@ -22,7 +22,7 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 use crate::common::Random;
-use crate::definition::{BF16, BLOCKS, BOOL8, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, U8, block};
+use crate::definition::{BF16, BLOCKS, BOOL8, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, U8, block};
 use crate::input::{Input, hash};
 use crate::layout::{MOST as ADDRESSES, Rows, Verdict, dim_verdict, quant_verdict, unit, values};
 use crate::memory::Guarded;
@@ -456,7 +456,7 @@ fn sizes(d: &mut Described) -> Sizes {
     for (which, tensor, extent, dim) in
         [(Q, &a.q, queries, dim_qk), (K, &a.k, cache, dim_qk), (V, &a.v, cache, dim_v)]
     {
-        let may_have_scales = [I8, U8, F8_E4M3, F8_E5M2].contains(&tensor.dtype);
+        let may_have_scales = [I8, U8, F8_E4M3, F8_E5M2, Q15].contains(&tensor.dtype);
         let needs_none = [F32, F16, BF16].contains(&tensor.dtype) || BLOCKS.contains(&tensor.dtype);
         verdict.demand(may_have_scales || needs_none);
         verdict.demand(dim % block(tensor.dtype)[0] == 0);
@@ -478,7 +478,18 @@ fn sizes(d: &mut Described) -> Sizes {
             (bytes[SCALES + which], bytes[SCALES + 3 + which]) = (0, 0);
         }
     }
-    verdict.demand([F32, F16, BF16].contains(&a.o.dtype) && d.has_quant[O] & 3 == 0);
+    verdict.demand([F32, F16, BF16, Q15].contains(&a.o.dtype));
+    if d.has_quant[O] & 3 != 0 {
+        // It has the scales of q.
+        verdict.demand(a.o.dtype == Q15 && d.codes[SCALES + 3].is_null());
+        let quant = d.quants[0];
+        let group = [quant.group_tokens, quant.group_dims];
+        let n = values(queries, dim_v, quant.stride, group);
+        verdict.join(quant_verdict(quant.stride, group, n));
+        for place in [SCALES, SCALES + 3] {
+            bytes[place] = bytes[place].max(n.saturating_mul(4));
+        }
+    }
     verdict.join(dim_verdict(a.o.dtype, a.o.stride_dim, false));
     let o = Rows::of(a.o.dtype, queries, dim_v, a.o.stride);
     verdict.join(o.verdict(unit(a.o.dtype)));
@@ -825,7 +836,8 @@ impl Bench {
         // A value shared by a whole tensor must be finite; whether it is, is up to the input.
         for i in 0..6 {
             let which = i % 3;
-            let is_one = d.has_quant[which] & 3 != 0 && d.quants[which].stride == [0; 4];
+            let is_given = d.has_quant[which] & 3 != 0 || (which == 0 && d.has_quant[O] & 3 != 0);
+            let is_one = is_given && d.quants[which].stride == [0; 4];
             let value = d.codes[SCALES + i].0 >> 32;
             let pointer = &pointers[SCALES + i];
             if is_one && pointer.bytes == 4 && !pointer.at.is_null() && value != 0 && !pointer.is_shared {
@@ -1037,6 +1049,7 @@ pub(crate) fn numbers(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut
         F8_E4M3 => to.iter_mut().for_each(|x| *x = random.below(0x49) as u8 | (random.bits() as u8 & 0x80)),
         F8_E5M2 => to.iter_mut().for_each(|x| *x = random.below(0x45) as u8 | (random.bits() as u8 & 0x80)),
         BOOL8 => to.iter_mut().for_each(|x| *x = random.bits() as u8 | 1),
+        // Of fractions any bits are one.
         // Blocks may begin at any second byte.
         _ => anything(random, to),
     }

@@ -181,6 +181,7 @@ int32_t describe(fa_mpi *m, const fa_attention *a, int32_t mode, const fa_pool *
     int32_t status = check_pool(pool);
     if (status != FA_OK) return say(m, status, "pool: %s", fa_status_string(status));
     if (a->spans != NULL) return say(m, FA_ERR_UNSUPPORTED, "spans are not supported");
+    if (a->o.quant != NULL) return say(m, FA_ERR_UNSUPPORTED, "scales of the output (o.quant) are not supported");
     if (a->prefix_keys != 0) return say(m, FA_ERR_UNSUPPORTED, "prefix_keys is not supported");
     if (a->weights.data != NULL) return say(m, FA_ERR_UNSUPPORTED, "weights are not supported");
 

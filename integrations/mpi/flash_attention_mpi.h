@@ -173,7 +173,8 @@ void fa_mpi_free(fa_mpi *mpi);
  * slopes, and q_pos where there are no q_runs. Types of q and o, strides and lse may differ.
  *
  * Refused, FA_ERR_UNSUPPORTED: cu_len_q, cu_len_kv, kv_lens, kv_starts, q_positions, block_table,
- * mask, block_mask, kept_start, column_start, spans, prefix_keys, weights.
+ * mask, block_mask, kept_start, column_start, spans, prefix_keys, weights,
+ * o.quant.
  *
  * Keys and values are sent as they are stored, with scales as floats. What no query row of a rank
  * sees is neither sent to it nor multiplied by it (a ring sends on what later ranks see).
@@ -213,7 +214,7 @@ int32_t fa_mpi_prefill_workspace(fa_mpi *mpi, const fa_attention *a, const fa_mp
  *
  * The same on all ranks: what fa_mpi_prefill wants, len_q and q_pos. Types of k and v may differ.
  *
- * Refused, FA_ERR_UNSUPPORTED: spans, prefix_keys, weights.
+ * Refused, FA_ERR_UNSUPPORTED: spans, prefix_keys, weights, o.quant.
  *
  * @param[in] a        not NULL
  * @param mode         a value of fa_mpi_mode

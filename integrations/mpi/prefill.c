@@ -34,7 +34,8 @@ static int64_t row_bytes(int32_t dtype, int64_t dim) {
     switch (dtype) {
     case FA_DTYPE_F32: return dim * 4;
     case FA_DTYPE_F16:
-    case FA_DTYPE_BF16: return dim * 2;
+    case FA_DTYPE_BF16:
+    case FA_DTYPE_Q15: return dim * 2;
     case FA_DTYPE_Q8_0: return dim / 32 * 34;
     case FA_DTYPE_Q4_0:
     case FA_DTYPE_IQ4_NL: return dim / 32 * 18;

@@ -7,6 +7,7 @@ use super::gather;
 use super::rows::Source;
 use crate::dtype::f16::F16;
 use crate::dtype::i8::I8;
+use crate::dtype::q15::Q15;
 use crate::dtype::{Dtype, Stored, with_qkv_type};
 use crate::simd::{Body, Isa};
 use crate::view::{Array, Dequant, Quant};
@@ -68,11 +69,12 @@ impl Body for Convert<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
         // SAFETY: `convert` made this and vouches for source and scratch; rows are stored as T
-        // (I9), and as I8, or F16 that was of 8 bits, if they have scales, as views make sure.
+        // (I9), and as I8, Q15, or F16 that was of 8 bits, if they have scales, as views make sure.
         unsafe {
             match (self.source.view.quant(), self.source.dtype()) {
                 (None, dtype) => with_qkv_type!(dtype, T => self.rows::<S, T>(s)),
                 (Some(quant), Dtype::F16) => self.quantised::<S, F16>(s, quant),
+                (Some(quant), Dtype::Q15) => self.quantised::<S, Q15>(s, quant),
                 (Some(quant), _) => self.quantised::<S, I8>(s, quant),
             }
         }

@@ -145,6 +145,13 @@ pub(crate) fn columns<S: Isa>(s: S, quant: &Dequant, at: usize, d: usize, n: usi
     [s.mul(scales, s.splat(quant.factor)), s.sub(zeros, s.splat(quant.less))]
 }
 
+/// Divides `n` elements (at most a vector) from `d` on of a row of an output by their scales, the
+/// first of which is at `at`. What the lanes behind them become means nothing.
+#[inline(always)]
+pub(crate) fn divided<S: Isa>(s: S, quant: &Quant, at: usize, d: usize, n: usize, x: S::F32) -> S::F32 {
+    s.div(x, column(s, quant.scale.as_ref(), 1.0, quant, at, d, n))
+}
+
 /// [`columns`] of one list, whose absence means `otherwise`.
 #[inline(always)]
 fn column<S: Isa>(

@@ -350,7 +350,8 @@ impl<'p> Logits<'p> {
                         | Dtype::Iq4Nl
                         | Dtype::F8E4M3
                         | Dtype::F8E5M2
-                        | Dtype::U8 => F32::load_rest(s, from, 0, n),
+                        | Dtype::U8
+                        | Dtype::Q15 => F32::load_rest(s, from, 0, n),
                     }
                 }
             };

@@ -629,7 +629,8 @@ impl Elements {
             | Dtype::Iq4Nl
             | Dtype::F8E4M3
             | Dtype::F8E5M2
-            | Dtype::U8 => (4, 0xff80_0000_ff80_0000),
+            | Dtype::U8
+            | Dtype::Q15 => (4, 0xff80_0000_ff80_0000),
         };
         Elements { row: mask.row(batch, head, row), size, hidden }
     }

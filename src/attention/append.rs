@@ -18,7 +18,7 @@ const NEW_K: Names = names!("new_k");
 const NEW_V: Names = names!("new_v");
 
 /// Writes a tensor of f32, f16 or bf16 in another storage type, of the same sizes: numbers rounded
-/// to nearest even, blocks bit for bit as ggml's reference functions make them, 8-bit integers with
+/// to nearest even, blocks bit for bit as ggml's reference functions make them, integers with
 /// scales, which are found and written unless they are given ([`TensorMut::quantised`],
 /// [`TensorMut::scales_given`]). All instruction sets give the same bits.
 ///

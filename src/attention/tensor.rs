@@ -40,6 +40,9 @@ pub enum Data<'a> {
     F8E5M2(&'a [u8]),
     /// Unsigned 8-bit integers, which stand for real numbers as those of `I8` do.
     U8(&'a [u8]),
+    /// Fractions: signed integers that stand for themselves divided by 32,768. They may have
+    /// scales.
+    Q15(&'a [i16]),
     /// Masks only: true = attend.
     Bool(&'a [bool]),
 }
@@ -55,6 +58,9 @@ pub enum DataMut<'a> {
     F16(&'a mut [u16]),
     /// The bits of bfloat16.
     Bf16(&'a mut [u16]),
+    /// See [`Data::Q15`]. Rounded to nearest even; what is too large becomes the largest number or
+    /// the least one, and NaN becomes 0.
+    Q15(&'a mut [i16]),
     /// 8-bit integers; caches only, as all below: see [`quantize`](crate::quantize()) and
     /// [`Append`](crate::Append).
     I8(&'a mut [i8]),
@@ -132,6 +138,7 @@ impl<'a> Data<'a> {
             Data::F8E4M3(_) => Dtype::F8E4M3,
             Data::F8E5M2(_) => Dtype::F8E5M2,
             Data::U8(_) => Dtype::U8,
+            Data::Q15(_) => Dtype::Q15,
             Data::Bool(_) => Dtype::Bool8,
         }
     }
@@ -150,6 +157,7 @@ impl<'a> Data<'a> {
             | Data::F8E4M3(data)
             | Data::F8E5M2(data)
             | Data::U8(data) => View::of(data, layout),
+            Data::Q15(data) => View::of(data, layout),
             Data::Bool(data) => View::of(data, layout),
         }
     }
@@ -171,6 +179,7 @@ impl DataMut<'_> {
             DataMut::F8E4M3(_) => Dtype::F8E4M3,
             DataMut::F8E5M2(_) => Dtype::F8E5M2,
             DataMut::U8(_) => Dtype::U8,
+            DataMut::Q15(_) => Dtype::Q15,
         }
     }
 
@@ -188,6 +197,7 @@ impl DataMut<'_> {
             | DataMut::F8E4M3(data)
             | DataMut::F8E5M2(data)
             | DataMut::U8(data) => ViewMut::of(data, layout),
+            DataMut::Q15(data) => ViewMut::of(data, layout),
         }
     }
 }
@@ -412,29 +422,36 @@ impl<'a> TensorMut<'a> {
         self
     }
 
-    /// 8-bit elements with scales, and zero points, of any granularity that are found and written;
-    /// in a cache that tokens are appended to, those of one token are no other's.
+    /// Elements with scales, and zero points, of any granularity that are found and written; in a
+    /// cache that tokens are appended to, those of one token are no other's.
     pub fn quantised(mut self, how: QuantMut<'a>) -> TensorMut<'a> {
         self.scales = Some(Scales::Own(how));
         self
     }
 
-    /// 8-bit elements with a scale for each token, `[batch][head][token]`, that is found and
-    /// written.
+    /// Elements with a scale for each token, `[batch][head][token]`, that is found and written.
     pub fn scale_per_token(self, scales: &'a mut [f32]) -> TensorMut<'a> {
         let [_, heads, tokens] = self.shape.extent;
         let stride = [heads.saturating_mul(tokens), tokens, 1, 0];
         self.quantised(QuantMut { scale: ArrayMut::of(scales), zero: None, stride, group: [1; 2] })
     }
 
-    /// 8-bit elements whose scales and zero points are given: x becomes x / scale + zero, rounded.
+    /// Elements whose scales and zero points are given: x becomes x / scale + zero, rounded.
+    /// Outputs of an attention are of [`DataMut::Q15`] then.
     pub fn scales_given(mut self, how: Quant<'a>) -> TensorMut<'a> {
         self.scales = Some(Scales::Given(how));
         self
     }
 
     pub(super) fn view(&mut self, names: &Names) -> Result<ViewMut<'_>, Refusal> {
-        Ok(self.view_and_scales(names)?.0)
+        let (view, scales) = self.view_and_scales(names)?;
+        match scales {
+            None => Ok(view),
+            Some(Scales::Given(quant)) => view.quantised(quant).map_err(|error| names.refuse_scales(error)),
+            Some(Scales::Own(_)) => {
+                Err(Refusal::about(Error::Dtype, names.quant, "scales of an output are given, not found"))
+            }
+        }
     }
 
     pub(super) fn view_and_scales(

@@ -20,12 +20,13 @@ use crate::kernel;
 /// table. Everything else may be as fa_attention_init leaves it. Tokens whose position is not among
 /// the keys in use of their sequence are refused.
 ///
-/// A cache of 8-bit elements: if each token has scales of its own (quant->stride[2] is not 0,
-/// group_tokens is 1, and stride[0] is not 0 where there are several batch entries or pages), the
-/// scales, and zeros if there are any, are found and written as by fa_quantize: they are OUTPUTS.
-/// Scales that tokens share, and a scale that is NULL, are inputs: an element becomes x / scale +
-/// zero, rounded to nearest even. Integers out of range become the least or the largest one, and
-/// NaN becomes 0. For floating-point numbers fa_quantize says what happens.
+/// A cache of 8-bit elements, or of FA_DTYPE_Q15 with a quant: if each token has scales of its own
+/// (quant->stride[2] is not 0, group_tokens is 1, and stride[0] is not 0 where there are several
+/// batch entries or pages), the scales, and zeros if there are any, are found and written as by
+/// fa_quantize: they are OUTPUTS. Scales that tokens share, and a scale that is NULL, are inputs:
+/// an element becomes x / scale + zero, rounded to nearest even (of FA_DTYPE_Q15 to a multiple of
+/// 1/32768). Integers out of range become the least or the largest one, and NaN becomes 0. For
+/// floating-point numbers fa_quantize says what happens.
 ///
 /// @param[in] a        not NULL; rows of a->k and a->v that belong to the new tokens are OUTPUTS
 /// @param[in] new_k    NULL = no keys are written; or [batch][heads_kv][len_q][dim_qk]; with

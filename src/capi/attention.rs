@@ -120,11 +120,12 @@ pub struct fa_attention {
     /// Values [batch][heads_kv][len_kv][dim_v]; types as for q. The type may differ from that of k.
     /// v may be a view of k (multi-head latent attention).
     pub v: fa_tensor,
-    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16 or _BF16, rounded once from f32,
-    /// to nearest even. Every row is written completely; its old content does not matter. Bytes
-    /// between rows are not touched. Its rows must not overlap each other. The memory from its
-    /// first row to its last row must not overlap an input or lse; an output between the rows of an
-    /// input is refused, too.
+    /// Output [batch][heads_q][len_q][dim_v]; FA_DTYPE_F32, _F16, _BF16 or _Q15, rounded once from
+    /// f32, to nearest even. Of FA_DTYPE_Q15 it may have scales (fa_quant), by which numbers are
+    /// divided first: an input, which must not overlap an output. Every row is written completely;
+    /// its old content does not matter. Bytes between rows are not touched. Its rows must not
+    /// overlap each other. The memory from its first row to its last row must not overlap an input
+    /// or lse; an output between the rows of an input is refused, too.
     pub o: fa_tensor,
     /// The softmax scale, by which every dot product of a query and a key is multiplied. Finite;
     /// may be negative; 0 = 1/sqrt(dim_qk). With FA_SCALE_ZERO all visible keys weigh the same.

@@ -42,9 +42,9 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
     let k = layout(&K, &a.k, [entries_kv, heads_kv, rows_kv], dim_qk)?;
     let v = layout(&V, &a.v, [entries_kv, heads_kv, rows_kv], dim_v)?;
     let o = layout(&O, &a.o, [entries_q, heads_q, rows_q], dim_v)?;
-    if !o.dtype.is_float() {
+    if !o.dtype.is_stored() {
         let fact = Refusal::of(O.dtype, i64::from(a.o.dtype));
-        return Err(fact.but(Error::Dtype, "outputs are FA_DTYPE_F32, _F16 or _BF16"));
+        return Err(fact.but(Error::Dtype, "outputs are FA_DTYPE_F32, _F16, _BF16 or _Q15"));
     }
     let mut lse = Layout { dtype: Dtype::F32, extent: o.extent, dim: 1, stride: [0; 3], stride_dim: 0 };
     if !a.lse.is_null() {
@@ -61,7 +61,7 @@ pub(super) unsafe fn problem<'a>(a: *const fa_attention) -> Result<Problem<'a>, 
             q: input(&Q, &a.q, q)?,
             k: input(&K, &a.k, k)?,
             v: input(&V, &a.v, v)?,
-            o: ViewMut::new(a.o.data.cast(), o).map_err(about("o", &o))?,
+            o: output(&O, &a.o, o)?,
             lse: match a.lse.is_null() {
                 true => None,
                 false => Some(ViewMut::new(a.lse.cast(), lse).map_err(about("lse", &lse))?),
@@ -728,17 +728,44 @@ fn unquantised(quant_name: &'static str, tensor: &fa_tensor) -> Result<(), Refus
 unsafe fn input<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result<View<'a>, Refusal> {
     // SAFETY: I1: `data` leads to all rows of the layout, which is that of the description.
     let view = unsafe { View::new(tensor.data.cast(), layout).map_err(about(names.tensor, &layout))? };
+    // SAFETY: I1: scales are as documented.
+    match unsafe { given_scales(names, tensor, &layout)? } {
+        None => Ok(view),
+        Some(quant) => view.quantised(quant).map_err(|error| names.refuse_scales(error)),
+    }
+}
+
+/// # Safety
+/// As for [`input`].
+unsafe fn output<'a>(names: &Names, tensor: &fa_tensor, layout: Layout) -> Result<ViewMut<'a>, Refusal> {
+    // SAFETY: I1: `data` leads to all rows of the layout, which is that of the description.
+    let view = unsafe { ViewMut::new(tensor.data.cast(), layout).map_err(about(names.tensor, &layout))? };
+    // SAFETY: I1: scales are as documented.
+    match unsafe { given_scales(names, tensor, &layout)? } {
+        None => Ok(view),
+        Some(quant) => view.quantised(quant).map_err(|error| names.refuse_scales(error)),
+    }
+}
+
+/// The scales and zeros of a tensor, if it has some.
+///
+/// # Safety
+/// As for [`input`].
+unsafe fn given_scales<'a>(
+    names: &Names,
+    tensor: &fa_tensor,
+    layout: &Layout,
+) -> Result<Option<Quant<'a>>, Refusal> {
     if tensor.quant.is_null() {
-        return Ok(view);
+        return Ok(None);
     }
     // SAFETY: I1: not NULL, so it is an fa_quant; no alignment is assumed.
     let quant = unsafe { tensor.quant.read_unaligned() };
     names.check_zeros(!quant.zero.is_null(), layout.dtype.takes_zeros())?;
-    let Places { stride, group, len } = places(names, &quant, &layout)?;
+    let Places { stride, group, len } = places(names, &quant, layout)?;
     // SAFETY: I1: scales and zeros have as many values as strides and groups say.
     let values = |data: *const f32| (!data.is_null()).then(|| unsafe { Array::new(data, len) });
-    let quant = Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group };
-    view.quantised(quant).map_err(|error| names.refuse_scales(error))
+    Ok(Some(Quant { scale: values(quant.scale), zero: values(quant.zero), stride, group }))
 }
 
 /// Strides and groups of scales, and how many scales there are.

@@ -19,6 +19,8 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 /// - FA_DTYPE_F32, _F16, _BF16: each number is rounded to nearest even. A number that is too large
 ///   becomes an infinity (f16: from 65520 on), one that is too small becomes 0 with its sign;
 ///   subnormal numbers of the type are kept. A NaN stays a NaN with its sign, and may become quiet.
+/// - FA_DTYPE_Q15 without quant: each number times 32,768 is rounded to nearest even. What is too
+///   large, infinities included, becomes 32767 or -32768, and NaN becomes 0.
 /// - FA_DTYPE_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _IQ4_NL: the blocks that ggml's reference functions
 ///   write, bit for bit (as quantize_row_q8_0_ref, without fused multiply-adds). ggml does not
 ///   expect NaN and infinities; a block with one gets a scale of NaN and 0 in everything else, so
@@ -34,13 +36,16 @@ use crate::view::{ArrayMut, Layout, QuantMut, View, ViewMut};
 /// - FA_DTYPE_F8_E4M3, _F8_E5M2 with a quant, which must not have zeros (else FA_ERR_DTYPE): as
 ///   FA_DTYPE_I8 without zeros, but scale = max |x| / 448 or max |x| / 57344, and stored is x /
 ///   scale rounded as above.
+/// - FA_DTYPE_Q15 with a quant without zeros: as FA_DTYPE_I8 without zeros, but scale is 32768
+///   times max |x| / 32767 (FLT_MAX, where that is infinite), and stored is x divided by max |x| /
+///   32767. Scale and stored are 0 where max |x| / 32767 would be less than FLT_MIN.
 ///
 /// @param src     [batch][heads][tokens][dim], FA_DTYPE_F32, _F16 or _BF16
 /// @param batch, heads, tokens  at least 0; if one is 0, nothing happens
 /// @param dim     at least 1; a multiple of 32 for types in blocks
 /// @param dst     the same sizes; its rows must not overlap. OUTPUTS are its elements, and those of
-///                quant, which FA_DTYPE_I8 and _U8 need, and _F8_E4M3 and _F8_E5M2 may have; for
-///                other types quant is NULL
+///                quant, which FA_DTYPE_I8 and _U8 need, and _Q15, _F8_E4M3 and _F8_E5M2 may have;
+///                for other types quant is NULL
 /// @return FA_OK; FA_ERR_NULL; FA_ERR_SHAPE (a size is negative, or dim is not made of whole
 ///         blocks); FA_ERR_ZERO_EXTENT (dim is 0); FA_ERR_DTYPE (also if src has a quant);
 ///         FA_ERR_STRIDE (negative, not a multiple of the element size, a stride_dim, or rows of

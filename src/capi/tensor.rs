@@ -51,10 +51,15 @@ pub enum fa_dtype {
     /// Unsigned 8-bit integer. fa_quant says what number it stands for; without fa_quant it is the
     /// number.
     FA_DTYPE_U8 = 13,
+    /// Fractions ("Q15"): a signed 16-bit integer that stands for itself divided by 32,768, so -1
+    /// to 32767/32768. It may have scales (fa_quant). Outputs may have it, too: rounded to nearest
+    /// even, and what is too large becomes 32767 or -32768, NaN becomes 0.
+    FA_DTYPE_Q15 = 14,
 }
 
-/// How 8-bit elements become numbers: x = (stored - zero) * scale. Integers may have zeros.
-/// Floating-point numbers have none: zero must be NULL, else FA_ERR_DTYPE.
+/// How elements become numbers: x = (stored - zero) * scale, where stored of FA_DTYPE_Q15 is the
+/// fraction. 8-bit integers may have zeros. Other types have none: zero must be NULL, else
+/// FA_ERR_DTYPE. Outputs of FA_DTYPE_Q15 may have scales: stored = x / scale, rounded.
 ///
 /// The scale and zero of element d of token t of head h of batch entry (or page) b are at index b *
 /// stride[0] + h * stride[1] + (t / group_tokens) * stride[2] + (d / group_dims) * stride[3]. So
@@ -63,7 +68,7 @@ pub enum fa_dtype {
 /// tensor t counts within the page. In packed ragged rows t is the row, and b is 0.
 ///
 /// fa_quantize_i8 and fa_quantize find and write scales and zeros. So does fa_cache_append where
-/// each token has its own. Every other function reads them.
+/// each token has its own. Every other function reads them, also those of outputs.
 ///
 /// Which scales and zeros are fast for integers, signed or unsigned:
 ///
@@ -78,7 +83,8 @@ pub enum fa_dtype {
 ///   6, 7 or 9 to 15 channels, or with groups of 1, 2, 4 or 8 channels and a stride[3] other than
 ///   1.
 ///
-/// 8-bit floating-point numbers become f16, a few keys at a time, and f32 computes.
+/// 8-bit floating-point numbers become f16, a few keys at a time, and f32 computes. Q15 becomes f32
+/// with its scales, whatever shares these, and f32 computes.
 ///
 /// A scale (or zero) shared by a whole tensor must be finite: FA_ERR_QUANT_SCALE. Other scales are
 /// data: one that is NaN or infinite makes its elements NaN or infinite.
@@ -119,8 +125,8 @@ pub struct fa_tensor {
     /// gathered in scratch memory, a block of keys at a time, and results have the same bits. All
     /// other tensors, and all types in blocks, must be contiguous: FA_ERR_STRIDE.
     pub stride_dim: i32,
-    /// For FA_DTYPE_I8, _U8, _F8_E4M3 and _F8_E5M2: how the elements become numbers; NULL = they
-    /// are the numbers. For other types NULL.
+    /// For FA_DTYPE_I8, _U8, _Q15, _F8_E4M3 and _F8_E5M2: how the elements become numbers; NULL =
+    /// they are the numbers. For other types NULL.
     pub quant: *const fa_quant,
 }
 
@@ -152,6 +158,7 @@ pub(super) fn dtype(what: &'static str, value: i32) -> Result<Dtype, Refusal> {
         (fa_dtype::FA_DTYPE_F8_E4M3, Dtype::F8E4M3),
         (fa_dtype::FA_DTYPE_F8_E5M2, Dtype::F8E5M2),
         (fa_dtype::FA_DTYPE_U8, Dtype::U8),
+        (fa_dtype::FA_DTYPE_Q15, Dtype::Q15),
     ];
     let found = known.into_iter().find(|&(dtype, _)| dtype as i32 == value);
     found

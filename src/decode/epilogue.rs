@@ -53,7 +53,7 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
     let values = values.and_then(|key| fold::values(problem, work.sequence(), kv_head, key));
     let quant = values.and_then(|values| Some((values.view.quant()?, values.at)));
     let dim = problem.shape().dim_v;
-    let layout = *problem.o().layout();
+    let (layout, scales) = (*problem.o().layout(), problem.o().quant());
     for (r, (head, row)) in work.lines().enumerate() {
         let sink = problem.sink(head);
         // SAFETY: I3: the output rows are the group's (caller); I5, I7: row r of the state, which
@@ -68,6 +68,8 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
             } else {
                 let weight = if sink == f32::NEG_INFINITY { 1.0 / sum } else { with_sink(sink, max, sum).0 };
                 let weight = s.splat(weight * scale);
+                let scales =
+                    scales.map(|scales| (scales, scales.at(problem.line_at(work.sequence(), head, row))));
                 for d in (0..dim).step_by(S::LANES) {
                     // Adding 0 makes all zeros positive, as in prefill.
                     let mut x = s.load(state.output.add(r * state.stride + d));
@@ -80,7 +82,10 @@ unsafe fn write<S: Isa>(s: S, work: &SplitWork, state: &State, scale: f32) {
                             s.splat(sum),
                         );
                     }
-                    let x = s.add(s.mul(x, weight), s.splat(0.0));
+                    let mut x = s.add(s.mul(x, weight), s.splat(0.0));
+                    if let Some((scales, at)) = scales {
+                        x = fold::divided(s, scales, at, d, n, x);
+                    }
                     dtype::store(s, layout.dtype, out, d, n, x);
                 }
             }

@@ -332,18 +332,18 @@ pub(super) enum Staging {
 #[inline(always)]
 pub(super) fn staging(reading: Reading, storage: &Storage, which: usize) -> Staging {
     let dtype = storage.dtypes[1 + which];
+    let is_finer = storage.granularities[1 + which] == ScaleGranularity::Finer;
     match dtype.is_nibbles() {
         _ if reading.is_repacked => Staging::Repacked,
         true if reading.scales_in_row > 0 => Staging::Unpacked,
-        true => Staging::Converted,
-        false if storage.granularities[1 + which] == ScaleGranularity::Finer => Staging::Converted,
-        false => Staging::Copied,
+        _ if dtype.is_converted() || is_finer => Staging::Converted,
+        _ => Staging::Copied,
     }
 }
 
 /// Whether K, and V, are read as they are stored: all but integers whose scales change within a
-/// row and from row to row, what is read as another type, what is packed in nibbles, and what the
-/// compute type repacks.
+/// row and from row to row, what is read as another type or becomes f32, what is packed in nibbles,
+/// and what the compute type repacks.
 pub(crate) fn reads_kv<P: Gemv>(storage: &Storage) -> [bool; 2] {
     if P::reading(0).is_repacked {
         return [false; 2];
@@ -351,6 +351,6 @@ pub(crate) fn reads_kv<P: Gemv>(storage: &Storage) -> [bool; 2] {
     [0, 1].map(|which| {
         let dtype = storage.dtypes[1 + which];
         let is_finer = storage.granularities[1 + which] == ScaleGranularity::Finer;
-        !is_finer && !storage.is_recoded(which) && !dtype.is_nibbles()
+        !is_finer && !storage.is_recoded(which) && !dtype.is_converted()
     })
 }

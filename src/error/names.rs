@@ -96,7 +96,7 @@ impl Names {
         if !has_zeros || takes_zeros {
             return Ok(());
         }
-        let but = "set, but floating-point numbers have no zero points";
+        let but = "set, but this type has no zero points";
         Err(Refusal::about(Error::Dtype, self.quant_zero, but))
     }
 

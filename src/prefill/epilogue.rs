@@ -6,13 +6,13 @@ use super::softmax::State;
 use super::weights;
 use crate::attend::MAX_WIDTH;
 use crate::attend::finish::{blank_bytes, log_sum_exp, with_sink};
-use crate::attend::fold::{columns, dequantized};
+use crate::attend::fold::{columns, dequantized, divided};
 use crate::attend::rows::Source;
 use crate::attend::seen::sees_any;
 use crate::dtype::{self, Dtype};
 use crate::simd::transpose::TransposeTile;
 use crate::simd::{Body, Isa, MAX_LANES};
-use crate::view::Layout;
+use crate::view::{Layout, Quant};
 use crate::work::query_tiles::QueryTile;
 
 /// Writes the output rows, and log-sum-exps, of one lane tile from its state; outputs are
@@ -91,6 +91,8 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
     }
     let sink_of = |lane: usize| problem.sink(sequence.line(head, first + lane)[0]);
     let Layout { dtype, stride: [_, _, stride], .. } = *problem.o().layout();
+    let scales = problem.o().quant();
+    let scale_at = |scales: &Quant, lane: usize| scales.at(problem.line_at(sequence, head, first + lane));
     // SAFETY: the rows are the query tile's alone (I3); lanes below `n` and elements below `dim`
     // are those of the caller's state.
     unsafe {
@@ -133,7 +135,10 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                     let square = square.as_mut_ptr().cast::<f32>();
                     s.transpose(sums, width * 4, square, S::LANES * 4, Some(weights));
                     for (lane, &to) in out[..rows].iter().enumerate() {
-                        let x = s.load(square.add(lane * S::LANES));
+                        let mut x = s.load(square.add(lane * S::LANES));
+                        if let Some(scales) = scales {
+                            x = divided(s, scales, scale_at(scales, from + lane), d, S::LANES, x);
+                        }
                         dtype::store(s, dtype, to, d, S::LANES, x);
                     }
                 }
@@ -145,7 +150,11 @@ unsafe fn write<S: Isa>(s: S, what: Epilogue) {
                 } else {
                     for d in d..dim {
                         let x = state.output.add(d * width + from + lane).read();
-                        dtype::store(s, dtype, row, d, 1, s.splat(x * weight[from + lane] + 0.0));
+                        let mut x = s.splat(x * weight[from + lane] + 0.0);
+                        if let Some(scales) = scales {
+                            x = divided(s, scales, scale_at(scales, from + lane), d, 1, x);
+                        }
+                        dtype::store(s, dtype, row, d, 1, x);
                     }
                 }
             }

@@ -1,9 +1,9 @@
 //! Numbers of one floating-point type as those of another, or in blocks that carry their scales, or
-//! as 8-bit elements whose scales are given.
+//! as elements whose scales are given.
 
 use std::slice;
 
-use crate::dtype::{Dtype, Stored, bf16::Bf16, encode, f8, f16::F16, f32::F32, store};
+use crate::dtype::{Dtype, Stored, bf16::Bf16, encode, f8, f16::F16, f32::F32, q15, store};
 use crate::error::Error;
 use crate::simd::{Body, Isa, MAX_LANES};
 use crate::view::{Layout, Quant, View, ViewMut, overlap};
@@ -16,21 +16,21 @@ const BLOCK: usize = 32;
 pub struct Round<'a> {
     src: View<'a>,
     dst: ViewMut<'a>,
-    /// Scales and zeros of 8-bit elements, and the row of their tensor that `dst` begins with.
+    /// Scales and zeros of elements, and the row of their tensor that `dst` begins with.
     quant: Option<(Quant<'a>, [usize; 3])>,
 }
 
 impl<'a> Round<'a> {
-    /// Checks the tensors. `dst` is of a floating-point type or in blocks.
+    /// Checks the tensors. `dst` is of a floating-point type, Q15 or in blocks.
     pub fn new(src: View<'a>, dst: ViewMut<'a>) -> Result<Round<'a>, Error> {
         let to = dst.layout().dtype;
-        if !to.is_float() && !to.is_f8() && !to.has_blocks() {
+        if !to.is_stored() && !to.is_f8() && !to.has_blocks() {
             return Err(Error::Dtype);
         }
         Round { src, dst, quant: None }.checked()
     }
 
-    /// Of 8-bit elements, which become numbers by `quant`; row 0 of `dst` is row `first` of the
+    /// Of elements that become numbers by `quant`; row 0 of `dst` is row `first` of the
     /// tensor that it belongs to.
     pub(crate) fn by_scales(
         src: View<'a>,
@@ -131,7 +131,8 @@ impl Body for &Round<'_> {
                 | Dtype::Iq4Nl
                 | Dtype::F8E4M3
                 | Dtype::F8E5M2
-                | Dtype::U8 => self.rows::<S, F32>(s),
+                | Dtype::U8
+                | Dtype::Q15 => self.rows::<S, F32>(s),
             }
         }
     }
@@ -170,11 +171,11 @@ unsafe fn write_f8(dtype: Dtype, values: &[f32; MAX_LANES], n: usize, to: *mut u
     }
 }
 
-/// Writes a row of 8-bit elements, whose first scale is at a place of `quant`. One copy serves all
+/// Writes a row of elements, whose first scale is at a place of `quant`. One copy serves all
 /// instruction sets.
 ///
 /// # Safety
-/// The row has `dim` readable elements, and there is room for as many bytes at `to`.
+/// The row has `dim` readable elements, and there is room for as many at `to`.
 #[inline(never)]
 unsafe fn scaled<T: Stored>(
     row: *const u8,
@@ -195,6 +196,14 @@ unsafe fn scaled<T: Stored>(
         }
         // `as` saturates, and makes 0 of NaN.
         let bytes = match dtype {
+            Dtype::Q15 => {
+                for (i, x) in values.into_iter().enumerate().take(n) {
+                    let to = to.cast::<i16>().wrapping_add(first + i);
+                    // SAFETY: I2: element `first + i` of the row that is written (caller).
+                    unsafe { to.write_unaligned(q15::round(x)) };
+                }
+                continue;
+            }
             Dtype::I8 => values.map(|x| (x as i8).cast_unsigned()),
             Dtype::U8 => values.map(|x| x as u8),
             _ => f8::round(dtype, &values),

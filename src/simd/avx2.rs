@@ -451,6 +451,11 @@ impl<L: Level> Isa for Avx2<L> {
     }
 
     #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> __m256 {
+        op!(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(p.cast()))))
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> __m256 {
         op!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
     }

@@ -515,6 +515,11 @@ impl<L: Level> Isa for Avx512<L> {
     }
 
     #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> __m512 {
+        op!(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast()))))
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> __m512 {
         op!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))))
     }

@@ -372,6 +372,16 @@ pub(crate) unsafe fn load_bf16<S: Isa>(s: S, p: *const u16) -> S::F32 {
     unsafe { load_as(s, p, half::from_bf16) }
 }
 
+/// Default of [`Isa::load_i16`].
+///
+/// # Safety
+/// `LANES` values are readable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_i16<S: Isa>(s: S, p: *const i16) -> S::F32 {
+    // SAFETY: LANES values are readable at `p` (caller).
+    unsafe { load_as(s, p, f32::from) }
+}
+
 /// Default of [`Isa::load_i8`].
 ///
 /// # Safety

@@ -670,6 +670,11 @@ impl<L: Level> Isa for Neon<L> {
     }
 
     #[inline(always)]
+    unsafe fn load_i16(self, p: *const i16) -> float32x4_t {
+        op!(vcvtq_f32_s32(vmovl_s16(vld1_s16(p))))
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> float32x4_t {
         op!({
             let bytes = vcreate_s8(u64::from(p.cast::<u32>().read_unaligned()));

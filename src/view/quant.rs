@@ -29,7 +29,7 @@ pub enum ScaleGranularity {
     PerToken,
     /// Scales change within a row, in the same way in all rows of a head.
     PerChannel,
-    /// Scales change within a row and from row to row.
+    /// Scales change within a row and from row to row, or elements become f32 with their scales.
     Finer,
 }
 
@@ -37,6 +37,10 @@ impl<'a> Quant<'a> {
     /// The granularity of the scales and zeros of a tensor. `entries`: rows of a head may lie in
     /// different batch entries, as with pages.
     pub(crate) fn granularity(&self, layout: &Layout, entries: bool) -> ScaleGranularity {
+        // Elements that become f32 do so with their scales, whatever shares these.
+        if layout.dtype.is_converted() {
+            return ScaleGranularity::Finer;
+        }
         // Whatever the number of tokens is: it is not to decide which kernel computes a sequence.
         let by_token = self.stride[2] != 0 || (entries && self.stride[0] != 0);
         let by_channel = self.stride[3] != 0 && self.group[1] < layout.dim;

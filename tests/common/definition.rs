@@ -29,6 +29,7 @@ pub const IQ4_NL: i32 = fa_dtype::FA_DTYPE_IQ4_NL as i32;
 pub const F8_E4M3: i32 = fa_dtype::FA_DTYPE_F8_E4M3 as i32;
 pub const F8_E5M2: i32 = fa_dtype::FA_DTYPE_F8_E5M2 as i32;
 pub const U8: i32 = fa_dtype::FA_DTYPE_U8 as i32;
+pub const Q15: i32 = fa_dtype::FA_DTYPE_Q15 as i32;
 
 /// Types whose blocks carry their own scales.
 pub const BLOCKS: [i32; 6] = [Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL];
@@ -40,7 +41,7 @@ const OF_SIXTEEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 2
 pub fn block(dtype: i32) -> [i64; 2] {
     match dtype {
         F32 => [1, 4],
-        F16 | BF16 => [1, 2],
+        F16 | BF16 | Q15 => [1, 2],
         Q8_0 => [32, 34],
         Q4_0 | IQ4_NL => [32, 18],
         Q4_1 => [32, 20],
@@ -366,17 +367,28 @@ impl Definition<'_> {
                 exact.iter_mut().zip(&rows[j][1]).for_each(|(o, v)| *o += weight / sum * v);
             }
             for (d, exact) in (0..).zip(exact) {
-                let got = stored(a.o.dtype, row, d);
+                let scale = scale_at(&a.o, self.query_at(b, i), h, d);
+                // SAFETY: one of the scales.
+                let scale = scale.map_or(1.0, |at| f64::from(unsafe { read(at as *const f32, 0) }));
+                let got = stored(a.o.dtype, row, d) * scale;
                 written(row + (d * element) as usize, element as usize);
                 // Half a unit in the last place of what is stored, and the least that it can hold.
                 let rounding = match a.o.dtype {
                     F16 => (exact.abs() * 2f64.powi(-11)).max(2f64.powi(-25)),
                     BF16 => exact.abs() * 2f64.powi(-8),
+                    Q15 => scale.abs() / 65_536.0,
                     _ => 0.0,
+                };
+                // What is too large for fractions saturates.
+                let exact = if a.o.dtype == Q15 {
+                    let [x, y] = [-1.0, 32_767.0 / 32_768.0].map(|x| x * scale);
+                    exact.max(x.min(y)).min(x.max(y))
+                } else {
+                    exact
                 };
                 let is_near = (got - exact).abs() <= (1e-5 * coarse + of_weights) * largest + 1.01 * rounding;
                 assert!(
-                    is_near || is_beyond,
+                    is_near || is_beyond || !scale.is_finite(),
                     "{label}, {isa}: sequence {b}, head {h}, row {i}, element {d}: {got} is not {exact}"
                 );
             }
@@ -466,6 +478,7 @@ pub fn stored(dtype: i32, row: usize, d: i64) -> f64 {
             F16 => block.cast::<f16>().read_unaligned().to_f64(),
             BF16 => block.cast::<bf16>().read_unaligned().to_f64(),
             I8 => f64::from(block.cast::<i8>().read()),
+            Q15 => f64::from(block.cast::<i16>().read_unaligned()) / 32_768.0,
             BOOL8 | U8 => f64::from(block.read()),
             F8_E4M3 | F8_E5M2 => float8(dtype, block.read()),
             Q8_0 => {

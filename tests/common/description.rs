@@ -29,7 +29,7 @@ use half::{bf16, f16};
 use super::common::{Random, is_tested, same_bits};
 use super::definition::{
     BF16, BLOCKS, BOOL8, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, IQ4_NL, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
-    U8, at, block, element_at, scale_at,
+    Q15, U8, at, block, element_at, scale_at,
 };
 
 /// A description and the memory that it points to.
@@ -308,11 +308,11 @@ impl Case {
         let types = match c.number(11) {
             0..4 => vec![F32],
             4..6 => {
-                vec![F32, F16, BF16, I8, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, F8_E4M3, F8_E5M2, U8]
+                vec![F32, F16, BF16, I8, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, F8_E4M3, F8_E5M2, U8, Q15]
             }
             // Few rows of these are multiplied as integers.
             6 => BLOCKS.to_vec(),
-            7 => vec![I8, U8, U8, F8_E4M3, F8_E5M2],
+            7 => vec![I8, U8, U8, F8_E4M3, F8_E5M2, Q15, Q15],
             _ => vec![I8],
         };
         let mut input = |c: &mut Chooser, which: usize, extent: [i64; 3], dim: i64, broadcast: bool| {
@@ -339,7 +339,7 @@ impl Case {
             let stride_dim = apart as i32;
             let mut tensor =
                 fa_tensor { data: data.as_mut_ptr().cast(), stride, dtype, stride_dim, ..fa_tensor::NONE };
-            let is_scaled = [I8, U8, F8_E4M3, F8_E5M2].contains(&dtype) && c.chance(80);
+            let is_scaled = [I8, U8, F8_E4M3, F8_E5M2, Q15].contains(&dtype) && c.chance(80);
             if is_blocks {
                 // Blocks begin where rows do.
                 for_rows(&tensor, extent, |at| {
@@ -357,7 +357,7 @@ impl Case {
             if is_scaled {
                 let (mut quant, list, most) = scales(c, extent, dim, packed[which]);
                 largest = largest.max(f64::from(most) * if dtype == U8 { 264.0 } else { 137.0 });
-                if [F8_E4M3, F8_E5M2].contains(&dtype) {
+                if ![I8, U8].contains(&dtype) {
                     quant.zero = ptr::null();
                 }
                 lists.extend(list);
@@ -374,7 +374,16 @@ impl Case {
             a.v = a.k;
         }
         let extent = [entries_q, a.heads_q, rows_q];
-        a.o.dtype = if types == [F32] { F32 } else { c.of(&[F32, F16, BF16]) };
+        a.o.dtype = if types == [F32] { F32 } else { c.of(&[F32, F16, BF16, Q15]) };
+        if a.o.dtype == Q15 && c.chance(70) {
+            let (mut quant, mut list, _) = scales(&mut c, extent, a.dim_v, packed[0]);
+            // Such that outputs fill the fractions, and some exceed them.
+            list[0].iter_mut().for_each(|x| *x *= 150.0);
+            quant.zero = ptr::null();
+            lists.extend(list);
+            quants.push(Box::new(quant));
+            a.o.quant = &**quants.last().unwrap();
+        }
         let element = block(a.o.dtype)[1];
         let (stride, bytes) = strides(&mut c, extent, a.dim_v * element, element);
         let mut o = vec![BEFORE; bytes];
@@ -1002,6 +1011,16 @@ fn fill(random: &mut Random, dtype: i32, is_scaled: bool, to: &mut [u8]) -> f64 
         U8 => {
             to[0] = random.from(0, if is_scaled { 256 } else { 7 }) as u8;
             if is_scaled { 0.0 } else { 6.0 }
+        }
+        // The extremes often.
+        Q15 => {
+            let x = match random.from(0, 10) {
+                0 => i16::MIN,
+                1 => i16::MAX,
+                _ => random.from(-32_768, 32_768) as i16,
+            };
+            to.copy_from_slice(&x.to_ne_bytes());
+            if is_scaled { 0.0 } else { 1.0 }
         }
         // Up to 128, as integers with scales; others up to 4.
         F8_E4M3 => {

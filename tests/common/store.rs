@@ -8,7 +8,8 @@ pub mod f8;
 use flash_attention::dtype::Dtype;
 use half::{bf16, f16};
 
-/// Rows of `dim` numbers as `dtype`, behind one another, and what an 8-bit integer stands for.
+/// Rows of `dim` numbers as `dtype`, behind one another, and what an 8-bit integer, or a
+/// fraction, is multiplied by.
 pub fn encode(dtype: Dtype, values: &[f32], dim: usize) -> (Vec<u8>, f32) {
     assert!(values.len().is_multiple_of(dim) && dim.is_multiple_of(dtype.block()));
     let largest = |x: &[f32]| x.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -25,6 +26,11 @@ pub fn encode(dtype: Dtype, values: &[f32], dim: usize) -> (Vec<u8>, f32) {
         Dtype::U8 => {
             let step = step(values) / 255.0 * 127.0;
             return (values.iter().map(|x| (x / step).round() as u8).collect(), step);
+        }
+        Dtype::Q15 => {
+            let step = largest(values).max(f32::MIN_POSITIVE) / 32_767.0;
+            let integers = values.iter().map(|x| (x / step).round_ties_even() as i16);
+            return (integers.flat_map(i16::to_ne_bytes).collect(), step * 32_768.0);
         }
         Dtype::F8E4M3 | Dtype::F8E5M2 => values.iter().map(|&x| f8::nearest(dtype, x)).collect(),
         Dtype::Q8_0 => values

@@ -31,6 +31,7 @@ from ._attention import (
     prepare,
 )
 from ._caches import append, merge, quantize
+from ._fixed import attention_q15
 from ._library import Error, enable_amx, isa, limit_isa, load, version
 from ._partitions import SparseLists, sparse_from_partitions
 from ._sdpa import scaled_dot_product_attention, usable
@@ -60,6 +61,7 @@ __all__ = [
     "append",
     "__version__",
     "attention",
+    "attention_q15",
     "bfloat16",
     "blocks",
     "check",

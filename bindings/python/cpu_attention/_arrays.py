@@ -33,7 +33,7 @@ Array: TypeAlias = Union["np.ndarray[Any, Any]", HasDlpack, HasInterface]
 # copied.
 Integers: TypeAlias = Union[int, Sequence[int], Array]
 
-F32, F16, BF16, I8, BOOL8, F8_E4M3, F8_E5M2, U8 = 0, 1, 2, 3, 5, 11, 12, 13
+F32, F16, BF16, I8, BOOL8, F8_E4M3, F8_E5M2, U8, Q15 = 0, 1, 2, 3, 5, 11, 12, 13, 14
 # What bytes and 16 bits are without ml_dtypes: x.view(float8_e4m3fn), where x is an array of uint8.
 float8_e4m3fn = np.dtype([("float8_e4m3fn", np.uint8)])
 float8_e5m2 = np.dtype([("float8_e5m2", np.uint8)])
@@ -48,6 +48,7 @@ CODES = {
     "float8_e4m3fn": F8_E4M3,
     "float8_e5m2": F8_E5M2,
     "uint8": U8,
+    "int16": Q15,
 }
 # The same by DLPack's kind and bits.
 DLPACK_CODES = {
@@ -59,10 +60,11 @@ DLPACK_CODES = {
     (10, 8): F8_E4M3,
     (12, 8): F8_E5M2,
     (1, 8): U8,
+    (0, 16): Q15,
 }
-SIZES = {F32: 4, F16: 2, BF16: 2, I8: 1, BOOL8: 1, F8_E4M3: 1, F8_E5M2: 1, U8: 1}
+SIZES = {F32: 4, F16: 2, BF16: 2, I8: 1, BOOL8: 1, F8_E4M3: 1, F8_E5M2: 1, U8: 1, Q15: 2}
 # Types that the buffers of Python have, too.
-_BUFFERS = frozenset((F32, F16, I8, BOOL8, U8))
+_BUFFERS = frozenset((F32, F16, I8, BOOL8, U8, Q15))
 # Types in blocks of 32 elements, as ggml stores them: FA_DTYPE_Q8_0 and so on, and the bytes of a
 # block.
 BLOCK_TYPES = {"q8_0": (4, 34), "q4_0": (6, 18), "q4_1": (7, 20), "q5_0": (8, 22), "q5_1": (9, 24), "iq4_nl": (10, 18)}
@@ -72,7 +74,8 @@ _known: dict[Any, int] = {bfloat16: BF16, float8_e4m3fn: F8_E4M3, float8_e5m2: F
 
 
 class Scales(NamedTuple):
-    """What stored elements of 8 bits stand for: (stored - zero) * scale; types of float8 have no zero.
+    """What stored elements of 8 bits stand for: (stored - zero) * scale; types of float8 have no zero. Of int16, which
+    are fractions of 32768, too: stored / 32768 * scale.
 
     float32 [batch or page][heads][groups of tokens][groups of elements]; axes of length 1 are shared by all. None is a
     scale of 1, a zero of 0. A group has group_tokens tokens, group_dims elements of a row."""
@@ -284,10 +287,17 @@ ROWS = "[batch][heads][tokens][dim]"
 
 
 def put(
-    where: Any, offset: int, name: str, x: Any, kept: list[Any], scales: Scales | None = None, written: bool = False
+    where: Any,
+    offset: int,
+    name: str,
+    x: Any,
+    kept: list[Any],
+    scales: Scales | None = None,
+    written: bool = False,
+    given: bool = False,
 ) -> tuple[int, ...]:
     """Describes an array of 4 axes, or of 3 (then of one sequence), by the fa_tensor at an offset. Returns its shape in
-    elements, 4 numbers."""
+    elements, 4 numbers. given: the scales of what is written are read."""
     if isinstance(x, Blocks):
         return _put_blocks(where, offset, name, x, kept, scales, written)
     address, shape, strides, code, size, holder = view(name, x, written)
@@ -307,7 +317,7 @@ def put(
         raise ValueError(f"elements of a row of {name} are {s3} bytes apart; a contiguous copy can be used")
     quant = 0
     if scales is not None:
-        record, arrays = quantities(name, scales, shape, written)
+        record, arrays = quantities(name, scales, shape, written and not given)
         kept.extend((record, arrays))
         quant = _addressof(record)
     try:

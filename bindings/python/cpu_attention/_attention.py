@@ -92,6 +92,7 @@ class Options(Fields, total=False):
     """What attention(), prepare() and check() take by name."""
 
     out: Array | None
+    out_scales: Scales | None
     lse: Array | None
     threads: Threads
 
@@ -669,6 +670,7 @@ def describe(
     block_q: int = 0,
     block_kv: int = 0,
     out: Any = None,
+    out_scales: Scales | None = None,
     lse: Any = None,
     threads: Threads = None,
 ) -> Prepared:
@@ -750,8 +752,10 @@ def describe(
     # Outputs.
     out_shape = entries, heads_q, rows, dim_v
     if out is None:
+        if out_scales is not None:
+            raise ValueError("out_scales without out")
         out = new_output(a, q, out_shape, arrays["out"])
-    elif (given := put(a, _O, "out", out, arrays["out"], written=True)) != out_shape:
+    elif (given := put(a, _O, "out", out, arrays["out"], out_scales, written=True, given=True)) != out_shape:
         raise ValueError(f"out has shape {given} instead of {out_shape}")
     if lse is not None:
         set_lse(a, lse, (entries, heads_q, rows), kept)
@@ -790,9 +794,12 @@ def attention(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options
 
     q: [batch][heads_q][len_q][dim_qk]
     k, v: [batch][heads_kv][len_kv][dim_qk], [..][dim_v]. Query head h reads kv head h // (heads_q // heads_kv).
-        float32, float16, bfloat16 (ml_dtypes or torch), int8, uint8, float8_e4m3fn, float8_e5m2, or Blocks each.
-    out: written; [batch][heads_q][len_q][dim_v] of float32, float16 or bfloat16. None: a new one, of the type of q if
-        it is one of these, else float32; torch's if q is torch's, else numpy's.
+        float32, float16, bfloat16 (ml_dtypes or torch), int8, uint8, float8_e4m3fn, float8_e5m2, int16 (fractions: a
+        number stands for itself divided by 32768), or Blocks each.
+    out: written; [batch][heads_q][len_q][dim_v] of float32, float16, bfloat16 or int16 (fractions, rounded and
+        saturated; NaN becomes 0). None: a new one, of the floating-point type of q, else float32; torch's if q is
+        torch's, else numpy's.
+    out_scales: Scales of an out of int16, by which numbers are divided.
     lse: written; float32 [batch][heads_q][len_q], logarithm of each row's sum of exponentials, for merge().
 
     Scores
@@ -827,7 +834,7 @@ def attention(q: Array | Blocks, k: Array | Blocks, v: Array | Blocks, **options
     block_table: k and v are pages [page][heads_kv][tokens of a page][dim]; [batch][pages], the pages of each sequence
         in order, or with block_table_start [batch + 1] one list behind another; [batch][heads_kv][pages]: each kv head
         has pages of its own.
-    q_scales, k_scales, v_scales: Scales of tensors of 8 bits.
+    q_scales, k_scales, v_scales: Scales of tensors of 8 bits, and of int16.
 
     Probabilities
     weights: written; float32 [batch][heads][rows][len_kv]: of weight_heads and weight_rows (ascending; negative rows

@@ -15,7 +15,7 @@ from ._library import Description, Tensor, library, new_description, refuse
 
 def quantize(src: Array, out: Array | Blocks, scales: Scales | None = None, *, smooth: Array | None = None) -> Any:
     """Writes src [batch][heads][tokens][dim] (float32, float16 or bfloat16) to out, of the same shape: one of these
-    types, Blocks, float8, or int8, uint8 or float8 with Scales, whose arrays are found and written, too.
+    types, Blocks, float8 or int16, or int8, uint8, float8 or int16 with Scales, whose arrays are found and written.
 
     smooth: float32 [heads][dim], subtracted first; int8 only, and keys only. Returns out."""
     kept = Kept()
@@ -58,7 +58,7 @@ def append(
     queries, as many, would be. kv_lens counts the new ones; without q_pos and q_positions they are the last of these.
     Lists are those of attention(); with cu_len_q the new rows of all sequences are one behind another.
 
-    Types of 8 bits: Scales that each token has of its own are found and written; those that tokens share are given. A
+    Types of 8 bits, and int16: Scales that each token has of its own are found and written; those that tokens share are given. A
     page that is written must be in one list, once."""
     a, kept = new_description(), Kept()
     new = {"new_k": (new_k, Tensor()), "new_v": (new_v, Tensor())}

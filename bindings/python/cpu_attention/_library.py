@@ -110,6 +110,19 @@ class Description(ctypes.Structure):
     ]
 
 
+class FixedConfig(ctypes.Structure):
+    """fa_q15_config"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("head_dim", c_size_t),
+        ("scale_mantissa", c_int32),
+        ("scale_shift", c_int32),
+        ("causal", c_uint32),
+        ("num_threads", c_uint32),
+    ]
+
+
 class SparseConfig(ctypes.Structure):
     """fa_sparse_config"""
 
@@ -245,6 +258,7 @@ def load(path: str | None = None) -> None:
         ("fa_sparse_config_init", [at, c_size_t], c_int32),
         ("fa_sparse_from_partitions", [at, c_void_p, c_int64, at, c_char_p, c_size_t], c_int32),
         ("fa_merge", [*[c_void_p] * 4, c_int64, c_int64], c_int32),
+        ("fa_mha_q15", [at, *[c_void_p] * 3, *[c_size_t] * 4, c_void_p], c_int32),
         ("fa_pool_create", [c_int32, POINTER(c_void_p)], c_int32),
         ("fa_pool_destroy", [c_void_p], None),
     ):

@@ -280,6 +280,59 @@ class Fields(unittest.TestCase):
         blocks = fa.quantize(normal(2, 4, 9, 32), fa.blocks("q8_0", (2, 4, 9, 32)))
         self.assertEqual(fa.attention(blocks, blocks, blocks).dtype, np.float32)
 
+    def test_fractions(self):
+        """int16 stands for itself divided by 32768, as inputs and as the output; both may have scales."""
+        x = [np.clip(y * 8000, -32768, 32767).astype(np.int16) for y in (self.q, self.k, self.v)]
+        real = [y / 32768 for y in x]
+        want = exact(*real)[0]
+        self.assertEqual(fa.attention(*x).dtype, np.float32)
+        close(fa.attention(*x), want)
+        out = np.empty(want.shape, np.int16)
+        self.assertIs(fa.attention(*x, out=out), out)
+        self.assertLessEqual(np.abs(out / 32768 - want).max(), 0.5 / 32768 + 1e-6)
+        scale = np.linspace(0.5, 2, x[1].shape[1], dtype=np.float32).reshape(1, -1, 1, 1)
+        want = exact(real[0], real[1] * scale, real[2] * scale)[0]
+        close(fa.attention(*x, k_scales=fa.Scales(scale), v_scales=fa.Scales(scale)), want)
+        # Outputs are divided by scales, which may be read-only; what is too large saturates.
+        of_out = np.full((1, 1, 1, 1), 0.25, np.float32)
+        of_out.flags.writeable = False
+        options = {"k_scales": fa.Scales(scale), "v_scales": fa.Scales(scale), "out_scales": fa.Scales(of_out)}
+        fa.attention(*x, out=out, **options)
+        self.assertLessEqual(np.abs(out / 32768 * 0.25 - np.clip(want, -0.25, 0.25)).max(), 0.25 / 32768 + 1e-6)
+        with self.assertRaises(ValueError):
+            fa.attention(*x, out_scales=fa.Scales(of_out))
+        with self.assertRaises(fa.Error):
+            fa.attention(*x, out=np.empty(want.shape, np.float32), out_scales=fa.Scales(of_out))
+        # Written with a scale of each row, and without.
+        stored, found = np.empty(self.k.shape, np.int16), np.empty((*self.k.shape[:3], 1), np.float32)
+        fa.quantize(self.k, stored, fa.Scales(found))
+        self.assertLessEqual((np.abs(stored / 32768 * found - self.k) / found).max(), 0.51 / 32768)
+        fa.quantize(self.k, stored)
+        np.testing.assert_array_equal(stored, np.clip(np.rint(self.k.astype(np.float64) * 32768), -32768, 32767))
+
+    def test_integers_alone(self):
+        values = np.ascontiguousarray(self.v[..., :16])
+        x = [np.clip(y * 8000, -32768, 32767).astype(np.int16) for y in (self.q, self.k, values)]
+        want = exact(*(y / 32768 for y in x))[0]
+        out = fa.attention_q15(*x)
+        self.assertLessEqual(np.abs(out / 32768 - want).max(), 6e-4)
+        for threads in 0, 3:
+            np.testing.assert_array_equal(fa.attention_q15(*x, threads=threads), out)
+        again = np.empty_like(out[0])
+        self.assertIs(fa.attention_q15(x[0][0], x[1][0], x[2][0], out=again), again)
+        np.testing.assert_array_equal(again, out[0])
+        scaled = fa.attention_q15(*x, scale=(3, 4))
+        self.assertLessEqual(np.abs(scaled / 32768 - exact(*(y / 32768 for y in x), scale=3 / 16)[0]).max(), 6e-4)
+        self.assertTrue((fa.attention_q15(*x, causal=True) != out).any())
+        for wrong in (x[0], x[1][:, :, :-1], x[2]), (x[0], x[1], x[2].swapaxes(1, 2)), (x[0][..., ::2], x[1], x[2]):
+            with self.assertRaises(ValueError):
+                fa.attention_q15(*wrong)
+        with self.assertRaises(TypeError):
+            fa.attention_q15(self.q, x[1], x[2])
+        for options in {"scale": (0, 0)}, {"scale": (1 << 31, 0)}, {"threads": -1}, {"scale": (1 << 30, 0)}:
+            with self.assertRaises(ValueError):
+                fa.attention_q15(*x, **options)
+
     def test_types_of_ml_dtypes(self):
         import ml_dtypes
 

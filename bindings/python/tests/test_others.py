@@ -77,7 +77,7 @@ class Protocols(unittest.TestCase):
             fields(Shifted(a, lanes=2))
 
     def test_views_are_used_where_they_are(self):
-        for dtype in np.float32, np.float16, np.int8, np.uint8, bool:
+        for dtype in np.float32, np.float16, np.int8, np.uint8, np.int16, bool:
             a = np.zeros((2, 7, 3, 16), dtype).transpose(0, 2, 1, 3)[:, 1:]
             want = a.__array_interface__["data"][0], a.strides[:3], a.itemsize, _arrays.CODES[a.dtype.name]
             for x in a, Exported(a), Exported(a, versions=False), Interface(a):

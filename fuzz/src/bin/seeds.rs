@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use flash_attention::capi::attention::{FA_POS_END, fa_attention};
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
-use flash_attention_fuzz::definition::{BF16, BLOCKS, F16, F32, I8, block};
+use flash_attention_fuzz::definition::{BF16, BLOCKS, F16, F32, I8, Q15, block};
 use flash_attention_fuzz::description::{Case, Chooser, empty};
 use flash_attention_fuzz::general::LISTED;
 use flash_attention_fuzz::pointers::MOST;
@@ -85,7 +85,8 @@ fn append(mut write: impl FnMut(u64, &[u8])) {
         group_dims: 1,
     };
     let given = fa_quant { zero: std::ptr::null(), stride: [0; 4], ..own };
-    let types = [F32, F16, BF16, I8].into_iter().chain(BLOCKS);
+    let scales = fa_quant { zero: std::ptr::null(), ..own };
+    let types = [F32, F16, BF16, I8, Q15].into_iter().chain(BLOCKS);
     for (i, dtype) in types.enumerate() {
         for kind in 0..3 {
             let mut a = empty();
@@ -117,8 +118,10 @@ fn append(mut write: impl FnMut(u64, &[u8])) {
                     tensor.stride = [4, 2, 1].map(|n| n * tensor.stride[2]);
                 }
             }
-            for tensor in [&mut a.k, &mut a.v].into_iter().filter(|tensor| tensor.dtype == I8) {
-                tensor.quant = if (i + kind) % 2 == 0 { &own } else { &given };
+            for tensor in [&mut a.k, &mut a.v].into_iter().filter(|tensor| [I8, Q15].contains(&tensor.dtype))
+            {
+                let own = if tensor.dtype == I8 { &own } else { &scales };
+                tensor.quant = if (i + kind) % 2 == 0 { own } else { &given };
             }
             // Without the byte that says which call it is.
             if let Some(bytes) = encode(&a) {

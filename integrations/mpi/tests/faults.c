@@ -59,6 +59,7 @@ SPOIL(pool, c->pool = &bad_pool)
 SPOIL(small_workspace, c->ws = blocks; c->ws_size = 3)
 SPOIL(null_workspace, c->ws = NULL; c->ws_size = 1 << 20)
 SPOIL(prefix, c->a.prefix_keys = 1)
+SPOIL(scales_of_o, c->a.o.dtype = FA_DTYPE_Q15; c->a.o.quant = &quant)
 SPOIL(bad_lens, c->a.kv_lens = list; list[0] = LEN + 1)
 SPOIL(old_options, c->options.struct_size = 1)
 SPOIL(reserved_option, c->options.reserved = 1)
@@ -127,6 +128,7 @@ static const struct fault {
     {"small workspace", small_workspace, FA_ERR_WORKSPACE, IN_BOTH},
     {"NULL workspace", null_workspace, FA_ERR_WORKSPACE, IN_BOTH},
     {"prefix_keys", prefix, FA_ERR_UNSUPPORTED, IN_BOTH},
+    {"o.quant", scales_of_o, FA_ERR_UNSUPPORTED, IN_BOTH},
     {"kv_lens too long", bad_lens, FA_ERR_LENGTHS, IN_DECODE},
     {"options.struct_size", old_options, FA_ERR_STRUCT_SIZE, IN_PREFILL},
     {"options.reserved", reserved_option, FA_ERR_RESERVED, IN_PREFILL},

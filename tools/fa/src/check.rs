@@ -33,7 +33,7 @@ pub const KNOWN: &[Known] = &[
     known(
         "--dtype",
         "TYPE",
-        "of Q, K and V: f32, f16, bf16, i8, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, f8_e4m3, f8_e5m2, u8 (f32)",
+        "of Q, K and V: f32, f16, bf16, i8, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl, f8_e4m3, f8_e5m2, u8, q15 (f32)",
     ),
     known("--kv", "TYPE", "of K and V alone"),
     known("--out", "TYPE", "of the output: f32, f16, bf16 (f32)"),
@@ -106,6 +106,7 @@ fn shape(given: &Given) -> Result<Shape, String> {
             ("f8_e4m3", fa_dtype::FA_DTYPE_F8_E4M3),
             ("f8_e5m2", fa_dtype::FA_DTYPE_F8_E5M2),
             ("u8", fa_dtype::FA_DTYPE_U8),
+            ("q15", fa_dtype::FA_DTYPE_Q15),
         ],
     ]
     .concat();

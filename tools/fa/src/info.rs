@@ -26,7 +26,7 @@ pub const KNOWN: &[Known] = &[
 ];
 
 /// Storage types that a family may take as K and V.
-const TYPES: [(Dtype, &str); 13] = [
+const TYPES: [(Dtype, &str); 14] = [
     (Dtype::F32, "f32"),
     (Dtype::F16, "f16"),
     (Dtype::Bf16, "bf16"),
@@ -40,6 +40,7 @@ const TYPES: [(Dtype, &str); 13] = [
     (Dtype::F8E4M3, "f8_e4m3"),
     (Dtype::F8E5M2, "f8_e5m2"),
     (Dtype::U8, "u8"),
+    (Dtype::Q15, "q15"),
 ];
 
 pub fn run(given: &Given) -> Result<Reply, String> {

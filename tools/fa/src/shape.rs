@@ -327,5 +327,6 @@ fn may_have_scales(dtype: fa_dtype) -> bool {
             | fa_dtype::FA_DTYPE_U8
             | fa_dtype::FA_DTYPE_F8_E4M3
             | fa_dtype::FA_DTYPE_F8_E5M2
+            | fa_dtype::FA_DTYPE_Q15
     )
 }

@@ -25,7 +25,7 @@ fn info_knows_the_machine() {
     assert_eq!((&plain["isa"], &plain["prefill"]), (&json!("scalar"), &json!("f32")));
     let all = [
         "f32", "f16", "bf16", "i8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "f8_e4m3", "f8_e5m2",
-        "u8",
+        "u8", "q15",
     ];
     assert_eq!(plain["kv_types"], json!(all));
     assert_eq!(plain["allowed"], true);

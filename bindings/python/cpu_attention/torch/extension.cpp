@@ -103,6 +103,7 @@ int32_t dtype_of(const Tensor &t) {
     case at::kBool: return FA_DTYPE_BOOL8;
     case at::kChar: return FA_DTYPE_I8;
     case at::kByte: return FA_DTYPE_U8;
+    case at::kShort: return FA_DTYPE_Q15;
     case at::kFloat8_e4m3fn: return FA_DTYPE_F8_E4M3;
     case at::kFloat8_e5m2: return FA_DTYPE_F8_E5M2;
     default: return -1;

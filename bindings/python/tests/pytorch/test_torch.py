@@ -431,7 +431,7 @@ class Operator(unittest.TestCase):
 
     def test_eight_bits(self):
         q = normal(2, 4, 9, 32)
-        for kind in torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2:
+        for kind in torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int16:
             for groups, extent in (
                 ((1, 1), (2, 1, 1, 1)),
                 ((1, 1), (2, 2, 33, 1)),
@@ -442,12 +442,14 @@ class Operator(unittest.TestCase):
                 for seed in 1, 2:
                     x = normal(2, 33, 2, 32, seed=seed).transpose(1, 2)
                     x = x.mul(30).add(128 if kind == torch.uint8 else 0).round() if "int" in str(kind) else x
+                    x = x.mul(100) if kind == torch.int16 else x
                     stored.append(x.to(kind))
                     scale = normal(*extent, seed=seed).abs() * 0.02 + 0.01
-                    zero = None if "float" in str(kind) else normal(*extent, seed=seed + 3) * 5
+                    zero = None if kind not in (torch.int8, torch.uint8) else normal(*extent, seed=seed + 3) * 5
                     made.append(fa.Scales(scale, zero, *groups))
+                unit = 32768 if kind == torch.int16 else 1
                 wide = [
-                    (x.double() - (0 if s.zero is None else self.spread(s.zero, groups)))
+                    (x.double() / unit - (0 if s.zero is None else self.spread(s.zero, groups)))
                     * self.spread(s.scale.double(), groups)
                     for x, s in zip(stored, made, strict=True)
                 ]
