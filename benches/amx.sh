@@ -52,7 +52,8 @@ if wants --tests; then
 fi
 if wants --types; then
     run types cargo bench -p benches --bench attention -- types --runs 3
-    # The same types without tiles, in the same minutes. Without AMX-FP16 both lines of f16 are f32's.
+    # The same types without tiles, in the same minutes. Without AMX-FP16 both lines of f16 are
+    # f32's.
     for _ in 1 2 3; do
         for dim in 64 128; do
             for what in "amx bf16" "avx512bf16 bf16" "amx f16" "avx512 f16" "amx i8 --fast" "avx512vnni i8 --fast"; do
