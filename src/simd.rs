@@ -951,6 +951,44 @@ mod tests {
         }
     }
 
+    #[derive(Clone, Copy)]
+    struct PairsOfF16;
+
+    impl Body for PairsOfF16 {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            // Of every exponent of binary16 and some beyond, with ties to even and what is next.
+            let number = |i: usize| f32::from_bits(0x3180_0000 + i as u32 * 0x0004_7800);
+            for first in (0..4096).step_by(2 * MAX_LANES) {
+                let [low, high]: [[f32; MAX_LANES]; 2] =
+                    [0, MAX_LANES].map(|more| from_fn(|i| number(first + more + i)));
+                let mut words = [0i32; MAX_LANES];
+                // SAFETY: I7: the arrays have MAX_LANES numbers.
+                unsafe {
+                    let pairs = s.pack_f16(s.load(low.as_ptr()), s.load(high.as_ptr()));
+                    s.store_i32(words.as_mut_ptr(), pairs);
+                }
+                for i in 0..S::LANES {
+                    let halves = [half::to_f16(low[i]), half::to_f16(high[i])].map(u32::from);
+                    assert_eq!(
+                        words[i].cast_unsigned(),
+                        halves[0] | halves[1] << 16,
+                        "{} {}",
+                        low[i],
+                        high[i]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_of_f16_are_rounded_to_nearest_even() {
+        on_each_isa(PairsOfF16);
+    }
+
     /// A lane of an operand counts as that number in all lanes.
     #[test]
     fn products_by_lane_are_those_of_the_lane() {
