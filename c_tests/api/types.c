@@ -342,7 +342,8 @@ static struct want definition(const fa_attention *a) {
     int64_t rows = 0, group = a->heads_q / a->heads_kv, entry, row;
     for (int64_t b = 0; b < a->batch; b++) rows += rows_of(a, b);
     size_t size = (size_t)(rows * a->heads_q * a->dim_v) * sizeof(double);
-    struct want want = {need(size), {need(size), need(size), need(size), need(size)}, 0};
+    struct want want = {.o = need(size)};
+    for (int f = 0; f < FAMILIES; f++) want.far[f] = need(size);
     double *q = need((size_t)a->dim_qk * sizeof *q);
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t kv_head = 0; kv_head < a->heads_kv; kv_head++) {
