@@ -6,8 +6,8 @@
 #
 #   --tests  Rust and C tests with AMX enabled (FA_AMX=1), and the instructions one by one
 #   --types  how many times as fast as f32, against the goals; and against the set below it
-#   --peers  PyTorch and OpenVINO, bf16 prefill, one thread, in turns with this library (5 GB to
-#            download)
+#   --peers  PyTorch and OpenVINO, prefill in bf16 and f16, one thread, in turns with this library
+#            (5 GB to download)
 #
 # Results go to build/amx.
 
@@ -52,15 +52,16 @@ if wants --tests; then
     run c cmake --build build --target check
 fi
 if wants --types; then
-    run types cargo bench -p benches --bench attention -- types shares --runs 3
-    # The same bf16 and 8 bits without tiles, in the same minutes.
+    run types cargo bench -p benches --bench attention -- types --runs 3
+    # The same types without tiles, in the same minutes. Without AMX-FP16 both lines of f16 are
+    # f32's.
     for _ in 1 2 3; do
-        for isa in amx avx512bf16 avx512vnni; do
-            for dim in 64 128; do
-                for dtype in "bf16" "i8 --fast"; do
-                    echo "$isa $dtype $dim"
-                    FA_MAX_ISA=$isa cargo bench -q -p benches --bench attention -- --heads 8 --len 2048 --dim "$dim" --dtype $dtype
-                done
+        for dim in 64 128; do
+            for what in "amx bf16" "avx512bf16 bf16" "amx f16" "avx512 f16" "amx i8 --fast" "avx512vnni i8 --fast"; do
+                read -r isa dtype <<<"$what"
+                echo "$isa $dtype $dim"
+                # shellcheck disable=SC2086
+                cargo bench -q -p benches --bench attention -- --isa "$isa" --heads 8 --len 2048 --dim "$dim" --dtype $dtype
             done
         done
     done 2>&1 | tee "$out/sets.txt"

@@ -138,7 +138,7 @@
 #define FA_MASK_TIMES_SLOPE 1
 
 /**
- * fa_attention.flags: more accurate than the default. K and V of bf16 and in blocks are not
+ * fa_attention.flags: more accurate than the default. K and V of bf16, f16 and in blocks are not
  * multiplied as they are stored; a block of keys at a time becomes f32.
  *
  * By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
@@ -153,6 +153,10 @@
  *   with many query rows, where subnormal bf16 count as 0. Probabilities, and queries that are not
  *   bf16, are rounded to bf16. Error: below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes:
  *   1e-6, at half the speed.
+ * - K and V f16: multiplied as f16 with "amx" and many query rows, if the processor can (AMX-FP16,
+ *   Granite Rapids and later). Probabilities, and queries that are not f16, are rounded to f16;
+ *   the largest of a row are brought to the upper end of its range, so that small ones are not
+ *   lost. Error: below 5e-4, with sinks 7e-3. Otherwise, and with FA_PRECISE, f32 computes.
  * - K and V i8 or u8, K with scales and zeros per head, token or channel, V per head or channel
  *   (see fa_quant): multiplied as 16-bit integers on x86-64, and with few query rows (decode) by
  *   "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels, are quantised, each
@@ -1014,7 +1018,7 @@ typedef struct fa_plan {
    */
   const char *isa;
   /**
-   * What is multiplied: "f32", "bf16", "i16" or "i8". A static string.
+   * What is multiplied: "f32", "bf16", "f16", "i16" or "i8". A static string.
    */
   const char *compute;
   /**
@@ -1565,10 +1569,10 @@ enum fa_status fa_mha(const struct fa_config *cfg,
  * The instruction set that calls use from now on: the best one that the machine has and that
  * fa_limit_isa or FA_MAX_ISA allows. Names, from the best one on:
  *
- * - x86-64: "amx" (AVX-512 with tiles of bfloat16 and 8-bit integers, if it was asked for: see
- *   fa_enable_amx), "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products
- *   of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 with dot products of 8-bit
- *   integers), "avx2" (with FMA and F16C).
+ * - x86-64: "amx" (AVX-512 with tiles of bfloat16 and 8-bit integers, and of binary16 where the
+ *   processor has AMX-FP16, if it was asked for: see fa_enable_amx), "avx512bf16" (with dot
+ *   products of bfloat16), "avx512vnni" (with dot products of 8-bit integers), "avx512" (F, BW, DQ
+ *   and VL), "avxvnni" (AVX2 with dot products of 8-bit integers), "avx2" (with FMA and F16C).
  * - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
  *   "neon".
  * - Everywhere: "scalar".

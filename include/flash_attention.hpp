@@ -631,6 +631,12 @@ class Partitions {
     fa_status status_;
 };
 
+// Lets all later calls in the process use AMX, as fa_enable_amx: FA_ERR_ISA where there is none.
+// why: NULL, or room for why_size bytes, for a sentence that says why.
+[[nodiscard]] inline fa_status enable_amx(char *why = nullptr, std::size_t why_size = 0) noexcept {
+    return fa_enable_amx(why, why_size);
+}
+
 #if defined(__cpp_exceptions)
 class Error : public std::runtime_error {
   public:

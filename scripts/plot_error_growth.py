@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 760, 430
 LEFT, RIGHT, TOP, BOTTOM = 76, 150, 40, 52
 # A line for each family: readable on white and on black, and apart for the colour-blind (Okabe and
 # Ito).
-COLOURS = {"f32": "#3d8fd1", "bf16": "#d55e00", "i16": "#009e73", "i8": "#cc79a7"}
+COLOURS = {"f32": "#3d8fd1", "bf16": "#d55e00", "f16": "#e69f00", "i16": "#009e73", "i8": "#cc79a7"}
 DASHES = {"Prefill": "", "Decode": ' stroke-dasharray="6 4"'}
 NAMES = {"Prefill": "many rows", "Decode": "few rows"}
 

@@ -5,10 +5,10 @@
 //! query rows, [`Gemv`](crate::decode::gemv::Gemv) for few. A new compute type is one file here and
 //! its kernels in [`crate::kernel`].
 
-pub(crate) mod bf16;
 #[cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code, reason = "only AVX2 has kernels of it"))]
 pub(crate) mod blocks16;
 pub(crate) mod f32;
+pub(crate) mod half;
 pub(crate) mod i16;
 pub(crate) mod i8;
 pub(crate) mod integers;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::compute::f32::F32;
 #[cfg(test)]
-use crate::compute::{bf16::Bf16, tiles::Tiles};
+use crate::compute::{half::Half, tiles::Tiles};
 use crate::decode::gemv::Gemv;
 use crate::decode::{self, By, Decode};
 use crate::dtype::Dtype;
@@ -46,9 +46,9 @@ static TABLE: &[&[&dyn Kernel]] = &[
     aarch64::NEON,
     // A matrix unit in plain Rust, with vectors of several lengths.
     #[cfg(all(test, target_arch = "x86_64"))]
-    &[&Combination::<Avx2, Tiles<Bf16>, Bf16, Bf16, Avx2, 32>::new()],
+    &[&Combination::<Avx2, Tiles<Half>, Half, Half, Avx2, 32>::new()],
     #[cfg(test)]
-    &[&Combination::<Scalar, Tiles<Bf16>, Bf16, Bf16, Scalar, 32>::new()],
+    &[&Combination::<Scalar, Tiles<Half>, Half, Half, Scalar, 32>::new()],
     &[&Combination::<Scalar, F32, F32, F32, Scalar, 4>::new()],
 ];
 
@@ -171,6 +171,10 @@ type Types<P, F, Few, One, D> = PhantomData<fn() -> (P, F, Few, One, D)>;
 /// for a single query row, on `D`. `P` is `D` or a part of it, with as many lanes; on tiles
 /// `D` may be the part. `One` gives the bits of `Few`. `R` is the height of prefill's tiles.
 struct Combination<P, F, Few, One, D, const R: usize> {
+    /// The compute type of prefill, for people.
+    name: &'static str,
+    /// What the machine needs besides the instruction sets.
+    is_there: fn() -> bool,
     is_worth_it: fn() -> bool,
     takes: fn(&Storage) -> bool,
     /// Query rows of all heads of a kv head, at least.
@@ -184,6 +188,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
     const fn new() -> Self {
         const { assert!(P::LANES == D::LANES) };
         Combination {
+            name: F::NAME,
+            is_there: || true,
             is_worth_it: || true,
             takes: F::takes,
             min_rows: 0,
@@ -200,6 +206,18 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
     ))]
     const fn only_where(self, is_worth_it: fn() -> bool) -> Self {
         Combination { is_worth_it, ..self }
+    }
+
+    /// For another type of numbers, with the code of `F`.
+    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    const fn named(self, name: &'static str) -> Self {
+        Combination { name, ..self }
+    }
+
+    /// For machines that have something that no token stands for: [`Gemm::on`] asks for it.
+    #[cfg(all(target_arch = "x86_64", not(test), not(fa_skip_avx512)))]
+    const fn only_if(self, is_there: fn() -> bool) -> Self {
+        Combination { is_there, ..self }
     }
 
     /// For problems with at least so many query rows of all heads of a kv head.
@@ -224,7 +242,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
     }
 
     fn is_available(&self) -> bool {
-        P::detect().is_some() && D::detect().is_some()
+        P::detect().is_some() && D::detect().is_some() && (self.is_there)()
     }
 
     fn is_worth_it(&self) -> bool {
@@ -233,7 +251,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
 
     fn compute_type(&self, path: Path) -> &'static str {
         match path {
-            Path::Prefill => F::NAME,
+            Path::Prefill => self.name,
             Path::Decode => Few::NAME,
         }
     }
@@ -320,7 +338,8 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Kernel
         splits: Option<Splits>,
         scratch: Scratch,
     ) -> Result<(), Error> {
-        let s = P::detect().ok_or(Error::Internal)?;
+        let s = P::detect().and_then(|s| F::on(s, &tile.problem().shape().storage));
+        let s = s.ok_or(Error::Internal)?;
         // I11: released when this ends, however it does.
         let _configured = F::HAS_TILES.then(|| Configured::new(s.tiles(SIDE)));
         s.enter(Prefill::<F, R>::new(tile, tiles, splits, scratch));

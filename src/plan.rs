@@ -52,7 +52,7 @@ pub struct Plan {
 pub struct PlanSummary {
     /// The instruction set whose kernel computes, such as "avx512bf16" or "scalar".
     pub isa: &'static str,
-    /// What is multiplied: "f32", "bf16", "i16" or "i8".
+    /// What is multiplied: "f32", "bf16", "f16", "i16" or "i8".
     pub compute: &'static str,
     /// The path of the longest sequence; others of a ragged batch may take the other one.
     pub path: Path,

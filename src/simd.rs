@@ -138,6 +138,17 @@ pub(crate) trait Isa: Copy + 'static {
     /// The tiles of the thread, of which B and C have so many columns of words: 16, or fewer where
     /// two vectors have fewer.
     fn tiles(self, columns: usize) -> Self::Tiles;
+    /// The format of the 16-bit numbers whose pairs it multiplies.
+    #[inline(always)]
+    fn half_format(self) -> half::Format {
+        half::Format::Bf16
+    }
+    /// The token whose matrix unit multiplies 16-bit numbers of a format, if the machine has that.
+    /// Vectors multiply bfloat16 alone.
+    #[inline(always)]
+    fn with_half_format(self, format: half::Format) -> Option<Self> {
+        (format == self.half_format()).then_some(self)
+    }
 
     // ---- Arithmetic ----
 
@@ -334,6 +345,12 @@ pub(crate) trait Isa: Copy + 'static {
     #[inline(always)]
     fn pack_bf16_rounded(self, low: Self::F32, high: Self::F32) -> Self::I32 {
         fallback::pack_bf16_rounded(self, low, high)
+    }
+    /// Packs two vectors as binary16, rounded to nearest even: `low` in the low halves, `high` in
+    /// the high ones.
+    #[inline(always)]
+    fn pack_f16(self, low: Self::F32, high: Self::F32) -> Self::I32 {
+        fallback::pack_f16(self, low, high)
     }
     /// The bfloat16 in the low halves, as f32.
     #[inline(always)]
@@ -809,21 +826,25 @@ pub unsafe fn emulate_vnni() {
 
 /// Defines the token type of an instruction set from one list of CPU features. Detection asks
 /// for the list, and [`Isa::enter`] compiles for it, so the two cannot drift apart. The expression
-/// after `as` makes an [`Isa`] of a token; the one after `if` is what else it takes.
+/// after `as` makes an [`Isa`] of a token; the one after `if` is what else it takes. A token may
+/// have content, of a type, which detection begins with.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident as $wrap:expr; $($feature:tt),+) => {
-        $crate::simd::token! { $(#[$doc])* $name as $wrap, if true; $($feature),+ }
+        $crate::simd::token! { $(#[$doc])* $name((); ()) as $wrap, if true; $($feature),+ }
     };
-    ($(#[$doc:meta])* $name:ident as $wrap:expr, if $is_permitted:expr; $($feature:tt),+) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident($content:expr; $type:ty) as $wrap:expr, if $is_permitted:expr; $($feature:tt),+
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
-        pub(crate) struct $name(());
+        pub(crate) struct $name($type);
 
         impl $crate::simd::Token for $name {
             #[inline(always)]
             fn probe() -> Option<Self> {
-                ($($crate::simd::has_feature!($feature))&&+ && $is_permitted).then_some(Self(()))
+                ($($crate::simd::has_feature!($feature))&&+ && $is_permitted).then_some(Self($content))
             }
 
             #[inline(always)]
@@ -937,6 +958,44 @@ mod tests {
             lane!(2);
             lane!(3);
         }
+    }
+
+    #[derive(Clone, Copy)]
+    struct PairsOfF16;
+
+    impl Body for PairsOfF16 {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            // Of every exponent of binary16 and some beyond, with ties to even and what is next.
+            let number = |i: usize| f32::from_bits(0x3180_0000 + i as u32 * 0x0004_7800);
+            for first in (0..4096).step_by(2 * MAX_LANES) {
+                let [low, high]: [[f32; MAX_LANES]; 2] =
+                    [0, MAX_LANES].map(|more| from_fn(|i| number(first + more + i)));
+                let mut words = [0i32; MAX_LANES];
+                // SAFETY: I7: the arrays have MAX_LANES numbers.
+                unsafe {
+                    let pairs = s.pack_f16(s.load(low.as_ptr()), s.load(high.as_ptr()));
+                    s.store_i32(words.as_mut_ptr(), pairs);
+                }
+                for i in 0..S::LANES {
+                    let halves = [half::to_f16(low[i]), half::to_f16(high[i])].map(u32::from);
+                    assert_eq!(
+                        words[i].cast_unsigned(),
+                        halves[0] | halves[1] << 16,
+                        "{} {}",
+                        low[i],
+                        high[i]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_of_f16_are_rounded_to_nearest_even() {
+        on_each_isa(PairsOfF16);
     }
 
     /// A lane of an operand counts as that number in all lanes.

@@ -8,11 +8,17 @@
 mod common;
 #[path = "common/emulate.rs"]
 mod emulate;
+#[path = "common/store.rs"]
+mod store;
 
 #[path = "adversarial.rs"]
 mod adversarial;
 #[path = "emulated/amx.rs"]
 mod amx;
+#[path = "emulated/calls.rs"]
+mod calls;
+#[path = "common/child.rs"]
+mod child;
 
 #[path = "general.rs"]
 mod general;
@@ -37,6 +43,7 @@ use flash_attention::dtype::Dtype;
 use flash_attention::kernel::Path;
 use flash_attention::problem::{Problem, Semantics, Tensors};
 use flash_attention::view::{Layout, View, ViewMut};
+use store::encode;
 
 /// Before anything else runs: the tests above read these variables, and threads of theirs execute
 /// the instructions.
@@ -56,7 +63,7 @@ static BEGIN: extern "C" fn() = {
                 flash_attention::simd::emulate_vnni();
             }
             if emulate::emulates_amx() {
-                flash_attention::machine::amx::emulate();
+                flash_attention::machine::amx::emulate(emulate::emulates_f16());
             }
             for (name, value) in [("FA_TEST_ISA", &*isas), ("FA_TEST_SHARE", "17"), ("FA_TEST_THIN", "61")] {
                 if std::env::var_os(name).is_none() {
@@ -89,27 +96,40 @@ fn instructions_are_emulated() {
         check(kernel, &|kernel| drop(of_bytes.run(kernel, 1)));
     }
     let (rows, keys, dim) = (20, 33, 16);
-    let bits = |x: &[f32]| x.iter().map(|&x| half::bf16::from_f32(x).to_bits()).collect::<Vec<_>>();
-    let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| bits(x));
-    for kernel in kernels(Dtype::Bf16) {
-        let mut o = vec![0f32; rows * dim];
-        // SAFETY: as many numbers, which outlive the problem.
-        let [q, k, v] = [(&q, rows), (&k, keys), (&v, keys)].map(|(data, rows)| unsafe {
-            View::new(data.as_ptr().cast(), Layout::dense(Dtype::Bf16, 1, rows, dim).unwrap()).unwrap()
-        });
-        let o = ViewMut::of(&mut o, Layout::dense(Dtype::F32, 1, rows, dim).unwrap()).unwrap();
-        let tensors = Tensors::new(q, k, v, o);
-        let mut problem = Problem::new(tensors, Semantics::with_scale(1.0)).unwrap();
-        let problem = RefCell::new(&mut problem);
-        check(kernel, &|kernel| run(&mut problem.borrow_mut(), kernel, 1).unwrap());
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|x| encode(dtype, x, dim).0);
+        for kernel in kernels(dtype) {
+            let mut o = vec![0f32; rows * dim];
+            // SAFETY: as many numbers, which outlive the problem.
+            let [q, k, v] = [(&q, rows), (&k, keys), (&v, keys)].map(|(data, rows)| unsafe {
+                View::new(data.as_ptr(), Layout::dense(dtype, 1, rows, dim).unwrap()).unwrap()
+            });
+            let o = ViewMut::of(&mut o, Layout::dense(Dtype::F32, 1, rows, dim).unwrap()).unwrap();
+            let tensors = Tensors::new(q, k, v, o);
+            let mut problem = Problem::new(tensors, Semantics::with_scale(1.0)).unwrap();
+            let problem = RefCell::new(&mut problem);
+            check(kernel, &|kernel| run(&mut problem.borrow_mut(), kernel, 1).unwrap());
+        }
     }
     let count = |isa: &str| found.iter().filter(|found| **found == isa).count();
     let isas = emulate::emulated_isas();
-    for isa in [c"avxvnni", c"amx"] {
+    // Two paths of each: i8 and i16, or i8, bf16 and f16.
+    for (isa, kernels) in [(c"avxvnni", 2), (c"amx", if emulate::emulates_f16() { 3 } else { 2 })] {
         let name = isa.to_str().unwrap();
         let is_there = isas.contains(&name) && is_tested(isa);
-        assert_eq!(count(name), if is_there { 4 } else { 0 }, "{name}");
+        assert_eq!(count(name), if is_there { 2 * kernels } else { 0 }, "{name}");
     }
+}
+
+/// Processors with tiles that do not multiply binary16: the kernel of f16 is not there, and all
+/// else is as it was.
+#[test]
+fn tiles_without_products_of_f16() {
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    program.args(["instructions_are_emulated", "amx::", "types::errors_of_16_bits"]);
+    let run = program.env("FA_TEST_AMX_F16", "0").output().unwrap();
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && text.contains("running 6 tests"), "{text}");
 }
 
 /// Executes an instruction on three vectors, `$a` and `$b` its second and third operand.

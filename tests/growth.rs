@@ -90,8 +90,13 @@ fn exact(q: &[f32], k: &[f64], v: &[f64]) -> Vec<f64> {
 }
 
 /// Storage types, each with the families that compute with it.
-const CASES: [(Dtype, &str); 4] =
-    [(Dtype::F32, "-f32-"), (Dtype::Bf16, "-bf16-"), (Dtype::I8, "-i16-"), (Dtype::I8, "-i8-")];
+const CASES: [(Dtype, &str); 5] = [
+    (Dtype::F32, "-f32-"),
+    (Dtype::F16, "-f16-"),
+    (Dtype::Bf16, "-bf16-"),
+    (Dtype::I8, "-i16-"),
+    (Dtype::I8, "-i8-"),
+];
 
 #[test]
 #[ignore = "a measurement, of a minute: see the top of this file"]
@@ -119,6 +124,7 @@ fn errors_grow_slowly() {
             let most = match family {
                 "-f32-" => 1e-6,
                 "-bf16-" => 3e-3,
+                "-f16-" => 5e-4,
                 "-i16-" => 3e-4,
                 _ => 2e-2,
             };

@@ -19,7 +19,9 @@ fn emulated() -> Vec<&'static str> {
 
 /// The names of instruction sets, each once, in the order of the table.
 fn names(is_available: bool) -> String {
-    let kernels = kernel::all().filter(|kernel| kernel.is_available() == is_available);
+    // Of a set that the machine has, some kernel may need more.
+    let has = |name| kernel::available().any(|kernel| kernel.isa() == name);
+    let kernels = kernel::all().filter(|kernel| has(kernel.isa()) == is_available);
     let mut names: Vec<_> = kernels.map(|kernel| kernel.isa().to_string_lossy()).collect();
     names.dedup();
     let emulated = emulated();

@@ -3,6 +3,10 @@
 
 #![allow(unsafe_code, reason = "system calls")]
 
+#[path = "common/child.rs"]
+mod child;
+
+use child::in_a_child;
 use flash_attention::{Attention, Pool, Tensor, TensorMut, Workspace, machine};
 
 const KEYS: usize = 4096;
@@ -23,27 +27,6 @@ fn output(pool: &Pool) -> Vec<u32> {
     attention.reserve(&mut workspace, pool).expect("memory");
     attention.run(&mut workspace, pool).expect("a result");
     out.iter().map(|x| x.to_bits()).collect()
-}
-
-/// Runs `child` in a forked process, which ends without returning from here; whether it succeeded.
-fn in_a_child(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child has this thread only, on which nothing is held: the pool's threads hold the
-    // allocator's locks only while they start, and they have started.
-    match unsafe { libc::fork() } {
-        -1 => panic!("no process to be had"),
-        0 => {
-            let is_right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
-            // SAFETY: ends the child at once, without the parent's destructors and buffers.
-            unsafe { libc::_exit(i32::from(!is_right)) }
-        }
-        pid => {
-            let mut status = 0;
-            // SAFETY: a child of this process, and room for its status.
-            let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-            assert_eq!(waited, pid);
-            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
-        }
-    }
 }
 
 /// A child computes with its parent's pool, alone, and with one of its own.

@@ -215,6 +215,7 @@ pub fn types() -> Vec<Typed> {
         add(Dtype::I8, Accuracy::Fast, None, "i8", Some(floor).filter(|_| len == 2048), None);
         // Not measured yet: no machine was at hand.
         add(Dtype::Bf16, usual, Some("amx"), "bf16", None, Some(if dim == 64 { 6.0 } else { 8.0 }));
+        add(Dtype::F16, usual, Some("amx"), "f16", None, Some(if dim == 64 { 6.0 } else { 8.0 }));
         add(Dtype::I8, Accuracy::Fast, Some("amx"), "i8", None, Some(4.9));
         add(Dtype::I8, Accuracy::Fast, Some("avxvnni"), "i8", None, Some(2.7));
         add(Dtype::I8, usual, None, "i16", None, None);

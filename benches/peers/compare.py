@@ -322,7 +322,7 @@ def machine(name):
         "name": name or words.get("model name", platform.machine()),
         "vendor": words.get("vendor_id", ""),
         "cores": os.cpu_count(),
-        "extensions": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8") if f in flags],
+        "extensions": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16") if f in flags],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }

@@ -247,10 +247,11 @@ static void dense_calls(void) {
 /* ---- How far instruction sets are from each other. ---- */
 
 /* Relative RMS difference from plain code, by storage type, of outputs; what docs/numerics.md
- * promises. Of bf16 and of integers it is the rounding of probabilities and queries, which plain
+ * promises. Of 16 bits and of integers it is the rounding of probabilities and queries, which plain
  * code does not do. */
 static double promised(int32_t dtype, int isa, bool few) {
     if (dtype == FA_DTYPE_BF16) return has_dots_of_bf16(isa, few) ? 4e-3 : 2e-6;
+    if (dtype == FA_DTYPE_F16) return has_dots_of_f16(isa, few) ? 5e-4 : 2e-6;
     if (dtype == FA_DTYPE_I8 || dtype == FA_DTYPE_U8) return has_dots_of_bytes(isa) && !few ? 3e-2 : 3e-4;
     if (is_in_blocks(dtype) && few && has_integers_in_blocks(isa)) return 3e-4;
     return 2e-6;

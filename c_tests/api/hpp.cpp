@@ -530,6 +530,21 @@ void fractions() {
     assert(fa::run_q15(tq, tk, tk, t_alone, how) == FA_ERR_SOFTMAX_SCALE);
 }
 
+// Enabled, or refused with words and without an effect; as the function of C says.
+void matrix_unit() {
+    char why[200] = "", of_c[200] = "", few[8] = "";
+    const bool had_it = std::strcmp(fa_isa(), "amx") == 0;
+    const fa_status status = fa::enable_amx(why, sizeof why);
+    assert(status == FA_OK || status == FA_ERR_ISA);
+    assert((std::strcmp(fa_isa(), "amx") == 0) == (had_it || status == FA_OK));
+    assert(fa_enable_amx(of_c, sizeof of_c) == status && std::strcmp(why, of_c) == 0 && std::strlen(why) > 10);
+    assert(fa::enable_amx(few, sizeof few) == status && std::strncmp(few, why, 7) == 0 && std::strlen(few) == 7);
+    assert(fa::enable_amx() == status && noexcept(fa::enable_amx()));
+    Numbers n;
+    fa::Workspace ws;
+    assert(fa::Attention(n.tq(), n.tk(), n.tv(), n.to()).run(ws) == FA_OK);
+}
+
 } // namespace
 
 int main() {
@@ -547,5 +562,6 @@ int main() {
     callables();
     ragged_and_paged();
     explained();
+    matrix_unit();
     return 0;
 }

@@ -283,9 +283,10 @@ static bool sees(const fa_attention *a, int64_t b, int64_t i, int64_t j) {
 }
 
 /* The output of all rows one after another, and how far from it a result may be: in the end, where
- * queries and probabilities are rounded to bfloat16, to 16-bit and to 8-bit integers. */
-enum family { IN_FLOAT, IN_BF16, IN_I16, IN_I8, FAMILIES };
-static const char *const family_words[] = {" f32, ", " bf16, ", " i16, ", " i8, "};
+ * queries and probabilities are rounded to bfloat16, to binary16, to 16-bit and to 8-bit
+ * integers. */
+enum family { IN_FLOAT, IN_BF16, IN_F16, IN_I16, IN_I8, FAMILIES };
+static const char *const family_words[] = {" f32, ", " bf16, ", " f16, ", " i16, ", " i8, "};
 struct want {
     double *o, *far[FAMILIES];
     int64_t n;
@@ -331,8 +332,10 @@ static void want_row(const fa_attention *a, int64_t b, int64_t h, int64_t i, con
     /* Of each column its own largest |v|, which is stricter than that of the tensor. */
     for (int64_t d = 0; d < dv; d++) {
         double more[FAMILIES] = {0};
-        /* A rounding of the query and one of the probability, each by a 2^-9th at most. */
+        /* A rounding of the query and one of the probability, each by a 2^-9th at most, or a
+         * 2^-12th. */
         more[IN_BF16] = far[d] * (2 * magnitude + 2) / 512;
+        more[IN_F16] = more[IN_BF16] / 8;
         for (int i8 = 0; i8 < 2 && count > 0; i8++) {
             const double *steps = i8 ? i8_steps : i16_steps;
             double of_powers = (double)count / sum / 2 / steps[0] + steps[1];
@@ -361,7 +364,8 @@ static struct want definition(const fa_attention *a) {
     int64_t rows = 0, group = a->heads_q / a->heads_kv, entry, row;
     for (int64_t b = 0; b < a->batch; b++) rows += rows_of(a, b);
     size_t size = (size_t)(rows * a->heads_q * a->dim_v) * sizeof(double);
-    struct want want = {need(size), {need(size), need(size), need(size), need(size)}, 0};
+    struct want want = {.o = need(size)};
+    for (int f = 0; f < FAMILIES; f++) want.far[f] = need(size);
     double *q = need((size_t)a->dim_qk * sizeof *q);
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t kv_head = 0; kv_head < a->heads_kv; kv_head++) {
@@ -487,6 +491,8 @@ static enum family family_of(const fa_attention *a, const char *isa, uint32_t fl
     int rank = isa_rank(isa);
     if (a->k.dtype == FA_DTYPE_BF16 && a->v.dtype == FA_DTYPE_BF16)
         return !precise && has_dots_of_bf16(rank, a->len_q == 1) ? IN_BF16 : IN_FLOAT;
+    if (a->k.dtype == FA_DTYPE_F16 && a->v.dtype == FA_DTYPE_F16)
+        return !precise && has_dots_of_f16(rank, a->len_q == 1) ? IN_F16 : IN_FLOAT;
     if (is_in_blocks(a->k.dtype) && is_in_blocks(a->v.dtype)) {
         return !precise && a->len_q == 1 && has_integers_in_blocks(rank) ? IN_I16 : IN_FLOAT;
     }

@@ -202,10 +202,11 @@ static inline int best_up_to(int rank) {
 /* The best that this machine has. */
 static inline int machine_rank(void) { return best_up_to(ISAS - 1); }
 
-/* What an instruction set multiplies but float: pairs of bfloat16, bytes, 8-bit integers as those
- * of 16 bits, and those in blocks. */
+/* What an instruction set multiplies but float: pairs of bfloat16, of binary16, bytes, 8-bit
+ * integers as those of 16 bits, and those in blocks. */
 #ifdef __aarch64__
 static inline bool has_dots_of_bf16(int rank, bool few) { return (void)few, rank == 4; }
+static inline bool has_dots_of_f16(int rank, bool few) { return (void)few, (void)rank, false; }
 static inline bool has_dots_of_bytes(int rank) { return rank >= 2; }
 static inline bool has_integers(int rank, bool few) { return rank >= 2 && few; }
 static inline bool has_integers_in_blocks(int rank) {
@@ -214,6 +215,15 @@ static inline bool has_integers_in_blocks(int rank) {
 }
 #else
 static inline bool has_dots_of_bf16(int rank, bool few) { return rank == 5 || (rank == 6 && !few); }
+static inline bool has_dots_of_f16(int rank, bool few) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    /* AMX-FP16. */
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return rank == 6 && !few && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 21 & 1) != 0;
+#else
+    return (void)few, (void)rank, false;
+#endif
+}
 static inline bool has_dots_of_bytes(int rank) { return rank == 2 || rank >= 4; }
 static inline bool has_integers(int rank, bool few) {
     (void)few;

@@ -289,13 +289,14 @@ static inline double element(const fa_tensor *t, int64_t entry, int64_t head, in
 
 /* How far computing in some family may be off: as in tests/general.rs, which derives it. */
 struct family {
-    bool bf16, i8, i16, exact_q;
+    bool bf16, i8, i16, exact_q, f16;
 };
 
 static inline bool begins(const char *words, const char *with) { return strncmp(words, with, strlen(with)) == 0; }
 
 static inline struct family family_of(const fa_attention *a, const char *words, const char *isa) {
-    struct family f = {.bf16 = begins(words, "avx512bf16") || begins(words, "neon-bf16") || strstr(words, "amx bf16") != NULL};
+    struct family f = {.bf16 = begins(words, "avx512bf16") || begins(words, "neon-bf16") || strstr(words, "amx bf16") != NULL,
+                       .f16 = strstr(words, "amx f16") != NULL};
     bool vnni = begins(words, "avx512vnni") || begins(words, "amx");
     bool bytes = vnni || begins(words, "avxvnni") || begins(words, "neon-i8mm") || begins(words, "neon-dotprod");
     f.i8 = bytes && is_integer(a->k.dtype) && (a->flags & FA_FAST) != 0;
@@ -305,7 +306,7 @@ static inline struct family family_of(const fa_attention *a, const char *words, 
     f.i16 |= (vnni || is_avx2) && is_in_blocks(a->k.dtype);
     const fa_quant *g = a->q.quant;
     f.exact_q = f.i8 || f.i16 ? a->q.dtype == FA_DTYPE_I8 && (g == NULL || (g->zero == NULL && g->stride[3] == 0))
-                              : a->q.dtype == FA_DTYPE_BF16;
+                              : a->q.dtype == (f.f16 ? FA_DTYPE_F16 : FA_DTYPE_BF16);
     return f;
 }
 
@@ -383,11 +384,11 @@ static inline double row_error(const fa_attention *a, struct family f, int64_t b
             o[d] += weight * v, largest_v = fmax(largest_v, fabs(v));
         }
     }
-    double coarse = 1 + largest_s / 20, rounded = f.i8 ? 1 / 254.0 : f.i16 ? 1 / 40000.0 : 1 / 256.0;
-    double of_scores = (f.bf16 || f.i8 || f.i16) && !f.exact_q ? fabs(scale) * rounded * most : 0;
+    double coarse = 1 + largest_s / 20, rounded = f.i8 ? 1 / 254.0 : f.i16 ? 1 / 40000.0 : f.f16 ? 1 / 2048.0 : 1 / 256.0;
+    double of_scores = (f.bf16 || f.f16 || f.i8 || f.i16) && !f.exact_q ? fabs(scale) * rounded * most : 0;
     double of_powers = (f.i8 ? 0.5 / 255 : 0.5 / 16384) * (double)n / fmax(sum, 1) + (f.i8 ? 0.006 : 1e-4);
-    double of_weights = f.bf16 ? 2 * rounded + 2 * of_scores : f.i8 || f.i16 ? 2 * of_powers + 2 * of_scores : 0;
-    double of_sum = f.bf16 ? of_scores + 1e-4 : f.i8 || f.i16 ? of_scores + 1.1 * of_powers : 0;
+    double of_weights = f.bf16 || f.f16 ? 2 * rounded + 2 * of_scores : f.i8 || f.i16 ? 2 * of_powers + 2 * of_scores : 0;
+    double of_sum = f.bf16 || f.f16 ? of_scores + 1e-4 : f.i8 || f.i16 ? of_scores + 1.1 * of_powers : 0;
     const unsigned char *row =
         (unsigned char *)a->o.data + b * a->o.stride[0] + h * a->o.stride[1] + i * a->o.stride[2];
     double worst = 0;

@@ -18,7 +18,7 @@ pub const FA_NO_LIMIT: i64 = -1;
 /// distances, as in ggml, whose mask is -|p - j|.
 pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 
-/// fa_attention.flags: more accurate than the default. K and V of bf16 and in blocks are not
+/// fa_attention.flags: more accurate than the default. K and V of bf16, f16 and in blocks are not
 /// multiplied as they are stored; a block of keys at a time becomes f32.
 ///
 /// By default, with neither FA_PRECISE nor FA_FAST, queries and probabilities are rounded no
@@ -33,6 +33,10 @@ pub const FA_MASK_TIMES_SLOPE: u32 = 1;
 ///   with many query rows, where subnormal bf16 count as 0. Probabilities, and queries that are not
 ///   bf16, are rounded to bf16. Error: below 3e-3, with sinks 5e-2. With FA_PRECISE f32 computes:
 ///   1e-6, at half the speed.
+/// - K and V f16: multiplied as f16 with "amx" and many query rows, if the processor can (AMX-FP16,
+///   Granite Rapids and later). Probabilities, and queries that are not f16, are rounded to f16;
+///   the largest of a row are brought to the upper end of its range, so that small ones are not
+///   lost. Error: below 5e-4, with sinks 7e-3. Otherwise, and with FA_PRECISE, f32 computes.
 /// - K and V i8 or u8, K with scales and zeros per head, token or channel, V per head or channel
 ///   (see fa_quant): multiplied as 16-bit integers on x86-64, and with few query rows (decode) by
 ///   "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels, are quantised, each

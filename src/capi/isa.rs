@@ -13,10 +13,10 @@ use crate::kernel;
 /// The instruction set that calls use from now on: the best one that the machine has and that
 /// fa_limit_isa or FA_MAX_ISA allows. Names, from the best one on:
 ///
-/// - x86-64: "amx" (AVX-512 with tiles of bfloat16 and 8-bit integers, if it was asked for: see
-///   fa_enable_amx), "avx512bf16" (with dot products of bfloat16), "avx512vnni" (with dot products
-///   of 8-bit integers), "avx512" (F, BW, DQ and VL), "avxvnni" (AVX2 with dot products of 8-bit
-///   integers), "avx2" (with FMA and F16C).
+/// - x86-64: "amx" (AVX-512 with tiles of bfloat16 and 8-bit integers, and of binary16 where the
+///   processor has AMX-FP16, if it was asked for: see fa_enable_amx), "avx512bf16" (with dot
+///   products of bfloat16), "avx512vnni" (with dot products of 8-bit integers), "avx512" (F, BW, DQ
+///   and VL), "avxvnni" (AVX2 with dot products of 8-bit integers), "avx2" (with FMA and F16C).
 /// - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
 ///   "neon".
 /// - Everywhere: "scalar".

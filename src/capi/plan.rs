@@ -31,7 +31,7 @@ pub struct fa_plan {
     pub struct_size: usize,
     /// The instruction set of the kernel, one of those of fa_isa. A static string.
     pub isa: *const c_char,
-    /// What is multiplied: "f32", "bf16", "i16" or "i8". A static string.
+    /// What is multiplied: "f32", "bf16", "f16", "i16" or "i8". A static string.
     pub compute: *const c_char,
     /// A value of fa_path: that of a sequence of len_q rows. Shorter sequences of a ragged batch
     /// may take the other path.
@@ -128,7 +128,7 @@ fn of(plan: &Plan, struct_size: usize, workspace_bytes: usize) -> fa_plan {
 
 /// What is multiplied, as C writes it.
 fn c_name(compute: &str) -> &'static CStr {
-    let names = [c"f32", c"bf16", c"i16", c"i8"];
+    let names = [c"f32", c"bf16", c"f16", c"i16", c"i8"];
     names.into_iter().find(|name| name.to_bytes() == compute.as_bytes()).unwrap_or(c"")
 }
 

@@ -15,7 +15,7 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use super::{bf16::Bf16, i8::I8};
+use super::{half::Half, i8::I8};
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
 use crate::compute::integers::clear;
@@ -48,22 +48,22 @@ pub(crate) trait Tiled: Gemm {
     fn multiply_values<T: TileRegisters, const C: usize, const A: usize, const B: usize>(tiles: &mut T);
 }
 
-impl Tiled for Bf16 {
+impl Tiled for Half {
     const BEGINS_WITH: Option<usize> = None;
 
     #[inline(always)]
     fn reads_k(dtype: Dtype) -> bool {
-        dtype == Dtype::Bf16
+        matches!(dtype, Dtype::Bf16 | Dtype::F16)
     }
 
     #[inline(always)]
     fn multiply_keys<T: TileRegisters, const C: usize, const A: usize, const B: usize>(tiles: &mut T) {
-        tiles.dot_bf16::<C, A, B>();
+        tiles.dot_halves::<C, A, B>();
     }
 
     #[inline(always)]
     fn multiply_values<T: TileRegisters, const C: usize, const A: usize, const B: usize>(tiles: &mut T) {
-        tiles.dot_bf16::<C, A, B>();
+        tiles.dot_halves::<C, A, B>();
     }
 }
 
@@ -157,6 +157,16 @@ impl<F: Tiled> Gemm for Tiles<F> {
     #[inline(always)]
     fn takes(storage: &Storage) -> bool {
         F::takes(storage)
+    }
+
+    #[inline(always)]
+    fn on<S: Isa>(s: S, storage: &Storage) -> Option<S> {
+        F::on(s, storage)
+    }
+
+    #[inline(always)]
+    fn headroom<S: Isa>(s: S) -> f32 {
+        F::headroom(s)
     }
 
     #[inline(always)]

@@ -9,8 +9,8 @@
 //! them as they are read, multiplies bytes.
 
 use super::{Combination, Kernel};
-use crate::compute::bf16::Bf16;
 use crate::compute::f32::F32;
+use crate::compute::half::Half;
 use crate::compute::i8::I8;
 use crate::compute::i16::I16;
 use crate::compute::integers;
@@ -27,7 +27,7 @@ type Bytes = Split16<dtype::i8::I8>;
 
 /// NEON and its levels.
 pub(super) static NEON: &[&dyn Kernel] = &[
-    &Combination::<NeonBf16, Bf16, Bf16, Bf16, NeonBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
+    &Combination::<NeonBf16, Half, Half, Half, NeonBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
     &Combination::<NeonI8mm, I8, Bytes, Bytes, NeonI8mm, 8>::new(),
     &Combination::<Neon, F32, Bytes, Bytes, NeonI8mm, 8>::new().only_for(
         <I16 as Gemm>::MAX_DIM,

@@ -6,15 +6,17 @@
 //! more would spill.
 
 use super::{Combination, Kernel};
-#[cfg(not(fa_skip_avx512))]
-use crate::compute::bf16::Bf16;
 use crate::compute::blocks16::Blocks16;
 use crate::compute::f32::F32;
+#[cfg(not(fa_skip_avx512))]
+use crate::compute::half::Half;
 use crate::compute::i16::I16;
 use crate::compute::{i8::I8, split16::Split16};
 #[cfg(not(fa_skip_avx512))]
 use crate::compute::{repacked::Repacked, tiles::Tiles};
 use crate::dtype;
+#[cfg(not(fa_skip_avx512))]
+use crate::dtype::Dtype;
 use crate::dtype::q8_0::Q8_0;
 #[cfg(not(fa_skip_avx512))]
 use crate::machine;
@@ -38,6 +40,12 @@ fn in_blocks(storage: &Storage) -> bool {
     storage.dtypes[1..].iter().all(|dtype| dtype.has_blocks())
 }
 
+/// Whether K and V are stored as f16: 8-bit numbers that are read as such may have scales.
+#[cfg(not(fa_skip_avx512))]
+fn in_f16(storage: &Storage) -> bool {
+    storage.stored == [Dtype::F16; 2]
+}
+
 /// [`in_blocks`], some of which are of 4 or 5 bits.
 #[cfg(not(fa_skip_avx512))]
 fn in_nibbles(storage: &Storage) -> bool {
@@ -54,9 +62,14 @@ const ROWS_OF_REPACKED: usize = 6;
 #[cfg(not(fa_skip_avx512))]
 pub(super) static AVX512: &[&dyn Kernel] = &[
     // On tiles, 32 keys or elements by 32 rows. Decode is bound by memory.
-    &Combination::<Amx, Tiles<Bf16>, F32, F32, Avx512, 32>::new(),
+    &Combination::<Amx, Tiles<Half>, F32, F32, Avx512, 32>::new(),
+    // The same code, where the processor has products of f16.
+    &Combination::<Amx, Tiles<Half>, F32, F32, Avx512, 32>::new()
+        .only_for(usize::MAX, Accuracy::AsStored, in_f16)
+        .named("f16")
+        .only_if(machine::amx::has_f16),
     &Combination::<Amx, Tiles<I8>, I16, Split16<dtype::i8::I8>, Vnni, 32>::new(),
-    &Combination::<AvxBf16, Bf16, Bf16, Bf16, AvxBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
+    &Combination::<AvxBf16, Half, Half, Half, AvxBf16, 8>::new().only_where(machine::has_fast_bf16_dots),
     &Combination::<Vnni, I8, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     &Combination::<Vnni, I16, I16, Split16<dtype::i8::I8>, Vnni, 8>::new(),
     // Its prefill uses nothing that the base level does not have.

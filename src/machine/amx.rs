@@ -13,8 +13,11 @@ static STATE: AtomicU8 = AtomicU8::new(UNASKED);
 const UNASKED: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
+/// The processor has products of binary16, too.
+const YES_WITH_F16: u8 = 3;
 /// A test executes the instructions.
-const EMULATED: u8 = 3;
+const EMULATED: u8 = 4;
+const EMULATED_WITH_F16: u8 = 5;
 
 /// The variable `FA_AMX`: "1" asks for the permission at the first call, "0" forbids tiles.
 const VARIABLE: &str = "FA_AMX";
@@ -24,49 +27,62 @@ const VARIABLE: &str = "FA_AMX";
 /// lock is needed: one that is held during a fork would never be released in the child.
 #[inline(always)]
 pub(crate) fn is_permitted() -> bool {
+    state() != NO
+}
+
+/// [`is_permitted`], and the tiles have products of binary16 (AMX-FP16: Granite Rapids and later).
+#[inline(always)]
+pub(crate) fn has_f16() -> bool {
+    matches!(state(), YES_WITH_F16 | EMULATED_WITH_F16)
+}
+
+#[inline(always)]
+fn state() -> u8 {
     match STATE.load(Ordering::Relaxed) {
         UNASKED => look(),
-        state => state != NO,
+        state => state,
     }
 }
 
-/// The first answer of [`is_permitted`].
+/// The first answer of [`state`].
 #[cold]
 #[inline(never)]
-fn look() -> bool {
+fn look() -> u8 {
     let is_wanted = std::env::var_os(VARIABLE).is_some_and(|wanted| wanted == "1");
-    let state = if is_wanted && ask().is_ok() { YES } else { NO };
+    let state = if is_wanted { ask().unwrap_or(NO) } else { NO };
     // Another thread may have enabled it in the meantime.
     match STATE.compare_exchange(UNASKED, state, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => state == YES,
-        Err(now) => now != NO,
+        Ok(_) => state,
+        Err(now) => now,
     }
 }
 
 /// Asks the system for the permission, unless the process has it; or says why there are no tiles.
 pub(crate) fn enable() -> Result<(), &'static str> {
-    if STATE.load(Ordering::Relaxed) == EMULATED {
+    if matches!(STATE.load(Ordering::Relaxed), EMULATED | EMULATED_WITH_F16) {
         return Ok(());
     }
-    ask()?;
-    STATE.store(YES, Ordering::Relaxed);
+    STATE.store(ask()?, Ordering::Relaxed);
     Ok(())
 }
 
-/// Asks the system for the permission, unless the process has it.
-fn ask() -> Result<(), &'static str> {
+/// Asks the system for the permission, unless the process has it: the state that follows.
+fn ask() -> Result<u8, &'static str> {
     usable()?;
-    if system::has_permission()? { Ok(()) } else { system::ask() }
+    if !system::has_permission()? {
+        system::ask()?;
+    }
+    Ok(if multiplies_f16() { YES_WITH_F16 } else { YES })
 }
 
-/// Takes it from now on that the machine has AMX, and the process the permission:
-/// for tests, on machines that have not.
+/// Takes it from now on that the machine has AMX, with products of binary16 or without, and the
+/// process the permission: for tests, on machines that have not.
 ///
 /// # Safety
 /// Something executes the instructions of AMX on every thread: a handler of the signal that the
 /// machine gives for illegal ones.
-pub unsafe fn emulate() {
-    STATE.store(EMULATED, Ordering::Relaxed);
+pub unsafe fn emulate(with_f16: bool) {
+    STATE.store(if with_f16 { EMULATED_WITH_F16 } else { EMULATED }, Ordering::Relaxed);
 }
 
 /// Whether there are tiles as this library configures them, and nothing forbids them.
@@ -96,6 +112,11 @@ fn has_tiles() -> bool {
     }
     let palette = __cpuid_count(0x1d, 1);
     (palette.ebx & 0xffff, palette.ebx >> 16, palette.ecx & 0xffff) == (64, 8, 16)
+}
+
+/// Whether CPUID has AMX-FP16. It has leaf 7 ([`has_tiles`]).
+fn multiplies_f16() -> bool {
+    __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 21 & 1 == 1
 }
 
 /// # Safety

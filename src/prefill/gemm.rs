@@ -68,6 +68,22 @@ pub(crate) trait Gemm: Sized + 'static {
     /// Whether it computes problems whose Q, K and V are stored so.
     fn takes(storage: &Storage) -> bool;
 
+    /// The token that computes problems stored so, from that of the instruction set; `None` if the
+    /// machine cannot. A matrix unit may multiply numbers of several formats.
+    #[inline(always)]
+    fn on<S: Isa>(s: S, _storage: &Storage) -> Option<S> {
+        Some(s)
+    }
+
+    /// How far below the largest score, in log2 units, the running maximum is put when it moves: by
+    /// so much larger probabilities use the range of their format, where that is short of small
+    /// numbers. They reach 2^([`RESCALE_THRESHOLD`](crate::attend::RESCALE_THRESHOLD) + this),
+    /// which values must leave room for.
+    #[inline(always)]
+    fn headroom<S: Isa>(_s: S) -> f32 {
+        0.0
+    }
+
     /// Bytes of scratch memory for a query row while it is packed.
     fn query_scratch(dtype: Dtype, dim: usize) -> usize;
 

@@ -68,6 +68,7 @@ pub(crate) unsafe fn update<S: Isa, F: Gemm>(
         if at >= state.lanes {
             break;
         }
+        let max = s.sub(max, s.splat(F::headroom(s)));
         // SAFETY: a vector below `lanes` of the state (caller).
         unsafe {
             let old = s.load(state.running_max.add(at));

@@ -8,22 +8,45 @@
 
 use std::arch::asm;
 
+use super::half::Format;
 use super::tiles::{SIDE, TileRegisters, WORD};
 
-/// The tiles of the thread. Made by tokens of levels of AVX-512 that include AMX, alone.
+/// C += A · B by an instruction.
+macro_rules! dot {
+    ($name:ident, $instruction:literal) => {
+        #[inline(always)]
+        fn $name<const C: usize, const A: usize, const B: usize>(&mut self) {
+            // SAFETY: I4, I11: the machine has the instruction, and the tiles are configured. It
+            // changes one of them only.
+            unsafe {
+                asm!(
+                    concat!($instruction, " tmm{c}, tmm{a}, tmm{b}"),
+                    c = const C, a = const A, b = const B,
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+    };
+}
+
+/// The tiles of the thread, with products of 16-bit numbers of a format. Made by tokens of levels
+/// of AVX-512 that include AMX, alone.
 #[derive(Clone, Copy)]
-pub(crate) struct Amx(());
+pub(crate) struct Amx(Format);
 
 impl Amx {
     /// The tiles, for tiles of `columns` columns: 16.
     ///
     /// # Safety
-    /// The machine has AMX, and the process the permission to use it.
+    /// The machine has AMX, with products of this format, and the process the permission to use it.
     #[inline(always)]
-    pub(super) unsafe fn new(columns: usize) -> Amx {
+    pub(super) unsafe fn new(columns: usize, format: Format) -> Amx {
         debug_assert_eq!(columns, SIDE);
-        Amx(())
+        Amx(format)
     }
+
+    dot!(dot_bf16, "tdpbf16ps");
+    dot!(dot_f16, "tdpfp16ps");
 }
 
 /// What `ldtilecfg` reads.
@@ -49,24 +72,6 @@ static WHOLE_TILES: Configuration = {
     }
     configuration
 };
-
-/// C += A · B by an instruction.
-macro_rules! dot {
-    ($name:ident, $instruction:literal) => {
-        #[inline(always)]
-        fn $name<const C: usize, const A: usize, const B: usize>(&mut self) {
-            // SAFETY: I4, I11: the machine has the instruction, and the tiles are configured. It
-            // changes one of them only.
-            unsafe {
-                asm!(
-                    concat!($instruction, " tmm{c}, tmm{a}, tmm{b}"),
-                    c = const C, a = const A, b = const B,
-                    options(nostack, preserves_flags),
-                );
-            }
-        }
-    };
-}
 
 impl TileRegisters for Amx {
     #[inline(always)]
@@ -119,7 +124,14 @@ impl TileRegisters for Amx {
         }
     }
 
-    dot!(dot_bf16, "tdpbf16ps");
+    #[inline(always)]
+    fn dot_halves<const C: usize, const A: usize, const B: usize>(&mut self) {
+        match self.0 {
+            Format::Bf16 => self.dot_bf16::<C, A, B>(),
+            Format::F16 => self.dot_f16::<C, A, B>(),
+        }
+    }
+
     dot!(dot_u8_i8, "tdpbusd");
     dot!(dot_i8_u8, "tdpbsud");
 }

@@ -6,6 +6,7 @@ use std::mem::transmute;
 use core::arch::{asm, x86_64::*};
 
 use super::amx::Amx as AmxTiles;
+use super::half::Format;
 use super::tiles::{Plain, TileRegisters};
 use super::{Body, Isa, Padded, Token, avx2, fallback, math, token};
 use crate::machine::amx;
@@ -31,8 +32,9 @@ token! {
 
 token! {
     /// [`Vnni`] with tiles of bfloat16 and of bytes, which the process may use: Sapphire Rapids and
+    /// later. Its content says what 16-bit numbers they multiply; binary16: Granite Rapids and
     /// later.
-    Amx as Avx512, if amx::is_permitted();
+    Amx(Format::Bf16; Format) as Avx512, if amx::is_permitted();
     "avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 }
 
@@ -45,6 +47,18 @@ pub(crate) trait Level: Token {
 
     /// [`Isa::tiles`].
     fn tiles(s: Avx512<Self>, columns: usize) -> Self::Tiles;
+
+    /// [`Isa::half_format`].
+    #[inline(always)]
+    fn half_format(_s: Avx512<Self>) -> Format {
+        Format::Bf16
+    }
+
+    /// [`Isa::with_half_format`].
+    #[inline(always)]
+    fn with_half_format(s: Avx512<Self>, format: Format) -> Option<Avx512<Self>> {
+        (format == Format::Bf16).then_some(s)
+    }
 
     /// [`Isa::dot_bf16`]: two multiply-adds in f32, unless the level has the instruction.
     #[inline(always)]
@@ -121,9 +135,19 @@ impl Level for Amx {
     type Tiles = AmxTiles;
 
     #[inline(always)]
-    fn tiles(_s: Avx512<Self>, columns: usize) -> AmxTiles {
-        // SAFETY: I4: `_s` holds the token of AMX.
-        unsafe { AmxTiles::new(columns) }
+    fn tiles(s: Avx512<Self>, columns: usize) -> AmxTiles {
+        // SAFETY: I4: `s` holds the token of AMX, whose format the machine has.
+        unsafe { AmxTiles::new(columns, s.half_format()) }
+    }
+
+    #[inline(always)]
+    fn half_format(s: Avx512<Self>) -> Format {
+        s.0.0
+    }
+
+    #[inline(always)]
+    fn with_half_format(_s: Avx512<Self>, format: Format) -> Option<Avx512<Self>> {
+        (format == Format::Bf16 || amx::has_f16()).then_some(Avx512(Amx(format)))
     }
 
     #[inline(always)]
@@ -207,6 +231,16 @@ impl<L: Level> Isa for Avx512<L> {
     #[inline(always)]
     fn tiles(self, columns: usize) -> L::Tiles {
         L::tiles(self, columns)
+    }
+
+    #[inline(always)]
+    fn half_format(self) -> Format {
+        L::half_format(self)
+    }
+
+    #[inline(always)]
+    fn with_half_format(self, format: Format) -> Option<Self> {
+        L::with_half_format(self, format)
     }
 
     #[inline(always)]
@@ -364,6 +398,25 @@ impl<L: Level> Isa for Avx512<L> {
             let low = _mm512_add_epi32(_mm512_castps_si512(low), half);
             let high = _mm512_add_epi32(_mm512_castps_si512(high), half);
             self.pack_bf16(_mm512_castsi512_ps(low), _mm512_castsi512_ps(high))
+        })
+    }
+
+    #[inline(always)]
+    fn pack_f16(self, low: __m512, high: __m512) -> __m512i {
+        op!({
+            let low = _mm512_castsi256_si512(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low));
+            let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high);
+            const PAIRS: [i16; 32] = {
+                let mut pairs = [0; 32];
+                let mut i = 0;
+                while i < 32 {
+                    pairs[i] = (i / 2 + i % 2 * 16) as i16;
+                    i += 1;
+                }
+                pairs
+            };
+            let pairs = _mm512_loadu_si512(PAIRS.as_ptr().cast());
+            _mm512_permutexvar_epi16(pairs, _mm512_inserti64x4::<1>(low, high))
         })
     }
 

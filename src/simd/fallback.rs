@@ -97,6 +97,14 @@ pub(crate) fn pack_bf16_rounded<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I
     vector_i32(s, |i| (rounded(low[i]) >> 16 | (rounded(high[i]) & !0xffff)) as i32)
 }
 
+/// Default of [`Isa::pack_f16`].
+#[inline(always)]
+pub(crate) fn pack_f16<S: Isa>(s: S, low: S::F32, high: S::F32) -> S::I32 {
+    let (low, high) = (lanes(s, low), lanes(s, high));
+    let bits = |x: f32| i32::from(half::to_f16(x));
+    vector_i32(s, |i| bits(low[i]) | bits(high[i]) << 16)
+}
+
 /// Default of [`Isa::low_bf16`].
 #[inline(always)]
 pub(crate) fn low_bf16<S: Isa>(s: S, x: S::I32) -> S::F32 {

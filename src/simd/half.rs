@@ -5,6 +5,15 @@
 //! No conversion branches: each case is computed, and one selected, so that compilers make vectors
 //! of them for any target.
 
+/// A format of numbers of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// bfloat16.
+    Bf16,
+    /// binary16.
+    F16,
+}
+
 /// Bits of an f32 that are no sign.
 const MAGNITUDE: u32 = 0x7fff_ffff;
 /// The bits of infinity.

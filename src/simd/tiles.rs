@@ -47,8 +47,9 @@ pub(crate) trait TileRegisters: Sized {
     /// # Safety
     /// As [`TileRegisters::load`], of memory that is writable.
     unsafe fn store<const T: usize>(&self, to: *mut u8, stride: usize);
-    /// C += A · B, of bfloat16. Subnormal numbers may count as 0.
-    fn dot_bf16<const C: usize, const A: usize, const B: usize>(&mut self);
+    /// C += A · B, of 16-bit numbers: bfloat16, or those of the format that its token has
+    /// ([`super::Isa::with_half_format`]). Subnormal bfloat16 may count as 0, and subnormal sums.
+    fn dot_halves<const C: usize, const A: usize, const B: usize>(&mut self);
     /// C += A · B, of unsigned bytes by signed ones. Sums wrap.
     fn dot_u8_i8<const C: usize, const A: usize, const B: usize>(&mut self);
     /// C += A · B, of signed bytes by unsigned ones. Sums wrap.
@@ -143,7 +144,7 @@ impl TileRegisters for Plain {
         }
     }
 
-    fn dot_bf16<const C: usize, const A: usize, const B: usize>(&mut self) {
+    fn dot_halves<const C: usize, const A: usize, const B: usize>(&mut self) {
         self.dot([C, A, B], |sum, a, b| {
             let number = |word: u32, shift: u32| half::from_bf16((word >> shift) as u16);
             let [low, high] = [0, 16].map(|shift| number(a, shift) * number(b, shift));
@@ -182,7 +183,7 @@ mod tests {
         unsafe fn load<const T: usize>(&mut self, _from: *const u8, _stride: usize) {}
         unsafe fn load_a<const T: usize>(&mut self, _from: *const u8, _stride: usize) {}
         unsafe fn store<const T: usize>(&self, _to: *mut u8, _stride: usize) {}
-        fn dot_bf16<const C: usize, const A: usize, const B: usize>(&mut self) {}
+        fn dot_halves<const C: usize, const A: usize, const B: usize>(&mut self) {}
         fn dot_u8_i8<const C: usize, const A: usize, const B: usize>(&mut self) {}
         fn dot_i8_u8<const C: usize, const A: usize, const B: usize>(&mut self) {}
     }

@@ -248,10 +248,11 @@ impl Definition<'_> {
     /// that is infinity, only what is written counts.
     pub fn check(&self, isa: &str, largest: f64, label: &dyn Display, mut written: impl FnMut(usize, usize)) {
         let a = self.0;
-        // Where bfloat16 is multiplied, probabilities are rounded to 8 bits, and queries that are
-        // not bfloat16.
+        // Where numbers of 16 bits are multiplied, probabilities are rounded to 8 or 11 bits, and
+        // queries that are not such numbers.
         let words = why(a);
-        let is_bf16 = words.contains(" bf16, ");
+        let (is_bf16, is_f16) = (words.contains(" bf16, "), words.contains(" f16, "));
+        let is_half = is_bf16 || is_f16;
         // Where integers are, probabilities are multiples of 1/255 of the largest, by a table of
         // steps of 1/64 in their exponents, and queries are quantised that are not integers with
         // one scale a row, or that are multiplied by scales of K's channels.
@@ -275,6 +276,7 @@ impl Definition<'_> {
         let rounded = match (is_i8, is_i16) {
             (true, _) => 1.0 / 254.0,
             (_, true) => 1.0 / 40_000.0,
+            _ if is_f16 => 2f64.powi(-11),
             // Half a unit in the last of 8 places.
             _ => 2f64.powi(-8),
         };
@@ -285,7 +287,7 @@ impl Definition<'_> {
                     && quant(&a.q).is_none_or(|q| q.zero.is_null() && q.stride[3] == 0)
                     && quant(&a.k).is_none_or(|k| k.stride[3] == 0)
             }
-            false => a.q.dtype == BF16,
+            false => a.q.dtype == if is_f16 { F16 } else { BF16 },
         };
         // Rows of K and V that have been looked up, by key, of one sequence and head.
         let mut of = [-1; 2];
@@ -344,19 +346,19 @@ impl Definition<'_> {
                 let of_keys = rows[j][0].iter().zip(0..).map(|(k, d)| k.abs() + more(*j, d));
                 q.iter().zip(of_keys).map(|(&q, k)| size(q) * k).sum::<f64>()
             };
-            let of_scores = match (is_bf16 || is_i8 || is_i16) && !is_exact_q {
+            let of_scores = match (is_half || is_i8 || is_i16) && !is_exact_q {
                 true => scale.abs() * rounded * keys.iter().map(magnitude).fold(0.0, f64::max),
                 false => 0.0,
             };
             // Exponentials are no better than their rounding needs.
             let [step, of_power] = if is_i8 { [0.5 / 255.0, 0.006] } else { [0.5 / 16384.0, 1e-4] };
             let of_powers = step * keys.len() as f64 / sum.max(1.0) + of_power;
-            let of_sum = match (is_bf16, is_i8 || is_i16) {
+            let of_sum = match (is_half, is_i8 || is_i16) {
                 (true, _) => of_scores + 1e-4,
                 (_, true) => of_scores + 1.1 * of_powers,
                 _ => 0.0,
             };
-            let of_weights = match (is_bf16, is_i8 || is_i16) {
+            let of_weights = match (is_half, is_i8 || is_i16) {
                 (true, _) => 2.0 * rounded + 2.0 * of_scores,
                 (_, true) => 2.0 * of_powers + 2.0 * of_scores,
                 _ => 0.0,

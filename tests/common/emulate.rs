@@ -12,7 +12,7 @@ use std::arch::x86_64::__cpuid_count;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::zeroed;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Whether kernels of AVX-VNNI run with emulated instructions on this machine: it has all else that
 /// these need.
@@ -36,6 +36,12 @@ pub fn emulates_amx() -> bool {
     has_base && !has_tiles()
 }
 
+/// Whether products of tiles of binary16 are emulated with the others: unless the environment
+/// variable `FA_TEST_AMX_F16` is 0.
+pub fn emulates_f16() -> bool {
+    std::env::var_os("FA_TEST_AMX_F16").is_none_or(|wanted| wanted != "0")
+}
+
 /// Whether instructions of AMX are emulated where they are executed: no kernel need be there.
 pub fn emulates_tiles() -> bool {
     is_x86_feature_detected!("avx") && is_x86_feature_detected!("xsave") && !has_tiles()
@@ -54,6 +60,7 @@ pub fn emulated_isas() -> Vec<&'static str> {
 
 /// From now on the instructions of [`execute`] work in all threads of the process.
 pub fn install() {
+    HAS_F16.store(emulates_f16(), Ordering::Relaxed);
     UPPER_HALVES.store(__cpuid_count(0xd, UPPER_HALVES_BIT as u32).ebx as usize, Ordering::Relaxed);
     // SAFETY: the handler calls nothing but code of this file, which does not allocate, and changes
     // nothing but what the instruction would.
@@ -70,6 +77,9 @@ pub fn install() {
 pub fn own_count() -> u64 {
     COUNT.with(Cell::get)
 }
+
+/// [`emulates_f16`], for the handler.
+static HAS_F16: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// Without a destructor, and in the thread's own memory: the handler may use it.
@@ -352,7 +362,7 @@ unsafe fn execute_on_tiles(instruction: &Instruction, registers: &Registers) -> 
             ((2, prefix, 0, opcode @ (0x5c | 0x5e)), Operand::Register(first)) => {
                 let dot = match (opcode, prefix) {
                     (0x5c, 2) => Dot::Bf16,
-                    (0x5c, 3) => Dot::Fp16,
+                    (0x5c, 3) if HAS_F16.load(Ordering::Relaxed) => Dot::Fp16,
                     (0x5e, 0) => Dot::Bytes([false, false]),
                     (0x5e, 1) => Dot::Bytes([false, true]),
                     (0x5e, 2) => Dot::Bytes([true, false]),

@@ -1,6 +1,7 @@
 //! The instructions of AMX, one by one against plain arithmetic: emulated, or the machine's own.
 
 use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
 
 use crate::common::Random;
 use crate::emulate;
@@ -35,6 +36,12 @@ pub(crate) fn are_released() -> bool {
 /// Whether the instructions can be executed here.
 fn is_there() -> bool {
     emulate::emulates_tiles() || flash_attention::enable_amx().is_ok()
+}
+
+/// Whether those are among them that multiply binary16.
+fn has_f16() -> bool {
+    let is_own = || __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 21 & 1 == 1;
+    if emulate::emulates_tiles() { emulate::emulates_f16() } else { is_own() }
 }
 
 fn configure(tiles: &[[usize; 2]]) {
@@ -147,7 +154,7 @@ fn products_are_those_of_plain_arithmetic() {
             std::array::from_fn(|_| std::array::from_fn(|_| (random.below(2001) as f32 - 1000.0).to_bits()));
         let [a, b] = [0; 2].map(|_| integers(&mut random, |x| half::bf16::from_f32(x).to_bits()));
         assert_eq!(product!("tdpbf16ps", c, a, b), by_hand(&c, &a, &b, exact(bf16)), "{round}");
-        if emulate::emulates_tiles() {
+        if has_f16() {
             let [a, b] = [0; 2].map(|_| integers(&mut random, |x| half::f16::from_f32(x).to_bits()));
             assert_eq!(product!("tdpfp16ps", c, a, b), by_hand(&c, &a, &b, exact(f16)), "{round}");
         }
@@ -192,7 +199,7 @@ fn sums_are_rounded_as_the_manual_says() {
     assert_eq!(of([[2f32.powi(-126) * 1.5, -2f32.powi(-126)], [0.0; 2], [0.0; 2]], 0.0), 0.0);
     assert_eq!(of([[0.0; 2]; 3], f32::from_bits(0x8000_0001)), 0.0);
     assert!(of([[f32::INFINITY, 0.0], [f32::NEG_INFINITY, 0.0], [0.0; 2]], 1.0).is_nan());
-    if emulate::emulates_tiles() {
+    if has_f16() {
         // A subnormal number of binary16 counts.
         let (mut a, mut b) = ([[0; SIDE]; SIDE], [[0; SIDE]; SIDE]);
         (a[0][0], b[0][0]) = (0x0001, u32::from(half::f16::from_f32(0.5).to_bits()));

@@ -187,7 +187,7 @@ static void prefill(uint64_t seed) {
     }
     family.bf16 = family.bf16 || (a.k.dtype == FA_DTYPE_BF16 && (a.flags & FA_PRECISE) == 0);
     family.i16 = family.i16 || ((is_integer(a.k.dtype) || is_in_blocks(a.k.dtype)) && !family.i8);
-    if (family.i8 || family.i16 || family.bf16) family.exact_q = false;
+    if (family.i8 || family.i16 || family.bf16 || family.f16) family.exact_q = false;
     struct difference difference = {0};
     int64_t to = 0;
     for (int i = 0; i < q_count; i++) {
@@ -213,7 +213,7 @@ static void prefill(uint64_t seed) {
             }
         }
     }
-    if (!family.i8 && !family.i16 && !family.bf16 && a.o.dtype == FA_DTYPE_F32) {
+    if (!family.i8 && !family.i16 && !family.bf16 && !family.f16 && a.o.dtype == FA_DTYPE_F32) {
         /* Results meet with a log-sum-exp each, which is rounded to 2^-24 of itself; and few rows
          * are summed up in another order than many, so that scores differ by as much. */
         double coarse = 1, scale = a.scale == 0 ? 1 / sqrt((double)a.dim_qk) : fabs((double)a.scale);
@@ -321,7 +321,7 @@ static void decode(uint64_t seed) {
         if (longest > 0) family = widest_family(family, family_at(&local));
         family.bf16 = family.bf16 || (a.k.dtype == FA_DTYPE_BF16 && (a.flags & FA_PRECISE) == 0);
         family.i16 = family.i16 || ((is_integer(a.k.dtype) || is_in_blocks(a.k.dtype)) && !family.i8);
-        if (family.i8 || family.i16 || family.bf16) family.exact_q = false;
+        if (family.i8 || family.i16 || family.bf16 || family.f16) family.exact_q = false;
         for (int64_t b = 0; b < a.batch; b++) {
             for (int64_t h = 0; h < a.heads_q; h++) {
                 for (int64_t i = 0; i < a.len_q; i++) {

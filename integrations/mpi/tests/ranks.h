@@ -154,7 +154,7 @@ static inline void transpose(struct copy *c, int64_t entries, int64_t heads, int
 
 /* The largest of what two ways of computing may be off by. */
 static inline struct family widest_family(struct family a, struct family b) {
-    return (struct family){a.bf16 || b.bf16, a.i8 || b.i8, a.i16 || b.i16, a.exact_q && b.exact_q};
+    return (struct family){a.bf16 || b.bf16, a.i8 || b.i8, a.i16 || b.i16, a.exact_q && b.exact_q, a.f16 || b.f16};
 }
 
 static inline struct family family_at(const fa_attention *a) {

@@ -1,26 +1,47 @@
-//! bf16, with dot products of pairs: pairs of elements for scores, pairs of keys for outputs. Sums
-//! and softmax are f32.
+//! Numbers of 16 bits, with dot products of pairs: pairs of elements for scores, pairs of keys for
+//! outputs. Sums and softmax are f32. The numbers are bf16, or of the format that the token has
+//! ([`Isa::half_format`]): f16 on tiles, in prefill.
 //!
-//! Queries that are stored as bf16 are used as they are; others are scaled and rounded once.
-//! Probabilities are rounded to bf16, but not their sum. In prefill, V is staged: the values of two
+//! Queries that are stored in that format are used as they are; others are scaled and rounded once.
+//! Probabilities are rounded to it, but not their sum. In prefill, V is staged: the values of two
 //! keys are interleaved, a block of keys at a time. In decode, K is multiplied in place, and the
 //! values of two keys are interleaved as they are loaded.
 
 use crate::attend::convert;
 use crate::attend::fold::Folding;
-use crate::attend::rows::{Source, copy_rows, row_scratch, rows_as_f32};
+use crate::attend::rows::{Rows, Source, copy_rows, row_scratch, rows_as_f32};
 use crate::decode::gemv::{Gemv, width};
 use crate::dtype::{self, Dtype, Stored, bf16, f32};
 use crate::prefill::gemm::Gemm;
 use crate::problem::{Accuracy, Storage};
+use crate::simd::half::Format;
 use crate::simd::lane::{Float, Int, MAX_PACK};
 use crate::simd::transpose::{TransposeTile, transpose_partial};
 use crate::simd::{Body, Isa, MAX_LANES, half};
 
-/// The compute type of bf16.
-pub(crate) enum Bf16 {}
+/// The compute type of 16-bit numbers.
+pub(crate) enum Half {}
 
-impl Gemm for Bf16 {
+/// The storage type whose numbers are of a format.
+#[inline(always)]
+fn stored_as(format: Format) -> Dtype {
+    match format {
+        Format::Bf16 => Dtype::Bf16,
+        Format::F16 => Dtype::F16,
+    }
+}
+
+/// What 16-bit numbers of a format are multiplied by, read as bf16, so that infinity and NaN are
+/// those of bf16, and no other number becomes one: f16 has three bits of exponent less.
+#[inline(always)]
+fn to_the_end(format: Format) -> f32 {
+    match format {
+        Format::Bf16 => 1.0,
+        Format::F16 => 128.0,
+    }
+}
+
+impl Gemm for Half {
     const NAME: &'static str = "bf16";
     const ACCURACY: Accuracy = Accuracy::AsStored;
     const PACK: usize = 2;
@@ -41,6 +62,21 @@ impl Gemm for Bf16 {
     }
 
     #[inline(always)]
+    fn on<S: Isa>(s: S, storage: &Storage) -> Option<S> {
+        s.with_half_format(if storage.dtypes[1] == Dtype::F16 { Format::F16 } else { Format::Bf16 })
+    }
+
+    /// Probabilities reach 2^15, so that f16 has all its bits down to 2^-21 of the largest one, and
+    /// values are below 2^16. Those of bf16 may be as large as f32 allows.
+    #[inline(always)]
+    fn headroom<S: Isa>(s: S) -> f32 {
+        match s.half_format() {
+            Format::Bf16 => 0.0,
+            Format::F16 => 7.0,
+        }
+    }
+
+    #[inline(always)]
     fn query_scratch(dtype: Dtype, dim: usize) -> usize {
         row_scratch(dtype, dim)
     }
@@ -48,7 +84,7 @@ impl Gemm for Bf16 {
     #[inline(always)]
     fn reads_k(dtype: Dtype, dim: usize) -> bool {
         // A pair must not reach beyond the row.
-        dtype == Dtype::Bf16 && dim.is_multiple_of(2)
+        matches!(dtype, Dtype::Bf16 | Dtype::F16) && dim.is_multiple_of(2)
     }
 
     #[inline(always)]
@@ -68,8 +104,12 @@ impl Gemm for Bf16 {
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
-        // Queries of bf16 are exact without the factor; the scores are multiplied by it.
-        let [factor, later] = if source.dtype() == Dtype::Bf16 { [1.0, factor] } else { [factor, 1.0] };
+        // Queries of the format are exact without the factor; the scores are multiplied by it. So
+        // they are where others are multiplied by a power of two, to be in the range of f16.
+        let format = s.half_format();
+        let is_exact = source.dtype() == stored_as(format);
+        let moves = format == Format::F16 && !is_exact;
+        let [factor, later] = if is_exact || moves { [1.0, factor] } else { [factor, 1.0] };
         let scale = s.splat(factor);
         // SAFETY: the panel has a line for the header before those of the steps (caller).
         let steps = unsafe { panel.add(Self::PANEL_HEADER * lanes) };
@@ -80,6 +120,16 @@ impl Gemm for Bf16 {
                 s.store(panel.add(first), s.splat(later));
                 rows_as_f32(s, source.skip(first), here, dim, scratch)
             };
+            let mut up = [1f32; MAX_LANES];
+            if moves {
+                // SAFETY: `here` rows of `dim` f32; the panel has a vector of the first line.
+                unsafe {
+                    powers(s, Powers { rows: from, n: here, dim, up: &mut up });
+                    let mut down = up;
+                    down.iter_mut().for_each(|x| *x = later / *x);
+                    s.store(panel.add(first), s.load(down.as_ptr()));
+                }
+            }
             for d in (0..dim).step_by(S::LANES) {
                 let mut square = TransposeTile::uninit();
                 let square = square.as_mut_ptr().cast::<f32>();
@@ -105,8 +155,13 @@ impl Gemm for Bf16 {
                     for pair in 0..width.div_ceil(2) {
                         let mut rounded = [0u16; 2 * MAX_LANES];
                         let (low, high) = (rounded.as_mut_ptr(), rounded.as_mut_ptr().add(MAX_LANES));
-                        s.store_bf16(low, s.load(square.add(2 * pair * S::LANES)));
-                        s.store_bf16(high, s.load(square.add((2 * pair + 1) * S::LANES)));
+                        for (at, i) in [(low, 2 * pair), (high, 2 * pair + 1)] {
+                            let x = s.load(square.add(i * S::LANES));
+                            match format {
+                                Format::Bf16 => s.store_bf16(at, x),
+                                Format::F16 => s.store_f16(at, s.mul(x, s.load(up.as_ptr()))),
+                            }
+                        }
                         let words = s.pack_bf16(s.load_bf16(low), s.load_bf16(high));
                         s.store_i32(steps.add((d / 2 + pair) * lanes + first).cast(), words);
                     }
@@ -125,7 +180,7 @@ impl Gemm for Bf16 {
     #[inline(always)]
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
         // SAFETY: `n` rows of `dim` elements, and room for their groups (caller).
-        unsafe { interleave(s, Interleave { source, n, dim, first, to }) }
+        unsafe { interleave(s, Interleave { source, n, dim, first, to, format: s.half_format() }) }
     }
 
     #[inline(always)]
@@ -150,7 +205,10 @@ impl Gemm for Bf16 {
         let high = s.exp2_approx(s.sub(high, running_max));
         *total = s.add(*total, high);
         // NaN need not survive rounding: the sum of the probabilities has it.
-        s.pack_bf16_rounded(low, high)
+        match s.half_format() {
+            Format::Bf16 => s.pack_bf16_rounded(low, high),
+            Format::F16 => s.pack_f16(low, high),
+        }
     }
 
     #[inline(always)]
@@ -165,6 +223,7 @@ impl Gemm for Bf16 {
 
     #[inline(always)]
     fn probability(word: u32, key: usize) -> f32 {
+        // It is multiplied by what is not finite: of f16, too, this is 0 where it is 0.
         half::from_bf16((word >> (16 * key)) as u16)
     }
 }
@@ -179,7 +238,7 @@ unsafe fn interleave<S: Isa>(s: S, body: Interleave) -> bool {
     s.core().enter(body)
 }
 
-/// The arguments of [`interleave`]. Only [`Bf16::stage_v`] makes one, whose caller vouches for its
+/// The arguments of [`interleave`]. Only [`Half::stage_v`] makes one, whose caller vouches for its
 /// pointers.
 struct Interleave<'a> {
     source: Source<'a>,
@@ -187,6 +246,7 @@ struct Interleave<'a> {
     dim: usize,
     first: usize,
     to: *mut u8,
+    format: Format,
 }
 
 impl Body for Interleave<'_> {
@@ -194,8 +254,8 @@ impl Body for Interleave<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) -> bool {
-        let Interleave { source, n, dim, first, to } = self;
-        let rows = source.rows();
+        let Interleave { source, n, dim, first, to, format } = self;
+        let (rows, end) = (source.rows(), s.splat(to_the_end(format)));
         // 0 as long as all values are finite, NaN afterwards.
         let mut nonfinite = s.splat(0.0);
         let mut key = first;
@@ -203,15 +263,15 @@ impl Body for Interleave<'_> {
             let low = rows.skip(key - first).base;
             let has_high = key.is_multiple_of(2) && key + 1 < first + n;
             let high = rows.skip(key + 1 - first).base;
-            let group = to.wrapping_add(key / 2 * Bf16::staged_v_row(dim)).cast::<i32>();
+            let group = to.wrapping_add(key / 2 * Half::staged_v_row(dim)).cast::<i32>();
             for d in (0..dim).step_by(S::LANES) {
                 // SAFETY: elements below `dim` of the caller's rows; groups have room for whole
                 // vectors, because they are whole cache lines.
                 unsafe {
                     let at = group.wrapping_add(d);
-                    let low = values(s, low, d, dim, &mut nonfinite);
+                    let low = values(s, low, d, dim, end, &mut nonfinite);
                     let words = if has_high {
-                        s.pack_bf16(low, values(s, high, d, dim, &mut nonfinite))
+                        s.pack_bf16(low, values(s, high, d, dim, end, &mut nonfinite))
                     } else if key.is_multiple_of(2) {
                         s.pack_bf16(low, s.splat(0.0))
                     } else {
@@ -227,22 +287,72 @@ impl Body for Interleave<'_> {
     }
 }
 
-/// A vector of values from element `d` on, with 0 behind the last and where a value is not finite;
-/// such a value makes `nonfinite` NaN.
+/// A vector of values from element `d` on, as if they were bf16, with 0 behind the last and where a
+/// value is not finite; such a value makes `nonfinite` NaN. `end` is that of [`to_the_end`].
 ///
 /// # Safety
-/// `row` has `dim` bf16.
+/// `row` has `dim` numbers of 16 bits.
 #[inline(always)]
-unsafe fn values<S: Isa>(s: S, row: *const u8, d: usize, dim: usize, nonfinite: &mut S::F32) -> S::F32 {
+unsafe fn values<S: Isa>(
+    s: S,
+    row: *const u8,
+    d: usize,
+    dim: usize,
+    end: S::F32,
+    nonfinite: &mut S::F32,
+) -> S::F32 {
     // SAFETY: the row has `dim` elements (caller).
     let x = unsafe { bf16::Bf16::load_rest(s, row, d, dim) };
-    let zero_or_nan = s.sub(x, x);
+    let at_end = s.mul(x, end);
+    let zero_or_nan = s.sub(at_end, at_end);
     *nonfinite = s.add(*nonfinite, zero_or_nan);
     s.select(s.gt(s.splat(1.0), zero_or_nan), x, s.splat(0.0))
 }
 
-impl Gemv for Bf16 {
-    const NAME: &'static str = <Bf16 as Gemm>::NAME;
+/// [`Powers`], kept out of line: queries of other types than K and V are not the usual ones.
+///
+/// # Safety
+/// There are as many rows as `body` says.
+#[inline(never)]
+unsafe fn powers<S: Isa>(s: S, body: Powers) {
+    s.core().enter(body);
+}
+
+/// The powers of two that bring rows of queries into the range of f16: the largest finite element
+/// of each becomes at least 2^14, and less than 2^15. So 29 powers of two below it keep all their
+/// bits. Only [`powers`] takes one, whose caller vouches for the rows.
+struct Powers<'a> {
+    rows: Rows,
+    n: usize,
+    dim: usize,
+    up: &'a mut [f32; MAX_LANES],
+}
+
+impl Body for Powers<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Isa>(self, s: S) {
+        const BIAS: u32 = 127;
+        let zero = s.splat(0.0);
+        for (row, up) in self.up.iter_mut().enumerate().take(self.n) {
+            let mut largest = zero;
+            for d in (0..self.dim).step_by(S::LANES) {
+                // SAFETY: I2: a row of `dim` f32 (caller).
+                let x = unsafe { f32::F32::load_rest(s, self.rows.skip(row).base, d, self.dim) };
+                let magnitude = s.max(x, s.sub(zero, x));
+                let is_finite = s.gt(s.splat(f32::INFINITY), magnitude);
+                largest = s.max(s.select(is_finite, magnitude, zero), largest);
+            }
+            let exponent = s.horizontal_max(largest).to_bits() >> 23;
+            // Its inverse is a normal number, too.
+            *up = f32::from_bits((2 * BIAS + 14 - exponent).min(2 * BIAS - 1) << 23);
+        }
+    }
+}
+
+impl Gemv for Half {
+    const NAME: &'static str = <Half as Gemm>::NAME;
     const DTYPE: Option<Dtype> = Some(Dtype::Bf16);
     type Own = bf16::Bf16;
     const PACK: usize = 2;
