@@ -2,7 +2,9 @@
 # Packs what is installed, the licences of all that is inside, and checksums; CMake's target `dist`
 # calls it with the environment it needs. The same libraries give the same archive, byte by byte.
 #
-#   dist.sh FOLDER SYSTEM ARGUMENT...     SYSTEM: such as linux-x86_64; arguments of CMake, as in the build that calls this
+#   dist.sh FOLDER SYSTEM ARGUMENT...
+#
+# SYSTEM: such as linux-x86_64; arguments of CMake, as in the build that calls this.
 #
 # FA_OLD_GLIBC=ON: the shared library is linked for older systems (old_glibc.py). FA_SPLIT=ON: the
 # names of its functions, which debuggers and profilers want, go into an archive of their own, in

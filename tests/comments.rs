@@ -85,10 +85,9 @@ fn comment<'a>(line: &'a str, language: &str) -> Option<&'a str> {
     begins.or_else(within)
 }
 
-/// Whether a wide comment could be broken: tables, addresses, examples and headings could not.
+/// Whether a wide comment could be broken: tables, addresses and headings could not.
 fn breaks(text: &str) -> bool {
-    let is_indented = text.starts_with("   ");
-    !(is_indented || text.trim_start().starts_with('|') || text.contains("http") || text.contains("----"))
+    !(text.trim_start().starts_with('|') || text.contains("http") || text.contains("----"))
 }
 
 #[test]
@@ -113,7 +112,7 @@ fn comments_are_known() {
     assert_eq!(comment(" * A sentence.", "c"), Some(" A sentence."));
     assert_eq!(comment("\t# A sentence.", "sh"), Some(" A sentence."));
     assert_eq!(comment("x = 1  # A sentence.", "py"), None);
-    assert!(breaks(" A sentence.") && !breaks("   --option   what it does"));
+    assert!(breaks(" A sentence.") && breaks("   --option   what it does") && !breaks(" | a | b |"));
 }
 
 #[test]
