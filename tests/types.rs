@@ -286,8 +286,8 @@ fn errors_of_16_bits_stay_within_what_is_documented() {
     }
 }
 
-/// Powers of two may be in queries, in keys or in the scale: no format of 16 bits overflows or loses
-/// bits.
+/// Powers of two may be in queries, in keys or in the scale: no format of 16 bits overflows or
+/// loses bits.
 #[test]
 fn queries_of_any_size_have_the_same_bits() {
     let (len_q, len_kv, dim) = (20, 70, 40);
