@@ -405,15 +405,19 @@ fn errors_of_16_bits_stay_within_what_is_documented() {
     }
 }
 
-/// Powers of two may be in queries or in the scale: no format of 16 bits overflows or loses bits.
+/// Powers of two may be in queries, in keys or in the scale: no format of 16 bits overflows or
+/// loses bits.
 #[test]
 fn queries_of_any_size_have_the_same_bits() {
     let (len_q, len_kv, dim) = (20, 70, 40);
     let inputs = Inputs::normal(Size::new(1, len_q, len_kv, dim), 12);
     for dtype in [Dtype::Bf16, Dtype::F16] {
-        let [k, v] = [&inputs.k, &inputs.v].map(|x| encode(dtype, x, dim).0);
-        let compute = |kernel, exponent: i32| {
-            let q: Vec<f32> = inputs.q.iter().map(|x| x * 2f32.powi(exponent)).collect();
+        let v = encode(dtype, &inputs.v, dim).0;
+        // Queries are 2^of_q times as large as usual, keys 2^of_k times.
+        let compute = |kernel, [of_q, of_k]: [i32; 2]| {
+            let q: Vec<f32> = inputs.q.iter().map(|x| x * 2f32.powi(of_q)).collect();
+            let k: Vec<f32> = inputs.k.iter().map(|x| x.round() * 2f32.powi(of_k)).collect();
+            let k = encode(dtype, &k, dim).0;
             let mut o = vec![0f32; len_q * dim];
             // SAFETY: as many bytes, which outlive the problem.
             let [k, v] = [&k, &v].map(|data| unsafe {
@@ -422,14 +426,14 @@ fn queries_of_any_size_have_the_same_bits() {
             let layout = Layout::dense(Dtype::F32, 1, len_q, dim).unwrap();
             let tensors =
                 Tensors::new(View::of(&q, layout).unwrap(), k, v, ViewMut::of(&mut o, layout).unwrap());
-            let semantics = Semantics::with_scale(0.3 * 2f32.powi(-exponent));
+            let semantics = Semantics::with_scale(0.3 * 2f32.powi(-of_q - of_k));
             run(&mut Problem::new(tensors, semantics).unwrap(), kernel, 1).unwrap();
             o
         };
         for kernel in kernels(dtype) {
-            let usual = compute(kernel, 0);
-            for exponent in [-100, -20, 10, 17, 100] {
-                assert!(same_bits(&compute(kernel, exponent), &usual), "{kernel:?}: 2^{exponent}");
+            let usual = compute(kernel, [0, 0]);
+            for powers in [[-100, 0], [100, 0], [16, -16], [18, -20], [-12, 12], [-30, 13]] {
+                assert!(same_bits(&compute(kernel, powers), &usual), "{kernel:?}: {powers:?}");
             }
         }
     }
