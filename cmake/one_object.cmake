@@ -2,7 +2,8 @@
 # of the header. So it links beside any other Rust archive: two of them have the names of the
 # standard library in common.
 #
-#   cmake -DFROM=ARCHIVE -DTO=ARCHIVE [-DLINKER=ld -DOBJCOPY=objcopy -DNM=nm -DAR=ar] -P one_object.cmake
+#   cmake -DFROM=ARCHIVE -DTO=ARCHIVE [-DLINKER=ld -DOBJCOPY=objcopy -DNM=nm -DAR=ar]
+#         -P one_object.cmake
 #
 # Without the tools the archive is cargo's as it is.
 

@@ -841,7 +841,8 @@ fn slices_are_written_alike() {
     refuse(&[1, 3], &table, own, Err(Error::Lengths));
     refuse(&[9, 3], &table, own, Err(Error::Lengths));
     refuse(&lens, &[3, 5, 4, 0], own, Err(Error::Page));
-    refuse(&lens, &table[..3], own, Err(Error::Lengths));
+    refuse(&lens, &table[..2], own, Err(Error::Lengths));
+    refuse(&lens, &table[..3], own, Err(Error::Shape));
     refuse(&lens, &table, Some([1, 0, 0, 0]), Err(Error::Shape));
     refuse(&lens, &table, Some([heads * page, page, 0, 0]), Err(Error::Shape));
     refuse(&lens, &table, Some([9 * heads * page, page, 1, 0]), Err(Error::Shape));

@@ -3,8 +3,8 @@
  * thread alone any threads must reproduce, and what a pool has to do besides.
  *
  *   prompt  many query rows: parts are rows of heads
- *   token   one query row on many keys: threads divide the keys, and the second half of a call joins
- *           what they found
+ *   token   one query row on many keys: threads divide the keys, and the second half of a call
+ *           joins what they found
  */
 
 #ifndef RECIPE_H
