@@ -640,7 +640,7 @@ class Partitions {
 #if defined(__cpp_exceptions)
 class Error : public std::runtime_error {
   public:
-    explicit Error(fa_status status) : std::runtime_error(fa_status_string(status)), status(status) {}
+    explicit Error(fa_status why) : std::runtime_error(fa_status_string(why)), status(why) {}
     const fa_status status;
 };
 

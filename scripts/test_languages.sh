@@ -40,6 +40,7 @@ run_rust() {
     # others link.
     local run=(cargo run --quiet --locked --features rayon --profile test)
     test_case rust.real_model "${run[@]}" --example real_model -- "$data"
+    test_case rust.paged_decode "${run[@]}" --example paged_decode
     test_case rust.rayon "${run[@]}" --example rayon
 }
 

@@ -43,6 +43,7 @@ if [ "$failed" = 0 ]; then
     test_case contents contents
     test_case package inside "$tests/tests/run.py" "$data"
     test_case ten_lines inside "$tests/example/ten_lines.py"
+    test_case paged_decode inside "$tests/example/paged_decode.py"
     test_case real_model inside "$tests/example/real_model.py" "$data"
     test_case types inside -m mypy --strict --cache-dir "$root/build/mypy" -p cpu_attention
 fi

@@ -46,6 +46,8 @@ fn compile(dialect: &str, text: &str) -> Result<(), cc::Error> {
         .cpp(is_cpp)
         .std(dialect)
         .flag("-pedantic")
+        .flag("-Wshadow")
+        .flag("-Wconversion")
         .extra_warnings(true)
         .warnings_into_errors(true)
         .file(&file)
