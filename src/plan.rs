@@ -302,7 +302,8 @@ impl Planner<'_> {
         DecodeRule {
             lanes: kernel.lanes(),
             too_few: std::array::from_fn(|i| k.rows[i].max(v.rows[i])),
-            row_keys: k.row_keys.min(v.row_keys),
+            // Measured with 8 and 16 lanes. Four are filled by a token of grouped heads.
+            row_keys: if kernel.lanes() < 8 { 0 } else { k.row_keys.min(v.row_keys) },
             heads: shape.heads_of_group(),
             of_head: border.of_head,
         }
