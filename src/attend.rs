@@ -46,3 +46,13 @@ pub(crate) fn prefetch_row<S: Isa>(s: S, row: *const u8, bytes: usize) {
         line += 64;
     }
 }
+
+/// Prefetches the first `n` rows, of `bytes` bytes each, into the second-level cache: it waits for
+/// more lines at once than the first. Kept out of line, so that the code exists once for each
+/// instruction set.
+#[inline(never)]
+pub(crate) fn prefetch_rows_l2<S: Isa>(s: S, rows: rows::Rows, n: usize, bytes: usize) {
+    for i in 0..n {
+        prefetch_row(s, rows.skip(i).base, bytes);
+    }
+}

@@ -118,6 +118,12 @@ pub struct DecodeTuning {
     /// over. Rows of a page lie far apart, often in the same few sets of L1, so more of them would
     /// displace each other.
     pub prefetch_page_bytes: usize,
+    /// The same into L2, which tracks more misses, for single keys and for pages that are not
+    /// small; 0 if that is no better.
+    pub prefetch_page_bytes_l2: usize,
+    /// Bytes of a kv head in a page, at least: to find a smaller one takes as long as to wait for
+    /// it.
+    pub prefetch_page_l2_from: usize,
     /// Whether L2 prefetches of what is read some keys later pay off.
     pub prefetches_stream: bool,
     /// They are made where a call reads more than 1/n of L3 of K and V: neighbours have the rest.
@@ -378,6 +384,8 @@ pub static ZEN4: Tuning = Tuning {
         prefetch_rows: 16,
         prefetch_first: 8,
         prefetch_page_bytes: 4096,
+        prefetch_page_bytes_l2: 8192,
+        prefetch_page_l2_from: 512,
         prefetches_stream: true,
         l3_share_stream: 2,
         // Of a model with several layers, so much of each comes from memory.
@@ -423,7 +431,12 @@ pub static INTEL_AMX: Tuning = Tuning {
     has_fast_bf16_dots: false,
     // L2 prefetches compete with demand misses for the L1 fill buffers. Heads in turns were not
     // measured.
-    decode: DecodeTuning { prefetches_stream: false, together_above: usize::MAX, ..ZEN4.decode },
+    decode: DecodeTuning {
+        prefetch_page_bytes_l2: 0,
+        prefetches_stream: false,
+        together_above: usize::MAX,
+        ..ZEN4.decode
+    },
     ..ZEN4
 };
 
@@ -491,6 +504,8 @@ impl DecodeTuning {
             prefetch_rows,
             prefetch_first,
             prefetch_page_bytes,
+            prefetch_page_bytes_l2,
+            prefetch_page_l2_from,
             prefetches_stream,
             l3_share_stream,
             together_above,
@@ -679,6 +694,7 @@ mod tests {
             }
             if name.starts_with("intel") {
                 expected.decode.together_above = usize::MAX;
+                expected.decode.prefetch_page_bytes_l2 = 0;
             }
             let decode = DecodeTuning { prefetches_stream: true, ..decode };
             assert!(prefill == expected.prefill && decode == expected.decode, "{tuning:?}");

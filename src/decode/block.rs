@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::gemv::Reading;
-use super::prefetch::{BYTES_AHEAD, LINE, PrefetchStream, prefetch_rows};
+use super::prefetch::{BYTES_AHEAD, PrefetchStream, prefetch_rows};
 use super::repacked::{self, Group};
 use super::scratch::{BlockArrays, Staging, staged_keys, staged_stride, staging};
 use super::unpack::{self, OfBlocks};
@@ -13,7 +13,7 @@ use crate::attend::blocks::{clip, visible_in};
 use crate::attend::fold::of_key;
 use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
 use crate::attend::seen::Seen;
-use crate::attend::{K, V, convert, gather};
+use crate::attend::{K, V, convert, gather, prefetch_rows_l2};
 use crate::dtype::Dtype;
 use crate::problem::Chunk;
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -99,6 +99,8 @@ struct KvBlock<'a> {
     /// How many keys before a page its first rows are prefetched, and how many rows: see
     /// [`DecodeTuning::prefetch_page_bytes`]. 0 without pages.
     prefetch_page: usize,
+    /// Whether that is into the second-level cache.
+    prefetches_l2: bool,
     tuning: &'static DecodeTuning,
 }
 
@@ -125,10 +127,16 @@ impl<'a> KvBlock<'a> {
         let has_row_scales = granularity == ScaleGranularity::PerToken;
         let row_bytes = shape.row_bytes_kv()[which];
         let staged_keys = staged_keys(reading, shape, which, tiles);
-        // A loop that only copies has as many misses at once with half of that.
-        let ahead = tiles.tuning.decode.prefetch_page_bytes / if is_staged { 2 } else { 1 };
+        let tuning = &tiles.tuning.decode;
         // Single keys lie anywhere, as pages do.
-        let lies_anywhere = shape.page.is_some() || work.sequence().is_of_columns();
+        let is_single = work.sequence().is_of_columns();
+        let lies_anywhere = shape.page.is_some() || is_single;
+        let is_long =
+            is_single || shape.page.unwrap_or(1).saturating_mul(row_bytes) >= tuning.prefetch_page_l2_from;
+        let prefetches_l2 = tuning.prefetch_page_bytes_l2 > 0 && is_long;
+        let ahead = if prefetches_l2 { tuning.prefetch_page_bytes_l2 } else { tuning.prefetch_page_bytes };
+        // A loop that only copies has as many misses at once with half of that.
+        let ahead = ahead / if is_staged { 2 } else { 1 };
         let prefetches_page = lies_anywhere && !shape.strided_kv[which];
         let prefetch_page = if prefetches_page { (ahead / row_bytes).max(1) } else { 0 };
         let view = if which == V { work.problem().v() } else { work.problem().k() };
@@ -156,7 +164,8 @@ impl<'a> KvBlock<'a> {
             scales: has_row_scales.then_some(arrays.scales[which]),
             zeros: (has_row_scales && shape.storage.zeros[1 + which]).then_some(arrays.zeros[which]),
             prefetch_page,
-            tuning: &tiles.tuning.decode,
+            prefetches_l2,
+            tuning,
         };
         block.whole = match block.staged {
             Some(base) if block.is_staged_at_once => Some(Rows { base, stride: block.staged_stride }),
@@ -270,13 +279,25 @@ impl<'a> KvBlock<'a> {
         self.chunks(ahead(keys.start)..ahead(keys.end))
     }
 
-    /// Prefetches the first rows of a page into the first-level cache. The hardware prefetcher
-    /// follows rows within a page, and cannot know which page is next.
+    /// Prefetches the first rows of a page. The hardware prefetcher follows rows within a page, and
+    /// cannot know which page is next.
     #[inline(always)]
     fn prefetch<S: Isa>(&self, s: S, page: Option<Chunk>) {
         if let Some(chunk) = page {
-            let n = chunk.keys.len().min(self.prefetch_page);
-            prefetch_rows(s, self.rows(&chunk), n, self.row_bytes);
+            self.prefetch_chunk(s, self.rows(&chunk), chunk.keys.len());
+        }
+    }
+
+    /// [`KvBlock::prefetch`] of so many rows.
+    #[inline(always)]
+    fn prefetch_chunk<S: Isa>(&self, s: S, rows: Rows, n: usize) {
+        let n = n.min(self.prefetch_page);
+        if self.prefetches_l2 {
+            // It follows neighbouring rows soonest.
+            let n = if rows.stride == self.row_bytes { n.min(self.prefetch_page.div_ceil(2)) } else { n };
+            prefetch_rows_l2(s.core(), rows, n, self.row_bytes);
+        } else {
+            prefetch_rows(s, rows, n, self.row_bytes);
         }
     }
 
@@ -530,15 +551,11 @@ impl Body for CopyRows<'_, '_> {
         let is_gathered = problem.shape().gathers(block.which);
         if let Some((list, at)) = problem.single_keys(block.work.sequence()).filter(|_| !is_gathered) {
             // One row after the other: to make chunks of them takes longer than to copy them.
-            // Into the second level, which waits for more lines at once than the first.
             let all = block.rows(&Chunk { keys: 0..0, at });
             let row = |key: usize| all.skip(list.get(key));
-            let (ahead, last) = (4 * block.prefetch_page, list.count() - 1);
+            let (ahead, last) = (2 * block.prefetch_page, list.count() - 1);
             for key in keys {
-                let next = row((key + ahead).min(last)).base;
-                for line in (0..block.row_bytes).step_by(LINE) {
-                    s.prefetch_l2(next.wrapping_add(line));
-                }
+                block.prefetch_chunk(s, row((key + ahead).min(last)), 1);
                 let to = to.wrapping_add((key - block.start) * block.staged_stride);
                 // SAFETY: I2: the sequence has the rows `keys`; I5: there is room for those of a
                 // run, `staged_stride` bytes each.

@@ -7,7 +7,7 @@ use super::gemm::Gemm;
 use crate::attend::fold::of_key;
 use crate::attend::gather::{self, GATHERED};
 use crate::attend::rows::{Rows, Source, chunk_rows, key_rows};
-use crate::attend::{K, V, prefetch_row};
+use crate::attend::{K, V, prefetch_rows_l2};
 use crate::dtype::Dtype;
 use crate::problem::{Problem, Sequence, Shape};
 use crate::simd::Isa;
@@ -80,9 +80,12 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
     (Rows { base: scratch, stride }, left_out)
 }
 
-/// How many single keys ahead rows are prefetched: about what a core tracks of misses, for rows of
-/// some lines.
+/// How many keys ahead rows of pages, and of single keys, are prefetched: about what a core tracks
+/// of misses, for rows of some lines.
 const ROWS_AHEAD: usize = 16;
+
+/// Bytes of a page that are prefetched: the hardware prefetcher follows what comes then.
+const BYTES_OF_PAGE: usize = 8192;
 
 /// Rows of K or V that are to be staged.
 struct Chunks<'a, 'p> {
@@ -110,16 +113,16 @@ impl Chunks<'_, '_> {
     #[inline(never)]
     unsafe fn each<S: Isa>(&self, s: S, stage: &mut dyn FnMut(Source, usize, usize)) {
         let Chunks { problem, sequence, view, kv_head, keys, dim, gathers, to, stride, room } = *self;
-        // Single keys lie anywhere, where no hardware prefetcher follows them.
-        let lies_anywhere = sequence.is_of_columns() && !view.layout().is_strided();
+        // Pages and single keys lie anywhere, where no hardware prefetcher follows them.
+        let lies_anywhere = problem.shape().page.is_some() || sequence.is_of_columns();
+        let lies_anywhere = lies_anywhere && !view.layout().is_strided();
+        let row_bytes = view.layout().row_bytes();
         let first_ahead = if lies_anywhere { keys.end.min(keys.start + ROWS_AHEAD) } else { keys.end };
         let mut ahead = problem.chunks(sequence, kv_head, first_ahead..keys.end);
         for chunk in problem.chunks(sequence, kv_head, keys.clone()) {
             if let Some(next) = ahead.next() {
                 let rows = chunk_rows(view, kv_head, &next).rows();
-                for row in 0..next.keys.len() {
-                    prefetch_row(s, rows.skip(row).base, view.layout().row_bytes());
-                }
+                prefetch_rows_l2(s, rows, next.keys.len().min(BYTES_OF_PAGE / row_bytes.max(1)), row_bytes);
             }
             let (source, n) = (chunk_rows(view, kv_head, &chunk), chunk.keys.len());
             let start = chunk.keys.start - keys.start;
