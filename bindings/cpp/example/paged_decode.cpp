@@ -1,8 +1,8 @@
-// A decode loop of one layer and sequence: grouped heads, and a cache of 8-bit integers in pages, in
-// which each token of each head has a scale of its own.
+// A decode loop of one layer and sequence: grouped heads, and a cache of 8-bit integers in pages,
+// in which each token of each head has a scale of its own.
 //
-// Exit code 1 if a result is not what the data were made for, 2 if a call was refused. Compiles with
-// and without exceptions.
+// Exit code 1 if a result is not what the data were made for, 2 if a call was refused. Compiles
+// with and without exceptions.
 
 #include <flash_attention.hpp>
 
@@ -69,8 +69,8 @@ bool decode_paged(const std::vector<Projected> &tokens, std::vector<std::array<f
 
 } // namespace
 
-// Each token attends to the one of half its position: a key in a direction of its own, and queries in
-// that of another.
+// Each token attends to the one of half its position: a key in a direction of its own, and queries
+// in that of another.
 int main() {
     std::vector<Projected> tokens(13);
     std::vector<std::array<float, HEADS * DIM>> outs(tokens.size());
