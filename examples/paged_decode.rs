@@ -94,7 +94,8 @@ fn main() -> ExitCode {
     };
     for (token, out) in outs.iter().enumerate() {
         let wanted = (token / 2) as f32;
-        if (0..HEADS).any(|h| !((out[h * DIM] - wanted).abs() <= 1e-3)) {
+        let is_right = |h: usize| (out[h * DIM] - wanted).abs() <= 1e-3;
+        if !(0..HEADS).all(is_right) {
             eprintln!("token {token}: {} instead of {wanted}", out[0]);
             return ExitCode::FAILURE;
         }

@@ -12,7 +12,9 @@ use flash_attention::capi::quantize::{fa_quantize, fa_quantize_i8};
 use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 use flash_attention_fuzz::common::Random;
-use flash_attention_fuzz::definition::{BF16, BLOCKS, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, at, block, stored};
+use flash_attention_fuzz::definition::{
+    BF16, BLOCKS, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, at, block, stored,
+};
 use flash_attention_fuzz::input::{Input, hash, mutate};
 use flash_attention_fuzz::layout::{
     MOST, Rows, Verdict, cells_are_apart, dim_verdict, quant_verdict, unit, values,

@@ -15,7 +15,9 @@ use flash_attention::capi::status::fa_status;
 use flash_attention::capi::tensor::{fa_quant, fa_tensor};
 
 use crate::common::Random;
-use crate::definition::{BF16, BLOCKS, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, U8, at, block, stored};
+use crate::definition::{
+    BF16, BLOCKS, Definition, F8_E4M3, F8_E5M2, F16, F32, I8, Q15, U8, at, block, stored,
+};
 use crate::general::{
     Described, FIRSTS, K, LENS, O, POINTERS, POSITIONS, Q, SCALES, SPAN_STARTS, SPANS, STARTS_KV, STARTS_Q,
     TABLE, TABLE_STARTS, V, is_enough, lists, numbers, put,
