@@ -56,10 +56,11 @@ static void descriptions(void) {
     CHECK(fa_attention_check_run(NULL, ws, sizeof ws, NULL, NULL, 0) == FA_ERR_NULL, "no description");
 }
 
-/* One key repeated so often that threads are worth their scratch memory. */
+/* One key repeated so often that threads are worth their scratch memory, in blocks that need more
+ * than there is on the stack. */
 static void make_much(void) {
     fill(), described = good;
-    a->len_kv = 200000, a->k.stride[2] = a->v.stride[2] = 0;
+    a->len_kv = 200000, a->k.stride[2] = a->v.stride[2] = 0, a->block_kv = 1024;
 }
 
 static void workspaces_and_pools(void) {
