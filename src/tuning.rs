@@ -118,11 +118,11 @@ pub struct DecodeTuning {
     /// over. Rows of a page lie far apart, often in the same few sets of L1, so more of them would
     /// displace each other.
     pub prefetch_page_bytes: usize,
-    /// The same into L2, which tracks more misses, for single keys and for pages that are not
-    /// small; 0 if that is no better.
+    /// Prefetch distance into L2, in bytes of rows, for single keys and for pages that are not
+    /// small: L2 tracks more misses than L1. 0 = into L1, as above.
     pub prefetch_page_bytes_l2: usize,
-    /// Bytes of a kv head in a page, at least: to find a smaller one takes as long as to wait for
-    /// it.
+    /// Least bytes of a kv head in a page that is prefetched into L2: finding a smaller one takes
+    /// as long as waiting for it.
     pub prefetch_page_l2_from: usize,
     /// Whether L2 prefetches of what is read some keys later pay off.
     pub prefetches_stream: bool,

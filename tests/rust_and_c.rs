@@ -182,7 +182,7 @@ fn slopes_of_masks_and_lists_of_pages_are_those_of_c() {
     run_c(&c);
     assert_eq!(bits(&out), bits(&of_c));
 
-    // The same lists say where new tokens go: the last two of each sequence.
+    // New tokens, the last two of each sequence, go where these lists say.
     let new = random.normals(batch * heads_kv * 2 * dim);
     let tokens = Tensor::head_first(&new, [batch, heads_kv, 2, dim]);
     let size = pages * heads_kv * page * dim;

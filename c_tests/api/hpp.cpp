@@ -512,7 +512,7 @@ void fractions() {
         assert(std::fabs(static_cast<float>(out[i]) / 65536 - n.out[i]) <= 1e-5f);
         assert(std::fabs(static_cast<float>(alone[i]) / 32768 - n.out[i]) <= 6e-4f);
     }
-    // The same bits with several threads; other ones where rows do not see all.
+    // Several threads give the same bits; a causal call, whose rows see less, gives others.
     const auto before = alone;
     fa::Fixed how;
     how.threads = 3;

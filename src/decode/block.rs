@@ -135,7 +135,7 @@ impl<'a> KvBlock<'a> {
             is_single || shape.page.unwrap_or(1).saturating_mul(row_bytes) >= tuning.prefetch_page_l2_from;
         let prefetches_l2 = tuning.prefetch_page_bytes_l2 > 0 && is_long;
         let ahead = if prefetches_l2 { tuning.prefetch_page_bytes_l2 } else { tuning.prefetch_page_bytes };
-        // A loop that only copies has as many misses at once with half of that.
+        // A loop that only copies has as many misses at once with half of the distance.
         let ahead = ahead / if is_staged { 2 } else { 1 };
         let prefetches_page = lies_anywhere && !shape.strided_kv[which];
         let prefetch_page = if prefetches_page { (ahead / row_bytes).max(1) } else { 0 };
@@ -288,12 +288,12 @@ impl<'a> KvBlock<'a> {
         }
     }
 
-    /// [`KvBlock::prefetch`] of so many rows.
+    /// Prefetches the first of `n` rows that lie in one page.
     #[inline(always)]
     fn prefetch_chunk<S: Isa>(&self, s: S, rows: Rows, n: usize) {
         let n = n.min(self.prefetch_page);
         if self.prefetches_l2 {
-            // It follows neighbouring rows soonest.
+            // The hardware prefetcher follows rows that lie behind one another.
             let n = if rows.stride == self.row_bytes { n.min(self.prefetch_page.div_ceil(2)) } else { n };
             prefetch_rows_l2(s.core(), rows, n, self.row_bytes);
         } else {

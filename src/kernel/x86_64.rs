@@ -63,7 +63,7 @@ const ROWS_OF_REPACKED: usize = 6;
 pub(super) static AVX512: &[&dyn Kernel] = &[
     // On tiles, 32 keys or elements by 32 rows. Decode is bound by memory.
     &Combination::<Amx, Tiles<Half>, F32, F32, Avx512, 32>::new(),
-    // The same code, where the processor has products of f16.
+    // K and V of f16, by the code of bf16, where the processor multiplies them.
     &Combination::<Amx, Tiles<Half>, F32, F32, Avx512, 32>::new()
         .only_for(usize::MAX, Accuracy::AsStored, in_f16)
         .named("f16")

@@ -55,9 +55,9 @@ pub struct Shape {
     pub dim_v: usize,
     /// Whether sequences differ in their number of query rows, and how many they have together.
     pub ragged: Option<usize>,
-    /// Whether sequences may differ in the keys that their rows see ...
+    /// Whether sequences may differ in the keys that their rows see.
     pub uneven: bool,
-    /// ... because each has a number of keys of its own.
+    /// Whether each sequence has a number of keys of its own.
     pub has_lengths: bool,
     /// Whether rows may see keys on both sides of some that they do not see.
     pub gaps: bool,

@@ -96,7 +96,7 @@ pub struct DecodeRule {
     /// Of one to four vectors, in 16ths of the lanes of one, how many are too few where there are
     /// very many keys.
     pub too_few: [usize; 4],
-    /// What decode does once for a row takes as long as so many keys.
+    /// The keys that take decode as long as what it does once for a row.
     pub row_keys: usize,
     /// Query heads that can share vectors of lanes ...
     pub heads: usize,

@@ -346,12 +346,7 @@ class Parts:
             if i in self._begun:
                 raise ValueError(f"part {i} has been begun already")
             self._begun.add(i)
-        try:
-            self._compute("fa_attention_part", i)
-        except BaseException:
-            with self._lock:
-                self._begun.discard(i)
-            raise
+        self._compute("fa_attention_part", i, self._begun)
         with self._lock:
             self._ran.add(i)
 
@@ -365,12 +360,7 @@ class Parts:
             if i in self._finished:
                 raise ValueError(f"part {i} has been finished already")
             self._finished.add(i)
-        try:
-            self._compute("fa_attention_finish", i)
-        except BaseException:
-            with self._lock:
-                self._finished.discard(i)
-            raise
+        self._compute("fa_attention_finish", i, self._finished)
         with self._lock:
             # Counted by removal, so that the last to return begins anew.
             self._begun.discard(i)
@@ -383,12 +373,18 @@ class Parts:
         if not 0 <= i < self.n:
             raise ValueError(f"part {i} is none of {self.n}")
 
-    def _compute(self, function: str, i: int) -> None:
+    def _compute(self, function: str, i: int, claimed: set[int]) -> None:
+        """Calls a function of the library for part `i`, whose claim is given up if it fails."""
         call = self._call
-        status = getattr(call._lib, function)(call._at, self._at, self._size, i, self.n)
-        if status != 0:
-            call.check()
-            raise Error(status, call._lib.fa_status_string(status).decode())
+        try:
+            status = getattr(call._lib, function)(call._at, self._at, self._size, i, self.n)
+            if status != 0:
+                call.check()
+                raise Error(status, call._lib.fa_status_string(status).decode())
+        except BaseException:
+            with self._lock:
+                claimed.discard(i)
+            raise
 
 
 def number(a: Description, name: str, x: int) -> None:
