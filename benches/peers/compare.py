@@ -51,7 +51,8 @@ def variants():
     rust += [Variant(f"ruvector {d}", "rust", f"ruvector-{d}", d, "rust") for d in ("f32", "i8")]
     lifted = []
     if os.environ.get("PEER_MKL"):
-        e = {"LD_PRELOAD": os.environ["PEER_MKL"]}
+        # What is preloaded anyway (cpuid.c) stays.
+        e = {"LD_PRELOAD": ":".join(filter(None, (os.environ.get("LD_PRELOAD"), os.environ["PEER_MKL"])))}
         lifted.append(Variant("PyTorch f32, MKL's check lifted", "torch", "f32", "f32", "torch", e))
     if os.environ.get("PEER_CORETYPE"):
         e = {"OPENBLAS_CORETYPE": os.environ["PEER_CORETYPE"]}
@@ -294,7 +295,7 @@ class Comparison:
     def write(self):
         out = {
             "date": datetime.date.today().isoformat(),
-            "machine": machine(self.options.machine),
+            "machine": machine(self.options.machine, self.options.isa),
             "versions": self.versions,
             "absent": self.absent,
             "rounds": self.options.rounds,
@@ -310,7 +311,7 @@ class Comparison:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def machine(name):
+def machine(name, isa):
     words = {}
     with open("/proc/cpuinfo") as lines:
         for line in lines:
@@ -322,7 +323,9 @@ def machine(name):
         "name": name or words.get("model name", platform.machine()),
         "vendor": words.get("vendor_id", ""),
         "cores": os.cpu_count(),
-        "extensions": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16") if f in flags],
+        # The most that libraries were let see, where that is not all.
+        "limited_to": isa,
+        "extensions": [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16") if f in flags and isa in (None, f)],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
@@ -338,6 +341,7 @@ def main():
     p.add_argument("--threads", type=lambda x: [int(n) for n in x.split(",")], default=[1, 2])
     p.add_argument("--rounds", type=int, default=7, help="turns of each peer (7)")
     p.add_argument("--machine", help="its name in tables and figures, where the processor's own says too little")
+    p.add_argument("--isa", choices=["avx2"], help="what run.sh has hidden the rest of")
     p.add_argument("--seconds", type=float, default=0.7, help="for each peer and workload, about (0.7)")
     options = p.parse_args()
     options.peers = options.peers.split(",")

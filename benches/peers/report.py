@@ -73,10 +73,11 @@ def everything(r, threads, group):
 
 def write(r):
     a, m = r.all, r.all["machine"]
+    hidden = f" (no library sees what the processor has beyond {m['limited_to']})" if m.get("limited_to") else ""
     out = [
         "# Comparison: all figures",
         "",
-        f"Written by `benches/peers/run.sh` on {a['date']}: {m['name']}, {m['cores']} cores, {', '.join(m['extensions'])}; {m['system']}; "
+        f"Written by `benches/peers/run.sh` on {a['date']}: {m['name']}, {m['cores']} cores, {', '.join(m['extensions'])}{hidden}; {m['system']}; "
         f"{a['minutes']} minutes, {a['rounds']} rounds. What is compared, and how to read it: [benches/peers](../../../benches/peers/README.md).",
         "",
         "Versions: " + "; ".join(f"{p}: {v}" for p, v in a["versions"].items()) + ".",

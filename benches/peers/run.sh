@@ -3,13 +3,15 @@
 # compared and how.
 #
 #   benches/peers/run.sh [--peers NAME,...] [--workloads quick|all] [--threads 1,2]
-#                        [--output FOLDER] [OPTION...]
+#                        [--isa avx2] [--output FOLDER] [OPTION...]
 #
 #   --peers      of onnxruntime, openvino, ggml (these three by default), torch (5 GB to
 #                download), rust (candle and ruvector: some minutes to compile); `all`: all five
 #   --workloads  quick (default, some minutes), all (three quarters of an hour with all peers),
 #                or a group of workloads.py: prefill, gqa, encoder, decode, small, few, latent,
 #                masked
+#   --isa avx2   as on a processor without AVX-512 and AMX: this library and ggml are told, and from
+#                the others these bits of cpuid are hidden (cpuid.py, cpuid.c)
 #   --output     where comparison.json, tables.md and the figures go (build/peers)
 #   OPTION...    of compare.py: --rounds, --seconds, --only
 #
@@ -22,10 +24,12 @@ cd "$root"
 
 peers=onnxruntime,openvino,ggml
 out=$root/build/peers
+isa=
 options=()
 while [ $# -gt 0 ]; do
     case $1 in
     --peers) peers=$2 && shift 2 ;;
+    --isa) isa=$2 && options+=(--isa "$2") && shift 2 ;;
     --output) mkdir -p "$2" && out=$(cd "$2" && pwd) && shift 2 ;;
     --help | -h) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) options+=("$1") && shift ;;
@@ -38,6 +42,10 @@ for peer in ${peers//,/ }; do
     *) echo "peers: no such peer: $peer" >&2 && exit 2 ;;
     esac
 done
+case $isa in
+"" | avx2) ;;
+*) echo "peers: --isa $isa: avx2 is the one that there is" >&2 && exit 2 ;;
+esac
 
 . scripts/setup.sh cmake g++ python3-venv
 . scripts/venv.sh
@@ -60,7 +68,7 @@ cmake -S . -B build >/dev/null
 cmake --build build --target flash_attention_cargo >"$build/library.log" 2>&1 || { cat "$build/library.log" >&2 && exit 1; }
 export PEER_FLASH_ATTENTION=$root/build/cargo/release/libflash_attention.so
 
-cc -O3 -march=native -shared -fPIC -pthread "$here/limits.c" -o "$build/liblimits.so"
+cc -O3 -march=${isa:+x86-64-v3 -mtune=}native -shared -fPIC -pthread "$here/limits.c" -o "$build/liblimits.so"
 export PEER_LIMITS=$build/liblimits.so
 
 say "installing Python's packages: $peers"
@@ -75,14 +83,15 @@ done
 build_ggml() {
     local source
     source=$(scripts/ggml_source.sh)/ggml || return 1
-    cmake -S "$here/ggml" -B "$build/ggml" -DCMAKE_BUILD_TYPE=Release -DGGML_SOURCE="$source" || return 1
-    cmake --build "$build/ggml" --target ggml-cpu --parallel 2
+    cmake -S "$here/ggml" -B "$build/ggml$isa" -DCMAKE_BUILD_TYPE=Release -DGGML_SOURCE="$source" \
+        -DGGML_NATIVE=$([ -n "$isa" ] && echo OFF || echo ON) || return 1
+    cmake --build "$build/ggml$isa" --target ggml-cpu --parallel 2
 }
 
 case ,$peers, in *,ggml,*)
     say "building ggml"
     build_ggml >"$build/ggml.log" 2>&1 || missing ggml "does not build here: see build/peers/ggml.log"
-    export PEER_GGML=$build/ggml/ggml/src
+    export PEER_GGML=$build/ggml$isa/ggml/src
     ;;
 esac
 
@@ -102,10 +111,29 @@ if grep -q AuthenticAMD /proc/cpuinfo; then
         ;;
     esac
 fi
+
+if [ -n "$isa" ]; then
+    say "hiding AVX-512 from the libraries"
+    cc -O2 -shared -fPIC "$here/cpuid.c" -o "$build/libcpuid.so"
+    rm -rf "$venv-$isa"
+    # Files are shared with the first environment, but for those that are rewritten.
+    cp -al "$venv" "$venv-$isa"
+    venv=$venv-$isa
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements/cpuid.txt" </dev/null
+    find "$venv" -name '*.so*' -type f \( -path '*/onnxruntime/capi/*' -o -path '*/openvino/libs/libopenvino.so*' \
+        -o -path '*/openvino/libs/*cpu_plugin*' -o -path '*/numpy*' -o -name 'libtorch.so' -o -name 'libtorch_cpu.so' \
+        -o -name 'libc10.so' \) -exec "$venv/bin/python" "$here/cpuid.py" {} + >"$build/cpuid.log"
+    if [ -n "${PEER_RUST:-}" ]; then
+        cp "$PEER_RUST" "$PEER_RUST-$isa"
+        PEER_RUST=$PEER_RUST-$isa
+        "$venv/bin/python" "$here/cpuid.py" "$PEER_RUST" >>"$build/cpuid.log"
+    fi
+    export FA_MAX_ISA=$isa LD_PRELOAD=$build/libcpuid.so
+fi
 # As it is installed: it decides by itself.
 unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 blas=$("$venv/bin/python" -c 'import numpy, threadpoolctl; print(threadpoolctl.threadpool_info()[0]["architecture"])')
-if grep -q avx512f /proc/cpuinfo && [ "$blas" = Haswell ]; then
+if [ -z "$isa" ] && grep -q avx512f /proc/cpuinfo && [ "$blas" = Haswell ]; then
     export PEER_CORETYPE=SkylakeX
 fi
 
