@@ -568,12 +568,14 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
 /// multiplied faster than that follows.
 fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool {
     // Where scales lie within rows, and only there, without that copy of the loops as well.
-    if const { !S::PREFETCHES_STREAM } {
-        let has_scales = P::reading(work.problem().shape().dim_v).scales_in_row > 0;
-        return has_scales && bytes_read(work) > tiles.tuning.decode.prefetch_scales_above;
+    if const { !S::PREFETCHES_STREAM } && P::reading(work.problem().shape().dim_v).scales_in_row > 0 {
+        return bytes_read(work) > tiles.tuning.decode.prefetch_scales_above;
     }
-    let is_worth_it = work.count() >= ROWS || (P::MAX_ROWS == 1 && work.count() == 1);
-    S::PREFETCHES_STREAM && is_worth_it && bytes_read(work) > tiles.prefetch_stream_above
+    let streams = match work.count() {
+        1 => S::PREFETCHES_STREAM && P::MAX_ROWS == 1,
+        _ => S::STREAMS_SHARED_KEYS && P::MAX_ROWS > 1 || work.count() >= ROWS && S::PREFETCHES_STREAM,
+    };
+    streams && bytes_read(work) > tiles.prefetch_stream_above
 }
 
 /// Bytes of K and V that the call reads, if all sequences are like this one.

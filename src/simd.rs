@@ -108,6 +108,13 @@ pub(crate) trait Isa: Copy + 'static {
     /// Whether decode has a second copy of its loops over K and V, which prefetches a stream: rows
     /// that are read later. Whether a call takes it is decided when it runs.
     const PREFETCHES_STREAM: bool = false;
+    /// Whether loops over K that several query rows share prefetch a stream, in one copy for all
+    /// calls: with several rows to multiply, what that asks between keys takes no time.
+    const STREAMS_SHARED_KEYS: bool = Self::PREFETCHES_STREAM;
+    /// Whether a pass over V that takes a part of each row, the first of several, reads the rest of
+    /// the row as well where memory answers late: in the order of memory, which the hardware
+    /// prefetcher follows. Else software prefetches bring it.
+    const FIRST_PASS_READS_ROWS: bool = false;
     /// Whether decode has code that repacks blocks: [`crate::decode::repacked`].
     const REPACKS: bool = false;
     /// Whether a multiplication takes one lane of a vector for all lanes of the other, at no cost.

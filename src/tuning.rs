@@ -124,7 +124,8 @@ pub struct DecodeTuning {
     /// Least bytes of a kv head in a page that is prefetched into L2: finding a smaller one takes
     /// as long as waiting for it.
     pub prefetch_page_l2_from: usize,
-    /// Whether L2 prefetches of what is read some keys later pay off.
+    /// Whether L2 prefetches of what is read some keys later pay off, and whether a first pass over
+    /// V should read whole rows.
     pub prefetches_stream: bool,
     /// They are made where a call reads more than 1/n of L3 of K and V: neighbours have the rest.
     pub l3_share_stream: usize,
@@ -409,15 +410,15 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: no stream is prefetched, because AVX2 kernels have no such loops. The six rows of a
-/// register tile fit the eight ways of the first level, so that dense ones are not copied; blocks
-/// are held to half of the smaller L2. All else is as on Zen 4, not measured anew.
+/// Zen 2 and 3: the six rows of a register tile fit the eight ways of the first level, so that dense
+/// ones are not copied; blocks are held to half of the smaller L2. All else is as on Zen 4, not
+/// measured anew.
 pub static ZEN2: Tuning = Tuning {
     name: "zen2",
     // It has no such instruction.
     has_fast_bf16_dots: false,
     prefill: PrefillTuning { copy_dense_from: usize::MAX, l2_share_block: 2, ..ZEN4.prefill },
-    decode: DecodeTuning { together_above: 8 << 20, prefetches_stream: false, ..ZEN4.decode },
+    decode: DecodeTuning { together_above: 8 << 20, ..ZEN4.decode },
     ..ZEN4
 };
 

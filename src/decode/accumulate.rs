@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use super::block::{Block, Run};
 use super::gemv::{Gemv, Sum, interleave, width};
-use super::prefetch::{PrefetchStream, prefetch_rows};
+use super::prefetch::{LINE, PrefetchStream, prefetch_rows};
 use super::scratch::{ROWS, RowArrays, Sums, least_of_four, padded_rows};
 use super::state::State;
 use crate::attend::blocks::clip;
 use crate::attend::finish::blank;
+use crate::attend::rows::Rows;
 use crate::dtype::{Stored, with_read_type};
 use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::{Body, Isa, MAX_LANES};
@@ -405,14 +406,23 @@ impl<P: Gemv> Accumulate<'_, P> {
             }
             // Several passes over the same rows, each of which takes a part of them: the first one
             // prefetches all of it.
-            let again = row + R < self.which.end || C * width < *dim;
-            let prefetches =
-                (R > 1 || S::GEMV_ACCUMULATORS < 16) && again && row == self.which.start && d == 0;
-            let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
-            let (next, distance, end) = (self.next, self.run.prefetch_rows, self.run.prefetch_end);
-            // The first pass, in the order of memory.
             let is_first_pass = row == self.which.start && d == 0;
-            let next = if PREFETCH && is_first_pass { next } else { PrefetchStream::NOTHING };
+            let again = row + R < self.which.end || C * width < *dim;
+            let all = T::BLOCK_BYTES * dim.div_ceil(T::BLOCK);
+            // What is in no cache is prefetched by the stream, or read.
+            let is_far = is_first_pass && self.next.is_any();
+            let prefetches = (R > 1 || S::GEMV_ACCUMULATORS < 16) && again && is_first_pass;
+            let bytes = match is_far && (PREFETCH || S::FIRST_PASS_READS_ROWS) {
+                false if prefetches => all,
+                _ => 0,
+            };
+            let (distance, end) = (self.run.prefetch_rows, self.run.prefetch_end);
+            let next = if PREFETCH && is_first_pass { self.next } else { PrefetchStream::NOTHING };
+            // The bytes of each row that other passes take.
+            let rest = match S::FIRST_PASS_READS_ROWS && is_far && C * width < *dim {
+                true => C * width * T::BLOCK_BYTES / T::BLOCK..all,
+                false => 0..0,
+            };
             macro_rules! group {
                 ($key:expr, $is_in_run:expr) => {
                     group!($key, values.skip($key), $is_in_run)
@@ -465,6 +475,13 @@ impl<P: Gemv> Accumulate<'_, P> {
                     if bytes > 0 && key + distance < end {
                         prefetch_rows(s, values.skip(key + distance), some - key, bytes);
                     }
+                    // A loop of its own: without it, the next one has nothing but products.
+                    while !rest.is_empty() && key + P::PACK <= some {
+                        read_lines(from, P::PACK, &rest);
+                        group!(key, from, |_| true);
+                        from = from.skip(P::PACK);
+                        key += P::PACK;
+                    }
                     while key + P::PACK <= some {
                         group!(key, from, |_| true);
                         from = from.skip(P::PACK);
@@ -493,6 +510,20 @@ impl<P: Gemv> Accumulate<'_, P> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Reads a byte of each cache line of a part of `n` rows, and does nothing with it.
+///
+/// # Safety
+/// The rows have these bytes.
+#[inline(always)]
+unsafe fn read_lines(rows: Rows, n: usize, part: &Range<usize>) {
+    for i in 0..n {
+        for at in part.clone().step_by(LINE) {
+            // SAFETY: a byte of the row (caller). Volatile: else it would not be read.
+            unsafe { rows.skip(i).base.add(at).read_volatile() };
         }
     }
 }

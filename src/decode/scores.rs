@@ -132,8 +132,6 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
 ) {
     let dim = run.dim;
     let vectors = (run.keys.start - run.keys.start % S::LANES..run.keys.end).step_by(S::LANES);
-    // The first register tile prefetches, and only tiles of as many rows as there can be have a
-    // loop for it: with fewer rows nothing is prefetched.
     let prefetches = next.is_any();
     // One row of the usual lengths needs no loop over its vectors, and gets a loop over the keys of
     // its own: the counters of one loop for all lengths would not fit the registers.
@@ -182,9 +180,12 @@ pub(super) unsafe fn dot_products<S: Isa, P: Gemv, T: Stored>(
                         // SAFETY: I5: rows below `count`, and one more if `padded_rows` says so
                         // (caller).
                         unsafe {
-                            if const { S::PREFETCHES_STREAM && ($rows == ROWS || P::MAX_ROWS == 1) }
-                                && prefetches
-                                && row == 0
+                            // One copy of the loop where rows share keys, two where one row is
+                            // all that there is.
+                            if const { streams::<S, P>($rows) }
+                                || const { S::PREFETCHES_STREAM && P::MAX_ROWS == 1 }
+                                    && prefetches
+                                    && row == 0
                             {
                                 tile::<S, P, T, { $rows }, { $vectors }, true>(
                                     s, rows, row, count, first, run, dim, next,
@@ -232,6 +233,12 @@ const fn keys_of_tile<S: Isa>(rows: usize) -> usize {
     if fills_vectors::<S>(rows) { KEYS } else { S::LANES / rows }
 }
 
+/// Whether a register tile of so many query rows prefetches the stream that it is given: the first
+/// one of several, or, where rows are taken one after the other, the first two.
+const fn streams<S: Isa, P: Gemv>(rows: usize) -> bool {
+    S::STREAMS_SHARED_KEYS && P::MAX_ROWS > 1 && (rows > 1 || S::SCORES_FILL_VECTOR)
+}
+
 /// Whether elements are multiplied as they lie in memory, and not converted.
 const fn is_wide<T: Stored>() -> bool {
     T::BLOCK_BYTES >= size_of::<f32>() * T::BLOCK
@@ -243,7 +250,8 @@ const KEYS: usize = 4;
 
 /// One vector of scores, from key `first` on, for each of `R` of `count` query rows, from `row` on.
 /// `N` is the number of vectors of a row if the compiler is to know it, else 0. The
-/// tile of the first rows prefetches.
+/// tile of the first rows prefetches: with `PREFETCH` the rows of `next`, if there are any, else
+/// those of this run some keys later.
 ///
 /// # Safety
 /// The contract of [`dot_products`]; the arrays have `R` rows from `row` on.
@@ -269,11 +277,16 @@ unsafe fn tile<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, const
         // whole vectors of keys.
         unsafe {
             if keys.start <= here.start && here.end <= keys.end {
-                let next =
-                    if PREFETCH && prefetches { next.skip(here.start) } else { PrefetchStream::NOTHING };
+                let next = match row {
+                    0 if PREFETCH => next.skip(here.start),
+                    // The first row has prefetched the first half.
+                    1 if PREFETCH && R == 1 && S::SCORES_FILL_VECTOR => next.skip(here.start + width / 2),
+                    _ => PrefetchStream::NOTHING,
+                };
                 // One row of wide elements takes longer to read than to multiply: software prefetch
                 // would only disturb the hardware prefetcher, which follows it.
                 let prefetches = prefetches
+                    && !(PREFETCH && next.is_any())
                     && here.end + run.prefetch_rows <= run.prefetch_end
                     && (R > 1 || T::BLOCK_BYTES < 2 * T::BLOCK || (S::SCORES_FILL_VECTOR && count > 1));
                 let bytes = if prefetches { T::BLOCK_BYTES * dim.div_ceil(T::BLOCK) } else { 0 };
@@ -378,6 +391,9 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
         ($keys:expr) => {
             if const { S::SCORES_FILL_VECTOR && R * $keys == S::LANES && (R > 1 || is_wide::<T>()) } {
                 prefetch_rows(s, k.skip(distance), $keys, bytes);
+                if PREFETCH && next.is_any() {
+                    next.prefetch(s, 0, if R == 1 { $keys / 2 } else { $keys });
+                }
                 // SAFETY: I2: these are all of the keys that the caller has.
                 let dots = unsafe { dot::<S, P, T, R, $keys, N>(s, q, stride, k, dim) };
                 for (r, dots) in dots.into_iter().enumerate() {
@@ -398,7 +414,7 @@ unsafe fn whole<S: Isa, P: Gemv, T: Stored, const R: usize, const N: usize, cons
             if const { $n * KEYS < S::LANES / R } {
                 let k = k.skip($n * KEYS);
                 prefetch_rows(s, k.skip(distance), KEYS, bytes);
-                if PREFETCH {
+                if PREFETCH && next.is_any() {
                     next.prefetch(s, $n * KEYS, KEYS);
                 }
                 // SAFETY: I2: these are KEYS of the `LANES / R` keys that the caller has.

@@ -139,6 +139,8 @@ impl<L: Level> Isa for Avx2<L> {
     const NAME: &'static CStr = L::NAME;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const STREAMS_SHARED_KEYS: bool = true;
+    const FIRST_PASS_READS_ROWS: bool = true;
     const SCORES_FILL_VECTOR: bool = true;
     type F32 = __m256;
     type I32 = __m256i;
