@@ -158,12 +158,13 @@
  *   the largest of a row are brought to the upper end of its range, so that small ones are not
  *   lost. Error: below 5e-4, with sinks 7e-3. Otherwise, and with FA_PRECISE, f32 computes.
  * - K and V i8 or u8, K with scales and zeros per head, token or channel, V per head or channel
- *   (see fa_quant): multiplied as 16-bit integers on x86-64, and with few query rows (decode) by
- *   "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels, are quantised, each
- *   row with a scale of its own. Queries are used as they are if they are i8 with one scale per
- *   row or for more than a row, and K has no scales of channels. Probabilities have 15 bits,
- *   relative to a reference that few keys exceed; what exceeds it is added in f32. Error: below
- *   5e-4. With other scales, and on other machines, f32 computes. FA_PRECISE changes nothing.
+ *   (see fa_quant): multiplied as 16-bit integers on x86-64 and by "simd128", and with few query
+ *   rows (decode) by "neon-dotprod" and "neon-i8mm". Queries, times the scales of K's channels,
+ *   are quantised, each row with a scale of its own. Queries are used as they are if they are i8
+ *   with one scale per row or for more than a row, and K has no scales of channels. Probabilities
+ *   have 15 bits, relative to a reference that few keys exceed; what exceeds it is added in f32.
+ *   Error: below 5e-4. With other scales, and on other machines, f32 computes. FA_PRECISE changes
+ *   nothing.
  * - K and V in blocks (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, the same or not), with "avx2", or
  *   "avx512vnni" and better, and few query rows (decode): multiplied as integers. Queries are
  *   quantised to 16 bits, each row with a scale of its own. Products of probabilities and scales
@@ -1575,6 +1576,7 @@ enum fa_status fa_mha(const struct fa_config *cfg,
  *   and VL), "avxvnni" (AVX2 with dot products of 8-bit integers), "avx2" (with FMA and F16C).
  * - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
  *   "neon".
+ * - WebAssembly: "simd128", if the library was compiled for it.
  * - Everywhere: "scalar".
  *
  * Each set includes those after it in its line. Exception: machines with AVX-512 may lack

@@ -9,10 +9,12 @@
 
 # shellcheck source=/dev/null
 . "$(dirname "${BASH_SOURCE[0]}")/debian_rust.sh"
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 
 # The platforms that fa_platform knows. Those of the second list are for `cargo check`: there is no
 # linker for them.
-FA_PLATFORMS=(aarch64 i686 armv7 musl windows)
+FA_PLATFORMS=(aarch64 i686 armv7 musl windows wasm)
 FA_CHECKED=(wasm32 windows-msvc windows-arm64 macos macos-x86_64 ios android)
 
 fa_platform() {
@@ -47,6 +49,14 @@ fa_platform() {
         fa_setup wine64 x86_64-w64-mingw32-g++
         fa_wine
         ;;
+    wasm)
+        # With the vectors: a program for WebAssembly cannot ask whether they are there.
+        FA_TARGET=wasm32-wasip1
+        FA_RUN=("$root/build/venv-wasi/bin/python" "$root/tests/python/wasi/run.py")
+        fa_setup python3-venv
+        fa_venv "$root/build/venv-wasi" "$root/tests/python/wasi/requirements.txt"
+        export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="-C target-feature=+simd128"
+        ;;
     windows-msvc) FA_TARGET=x86_64-pc-windows-msvc ;;
     windows-arm64) FA_TARGET=aarch64-pc-windows-msvc ;;
     wasm32) FA_TARGET=wasm32-unknown-unknown ;;
@@ -66,6 +76,7 @@ fa_platform() {
         # What its compiler loads.
         fa_setup libedit2 libxml2 libz3-4
         fa_debian_rust "$root/build/debian-rust" "${parts[@]}"
+        [ "$1" != wasm ] || fa_wasi "$root/build/debian-rust"
         export RUSTC=$root/build/debian-rust/rustc
         if [ "${parts[*]}" = src ]; then
             # An unstable option of cargo's: with the compiler's own source there is no other way to
@@ -95,6 +106,21 @@ fa_unwinder_for_musl() {
         'int n = vfprintf(f, format, list); va_end(list); return n; }' | musl-gcc -O1 -fPIC -c -x c - -o "$1/fprintf_chk.o"
     ar -q "$1/libunwind.a" "$1/fprintf_chk.o"
     export LIBRARY_PATH=$1 FA_UNWINDER=unwind
+}
+
+# fa_wasi FOLDER: Debian's C library for WASI, where Rust in this folder looks for it, and the
+# installed Rust's linker.
+fa_wasi() {
+    local to=$1/usr/lib/rustlib/wasm32-wasip1/lib/self-contained host
+    fa_setup wasi-libc
+    mkdir -p "$to"
+    cp /usr/lib/wasm32-wasi/{crt1-command.o,crt1-reactor.o,libc.a} "$to"
+    # The standard library names them, and the C library is too old to have them: there are no
+    # threads that would call them.
+    printf 'pthread_%s\n' attr_destroy attr_init attr_setstacksize create detach join >"$to/missing.txt"
+    CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS+=" -C link-arg=--allow-undefined-file=$to/missing.txt"
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    export CARGO_TARGET_WASM32_WASIP1_LINKER="$(rustc --print sysroot)/lib/rustlib/$host/bin/rust-lld"
 }
 
 # fa_wine: a folder for what wine remembers, with a library of Windows' in it that Debian's wine

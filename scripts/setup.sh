@@ -19,7 +19,7 @@ fa_has() {
     python3-mpi4py) /usr/bin/python3 -c 'import mpi4py, numpy' 2>/dev/null ;;
     libtbb-dev) fa_has_header c++ tbb/parallel_for.h ;;
     libpthreadpool-dev) fa_has_header c pthreadpool.h ;;
-    lib* | wine64) dpkg -s "$1" >/dev/null 2>&1 ;;
+    lib* | wine64 | wasi-libc) dpkg -s "$1" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null ;;
     esac
 }

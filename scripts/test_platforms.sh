@@ -2,16 +2,16 @@
 # Tests the library as it is built for other platforms: qemu, or this machine's kernel, runs the
 # programs.
 #
-#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, musl, windows; wasm32,
+#   test_platforms.sh [PLATFORM...]      aarch64, i686, armv7, musl, windows, wasm; wasm32,
 #                                        windows-msvc, windows-arm64, macos, macos-x86_64, ios,
 #                                        android; all: all of these; default: aarch64
 #
 # aarch64 runs on three of qemu's processors: one that has all instructions that kernels ask for,
-# and two that lack some, so that the choice of kernels is tested, too. i686 and armv7 have the Rust
-# tests alone, musl the C tests; windows runs under wine. For the others the library is checked by
-# the compiler, and neither linked nor run. Tests take few of their cases (FA_TEST_SHARE,
-# FA_TEST_THIN): an emulator is slow. What is left out, and why, is printed. The last line is
-# `platforms: N passed, N failed`, in tests.
+# and two that lack some, so that the choice of kernels is tested, too. i686, armv7 and wasm have
+# the Rust tests alone, musl the C tests; windows runs under wine, and wasm, WebAssembly with its
+# vectors, in wasmtime. For the others the library is checked by the compiler, and neither linked
+# nor run. Tests take few of their cases (FA_TEST_SHARE, FA_TEST_THIN): an emulator is slow. What
+# is left out, and why, is printed. The last line is `platforms: N passed, N failed`, in tests.
 #
 # With --quick before the names, aarch64 has only some tests that reach every kernel, those of the
 # choice, and C tests with the shared library that take seconds: 7 minutes of CPU time, compiling
@@ -40,6 +40,8 @@ other_tests=(isas abi parts rust_api memory caches safety panic_hook)
 choice_tests=(isas basics abi)
 # Minutes long each in an emulator: rows of 20,000 keys and more.
 long_tests=(one_head_is_divided very_long_sequences caches_larger threads_are_woken)
+# What else a platform leaves out.
+without=()
 
 passed=0
 failed=0
@@ -76,7 +78,7 @@ build_rust() {
 run_rust() {
     local name=$1 test program log=$folder/rust.log skip=()
     shift
-    for test in "${long_tests[@]}"; do skip+=(--skip "$test"); done
+    for test in "${long_tests[@]}" "${without[@]}"; do skip+=(--skip "$test"); done
     for test in "$@"; do
         program=$(sed -n 's/.*"executable":"\([^"]*\/'"$test"'-[^"\/]*\)".*/\1/p' "$folder/rust.json")
         if [ "$test" = isas ]; then
@@ -197,6 +199,16 @@ what stands for dlopen and affinity)"
     run_rust windows flash_attention
     build_c || return 1
     run_c windows
+}
+
+# The kernels of simd128, on one thread; a panic ends the program.
+wasm() {
+    local test targets=(--lib) without=(pool:: capi:: panic)
+    not_run wasm "C tests (they use threads and files, and there is no linker for them)"
+    not_run wasm "Rust tests of threads, memory, panics and sources, and those that make pools of several threads"
+    for test in "${kernel_tests[@]}" isas; do targets+=(--test "$test"); done
+    build_rust "${targets[@]}" || return 1
+    run_rust wasm isas flash_attention "${kernel_tests[@]}"
 }
 
 # Nothing of it is run.

@@ -5,6 +5,8 @@
 
 #[cfg(all(target_arch = "aarch64", not(test)))]
 mod aarch64;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128", not(test)))]
+mod wasm32;
 #[cfg(all(target_arch = "x86_64", not(test)))]
 mod x86_64;
 
@@ -44,6 +46,8 @@ static TABLE: &[&[&dyn Kernel]] = &[
     x86_64::AVX2,
     #[cfg(all(target_arch = "aarch64", not(test)))]
     aarch64::NEON,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128", not(test)))]
+    wasm32::SIMD128,
     // A matrix unit in plain Rust, with vectors of several lengths.
     #[cfg(all(test, target_arch = "x86_64"))]
     &[&Combination::<Avx2, Tiles<Half>, Half, Half, Avx2, 32>::new()],

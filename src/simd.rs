@@ -28,6 +28,8 @@ pub(crate) mod scalar;
 pub(crate) mod split16;
 pub(crate) mod tiles;
 pub(crate) mod transpose;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) mod wasm;
 
 /// Code to be compiled for one instruction set.
 pub(crate) trait Body {
@@ -781,6 +783,8 @@ pub(crate) fn on_each_isa(test: impl Body<Out = ()> + Copy) {
         on::<neon::Neon<neon::I8mm>>(test);
         on::<neon::Neon<neon::Bf16>>(test);
     }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    on::<wasm::Simd128>(test);
 }
 
 /// Proof that the running machine has a list of CPU features.

@@ -145,5 +145,10 @@ fn the_table_has_rows_for_every_type_and_ends_with_scalar() {
         }
         #[cfg(target_arch = "aarch64")]
         assert_eq!(names.contains(&"neon"), is_tested(c"neon"));
+        #[cfg(target_arch = "wasm32")]
+        {
+            let is_compiled = cfg!(target_feature = "simd128");
+            assert_eq!(names.contains(&"simd128"), is_compiled && is_tested(c"simd128"));
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::kernel;
 ///   and VL), "avxvnni" (AVX2 with dot products of 8-bit integers), "avx2" (with FMA and F16C).
 /// - 64-bit Arm: "neon-bf16" (FEAT_BF16), "neon-i8mm" (FEAT_I8MM), "neon-dotprod" (FEAT_DotProd),
 ///   "neon".
+/// - WebAssembly: "simd128", if the library was compiled for it.
 /// - Everywhere: "scalar".
 ///
 /// Each set includes those after it in its line. Exception: machines with AVX-512 may lack

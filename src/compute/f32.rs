@@ -1,4 +1,4 @@
-//! f32, with fused multiply-adds.
+//! f32, with multiply-adds that are fused where the machine has such.
 //!
 //! In prefill, Q is transposed and scaled once. K and V are read in place if they are f32, and
 //! otherwise converted, a block of keys at a time. In decode, they are converted as they are

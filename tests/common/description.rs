@@ -650,7 +650,7 @@ impl Case {
     pub fn check_everywhere(&mut self, pool: *const fa_pool, width: i32) {
         let x86 = [c"amx", c"avx512bf16", c"avx512vnni", c"avx512", c"avxvnni", c"avx2"];
         let arm = [c"neon-bf16", c"neon-i8mm", c"neon-dotprod", c"neon"];
-        let all = x86.into_iter().chain(arm).chain([c"scalar"]);
+        let all = x86.into_iter().chain(arm).chain([c"simd128", c"scalar"]);
         // Machines of one architecture, unit tests and development builds have some of them only.
         let is_built = |isa: &&CStr| kernel::all().any(|kernel| kernel.isa() == *isa);
         for isa in all.filter(is_built).filter(|isa| is_tested(isa)) {
