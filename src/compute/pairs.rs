@@ -2,10 +2,10 @@
 //! two words by two others, and adds the 2 x 2 sums. For prefill on vectors of four lanes. Queries,
 //! probabilities, sums and softmax are those of the type whose name they have.
 //!
-//! | product | one pair of rows | the other | sums of two vectors become |
+//! | product | one pair of rows | the other | two vectors of sums become |
 //! |---|---|---|---|
-//! | scores | two keys | two lanes of the packed panel | a vector of lanes for each key |
-//! | outputs | two lanes of words of probabilities | two elements of V | a vector of lanes for each element |
+//! | scores | two keys | two lanes of packed queries | a vector of lanes for each key |
+//! | outputs | two lanes of probabilities | two elements of V | one for each element |
 //!
 //! All operands are arranged once, where they are made, so that the loops over products have loads
 //! and products alone:
@@ -172,8 +172,8 @@ impl<F: Paired> Gemm for Pairs<F> {
             stride,
             added: F::added_to_k::<S>(),
         };
-        // SAFETY: `n` rows of `dim` elements, and room for whole blocks of them; with the second key
-        // of a pair, the first one has been staged before it (caller).
+        // SAFETY: `n` rows of `dim` elements, and room for whole blocks of them; before the second
+        // key of a pair, the first one has been staged (caller).
         unsafe { stage_rows(s.core(), stage) };
     }
 
@@ -587,8 +587,8 @@ unsafe fn stage_pair<S: Isa>(s: S, rows: [Option<*const u8>; 2], bytes: usize, t
     const { assert!(S::LANES == LANES) };
     let sign = s.splat_i32(i32::from_ne_bytes([added; WORD]));
     for at in (0..bytes).step_by(VECTOR) {
-        // SAFETY: a vector of each row, or what is left of it, and room for two words of both, twice
-        // (caller).
+        // SAFETY: a vector of each row, or what is left of it, and room for two words of both,
+        // twice (caller).
         unsafe {
             let load = |row: *const u8| {
                 let x = if at + VECTOR <= bytes {
@@ -607,6 +607,32 @@ unsafe fn stage_pair<S: Isa>(s: S, rows: [Option<*const u8>; 2], bytes: usize, t
             let [low, high] = s.zip_halves(first, rows[1].map_or(s.splat(0.0), load));
             s.store(two, low);
             s.store(next, high);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::scalar::Scalar;
+
+    /// Words of two groups are where zipped lines have them.
+    #[test]
+    fn words_are_where_zipped_lines_have_them() {
+        for vectors in 1..=VECTORS {
+            let width = vectors * LANES;
+            let mut lines = vec![0f32; 4 * width];
+            for (i, word) in lines.iter_mut().enumerate() {
+                *word = i as f32;
+            }
+            let base = lines.as_mut_ptr().cast::<u8>();
+            let zip =
+                Zip { from: base, to: base, rows: 4, words: width, stride: width * WORD, is_one_row: false };
+            // SAFETY: four lines of whole vectors.
+            unsafe { zip_rows(Scalar, zip) };
+            for (i, word) in (0..4 * width).enumerate() {
+                assert_eq!(lines[Pairs::<Half>::word_at(i / width, i % width, width)], word as f32);
+            }
         }
     }
 }

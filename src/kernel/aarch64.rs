@@ -2,8 +2,8 @@
 //!
 //! The number is the height of the register tile of prefill: keys of a score tile, elements of an
 //! output tile. Of 32 registers, 8 x 2 are accumulators, 8 have four words of each key, of which
-//! multiplications take one lane, and 2 have queries. By pairs of rows, 6 x 4 are accumulators, each of
-//! 2 x 2 sums, 4 have queries, and 1 two keys.
+//! multiplications take one lane, and 2 have queries. By pairs of rows, 6 x 4 are accumulators of
+//! 2 x 2 sums, 4 have queries, and 2 pairs of keys.
 //!
 //! There is no kernel of i16: its products would take as many instructions as those of f32, without
 //! the conversion of 8-bit integers that f32 needs once a block in prefill. Decode, which converts
