@@ -74,7 +74,9 @@ pub(crate) trait Body {
 ///    `join_split16`, `load_interleaved_bytes`, `load_transposed_words`, `look_up_nibbles`,
 ///    `add_by_bits`, `add_by_bit_of_lane`, `load_f16_pairs`, `signs`, `negate_bytes`;
 /// 7. transposed K and V: `load_interleaved_bytes`, besides `transpose`, `load_bf16` and
-///    `pack_bf16`.
+///    `pack_bf16`;
+/// 8. compute types bf16 and i8 by pairs of rows: `matrix_bf16` or `matrix_u8_i8`, `zip`, `unzip`,
+///    `zip_halves`.
 ///
 /// # What methods may assume of each other
 ///
