@@ -21,8 +21,9 @@ from pathlib import Path
 
 # Cores, and the vectors that their multiply pipes take in a cycle.
 LIMITS = {"neoverse-n1": 2, "neoverse-v1": 4, "neoverse-v2": 4}
-# The multiplication of each compute type, by lane or of pairs of rows, the cores that have it, and how many are in a turn of the
-# loops of the largest register tiles: 8 by 2 vectors by four elements, and 12 by 2; of pairs, 6 by 4.
+# The multiplication of each compute type, by lane or of pairs of rows, the cores that have it, and
+# how many are in a turn of the loops of the largest register tiles: 8 by 2 vectors by four
+# elements, and 12 by 2; of pairs, 6 by 4.
 PRODUCTS = {
     "f32": (r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[[0-3]\]", LIMITS, {"scores": 64, "outputs": 24}),
     "bf16": (r"bfmmla\s", ("neoverse-v1", "neoverse-v2"), {"scores": 24, "outputs": 24}),
