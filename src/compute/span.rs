@@ -47,6 +47,10 @@ macro_rules! with_words_of {
             false
         }
 
+        /// That of the type, in its place.
+        ///
+        /// # Safety
+        /// As [`Gemm::stage_v`] says.
         #[inline(always)]
         unsafe fn stage_v<S: Isa>(
             s: S,
