@@ -21,20 +21,21 @@ from pathlib import Path
 
 # Cores, and the vectors that their multiply pipes take in a cycle.
 LIMITS = {"neoverse-n1": 2, "neoverse-v1": 4, "neoverse-v2": 4}
-# The multiplication by lane of each compute type, and the cores that have it.
+# The multiplication of each compute type, by lane or of pairs of rows, the cores that have it, and
+# how many are in a turn of the loops of the largest register tiles: 8 by 2 vectors by four
+# elements, and 12 by 2; of pairs, 6 by 4.
 PRODUCTS = {
-    "f32": (r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[[0-3]\]", LIMITS),
-    "bf16": (r"bfdot\s+v\d+\.4s, v\d+\.8h, v\d+\.2h\[[0-3]\]", ("neoverse-v1", "neoverse-v2")),
+    "f32": (r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[[0-3]\]", LIMITS, {"scores": 64, "outputs": 24}),
+    "bf16": (r"bfmmla\s", ("neoverse-v1", "neoverse-v2"), {"scores": 24, "outputs": 24}),
     # By FEAT_I8MM, and by FEAT_DotProd alone.
-    "i8mm": (r"(su|us)dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", ("neoverse-v1", "neoverse-v2")),
-    "dotprod": (r"[su]dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", LIMITS),
+    "i8mm": (r"usmmla\s", ("neoverse-v1", "neoverse-v2"), {"scores": 24, "outputs": 24}),
+    "dotprod": (r"[su]dot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", LIMITS, {"scores": 64, "outputs": 24}),
 }
 # Shares of the limit that --check demands: what there is. The goals are 0.85, 0.95 and 0.90;
 # docs/kernel-log.md has what is missing of them.
 LEAST = {"neoverse-n1": 0.83, "neoverse-v1": 0.95, "neoverse-v2": 0.84}
-# Multiplications of a turn of the loops of the largest register tiles, 8 by 2 by four elements and
-# 12 by 2.
-TILES = {"scores": 64, "outputs": 24}
+# Of products of pairs of rows, twice as many: the model of V2 charges a load of two vectors thrice.
+LEAST_OF_PAIRS = {"neoverse-v1": 0.95, "neoverse-v2": 0.65}
 ITERATIONS = 200
 
 Loop = namedtuple("Loop", "compute kind products body")
@@ -80,11 +81,11 @@ def loops(listing):
     found = {}
     for instructions in functions(listing):
         for body in innermost(instructions):
-            for compute, (pattern, _) in PRODUCTS.items():
+            for compute, (pattern, _, tiles) in PRODUCTS.items():
                 products = sum(re.match(pattern, words) is not None for words in body)
                 # Values are prefetched, keys are not.
                 kind = "outputs" if any(words.startswith("prfm") for words in body) else "scores"
-                if products > 0 and products % TILES[kind] == 0:
+                if products > 0 and products % tiles[kind] == 0:
                     # Loops that differ in nothing but registers and addresses count once.
                     names = tuple(re.split(r"\s", words)[0] for words in body)
                     found.setdefault((compute, kind, names), Loop(compute, kind, products, body))
@@ -127,7 +128,8 @@ def main():
                 continue
             rate = loop.products / cycles(tool("llvm-mca"), cpu, loop.body)
             columns.append(f"{rate:.2f} ({100 * rate / limit:.0f} %)")
-            if rate < LEAST[cpu] * limit:
+            least = LEAST_OF_PAIRS if "mmla" in PRODUCTS[loop.compute][0] else LEAST
+            if rate < least[cpu] * limit:
                 wrong.append(f"{name} on {cpu}: {rate:.2f} multiply instructions a cycle of {limit}")
         print(f"{name:<16}{loop.products:>9}{len(loop.body) - loop.products:>8}", *(f"{x:>18}" for x in columns))
         if given.print:

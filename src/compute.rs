@@ -12,7 +12,10 @@ pub(crate) mod half;
 pub(crate) mod i16;
 pub(crate) mod i8;
 pub(crate) mod integers;
+#[cfg_attr(not(any(test, target_arch = "aarch64")), allow(dead_code, reason = "only NEON has kernels of it"))]
+pub(crate) mod pairs;
 pub(crate) mod repacked;
+mod span;
 pub(crate) mod split16;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX-512 has kernels of it"))]
 pub(crate) mod tiles;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::compute::f32::F32;
 #[cfg(test)]
-use crate::compute::{half::Half, tiles::Tiles};
+use crate::compute::{half::Half, pairs::Pairs, tiles::Tiles};
 use crate::decode::gemv::Gemv;
 use crate::decode::{self, By, Decode};
 use crate::dtype::Dtype;
@@ -51,8 +51,16 @@ static TABLE: &[&[&dyn Kernel]] = &[
     // A matrix unit in plain Rust, with vectors of several lengths.
     #[cfg(all(test, target_arch = "x86_64"))]
     &[&Combination::<Avx2, Tiles<Half>, Half, Half, Avx2, 32>::new()],
+    // Products of pairs of rows in plain Rust, for queries of bfloat16, and the unit for others.
     #[cfg(test)]
-    &[&Combination::<Scalar, Tiles<Half>, Half, Half, Scalar, 32>::new()],
+    &[
+        &Combination::<Scalar, Pairs<Half>, Half, Half, Scalar, 12>::new().only_for(
+            usize::MAX,
+            <Half as Gemm>::ACCURACY,
+            |storage| Half::takes(storage) && storage.dtypes[0] == Dtype::Bf16,
+        ),
+        &Combination::<Scalar, Tiles<Half>, Half, Half, Scalar, 32>::new(),
+    ],
     &[&Combination::<Scalar, F32, F32, F32, Scalar, 4>::new()],
 ];
 
@@ -232,7 +240,7 @@ impl<P: Isa, F: Gemm, Few: Gemv, One: Gemv, D: Isa, const R: usize> Combination<
 
     /// For problems that are stored so, with heads of at most `max_dim` elements, and for demands
     /// up to `accuracy`: a kernel below meets others.
-    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(test)))]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
     const fn only_for(self, max_dim: usize, accuracy: Accuracy, takes: fn(&Storage) -> bool) -> Self {
         Combination { takes, max_dim, accuracy, ..self }
     }

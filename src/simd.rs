@@ -76,7 +76,9 @@ pub(crate) trait Body {
 ///    `join_split16`, `load_interleaved_bytes`, `load_transposed_words`, `look_up_nibbles`,
 ///    `add_by_bits`, `add_by_bit_of_lane`, `load_f16_pairs`, `signs`, `negate_bytes`;
 /// 7. transposed K and V: `load_interleaved_bytes`, besides `transpose`, `load_bf16` and
-///    `pack_bf16`.
+///    `pack_bf16`;
+/// 8. compute types bf16 and i8 by pairs of rows: `matrix_bf16` or `matrix_u8_i8`, `zip`, `unzip`,
+///    `zip_halves`.
 ///
 /// # What methods may assume of each other
 ///
@@ -202,11 +204,6 @@ pub(crate) trait Isa: Copy + 'static {
     fn splat_lane_i32<const I: i32>(self, x: Self::I32) -> Self::I32 {
         fallback::splat_lane_i32::<Self, I>(self, x)
     }
-    /// [`Isa::dot_bf16`] by lane `I` of `b`.
-    #[inline(always)]
-    fn dot_bf16_lane<const I: i32>(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
-        self.dot_bf16(sum, a, self.splat_lane_i32::<I>(b))
-    }
     /// [`Isa::dot_i8`] by lane `I` of `b`.
     #[inline(always)]
     fn dot_i8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
@@ -217,15 +214,38 @@ pub(crate) trait Isa: Copy + 'static {
     fn dot_u8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
         self.dot_u8(sum, a, self.splat_lane_i32::<I>(b))
     }
-    /// [`Isa::dot_u8_i8`] of lane `I` of `a`.
+
+    // ---- Pairs of rows ----
+    //
+    // Four lanes are two rows of two words, or 2 x 2 sums: a row for each row of `a`, and a column
+    // for each row of `b`.
+
+    /// The sums and the dot products of rows of four bfloat16: as [`Isa::dot_bf16`] of the first
+    /// words of two rows, and then of the second ones.
     #[inline(always)]
-    fn dot_lane_u8_i8<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
-        self.dot_u8_i8(sum, self.splat_lane_i32::<I>(a), b)
+    fn matrix_bf16(self, sum: Self::F32, a: Self::I32, b: Self::I32) -> Self::F32 {
+        fallback::matrix_bf16(self, sum, a, b)
     }
-    /// [`Isa::dot_u8_i8`] by lane `I` of `b`.
+    /// The sums and the dot products of rows of eight bytes: those of `a` are unsigned, those of
+    /// `b` signed. Exact but for the 32-bit accumulator, which wraps.
     #[inline(always)]
-    fn dot_u8_i8_lane<const I: i32>(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
-        self.dot_u8_i8(sum, a, self.splat_lane_i32::<I>(b))
+    fn matrix_u8_i8(self, sum: Self::I32, a: Self::I32, b: Self::I32) -> Self::I32 {
+        fallback::matrix_u8_i8(self, sum, a, b)
+    }
+    /// The words of four lanes each in turn, `[a0, b0, a1, b1]` and `[a2, b2, a3, b3]`.
+    #[inline(always)]
+    fn zip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        fallback::zip(self, a, b)
+    }
+    /// `[a0, a2, b0, b2]` and `[a1, a3, b1, b3]` of four lanes each.
+    #[inline(always)]
+    fn unzip(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        fallback::unzip(self, a, b)
+    }
+    /// `[a0, a1, b0, b1]` and `[a2, a3, b2, b3]` of four lanes each.
+    #[inline(always)]
+    fn zip_halves(self, a: Self::F32, b: Self::F32) -> [Self::F32; 2] {
+        fallback::zip_halves(self, a, b)
     }
 
     // ---- Comparison ----
@@ -927,10 +947,6 @@ mod tests {
                 unsafe { s.store(lanes.as_mut_ptr(), x) };
                 lanes.map(f32::to_bits)
             };
-            // Bfloat16 of the words, without infinities and NaN.
-            let halves = words.map(|words| words.map(|word| word & 0x3fff_3fff | 0x2000_2000));
-            // SAFETY: I7: the arrays have MAX_LANES words.
-            let [_, c, d] = halves.map(|words| unsafe { s.load_i32(words.as_ptr()) });
             // Sums of products of bytes, signed where 0x80 is given, of the words of `a` with one.
             let plain = |sign_a: u8, sign_b: u8, word: i32| -> [i32; MAX_LANES] {
                 let number = |byte: u8, sign: u8| i32::from(byte ^ sign) - i32::from(sign);
@@ -943,16 +959,12 @@ mod tests {
             };
             macro_rules! lane {
                 ($lane:literal) => {
-                    let (of_a, of_b) = (s.splat_i32(words[1][$lane]), s.splat_i32(words[2][$lane]));
+                    let of_b = s.splat_i32(words[2][$lane]);
                     assert_eq!(lanes(s.splat_lane_i32::<$lane>(b)), lanes(of_b));
                     assert_eq!(bits(s.splat_lane::<$lane>(y)), bits(s.splat(floats[1][$lane])));
                     let product = s.fma(x, s.splat(floats[1][$lane]), z);
                     assert_eq!(bits(s.fma(x, s.splat_lane::<$lane>(y), z)), bits(product));
-                    let dots = lanes(s.dot_u8_i8(sum, of_a, b));
-                    assert_eq!(lanes(s.dot_lane_u8_i8::<$lane>(sum, a, b)), dots);
-                    assert_eq!(dots[..S::LANES], lanes(fallback::dot_u8_i8(s, sum, of_a, b))[..S::LANES]);
                     let dots = lanes(s.dot_u8_i8(sum, a, of_b));
-                    assert_eq!(lanes(s.dot_u8_i8_lane::<$lane>(sum, a, b)), dots);
                     assert_eq!(dots[..S::LANES], plain(0, 0x80, words[2][$lane])[..S::LANES]);
                     let dots = lanes(s.dot_i8(sum, a, of_b));
                     assert_eq!(lanes(s.dot_i8_lane::<$lane>(sum, a, b)), dots);
@@ -960,8 +972,6 @@ mod tests {
                     let dots = lanes(s.dot_u8(sum, a, of_b));
                     assert_eq!(lanes(s.dot_u8_lane::<$lane>(sum, a, b)), dots);
                     assert_eq!(dots[..S::LANES], plain(0, 0, words[2][$lane])[..S::LANES]);
-                    let dots = bits(s.dot_bf16(x, c, s.splat_i32(halves[2][$lane])));
-                    assert_eq!(bits(s.dot_bf16_lane::<$lane>(x, c, d)), dots);
                 };
             }
             lane!(0);
@@ -969,6 +979,80 @@ mod tests {
             lane!(2);
             lane!(3);
         }
+    }
+
+    #[derive(Clone, Copy)]
+    struct PairsOfRows;
+
+    impl Body for PairsOfRows {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Isa>(self, s: S) {
+            let word = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9).cast_signed();
+            for seed in 0..100 {
+                let words: [[i32; MAX_LANES]; 3] =
+                    [0, 1, 2].map(|n| from_fn(|i| word(3 * MAX_LANES * seed + MAX_LANES * n + i + 1)));
+                // Of the words as bfloat16: neither infinities nor NaN, nor subnormal sums.
+                let halves =
+                    words.map(|words| words.map(|word| word & 0xbfff_bfff_u32.cast_signed() | 0x2000_2000));
+                let store = |x: S::F32| {
+                    let mut lanes = [0u32; MAX_LANES];
+                    // SAFETY: I7: the array has MAX_LANES words.
+                    unsafe { s.store(lanes.as_mut_ptr().cast(), x) };
+                    lanes
+                };
+                let store_i32 = |x: S::I32| {
+                    let mut lanes = [0i32; MAX_LANES];
+                    // SAFETY: I7: the array has MAX_LANES words.
+                    unsafe { s.store_i32(lanes.as_mut_ptr(), x) };
+                    lanes
+                };
+                // SAFETY: I7: the arrays have MAX_LANES words.
+                let load = |words: &[i32; MAX_LANES]| unsafe { s.load_i32(words.as_ptr()) };
+                // SAFETY: I7: the arrays have MAX_LANES words.
+                let load_f32 = |words: &[i32; MAX_LANES]| unsafe { s.load(words.as_ptr().cast()) };
+
+                let [sum, a, b] = [0, 1, 2].map(|n| load(&words[n]));
+                let (products, halves_of) = (store_i32(s.matrix_u8_i8(sum, a, b)), &halves);
+                let [_, c, d] = [0, 1, 2].map(|n| load(&halves_of[n]));
+                let sums = store(s.matrix_bf16(load_f32(&halves[0]), c, d));
+                for lane in 0..S::LANES {
+                    // Of four lanes: a row of `a` for two sums, and one of `b` for every other.
+                    let (first, place) = (lane - lane % 4, lane % 4);
+                    let (of_a, of_b) = (first + place / 2 * 2, first + place % 2 * 2);
+                    let mut product = words[0][lane];
+                    let mut x = load_f32(&halves[0]);
+                    for i in 0..2 {
+                        let bytes = words[1][of_a + i].to_le_bytes().into_iter();
+                        for (a, b) in bytes.zip(words[2][of_b + i].to_le_bytes()) {
+                            product = product.wrapping_add(i32::from(a) * i32::from(b.cast_signed()));
+                        }
+                        x = s.dot_bf16(x, s.splat_i32(halves[1][of_a + i]), s.splat_i32(halves[2][of_b + i]));
+                    }
+                    assert_eq!(products[lane], product);
+                    assert_eq!(sums[lane], store(x)[lane], "seed {seed}, lane {lane}");
+                }
+
+                let [a, b] = [1, 2].map(|n| load_f32(&words[n]));
+                let [zipped, unzipped, halves] = [s.zip(a, b), s.unzip(a, b), s.zip_halves(a, b)];
+                for lane in 0..S::LANES {
+                    let (first, place) = (lane - lane % 4, lane % 4);
+                    for i in 0..2 {
+                        let expected = |[of, at]: [usize; 2]| words[1 + of][first + at].cast_unsigned();
+                        assert_eq!(store(zipped[i])[lane], expected([place % 2, 2 * i + place / 2]));
+                        assert_eq!(store(unzipped[i])[lane], expected([place / 2, place % 2 * 2 + i]));
+                        assert_eq!(store(halves[i])[lane], expected([place / 2, 2 * i + place % 2]));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The machine's products of pairs of rows have the bits of its dot products, word by word.
+    #[test]
+    fn products_of_pairs_of_rows_are_dot_products() {
+        on_each_isa(PairsOfRows);
     }
 
     #[derive(Clone, Copy)]

@@ -410,9 +410,9 @@ pub static ZEN4: Tuning = Tuning {
     },
 };
 
-/// Zen 2 and 3: the six rows of a register tile fit the eight ways of the first level, so that dense
-/// ones are not copied; blocks are held to half of the smaller L2. All else is as on Zen 4, not
-/// measured anew.
+/// Zen 2 and 3: the six rows of a register tile fit the eight ways of the first level, so that
+/// dense ones are not copied; blocks are held to half of the smaller L2. All else is as on Zen 4,
+/// not measured anew.
 pub static ZEN2: Tuning = Tuning {
     name: "zen2",
     // It has no such instruction.

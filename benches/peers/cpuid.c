@@ -1,6 +1,6 @@
 /* Preloaded, it shows libraries that cpuid.py has rewritten a processor without AVX-512 and AMX:
- * where they had the instruction cpuid they raise SIGILL, and are told here what cpuid says, without
- * those bits (Intel, Software Developer's Manual, volume 2A, CPUID). */
+ * where they had the instruction cpuid they raise SIGILL, and are told here what cpuid says,
+ * without those bits (Intel, Software Developer's Manual, volume 2A, CPUID). */
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <signal.h>
@@ -9,7 +9,7 @@
 
 /* Leaf 7: F, DQ, IFMA, PF, ER, CD, BW, VL; VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ; 4VNNIW, 4FMAPS,
  * VP2INTERSECT, AMX-BF16, FP16, AMX-TILE, AMX-INT8. Subleaf 1: BF16, AMX-FP16; AVX10. */
-static const unsigned f7_ebx = 1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31;
+static const unsigned f7_ebx = 0xdc230000u;
 static const unsigned f7_ecx = 1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u << 14;
 static const unsigned f7_edx = 1u << 2 | 1u << 3 | 1u << 8 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 25;
 static const unsigned f7_1_eax = 1u << 5 | 1u << 21;

@@ -94,7 +94,7 @@ impl Gemm for F32 {
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, _first: usize, to: *mut u8) {
         // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { convert::convert(s, source, n, dim, to) }
     }

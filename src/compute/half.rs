@@ -172,7 +172,7 @@ impl Gemm for Half {
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(_s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    unsafe fn stage_k<S: Isa>(_s: S, source: Source, n: usize, dim: usize, _first: usize, to: *mut u8) {
         // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { copy_rows(source.rows(), n, 2 * dim, to, Self::staged_k_row(dim), 4 * Self::steps(dim)) }
     }
@@ -186,11 +186,6 @@ impl Gemm for Half {
     #[inline(always)]
     fn add_score<S: Isa>(s: S, q: S::I32, k: S::I32, sum: S::F32) -> S::F32 {
         s.dot_bf16(sum, q, k)
-    }
-
-    #[inline(always)]
-    fn add_score_lane<S: Isa, const I: i32>(s: S, q: S::I32, k: S::I32, sum: S::F32) -> S::F32 {
-        s.dot_bf16_lane::<I>(sum, q, k)
     }
 
     #[inline(always)]
@@ -214,11 +209,6 @@ impl Gemm for Half {
     #[inline(always)]
     fn add_value<S: Isa>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
         s.dot_bf16(sum, p, v)
-    }
-
-    #[inline(always)]
-    fn add_value_lane<S: Isa, const I: i32>(s: S, p: S::I32, v: S::I32, sum: S::F32) -> S::F32 {
-        s.dot_bf16_lane::<I>(sum, p, v)
     }
 
     #[inline(always)]

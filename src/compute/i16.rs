@@ -83,7 +83,7 @@ impl Gemm for I16 {
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, _first: usize, to: *mut u8) {
         // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { stage(s, Stage { rows: source.rows(), n, dim, to, pairs_from: None }) }
     }

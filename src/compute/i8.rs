@@ -33,7 +33,7 @@ const WORD: usize = 4;
 /// What is added to the bytes of K or V, as an exclusive or: their sign bits, if the other operand
 /// is unsigned there and the instruction wants equal signs, or is signed and it wants others.
 #[inline(always)]
-const fn added<S: Isa>(which: usize) -> u8 {
+pub(super) const fn added<S: Isa>(which: usize) -> u8 {
     if (which == K) != S::MULTIPLIES_EQUAL_SIGNS { 0x80 } else { 0 }
 }
 
@@ -90,7 +90,7 @@ impl Gemm for I8 {
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, _first: usize, to: *mut u8) {
         // SAFETY: `n` rows of `dim` elements, and room for them staged (caller).
         unsafe { flip(s, Flip { rows: source.rows(), n, dim, to }) }
     }
@@ -118,7 +118,7 @@ impl Gemm for I8 {
         if const { S::MULTIPLIES_EQUAL_SIGNS } {
             s.dot_i8_lane::<I>(sum, q, k)
         } else {
-            s.dot_lane_u8_i8::<I>(sum, k, q)
+            Self::add_score(s, q, s.splat_lane_i32::<I>(k), sum)
         }
     }
 
@@ -163,7 +163,7 @@ impl Gemm for I8 {
         if const { S::MULTIPLIES_EQUAL_SIGNS } {
             s.dot_u8_lane::<I>(sum, p, v)
         } else {
-            s.dot_u8_i8_lane::<I>(sum, p, v)
+            Self::add_value(s, p, s.splat_lane_i32::<I>(v), sum)
         }
     }
 

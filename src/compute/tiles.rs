@@ -15,6 +15,7 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
+use super::span::{pack_query, with_words_of};
 use super::{half::Half, i8::I8};
 use crate::attend::fold::Folding;
 use crate::attend::rows::{Rows, Source};
@@ -25,7 +26,6 @@ use crate::prefill::gemm::{Gemm, Operand, Sum, weighted};
 use crate::prefill::prefetch::Prefetch;
 use crate::prefill::scores::Keys;
 use crate::prefill::softmax::Probabilities;
-use crate::problem::{Accuracy, Storage};
 use crate::simd::lane::{MAX_PACK, Registers};
 use crate::simd::tiles::{SIDE, TileRegisters, WORD};
 use crate::simd::{Body, Isa};
@@ -140,39 +140,11 @@ macro_rules! multiply {
 }
 
 impl<F: Tiled> Gemm for Tiles<F> {
-    const NAME: &'static str = F::NAME;
-    const ACCURACY: Accuracy = F::ACCURACY;
-    const PACK: usize = F::PACK;
+    with_words_of!(F, 0);
+
     /// The keys of a tile of V.
     const SPAN_KEYS: usize = SIDE * F::PACK;
-    const PANEL_HEADER: usize = F::PANEL_HEADER;
-    const MAX_KEYS: usize = F::MAX_KEYS;
-    const MAX_DIM: usize = F::MAX_DIM;
-    const INT_ACC: bool = F::INT_ACC;
-    const P_SCALE: f32 = F::P_SCALE;
     const HAS_TILES: bool = true;
-    type Operand = F::Operand;
-    type Sum = F::Sum;
-
-    #[inline(always)]
-    fn takes(storage: &Storage) -> bool {
-        F::takes(storage)
-    }
-
-    #[inline(always)]
-    fn on<S: Isa>(s: S, storage: &Storage) -> Option<S> {
-        F::on(s, storage)
-    }
-
-    #[inline(always)]
-    fn headroom<S: Isa>(s: S) -> f32 {
-        F::headroom(s)
-    }
-
-    #[inline(always)]
-    fn query_scratch(dtype: Dtype, dim: usize) -> usize {
-        F::query_scratch(dtype, dim)
-    }
 
     /// Whole tiles.
     #[inline(always)]
@@ -187,11 +159,6 @@ impl<F: Tiled> Gemm for Tiles<F> {
     }
 
     #[inline(always)]
-    fn reads_v(_dtype: Dtype) -> bool {
-        false
-    }
-
-    #[inline(always)]
     unsafe fn pack_query<S: Isa>(
         s: S,
         source: Source,
@@ -203,24 +170,17 @@ impl<F: Tiled> Gemm for Tiles<F> {
         panel: *mut f32,
         scratch: *mut u8,
     ) -> bool {
-        let [packed, whole] =
-            [F::steps(dim), Self::steps(dim)].map(|steps| (Self::PANEL_HEADER + steps) * lanes);
-        // SAFETY: the caller vouches for rows, panel and scratch; the panel has room for whole
-        // tiles.
-        unsafe {
-            if packed < whole {
-                clear(panel.add(packed).cast(), (whole - packed) * WORD);
-            }
-            F::pack_query(s, source, n, dim, lanes, factor, folding, panel, scratch)
-        }
+        let steps = Self::steps(dim);
+        // SAFETY: the caller vouches for rows, panel and scratch.
+        unsafe { pack_query::<S, F>(s, steps, source, n, dim, lanes, factor, folding, panel, scratch) }
     }
 
     #[inline(always)]
-    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8) {
+    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) {
         let [staged, whole] = [F::steps(dim), Self::steps(dim)].map(|steps| steps * WORD);
         // SAFETY: `n` rows of `dim` elements, and room for them staged (caller), in whole lines.
         unsafe {
-            F::stage_k(s, source, n, dim, to);
+            F::stage_k(s, source, n, dim, first, to);
             if staged < whole {
                 for row in 0..n {
                     clear(to.add(row * Self::staged_k_row(dim) + staged), whole - staged);
@@ -230,41 +190,10 @@ impl<F: Tiled> Gemm for Tiles<F> {
     }
 
     #[inline(always)]
-    unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool {
-        // SAFETY: `n` rows of `dim` elements, and room for their groups (caller).
-        unsafe { F::stage_v(s, source, n, dim, first, to) }
-    }
-
-    #[inline(always)]
     unsafe fn end_v<S: Isa>(s: S, n: usize, dim: usize, to: *mut u8) {
         let transpose = Transpose { groups: n.div_ceil(F::PACK), dim, row: Self::staged_v_row(dim), to };
         // SAFETY: the groups that have been staged, in room for whole spans (caller).
         unsafe { transpose_groups(s.core(), transpose) };
-    }
-
-    #[inline(always)]
-    fn add_score<S: Isa>(s: S, q: Operand<S, Self>, k: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self> {
-        F::add_score(s, q, k, sum)
-    }
-
-    #[inline(always)]
-    fn probabilities<S: Isa>(
-        s: S,
-        scores: [S::F32; MAX_PACK],
-        running_max: S::F32,
-        total: &mut Sum<S, Self>,
-    ) -> Operand<S, Self> {
-        F::probabilities(s, scores, running_max, total)
-    }
-
-    #[inline(always)]
-    fn add_value<S: Isa>(s: S, p: Operand<S, Self>, v: Operand<S, Self>, sum: Sum<S, Self>) -> Sum<S, Self> {
-        F::add_value(s, p, v, sum)
-    }
-
-    #[inline(always)]
-    fn probability(word: u32, key: usize) -> f32 {
-        F::probability(word, key)
     }
 
     #[inline(always)]

@@ -35,8 +35,8 @@ pub(super) fn prefetch_whole_rows<S: Isa>(s: S, rows: Rows, n: usize, bytes: usi
 /// 16 to 64 KB did as well.
 pub(super) const BYTES_AHEAD: usize = 24 << 10;
 
-/// [`BYTES_AHEAD`] of rows that lie behind one another: from 12 to 16 KB no type and no length of rows
-/// took much longer than at its best.
+/// [`BYTES_AHEAD`] of rows that lie behind one another: from 12 to 16 KB no type and no length of
+/// rows took much longer than at its best.
 pub(super) const BYTES_AHEAD_IN_ORDER: usize = 16 << 10;
 
 /// Rows that are multiplied later, and are brought into the second-level cache meanwhile. Row n

@@ -446,7 +446,7 @@ unsafe fn add_nonfinite<F: Gemm>(
                 if problem.sees(sequence, head, row, key) {
                     // SAFETY: a word and an element of the output that the caller has vouched for.
                     unsafe {
-                        let word = words.cast::<u32>().add(i / F::PACK * width + lane).read();
+                        let word = words.cast::<u32>().add(F::word_at(i / F::PACK, lane, width)).read();
                         let at = output.add(d * lanes + lane);
                         at.write(at.read() + F::probability(word, i % F::PACK) * x);
                     }

@@ -44,6 +44,9 @@ pub(crate) trait Gemm: Sized + 'static {
     /// Spans of keys begin at multiples of so many keys from the start of their block, and have
     /// room for as many: whole groups, or whole tiles.
     const SPAN_KEYS: usize = Self::PACK;
+    /// Groups of staged V that there is room for besides: a type that makes another form of V can
+    /// stage it behind its place.
+    const SPARE_GROUPS: usize = 0;
     /// Lines of a panel of packed queries before those of its steps: what a lane needs to begin and
     /// to end a score with. With [`Gemm::INT_ACC`], the last of them is what scores are corrected
     /// by, times the zero of the key.
@@ -133,22 +136,25 @@ pub(crate) trait Gemm: Sized + 'static {
         scratch: *mut u8,
     ) -> bool;
 
-    /// Writes `n` rows of K as words, one for each step of a packed query.
+    /// Writes `n` rows of K as words, one for each step of a packed query, beginning with key
+    /// `first` of those that are staged.
     ///
     /// # Safety
-    /// Pointers as the trait says; `to` holds `n` staged rows.
-    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, to: *mut u8);
+    /// Pointers as the trait says; `to` holds `n` staged rows, in room for whole spans, behind the
+    /// `first` rows that have been staged.
+    unsafe fn stage_k<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8);
 
     /// Writes `n` rows of V as groups, beginning with key `first` of those that are staged. Where
     /// groups have more than one key, a value that is not finite becomes 0, and the result is
     /// whether there was any; keys that follow in the last group are 0.
     ///
     /// # Safety
-    /// Pointers as the trait says; `to` holds all groups; the keys before `first` have been staged.
+    /// Pointers as the trait says; `to` holds all groups, and those to spare; the keys before
+    /// `first` have been staged.
     unsafe fn stage_v<S: Isa>(s: S, source: Source, n: usize, dim: usize, first: usize, to: *mut u8) -> bool;
 
     /// Ends the groups of `n` keys, which all have been staged: a type that reads them in another
-    /// form makes it here, in place. `to` has room for whole spans.
+    /// form makes it here. `to` has room for whole spans and [`Gemm::SPARE_GROUPS`].
     ///
     /// # Safety
     /// Pointers as the trait says; [`Gemm::stage_v`] has written the groups.
@@ -229,6 +235,13 @@ pub(crate) trait Gemm: Sized + 'static {
     /// The probability of one key of a group in the word that a lane has.
     fn probability(word: u32, key: usize) -> f32;
 
+    /// Where [`Gemm::value_span`] leaves the word of a group that a lane has, among groups of
+    /// `width` words.
+    #[inline(always)]
+    fn word_at(group: usize, lane: usize, width: usize) -> usize {
+        group * width + lane
+    }
+
     /// Writes the scores of `n` keys of a span as `out[key][lane]`, `Z` vectors wide, against `Z`
     /// vectors of a packed panel that is `lanes` wide; returns the largest score of each lane. A
     /// score has the same bits however keys are cut into spans and rows into tiles. The default
@@ -307,7 +320,7 @@ pub(crate) fn staged_bytes<F: Gemm>(shape: &Shape, tiles: TileSizes) -> [usize; 
     let [k, v] = tiles.has_staging(shape);
     // Saturates where no machine has the memory.
     let keys = tiles.kv.checked_next_multiple_of(F::SPAN_KEYS).unwrap_or(usize::MAX);
-    let groups = keys / F::PACK;
+    let groups = (keys / F::PACK).saturating_add(F::SPARE_GROUPS);
     [
         if k { F::staged_k_row(shape.dim_qk).saturating_mul(keys) } else { 0 },
         if v { F::staged_v_row(shape.dim_v).saturating_mul(groups) } else { 0 },

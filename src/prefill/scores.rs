@@ -1,6 +1,6 @@
 //! Step 1: scores of a span of keys, in log2 units, and their maximum for each row, word by word.
 
-use super::gemm::{Gemm, RegisterTile};
+use super::gemm::{Gemm, RegisterTile, Sum};
 use super::prefetch::Prefetch;
 use crate::attend::rows::Rows;
 use crate::simd::lane::Registers;
@@ -188,6 +188,22 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         }
         key = key.wrapping_add(4);
     }
+    // SAFETY: the panel, and the scales of R keys (caller).
+    unsafe { end::<S, F, R, Z>(s, panel, scales, R, sum) }
+}
+
+/// The scores, in log2 units, whose dot products are `sum`, of which `n` keys have scales.
+///
+/// # Safety
+/// `panel` is as for [`dot`]; there are as many scales, if there are some.
+#[inline(always)]
+pub(crate) unsafe fn end<S: Isa, F: Gemm, const R: usize, const Z: usize>(
+    s: S,
+    panel: *const f32,
+    scales: Option<*const f32>,
+    n: usize,
+    sum: RegisterTile<Sum<S, F>, R, Z>,
+) -> RegisterTile<S::F32, R, Z> {
     // Nested loops, because LLVM would not unroll a flattened one, and the sums would live in
     // memory.
     let mut tile = [[s.splat(0.0); Z]; R];
@@ -200,8 +216,8 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
     if F::INT_ACC
         && let Some(scales) = scales
     {
-        for (r, tile) in tile.iter_mut().enumerate() {
-            // SAFETY: the keys have `R` scales (caller).
+        for (r, tile) in tile.iter_mut().enumerate().take(n) {
+            // SAFETY: the keys have `n` scales (caller).
             let scale = s.splat(unsafe { scales.add(r).read() });
             for x in tile {
                 *x = s.mul(*x, scale);
@@ -214,11 +230,11 @@ unsafe fn dot<S: Isa, F: Gemm, const R: usize, const Z: usize>(
 /// Stores a tile of scores and updates the maximum of each lane.
 ///
 /// # Safety
-/// `out` has room for `R * Z` vectors.
+/// `out` has room for all vectors of the tile.
 #[inline(always)]
-unsafe fn store<S: Isa, const R: usize, const Z: usize>(
+pub(crate) unsafe fn store<S: Isa, const Z: usize>(
     s: S,
-    tile: &RegisterTile<S::F32, R, Z>,
+    tile: &[[S::F32; Z]],
     out: *mut f32,
     max: &mut [S::F32; Z],
 ) {
@@ -226,7 +242,7 @@ unsafe fn store<S: Isa, const R: usize, const Z: usize>(
         for (z, &score) in row.iter().enumerate() {
             // NaN as the first operand leaves the maximum alone; it reappears as a probability.
             max[z] = s.max(score, max[z]);
-            // SAFETY: one of the `R * Z` vectors of `out` (caller).
+            // SAFETY: one of the vectors of `out` (caller).
             unsafe { s.store(out.add((r * Z + z) * S::LANES), score) };
         }
     }

@@ -269,12 +269,25 @@ impl<S: Isa, F: Gemm, const Z: usize> Probabilities<S, F, Z> {
         // SAFETY: scores and words that the caller has vouched for; all are read before any is
         // written.
         unsafe {
+            let made = self.words(s, scores);
+            for (z, &made) in made.iter().enumerate() {
+                F::Operand::store(s, words.add(z * S::LANES), made);
+            }
+            made
+        }
+    }
+
+    /// The words of probabilities of one group of keys.
+    ///
+    /// # Safety
+    /// `scores` holds `Z` vectors for each key of the group.
+    #[inline(always)]
+    pub(crate) unsafe fn words(&mut self, s: S, scores: *const f32) -> [Operand<S, F>; Z] {
+        // SAFETY: the scores of the group (caller).
+        unsafe {
             let mut made = [self.make_one(s, 0, scores); Z];
             for (z, made) in made.iter_mut().enumerate().skip(1) {
                 *made = self.make_one(s, z, scores);
-            }
-            for (z, &made) in made.iter().enumerate() {
-                F::Operand::store(s, words.add(z * S::LANES), made);
             }
             made
         }

@@ -66,7 +66,7 @@ unsafe fn stage<S: Isa, F: Gemm, const WHICH: usize>(
         if WHICH == V {
             left_out |= F::stage_v(s, rows, n, dim, first, scratch);
         } else {
-            F::stage_k(s, rows, n, dim, scratch.wrapping_add(first * stride));
+            F::stage_k(s, rows, n, dim, first, scratch.wrapping_add(first * stride));
         }
     };
     let chunks = Chunks { problem, sequence, view, kv_head, keys, dim, gathers, to: scratch, stride, room };

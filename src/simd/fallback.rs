@@ -58,6 +58,61 @@ pub(crate) fn splat_lane_i32<S: Isa, const I: i32>(s: S, x: S::I32) -> S::I32 {
     s.splat_i32(lanes_i32(s, x)[I as usize])
 }
 
+/// Word `word` of the row that a sum of 2 x 2 of [`Isa::matrix_bf16`] is made of, in each lane: of
+/// the operand with a row for each row of sums, or with one for each column.
+#[inline(always)]
+fn of_rows<S: Isa>(s: S, x: S::I32, is_of_columns: bool, word: usize) -> S::I32 {
+    let x = lanes_i32(s, x);
+    vector_i32(s, |lane| {
+        let row = if is_of_columns { lane % 2 } else { lane % 4 / 2 };
+        x[lane - lane % 4 + 2 * row + word]
+    })
+}
+
+/// Default of [`Isa::matrix_bf16`].
+#[inline(always)]
+pub(crate) fn matrix_bf16<S: Isa>(s: S, sum: S::F32, a: S::I32, b: S::I32) -> S::F32 {
+    let sum = s.dot_bf16(sum, of_rows(s, a, false, 0), of_rows(s, b, true, 0));
+    s.dot_bf16(sum, of_rows(s, a, false, 1), of_rows(s, b, true, 1))
+}
+
+/// Default of [`Isa::matrix_u8_i8`].
+#[inline(always)]
+pub(crate) fn matrix_u8_i8<S: Isa>(s: S, sum: S::I32, a: S::I32, b: S::I32) -> S::I32 {
+    let sum = s.dot_u8_i8(sum, of_rows(s, a, false, 0), of_rows(s, b, true, 0));
+    s.dot_u8_i8(sum, of_rows(s, a, false, 1), of_rows(s, b, true, 1))
+}
+
+/// Two vectors, of which each four lanes are words of four of `a` and `b`, in this order.
+#[inline(always)]
+fn shuffle<S: Isa>(s: S, a: S::F32, b: S::F32, order: [[usize; 4]; 2]) -> [S::F32; 2] {
+    let both = [lanes(s, a), lanes(s, b)];
+    order.map(|order| {
+        vector(s, |lane| {
+            let from = order[lane % 4];
+            both[from / 4][lane - lane % 4 + from % 4]
+        })
+    })
+}
+
+/// Default of [`Isa::zip`].
+#[inline(always)]
+pub(crate) fn zip<S: Isa>(s: S, a: S::F32, b: S::F32) -> [S::F32; 2] {
+    shuffle(s, a, b, [[0, 4, 1, 5], [2, 6, 3, 7]])
+}
+
+/// Default of [`Isa::unzip`].
+#[inline(always)]
+pub(crate) fn unzip<S: Isa>(s: S, a: S::F32, b: S::F32) -> [S::F32; 2] {
+    shuffle(s, a, b, [[0, 2, 4, 6], [1, 3, 5, 7]])
+}
+
+/// Default of [`Isa::zip_halves`].
+#[inline(always)]
+pub(crate) fn zip_halves<S: Isa>(s: S, a: S::F32, b: S::F32) -> [S::F32; 2] {
+    shuffle(s, a, b, [[0, 1, 4, 5], [2, 3, 6, 7]])
+}
+
 /// Default of [`Isa::horizontal_sums`].
 #[inline(always)]
 pub(crate) fn horizontal_sums<S: Isa>(s: S, vectors: &[S::F32; MAX_LANES]) -> S::F32 {

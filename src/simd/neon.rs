@@ -29,13 +29,13 @@ token! {
 }
 
 token! {
-    /// [`Base`] with dot products of unsigned by signed bytes: Cortex-A510 and A710, Neoverse V1
-    /// and N2, Apple's M2, and later.
+    /// [`Base`] with products of unsigned by signed bytes, of pairs of rows, too: Cortex-A510 and
+    /// A710, Neoverse V1 and N2, Apple's M2, and later.
     I8mm as Neon; "i8mm", "neon"
 }
 
 token! {
-    /// [`Base`] with dot products of bfloat16 pairs: the machines of [`I8mm`].
+    /// [`Base`] with products of bfloat16, of pairs of rows, too: the machines of [`I8mm`].
     Bf16 as Neon; "bf16", "neon"
 }
 
@@ -68,15 +68,16 @@ pub(crate) trait Level: Token {
         fallback::dot_bf16(s, sum, a, b)
     }
 
-    /// [`Isa::dot_bf16_lane`], likewise.
+    /// [`Isa::matrix_bf16`], likewise.
     #[inline(always)]
-    fn dot_bf16_lane<const I: i32>(
-        s: Neon<Self>,
-        sum: float32x4_t,
-        a: int32x4_t,
-        b: int32x4_t,
-    ) -> float32x4_t {
-        fallback::dot_bf16(s, sum, a, s.splat_lane_i32::<I>(b))
+    fn matrix_bf16(s: Neon<Self>, sum: float32x4_t, a: int32x4_t, b: int32x4_t) -> float32x4_t {
+        fallback::matrix_bf16(s, sum, a, b)
+    }
+
+    /// [`Isa::matrix_u8_i8`]: two dot products, unless the level has the instruction.
+    #[inline(always)]
+    fn matrix_u8_i8(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        fallback::matrix_u8_i8(s, sum, a, b)
     }
 
     /// The value of [`Isa::MULTIPLIES_EQUAL_SIGNS`].
@@ -86,18 +87,6 @@ pub(crate) trait Level: Token {
     #[inline(always)]
     fn dot_u8_i8(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
         fallback::dot_u8_i8(s, sum, a, b)
-    }
-
-    /// [`Isa::dot_lane_u8_i8`], likewise.
-    #[inline(always)]
-    fn dot_lane_u8_i8<const I: i32>(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        Self::dot_u8_i8(s, sum, s.splat_lane_i32::<I>(a), b)
-    }
-
-    /// [`Isa::dot_u8_i8_lane`], likewise.
-    #[inline(always)]
-    fn dot_u8_i8_lane<const I: i32>(s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        Self::dot_u8_i8(s, sum, a, s.splat_lane_i32::<I>(b))
     }
 
     /// [`Isa::dot_i8`], likewise.
@@ -177,15 +166,9 @@ impl Level for I8mm {
     }
 
     #[inline(always)]
-    fn dot_lane_u8_i8<const I: i32>(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        // SAFETY: I4: `_s` holds the token of these dot products.
-        unsafe { dot!("i8mm", "sudot {sum:v}.4s, {b:v}.16b, {a:v}.4b[{lane}]", sum, a, b, I) }
-    }
-
-    #[inline(always)]
-    fn dot_u8_i8_lane<const I: i32>(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        // SAFETY: I4: `_s` holds the token of these dot products.
-        unsafe { dot!("i8mm", "usdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]", sum, a, b, I) }
+    fn matrix_u8_i8(_s: Neon<Self>, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: I4: `_s` holds the token of these products.
+        unsafe { dot!("i8mm", "usmmla {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum, a, b) }
     }
 }
 
@@ -199,14 +182,9 @@ impl Level for Bf16 {
     }
 
     #[inline(always)]
-    fn dot_bf16_lane<const I: i32>(
-        _s: Neon<Self>,
-        sum: float32x4_t,
-        a: int32x4_t,
-        b: int32x4_t,
-    ) -> float32x4_t {
-        // SAFETY: I4: `_s` holds the token of these dot products.
-        unsafe { dot!("bf16", "bfdot {sum:v}.4s, {a:v}.8h, {b:v}.2h[{lane}]", sum, a, b, I) }
+    fn matrix_bf16(_s: Neon<Self>, sum: float32x4_t, a: int32x4_t, b: int32x4_t) -> float32x4_t {
+        // SAFETY: I4: `_s` holds the token of these products.
+        unsafe { dot!("bf16", "bfmmla {sum:v}.4s, {a:v}.8h, {b:v}.8h", sum, a, b) }
     }
 }
 
@@ -366,11 +344,6 @@ impl<L: Level> Isa for Neon<L> {
     }
 
     #[inline(always)]
-    fn dot_bf16_lane<const I: i32>(self, sum: float32x4_t, a: int32x4_t, b: int32x4_t) -> float32x4_t {
-        L::dot_bf16_lane::<I>(self, sum, a, b)
-    }
-
-    #[inline(always)]
     fn dot_i8(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
         L::dot_i8(self, sum, a, b)
     }
@@ -391,13 +364,28 @@ impl<L: Level> Isa for Neon<L> {
     }
 
     #[inline(always)]
-    fn dot_lane_u8_i8<const I: i32>(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        L::dot_lane_u8_i8::<I>(self, sum, a, b)
+    fn matrix_bf16(self, sum: float32x4_t, a: int32x4_t, b: int32x4_t) -> float32x4_t {
+        L::matrix_bf16(self, sum, a, b)
     }
 
     #[inline(always)]
-    fn dot_u8_i8_lane<const I: i32>(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
-        L::dot_u8_i8_lane::<I>(self, sum, a, b)
+    fn matrix_u8_i8(self, sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        L::matrix_u8_i8(self, sum, a, b)
+    }
+
+    #[inline(always)]
+    fn zip(self, a: float32x4_t, b: float32x4_t) -> [float32x4_t; 2] {
+        op!([vzip1q_f32(a, b), vzip2q_f32(a, b)])
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: float32x4_t, b: float32x4_t) -> [float32x4_t; 2] {
+        op!([vuzp1q_f32(a, b), vuzp2q_f32(a, b)])
+    }
+
+    #[inline(always)]
+    fn zip_halves(self, a: float32x4_t, b: float32x4_t) -> [float32x4_t; 2] {
+        op!(join_halves(vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b)).map(|x| vreinterpretq_f32_s32(x)))
     }
 
     #[inline(always)]
