@@ -191,7 +191,9 @@ if(FA_BUILD_TESTS)
   fa_not_emulated("more pieces of memory than a process of qemu's can have" guard)
   fa_not_emulated("qemu fills tables for the 100 GiB that are only reserved" far)
 
-  if(NOT WIN32)
+  if(FA_LIBC STREQUAL "musl")
+    message(STATUS "Left out: soak (musl has no mallinfo2)")
+  elseif(NOT WIN32)
     # Runs as long as it is told to: scripts/soak.sh.
     fa_programs(soak c_tests "" SOURCES c_tests/soak/soak.c)
   endif()
