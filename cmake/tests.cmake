@@ -268,15 +268,18 @@ if(FA_BUILD_TESTS)
       "FA_RUST_TARGET=${FA_TARGET}" "FA_CARGO_ARGS=${FA_CARGO_ARGS}" "RUSTC=${FA_RUSTC}"
       "FA_SYSTEM=${CMAKE_SYSTEM_NAME}" "FA_LIBC=${FA_LIBC}" "NM=${CMAKE_NM}" "READELF=${CMAKE_READELF}"
       "OBJDUMP=${CMAKE_OBJDUMP}")
+    # Built once more, in places, with Rust's standard library.
+    set(seconds_of_consumer 1800)
   else()
     list(APPEND environment_of_consumer "RUSTC=${rustc}")
+    set(seconds_of_consumer 600)
   endif()
   foreach(way IN LISTS ways)
     add_test(NAME consumer.${way}
       COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/c_tests/consumer/run.sh" ${way}
               "${CMAKE_CURRENT_BINARY_DIR}/consumer/${way}")
     set_tests_properties(consumer.${way} PROPERTIES
-      TIMEOUT 600 RESOURCE_LOCK build_tree # that of the libraries, from which all install or build
+      TIMEOUT ${seconds_of_consumer} RESOURCE_LOCK build_tree # that of the libraries, from which all install or build
       ENVIRONMENT "${environment_of_consumer}")
   endforeach()
 endif()

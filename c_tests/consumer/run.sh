@@ -153,6 +153,17 @@ copy_source() {
     (cd "$root" && cp -pR Cargo.toml Cargo.lock build.rs CMakeLists.txt LICENSE-APACHE LICENSE-MIT README.md \
         benches bindings c_tests cmake docs examples fixed include scripts src tests tools "$source")
     ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
+    # Where the standard library is built, its place below the source goes into the names in it: a
+    # compiler inside the source is at the same place in the copy.
+    case "${FA_CARGO_ARGS:-} ${RUSTC:-}" in
+    *build-std*" $root/"*)
+        folder=${RUSTC#"$root"/}
+        folder=${folder%/*}
+        mkdir -p "$source/$(dirname "$folder")"
+        ln -s "$root/$folder" "$source/$folder"
+        export RUSTC="$source/${RUSTC#"$root"/}"
+        ;;
+    esac
 }
 
 # The crates that left their names in the libraries, such as half-2.7.1, below what CMakeLists.txt
