@@ -367,6 +367,7 @@ dist)
         check_release "$work/unpacked"
     fi
     check_licences "$work/unpacked"
+    ! grep -rlaF "$root/" "$work/unpacked" || fail "The archive names the folder that it was built in."
     (cd "$work/unpacked" && find . -type f ! -name SHA256SUMS | while read -r file; do
         grep -q "  ${file#./}\$" SHA256SUMS || fail "$file has no checksum."
     done)
