@@ -24,13 +24,15 @@ fail() {
     exit 1
 }
 
-# What the systems call the shared library, and programs.
+# What the systems call the shared library, and programs, and how they are compiled.
 is_windows() { [ "${FA_SYSTEM:-}" = Windows ]; }
 shared=libflash_attention.so.$FA_ABI
 exe=
+cc_lines=cc.sh
 if is_windows; then
     shared=flash_attention.dll
     exe=.exe
+    cc_lines=cc_windows.sh
 fi
 
 # needs PROGRAM NAME: a program that finds the other library by accident would prove nothing.
@@ -106,7 +108,7 @@ run_lines() {
 use_cc() {
     mkdir "$2"
     cp "$here/program.c" "$2"
-    (cd "$2" && run_lines cc.sh "$1")
+    (cd "$2" && run_lines $cc_lines "$1")
     run_programs "$2"
 }
 
@@ -375,13 +377,11 @@ dist)
         # It has no such thing as a path in a program: the library lies beside it, or where PATH
         # leads.
         export WINEPATH="$work/unpacked/bin"
-        use_find_package "$work/unpacked" "$work/build"
-    else
-        use_find_package "$work/unpacked" "$work/build"
-        use_make "$work/unpacked" "$work/make"
-        # Its lines name the libraries of glibc.
-        [ "${FA_LIBC:-}" = musl ] || use_cc "$work/unpacked" "$work/cc"
     fi
+    use_find_package "$work/unpacked" "$work/build"
+    use_make "$work/unpacked" "$work/make"
+    # Its lines name the libraries of glibc.
+    [ "${FA_LIBC:-}" = musl ] || use_cc "$work/unpacked" "$work/cc"
     ;;
 *)
     fail "run.sh does not know $way."
