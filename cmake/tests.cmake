@@ -94,9 +94,10 @@ function(fa_not_emulated reason)
   message(STATUS "Not run in an emulator: ${names} (${reason})")
 endfunction()
 
-# An emulator is slow, and what makes another system start its programs is slower than this one.
+# An emulator is slow, what makes another system start its programs is slower than this one, and
+# another C library may be, too.
 set(seconds 120)
-if(CMAKE_CROSSCOMPILING_EMULATOR)
+if(CMAKE_CROSSCOMPILING)
   set(seconds 1800)
 endif()
 
