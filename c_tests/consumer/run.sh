@@ -148,17 +148,24 @@ install_library() {
 }
 
 # A copy of what the libraries are built from. With the date of each file, and the cargo folder of
-# the main build, cargo has nothing to compile.
+# the main build, cargo has nothing to compile. Where the standard library is built, too, all is
+# compiled once more, in another place.
 copy_source() {
     source="$work/source"
     mkdir -p "$source/build/package"
     (cd "$root" && cp -pR Cargo.toml Cargo.lock build.rs CMakeLists.txt LICENSE-APACHE LICENSE-MIT README.md \
         benches bindings c_tests cmake docs examples fixed include scripts src tests tools "$source")
-    ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
-    # Where the standard library is built, its place below the source goes into the names in it: a
-    # compiler inside the source is at the same place in the copy.
-    case "${FA_CARGO_ARGS:-} ${RUSTC:-}" in
-    *build-std*" $root/"*)
+    case ${FA_CARGO_ARGS:-} in
+    *build-std*) link_compiler ;;
+    *) ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo" ;;
+    esac
+}
+
+# The place of the standard library below the source goes into the names in it: a compiler inside
+# the source is at the same place in the copy.
+link_compiler() {
+    case ${RUSTC:-} in
+    "$root"/*)
         folder=${RUSTC#"$root"/}
         folder=${folder%/*}
         mkdir -p "$source/$(dirname "$folder")"
