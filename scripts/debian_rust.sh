@@ -78,8 +78,8 @@ fa_debian_unpack() {
     mkdir -p "$folder/parts"
     for part in "${parts[@]}"; do touch "$folder/parts/$part"; done
     echo "$version" >"$folder/version"
-    # Cargo finds the source of the standard library by the name that the compiler is called by, also
-    # through a link.
+    # Cargo finds the source of the standard library by the name that the compiler is called by,
+    # also through a link.
     cat >"$folder/rustc" <<EOF
 #!/bin/sh
 here=\$(cd "\$(dirname "\$0")" && pwd)

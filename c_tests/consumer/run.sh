@@ -203,8 +203,8 @@ check_licences() {
     grep -aq 'library/core/src' "$1"/lib/*.a || fail "The static library names no source, so nothing is known about licences."
     ls "$1"/licences/rust/* >/dev/null || fail "The archive lacks the licence of Rust."
     for crate in $(crates_inside "$1"); do
-        # The second are those of a standard library that was built from Debian's source: the list of
-        # Rust's licences has them.
+        # The second are those of a standard library that was built from Debian's source: its list
+        # of licences has them.
         ls "$1/licences/$crate"/* >/dev/null 2>&1 || grep -qs "vendor/${crate%-*}-[*]" "$1/licences/rust/copyright" \
             || fail "The archive lacks the licence of $crate."
     done
