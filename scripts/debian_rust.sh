@@ -28,8 +28,7 @@ fa_debian_sources() {
 }
 
 # fa_debian_rust FOLDER [PART...]: FOLDER/rustc runs the compiler. Parts: src, the source of the
-# standard library (for
-# -Zbuild-std); arm64, the standard library for aarch64-unknown-linux-gnu.
+# standard library (for -Zbuild-std); arm64, the standard library for aarch64-unknown-linux-gnu.
 fa_debian_rust() {
     local folder=$1
     shift
@@ -79,7 +78,12 @@ fa_debian_unpack() {
     mkdir -p "$folder/parts"
     for part in "${parts[@]}"; do touch "$folder/parts/$part"; done
     echo "$version" >"$folder/version"
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/usr/bin/rustc "$@"\n' \
-        "$folder/usr/lib/$(uname -m)-linux-gnu" "$folder" >"$folder/rustc"
+    # Cargo finds the source of the standard library by the name that the compiler is called by,
+    # also through a link.
+    cat >"$folder/rustc" <<EOF
+#!/bin/sh
+here=\$(cd "\$(dirname "\$0")" && pwd)
+LD_LIBRARY_PATH=\$here/usr/lib/$(uname -m)-linux-gnu exec "\$here/usr/bin/rustc" --sysroot "\$here/usr" "\$@"
+EOF
     chmod +x "$folder/rustc"
 }

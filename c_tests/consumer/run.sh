@@ -24,13 +24,15 @@ fail() {
     exit 1
 }
 
-# What the systems call the shared library, and programs.
+# What the systems call the shared library, and programs, and how they are compiled.
 is_windows() { [ "${FA_SYSTEM:-}" = Windows ]; }
 shared=libflash_attention.so.$FA_ABI
 exe=
+cc_lines=cc.sh
 if is_windows; then
     shared=flash_attention.dll
     exe=.exe
+    cc_lines=cc_windows.sh
 fi
 
 # needs PROGRAM NAME: a program that finds the other library by accident would prove nothing.
@@ -106,7 +108,7 @@ run_lines() {
 use_cc() {
     mkdir "$2"
     cp "$here/program.c" "$2"
-    (cd "$2" && run_lines cc.sh "$1")
+    (cd "$2" && run_lines $cc_lines "$1")
     run_programs "$2"
 }
 
@@ -146,13 +148,31 @@ install_library() {
 }
 
 # A copy of what the libraries are built from. With the date of each file, and the cargo folder of
-# the main build, cargo has nothing to compile.
+# the main build, cargo has nothing to compile. Where the standard library is built, too, all is
+# compiled once more, in another place.
 copy_source() {
     source="$work/source"
     mkdir -p "$source/build/package"
     (cd "$root" && cp -pR Cargo.toml Cargo.lock build.rs CMakeLists.txt LICENSE-APACHE LICENSE-MIT README.md \
         benches bindings c_tests cmake docs examples fixed include scripts src tests tools "$source")
-    ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo"
+    case ${FA_CARGO_ARGS:-} in
+    *build-std*) link_compiler ;;
+    *) ln -s "$FA_CARGO_TARGET_DIR" "$source/build/package/cargo" ;;
+    esac
+}
+
+# The place of the standard library below the source goes into the names in it: a compiler inside
+# the source is at the same place in the copy.
+link_compiler() {
+    case ${RUSTC:-} in
+    "$root"/*)
+        folder=${RUSTC#"$root"/}
+        folder=${folder%/*}
+        mkdir -p "$source/$(dirname "$folder")"
+        ln -s "$root/$folder" "$source/$folder"
+        export RUSTC="$source/${RUSTC#"$root"/}"
+        ;;
+    esac
 }
 
 # The crates that left their names in the libraries, such as half-2.7.1, below what CMakeLists.txt
@@ -181,8 +201,12 @@ check_release() {
 
 check_licences() {
     grep -aq 'library/core/src' "$1"/lib/*.a || fail "The static library names no source, so nothing is known about licences."
-    for folder in $(crates_inside "$1") rust; do
-        ls "$1/licences/$folder"/* >/dev/null || fail "The archive lacks the licence of $folder."
+    ls "$1"/licences/rust/* >/dev/null || fail "The archive lacks the licence of Rust."
+    for crate in $(crates_inside "$1"); do
+        # The second are those of a standard library that was built from Debian's source: its list
+        # of licences has them.
+        ls "$1/licences/$crate"/* >/dev/null 2>&1 || grep -qs "vendor/${crate%-*}-[*]" "$1/licences/rust/copyright" \
+            || fail "The archive lacks the licence of $crate."
     done
     for file in LICENSE-APACHE LICENSE-MIT README.md docs/abi.md; do
         [ -s "$1/$file" ] || fail "The archive lacks $file."
@@ -356,6 +380,7 @@ dist)
         check_release "$work/unpacked"
     fi
     check_licences "$work/unpacked"
+    ! grep -rlaF "$root/" "$work/unpacked" || fail "The archive names the folder that it was built in."
     (cd "$work/unpacked" && find . -type f ! -name SHA256SUMS | while read -r file; do
         grep -q "  ${file#./}\$" SHA256SUMS || fail "$file has no checksum."
     done)
@@ -363,13 +388,11 @@ dist)
         # It has no such thing as a path in a program: the library lies beside it, or where PATH
         # leads.
         export WINEPATH="$work/unpacked/bin"
-        use_find_package "$work/unpacked" "$work/build"
-    else
-        use_find_package "$work/unpacked" "$work/build"
-        use_make "$work/unpacked" "$work/make"
-        # Its lines name the libraries of glibc.
-        [ "${FA_LIBC:-}" = musl ] || use_cc "$work/unpacked" "$work/cc"
     fi
+    use_find_package "$work/unpacked" "$work/build"
+    use_make "$work/unpacked" "$work/make"
+    # Its lines name the libraries of glibc.
+    [ "${FA_LIBC:-}" = musl ] || use_cc "$work/unpacked" "$work/cc"
     ;;
 *)
     fail "run.sh does not know $way."

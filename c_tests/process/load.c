@@ -71,26 +71,43 @@ static void compare(const struct state *before, const struct state *now, const c
     CHECK(strcmp(now->directory, before->directory) == 0, "%s: the working directory", when);
 }
 
-static bool starts_in(const char *line, const struct state *state, int which) {
-    size_t start = strtoull(line, NULL, 16);
-    for (int i = 0; i < state->maps; i++) {
-        char *end;
-        size_t from = strtoull(maps[which][i], &end, 16), to = strtoull(end + 1, NULL, 16);
-        if (from <= start && start < to) return true;
+/* Bytes of a mapping that belonged to none before. */
+static size_t new_bytes(const char *line, const struct state *before) {
+    char *end;
+    size_t start = strtoull(line, &end, 16), stop = strtoull(end + 1, NULL, 16), bytes = stop - start;
+    for (int i = 0; i < before->maps; i++) {
+        size_t from = strtoull(maps[0][i], &end, 16), to = strtoull(end + 1, NULL, 16);
+        from = from > start ? from : start, to = to < stop ? to : stop;
+        if (from < to) bytes -= to - from;
     }
-    return false;
+    return bytes;
 }
 
+static bool is_named(const char *line) {
+    return strpbrk(line, "/[") != NULL;
+}
+
+/* The loader takes what it notes down from the heap. That of musl is pieces without a name, which
+ * the system joins with their neighbours. */
+#if defined __linux__ && !defined __GLIBC__
+enum { UNNAMED_HEAP = 1 << 16 };
+#else
+enum { UNNAMED_HEAP = 0 };
+#endif
+
 /* Memory that was not there is the library's file, or its variables right behind that, or the heap,
- * from which the loader takes what it notes down. */
+ * of which a piece may be new. */
 static void judge_maps(const struct state *before, const struct state *now, const char *file) {
     bool behind = false;
+    size_t unnamed = 0;
     for (int i = 0; i < now->maps; i++) {
         const char *line = maps[1][i];
-        bool is_new = !starts_in(line, before, 0), ours = strstr(line, file) != NULL;
-        bool variables = behind && strchr(line, '/') == NULL && strchr(line, '[') == NULL;
-        CHECK(!is_new || ours || variables || strstr(line, "[heap]") != NULL || strstr(line, "libgcc_s") != NULL,
+        size_t bytes = new_bytes(line, before);
+        bool ours = strstr(line, file) != NULL, variables = behind && !is_named(line);
+        if (bytes > 0 && !is_named(line) && !variables) unnamed += bytes;
+        CHECK(bytes == 0 || ours || !is_named(line) || strstr(line, "[heap]") != NULL || strstr(line, "libgcc_s") != NULL,
               "new memory: %s", line);
+        CHECK(bytes == 0 || variables || unnamed <= UNNAMED_HEAP, "%zu new bytes without a name: %s", unnamed, line);
         behind = ours;
     }
 }
