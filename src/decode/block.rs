@@ -650,7 +650,7 @@ pub(crate) struct Block<'a> {
     v: KvBlock<'a>,
     /// Whether it is the first block of its split: the output of the state is not initialised yet.
     pub(super) is_first: bool,
-    /// Whether V is prefetched while K is multiplied, and the next K while V is.
+    /// Whether loops prefetch what they read some keys later: what they read is in no cache.
     pub(super) prefetches: bool,
     /// The keys that all rows see; it may begin behind its end if there are none.
     seen_by_all: Range<usize>,
