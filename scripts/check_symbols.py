@@ -26,7 +26,7 @@ CARGO_TOML = Path(__file__).resolve().parent.parent / "Cargo.toml"
 STD_DETECT = "core_arch::x86::xsave::"
 # Bytes of code in the shared library, at most. Kernels are compiled for each instruction set and
 # type, so code grows by multiplication, and so does the time of a build.
-MAX_TEXT = 2_920_000
+MAX_TEXT = 2_970_000
 
 
 def run(tool, *arguments):

@@ -544,7 +544,9 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
     let reading = P::reading(work.problem().shape().dim_v);
     let (steps, prefetches) = (&Compiled(s, PhantomData::<P>), should_prefetch::<S, P>(work, tiles));
     let (rounds, read_as, adds_runs) = (P::ROUNDS, P::DTYPE, P::ADDS_RUNS);
-    let loops_prefetch = P::MAX_ROWS == 1 || work.count() >= scratch::least_of_four::<S, P>();
+    // Where rows share keys, all loops over K prefetch. Those over V do for as many rows.
+    let least = if S::FIRST_PASS_READS_ROWS { 2 } else { scratch::least_of_four::<S, P>() };
+    let loops_prefetch = P::MAX_ROWS == 1 || work.count() >= least;
     let together = Together {
         work,
         tiles,

@@ -418,11 +418,10 @@ impl<P: Gemv> Accumulate<'_, P> {
             };
             let (distance, end) = (self.run.prefetch_rows, self.run.prefetch_end);
             let next = if PREFETCH && is_first_pass { self.next } else { PrefetchStream::NOTHING };
-            // The bytes of each row that other passes take.
-            let rest = match S::FIRST_PASS_READS_ROWS && is_far && C * width < *dim {
-                true => C * width * T::BLOCK_BYTES / T::BLOCK..all,
-                false => 0..0,
-            };
+            // The bytes of each row that other passes take, if reading them is as good as the
+            // stream.
+            let reads = S::FIRST_PASS_READS_ROWS && is_far && self.next.is_own();
+            let rest = if reads { C * width * T::BLOCK_BYTES / T::BLOCK..all } else { 0..0 };
             macro_rules! group {
                 ($key:expr, $is_in_run:expr) => {
                     group!($key, values.skip($key), $is_in_run)
@@ -476,8 +475,12 @@ impl<P: Gemv> Accumulate<'_, P> {
                         prefetch_rows(s, values.skip(key + distance), some - key, bytes);
                     }
                     // A loop of its own: without it, the next one has nothing but products.
-                    while !rest.is_empty() && key + P::PACK <= some {
-                        read_lines(from, P::PACK, &rest);
+                    while S::FIRST_PASS_READS_ROWS && is_far && key + P::PACK <= some {
+                        if self.next.is_own() {
+                            read_lines(from, P::PACK, &rest);
+                        } else {
+                            self.next.prefetch(s, key, P::PACK);
+                        }
                         group!(key, from, |_| true);
                         from = from.skip(P::PACK);
                         key += P::PACK;

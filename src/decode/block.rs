@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::gemv::Reading;
-use super::prefetch::{BYTES_AHEAD_IN_ORDER, PrefetchStream, prefetch_rows};
+use super::prefetch::{PrefetchStream, prefetch_rows};
 use super::repacked::{self, Group};
 use super::scratch::{BlockArrays, Staging, staged_keys, staged_stride, staging};
 use super::unpack::{self, OfBlocks};
@@ -321,7 +321,7 @@ impl<'a> KvBlock<'a> {
     fn stream_ahead(&self) -> Option<PrefetchStream> {
         let rows = self.whole.filter(|_| self.staged.is_none())?;
         // Behind the last keys are those of the next head, in most caches, or nobody's.
-        Some(PrefetchStream::rows(rows.skip(BYTES_AHEAD_IN_ORDER / self.row_bytes.max(1)), self.row_bytes))
+        Some(PrefetchStream::ahead(rows, self.row_bytes))
     }
 
     /// Prefetches the first rows of `keys` into the first-level cache. Kept out of line, so that

@@ -37,7 +37,7 @@ pub(super) const BYTES_AHEAD: usize = 24 << 10;
 
 /// [`BYTES_AHEAD`] of rows that lie behind one another: from 12 to 16 KB no type and no length of
 /// rows took much longer than at its best.
-pub(super) const BYTES_AHEAD_IN_ORDER: usize = 16 << 10;
+const BYTES_AHEAD_IN_ORDER: usize = 16 << 10;
 
 /// Rows that are multiplied later, and are brought into the second-level cache meanwhile. Row n
 /// goes with key n.
@@ -49,12 +49,14 @@ pub(crate) struct PrefetchStream {
     rows: Rows,
     /// Bytes of a row; 0 for nothing.
     bytes: usize,
+    /// Whether the rows are those that are multiplied, some keys later.
+    is_own: bool,
 }
 
 impl PrefetchStream {
     /// Prefetches nothing.
     pub(super) const NOTHING: PrefetchStream =
-        PrefetchStream { rows: Rows { base: std::ptr::null(), stride: 0 }, bytes: 0 };
+        PrefetchStream { rows: Rows { base: std::ptr::null(), stride: 0 }, bytes: 0, is_own: false };
 
     /// Whether there is anything to prefetch.
     #[inline(always)]
@@ -64,7 +66,19 @@ impl PrefetchStream {
 
     /// `bytes` bytes of each of these rows.
     pub(super) fn rows(rows: Rows, bytes: usize) -> PrefetchStream {
-        PrefetchStream { rows, bytes }
+        PrefetchStream { rows, bytes, is_own: false }
+    }
+
+    /// The rows that go with each key, as far as memory answers late.
+    pub(super) fn ahead(rows: Rows, bytes: usize) -> PrefetchStream {
+        PrefetchStream { rows: rows.skip(BYTES_AHEAD_IN_ORDER / bytes.max(1)), bytes, is_own: true }
+    }
+
+    /// Whether the rows are those that are multiplied, some keys later, so that reading these in
+    /// order is as good.
+    #[inline(always)]
+    pub(super) fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// Nothing if the stream begins where `rows` do, which are being read: V may be a part of K.

@@ -269,8 +269,8 @@ impl Together<'_> {
             let sees_all = block.is_whole && block.is_plain && !block.has_gap;
             self.adds_runs && sees_all && block.v_run().is_some()
         };
-        let order =
-            if const { S::PREFETCHES_STREAM } { Order::of(all().map(|(block, _)| block)) } else { None };
+        let takes_order = S::PREFETCHES_STREAM || S::STREAMS_SHARED_KEYS && self.prefetches;
+        let order = if takes_order { Order::of(all().map(|(block, _)| block)) } else { None };
         // SAFETY: I5: the arrays are those of the parts (caller), and were laid out for blocks of
         // this size.
         unsafe {
