@@ -544,7 +544,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
     let reading = P::reading(work.problem().shape().dim_v);
     let (steps, prefetches) = (&Compiled(s, PhantomData::<P>), should_prefetch::<S, P>(work, tiles));
     let (rounds, read_as, adds_runs) = (P::ROUNDS, P::DTYPE, P::ADDS_RUNS);
-    // Where rows share keys, all loops over K prefetch. Those over V do for as many rows.
+    // The least number of rows whose loops over V prefetch, as those over K do from two on.
     let least = if S::FIRST_PASS_READS_ROWS { 2 } else { scratch::least_of_four::<S, P>() };
     let loops_prefetch = P::MAX_ROWS == 1 || work.count() >= least;
     let together = Together {
@@ -569,7 +569,7 @@ unsafe fn attend_together<S: Isa, P: Gemv>(
 /// read than to multiply, and the hardware prefetcher already follows it, unless rows of bytes are
 /// multiplied faster than that follows.
 fn should_prefetch<S: Isa, P: Gemv>(work: &SplitWork, tiles: TileSizes) -> bool {
-    // Where scales lie within rows, and only there, without that copy of the loops as well.
+    // Loops over rows that contain their scales prefetch on all instruction sets.
     if const { !S::PREFETCHES_STREAM } && P::reading(work.problem().shape().dim_v).scales_in_row > 0 {
         return bytes_read(work) > tiles.tuning.decode.prefetch_scales_above;
     }

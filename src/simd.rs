@@ -109,11 +109,12 @@ pub(crate) trait Isa: Copy + 'static {
     /// are: `LANES / rows` keys. With 8 lanes they are then as many as hide the latency of FMA.
     /// Else a tile has 4 keys.
     const SCORES_FILL_VECTOR: bool = false;
-    /// Whether decode has a second copy of its loops over K and V, which prefetches a stream: rows
-    /// that are read later. Whether a call takes it is decided when it runs.
+    /// Whether decode has a second copy of its loops over V, and over K of one row, which
+    /// prefetches a stream: rows that are read later. Whether a call takes it is decided when it
+    /// runs.
     const PREFETCHES_STREAM: bool = false;
-    /// Whether loops over K that several query rows share prefetch a stream, in one copy for all
-    /// calls: with several rows to multiply, what that asks between keys takes no time.
+    /// Whether loops over K that several query rows share prefetch a stream. They have one copy:
+    /// each asks between keys whether there is a stream, which is cheap beside several rows.
     const STREAMS_SHARED_KEYS: bool = Self::PREFETCHES_STREAM;
     /// Whether a pass over V that takes a part of each row, the first of several, reads the rest of
     /// the row as well where memory answers late: in the order of memory, which the hardware

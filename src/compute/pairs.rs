@@ -492,7 +492,7 @@ unsafe fn zip_rows<S: Isa>(s: S, body: Zip) {
 /// The arguments of [`zip_rows`], whose caller vouches for them.
 struct Zip {
     from: *mut u8,
-    /// The same place, or two lines before it.
+    /// Where the zipped lines go: over those of `from`, or two lines before them.
     to: *mut u8,
     /// Lines, an even number.
     rows: usize,

@@ -409,13 +409,11 @@ impl<P: Gemv> Accumulate<'_, P> {
             let is_first_pass = row == self.which.start && d == 0;
             let again = row + R < self.which.end || C * width < *dim;
             let all = T::BLOCK_BYTES * dim.div_ceil(T::BLOCK);
-            // What is in no cache is prefetched by the stream, or read.
+            // Rows that are in no cache are brought by the stream, or by reads.
             let is_far = is_first_pass && self.next.is_any();
             let prefetches = (R > 1 || S::GEMV_ACCUMULATORS < 16) && again && is_first_pass;
-            let bytes = match is_far && (PREFETCH || S::FIRST_PASS_READS_ROWS) {
-                false if prefetches => all,
-                _ => 0,
-            };
+            let streams = is_far && (PREFETCH || S::FIRST_PASS_READS_ROWS);
+            let bytes = if prefetches && !streams { all } else { 0 };
             let (distance, end) = (self.run.prefetch_rows, self.run.prefetch_end);
             let next = if PREFETCH && is_first_pass { self.next } else { PrefetchStream::NOTHING };
             // The bytes of each row that other passes take, if reading them is as good as the
