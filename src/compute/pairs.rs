@@ -29,7 +29,7 @@ use crate::attend::{K, VECTORS};
 use crate::compute::integers::clear;
 use crate::dtype::Dtype;
 use crate::prefill::accumulate::Onto;
-use crate::prefill::gemm::{Gemm, Operand, RegisterTile, Sum, weighted};
+use crate::prefill::gemm::{Gemm, Operand, RegisterTile, Sum};
 use crate::prefill::prefetch::Prefetch;
 use crate::prefill::scores::{self, Keys};
 use crate::prefill::softmax::Probabilities;
@@ -468,10 +468,8 @@ unsafe fn multiply_values<S: Isa, F: Paired, const R: usize, const Z: usize>(
                 for (r, words) in s.unzip(low, high).into_iter().enumerate() {
                     if R > 2 || r < elements {
                         let sum = of_words::<S, F::Sum>(s, words);
-                        let sum = weighted::<S, F>(s, sum, weight[z]);
                         let at = output.add((2 * pair + r) * lanes + z * LANES);
-                        let more = onto == Onto::Blocks || (F::INT_ACC && onto == Onto::Block);
-                        s.store(at, if more { s.add(s.load(at), sum) } else { sum });
+                        onto.store::<S, F>(s, at, sum, weight[z]);
                     }
                 }
             }

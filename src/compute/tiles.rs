@@ -22,7 +22,7 @@ use crate::attend::rows::{Rows, Source};
 use crate::compute::integers::clear;
 use crate::dtype::Dtype;
 use crate::prefill::accumulate::Onto;
-use crate::prefill::gemm::{Gemm, Operand, Sum, weighted};
+use crate::prefill::gemm::{Gemm, Operand, Sum};
 use crate::prefill::prefetch::Prefetch;
 use crate::prefill::scores::Keys;
 use crate::prefill::softmax::Probabilities;
@@ -484,10 +484,7 @@ unsafe fn multiply_values<S: Isa, F: Tiled, const Z: usize, const TWO: bool>(
         for d in 0..elements {
             for (z, &weight) in weight.iter().enumerate() {
                 let sum = F::Sum::load(s, room.add(d * columns + z * S::LANES));
-                let sum = weighted::<S, F>(s, sum, weight);
-                let at = output.add(d * lanes + z * S::LANES);
-                let more = onto == Onto::Blocks || (F::INT_ACC && onto == Onto::Block);
-                s.store(at, if more { s.add(s.load(at), sum) } else { sum });
+                onto.store::<S, F>(s, output.add(d * lanes + z * S::LANES), sum, weight);
             }
         }
     }

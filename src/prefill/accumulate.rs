@@ -27,6 +27,20 @@ pub(crate) enum Onto {
     Blocks,
 }
 
+impl Onto {
+    /// Writes a vector of sums of a span, times their weight, or adds it to what is there.
+    ///
+    /// # Safety
+    /// A vector is readable and writable at `at`.
+    #[inline(always)]
+    pub(crate) unsafe fn store<S: Isa, F: Gemm>(self, s: S, at: *mut f32, sum: Sum<S, F>, weight: S::F32) {
+        let sum = weighted::<S, F>(s, sum, weight);
+        let more = self == Onto::Blocks || (F::INT_ACC && self == Onto::Block);
+        // SAFETY: a vector of the output (caller).
+        unsafe { s.store(at, if more { s.add(s.load(at), sum) } else { sum }) };
+    }
+}
+
 /// Output elements of the register tile that makes the probabilities: fewer than in other tiles, so
 /// that the constants of the exponential stay in registers, too.
 const EXP_TILE: usize = 4;
@@ -219,9 +233,7 @@ unsafe fn tile<S: Isa, F: Gemm, const R: usize, const Z: usize>(
         for (r, sum) in sum.iter().enumerate() {
             for (z, &sum) in sum.iter().enumerate() {
                 let at = output.add(r * lanes + z * S::LANES);
-                let sum = weighted::<S, F>(s, sum, weight[z]);
-                let more = onto == Onto::Blocks || (F::INT_ACC && onto == Onto::Block);
-                s.store(at, if more { s.add(s.load(at), sum) } else { sum });
+                onto.store::<S, F>(s, at, sum, weight[z]);
             }
         }
     }
